@@ -121,7 +121,7 @@ def answer(
     _check_type("answer", "a prompt", "icl.compose(composer, context)", prompt, Prompt)
     arms = [parse_arm(node) for node in (decoding if isinstance(decoding, list | tuple) else [decoding])]
     method = build("intervention", intervene)
-    if problem := steering_refusal(method, model.abilities):
+    if problem := steering_refusal(method, model.abilities, max_thinking_tokens):
         raise PlanError(problem)
     for arm in arms:
         if problem := unsupported_reason(arm, model.abilities):

@@ -83,8 +83,14 @@ def unsupported_reason(strategy: Strategy | Arm, abilities: Set[str], score: str
     )
 
 
-def steering_refusal(method: "SteeringMethod", abilities: Set[str]) -> str | None:
-    """Why a model cannot run an intervention, or it cannot run at all; None if it can. Nothing is loaded."""
+def steering_refusal(method: "SteeringMethod", abilities: Set[str], max_thinking_tokens: int | None) -> str | None:
+    """Why a model cannot run an intervention, or it cannot run at all; None if it can. Nothing is loaded.
+
+    Args:
+        method: The intervention.
+        abilities: What the model gives.
+        max_thinking_tokens: The thinking budget of generated answers. None without one, and for option scoring.
+    """
     if method.neutral:
         return None
     if not method.needs <= abilities:
@@ -93,7 +99,25 @@ def steering_refusal(method: "SteeringMethod", abilities: Set[str]) -> str | Non
             f"this model cannot edit hidden states, which `intervene` needs. It runs with model "
             f"{_join_words(models, 'or')}; or remove `intervene`."
         )
-    return method.problem()
+    return part_refusal(method, max_thinking_tokens) or method.problem()
+
+
+def part_refusal(method: "SteeringMethod", max_thinking_tokens: int | None) -> str | None:
+    """Why an intervention cannot act in one part of the output, or None if it can, or acts in both."""
+    if method.acts_in == "both":
+        return None
+    if not method.acts_on_output:
+        return (
+            f"acts_in: {method.acts_in} chooses among generated tokens and the one before them, and this intervention "
+            "edits other tokens of the prompt. Remove acts_in, or change the tokens that it edits."
+        )
+    if max_thinking_tokens is None:
+        return (
+            f"acts_in: {method.acts_in} needs to know where the reasoning of an output ends, and only answers that are "
+            "generated with a thinking budget have that. Set max_thinking_tokens (and answer_mode: generate), or "
+            "remove acts_in."
+        )
+    return None
 
 
 def thinking_budget_refusal(arm: Arm, model: Model) -> str | None:

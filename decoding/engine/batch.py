@@ -18,6 +18,7 @@ from decoding.engine.thinking_budget import begin_thinking
 from decoding.engine.token_loop import decode
 from decoding.formulas.sampling import Beam
 from icl.models.base import LogitModel, Session
+from icl.models.interventions import acts_in_part
 from icl.types import Generation, Prompt
 
 
@@ -128,6 +129,7 @@ def _hypothesis(model: LogitModel, prepared: PreparedRequest, rows: list[int]) -
         prompts=prepared.digests,
         prompt_ids=tuple(model.token_ids(prepared.branches[0])) if reads_prompt else (),
         thinking=begin_thinking(model, prepared.branches[0], request.max_thinking_tokens),
+        parts=[] if any(map(acts_in_part, prepared.branches)) else None,
     )
 
 

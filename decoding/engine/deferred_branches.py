@@ -38,6 +38,7 @@ import torch
 from decoding.engine.step_batch import StepBatch, branch_rows, gather_logits, with_early_exits
 from icl.memory.device_copies import StepIndices
 from icl.models.base import Session
+from icl.models.interventions import TokenPart
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -47,8 +48,8 @@ if TYPE_CHECKING:
 OpenBranches = Callable[[Sequence[str], Session], Session]
 """Prefills prompts, given by name. The session is the one whose cached prompt prefix is reused."""
 
-RowState = tuple[str, tuple[int, ...]]
-"""A prompt and the tokens read after it. Equal states share a row."""
+RowState = tuple[str, tuple[int, ...], tuple[TokenPart, ...]]
+"""A prompt, the tokens read after it, and the parts of the output that they lead on to. Equal states share a row."""
 
 
 class DeferredBranches:
@@ -114,7 +115,7 @@ class DeferredBranches:
         if not hypotheses:
             return session
         row_of: dict[RowState, int] = {
-            (prompt, tuple(h.tokens)): row
+            _state(prompt, h): row
             for group in groups
             for h in group.hypotheses
             for prompt, row in zip(h.prompts, h.rows, strict=False)
@@ -136,9 +137,10 @@ class DeferredBranches:
         running = {id(h) for group in groups if group.is_gated for h in group.hypotheses}
         behind = [h for h in hypotheses if id(h) in self.gated_rows and h.branch_tokens < len(h.tokens)]
         chunks = [h.tokens[h.branch_tokens :] for h in behind for _ in self.gated_rows[id(h)]]
+        parts = [tuple(h.parts or ())[h.branch_tokens :] for h in behind for _ in self.gated_rows[id(h)]]
         reading = [id(h) for h in behind]
         idle = [key for key in self.gated_rows if key in running and key not in reading]
-        self._update_gated_session(idle, reading, chunks)
+        self._update_gated_session(idle, reading, chunks, parts)
         for hypothesis in behind:
             _mark_read(hypothesis)
         new = [h for h in hypotheses if id(h) not in self.gated_rows]
@@ -159,7 +161,11 @@ class DeferredBranches:
                 _mark_read(hypothesis)
 
     def _update_gated_session(
-        self, idle: Sequence[int], reading: Sequence[int], chunks: Sequence[Sequence[int]]
+        self,
+        idle: Sequence[int],
+        reading: Sequence[int],
+        chunks: Sequence[Sequence[int]],
+        output_parts: Sequence[Sequence[TokenPart]],
     ) -> None:
         """Keeps idle rows of `gated_session`, lets reading rows read, drops the rest, and renumbers all.
 
@@ -167,6 +173,7 @@ class DeferredBranches:
             idle: Keys of `gated_rows` whose rows stay as they are.
             reading: Keys whose rows read on.
             chunks: Tokens that each row of `reading` reads.
+            output_parts: The parts of the output that they lead on to, where that matters.
         """
         if self.gated_session is None:
             return
@@ -180,7 +187,7 @@ class DeferredBranches:
             if not is_whole:
                 part.trim()
             if keys is reading:
-                part.extend(chunks)
+                _extend(part, chunks, output_parts)
             parts.append(part)
         sizes = {key: len(self.gated_rows[key]) for key in (*idle, *reading)}
         self.gated_rows, start = {}, 0
@@ -198,7 +205,7 @@ class DeferredBranches:
             states: Distinct states.
             waiting_prompts: Prompts that other hypotheses may need later; they stay in `prefilled`.
         """
-        new = [prompt for prompt in dict.fromkeys(prompt for prompt, _ in states) if prompt not in self.prefilled]
+        new = [prompt for prompt in dict.fromkeys(prompt for prompt, _, _ in states) if prompt not in self.prefilled]
         if new:
             assert self.session is not None
             opened = self.open_branches(new, self.session)
@@ -213,8 +220,8 @@ class DeferredBranches:
         part: Session | None = None
         row_of: dict[RowState, int] = {}
         for key, source_states in states_of.items():
-            rows = [self.prefilled[prompt][1] for prompt, _ in source_states]
-            is_last_use = not waiting_prompts & {prompt for prompt, _ in source_states}
+            rows = [self.prefilled[prompt][1] for prompt, _, _ in source_states]
+            is_last_use = not waiting_prompts & {prompt for prompt, _, _ in source_states}
             is_whole = rows == list(range(len(sources[key])))
             taken = sources[key] if is_whole and is_last_use else sources[key].take(torch.tensor(rows))
             if part is None:
@@ -224,14 +231,27 @@ class DeferredBranches:
             row_of |= {state: len(row_of) + i for i, state in enumerate(source_states)}
         self.prefilled = {prompt: place for prompt, place in self.prefilled.items() if prompt in waiting_prompts}
         assert part is not None
-        if any(tokens for _, tokens in row_of):
-            part.extend([list(tokens) for _, tokens in row_of])
+        if any(tokens for _, tokens, _ in row_of):
+            _extend(part, [list(tokens) for _, tokens, _ in row_of], [parts for _, _, parts in row_of])
         return part, row_of
 
 
 def _contrast_states(hypothesis: "Hypothesis") -> list[RowState]:
     """States of the contrast branches once they have read the answer so far."""
-    return [(prompt, tuple(hypothesis.tokens)) for prompt in hypothesis.prompts[1:]]
+    return [_state(prompt, hypothesis) for prompt in hypothesis.prompts[1:]]
+
+
+def _state(prompt: str, hypothesis: "Hypothesis") -> RowState:
+    """The state of a branch that has read the answer so far."""
+    return prompt, tuple(hypothesis.tokens), tuple(hypothesis.parts or ())
+
+
+def _extend(session: Session, chunks: Sequence[Sequence[int]], parts: Sequence[Sequence[TokenPart]]) -> None:
+    """Lets rows read chunks, with the parts of the output that their tokens lead on to if these matter for a row."""
+    if any(parts):
+        session.extend(chunks, parts)
+    else:
+        session.extend(chunks)
 
 
 def _waiting_prompts(groups: Iterable["DecodingGroup"], excluded: Sequence["Hypothesis"]) -> set[str]:

@@ -10,6 +10,7 @@ from decoding.engine.thinking_budget import Thinking
 from decoding.engine.trace import StepTrace
 from decoding.engine.uniform_numbers import UniformNumbers
 from decoding.formulas.sampling import Sampler
+from icl.models.interventions import TokenPart
 from icl.streams import StreamKey
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ class Hypothesis:
         branch_tokens: Answer tokens that each contrast branch has read.
         branch_forwards: Forward passes in which it read them.
         thinking: Its reasoning, if there is a thinking budget.
+        parts: The part of the output that each token leads on to, if an intervention of a branch acts in one part.
     """
 
     rows: list[int]
@@ -59,14 +61,24 @@ class Hypothesis:
     branch_tokens: int = 0
     branch_forwards: int = 0
     thinking: Thinking | None = None
+    parts: list[TokenPart] | None = None
 
     def is_full(self) -> bool:
         """Whether the answer has reached its length limit. Reads the last token into the thinking budget."""
         if self.thinking is None:
+            if self.parts is not None:
+                self.parts.append(TokenPart("answer"))
             return len(self.tokens) >= self.max_new_tokens
         self.thinking.read(self.tokens)
+        if self.parts is not None:
+            self.parts.append(self.thinking.part(self.tokens))
         is_long = self.thinking.markers is None and self.thinking.num_answer_tokens >= self.max_new_tokens
         return is_long and not self.thinking.may_open(self.tokens)
+
+    @property
+    def last_part(self) -> TokenPart:
+        """The part of the output that the last token leads on to, if it matters."""
+        return self.parts[-1] if self.parts else TokenPart()
 
     def take_forced(self) -> int | None:
         """Removes and returns the token that the thinking budget forces in this step, None if it forces none."""

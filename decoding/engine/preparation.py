@@ -8,6 +8,7 @@ from decoding.base import Generate, Note, Strategy
 from decoding.engine.requests import DecodingRequest, Failure, PreparedRequest
 from decoding.formulas.sampling import Beam
 from icl.errors import ICLError
+from icl.models.interventions import acts_in_part
 from icl.types import Prompt
 from icl.user_errors import convert_user_errors
 
@@ -63,6 +64,8 @@ def _prepared(request: DecodingRequest, branches: _Branches | Failure) -> Prepar
         return Failure(f"{request.arm.label}: {BEAMS_AND_BUDGET}")
     if isinstance(branches, Failure):
         return branches
+    if isinstance(request.arm.sampler, Beam) and any(map(acts_in_part, branches.prompts)):
+        return Failure(f"{request.arm.label}: an intervention acts in one part of the output, and beams have no parts.")
     return PreparedRequest(request, branches.prompts, branches.digests, branches.tokens, branches.note)
 
 

@@ -4,8 +4,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from decoding.arms.requirements import part_refusal
 from decoding.engine.requests import DecodingRequest, Failure
 from icl.errors import ICLError
+from icl.models.interventions import OutputPart, PartEdit
 from icl.types import Prompt
 from icl.user_errors import convert_user_errors
 
@@ -34,6 +36,9 @@ def steered_requests(model: Any, requests: Sequence[DecodingRequest]) -> list[De
         if not method.needs <= model.abilities:
             steered[i] = Failure(NO_SITES)
             continue
+        if problem := part_refusal(method, request.max_thinking_tokens if request.answer_mode == "generate" else None):
+            steered[i] = Failure(problem)
+            continue
         try:
             keys[i] = f"{request.prompt.digest}/{request.prompt.key}"
         except ICLError as error:
@@ -55,8 +60,18 @@ def _steered(method: "SteeringMethod", prompts: list[Prompt], model: Any) -> Seq
     """The prompts of one method. If the batch fails, prompts are steered one by one, so that only some fail."""
     try:
         with convert_user_errors(method):
-            return method.steered(prompts, model)
+            steered = method.steered(prompts, model)
+            if method.acts_in == "both":
+                return steered
+            return [_in_part(*pair, method.acts_in) for pair in zip(prompts, steered, strict=True)]
     except ICLError as error:
         if len(prompts) == 1:
             return [Failure(str(error))]
         return [one for prompt in prompts for one in _steered(method, [prompt], model)]
+
+
+def _in_part(prompt: Prompt, steered: Prompt, part: OutputPart) -> Prompt:
+    """The steered prompt, whose new interventions act in one part of the output alone. prompt: as it was before."""
+    count = len(prompt.interventions)
+    own, new = steered.interventions[:count], steered.interventions[count:]
+    return replace(steered, interventions=(*own, *(PartEdit(one, part) for one in new)))

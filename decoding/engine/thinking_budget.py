@@ -13,7 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
-from icl.text.reasoning_blocks import REASONING_MARKERS, ReasoningMarkers
+from icl.models.interventions import TokenPart
+from icl.text.reasoning_blocks import REASONING_MARKERS, ReasoningMarkers, opened_block
 from icl.types import ThinkingEnd
 
 if TYPE_CHECKING:
@@ -69,8 +70,7 @@ class Thinking:
             if not self.forced:
                 self._finish_block(tokens, "cut")
         elif self.markers is None:
-            is_gap = self.end and len(tokens) - self._start <= BLANK_TOKENS and not self._window(tokens).strip()
-            self.num_answer_tokens += not is_gap
+            self.num_answer_tokens += not (self.end and self._is_blank(tokens))
             if self.end != "cut":
                 self._find_opening(tokens)
         else:
@@ -79,6 +79,14 @@ class Thinking:
                 self._finish_block(tokens, "closed")
             else:
                 self._close_at_limit()
+
+    def part(self, tokens: Sequence[int]) -> TokenPart:
+        """The part of the output that the last token, which was read, leads on to."""
+        if self.markers is not None:
+            return TokenPart("think", self._is_blank(tokens))
+        if self.end:
+            return TokenPart("answer", self._is_blank(tokens))
+        return TokenPart("" if self.may_open(tokens) else "answer")
 
     def may_open(self, tokens: Sequence[int]) -> bool:
         """Whether the output so far is the beginning of an opening marker."""
@@ -98,6 +106,10 @@ class Thinking:
             parts += [detokenizer.text(tokens[first:end]), markers.forced]
             start = end
         return "".join([*parts, detokenizer.text(tokens[start:])])
+
+    def _is_blank(self, tokens: Sequence[int]) -> bool:
+        """Whether nothing but a few blank tokens was read since the last marker."""
+        return len(tokens) - self._start <= BLANK_TOKENS and not self._window(tokens).strip()
 
     def _window(self, tokens: Sequence[int], size: int = MARKER_WINDOW) -> str:
         return str(self.tokenizer.decode(list(tokens[max(self._start, len(tokens) - size) :])))
@@ -132,11 +144,6 @@ class Renderer(Protocol):
     @property
     def tokenizer(self) -> Any: ...
     def render(self, prompt: "Prompt") -> str | None: ...
-
-
-def opened_block(rendered: str) -> ReasoningMarkers | None:
-    """Markers of the block that a prompt opens at its end, as some chat templates do. None if it opens none."""
-    return next((markers for markers in REASONING_MARKERS if rendered.rstrip().endswith(markers.opening)), None)
 
 
 def begin_thinking(model: Renderer, prompt: "Prompt", limit: int | None) -> Thinking | None:

@@ -112,18 +112,21 @@ def _advance_session(
     indices: StepIndices,
     work: LoopWork,
 ) -> None:
-    """Feeds the last token of every hypothesis to its rows. Hypotheses with equal row and token share the new row."""
+    """Feeds the last token of every hypothesis to its rows. Hypotheses with equal row and token share the new row.
+
+    So they do only if an intervention would edit the token alike, which may depend on the reasoning that they can have.
+    """
     hypotheses = [h for group in groups for h in group.hypotheses]
-    source = {(row, h.tokens[-1]): h for h in hypotheses for row in h.rows}
+    source = {(row, h.tokens[-1], h.last_part): h for h in hypotheses for row in h.rows}
     row_tokens = sorted(source)
-    new_row = {pair: i for i, pair in enumerate(row_tokens)}
+    new_row = {key: i for i, key in enumerate(row_tokens)}
     for hypothesis in hypotheses:
-        hypothesis.rows = [new_row[row, hypothesis.tokens[-1]] for row in hypothesis.rows]
+        hypothesis.rows = [new_row[row, hypothesis.tokens[-1], hypothesis.last_part] for row in hypothesis.rows]
         if len(hypothesis.rows) > 1:
             hypothesis.branch_tokens += 1
             hypothesis.branch_forwards += 1
         work.rows_without_sharing += len(hypothesis.rows)
-    old_rows = [row for row, _ in row_tokens]
+    old_rows = [row for row, _, _ in row_tokens]
     if old_rows != list(range(len(session))):
         session.retain(torch.tensor(old_rows))
         session.trim()
@@ -131,9 +134,12 @@ def _advance_session(
     if len(on_device) == len(choices):
         chosen = (h for choice in choices for h in choice.batch.hypotheses)
         place = {id(h): i for i, h in enumerate(chosen)}  # of a deferred hypothesis: in the last choice
-        tokens = torch.cat(on_device).index_select(0, indices.of([place[id(source[pair])] for pair in row_tokens]))
+        tokens = torch.cat(on_device).index_select(0, indices.of([place[id(source[key])] for key in row_tokens]))
     else:
-        tokens = copied_to_device([token for _, token in row_tokens], torch.long, indices.device)
-    session.advance(tokens)
+        tokens = copied_to_device([token for _, token, _ in row_tokens], torch.long, indices.device)
+    if any(h.parts is not None for h in hypotheses):
+        session.advance(tokens, [part for _, _, part in row_tokens])
+    else:
+        session.advance(tokens)
     work.forwards += 1
     work.rows += len(old_rows)

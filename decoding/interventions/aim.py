@@ -62,6 +62,10 @@ class AIM(FittedMethod):
     available_controls: ClassVar[tuple[Control, ...]] = ("random",)
     reads_demonstrations: ClassVar[bool] = True
 
+    @property
+    def acts_on_output(self) -> bool:
+        return False
+
     def check(self, model: "HF") -> None:
         width = self.vectors.shape[-1]
         if width != model.sites.width:

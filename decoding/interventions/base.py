@@ -17,15 +17,15 @@ A method without a file overrides `steered`. It may observe other prompts first:
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import KW_ONLY, dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from decoding.interventions.vector_file import VectorFile, find_vector_file, read_vector_file
 from icl.constraints import Count
 from icl.errors import ConfigError
-from icl.models.interventions import Intervention, steer
-from icl.registry import describe
+from icl.models.interventions import Intervention, OutputPart, steer
+from icl.registry import describe, later_parameter
 from icl.text.json_text import canonical_digest
 from icl.types import Prompt
 
@@ -49,13 +49,18 @@ RANDOM_CONTROLS: tuple[Control, ...] = ("random", "random_heads")
 """Controls that need no tensor of the file."""
 
 
+@dataclass(frozen=True)
 class SteeringMethod:
     """Base of all steering methods. As it stands it changes nothing.
 
     Attributes:
+        acts_in: The part of a reasoning output in which its edits act (`icl.models.interventions.PartEdit`).
         needs: What the model must provide.
         reads_demonstrations: Whether it reads the demonstrations of the prompt, so that 0 shots make no sense.
     """
+
+    _: KW_ONLY
+    acts_in: Literal["both"] | OutputPart = later_parameter("both")  # in thinking, in the answer after it, or in both
 
     needs: ClassVar[frozenset[str]] = frozenset({"interventions"})
     reads_demonstrations: ClassVar[bool] = False
@@ -69,6 +74,11 @@ class SteeringMethod:
     def min_shots(self) -> int:
         """Fewest demonstrations that it makes sense with. Default controls are left out below it."""
         return int(self.reads_demonstrations)
+
+    @property
+    def acts_on_output(self) -> bool:
+        """Whether it edits the last token of the prompt or generated tokens, among which `acts_in` chooses."""
+        return True
 
     @property
     def config(self) -> dict[str, Any] | None:

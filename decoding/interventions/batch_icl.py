@@ -59,6 +59,10 @@ class BatchICL(SteeringMethod):
         return None
 
     @property
+    def acts_on_output(self) -> bool:
+        return self.tokens == 1  # no token before the last one is known to be it when it is read
+
+    @property
     def min_shots(self) -> int:
         return 2 if self.control == "shuffled" else 1  # one answer has none to exchange with
 

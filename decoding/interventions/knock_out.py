@@ -48,6 +48,10 @@ class KnockOut(ScoreMethod):
         return self.layers == () or not self.keys
 
     @property
+    def acts_on_output(self) -> bool:
+        return self.tokens in ("end", "all")
+
+    @property
     def min_shots(self) -> int:
         return int(all(key.startswith("demo") for key in self.keys))
 
@@ -55,7 +59,7 @@ class KnockOut(ScoreMethod):
         self._sites(model)
 
     def steered(self, prompts: Sequence[Prompt], model: "HF") -> Sequence[Prompt]:
-        where = Where(self.tokens, "both" if self.tokens in ("end", "all") else "prompt")
+        where = Where(self.tokens, "both" if self.acts_on_output else "prompt")
         edit = CutScores(self._sites(model), self.edited_keys(own=False), where)
         return [steer(prompt, edit) for prompt in prompts]
 

@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from decoding.engine.hypotheses import Hypothesis, append_token
-from decoding.engine.thinking_budget import Thinking, opened_block
+from decoding.engine.thinking_budget import Thinking
+from icl.text.reasoning_blocks import opened_block
 
 if TYPE_CHECKING:
     from decoding.lockstep.request_metadata import ThinkingLimits

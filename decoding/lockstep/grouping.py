@@ -14,7 +14,7 @@ from decoding.engine.generations import Detokenizer, option_generation, text_gen
 from decoding.engine.hypotheses import Hypothesis
 from decoding.engine.option_scoring import normalize_score
 from decoding.engine.requests import Failure, PreparedRequest
-from decoding.engine.thinking_budget import Renderer, begin_thinking, opened_block
+from decoding.engine.thinking_budget import Renderer, begin_thinking
 from decoding.engine.trace import StepTrace
 from decoding.formulas.sampling import Greedy
 from decoding.lockstep.budgeted_outputs import read_tokens
@@ -24,6 +24,7 @@ from decoding.strategies.greedy import GreedyDecoding
 from icl.errors import ModelError
 from icl.models.vllm.engine_io import EngineOutput, EngineRequest
 from icl.models.vllm.model import VLLM
+from icl.text.reasoning_blocks import opened_block
 from icl.types import Generation, Prompt
 
 

@@ -16,6 +16,7 @@ from decoding.engine.requests import Counters, DecodingRequest
 from experiments.bench import Row, one_thread
 from icl.models.hf.model import HF
 from icl.models.hf.session import HFSession
+from icl.models.interventions import TokenPart
 from icl.streams import StreamKey
 from icl.types import Part, Prompt, Turn
 
@@ -44,13 +45,13 @@ class FullDevice:
         self.row_forwards += len(prompts)
         session, steps, advance = self.model.open(prompts, **settings), 1, HFSession.advance
 
-        def counted(tokens: torch.Tensor) -> None:
+        def counted(tokens: torch.Tensor, parts: Sequence[TokenPart] = ()) -> None:
             nonlocal steps
             if len(tokens) > MAX_ROWS and steps == TOKENS // 2:
                 raise torch.OutOfMemoryError("CUDA out of memory.")
             steps += 1
             self.row_forwards += len(tokens)
-            advance(session, tokens)
+            advance(session, tokens, parts)
 
         session.advance = counted  # type: ignore[method-assign]  # this session alone
         return session

@@ -78,7 +78,7 @@ def _check_steering(grid: Grid, cell: Cell) -> None:
 
     if cell.steering is None:
         return
-    problem = steering_refusal(cell.steering, cell.model.abilities) or vector_problem(cell)
+    problem = steering_refusal(cell.steering, cell.model.abilities, cell.max_thinking_tokens) or vector_problem(cell)
     problem = problem or cell.steering.model_problem(cell.model)
     if not problem and cell.steering.reads_demonstrations and cell.shots == 0:
         problem = "it is made of the prompt's demonstrations, and shots is 0. Pair it with shots above 0 (zip)."

@@ -83,6 +83,11 @@ def fit_vectors(
     check_single_setting(config, cells, "vectors")
     first = cells[0]
     method = cast("FittedMethod", first.intervene)
+    if method.acts_in != "both":
+        raise ConfigError(
+            f"{config.where('intervene')}: vectors are fitted without reasoning, where acts_in: {method.acts_in} means "
+            "nothing. Remove it here, and set it where the vectors are used."
+        )
     if not method.needs <= first.model.abilities:
         raise PlanError(f"{config.where('model')}: '{first.labels['model']}' has no hidden states that can be edited.")
     if not first.shots:

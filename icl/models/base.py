@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from icl.models.hf.memory_plan import MemoryPlan
     from icl.models.hf.request_size import RequestSize
+    from icl.models.interventions import TokenPart
 
 MAX_NEW_TOKENS = 16
 """Default length limit of an answer. Most answers are a few words."""
@@ -297,12 +298,17 @@ class Session(Protocol):
         """As `join`, in place. The other session is used up."""
         ...
 
-    def advance(self, tokens: "Tensor") -> None:
-        """Append one token to every row. tokens: [R] int64."""
+    def advance(self, tokens: "Tensor", parts: "Sequence[TokenPart]" = ()) -> None:
+        """Append one token to every row.
+
+        Args:
+            tokens: [R] int64.
+            parts: The part of the output that each token leads on to, for interventions that act in one part.
+        """
         ...
 
-    def extend(self, chunks: Sequence[Sequence[int]]) -> None:
-        """Append at least one token to every row. Chunks may differ in length."""
+    def extend(self, chunks: Sequence[Sequence[int]], parts: "Sequence[Sequence[TokenPart]]" = ()) -> None:
+        """Append at least one token to every row. Chunks may differ in length. parts: those of `advance`."""
         ...
 
     def trim(self) -> None:

@@ -18,9 +18,11 @@ Positions belong to tokens of a prompt, never to columns of a batch: rows are pa
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
+from functools import cached_property
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, runtime_checkable
 
 from icl.errors import ConfigError
+from icl.text.json_text import canonical_digest
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -169,6 +171,73 @@ class StateObserver(Protocol):
     def see(self, site: Site, x: "Tensor", rows: Sequence[int]) -> None:
         """Receives states as `Intervention.edit`. Tokens of one row arrive in order, possibly in several calls."""
         ...
+
+
+OutputPart = Literal["think", "answer"]
+"""A part of an output with a reasoning block: the block, or what follows it."""
+
+
+class TokenPart(NamedTuple):
+    """The part of the output that a token leads on to: the part of the token that its state predicts.
+
+        prompt  a  <think>  \n     b      c      </think>  \n\n      d       e
+        -       -  think!   think! think  think  answer!   answer!  answer  answer        !: begins
+
+    Attributes:
+        name: The part. Empty as long as the output may still open a block.
+        begins: Whether the part has no text yet: the token ends its opening or closing marker, or is blank after it.
+    """
+
+    name: OutputPart | Literal[""] = ""
+    begins: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class PartEdit:
+    """An intervention that acts in one part of the output alone, and never at the prompt before it.
+
+    It edits the tokens that lead on to the part. In place of the prompt's last token, those at which the part begins
+    are edited. This is the prompt's own last token if the prompt opens a reasoning block and the part is `think`.
+
+    Attributes:
+        inner: Edits the last token of the prompt, generated tokens, or both.
+        acts_in: The part.
+    """
+
+    inner: Intervention
+    acts_in: OutputPart
+
+    def __post_init__(self) -> None:
+        where = self.inner.where
+        if where.part == "prompt" and where != END:
+            raise ConfigError(
+                f"acts_in: {self.acts_in} chooses among generated tokens, and this edit is one of the prompt alone "
+                f"({where}). Edit the last token, or remove acts_in."
+            )
+
+    @cached_property
+    def digest(self) -> str:
+        return canonical_digest(["part of the output", self.inner.digest, self.acts_in])[:32]
+
+    @property
+    def neutral(self) -> bool:
+        return self.inner.neutral
+
+    @property
+    def sites(self) -> tuple[Site, ...]:
+        return self.inner.sites
+
+    @property
+    def where(self) -> Where:
+        return self.inner.where
+
+    def edit(self, site: Site, x: "Tensor", rows: Sequence[int]) -> "Tensor":
+        return self.inner.edit(site, x, rows)
+
+
+def acts_in_part(prompt: "Prompt") -> bool:
+    """Whether an intervention of the prompt acts in one part of the output alone."""
+    return any(isinstance(one, PartEdit) for one in prompt.interventions)
 
 
 def steer(prompt: "Prompt", *interventions: Intervention) -> "Prompt":

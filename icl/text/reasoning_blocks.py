@@ -85,6 +85,11 @@ def max_output_tokens(max_new_tokens: int, max_thinking_tokens: int | None) -> i
     return max_new_tokens + (0 if max_thinking_tokens is None else max_thinking_tokens + FORCED_TOKENS)
 
 
+def opened_block(rendered: str) -> ReasoningMarkers | None:
+    """Markers of the block that a prompt opens at its end, as some chat templates do. None if it opens none."""
+    return next((markers for markers in REASONING_MARKERS if rendered.rstrip().endswith(markers.opening)), None)
+
+
 def split_reasoning(output: str) -> SplitOutput:
     """The reasoning blocks and the answer of an output. A block that never closes leaves the text before it."""
     channels = list(_CHANNEL.finditer(output))

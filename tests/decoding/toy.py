@@ -15,6 +15,7 @@ from torch import Tensor
 
 from icl.errors import ModelError
 from icl.models.base import LogitModel, Request
+from icl.models.interventions import TokenPart
 from icl.types import Generation, Prompt
 
 STOP = 0
@@ -62,7 +63,7 @@ class ToySession:
         self.logits = self.model.logits_of(self.rows)
         other.rows, other.logits = [], torch.empty(0, 0)
 
-    def advance(self, tokens: Tensor) -> None:
+    def advance(self, tokens: Tensor, parts: Sequence[TokenPart] = ()) -> None:
         assert tokens.shape == (len(self),)
         self.model.counts["forwards"] += 1
         self.model.counts["rows"] += len(self)
@@ -70,7 +71,7 @@ class ToySession:
             row.tokens.append(token)
         self.logits = self.model.logits_of(self.rows)
 
-    def extend(self, chunks: Sequence[Sequence[int]]) -> None:
+    def extend(self, chunks: Sequence[Sequence[int]], parts: Sequence[Sequence[TokenPart]] = ()) -> None:
         for row, chunk in zip(self.rows, chunks, strict=True):
             row.tokens.extend(chunk)
         self.logits = self.model.logits_of(self.rows)

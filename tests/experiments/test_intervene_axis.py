@@ -23,6 +23,7 @@ from icl.images import Image
 from icl.registry import build, entries
 from icl.tasks.generated.binding import BindingTask
 from icl.tasks.generated.operators import OperatorsTask
+from icl.text.reasoning_blocks import ReasoningMarkers
 from icl.types import Example
 
 Mapping = Callable[..., dict[str, Any]]
@@ -180,6 +181,64 @@ def test_a_backend_without_states_is_refused_in_the_plan(mapping: Mapping, vecto
         check_requirements(expand(load_config(keys(intervene="task_vector"))))
 
 
+def test_acting_in_one_part_of_the_output_is_another_cell(vectors: Path) -> None:
+    def cells(**more: Any) -> list[str]:
+        return digests(keys(max_thinking_tokens=5, intervene={"name": "task_vector", "fitted": str(vectors), **more}))
+
+    assert cells() == cells(acts_in="both")
+    assert len({*cells(), *cells(acts_in="think"), *cells(acts_in="answer")}) == 3
+    with pytest.raises(ConfigError, match="acts_in"):
+        cells(acts_in="thinking")
+
+
+@pytest.mark.parametrize(
+    ("method", "more", "message"),
+    [
+        ({"name": "vista"}, {}, r"acts_in: think needs to know.*Set max_thinking_tokens \(and answer_mode: generate\)"),
+        ({"name": "vista"}, {"max_thinking_tokens": 5, "answer_mode": "options"}, "answer_mode: generate"),
+        (
+            {"name": "knock_out", "tokens": "demo_answers"},
+            {"max_thinking_tokens": 5},
+            "edits other tokens of the prompt",
+        ),
+        ({"name": "batch_icl", "layer": 2}, {"max_thinking_tokens": 5}, "edits other tokens of the prompt"),
+        ({"name": "aim"}, {"max_thinking_tokens": 5}, "edits other tokens of the prompt"),
+        ({"name": "vista"}, {"max_thinking_tokens": 5, "model": "fake-copy"}, "cannot edit hidden states"),
+    ],
+)
+def test_acting_in_one_part_is_refused_in_the_plan_where_no_output_has_it(
+    method: dict[str, Any], more: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(PlanError, match=message):
+        check_requirements(expand(load_config(keys(intervene={**method, "acts_in": "think"}, **more))))
+    possible = {"name": "knock_out", "acts_in": "think"}
+    check_requirements(expand(load_config(keys(intervene=possible, max_thinking_tokens=5))))
+
+
+def test_arms_of_a_study_act_in_their_own_parts_of_the_output(
+    vectors: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """<a> ends every prompt. As the opening marker of reasoning, it lets the tiny model think."""
+    for module in ("icl.text.reasoning_blocks", "decoding.engine.thinking_budget"):
+        monkeypatch.setattr(f"{module}.REASONING_MARKERS", (ReasoningMarkers("<a>", "<q>"),))
+    method = {"name": "task_vector", "fitted": str(vectors), "strength": 2.0}
+    parts: list[Any] = [{**method, "acts_in": part} for part in ("think", "answer", "both")]
+    config = keys(
+        task={**MINUS, "seed": 2, "queries": 6}, shots=0, max_thinking_tokens=1, grid={"intervene": ["none", *parts]}
+    )
+    run(load_config(config), tmp_path)
+    frame = load_run(tmp_path / "t").samples()
+    assert not frame["failed"].notna().any()
+    assert set(frame["thinking"]) == {"cut"}
+    texts = {name: list(own.sort_values("query")["output"]) for name, own in frame.groupby("intervene")}
+    names = ("none", "task_vector(acts_in=think)", "task_vector(acts_in=answer)", "task_vector(other)")
+    none, think, answer, both = (texts[name] for name in names)
+    assert think == both  # the last token of the prompt leads on to the reasoning
+    assert answer != none
+    assert answer != think
+    assert [one.split("<q>")[0] for one in answer] == [one.split("<q>")[0] for one in none]  # the same reasoning
+
+
 def test_attention_that_computes_no_scores_is_refused_in_the_plan() -> None:
     for method in ("knock_out", "attention_scaling"):
         check_requirements(expand(load_config(keys(intervene=method))))
@@ -290,6 +349,11 @@ def test_a_fit_divides_no_puzzle() -> None:
         ({"grid": {"shots": [4, 8]}}, ConfigError, "vectors are fitted in one setting"),
         ({"model": "fake-copy"}, PlanError, "has no hidden states that can be edited"),
         ({"task": {**MINUS, "queries": 3}}, DataError, "1 of 3 queries as sources leave too few"),
+        (
+            {"intervene": {"name": "task_vector", "acts_in": "answer"}},
+            ConfigError,
+            "vectors are fitted without reasoning",
+        ),
     ],
 )
 def test_a_fit_that_is_impossible_says_why(more: Any, error: type[Exception], message: str) -> None:

@@ -23,7 +23,7 @@ from torch import Tensor
 from icl.errors import ModelError
 from icl.models.hf.attention_calls import Route
 from icl.models.hf.score_edits import ALL_KEYS, KeyRanges, ScorePlaces
-from icl.models.interventions import Intervention, Site, StateObserver
+from icl.models.interventions import Intervention, OutputPart, Site, StateObserver, TokenPart
 
 if TYPE_CHECKING:
     from icl.models.hf.attention_calls import AttentionCall
@@ -42,6 +42,8 @@ class RowEdit:
         prompt_length: Tokens of the prompt.
         row: Number of the prompt in the call of `open`.
         keys: Edited keys, at the site `scores`.
+        acts_in: The part of the output whose generated tokens are addressed, those that begin it unless `answer`. None:
+            no part is singled out.
     """
 
     acts: Intervention | StateObserver
@@ -51,16 +53,35 @@ class RowEdit:
     prompt_length: int
     row: int
     keys: KeyRanges = ALL_KEYS
+    acts_in: OutputPart | None = None
 
     @property
     def first(self) -> int:
         """The first token whose state may differ. Rows share what is before it."""
         return min([begin for begin, _ in self.ranges], default=self.prompt_length)
 
-    def tokens(self, begin: int, end: int) -> list[int]:
-        """The addressed tokens from `begin` to before `end`."""
+    def tokens(self, begin: int, end: int, parts: Sequence[TokenPart] = ()) -> list[int]:
+        """The addressed tokens from `begin` to before `end`.
+
+        Args:
+            begin: The first token of a forward pass.
+            end: The token after its last one.
+            parts: The part of the output that each token of the pass leads on to. Empty: unknown.
+
+        Raises:
+            ModelError: The edit acts in one part of the output, and the parts of generated tokens are unknown.
+        """
         within = [t for a, b in self.ranges for t in range(max(a, begin), min(b, end, self.prompt_length))]
-        return within + (list(range(max(begin, self.prompt_length), end)) if self.answer else [])
+        generated = range(max(begin, self.prompt_length), end)
+        if self.acts_in is None:
+            return within + (list(generated) if self.answer else [])
+        if generated and len(parts) != end - begin:
+            raise ModelError(
+                f"an intervention acts in the part '{self.acts_in}' of outputs, and it is unknown to which part "
+                "generated tokens belong. Answer with a thinking budget, or give the session the parts with the tokens."
+            )
+        own = {part for part in parts if part.name == self.acts_in and (self.answer or part.begins)}
+        return within + [token for token in generated if parts[token - begin] in own]
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,6 +124,7 @@ class ForwardEdits:
         first: Sequence[int],
         lengths: Sequence[int],
         offsets: Sequence[int] | None = None,
+        parts: Sequence[Sequence[TokenPart]] = (),
     ) -> "ForwardEdits | None":
         """The interventions that address tokens of a forward pass, or None.
 
@@ -111,6 +133,7 @@ class ForwardEdits:
             first: Number of each row's first token in the pass.
             lengths: Tokens of each row in the pass.
             offsets: Column of each row's first token. By default 0.
+            parts: Of each row, the part of the output that each token leads on to. Empty: unknown.
         """
         if not any(edits):
             return None
@@ -119,7 +142,7 @@ class ForwardEdits:
         for row, own in enumerate(edits):
             start = first[row] - (0 if offsets is None else offsets[row])
             for level, edit in enumerate(own):
-                tokens = edit.tokens(first[row], first[row] + lengths[row])
+                tokens = edit.tokens(first[row], first[row] + lengths[row], parts[row] if parts else ())
                 if not tokens:
                     continue
                 while len(levels) <= level:

@@ -37,6 +37,7 @@ from icl.models.hf.shared_prefix import SharedPrefixLayer, concat_rows
 if TYPE_CHECKING:
     from icl.models.hf.image_features import EncodedImage
     from icl.models.hf.language_model import LanguageModel
+    from icl.models.interventions import TokenPart
 
 
 class HFSession:
@@ -168,10 +169,10 @@ class HFSession:
                 layer.copy_if_few(spare)
         return self
 
-    def advance(self, tokens: Tensor) -> None:
+    def advance(self, tokens: Tensor, parts: Sequence["TokenPart"] = ()) -> None:
         self.position = self.position + 1
         self.width += 1
-        edits = ForwardEdits.place(self.edits, self.lengths, [1] * len(self.lengths))
+        edits = ForwardEdits.place(self.edits, self.lengths, [1] * len(self.lengths), parts=[[part] for part in parts])
         self.lengths = [length + 1 for length in self.lengths]
         runner, mask = self.runner, self._step_mask()
         layer_logits = runner.forward(
@@ -182,11 +183,11 @@ class HFSession:
             layers.crop_windows(self.cache.layers)
         runner.counters.decode_tokens += len(tokens)
 
-    def extend(self, chunks: Sequence[Sequence[int]]) -> None:
+    def extend(self, chunks: Sequence[Sequence[int]], parts: Sequence[Sequence["TokenPart"]] = ()) -> None:
         self.runner.counters.decode_tokens += sum(map(len, chunks))
         tokens, lengths = pad_chunks(chunks, self.position.device)
         steps = torch.arange(1, tokens.shape[1] + 1, device=tokens.device)
-        self.append(tokens, lengths, self.position + steps)
+        self.append(tokens, lengths, self.position + steps, parts=parts)
 
     def append(
         self,
@@ -195,6 +196,8 @@ class HFSession:
         positions: Tensor,
         token_types: Tensor | None = None,
         images: Sequence[Sequence["EncodedImage"]] = (),
+        *,
+        parts: Sequence[Sequence["TokenPart"]] = (),
     ) -> None:
         """Append `tokens[r, :lengths[r]]` to each row r, in place.
 
@@ -204,10 +207,11 @@ class HFSession:
             positions: [..., R, W].
             token_types: [R, W], if the model takes them.
             images: Encoded images of each row's chunk.
+            parts: As for `extend`.
         """
         width, longest = tokens.shape[1], max(lengths)
         if self.recurs and min(lengths) < width:
-            return self._append_by_length(tokens, lengths, positions, token_types, images)
+            return self._append_by_length(tokens, lengths, positions, token_types, images, parts=parts)
         padding = [width - length for length in lengths]
         mask = self._chunk_mask(width, padding)
         self.width += width
@@ -225,7 +229,7 @@ class HFSession:
             token_types=token_types,
             images=[image for row in images for image in row],
             early_exits=self.early_exits,
-            edits=ForwardEdits.place(self.edits, self.lengths, lengths),
+            edits=ForwardEdits.place(self.edits, self.lengths, lengths, parts=parts),
         )
         if len(columns) == 1:
             self.layer_logits, self.position = layer_logits[:, -1].float(), positions[..., longest - 1 : longest]
@@ -286,6 +290,8 @@ class HFSession:
         positions: Tensor,
         token_types: Tensor | None,
         images: Sequence[Sequence["EncodedImage"]],
+        *,
+        parts: Sequence[Sequence["TokenPart"]],
     ) -> None:
         groups = [[row for row, length in enumerate(lengths) if length == size] for size in sorted(set(lengths))]
         done = []
@@ -295,7 +301,9 @@ class HFSession:
             index = copied_to_device(group, torch.long, tokens.device)
             own = None if token_types is None else token_types[index, :size]
             group_images = [images[row] for row in group] if images else ()
-            rows.append(tokens[index, :size], [size] * len(group), positions[..., index, :size], own, group_images)
+            group_parts = [parts[row] for row in group] if parts else ()
+            ids, places = tokens[index, :size], positions[..., index, :size]
+            rows.append(ids, [size] * len(group), places, own, group_images, parts=group_parts)
             done.append(rows)
         vars(self).update(vars(join_sessions(done, [row for group in groups for row in group])))
 

@@ -15,8 +15,9 @@ from icl.models.hf.language_model import EncodedPrompt
 from icl.models.hf.prefix_plan import common_prefix_length
 from icl.models.hf.row_edits import RowEdit
 from icl.models.hf.score_edits import ALL_KEYS, KeyRanges
-from icl.models.interventions import Intervention, Keys, ScoreIntervention, Site, StateObserver, Where
+from icl.models.interventions import Intervention, Keys, PartEdit, ScoreIntervention, Site, StateObserver, Where
 from icl.text.json_text import canonical_digest
+from icl.text.reasoning_blocks import opened_block
 from icl.types import Part, Prompt
 
 if TYPE_CHECKING:
@@ -114,6 +115,11 @@ def row_edit(
     encoder: "PromptEncoder", acts: Intervention | StateObserver, prompt: Prompt, encoded: EncodedPrompt, row: int
 ) -> RowEdit:
     """An intervention or an observer on a prompt. For the arguments and errors see `with_edits`."""
+    if isinstance(acts, PartEdit):
+        inner = row_edit(encoder, acts.inner, prompt, encoded, row)
+        begins = acts.acts_in == "think" and opened_block(encoder.renderer.text(prompt)) is not None
+        ranges = addressed(encoder, prompt, encoded, Where(part=acts.where.part)) if begins else []
+        return replace(inner, ranges=tuple(ranges), acts_in=acts.acts_in)
     return RowEdit(
         acts,
         _resolved(encoder.runner.sites, acts),

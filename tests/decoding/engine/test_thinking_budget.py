@@ -12,11 +12,12 @@ from decoding.engine.hypotheses import DecodingGroup, Hypothesis
 from decoding.engine.requests import DecodingRequest, Failure
 from decoding.engine.thinking_budget import Thinking
 from decoding.engine.token_loop import decode as decode_groups
+from icl.models.interventions import TokenPart
 from icl.text.reasoning_blocks import REASONING_MARKERS, split_reasoning
 from icl.types import Generation
 from tests.decoding.prompts import prompt
 from tests.decoding.thinker import CLOSING, OPENING, Thinker
-from tests.decoding.toy import STOP, Row, Toy
+from tests.decoding.toy import STOP, Row, Toy, ToySession
 
 
 def decode(model: Toy, arm: Any = "greedy", query: int = 0, **limits: Any) -> Generation:
@@ -173,3 +174,37 @@ def test_a_hugging_face_model_continues_after_the_forced_marker() -> None:
             expected.append(int(by_hand.logits[0].argmax()))
             by_hand.advance(torch.tensor(expected[-1:]))
         assert tokens(Thinking(Tokenizer(), 3), 2) == expected
+
+
+def test_outputs_with_equal_tokens_share_a_row_only_in_equal_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Interventions that act in one part of the output edit their tokens differently."""
+    read: list[list[TokenPart]] = []
+    monkeypatch.setattr(ToySession, "advance", _recorded(ToySession.advance, read))
+    greedy, model = parse_arm("greedy"), Toy(stop_bias=-99.0)
+
+    class Fixed(Thinking):
+        name: Any = ""
+
+        def part(self, tokens: Any) -> TokenPart:
+            return TokenPart(self.name)
+
+    def hypothesis(name: str) -> Hypothesis:
+        thinking = Fixed(Thinker.tokenizer, 9)
+        thinking.name = name
+        return Hypothesis([0], 3, thinking=thinking, parts=[])
+
+    hypotheses = [hypothesis(name) for name in ("think", "answer", "think")]
+    decode_groups(model.open([prompt(0)]), [DecodingGroup(greedy.strategy, greedy.sampler, hypotheses)], frozenset())
+    assert hypotheses[0].tokens == hypotheses[1].tokens == hypotheses[2].tokens
+    assert read == [[TokenPart("answer"), TokenPart("think")]] * 2
+    plain = [Hypothesis([0], 3) for _ in range(2)]
+    decode_groups(model.open([prompt(0)]), [DecodingGroup(greedy.strategy, greedy.sampler, plain)], frozenset())
+    assert read[2:] == [[]] * 2
+
+
+def _recorded(advance: Any, read: list[list[TokenPart]]) -> Any:
+    def recorded(session: ToySession, tokens: torch.Tensor, parts: Any = ()) -> None:
+        read.append(list(parts))
+        advance(session, tokens, parts)
+
+    return recorded

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from icl.errors import ModelError
 from icl.models.hf.model import HF
-from icl.models.interventions import Site, SiteKind, Where, steer
+from icl.models.interventions import PartEdit, Site, SiteKind, TokenPart, Where, steer
 from icl.testing.intervention_conformance import KINDS, RandomEdit, check_sites
 from icl.types import Prompt
 
@@ -263,3 +263,22 @@ def test_an_edit_of_the_answer_alone_moves_its_own_row_alone(hf: HF, prompts: li
     together = [own[0] for own in hf.open([prompt, steered]).suffix_logprobs([answer, answer])]
     assert not torch.allclose(alone[0], alone[1], atol=0.1)
     assert all(torch.allclose(a, b, atol=1e-3) for a, b in zip(alone, together, strict=True))
+
+
+@pytest.mark.parametrize("name", ["qwen2_5_vl", "gemma3", "qwen3_5"])
+def test_rows_with_recurrent_states_and_windows_keep_the_parts_of_outputs(
+    name: str, model_of: ModelOf, prompts: list[Prompt]
+) -> None:
+    """Chunks of unequal lengths equal steps, also where the chunks of each length run by themselves."""
+    model, rows = model_of(name), prompts[:3]
+    site = Site("residual", 0)
+    edits = [None, PartEdit(add(site, where=Where("all", "both"), scale=4.0), "think"), PartEdit(add(site), "answer")]
+    parts = [TokenPart("think"), TokenPart("answer", True), TokenPart("answer")]
+    steps, chunks = (model.open(rows, interventions=edits) for _ in range(2))
+    for token, part in zip((5, 6, 7), parts, strict=True):
+        steps.advance(torch.full((3,), token), [part] * 3)
+    chunks.extend([[5], [5, 6], [5]], [parts[:1], parts[:2], parts[:1]])
+    chunks.extend([[6, 7], [7], [6, 7]], [parts[1:], parts[2:], parts[1:]])
+    assert float((steps.logits - chunks.logits).abs().max()) < 1e-3
+    with pytest.raises(ModelError, match="unknown to which part generated tokens belong"):
+        model.open(rows, interventions=edits).advance(torch.tensor([5, 5, 5]))
