@@ -6,6 +6,7 @@ The answer beside it is that of the setting's first cell without an intervention
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from experiments.analyses.shared import answered_samples
@@ -83,10 +84,10 @@ def run_prompts(
             "Use the version and the checkpoint of the run, or run it again."
         )
     loaded: Model | None = None
-    models = list(dict.fromkeys(id(cell.model) for cells in settings.values() for cell in cells.values()))
-    for values, cells in sorted(
-        settings.items(), key=lambda item: models.index(id(next(iter(item[1].values())).model))
-    ):
+    by_model: dict[int, list[tuple[tuple[Any, ...], dict[int, Cell]]]] = {}
+    for values, cells in settings.items():
+        by_model.setdefault(id(next(iter(cells.values())).model), []).append((values, cells))
+    for values, cells in chain.from_iterable(by_model.values()):
         setting = dict(zip(axes, values, strict=True))
         prompts = [one for cell in cells.values() for one in _prompts(cell, rows[rows["cell"] == cell.digest], queries)]
         if prompts:

@@ -17,6 +17,7 @@ from decoding.interventions.gradient_fit import unnamed
 from decoding.interventions.knock_out import KnockOut
 from decoding.prompt_edits import remove_query_image
 from icl.errors import ConfigError, ModelError
+from icl.models.hf import token_ranges
 from icl.models.hf.answer_loss import answer_loss, encode_answers
 from icl.models.hf.score_edits import KeyRanges
 from icl.models.hf.token_ranges import EDIT_BITS, key_ranges, span_tokens
@@ -181,6 +182,13 @@ def test_random_tokens_are_any_but_the_keys_and_the_last_one() -> None:
     assert key_ranges(encoder, prompt, read, Keys((), own=False)) == KeyRanges(None, own=False)
 
 
+def test_neighbors_that_share_a_token_name_it_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    ranges = {"demo[0].question": (3, 6), "demo[0].answer": (5, 8), "demo[1].question": (9, 10)}
+    monkeypatch.setattr(token_ranges, "part_tokens", lambda encoder, prompt, encoded, name: ranges.get(name, (20, 20)))
+    encoder: Any = None
+    assert span_tokens(encoder, prompts(1)[0], encoder, "demo_texts")[:3] == [(3, 6), (6, 8), (9, 10)]
+
+
 def test_equal_tokens_with_other_keys_share_no_cache() -> None:
     """The parts of two prompts have other names, so the same cut has other keys."""
     prompt = prompts(1)[0]
@@ -229,11 +237,12 @@ def test_a_fit_of_factors_uses_its_tokens_and_records_them(monkeypatch: pytest.M
     assert edited[0].sites == tuple(Site("scores", layer) for layer in (1, 2, 3))
 
 
-def test_fitted_factors_act_on_the_tokens_of_their_fit(tmp_path: Path) -> None:
+@pytest.mark.parametrize("tokens", ["all", "end"])
+def test_fitted_factors_act_on_the_tokens_of_their_fit(tmp_path: Path, tokens: str) -> None:
     tensors = {"log_factors": torch.zeros(4, 5)}
-    parameters = {"layers": [0, 1, 2, 3], "keys": ["images"], "tokens": "end"}
+    parameters = {"layers": [0, 1, 2, 3], "keys": ["images"], "tokens": tokens}
     edit: Any = write(tmp_path / "x.safetensors", DARA(), FittedTensors(tensors, parameters, {})).intervention()
-    assert edit.where == Where("end", "both")
+    assert edit.where == Where(tokens, "both")
 
 
 @pytest.mark.parametrize(

@@ -35,6 +35,24 @@ def test_each_encoder_has_its_scores_and_its_precision(ran: Any) -> None:
     assert sorted(row["precision"] for row in rows.values()) == sorted(precision.drop("random"))
 
 
+def test_only_cells_that_retrieve_by_image_count_for_an_encoder() -> None:
+    def cell(retriever: str, embedder: str, **parameters: str) -> dict[str, Any]:
+        return {"task": TASK, "retriever": {"name": retriever, "embedder": embedder, **parameters}}
+
+    cells = {
+        "question": cell("knn", "encoder", by="question"),
+        "image": cell("knn", "encoder", by="image"),
+        "default": cell("knn", "encoder"),
+        "both": cell("knn", "encoder", by="both"),
+        "pixels": cell("knn", "pixels"),
+        "text": cell("knn", "minilm", by="question"),
+        "own": {"task": TASK, "retriever": {"name": "mine.py:Mine"}},
+        "random": {"task": TASK, "retriever": {"name": "random"}},
+    }
+    arms = encoder_scores._arms(cells)
+    assert [(one.name, one.cells) for one in arms] == [("encoder", ["image", "default"]), ("pixels", ["pixels"])]
+
+
 def test_correlations_are_over_the_encoders_that_have_a_score() -> None:
     rows = [{"mutual": m, "cka": c, "pck": p, "precision": q}
             for m, c, p, q in ((0.1, 0.3, 0.5, 0.2), (0.2, 0.2, np.nan, 0.3), (0.3, 0.1, 0.5, 0.4))]  # fmt: skip

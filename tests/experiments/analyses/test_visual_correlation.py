@@ -52,11 +52,11 @@ def test_a_grid_of_models_has_one_loaded_at_a_time(ran: Any, monkeypatch: pytest
 
 def test_the_answer_beside_a_prompt_is_that_without_an_intervention(ran: Any) -> None:
     cut = {"name": "knock_out", "layers": [0]}
-    axes = {"intervene": [cut, "none"]}
+    axes = {"intervene": [cut, "none"], "max_new_tokens": [1, 2]}
     task = {"name": "operators", "queries": 1}
-    view = ran(model={"name": "hf", "path": "tiny"}, task=task, shots=1, seeds=[0], max_new_tokens=1, grid=axes)
+    view = ran(model={"name": "hf", "path": "tiny"}, task=task, shots=1, seeds=[0], grid=axes)
     [(setting, [one])] = run_prompts(view, "text_logprobs", 1)
-    assert (one.cell.steering, "intervene" in setting) == (None, False)
+    assert (one.cell.steering, one.cell.max_new_tokens, "intervene" in setting) == (None, 1, False)
     answers = view.frame.set_index("cell")["output"]
     assert one.output == answers[one.cell.digest]
     under = replace(one, item=replace(one.item, spec=replace(one.item.spec, cells=(steered_cell(one.cell, cut),))))
@@ -90,7 +90,8 @@ def test_other_images_have_other_answers_if_there_are_any() -> None:
         )
         return visual_correlation._other_images(one, {own.images[0].digest}, "red")
 
-    assert others(own, same, other) == list(other.images)
+    two = replace(other, images=(*other.images, *same.images))
+    assert others(own, same, two) == list(other.images), "the first image of each"
     assert others(own, same) == list(same.images)
     assert others(own) == []
 
