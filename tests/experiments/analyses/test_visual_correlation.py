@@ -69,9 +69,10 @@ def steered_cell(cell: Cell, node: dict[str, Any]) -> Cell:
 
 def test_answers_with_other_tokens_without_their_image_are_counted_and_left_out(ran: Any) -> None:
     uneven = {"name": f"{PARTS}:Uneven"}
-    table = visual_correlation.analyze(ran(model=uneven, shots=0, seeds=[0]))
-    assert list(table["n"]) == [4], "two of six answers are red"
-    assert table.attrs["note"].endswith("; 2 answers left out: other tokens without the images")
+    axes = {"model": [uneven, {**uneven, "longer": ["blue"]}]}
+    table = visual_correlation.analyze(ran(grid=axes, shots=0, seeds=[0]))
+    assert list(table["n"]) == [4, 4], "two of six answers are red, two are blue"
+    assert table.attrs["note"].endswith("; 4 answers left out: other tokens without the images")
     view = ran(name="longer", model={**uneven, "longer": ["red", "green", "blue"]}, shots=0, seeds=[0])
     with pytest.raises(ConfigError, match=r"effect could be measured \(6 answers left out: other tokens without"):
         visual_correlation.analyze(view)
