@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from decoding.interventions.vector_file import VectorFile, find_vector_file, read_vector_file
 from icl.constraints import Count
 from icl.errors import ConfigError
-from icl.models.interventions import Intervention, OutputPart, steer
+from icl.models.interventions import ActsIn, Intervention, steer
 from icl.registry import describe, later_parameter
 from icl.text.json_text import canonical_digest
 from icl.types import Prompt
@@ -60,7 +60,7 @@ class SteeringMethod:
     """
 
     _: KW_ONLY
-    acts_in: Literal["both"] | OutputPart = later_parameter("both")  # in thinking, in the answer after it, or in both
+    acts_in: ActsIn = later_parameter("both")  # part of a reasoning output where edits act; both: in the prompt, too
 
     needs: ClassVar[frozenset[str]] = frozenset({"interventions"})
     reads_demonstrations: ClassVar[bool] = False

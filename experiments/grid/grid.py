@@ -395,9 +395,14 @@ def _labeled(cells: list[Cell]) -> tuple[Cell, ...]:
 
 
 def _label_node(axis: str, cell: Cell) -> Any:
-    """The node that labels are made of. Interventions are named by the path of their file, not by its contents."""
+    """The node that labels are made of. Interventions are named by the path of their file, not by its contents, and by
+    the part of the output that they act in, which a config has only if it is not the default.
+    """
     node = cell.config[axis]
-    return describe(cell.intervene) if axis == "intervene" and node is not None else node
+    if axis != "intervene" or node is None:
+        return node
+    assert cell.intervene is not None
+    return {**describe(cell.intervene), "acts_in": cell.intervene.acts_in}
 
 
 def _title(axis: str, cell: Cell) -> str | None:

@@ -177,6 +177,10 @@ OutputPart = Literal["think", "answer"]
 """A part of an output with a reasoning block: the block, or what follows it."""
 
 
+ActsIn = Literal["think", "answer", "both"]
+"""The parts of an output in which an intervention acts. both: also in the prompt."""
+
+
 class TokenPart(NamedTuple):
     """The part of the output that a token leads on to: the part of the token that its state predicts.
 

@@ -187,7 +187,7 @@ def test_acting_in_one_part_of_the_output_is_another_cell(vectors: Path) -> None
 
     assert cells() == cells(acts_in="both")
     assert len({*cells(), *cells(acts_in="think"), *cells(acts_in="answer")}) == 3
-    with pytest.raises(ConfigError, match="acts_in"):
+    with pytest.raises(ConfigError, match=r"acts_in: input should be 'think', 'answer' or 'both'"):
         cells(acts_in="thinking")
 
 
@@ -231,7 +231,7 @@ def test_arms_of_a_study_act_in_their_own_parts_of_the_output(
     assert not frame["failed"].notna().any()
     assert set(frame["thinking"]) == {"cut"}
     texts = {name: list(own.sort_values("query")["output"]) for name, own in frame.groupby("intervene")}
-    names = ("none", "task_vector(acts_in=think)", "task_vector(acts_in=answer)", "task_vector(other)")
+    names = ("none", "task_vector(acts_in=think)", "task_vector(acts_in=answer)", "task_vector(acts_in=both)")
     none, think, answer, both = (texts[name] for name in names)
     assert think == both  # the last token of the prompt leads on to the reasoning
     assert answer != none
