@@ -9,13 +9,19 @@ Gao et al., AIM: Let Any Multi-modal Large Language Models Embrace Efficient In-
 A bank has the states h of each demonstration, which is encoded once. The query's prompt is as short as one of text
 alone.
 
-The map (W, b) is a reconstruction: `icl fit` solves a ridge regression from last-layer states to input embeddings,
-while demonstrations of the dev split are read alone as text,
+The map (W, b) is made in one of two ways. `icl tune` trains it by the cross-entropy of answers after virtual tokens, as
+the paper trains its projection; the model is frozen:
+
+    tune: {parameters: vectors, intervene: aim, objective: sft, ...}     distill: towards the demonstrations with images
+
+`icl fit` solves a ridge regression from last-layer states to input embeddings, while demonstrations of the dev split
+are read alone as text. `icl tune` starts with that of its first step, or with the map of `fitted`:
 
     min over W, b of  sum_j |W h_j + b - e_j|^2 + ridge s |W|^2        s: mean squared entry of the centered states,
                                                                        times the number of tokens
 
-No released code was compared. The paper trains a projection with the cross-entropy of answers.
+A reconstruction from the paper's abstract: one affine map, its start, and its data are ours. No released code was
+compared.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,8 +31,9 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from annotated_types import Gt
 
-from decoding.interventions.base import Control, FittedMethod, FittedTensors, SteeringMethod
+from decoding.interventions.base import FittedTensors, SteeringMethod
 from decoding.interventions.edits import Copies, replaced
+from decoding.interventions.trainable import TrainableMethod
 from decoding.prompt_edits import demonstrations, keep_demonstrations
 from icl import spans
 from icl.errors import ModelError
@@ -49,17 +56,16 @@ BANK_BYTES = 256 * 2**20
 
 @component("intervention", "aim")
 @dataclass(frozen=True)
-class AIM(FittedMethod):
+class AIM(TrainableMethod):
     """Demonstrations as text whose tokens carry the states of the demonstration that was read with its image.
 
     The prompt needs demonstrations, so shots must be above 0. Controls: the same text without states, and a random map.
     """
 
-    ridge: Annotated[float, Gt(0)] = 1e-3  # weight of the map's size in the fit, relative to that of the states
+    ridge: Annotated[float, Gt(0)] = 1e-3  # fit: weight of the map's size, relative to that of the states
     text_only: bool = False  # control: demonstrations without images, and nothing in their place
 
     tensor: ClassVar[str] = "map"
-    available_controls: ClassVar[tuple[Control, ...]] = ("random",)
     reads_demonstrations: ClassVar[bool] = True
 
     @property
@@ -91,18 +97,16 @@ class AIM(FittedMethod):
             return ()
         return (replace(self, text_only=True), *super().controls())
 
-    def fit(self, data: "FitData") -> FittedTensors:
-        import torch
+    def start(self, model: "HF", prompts: Sequence[Prompt], seed: int) -> FittedTensors:
+        affine = ridge_map(*text_states(prompts, model), self.ridge)
+        return FittedTensors({"map": affine}, {"ridge": self.ridge}, {})
 
-        alone = {
-            one.digest: one
-            for source in data.sources
-            for place in demonstrations(source.prompt)
-            for one in [read_alone(source.prompt, place).without_images()]
-        }
-        last = Site("residual", len(data.model.sites.layers) - 1)
-        observed = data.model.observe(list(alone.values()), [last, EMBEDDING], TEXTS)
-        states, embeddings = (torch.cat([own[site] for own in observed]) for site in (last, EMBEDDING))
+    def steered_by(self, trained: FittedTensors, prompts: Sequence[Prompt], model: "HF") -> Sequence[Prompt]:
+        bank = DemonstrationBank(self.strength)  # of this step: the last bits of states depend on the batch
+        return bank.virtual(prompts, model, trained.tensors["map"], ("in training",))
+
+    def fit(self, data: "FitData") -> FittedTensors:
+        states, embeddings = text_states([one.prompt for one in data.sources], data.model)
         affine = ridge_map(states, embeddings, self.ridge)
         prompts = [one.prompt for one in data.choice]
         virtual = DemonstrationBank().virtual(prompts, data.model, affine, ())
@@ -205,6 +209,21 @@ class EmbeddingEdit:
         return replaced(x, self._copies.on(x.device, "values").repeat(count, 1), self.strength)
 
 
+def text_states(prompts: Sequence[Prompt], model: "HF") -> "tuple[Tensor, Tensor]":
+    """Last-layer states and input embeddings [n, d] of the texts of all demonstrations, each read alone as text."""
+    import torch
+
+    alone = {
+        one.digest: one
+        for prompt in prompts
+        for place in demonstrations(prompt)
+        for one in [read_alone(prompt, place).without_images()]
+    }
+    last = Site("residual", len(model.sites.layers) - 1)
+    observed = model.observe(list(alone.values()), [last, EMBEDDING], TEXTS)
+    return torch.cat([own[last] for own in observed]), torch.cat([own[EMBEDDING] for own in observed])
+
+
 def texts_only(prompt: Prompt) -> Prompt:
     """The prompt without the images of its demonstrations. A line break stands between texts that would join."""
     turns = []
@@ -265,7 +284,7 @@ def ridge_map(states: "Tensor", targets: "Tensor", ridge: float) -> "Tensor":
 
 def apply_map(affine: "Tensor", states: "Tensor") -> "Tensor":
     """Images of states [n, d] under an affine map [1 + d, d]."""
-    return affine[0] + states.float() @ affine[1:]
+    return affine[0] + states.to(affine) @ affine[1:]
 
 
 def explained_share(values: "Tensor", targets: "Tensor") -> float:

@@ -62,8 +62,13 @@ class TrainableMethod(FittedMethod):
         edit = unnamed(self.edit(trained.tensors[self.tensor], trained.parameters))
         return [steer(prompt, edit) for prompt in prompts]
 
+    @classmethod
+    def has_fit(cls) -> bool:
+        """Whether `icl fit` fits it, too."""
+        return cls.fit is not TrainableMethod.fit
+
     def problem(self) -> str | None:
-        return super().problem() if self.fitted else self._how
+        return super().problem() if self.fitted or self.has_fit() else self._how
 
     def fit(self, data: "FitData") -> FittedTensors:
         raise ConfigError(self._how)

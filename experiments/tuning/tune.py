@@ -215,6 +215,13 @@ def _intervention(config: Config, spec: TuneSpec, cells: Mapping[str, Cell]) -> 
             f"{config.where('zip', 'intervene')}: trained vectors are further values of intervene, so it cannot be "
             "zipped. Use grid.intervene."
         )
+    place = next((axes for axes in ("grid", "zip") if "shots" in getattr(config, axes)), None)
+    tested = [config.shots] if place is None else getattr(config, place)["shots"]
+    if min(tested) < method.min_shots:
+        at = config.where(*([] if place is None else [place]), "shots")
+        raise ConfigError(
+            f"{at}: the study tests '{name}' without demonstrations, of which it is made. Leave shots: 0 out."
+        )
     for folder, cell in cells.items():
         if cell.shots < method.min_shots:
             problem = "Set tune.shots." if folder == TUNED else f"Leave out --control {folder}."

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from decoding.interventions.aim import AIM, DemonstrationBank
 from decoding.interventions.m2iv import M2IV
 from decoding.interventions.vector_file import read_vector_file
 from decoding.prompt_edits import remove_demonstrations
@@ -129,7 +130,7 @@ def test_the_file_gives_the_logits_of_training(tmp_path: Path) -> None:
     assert outcome.last_loss == pytest.approx(total / tokens, abs=1e-4)
 
 
-@pytest.mark.parametrize("intervene", ["m2iv"])
+@pytest.mark.parametrize("intervene", ["m2iv", "aim"])
 def test_a_resumed_training_equals_an_uninterrupted_one(tmp_path: Path, intervene: str) -> None:
     config = study(steps=5, intervene=intervene)
     train_once(config, tmp_path / "whole")
@@ -164,6 +165,35 @@ def test_training_goes_on_from_a_file_and_other_sites_are_a_parameter(tmp_path: 
     assert torch.equal(method(tmp_path / "second" / FILE).vectors, method(file).vectors)
     half = method(file, strength=0.5).intervention()
     assert (half.strength, M2IV().neutral) == (0.5, False)
+
+
+def test_a_trained_map_begins_at_the_ridge_regression_and_keeps_its_demonstrations(tmp_path: Path) -> None:
+    config = study(intervene="aim", objective="sft", steps=1, lr=1e-3)
+    outcome = train_once(config, tmp_path)
+    model = HF(path="tiny")
+    prompts, answers = map(list, zip(*episodes(config), strict=True))
+    ridge = AIM().start(model, prompts, 0)
+    bank = DemonstrationBank()
+    total, tokens = 0.0, 0
+    for virtual, prompt, answer in zip(
+        bank.virtual(prompts, model, ridge.tensors["map"], ()), prompts, answers, strict=True
+    ):
+        ids = [*model.option_ids(prompt, [answer])[0], model.tokenizer.eos_token_id]
+        total -= float(model.open([virtual]).suffix_logprobs([[ids]])[0][0].gather(1, torch.tensor(ids)[:, None]).sum())
+        tokens += len(ids)
+    assert outcome.first_loss == pytest.approx(total / tokens, abs=1e-4)
+    trained = method(tmp_path / FILE)
+    assert not torch.equal(trained.vectors, ridge.tensors["map"])
+    assert len(trained.steered(prompts, model)[0].images) == 1
+    assert [len(prompt.images) for prompt in prompts] == [3, 3]
+
+
+def test_a_map_of_demonstrations_needs_them_in_training_and_in_the_study(tmp_path: Path) -> None:
+    config = load_config({**STUDY, "grid": {"shots": [2]}, "tune": {**STUDY["tune"], "intervene": "aim"}})
+    with pytest.raises(ConfigError, match=r"so nothing trains without them\. Leave out --control zero_shot"):
+        tune(config, tmp_path, [TuningControl.ZERO_SHOT])
+    with pytest.raises(ConfigError, match=r"grid\.shots: the study tests 'aim' without demonstrations"):
+        tune(study(intervene="aim"), tmp_path)
 
 
 @pytest.fixture(scope="module")
