@@ -17,6 +17,7 @@ from experiments.results.column_effects import (
 )
 from experiments.results.invocations import version_differences
 from experiments.results.label_transforms import label_transform_names, label_transform_note
+from experiments.results.output_parts import part_notes
 from experiments.results.sequential_findings import WARNING, anytime_findings, stopped_findings
 from experiments.stats.answer_forms import FORM, answer_forms, iter_notes, unparsed_outputs
 from experiments.stats.arm_comparisons import ArmComparison, Topic
@@ -273,9 +274,10 @@ class RunView:
 
     @cached_property
     def answer_notes(self) -> list[str]:
-        """Sentences about outputs that give no answer, and about what was cut."""
+        """Sentences about outputs that give no answer, what was cut, and parts of outputs that do not exist."""
         answered = self.answers[self.answers[FORM].notna()]
-        return list(iter_notes(*(answered[name] for name in (UNPARSED, CUT_THINKING, CUT_ANSWER))))
+        notes = iter_notes(*(answered[name] for name in (UNPARSED, CUT_THINKING, CUT_ANSWER)))
+        return [*notes, *part_notes(self.frame, Store(self.path))]
 
     @cached_property
     def findings(self) -> list[Finding]:

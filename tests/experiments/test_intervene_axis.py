@@ -15,6 +15,7 @@ from experiments.grid.feasibility import check_requirements
 from experiments.grid.grid import expand
 from experiments.grid.grid_warnings import grid_warnings
 from experiments.results.loaded_run import load_run
+from experiments.results.view_run import view_run
 from experiments.running.fit import fit
 from experiments.running.fit_vectors import check_no_shared_image, fit_vectors, group_border, mixed_mappings
 from experiments.running.run import run
@@ -213,6 +214,17 @@ def test_acting_in_one_part_is_refused_in_the_plan_where_no_output_has_it(
         check_requirements(expand(load_config(keys(intervene={**method, "acts_in": "think"}, **more))))
     possible = {"name": "knock_out", "acts_in": "think"}
     check_requirements(expand(load_config(keys(intervene=possible, max_thinking_tokens=5))))
+
+
+def test_a_report_says_that_outputs_have_no_reasoning_for_an_intervention_to_act_in(tmp_path: Path) -> None:
+    parts = [{"name": "vista", "acts_in": part} for part in ("think", "both")]
+    task = {**MINUS, "queries": 3}
+    run(load_config(keys(task=task, shots=0, max_thinking_tokens=2, grid={"intervene": ["none", *parts]})), tmp_path)
+    view = view_run(load_run(tmp_path / "t"))
+    note = "3 of 3 outputs under vista(acts_in=think) have no reasoning block, so it edits nothing there"
+    assert [one for one in view.answer_notes if "reasoning" in one] == [note]
+    texts = view.frame.groupby("intervene")["output"].apply(list)
+    assert texts["vista(acts_in=think)"] == texts["none"]
 
 
 def test_arms_of_a_study_act_in_their_own_parts_of_the_output(
