@@ -36,7 +36,7 @@ from icl.tasks.drawings.packages import (
     iter_files,
 )
 from icl.tasks.drawings.rendering import NEAR_COPY, UnusableDrawingError, render, thumbnail
-from icl.tasks.drawings.table import IMAGES, SOURCES, TABLE, DrawingRecord, drawings_folder
+from icl.tasks.drawings.table import IMAGES, SOURCES, TABLE, DrawingRecord, damaged_drawings, drawings_folder
 
 ReportProgress = Callable[[str, int, int], None]
 
@@ -56,7 +56,7 @@ def install_drawings(
     folder: Path | None = None,
     report_progress: ReportProgress = lambda what, done, total: None,
 ) -> Path:
-    """Fetches, cleans and stores the drawings. A finished folder with these sets stays as it is.
+    """Fetches, cleans and stores the drawings. A finished folder with these sets stays, unless a file is damaged.
 
     Args:
         sets: Of SETS. Those that are installed already stay.
@@ -77,7 +77,7 @@ def install_drawings(
         raise DataError(f"no set of drawings is named. Name one or more: {', '.join(SETS)}.")
     folder = folder or drawings_folder()
     before = installed_sets(folder)
-    if before >= set(sets):
+    if before >= set(sets) and not damaged_drawings(folder):
         return folder
     if not before and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise DataError(

@@ -2,13 +2,17 @@
 
 import json
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from icl.cache_folder import cache_folder
-from icl.errors import DataError
-from icl.images import Image
+from icl.errors import DataError, ImageError
+from icl.images import Image, open_image_file
 from icl.parameter_files import expand_user
+
+if TYPE_CHECKING:
+    from PIL.Image import Image as PILImage
 
 TABLE, IMAGES, SOURCES = "drawings.jsonl", "images", "sources.json"
 
@@ -37,7 +41,7 @@ class DrawingRecord:
     category: str
 
     def image(self, folder: Path) -> Image:
-        return Image.from_path(folder / IMAGES / self.file, f"drawings/{self.id}")
+        return Image.from_source(partial(_open_drawing, str(folder / IMAGES / self.file)), f"drawings/{self.id}")
 
     @property
     def source(self) -> str:
@@ -60,6 +64,35 @@ def read_drawings(folder: Path) -> tuple[DrawingRecord, ...]:
             "(25 to 400 MB of packages, by the sets you choose)"
         ) from error
     return _read(folder, changed)
+
+
+def damaged_drawings(folder: Path) -> list[str]:
+    """Files of a finished folder that are missing or damaged: their checksums are read, and no pixels."""
+    return [row.file for row in read_drawings(folder) if not _is_whole(folder / IMAGES / row.file)]
+
+
+def _is_whole(file: Path) -> bool:
+    from PIL import Image as PILImage
+
+    try:
+        with PILImage.open(file, formats=("PNG",)) as image:
+            image.verify()
+    except (OSError, SyntaxError, ValueError):
+        return False
+    return True
+
+
+def _open_drawing(path: str) -> "PILImage":
+    """The pixels of a file. Raises ImageError with the command that mends the folder."""
+    try:
+        image = open_image_file(path)
+        image.load()
+    except (OSError, SyntaxError, ValueError) as error:
+        reason = "does not exist" if isinstance(error, FileNotFoundError) else f"is damaged ({error})"
+        folder = Path(path).parent.parent
+        to = "" if folder == drawings_folder() else f" --to {folder}"
+        raise ImageError(f"the drawing {path} {reason}. Mend the folder: icl data drawings{to}") from error
+    return image
 
 
 @lru_cache(maxsize=4)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image as PILImage
 
-from icl.errors import DataError
+from icl.errors import DataError, ImageError
 from icl.tasks.drawings import emoji
 from icl.tasks.drawings.install import install_drawings
 from icl.tasks.drawings.nouns import Nouns
@@ -63,6 +63,27 @@ def test_another_set_joins_those_that_are_installed(packages, tmp_path) -> None:
     install(packages, tmp_path, ("openclipart",))
     folder = install(packages, tmp_path, ("tuxpaint",))
     assert {row.style for row in read_drawings(folder)} == {"openclipart", "tuxpaint"}
+
+
+@pytest.mark.parametrize("damage", ["missing", "cut", "changed"])
+def test_a_damaged_image_names_the_command_that_mends_the_folder(packages, tmp_path, damage) -> None:
+    folder = install(packages, tmp_path, ("tuxpaint",))
+    (row,) = read_drawings(folder)
+    file = folder / IMAGES / row.file
+    content, middle = file.read_bytes(), file.stat().st_size // 2
+    if damage == "missing":
+        file.unlink()
+    else:
+        file.write_bytes(
+            content[:middle] + (b"" if damage == "cut" else bytes([content[middle] ^ 1]) + content[middle + 1 :])
+        )
+    with pytest.raises(
+        ImageError, match=rf"the drawing {file} (does not exist|is damaged .*)\. Mend.*: icl data drawings"
+    ):
+        row.image(folder).open()
+    install(packages, tmp_path, ("tuxpaint",))
+    assert file.read_bytes() == content
+    assert row.image(folder).open().size == (256, 256)
 
 
 def test_a_folder_with_other_files_is_not_touched(packages, tmp_path) -> None:
