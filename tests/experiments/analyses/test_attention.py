@@ -17,6 +17,7 @@ from icl.errors import ConfigError, PlanError
 from icl.models.hf.image_features import vision_arguments
 from icl.types import Prompt
 from tests.decoding.interventions.dev_split import dev, tiny
+from tests.live_storages import LiveStorages
 
 TINY = {"name": "hf", "path": "tiny", "device": "cpu"}
 OPERATORS = {"name": "operators", "operator": "minus", "queries": 6}
@@ -93,6 +94,20 @@ def test_the_table_has_each_layer_and_span_of_the_first_queries(ran: Callable[..
     figure = tmp_path / "x.svg"
     assert main(["analyze", str(view.path), "attention", "--queries", "2", "--figure", str(figure)]) == 0
     assert "query images" in figure.read_text()
+
+
+def test_reading_attention_needs_the_scores_of_the_last_tokens_alone() -> None:
+    def peak(run: Callable[[], object]) -> int:
+        tiny().engine.prefiller.cached_prefixes.clear()
+        with LiveStorages() as live:
+            run()
+        return live.peak
+
+    own = prompts(3)
+    masses(*own)
+    tokens = max(map(len, tiny().engine.prompt_encoder.read(own)))
+    scores = 4 * 5 * tokens * 4 * len(own)  # layers x heads x tokens x 4 bytes
+    assert scores / 2 < peak(lambda: masses(*own)) - peak(lambda: tiny().open(own)) < 1.2 * scores < 5 * tokens**2 * 4
 
 
 def test_models_without_attention_are_sentences(ran: Callable[..., RunView]) -> None:
