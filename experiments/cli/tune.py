@@ -26,6 +26,9 @@ def command(
         typer.Option(help="also train a control: without demonstrations, or shuffled answers"),
     ] = None,
     runs: Annotated[Path, typer.Option(help="the folder of run directories")] = Path("runs"),
+    figure: Annotated[
+        Path | None, typer.Option(help="draw the losses of all adapters as PDF, PNG or SVG", show_default=False)
+    ] = None,
     evaluate: Annotated[bool, typer.Option(help="run the study before and after")] = True,
     quiet: Annotated[bool, typer.Option("--quiet", help="no progress, no table")] = False,
 ) -> None:
@@ -40,17 +43,25 @@ def command(
     """
     from experiments.cli.run import run_config
     from experiments.config.config import load_config
+    from experiments.report.analysis_figure import check_figure_file
+    from experiments.report.loss_curves import draw_losses
     from experiments.terminal.spinner import spinner
+    from experiments.tuning.checkpoint import CURVE
     from experiments.tuning.tune import TUNED, evaluation_config, tune
 
     config = load_config(file, overrides or [])
     folder = out or Path("adapters") / config.name
+    if figure is not None:
+        check_figure_file(figure)
     controls = control or []
     try:
         with spinner() as report_progress:
             outcomes = tune(config, folder, controls, report_progress)
         for outcome in outcomes:
             print(_line(outcome))
+        if figure is not None:
+            draw_losses({outcome.folder.name: outcome.folder / CURVE for outcome in outcomes}, figure)
+            print(f"wrote        {figure}")
         if evaluate:
             run_config(evaluation_config(config, outcomes), runs, quiet)
     except KeyboardInterrupt:

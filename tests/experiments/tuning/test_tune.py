@@ -14,6 +14,7 @@ from experiments.cli.main import main
 from experiments.config.config import Config, load_config
 from experiments.config.tuning_keys import TuneSpec, TuningControl
 from experiments.contexts.contexts import Retrieval, build_contexts, prompt_specs, render
+from experiments.report.loss_curves import draw_losses, read_curve
 from experiments.results.loaded_run import load_run
 from experiments.store.lock import write_lock
 from experiments.tuning.alternatives import wrong_answer
@@ -319,8 +320,27 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
     file = folder / "small.yaml"
     file.write_text(json.dumps(STUDY))
     words = ["tune", str(file), "--out", str(folder / "adapters"), "--runs", str(folder / "runs"), "--quiet"]
-    assert main([*words, "--control", "zero_shot"]) == 0
+    assert main([*words, "--control", "zero_shot", "--figure", str(folder / "figures" / "losses.svg")]) == 0
     return folder
+
+
+def test_the_losses_of_all_adapters_are_drawn(done: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    drawn = (done / "figures" / "losses.svg").read_text()
+    curves = {name: done / "adapters" / name / CURVE for name in ("tuned", "zero_shot")}
+    assert [step for step, _ in read_curve(curves["tuned"], "loss")] == list(range(5))
+    draw_losses({"tuned": curves["tuned"]}, tmp_path / "one.svg")
+    draw_losses(curves, tmp_path / "both.svg")
+    assert (tmp_path / "both.svg").read_text() == drawn != (tmp_path / "one.svg").read_text()
+    (tmp_path / CURVE).write_text('{"step": 0, "loss": 3.0, "dev_loss": 2.0}\n{"step": 1, "loss": 2.5}\n')
+    assert read_curve(tmp_path / CURVE, "dev_loss") == [(0, 2.0)]
+    draw_losses({"tuned": tmp_path / CURVE}, tmp_path / "two.svg")
+    assert "loss on dev episodes" in (tmp_path / "two.svg").read_text()
+    assert "loss on dev episodes" not in drawn
+    (tmp_path / CURVE).write_text("{")
+    with pytest.raises(StoreError, match=r"losses\.jsonl is no file of losses"):
+        read_curve(tmp_path / CURVE, "loss")
+    assert main(["tune", str(done / "small.yaml"), "--figure", "losses.bmp"]) == 2
+    assert "losses.bmp must end in .pdf, .png, .svg" in capsys.readouterr().err
 
 
 def test_the_arms_before_and_after_differ_by_the_adapter_alone(done: Path) -> None:
