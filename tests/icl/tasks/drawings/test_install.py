@@ -77,9 +77,8 @@ def test_a_damaged_image_names_the_command_that_mends_the_folder(packages, tmp_p
         file.write_bytes(
             content[:middle] + (b"" if damage == "cut" else bytes([content[middle] ^ 1]) + content[middle + 1 :])
         )
-    with pytest.raises(
-        ImageError, match=rf"the drawing {file} (does not exist|is damaged .*)\. Mend.*: icl data drawings --to {folder}"
-    ):
+    problem = rf"the drawing {file} (does not exist|is damaged .*)\. Mend.*: icl data drawings --to {folder}"
+    with pytest.raises(ImageError, match=problem):
         row.image(folder).open()
     install(packages, tmp_path, ("tuxpaint",))
     assert file.read_bytes() == content
