@@ -325,17 +325,17 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_losses_of_all_adapters_are_drawn(done: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    drawn = (done / "figures" / "losses.svg").read_text()
+    content = (done / "figures" / "losses.svg").read_text()
     curves = {name: done / "adapters" / name / CURVE for name in ("tuned", "zero_shot")}
     assert [step for step, _ in read_curve(curves["tuned"], "loss")] == list(range(5))
     draw_losses({"tuned": curves["tuned"]}, tmp_path / "one.svg")
     draw_losses(curves, tmp_path / "both.svg")
-    assert (tmp_path / "both.svg").read_text() == drawn != (tmp_path / "one.svg").read_text()
+    assert (tmp_path / "both.svg").read_text() == content != (tmp_path / "one.svg").read_text()
     (tmp_path / CURVE).write_text('{"step": 0, "loss": 3.0, "dev_loss": 2.0}\n{"step": 1, "loss": 2.5}\n')
     assert read_curve(tmp_path / CURVE, "dev_loss") == [(0, 2.0)]
     draw_losses({"tuned": tmp_path / CURVE}, tmp_path / "two.svg")
     assert "loss on dev episodes" in (tmp_path / "two.svg").read_text()
-    assert "loss on dev episodes" not in drawn
+    assert "loss on dev episodes" not in content
     (tmp_path / CURVE).write_text("{")
     with pytest.raises(StoreError, match=r"losses\.jsonl is no file of losses"):
         read_curve(tmp_path / CURVE, "loss")
