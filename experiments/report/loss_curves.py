@@ -5,9 +5,8 @@ A curve is a file of `icl tune`: one JSON object a line, with the number of fini
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from experiments.report.figure_files import (
     DOTS_PER_INCH,
@@ -53,7 +52,7 @@ def draw_losses(curves: Mapping[str, Path], path: Path) -> None:
     kind = path.suffix.removeprefix(".")
     with mpl.rc_context(STYLE), report_write_errors(path):
         figure = Figure(figsize=(PANEL_WIDTH * max(1, len(panels)), PANEL_HEIGHT), layout="constrained")
-        axes: Sequence[Any] = figure.subplots(1, max(1, len(panels)), squeeze=False, sharex=True).ravel()
+        axes = list(figure.subplots(1, max(1, len(panels)), squeeze=False, sharex=True).ravel())
         for panel, (key, own) in zip(axes, panels.items(), strict=True):
             for number, (name, curve) in enumerate(own.items()):
                 style = {
