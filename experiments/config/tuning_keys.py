@@ -19,6 +19,8 @@ Fraction = Annotated[float, Ge(0), Lt(1)]
 Positive = Annotated[float, Gt(0)]
 Modules = Annotated[tuple[Annotated[str, MinLen(1)], ...], MinLen(1)]
 
+Shots = Annotated[int, Ge(0), Le(10_000)]
+ShotsList = Annotated[tuple[Shots, ...], MinLen(1)]
 Relations = tuple[Annotated[Any, NestedComponent("retriever")], ...]
 
 
@@ -41,7 +43,9 @@ class TuneSpec:
     parameters: Parameters = "lora"  # lora: matrices in the decoder; projector: all weights of the model's own
     # projector; vectors: the tensors of tune.intervene
     intervene: Annotated[Any, NestedComponent("intervention")] = "m2iv"  # vectors: the intervention that trains
-    shots: Annotated[int, Ge(0), Le(10_000)] | None = None  # shots of an episode; null: the largest number of the file
+    shots: Shots | ShotsList | None = (
+        None  # shots of an episode, or a list of which each draws one; null: the largest number of the file
+    )
     relations: Relations = ()  # retrievers of which each episode draws one; empty: the retriever of the file
     steps: Steps = 200  # optimizer steps
     batch: Count = 16  # episodes of a step

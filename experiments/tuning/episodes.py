@@ -40,6 +40,7 @@ class EpisodeStream:
         batch: Episodes of a step.
         alternatives: Makes what the answer of an episode is preferred to.
         relations: Retrievers of which each episode draws one. Empty: that of the cell.
+        shots: Numbers of shots of which each episode draws one. Empty: that of the cell.
     """
 
     def __init__(
@@ -48,9 +49,10 @@ class EpisodeStream:
         batch: int,
         alternatives: MakeAlternatives = no_alternatives,
         relations: "Sequence[Retriever]" = (),
+        shots: Sequence[int] = (),
     ) -> None:
         self.cell, self.batch, self.alternatives = cell, batch, alternatives
-        self.relations = relations if cell.shots else ()
+        self.relations, self.shots = (relations, shots or (cell.shots,)) if cell.shots else ((), (0,))
         self.queries = cell.task.queries
         if not self.queries:
             raise DataError("tune.task: the training task has no queries.")
@@ -77,12 +79,18 @@ class EpisodeStream:
         return self._make(self.queries[self.order[place]], epoch)
 
     def _make(self, query: "Example", epoch: int) -> tuple[Episode | None, str]:
-        cell = replace(self.cell, seed=self.cell.seed + epoch)
+        key = StreamKey(self.cell.seed + epoch, query.id)
+        cell = replace(self.cell, seed=key.seed, shots=self.shots[_random_place(key, "tune/shots", len(self.shots))])
         if self.relations:
-            order = StreamKey(cell.seed, query.id).order("tune/relation", [str(i) for i in range(len(self.relations))])
-            cell = replace(cell, retriever=self.relations[order[0]], rerankers=())
+            relation = self.relations[_random_place(key, "tune/relation", len(self.relations))]
+            cell = replace(cell, retriever=relation, rerankers=())
         [[item]] = build_contexts(self.retrieval, prompt_specs([cell]), [query])
         item = render(item)
         if item.prompt is None:
             return None, str(item.failure)
         return Episode(item.prompt, item.example.answer, self.alternatives(item)), ""
+
+
+def _random_place(key: StreamKey, factor: str, count: int) -> int:
+    """A random number below `count`."""
+    return key.order(factor, [str(i) for i in range(count)])[0]

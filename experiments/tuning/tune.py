@@ -113,7 +113,7 @@ def episode_stream(config: Config, spec: TuneSpec, cell: Cell) -> EpisodeStream:
     """The episodes of a training cell, with what their answers are preferred to. Raises ConfigError."""
     alternatives = ALTERNATIVES[spec.objective](config, spec, cell)
     relations = [_retriever(config, spec, node) for node in spec.relations]
-    return EpisodeStream(cell, spec.batch, alternatives, relations)
+    return EpisodeStream(cell, spec.batch, alternatives, relations, _shots_list(spec))
 
 
 ALTERNATIVES: Mapping[str, Callable[[Config, TuneSpec, Cell], MakeAlternatives]] = {
@@ -143,7 +143,7 @@ def training_cell(config: Config, spec: TuneSpec, control: str | None) -> Cell:
                     f"setting, and this axis has {len(values)} values. Choose one: grid.{axis}=[…]"
                 )
             grid[axis] = list(values)
-    shots = _most_shots(config) if spec.shots is None else spec.shots
+    shots = max(_shots_list(spec), default=_most_shots(config))
     transforms: list[Any] = list(grid.pop("transforms", [config.transforms])[0])
     if control == TuningControl.SHUFFLED:
         transforms.append({"name": "answers", "how": "permuted"})
@@ -260,6 +260,13 @@ def _retriever(config: Config, spec: TuneSpec, node: Any) -> "Retriever":
 def _plain(config: Config) -> Config:
     """The config without what only a report or a decoding reads."""
     return replace(config, compare=None, claims=(), published=(), stop=None, controls="none", observe=(), by=())
+
+
+def _shots_list(spec: TuneSpec) -> tuple[int, ...]:
+    """The numbers of shots of which each episode draws one. Empty: the largest number of the file."""
+    if spec.shots is None:
+        return ()
+    return (spec.shots,) if isinstance(spec.shots, int) else spec.shots
 
 
 def _most_shots(config: Config) -> int:

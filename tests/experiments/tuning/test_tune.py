@@ -176,6 +176,32 @@ def test_each_episode_draws_one_of_the_relations() -> None:
     assert all(len(one.prompt.images) == 1 for one in episode_stream(config, spec, cell).episodes(0))
 
 
+def test_each_episode_draws_one_of_the_numbers_of_shots() -> None:
+    task = {"name": "counting", "queries": 12, "pool_size": 20}
+    config = study(shots=[0, 1, 3], batch=12, task=task)
+    spec = spec_of(config)
+    stream = episode_stream(config, spec, training_cell(config, spec, None))
+    fixed = {
+        count: episode_stream(one, spec_of(one), training_cell(one, spec_of(one), None)).episodes(1)
+        for count in (0, 1, 3)
+        for one in [study(shots=count, batch=12, task=task)]
+    }
+    episodes = stream.episodes(1)
+    counts = [len(one.prompt.images) - 1 for one in episodes]
+    assert set(counts) == {0, 1, 3}
+    assert all(
+        one.prompt.digest == fixed[count][i].prompt.digest
+        for i, (count, one) in enumerate(zip(counts, episodes, strict=True))
+    )
+    assert [one.prompt.digest for one in stream.episodes(1)] == [one.prompt.digest for one in episodes]
+    assert [len(one.prompt.images) - 1 for one in stream.episodes(0)] != counts, "each epoch draws anew"
+    cell = training_cell(config, spec, TuningControl.ZERO_SHOT)
+    assert all(len(one.prompt.images) == 1 for one in episode_stream(config, spec, cell).episodes(0))
+    assert training_cell(config, spec, None).shots == 3
+    with pytest.raises(ConfigError, match=r"tune.shots: shots must be a whole number or a list that is not empty"):
+        study(shots=[])
+
+
 def test_controls_differ_in_their_demonstrations_alone() -> None:
     config = study(shots=2)
     spec = spec_of(config)
