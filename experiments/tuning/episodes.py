@@ -52,7 +52,8 @@ class EpisodeStream:
         shots: Sequence[int] = (),
     ) -> None:
         self.cell, self.batch, self.alternatives = cell, batch, alternatives
-        self.relations, self.shots = (relations, shots or (cell.shots,)) if cell.shots else ((), (0,))
+        self.relations = relations if cell.shots else ()
+        self.shots = (shots if cell.shots else ()) or (cell.shots,)
         self.queries = cell.task.queries
         if not self.queries:
             raise DataError("tune.task: the training task has no queries.")
