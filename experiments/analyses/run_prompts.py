@@ -18,6 +18,8 @@ from icl.errors import PlanError, StoreError
 from icl.types import Part, Prompt, Turn
 
 if TYPE_CHECKING:
+    from pandas import DataFrame
+
     from experiments.results.run_view import RunView
     from icl.models.base import Model
 
@@ -72,17 +74,13 @@ def run_prompts(
     rows = answered_samples(view, with_demos)
     axes = label_axes(rows, [axis for axis in view.axes if axis not in AXES_AFTER_PROMPT])
     settings: dict[tuple[Any, ...], dict[int, Cell]] = {}
-    stored = set(rows["cell"])
-    for cell in expand(load_run(view.path, view.trust).load_config()).cells:
-        if cell.digest in stored and not cell.decoding.strategy.traits.demonstration_factor > 1:
+    for cell in _stored_cells(view, rows):
+        if not cell.decoding.strategy.traits.demonstration_factor > 1:
             own = settings.setdefault(tuple(cell.labels[axis] for axis in axes), {})
             if cell.seed not in own or (own[cell.seed].steering is not None and cell.steering is None):
                 own[cell.seed] = cell
     if not settings:
-        raise StoreError(
-            f"{view.path}: none of its cells can be composed again: a component or the checkpoint has changed since. "
-            "Use the version and the checkpoint of the run, or run it again."
-        )
+        raise _no_cells(view)
     loaded: Model | None = None
     by_model: dict[int, list[tuple[tuple[Any, ...], dict[int, Cell]]]] = {}
     for values, cells in settings.items():
@@ -91,17 +89,58 @@ def run_prompts(
         setting = dict(zip(axes, values, strict=True))
         prompts = [one for cell in cells.values() for one in _prompts(cell, rows[rows["cell"] == cell.digest], queries)]
         if prompts:
-            model = prompts[0].cell.model
-            if ability not in model.abilities:
-                raise PlanError(
-                    f"{view.path}: this analysis reads {ability.replace('_', ' ')}, which "
-                    f"'{prompts[0].cell.labels['model']}' does not give. Use a run of the model 'hf'."
-                )
-            if loaded is not None and loaded is not model:
-                loaded.unload()
-            loaded = model
-            model.load()
+            loaded = _load(view, prompts[0].cell, ability, loaded)
             yield setting, prompts
+
+
+def load_models(view: "RunView", rows: "DataFrame", ability: str) -> "Iterator[tuple[Model, list[Cell]]]":
+    """(model, its cells) of each model of the run, which is loaded, and no other.
+
+    Args:
+        view: The run.
+        rows: Its samples that are analyzed.
+        ability: What the model must be able to do, of `icl.models.base.ABILITIES`.
+
+    Raises:
+        StoreError: The components or the checkpoint are no longer those of the run.
+        PlanError: The model lacks the ability.
+    """
+    cells: dict[Any, list[Cell]] = {}
+    for cell in _stored_cells(view, rows):
+        cells.setdefault(cell.labels["model"], []).append(cell)
+    if not cells:
+        raise _no_cells(view)
+    loaded: Model | None = None
+    for own in cells.values():
+        loaded = _load(view, own[0], ability, loaded)
+        yield loaded, own
+
+
+def _stored_cells(view: "RunView", rows: "DataFrame") -> list[Cell]:
+    """The cells of the rows that the config still has."""
+    stored = set(rows["cell"])
+    return [cell for cell in expand(load_run(view.path, view.trust).load_config()).cells if cell.digest in stored]
+
+
+def _no_cells(view: "RunView") -> StoreError:
+    return StoreError(
+        f"{view.path}: none of its cells can be composed again: a component or the checkpoint has changed since. "
+        "Use the version and the checkpoint of the run, or run it again."
+    )
+
+
+def _load(view: "RunView", cell: Cell, ability: str, loaded: "Model | None") -> "Model":
+    """The model of a cell, loaded in place of another one. Raises PlanError if it lacks the ability."""
+    model = cell.model
+    if ability not in model.abilities:
+        raise PlanError(
+            f"{view.path}: this analysis reads {ability.replace('_', ' ')}, which '{cell.labels['model']}' does not "
+            "give. Use a run of the model 'hf'."
+        )
+    if loaded is not None and loaded is not model:
+        loaded.unload()
+    model.load()
+    return model
 
 
 def with_answer(prompt: Prompt, text: str) -> Prompt:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from icl.errors import PlanError
-from retrievers.machinery.vector_math import Vectors
+from retrievers.machinery.vector_math import Vectors, normalize_rows
 
 SCALE, DECAY = 100.0, 1e-4
 
@@ -80,6 +80,30 @@ def fit_probe(
 
     optimum = minimize(loss, np.zeros(shape[0] * shape[1]), jac=True, method="L-BFGS-B", options={"maxiter": 2000})
     return Probe(classes, np.asarray(optimum.x, dtype=np.float64).reshape(shape) @ basis.T)
+
+
+def cross_validated(rows: Vectors, labels: Sequence[str], folds: Sequence[int]) -> list[str]:
+    """The label that a probe on the other folds gives each row.
+
+    Rows are centered on the mean of those other folds and scaled to unit length, so that neither a large common part
+    nor the length decides.
+
+    Args:
+        rows: [N, D].
+        labels: The label of each row.
+        folds: The fold of each row.
+
+    Raises:
+        PlanError: The other folds of one have only one label.
+    """
+    predicted = np.empty(len(rows), dtype=object)
+    own = np.asarray(folds)
+    for fold in sorted(set(folds)):
+        fitted = own != fold
+        unit = normalize_rows(rows - rows[fitted].mean(axis=0))
+        probe = fit_probe(unit[fitted], [label for label, chosen in zip(labels, fitted, strict=True) if chosen])
+        predicted[~fitted] = probe.predict(unit[~fitted])
+    return list(predicted)
 
 
 def _log_softmax(logits: Floats) -> Floats:

@@ -11,20 +11,14 @@ from experiments.config.config import Config, load_config
 from experiments.config.tuning_keys import TuneSpec
 from experiments.tuning.checkpoint import TrainingFolder
 from experiments.tuning.episodes import EpisodeStream
-from experiments.tuning.projector import (
-    CONSTANT,
-    Call,
-    ProjectedImage,
-    TrainedProjector,
-    output_rows,
-    projector_modules,
-)
+from experiments.tuning.projector import ProjectedImage, TrainedProjector
 from experiments.tuning.train import train
 from experiments.tuning.training_forward import answer_logits, encode_answered, encode_images_alone
 from experiments.tuning.tune import training_cell
 from icl.errors import ModelError
 from icl.models.hf.adapter import LoraAdapter
 from icl.models.hf.model import HF
+from icl.models.hf.projector import CONSTANT, Call, output_rows, projector_modules
 from icl.models.vllm import lora
 
 pytest.importorskip("peft")
@@ -144,11 +138,13 @@ def test_rows_that_no_output_gives_stay_when_an_image_is_projected_anew() -> Non
 def test_a_model_without_a_projector_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     model = HF(path="tiny")
     encode_images_alone(model)
-    assert projector_modules(model) == [CONNECTOR]
+    encoder = model.engine.prompt_encoder.encoder
+    assert encoder is not None
+    assert projector_modules(model, encoder) == [CONNECTOR]
     connector = model.engine.runner.model.get_submodule(CONNECTOR)
     forward = connector.forward
     monkeypatch.setattr(connector, "forward", lambda *args, **kwargs: forward(*args, **kwargs) * 2)
-    assert projector_modules(model) == [CONNECTOR]  # still the module whose output is the features
+    assert projector_modules(model, encoder) == [CONNECTOR]  # still the module whose output is the features
     base = model.engine.runner.model.base_model
     features = base.get_image_features
 
@@ -163,4 +159,4 @@ def test_a_model_without_a_projector_is_refused(monkeypatch: pytest.MonkeyPatch)
         logits_of(model)
     adapter.close()
     with pytest.raises(ModelError, match=r"^tune\.parameters: no module of Idefics3For.* is a projector: .*lora\.$"):
-        projector_modules(model)
+        TrainedProjector(model, spec_of(study()))

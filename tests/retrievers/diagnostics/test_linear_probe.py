@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from icl.errors import PlanError
-from retrievers.diagnostics.linear_probe import DECAY, SCALE, fit_probe
+from retrievers.diagnostics.linear_probe import DECAY, SCALE, cross_validated, fit_probe
 from retrievers.machinery.vector_math import normalize_rows
 
 
@@ -50,3 +50,20 @@ def test_data_that_cannot_be_learned_is_an_error() -> None:
         fit_probe(rows, ["a", "a"])
     with pytest.raises(PlanError, match=r"texts of \['c'\] and no image"):
         fit_probe(rows, ["a", "b"], rows, ["a", "c"])
+
+
+def test_a_fold_is_predicted_by_a_probe_on_the_others() -> None:
+    rng = np.random.default_rng(0)
+    rows = np.vstack([rng.normal(c, 0.4, (12, 3)) for c in ([1, 0, 0], [0, 1, 0])])
+    labels, folds = [name for name in "ab" for _ in range(12)], list(range(4)) * 6
+    predicted = cross_validated(rows, labels, folds)
+    assert np.mean(np.array(predicted) == labels) > 0.8
+    others = [i for i in range(24) if folds[i] != 2]
+    center = rows[others].mean(axis=0)
+    probe = fit_probe(normalize_rows(rows[others] - center), [labels[i] for i in others])
+    own = [i for i in range(24) if folds[i] == 2]
+    assert [predicted[i] for i in own] == probe.predict(normalize_rows(rows[own] - center))
+    changed = ["b" if folds[i] == 2 else labels[i] for i in range(24)]
+    again = cross_validated(rows, changed, folds)
+    assert [again[i] for i in own] == [predicted[i] for i in own], "its own labels do not matter"
+    assert cross_validated(3 * rows + 50, labels, folds) == predicted
