@@ -71,13 +71,13 @@ def analyze(view: "RunView", queries: int = IMAGES) -> "DataFrame":
     return table
 
 
-def labeled_images(task: "Task", most: int) -> "list[Example]":
+def labeled_images(task: "Task", limit: int) -> "list[Example]":
     """Examples of the pool of the first query, each with one image of its own, of labels with FOLDS images."""
     first: dict[str, Example] = {}
     for example in task.pool(task.queries[0].id).examples:
         if len(example.images) == 1:
             first.setdefault(example.images[0].digest, example)
-    chosen = list(first.values())[:most]
+    chosen = list(first.values())[:limit]
     counts = Counter(normalize_text(example.class_name) for example in chosen)
     return [example for example in chosen if counts[normalize_text(example.class_name)] >= FOLDS]
 

@@ -26,7 +26,7 @@ def test_a_probe_says_what_the_projector_loses(view: Any, monkeypatch: pytest.Mo
     examples = labeled_images(build("task", ATTRIBUTE), 300)
     labels = sorted({normalize_text(example.class_name) for example in examples})
 
-    def known(model: Any, images: Any) -> Any:
+    def class_means(model: Any, images: Any) -> Any:
         """The encoder has the class, and the projector writes the same for all images."""
         assert [one.digest for one in images] == [example.images[0].digest for example in examples]
         noise = np.random.default_rng(0).normal(0, 0.05, (len(images), len(labels)))
@@ -34,7 +34,7 @@ def test_a_probe_says_what_the_projector_loses(view: Any, monkeypatch: pytest.Mo
         vectors = torch.eye(len(labels))[classes] + torch.tensor(noise)
         return [(vector.float(), torch.ones(5)) for vector in vectors]
 
-    monkeypatch.setattr(projector, "projector_means", known)
+    monkeypatch.setattr(projector, "projector_means", class_means)
     table = analyze(view)
     before, after = table.to_dict("records")
     assert (before["features"], after["features"]) == (BEFORE, AFTER)
