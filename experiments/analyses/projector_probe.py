@@ -4,7 +4,7 @@
                 means over the tokens of an image
     accuracy    of a linear probe on images that it was not fitted on: 5 folds, and images of one group stay together
     shuffled    the same with the labels in another order: what a probe reaches on noise
-    difference  projected - encoder, in pairs of images
+    difference  projected - encoder, in pairs of images, with an exact McNemar test
     width       entries of a vector
     majority    share of the most frequent label
     labels      classes that are compared; the label of an example, or its first answer
@@ -25,7 +25,13 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from experiments.analyses.run_prompts import load_models
-from experiments.analyses.shared import answered_samples, interval_columns, make_table, prefixed_interval
+from experiments.analyses.shared import (
+    answered_samples,
+    interval_columns,
+    make_table,
+    paired_columns,
+    prefixed_interval,
+)
 from icl.errors import ConfigError
 from icl.metrics.normalize import normalize_text
 from icl.streams import StreamKey
@@ -117,12 +123,13 @@ def _rows(model: "HF", title: str, examples: "Sequence[Example]") -> Iterator[di
     for place, name in enumerate((BEFORE, AFTER)):
         vectors = np.stack([pair[place].numpy() for pair in means])
         right[name], noise = (_right(vectors, own, folds) for own in (labels, shuffled))
-        difference = prefixed_interval([] if name == BEFORE else right[AFTER] - right[BEFORE], groups, "difference")
+        ends = ("", "_low", "_high", "_p")
+        nothing = dict.fromkeys((f"difference{end}" for end in ends), np.nan)
         yield {
             "features": name,
             **interval_columns(right[name], groups, "accuracy"),
             **prefixed_interval(noise, groups, "shuffled"),
-            **difference,
+            **(nothing if name == BEFORE else paired_columns(right[BEFORE], right[AFTER], groups, "difference")),
             "width": vectors.shape[1],
             "majority": max(Counter(labels).values()) / len(labels),
             "labels": len(set(labels)),

@@ -7,6 +7,7 @@ import numpy as np
 
 from experiments.stats.arms import iter_arms, label_axes
 from experiments.stats.intervals import estimate_mean
+from experiments.stats.pairs import Pairs, paired_test
 from experiments.stats.sample_rows import as_sequence
 from experiments.store.store import Store
 from icl.errors import ConfigError
@@ -92,6 +93,12 @@ def prefixed_interval(values: Sequence[float] | Any, units: Any, name: str) -> d
     """The columns `name`, `name`_low and `name`_high of a mean over clusters, for rows with several intervals."""
     middle, low, high = interval_columns(values, units, name).values()
     return {name: middle, f"{name}_low": low, f"{name}_high": high}
+
+
+def paired_columns(reference: Any, other: Any, units: Any, name: str) -> dict[str, float]:
+    """The columns `name`, `name`_low, `name`_high and `name`_p of other - reference, in pairs (`paired_test`)."""
+    result = paired_test(Pairs(np.asarray(reference), np.asarray(other), np.asarray(units)))
+    return {name: result.difference, f"{name}_low": result.low, f"{name}_high": result.high, f"{name}_p": result.p}
 
 
 def make_table(

@@ -177,7 +177,7 @@ def projector_means(model: "HF", images: Sequence[Image]) -> list[tuple[Tensor, 
         inputs = [first_tensor([*call.args, *call.kwargs.values()]) for call in recorder.calls]
         recorder.calls.clear()
         means[image.key] = (
-            _mean([one for one in inputs if one is not None]),
+            _mean([one for one in inputs if one is not None and one.ndim > 1]),  # not ids of special tokens
             _mean([next(tensors(image.features))]),
         )
         return image

@@ -43,6 +43,7 @@ def test_a_probe_says_what_the_projector_loses(view: Any, monkeypatch: pytest.Mo
     assert after["accuracy"] <= before["majority"] + 0.1
     assert after["difference"] == pytest.approx(after["accuracy"] - before["accuracy"])
     assert after["difference_high"] < 0
+    assert after["difference_p"] < 0.001
     assert np.isnan(before["difference"])
     assert (before["width"], after["width"], before["n"]) == (len(labels), 5, len(examples))
 
