@@ -53,6 +53,8 @@ RANDOM_CONTROLS: tuple[Control, ...] = ("random", "random_heads")
 class SteeringMethod:
     """Base of all steering methods. As it stands it changes nothing.
 
+    Parameters whose names are in `LAYER_KEYS` are numbers of layers. The plan refuses those that the model lacks.
+
     Attributes:
         acts_in: The part of a reasoning output in which its edits act (`icl.models.interventions.PartEdit`).
         needs: What the model must provide.

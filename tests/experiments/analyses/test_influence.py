@@ -71,6 +71,11 @@ def test_a_replacement_changes_one_demonstration_to_an_unused_one(ran: Any) -> N
         assert f"demo[{place}].image[0]" in changed <= {f"demo[{place}].{end}" for end in ("image[0]", "answer")}
         assert prompt.images[place].digest in {member.images[0].digest for member in candidates}
     assert influence._replaced(one, 0, []) is None
+    [(_, prompts)] = run_prompts(view, "text_logprobs", 6)
+    pairs = [[influence._replaced(one, place, candidates) for place in range(2)] for one in prompts]
+    images = [[pair[i].images[i].digest for i in range(2)] for pair in pairs if pair[0] and pair[1]]
+    assert any(first != second for first, second in images), "places have draws of their own"
+    assert len({first for first, _ in images}) > 1, "queries have draws of their own"
 
 
 def test_replacements_never_leak_the_query() -> None:
