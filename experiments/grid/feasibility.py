@@ -214,7 +214,7 @@ def _check_candidates(grid: Grid, cell: Cell) -> None:
 def _check_spare_examples(grid: Grid, cell: Cell) -> None:
     """Raises ConfigError if a transform draws examples from the pool, and demonstrations use all that have images."""
     spare = max((getattr(transform, "spare_examples", 0) for transform in cell.transforms), default=0)
-    if not spare or not cell.shots or cell.shots + spare <= cell.task.pool_size:
+    if not spare or cell.shots + spare <= cell.task.pool_size:
         return
     if any(example.images for example in cell.task.pool(cell.task.queries[0].id).examples):
         raise ConfigError(

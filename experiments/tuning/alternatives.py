@@ -44,7 +44,7 @@ def wrong_answer(item: PromptItem) -> Alternatives:
     """The same prompt with another option of its query, or with another answer of its demonstrations."""
     assert item.prompt is not None
     candidates = item.example.options or [demo.example.answer for demo in item.context.demos]
-    wrong = [one for one in dict.fromkeys(candidates) if _is_wrong(one, item.example)]
+    wrong = [one for one in candidates if _is_wrong(one, item.example)]
     if not wrong:
         raise DataError(
             f"tune.task: query '{item.example.id}' has no wrong answer for dpo: neither an option nor a demonstration "

@@ -64,7 +64,8 @@ def test_the_wrong_answer_is_another_option_else_an_answer_of_a_demonstration() 
         return [answer for _, answer in alternatives]
 
     assert wrong(("red",), ("red", "blue"), "green") == ["blue"]
-    assert wrong(("red", "crimson"), ("Red.", "Crimson", "blue"), "green") == ["blue"]
+    own = {wrong(("red", "crimson"), ("Red.", "Crimson", "blue"), "green", query=f"q{i}")[0] for i in range(9)}
+    assert own == {"blue"}
     assert wrong(("red",), (), "red", "green", "green") == ["green"]
     chosen = {wrong(("red",), ("red", "blue", "green"), query=f"q{i}")[0] for i in range(20)}
     assert chosen == {"blue", "green"}, "queries have wrong answers of their own"
@@ -85,7 +86,7 @@ def nearest(rankings: list[Any], count: int, **context: Any) -> tuple[NearestIma
 
     class OnePool:
         def pool(self, query_id: str) -> Pool:
-            return Pool((*red, *others))
+            return Pool((*red, *others, replace(query, id="leak")))
 
     def plan(cells: list[Any], queries: list[Any]) -> dict[str, list[Any]]:
         rankings_read.append(
@@ -95,8 +96,9 @@ def nearest(rankings: list[Any], count: int, **context: Any) -> tuple[NearestIma
         return {"": [ranking if isinstance(ranking, str) else [RetrievedExample(name) for name in ranking]]}
 
     alternatives.retrieval = SimpleNamespace(task=OnePool(), plan=plan)  # type: ignore[assignment]
+    cell = replace(stream.cell, rerankers=(object(),))
     item: Any = SimpleNamespace(
-        example=query, context=Context(query.query, **context), prompt=None, spec=SimpleNamespace(cell=stream.cell)
+        example=query, context=Context(query.query, **context), prompt=None, spec=SimpleNamespace(cell=cell)
     )
     return alternatives, item, rankings_read
 
