@@ -163,7 +163,17 @@ def test_rows_of_a_batch_at_different_places_equal_rows_alone(schedule: str, mar
         request(one.prompt, Push(where, 2.0, acts_in=part), limit, arm)
         for one in dev(2, 3, 2)
         for part in ("think", "answer", "both")
-        for limit, arm, where in ((2, "greedy", EVERY), (5, "vcd", EVERY), (4, gated, EVERY), (5, "greedy", END))
+        for limit, arm, where in (
+            (2, "greedy", EVERY),
+            (5, "vcd", EVERY),
+            (4, gated, EVERY),
+            (5, "greedy", END),
+            (
+                3,
+                {"name": "code", "max_new_tokens": 4},
+                EVERY,
+            ),  # reads an output of its own first, which has no thinking budget
+        )
     ]
     together = answers(requests, lazy_branches=schedule)
     assert len({one.tokens for one in together}) > 4

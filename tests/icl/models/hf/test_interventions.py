@@ -265,6 +265,28 @@ def test_an_edit_of_the_answer_alone_moves_its_own_row_alone(hf: HF, prompts: li
     assert all(torch.allclose(a, b, atol=1e-3) for a, b in zip(alone, together, strict=True))
 
 
+def test_rows_in_different_parts_share_the_whole_prompt_but_its_end(hf: HF, prompts: list[Prompt]) -> None:
+    """`think` and `answer` leave the prompt alone, and rows on one beginning equal each row alone."""
+    every = add(Site("residual", 1), where=Where("all", "both"), scale=2.0)
+    edits = [PartEdit(every, "think"), PartEdit(every, "answer"), None, PartEdit(every, "think"), every]
+    rows, part = on_one_beginning(prompts, 5), TokenPart("think")
+    hf.engine.prefiller.cached_prefixes.clear()
+    before = hf.engine.counters.prefill_tokens
+    hf.open(rows[:4], interventions=edits[:4])
+    assert hf.engine.counters.prefill_tokens - before < 0.5 * sum(map(hf.count_tokens, rows[:4]))
+    together, plain = hf.open(rows, interventions=edits), hf.open(rows)
+    assert float((together.logits - plain.logits)[:4].abs().max()) < 2e-4
+    together.advance(torch.full((5,), 5), [part] * 5)
+    plain.advance(torch.full((5,), 5))
+    gaps = (together.logits - plain.logits).abs().amax(-1)
+    assert float(gaps[[1, 2]].max()) < 2e-4
+    assert float(gaps[[0, 3, 4]].min()) > 0.05
+    for row, (prompt, edit) in enumerate(zip(rows, edits, strict=True)):
+        alone = hf.open([prompt], interventions=[edit])
+        alone.advance(torch.tensor([5]), [part])
+        assert float((alone.logits[0] - together.logits[row]).abs().max()) < 2e-4
+
+
 @pytest.mark.parametrize("name", ["qwen2_5_vl", "gemma3", "qwen3_5"])
 def test_rows_with_recurrent_states_and_windows_keep_the_parts_of_outputs(
     name: str, model_of: ModelOf, prompts: list[Prompt]
