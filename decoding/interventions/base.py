@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from decoding.interventions.vector_file import VectorFile, find_vector_file, read_vector_file
 from icl.constraints import Count
-from icl.errors import ConfigError
+from icl.errors import ConfigError, ICLError
 from icl.models.interventions import ActsIn, Intervention, steer
 from icl.registry import describe, later_parameter
 from icl.text.json_text import canonical_digest
@@ -197,6 +197,11 @@ class FittedMethod(SteeringMethod):
                 f"{{name: {name}, fitted: FILE.safetensors}}."
             )
         _ = self.file
+        if type(self).intervention is not FittedMethod.intervention:
+            try:
+                _ = self._intervention
+            except ICLError as error:  # the file lacks a layer, heads or a control
+                return str(error)
         return None
 
     def check(self, model: "HF") -> None:

@@ -196,6 +196,8 @@ def test_heads_without_an_effect_above_0_are_never_chosen(tmp_path: Path) -> Non
     method = made(tmp_path / "v.safetensors", FunctionVector())
     with pytest.raises(ConfigError, match="num_heads is 5, but only 3 of 10 heads have an effect above 0"):
         replace(method, num_heads=5).intervention()  # type: ignore[call-arg]
+    assert "only 3 of 10 heads" in str(replace(method, num_heads=5).problem()), "the plan says so"  # type: ignore[call-arg]
+    assert replace(method, num_heads=3).problem() is None  # type: ignore[call-arg]
     ranked = HeadEffects(method.file.tensors["effects"], "shuffled", 0.897)
     assert ranked.candidates([1, 3, 5, 10]) == [1, 3]
     probable, fewer = ranked.warnings(5)
