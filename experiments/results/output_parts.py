@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 MEANING = {
     "think": "so it edits nothing there",
-    "answer": "so it edits nothing there before the second token",
+    "answer": "so it cannot change their first token",
 }
 """What `acts_in` does in an output without a reasoning block."""
 
