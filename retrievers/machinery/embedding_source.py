@@ -62,7 +62,7 @@ def check_modalities(embedder: Embedder, required: frozenset[str], error_prefix:
         only = "images" if "text" in missing else "texts"
         raise ConfigError(
             f"{error_prefix}its embedder {embedder!r} reads {only} only. "
-            f"Use an embedder that reads {' and '.join(sorted(required))} (encoder, paired)."
+            f"Use an embedder that reads {' and '.join(sorted(required))} (encoder, efficientnet_minilm, paired)."
         )
 
 

@@ -47,6 +47,23 @@ def test_noise_depends_on_the_example_in_any_order(transformed: Make) -> None:
     assert edits["e0"] != edits["e1"]
 
 
+def test_an_image_is_shown_after_any_edit(transformed: Make) -> None:
+    mark = {"name": "mark", "boxes": [[0.0, 0.0, 0.5, 1.0]], "style": "color", "opacity": 1.0}
+    for where, demos, query in (("query", 0, 1), ("demos", 1, 0), ("all", 1, 1)):
+        done = transformed({"name": "image_edit", "edit": mark, "where": where}, "ab")
+        assert [len(one.example.images[0].edits) for one in done.demos] == [demos] * 2
+        assert len(done.query.images[0].edits) == query
+        assert done.provenance == ("images: mark",)
+    marked = done.query.images[0].open()
+    assert [marked.getpixel((x, 1)) for x in (0, 3)] == [(240, 0, 30), (99, 0, 0)]
+    assert done.query.question == "which?"
+    random = transformed({"name": "image_edit", "edit": "noise", "where": "demos"}, "ab")
+    edits = [demo.example.images[0].edits[0] for demo in random.demos]
+    assert edits[0] != edits[1], "each image has random numbers of its own"
+    without = transformed({"name": "images", "where": "query"}, "ab")
+    assert build("transform", {"name": "image_edit", "edit": mark}).transform(without) is without
+
+
 def test_permuted_images_all_go_elsewhere(transformed: Make) -> None:
     done = transformed({"name": "images", "how": "permuted"}, "abcd")
     shades = _images(done)
