@@ -8,7 +8,7 @@ Label words are anchors (Wang et al., EMNLP 2023, arXiv 2305.14160), with the pa
     read      mean I from the last token to tokens of answers (S_pq), over the same
     cut       accuracy if the last token does not attend to answers in this layer (`intervene: knock_out`)
     others    accuracy if as many random other tokens are cut; uncut: without a cut
-    effect    cut - others, in pairs
+    effect    cut - others, in pairs, with an exact McNemar test
     n         prompts
 
 `collect` in early layers and `read` in later ones is what the paper reports. Saliency is a first-order estimate, so the
@@ -27,7 +27,7 @@ import numpy as np
 from decoding.interventions.attention_edits import attention_problem, score_sites
 from decoding.interventions.knock_out import KnockOut
 from experiments.analyses.run_prompts import QUERIES, RunPrompt, run_prompts
-from experiments.analyses.shared import interval_columns, make_table
+from experiments.analyses.shared import make_table, paired_columns
 from icl.errors import ConfigError, DataError
 from icl.metrics.strict import is_exact_match
 
@@ -47,7 +47,9 @@ def analyze(view: "RunView", queries: int = QUERIES) -> "DataFrame":
     arms = run_prompts(view, "interventions", queries)
     rows = [row for setting, prompts in arms for row in _rows(setting, prompts)]
     note = "collect, read: saliency over that of other pairs; effect: answers cut less other tokens cut, in pairs"
-    table = make_table(rows, "Information flow through the answers", note=note, signed=("effect", "low", "high"))
+    table = make_table(
+        rows, "Information flow through the answers", note=note, signed=("effect", "effect_low", "effect_high")
+    )
     table.attrs["figure"] = {
         "x": "layer",
         "y": ("effect",),
@@ -142,6 +144,6 @@ def _rows(setting: Mapping[str, Any], prompts: Sequence[RunPrompt]) -> Iterator[
             "uncut": float(scores["uncut"].mean()),
             "cut": float(cut.mean()),
             "others": float(others.mean()),
-            **interval_columns(cut - others, units, "effect"),
+            **paired_columns(others, cut, units, "effect"),
             "n": len(prompts),
         }

@@ -58,7 +58,7 @@ class ProjectedImage(EncodedImage):
 
         def renew(value: Any) -> Any:
             if not isinstance(value, Tensor):
-                return [renew(one) for one in value]
+                return [renew(one) for one in value] if isinstance(value, list | tuple) else value
             call, rows = next(sources)
             output = first_tensor(call.module(*call.args, **call.kwargs))
             assert output is not None

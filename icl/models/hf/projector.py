@@ -104,10 +104,10 @@ def output_rows(features: Tensor, output: Tensor) -> Tensor | None:
 
 
 def tensors(value: Any) -> Iterator[Tensor]:
-    """All tensors in nested mappings and sequences, in their order."""
+    """All tensors in nested mappings and sequences, in their order. Other values, such as numbers, are skipped."""
     if isinstance(value, Tensor):
         yield value
-    else:
+    elif isinstance(value, Mapping | list | tuple):
         for one in value.values() if isinstance(value, Mapping) else value:
             yield from tensors(one)
 
@@ -176,10 +176,10 @@ def projector_means(model: "HF", images: Sequence[Image]) -> list[tuple[Tensor, 
     def finish(image: EncodedImage) -> EncodedImage:
         inputs = [first_tensor([*call.args, *call.kwargs.values()]) for call in recorder.calls]
         recorder.calls.clear()
-        means[image.key] = (
-            _mean([one for one in inputs if one is not None and one.ndim > 1]),  # not ids of special tokens
-            _mean([next(tensors(image.features))]),
-        )
+        vectors = [one for one in inputs if one is not None and one.is_floating_point()]
+        if not vectors:
+            raise ModelError(f"model.path: the projector of {model.path} reads ids of a codebook and no vectors.")
+        means[image.key] = _mean(vectors), _mean([next(tensors(image.features))])
         return image
 
     encoder.finish = finish

@@ -18,7 +18,7 @@ from experiments.tuning.tune import training_cell
 from icl.errors import ModelError
 from icl.models.hf.adapter import LoraAdapter
 from icl.models.hf.model import HF
-from icl.models.hf.projector import CONSTANT, Call, output_rows, projector_modules
+from icl.models.hf.projector import CONSTANT, Call, output_rows, projector_modules, tensors
 from icl.models.vllm import lora
 
 pytest.importorskip("peft")
@@ -127,12 +127,16 @@ def test_rows_that_no_output_gives_stay_when_an_image_is_projected_anew() -> Non
     double.weight.data = 2 * torch.eye(2)
     inputs, features = torch.tensor([[[1.0, 2.0], [3.0, 4.0]]]), torch.tensor([[5.0, 5.0], [6.0, 8.0], [2.0, 4.0]])
     call, rows = Call(double, (inputs,), {}, None), torch.tensor([CONSTANT, 1, 0])
-    image = ProjectedImage("key", "", dict, {"plain": features, "layers": [features]}, {}, [call] * 2, [rows] * 2)
+    image = ProjectedImage(
+        "key", "", dict, {"plain": features, "layers": [features], "sizes": [3]}, {}, [call] * 2, [rows] * 2
+    )
     assert torch.equal(image.project().features["plain"], features)
     double.weight.data *= 2
     renewed = image.project().features
     assert renewed["plain"].tolist() == [[5.0, 5.0], [12.0, 16.0], [4.0, 8.0]]
     assert torch.equal(renewed["layers"][0], renewed["plain"])
+    assert renewed["sizes"] == [3], "features may hold numbers"
+    assert list(tensors(image.features)) == [features, features]
 
 
 def test_a_model_without_a_projector_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,10 +1,13 @@
 """What the projector reads and writes, as means over tokens, on the shipped model."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
 
 from icl.errors import ModelError
+from icl.models.hf import projector
 from icl.models.hf.image_encoder import on_model
 from icl.models.hf.model import HF
 from icl.models.hf.projector import projector_means
@@ -45,6 +48,17 @@ def test_nothing_stays_in_the_model_and_its_image_cache_is_not_needed(
     assert torch.equal(before, again[0])
     assert torch.equal(after, again[1])
     assert count_hooks() == hooks
+
+
+def test_a_projector_that_reads_ids_is_a_sentence(model: HF, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Ids(projector.CallRecorder):
+        def _record(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+            ids = tuple(one.long() if isinstance(one, torch.Tensor) else one for one in args)
+            super()._record(module, ids, {}, output)
+
+    monkeypatch.setattr(projector, "CallRecorder", Ids)
+    with pytest.raises(ModelError, match="the projector of tiny reads ids of a codebook and no vectors"):
+        projector_means(model, IMAGES[:1])
 
 
 def test_a_model_without_features_of_images_is_a_sentence(model: HF, monkeypatch: pytest.MonkeyPatch) -> None:
