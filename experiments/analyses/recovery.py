@@ -48,6 +48,8 @@ def analyze(view: "RunView") -> "DataFrame":
             "both without intervention. In zip: shots: [0, 0, 8] and intervene: [none, {...}, none]."
         )
     note = "recovery: share of the gain of demonstrations; none where they have no gain; n: pairs"
+    if not rows["intervene"].str.contains("control=").any():
+        note += ". This run has no control of a vector: controls: default adds them"
     return make_table(table_rows, f"Recovery ({view.measure})", note=note, signed=("recovery", "low", "high"))
 
 

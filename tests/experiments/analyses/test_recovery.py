@@ -72,3 +72,9 @@ def test_each_retriever_has_the_rows_of_a_run_with_it_alone() -> None:
     assert both.groupby(["intervene", "retriever"])["recovery"].mean().to_dict() == pytest.approx(
         {("batch", "similar"): 1, ("batch", "random"): 0, ("vector", "similar"): 0.25, ("vector", "random"): 0.5}
     )
+
+
+def test_a_table_without_controls_says_so() -> None:
+    control = ("vector(control=random)", 0, "none", 0.1)
+    noted = [analyze(view_of(PLAIN, *SIMILAR, VECTOR, *more)).attrs["note"] for more in ([], [control])]
+    assert ["controls: default adds them" in note for note in noted] == [True, False]
