@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from experiments.analyses import encoder_scores, retrieval
+from experiments.report.analysis_panels import analysis_panels, figure_spec
 from icl.errors import ConfigError
 from icl.registry import build
 from retrievers.diagnostics.encoder_scores import correspondence, mutual_neighbors
@@ -31,6 +32,9 @@ def test_each_encoder_has_its_scores_and_its_precision(ran: Any) -> None:
     assert rows["histogram"]["pck"] == pytest.approx(np.mean(list(shares.values())))
     assert np.isnan(rows["pixels"]["pck"])
     assert "without vectors of patches: pixels" in table.attrs["note"]
+    (panel,) = analysis_panels(table, figure_spec(table, "encoder_scores"))
+    assert (panel.rows, [one.name for one in panel.measures]) == (tuple(rows), ["precision", "mutual", "cka", "pck"])
+    assert set(table["n"]) == {4}
     precision = retrieval.analyze(view).set_index("retriever")["precision"]
     assert sorted(row["precision"] for row in rows.values()) == sorted(precision.drop("random"))
 

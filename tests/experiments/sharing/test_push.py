@@ -3,6 +3,7 @@
 import io
 import json
 import platform
+import shutil
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,10 +12,11 @@ import pandas as pd
 import pytest
 from hub_server import Hub, hub
 
+from experiments.analyses.stored_results import AnalysisOptions, read_basis, read_results, store_result
 from experiments.api import load_run
 from experiments.cli.main import main
 from experiments.results.loaded_run import Run
-from experiments.sharing.scrub import Scrubber, scrubber_of
+from experiments.sharing.scrub import Scrubber, copy_scrubbed, scrubber_of
 from experiments.store.store import Store
 
 Push = Callable[..., tuple[int, str]]
@@ -99,6 +101,16 @@ def test_neither_images_nor_the_machine_nor_its_paths_are_pushed(
     assert "data:image" in files["report.html"].decode()
     assert push(copy, "--to", "me/private", "--yes")[0] == 0
     assert not [name for name in files if name.startswith("images/")], "an earlier push's images are removed"
+
+
+def test_stored_analyses_are_copied_without_paths_and_fit_the_copy(made: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(made, run)
+    table = pd.DataFrame({"where": [f"{Path.home()}/secret/x.png"], "n": [3]})
+    store_result(run, AnalysisOptions("own"), read_basis(run), table, "doc")
+    copy_scrubbed(load_run(run), tmp_path / "copy")
+    (one,), refusals = read_results(tmp_path / "copy")
+    assert (one.outdated, refusals, one.table["where"].tolist()) == ("", [], ["x.png"])
 
 
 def test_nothing_is_sent_without_a_yes(push: Push, server: Hub, made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
