@@ -164,7 +164,8 @@ def test_matrices_that_do_not_belong_together_are_sentences() -> None:
             ModelError, match=rf"small\.safetensors is not what .* It has no tensor lora\.model\.q\.{name}\.$"
         ):
             merged_state(base, alone)
-    for change in ({"lora.model.q.lora_B": down}, {"lora.model.q.lora_A": torch.ones(2, 2)}):
+    others = {"lora_A": (torch.ones(2, 2), torch.ones(1, 3)), "lora_B": (down, torch.ones(1, 1))}
+    for change in ({f"lora.model.q.{name}": one} for name, tensors in others.items() for one in tensors):
         with pytest.raises(ModelError, match=r"lora_B and lora\.model\.q\.lora_A is not a change of model\.q\.weight"):
             merged_state(base, whole | change)
     with pytest.raises(ModelError, match=r"is not a change of model\.q\.weight"):
