@@ -221,29 +221,34 @@ class Remote(Model):
         """
         self.endpoint.stopped.clear()
         _ = self.cached  # created before threads use it
-        unavailable: EndpointUnavailableError | None = None
+        refusals: list[EndpointUnavailableError] = []  # the first is the reason; those after it are of stopped requests
+
+        def answer(request: Request) -> Generation:
+            try:
+                return self._answer(request)
+            except EndpointUnavailableError as error:
+                refusals.append(error)  # before others stop, because it explains why they have no answer
+                self.endpoint.stopped.set()  # in this thread, so that it sends no further request
+                raise
+
         with ThreadPoolExecutor(self.concurrency, thread_name_prefix="remote") as pool:
-            index_of: dict[Future[Generation], int] = {pool.submit(self._answer, r): i for i, r in enumerate(requests)}
+            index_of: dict[Future[Generation], int] = {pool.submit(answer, r): i for i, r in enumerate(requests)}
             try:
                 for future in as_completed(index_of):
                     i, error = index_of[future], future.exception()
-                    if isinstance(error, EndpointUnavailableError):
-                        unavailable = unavailable or error
-                        self.endpoint.stopped.set()  # requests that have not started end at once
-                    elif isinstance(error, ICLError):
-                        if unavailable is None:
-                            on_answer(i, str(error))
-                    else:
-                        answer = future.result()
-                        self._count(requests[i], answer)
-                        on_answer(i, answer)
+                    if not isinstance(error, ICLError):
+                        generation = future.result()
+                        self._count(requests[i], generation)
+                        on_answer(i, generation)
+                    elif not refusals:
+                        on_answer(i, str(error))
             finally:
                 self.endpoint.stopped.set()
                 pool.shutdown(wait=False, cancel_futures=True)
-        if unavailable is not None:
+        if refusals:
             raise EndpointUnavailableError(
-                f"{unavailable} Finished answers are stored. Run the same command again to continue."
-            ) from unavailable
+                f"{refusals[0]} Finished answers are stored. Run the same command again to continue."
+            ) from refusals[0]
 
     def _count(self, request: Request, answer: Generation) -> None:
         counts = self.counts

@@ -231,7 +231,42 @@ def test_an_endpoint_that_refuses_every_request_ends_the_run_at_once(
     with pytest.raises(EndpointUnavailableError, match=message):
         remote(concurrency=1).generate_each([request(f"q{i}") for i in range(20)], answers.__setitem__)
     assert answers == {}
-    assert len(server.bodies) <= 2
+    assert len(server.bodies) == 1
+
+
+def test_nothing_is_sent_after_a_refusal_while_an_answer_is_being_stored(
+    server: Any, remote: Callable[..., Remote]
+) -> None:
+    server.behavior = lambda number, body: "a cat" if number == 0 else (401, {}, {"error": {"message": "no"}})
+    stored: list[int] = []
+
+    def store(i: int, answer: Generation | str) -> None:
+        time.sleep(0.3)
+        stored.append(i)
+
+    with pytest.raises(EndpointUnavailableError, match="rejects the key"):
+        remote(concurrency=1).generate_each([request(f"q{i}") for i in range(20)], store)
+    assert stored == [0]
+    assert len(server.bodies) == 2
+
+
+def test_a_retry_that_a_refusal_ends_is_no_failure_of_its_sample(server: Any, remote: Callable[..., Remote]) -> None:
+    is_waiting = threading.Event()
+
+    def behavior(number: int, body: dict[str, Any]) -> Any:
+        if "q0" in json.dumps(body):
+            is_waiting.set()
+            return 500, {"Retry-After": "60"}, {"error": {"message": "busy"}}
+        is_waiting.wait(10)
+        time.sleep(0.1)
+        return 401, {}, {"error": {"message": "no"}}
+
+    server.behavior = behavior
+    answers: dict[int, Any] = {}
+    with pytest.raises(EndpointUnavailableError, match="rejects the key"):
+        remote(concurrency=2).generate_each([request(f"q{i}") for i in range(20)], answers.__setitem__)
+    assert answers == {}
+    assert len(server.bodies) == 2
 
 
 def test_an_invalid_request_is_not_retried(server: Any, remote: Callable[..., Remote]) -> None:
