@@ -93,6 +93,13 @@ def on_one_beginning(prompts: list[Prompt], count: int) -> list[Prompt]:
     return [ask("abcdefgh"[i]) for i in range(count)]
 
 
+def test_sites_conform_whatever_the_model_has_read_before(hf: HF, prompts: list[Prompt]) -> None:
+    """A prefix that stays prefilled would split the prompts without edits, and not those with edits."""
+    shared = on_one_beginning(prompts, 4)
+    hf.open(shared)
+    assert list(check_sites(hf, [shared[0], prompts[0]], kinds=("residual",))) == []
+
+
 @pytest.mark.parametrize("where", [LAST, Where("all"), Where("demo[6].1"), Where("query.0")])
 @pytest.mark.parametrize("site", [Site("residual", 1), Site("scores", 1)])
 def test_rows_on_a_shared_beginning_equal_each_row_alone(
