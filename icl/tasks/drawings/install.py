@@ -40,9 +40,9 @@ from icl.tasks.drawings.table import IMAGES, SOURCES, TABLE, DrawingRecord, dama
 
 ReportProgress = Callable[[str, int, int], None]
 
-SETS = ("openclipart", "tuxpaint", "emoji")
-NEEDED_BYTES = 500 * 2**20
-"""Free bytes that an installation with everything needs, downloads included."""
+NEEDED_MB = {"openclipart": 120, "tuxpaint": 130, "emoji": 450}
+"""Set -> free megabytes that its download and its images need."""
+SETS = tuple(NEEDED_MB)
 _READERS: dict[str, tuple[DebianPackage, Callable[[Path], Iterator[SourceDrawing]]]] = {
     "openclipart": (OPENCLIPART, openclipart),
     "tuxpaint": (TUXPAINT, tuxpaint),
@@ -87,10 +87,11 @@ def install_drawings(
     if find_spec("resvg_py") is None:
         raise DataError("drawings are SVGs, and resvg-py, which renders them, is missing: pip install 'mm-icl[emoji]'")
     folder.parent.mkdir(parents=True, exist_ok=True)
-    if (free := shutil.disk_usage(folder.parent).free) < NEEDED_BYTES:
+    free, needed = shutil.disk_usage(folder.parent).free / 1e6, sum(NEEDED_MB[name] for name in sets)
+    if free < needed:
         raise DataError(
-            f"{folder.parent} has {free / 2**20:,.0f} MB of free space, and drawings need {NEEDED_BYTES / 2**20:,.0f}. "
-            "Free some, or name another place: --to FOLDER"
+            f"{folder.parent} has {free:,.0f} MB of free space, and {', '.join(sets)} need {needed}. Free some, name "
+            "another place (--to FOLDER), or fewer sets (--sets)."
         )
     downloads = folder.parent / "drawings-downloads"
     downloads.mkdir(exist_ok=True)

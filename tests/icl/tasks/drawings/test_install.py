@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from PIL import Image as PILImage
 
 from icl.errors import DataError, ImageError
 from icl.tasks.drawings import emoji
+from icl.tasks.drawings import install as install_module
 from icl.tasks.drawings.install import install_drawings
 from icl.tasks.drawings.nouns import Nouns
 from icl.tasks.drawings.table import IMAGES, SOURCES, TABLE, read_drawings
@@ -83,6 +85,27 @@ def test_a_damaged_image_names_the_command_that_mends_the_folder(packages, tmp_p
     install(packages, tmp_path, ("tuxpaint",))
     assert file.read_bytes() == content
     assert row.image(folder).open().size == (256, 256)
+
+
+def test_too_little_space_for_the_sets_is_refused_before_anything_is_written(packages, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(install_module.shutil, "disk_usage", lambda folder: SimpleNamespace(free=200e6))
+    with pytest.raises(DataError, match=r"has 200 MB of free space, and openclipart, tuxpaint need 250\. .*--sets"):
+        install(packages, tmp_path / "new")
+    assert list((tmp_path / "new").iterdir()) == []
+    assert read_drawings(install(packages, tmp_path / "new", ("tuxpaint",)))
+
+
+def test_a_disk_that_fills_up_leaves_the_old_folder(packages, tmp_path, monkeypatch) -> None:
+    folder = install(packages, tmp_path, ("tuxpaint",))
+
+    def full(*args: object, **keys: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(PILImage.Image, "save", full)
+    with pytest.raises(DataError, match=r"cannot be written to .*No space left on device\. Then repeat: icl data draw"):
+        install(packages, tmp_path)
+    assert {row.style for row in read_drawings(folder)} == {"tuxpaint"}
+    assert not list(tmp_path.glob("drawings-?*/new"))
 
 
 def test_a_folder_with_other_files_is_not_touched(packages, tmp_path) -> None:
