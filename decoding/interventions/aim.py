@@ -15,7 +15,7 @@ the paper trains its projection; the model is frozen:
     tune: {parameters: vectors, intervene: aim, objective: sft, ...}     distill: towards the demonstrations with images
 
 `icl fit` solves a ridge regression from last-layer states to input embeddings, while demonstrations of the dev split
-are read alone as text. `icl tune` starts with that of its first step, or with the map of `fitted`:
+are read alone as text. `icl tune` starts with that of its first 64 prompts, or with the map of `fitted`:
 
     min over W, b of  sum_j |W h_j + b - e_j|^2 + ridge s |W|^2        s: mean squared entry of the centered states,
                                                                        times the number of tokens
@@ -24,14 +24,15 @@ A reconstruction from the paper's abstract: one affine map, its start, and its d
 compared.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import islice
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from annotated_types import Gt
 
-from decoding.interventions.base import FittedTensors, SteeringMethod
+from decoding.interventions.base import FittedMethod, FittedTensors, SteeringMethod
 from decoding.interventions.edits import Copies, replaced
 from decoding.interventions.trainable import TrainableMethod
 from decoding.prompt_edits import demonstrations, keep_demonstrations
@@ -51,6 +52,8 @@ if TYPE_CHECKING:
 
 EMBEDDING = Site("embedding", 0)
 TEXTS = Where("demo_texts")
+START_PROMPTS = 64
+"""Prompts of the ridge regression that training starts with. A map of few tokens fits them alone."""
 BANK_BYTES = 256 * 2**20
 
 
@@ -73,13 +76,7 @@ class AIM(TrainableMethod):
         return False
 
     def check(self, model: "HF") -> None:
-        width = self.vectors.shape[-1]
-        if width != model.sites.width:
-            raise ModelError(
-                f"{self.file.path} has a map to width {width}, and the embeddings of this model have width "
-                f"{model.sites.width}. Fit it on this model."
-            )
-        model.sites.resolve(EMBEDDING)
+        check_width(self, model)
 
     def steered(self, prompts: Sequence[Prompt], model: "HF") -> Sequence[Prompt]:
         if self.text_only:
@@ -97,8 +94,8 @@ class AIM(TrainableMethod):
             return ()
         return (replace(self, text_only=True), *super().controls())
 
-    def start(self, model: "HF", prompts: Sequence[Prompt], seed: int) -> FittedTensors:
-        affine = ridge_map(*text_states(prompts, model), self.ridge)
+    def start(self, model: "HF", prompts: Iterable[Prompt], seed: int) -> FittedTensors:
+        affine = ridge_map(*text_states(islice(prompts, START_PROMPTS), model), self.ridge)
         return FittedTensors({"map": affine}, {"ridge": self.ridge}, {})
 
     def steered_by(self, trained: FittedTensors, prompts: Sequence[Prompt], model: "HF") -> Sequence[Prompt]:
@@ -209,7 +206,18 @@ class EmbeddingEdit:
         return replaced(x, self._copies.on(x.device, "values").repeat(count, 1), self.strength)
 
 
-def text_states(prompts: Sequence[Prompt], model: "HF") -> "tuple[Tensor, Tensor]":
+def check_width(method: FittedMethod, model: "HF") -> None:
+    """Raises ModelError if a map does not lead to the input embeddings of the model."""
+    width = method.vectors.shape[-1]
+    if width != model.sites.width:
+        raise ModelError(
+            f"{method.file.path} has a map to width {width}, and the embeddings of this model have width "
+            f"{model.sites.width}. Fit it on this model."
+        )
+    model.sites.resolve(EMBEDDING)
+
+
+def text_states(prompts: Iterable[Prompt], model: "HF") -> "tuple[Tensor, Tensor]":
     """Last-layer states and input embeddings [n, d] of the texts of all demonstrations, each read alone as text."""
     import torch
 

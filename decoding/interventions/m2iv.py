@@ -20,7 +20,7 @@ parameters here. The paper's repository VLibrary is a folder of such files, as v
 released code was compared.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -53,7 +53,7 @@ class M2IV(TrainableMethod):
         where = Where(str(parameters["tokens"]), "both")
         return VectorEdit(dict(zip(sites, tensor, strict=True)), "add", self.strength, where)
 
-    def start(self, model: "HF", prompts: Sequence[Prompt], seed: int) -> FittedTensors:
+    def start(self, model: "HF", prompts: Iterable[Prompt], seed: int) -> FittedTensors:
         import torch
 
         sites = [site for kind in self.kinds for site in model.sites.all(kind)]

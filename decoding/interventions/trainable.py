@@ -6,7 +6,7 @@ The training loop computes the loss under the interventions of `steered_by`, who
 weights of the model stay fixed. The file is that of `icl fit`, so `intervene: {name: m2iv, fitted: FILE}` reads it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -32,12 +32,12 @@ class TrainableMethod(FittedMethod):
 
     available_controls: ClassVar[tuple[Control, ...]] = ("random",)
 
-    def start(self, model: "HF", prompts: Sequence[Prompt], seed: int) -> FittedTensors:
+    def start(self, model: "HF", prompts: Iterable[Prompt], seed: int) -> FittedTensors:
         """What training begins with. All of its tensors are trained.
 
         Args:
             model: The loaded model.
-            prompts: Prompts of the first training step.
+            prompts: Prompts of the training in their order, maybe without end.
             seed: Seed of random numbers.
         """
         raise NotImplementedError(f"{type(self).__name__} does not define `start`")

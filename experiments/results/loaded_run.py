@@ -339,11 +339,14 @@ def _labels(store: Store, digests: Sequence[str]) -> dict[str, dict[str, Any]]:
     table_labels: dict[str, dict[str, Any]] = {digest: {} for digest in digests}
     for axis in AXES:
         values = {digest: labels.get(axis, NO_VALUE) for digest, labels in own_labels.items()}
-        # an empty list (no transform, no reranker) and the retriever `none` are values like any other
+        # an empty list (no transform, no reranker), no intervention and the retriever `none` are values like others
         free = {
             digest
             for digest, value in values.items()
-            if value == NO_VALUE and cells[digest].get(axis) is None and not _is_generating(axis, cells[digest])
+            if axis != "intervene"
+            and value == NO_VALUE
+            and cells[digest].get(axis) is None
+            and not _is_generating(axis, cells[digest])
         }
         others = {value for digest, value in values.items() if digest not in free}
         usual = others.pop() if len(others) == 1 else NO_VALUE

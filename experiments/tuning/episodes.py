@@ -4,8 +4,9 @@ An epoch passes over all queries once, in an order of its own and with demonstra
 added to the seed. So an episode depends on the settings and the step alone, not on what was computed before.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import count
 from typing import TYPE_CHECKING
 
 from experiments.contexts.contexts import Retrieval, build_contexts, prompt_specs, render
@@ -70,6 +71,11 @@ class EpisodeStream:
         if not made:
             raise DataError(f"tune.task: no episode of step {step + 1} has a prompt: {problem}")
         return made
+
+    def prompts(self) -> "Iterator[Prompt]":
+        """The prompts of all steps, without end."""
+        for step in count():
+            yield from (one.prompt for one in self.episodes(step))
 
     def _episode(self, epoch: int, place: int) -> tuple[Episode | None, str]:
         """The episode at one place of an epoch, or why it has no prompt."""

@@ -36,9 +36,7 @@ Record = Mapping[str, Any]
 PARTS: Mapping[str, Callable[["HF", TuneSpec, EpisodeStream, Record], TrainedPart]] = {
     "lora": lambda model, spec, stream, record: TrainedLora(model, spec),
     "projector": lambda model, spec, stream, record: TrainedProjector(model, spec),
-    "vectors": lambda model, spec, stream, record: TrainedVectors(
-        model, spec, [one.prompt for one in stream.episodes(0)], record
-    ),
+    "vectors": lambda model, spec, stream, record: TrainedVectors(model, spec, stream.prompts(), record),
 }
 """Value of `tune.parameters` -> what trains."""
 ReportProgress = Callable[[str, int, int], None]

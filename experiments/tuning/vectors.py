@@ -5,7 +5,7 @@ them.
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -35,13 +35,13 @@ class TrainedVectors(TrainedPart):
         trained: Its tensors as they are now, and its other values.
     """
 
-    def __init__(self, model: "HF", spec: TuneSpec, prompts: "Sequence[Prompt]", record: Mapping[str, Any]) -> None:
+    def __init__(self, model: "HF", spec: TuneSpec, prompts: "Iterable[Prompt]", record: Mapping[str, Any]) -> None:
         """Starts from the file that the intervention names, or as the method starts.
 
         Args:
             model: The loaded model. Its weights get no gradients.
             spec: The settings.
-            prompts: Prompts of the first step.
+            prompts: Prompts of the training in their order.
             record: What the file says about the training.
         """
         self.method: Any = build("intervention", spec.intervene)  # `tune` has refused one that does not train

@@ -371,3 +371,10 @@ def test_a_fit_divides_no_puzzle() -> None:
 def test_a_fit_that_is_impossible_says_why(more: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         fit_vectors(load_config(keys(**{"intervene": "task_vector", **more})))
+
+
+def test_no_intervention_keeps_its_label_beside_a_single_other_value(tmp_path: Path) -> None:
+    values = ["none", {"name": "knock_out", "layers": [0], "keys": ["query_images"]}]
+    task = {**MINUS, "queries": 1}
+    run(load_config(keys(task=task, shots=1, max_new_tokens=1, grid={"intervene": values})), tmp_path)
+    assert sorted(load_run(tmp_path / "t").samples()["intervene"]) == ["knock_out", "none"]

@@ -130,7 +130,7 @@ def test_the_file_gives_the_logits_of_training(tmp_path: Path) -> None:
     assert outcome.last_loss == pytest.approx(total / tokens, abs=1e-4)
 
 
-@pytest.mark.parametrize("intervene", ["m2iv", "aim"])
+@pytest.mark.parametrize("intervene", ["m2iv", "aim", "context_vectors"])
 def test_a_resumed_training_equals_an_uninterrupted_one(tmp_path: Path, intervene: str) -> None:
     config = study(steps=5, intervene=intervene)
     train_once(config, tmp_path / "whole")
@@ -172,7 +172,9 @@ def test_a_trained_map_begins_at_the_ridge_regression_and_keeps_its_demonstratio
     outcome = train_once(config, tmp_path)
     model = HF(path="tiny")
     prompts, answers = map(list, zip(*episodes(config), strict=True))
-    ridge = AIM().start(model, prompts, 0)
+    assert config.tune is not None
+    stream = episode_stream(config, config.tune, training_cell(config, config.tune, None))
+    ridge = AIM().start(model, stream.prompts(), 0)
     bank = DemonstrationBank()
     total, tokens = 0.0, 0
     for virtual, prompt, answer in zip(
@@ -194,6 +196,16 @@ def test_a_map_of_demonstrations_needs_them_in_training_and_in_the_study(tmp_pat
         tune(config, tmp_path, [TuningControl.ZERO_SHOT])
     with pytest.raises(ConfigError, match=r"grid\.shots: the study tests 'aim' without demonstrations"):
         tune(study(intervene="aim"), tmp_path)
+
+
+def test_every_part_of_the_pooling_module_trains(tmp_path: Path) -> None:
+    node = {"name": "context_vectors", "count": 2}
+    files = []
+    for steps in (0, 2):
+        train_once(study(intervene=node, steps=steps), tmp_path / str(steps))
+        files.append(method(tmp_path / str(steps) / FILE).vectors)
+    before, after = (one.split([2, 2, 1, 160]) for one in files)
+    assert [bool((a != b).any()) for a, b in zip(before, after, strict=True)] == [True] * 4
 
 
 @pytest.fixture(scope="module")

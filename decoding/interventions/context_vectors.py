@@ -1,0 +1,182 @@
+"""Context vectors: demonstrations pooled into a few virtual tokens by a small trained module before the frozen model.
+
+Chen et al., Lightweight In-Context Tuning for Multimodal Unified Models (M2IXT), 2023 (arXiv 2310.05109).
+
+    s_j    last-layer state at the j-th text token of all demonstrations, each read alone with its image
+    u_j    s_j / rms(s_j)
+    c_i    b_i + sum_j a_ij (W u_j + w)      a_ij = softmax over j of q_i . u_j / sqrt(d)      i = 1, ..., n
+    prompt input embeddings c_1, ..., c_n, then the query without demonstrations
+
+`icl tune` trains b, q, W and w on episodes. The model is frozen:
+
+    tune: {parameters: vectors, intervene: context_vectors, objective: sft, ...}     distill: towards demonstrations
+
+b begins at 0, q at N(0, 1), and W, w at AIM's ridge regression. Controls: `soft: true` trains as many vectors that
+read no demonstration (c = b, a soft prompt); `icl tune --control shuffled` trains on demonstrations that exchange
+their answers; `random` has a random module.
+
+A reconstruction from the paper's abstract, which has a module before the model that perceives a window of examples:
+what it reads, its form, and its start are ours. No released code was compared.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import islice
+from typing import TYPE_CHECKING, Annotated, ClassVar
+
+from annotated_types import Gt
+
+from decoding.interventions.aim import (
+    START_PROMPTS,
+    DemonstrationBank,
+    EmbeddingEdit,
+    apply_map,
+    check_width,
+    read_alone,
+    ridge_map,
+    text_states,
+)  # fmt: skip
+from decoding.interventions.base import FittedTensors
+from decoding.interventions.trainable import TrainableMethod
+from decoding.prompt_edits import demonstrations, remove_demonstrations
+from icl import spans
+from icl.constraints import PositiveInt
+from icl.errors import ModelError
+from icl.models.interventions import steer
+from icl.registry import component
+from icl.text.json_text import canonical_digest
+from icl.types import Part, Prompt, Turn
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from icl.models.hf.model import HF
+
+SLOTS = spans.question(spans.demo(0))
+"""Name of the part whose tokens are replaced by the vectors."""
+FILLERS = (" a", "\n.", ".\n", "0", "x ", "\n\n")
+"""Texts of one token in some tokenizer. The first one that gives the right number of tokens is used."""
+
+
+@component("intervention", "context_vectors")
+@dataclass(frozen=True)
+class ContextVectors(TrainableMethod):
+    """Demonstrations pooled into a few virtual tokens before the query, by a module that `icl tune` trains.
+
+    The prompt needs demonstrations, so shots must be above 0. Control: a random module of equal norm.
+    """
+
+    count: PositiveInt = 8  # training: number of vectors
+    soft: bool = False  # training: control, vectors that read no demonstration
+    ridge: Annotated[float, Gt(0)] = 1e-3  # training: weight of the size of the map that it starts with
+
+    tensor: ClassVar[str] = "pooler"
+    reads_demonstrations: ClassVar[bool] = True
+
+    def check(self, model: "HF") -> None:
+        check_width(self, model)
+
+    @cached_property
+    def bank(self) -> DemonstrationBank:
+        """The states of the demonstrations that were read so far."""
+        return DemonstrationBank()
+
+    def steered(self, prompts: Sequence[Prompt], model: "HF") -> Sequence[Prompt]:
+        self.check(model)
+        own = FittedTensors({self.tensor: self.vectors}, self.file.parameters, {})
+        return self._virtual(prompts, model, self.bank, own, (self.file.digest, self.control, self.draw))
+
+    def start(self, model: "HF", prompts: Iterable[Prompt], seed: int) -> FittedTensors:
+        import torch
+
+        states, embeddings = text_states(islice(prompts, START_PROMPTS), model)
+        affine = ridge_map(unit_rms(states), embeddings, self.ridge)
+        width = states.shape[1]
+        queries = torch.randn(self.count, width, generator=torch.Generator().manual_seed(seed))
+        pooler = torch.cat([torch.zeros(self.count, width), queries, affine.cpu()])
+        return FittedTensors({self.tensor: pooler}, {"soft": self.soft}, {})
+
+    def steered_by(self, trained: FittedTensors, prompts: Sequence[Prompt], model: "HF") -> Sequence[Prompt]:
+        bank = DemonstrationBank()  # of this step: the last bits of states depend on the batch
+        return self._virtual(prompts, model, bank, trained, ("in training",))
+
+    def _virtual(
+        self,
+        prompts: Sequence[Prompt],
+        model: "HF",
+        bank: DemonstrationBank,
+        module: FittedTensors,
+        name: tuple[object, ...],
+    ) -> list[Prompt]:
+        """The queries behind the vectors of their demonstrations. name: of the module, in the digests of edits."""
+        import torch
+
+        pooler, is_soft = module.tensors[self.tensor], bool(module.parameters["soft"])
+        own = [[read_alone(prompt, place) for place in demonstrations(prompt)] for prompt in prompts]
+        states = {} if is_soft else bank.read({one.digest: one for alone in own for one in alone}, model)
+        made = []
+        for prompt, alone in zip(prompts, own, strict=True):
+            read = None if is_soft or not alone else torch.cat([states[one.digest] for one in alone])
+            values = pooled(pooler, read)
+            digest = canonical_digest(["context", model.digest, *name, self.strength, [one.digest for one in alone]])
+            made.append(steer(with_slots(prompt, len(values), model), EmbeddingEdit(values, digest, self.strength)))
+        return made
+
+
+def pooled(pooler: "Tensor", states: "Tensor | None") -> "Tensor":
+    """The context vectors [n, d].
+
+    Args:
+        pooler: [2 n + 1 + d, d]: b, q, w and the transpose of W.
+        states: [t, d], of all demonstrations. None: the vectors are b.
+    """
+    width = pooler.shape[1]
+    count = (len(pooler) - 1 - width) // 2
+    own, queries, affine = pooler.split([count, count, 1 + width])
+    if states is None:
+        return own
+    units = unit_rms(states).to(pooler)
+    weights = (queries @ units.T / width**0.5).softmax(-1)
+    return own + weights @ apply_map(affine, units)
+
+
+def unit_rms(states: "Tensor") -> "Tensor":
+    """States [t, d], each divided by its root mean square, float32."""
+    states = states.float()
+    units: Tensor = states / states.square().mean(-1, keepdim=True).sqrt().clamp(min=1e-6)
+    return units
+
+
+def with_slots(prompt: Prompt, count: int, model: "HF") -> Prompt:
+    """The prompt without demonstrations, and a text of some tokens before its query.
+
+    Raises:
+        ModelError: No text has this number of tokens there.
+    """
+    from icl.models.hf.token_ranges import tokens_by_span
+
+    bare = remove_demonstrations(prompt)
+    for filler in FILLERS:
+        made = before_query(bare, Part(filler * count, SLOTS))
+        [ranges] = tokens_by_span(model.engine.prompt_encoder, [made], [SLOTS])
+        [(first, end)] = ranges[SLOTS]
+        if end - first == count:
+            return made
+    raise ModelError(
+        f"context_vectors: the tokenizer of {model.path} has no text of {count} tokens before the query. Use another "
+        "composer or template, such as composer: chat."
+    )
+
+
+def before_query(prompt: Prompt, part: Part) -> Prompt:
+    """The prompt with a part before the first part of the query."""
+    turns, is_added = [], False
+    for turn in prompt.turns:
+        place = next((i for i, one in enumerate(turn.parts) if one.within("query")), None)
+        if place is None or is_added:
+            turns.append(turn)
+            continue
+        turns.append(Turn(turn.role, (*turn.parts[:place], part, *turn.parts[place:])))
+        is_added = True
+    return replace(prompt, turns=tuple(turns))
