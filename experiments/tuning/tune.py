@@ -223,8 +223,8 @@ def _intervention(config: Config, spec: TuneSpec, cells: Mapping[str, Cell]) -> 
             f"{at}: the study tests '{name}' without demonstrations, of which it is made. Leave shots: 0 out."
         )
     for folder, cell in cells.items():
-        if cell.shots < method.min_shots:
-            problem = "Set tune.shots." if folder == TUNED else f"Leave out --control {folder}."
+        if min((cell.shots, *_shots_list(spec))) < method.min_shots:
+            problem = "Set tune.shots above 0." if folder == TUNED else f"Leave out --control {folder}."
             raise ConfigError(f"{where}: '{name}' is made of demonstrations, so nothing trains without them. {problem}")
     return method
 
