@@ -196,8 +196,6 @@ def test_a_map_of_demonstrations_needs_them_in_training_and_in_the_study(tmp_pat
         tune(config, tmp_path, [TuningControl.ZERO_SHOT])
     keys = {**STUDY["tune"], "intervene": "aim", "shots": [0, 2]}
     several = load_config({**STUDY, "grid": {"shots": [2]}, "tune": keys})
-        {**STUDY, "grid": {"shots": [2]}, "tune": {**STUDY["tune"], "intervene": "aim", "shots": [0, 2]}}
-    )
     with pytest.raises(ConfigError, match=r"so nothing trains without them\. Set tune\.shots above 0"):
         tune(several, tmp_path)
     with pytest.raises(ConfigError, match=r"grid\.shots: the study tests 'aim' without demonstrations"):
