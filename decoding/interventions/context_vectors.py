@@ -133,12 +133,13 @@ def pooled(pooler: "Tensor", states: "Tensor | None") -> "Tensor":
     """
     width = pooler.shape[1]
     count = (len(pooler) - 1 - width) // 2
-    own, queries, affine = pooler.split([count, count, 1 + width])
+    own, queries, affine = pooler[:count], pooler[count : 2 * count], pooler[2 * count :]
     if states is None:
         return own
     units = unit_rms(states).to(pooler)
     weights = (queries @ units.T / width**0.5).softmax(-1)
-    return own + weights @ apply_map(affine, units)
+    vectors: Tensor = own + weights @ apply_map(affine, units)
+    return vectors
 
 
 def unit_rms(states: "Tensor") -> "Tensor":
