@@ -132,7 +132,8 @@ class SteeringMethod:
 class FittedMethod(SteeringMethod):
     """Base of methods whose vectors `icl fit` computes.
 
-    A subclass defines `fit` and `intervention`, and says in `tensor` which tensor of the file the controls replace.
+    A subclass defines `fit` and `intervention`, and says in `tensor` which tensor of the file the controls replace,
+    and in `min_sources` how many queries its fit needs at least.
     """
 
     fitted: str = ""  # file of `icl fit` with the vectors
@@ -142,6 +143,7 @@ class FittedMethod(SteeringMethod):
     transfer: bool = False  # whether vectors of another model or template are allowed
 
     tensor: ClassVar[str] = "vectors"
+    min_sources: ClassVar[int] = 2
     available_controls: ClassVar[tuple[Control, ...]] = ("random", "shuffled", "zero_shot")
 
     def __post_init__(self) -> None:

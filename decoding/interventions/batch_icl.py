@@ -6,12 +6,15 @@ Zhang et al., Batch-ICL: Effective, Efficient, and Order-Agnostic In-Context Lea
     s_i      state after attention, before the MLP, of layer l at the last two tokens of the i-th one-shot prompt
     zero-shot prompt: that state := mean over i of s_i
 
+`groups: 1` reads all demonstrations in one prompt, so the state is the prompt's own: the upper bound of what a state of
+this layer can carry. `state: residual` is the output of the layer, as in `task_vector`.
+
 The order of the demonstrations changes no bit: the sum runs in the order of the prompts' digests. Models that run
 attention and MLP on one input have no such state, and are refused. Choose the layer on a dev split, as an axis:
 `grid: {intervene.layer: [0, 1, 2, 3]}`.
 
 Differs from the released code in the summation order is fixed; the layer is the user's (a script of the release
-chooses it on the test set); `strength` and controls.
+chooses it on the test set); `groups`, `state`, `strength` and controls.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,7 +26,7 @@ from decoding.interventions.edits import VectorEdit
 from decoding.prompt_edits import demonstration_windows, demonstrations, remove_demonstrations, replace_answers
 from icl.constraints import Count, PositiveInt
 from icl.models.interventions import Intervention, Site, Where, steer
-from icl.registry import component, describe
+from icl.registry import component, describe, later_parameter
 from icl.types import Prompt
 
 if TYPE_CHECKING:
@@ -46,6 +49,8 @@ class BatchICL(SteeringMethod):
     strength: float = 1.0  # share of the edit; 0 is off, and the prompt keeps its demonstrations
     control: Literal["none", "random", "shuffled"] = "none"  # a random state of equal norm, or shuffled answers
     draw: Count = 0  # number of the random draw of the control `random`
+    groups: Count = later_parameter(0)  # prompts that the demonstrations are divided into; 0: one for each
+    state: Literal["middle", "residual"] = later_parameter("middle")  # after attention, or the layer's output
 
     reads_demonstrations: ClassVar[bool] = True
 
@@ -77,14 +82,14 @@ class BatchICL(SteeringMethod):
     @property
     def site(self) -> Site:
         assert self.layer is not None
-        return Site("middle", self.layer)
+        return Site(self.state, self.layer)
 
     def check(self, model: "HF") -> None:
         model.sites.resolve(self.site)
 
     def steered(self, prompts: Sequence[Prompt], model: "HF") -> Sequence[Prompt]:
         self.check(model)
-        windows = [self._one_shot_prompts(prompt) for prompt in prompts]
+        windows = [self._source_prompts(prompt) for prompt in prompts]
         distinct = {one.digest: one for own in windows for one in own}
         where = Where(count=self.tokens)
         states = {
@@ -101,15 +106,15 @@ class BatchICL(SteeringMethod):
             return ()
         return (replace(self, control="random"), replace(self, control="shuffled"))
 
-    def _one_shot_prompts(self, prompt: Prompt) -> list[Prompt]:
-        """One prompt for each demonstration, sorted by digest. Empty without demonstrations."""
+    def _source_prompts(self, prompt: Prompt) -> list[Prompt]:
+        """One prompt for each group of demonstrations, sorted by digest. Empty without demonstrations."""
         if not demonstrations(prompt):
             return []
         source = replace_answers(prompt, "shuffled") if self.control == "shuffled" else prompt
-        return sorted(demonstration_windows(source, 0), key=lambda one: one.digest)
+        return sorted(demonstration_windows(source, self.groups), key=lambda one: one.digest)
 
     def _edits(self, digests: Sequence[str], states: "Mapping[str, Tensor | None]") -> list[Intervention]:
-        """One edit for each of the last tokens, from the states of one-shot prompts by digest."""
+        """One edit for each of the last tokens, from the states of the source prompts by digest."""
         import torch
 
         mean = torch.stack([one for one in (states[digest] for digest in digests) if one is not None]).mean(0)

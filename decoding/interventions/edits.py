@@ -2,7 +2,7 @@
 
 replace    x + s (v - x)
 add        x + s v
-heads      the rows of x [n, H, e] of some heads are replaced
+heads      the rows of x [n, H, e] of some heads are replaced, or get a vector added
 """
 
 from collections.abc import Hashable, Mapping, Sequence
@@ -30,10 +30,10 @@ def shifted(x: "Tensor", vector: "Tensor", strength: float) -> "Tensor":
     return x + strength * vector
 
 
-def with_heads(x: "Tensor", heads: Sequence[int], values: "Tensor", strength: float) -> "Tensor":
-    """The head inputs [n, H, e] with some heads moved to values [len(heads), e]."""
+def with_heads(x: "Tensor", heads: Sequence[int], values: "Tensor", strength: float, how: How = "replace") -> "Tensor":
+    """The head inputs [n, H, e] with some heads moved to values [len(heads), e], or with these added."""
     own = x.clone()
-    own[:, list(heads)] = replaced(x[:, list(heads)], values, strength)
+    own[:, list(heads)] = (replaced if how == "replace" else shifted)(x[:, list(heads)], values, strength)
     return own
 
 
@@ -91,19 +91,21 @@ class VectorEdit:
 
 @dataclass(frozen=True, eq=False)
 class HeadEdit:
-    """An intervention that replaces the inputs of the output projection in some heads.
+    """An intervention that replaces the inputs of the output projection in some heads, or adds to them.
 
     Attributes:
         heads: Layer -> heads.
         values: Layer -> their inputs [heads, e].
         strength: Share of the edit.
         where: The tokens.
+        how: Whether the values replace the inputs, or are added to them.
     """
 
     heads: Mapping[int, tuple[int, ...]]
     values: "Mapping[int, Tensor]"
     strength: float = 1.0
     where: Where = END
+    how: How = "replace"
 
     @property
     def sites(self) -> tuple[Site, ...]:
@@ -116,14 +118,16 @@ class HeadEdit:
     @cached_property
     def digest(self) -> str:
         layers = {Site("heads", layer): values for layer, values in self.values.items()}
-        return edit_digest(f"heads {sorted(self.heads.items())}", layers, self.strength, self.where)
+        what = "heads" if self.how == "replace" else "added to heads"
+        return edit_digest(f"{what} {sorted(self.heads.items())}", layers, self.strength, self.where)
 
     @cached_property
     def _copies(self) -> Copies:
         return Copies(self.values)
 
     def edit(self, site: Site, x: "Tensor", rows: Sequence[int]) -> "Tensor":
-        return with_heads(x, self.heads[site.layer], self._copies.on(x.device, site.layer), self.strength)
+        values = self._copies.on(x.device, site.layer)
+        return with_heads(x, self.heads[site.layer], values, self.strength, self.how)
 
 
 def tensor_digest(tensor: "Tensor") -> str:

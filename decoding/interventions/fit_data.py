@@ -29,8 +29,6 @@ ROWS_AT_ONCE = 256
 BATCH = 32
 """Prompts that are open at the same time while answers are read."""
 
-MIN_SOURCES = 2
-
 
 @dataclass(frozen=True)
 class DevPrompt:
@@ -85,8 +83,8 @@ class FitData:
     on_progress: Callable[[str, int, int], None] = lambda text, done, planned: None
 
     def __post_init__(self) -> None:
-        if len(self.sources) < MIN_SOURCES:
-            raise DataError(f"vectors need at least {MIN_SOURCES} sources, and there are {len(self.sources)}.")
+        if not self.sources:
+            raise DataError("vectors need at least 1 source, and there are none.")
         if same := {one.id for one in self.sources} & {one.id for one in self.choice}:
             raise DataError(f"query '{min(same)}' is a source and also chooses parameters. The parts must be disjoint.")
 

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from decoding.interventions.edits import HeadEdit
+from decoding.interventions.edits import HeadEdit, How
 from decoding.interventions.fit_data import DevPrompt, FitData
 from icl.errors import ConfigError, DataError, ModelError
 from icl.models.interventions import END, Site, Where, steer
@@ -219,9 +219,11 @@ def head_edit(
     inputs: "Tensor",
     heads: Sequence[tuple[int, int]],
     strength: float = 1.0,
+    *,
     where: Where = END,
+    how: How = "replace",
 ) -> HeadEdit:
-    """The intervention that puts mean inputs into some heads.
+    """The intervention that puts mean inputs into some heads, or adds vectors to their inputs.
 
     Args:
         layers: Layers with heads.
@@ -229,6 +231,7 @@ def head_edit(
         heads: (index of the layer, head).
         strength: Share of the edit.
         where: The tokens.
+        how: Whether `inputs` replace those of the heads, or are added to them.
     """
     own: dict[int, list[int]] = {}
     for i, head in sorted(heads):
@@ -238,6 +241,7 @@ def head_edit(
         {layers[i]: inputs[i, numbers] for i, numbers in own.items()},
         strength,
         where,
+        how,
     )
 
 

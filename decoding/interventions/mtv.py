@@ -1,8 +1,9 @@
-"""Multimodal task vectors: mean inputs of some attention heads, put in place of the query's own.
+"""Multimodal task vectors: mean inputs of some attention heads, put in place of the query's own, or added to them.
 
 Huang et al., Multimodal Task Vectors Enable Many-Shot Multimodal In-Context Learning, NeurIPS 2024 (arXiv 2406.15334).
 
     input of the output projection, heads of a mask, last token of the prompt and every generated token := a_lh
+    how: add    the same inputs += a_lh - (mean input without demonstrations)
 
 The mask is found in one of two ways:
 
@@ -11,11 +12,13 @@ The mask is found in one of two ways:
                  demonstrations and 32 masks; the loss of the first answer token is standardized in the step;
                  the best of 10 sampled masks on the choice part
 
-All heads at once must fail: the query itself is then no longer read.
+All heads replaced at once must fail: the query itself is then no longer read. The difference of means leaves the query
+in the heads, and can be added to all.
 
-Differs from the released code in `effect` is the default; the module runs, so that bias, adapters and quantized
-weights count (the release multiplies by the weight alone); heads have their own width; every row is edited, not the
-last one of a batch; the choice part shares no query with the sources; Idefics2's rule that drops p < .8 is left out.
+Differs from the released code in `effect` is the default; `how: add`; the module runs, so that bias, adapters and
+quantized weights count (the release multiplies by the weight alone); heads have their own width; every row is edited,
+not the last one of a batch; the choice part shares no query with the sources; Idefics2's rule that drops p < .8 is
+left out.
 """
 
 from collections.abc import Sequence
@@ -23,7 +26,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from decoding.interventions.base import Control, FittedMethod, FittedTensors
-from decoding.interventions.edits import HeadEdit
+from decoding.interventions.edits import HeadEdit, How
 from decoding.interventions.fit_data import FitData
 from decoding.interventions.head_effects import (
     Base,
@@ -39,7 +42,7 @@ from decoding.interventions.head_effects import (
 )
 from icl.constraints import PositiveInt
 from icl.models.interventions import Where, steer
-from icl.registry import component
+from icl.registry import component, later_parameter
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -65,6 +68,7 @@ class MTV(FittedMethod):
     effects_on: Base = "shuffled"  # prompts of the effects: with shuffled answers, or without demonstrations
     steps: PositiveInt = 600  # steps of the search `reinforce`
     part: Literal["prompt", "both"] = "both"  # edit the prompt's last token, or also every generated token
+    how: How | None = later_parameter(None)  # replace inputs, or add the mean difference; null: as it was fitted
 
     tensor: ClassVar[str] = "heads"
     available_controls: ClassVar[tuple[Control, ...]] = ("random", "random_heads", "shuffled", "zero_shot")
@@ -73,7 +77,17 @@ class MTV(FittedMethod):
         layers, heads = [int(layer) for layer in self.file.parameters["layers"]], self._heads()
         if self.control == "random_heads":
             heads = random_heads(self.vectors.shape, heads, self.draw)
-        return head_edit(layers, self.vectors, heads, self.strength, where=Where(part=self.part))
+        how, vectors = self._how, self.vectors
+        if how == "add" and self.control == "random":
+            vectors = self.random_vectors(self.file.tensors["heads"] - self.file.tensors["heads.zero_shot"])
+        elif how == "add":
+            vectors = vectors - self.file.tensors["heads.zero_shot"]
+        return head_edit(layers, vectors, heads, self.strength, where=Where(part=self.part), how=how)
+
+    @property
+    def _how(self) -> How:
+        own: How = self.how or self.file.parameters.get("how", "replace")  # older files have no `how`
+        return own
 
     def _heads(self) -> Heads:
         if self.file.parameters["search"] == "reinforce":
@@ -81,6 +95,8 @@ class MTV(FittedMethod):
         return chosen_heads(self.file.tensors["effects"], int(self.chosen("num_heads")))
 
     def offers(self, control: Control) -> bool:
+        if control == "zero_shot" and self._how == "add":  # the difference of a mean to itself
+            return False
         possible = control != "random_heads" or leaves_others(
             int(self.chosen("num_heads")), self.file.tensors["heads"].shape
         )
@@ -88,23 +104,25 @@ class MTV(FittedMethod):
 
     def fit(self, data: FitData) -> FittedTensors:
         means, layers = mean_head_inputs(data), [site.layer for site in head_sites(data.model)]
-        inputs, where = means["few_shot"], Where(part=self.part)
+        inputs, where, how = means["few_shot"], Where(part=self.part), self.how or "replace"
+        written = inputs - means["zero_shot"] if how == "add" else inputs
         tensors = {"heads": inputs} | {f"heads.{name}": own for name, own in means.items() if name != "few_shot"}
         if self.search == "reinforce":
-            masks = sampled_masks(data, layers, inputs, self.steps)
-            edits = [(head_edit(layers, inputs, mask, where=where),) for mask in masks]
+            masks = sampled_masks(data, layers, written, self.steps, how)
+            edits = [(head_edit(layers, written, mask, where=where, how=how),) for mask in masks]
             scores = data.accuracies(edits)
             chosen = masks[scores.index(max(scores))]
             tensors["mask"] = _as_mask(inputs, chosen)
             reference = {**data.reference_accuracies(), **data.shuffle_report()}
             report = {**reference, "accuracy": {str(i): score for i, score in enumerate(scores)}}
-            return FittedTensors(tensors, {"search": "reinforce", "layers": layers, "num_heads": len(chosen)}, report)
+            parameters = {"search": "reinforce", "layers": layers, "num_heads": len(chosen), "how": how}
+            return FittedTensors(tensors, parameters, report)
         ranked = head_effects(data, inputs, data.choice, self.effects_on)
         effects = tensors["effects"] = ranked.effects
         every = effects.numel()
         counts = ranked.candidates(HEAD_COUNTS if self.num_heads is None else [self.num_heads])
         tried = [*counts, every] if counts[-1] < every else counts
-        edits = [(head_edit(layers, inputs, strongest(effects, count), where=where),) for count in tried]
+        edits = [(head_edit(layers, written, strongest(effects, count), where=where, how=how),) for count in tried]
         by_count = dict(zip(tried, data.accuracies(edits), strict=True))
         count = max(counts, key=lambda one: (by_count[one], -one))
         report = {
@@ -113,18 +131,21 @@ class MTV(FittedMethod):
             "accuracy": {f"{one} heads": score for one, score in by_count.items()},
             **ranked.report(),
         }
-        parameters = {"search": "effect", "layers": layers, "num_heads": count}
+        parameters = {"search": "effect", "layers": layers, "num_heads": count, "how": how}
         return FittedTensors(tensors, parameters, report, ranked.warnings(self.num_heads))
 
 
-def sampled_masks(data: FitData, layers: Sequence[int], inputs: "Tensor", steps: int) -> list[Heads]:
+def sampled_masks(
+    data: FitData, layers: Sequence[int], inputs: "Tensor", steps: int, how: How = "replace"
+) -> list[Heads]:
     """Masks of the distribution that REINFORCE learned. Random numbers come from the seed of the data.
 
     Args:
         data: The dev split; its sources give the prompts of the steps.
         layers: Layers with heads.
-        inputs: Mean head inputs [layers with heads, H, e].
+        inputs: Mean head inputs [layers with heads, H, e], or their differences.
         steps: Number of steps.
+        how: Whether the inputs replace those of the heads, or are added to them.
     """
     import torch
     from torch import nn
@@ -135,7 +156,7 @@ def sampled_masks(data: FitData, layers: Sequence[int], inputs: "Tensor", steps:
     for step in range(steps):
         one = data.sources[int(torch.randint(len(data.sources), (), generator=generator))]
         masks = torch.rand((MASKS, *logits.shape), generator=generator) < logits.detach().sigmoid()
-        edits = [head_edit(layers, inputs, _as_heads(mask)) for mask in masks]
+        edits = [head_edit(layers, inputs, _as_heads(mask), how=how) for mask in masks]
         prompts = [steer(one.without_demonstrations, edit) for edit in edits]
         losses = -data.first_token_logprobs(prompts, [one.answers[0]] * MASKS)
         advantage = (losses - losses.mean()) / losses.std().clamp(min=1e-6)

@@ -42,6 +42,7 @@ class TaskVector(FittedMethod):
     how: How | None = None  # replace the state, or add the mean difference to it; null: as it was fitted
 
     tensor: ClassVar[str] = "states"
+    min_sources: ClassVar[int] = 1
 
     def intervention(self) -> VectorEdit:
         layer, how = int(self.chosen("layer")), self.chosen("how")

@@ -8,16 +8,28 @@ compared with the same ones, an arm at 0 shots with each. The interval is that o
 the mean of R + (dv - R dk) / D, where dv and dk are the gains of a sample, R is the recovery and D the mean of dk.
 There is no recovery if D <= 0.
 
+Rows of the task `all` pool the pairs of several tasks, for each intervention that every task has once. Files whose
+names differ in words of the task's label alone are one: `plus-heads.safetensors` on `operators · plus` and
+`minus-heads.safetensors` on `operators · minus` are `fitted=heads`.
+
 Run it with `zip: {shots: [0, 0, 8], intervene: [none, {name: task_vector, fitted: v.safetensors}, none]}` and
 `controls: default`, which adds the controls of each vector.
 """
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from experiments.analyses.shared import answered_samples, interval_columns, make_table, require_sample_metric
+from experiments.analyses.shared import (
+    answered_samples,
+    interval_columns,
+    make_table,
+    prefixed_interval,
+    require_sample_metric,
+)
 from experiments.config.keys import DEMONSTRATION_AXES, NO_INTERVENTION
 from experiments.stats.arms import UNIT, iter_arms, varying_axes
 from icl.errors import ConfigError
@@ -30,6 +42,48 @@ if TYPE_CHECKING:
 PAIR = ["query", "seed"]
 """The columns that two samples of a pair have in common."""
 
+ALL_TASKS = "all"
+FILE_OF_VECTORS = re.compile(r"fitted=([^,)]*)(, )?")
+"""The part of an arm's label that names its file."""
+
+
+@dataclass(frozen=True, eq=False)
+class ComparedScores:
+    """Scores of the same queries and seeds at 0 shots, with demonstrations, and with an intervention.
+
+    Attributes:
+        setting: Axis -> label.
+        intervene: Label of the intervention.
+        shots: Shots of the arm with the intervention.
+        k: Shots of the demonstrations.
+        before: Scores at 0 shots [n], the higher the better.
+        after: Scores with demonstrations [n].
+        steered: Scores with the intervention [n].
+        clusters: Clusters of the pairs [n].
+    """
+
+    setting: Mapping[str, Any]
+    intervene: str
+    shots: int
+    k: int
+    before: Any
+    after: Any
+    steered: Any
+    clusters: Any
+
+    def row(self, sign: int) -> dict[str, Any]:
+        """The row of the table. sign: -1 gives scores back whose lower values are better."""
+        return {
+            **self.setting,
+            "intervene": self.intervene,
+            "at_0": sign * self.before.mean(),
+            "k": self.k,
+            "at_k": sign * self.after.mean(),
+            **prefixed_interval(sign * self.steered, self.clusters, "steered"),
+            **recovery(self.before, self.after, self.steered, self.clusters),
+            "n": len(self.steered),
+        }
+
 
 def analyze(view: "RunView") -> "DataFrame":
     """One row per intervention. Raises ConfigError if the run lacks interventions, 0 shots or demonstrations."""
@@ -41,22 +95,54 @@ def analyze(view: "RunView") -> "DataFrame":
     free = (*DEMONSTRATION_AXES, "shots", "intervene")
     groups = [axis for axis in view.axes if axis not in free and (axis == "task" or axis in varying_axes(rows, [axis]))]
     of_demos = varying_axes(rows[rows["shots"] > 0], [axis for axis in DEMONSTRATION_AXES if axis in view.axes])
-    table_rows = [row for setting, own in iter_arms(rows, groups) for row in _rows(view, setting, of_demos, own)]
-    if not table_rows:
+    pairs = [one for setting, own in iter_arms(rows, groups) for one in _pairs(view, setting, of_demos, own)]
+    if not pairs:
         raise ConfigError(
             f"{view.path}: recovery compares an intervention with the same queries at 0 shots and with demonstrations, "
             "both without intervention. In zip: shots: [0, 0, 8] and intervene: [none, {...}, none]."
         )
+    sign = 1 if view.better == "higher" else -1
+    table_rows = [one.row(sign) for one in (*pairs, *pooled(pairs))]
     note = "recovery: share of the gain of demonstrations; none where they have no gain; n: pairs"
     if not rows["intervene"].str.contains("control=").any():
         note += ". This run has no control of a vector: controls: default adds them"
     return make_table(table_rows, f"Recovery ({view.measure})", note=note, signed=("recovery", "low", "high"))
 
 
-def _rows(
+def pooled(pairs: Sequence[ComparedScores]) -> Iterator[ComparedScores]:
+    """The pairs of all tasks, for each intervention that every task has once under `label_without_task`."""
+    same: dict[tuple[Any, ...], list[ComparedScores]] = {}
+    tasks = {one.setting["task"] for one in pairs}
+    for one in pairs:
+        label = label_without_task(one.intervene, one.setting["task"])
+        rest = tuple((axis, value) for axis, value in one.setting.items() if axis != "task")
+        same.setdefault((rest, label, one.shots, one.k), []).append(one)
+    for (_, label, *_), own in same.items():
+        if len(own) == len(tasks) > 1 and {one.setting["task"] for one in own} == tasks:
+            scores: dict[str, Any] = {
+                name: np.concatenate([getattr(one, name) for one in own]) for name in ("before", "after", "steered")
+            }
+            clusters = np.array([f"{i} {cluster}" for i, one in enumerate(own) for cluster in one.clusters])
+            setting = {**own[0].setting, "task": ALL_TASKS}
+            yield replace(own[0], setting=setting, intervene=label, clusters=clusters, **scores)
+
+
+def label_without_task(label: str, task: str) -> str:
+    """The label of an intervention whose file name has lost its suffix and the words of the task's label."""
+    words = set(re.findall(r"\w+", task))
+
+    def rest(match: re.Match[str]) -> str:
+        parts = re.split(r"[-_.]", match[1].removesuffix(".safetensors"))
+        name = "-".join(part for part in parts if part not in words)
+        return f"fitted={name}{match[2] or ''}" if name else ""
+
+    return FILE_OF_VECTORS.sub(rest, label).replace(", )", ")").replace("()", "")
+
+
+def _pairs(
     view: "RunView", setting: Mapping[str, Any], of_demos: Sequence[str], rows: "DataFrame"
-) -> Iterator[dict[str, Any]]:
-    """The table's rows of one setting, for each value of the axes `of_demos`. They have the 0-shot side in common."""
+) -> Iterator[ComparedScores]:
+    """The pairs of one setting, for each value of the axes `of_demos`. They have the 0-shot side in common."""
     plain = rows[rows["intervene"] == NO_INTERVENTION]
     zero = plain[plain["shots"] == 0]
     for demos, references in iter_arms(plain[plain["shots"] > 0], of_demos):
@@ -68,7 +154,7 @@ def _rows(
 
 def _compared(
     view: "RunView", setting: Mapping[str, Any], zero: "DataFrame", references: "DataFrame", rows: "DataFrame"
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[ComparedScores]:
     sign = 1 if view.better == "higher" else -1
     for key, arm in rows.groupby(["intervene", "shots"], sort=False):
         name, shots = cast("tuple[str, int]", key)
@@ -80,16 +166,7 @@ def _compared(
             continue
         before, after, steered = (sign * joined[column].to_numpy(float) for column in joined)
         clusters = arm.drop_duplicates(PAIR).set_index(PAIR)[UNIT].reindex(joined.index).to_numpy()
-        yield {
-            **setting,
-            "intervene": name,
-            "at_0": sign * before.mean(),
-            "k": reference_shots,
-            "at_k": sign * after.mean(),
-            "steered": sign * steered.mean(),
-            **recovery(before, after, steered, clusters),
-            "n": len(joined),
-        }
+        yield ComparedScores(setting, name, shots, reference_shots, before, after, steered, clusters)
 
 
 def recovery(before: Any, after: Any, steered: Any, clusters: Any) -> dict[str, float]:

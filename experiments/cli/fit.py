@@ -21,7 +21,7 @@ def command(
     *,
     out: Annotated[Path | None, typer.Option(help="file to write; by default NAME.json or NAME.safetensors")] = None,
     sources: Annotated[
-        int | None, typer.Option(help="of an intervention: queries that vectors are made of; by default half", min=2)
+        int | None, typer.Option(help="of an intervention: queries that vectors are made of; by default half", min=1)
     ] = None,
 ) -> None:
     """The queries of the task are the dev split. All seeds are fitted together, in one setting of every other key.

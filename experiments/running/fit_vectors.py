@@ -95,12 +95,12 @@ def fit_vectors(
     check_data(grid)
     queries = first.task.queries
     count = len(queries) // 2 if sources is None else sources
-    if not 1 < count < len(queries):
+    if not method.min_sources <= count < len(queries):
         raise DataError(
-            f"{config.where('task')}: {count} of {len(queries)} queries as sources leave too few. At least 2 are "
-            "sources, and at least 1 chooses parameters."
+            f"{config.where('task')}: {count} of {len(queries)} queries as sources leave too few. At least "
+            f"{method.min_sources} are sources, and at least 1 chooses parameters."
         )
-    count = group_border(queries, count, config.where("task"))
+    count = group_border(queries, count, config.where("task"), method.min_sources)
     check_no_shared_image(queries[:count], queries[count:], config.where("task"))
     first.model.load()
     parts, left_out = _parts(cells, count)
@@ -130,15 +130,15 @@ def _option_biases(cell: Cell) -> tuple[tuple[float, ...], tuple[str, ...]]:
         return (), (f"there will be no control `constant_bias`: {error}",)
 
 
-def group_border(queries: "Sequence[Example]", count: int, where: str) -> int:
-    """The number of first queries nearest to `count` that divides no group. At least 2, and less than all.
+def group_border(queries: "Sequence[Example]", count: int, where: str, least: int = 2) -> int:
+    """The number of first queries nearest to `count` that divides no group. At least `least`, and less than all.
 
     Raises:
         DataError: Every number divides a group.
     """
     last = {query.group or query.id: number for number, query in enumerate(queries)}
     ends = accumulate((last[query.group or query.id] for query in queries), max)
-    borders = [number + 1 for number, end in enumerate(ends) if end == number and 1 < number + 1 < len(queries)]
+    borders = [number + 1 for number, end in enumerate(ends) if end == number and least <= number + 1 < len(queries)]
     if not borders:
         raise DataError(
             f"{where}: the queries cannot be divided into sources and others, because every number of first queries "

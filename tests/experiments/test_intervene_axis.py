@@ -336,6 +336,13 @@ def test_sources_end_at_the_nearest_border_of_groups(groups: str, count: int, bo
     assert group_border(examples(groups), count, "x: task") == border
 
 
+def test_one_source_makes_a_task_vector_and_no_vector_of_a_direction() -> None:
+    config = load_config(keys(task={**MINUS, "queries": 3}, intervene={"name": "task_vector", "layer": 2}))
+    assert len(fit_vectors(config, 1).record["sources"]) == 1
+    with pytest.raises(DataError, match=r"1 of 3 queries as sources leave too few\. At least 2 are"):
+        fit_vectors(load_config(keys(task={**MINUS, "queries": 3}, intervene="icv")), 1)
+
+
 def test_a_division_that_shares_a_group_or_an_image_is_refused() -> None:
     with pytest.raises(DataError, match=r"^x: task: the queries cannot be divided .* divides a group\. Sort"):
         group_border(examples("abcacb"), 3, "x: task")
@@ -360,7 +367,7 @@ def test_a_fit_divides_no_puzzle() -> None:
         ({"shots": 0}, ConfigError, "vectors are made of prompts with demonstrations, and shots is 0"),
         ({"grid": {"shots": [4, 8]}}, ConfigError, "vectors are fitted in one setting"),
         ({"model": "fake-copy"}, PlanError, "has no hidden states that can be edited"),
-        ({"task": {**MINUS, "queries": 3}}, DataError, "1 of 3 queries as sources leave too few"),
+        ({"task": {**MINUS, "queries": 1}}, DataError, "0 of 1 queries as sources leave too few"),
         (
             {"intervene": {"name": "task_vector", "acts_in": "answer"}},
             ConfigError,

@@ -86,3 +86,25 @@ def test_a_mixed_batch_equals_each_prompt_alone(layer: int) -> None:
     prompts = [one.prompt for one in dev(20, 3)[:4]]
     method = BatchICL(layer=layer)
     assert texts(prompts, method) == [texts([prompt], method)[0] for prompt in prompts]
+
+
+@pytest.mark.parametrize("layer", [2, 3])
+def test_one_group_writes_the_state_of_the_prompt_itself(layer: int) -> None:
+    """At the last layer that state alone decides the next token."""
+    prompt, site = dev(20, 3)[1].prompt, Site("residual", layer)
+    steered = BatchICL(layer=layer, tokens=1, groups=1, state="residual").steered([prompt], tiny())[0]
+    own, written = tiny().observe([prompt, steered], [site])
+    assert torch.allclose(own[site], written[site], atol=1e-4)
+    if layer == 3:
+        assert torch.allclose(tiny().open([steered]).logits, tiny().open([prompt]).logits, atol=1e-3)
+
+
+def test_groups_and_state_leave_the_digests_of_cells_alone() -> None:
+    assert BatchICL(layer=2).config == {
+        "name": "batch_icl",
+        "layer": 2,
+        "tokens": 2,
+        "strength": 1.0,
+        "control": "none",
+    }
+    assert BatchICL(layer=2, groups=1).config["groups"] == 1

@@ -43,6 +43,9 @@ def test_heads_are_replaced_by_hand() -> None:
     x = torch.zeros(2, 3, 2)
     edited = with_heads(x, [0, 2], torch.tensor([[1.0, 2.0], [3.0, 4.0]]), 1)
     assert edited[0].tolist() == [[1, 2], [0, 0], [3, 4]]
+    added = with_heads(edited, [2], torch.tensor([[1.0, 1.0]]), 2, "add")
+    assert added[0].tolist() == [[1, 2], [0, 0], [5, 6]]
+    assert edited[0].tolist() == [[1, 2], [0, 0], [3, 4]]
     assert not x.any()
 
 
@@ -118,6 +121,21 @@ def test_few_heads_replaced_recover_the_task_and_all_heads_fail(data: FitData, t
     off = accuracy(replace(method, strength=0.0), test)
     assert accuracy(method, test) > off + 0.3
     assert accuracy(replace(method, num_heads=20), test) < 0.35
+    assert accuracy(replace(method, num_heads=20, how="add"), test) > off + 0.3  # the query is still read
+
+
+def test_a_difference_added_to_heads_leaves_their_mean_where_replacing_puts_it(tmp_path: Path) -> None:
+    method = made(tmp_path / "ten.safetensors", MTV())
+    assert isinstance(method, MTV)
+    added, replacing = replace(method, how="add").intervention(), method.intervention()
+    before = method.file.tensors["heads.zero_shot"][0][None]
+    site = Site("heads", 0)
+    assert torch.allclose(added.edit(site, before, [0])[:, :3], replacing.edit(site, before, [0])[:, :3], atol=1e-6)
+    assert added.digest != replacing.digest
+    controls = [one.control for one in replace(method, how="add").controls()]  # type: ignore[attr-defined]
+    assert controls == ["random", "random_heads", "shuffled"]  # a mean minus itself is off
+    random = replace(method, how="add", control="random").intervention()
+    assert torch.allclose(random.values[0].norm(dim=-1), added.values[0].norm(dim=-1))
 
 
 def made(path: Path, method: FunctionVector | MTV | STV) -> FunctionVector | MTV | STV:

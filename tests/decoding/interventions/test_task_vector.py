@@ -158,8 +158,8 @@ def test_a_vector_of_another_width_or_layer_fails_its_requests_with_a_sentence(
 def test_sources_and_choice_must_be_disjoint(hf: HF) -> None:
     with pytest.raises(DataError, match="The parts must be disjoint"):
         FitData(hf, dev(4, 1), dev(4, 1))
-    with pytest.raises(DataError, match="at least 2 sources"):
-        FitData(hf, dev(1, 1), ())
+    with pytest.raises(DataError, match="at least 1 source, and there are none"):
+        FitData(hf, (), dev(1, 1))
 
 
 def test_a_difference_has_no_control_without_demonstrations(fitted: Path) -> None:

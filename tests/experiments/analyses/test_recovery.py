@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from experiments.analyses.recovery import analyze, recovery
+from experiments.analyses.recovery import ALL_TASKS, analyze, label_without_task, recovery
 from experiments.stats.arms import UNIT
 
 ZERO, FEW = np.array([0, 0, 1, 0.0] * 10), np.array([1, 1, 1, 0.0] * 10)
@@ -78,3 +78,46 @@ def test_a_table_without_controls_says_so() -> None:
     control = ("vector(control=random)", 0, "none", 0.1)
     noted = [analyze(view_of(PLAIN, *SIMILAR, VECTOR, *more)).attrs["note"] for more in ([], [control])]
     assert ["controls: default adds them" in note for note in noted] == [True, False]
+
+
+def with_tasks(**tasks: tuple[tuple[str, int, str, float], ...]) -> Any:
+    """A run of several tasks, each with its own arms. Queries of two tasks have the same names."""
+    views = {name: view_of(*arms) for name, arms in tasks.items()}
+    frames = [view.frame.assign(task=name) for name, view in views.items()]
+    return SimpleNamespace(**{**vars(next(iter(views.values()))), "frame": pd.concat(frames, ignore_index=True)})
+
+
+ALL_RIGHT, OTHER = ("none", 8, "random", 1.0), ("none", 8, "random", 0.75)
+
+
+def test_own_files_of_tasks_are_pooled_and_those_of_other_tasks_are_not() -> None:
+    plus = (PLAIN, ALL_RIGHT, ("v(fitted=plus-h.safetensors)", 0, "none", 0.5), ("v(fitted=x)", 0, "none", 0.1))
+    minus = (
+        PLAIN,
+        OTHER,
+        ("v(fitted=minus-h.safetensors)", 0, "none", 0.25),
+        ("v(fitted=plus-h.safetensors)", 0, "none", 0),
+    )
+    table = analyze(with_tasks(plus=plus, minus=minus))
+    own, pool = table[table["task"] != ALL_TASKS], table[table["task"] == ALL_TASKS]
+    assert list(pool["intervene"]) == ["v(fitted=h)"]  # the others are missing in one task
+    row = pool.iloc[0]
+    assert (row["n"], row["at_0"], row["at_k"], row["steered"]) == (80, 0, 0.875, 0.375)
+    assert row["recovery"] == pytest.approx(0.375 / 0.875)
+    assert row["steered_low"] < 0.375 < row["steered_high"]
+    assert len(own) == 4
+    assert ALL_TASKS not in set(analyze(view_of(PLAIN, ALL_RIGHT, VECTOR))["task"])
+
+
+@pytest.mark.parametrize(
+    ("label", "rest"),
+    [
+        ("mtv(fitted=plus-heads.safetensors, how=add)", "mtv(fitted=heads, how=add)"),
+        ("mtv(num_heads=3, fitted=plus.safetensors)", "mtv(num_heads=3)"),
+        ("mtv(fitted=plus.safetensors)", "mtv"),
+        ("batch_icl(layer=2)", "batch_icl(layer=2)"),
+        ("mtv(fitted=times-heads.safetensors)", "mtv(fitted=times-heads)"),
+    ],
+)
+def test_the_words_of_the_task_leave_the_name_of_the_file(label: str, rest: str) -> None:
+    assert label_without_task(label, "operators · plus") == rest
