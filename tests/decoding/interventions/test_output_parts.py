@@ -60,7 +60,7 @@ def markers(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     """The only markers of reasoning blocks. Nothing but limits ends an output."""
     for module in ("icl.text.reasoning_blocks", "decoding.engine.thinking_budget"):
         monkeypatch.setattr(f"{module}.REASONING_MARKERS", (request.param,))
-    monkeypatch.setattr(HF, "stop_tokens", frozenset())
+    monkeypatch.setitem(vars(tiny()), "stop_tokens", frozenset())  # of the instance, which a loaded model has cached
     own: ReasoningMarkers = request.param
     return own
 
