@@ -48,6 +48,9 @@ class M2IV(TrainableMethod):
     kinds: tuple[Literal["attention", "mlp"], ...] = ("attention", "mlp")  # training: blocks that get vectors
     tokens: Literal["all", "end"] = "all"  # training: tokens that get them; end: the last one and generated ones
 
+    def intervention(self) -> VectorEdit:
+        return self.edit(self.vectors, self.file.parameters)
+
     def edit(self, tensor: "Tensor", parameters: Mapping[str, Any]) -> VectorEdit:
         sites = [Site(kind, int(layer)) for kind, layer in parameters["sites"]]
         where = Where(str(parameters["tokens"]), "both")

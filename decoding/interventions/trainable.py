@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 class TrainableMethod(FittedMethod):
     """Base of methods whose tensors can be trained by the loss of answers.
 
-    A subclass defines `start`, and either `edit`, which is one for all prompts, or `steered` and `steered_by`.
+    A subclass defines `start`, and either `edit` and `intervention`, one for all prompts, or `steered` and `steered_by`.
     """
 
     available_controls: ClassVar[tuple[Control, ...]] = ("random",)
@@ -45,9 +45,6 @@ class TrainableMethod(FittedMethod):
     def edit(self, tensor: "Tensor", parameters: Mapping[str, Any]) -> Intervention:
         """The edit that the tensor named by `tensor` makes, with the parameters of its file."""
         raise NotImplementedError(f"{type(self).__name__} does not define `edit`")
-
-    def intervention(self) -> Intervention:
-        return self.edit(self.vectors, self.file.parameters)
 
     def steered_by(self, trained: FittedTensors, prompts: Sequence[Prompt], model: "HF") -> Sequence[Prompt]:
         """The prompts as they are read under tensors that are in training.

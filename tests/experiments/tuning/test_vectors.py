@@ -140,6 +140,7 @@ def test_a_resumed_training_equals_an_uninterrupted_one(tmp_path: Path, interven
     assert train_once(config, tmp_path / "parts").computed == 3
     assert files[0].read_bytes() == files[1].read_bytes()
     assert read_vector_file(files[0]).digest == read_vector_file(files[1]).digest
+    assert method(files[0]).problem() is None
 
 
 def test_a_loss_that_is_no_number_leaves_the_last_good_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
