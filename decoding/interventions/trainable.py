@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 class TrainableMethod(FittedMethod):
     """Base of methods whose tensors can be trained by the loss of answers.
 
-    A subclass defines `start`, and either `edit` and `intervention`, one for all prompts, or `steered` and `steered_by`.
+    A subclass defines `start`, and either `edit` and `intervention`, or `steered` and `steered_by`.
     """
 
     available_controls: ClassVar[tuple[Control, ...]] = ("random",)
