@@ -15,7 +15,7 @@ from decoding.interventions.fit_data import DevPrompt, FitData
 from decoding.interventions.trainable import TrainableMethod
 from decoding.interventions.vector_file import write_vector_file
 from icl.models.answer_likelihood import demo_prompt
-from icl.models.interventions import Intervention
+from icl.models.interventions import END, Intervention
 from icl.registry import build
 from icl.streams import StreamKey
 from icl.testing.require import accepts_class
@@ -156,6 +156,10 @@ def _check_ready(name: str, method: SteeringMethod, model: "HF") -> Intervention
     edits = [edit for prompt in steered for edit in prompt.interventions]
     assert edits, f"{name} attaches nothing to a prompt, although `neutral` is false."
     assert all(isinstance(edit, Intervention) for edit in edits), f"{name}: an edit lacks a member of Intervention."
+    places = {edit.where for edit in edits}
+    assert method.acts_on_output == all(where.part != "prompt" or where == END for where in places), (
+        f"{name}.acts_on_output is {method.acts_on_output}, and the edits address {', '.join(map(str, places))}."
+    )
     _check_purity(name, edits, model)
     _check_rows(name, steered, model)
     return InterventionFacts(True, len(edits) // 2, len(controls))

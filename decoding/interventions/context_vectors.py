@@ -74,6 +74,10 @@ class ContextVectors(TrainableMethod):
     tensor: ClassVar[str] = "pooler"
     reads_demonstrations: ClassVar[bool] = True
 
+    @property
+    def acts_on_output(self) -> bool:
+        return False
+
     def check(self, model: "HF") -> None:
         check_width(self, model)
 
