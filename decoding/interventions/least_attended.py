@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Choice = Literal["least", "random"]
+ROUNDING = 1e-3
+"""More than the error of a share of a number of keys in float32, which shall not be rounded up."""
 
 
 def chosen_keys(order: "Tensor", keys: "Tensor", count: int | None, share: float) -> "Tensor":
@@ -37,7 +39,7 @@ def chosen_keys(order: "Tensor", keys: "Tensor", count: int | None, share: float
     ranks = order.masked_fill(~keys, math.inf).argsort(dim=-1, stable=True).argsort(-1)
     if count is not None:
         return keys & (ranks < count)
-    return keys & (ranks < (share * keys.sum(-1, keepdim=True)).ceil())
+    return keys & (ranks < share * keys.sum(-1, keepdim=True) - ROUNDING)
 
 
 @dataclass(frozen=True, eq=False)

@@ -35,6 +35,7 @@ def test_the_smallest_candidates_stay() -> None:
     assert chosen_keys(order, keys, 1, 1.0)[0].tolist() == [False, False, True, False, False], "of equals the earlier"
     assert chosen_keys(order, keys, None, 0.3).sum(1).tolist() == [2, 1], "rounded up: 1.2 of 4, 0.9 of 3"
     assert torch.equal(chosen_keys(order, keys, 9, 1.0), keys)
+    assert int(chosen_keys(torch.rand(1, 300), torch.ones(1, 300, dtype=torch.bool), None, 0.09).sum()) == 27
 
 
 @pytest.mark.parametrize("choice", ["least", "random"])
