@@ -48,11 +48,11 @@ def draw_losses(curves: Mapping[str, Path], path: Path) -> None:
     from matplotlib.figure import Figure
 
     points = {key: {name: read_curve(file, key) for name, file in curves.items()} for key in PANELS}
-    panels = {key: own for key, own in points.items() if any(own.values())}
+    panels = {key: own for key, own in points.items() if key == "loss" or any(own.values())}
     kind = path.suffix.removeprefix(".")
     with mpl.rc_context(STYLE), report_write_errors(path):
-        figure = Figure(figsize=(PANEL_WIDTH * max(1, len(panels)), PANEL_HEIGHT), layout="constrained")
-        axes = list(figure.subplots(1, max(1, len(panels)), squeeze=False, sharex=True).ravel())
+        figure = Figure(figsize=(PANEL_WIDTH * len(panels), PANEL_HEIGHT), layout="constrained")
+        axes = list(figure.subplots(1, len(panels), squeeze=False, sharex=True).ravel())
         for panel, (key, own) in zip(axes, panels.items(), strict=True):
             for number, (name, curve) in enumerate(own.items()):
                 style = {

@@ -85,8 +85,8 @@ def tune(
         for name in cells:  # before the model loads
             locks.enter_context(write_lock(out / name))
         for name, cell in cells.items():
-            tuned = asdict(replace(spec, save_every=1, dev=None, intervene=None))
-            tuned["intervene"] = trained.config if trained is not None else tuned.pop("intervene")
+            method = None if trained is None else trained.config
+            tuned = asdict(replace(spec, save_every=1, dev=None, intervene=method))
             settings = {"tune": tuned, "cell": cell.config, "model": model.digest}
             folder = TrainingFolder(out / name, canonical_digest(settings))
             own = replace(model)  # its weights change
@@ -208,6 +208,11 @@ def _intervention(config: Config, spec: TuneSpec, cells: Mapping[str, Cell]) -> 
         raise ConfigError(f"{where}: '{name}' has no tensors that train. Use {', '.join(names)}.")
     if method.control != "none" or method.neutral:
         raise ConfigError(f"{where}: `control` and `strength: 0` leave nothing that trains. Leave them out.")
+    if method.acts_in != "both":
+        raise ConfigError(
+            f"{where}: vectors train without reasoning, where acts_in: {method.acts_in} means nothing. Remove it here, "
+            "and set it where the vectors are used."
+        )
     if spec.objective not in ("sft", "distill"):
         raise ConfigError(f"{config.where('tune', 'objective')}: vectors train with sft or distill.")
     if "intervene" in config.zip:
