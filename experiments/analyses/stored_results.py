@@ -157,6 +157,8 @@ class _Result(BaseModel):
     def _check_rows(self) -> "_Result":
         if any(len(row) != len(self.columns) for row in self.rows):
             raise ValueError("a row has more or fewer values than there are columns")
+        if len(set(self.columns)) < len(self.columns):
+            raise ValueError("two columns have one name")
         return self
 
 
@@ -279,7 +281,9 @@ def _plain(value: Any) -> Any:
 
 def _cell(value: Any) -> Scalar:
     """A value that JSON has: None for NaN."""
-    plain = value.item() if hasattr(value, "item") else value
-    if plain is None or plain != plain:  # noqa: PLR0124 - NaN and NaT differ from themselves
+    import pandas as pd
+
+    plain = value.item() if hasattr(value, "dtype") and value.ndim == 0 else value
+    if pd.api.types.is_scalar(plain) and pd.isna(plain):
         return None
     return plain if isinstance(plain, str | int | float) else str(plain)

@@ -40,15 +40,17 @@ def table_columns(frame: "DataFrame") -> dict[str, TableColumn]:
     same = _constant_axes(frame)
     differences = frame.attrs.get("signed", ())
     columns: dict[str, TableColumn] = {}
-    for column in (str(column) for column in frame if column not in same and not _ends(column, HIGH)):
+    lows = {column: str(column).removesuffix(LOW) + HIGH for column in frame if _ends(column, LOW)}
+    lows = {low: high for low, high in lows.items() if high in frame}
+    for column in (str(column) for column in frame if column not in {*same, *lows.values()}):
         values = frame[column].tolist()
         label = all(isinstance(value, str) for value in values)
-        bound = _ends(column, LOW)
+        bound = column in lows
         name = (column.removesuffix(LOW) + "95 %" if bound else column).replace("_", " ")
         name = frame.attrs.get("heads", {}).get(column, name)
         if bound:
-            highs = frame[column.removesuffix(LOW) + HIGH].tolist()
-            texts = [_between(a, b, column in differences) for a, b in zip(values, highs, strict=True)]
+            pairs = zip(values, frame[lows[column]].tolist(), strict=True)
+            texts = [_between(low, high, column in differences) for low, high in pairs]
         else:
             texts = [_cell_text(column, value, column in differences) for value in values]
         columns[column] = TableColumn(name, texts, label)
@@ -109,8 +111,8 @@ def _constant_axes(frame: "DataFrame") -> list[Any]:
     return [axis for axis in frame if axis in AXES and frame[axis].nunique() == 1]
 
 
-def _between(low: float, high: float, difference: bool) -> str:
-    if math.isnan(low):
+def _between(low: float | None, high: float | None, difference: bool) -> str:
+    if low is None or high is None or math.isnan(low):
         return "–"
     return format_interval(low, high) if difference else f"[{format_share(low)}, {format_share(high)}]"
 

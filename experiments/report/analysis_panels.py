@@ -9,6 +9,7 @@ An analysis names what to draw in `attrs["figure"]` of its table:
     n        optional: what the column `n` counts, in words
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -103,7 +104,7 @@ def figure_caption(frame: "DataFrame", spec: FigureSpec) -> str:
     """A sentence: what is plotted, the interval and n."""
     by = " and ".join(name.replace("_", " ") for name in (spec.x, spec.by) if name)
     caption = f"{spec.measure[:1].upper()}{spec.measure[1:]} by {by}: mean with its 95 % interval"
-    counts = [] if "n" not in frame else [int(value) for value in frame["n"].dropna()]
+    counts = [int(value) for value in _floats(frame["n"]) if math.isfinite(value)] if "n" in frame else []
     if not counts:
         return f"{caption}."
     few, many = min(counts), max(counts)

@@ -19,7 +19,7 @@ from experiments.analyses.stored_results import (
     read_results,
     store_result,
 )
-from experiments.analyses.terminal_table import print_analysis
+from experiments.analyses.terminal_table import print_analysis, table_columns
 from experiments.cli.main import main
 from experiments.report.analysis_panels import analysis_panels, figure_spec
 from experiments.results.view_run import view_run
@@ -95,6 +95,21 @@ def test_numbers_of_numpy_and_missing_values_come_back(run):
     assert one.table["b"][0] == 0.1
     assert one.table[["b", "c"]].isna().sum().tolist() == [1, 1]
     assert one.table["d"].tolist() == [True, False]
+
+
+def test_a_table_without_values_or_with_half_an_interval_is_shown(run):
+    rows = {
+        "mean": [np.nan], "low": [np.nan], "high": [np.nan], "max_high": [0.5], "min_low": [0.25], "more": [pd.NA],
+        "values": [np.array([1, 2])],
+    }  # fmt: skip
+    store_result(run.path, OPTIONS, read_basis(run.path), pd.DataFrame(rows), "")
+    (one,), _ = read_results(run.path)
+    columns = {name: column.cells for name, column in table_columns(one.table).items()}
+    assert columns == {
+        "mean": ["–"], "low": ["–"], "max_high": [".500"], "min_low": [".250"], "more": ["–"], "values": ["[1 2]"],
+    }  # fmt: skip
+    with pytest.raises(ConfigError, match="two columns have one name"):
+        store_result(run.path, OPTIONS, read_basis(run.path), pd.DataFrame([[1, 2]], columns=["a", "a"]), "")
 
 
 def test_the_command_has_its_options_and_other_options_have_another_file():

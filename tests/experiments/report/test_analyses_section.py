@@ -121,7 +121,8 @@ def test_bounds_are_those_of_each_measure_and_points_without_bounds_have_none():
 def test_a_caption_has_n_only_if_the_table_has():
     spec = FigureSpec(x="layer", y=("mass",), measure="mass", n="prompts")
     assert figure_caption(table(ROWS[:2]), spec) == "Mass by layer: mean with its 95 % interval, n = 7 prompts."
-    assert figure_caption(table().drop(columns="n"), spec) == "Mass by layer: mean with its 95 % interval."
+    for other in (table().drop(columns="n"), table().assign(n="few")):
+        assert figure_caption(other, spec) == "Mass by layer: mean with its 95 % interval."
 
 
 @pytest.mark.parametrize(
