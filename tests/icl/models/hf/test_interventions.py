@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tiny_models
@@ -10,6 +11,8 @@ import torch
 from torch import Tensor
 
 from icl.errors import ModelError
+from icl.models.hf import token_ranges
+from icl.models.hf.language_model import EncodedPrompt
 from icl.models.hf.model import HF
 from icl.models.interventions import PartEdit, Site, SiteKind, TokenPart, Where, steer
 from icl.testing.intervention_conformance import KINDS, RandomEdit, check_sites
@@ -98,6 +101,21 @@ def test_sites_conform_whatever_the_model_has_read_before(hf: HF, prompts: list[
     shared = on_one_beginning(prompts, 4)
     hf.open(shared)
     assert list(check_sites(hf, [shared[0], prompts[0]], kinds=("residual",))) == []
+
+
+def test_the_check_of_sites_notices_a_prefix_of_prompts_without_the_edit(
+    hf: HF, prompts: list[Prompt], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the keys of prompts without edits, a row edited everywhere continues states that have no edit."""
+    with_edits = token_ranges.with_edits
+
+    def with_edits_and_same_key(encoder: Any, prompt: Prompt, encoded: EncodedPrompt, *settings: Any) -> EncodedPrompt:
+        return replace(with_edits(encoder, prompt, encoded, *settings), key=encoded.key)
+
+    monkeypatch.setattr(token_ranges, "with_edits", with_edits_and_same_key)
+    problems = list(check_sites(hf, on_one_beginning(prompts, 4), kinds=("residual",)))
+    hf.engine.prefiller.cached_prefixes.clear()  # some have edits, under keys of none
+    assert any("rows in one batch differ from each row alone" in problem for problem in problems)
 
 
 @pytest.mark.parametrize("where", [LAST, Where("all"), Where("demo[6].1"), Where("query.0")])
