@@ -111,7 +111,12 @@ def answer(
         PlanError: If the model cannot run the decoding, needs more than a prompt (as most fakes do), or failed.
     """
     from decoding.arms.arm import parse_arm
-    from decoding.arms.requirements import steering_refusal, thinking_budget_refusal, unsupported_reason
+    from decoding.arms.requirements import (
+        arm_part_refusal,
+        steering_refusal,
+        thinking_budget_refusal,
+        unsupported_reason,
+    )
     from decoding.engine.requests import DecodingRequest, Failure
     from decoding.engine.rewritten_prompts import rewritten_prompts
     from experiments.running.generation import engine_for
@@ -124,7 +129,7 @@ def answer(
     if problem := steering_refusal(method, model.abilities, max_thinking_tokens):
         raise PlanError(problem)
     for arm in arms:
-        if problem := unsupported_reason(arm, model.abilities):
+        if problem := unsupported_reason(arm, model.abilities) or arm_part_refusal(arm, max_thinking_tokens):
             raise PlanError(problem)
         if max_thinking_tokens is not None and (problem := thinking_budget_refusal(arm, model)):
             raise PlanError(problem)

@@ -6,6 +6,7 @@ In an experiment file, an arm is a node of `decoding`:
     decoding: {name: vcd, alpha: 0.5, sampling: {temperature: 0.7}, label: mild}
     decoding: {name: vcd, sampling: {beams: 4}}
     decoding: {name: vcd, logits_processors: [{name: repetition_penalty, penalty: 1.2}]}
+    decoding: {name: vcd, acts_in: answer}            # or think: greedy in the other part of a reasoning output
     decoding: {name: vcd, normalize: bytes}           # of option scores: per byte, mean (per token), or sum
     decoding: {name: moicl, fitted: weights.json}     # parameters fitted by `icl fit`
     decoding: studies/mine.py:Mine
@@ -18,7 +19,7 @@ from typing import Any, Literal, get_args
 
 from decoding.arms.control_target import ControlTarget, default_control_classes
 from decoding.arms.fitting import ParameterSource, read_parameter_file
-from decoding.arms.inspection import logits_count
+from decoding.arms.inspection import has_reference_scores, logits_count
 from decoding.arms.logits_processor_config import LogitsProcessorConfig, parse_logits_processors
 from decoding.base import Strategy
 from decoding.formulas.sampling import Beam, Greedy, Sampler
@@ -26,6 +27,7 @@ from decoding.traits import Traits
 from icl.edits import Edit
 from icl.errors import ConfigError, did_you_mean
 from icl.loading import location
+from icl.models.interventions import ActsIn
 from icl.registry import build, describe
 from icl.text.json_text import canonical_digest
 from icl.text.truncate import truncate
@@ -34,7 +36,8 @@ Normalize = Literal["sum", "mean", "bytes"]
 """Score of an option: the sum of its tokens' log-probabilities, their mean, or the sum per UTF-8 byte."""
 
 NORMALIZE: tuple[Normalize, ...] = get_args(Normalize)
-ARM_KEYS = ("sampling", "logits_processors", "normalize", "label")
+ACTS_IN: tuple[ActsIn, ...] = get_args(ActsIn)
+ARM_KEYS = ("sampling", "logits_processors", "acts_in", "normalize", "label")
 """Keys of a `decoding` node that are not parameters of the strategy."""
 
 
@@ -48,6 +51,8 @@ class Arm:
         label: Name in tables. By default it is made of the parameters that differ from their defaults.
         normalize: How option scores are normalized.
         logits_processors: Processors of transformers that act on the combined scores before the sampler.
+        acts_in: The part of a reasoning output in which the strategy chooses tokens. In the other part, the sampler
+            chooses them from the logits of branch 0. Always `both` for strategies that score as branch 0 does.
         parameter_sources: Files that parameters were read from. They do not affect the answers beyond the parameters.
     """
 
@@ -56,9 +61,12 @@ class Arm:
     label: str = ""
     normalize: Normalize = "sum"
     logits_processors: tuple[LogitsProcessorConfig, ...] = ()
+    acts_in: ActsIn = "both"
     parameter_sources: tuple[ParameterSource, ...] = field(default=(), compare=False)
 
     def __post_init__(self) -> None:
+        if self.acts_in != "both" and has_reference_scores(self.strategy):
+            object.__setattr__(self, "acts_in", "both")
         if not self.label:
             object.__setattr__(self, "label", _default_label(self))
 
@@ -78,6 +86,8 @@ class Arm:
             node["normalize"] = self.normalize
         if self.logits_processors:
             node["logits_processors"] = [one.describe() for one in self.logits_processors]
+        if self.acts_in != "both":
+            node["acts_in"] = self.acts_in
         return node
 
     @cached_property
@@ -117,6 +127,12 @@ def parse_arm(node: Any, where: str = "") -> Arm:
             f"{location(_join(where, 'normalize'))}normalize must be one of {', '.join(NORMALIZE)}, not {normalize!r}."
             f"{did_you_mean(str(normalize), NORMALIZE)}"
         )
+    acts_in = settings.get("acts_in", "both")
+    if acts_in not in ACTS_IN:
+        raise ConfigError(
+            f"{location(_join(where, 'acts_in'))}acts_in must be one of {', '.join(ACTS_IN)}, not {acts_in!r}."
+            f"{did_you_mean(str(acts_in), ACTS_IN)}"
+        )
     sampling = settings.get("sampling")
     return Arm(
         strategy,
@@ -124,6 +140,7 @@ def parse_arm(node: Any, where: str = "") -> Arm:
         label,
         normalize,
         parse_logits_processors(settings.get("logits_processors", ()), _join(where, "logits_processors")),
+        acts_in,
         tuple(sources),
     )
 
@@ -194,6 +211,8 @@ def _default_label(arm: Arm) -> str:
         parameters = ", ".join(_parameter_labels(arm.sampler)) or "temperature=1"
         parts.append("greedy" if arm.sampler.deterministic else parameters)
     parts += [one.label for one in arm.logits_processors]
+    if arm.acts_in != "both":
+        parts.append(f"acts_in={arm.acts_in}")
     if arm.normalize != "sum":
         parts.append(f"normalize={arm.normalize}")
     return ", ".join(parts)

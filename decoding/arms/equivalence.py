@@ -118,7 +118,7 @@ def _is_registered(node: Mapping[str, Any]) -> bool:
 @lru_cache
 def _has_equal_branches(strategy: Strategy) -> bool:
     """Whether all branches of a prompt without demonstrations equal the prompt, with weights of positive sum."""
-    from decoding.arms.inspection import constant_strength, probe_branches, probe_prompt
+    from decoding.arms.inspection import constant_strength, has_reference_scores, probe_branches, probe_prompt
 
     prompt = probe_prompt(shots=0)
     try:
@@ -128,7 +128,6 @@ def _has_equal_branches(strategy: Strategy) -> bool:
     if strategy.traits.reads_early_exits or any(branch.digest != prompt.digest for branch in branches):
         return False
     if len(branches) == 1:
-        inherited = Strategy.combine, Strategy.combine_stateful, Strategy.mask
-        return (type(strategy).combine, type(strategy).combine_stateful, type(strategy).mask) == inherited
+        return has_reference_scores(strategy)
     strength = constant_strength(strategy)
     return strength is None or strength > 0

@@ -73,6 +73,12 @@ def logits_count(strategy: Strategy) -> int:
     return branch_count(strategy) + (EXITS if strategy.traits.reads_early_exits else 0)
 
 
+def has_reference_scores(strategy: Strategy) -> bool:
+    """Whether the class leaves the scores to `Strategy`, so that they are the logits of branch 0."""
+    inherited = Strategy.combine, Strategy.combine_stateful, Strategy.mask
+    return (type(strategy).combine, type(strategy).combine_stateful, type(strategy).mask) == inherited
+
+
 def declares_weights(strategy: Strategy) -> bool:
     """Whether the strategy defines its weights."""
     return type(strategy).weights is not Strategy.weights

@@ -21,6 +21,7 @@ SUFFICIENT_ABILITIES = {
     "first token only": frozenset({"logits", "strategies"}),
     "whole options": frozenset({"logits"}),
     "beams": frozenset({"logits"}),
+    "output parts": frozenset({"logits"}),
     "logits processors": frozenset({"logits"}),
     "hidden_states": frozenset({"hidden_states"}),
     "attention": frozenset({"attention"}),
@@ -38,6 +39,7 @@ NEED_NAMES = {
     "whole options": "whole options scored by each branch",
     "logits processors": "logits processors between combination and sampler",
     "beams": "rows that beams can take over from one another",
+    "output parts": "a strategy that can change within an output (acts_in)",
     "hidden_states": "hidden states",
     "attention": "attention maps",
     "interventions": "edits of attention or hidden states",
@@ -68,6 +70,8 @@ def unsupported_reason(strategy: Strategy | Arm, abilities: Set[str], score: str
         needs.add("beams")
     if score != "options" and arm.logits_processors:
         needs.add("logits processors")
+    if arm.acts_in != "both":
+        needs.add("output parts")
     missing = _missing(needs, abilities)
     if not missing:
         return None
@@ -111,13 +115,28 @@ def part_refusal(method: "SteeringMethod", max_thinking_tokens: int | None) -> s
             f"acts_in: {method.acts_in} chooses among generated tokens and the one before them, and this intervention "
             "edits other tokens of the prompt. Remove acts_in, or change the tokens that it edits."
         )
-    if max_thinking_tokens is None:
-        return (
-            f"acts_in: {method.acts_in} needs to know where the reasoning of an output ends, and only answers that are "
-            "generated with a thinking budget have that. Set max_thinking_tokens (and answer_mode: generate), or "
-            "remove acts_in."
-        )
-    return None
+    return _unknown_parts(method.acts_in, max_thinking_tokens)
+
+
+def arm_part_refusal(arm: Arm, max_thinking_tokens: int | None) -> str | None:
+    """Why a strategy cannot choose the tokens of one part of the output, or None if it can, or chooses in both.
+
+    Args:
+        arm: The arm.
+        max_thinking_tokens: The thinking budget of generated answers. None without one, and for option scoring.
+    """
+    return None if arm.acts_in == "both" else _unknown_parts(arm.acts_in, max_thinking_tokens)
+
+
+def _unknown_parts(acts_in: str, max_thinking_tokens: int | None) -> str | None:
+    """Why it is unknown which part of an output a token belongs to, or None if it is known."""
+    if max_thinking_tokens is not None:
+        return None
+    return (
+        f"acts_in: {acts_in} needs to know where the reasoning of an output ends, and only answers that are "
+        "generated with a thinking budget have that. Set max_thinking_tokens (and answer_mode: generate), or "
+        "remove acts_in."
+    )
 
 
 def thinking_budget_refusal(arm: Arm, model: Model) -> str | None:

@@ -143,7 +143,8 @@ def _decoding_groups(
     for i, hypothesis in hypotheses.items():
         request, is_gated = prepared[i].request, schedules[i] == "gated"
         arm, num_branches = request.arm, len(hypothesis.prompts)
-        key = (arm.strategy, arm.sampler, num_branches, is_gated, arm.logits_processors, request.stop_strings)
+        settings = arm.logits_processors, request.stop_strings, arm.acts_in
+        key = (arm.strategy, arm.sampler, num_branches, is_gated, *settings)
         if key not in groups:
             groups[key] = DecodingGroup(
                 arm.strategy,
@@ -152,6 +153,7 @@ def _decoding_groups(
                 is_gated,
                 processors=build_processors(arm.logits_processors),
                 stop_criterion=build_stop_criterion(model, request.stop_strings),
+                acts_in=arm.acts_in,
             )
         groups[key].hypotheses.append(hypothesis)
     for group in groups.values():

@@ -16,6 +16,7 @@ from decoding.base import Strategy
 from decoding.engine.requests import LazyBranches, PreparedRequest
 from decoding.formulas.sampling import Beam, Sampler
 from icl.errors import PlanError
+from icl.models.interventions import ActsIn
 from icl.types import Prompt
 
 if TYPE_CHECKING:
@@ -23,8 +24,8 @@ if TYPE_CHECKING:
     from icl.models.base import LogitModel
 
 BranchSchedule = Literal["eager", "lazy", "gated"]
-ArmKey = tuple[Strategy, Sampler, int]
-"""A strategy, a sampler, and the maximal number of new tokens."""
+ArmKey = tuple[Strategy, Sampler, int, ActsIn]
+"""A strategy, a sampler, the maximal number of new tokens, and the part in which the strategy chooses them."""
 
 DECIDED_STEPS = 0.7
 """Assumed proportion of steps that the reference decides, before an arm has answered."""
@@ -115,11 +116,12 @@ def choose_schedules(
     for i, one in enumerate(prepared):
         if lazy_branches != "never" and _may_defer(one):
             by_arm.setdefault(_arm_key(one), []).append(i)
-    for (strategy, _, limit), indices in by_arm.items():
+    for (strategy, _, limit, acts_in), indices in by_arm.items():
         requests = [prepared[i] for i in indices]
         is_gated = strategy.traits.is_gated
         expected = history.of(requests[0]).expected(limit)
-        if is_gated or lazy_branches == "always" or is_lazy_cheaper(requests, *expected, shares_prefix):
+        is_lazy = lazy_branches == "always" or acts_in == "answer"  # reasoning needs no contrast then
+        if is_gated or is_lazy or is_lazy_cheaper(requests, *expected, shares_prefix):
             for i in indices:
                 schedules[i] = "gated" if is_gated else "lazy"
     pairs = list(zip(prepared, schedules, strict=True))
@@ -137,13 +139,13 @@ def _may_defer(prepared: PreparedRequest) -> bool:
         and len(prepared.branches) > 1
         and not strategy.traits.keeps_state
         and not isinstance(request.arm.sampler, Beam)
-        and can_defer_branches(strategy)
+        and (request.arm.acts_in == "answer" or can_defer_branches(strategy))
     )
 
 
 def _arm_key(prepared: PreparedRequest) -> ArmKey:
     request = prepared.request
-    return request.arm.strategy, request.arm.sampler, request.max_new_tokens
+    return request.arm.strategy, request.arm.sampler, request.max_new_tokens, request.arm.acts_in
 
 
 def can_defer_branches(strategy: Strategy) -> bool:

@@ -10,7 +10,7 @@ from decoding.engine.thinking_budget import Thinking
 from decoding.engine.trace import StepTrace
 from decoding.engine.uniform_numbers import UniformNumbers
 from decoding.formulas.sampling import Sampler
-from icl.models.interventions import TokenPart
+from icl.models.interventions import ActsIn, TokenPart
 from icl.streams import StreamKey
 
 if TYPE_CHECKING:
@@ -80,6 +80,11 @@ class Hypothesis:
         """The part of the output that the last token leads on to, if it matters."""
         return self.parts[-1] if self.parts else TokenPart()
 
+    @property
+    def next_part(self) -> str:
+        """The part of the output that the next token belongs to, '' if it may still open a reasoning block."""
+        return "answer" if self.thinking is None else self.thinking.part(self.tokens).name
+
     def take_forced(self) -> int | None:
         """Removes and returns the token that the thinking budget forces in this step, None if it forces none."""
         return self.thinking.forced.pop(0) if self.thinking is not None and self.thinking.forced else None
@@ -102,6 +107,7 @@ class DecodingGroup:
         search: Beam search, if the sampler has several beams. Its beams are then the hypotheses.
         processors: `transformers.LogitsProcessorList` that acts on the combined scores, or None.
         stop_criterion: Finds stop strings, or None.
+        acts_in: The part of an output in which the strategy chooses tokens. In the other part, branch 0 does.
         uniform_numbers: Random numbers of the sampler, drawn ahead.
     """
 
@@ -112,6 +118,7 @@ class DecodingGroup:
     search: "BeamSearch | None" = None
     processors: Any = None
     stop_criterion: StopCriterion | None = None
+    acts_in: ActsIn = "both"
     uniform_numbers: UniformNumbers = field(default_factory=UniformNumbers)
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from decoding.arms.requirements import BEAMS_AND_BUDGET
+from decoding.arms.requirements import BEAMS_AND_BUDGET, arm_part_refusal
 from decoding.base import Generate, Note, Strategy
 from decoding.engine.requests import DecodingRequest, Failure, PreparedRequest
 from decoding.formulas.sampling import Beam
@@ -62,6 +62,10 @@ def _prepared(request: DecodingRequest, branches: _Branches | Failure) -> Prepar
         return Failure(f"{request.arm.label} scores options and cannot generate text. Use answer_mode: options.")
     if request.max_thinking_tokens is not None and isinstance(request.arm.sampler, Beam):
         return Failure(f"{request.arm.label}: {BEAMS_AND_BUDGET}")
+    if problem := arm_part_refusal(
+        request.arm, request.max_thinking_tokens if request.answer_mode == "generate" else None
+    ):
+        return Failure(f"{request.arm.label}: {problem}")
     if isinstance(branches, Failure):
         return branches
     if isinstance(request.arm.sampler, Beam) and any(map(acts_in_part, branches.prompts)):

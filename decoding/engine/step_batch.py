@@ -1,15 +1,19 @@
 """Hypotheses that choose their tokens together at a step, with the logits of their branches.
 
+If the strategy of a group acts in one part of the output, hypotheses outside that part choose in a batch of their own,
+from the logits of branch 0. So the strategy never sees the steps outside. It needs no branches there.
+
 Rows of a session are gathered by an index on the device. It is copied only if the rows differ from those of the
 previous step (`icl.memory.device_copies.StepIndices`), and adjacent rows need none.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
 
+from decoding.base import Strategy
 from icl.memory.device_copies import StepIndices
 from icl.models.base import Session
 
@@ -36,6 +40,10 @@ class LoopStep:
     trace: bool = False
 
 
+REFERENCE = Strategy()
+"""Scores as branch 0 does."""
+
+
 @dataclass(frozen=True, eq=False)
 class StepBatch:
     """Some hypotheses of a group at one step.
@@ -46,12 +54,19 @@ class StepBatch:
         logits: Logits of their branches, [n, B, V] float32.
         is_decided: Whether the reference decides the step, [B] bool. The others choose in another batch. None: no other
             batch.
+        is_outside: Whether they are outside the part of the output in which the strategy of the group acts.
     """
 
     group: "DecodingGroup"
     hypotheses: "Sequence[Hypothesis]"
     logits: "Tensor"
     is_decided: "Tensor | None" = None
+    is_outside: bool = False
+
+    @property
+    def strategy(self) -> Strategy:
+        """Combines the branches."""
+        return REFERENCE if self.is_outside else self.group.strategy
 
 
 def reference_batches(
@@ -66,22 +81,33 @@ def reference_batches(
         may_defer: Whether hypotheses can lack the rows of their contrast branches. The reference then stands in for
             them, and `is_decided` says where this is right.
     """
-    deferred: list[Hypothesis] = []
-    in_session = list(group.hypotheses)
-    if may_defer and len(in_session[0].prompts) > 1:  # one branch cannot be deferred
-        deferred = [h for h in group.hypotheses if h.lacks_branch_rows]
-        in_session = [h for h in group.hypotheses if not h.lacks_branch_rows]
     batches = []
-    if in_session:
-        logits = gather_logits(session.logits, branch_rows(in_session), indices)
-        batches.append(with_early_exits(session, StepBatch(group, in_session, logits), indices))
-    if deferred:
-        reference = gather_logits(session.logits, [[h.rows[0] for h in deferred]], indices)
-        is_decided = group.strategy.reference_decides(reference[0])
-        if is_decided is not None:
-            logits = reference.expand(len(deferred[0].prompts), -1, -1)
-            batches.append(with_early_exits(session, StepBatch(group, deferred, logits, is_decided), indices))
-    return batches
+    for is_outside, hypotheses in _by_part(group):
+        deferred: list[Hypothesis] = []
+        in_session = hypotheses
+        if may_defer and len(hypotheses[0].prompts) > 1:  # one branch cannot be deferred
+            deferred = [h for h in hypotheses if h.lacks_branch_rows]
+            in_session = [h for h in hypotheses if not h.lacks_branch_rows]
+        if in_session:
+            logits = gather_logits(session.logits, branch_rows(in_session), indices)
+            batches.append(StepBatch(group, in_session, logits, is_outside=is_outside))
+        if deferred:
+            reference = gather_logits(session.logits, [[h.rows[0] for h in deferred]], indices)
+            is_decided = None if is_outside else group.strategy.reference_decides(reference[0])
+            if is_outside or is_decided is not None:
+                logits = reference.expand(len(deferred[0].prompts), -1, -1)
+                batches.append(StepBatch(group, deferred, logits, is_decided, is_outside))
+    return [with_early_exits(session, batch, indices) for batch in batches]
+
+
+def _by_part(group: "DecodingGroup") -> "list[tuple[bool, list[Hypothesis]]]":
+    """The hypotheses inside and outside the part in which the strategy acts: whether outside, and at least one each."""
+    if group.acts_in == "both":
+        return [(False, list(group.hypotheses))]
+    parts: dict[bool, list[Hypothesis]] = {}
+    for hypothesis in group.hypotheses:
+        parts.setdefault(hypothesis.next_part != group.acts_in, []).append(hypothesis)
+    return list(parts.items())
 
 
 def with_early_exits(session: Session, batch: StepBatch, indices: StepIndices) -> StepBatch:
@@ -91,7 +117,7 @@ def with_early_exits(session: Session, batch: StepBatch, indices: StepIndices) -
     if not batch.group.strategy.traits.reads_early_exits:
         return batch
     exits = gather_early_exits(session, indices.of([h.rows[0] for h in batch.hypotheses]))
-    return StepBatch(batch.group, batch.hypotheses, torch.cat([batch.logits, exits]), batch.is_decided)
+    return replace(batch, logits=torch.cat([batch.logits, exits]))
 
 
 def branch_rows(hypotheses: "Sequence[Hypothesis]") -> list[list[int]]:

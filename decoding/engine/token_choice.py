@@ -42,9 +42,7 @@ class StepChoice:
     def __init__(self, batch: StepBatch, step: LoopStep) -> None:
         self.batch, self.step = batch, step
         self.tokens: Tensor | None = None
-        self.scores, _, faults = combine_branches_on_device(
-            batch.group.strategy, batch.logits, step.number, batch.hypotheses
-        )
+        self.scores, _, faults = combine_branches_on_device(batch.strategy, batch.logits, step.number, batch.hypotheses)
         self.tensors: dict[str, Tensor] = {"faults": faults}
         self.numbers: dict[str, Rows] = {}
         if batch.is_decided is not None:
@@ -62,7 +60,7 @@ class StepChoice:
         top, batch = max(h.top_logprobs for h in self.batch.hypotheses), self.batch
         if top:
             tensors = trace_tensors(
-                batch.group.strategy, batch.logits, self.scores, step=self.step.number, states=batch.hypotheses, top=top
+                batch.strategy, batch.logits, self.scores, step=self.step.number, states=batch.hypotheses, top=top
             )
             self.tensors |= {f"step_traces/{i}": tensor for i, tensor in enumerate(tensors)}
 
@@ -76,7 +74,7 @@ class StepChoice:
 
     def fault(self, row: int) -> str:
         """Why the scores of a row cannot be used, or ''."""
-        strategy, logits = self.batch.group.strategy, self.batch.logits
+        strategy, logits = self.batch.strategy, self.batch.logits
         message = fault_message(strategy, self.step.number, self.numbers["faults"][row], logits, row)
         if message or "best" not in self.numbers:
             return message
@@ -108,7 +106,7 @@ class TokenChoice(StepChoice):
         group, hypotheses = self.batch.group, self.batch.hypotheses
         tokens = [int(token) for (token,) in self.numbers["tokens"]]
         rows = self.step_trace_rows()
-        traces = step_traces(group.strategy, len(self.batch.logits), rows, tokens) if rows else []
+        traces = step_traces(self.batch.strategy, len(self.batch.logits), rows, tokens) if rows else []
         decided = [i for i in range(len(hypotheses)) if self.is_decided(i)]
         for i in decided:
             hypothesis, fault = hypotheses[i], self.fault(i)
@@ -132,7 +130,8 @@ class TokenChoice(StepChoice):
             if row in self.forced:
                 numbers[TRACE_FIELDS.index("logprob")] = 0.0
             hypothesis.trace.append(numbers)
-            hypothesis.undecided_steps += numbers[0] > 1 and not hypothesis.lacks_branch_rows
+            is_undecided = numbers[0] > 1 and not hypothesis.lacks_branch_rows and not self.batch.is_outside
+            hypothesis.undecided_steps += is_undecided
 
 
 def read_choices(choices: Sequence[StepChoice]) -> None:

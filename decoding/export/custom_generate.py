@@ -65,6 +65,7 @@ def obstacle(arm: Arm) -> str | None:
         "it searches with beams, which reorder the rows of the prompt and not those of other branches": isinstance(
             arm.sampler, Beam
         ),
+        "it acts in one part of a reasoning output, which generate does not follow": arm.acts_in != "both",
         "its logits_processors are transformers' own; remove them and pass them to generate": bool(
             arm.logits_processors
         ),

@@ -4,7 +4,7 @@ from typing import Any, get_type_hints
 
 from pydantic import TypeAdapter
 
-from decoding.arms.arm import NORMALIZE
+from decoding.arms.arm import ACTS_IN, NORMALIZE
 from experiments.config.keys import (
     AXES,
     COMPONENT_KINDS,
@@ -115,6 +115,7 @@ def _with_arm_keys(strategies: dict[str, Any]) -> dict[str, Any]:
             "items": {"anyOf": [{"type": "string"}, processor]},
             "description": "processors of transformers on the combined scores, such as repetition_penalty",
         },
+        "acts_in": {"enum": list(ACTS_IN), "description": "part of a reasoning output in which the strategy acts"},
         "normalize": {"enum": list(NORMALIZE), "description": "what the score of an option is divided by"},
         "label": {"type": "string", "description": "name in tables"},
         "fitted": {"type": "string", "description": "a file of icl fit with parameters"},

@@ -61,7 +61,7 @@ def _with_parameter(head: str, node: PlacedNode, path: Sequence[str], value: Any
     config = {"name": value_of_head} if isinstance(value_of_head, str) else value_of_head
     if not isinstance(config, Mapping) or not isinstance(config.get("name"), str) or len(path) > 2:
         return None
-    is_arm_key = head == "decoding" and path[0] in ("sampling", "normalize")
+    is_arm_key = head == "decoding" and path[0] in ("sampling", "acts_in", "normalize")
     if not is_arm_key and path[0] not in _parameters(resolve(COMPONENT_KINDS[head], config["name"], where)):
         return None
     if len(path) == 1:

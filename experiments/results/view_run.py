@@ -175,7 +175,9 @@ def cells_by_label(samples: "DataFrame", axis: str, store: Store) -> dict[str, M
 
 def _wraps(control: Any, arm: Any) -> bool:
     wrapped = _inside(control, "strategy", "of")
-    return wrapped is not None and wrapped == _inside(arm, "strategy") and control.get("sampler") == arm.get("sampler")
+    if wrapped is None or wrapped != _inside(arm, "strategy"):
+        return False
+    return all(control.get(key) == arm.get(key) for key in ("sampler", "acts_in"))
 
 
 def _metrics(frame: "DataFrame") -> Sequence[str]:

@@ -36,7 +36,9 @@ def equivalence_digest(cell: Mapping[str, Any]) -> str:
 def _arm(arm: Mapping[str, Any], score: str, shots: int, is_recorded: bool) -> dict[str, Any]:
     unread = ("sampler", "logits_processors") if score == "options" else ("normalize",)
     node = {key: value for key, value in arm.items() if key not in unread}
-    return node | {"strategy": GREEDY} if is_recorded or is_equivalent_to_greedy(arm, score, shots) else node
+    if not is_recorded and not is_equivalent_to_greedy(arm, score, shots):
+        return node
+    return {key: value for key, value in node.items() if key != "acts_in"} | {"strategy": GREEDY}
 
 
 def _demonstrations(arm: Mapping[str, Any]) -> int:

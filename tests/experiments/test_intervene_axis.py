@@ -221,7 +221,7 @@ def test_a_report_says_that_outputs_have_no_reasoning_for_an_intervention_to_act
     task = {**MINUS, "queries": 3}
     run(load_config(keys(task=task, shots=0, max_thinking_tokens=2, grid={"intervene": ["none", *parts]})), tmp_path)
     view = view_run(load_run(tmp_path / "t"))
-    note = "3 of 3 outputs under vista(acts_in=think) have no reasoning block, so it edits nothing there"
+    note = "3 of 3 outputs under vista(acts_in=think) have no reasoning block, so it changes nothing there"
     assert [one for one in view.answer_notes if "reasoning" in one] == [note]
     texts = view.frame.groupby("intervene")["output"].apply(list)
     assert texts["vista(acts_in=think)"] == texts["none"]
