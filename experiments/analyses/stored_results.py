@@ -7,6 +7,7 @@ digests of the run's cells, the checksums of their samples, and the config's `co
 result no longer fits the run, and `StoredResult.outdated` says why.
 """
 
+import re
 import shlex
 import sys
 from collections.abc import Callable, Mapping
@@ -63,8 +64,9 @@ class AnalysisOptions:
 
     @property
     def file(self) -> str:
-        """The name of the file."""
-        words = "-".join("".join(c if c.isalnum() and c.isascii() else " " for c in self.name).split())
+        """The name of the file. Of a path it has the last part alone, because folders may have the name of a user."""
+        last = re.split(r"[/\\]", self.name)[-1]
+        words = "-".join("".join(c if c.isalnum() and c.isascii() else " " for c in last).split())
         return f"{words[-60:]}-{canonical_digest(asdict(self))[:8]}.json"
 
 

@@ -118,7 +118,8 @@ def test_the_command_has_its_options_and_other_options_have_another_file():
         "icl analyze RUN copying --metric strict --to 'decoding=vcd(alpha=1)' --by 'a b' --queries 5"
     )
     assert len({options.file, AnalysisOptions("copying").file, AnalysisOptions("copying", queries=5).file}) == 3
-    assert AnalysisOptions("../../x/mine.py:analyze").file.startswith("x-mine-py-analyze-")
+    for path in ("../../x/mine.py:analyze", r"C:\x\mine.py:analyze"):
+        assert AnalysisOptions(path).file.startswith("mine-py-analyze-")
 
 
 def test_a_change_of_the_run_outdates_a_result(folder):
