@@ -21,7 +21,8 @@ class Facet:
         labels = [other.labels for other in self.table.rows if not other.baseline]
         varying = [i for i in range(len(self.table.axes)) if len({one[i] for one in labels}) > 1]
         if row.baseline:
-            own = [label for i, label in enumerate(row.labels) if i in varying or label not in labels[0]]
+            first = next(iter(labels), ())  # no row is left if all samples failed
+            own = [label for i, label in enumerate(row.labels) if i in varying or label not in first]
             return ", ".join(reversed([*filter(None, own)])) if self.caption else row.name
         return ", ".join(row.labels[i] for i in varying) or row.name
 

@@ -47,6 +47,12 @@ def test_few_arms_are_one_panel(written):
     assert [facet.name(row) for row in facet.table.rows][:2] == ["random", "knn"]
 
 
+def test_baselines_have_their_names_if_all_samples_of_the_arms_failed(table):
+    baselines = tuple(row for row in table.rows if row.baseline)
+    (facet,) = divide(replace(table, rows=baselines))
+    assert [facet.name(row) for row in baselines] == ["vote, random", "vote, knn", "vote, mmr"]
+
+
 def test_labels_keep_their_order_and_their_distance():
     spread = spread_out([0.5, 0.52, 0.9, 0.51], 0.1, 0, 1)
     assert sorted(range(4), key=spread.__getitem__) == [0, 3, 1, 2]
