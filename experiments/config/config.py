@@ -138,6 +138,9 @@ def _check_type(hint: Any, key: str, node: Any, where: str) -> Any:
         raise ConfigError(f"{where}: {error}") from error
     except ValidationError as error:
         problem = error.errors()[0]
+        has_text = any(isinstance(extra, ExpectedText) for extra in get_args(hint))
+        if not has_text and (item := _item_problem(node, error.errors())):
+            raise ConfigError(f"{where}: {key}{item}") from error
         if problem["type"] == "less_than_equal":
             raise ConfigError(f"{where}: {key} must be at most {problem['ctx']['le']:,}, not {node:,}.") from error
         is_annotated = get_origin(hint) is Annotated
@@ -154,6 +157,15 @@ def _check_type(hint: Any, key: str, node: Any, where: str) -> Any:
     return value
 
 
+def _item_problem(node: Any, errors: Sequence[Any]) -> str | None:
+    """The sentence about the first wrong item of a list, or None if no item is wrong by itself."""
+    for error in errors:
+        number = error["loc"][-1] if error["loc"] else None
+        if isinstance(node, list) and isinstance(number, int) and error["type"] in _ITEM_WORDS:
+            return f"[{number}] must be {_ITEM_WORDS[error['type']].format(**error.get('ctx', {}))}, not {node[number]!r}."
+    return None
+
+
 def _describe_type(hint: Any) -> str:
     """'a text or none': the types of a hint in words."""
     if get_origin(hint) is Annotated:
@@ -166,6 +178,14 @@ def _describe_type(hint: Any) -> str:
 
 
 _BOUND_WORDS = {"greater_than": "above {gt:g}", "greater_than_equal": "at least {ge:g}", "less_than": "below {lt:g}"}
+_ITEM_WORDS = {
+    **_BOUND_WORDS,
+    "less_than_equal": "at most {le:,}",
+    "int_type": "a whole number",
+    "float_type": "a number",
+    "string_type": "a text",
+    "string_too_short": "a text that is not empty",
+}
 _TYPE_WORDS: Mapping[Any, str] = {
     float: "a number",
     int: "a whole number",

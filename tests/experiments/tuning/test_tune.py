@@ -200,6 +200,9 @@ def test_each_episode_draws_one_of_the_numbers_of_shots() -> None:
     assert training_cell(config, spec, None).shots == 3
     with pytest.raises(ConfigError, match=r"tune.shots: shots must be a whole number or a list that is not empty"):
         study(shots=[])
+    for wrong, problem in ((-2, "at least 0"), (20_000, "at most 10,000"), ("two", "a whole number"), (2.5, "a whole")):
+        with pytest.raises(ConfigError, match=rf"tune.shots: shots\[1\] must be {problem}.*, not {wrong!r}\.$"):
+            study(shots=[1, wrong])
 
 
 def test_controls_differ_in_their_demonstrations_alone() -> None:
