@@ -139,6 +139,17 @@ def _unknown_parts(acts_in: str, max_thinking_tokens: int | None) -> str | None:
     )
 
 
+def layer_refusal(arm: Arm, model: Model) -> str | None:
+    """Why a model lacks a layer that a branch of an arm edits, before it is loaded; None if it has all of them."""
+    if "interventions" not in arm.strategy.traits.needs or (count := model.num_layers) is None:
+        return None
+    from decoding.interventions.base import missing_layer
+
+    acts = [act for branch in probe_branches(arm.strategy) for act in branch.interventions]
+    layers = dict.fromkeys(site.layer for act in acts for site in act.sites)
+    return next(filter(None, (missing_layer(number, count) for number in layers)), None)
+
+
 def thinking_budget_refusal(arm: Arm, model: Model) -> str | None:
     """Why the reasoning of an arm cannot have a limit on a model, or None if it can."""
     return model.thinking_budget_refusal() or (BEAMS_AND_BUDGET if isinstance(arm.sampler, Beam) else None)

@@ -287,14 +287,19 @@ def layer_problem(method: SteeringMethod, model: "Model") -> str | None:
         return None
     for key, value in named.items():
         for number in [value] if isinstance(value, int) else value:
-            if not -count <= number < count:
-                return (
-                    f"{key}: the model has no layer {number}. Its {count} layers are 0 to {count - 1}; -1 is the last."
-                )
+            if missing := missing_layer(number, count):
+                return f"{key}: {missing}"
     first, last = (named.get(key, default) for key, default in ALL_LAYERS.items())
     if first % count > last % count:
         return f"first_layer {first} is above last_layer {last}, so no layer is left."
     return None
+
+
+def missing_layer(number: int, count: int) -> str | None:
+    """The sentence about a layer that a model of `count` layers lacks. None if it has it."""
+    if -count <= number < count:
+        return None
+    return f"the model has no layer {number}. Its {count} layers are 0 to {count - 1}; -1 is the last."
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,7 +8,7 @@ import pytest
 
 from experiments.config.config import load_config
 from experiments.grid.feasibility import _check_meta, check_data, check_requirements, data_digests
-from experiments.grid.grid import expand
+from experiments.grid.grid import Grid, expand
 from icl.errors import ConfigError, DataError, ModelError, PlanError
 
 Write = Callable[..., Path]
@@ -85,6 +85,23 @@ def test_a_need_that_no_backend_meets_is_reported(yaml_file: Write, tmp_path: Pa
         check_requirements(
             expand(load_config(yaml_file("task: SHAPES\nmodel: fake-gold\ndecoding: looking.py:Looking\n")))
         )
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_a_layer_of_a_strategy_that_the_model_lacks_is_refused_before_it_is_loaded(
+    yaml_file: Write, wrapped: bool
+) -> None:
+    def grid(layer: int, negatives: str) -> Grid:
+        node = f"{{name: crops, negatives: {negatives}, layer: {layer}}}"
+        node = f"{{name: sign_flip, of: {node}}}" if wrapped else node
+        return expand(load_config(yaml_file(f"task: binding\nmodel: {{name: hf, path: tiny}}\ndecoding: {node}\n")))
+
+    lacking = grid(4, "attention")
+    with pytest.raises(PlanError, match=r"decoding '.*crops.*': the model has no layer 4. Its 4 layers"):
+        check_requirements(lacking)
+    assert "engine" not in vars(lacking.cells[0].model)
+    check_requirements(grid(3, "random_attention"))
+    check_requirements(grid(4, "inputs"))  # no branch edits a layer
 
 
 def test_a_model_that_scores_options_itself_does_not_normalize_them(yaml_file: Write) -> None:
