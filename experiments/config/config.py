@@ -162,7 +162,8 @@ def _item_problem(node: Any, errors: Sequence[Any]) -> str | None:
     for error in errors:
         number = error["loc"][-1] if error["loc"] else None
         if isinstance(node, list) and isinstance(number, int) and error["type"] in _ITEM_WORDS:
-            return f"[{number}] must be {_ITEM_WORDS[error['type']].format(**error.get('ctx', {}))}, not {node[number]!r}."
+            expected = _ITEM_WORDS[error["type"]].format(**error.get("ctx", {}))
+            return f"[{number}] must be {expected}, not {node[number]!r}."
     return None
 
 
