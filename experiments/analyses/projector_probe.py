@@ -12,7 +12,7 @@
 
 The encoder's own features are the reference: a projector cannot add what they lack, but it can lose it, or give it
 another form. A linear probe sees linear form only. It reads at most 300 images (`--queries`), each distinct one once,
-with one image per example and at least 5 images per label.
+with one image per example and at least 5 images of different groups per label.
 
 Cross-modal projection (Verma et al., 2402.16832) compares a model's features before and after its training, with a
 multi-layer perceptron. No released code was compared.
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from icl.types import Example
 
 IMAGES, FOLDS = 300, 5
-"""The largest number of images, and the number of folds, which is the smallest number of images of a label."""
+"""The largest number of images, and the number of folds, which is the smallest number of groups of a label."""
 BEFORE, AFTER = "encoder", "projected"
 
 
@@ -58,7 +58,7 @@ def analyze(view: "RunView", queries: int = IMAGES) -> "DataFrame":
         for task in {cell.labels["task"]: cell.task for cell in cells}.values():
             examples = labeled_images(task, queries)
             if len(_labels(examples)) < 2:
-                problems.append(f"{task.title} has fewer than two labels with {FOLDS} images each")
+                problems.append(f"{task.title} has fewer than two labels with {FOLDS} images of different groups each")
                 continue
             setting = {"task": task.title, "model": str(cells[0].labels["model"])}
             table_rows += [{**setting, **row} for row in _rows(cast("HF", model), task.title, examples)]
@@ -78,13 +78,13 @@ def analyze(view: "RunView", queries: int = IMAGES) -> "DataFrame":
 
 
 def labeled_images(task: "Task", limit: int) -> "list[Example]":
-    """Examples of the pool of the first query, each with one image of its own, of labels with FOLDS images."""
+    """Examples of the pool of the first query, each with one image of its own, of labels with FOLDS groups."""
     first: dict[str, Example] = {}
     for example in task.pool(task.queries[0].id).examples:
         if len(example.images) == 1:
             first.setdefault(example.images[0].digest, example)
     chosen = list(first.values())[:limit]
-    counts = Counter(normalize_text(example.class_name) for example in chosen)
+    counts = Counter(label for label, _ in {(normalize_text(one.class_name), _group(one)) for one in chosen})
     return [example for example in chosen if counts[normalize_text(example.class_name)] >= FOLDS]
 
 
@@ -105,6 +105,10 @@ def assign_folds(labels: Sequence[str], groups: Sequence[str], order: Sequence[i
     return [folds[group] for group in groups]
 
 
+def _group(example: "Example") -> str:
+    return example.group or example.id
+
+
 def _labels(examples: "Sequence[Example]") -> set[str]:
     return {normalize_text(example.class_name) for example in examples}
 
@@ -113,7 +117,7 @@ def _rows(model: "HF", title: str, examples: "Sequence[Example]") -> Iterator[di
     from icl.models.hf.projector import projector_means
 
     labels = [normalize_text(example.class_name) for example in examples]
-    groups = [example.group or example.id for example in examples]
+    groups = [_group(example) for example in examples]
     key = StreamKey(0, title)
     ids = [example.id for example in examples]
     folds = assign_folds(labels, groups, key.order("projector_probe/folds", ids))

@@ -1,5 +1,7 @@
 """Probes before and after the projector: known answers, folds, the table of a real run, and its sentences."""
 
+from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -56,7 +58,7 @@ def test_the_table_of_a_real_run_has_a_figure_with_the_control(view: Any) -> Non
     assert [one.name for one in panel.measures] == ["accuracy", "shuffled"]
     for one in panel.measures:
         assert all(low < mean < high for low, mean, high in zip(one.lows, one.means, one.highs, strict=True))
-    with pytest.raises(ConfigError, match=r"has fewer than two labels with 5 images each\. Probes need a task whose"):
+    with pytest.raises(ConfigError, match=r"two labels with 5 images of different groups each\. Probes need a task"):
         analyze(view, queries=6)
 
 
@@ -78,6 +80,17 @@ def test_images_are_distinct_and_labels_have_enough_of_them() -> None:
     names = [normalize_text(example.class_name) for example in examples]
     assert min(names.count(name) for name in names) >= FOLDS
     assert len(names) < 100
+
+
+def test_a_label_whose_images_are_one_group_is_left_out() -> None:
+    """Its images are all in one fold, so a probe on the others could not give it."""
+    task = build("task", ATTRIBUTE)
+    examples = labeled_images(task, 300)
+    label = normalize_text(examples[0].class_name)
+    members = [replace(one, group="scene") if normalize_text(one.class_name) == label else one for one in examples]
+    grouped: Any = SimpleNamespace(queries=task.queries, pool=lambda _: SimpleNamespace(examples=members))
+    expected = [one.id for one in examples if normalize_text(one.class_name) != label]
+    assert [one.id for one in labeled_images(grouped, 300)] == expected
 
 
 def test_a_model_whose_features_cannot_be_read_is_a_sentence(ran: Any) -> None:
