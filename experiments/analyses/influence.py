@@ -68,7 +68,7 @@ def analyze(view: "RunView", queries: int = QUERIES) -> "DataFrame":
                 {
                     **setting,
                     "demonstrations": name,
-                    **interval_columns([one.gold for one in chosen], units, "gold"),
+                    **interval_columns([one.gold for one in chosen], units, "gold", bounded=False),
                     **_measured(chosen, "answer"),
                     **_measured(chosen, "replaced"),
                     "n": len(chosen),
@@ -185,4 +185,5 @@ def _halves(sample: Sequence[Influence]) -> tuple[Sequence[Influence], Sequence[
 def _measured(chosen: Sequence[Influence], name: str) -> dict[str, float]:
     """The interval of a measure over the demonstrations that have it."""
     having = [one for one in chosen if not np.isnan(getattr(one, name))]
-    return prefixed_interval([getattr(one, name) for one in having], [one.unit for one in having], name)
+    values, units = ([getattr(one, key) for one in having] for key in (name, "unit"))
+    return prefixed_interval(values, units, name, bounded=False)

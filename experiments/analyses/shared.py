@@ -80,18 +80,20 @@ def mean_of_defined(values: Sequence[float]) -> float:
     return float(np.mean(defined)) if defined else np.nan
 
 
-def interval_columns(values: Sequence[float] | Any, units: Any, name: str) -> dict[str, float]:
-    """The columns `name`, low and high of a mean over clusters; NaN without values."""
+def interval_columns(values: Sequence[float] | Any, units: Any, name: str, *, bounded: bool = True) -> dict[str, float]:
+    """The columns `name`, low and high of a mean over clusters (`estimate_mean`); NaN without values."""
     x = np.asarray(values, dtype=np.float64)
     if not len(x):
         return {name: np.nan, "low": np.nan, "high": np.nan}
-    interval = estimate_mean(x, np.asarray(units))
+    interval = estimate_mean(x, np.asarray(units), bounded=bounded)
     return {name: interval.mean, "low": interval.low, "high": interval.high}
 
 
-def prefixed_interval(values: Sequence[float] | Any, units: Any, name: str) -> dict[str, float]:
+def prefixed_interval(
+    values: Sequence[float] | Any, units: Any, name: str, *, bounded: bool = True
+) -> dict[str, float]:
     """The columns `name`, `name`_low and `name`_high of a mean over clusters, for rows with several intervals."""
-    middle, low, high = interval_columns(values, units, name).values()
+    middle, low, high = interval_columns(values, units, name, bounded=bounded).values()
     return {name: middle, f"{name}_low": low, f"{name}_high": high}
 
 

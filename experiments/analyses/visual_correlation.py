@@ -90,8 +90,8 @@ def _rows(prompts: Sequence[RunPrompt], scores: Scores) -> Iterator[dict[str, An
         real, without, other = (np.array(values) for values in list(zip(*tokens, strict=True))[1:])
         yield {
             "answer": "query" if owner == spans.QUERY else f"demonstration {(spans.demo_index(owner) or 0) + 1}",
-            **interval_columns(real - without, units, "no_image"),
-            **prefixed_interval(real - other, units, "other_image"),
+            **interval_columns(real - without, units, "no_image", bounded=False),
+            **prefixed_interval(real - other, units, "other_image", bounded=False),
             "weight": float(np.mean([weight for number in of_owner for weight in weights[owner, number]])),
             "logprob": float(real.mean()),
             "n": len(tokens),

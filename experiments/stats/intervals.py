@@ -86,13 +86,16 @@ def wilson_bounds(mean: float, size: float, z: ArrayLike) -> tuple[Floats, Float
     return np.maximum(0.0, center - half), np.minimum(1.0, center + half)
 
 
-def estimate_mean(values: ArrayLike, clusters: ArrayLike | None = None, level: float = 0.95) -> Estimate:
+def estimate_mean(
+    values: ArrayLike, clusters: ArrayLike | None = None, level: float = 0.95, *, bounded: bool = True
+) -> Estimate:
     """The mean with Wilson's interval at the effective sample size; for values outside [0, 1] a t interval.
 
     Args:
         values: [n].
         clusters: [n], any hashable labels. By default each value is a cluster.
         level: The confidence level.
+        bounded: Whether values in [0, 1] can have no others beside them, such as shares, unlike differences in nats.
 
     Raises:
         ValueError: If there is no value, or one that is not finite.
@@ -100,7 +103,7 @@ def estimate_mean(values: ArrayLike, clusters: ArrayLike | None = None, level: f
     x, codes = _validate(values, clusters)
     sums, sizes = cluster_sums(x, codes)
     mean = float(x.mean())
-    if x.min() < 0 or x.max() > 1:
+    if not bounded or x.min() < 0 or x.max() > 1:
         half = t_quantile(sizes, level) * mean_variance(sums, sizes, float(np.var(x))) ** 0.5
         low, high = mean - half, mean + half
     elif np.ptp(x) == 0 and not is_binary(x):

@@ -56,6 +56,19 @@ def _gains(view: Any) -> list[float]:
     return gains
 
 
+def test_an_interval_of_changes_below_one_nat_is_that_of_changes_above() -> None:
+    """Nats have no bounds at 0 and 1."""
+    changes = np.array([0.05, 0.1, 0.2, 0.9])
+
+    def interval(shift: float) -> list[float]:
+        chosen = [influence.Influence(0, 0.0, True, i, gold=0.0, answer=0.0, replaced=x + shift) for i, x in
+            enumerate(changes)]  # fmt: skip
+        return list(influence._measured(chosen, "replaced").values())
+
+    assert interval(0.0) == pytest.approx(np.array(interval(5.0)) - 5)
+    assert interval(0.0)[1] < 0
+
+
 def test_a_replacement_changes_one_demonstration_to_an_unused_one(ran: Any) -> None:
     view = ran(model=READER, shots=2, seeds=[0], retriever=_careless("p-0000", "p-0001"))
     one = next(one for _, prompts in run_prompts(view, "text_logprobs", 1) for one in prompts)
