@@ -69,13 +69,23 @@ def _entry_points() -> dict[str, str]:
 
 
 def _users_own(target: str) -> Analysis:
-    """The function at a path. It raises ConfigError if it returns no table, and ComponentError if it fails."""
+    """The function at a path.
+
+    It raises ConfigError if it has other parameters or returns no table, and ComponentError if it fails.
+    """
     import pandas as pd
 
     function = load_function(target)
 
     @functools.wraps(function)
     def analyze(view: "RunView", **options: Any) -> "DataFrame":
+        try:
+            inspect.signature(function).bind(view, **options)
+        except TypeError as error:
+            raise ConfigError(
+                f"{import_path(function)} cannot be called: {error}. Its parameters are `view` and, if it reads the "
+                "model, `queries` with a default."
+            ) from error
         with convert_user_errors():
             table = function(view, **options)
         if not isinstance(table, pd.DataFrame):

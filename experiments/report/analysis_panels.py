@@ -75,9 +75,8 @@ def figure_spec(frame: "DataFrame", name: str) -> FigureSpec | None:
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"])) or "it"
-        raise ConfigError(
-            f"{where}: {key}: {first['msg'].lower()}. Keys: {', '.join(FigureSpec.model_fields)}."
-        ) from error
+        problem = first["msg"].lower().replace("tuple", "list")
+        raise ConfigError(f"{where}: {key}: {problem}. Keys: {', '.join(FigureSpec.model_fields)}.") from error
     columns = list(map(str, frame))
     for column in (spec.x, *spec.y, *([spec.by] if spec.by else [])):
         if column not in columns:

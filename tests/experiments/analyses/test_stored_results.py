@@ -49,6 +49,17 @@ def bad_figure(view):
     frame = analyze(view)
     frame.attrs["figure"] = {"x": "tasks", "y": ["length"], "measure": "characters"}
     return frame
+
+def no_list(view):
+    frame = analyze(view)
+    frame.attrs["figure"] = {"x": "task", "y": "length", "measure": "characters"}
+    return frame
+
+def more(view, other):
+    return analyze(view)
+
+def less():
+    return 1
 '''
 
 
@@ -188,6 +199,9 @@ def test_mistakes_in_analyses_of_ones_own_are_sentences(run, tmp_path, monkeypat
         "broken": "mine.py, line 14) failed: ZeroDivisionError",
         "nothing": "mine.py:nothing returned int. Return a pandas DataFrame",
         "bad_figure": "names the column 'tasks', and it has none. Did you mean 'task'?",
+        "no_list": "y: input should be a valid list",
+        "more": "mine.py:more cannot be called: missing a required argument: 'other'. Its parameters are `view` and",
+        "less": "mine.py:less cannot be called: too many positional arguments. Its parameters are `view` and",
         "missing": "mine.py has no function 'missing'",
     }.items():
         assert main(["analyze", str(run.path), f"mine.py:{name}"]) == 2
