@@ -126,11 +126,14 @@ def test_option_scores_are_those_of_the_edited_prompt(hf: HF, fitted: Path) -> N
 
 
 def test_a_file_must_be_complete_and_of_the_method(fitted: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"there is no file missing\.safetensors"):
+    with pytest.raises(ConfigError, match=r"no file missing\.safetensors .* `icl fit` and `icl tune` write one"):
         build("intervention", {"name": "task_vector", "fitted": "missing.safetensors"})
     lonely = tmp_path / "v.safetensors"
     lonely.write_bytes(fitted.read_bytes())
-    with pytest.raises(ConfigError, match=r"v.json is missing or was not written by `icl fit`"):
+    with pytest.raises(ConfigError, match=r"v.json is missing\. .* write it beside v.safetensors: copy both files\.$"):
+        _ = TaskVector(fitted=str(lonely)).file
+    lonely.with_suffix(".json").write_text("{")
+    with pytest.raises(ConfigError, match=r"v.json is damaged, .* Copy it again with v.safetensors\.$"):
         _ = TaskVector(fitted=str(lonely)).file
     record = fitted.with_suffix(".json").read_text(encoding="utf-8")
     lonely.with_suffix(".json").write_text(record.replace('"tensors_digest": "', '"tensors_digest": "0'))
