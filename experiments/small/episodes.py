@@ -103,6 +103,29 @@ class EpisodeMaker:
         turns = self._turns([*demos, (noun, noun, query)], lambda _: QUESTIONS["noun"])
         return [TrainingTurn(turn.image, turn.question, turn.answer, True) for turn in turns]
 
+    def naming_of_similar(self, rng: Random, shots: int) -> list[TrainingTurn]:
+        """Naming where one of `shots` demonstrations is like the query: its noun, a random one, is the answer.
+
+        It is of the query's noun or one of its most similar drawings. Training cannot teach a random noun, so it has to
+        be read in the prompt, as a held-out noun has to.
+        """
+        if rng.random() < 0.5:
+            noun = rng.choice(self.several)
+            query, near = rng.sample(self.by_noun[noun], 2)
+        else:
+            query = rng.choice(list(self.similar))
+            near = rng.choice(self.similar[query])
+        answer, *others = rng.sample(list(self.by_noun), shots)
+        like = {query, near, *self.similar[query]}
+        rows = [(answer, near)]
+        for other in others:
+            own = [i for i in self.by_noun[other] if i not in like]
+            from_all = not own or rng.random() < 0.5
+            rows.append((other, rng.choice([i for i in self.similar if i not in like] if from_all else own)))
+        rng.shuffle(rows)
+        turns = [TrainingTurn(image, QUESTIONS["noun"], name, False) for name, image in rows]
+        return [*turns, TrainingTurn(query, QUESTIONS["noun"], answer, True)]
+
     def _turns(self, rows: Sequence[tuple[str, str, int]], question: Callable[[str], str]) -> list[TrainingTurn]:
         turns, before = [], set[str]()
         for place, (noun, name, image) in enumerate(rows):

@@ -3,6 +3,7 @@
     stage A   InfoNCE between an image's mean projection and the input embedding of its noun; no language model
     stage B   likelihood through the language model: one image and its noun or title
     stage C   binding of nouns and of similar drawings, naming beside demonstrations of other nouns, single images
+    stage D   as C, and naming where a demonstration of a similar drawing has the right answer, whatever it shows
 
 Every EVERY_TEXT steps a batch of WordNet's definitions keeps the language model near itself (KL divergence). A
 checkpoint is written every minute, and the same command continues from it.
@@ -36,15 +37,21 @@ class Recipe:
 
     Attributes:
         steps: Steps of stages B and C together. One takes about 2.5 s of CPU.
+        stage_d_steps: Steps of stage D. Without it, a noun of a demonstration is hardly ever taken for an answer to the
+            question of naming, because the model knows the nouns of training by heart.
+        stage_d_rate: Learning rates at the beginning of stage D, as a proportion of those of stage B.
         lora: Whether the language model has an adapter.
         stage_b: Share of the steps that stage B takes.
         singles: Sequences of a step with single images.
         turns: Images of a step with longer sequences. All its sequences have one length, so that no place is padding.
         similar: Proportion of the binding steps that group drawings by similarity in place of nouns.
-        dropout: Proportion of the features' channels that a step does not see.
+        dropout: Proportion of the features' channels that a step of stages B and C does not see.
+        stage_d_dropout: The same in stage D.
     """
 
     steps: int = 900
+    stage_d_steps: int = 200
+    stage_d_rate: float = 0.3
     seed: int = 0
     lora: bool = True
     stage_a_steps: int = 300
@@ -53,6 +60,7 @@ class Recipe:
     turns: int = 44
     similar: float = 0.3
     dropout: float = 0.1
+    stage_d_dropout: float = 0.4
     projector_rate: float = 5e-4
     adapter_rate: float = 1e-3
 
@@ -87,8 +95,8 @@ class Training:
         if not self.resume():
             self._stage_a()
         saved = time.monotonic()
-        while self.step < self.recipe.steps:
-            self._train_step(self.step / self.recipe.steps)
+        while self.step < self.recipe.steps + self.recipe.stage_d_steps:
+            self._train_step()
             if time.monotonic() - saved > SAVE_SECONDS:
                 self._save()
                 saved = time.monotonic()
@@ -112,10 +120,10 @@ class Training:
             optimizer.step()
         self._report("A", float(loss.detach()))
 
-    def _train_step(self, progress: float) -> None:
+    def _train_step(self) -> None:
         for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
-            group["lr"] = rate * min(1.0, (self.step + 1) / 10) * (1 - 0.95 * progress)
-        kind, sequences = self._sequences(progress)
+            group["lr"] = rate * self._rate()
+        kind, sequences = self._sequences()
         loss = self.model.loss(self.model.batch(sequences, self.data.features, self._channels()))
         self._report(kind, float(loss.detach()))
         if self.recipe.lora and self.step % EVERY_TEXT == 0:
@@ -132,21 +140,40 @@ class Training:
         self.optimizer.step()
         self.step += 1
 
+    @property
+    def _in_stage_b(self) -> bool:
+        return self.step <= self.recipe.stage_b * self.recipe.steps
+
+    @property
+    def _in_stage_d(self) -> bool:
+        return self.step >= self.recipe.steps
+
+    def _rate(self) -> float:
+        """The step's learning rate as a proportion of the recipe's."""
+        if self._in_stage_d:
+            return self.recipe.stage_d_rate * (1 - 0.95 * (self.step - self.recipe.steps) / self.recipe.stage_d_steps)
+        return min(1.0, (self.step + 1) / 10) * (1 - 0.95 * self.step / self.recipe.steps)
+
     def _channels(self) -> Tensor:
         """Which channels the step sees, scaled so that the mean stays: [WIDTH]."""
+        dropout = self.recipe.stage_d_dropout if self._in_stage_d else self.recipe.dropout
         generator = torch.Generator().manual_seed(self.rng.getrandbits(63))
-        visible = torch.rand(WIDTH, generator=generator) >= self.recipe.dropout
-        return visible / (1 - self.recipe.dropout)
+        visible = torch.rand(WIDTH, generator=generator) >= dropout
+        return visible / (1 - dropout)
 
-    def _sequences(self, progress: float) -> tuple[str, list[list[TrainingTurn]]]:
-        rng, maker, turn = self.rng, self.maker, self.step % 4
-        if progress > self.recipe.stage_b and turn in (1, 3):
+    def _sequences(self) -> tuple[str, list[list[TrainingTurn]]]:
+        rng, maker, turn, in_stage_b = self.rng, self.maker, self.step % 4, self._in_stage_b
+        if self._in_stage_d and turn == 3:
+            shots = rng.choice((2, 2, 3, 4))
+            count = self.recipe.turns // (shots + 1)
+            return "similar nouns", [maker.naming_of_similar(rng, shots) for _ in range(count)]
+        if not in_stage_b and turn in (1, 3):
             ways, shots = rng.choice(BINDING_SHAPES)
             similar = rng.random() < self.recipe.similar
             make = maker.binding_of_similar if similar else maker.binding
             count = self.recipe.turns // (ways * shots + 1)
             return "similar" if similar else "binding", [make(rng, ways, shots) for _ in range(count)]
-        if progress > self.recipe.stage_b and turn == 2:
+        if not in_stage_b and turn == 2:
             shots = rng.choice((1, 2, 3, 4))
             nouns = rng.choices(self.nouns, self.weights, k=self.recipe.turns // (shots + 1))
             return "beside others", [maker.beside_others(rng, noun, shots) for noun in nouns]

@@ -94,6 +94,35 @@ def test_similar_drawings_share_a_name_and_groups_do_not_overlap() -> None:
         assert all(not own & group for group in groups.values())
 
 
+def test_the_answer_to_a_noun_of_similar_drawings_stands_beside_one_of_them() -> None:
+    noun_of = {i: noun for noun, indices in data().train.items() for i in indices}
+    wrong = 0
+    for seed in range(60):
+        shots = 2 + seed % 3
+        *demos, query = maker().naming_of_similar(Random(seed), shots)
+        assert len(demos) == shots and query.counts and not any(turn.counts for turn in demos)
+        (near,) = (turn.image for turn in demos if turn.answer == query.answer)
+        assert noun_of[near] == noun_of[query.image] or near in data().similar[query.image]
+        assert query.image not in {turn.image for turn in demos}
+        wrong += query.answer != noun_of[query.image]
+    assert wrong > 40, "nearly all nouns contradict the drawing"
+
+
+def test_stage_d_follows_with_its_own_rate_and_sequences(tmp_path) -> None:
+    recipe = Recipe(steps=4, stage_d_steps=8, stage_a_steps=1, singles=2, turns=11, stage_d_rate=0.5)
+    training = Training(recipe, small_model(), data(), torch.ones(8, 6, dtype=torch.long), tmp_path)
+    kinds, rates = [], []
+    for step in range(12):
+        training.step = step
+        kinds.append(training._sequences()[0])
+        rates.append(training._rate())
+    assert "similar nouns" not in kinds[:4] and kinds[11] == "similar nouns"
+    assert rates[4] == 0.5 and rates[3] < 0.2 and rates[4:] == sorted(rates[4:], reverse=True) and rates[11] < 0.1
+    training.step = 0
+    training.run()
+    assert training.step == 12
+
+
 def test_the_most_similar_drawings_are_the_nearest_by_cosine() -> None:
     features = data().features
     vectors = features[:-1].float().mean(1)
@@ -151,29 +180,29 @@ def test_a_continued_training_equals_an_uninterrupted_one(tmp_path) -> None:
     text = torch.randint(0, 256, (8, 12), generator=torch.Generator().manual_seed(2))
 
     def training(out):
-        recipe = Recipe(steps=8, stage_a_steps=3, singles=3, turns=11)
+        recipe = Recipe(steps=5, stage_d_steps=5, stage_a_steps=3, singles=3, turns=11)
         return Training(recipe, small_model(), data(), text, out)
 
     whole = training(tmp_path / "whole")
     whole.run()
     part = training(tmp_path / "part")
     part._stage_a()
-    for step in range(4):
-        part._train_step(step / 8)
+    for _ in range(6):
+        part._train_step()
     part._save()
     again = training(tmp_path / "part")
     again.run()
     expected, got = learned_weights(whole.model), learned_weights(again.model)
     assert expected.keys() == got.keys()
     assert all(torch.equal(expected[name], got[name]) for name in expected)
-    assert whole.step == again.step == 8
+    assert whole.step == again.step == 10
 
 
 def test_another_recipe_does_not_continue_a_training(tmp_path) -> None:
     text = torch.zeros(2, 4, dtype=torch.long)
-    Training(Recipe(steps=1, stage_a_steps=1, singles=2), small_model(), data(), text, tmp_path).run()
+    Training(Recipe(steps=1, stage_d_steps=0, stage_a_steps=1, singles=2), small_model(), data(), text, tmp_path).run()
     with pytest.raises(RuntimeError, match="another recipe"):
-        Training(Recipe(steps=2, stage_a_steps=1, singles=2), small_model(), data(), text, tmp_path).run()
+        Training(Recipe(steps=2, stage_d_steps=0, stage_a_steps=1, singles=2), small_model(), data(), text, tmp_path).run()
 
 
 def test_training_and_the_assembled_checkpoint_have_the_same_numbers() -> None:
