@@ -100,7 +100,9 @@ def test_the_answer_to_a_noun_of_similar_drawings_stands_beside_one_of_them() ->
     for seed in range(60):
         shots = 2 + seed % 3
         *demos, query = maker().naming_of_similar(Random(seed), shots)
-        assert len(demos) == shots and query.counts and not any(turn.counts for turn in demos)
+        assert len(demos) == shots
+        assert query.counts
+        assert not any(turn.counts for turn in demos)
         (near,) = (turn.image for turn in demos if turn.answer == query.answer)
         assert noun_of[near] == noun_of[query.image] or near in data().similar[query.image]
         assert query.image not in {turn.image for turn in demos}
@@ -116,8 +118,12 @@ def test_stage_d_follows_with_its_own_rate_and_sequences(tmp_path) -> None:
         training.step = step
         kinds.append(training._sequences()[0])
         rates.append(training._rate())
-    assert "similar nouns" not in kinds[:4] and kinds[11] == "similar nouns"
-    assert rates[4] == 0.5 and rates[3] < 0.2 and rates[4:] == sorted(rates[4:], reverse=True) and rates[11] < 0.1
+    assert "similar nouns" not in kinds[:4]
+    assert kinds[11] == "similar nouns"
+    assert rates[3] < 0.2
+    assert rates[4] == 0.5
+    assert rates[4:] == sorted(rates[4:], reverse=True)
+    assert rates[11] < 0.1
     training.step = 0
     training.run()
     assert training.step == 12
@@ -202,7 +208,8 @@ def test_another_recipe_does_not_continue_a_training(tmp_path) -> None:
     text = torch.zeros(2, 4, dtype=torch.long)
     Training(Recipe(steps=1, stage_d_steps=0, stage_a_steps=1, singles=2), small_model(), data(), text, tmp_path).run()
     with pytest.raises(RuntimeError, match="another recipe"):
-        Training(Recipe(steps=2, stage_d_steps=0, stage_a_steps=1, singles=2), small_model(), data(), text, tmp_path).run()
+        other = Recipe(steps=2, stage_d_steps=0, stage_a_steps=1, singles=2)
+        Training(other, small_model(), data(), text, tmp_path).run()
 
 
 def test_training_and_the_assembled_checkpoint_have_the_same_numbers() -> None:
