@@ -207,8 +207,8 @@ def test_a_continued_training_equals_an_uninterrupted_one(tmp_path) -> None:
 def test_another_recipe_does_not_continue_a_training(tmp_path) -> None:
     text = torch.zeros(2, 4, dtype=torch.long)
     Training(Recipe(steps=1, stage_d_steps=0, stage_a_steps=1, singles=2), small_model(), data(), text, tmp_path).run()
+    other = Recipe(steps=2, stage_d_steps=0, stage_a_steps=1, singles=2)
     with pytest.raises(RuntimeError, match="another recipe"):
-        other = Recipe(steps=2, stage_d_steps=0, stage_a_steps=1, singles=2)
         Training(other, small_model(), data(), text, tmp_path).run()
 
 
