@@ -1,5 +1,6 @@
 """Format a plan for the terminal."""
 
+import math
 import textwrap
 from collections.abc import Iterator, Sequence
 from itertools import compress
@@ -94,7 +95,10 @@ def _lines(plan: Plan, width: int | None) -> Iterator[tuple[str, str]]:
         yield "", f"controls added: {len(controls)} decodings, with {branches} branches in all"
         yield from _controls(controls, own)
     yield "", ""
-    differences = "; ".join(f"{title} {value:.3f}" for title, value in plan.smallest_differences.items())
+    differences = "; ".join(
+        f"{title} {f'{value:.3f}' if math.isfinite(value) else 'none, it has too few queries'}"
+        for title, value in plan.smallest_differences.items()
+    )
     yield from (("stop  ", line) for line in plan.stop)
     yield "", f"smallest paired difference that this can detect (80 % power, one pair in five differs): {differences}"
     yield from (("", note) for note in plan.notes)

@@ -63,6 +63,11 @@ def tune(
     spec = _spec(config)
     cells = {name: training_cell(config, spec, None if name == TUNED else name) for name in (TUNED, *controls)}
     trained = _intervention(config, spec, cells) if spec.parameters == VECTORS else None
+    if trained is None and "intervene" in config.document.data["tune"]:
+        raise ConfigError(
+            f"{config.where('tune', 'intervene')}: the tensors of an intervention train with parameters: vectors only, "
+            f"and parameters is {spec.parameters}. Set tune.parameters=vectors, or remove tune.intervene."
+        )
     if spec.objective == "distill" and not cells[TUNED].shots:
         raise ConfigError(
             f"{config.where('tune', 'objective')}: the base model reads no demonstrations that distill could teach. "

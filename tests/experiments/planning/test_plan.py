@@ -1,4 +1,6 @@
+import math
 import re
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -114,6 +116,13 @@ def test_the_lines_have_counts_controls_and_power(mapping: Any, toy: str) -> Non
     assert text.startswith("11 arms x 2 seeds (11 share their demonstrations)   22 cells   132 samples")
     assert "controls added: 9 decodings, with 14 branches in all\n  of vcd: mask_only, " in text
     assert "(80 % power, one pair in five differs)" in text
+
+
+def test_too_few_queries_for_any_difference_are_stated_in_words(mapping: Any) -> None:
+    plan = planned(mapping())
+    plan = replace(plan, smallest_differences={"a": math.inf, "b": 0.25})
+    lines = [line for line in format_plan(plan) if "smallest paired difference" in line]
+    assert [line.split("): ")[1] for line in lines] == ["a none, it has too few queries; b 0.250"]
 
 
 @pytest.mark.parametrize("width", [60, 80])

@@ -252,6 +252,8 @@ def test_what_cannot_be_trained_is_refused(tmp_path: Path) -> None:
         tune(study(intervene={"name": "m2iv", "control": "random"}), tmp_path)
     with pytest.raises(ConfigError, match="vectors train without reasoning, where acts_in: think means nothing"):
         tune(study(intervene={"name": "m2iv", "acts_in": "think"}), tmp_path)
+    with pytest.raises(ConfigError, match=r"tune\.intervene: .* with parameters: vectors only, and parameters is lora"):
+        tune(study(parameters="lora", objective="sft", intervene="m2iv"), tmp_path)
     with pytest.raises(ConfigError, match=r"tune\.objective: vectors train with sft or distill"):
         tune(study(objective="dpo"), tmp_path)
     with pytest.raises(ConfigError, match=r"reads no demonstrations that distill could teach\. Set tune\.shots"):
