@@ -1,7 +1,9 @@
 """`icl data drawings` reads packages without installing them, and writes cleaned drawings or a sentence."""
 
 import json
+import tomllib
 from collections import Counter
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -223,3 +225,10 @@ exit 1
 def test_the_noun_of_a_title_stands_before_the_first_preposition(title, noun, wordnet) -> None:
     nouns = Nouns.from_files(wordnet)
     assert nouns.noun_of(title) == noun
+
+
+def test_the_extra_of_the_small_model_renders_drawings_too() -> None:
+    """Its page begins with `pip install '.[small]'` and `icl data drawings`."""
+    project = tomllib.loads((Path(__file__).parents[4] / "pyproject.toml").read_text(encoding="utf-8"))
+    extras = project["project"]["optional-dependencies"]
+    assert set(extras["emoji"]) <= set(extras["small"])
