@@ -21,24 +21,22 @@ what it reads, its form, and its start are ours. No released code was compared.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from itertools import islice
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from annotated_types import Gt
 
-from decoding.interventions.aim import (
+from decoding.interventions.base import FittedTensors
+from decoding.interventions.virtual_tokens import (
     START_PROMPTS,
     DemonstrationBank,
     EmbeddingEdit,
+    VirtualTokenMethod,
     apply_map,
-    check_width,
     read_alone,
     ridge_map,
     text_states,
-)  # fmt: skip
-from decoding.interventions.base import FittedTensors
-from decoding.interventions.trainable import TrainableMethod
+)
 from decoding.prompt_edits import demonstrations, remove_demonstrations
 from icl import spans
 from icl.constraints import PositiveInt
@@ -61,7 +59,7 @@ FILLERS = (" a", "\n.", ".\n", "0", "x ", "\n\n")
 
 @component("intervention", "context_vectors")
 @dataclass(frozen=True)
-class ContextVectors(TrainableMethod):
+class ContextVectors(VirtualTokenMethod):
     """Demonstrations pooled into a few virtual tokens before the query, by a module that `icl tune` trains.
 
     The prompt needs demonstrations, so shots must be above 0. Control: a random module of equal norm.
@@ -72,19 +70,6 @@ class ContextVectors(TrainableMethod):
     ridge: Annotated[float, Gt(0)] = 1e-3  # training: weight of the size of the map that it starts with
 
     tensor: ClassVar[str] = "pooler"
-    reads_demonstrations: ClassVar[bool] = True
-
-    @property
-    def acts_on_output(self) -> bool:
-        return False
-
-    def check(self, model: "HF") -> None:
-        check_width(self, model)
-
-    @cached_property
-    def bank(self) -> DemonstrationBank:
-        """The states of the demonstrations that were read so far."""
-        return DemonstrationBank()
 
     def steered(self, prompts: Sequence[Prompt], model: "HF") -> Sequence[Prompt]:
         self.check(model)

@@ -14,6 +14,7 @@ from decoding.interventions.base import Control, FittedMethod, FittedTensors
 from decoding.interventions.gradient_fit import unnamed
 from icl.errors import ConfigError
 from icl.models.interventions import Intervention, steer
+from icl.registry import class_name
 from icl.types import Prompt
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ class TrainableMethod(FittedMethod):
 
     @property
     def _how(self) -> str:
-        name = type(self).component[1]  # type: ignore[attr-defined]
+        name = class_name(type(self))
         return (
             f"'{name}' is trained by `icl tune`, with `tune: {{parameters: vectors, intervene: {name}, …}}`. Then name "
             f"its file: {{name: {name}, fitted: adapters/NAME/tuned/vectors.safetensors}}."

@@ -18,7 +18,7 @@ from decoding.interventions.vector_file import write_vector_file
 from experiments.config.tuning_keys import TuneSpec
 from experiments.tuning.checkpoint import report_write_errors
 from experiments.tuning.trained_part import TrainedPart
-from icl.registry import build
+from icl.registry import build, class_name
 
 if TYPE_CHECKING:
     from icl.models.hf.model import HF
@@ -70,7 +70,7 @@ class TrainedVectors(TrainedPart):
             part = Path(parts) / VECTOR_FILE
             write_vector_file(
                 part,
-                type(self.method).component[1],
+                class_name(type(self.method)),
                 tensors={name: one.detach().cpu() for name, one in self.parameters.items()},
                 parameters=self.trained.parameters,
                 record=self.record,

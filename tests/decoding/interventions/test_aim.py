@@ -9,18 +9,17 @@ import pytest
 import torch
 
 from decoding.arms.inspection import probe_prompt
-from decoding.interventions.aim import (
-    AIM,
+from decoding.interventions.aim import AIM, explained_share
+from decoding.interventions.fit_data import FitData
+from decoding.interventions.virtual_tokens import (
     EMBEDDING,
     DemonstrationBank,
     EmbeddingEdit,
     apply_map,
-    explained_share,
     read_alone,
     ridge_map,
     texts_only,
 )  # fmt: skip
-from decoding.interventions.fit_data import FitData
 from decoding.prompt_edits import remove_demonstrations
 from icl.errors import ModelError
 from icl.models.hf.model import HF
@@ -135,5 +134,7 @@ def test_a_fit_is_read_by_the_method_and_has_controls(tmp_path: Path) -> None:
     digests = {one.steered(prompts, tiny())[0].digest for one in (method, text_only, random)}
     assert len(digests) == 3
     wrong = EmbeddingEdit(torch.zeros(3, WIDTH), "x")
-    with pytest.raises(ModelError, match=r"aim: the demonstrations have \d+ text tokens in the prompt, and 3 if each"):
+    with pytest.raises(
+        ModelError, match=r"virtual tokens: the demonstrations have \d+ text tokens in the prompt, and 3 if each"
+    ):
         tiny().open([steer(prompts[0].without_images("demos"), wrong)])

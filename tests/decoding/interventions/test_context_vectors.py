@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from decoding.interventions import context_vectors
-from decoding.interventions.aim import EMBEDDING, DemonstrationBank, EmbeddingEdit
 from decoding.interventions.context_vectors import SLOTS, ContextVectors, pooled, unit_rms, with_slots
+from decoding.interventions.virtual_tokens import EMBEDDING, DemonstrationBank, EmbeddingEdit
 from decoding.prompt_edits import remove_demonstrations
 from icl.errors import ModelError
 from icl.models.interventions import Where, steer

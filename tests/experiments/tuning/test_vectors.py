@@ -10,9 +10,10 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from decoding.interventions.aim import AIM, DemonstrationBank
+from decoding.interventions.aim import AIM
 from decoding.interventions.m2iv import M2IV
 from decoding.interventions.vector_file import read_vector_file
+from decoding.interventions.virtual_tokens import DemonstrationBank
 from decoding.prompt_edits import remove_demonstrations
 from experiments.cli.main import main
 from experiments.config.config import Config, load_config
