@@ -222,8 +222,9 @@ def store_result(run: Path, options: AnalysisOptions, basis: Basis, table: "Data
 def read_results(run: Path) -> tuple[list[StoredResult], list[str]]:
     """The results of a run in the order of their files, and a sentence about each file that cannot be read."""
     results, refusals = [], []
-    files = _files(run)
-    now = read_basis(run) if files else None
+    if not (files := _files(run)):
+        return [], []
+    now = read_basis(run)
     for path in files:
         try:
             results.append(_stored_result(_read(path), now))
@@ -240,11 +241,13 @@ def copy_results(run: Path, copy: Path, change: Callable[[Any], Any]) -> None:
         copy: The directory of the copy.
         change: What the copy changes in JSON values, such as paths. The results fit the copy as it is.
     """
-    basis = read_basis(run)
-    for path in _files(run):
+    if not (files := _files(run)):
+        return
+    basis, basis_of_copy = read_basis(run), asdict(read_basis(copy))
+    for path in files:
         result = _read(path)
         if not _basis(result).outdated_by(basis):
-            content = {"format": FORMAT, **change(result.model_dump()), "basis": asdict(read_basis(copy))}
+            content = {"format": FORMAT, **change(result.model_dump()), "basis": basis_of_copy}
             write_json(copy / FOLDER / path.name, content)
 
 
@@ -264,14 +267,14 @@ def _basis(result: _Result) -> Basis:
     return Basis(result.basis.cells, result.basis.compare)
 
 
-def _stored_result(result: _Result, now: Basis | None) -> StoredResult:
+def _stored_result(result: _Result, now: Basis) -> StoredResult:
     import pandas as pd
 
     table = pd.DataFrame(result.rows, columns=result.columns)
     table.attrs |= result.attributes.model_dump()
     own = result.options
     options = AnalysisOptions(own.name, own.metric, tuple(own.to), tuple(own.by), own.queries)
-    return StoredResult(options, table, result.doc, result.version, _basis(result).outdated_by(now) if now else "")
+    return StoredResult(options, table, result.doc, result.version, _basis(result).outdated_by(now))
 
 
 def _plain(value: Any) -> Any:

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from experiments.small.drawings_data import DrawingSet
 from experiments.small.episodes import TrainingTurn
-from experiments.small.model import IGNORED, SmallModel
+from experiments.small.model import SmallModel
+from experiments.tuning.losses import IGNORED
 from icl.tasks.drawings.naming import QUESTIONS
 from icl.tasks.generated.wording import BINDING_QUESTIONS, NONCE
 

@@ -9,11 +9,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from experiments.small.episodes import TrainingTurn
+from experiments.tuning.losses import IGNORED, distillation_loss
 from icl.models.small.assemble import PLACES, WIDTH
 
 RANK, ALPHA = 16, 32
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj")
-IGNORED = -100
 
 
 @dataclass(frozen=True)
@@ -112,9 +112,9 @@ class SmallModel(nn.Module):
     def drift(self, token_ids: Tensor) -> Tensor:
         """KL divergence from the language model without adapter, mean over the tokens of plain text, in nats."""
         with torch.no_grad(), self.language_model.disable_adapter():
-            before = self.language_model(input_ids=token_ids).logits.float().log_softmax(-1)
-        after = self.language_model(input_ids=token_ids).logits.float().log_softmax(-1)
-        return functional.kl_div(after, before, log_target=True, reduction="none").sum(-1).mean()
+            before = self.language_model(input_ids=token_ids).logits
+        after = self.language_model(input_ids=token_ids).logits
+        return distillation_loss(after, before, token_ids) / token_ids.numel()
 
 
 def _with_adapter(language_model: Any) -> Any:

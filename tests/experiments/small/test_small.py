@@ -13,8 +13,9 @@ from experiments.small.drawings_data import DrawingSet, for_training, most_simil
 from experiments.small.episodes import EpisodeMaker, TrainingTurn
 from experiments.small.evaluate import Evaluation, made_up, option_scores, swapped
 from experiments.small.learned import learned_weights
-from experiments.small.model import ALPHA, IGNORED, RANK, SmallModel
+from experiments.small.model import ALPHA, RANK, SmallModel
 from experiments.small.train import BINDING_SHAPES, Recipe, Training
+from experiments.tuning.losses import IGNORED
 from icl.errors import ModelError
 from icl.models.cached_checkpoint import checksum
 from icl.models.small import assemble
