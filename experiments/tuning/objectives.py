@@ -12,7 +12,7 @@ are symbols, and only the demonstrations tell which is right. The base model is 
 Differs from the released code in its data: there the pairs are made ahead from other data sets.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING
@@ -55,51 +55,81 @@ class EncodedStep:
         return sum(len(read) for read, _ in chain(self.chosen, *self.alternatives))
 
 
+Encode = Callable[["HF", "TrainedPart", Sequence["Episode"]], EncodedStep]
+"""The episodes, which have equally many alternatives, as model inputs. Raises ModelError."""
+Loss = Callable[[LanguageModel, "TrainedPart", TuneSpec, EncodedStep, slice], Tensor]
+"""The share of the step's loss that some of its episodes have, a scalar with gradients."""
+
+
+@dataclass(frozen=True)
+class Objective:
+    """A value of `tune.objective`."""
+
+    encode: Encode
+    loss: Loss
+
+
 def encode_step(model: "HF", part: "TrainedPart", spec: TuneSpec, episodes: "Sequence[Episode]") -> EncodedStep:
     """The episodes, which have equally many alternatives, as model inputs. Raises ModelError."""
+    return OBJECTIVES[spec.objective].encode(model, part, episodes)
+
+
+def chunk_loss(runner: LanguageModel, part: "TrainedPart", spec: TuneSpec, step: EncodedStep, start: int) -> Tensor:
+    """The share of the step's loss that the `spec.rows` episodes from `start` on have, a scalar with gradients."""
+    return OBJECTIVES[spec.objective].loss(runner, part, spec, step, slice(start, start + spec.rows))
+
+
+def _with_alternatives(model: "HF", part: "TrainedPart", episodes: "Sequence[Episode]") -> EncodedStep:
     prompts, answers = [one.prompt for one in episodes], [one.answer for one in episodes]
-    if spec.objective == "distill":
-        students = prompts if part.reads_demonstrations else [remove_demonstrations(one) for one in prompts]
-        return EncodedStep(
-            encode_answered(model, part.prompts(students), answers), [encode_answered(model, prompts, answers)]
-        )
     alternatives = zip(*(one.alternatives for one in episodes), strict=True)
     columns = [encode_answered(model, *map(list, zip(*pairs, strict=True))) for pairs in alternatives]
     return EncodedStep(encode_answered(model, part.prompts(prompts), answers), columns)
 
 
-def chunk_loss(runner: LanguageModel, part: "TrainedPart", spec: TuneSpec, step: EncodedStep, start: int) -> Tensor:
-    """The share of the step's loss that the `spec.rows` episodes from `start` on have, a scalar with gradients."""
-    stop = start + spec.rows
-    chosen = step.chosen[start:stop]
-    if not step.alternatives:
-        return answer_loss(*answer_logits(runner, chosen, part.image_features))[0] / step.answer_tokens
-    if spec.objective == "distill":
-        return _distilled(runner, part, spec, chosen, step.alternatives[0][start:stop]) / step.answer_tokens
-    rows = [*chosen, *chain.from_iterable(each[start:stop] for each in step.alternatives)]
+def _with_teachers(model: "HF", part: "TrainedPart", episodes: "Sequence[Episode]") -> EncodedStep:
+    """The prompts without demonstrations, and with them for the base model."""
+    prompts, answers = [one.prompt for one in episodes], [one.answer for one in episodes]
+    students = prompts if part.reads_demonstrations else [remove_demonstrations(one) for one in prompts]
+    return EncodedStep(
+        encode_answered(model, part.prompts(students), answers), [encode_answered(model, prompts, answers)]
+    )
+
+
+def _supervised(runner: LanguageModel, part: "TrainedPart", spec: TuneSpec, step: EncodedStep, chosen: slice) -> Tensor:
+    logits, targets = answer_logits(runner, step.chosen[chosen], part.image_features)
+    return answer_loss(logits, targets)[0] / step.answer_tokens
+
+
+def _preferred(runner: LanguageModel, part: "TrainedPart", spec: TuneSpec, step: EncodedStep, chosen: slice) -> Tensor:
+    own = step.chosen[chosen]
+    rows = [*own, *chain.from_iterable(each[chosen] for each in step.alternatives)]
     with torch.no_grad(), part.disabled():
         base = sequence_logprobs(*answer_logits(runner, rows, part.image_features))
     logits, targets = answer_logits(runner, rows, part.image_features)
-    tuned, count = sequence_logprobs(logits, targets), len(chosen)
+    tuned, count = sequence_logprobs(logits, targets), len(own)
     preference = preference_loss(tuned.view(-1, count), base.view(-1, count), spec.beta) / len(step.chosen)
     return preference + spec.sft_weight * answer_loss(logits[:count], targets[:count])[0] / step.answer_tokens
 
 
-def _distilled(
-    runner: LanguageModel,
-    part: "TrainedPart",
-    spec: TuneSpec,
-    students: Sequence[AnsweredPrompt],
-    teachers: Sequence[AnsweredPrompt],
-) -> Tensor:
-    """The sum of `distill` over some episodes' answer tokens, a scalar with gradients."""
+def _distilled(runner: LanguageModel, part: "TrainedPart", spec: TuneSpec, step: EncodedStep, chosen: slice) -> Tensor:
+    [teachers] = step.alternatives
     with torch.no_grad(), part.disabled():
-        teacher, expected = answer_logits(runner, teachers, part.image_features)
-    logits, targets = answer_logits(runner, students, part.image_features)
+        teacher, expected = answer_logits(runner, teachers[chosen], part.image_features)
+    logits, targets = answer_logits(runner, step.chosen[chosen], part.image_features)
     if not torch.equal(targets, expected):
         raise ModelError(
             "tune.objective: an answer has other tokens after demonstrations than without them, so `distill` cannot "
             "compare them. Use a composer or template that ends prompts alike, such as composer: chat, or objective: "
             "sft."
         )
-    return distillation_loss(logits, teacher, targets) + spec.sft_weight * answer_loss(logits, targets)[0]
+    loss = distillation_loss(logits, teacher, targets) + spec.sft_weight * answer_loss(logits, targets)[0]
+    return loss / step.answer_tokens
+
+
+OBJECTIVES: Mapping[str, Objective] = {
+    "sft": Objective(_with_alternatives, _supervised),
+    "dpo": Objective(_with_alternatives, _preferred),
+    "realign": Objective(_with_alternatives, _preferred),
+    "distill": Objective(_with_teachers, _distilled),
+}
+"""Value of `tune.objective` -> its inputs and its loss."""
