@@ -142,7 +142,8 @@ class EmbeddingEdit:
         if len(x) != count * self.tokens:
             raise ModelError(
                 f"virtual tokens: the demonstrations have {len(x) // count} text tokens in the prompt, and "
-                f"{self.tokens} if each is read alone. Use a composer or template that separates them, such as composer: chat."
+                f"{self.tokens} if each is read alone. Use a composer or template that separates them, such as "
+                "composer: chat."
             )
         return replaced(x, self._copies.on(x.device, "values").repeat(count, 1), self.strength)
 
