@@ -96,10 +96,11 @@ One command makes this page and continues where it stopped:
 
     python -m experiments.architectures --vllm .venv-vllm/bin/python --table docs/architectures.md
 
-It checks tiny checkpoints with random weights of each architecture: real configs, processors and chat templates,
+It checks tiny checkpoints with random weights of each architecture: real model classes, configs and processors,
 float32 on a CPU, six prompts with one to four images of several sizes, 12 tokens each. In a random model, a wrong
 position, mask, image or padding changes the tokens. So the table shows whether the code is right for an architecture.
-It does not evaluate any trained model.
+It does not evaluate any trained model, and it does not cover chat templates: all checkpoints share one short template
+of this project, not those that the models were published with.
 
 - **loop = generate**: greedy tokens of the token loop for each prompt alone equal those of `generate` of transformers,
   on inputs of the processor's own `apply_chat_template`.
