@@ -159,3 +159,20 @@ def test_the_python_of_the_page_on_few_shot_prompts_runs(tmp_path: Path, monkeyp
     (text,) = blocks(ROOT / "docs" / "questions" / "few_shot_with_images.md", "python")
     exec(text, {})  # noqa: S102  the page's own text
     assert "5 images" in capsys.readouterr().out
+
+
+VERDICTS = ("replicates", "does not replicate", "undecided", "trained to", "no better than a constant")
+
+
+def test_every_finding_on_the_page_of_results_has_a_verdict_that_the_page_defines() -> None:
+    text = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+    assert tuple(re.findall(r"^- \*\*(.+?)\*\*: ", text.split("## On the shipped models")[0], re.MULTILINE)) == VERDICTS
+    rows = re.findall(r"^\| (.+) \|$", text.split("| verdict |\n|---|---|---|\n")[1].split("\n\n")[0], re.MULTILINE)
+    assert len(rows) == 9
+    assert [row for row in rows if not row.split(" | ")[-1].startswith(VERDICTS)] == []
+
+
+def test_the_comparison_counts_the_presets_that_exist() -> None:
+    count = len(list((ROOT / "icl" / "tasks" / "presets").glob("*.yaml")))
+    for page in ("README.md", "docs/comparison.md"):
+        assert re.findall(r"(\d+) presets", (ROOT / page).read_text(encoding="utf-8")) == [str(count)], page

@@ -51,7 +51,7 @@ def test_the_plan_of_each_study_accepts_its_cells_and_data(
     name: str, cache: Path, toy: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ICL_CACHE", str(cache))
-    model = [] if name == "drawings/binding_baselines" else [f"model={toy}"]
+    model = [] if name.endswith("_baselines") else [f"model={toy}"]
     grid = expand(load_config(name, [*model, "intervene=none"]))
     check_requirements(grid)
     check_data(grid)
