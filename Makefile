@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 
 VLLM_TESTS := tests/decoding/lockstep tests/decoding/server tests/icl/models/vllm
 # What starts processes, browsers or clusters, or loads many architectures.
-SLOW_TESTS := tests/icl/models/hf tests/experiments/launch tests/experiments/tiny tests/experiments/architectures \
+SLOW_TESTS := tests/journeys tests/icl/models/hf tests/experiments/launch tests/experiments/tiny tests/experiments/architectures \
 	tests/experiments/notebooks tests/experiments/bench tests/experiments/report/test_page_in_chromium.py \
 	tests/experiments/test_kill.py tests/experiments/test_packed_models.py tests/experiments/test_real_model.py \
 	tests/experiments/analyses/test_quantization.py tests/decoding/test_on_models.py \

@@ -158,7 +158,11 @@ def is_component_path(text: str) -> bool:
     if match is None:
         return False
     module = match["module"]
-    return module.endswith(".py") or "." in module or (module.isidentifier() and find_spec(module) is not None)
+    return (
+        module.endswith(".py")
+        or "." in module
+        or (module.isidentifier() and (module in sys.modules or find_spec(module) is not None))
+    )
 
 
 def location(where: str) -> str:
@@ -171,6 +175,11 @@ def _load_attribute(target: str, where: str, what: str, accepts: Callable[[Any],
     module = _load_file(module_name, where) if module_name.endswith(".py") else _load_module(module_name, where)
     value = getattr(module, name, None)
     if not accepts(value):
+        if module_name == "__main__":
+            raise ConfigError(
+                f"{location(where)}{name} was defined in a script or a notebook, where no other process finds it. Read "
+                f"the run there (icl.load_run), or move {name} to a file, name it as file.py:{name} and run again."
+            )
         candidates = [
             n for n, v in vars(module).items() if accepts(v) and getattr(v, "__module__", "") == module.__name__
         ]
