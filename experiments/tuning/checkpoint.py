@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from icl.errors import StoreError
+from icl.text.json_text import canonical_bytes
 
 STATE = "state.safetensors"
 CURVE = "losses.jsonl"
@@ -76,9 +78,11 @@ class TrainingFolder:
         tensors = {f"weight.{name}": one.detach() for name, one in parameters.items()}
         for number, moments in optimizer.state_dict()["state"].items():
             tensors |= {f"moment.{number}.{name}": one for name, one in moments.items()}
-        notes = json.dumps({"step": step, "settings": self.settings})
+        tensors = {name: one.cpu().contiguous().clone() for name, one in tensors.items()}
+        notes = {"step": step, "settings": self.settings}
+        notes["checksum"] = _checksum(notes, tensors)
         with replacement(self.path / STATE) as part:
-            save_file({name: one.cpu().contiguous().clone() for name, one in tensors.items()}, part, {"notes": notes})
+            save_file(tensors, part, {"notes": json.dumps(notes)})
 
     def load(self, optimizer: torch.optim.Optimizer) -> tuple[int, dict[str, Tensor]]:
         """Restores the optimizer.
@@ -96,6 +100,9 @@ class TrainingFolder:
             with safe_open(path, "pt") as file:
                 notes: dict[str, Any] = json.loads(file.metadata()["notes"])
                 tensors: dict[str, Tensor] = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            checksum = notes.pop("checksum", None)  # None: written before states had one
+            if checksum not in (None, _checksum(notes, tensors)):
+                raise ValueError("its content has another checksum")
         except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
             raise StoreError(f"{path} is damaged ({error}). Remove it to train again.") from error
         if notes["settings"] != self.settings:
@@ -111,6 +118,15 @@ class TrainingFolder:
         optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
         weights = {k.removeprefix("weight."): v for k, v in tensors.items() if k.startswith("weight.")}
         return int(notes["step"]), weights
+
+
+def _checksum(notes: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of the notes and of the names, types, shapes and bytes of the tensors."""
+    digest = sha256(canonical_bytes(notes))
+    for name, one in sorted(tensors.items()):
+        digest.update(f"{name} {one.dtype} {tuple(one.shape)} ".encode())
+        digest.update(one.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 class Curve:

@@ -18,7 +18,7 @@ from experiments.report.loss_curves import draw_losses, read_curve
 from experiments.results.loaded_run import load_run
 from experiments.store.lock import write_lock
 from experiments.tuning.alternatives import wrong_answer
-from experiments.tuning.checkpoint import CURVE, Curve, TrainingFolder, replacement
+from experiments.tuning.checkpoint import CURVE, STATE, Curve, TrainingFolder, replacement
 from experiments.tuning.episodes import EpisodeStream
 from experiments.tuning.train import train
 from experiments.tuning.training_forward import answer_logits, encode_answered
@@ -94,6 +94,27 @@ def test_a_resumed_training_equals_an_uninterrupted_one(tmp_path: Path) -> None:
     curves = [(tmp_path / name / CURVE).read_text() for name in ("parts", "whole")]
     assert curves[0] == curves[1]
     assert [json.loads(line)["step"] for line in curves[0].splitlines()] == [0, 1, 2, 3, 4, 5]
+
+
+def test_a_damaged_state_is_a_sentence_and_never_another_adapter(tmp_path: Path) -> None:
+    config = study(steps=5)
+    train_once(config, tmp_path, stop_after=3)
+    path = tmp_path / STATE
+    whole = path.read_bytes()
+    start = 8 + int.from_bytes(whole[:8], "little")  # of the tensors
+    middle = (start + len(whole)) // 2
+    flipped = whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :]
+    for damaged in (
+        whole[:middle] + bytes(200) + whole[middle + 200 :],
+        flipped,
+        whole.replace(b'\\"step\\": 2', b'\\"step\\": 1'),
+    ):
+        assert damaged != whole
+        path.write_bytes(damaged)
+        with pytest.raises(StoreError, match=r"state\.safetensors is damaged \(.*checksum\)\. Remove it to train"):
+            train_once(config, tmp_path)
+    path.write_bytes(whole)
+    assert train_once(config, tmp_path).computed == 3
 
 
 def test_one_episode_is_learned_by_heart(tmp_path: Path) -> None:
