@@ -7,8 +7,9 @@
 Each process appends to its own files and reads the files of all processes. A row exists when its key exists, and keys
 are written after their vectors. A process that is killed during a write therefore leaves no row that could be misread.
 
-A vector is compared with its checksum when it is first used. If the disk is full or read-only, vectors stay in
-memory, and one warning says so. The next process computes them again.
+A vector is compared with its checksum when it is first used. Damaged files of a writer are deleted, a damaged
+about.json is replaced, and the vectors are computed again. If the disk is full or read-only, vectors stay in memory,
+and one warning says so. The next process computes them again.
 """
 
 import json
@@ -32,6 +33,7 @@ ROW_BYTES = KEY_BYTES + 8
 FORMAT = 2
 """Part of the name of an embedder's folder: 1 had no checksums."""
 
+ABOUT = "about.json"
 NUM_LOCKS = 64
 ROWS_AT_ONCE = 4096
 Checksums = npt.NDArray[np.uint64]
@@ -39,10 +41,7 @@ _WARNINGS: set[str] = set()
 
 
 class VectorStore:
-    """The vectors of one embedder and one kind of content.
-
-    Raises StoreError if the folder belongs to another embedder.
-    """
+    """The vectors of one embedder and one kind of content."""
 
     def __init__(self, folder: Path, digest: str) -> None:
         self.folder, self.digest = folder, digest
@@ -51,6 +50,7 @@ class VectorStore:
         self._checksums: list[Checksums | None] = []  # of each block; None: computed here, or already compared
         self.locations: dict[bytes, tuple[int, int]] = {}
         self._block_keys: dict[int, list[bytes]] = {}
+        self._writers: dict[int, str] = {}
         self._rows_read: dict[str, int] = {}
         self._writer = ""
         self._initialized = False
@@ -59,19 +59,19 @@ class VectorStore:
 
     def missing(self, keys: Iterable[bytes]) -> list[bytes]:
         """The distinct keys without a vector, in order. New rows of other processes are read first."""
-        missing = [key for key in dict.fromkeys(keys) if key not in self.locations]
-        if missing:
+        distinct = list(dict.fromkeys(keys))
+        if any(key not in self.locations for key in distinct):
             self.refresh()
-            missing = [key for key in missing if key not in self.locations]
-        return missing
+        locations = self.locations
+        for block in {locations[key][0] for key in distinct if key in locations}:
+            self._compare(block)
+        return [key for key in distinct if key not in self.locations]
 
     def gather(self, keys: Sequence[bytes]) -> Vectors:
-        """The vectors of keys, [N, D]. All keys must have a vector."""
+        """The vectors of keys, [N, D]. None of them may be `missing`."""
         if not keys:
             return np.zeros((0, self.dim or 0), np.float32)
         locations = np.array([self.locations[key] for key in keys])
-        for block in np.unique(locations[:, 0]):
-            self._compare(int(block))
         first = locations[0, 0]
         if (locations[:, 0] == first).all():
             return np.asarray(self.blocks[first][locations[:, 1]])
@@ -87,6 +87,10 @@ class VectorStore:
             writable = self._initialize(vectors.shape[1])
             if self.dim is None:
                 self.dim = vectors.shape[1]
+            if vectors.shape[1] != self.dim and self._is_damaged():
+                (self.folder / ABOUT).unlink(missing_ok=True)
+                self._initialized, self.dim = False, vectors.shape[1]
+                writable = self._initialize(self.dim)
             if vectors.shape[1] != self.dim:
                 raise StoreError(
                     f"{self.folder} contains vectors with {self.dim} dimensions, but this embedder returned "
@@ -145,6 +149,7 @@ class VectorStore:
             records = file.read((total - done) * ROW_BYTES)
         shape, start = (total - done, self.dim), done * self.dim * 4
         self._rows_read[writer] = total
+        self._writers[len(self.blocks)] = writer
         self._index(
             [records[i : i + KEY_BYTES] for i in range(0, len(records), ROW_BYTES)],
             np.memmap(path, dtype=np.float32, mode="r", offset=start, shape=shape),
@@ -161,21 +166,33 @@ class VectorStore:
             self.locations.setdefault(key, (block, row))
 
     def _compare(self, block: int) -> None:
-        """Compare a block that was read from a file with its checksums, once. Raises StoreError if a row differs."""
-        expected = self._checksums[block]
-        if expected is None:
-            return
+        """Compare a block that was read from a file with its checksums, once. If a row differs, delete its file."""
         with self._guard:
-            vectors = self.blocks[block]
+            expected, vectors = self._checksums[block], self.blocks[block]
+            if expected is None:
+                return
             for start in range(0, len(vectors), ROWS_AT_ONCE):
                 rows = slice(start, start + ROWS_AT_ONCE)
                 if not np.array_equal(checksums(self._block_keys[block][rows], vectors[rows]), expected[rows]):
-                    raise StoreError(
-                        f"{self.folder} has vectors that differ from what was written: the files are damaged, or "
-                        "something changed them. Delete the folder; the vectors are computed again."
-                    )
+                    self._drop(block)
+                    break
             self._checksums[block] = None
             del self._block_keys[block]
+
+    def _drop(self, block: int) -> None:
+        """Forget the rows of a block, and delete the files of its writer."""
+        self.locations = {key: place for key, place in self.locations.items() if place[0] != block}
+        try:
+            for suffix in (".keys", ".vectors"):
+                (self.folder / (self._writers[block] + suffix)).unlink(missing_ok=True)
+        except OSError as error:
+            warn(self.folder, error)
+
+    def _is_damaged(self) -> bool:
+        """Whether no row in memory has its checksum, so that the dimension of about.json may be wrong."""
+        for block in range(len(self.blocks)):
+            self._compare(block)
+        return not self.locations
 
     def _writer_name(self) -> str:
         if not self._writer.startswith(f"{os.getpid()}-"):
@@ -183,15 +200,16 @@ class VectorStore:
         return self._writer
 
     def _initialize(self, dim: int) -> bool:
-        """Write about.json if it does not exist. Returns whether vectors can be written."""
+        """Write about.json if it does not exist or is damaged. Returns whether vectors can be written."""
         if self._initialized:
             return True
         part = self.folder / f"about.{uuid.uuid4().hex}.part"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            if not (self.folder / "about.json").exists():
+            self._check()
+            if not self._initialized:
                 part.write_text(json.dumps({"digest": self.digest, "dim": dim}))
-                os.replace(part, self.folder / "about.json")
+                os.replace(part, self.folder / ABOUT)
         except OSError as error:
             with suppress(OSError):
                 part.unlink(missing_ok=True)
@@ -201,24 +219,17 @@ class VectorStore:
         return self._initialized
 
     def _check(self) -> None:
-        about = self.folder / "about.json"
+        """Read the dimension from about.json. A file that is damaged is as good as none: `_initialize` writes it."""
         try:
-            if not about.exists():
-                return
+            facts = json.loads((self.folder / ABOUT).read_text(encoding="utf-8"))
+            if facts["digest"] == self.digest and type(facts["dim"]) is int and facts["dim"] > 0:
+                self.dim, self._initialized = facts["dim"], True
+        except (FileNotFoundError, NotADirectoryError):
+            return
         except OSError as error:
             warn(self.folder, error)
+        except (ValueError, KeyError, TypeError):
             return
-        try:
-            facts = json.loads(about.read_text(encoding="utf-8"))
-            digest, dim = str(facts["digest"]), int(facts["dim"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise StoreError(f"{about} is damaged ({error}). Delete the folder {self.folder}.") from error
-        if digest != self.digest:
-            raise StoreError(
-                f"{self.folder} was filled by another embedder ({digest[:16]}, not {self.digest[:16]}). "
-                f"Delete it, or name another cache."
-            )
-        self.dim, self._initialized = dim, True
 
 
 def checksums(keys: Sequence[bytes], vectors: Vectors) -> Checksums:

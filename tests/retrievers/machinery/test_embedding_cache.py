@@ -1,6 +1,5 @@
 """The embedding cache: each content is embedded once per embedder, also by several processes, and is never stale."""
 
-import json
 import multiprocessing
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ import numpy as np
 import pytest
 
 from icl.cache_folder import cache_folder
-from icl.errors import ICLWarning, ModelError, StoreError
+from icl.errors import ICLWarning, ModelError
 from icl.registry import build
 from retrievers.embedders.encoder import Encoder
 from retrievers.embedders.histogram import Histogram
@@ -104,12 +103,24 @@ def test_settings_are_part_of_the_key(cache: Path, color: Make, example: Make) -
     assert EmbeddingCache(Histogram(4), cache).embed_images(items).shape == (1, 64)
 
 
-def test_a_folder_that_names_another_embedder_is_refused(cache: Path, color: Make, example: Make) -> None:
-    EmbeddingCache(Histogram(), cache).embed_images([example("e", color("red"))])
-    (about,) = cache.rglob("about.json")
-    about.write_text(json.dumps({"digest": "something-else", "dim": 512}))
-    with pytest.raises(StoreError, match=r"filled by another embedder \(something-else, not histogram-1-8\)"):
-        EmbeddingCache(Histogram(), cache)
+@pytest.mark.parametrize(
+    "about",
+    [
+        *("{", "[]", "\x00" * 30, '{"dim": 3}', '{"digest": "something-else", "dim": 3}'),
+        *(f'{{"digest": "lengths-0", "dim": {dim}}}' for dim in ("0", "1", "3000000", '"3"')),
+    ],
+)
+def test_a_damaged_description_is_written_again(tmp_path: Path, cache: Path, about: str) -> None:
+    texts = ["one", "three", "eleven"]
+    before = EmbeddingCache(Lengths(str(tmp_path / "log")), cache).embed_texts(texts)
+    (path,) = cache.rglob("about.json")
+    whole = path.read_bytes()
+    path.write_text(about)
+    assert np.array_equal(EmbeddingCache(Lengths(str(tmp_path / "log")), cache).embed_texts(texts), before)
+    assert path.read_bytes() == whole
+    calls = _calls(tmp_path / "log")
+    assert np.array_equal(EmbeddingCache(Lengths(str(tmp_path / "log")), cache).embed_texts(texts), before)
+    assert _calls(tmp_path / "log") == calls
 
 
 def _fill(embedder: Lengths, folder: Path, texts: list[str], start: Any, out: Any) -> None:
@@ -250,9 +261,9 @@ def test_a_cache_that_could_not_be_created_is_filled_later(tmp_path: Path, cache
 
 
 @pytest.mark.parametrize("damage", ["zeroed", "exchanged", "one bit"])
-def test_changed_vectors_are_refused(tmp_path: Path, cache: Path, damage: str) -> None:
+def test_changed_vectors_are_computed_again_once(tmp_path: Path, cache: Path, damage: str) -> None:
     texts = ["one", "three", "eleven"]
-    EmbeddingCache(Lengths(str(tmp_path / "log")), cache).embed_texts(texts)
+    before = EmbeddingCache(Lengths(str(tmp_path / "log")), cache).embed_texts(texts)
     (path,) = cache.rglob("*.vectors")
     data = np.frombuffer(path.read_bytes(), np.float32).reshape(3, 3).copy()
     if damage == "zeroed":
@@ -262,8 +273,9 @@ def test_changed_vectors_are_refused(tmp_path: Path, cache: Path, damage: str) -
     else:
         data.view(np.uint32)[2, 1] ^= 1
     path.write_bytes(data.tobytes())
-    with pytest.raises(StoreError, match=r"differ from what was written.* Delete the folder"):
-        EmbeddingCache(Lengths(str(tmp_path / "log")), cache).embed_texts(texts)
+    for _ in range(2):
+        assert np.array_equal(EmbeddingCache(Lengths(str(tmp_path / "log")), cache).embed_texts(texts), before)
+        assert _calls(tmp_path / "log") == texts * 2
 
 
 def test_an_edited_embedder_of_one_s_own_gets_no_earlier_vectors(tmp_path: Path, cache: Path) -> None:
