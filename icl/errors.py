@@ -41,6 +41,10 @@ class StoreError(ICLError):
     """A run directory belongs to another config, is damaged, or is in use."""
 
 
+class DamagedFileError(StoreError):
+    """A file of a run directory is not what was written. The message names what computes or restores it."""
+
+
 class ICLWarning(UserWarning):
     """A warning about a problem that does not stop the run, with its cost."""
 

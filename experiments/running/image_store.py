@@ -2,6 +2,7 @@
 
 import os
 import platform
+import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +21,7 @@ PREFETCH_ITEMS = 32
 MAX_IMAGE_BYTES = 64 * 2**20
 """Limit of a run's saved images. The report shows placeholders for further ones."""
 
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 LONGEST_SIDE = 512
 """Pixels. Larger images are saved at this size, for people and not for models."""
 
@@ -55,6 +57,8 @@ def _decode(image: Image) -> None:
 class ImageStore:
     """A folder of `<digest>.png` for the report. A thread saves each image once, up to a limit of bytes.
 
+    A file that is damaged counts as missing and is replaced.
+
     Attributes:
         problem: Why it stopped saving, for example a full disk. Samples do not depend on it.
     """
@@ -63,7 +67,7 @@ class ImageStore:
         self.folder, self.max_bytes = folder, max_bytes
         self.problem: str | None = None
         folder.mkdir(parents=True, exist_ok=True)
-        paths = list(folder.glob("*.png"))
+        paths = [path for path in folder.glob("*.png") if _is_intact(path)]
         self.digests = {path.stem for path in paths}
         self.used = sum(path.stat().st_size for path in paths)
         self.thread = ThreadPoolExecutor(1, thread_name_prefix="image-store")
@@ -93,3 +97,18 @@ class ImageStore:
             self.used += path.stat().st_size
         except (OSError, ImageError) as error:
             self.problem = f"no more images are saved for the report: {error}"
+
+
+def _is_intact(path: Path) -> bool:
+    """Whether the chunks of a PNG file have their checksums, up to its end."""
+    data, start = path.read_bytes(), len(PNG_SIGNATURE)
+    if not data.startswith(PNG_SIGNATURE):
+        return False
+    while start < len(data):
+        end = start + 8 + int.from_bytes(data[start : start + 4], "big")
+        if zlib.crc32(data[start + 4 : end]).to_bytes(4, "big") != data[end : end + 4]:
+            return False
+        if data[start + 4 : start + 8] == b"IEND":
+            return True
+        start = end + 4
+    return False

@@ -19,10 +19,11 @@ if TYPE_CHECKING:
 def rescore(store: Store, grid: Grid, invocation: Invocation) -> int:
     """Computes the config's metrics for finished samples that have others. Returns the number of these samples."""
     metrics = describe_metrics(grid)
+    of_run = {"metrics": (store.read_run() or {}).get("metrics", metrics)}  # those of a cell whose file is lost
     count = 0
     for cell in grid.cells:
-        description = store.read_cell(cell.digest)
-        if description is None or description.get("metrics") == metrics:
+        description = store.read_intact_cell(cell.digest) or of_run
+        if description.get("metrics") == metrics:
             continue
         before = description.get("metrics", {})
         judged = [

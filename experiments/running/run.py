@@ -5,20 +5,27 @@ the missing samples in this process, or workers share them (`experiments.launch`
 """
 
 import logging
+from collections.abc import Iterator
 from pathlib import Path
+from threading import Event
 
 from experiments.config.config import Config
+from experiments.contexts.contexts import Retrieval
 from experiments.grid.feasibility import check_data, check_requirements
 from experiments.grid.grid import Grid, expand
 from experiments.grid.grid_warnings import grid_warnings
 from experiments.grid.implausible_sizes import check_sizes
 from experiments.launch.coordinator import find_earlier_launch, follow, launch_workers
 from experiments.observers.observation import Observation
+from experiments.running.failing_arms import FailingArms
+from experiments.running.image_store import ImageStore
 from experiments.running.judging import check_judges, judge_answers
 from experiments.running.rescore import rescore
 from experiments.running.run_session import RunSession, refresh_run_file
-from experiments.running.runner import Runner, RunOutcome
-from experiments.stopping.stopping import open_stopping
+from experiments.running.runner import Runner, RunOutcome, cell_groups
+from experiments.running.windows import Windows
+from experiments.stats.formatting import format_count
+from experiments.stopping.stopping import Stopping, open_stopping
 from experiments.store.invocations import Invocation
 from experiments.store.lock import write_lock
 from experiments.store.run_state import RunState, load_run_state, next_free_folder, write_cells
@@ -77,11 +84,13 @@ def _compute_missing(
         stopping.restrict(work)
     if rescored := rescore(store, grid, invocation):
         progress.note(f"{rescored:,} stored answers were scored again, because the metrics have changed.")
-    if damaged := describe_damaged_lines(work.damaged, "Its sample is computed again."):
-        progress.note(damaged)
-    if without_steps := _without_steps_note(store, grid, work):
-        progress.note(without_steps)
+    for note in _state_notes(store, grid, work):
+        progress.note(note)
+    if work.lost:
+        write_cells(store, grid)
     if not work.left:
+        _mend_images(store, grid, work, progress)
+        _note_looks(stopping, progress)
         refresh_run_file(store, grid, stopping.sizes(grid) if stopping else None)
         observation.start(store, grid, work.finished_cells, all_observers=False)
         return RunOutcome(store.folder, work.total, work.present, 0, 0, grid.warnings)
@@ -100,19 +109,58 @@ def _compute_missing(
         with RunSession(store, grid, invocation) as session:
             on_cell = observation.cell_finished
             outcome = Runner(grid, store, work, progress, session, stopping=stopping, on_cell=on_cell).run()
+        _mend_images(store, grid, work, progress)
     if stopping:
         stopping.advance()
         if sizes := stopping.sizes(grid):
             refresh_run_file(store, grid, sizes)
+    _note_looks(stopping, progress)
     return outcome
 
 
-def _without_steps_note(store: Store, grid: Grid, work: RunState) -> str:
-    """A sentence if finished samples were recorded with another `top_logprobs`; '' if not."""
+def _note_looks(stopping: Stopping | None, progress: Progress) -> None:
+    """Says which files of the looks were made again."""
+    for path in (path for family in stopping.families for path in family.mended) if stopping else ():
+        progress.note(f"{path} was damaged or missing and is made again from the config and the samples.")
+
+
+def _mend_images(store: Store, grid: Grid, work: RunState, progress: Progress) -> None:
+    """Saves images of earlier samples that are missing or damaged: their prompts are built again, not answered."""
+    if not work.images:
+        return
+    images = ImageStore(store.folder / "images")
+    lost: dict[str, set[str]] = {cell.digest: set() for cell in grid.cells}
+    for digest, (cell, query) in work.images.items():
+        if digest not in images.digests:
+            lost[cell].add(query)
+    before = len(images.digests)
+    if any(lost.values()) and images.used < images.max_bytes:
+        for cells in (cells for model in grid.models for cells in cell_groups(grid, model)):
+            of_group = {cell.digest: lost[cell.digest] for cell in cells}
+            windows = Windows(cells, of_group, Retrieval(cells[0].task, cells[0].model), FailingArms(cells, 1), Event())
+            if any(of_group.values()) and windows.may_run_ahead:  # without the model
+                for window in windows:
+                    prompts = (item.prompt for _, item in window if item.prompt is not None)
+                    images.save(image for prompt in prompts for image in prompt.images if image.digest in work.images)
+    images.close()
+    if images.problem or len(images.digests) > before:
+        count = format_count(len(images.digests) - before, "image")
+        progress.note(images.problem or f"{count} of the report, missing or damaged, saved again.")
+
+
+def _state_notes(store: Store, grid: Grid, work: RunState) -> Iterator[str]:
+    """Sentences on damaged files, and on finished samples that were recorded with another `top_logprobs`."""
+    if work.lost:
+        more = f", and {len(work.lost) - 1:,} more," if len(work.lost) > 1 else ""
+        yield (
+            f"{store.cell_folder(work.lost[0]) / 'cell.json'}{more} was missing or damaged and is written again. "
+            "Finished samples are kept."
+        )
+    if work.damaged:
+        yield describe_damaged_lines(work.damaged, "Its sample is computed again.")
     before = ((store.read_run() or {}).get("config") or {}).get("top_logprobs")
-    if not work.present or not grid.config.top_logprobs or before == grid.config.top_logprobs:
-        return ""
-    return (
-        f"{grid.config.where('top_logprobs')}: {work.present:,} finished samples keep their recorded steps. "
-        "To record the steps of all samples, start a new run with --fork."
-    )
+    if work.present and grid.config.top_logprobs and before != grid.config.top_logprobs:
+        yield (
+            f"{grid.config.where('top_logprobs')}: {work.present:,} finished samples keep their recorded steps. "
+            "To record the steps of all samples, start a new run with --fork."
+        )

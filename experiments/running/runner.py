@@ -190,7 +190,7 @@ class Runner:
 
     def _check_loadable(self) -> None:
         """Raises ModelError if a model of a missing sample cannot be loaded here: it has no weights, or no package."""
-        needed = [model for model in self.grid.models if any(map(self._is_missing, _groups(self.grid, model)))]
+        needed = [model for model in self.grid.models if any(map(self._is_missing, cell_groups(self.grid, model)))]
         for problem in loading_problems(self.grid, needed):
             raise ModelError(problem)
 
@@ -221,7 +221,7 @@ class Runner:
 
     def _run_model(self, model: "Model") -> None:
         """Computes the model's groups, if any needed sample of them is missing."""
-        groups = [cells for cells in _groups(self.grid, model) if any(self._left(c) for c in cells)]
+        groups = [cells for cells in cell_groups(self.grid, model) if any(self._left(c) for c in cells)]
         if not groups:
             return
         self._load(model)
@@ -337,7 +337,7 @@ class Runner:
                 raise DataError(f"the first {self.failed} samples all failed; the last one: {sample.failed}")
 
 
-def _groups(grid: Grid, model: "Model") -> list[list[Cell]]:
+def cell_groups(grid: Grid, model: "Model") -> list[list[Cell]]:
     """The model's cells by task and number of shots, in the order of the tasks, few shots first."""
     groups: dict[tuple[int, int], list[Cell]] = {}
     order = {id(task): i for i, task in enumerate(grid.tasks)}

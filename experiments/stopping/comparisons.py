@@ -4,6 +4,7 @@ Two arms whose answers cannot differ are not tested, and equivalent pairs of arm
 before there are answers, so neither counts in the family.
 """
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -41,6 +42,11 @@ class PlannedComparison:
     @property
     def key(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
         return self.arm, self.reference
+
+    @property
+    def digest(self) -> str:
+        """Digest of the key, by which a look names the comparison."""
+        return hashlib.sha256(repr(self.key).encode()).hexdigest()[:16]
 
     def to_dict(self) -> dict[str, Any]:
         return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}

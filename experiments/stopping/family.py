@@ -9,7 +9,6 @@ look. A comparison whose arm was given up (`experiments.running.failing_arms`) i
 spends no error. It takes a last look when its samples are there.
 """
 
-import hashlib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from math import isnan
@@ -26,12 +25,12 @@ from experiments.stats.run_statistics import (
 )
 from experiments.stats.stopping_rule import LookResult, PairedLooks, RunLevelLooks, Standing, end_comparisons
 from experiments.stopping.comparisons import PlannedComparison
-from experiments.stopping.look_files import look_path, read_content, write_once
-from experiments.stopping.plan import StopPlan
+from experiments.stopping.look_files import look_path, read_look, write_once
+from experiments.stopping.plan import REMEDY, StopPlan
 from experiments.stopping.records import FamilyRecord, read_standing
 from experiments.stopping.scores import ScoreReader
-from experiments.store.store import Store
-from icl.errors import StoreError
+from experiments.store.store import Store, write_json
+from icl.errors import DamagedFileError
 from icl.metrics.base import RunLevelMetric
 
 ROUNDING = 12
@@ -57,6 +56,9 @@ class Family:
         plan: Its plan.
         cells: The digests of the grid. A comparison whose arms have left it waits, and stays in the family.
         metric: The run-level metric, if the plan's metric is one.
+
+    Attributes:
+        mended: Files that were damaged or lost and are made again.
     """
 
     def __init__(
@@ -73,6 +75,7 @@ class Family:
         self.standings = [Standing() for _ in plan.comparisons]
         self.progress = [_Progress([], []) for _ in plan.comparisons]
         self.look = 0
+        self.mended: list[Path] = []
         kind = RunLevelLooks if plan.is_run_level else PairedLooks
         self.tests: list[Any] = [kind(plan.design(one.task), plan.spec, plan.family) for one in plan.comparisons]
 
@@ -133,16 +136,33 @@ class Family:
 
     def _take(self, given_up: Collection[str]) -> bool:
         """Takes or reads the next look. Returns whether there was one."""
-        path = look_path(self.folder, self.next_look)
-        content = read_content(path)
+        path, damage = look_path(self.folder, self.next_look), None
+        try:
+            content = read_look(self.folder, self.next_look, self.plan)
+            self._check_sums(content, path)
+        except DamagedFileError as error:
+            content, damage = None, error
         if content is None:
             ready = [i for i in self.running if not self._is_given_up(i, given_up)]
+            if damage and not ready:  # a reader, which takes no look
+                raise damage
             self.reader.refresh([d for i in ready for d in (*self._own(i).arm, *self._own(i).reference)])
             if not ready or not all(self._is_complete(i) for i in ready):
                 return False
-            content = write_once(path, self._evaluate(ready))
-        self._apply(content, path)
+            content = self._evaluate(ready)
+            if damage:
+                write_json(path, content)
+                self.mended.append(path)
+            else:
+                content = write_once(path, content)
+        self._apply(content)
         return True
+
+    def _check_sums(self, content: Mapping[str, Any] | None, path: Path) -> None:
+        """Raises DamagedFileError if a look goes on from another earlier look than the one that was read or taken."""
+        for key, node in (content or {"comparisons": {}})["comparisons"].items():
+            if "sums" in node and len(node["sums"]) != node["clusters"] - self.progress[int(key)].clusters:
+                raise DamagedFileError(f"{path} does not go on from the look before. {REMEDY}")
 
     def _own(self, i: int) -> PlannedComparison:
         return self.plan.comparisons[i]
@@ -165,7 +185,7 @@ class Family:
             "of": self.plan.num_looks,
             "comparisons": {
                 str(i): {
-                    "pairs_digest": self._digest(i),
+                    "pairs_digest": self._own(i).digest,
                     **parts.get(i, {}),
                     **({"result": _to_json(results[i])} if i in results else {}),
                     "end": after[i].end,
@@ -174,9 +194,6 @@ class Family:
                 for i in sorted(ended | set(results))
             },
         }
-
-    def _digest(self, i: int) -> str:
-        return hashlib.sha256(repr(self._own(i).key).encode()).hexdigest()[:16]
 
     def _part(self, i: int) -> dict[str, Any]:
         """The sums of the clusters that are new at the next look."""
@@ -237,20 +254,14 @@ class Family:
             (*progress.dropped, *((str(q), int(s)) for q, s in part.get("dropped", ()))),
         )
 
-    def _apply(self, content: Mapping[str, Any], path: Path) -> None:
+    def _apply(self, content: Mapping[str, Any]) -> None:
         """Takes over a look from its file, after this process or another one wrote it."""
-        try:
-            look = int(content["look"])
-            for key, node in content["comparisons"].items():
-                i = int(key)
-                if node["pairs_digest"] != self._digest(i):
-                    raise ValueError(f"comparison {i} is another one")
-                self.standings[i] = standing = read_standing(node, self.standings[i], look)
-                if "result" in node and standing.result is not None:
-                    self._replay(i, node, standing.result)
-        except (KeyError, TypeError, ValueError, IndexError) as error:
-            raise StoreError(f"{path} is damaged ({error}). Restore it from a copy, or use another name.") from error
-        self.look = look
+        self.look += 1
+        for key, node in content["comparisons"].items():
+            i = int(key)
+            self.standings[i] = standing = read_standing(node, self.standings[i], self.look)
+            if "result" in node and standing.result is not None:
+                self._replay(i, node, standing.result)
 
     def _replay(self, i: int, node: Mapping[str, Any], result: LookResult) -> None:
         """Brings the test of a comparison to the state after a look that is read from its file."""

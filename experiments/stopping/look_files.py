@@ -1,7 +1,8 @@
 """The files of the looks: `looks/family-<n>/plan.json` and `look-<k>.json` in the run directory.
 
-A look is a pure function of the plan and of the samples up to it. It is written once, in one step, and never again:
-a failed sample that is answered later changes no look. Several workers may take the same look; the first one counts.
+A look is a pure function of the plan and of the samples up to it. It is written once, in one step: a failed sample that
+is answered later changes no look. Several workers may take the same look; the first one counts. A file that is lost or
+damaged is made again, the plan from the config and a look from the samples.
 """
 
 import json
@@ -11,15 +12,17 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from experiments.stopping.plan import REMEDY, StopPlan
+from experiments.store.json_shapes import LookShape, check_shape
 from experiments.store.store import read_mapping
-from icl.errors import StoreError
+from icl.errors import DamagedFileError, StoreError
 
 FOLDER = "looks"
 
 
 def family_folders(run: Path) -> list[Path]:
     """The folders of the families that a run has, in order."""
-    folders = (path.parent for path in (run / FOLDER).glob("family-*/plan.json"))
+    folders = {path.parent for path in (run / FOLDER).glob("family-*/*.json")}
     return sorted(folders, key=lambda folder: int(folder.name.rpartition("-")[2]))
 
 
@@ -33,9 +36,50 @@ def look_path(family: Path, look: int) -> Path:
     return family / f"look-{look:03}.json"
 
 
-def read_content(path: Path) -> dict[str, Any] | None:
-    """The content of a file, or None if there is none. Raises StoreError if it is damaged."""
-    return read_mapping(path, "Restore it from a copy, or use another name.")
+def read_plan(family: Path) -> StopPlan:
+    """The plan of a family. Raises DamagedFileError if it is damaged or missing."""
+    path = family / "plan.json"
+    content = read_mapping(path, REMEDY)
+    if content is None:
+        raise DamagedFileError(f"{path} is missing. {REMEDY}")
+    return StopPlan.from_dict(content, path)
+
+
+def read_look(family: Path, look: int, plan: StopPlan) -> dict[str, Any] | None:
+    """The content of a look, or None if it was not taken.
+
+    Raises:
+        DamagedFileError: The file is damaged, has comparisons of another plan, or is missing before a later look.
+    """
+    path = look_path(family, look)
+    content = _read_shaped(path)
+    if content is None and any(later.name > path.name for later in family.glob("look-*.json")):
+        raise DamagedFileError(f"{path} is missing. {REMEDY}")
+    if content is not None and not _is_of_plan(content, plan):
+        raise DamagedFileError(f"{path} has comparisons of another plan. {REMEDY}")
+    return content
+
+
+def may_be_of_plan(family: Path, plan: StopPlan) -> bool:
+    """Whether the looks of a family that can be read have the comparisons of a plan."""
+    for path in family.glob("look-*.json"):
+        with suppress(DamagedFileError):
+            content = _read_shaped(path) or {}
+            if content.get("of") != plan.num_looks or not _is_of_plan(content, plan):
+                return False
+    return True
+
+
+def _read_shaped(path: Path) -> dict[str, Any] | None:
+    content = read_mapping(path, REMEDY)
+    if content is not None:
+        check_shape(LookShape, content, path, REMEDY)
+    return content
+
+
+def _is_of_plan(content: Mapping[str, Any], plan: StopPlan) -> bool:
+    digests = {str(i): one.digest for i, one in enumerate(plan.comparisons)}
+    return all(node["pairs_digest"] == digests.get(key) for key, node in content["comparisons"].items())
 
 
 def write_once(path: Path, content: Mapping[str, Any]) -> dict[str, Any]:
@@ -59,4 +103,4 @@ def write_once(path: Path, content: Mapping[str, Any]) -> dict[str, Any]:
     finally:
         with suppress(OSError):
             part.unlink()
-    return read_content(path) or {}
+    return read_mapping(path, REMEDY) or {}

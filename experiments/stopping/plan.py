@@ -8,6 +8,7 @@ own level.
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from experiments.config.keys import DEFAULT_CORRECTION, StopSpec, primary_metric
@@ -16,10 +17,13 @@ from experiments.stats.exchange_looks import MAX_FAMILY
 from experiments.stats.sequential import look_sizes
 from experiments.stats.stopping_rule import LookDesign, least_differing, number_of_looks
 from experiments.stopping.comparisons import PlannedComparison, planned_comparisons
+from experiments.store.json_shapes import PlanShape, check_shape
 from experiments.store.run_state import describe_metrics
-from icl.errors import ConfigError, StoreError
+from icl.errors import ConfigError
 from icl.streams import StreamKey
 from icl.types import Example
+
+REMEDY = "Run the same command again: it makes the file again from the config and the samples."
 
 
 @dataclass(frozen=True)
@@ -100,24 +104,22 @@ class StopPlan:
         }
 
     @staticmethod
-    def from_dict(node: Mapping[str, Any], path: object) -> "StopPlan":
-        """The plan of a file. Raises StoreError if it is damaged."""
-        try:
-            return StopPlan(
-                StopSpec(**node["stop"]),
-                int(node["looks"]),
-                str(node["metric"]),
-                dict(node["metric_node"]),
-                tuple(PlannedComparison.from_dict(one) for one in node["comparisons"]),
-                {task: tuple(cells) for task, cells in node["untested"].items()},
-                {
-                    task: {name: tuple(queries) for name, *queries in clusters}
-                    for task, clusters in node["clusters"].items()
-                },
-                int(node["seeds"]),
-            )
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise StoreError(f"{path} is damaged ({error!r}). Restore it from a copy, or use another name.") from error
+    def from_dict(node: Mapping[str, Any], path: Path | str) -> "StopPlan":
+        """The plan of a file. Raises DamagedFileError."""
+        check_shape(PlanShape, node, path, REMEDY)
+        return StopPlan(
+            StopSpec(**node["stop"]),
+            node["looks"],
+            node["metric"],
+            dict(node["metric_node"]),
+            tuple(map(PlannedComparison.from_dict, node["comparisons"])),
+            {task: tuple(cells) for task, cells in node["untested"].items()},
+            {
+                task: {name: tuple(queries) for name, *queries in clusters}
+                for task, clusters in node["clusters"].items()
+            },
+            node["seeds"],
+        )
 
 
 def cluster_name(query: str, group: str | None) -> str:

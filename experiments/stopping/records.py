@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from experiments.stats.stopping_rule import LookResult, Standing
-from experiments.stopping.look_files import family_folders, look_path, read_content
+from experiments.stopping.look_files import family_folders, read_look, read_plan
 from experiments.stopping.plan import StopPlan
-from icl.errors import StoreError
 
 
 @dataclass(frozen=True)
@@ -80,16 +79,12 @@ def common_queries(families: list[FamilyRecord]) -> Mapping[str, set[str]]:
 
 
 def _read_family(folder: Path) -> FamilyRecord:
-    path = folder / "plan.json"
-    plan = StopPlan.from_dict(read_content(path) or {}, path)
+    plan = read_plan(folder)
     standings, clusters, look = [Standing() for _ in plan.comparisons], [0] * plan.family, 0
-    while (content := read_content(path := look_path(folder, look + 1))) is not None:
+    while (content := read_look(folder, look + 1, plan)) is not None:
         look += 1
-        try:
-            for key, node in content["comparisons"].items():
-                i = int(key)
-                standings[i] = read_standing(node, standings[i], look)
-                clusters[i] = int(node.get("clusters", clusters[i]))
-        except (KeyError, TypeError, ValueError, IndexError) as error:
-            raise StoreError(f"{path} is damaged ({error!r}). Restore it from a copy, or use another name.") from error
+        for key, node in content["comparisons"].items():
+            i = int(key)
+            standings[i] = read_standing(node, standings[i], look)
+            clusters[i] = node.get("clusters", clusters[i])
     return FamilyRecord(plan, tuple(standings), tuple(clusters), look)

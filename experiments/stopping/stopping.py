@@ -11,11 +11,11 @@ from typing import Any
 
 from experiments.grid.grid import Grid
 from experiments.stopping.family import Family
-from experiments.stopping.look_files import family_folder, family_folders, read_content, write_once
+from experiments.stopping.look_files import family_folder, family_folders, may_be_of_plan, read_plan, write_once
 from experiments.stopping.plan import StopPlan, make_stop_plan
 from experiments.store.run_state import RunState, json_round_trip
-from experiments.store.store import Store
-from icl.errors import StoreError
+from experiments.store.store import Store, write_json
+from icl.errors import DamagedFileError, StoreError
 
 REMEDY = "The error level is spent on the plan of the first look. Undo the change, or use another name, or --fork."
 
@@ -110,33 +110,66 @@ def open_stopping(store: Store, grid: Grid, may_write: bool = True) -> Stopping 
         if folders:
             raise StoreError(f"{store.folder} was started with `stop`, which the config lacks now. {REMEDY}")
         return None
-    if not folders and may_write and any(store.folder.glob("cells/*/*.jsonl")):
+    before = ((store.read_run() or {}).get("config") or {}).get("stop")
+    if not folders and may_write and before is None and any(store.folder.glob("cells/*/*.jsonl")):
         raise StoreError(
             f"{grid.config.where('stop')}: {store.folder} was started without `stop`, so its comparisons were not "
             "planned before the first sample. Use another name, or --fork."
         )
-    plans = [_read_plan(folder) for folder in folders]
+    plans, mended = _read_plans(folders, plan, before == grid.config.document.data.get("stop") and may_write)
     for folder, stored in zip(folders, plans, strict=True):
         _check(stored, plan, grid, folder)
-    planned = {one.key for stored in plans for one in stored.comparisons}
-    new = tuple(one for one in plan.comparisons if one.key not in planned)
-    if new and may_write:
-        planned_cells = {digest for stored in plans for cells in stored.untested.values() for digest in cells}
-        planned_cells |= {digest for stored in plans for one in stored.comparisons for digest in one.cells}
-        untested = {task: tuple(c for c in cells if c not in planned_cells) for task, cells in plan.untested.items()}
-        added = replace(plan, comparisons=new, untested={task: cells for task, cells in untested.items() if cells})
+    added = _unplanned(plan, plans)
+    if added.comparisons and may_write:
         folder = family_folder(store.folder, len(folders) + 1)
         write_once(folder / "plan.json", added.to_dict())
         folders, plans = [*folders, folder], [*plans, added]
     metric: Any = grid.metrics[plan.metric] if plan.is_run_level else None
     cells = [cell.digest for cell in grid.cells]
     families = [Family(store, folder, one, cells, metric) for folder, one in zip(folders, plans, strict=True)]
+    for family in families:
+        family.mended += [path for path in mended if path.parent == family.folder]
     return Stopping(store, families)
 
 
-def _read_plan(folder: Path) -> StopPlan:
-    path = folder / "plan.json"
-    return StopPlan.from_dict(read_content(path) or {}, path)
+def _read_plans(folders: Sequence[Path], plan: StopPlan, same_rule: bool) -> tuple[list[StopPlan], list[Path]]:
+    """The plans of the families, and the files of those that were damaged or lost and are made again from the config.
+
+    Args:
+        folders: The folders of the families.
+        plan: All comparisons of the config.
+        same_rule: Whether `stop` is that of the run's last command. A plan of another rule is not made.
+
+    Raises:
+        DamagedFileError: A plan cannot be made from the config.
+    """
+    plans: dict[Path, StopPlan] = {}
+    damage: dict[Path, DamagedFileError] = {}
+    for folder in folders:
+        try:
+            plans[folder] = read_plan(folder)
+        except DamagedFileError as error:
+            damage[folder] = error
+    for folder, damaged in damage.items():
+        made = _unplanned(plan, list(plans.values()))
+        if not same_rule or len(damage) > 1 or not made.comparisons or not may_be_of_plan(folder, made):
+            raise DamagedFileError(f"{damaged} If the config has changed since, undo the change first.")
+        write_json(folder / "plan.json", made.to_dict())
+        plans[folder] = made
+    return [plans[folder] for folder in folders], [folder / "plan.json" for folder in damage]
+
+
+def _unplanned(plan: StopPlan, plans: Sequence[StopPlan]) -> StopPlan:
+    """The part of a config's plan that no family has."""
+    planned = {one.key for stored in plans for one in stored.comparisons}
+    cells = {digest for stored in plans for own in stored.untested.values() for digest in own}
+    cells |= {digest for stored in plans for one in stored.comparisons for digest in one.cells}
+    untested = {task: tuple(c for c in own if c not in cells) for task, own in plan.untested.items()}
+    return replace(
+        plan,
+        comparisons=tuple(one for one in plan.comparisons if one.key not in planned),
+        untested={task: own for task, own in untested.items() if own},
+    )
 
 
 def _check(stored: StopPlan, plan: StopPlan, grid: Grid, folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""The shapes of run.json, cell.json and the lines of invocations.jsonl, checked when they are read.
+"""The shapes of run.json, cell.json, the files of looks and the lines of invocations.jsonl, checked when they are read.
 
 A file that was edited by hand, or that a newer version wrote, then raises an error that names the file and the key.
 """
@@ -6,12 +6,12 @@ A file that was edited by hand, or that a newer version wrote, then raises an er
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from annotated_types import Ge, Le
+from annotated_types import Ge, Le, MinLen
 from pydantic import AfterValidator, BaseModel, ConfigDict, StringConstraints, ValidationError
 
-from icl.errors import StoreError
+from icl.errors import DamagedFileError
 
 MAX_SHOTS = 1_000_000
 MAX_EXCERPT = 60
@@ -94,6 +94,75 @@ class CellShape(_Shape):
     shots: int | None = None
 
 
+class _ClosedShape(_Shape):
+    """A mapping without other keys."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class _Stop(_ClosedShape):
+    level: Number
+    looks: int | None
+    spend: Number
+    futility: Number | None
+    margin: Number | None
+    null: str
+    seed: int
+
+
+class _PlannedComparison(_ClosedShape):
+    task: str
+    arm: list[Digest]
+    reference: list[Digest]
+    name: str
+    against: str
+    cells: list[Digest]
+    axes: dict[str, Any]
+
+
+class PlanShape(_Shape):
+    """The shape of looks/family-<n>/plan.json."""
+
+    stop: _Stop
+    looks: Annotated[int, Ge(1)]
+    metric: str
+    metric_node: dict[str, Any]
+    seeds: Annotated[int, Ge(1)]
+    comparisons: list[_PlannedComparison]
+    untested: dict[str, list[Digest]]
+    clusters: dict[str, list[Annotated[list[str], MinLen(2)]]]
+
+
+class _LookResult(_ClosedShape):
+    clusters: int
+    time: Number
+    p: Number
+    side: int
+    z: Number | None
+    difference: Number | None
+    low: Number | None = None
+    high: Number | None = None
+    is_equal: bool = False
+    pairs: int = 0
+
+
+class _LookEntry(_Shape):
+    pairs_digest: str
+    end: Literal["running", "decided", "equal", "open"]
+    chance: Number | None
+    clusters: int = 0
+    sums: list[Number] = []
+    pairs: list[int] = []
+    dropped: list[Annotated[list[str | int], MinLen(2)]] = []
+    result: _LookResult | None = None
+
+
+class LookShape(_Shape):
+    """The shape of looks/family-<n>/look-<k>.json."""
+
+    comparisons: dict[Annotated[str, StringConstraints(pattern=r"^[0-9]{1,9}$")], _LookEntry]
+
+
 class _Commit(_Shape):
     commit: str
     dirty: str = ""
@@ -119,7 +188,7 @@ def check_shape(
     """Check the content of a file.
 
     Raises:
-        StoreError: A value has another type. The message names the file, the key and the remedy.
+        DamagedFileError: A value has another type. The message names the file, the key and the remedy.
     """
     try:
         shape.model_validate(content)
@@ -127,7 +196,7 @@ def check_shape(
         first = error.errors()[0]
         parts = [str(part) for part in first["loc"]]
         key = ".".join(part if len(part) <= MAX_EXCERPT else f"{part[: MAX_EXCERPT - 1]}…" for part in parts)
-        raise StoreError(
+        raise DamagedFileError(
             f"{path} is damaged, or another version wrote it: {key} cannot be {excerpt(first['input'])}. {remedy}"
         ) from error
 

@@ -35,6 +35,8 @@ class RunState:
         present: The number of finished samples.
         total: The number of samples.
         damaged: The places of lines that are not complete samples of their cells.
+        images: For each digest of an image in a prompt, cell and query of a sample.
+        lost: Cells with samples whose cell.json is missing or damaged. `write_cells` writes it again.
     """
 
     missing: dict[str, set[str]] = field(default_factory=dict)
@@ -42,6 +44,8 @@ class RunState:
     present: int = 0
     total: int = 0
     damaged: list[str] = field(default_factory=list)
+    images: dict[str, tuple[str, str]] = field(default_factory=dict)
+    lost: list[str] = field(default_factory=list)
 
     @property
     def left(self) -> int:
@@ -73,12 +77,11 @@ def load_run_state(store: Store, grid: Grid, run_grid: Grid | None = None) -> Ru
     ids = {id(task): [query.id for query in task.queries] for task in grid.tasks}
     state = RunState()
     for cell in grid.cells:
-        stored = store.read_cell(cell.digest)
-        if stored is not None:
-            _check_data(store, cell, stored.get("data", {}), digests[id(cell.task)])
-            finished, failed = store.finished_and_failed(cell.digest, state.damaged)
-        else:
-            finished, failed = set(), {}
+        stored = store.read_intact_cell(cell.digest)
+        _check_data(store, cell, (stored or {}).get("data", {}), digests[id(cell.task)])
+        finished, failed = store.finished_and_failed(cell.digest, state.damaged, state.images)
+        if stored is None and (finished or failed):
+            state.lost.append(cell.digest)
         queries = ids[id(cell.task)]
         missing = [query for query in queries if query not in finished]
         state.missing[cell.digest] = set(missing)
@@ -106,7 +109,7 @@ def write_cells(store: Store, grid: Grid) -> None:
         has_own_code = any(component_paths(cell.config["decoding"]))
         if has_own_code and is_control_of_greedy(cell.decoding, cell.answer_mode, cell.shots):
             content[EQUIVALENT] = True
-        if store.read_cell(cell.digest) != json_round_trip(content):
+        if store.read_intact_cell(cell.digest) != json_round_trip(content):
             store.write_cell(cell.digest, content)
 
 
@@ -131,7 +134,9 @@ def dropped_cells_note(store: Store) -> str:
     old = [digest for digest in folders if digest not in set(present) and _has_samples(store, digest)]
     if not old:
         return ""
-    had, has = ([(store.read_cell(digest) or {}).get("labels", {}) for digest in digests] for digests in (old, present))
+    had, has = (
+        [(store.read_intact_cell(digest) or {}).get("labels", {}) for digest in digests] for digests in (old, present)
+    )
     free = DEMONSTRATION_AXES if {labels.get("shots") for labels in has} == {0} else ()  # they vanish with the shots
     gone = {
         axis: {str(labels.get(axis)) for labels in had} - {str(labels.get(axis)) for labels in has}
@@ -158,7 +163,7 @@ def next_free_folder(folder: Path) -> Path:
 def _check_shared(store: Store, grid: Grid) -> None:
     info = store.read_run()
     if info is None:  # a new run, or one that was killed before it wrote run.json
-        cells = sorted(path.parent.name for path in store.folder.glob("cells/*/cell.json"))
+        cells = sorted({path.parent.name for path in store.folder.glob("cells/*/*.json*")})
         if not cells and store.folder.is_dir() and any(p for p in store.folder.iterdir() if not _of_a_run(p)):
             raise StoreError(f"{store.folder} is not a run directory and is not empty. Use another name.")
         info = {"cells": cells}
@@ -180,7 +185,7 @@ def _has_samples(store: Store, digest: str) -> bool:
 
 def _differences(store: Store, old: Sequence[str], grid: Grid) -> str:
     """The axes on which no value is the same, by their labels, else by parameters or code."""
-    before = [store.read_cell(digest) or {} for digest in old]
+    before = [store.read_intact_cell(digest) or {} for digest in old]
     parts = []
     for axis in grid.cells[0].labels:
         had = list(dict.fromkeys(str(cell.get("labels", {}).get(axis)) for cell in before))

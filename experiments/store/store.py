@@ -9,6 +9,7 @@
 
 A line counts if it is complete and belongs to its cell. If a process was killed, its last partial line is cut off
 before the next line is written. Other damaged lines are skipped and reported, and their samples are computed again.
+A cell.json or an image that is missing or damaged is written again by the same command, and finished samples count.
 A query counts once. If its first line is a failure, a later line of the query replaces it.
 
 run.json and each cell.json have the number of the format. Files of another format are refused.
@@ -28,7 +29,7 @@ from typing import Any
 
 from pydantic_core import from_json
 
-from icl.errors import StoreError
+from icl.errors import DamagedFileError, StoreError
 from icl.text.json_text import parse_json
 from icl.types import Sample
 
@@ -50,6 +51,7 @@ _TYPES: dict[str, type] = dict.fromkeys(_FIELDS, str) | {
 
 FORMAT = 2
 """The format of the files. Increase it if earlier versions cannot read what this one writes, or the reverse."""
+CELL_REMEDY = "Run the same command again: it writes the file from the config, and keeps finished samples."
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ class Store:
         Raises:
             StoreError: The file is damaged, or has another format.
         """
-        content = _read_formatted(self.run_file)
+        content = _read_formatted(self.run_file, "Remove it and run the same command: finished samples are kept.")
         if content is not None:
             from experiments.store.json_shapes import RunShape, check_shape
 
@@ -88,12 +90,23 @@ class Store:
             StoreError: The file is damaged, or has another format.
         """
         path = self.cell_folder(digest) / "cell.json"
-        content = _read_formatted(path)
+        content = _read_formatted(path, CELL_REMEDY)
         if content is not None:
             from experiments.store.json_shapes import CellShape, check_shape
 
-            check_shape(CellShape, content, path)
+            check_shape(CellShape, content, path, CELL_REMEDY)
         return content
+
+    def read_intact_cell(self, digest: str) -> dict[str, Any] | None:
+        """The description of a cell, or None if it is missing or damaged: its config can write it again.
+
+        Raises:
+            StoreError: The file has another format.
+        """
+        try:
+            return self.read_cell(digest)
+        except DamagedFileError:
+            return None
 
     def write_cell(self, digest: str, description: Mapping[str, Any]) -> None:
         write_json(self.cell_folder(digest) / "cell.json", {"format": FORMAT, **description})
@@ -112,12 +125,15 @@ class Store:
                 by_query[line["query"]] = line
         yield from by_query.values()
 
-    def finished_and_failed(self, digest: str, damaged: list[str] | None = None) -> tuple[set[str], dict[str, str]]:
+    def finished_and_failed(
+        self, digest: str, damaged: list[str] | None = None, images: dict[str, tuple[str, str]] | None = None
+    ) -> tuple[set[str], dict[str, str]]:
         """The ids of finished queries, and the reasons of failed ones by query.
 
         Args:
             digest: The cell.
             damaged: Receives the places of skipped lines, except for a partial last line.
+            images: Receives cell and query of a sample for each digest of an image in a prompt.
         """
         finished: set[str] = set()
         failed: dict[str, str] = {}
@@ -126,6 +142,9 @@ class Store:
                 failed[line["query"]] = line["failed"]
             else:
                 finished.add(line["query"])
+            if images is not None:
+                for image in line.get("images", ()):
+                    images.setdefault(image, (digest, line["query"]))
         return finished, {query: why for query, why in failed.items() if query not in finished}
 
     def replace_samples(self, digest: str, samples: Sequence[Mapping[str, Any]]) -> None:
@@ -147,7 +166,7 @@ class Store:
             damaged: Receives the places of skipped lines.
             checksums: Receives the SHA-256 of each file, as `checksums` returns it.
         """
-        seed = (self.read_cell(digest) or {}).get("seed")
+        seed = (self.read_intact_cell(digest) or {}).get("seed")
         for path in self._files(digest):
             checksum = hashlib.sha256()
             with _report_read_errors(path), path.open("rb") as file:
@@ -298,9 +317,14 @@ def report_write_errors(path: Path) -> Iterator[None]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file in one step: if the disk is full, the earlier content stays. Makes no folder.
+    """Writes a text as `write_bytes` does."""
+    write_bytes(path, text.encode())
 
-    Only a regular file is replaced. A symbolic link stays, and its target gets the text. A pipe or a device is written
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Writes a file in one step: if the disk is full, the earlier content stays. Makes no folder.
+
+    Only a regular file is replaced. A symbolic link stays, and its target gets the data. A pipe or a device is written
     to in place.
 
     Raises:
@@ -308,11 +332,11 @@ def write_text(path: Path, text: str) -> None:
     """
     if os.path.exists(path) and not path.is_file():
         try:
-            path.write_bytes(text.encode())
+            path.write_bytes(data)
         except OSError as error:
             raise StoreError(f"{path} cannot be written: {error.strerror or error}.") from error
     else:
-        _write(path.resolve(), text.encode(), within=False)
+        _write(path.resolve(), data, within=False)
 
 
 @contextmanager
@@ -342,21 +366,21 @@ def _write(path: Path, data: bytes, within: bool = True) -> None:
 
 
 def read_mapping(path: Path, remedy: str = "Remove it to start this part again.") -> dict[str, Any] | None:
-    """The mapping in a JSON file, or None if there is no file. Raises StoreError with the remedy if it is damaged."""
+    """The mapping in a JSON file, or None if there is no file. Raises DamagedFileError with the remedy."""
     try:
         content = parse_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        raise StoreError(f"{path} is damaged ({error}). {remedy}") from error
+        raise DamagedFileError(f"{path} is damaged ({error}). {remedy}") from error
     if not isinstance(content, dict):
-        raise StoreError(f"{path} is damaged (no mapping). {remedy}")
+        raise DamagedFileError(f"{path} is damaged (no mapping). {remedy}")
     return content
 
 
-def _read_formatted(path: Path) -> dict[str, Any] | None:
+def _read_formatted(path: Path, remedy: str) -> dict[str, Any] | None:
     """The content of a file with a format number, without that number."""
-    content = read_mapping(path)
+    content = read_mapping(path, remedy)
     if content is not None and (number := content.pop("format", None)) != FORMAT:
         if type(number) is int and number > FORMAT:
             raise StoreError(

@@ -1,5 +1,6 @@
 import logging
 import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -73,6 +74,68 @@ def test_the_same_command_again_does_nothing(mapping: Mapping, tmp_path: Path) -
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.json*") if ".holder" not in path.name} == {
         path: at for path, at in before.items() if ".holder" not in path.name
     }
+
+
+class Notes(SilentProgress):
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.texts.append(text)
+
+
+def test_lost_descriptions_of_cells_are_written_again_and_no_sample_is_computed_twice(
+    mapping: Mapping, tmp_path: Path
+) -> None:
+    config = mapping(grid={"shots": [0, 2]})
+    folder = go(config, tmp_path).folder
+    before = {path: path.read_bytes() for path in folder.glob("cells/*/*")}
+    one, other = sorted(path for path in before if path.name == "cell.json")
+    for content in (None, b"", b"{", bytes(300)):
+        one.unlink() if content is None else one.write_bytes(content)
+        other.unlink()
+        progress = Notes()
+        assert go(config, tmp_path, progress=progress).computed == 0
+        assert progress.texts == [
+            f"{one if one.parent.name == first_cell(folder) else other}, and 1 more, was missing or damaged and is "
+            "written again. Finished samples are kept."
+        ]
+        assert {path: path.read_bytes() for path in folder.glob("cells/*/*")} == before
+    (folder / "run.json").unlink()
+    assert go(config, tmp_path).computed == 0
+    assert len(load_run(folder).samples()) == 12
+
+
+def first_cell(folder: Path) -> str:
+    return str((Store(folder).read_run() or {})["cells"][0])
+
+
+def test_metrics_that_change_are_computed_in_a_cell_whose_description_is_lost(mapping: Mapping, tmp_path: Path) -> None:
+    folder = go(mapping(metrics=["strict"]), tmp_path).folder
+    (path,) = folder.glob("cells/*/cell.json")
+    path.unlink()
+    assert go(mapping(metrics=["strict", "lenient"]), tmp_path).computed == 0
+    assert load_run(folder).samples()["lenient"].notna().all()
+
+
+def test_images_of_a_finished_run_that_are_lost_or_damaged_are_saved_again(mapping: Mapping, tmp_path: Path) -> None:
+    config = mapping(shots=2)
+    folder = go(config, tmp_path).folder
+    before = {path: path.read_bytes() for path in folder.glob("images/*.png")}
+    assert len(before) > 3
+    first, second, third, *_ = before
+    samples = {path: path.read_bytes() for path in folder.glob("cells/*/*")}
+    first.unlink()
+    second.write_bytes(before[second][:50])
+    third.write_bytes(before[third][:45] + bytes([before[third][45] ^ 1]) + before[third][46:])
+    progress = Notes()
+    assert go(config, tmp_path, progress=progress).computed == 0
+    assert progress.texts == ["3 images of the report, missing or damaged, saved again."]
+    assert {path: path.read_bytes() for path in folder.glob("images/*.png")} == before
+    shutil.rmtree(folder / "images")
+    assert go(config, tmp_path).computed == 0
+    assert {path: path.read_bytes() for path in folder.glob("images/*.png")} == before
+    assert {path: path.read_bytes() for path in folder.glob("cells/*/*")} == samples
 
 
 def test_a_run_that_was_killed_after_its_last_sample_is_finished(mapping: Mapping, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from experiments.grid.grid import expand
 from experiments.running import run as run_module
 from experiments.running.recorder import Recorder
 from experiments.running.run import run
-from experiments.running.runner import _groups
+from experiments.running.runner import cell_groups
 from experiments.terminal.progress import SilentProgress
 from icl.errors import DataError, PlanError
 
@@ -73,9 +73,9 @@ def test_cells_of_a_model_are_computed_by_task_and_few_shots_first(mapping: Mapp
     del config["task"], config["grid"]["seed"]
     grid = expand(load_config({**config, "seeds": [0, 1]}))
     (model,) = grid.models
-    groups = [[(len(c.task.queries), c.shots, c.seed) for c in cells] for cells in _groups(grid, model)]
+    groups = [[(len(c.task.queries), c.shots, c.seed) for c in cells] for cells in cell_groups(grid, model)]
     assert groups == [[(n, k, s) for s in (0, 1)] for n in (3, 4) for k in (0, 2)]
-    assert _groups(grid, object()) == []  # type: ignore[arg-type]  # another model
+    assert cell_groups(grid, object()) == []  # type: ignore[arg-type]  # another model
 
 
 def test_finished_samples_that_keep_their_recorded_steps_are_noted(mapping: Mapping, toy: str, tmp_path: Path) -> None:

@@ -7,9 +7,11 @@ from typing import Any
 import pytest
 
 from experiments.config.config import load_config
+from experiments.running import runner
 from experiments.running.run import run
 from experiments.running.runner import RunOutcome
 from experiments.terminal.progress import SilentProgress
+from icl.types import Sample
 
 TASK = '''
 """Text queries, each a cluster of its own, or groups of `size`."""
@@ -121,3 +123,25 @@ def looks(look_files: Callable[[str], dict[str, bytes]]) -> Callable[..., list[d
         return [json.loads(data) for name, data in files.items() if name.startswith(f"family-{family}/look-")]
 
     return read
+
+
+@pytest.fixture
+def interrupted(go: Callable[..., RunOutcome], monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Stops a run after some samples."""
+    real = runner.Runner._record
+
+    def call(runs: str, after: int, *overrides: str) -> None:
+        calls: list[Sample] = []
+
+        def record(self: runner.Runner, sample: Sample) -> None:
+            real(self, sample)
+            calls.append(sample)
+            if len(calls) == after:
+                raise KeyboardInterrupt
+
+        monkeypatch.setattr(runner.Runner, "_record", record)
+        with pytest.raises(KeyboardInterrupt):
+            go(runs, *overrides)
+        monkeypatch.setattr(runner.Runner, "_record", real)
+
+    return call

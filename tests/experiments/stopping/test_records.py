@@ -13,7 +13,7 @@ from experiments.config.keys import StopSpec
 from experiments.stats.stopping_rule import LookResult, Standing
 from experiments.stopping import look_files
 from experiments.stopping.comparisons import PlannedComparison
-from experiments.stopping.look_files import family_folder, family_folders, look_path, read_content, write_once
+from experiments.stopping.look_files import family_folder, family_folders, look_path, read_look, write_once
 from experiments.stopping.plan import StopPlan, order_clusters
 from experiments.stopping.records import FamilyRecord, common_queries, read_families, read_standing
 from experiments.stopping.scores import ScoreReader
@@ -117,9 +117,10 @@ def test_families_are_read_in_order_look_by_look(tmp_path: Path) -> None:
     for number in (2, 10, 1):
         write_once(family_folder(tmp_path, number) / "plan.json", plan(looks=number + 1).to_dict())
     result = {"clusters": 2, "time": 0.5, "p": 0.01, "side": 1, "z": 2.0, "difference": 0.1}
+    zero, one = ({"pairs_digest": own.digest} for own in plan().comparisons[:2])
     nodes = [
-        {"comparisons": {"0": {"end": "running", "chance": 0.5, "clusters": 2, "result": result}}},
-        {"comparisons": {"1": {"end": "open", "chance": None, "clusters": 4, "result": result}, "0": {
+        {"comparisons": {"0": zero | {"end": "running", "chance": 0.5, "clusters": 2, "result": result}}},
+        {"comparisons": {"1": one | {"end": "open", "chance": None, "clusters": 4, "result": result}, "0": zero | {
             "end": "decided", "chance": None}}},
     ]  # fmt: skip
     for look, node in enumerate(nodes, 1):
@@ -129,9 +130,20 @@ def test_families_are_read_in_order_look_by_look(tmp_path: Path) -> None:
     assert (first.look, first.clusters) == (2, (2, 4, 0))
     assert [(one.end, one.look) for one in first.standings] == [("decided", 1), ("open", 2), ("running", 0)]
     assert (second.look, second.plan.looks) == (0, 3)
-    (family_folder(tmp_path, 2) / "look-001.json").write_text('{"comparisons": {"7": {"end": "open", "chance": null}}}')
-    with pytest.raises(StoreError, match=r"look-001\.json is damaged"):
-        read_families(tmp_path)
+    text_result = zero | {"end": "open", "chance": None, "result": "text"}
+    for comparisons, says in (
+        ({"7": zero | {"end": "open", "chance": None}}, r"has comparisons of another plan\."),
+        ({"0": text_result}, r"is damaged, .*comparisons\.0\.result cannot be 'text'\."),
+        ({"0": text_result | {"result": result | {"p": "0.1"}}}, r"is damaged, .*0\.result\.p.* cannot be '0\.1'\."),
+    ):
+        (family_folder(tmp_path, 2) / "look-001.json").write_text(json.dumps({"comparisons": comparisons}))
+        with pytest.raises(StoreError, match=rf"look-001\.json {says} Run the same command again"):
+            read_families(tmp_path)
+    (family_folder(tmp_path, 2) / "look-001.json").unlink()
+    for name in ("look-001", "plan"):
+        (family_folder(tmp_path, 1) / f"{name}.json").unlink()
+        with pytest.raises(StoreError, match=rf"{name}\.json is missing\. Run the same command again"):
+            read_families(tmp_path)
     assert read_families(tmp_path / "none") == []
 
 
@@ -144,7 +156,7 @@ def test_a_look_is_written_once(tmp_path: Path, links: bool, monkeypatch: pytest
         monkeypatch.setattr(look_files.os, "link", refused)
     path = look_path(tmp_path / "family-1", 7)
     assert path.name == "look-007.json"
-    assert read_content(path) is None
+    assert read_look(path.parent, 7, plan()) is None
     assert write_once(path, {"look": 7}) == {"look": 7}
     assert write_once(path, {"look": 8}) == {"look": 7}
     assert os.listdir(path.parent) == ["look-007.json"]
@@ -152,8 +164,8 @@ def test_a_look_is_written_once(tmp_path: Path, links: bool, monkeypatch: pytest
     with pytest.raises(StoreError, match="cannot be written: "):
         write_once(tmp_path / "file" / "look-001.json", {})
     path.write_text("{")
-    with pytest.raises(StoreError, match=r"is damaged .* Restore it from a copy, or use another name\."):
-        read_content(path)
+    with pytest.raises(StoreError, match=r"is damaged .* Run the same command again: it makes the file again"):
+        read_look(path.parent, 7, plan())
 
 
 def line(query: str, score: float | None = 1.0, cell: str = "a", **more: Any) -> str:

@@ -9,32 +9,11 @@ from experiments.cli.main import main
 from experiments.launch.watch import RunWatcher
 from experiments.report.html import write_report
 from experiments.results.loaded_run import load_run
+from experiments.results.run_list import list_runs
 from experiments.results.sequential_findings import complete_clusters
 from experiments.results.view_run import view_run
 from experiments.running import runner
 from icl.errors import StoreError
-
-
-@pytest.fixture
-def interrupted(go, monkeypatch):
-    """Stops a run after some samples."""
-    real = runner.Runner._record
-
-    def call(runs, after, *overrides):
-        calls = []
-
-        def record(self, sample):
-            real(self, sample)
-            calls.append(sample)
-            if len(calls) == after:
-                raise KeyboardInterrupt
-
-        monkeypatch.setattr(runner.Runner, "_record", record)
-        with pytest.raises(KeyboardInterrupt):
-            go(runs, *overrides)
-        monkeypatch.setattr(runner.Runner, "_record", real)
-
-    return call
 
 
 def test_the_report_has_the_verdicts_of_the_looks_and_no_other_p(go, looks, tmp_path):
@@ -193,3 +172,15 @@ def test_a_family_of_one_comparison_is_not_corrected_in_words(go, tmp_path):
     (only,) = view_run(load_run(tmp_path / "one" / "t")).findings
     assert "at any time; +" in only.numbers
     assert "Holm" not in only.numbers
+
+
+def test_a_look_that_is_damaged_makes_its_run_unreadable_and_no_other(go, tmp_path, capsys):
+    for name in ("a", "b"):
+        go("runs", f"name={name}")
+    path = tmp_path / "runs" / "a" / "looks" / "family-1" / "look-001.json"
+    content = json.loads(path.read_text())
+    content["comparisons"]["0"]["result"] = "text"
+    path.write_text(json.dumps(content))
+    assert {run.path.name: run.state for run in list_runs(tmp_path / "runs")} == {"a": "unreadable", "b": "finished"}
+    assert main(["runs", str(tmp_path / "runs")]) == 0
+    assert "look-001.json is damaged" in capsys.readouterr().err

@@ -2,7 +2,6 @@
 
 import random
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,11 +11,13 @@ from experiments.config.config import load_config
 from experiments.grid.grid import expand
 from experiments.results.loaded_run import load_run
 from experiments.running import runner
+from experiments.running.run import run
 from experiments.sharing.card import make_card
 from experiments.stats.sequential import anytime_p, ladder, look_sizes
 from experiments.stopping.comparisons import planned_comparisons
 from experiments.stopping.plan import make_stop_plan, order_clusters
 from experiments.store.store import Store, write_json
+from experiments.terminal.progress import SilentProgress
 from icl.errors import ConfigError, StoreError
 from icl.types import Example
 
@@ -261,13 +262,67 @@ def test_several_models_take_turns_at_five_looks(go, looks, config_file, tmp_pat
     assert len(ends(contents)) == 4
 
 
-def test_damaged_look_files_are_a_sentence(go, tmp_path):
+class _Notes(SilentProgress):
+    def __init__(self):
+        self.texts = []
+
+    def note(self, text):
+        self.texts.append(text)
+
+
+def lost_files(family):
+    """(name, content) of damaged files of a family; None: the file is removed."""
+    whole = (family / "look-002.json").read_bytes()
+    return [
+        ("look-002.json", b"{"),
+        ("look-002.json", bytes(len(whole))),
+        ("look-002.json", whole.replace(b'"result": {', b'"result": "text", "was": {', 1)),
+        ("look-002.json", whole.replace(b'"0": {', b'"7": {', 1)),
+        ("look-001.json", None),
+        ("plan.json", b""),
+        ("plan.json", b'{"looks": 20}'),
+        ("plan.json", None),
+    ]
+
+
+def test_damaged_and_lost_files_of_looks_are_made_again_and_nothing_else_changes(go, look_files, tmp_path, config_file):
     go("a")
-    path: Path = tmp_path / "a" / "t" / "looks" / "family-1" / "look-002.json"
-    path.write_text("{")
-    with pytest.raises(StoreError, match=r"look-002.json is damaged"):
-        go("a")
-    assert Store(tmp_path / "a" / "t").read_run() is not None
+    before, folder = look_files("a"), tmp_path / "a" / "t"
+    samples = {path: path.read_bytes() for path in folder.glob("cells/*/*.jsonl")}
+    for name, data in lost_files(folder / "looks" / "family-1"):
+        path = folder / "looks" / "family-1" / name
+        path.unlink() if data is None else path.write_bytes(data)
+        with pytest.raises(StoreError, match=rf"{name} .*Run the same command again"):
+            load_run(folder).looks()
+        progress = _Notes()
+        assert run(load_config(config_file), tmp_path / "a", progress).computed == 0
+        assert progress.texts == [f"{path} was damaged or missing and is made again from the config and the samples."]
+        assert look_files("a") == before
+        assert {path: path.read_bytes() for path in folder.glob("cells/*/*.jsonl")} == samples
+    shutil.rmtree(folder / "looks")
+    go("a")
+    assert look_files("a") == before
+
+
+def test_a_look_is_made_again_in_a_run_that_goes_on(go, look_files, tmp_path, interrupted):
+    go("whole")
+    interrupted("a", 60)
+    path = tmp_path / "a" / "t" / "looks" / "family-1" / "look-001.json"
+    path.write_bytes(path.read_bytes()[:40])
+    go("a")
+    assert look_files("a") == look_files("whole")
+
+
+def test_a_lost_plan_is_not_made_from_another_config(go, tmp_path):
+    go("a")
+    path = tmp_path / "a" / "t" / "looks" / "family-1" / "plan.json"
+    plan = path.read_bytes()
+    path.unlink()
+    for override in ("grid.shots=[0,2]", "stop={level: 0.2}"):
+        with pytest.raises(StoreError, match=r"plan.json is missing.* undo the change first"):
+            go("a", override)
+    go("a")
+    assert path.read_bytes() == plan
 
 
 def test_without_compare_the_usual_references_are_used(config_file):

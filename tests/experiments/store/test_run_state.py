@@ -70,10 +70,20 @@ def test_finished_failed_and_damaged_samples_are_counted_separately(store: Store
     assert state.damaged == [f"line 5 of {store.cell_folder(other) / '0.jsonl'}"]
 
 
-def test_samples_without_a_description_of_their_cell_are_missing(store: Store, grid: Grid) -> None:
+@pytest.mark.parametrize("description", [None, "", "{", "\x00" * 80, '{"format": 2, "seed": "x"}'])
+def test_samples_count_if_the_description_of_their_cell_is_lost(
+    store: Store, grid: Grid, description: str | None
+) -> None:
     (digest, _) = (cell.digest for cell in grid.cells)
     write(store, digest, *(query.id for query in grid.cells[0].task.queries))
-    assert load_run_state(store, grid).present == 0
+    if description is not None:
+        (store.cell_folder(digest) / "cell.json").write_text(description)
+        with pytest.raises(StoreError, match=r"cell\.json is damaged.* Run the same command again"):
+            store.read_cell(digest)
+    state = load_run_state(store, grid)
+    assert (state.present, state.lost) == (6, [digest])
+    write_cells(store, grid)
+    assert load_run_state(store, grid).lost == []
 
 
 def test_a_cell_is_written_once_and_again_if_its_description_changes(store: Store, grid: Grid) -> None:

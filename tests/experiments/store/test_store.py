@@ -203,7 +203,7 @@ def test_a_full_disk_is_an_error_that_says_what_to_do(tmp_path: Path) -> None:
 
 def test_a_damaged_run_file_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text("{")
-    with pytest.raises(StoreError, match=r"run.json is damaged .* Remove it to start this part again."):
+    with pytest.raises(StoreError, match=r"run.json is damaged .* Remove it and run the same command"):
         Store(tmp_path).read_run()
 
 
