@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from experiments.analyses.shared import answered_samples, make_table
+from experiments.analyses.shared import answered_samples, make_table, run_tasks
 from experiments.stats.arms import UNIT, iter_arms, label_axes, tidy_frame, varying_axes
 from experiments.stats.findings import reference_decoding
 from experiments.stats.intervals import cluster_codes, cluster_sums, mean_variance, t_quantile
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
     from experiments.results.run_view import RunView
-    from icl.tasks.base import Task
 
 CUTS = 24
 """The number of lengths at which the reference's captions are cut. The frontier interpolates between them."""
@@ -138,8 +137,8 @@ def analyze(view: "RunView") -> "DataFrame":
 
 def caption_groups(view: "RunView") -> list[CaptionGroup]:
     """The arms of each task and setting. Raises ConfigError if no task has objects for CHAIR."""
-    tasks = _tasks(view)
     rows = tidy_frame(answered_samples(view, with_demos=False), view.axes)
+    tasks = run_tasks(view, rows)
     varies = "decoding" in varying_axes(rows, view.axes)
     to = {"decoding": reference_decoding(rows)} if varies else dict(view.to)
     if missing := sorted(set(to) - set(view.axes)):
@@ -256,11 +255,3 @@ def _estimate(rows: Floats, value: "Callable[[Floats], Floats]", units: NDArray[
     half = t_quantile(sizes, LEVEL) * mean_variance(sums, sizes, float(np.var(values))) ** 0.5
     mean = float(values.mean())
     return mean, mean - half, mean + half
-
-
-def _tasks(view: "RunView") -> "dict[str, Task]":
-    """The task of each label."""
-    from experiments.grid.grid import expand
-    from experiments.results.loaded_run import load_run
-
-    return {str(cell.labels["task"]): cell.task for cell in expand(load_run(view.path, view.trust).load_config()).cells}

@@ -18,7 +18,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from experiments.analyses.shared import answered_samples, interval_columns, iter_settings, make_table, mean_of_defined
+from experiments.analyses.shared import (
+    answered_samples,
+    interval_columns,
+    iter_settings,
+    make_table,
+    mean_of_defined,
+    run_tasks,
+)
 from experiments.stats.sample_rows import demos_of, text_items, to_records, unit_labels
 from icl.errors import DataError
 from icl.metrics.normalize import normalize_text
@@ -30,15 +37,15 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
     from experiments.results.run_view import RunView
-    from icl.tasks.base import Pool, Task
+    from icl.tasks.base import Pool
     from retrievers.machinery.vector_math import Vectors
 
 
 def analyze(view: "RunView") -> "DataFrame":
     """One row per setting; arms with the same demonstrations have the same numbers."""
-    tasks = _tasks(view)
     table_rows: list[dict[str, Any]] = []
     rows_of = answered_samples(view)
+    tasks = run_tasks(view, rows_of)
     for setting, samples in iter_settings(
         view, rows_of, without=("model", "order", "composer", "decoding", "answer_mode")
     ):
@@ -109,14 +116,6 @@ def _vectors(members: Sequence[Example]) -> "Vectors":
     from retrievers.machinery.embedding_cache import shared_cache
 
     return shared_cache(Encoder(), None).embed_images(members)
-
-
-def _tasks(view: "RunView") -> "dict[str, Task]":
-    """The task of each label."""
-    from experiments.grid.grid import expand
-    from experiments.results.loaded_run import load_run
-
-    return {str(cell.labels["task"]): cell.task for cell in expand(load_run(view.path, view.trust).load_config()).cells}
 
 
 def _members(row: Mapping[str, Any], pool: "Pool") -> list[Example]:

@@ -10,13 +10,14 @@ from experiments.stats.intervals import estimate_mean
 from experiments.stats.pairs import Pairs, paired_test
 from experiments.stats.sample_rows import as_sequence
 from experiments.store.store import Store
-from icl.errors import ConfigError
+from icl.errors import ConfigError, StoreError
 from icl.metrics.base import Better
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
     from experiments.results.run_view import RunView
+    from icl.tasks.base import Task
 
 BEST_SCORE = {"higher": 1, "lower": 0}
 """The best score of a sample for each good direction."""
@@ -50,6 +51,31 @@ def read_cells(view: "RunView", rows: "DataFrame") -> dict[str, Mapping[str, Any
     """Digest -> description of each cell of the rows. Empty if the run has none."""
     store = Store(view.path)
     return {str(digest): store.read_cell(str(digest)) or {} for digest in rows["cell"].unique()}
+
+
+def run_tasks(view: "RunView", rows: "DataFrame") -> "dict[str, Task]":
+    """Label -> task of the run's config, for all tasks of the rows.
+
+    Raises:
+        StoreError: The config has no such task, or the task no such query.
+    """
+    from experiments.grid.grid import expand
+    from experiments.results.loaded_run import load_run
+
+    cells = expand(load_run(view.path, view.trust).load_config()).cells
+    tasks = {str(cell.labels["task"]): cell.task for cell in cells}
+    for label, own in rows.groupby(rows["task"].astype(str)):
+        if label not in tasks:
+            raise StoreError(
+                f"{view.path}: its samples are of the task '{label}', and the config in its run.json has "
+                f"{', '.join(tasks)}. Run the config again under another name."
+            )
+        if unknown := set(own["query"]) - {example.id for example in tasks[str(label)].queries}:
+            raise StoreError(
+                f"{view.path}: task '{label}' has no query '{min(unknown)}' any more: its data have changed. Use the "
+                "data of the run."
+            )
+    return tasks
 
 
 def add_cell_column(

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from icl import __version__
-from icl.errors import ComponentError, ICLError, ICLWarning, did_you_mean, strip_control_characters
+from icl.errors import ComponentError, ConfigError, ICLError, ICLWarning, did_you_mean, strip_control_characters
 
 HEAD = "Research on in-context learning with multimodal language models."
 USER_ERROR = 2
@@ -123,17 +123,30 @@ def _call(name: str, words: list[str], debug: bool, verbosity: int) -> int:
 
 
 def _report_interrupt(command: Callable[..., None]) -> Callable[..., None]:
-    """The command, with a message after Ctrl-C: typer would exit silently."""
+    """The command, with a check of its paths, and a message after Ctrl-C: typer would exit silently."""
 
     @wraps(command)
     def wrapped(*args: Any, **kwargs: Any) -> None:
         try:
+            for value in kwargs.values():
+                _check_paths(value if isinstance(value, list) else [value])
             command(*args, **kwargs)
         except KeyboardInterrupt:
             print("stopped.", file=sys.stderr)
             raise SystemExit(INTERRUPTED) from None
 
     return wrapped
+
+
+def _check_paths(values: Sequence[Any]) -> None:
+    """Raises ConfigError for a path that no file can have, such as one with a name of more than 255 bytes."""
+    for path in (value for value in values if isinstance(value, Path)):
+        try:
+            os.stat(path)
+        except (FileNotFoundError, NotADirectoryError, PermissionError):
+            continue
+        except OSError as error:
+            raise ConfigError(f"{path} cannot be a path: {error.strerror}.") from error
 
 
 def _help() -> str:

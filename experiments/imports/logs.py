@@ -7,6 +7,7 @@ imported when a log is looked for, so a new format is a new file.
 import importlib
 import json
 import math
+import os
 import pkgutil
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -117,7 +118,7 @@ def read_logs(path: Path) -> list[Log]:
     Raises:
         DataError: There is no such path, no log, or two logs of one task.
     """
-    if not path.exists():
+    if not os.path.exists(path):
         raise DataError(f"{path} does not exist. Give a log file, or a folder of logs.")
     table = log_formats()
     files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())

@@ -4,6 +4,7 @@ A task is one figure. With several numbers of shots a panel has a line per arm, 
 `facets.MAX_LINES` arms are divided into panels with common scales. Lines have their labels at their ends.
 """
 
+import io
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ from experiments.report.facets import Facet, divide, spread_out
 from experiments.report.figures import COLORS, PALETTE, LineStyle, LineStyles
 from experiments.report.svg import padded_range
 from experiments.report.tables import TaskTable
-from experiments.store.store import report_write_errors
+from experiments.store.store import report_write_errors, write_bytes
 from icl.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -73,7 +74,9 @@ def write_figures(
             for kind in formats:
                 figure = draw_task(table, looks, measure)  # its layout changes when it is drawn
                 path = folder / f"{name}.{kind}"
-                figure.savefig(path, format=kind, dpi=DOTS_PER_INCH, metadata=METADATA[kind], bbox_inches="tight")
+                content = io.BytesIO()  # on a full disk savefig would leave a part of a file
+                figure.savefig(content, format=kind, dpi=DOTS_PER_INCH, metadata=METADATA[kind], bbox_inches="tight")
+                write_bytes(path, content.getvalue())
                 written.append(path)
     return written
 

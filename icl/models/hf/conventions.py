@@ -57,11 +57,20 @@ def check_processor(processor: Any, path: str) -> None:
 def auto_class(config: Any) -> Any:
     """The class of transformers that loads models of this config: `AutoModelForImageTextToText`, or
     `AutoModelForMultimodalLM` if only that one has the type, as for Phi-4 multimodal.
+
+    Raises ModelError if neither has it, and the checkpoint's own code has no class for it.
     """
     from transformers import AutoModelForImageTextToText, AutoModelForMultimodalLM
 
     here, there = (kind._model_mapping for kind in (AutoModelForImageTextToText, AutoModelForMultimodalLM))
     is_only_there = type(config) in there and type(config) not in here
+    own = getattr(config, "auto_map", None) or {}
+    if type(config) not in here and not is_only_there and AutoModelForImageTextToText.__name__ not in own:
+        raise ModelError(
+            f"model.path: there is no model for the config class {type(config).__name__} (model_type "
+            f"'{config.model_type}'): transformers has none that reads images, and `auto_map` of config.json names no "
+            f"{AutoModelForImageTextToText.__name__}. Add the class to `auto_map`, or use another checkpoint."
+        )
     return AutoModelForMultimodalLM if is_only_there else AutoModelForImageTextToText
 
 

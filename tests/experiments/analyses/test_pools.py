@@ -1,5 +1,6 @@
 """Pool coverage, and the effect of a swapped demonstration."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import pandas as pd
 import pytest
 
 from experiments.analyses import disruption, pool_coverage
-from icl.errors import ConfigError
+from icl.errors import ConfigError, StoreError
 from icl.tasks.base import Pool
 from icl.types import Example
 
@@ -84,3 +85,16 @@ def test_a_sample_without_a_swap_has_no_gap(ran: Any) -> None:
     assert any("nothing to swap for" in mark for marks in view.frame["marks"].dropna() for mark in marks)
     with pytest.raises(ConfigError, match="no arm with a swapped demonstration"):
         disruption.analyze(view)
+
+
+def test_a_run_whose_config_has_another_task_or_other_queries_is_a_sentence(ran: Any) -> None:
+    view = ran(shots=1, seeds=[0])
+    path = view.path / "run.json"
+    whole = path.read_text()
+    path.write_text(json.dumps(json.loads(whole) | {"config": json.loads(whole)["config"] | {"task": "binding"}}))
+    with pytest.raises(StoreError, match=r"samples are of the task 'shapes', and the config in its run\.json has bind"):
+        pool_coverage.analyze(view)
+    config = json.loads(whole)["config"]
+    path.write_text(json.dumps(json.loads(whole) | {"config": config | {"task": config["task"] | {"queries": 3}}}))
+    with pytest.raises(StoreError, match="task 'shapes' has no query 'q-0003' any more"):
+        pool_coverage.analyze(view)

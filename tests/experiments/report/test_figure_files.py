@@ -1,4 +1,5 @@
 import re
+import resource
 import sys
 from dataclasses import replace
 from itertools import pairwise
@@ -134,3 +135,15 @@ def test_mistakes_are_sentences(run, tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     assert main(["figures", str(run.path), "--out", str(tmp_path / "x")]) == 2
     assert "pip install 'mm-icl[figures]'" in capsys.readouterr().err
+
+
+def test_a_full_disk_is_a_sentence_and_leaves_no_part_of_a_file(run, tmp_path, capsys):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2000, limits[1]))
+        status = main(["figures", str(run.path), "--out", str(tmp_path / "x")])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert status == 2
+    assert "shapes.pdf cannot be written: File too large" in capsys.readouterr().err
+    assert list((tmp_path / "x").iterdir()) == []

@@ -14,6 +14,7 @@ import torch
 
 from icl.errors import ConfigError, ModelError
 from icl.models.base import LogitModel, Request
+from icl.models.hf.memory_estimate import model_shape
 from icl.models.hf.model import HF
 from icl.registry import build, entries
 
@@ -121,6 +122,23 @@ def test_code_of_a_checkpoint_does_not_run_by_default(copied: Path) -> None:
     (copied / "own.py").write_text("raise SystemExit('ran')\n")
     with pytest.raises(ModelError, match="brings its own Python code"):
         HF(path=str(copied)).load()
+
+
+OWN_CONFIG = "from transformers import LlavaConfig\n\nclass Config(LlavaConfig):\n    model_type = 'own'\n"
+
+
+@pytest.mark.parametrize("more", [{}, {"AutoModelForCausalLM": "own.Model"}])
+def test_a_config_class_without_a_model_class_is_a_sentence(copied: Path, more: dict[str, str]) -> None:
+    config = json.loads((copied / "config.json").read_text())
+    config |= {"model_type": "own", "auto_map": {"AutoConfig": "own.Config", **more}}
+    (copied / "config.json").write_text(json.dumps(config))
+    (copied / "own.py").write_text(OWN_CONFIG)
+    model = HF(path=str(copied), trust_remote_code=True)
+    says = r"no model for the config class Config \(model_type 'own'\).* names no AutoModelForImageTextToText"
+    with pytest.raises(ModelError, match=says):
+        model_shape(model.checkpoint.config, trust_remote_code=True)
+    with pytest.raises(ModelError, match=says):
+        model.load()
 
 
 def test_weights_of_another_model_are_reported(folder_of: FolderOf, copied: Path) -> None:
