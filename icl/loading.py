@@ -9,13 +9,11 @@ import importlib
 import importlib.util
 import logging
 import os
-import re
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from importlib.machinery import SourceFileLoader
-from importlib.util import find_spec
 from pathlib import Path
 from traceback import extract_tb
 from types import CodeType
@@ -24,12 +22,12 @@ from typing import Any
 from icl.errors import ConfigError, ICLError, did_you_mean
 from icl.lazy_exports import PACKAGES
 from icl.object_digest import object_digest
+from icl.untrusted import refuse_untrusted
 
 logger = logging.getLogger(__name__)
 
 SEARCH_FOLDERS: ContextVar[tuple[Path, ...]] = ContextVar("SEARCH_FOLDERS", default=())
 _CODE = "__icl_code__"
-_COMPONENT_PATH = re.compile(r"^(?P<module>[\w./\\~ -]+):[A-Za-z_]\w*$")
 
 
 @contextmanager
@@ -60,8 +58,15 @@ def load_class(target: str, where: str = "") -> type[Any]:
     """The class at a path.
 
     Raises:
-        ConfigError: There is no such module or class. The message suggests the nearest name of the module.
+        ConfigError: There is no such module or class. The message suggests the nearest name of the module. Or a run
+            directory that is not trusted names it.
     """
+    refuse_untrusted(f"the code {target} is not imported", location(where))
+    return load_registered(target, where)
+
+
+def load_registered(target: str, where: str = "") -> type[Any]:
+    """The class of a component that is installed, which also a run directory that is not trusted may name."""
     cls: type[Any] = _load_attribute(target, where, "class", lambda value: isinstance(value, type))
     return cls
 
@@ -70,8 +75,10 @@ def load_function(target: str) -> Callable[..., Any]:
     """The function at a path.
 
     Raises:
-        ConfigError: There is no such module or function. The message suggests the nearest name of the module.
+        ConfigError: There is no such module or function. The message suggests the nearest name of the module. Or a run
+            directory that is not trusted names it.
     """
+    refuse_untrusted(f"the code {target} is not imported")
     function: Callable[..., Any] = _load_attribute(target, "", "function", callable)
     return function
 
@@ -129,40 +136,6 @@ def file_code(target: str) -> str | None:
     """The code digest of the file of a component's path, without importing it; None if it is not a file here."""
     path = _find_file(target.rpartition(":")[0])
     return None if path is None else _file_sha(path)
-
-
-def component_paths(node: Any) -> Iterator[str]:
-    """Every component that a config names by the path of its code, such as `mine.py:Mine`, or whose code it trusts.
-
-    A component with `trust: true` runs code of others, such as that of a task of lmms-eval: 'lmms_eval: mme'.
-    """
-    if isinstance(node, Mapping):
-        if trusts_code(node):
-            yield f"{node.get('name')}: {node.get('task')}"
-        node = list(node.values())
-    if isinstance(node, list | tuple):
-        for item in node:
-            yield from component_paths(item)
-    elif isinstance(node, str) and is_component_path(node):
-        yield node
-
-
-def trusts_code(node: Mapping[str, Any]) -> bool:
-    """Whether a component's node has `trust: true`: it runs code that is neither the toolkit's nor the component's."""
-    return node.get("trust") is True
-
-
-def is_component_path(text: str) -> bool:
-    """Whether a text names a class in a file or in a module, not a component of the registry."""
-    match = _COMPONENT_PATH.match(text)
-    if match is None:
-        return False
-    module = match["module"]
-    return (
-        module.endswith(".py")
-        or "." in module
-        or (module.isidentifier() and (module in sys.modules or find_spec(module) is not None))
-    )
 
 
 def location(where: str) -> str:

@@ -29,9 +29,11 @@ from icl.loading import (
     is_builtin,
     load_class,
     load_function,
+    load_registered,
     location,
 )
 from icl.renamed_names import new_name, suggest
+from icl.untrusted import refuse_untrusted
 from icl.validate_finite import find_non_finite
 
 __all__ = [
@@ -218,7 +220,7 @@ def resolve(kind: str, name: str, where: str = "") -> type[Any]:
         other_kind = next((other for other in PACKAGES if name in entries(other)), None)
         hint = f". That is {with_article(other_kind)}." if other_kind else suggest("component", name, by_name)
         raise ConfigError(f"{location(where)}no {kind} named '{name}'{hint} (icl ls {kind})")
-    return load_class(by_name[name].target, where)
+    return load_registered(by_name[name].target, where)
 
 
 def build(kind: str, node: Any, where: str = "") -> Any:
@@ -313,7 +315,7 @@ def _check_kind(kind: str, cls: type[Any], where: str) -> None:
         raise ConfigError(
             f"{location(where)}'{name}' is {with_article(actual)}, not {with_article(kind)}. (icl ls {kind})"
         )
-    if kind in BASES and not issubclass(cls, base := load_class(BASES[kind])):
+    if kind in BASES and not issubclass(cls, base := load_registered(BASES[kind])):
         raise ConfigError(
             f"{location(where)}'{name or cls.__name__}' is not {with_article(kind)}: it does not subclass "
             f"{base.__module__}.{base.__name__}. Write `class {cls.__name__}({base.__name__})`; everything optional "
@@ -369,6 +371,7 @@ def _validate(cls: type[Any], parameters: dict[str, Any], what: str) -> Any:
                 "and false.)"
             )
     _check_finite(cls, parameters, what)
+    _check_trust(cls, parameters, what)
     try:
         built = TypeAdapter(cls).validate_python(parameters)
     except ConfigError as error:  # the component itself refuses a combination of parameters
@@ -377,6 +380,18 @@ def _validate(cls: type[Any], parameters: dict[str, Any], what: str) -> Any:
         raise ConfigError(f"{what}, {_validation_message(error.errors()[0], keys)}") from error
     _check_finite(cls, {f.name: getattr(built, f.name) for f in fields(cls) if f.init}, what)  # text that was a number
     return built
+
+
+def _check_trust(cls: type[Any], parameters: Mapping[str, Any], what: str) -> None:
+    """Raises ConfigError if a run directory that is not trusted sets a parameter through which code can run.
+
+    Such a parameter is named `trust...`, or has the metadata `needs_trust`, and is false or empty by default. Any other
+    value is refused, even before it is a boolean: 1, "true".
+    """
+    for f in fields(cls):
+        value = parameters.get(f.name)
+        if value and (f.name.startswith("trust") or f.metadata.get("needs_trust")):
+            refuse_untrusted(f"{config_key(f)}: {value!r}, which can run code, is not accepted", f"{what}: ")
 
 
 def _validation_message(error: Any, keys: Mapping[str, str]) -> str:

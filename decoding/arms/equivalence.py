@@ -16,12 +16,14 @@ tell (`is_control_of_greedy`), so the run records it.
 import json
 from collections.abc import Mapping
 from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from decoding.base import Strategy
 from decoding.traits import Traits
 from icl.errors import ConfigError, ICLError
-from icl.registry import build, is_builtin, resolve
+from icl.registry import build, is_builtin
+from icl.untrusted import untrusted
 
 if TYPE_CHECKING:
     from decoding.arms.arm import Arm
@@ -97,22 +99,12 @@ def _registered_strategy(config: Any) -> Strategy | None:
 
 @lru_cache
 def _build_registered(config: str) -> Strategy | None:
-    node = json.loads(config)
     try:
-        if not _is_registered(node):
-            return None
-        strategy: Strategy = build("strategy", node)
-    except ConfigError:  # written by another version, with other components or parameters
+        with untrusted(Path("cell.json")):  # a reader of any run comes here, also where the run is trusted
+            strategy: Strategy = build("strategy", json.loads(config))
+    except ConfigError:  # a user's own class, or written by another version, with other components or parameters
         return None
-    return strategy
-
-
-def _is_registered(node: Mapping[str, Any]) -> bool:
-    """Whether a component and all components nested in it are classes of these packages."""
-    nested = [value for value in node.values() if isinstance(value, Mapping)]
-    if any(":" in str(one.get("name", "")) for one in (node, *nested)):
-        return False
-    return is_builtin(resolve("strategy", str(node.get("name"))))
+    return strategy if is_builtin(type(strategy)) else None
 
 
 @lru_cache

@@ -40,6 +40,7 @@ from icl.constraints import FLOAT32_MAX
 from icl.errors import ConfigError, did_you_mean
 from icl.metrics.baselines import BASELINES
 from icl.renamed_names import suggest
+from icl.untrusted import untrusted
 
 ARM_KEYS = {"arm", "against", "at", "minus"}
 """The keys of claims and published numbers that name an arm."""
@@ -92,7 +93,8 @@ def parse_config(document: Document) -> Config:
             hint = suggest("key", key, KEYS)
             keys = f" Keys: {', '.join(KEYS)}." if hint == "." else ""
             raise ConfigError(f"{document.where(key)}: no key '{key}'{hint}{keys}")
-    values = {key: _PARSERS.get(key, _parse_value)(document, key, node) for key, node in data.items()}
+    with untrusted(document.untrusted_run):
+        values = {key: _PARSERS.get(key, _parse_value)(document, key, node) for key, node in data.items()}
     grid, zipped = values.get("grid", {}), values.get("zip", {})
     _check_axes(document, grid, zipped)
     for key in ("task", "model"):

@@ -41,6 +41,7 @@ class Document:
         data: Values of the top-level keys.
         lines: Path of a value -> its line.
         overridden: Paths that the command line has set.
+        untrusted_run: The run directory that it was read from, if the user does not trust it.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Document:
     data: dict[str, Any]
     lines: Mapping[KeyPath, int] = field(default_factory=dict)
     overridden: frozenset[KeyPath] = frozenset()
+    untrusted_run: Path | None = None
 
     def where(self, *keys: str | int) -> str:
         """'contrast.yaml:11: grid.decoding[1]'. A path without a line has that of the nearest path above it."""

@@ -20,6 +20,7 @@ from icl.registry import build, component_search_folder, describe
 from icl.streams import DRAWS
 from icl.text.json_text import canonical_digest
 from icl.text.reasoning_blocks import max_output_tokens
+from icl.untrusted import untrusted
 from retrievers.base import declared
 
 if TYPE_CHECKING:
@@ -126,8 +127,12 @@ class Grid:
 
 
 def expand(config: Config) -> Grid:
-    """Every cell of a config. Builds components and reads no data. Raises ConfigError."""
-    with component_search_folder(config.document.folder):
+    """Every cell of a config. Builds components and reads no data.
+
+    Raises:
+        ConfigError: A component is wrong; or the config is that of a run directory without trust, and needs it.
+    """
+    with component_search_folder(config.document.folder), untrusted(config.document.untrusted_run):
         factory = _CellFactory(config.stop_strings, _sets_token_limit(config))
         cells: dict[str, Cell] = {}
         control_owners: dict[str, dict[str, None]] = {}  # digest of a control's cell -> digests of its arms

@@ -25,7 +25,6 @@ from experiments.store.run_state import RunState, json_round_trip, load_run_stat
 from experiments.store.store import Store
 from experiments.terminal.progress import Progress
 from icl.errors import StoreError
-from icl.loading import is_component_path
 from icl.registry import build, describe
 
 logger = logging.getLogger(f"icl.{__name__}")
@@ -265,7 +264,7 @@ def _launcher(launch: Launch, grid: Grid) -> Launcher:
     if _is_same_launcher(launch, grid):
         return grid.launcher
     path = launch.folder / "launch" / "launch.json"
-    if is_component_path(str(launch.launcher.get("name"))):
+    if ":" in str(launch.launcher.get("name")):
         raise StoreError(
             f"{path}: the launcher {launch.launcher['name']} is code of its own, which is not imported from a run "
             "directory. Set it in the config (launcher), or remove the file if none of its jobs is left."

@@ -22,6 +22,7 @@ from experiments.store.store import Store
 from experiments.terminal.progress import Progress
 from icl.errors import ICLError, StoreError
 from icl.registry import build
+from icl.untrusted import untrusted
 
 POLL_SECONDS = 1.0
 """Seconds between two polls."""
@@ -187,12 +188,13 @@ def _workers(launch: Launch, cluster: ClusterStates) -> WorkerCounts:
 
 def _job_states(launch: Launch) -> Mapping[str, str]:
     try:
-        launcher = build("launcher", launch.launcher)
+        with untrusted(launch.folder):
+            launcher = build("launcher", launch.launcher)
         launcher.check()
         group = launcher.reattach(launch)
         if group is not None:
             return {worker: status.state for worker, status in group.poll().items()}
-    except ICLError:  # another machine, or a launcher of the user's that is not here
+    except ICLError:  # another machine, or a launcher of the user's own
         return {}
     return {} if _is_locked(launch.folder) else dict.fromkeys(launch.workers, "ended")  # they end with their starter
 

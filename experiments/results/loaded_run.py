@@ -22,8 +22,8 @@ from experiments.store.lock import last_state
 from experiments.store.sample_table import FLAT, SampleTable, column_path
 from experiments.store.store import Store, describe_damaged_lines
 from icl.errors import ICLWarning, StoreError, did_you_mean
-from icl.loading import component_paths
 from icl.metrics.base import Better
+from icl.untrusted import untrusted
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -60,6 +60,11 @@ class Run:
         return dict(config)
 
     @property
+    def untrusted(self) -> Path | None:
+        """Its folder if it is not trusted, for `icl.untrusted.untrusted`."""
+        return None if self.trust else self.path
+
+    @property
     def config_folder(self) -> Path:
         """The folder of the experiment file, to which its paths are relative."""
         return self.path / str(self.info.get("folder", ""))
@@ -68,18 +73,15 @@ class Run:
         """The config, checked, to build its components again.
 
         Raises:
-            StoreError: It names code by path, and the run is not trusted; or the run was imported from logs.
+            StoreError: The run was imported from logs.
+            ConfigError: A key is wrong. `expand` refuses what needs trust.
         """
         from experiments.config.config import parse_config
         from experiments.config.yaml_document import Document
 
         refuse_imported(self.path, self.info)
-        if not self.trust and (paths := sorted(set(component_paths(self.config)))):
-            raise StoreError(
-                f"{self.path} names code by path ({', '.join(paths)}), which is not imported from a run directory. "
-                "Read that code, then add --trust, or use the experiment file instead of the run."
-            )
-        return parse_config(Document("config", self.config_folder, self.config))
+        document = Document("config", self.config_folder, self.config, untrusted_run=self.untrusted)
+        return parse_config(document)
 
     def cells(self) -> "DataFrame":
         """One row per cell of the run's last config: digest, axes as labels, numbers of finished and failed samples."""
@@ -135,7 +137,8 @@ class Run:
             elif field == "baselines":
                 baselines[path[0]] = None
             columns[baseline_column(*path) if len(path) == 2 else path[0] if path else field] = values
-        frame = run_level(pd.DataFrame(columns), info, baselines, self.trust, self.config_folder)
+        with untrusted(self.untrusted):
+            frame = run_level(pd.DataFrame(columns), info, baselines, self.config_folder)
         unavailable = frame.attrs.get(UNAVAILABLE, {})
         metrics = {name: None for name in metrics if name not in unavailable}
         first = ("cell", "decided_by", *AXES, "seed", "query", "group", "failed", "output", *metrics, *baselines)

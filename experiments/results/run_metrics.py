@@ -16,10 +16,11 @@ from experiments.stats.arms import baseline_column
 from experiments.stats.run_statistics import RunStatistic, SampleRef, sample_ref_column
 from experiments.stats.sample_rows import as_mapping, text_value
 from icl.errors import ConfigError, DataError, ICLError, ICLWarning, StoreError
-from icl.loading import file_code, is_component_path, trusts_code
+from icl.loading import file_code
 from icl.metrics.base import RunLevelMetric, ScoredSample
 from icl.metrics.baselines import BASELINES
 from icl.types import Demo, Example, Query
+from icl.untrusted import untrusted_run
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -36,16 +37,17 @@ DETAILS = ("query", "group", "output", "gold", "options", "meta", "demos", "rank
 
 
 def run_level(
-    frame: "DataFrame", info: Mapping[str, Any], baselines: Iterable[str], trust: bool = False, folder: Path = Path()
+    frame: "DataFrame", info: Mapping[str, Any], baselines: Iterable[str], folder: Path = Path()
 ) -> "DataFrame":
     """Replaces the columns of run-level metrics in a frame, and adds a column with the source of each number.
+
+    A metric that run.json names by the path of its code keeps its stored numbers in a run that is not trusted
+    (`icl.untrusted`), with a warning.
 
     Args:
         frame: The samples.
         info: The content of run.json.
         baselines: The names of the baselines.
-        trust: Whether to import a metric that run.json names by the path of its code. Otherwise its stored numbers
-            stay, and a warning says so.
         folder: The folder of the experiment file, where code is searched before the working directory.
 
     Returns:
@@ -57,7 +59,7 @@ def run_level(
         return frame
     cells, unavailable = frame.groupby("cell", sort=False).indices, dict[str, str]()
     for name, node in whole.items():
-        if is_component_path(str(node.get("name"))) and not trust:
+        if untrusted_run() is not None and ":" in str(node.get("name")):
             warnings.warn(
                 f"'{name}' is a run-level metric with code of its own ({node['name']}), which is not imported from a "
                 "run directory. The mean of its stored numbers is shown. --trust computes the metric.",
@@ -66,11 +68,6 @@ def run_level(
             )
             continue
         try:
-            if trusts_code(node) and not trust:
-                raise StoreError(
-                    f"'{name}' is computed by code of others ({node['name']}: {node.get('task')}), which does not run "
-                    "for a run directory. Read that code, then add --trust."
-                )
             metric = _built(name, node, info, folder)
         except StoreError as error:
             frame = _without(frame, name, baselines, error)

@@ -12,7 +12,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from decoding.arms.equivalence import is_control_of_greedy
+from decoding.arms.equivalence import is_control_of_greedy, registered_traits
 from experiments.config.keys import DEMONSTRATION_AXES
 from experiments.grid.feasibility import data_digests
 from experiments.grid.grid import Cell, Grid
@@ -20,7 +20,6 @@ from experiments.store.equivalent_cells import EQUIVALENT
 from experiments.store.imported import refuse_imported
 from experiments.store.store import Store
 from icl.errors import StoreError
-from icl.loading import component_paths
 
 REMEDY = "Use another name, or --fork to start a new run from its config."
 
@@ -106,7 +105,7 @@ def write_cells(store: Store, grid: Grid) -> None:
             "data": digests[id(cell.task)],
             "model_digest": cell.model.digest,
         }
-        has_own_code = any(component_paths(cell.config["decoding"]))
+        has_own_code = registered_traits(cell.config["decoding"]["strategy"]) is None
         if has_own_code and is_control_of_greedy(cell.decoding, cell.answer_mode, cell.shots):
             content[EQUIVALENT] = True
         if store.read_intact_cell(cell.digest) != json_round_trip(content):

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 from urllib.parse import urlsplit
 
@@ -25,6 +26,7 @@ from icl.models.icl_server import ServerInfo
 from icl.registry import component
 from icl.text.json_text import canonical_digest
 from icl.types import Generation, Prompt
+from icl.untrusted import refusal, untrusted_run
 
 RESERVED_FIELDS = (
     "model",
@@ -87,6 +89,7 @@ class Remote(Model):
     )  # further fields of each request, such as temperature
 
     def __post_init__(self) -> None:
+        _ = self._untrusted_run
         parts = urlsplit(self.url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ConfigError(f"model.url: '{self.url}' is not an http address, such as http://127.0.0.1:8000/v1.")
@@ -115,11 +118,24 @@ class Remote(Model):
 
     @cached_property
     def endpoint(self) -> Endpoint:
-        """The HTTP endpoint. Raises ModelError if the environment variable of the key is empty."""
+        """The HTTP endpoint.
+
+        Raises:
+            ModelError: The environment variable of the key is empty, or a run directory that is not trusted names the
+                endpoint.
+        """
+        if self._untrusted_run is not None:
+            key_env = f", and the environment variable {self.key_env} is not read" if self.key_env else ""
+            raise ModelError(refusal(self._untrusted_run, f"model.url {self.url} is not contacted{key_env}"))
         key = os.environ.get(self.key_env, "").strip() if self.key_env else None
         if self.key_env and not key:
             raise ModelError(f"model.key_env: the environment variable {self.key_env} is empty. Put the API key there.")
         return Endpoint(self.base, key, self.key_env, self.timeout, self.retries, self.backoff, self.concurrency)
+
+    @cached_property
+    def _untrusted_run(self) -> Path | None:
+        """The run directory that named this model without trust, when it was built. None: the endpoint may be used."""
+        return untrusted_run()
 
     @cached_property
     def server(self) -> ServerInfo | str:

@@ -68,7 +68,9 @@ class VLLM(Model):
     in_flight: PositiveInt = 1024  # maximum number of requests submitted to the engine at once
     trust_remote_code: bool = False  # whether Python code of a checkpoint may run
     revision: str | None = None  # branch, tag or commit on the hub
-    engine_args: dict[str, Any] = field(default_factory=dict, hash=False)  # any other engine argument of vLLM
+    engine_args: dict[str, Any] = field(
+        default_factory=dict, hash=False, metadata={"needs_trust": True}
+    )  # any other engine argument of vLLM; some of them name classes
 
     def __post_init__(self) -> None:
         reserved = {

@@ -1,0 +1,3 @@
+from strangers import honest_run, marker, received
+
+__all__ = ["honest_run", "marker", "received"]

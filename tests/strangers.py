@@ -1,0 +1,87 @@
+"""A stranger's file of code, and a run directory that names it."""
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import icl
+from experiments.cli.main import main
+
+EVIL = "evil+1.py:Evil"
+"""A component whose module writes a file when it is imported. The name has a character that few file names have."""
+CODE = """
+from pathlib import Path
+
+Path("ran").touch()
+
+
+class Evil:
+    pass
+"""
+
+
+class Marker:
+    """What the stranger's code leaves behind in the working directory."""
+
+    def ran(self) -> bool:
+        """Whether the code ran since the last call. Its module is forgotten, so that it can run again."""
+        modules = [name for name in sys.modules if name.startswith("icl_user_") and name.endswith(("evil+1", "task"))]
+        for name in modules:
+            del sys.modules[name]
+        has_run = bool(modules) or Path("ran").exists()
+        Path("ran").unlink(missing_ok=True)
+        return has_run
+
+
+@pytest.fixture
+def marker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Marker]:
+    """The working directory has the stranger's code."""
+    monkeypatch.chdir(tmp_path)
+    Path("evil+1.py").write_text(CODE)
+    yield (made := Marker())
+    made.ran()
+
+
+@pytest.fixture(scope="session")
+def honest_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run with a card, of components of the registry."""
+    folder = tmp_path_factory.mktemp("honest")
+    study = {
+        "name": "honest",
+        "task": {"name": "existence", "queries": 6, "pool_size": 6},
+        "model": "fake-vote",
+        "metrics": ["lenient"],
+        "grid": {"shots": [0, 2], "retriever": ["random", "balanced"]},
+    }
+    icl.run(study, runs=folder, quiet=True)
+    assert main(["card", str(folder / "honest")]) == 0
+    return folder / "honest"
+
+
+@pytest.fixture
+def received(honest_run: Path, tmp_path: Path) -> Callable[..., Path]:
+    """`received(metrics=[...])`: the run of somebody who has set these keys of its config."""
+    import shutil
+
+    def receive(**keys: Any) -> Path:
+        folder = tmp_path / "received"
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(honest_run, folder)
+        content = json.loads((folder / "run.json").read_text())
+        content["config"] |= keys
+        content["folder"] = ".."
+        (folder / "run.json").write_text(json.dumps(content))
+        return folder
+
+    return receive
+
+
+def edit_json(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    """Changes a JSON file in place."""
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
