@@ -15,6 +15,7 @@ class Server:
     def __init__(self) -> None:
         self.bodies: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
+        self.gets: list[dict[str, str]] = []
         self.get_replies: dict[str, Any] = {}  # path -> the answer to a GET; else 404
         self.behavior: Callable[[int, dict[str, Any]], Any] = lambda number, body: "a cat"
         self.lock, self.inside, self.max_concurrent = threading.Lock(), 0, 0
@@ -52,6 +53,7 @@ class Server:
                     time.sleep(outer.pause)
 
             def do_GET(self) -> None:
+                outer.gets.append({"path": self.path, **self.headers})
                 data = json.dumps(outer.get_replies.get(self.path, {"error": "not found"})).encode()
                 self.send_response(200 if self.path in outer.get_replies else 404)
                 self.send_header("Content-Length", str(len(data)))

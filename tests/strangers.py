@@ -22,6 +22,24 @@ Path("ran").touch()
 class Evil:
     pass
 """
+TASK_CODE = """
+def question(doc):
+    return "stolen"
+"""
+TASK = """
+task: stolen
+dataset_path: json
+dataset_kwargs: {data_files: {test: rows.jsonl}}
+test_split: test
+output_type: generate_until
+doc_to_visual: !function utils.question
+doc_to_text: !function utils.question
+doc_to_target: answer
+metric_list:
+- metric: f1
+  aggregation: !function utils.question
+  higher_is_better: true
+"""
 
 
 class Marker:
@@ -29,7 +47,7 @@ class Marker:
 
     def ran(self) -> bool:
         """Whether the code ran since the last call. Its module is forgotten, so that it can run again."""
-        modules = [name for name in sys.modules if name.startswith("icl_user_") and name.endswith(("evil+1", "task"))]
+        modules = [name for name in sys.modules if name.startswith("icl_user_") and name.endswith("evil+1")]
         for name in modules:
             del sys.modules[name]
         has_run = bool(modules) or Path("ran").exists()
@@ -39,8 +57,10 @@ class Marker:
 
 @pytest.fixture
 def marker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Marker]:
-    """The working directory has the stranger's code."""
+    """The working directory has the stranger's code, and a task of lmms-eval whose questions it gives."""
     monkeypatch.chdir(tmp_path)
+    Path("utils.py").write_text(CODE + TASK_CODE)
+    Path("task.yaml").write_text(TASK)
     Path("evil+1.py").write_text(CODE)
     yield (made := Marker())
     made.ran()

@@ -14,7 +14,7 @@ it with the precision of `retrieval`. Vectors come from the cache of embeddings.
 
 from typing import TYPE_CHECKING, Any
 
-from experiments.analyses.shared import answered_samples, make_table, read_cells
+from experiments.analyses.shared import answered_samples, build_retriever, make_table, read_cells
 from icl.errors import ConfigError
 from icl.registry import build
 from retrievers.diagnostics.embedding_space import diagnose
@@ -30,9 +30,7 @@ def analyze(view: "RunView") -> "DataFrame":
     """One row per encoder and task. Raises ConfigError if no retriever of the run compares vectors."""
     rows: dict[tuple[str, str], dict[str, Any]] = {}
     for cell in read_cells(view, answered_samples(view, with_demos=False)).values():
-        if any(":" in str(cell[axis]["name"]) for axis in ("task", "retriever")):
-            continue  # code that the run names by path
-        retriever = build("retriever", cell["retriever"])
+        retriever = build_retriever(cell)
         if not isinstance(retriever, SimilarityRetriever):
             continue
         task = build("task", cell["task"])

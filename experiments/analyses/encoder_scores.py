@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from experiments.analyses.retrieval import retrieval_statistics
-from experiments.analyses.shared import answered_samples, interval_columns, make_table, read_cells
+from experiments.analyses.shared import answered_samples, build_retriever, interval_columns, make_table, read_cells
 from experiments.stats.sample_rows import to_records, unit_labels
 from icl.errors import ConfigError
 from icl.registry import build
@@ -108,9 +108,7 @@ def _arms(cells: Mapping[str, Mapping[str, Any]]) -> list[_Arms]:
     """The encoders of the retrievers that compare images, each with its cells."""
     arms: dict[tuple[str, str], _Arms] = {}
     for digest, cell in cells.items():
-        if any(":" in str(cell[axis]["name"]) for axis in ("task", "retriever")):
-            continue  # code that the run names by path
-        retriever = build("retriever", cell["retriever"])
+        retriever = build_retriever(cell)
         if not isinstance(retriever, SimilarityRetriever) or getattr(retriever, "by", "image") != "image":
             continue
         if "image" in reads(retriever.embedder):

@@ -24,7 +24,7 @@ import numpy as np
 
 from experiments.analyses.distinct_choices import distinct_choices
 from experiments.analyses.reference_comparison import compare_with_reference
-from experiments.analyses.shared import answered_samples, make_table
+from experiments.analyses.shared import answered_samples, build_retriever, make_table
 from experiments.stats.arms import resolve_setting
 from experiments.stats.sample_rows import demos_of, text_items, to_records
 from experiments.store.store import Store
@@ -168,9 +168,7 @@ def _space(cell: Mapping[str, Any], tasks: dict[str, Task]) -> _Space | None:
     Returns:
         None if the retriever compares no vectors, each query has its own pool, or its code is not of this package.
     """
-    if any(":" in str(cell[axis]["name"]) for axis in ("task", "retriever")):
-        return None
-    retriever = build("retriever", cell["retriever"])
+    retriever = build_retriever(cell)
     if not isinstance(retriever, SimilarityRetriever) or retriever.needs & {"model", "gold"}:
         return None
     key = json.dumps(cell["task"], sort_keys=True)

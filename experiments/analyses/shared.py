@@ -12,6 +12,7 @@ from experiments.stats.sample_rows import as_sequence
 from experiments.store.store import Store
 from icl.errors import ConfigError, StoreError
 from icl.metrics.base import Better
+from icl.registry import build
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -45,6 +46,13 @@ def require_sample_metric(view: "RunView") -> None:
         f"{view.path}: '{view.metric}' is a run-level metric, and this analysis reads scores of single samples. "
         f"Choose one with --metric{f': {own}' if own else '; the run has none'}."
     )
+
+
+def build_retriever(cell: Mapping[str, Any]) -> Any:
+    """The retriever that cell.json describes. None at 0 shots, and where it or the task is code of the user's own."""
+    if any(":" in str((cell[axis] or {"name": ":"})["name"]) for axis in ("task", "retriever")):
+        return None
+    return build("retriever", cell["retriever"])
 
 
 def read_cells(view: "RunView", rows: "DataFrame") -> dict[str, Mapping[str, Any]]:

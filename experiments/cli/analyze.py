@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from experiments.cli.trust_option import Trust
 from icl.errors import StoreError
 
 
@@ -29,9 +30,7 @@ def command(
     ] = None,
     figure: Annotated[Path | None, typer.Option(help="a file to draw the table to: .pdf, .png or .svg")] = None,
     csv: Annotated[Path | None, typer.Option(help="a CSV file to write the table to")] = None,
-    trust: Annotated[
-        bool, typer.Option("--trust", help="import code that the run names by path, such as a metric of its own")
-    ] = False,
+    trust: Trust = False,
 ) -> None:
     """Prints the table of one analysis. The docstring of its module defines the columns.
 

@@ -5,15 +5,15 @@ from typing import Annotated
 
 import typer
 
+from experiments.cli.trust_option import Trust
+
 
 def command(
     run: Annotated[Path, typer.Argument(help="a run directory", show_default=False)],
     out: Annotated[
         Path | None, typer.Option(help="the folder of the two files; by default the run directory", show_default=False)
     ] = None,
-    trust: Annotated[
-        bool, typer.Option("--trust", help="import code that the run names by path, such as a metric of its own")
-    ] = False,
+    trust: Trust = False,
 ) -> None:
     """Writes card.json, and card.md with the same content to read.
 

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from experiments.cli.trust_option import Trust
+
 if TYPE_CHECKING:
     from experiments.results.run_view import RunView
 
@@ -34,9 +36,7 @@ def command(
     ] = False,
     page: Annotated[Path | None, typer.Option(help="with --controls: a Markdown file to write it to")] = None,
     csv: Annotated[Path | None, typer.Option(help="a CSV file to write the table to")] = None,
-    trust: Annotated[
-        bool, typer.Option("--trust", help="import code that the run names by path, such as a metric of its own")
-    ] = False,
+    trust: Trust = False,
 ) -> None:
     """Arms are paired by query and seed. Arms with other queries or seeds than their reference are refused.
 

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from experiments.cli.trust_option import Trust
 from icl.errors import ConfigError
 
 
@@ -21,9 +22,7 @@ def command(
     by: Annotated[
         list[str] | None, typer.Option(help="a column of the data, such as category; repeatable", show_default=False)
     ] = None,
-    trust: Annotated[
-        bool, typer.Option("--trust", help="import code that the run names by path, such as a metric of its own")
-    ] = False,
+    trust: Trust = False,
 ) -> None:
     """Light, with embedded fonts. Lines against the number of shots, or one point per arm. Many arms become panels.
 

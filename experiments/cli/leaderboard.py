@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from experiments.cli.trust_option import Trust
 from experiments.stats.method_verdicts import DEFAULT_MARGIN
 
 
@@ -23,9 +24,7 @@ def command(
         typer.Option(help="a column of the data, such as category; repeatable", show_default=False),
     ] = None,
     margin: Annotated[float, typer.Option(help="the smallest gain that counts", min=0.0, max=1.0)] = DEFAULT_MARGIN,
-    trust: Annotated[
-        bool, typer.Option("--trust", help="import code that the runs name by path, such as a metric of their own")
-    ] = False,
+    trust: Trust = False,
 ) -> None:
     """Columns are the models, tasks and settings of all runs. To beat its controls, a method must beat each of them.
 

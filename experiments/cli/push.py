@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from experiments.cli.trust_option import Trust
 from icl.errors import ConfigError
 
 MAX_LISTED = 40
@@ -20,9 +21,7 @@ def command(
     images: Annotated[bool, typer.Option("--images", help="also push the images; check their license")] = False,
     public: Annotated[bool, typer.Option("--public", help="a repository that everybody may read")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="do not ask")] = False,
-    trust: Annotated[
-        bool, typer.Option("--trust", help="import code that the run names by path, such as a metric of its own")
-    ] = False,
+    trust: Trust = False,
 ) -> None:
     """Prints the list of files and asks before anything is sent. A new repository is private.
 

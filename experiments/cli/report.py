@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from experiments.cli.trust_option import Trust
 from icl.errors import ConfigError
 
 
@@ -26,9 +27,7 @@ def command(
         Path | None,
         typer.Option(help="of several runs: the folder of the merged run; by default A+B beside the first"),
     ] = None,
-    trust: Annotated[
-        bool, typer.Option("--trust", help="import code that the run names by path, such as a metric of its own")
-    ] = False,
+    trust: Trust = False,
 ) -> None:
     """The report of a run in progress shows the finished samples.
 

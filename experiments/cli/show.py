@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from experiments.cli.trust_option import Trust
+
 
 def command(
     run: Annotated[Path, typer.Argument(help="a run directory, or a file with --prompt", show_default=False)],
@@ -21,9 +23,7 @@ def command(
         bool, typer.Option("--prompt", help="the prompt as the model's processor renders it, and its branches")
     ] = False,
     failed: Annotated[bool, typer.Option("--failed", help="list the failed samples with their reasons")] = False,
-    trust: Annotated[
-        bool, typer.Option("--trust", help="import code that the run names by path, such as a metric of its own")
-    ] = False,
+    trust: Trust = False,
 ) -> None:
     """If --arm matches several arms: the most shots, the reference, the first seed.
 

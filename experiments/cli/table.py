@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from experiments.cli.trust_option import Trust
 from icl.errors import ConfigError
 
 
@@ -25,9 +26,7 @@ def command(
     html: Annotated[bool, typer.Option("--html", help="HTML")] = False,
     csv: Annotated[bool, typer.Option("--csv", help="the numbers, one row per arm, with the comparison")] = False,
     out: Annotated[Path | None, typer.Option(help="the file to write; by default the table is printed")] = None,
-    trust: Annotated[
-        bool, typer.Option("--trust", help="import code that the run names by path, such as a metric of its own")
-    ] = False,
+    trust: Trust = False,
 ) -> None:
     """A cell is the mean with both ends of its interval. Bold: significantly better than the reference.
 

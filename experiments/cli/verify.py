@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from experiments.cli.trust_option import Trust
 from icl.errors import StoreError, strip_control_characters
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ def command(
         int | None, typer.Option(help="seed of the choice of samples; by default a new one each time", min=0)
     ] = None,
     allow: Annotated[int, typer.Option(help="answers that may differ", min=0)] = 0,
-    trust: Annotated[bool, typer.Option("--trust", help="import code that the run names by path")] = False,
+    trust: Trust = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="no progress")] = False,
 ) -> None:
     """Checks the digest of the card, the digest of every sample, and that the samples give the card's scores.

@@ -13,7 +13,6 @@ from experiments.config.config import load_config
 from experiments.grid.grid import expand
 from experiments.running.run import run
 from icl.errors import ICLWarning, StoreError
-from icl.loading import component_paths, is_component_path
 from icl.registry import describe
 
 CODE = """
@@ -60,7 +59,7 @@ def test_commands_that_read_a_run_import_nothing_of_it(
     main([words[0], str(received), *words[1:]])
     assert not Path("stolen").exists()
     if words == ("show", "--prompt"):
-        assert "names code by path (best.py:Best), which is not imported" in capsys.readouterr().err
+        assert "the code best.py:Best is not imported without --trust" in capsys.readouterr().err
 
 
 def test_the_stored_numbers_are_shown_with_a_warning(received: Path) -> None:
@@ -113,21 +112,3 @@ def test_a_launcher_of_a_run_directory_is_not_imported(received: Path, yaml_file
     with pytest.raises(StoreError, match=r"the launcher launcher\.py:Mine is code of its own"):
         run(load_config("s.yaml"), received.parent)
     assert not Path("stolen").exists()
-
-
-@pytest.mark.parametrize(
-    ("text", "is_path"),
-    [
-        ("mine.py:Mine", True),
-        ("studies/my file.py:Mine", True),
-        ("my_pkg.mod:Mine", True),
-        ("json:JSONDecoder", True),
-        ("after:Verdict", False),
-        ("lenient", False),
-        ("http://localhost:8000/v1", False),
-        ("a question: what?", False),
-    ],
-)
-def test_paths_of_code_are_recognized(text: str, is_path: bool) -> None:
-    assert is_component_path(text) is is_path
-    assert list(component_paths({"a": [{"name": text}]})) == [text] * is_path

@@ -1,8 +1,10 @@
 """A run directory names code. What reads it does not run that code, and says which field needs `--trust`."""
 
+import hashlib
 import importlib
 import inspect
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import fields
@@ -134,8 +136,17 @@ def test_an_axis_cannot_set_trust(kind: str, name: str, parameter: str, received
             expand(icl.load_run(folder).load_config())
 
 
+BUILDING = [
+    name
+    for name in list_analyses()
+    if re.search(
+        r"\bbuild\w*\(|run_prompts|load_config|load_models",
+        inspect.getsource(importlib.import_module(f"experiments.analyses.{name}")),
+    )
+]
+"""The analyses that build components of the run."""
 WORDS: Mapping[str, Sequence[Sequence[str]]] = {
-    "analyze": [[name] for name in ("influence", "encoder_scores", "embedding_space", *list_analyses())],
+    "analyze": [[name] for name in BUILDING],
     "card": [["--out", "out/card"]],
     "compare": [["--to", "retriever=random"]],
     "figures": [[]],
@@ -168,22 +179,29 @@ def test_each_command_that_reads_a_run_is_attacked() -> None:
     assert reading_commands() == WORDS.keys() | OWN_FILES
 
 
-@pytest.fixture
-def poisoned(received: Receive, marker: Marker) -> Path:
-    """A run with the stranger's code in each file: config, metrics, cells, launch."""
-    folder = received(
-        metrics=["lenient", EVIL],
-        task={"name": "lmms_eval", "task": "task.yaml", "trust": "true"},
-        model={"name": "fake-scripted", "answer": EVIL},
-        launcher=EVIL,
-        observe=[EVIL],
-    )
-    metric = {"name": EVIL, "better": "higher", "run_level": True, "code": "0" * 12}
-    aggregate = {"name": "lmms_eval_aggregate", "task": "task.yaml", "metric": "f1", "trust": 1} | {"run_level": True}
-    edit_json(folder / "run.json", lambda run: run["metrics"].update(Evil=metric, f1=aggregate))
-    nested = {"name": "plus", "of": {"name": "mask_only", "of": {"name": EVIL}}}
+def poison_config(received: Receive) -> Path:
+    """The config names code in a metric, which run.json describes with the digest of the file."""
+    folder = received(metrics=["lenient", EVIL])
+    code = hashlib.sha256(Path(EVIL.partition(":")[0]).read_bytes()).hexdigest()[:12]
+    metric = {"name": EVIL, "better": "higher", "run_level": True, "code": code}
+    edit_json(folder / "run.json", lambda run: run["metrics"].update(Evil=metric))
+    return folder
+
+
+def poison_task(received: Receive) -> Path:
+    """The config trusts a task of lmms-eval, whose code gives the questions."""
+    folder = received(task={"name": "lmms_eval", "task": "task.yaml", "trust": "true"})
+    aggregate = {"name": "lmms_eval_aggregate", "task": "task.yaml", "metric": "f1", "trust": 1, "run_level": True}
+    edit_json(folder / "run.json", lambda run: run["metrics"].update(f1=aggregate))
+    return folder
+
+
+def poison_cells(received: Receive) -> Path:
+    """The descriptions of cells and of a launch name code, two components deep."""
+    folder = received()
+    strategy = {"name": "sign_flip", "of": {"name": "shuffled_negative", "of": {"name": EVIL}}}
     for path in folder.glob("cells/*/cell.json"):
-        edit_json(path, lambda cell: cell["decoding"].update(strategy=nested))
+        edit_json(path, lambda cell: cell["decoding"].update(strategy=strategy))
         edit_json(path, lambda cell: cell.update(retriever={"name": "knn", "embedder": {"name": EVIL}}))
     launch = {"id": "1", "launcher": {"name": EVIL}, "workers": ["a"], "cells": [], "since": "", "jobs": {"a": "1"}}
     (folder / "launch").mkdir()
@@ -192,17 +210,24 @@ def poisoned(received: Receive, marker: Marker) -> Path:
 
 
 @pytest.mark.filterwarnings("ignore::icl.errors.ICLWarning")
+@pytest.mark.parametrize("poison", [poison_config, poison_task, poison_cells])
 @pytest.mark.parametrize("command", WORDS)
-def test_a_command_that_reads_a_run_runs_no_code_of_it(command: str, poisoned: Path, marker: Marker) -> None:
+def test_a_command_that_reads_a_run_runs_no_code_of_it(
+    command: str, poison: Callable[[Receive], Path], received: Receive, marker: Marker
+) -> None:
+    folder = str(poison(received))
     for words in WORDS[command]:
-        run = ["merged", str(poisoned)] if command == "merge" else [str(poisoned)]
+        run = ["merged", folder] if command == "merge" else [folder]
         main([command, *run, *words])
         assert not marker.ran(), words
 
 
 @pytest.mark.filterwarnings("ignore::icl.errors.ICLWarning")
-def test_a_run_that_is_loaded_in_python_runs_no_code(poisoned: Path, marker: Marker) -> None:
-    run = icl.load_run(poisoned)
+@pytest.mark.parametrize("poison", [poison_config, poison_task, poison_cells])
+def test_a_run_that_is_loaded_in_python_runs_no_code(
+    poison: Callable[[Receive], Path], received: Receive, marker: Marker
+) -> None:
+    run = icl.load_run(poison(received))
     for read in (run.cells, run.samples, run.scores, run.load_config):
         read()
         assert not marker.ran(), read

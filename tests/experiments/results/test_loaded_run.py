@@ -9,10 +9,11 @@ from written_run import write_run
 
 from experiments.config.config import load_config
 from experiments.config.keys import AXES
+from experiments.grid.grid import expand
 from experiments.results.loaded_run import Run, load_run
 from experiments.running.run import run
 from experiments.store.store import Store
-from icl.errors import ICLWarning, StoreError
+from icl.errors import ConfigError, ICLWarning, StoreError
 
 Mapping = Callable[..., dict[str, Any]]
 
@@ -61,8 +62,8 @@ def test_a_config_is_read_with_the_folder_of_its_file(mapping: Mapping, tmp_path
     loaded = load_run(tmp_path / "runs" / "t")
     assert loaded.config["shots"] == 2
     assert loaded.config_folder.resolve() == Path.cwd()
-    with pytest.raises(StoreError, match=r"names code by path \(.*shapes\.py:Shapes\), which is not imported"):
-        loaded.load_config()
+    with pytest.raises(ConfigError, match=r"the code .*shapes\.py:Shapes is not imported without --trust"):
+        expand(loaded.load_config())
     trusted = load_run(loaded.path, trust=True).load_config()
     assert (trusted.name, trusted.document.folder.resolve()) == ("t", Path.cwd())
     Store(loaded.path).write_run({"cells": []})

@@ -13,6 +13,7 @@ from experiments.results.loaded_run import load_run
 from experiments.results.run_metrics import run_level
 from experiments.results.view_run import view_run
 from icl.errors import ICLWarning, StoreError
+from icl.untrusted import untrusted
 
 TASK = {"name": "existence", "queries": 40, "pool_size": 20}
 
@@ -163,7 +164,8 @@ def test_code_of_a_run_is_not_imported_by_default(tmp_path: Path, monkeypatch: p
     monkeypatch.chdir(tmp_path)
     frame = pd.DataFrame({"cell": ["c", "c"], "query": ["a", "b"], "Mine": [0.25, 0.5]})
     info = {"metrics": {"Mine": {"name": "mine.py:Mine", "run_level": True}}}
-    with pytest.warns(ICLWarning, match="code of its own .*The mean of its stored numbers is shown"):
+    warning = pytest.warns(ICLWarning, match="code of its own .*The mean of its stored numbers is shown")
+    with untrusted(tmp_path), warning:
         stored = run_level(frame, info, ())
     assert stored["Mine"].tolist() == [0.25, 0.5]
     plain = {"metrics": {"Mine": {"name": "mine.py:Mine"}}}
