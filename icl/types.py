@@ -188,12 +188,15 @@ class Prompt:
         paired_prompt: The prompt of another sample in the same format, for strategies that read one. It is not part of
             the prompt's identity.
         interventions: Edits of hidden states under which a model reads the prompt (`icl.models.interventions.steer`).
+        answer_start: Text that follows the rendered prompt: what the chat template writes before an answer
+            (`LogitModel.before_answer`).
     """
 
     turns: tuple[Turn, ...]
     key: StreamKey = StreamKey()
     paired_prompt: "Prompt | None" = field(default=None, compare=False, repr=False)
     interventions: "tuple[Intervention, ...]" = ()
+    answer_start: str = ""
 
     def parts(self) -> Iterator[Part]:
         return (part for turn in self.turns for part in turn.parts)
@@ -220,7 +223,7 @@ class Prompt:
 
     @cached_property
     def digest(self) -> str:
-        """sha256 of roles, texts, image digests and interventions. Prompts with equal digests share a prefill."""
+        """sha256 of all that a model reads, and of interventions. Prompts with equal digests share a prefill."""
         content: list[Any] = [
             [
                 turn.role,
@@ -230,6 +233,8 @@ class Prompt:
         ]
         if self.interventions:
             content.append([one.digest for one in self.interventions])
+        if self.answer_start:
+            content.append(self.answer_start)
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
     def map(self, change: Callable[[Part], Part | None]) -> "Prompt":

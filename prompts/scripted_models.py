@@ -25,6 +25,9 @@ class GuessingModel:
     def load(self) -> None:
         """There is nothing to read."""
 
+    def before_answer(self, prompt: Prompt) -> Prompt:
+        return prompt
+
     def option_ids(self, prompt: Prompt, options: Sequence[str]) -> list[list[int]]:
         return [[i % WORDS] for i in range(len(options))]
 

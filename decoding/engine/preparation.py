@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from decoding.arms.requirements import BEAMS_AND_BUDGET, arm_part_refusal
 from decoding.base import Generate, Note, Strategy
-from decoding.engine.requests import DecodingRequest, Failure, PreparedRequest
+from decoding.engine.requests import AnswerMode, DecodingRequest, Failure, PreparedRequest
 from decoding.formulas.sampling import Beam
 from icl.errors import ICLError
 from icl.models.interventions import acts_in_part
@@ -14,7 +14,10 @@ from icl.user_errors import convert_user_errors
 
 
 def prepare_requests(
-    requests: Sequence[DecodingRequest | Failure], generate: Generate, count_tokens: Callable[[Prompt], int]
+    requests: Sequence[DecodingRequest | Failure],
+    generate: Generate,
+    count_tokens: Callable[[Prompt], int],
+    before_answer: Callable[[Prompt], Prompt] = lambda prompt: prompt,
 ) -> list[PreparedRequest | Failure]:
     """The branch prompts of each request, or a `Failure`. A prompt is prepared once per strategy.
 
@@ -22,6 +25,7 @@ def prepare_requests(
         requests: The requests. A failure stays one.
         generate: Greedy generation with the model under test.
         count_tokens: Number of tokens of a prompt; called once per distinct prompt.
+        before_answer: `LogitModel.before_answer`, for the branches of requests that score options.
     """
     keys = [
         one if isinstance(one, Failure) else _prompt_key(one.prompt, one.arm.traits.reads_paired_prompt)
@@ -31,18 +35,32 @@ def prepare_requests(
     for request, key in zip(requests, keys, strict=True):
         if isinstance(key, str) and isinstance(request, DecodingRequest):
             prompts_by_strategy.setdefault(request.arm.strategy, {}).setdefault(key, request.prompt)
-    lengths: dict[str, int] = {}
-    branches: dict[tuple[Strategy, str], _Branches | Failure] = {}
+    notes: dict[tuple[Strategy, str], Note | Failure] = {}
     for strategy, prompts in prompts_by_strategy.items():
-        notes = _notes(strategy, list(prompts.values()), generate)
-        for (key, prompt), note in zip(prompts.items(), notes, strict=True):
-            branches[strategy, key] = (
-                note if isinstance(note, Failure) else _make_branches(strategy, prompt, note, count_tokens, lengths)
+        made = _notes(strategy, list(prompts.values()), generate)
+        notes |= {(strategy, key): note for key, note in zip(prompts, made, strict=True)}
+    lengths: dict[str, int] = {}
+
+    def length(branch: Prompt) -> int:
+        if branch.digest not in lengths:
+            lengths[branch.digest] = count_tokens(branch)
+        return lengths[branch.digest]
+
+    branches: dict[tuple[Strategy, str, AnswerMode], _Branches | Failure] = {}
+
+    def branches_of(request: DecodingRequest, key: str) -> _Branches | Failure:
+        strategy, mode = request.arm.strategy, request.answer_mode
+        if (strategy, key, mode) not in branches:
+            note, end = notes[strategy, key], before_answer if mode == "options" else None
+            branches[strategy, key, mode] = (
+                note if isinstance(note, Failure) else _make_branches(strategy, request.prompt, note, length, end)
             )
+        return branches[strategy, key, mode]
+
     return [
         request
         if isinstance(request, Failure)
-        else _prepared(request, key if isinstance(key, Failure) else branches[request.arm.strategy, key])
+        else _prepared(request, key if isinstance(key, Failure) else branches_of(request, key))
         for request, key in zip(requests, keys, strict=True)
     ]
 
@@ -74,18 +92,23 @@ def _prepared(request: DecodingRequest, branches: _Branches | Failure) -> Prepar
 
 
 def _make_branches(
-    strategy: Strategy, prompt: Prompt, note: Note, count_tokens: Callable[[Prompt], int], lengths: dict[str, int]
+    strategy: Strategy,
+    prompt: Prompt,
+    note: Note,
+    length: Callable[[Prompt], int],
+    before_answer: Callable[[Prompt], Prompt] | None,
 ) -> _Branches | Failure:
     try:
         with convert_user_errors(strategy):
             prompts = strategy.branches(prompt, note)
+        if before_answer is not None:
+            prompts = tuple(map(before_answer, prompts))
+        with convert_user_errors(strategy):
             digests = tuple(branch.digest for branch in prompts)
-        for digest, branch in zip(digests, prompts, strict=True):
-            if digest not in lengths:
-                lengths[digest] = count_tokens(branch)
+        lengths = tuple(map(length, prompts))
     except ICLError as error:
         return Failure(str(error))
-    return _Branches(prompts, digests, tuple(lengths[digest] for digest in digests), note)
+    return _Branches(prompts, digests, lengths, note)
 
 
 def _notes(strategy: Strategy, prompts: list[Prompt], generate: Generate) -> Sequence[Note | Failure]:

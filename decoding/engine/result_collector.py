@@ -57,11 +57,11 @@ class ResultCollector:
 
         Args:
             generate: Greedy generation for `Strategy.prepare`.
-            model: Counts tokens, and reads the prompts that interventions depend on.
+            model: Renders prompts, and reads those that interventions depend on.
         """
         firsts = []
         steered = steered_requests(model, self.requests)
-        for i, prepared in enumerate(prepare_requests(steered, generate, model.count_tokens)):
+        for i, prepared in enumerate(prepare_requests(steered, generate, model.count_tokens, model.before_answer)):
             if isinstance(prepared, Failure):
                 self.add(i, prepared)
                 continue

@@ -130,7 +130,7 @@ class FitData:
         pairs = []
         for start in range(0, len(self.sources), BATCH):
             batch = self.sources[start : start + BATCH]
-            prompts = [one.without_demonstrations for one in batch]
+            prompts = [self.model.before_answer(one.without_demonstrations) for one in batch]
             recorder = StateRecorder(tuple(sites), Where(part="both"))
             rows = self.model.open(prompts, observe=recorder)
             answers = [self.model.option_ids(p, [one.answers[0]])[0] for p, one in zip(prompts, batch, strict=True)]
@@ -180,7 +180,7 @@ class FitData:
         """
         import torch
 
-        parts = []
+        parts, prompts = [], [self.model.before_answer(prompt) for prompt in prompts]
         tokens = [
             self.model.option_ids(prompt, [answer])[0][0] for prompt, answer in zip(prompts, answers, strict=True)
         ]

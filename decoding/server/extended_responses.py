@@ -33,6 +33,8 @@ async def extended_response(
     """
     extended = request.extended or ExtendedOptions()
     branches = tuple(await server.branches(request, placement))
+    if extended.options:
+        branches = await asyncio.to_thread(lambda: tuple(map(server.hf.before_answer, branches)))
     inputs = [await server.inputs.of_async(branch) for branch in branches]
     lengths = tuple(len(branch_input["prompt_token_ids"]) for branch_input in inputs)
     room = max(server.max_model_len - max(lengths), 1)

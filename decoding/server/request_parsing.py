@@ -162,6 +162,8 @@ def parse_request(body: Mapping[str, Any]) -> StrategyRequest:
         prompt = replace(prompt, paired_prompt=_prompt(other))
     arm = parse_strategy(body)
     answer_mode: AnswerMode = "options" if extended is not None and extended.options else "generate"
+    if thinking is not None and answer_mode == "options":
+        raise ConfigError("options are scored without reasoning. Remove max_thinking_tokens, or icl.options.")
     check_runs(arm, answer_mode, counts_votes=extended is not None)
     stream_options = body.get("stream_options")
     return StrategyRequest(

@@ -91,10 +91,11 @@ def saliency_flows(model: "HF", prompts: Sequence[RunPrompt]) -> dict[int, Any]:
 
     flows: dict[int, list[tuple[float, float, float]]] = {}
     for one in prompts:
-        ranges = model.span_tokens([one.prompt], [ANSWERS])[0][ANSWERS]
+        prompt = model.before_answer(one.prompt)
+        ranges = model.span_tokens([prompt], [ANSWERS])[0][ANSWERS]
         labels = [token for begin, end in ranges for token in range(begin, end)]
-        loss = partial(gold_loss, model, one.prompt, one.item.example)
-        for layer, saliency in attention_saliency(model, one.prompt, loss).items():
+        loss = partial(gold_loss, model, prompt, one.item.example)
+        for layer, saliency in attention_saliency(model, prompt, loss).items():
             flows.setdefault(layer, []).append(flow_means(saliency.double().numpy(), labels, len(saliency) - 1))
     return {layer: np.array(means) for layer, means in flows.items()}
 

@@ -70,6 +70,18 @@ def check_requirements(grid: Grid) -> None:
             run_preflight(metric)
         except ICLError as error:
             raise type(error)(f"{grid.config.where('metrics')}: {error}") from error
+    _check_thinking_budget(grid)
+
+
+def _check_thinking_budget(grid: Grid) -> None:
+    """Raises PlanError if there is a thinking budget and no cell generates. A grid may score options in other cells."""
+    axis, config = "max_thinking_tokens", grid.config
+    budgets = (config.max_thinking_tokens, *config.grid.get(axis, ()), *config.zip.get(axis, ()))
+    if any(value is not None for value in budgets) and all(cell.answer_mode == "options" for cell in grid.cells):
+        raise PlanError(
+            f"{locate(grid, axis, grid.cells[0])}: answer_mode: options scores options after an empty reasoning "
+            "block, so a thinking budget changes nothing. Remove max_thinking_tokens, or use answer_mode: generate."
+        )
 
 
 def _check_steering(grid: Grid, cell: Cell) -> None:

@@ -55,7 +55,7 @@ def encode_answered(model: "HF", prompts: "Sequence[Prompt]", answers: Sequence[
         ModelError: An answer has no tokens of its own, or the model lacks a site of an intervention.
     """
     encoder, end = model.engine.prompt_encoder, end_token(model)
-    bare = [replace(prompt, interventions=()) for prompt in prompts]
+    bare = [model.before_answer(replace(prompt, interventions=())) for prompt in prompts]
     rows = []
     for row, (prompt, answer, read) in enumerate(zip(prompts, answers, encoder.read(bare), strict=True)):
         tokens = [*model.option_ids(bare[row], [answer])[0], end]

@@ -68,7 +68,7 @@ def probabilities(model: LogitModel, prompts: Sequence[Prompt], options: Sequenc
     rows: list[list[float]] = []
     model.load()
     for start in range(0, len(prompts), BATCH):
-        some = prompts[start : start + BATCH]
+        some = [model.before_answer(prompt) for prompt in prompts[start : start + BATCH]]
         suffixes = [model.option_ids(prompt, options) for prompt in some]
         logprobs = model.open(some).suffix_logprobs(suffixes)
         for ids, row_logprobs in zip(suffixes, logprobs, strict=True):

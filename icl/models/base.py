@@ -390,6 +390,18 @@ class LogitModel(Model):
     def text(self, tokens: Sequence[int]) -> str:
         """Decode the tokens of an answer, without special tokens."""
 
+    def before_answer(self, prompt: Prompt) -> Prompt:
+        """The prompt with all text that the chat template writes before an answer, such as an empty reasoning block.
+
+        Options are scored, and answers are trained, after this prompt. By default it is the prompt itself.
+        """
+        return prompt
+
     @abstractmethod
     def option_ids(self, prompt: Prompt, options: Sequence[str]) -> list[list[int]]:
-        """Token ids of each option as it follows the prompt, from tokenizing prompt and option together."""
+        """Token ids of each option as it follows the prompt, from tokenizing prompt and option together.
+
+        Args:
+            prompt: A prompt of `before_answer`.
+            options: The options.
+        """

@@ -123,7 +123,8 @@ class _Check:
     def texts(self) -> None:
         """Options have tokens, and decoded text has no special tokens."""
         options = [text for start in range(8) if (text := self.model.text(self._words(2, start)).strip())]
-        for ids, option in zip(self.model.option_ids(self.prompts[0], options), options, strict=True):
+        prompt = self.model.before_answer(self.prompts[0])
+        for ids, option in zip(self.model.option_ids(prompt, options), options, strict=True):
             require(bool(ids), f"{self.name}: the option '{option}' has no tokens.")
         stopped = self.model.text([min(self.model.stop_tokens)])
         require(stopped.strip() == "", f"{self.name}: the end of an answer reads {stopped!r}.")

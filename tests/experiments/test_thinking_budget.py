@@ -73,6 +73,17 @@ def test_a_model_or_a_sampler_without_a_thinking_budget_is_refused_before_the_ru
         check_requirements(grid)
 
 
+@pytest.mark.parametrize("budget", [{"max_thinking_tokens": 5}, {"grid": {"max_thinking_tokens": [None, 5]}}])
+def test_the_plan_refuses_a_thinking_budget_if_all_cells_score_options(
+    budget: dict[str, Any], mapping: Mapping
+) -> None:
+    with pytest.raises(PlanError, match=r"max_thinking_tokens.*a thinking budget changes nothing. Remove"):
+        check_requirements(expand(load_config(mapping(**budget, answer_mode="options"))))
+    check_requirements(
+        expand(load_config(mapping(max_thinking_tokens=5, grid={"answer_mode": ["generate", "options"]})))
+    )
+
+
 def test_a_negative_thinking_budget_is_refused_with_its_place(mapping: Mapping) -> None:
     with pytest.raises(ICLError, match="max_thinking_tokens must be the number of tokens of a reasoning block"):
         load_config(mapping(max_thinking_tokens=-1))

@@ -29,6 +29,9 @@ class Model:
 
     def load(self) -> None: ...
 
+    def before_answer(self, prompt: Prompt) -> Prompt:
+        return prompt
+
     def option_ids(self, prompt: Prompt, options: Sequence[str]) -> list[list[int]]:
         return [[i] for i in range(len(options))]
 

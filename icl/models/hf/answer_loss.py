@@ -40,6 +40,7 @@ class AnsweredPrompt:
 
 def encode_answers(model: "HF", prompts: Sequence[Prompt], answers: Sequence[str]) -> list[AnsweredPrompt]:
     """Prompts with their answers. Raises ModelError if the image cache is off."""
+    prompts = [model.before_answer(prompt) for prompt in prompts]
     reads = model.engine.prompt_encoder.read(prompts)
     made = []
     for prompt, answer, read in zip(prompts, answers, reads, strict=True):

@@ -2,7 +2,7 @@
 
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast, get_args
 
@@ -392,6 +392,9 @@ class HF(LogitModel):
 
     def text(self, tokens: Sequence[int]) -> str:
         return str(self.renderer.tokenizer.decode(list(tokens), skip_special_tokens=True)).strip()
+
+    def before_answer(self, prompt: Prompt) -> Prompt:
+        return replace(prompt, answer_start=self.renderer.answer_start(prompt))
 
     def option_ids(self, prompt: Prompt, options: Sequence[str]) -> list[list[int]]:
         return self.renderer.option_ids(prompt, options)

@@ -14,7 +14,7 @@ from icl.models.hf.image_features import EncodedImage
 from icl.models.hf.image_placeholder import image_placeholder, takes_interleaved_images
 from icl.models.hf.image_processing import ImageProcessor, pixel_name, without_pixel_edits
 from icl.models.hf.language_model import EncodedPrompt, LanguageModel
-from icl.models.hf.rendering import PromptRenderer, messages, script
+from icl.models.hf.rendering import PromptRenderer, messages, overrides_rendering, script
 from icl.models.hf.template_process import TemplateRefusedError
 from icl.models.interventions import StateObserver
 from icl.types import Prompt
@@ -156,11 +156,15 @@ def process_prompt(renderer: PromptRenderer, prompt: Prompt) -> dict[str, Any]:
     try:
         if takes_interleaved_images(renderer.processor):
             return dict(renderer.processor(text=[_interleaved(renderer, text, images)], return_tensors="pt"))
-        if any(part.fills_image_slot for part in prompt.parts()):
+        has_slot_text = any(part.fills_image_slot for part in prompt.parts())
+        if has_slot_text or prompt.answer_start or not overrides_rendering(renderer.processor):
             is_complete = text.startswith(renderer.tokenizer.bos_token or "\0")
             return dict(
                 renderer.processor(
-                    text=[text], images=images or None, add_special_tokens=not is_complete, return_tensors="pt"
+                    text=[text],
+                    images=[images] if images else None,
+                    add_special_tokens=not is_complete,
+                    return_tensors="pt",
                 )
             )
         if not renderer.trusted:  # the template receives the same conversation below, with names instead of images

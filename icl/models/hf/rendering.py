@@ -23,6 +23,9 @@ CACHED_TEXTS = 4096
 CACHED_ID_BYTES = 64 * 2**20
 """Size of the cache of token ids."""
 
+ANSWER = "\ue000"
+"""Stands for any answer, to find what a template writes before one: a private character that no template contains."""
+
 ID_BYTES = 40
 """Size of a token id in a tuple: the number and its reference."""
 
@@ -56,15 +59,25 @@ class PromptRenderer:
         self._text = lru_cache(CACHED_TEXTS)(self._rendered)
         self._ids = LRUByteCache[str, tuple[int, ...]](CACHED_ID_BYTES, lambda ids: ID_BYTES * len(ids))
         self._option = lru_cache(CACHED_TEXTS)(self._option_ids)
+        self._start = lru_cache(CACHED_TEXTS)(self._found_start)
 
     def text(self, prompt: Prompt) -> str:
-        """The rendered prompt, up to where the answer begins. Raises ModelError.
+        """The rendered prompt with its `answer_start`. Raises ModelError.
 
         Cached, because a prompt is counted before it is opened, and its branches often have the same text.
         """
         text = self._text(script(prompt))
         check_markers(prompt, self.marks, self.name)
-        return text
+        return text + prompt.answer_start
+
+    def answer_start(self, prompt: Prompt) -> str:
+        """What the template writes between the prompt and an answer, without the blank before the answer's first word.
+
+            <assistant>⏎<think>⏎ | ⏎</think>⏎⏎ | red      prompt, `answer_start`, answer
+
+        Empty if the template writes answers elsewhere. Raises ModelError.
+        """
+        return self._start(script(prompt))
 
     def expanded(self, text: str, replacements: Sequence[str]) -> str:
         """The text with each placeholder replaced by the processor's text for that image."""
@@ -82,8 +95,13 @@ class PromptRenderer:
         """Token ids of each option as the template would write it as the answer.
 
         Raises:
-            ModelError: An option has no tokens of its own, or contains a chat marker.
+            ModelError: The prompt lacks its `answer_start`. An option has no own tokens, or contains a chat marker.
         """
+        if prompt.answer_start != (start := self.answer_start(prompt)):
+            raise ModelError(
+                f"{self.name}: the chat template writes {start!r} between this prompt and an answer, so options cannot "
+                "follow the prompt directly. Pass the prompt that before_answer(prompt) of the model returns."
+            )
         for option in options:
             check_markers(Prompt((Turn("assistant", (Part(option, "query.option"),)),)), self.marks, self.name)
         text = self.text(prompt)
@@ -91,10 +109,14 @@ class PromptRenderer:
         return [list(self._option(tail, self._continuation(script(prompt), text, option))) for option in options]
 
     def _rendered(self, turns: Script) -> str:
-        text = self._template(turns, messages(turns), answers=True)
+        text = self._written(turns, answers=True)
         self._check_slots(turns, text)
         self._check_order(turns, text)
         return self._filled(turns, text)
+
+    def _found_start(self, turns: Script) -> str:
+        gap, match, _ = self._after(turns, self._text(turns), ANSWER).partition(ANSWER)
+        return gap.rstrip(" ") if match else ""
 
     def _filled(self, turns: Script, text: str) -> str:
         """The rendered text with slot texts in the place of their placeholders."""
@@ -120,11 +142,32 @@ class PromptRenderer:
 
     def _continuation(self, turns: Script, text: str, option: str) -> str:
         """The option with the white space that the template puts before an answer."""
-        answered: Script = (*turns, ("assistant", (option,)))
-        whole = self._filled(answered, self._template(answered, messages(answered), answers=False))
-        rest = whole[len(text) :] if whole.startswith(text) else ""
-        gap, match, _ = rest.partition(option)
+        gap, match, _ = self._after(turns, text, option).partition(option)
         return gap + option if match and not gap.strip() else option
+
+    def _after(self, turns: Script, text: str, answer: str) -> str:
+        """What the template writes after the text of the prompt if it is answered; empty if it changes the text."""
+        answered: Script = (*turns, ("assistant", (answer,)))
+        whole = self._filled(answered, self._written(answered, answers=False))
+        return whole[len(text) :] if whole.startswith(text) else ""
+
+    def _written(self, turns: Script, answers: bool) -> str:
+        """The rendered turns. Texts are strings instead of lists of items if the template prints such a list as it is.
+
+        Most templates read lists, and some of them drop strings.
+        """
+        typed = messages(turns)
+        text = self._template(turns, typed, answers)
+        if printed_role(typed, text) is None:
+            return text
+        strings = with_strings(typed)
+        text = self._template(turns, strings, answers)
+        if role := printed_role(strings, text):
+            raise ModelError(
+                f"{self.name}: the chat template prints the content of a {role} turn as a Python list. Use a composer "
+                "whose turns of this role have no images."
+            )
+        return text
 
     def _template(self, turns: Script, conversation: list[Message], answers: bool) -> str:
         from jinja2.exceptions import TemplateError
@@ -195,6 +238,22 @@ def overrides_rendering(processor: Any) -> bool:
     from transformers import ProcessorMixin
 
     return type(processor).apply_chat_template is not ProcessorMixin.apply_chat_template
+
+
+def printed_role(conversation: Sequence[Message], text: str) -> str | None:
+    """The role of the first turn whose content the text contains as a Python list; None if there is none."""
+    lists = [message for message in conversation if isinstance(message["content"], list)]
+    return next((message["role"] for message in lists if str(message["content"]) in text), None)
+
+
+def with_strings(conversation: Sequence[Message]) -> list[Message]:
+    """The conversation, in which the content of each turn without images is a string."""
+    return [
+        message
+        if any(item["type"] == "image" for item in message["content"])
+        else {**message, "content": "".join(item["text"] for item in message["content"])}
+        for message in conversation
+    ]
 
 
 def script(prompt: Prompt) -> Script:

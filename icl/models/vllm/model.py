@@ -260,6 +260,9 @@ class VLLM(Model):
     def text(self, tokens: Sequence[int]) -> str:
         return self.hf.text(tokens)
 
+    def before_answer(self, prompt: Prompt) -> Prompt:
+        return self.hf.before_answer(prompt)
+
     def option_ids(self, prompt: Prompt, options: Sequence[str]) -> list[list[int]]:
         return self.hf.option_ids(prompt, options)
 

@@ -66,6 +66,9 @@ class ToyEngine:
     def text(self, tokens: Sequence[int]) -> str:
         return self.toy.text(tokens)
 
+    def before_answer(self, prompt: Prompt) -> Prompt:
+        return self.toy.before_answer(prompt)
+
     def option_ids(self, prompt: Prompt, options: Sequence[str]) -> list[list[int]]:
         return self.toy.option_ids(prompt, options)
 

@@ -95,6 +95,10 @@ def image_piece(url: Any) -> dict[str, Any]:
         ({"icl": {"options": ["red", 5]}}, "icl.options must be a list of strings."),
         ({"icl": {"options": ["a", "b", "a"]}}, "icl.options has 3 texts; it may have 256, each once."),
         ({"icl": {"options": list(map(str, range(257)))}}, "icl.options has 257 texts; it may have 256, each once."),
+        (
+            {"icl": {"options": ["a", "b"]}, "max_thinking_tokens": 9},
+            "options are scored without reasoning. Remove max_thinking_tokens, or icl.options.",
+        ),
         ({"icl": {"normalize": "words"}}, "icl.normalize must be one of sum, mean, bytes."),
         ({"icl": {"top": -1}}, "icl.top must be a number of tokens, at most 256."),
         ({"icl": {"top": 257}}, "icl.top must be a number of tokens, at most 256."),

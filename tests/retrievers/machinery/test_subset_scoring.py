@@ -28,6 +28,9 @@ class Votes:
 
     def load(self) -> None: ...
 
+    def before_answer(self, prompt: Prompt) -> Prompt:
+        return prompt
+
     def option_ids(self, prompt: Prompt, options: Sequence[str]) -> list[list[int]]:
         return [[i] * len(option.split()) for i, option in enumerate(options)]
 
