@@ -1,7 +1,7 @@
 """Loads a class or function by its path: `my_pkg.my_mod:Mine`, or `studies/mine.py:Mine` for a file.
 
-A file is loaded under a module name made of its place and its content. An edited file is therefore another module, and
-the code that runs is the code that `import_path` and `code_digest` name.
+A file is loaded under a module name made of its place and its digest. A file that was edited, or that depends on an
+edited one, is therefore another module, and the code that runs is the code that `import_path` and `code_digest` name.
 """
 
 import hashlib
@@ -16,9 +16,10 @@ from contextvars import ContextVar
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from traceback import extract_tb
-from types import CodeType
+from types import CodeType, ModuleType
 from typing import Any
 
+from icl.code_files import code_digest_of_file, data_digest, forget_edited_modules, is_installed
 from icl.errors import ConfigError, ICLError, did_you_mean
 from icl.lazy_exports import PACKAGES
 from icl.object_digest import object_digest
@@ -100,8 +101,9 @@ def import_path(thing: Any) -> str:
 def code_digest(thing: Any) -> str:
     """12 hex digits that change with the code of a class or function.
 
-    The digest is the sha256 of the file that defines it. Without a file, as in a notebook, and for lambdas and what a
-    function defines, it covers the code and the values that the code reads (`icl.object_digest`).
+    The digest is that of the file that defines it and of the files on which this one depends (`icl.code_files`).
+    Without a file, as in a notebook, and for lambdas and what a function defines, it covers the code and the values
+    that the code reads (`icl.object_digest`).
 
     Raises:
         ConfigError: The code reads a value that has no digest.
@@ -112,19 +114,29 @@ def code_digest(thing: Any) -> str:
 
 
 def _file_digest(thing: Any) -> str | None:
-    """12 hex digits of the sha256 of the file that defines a class or function; None without a file."""
-    module = sys.modules.get(getattr(thing, "__module__", None) or "")
+    """12 hex digits of the file that defines a class or function, or of a module; None without a file."""
+    name = thing.__name__ if isinstance(thing, ModuleType) else getattr(thing, "__module__", None)
+    module = sys.modules.get(name or "")
     if module is None or (module.__name__ == "__main__" and hasattr(sys, "ps1")):  # a cell of a notebook, or a REPL
         return None
     if hasattr(module, _CODE):
         digest: str = getattr(module, _CODE)
         return digest
     path = getattr(module, "__file__", None)
-    return _file_sha(Path(path)) if path else None
+    return code_digest_of_file(Path(path), module.__name__) if path else None
 
 
 def _file_identity(thing: Any) -> str | None:
-    """The path and the code digest of what a file defines; a name alone for Python's own classes and functions."""
+    """The path and the code digest of what a file defines; a name alone for Python's own classes and functions.
+
+    The digest of a module that is not installed, and that of the file in the working folder that a text names.
+    """
+    if isinstance(thing, str):
+        return data_digest(Path(thing)) if 0 < len(thing) < 256 and os.path.isfile(thing) else None
+    if isinstance(thing, ModuleType):
+        path = getattr(thing, "__file__", None)
+        is_own = path and not is_installed(Path(path)) and thing.__name__.partition(".")[0] not in PACKAGES
+        return _file_digest(thing) if is_own else None
     module = getattr(thing, "__module__", None) or ""
     if module in sys.stdlib_module_names or module.partition(".")[0] in (*sys.stdlib_module_names, *PACKAGES):
         return None if module == "__main__" else import_path(thing)
@@ -135,7 +147,7 @@ def _file_identity(thing: Any) -> str | None:
 def file_code(target: str) -> str | None:
     """The code digest of the file of a component's path, without importing it; None if it is not a file here."""
     path = _find_file(target.rpartition(":")[0])
-    return None if path is None else _file_sha(path)
+    return None if path is None else code_digest_of_file(path)
 
 
 def location(where: str) -> str:
@@ -181,10 +193,6 @@ def _find_file(name: str) -> Path | None:
     return next((path for path in search_candidates(name) if os.path.isfile(path)), None)
 
 
-def _file_sha(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:12]
-
-
 class _SourceLoader(SourceFileLoader):
     """Runs the bytes whose digest names the module.
 
@@ -207,7 +215,7 @@ def _load_file(name: str, where: str) -> Any:
         looked_in = ", ".join(str(p.parent) for p in search_candidates(name))
         raise ConfigError(f"{location(where)}there is no file {name} (looked in {looked_in}).")
     source = path.read_bytes()
-    code = hashlib.sha256(source).hexdigest()[:12]
+    code = code_digest_of_file(path)
     alias = f"icl_user_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]}_{code}_{path.stem}"
     if alias not in sys.modules:
         logger.info("loading components of %s (code %s)", path, code)
@@ -217,14 +225,30 @@ def _load_file(name: str, where: str) -> Any:
         module = importlib.util.module_from_spec(spec)
         module.__dict__[_CODE] = code
         sys.modules[alias] = module
+        forget_edited_modules(path)
         try:
-            loader.exec_module(module)
+            with _imports_from(path.parent):
+                loader.exec_module(module)
+            code_digest_of_file(path, alias)  # notes what the modules are, for the next call
         except BaseException as error:
             del sys.modules[alias]
             if isinstance(error, Exception | SystemExit) and not isinstance(error, ICLError):
                 raise _load_error(str(path), error, where) from error
             raise
     return sys.modules[alias]
+
+
+@contextmanager
+def _imports_from(folder: Path) -> Iterator[None]:
+    """Lets code import modules beside it, as a script does. The toolkit's own packages keep their names."""
+    for package in PACKAGES:
+        importlib.import_module(package)
+    importlib.invalidate_caches()
+    sys.path.insert(0, str(folder))
+    try:
+        yield
+    finally:
+        sys.path.remove(str(folder))
 
 
 def _load_error(name: str, error: BaseException, where: str) -> ConfigError:

@@ -21,6 +21,7 @@ from experiments.planning.identical_branches import IdenticalBranches
 from experiments.planning.prefix_sharing import PrefixBlocks, PrefixReuse
 from experiments.planning.stop_lines import Pilot, stop_lines
 from experiments.terminal.spinner import ReportProgress
+from icl.code_files import names_of_files
 
 if TYPE_CHECKING:
     from decoding.base import Strategy
@@ -103,6 +104,8 @@ class Plan:
         stop: Sentences on comparisons that end when they are decided.
         cached_fraction: Fraction of prompt tokens in an engine's prefix cache, if it holds all; None without a cache.
         largest: The largest request of each model among the queries that were counted.
+        answer_files: The files of components from outside the toolkit on which answers depend.
+        score_files: Those of metrics.
     """
 
     grid: Grid
@@ -118,6 +121,8 @@ class Plan:
     stop: tuple[str, ...] = ()
     cached_fraction: float | None = None
     largest: LargestRequests = field(default_factory=LargestRequests)
+    answer_files: tuple[str, ...] = ()
+    score_files: tuple[str, ...] = ()
 
 
 def make_plan(
@@ -138,6 +143,7 @@ def make_plan(
         ICLError: As a run would.
     """
     from experiments.stats.power import smallest_detectable_difference
+    from icl.registry import describe
 
     work, counted, notes = (
         WorkEstimate(),
@@ -177,7 +183,16 @@ def make_plan(
         stop=tuple(stop_lines(grid, pilot)),
         cached_fraction=prefix_reuse.fraction,
         largest=largest,
+        answer_files=_own_files([cell.config for cell in grid.cells]),
+        score_files=_own_files([describe(metric) for metric in grid.metrics.values()]),
     )
+
+
+def _own_files(node: Any) -> tuple[str, ...]:
+    """The files behind the code digests in nodes of components."""
+    parts = list(node.values()) if isinstance(node, Mapping) else node if isinstance(node, list | tuple) else []
+    own = names_of_files(str(node.get("code"))) if isinstance(node, Mapping) else ()
+    return tuple(dict.fromkeys((*own, *(name for part in parts for name in _own_files(part)))))
 
 
 def _groups(grid: Grid, task: "Task") -> list[tuple[list[Cell], list[str]]]:

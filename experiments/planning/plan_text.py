@@ -72,6 +72,9 @@ def _lines(plan: Plan, width: int | None) -> Iterator[tuple[str, str]]:
                 f"{name}: asked once for each distinct question and answer, so at most {plan.samples:,} times, and for "
                 f"its controls on up to {CONTROLS} queries",
             )
+    depends = {"answers depend": plan.answer_files, "scores depend": plan.score_files}
+    if own_files := "; ".join(f"{what} on {', '.join(files)}" for what, files in depends.items() if files):
+        yield "own code     ", own_files
     if work.failed:
         yield " " * 13, f"{format_count(work.failed)} samples have no prompt; the reasons are at the end"
     yield "", ""

@@ -113,6 +113,30 @@ def test_code_that_was_edited_is_another_component(study: Path, tmp_path: Path) 
     assert done.stdout.split() == [str(2 * 2 * 6)]
 
 
+def test_an_edit_of_a_module_or_file_of_the_component_computes_again_and_the_plan_names_them(
+    study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, total = study.parent, 3 * 2 * 6
+    own = STRATEGY.replace("(1 + self.alpha)", "strength.factor(self.alpha)")
+    (folder / "blind.py").write_text(f"import strength\n{own}")
+    data = folder / "strength.txt"
+    (folder / "strength.py").write_text(
+        "from pathlib import Path\n"
+        "def factor(alpha): return float(Path(__file__).with_name('strength.txt').read_text()) + alpha\n"
+    )
+    data.write_text("1")
+    assert run(load_config(study), tmp_path).computed == total
+    data.write_text("1.5")
+    assert run(load_config(study), tmp_path).computed == total - 2 * 6
+    (folder / "strength.py").write_text("def factor(alpha): return 1 + alpha\n")
+    assert run(load_config(study), tmp_path).computed == total - 2 * 6
+    data.write_text("2")
+    assert run(load_config(study), tmp_path).computed == 0
+    assert main(["plan", str(study), "--runs", str(tmp_path)]) == 0
+    assert "answers depend on" in (plan := capsys.readouterr().out)
+    assert {"last_ones.py", "blind.py", "strength.py"} <= {*plan.replace(",", " ").split()}
+
+
 def test_a_grid_of_edited_components_alone_is_refused_as_another_experiment(study: Path, tmp_path: Path) -> None:
     own = ['grid.decoding=["blind.py:Blind"]']
     run(load_config(study, own), tmp_path)
