@@ -1,8 +1,8 @@
 """The files that the code of a component depends on, and their digest.
 
 They are the component's own file, the modules that it imports from its own folder or package, the imports of these in
-turn, and each file beside or below one of these modules that a string in the module names. Installed packages do not
-count. A file that depends on no other has the digest of its bytes.
+turn, and the data of these modules: each file beside or below a module that a string in it names, if the module uses
+`__file__`. Installed packages do not count. A file that depends on no other has the digest of its bytes.
 """
 
 import ast
@@ -73,16 +73,16 @@ def code_files(path: Path, module: str = "") -> Iterator[CodeFile]:
         if is_installed(file):
             continue
         imports, texts = _references(read.source)
-        for found in _imported_files(imports, file, name, path.parent):
-            if found[0] not in visited:
-                visited.add(found[0])
-                waiting.append(found)
+        for imported in _imported_files(imports, file, name, path.parent):
+            if imported[0] not in visited:
+                visited.add(imported[0])
+                waiting.append(imported)
         for data in sorted({file.parent / text for text in texts if os.path.isfile(file.parent / text)} - visited):
             visited.add(data)
             yield CodeFile(data, "", _data_sha(data, read))
 
 
-def data_digest(path: Path) -> str:
+def _data_digest(path: Path) -> str:
     """The sha256 of a file, read again only if its size or its time of change differs."""
     stat = path.stat()
     return _sha256(str(path), stat.st_size, stat.st_mtime_ns)
@@ -110,7 +110,7 @@ def _is_current(module: Any, path: Path) -> bool:
     read: _Read | None = module.__dict__.get(_READ)
     if read is None or not _is_module_of(module, path) or read.source != path.read_bytes():
         return False
-    return all(data.is_file() and data_digest(data) == sha for data, sha in read.data.items())
+    return all(data.is_file() and _data_digest(data) == sha for data, sha in read.data.items())
 
 
 def _is_module_of(module: Any, path: Path) -> bool:
@@ -131,7 +131,7 @@ def _read(path: Path, name: str) -> _Read:
 
 
 def _data_sha(path: Path, read: _Read) -> str:
-    sha = data_digest(path)
+    sha = _data_digest(path)
     if read.spec is not None and read.data.setdefault(path, sha) != sha:
         _warn_of_edit(path, read.spec.name)
     return read.data.get(path, sha)
@@ -164,8 +164,8 @@ def _imported_files(
             candidates = [(root, f"{target}.{member}", "") for root in roots if member]
             candidates += [(root, target, "") for root in roots]
         for root, dotted, prefix in candidates:
-            if found := _module_file(root, dotted):
-                yield found, f"{prefix}.{dotted}".strip(".")
+            if path := _module_file(root, dotted):
+                yield path, f"{prefix}.{dotted}".strip(".")
                 break
 
 
@@ -177,12 +177,12 @@ def _module_file(root: Path, dotted: str) -> Path | None:
 
 @lru_cache(maxsize=1024)
 def _references(source: bytes) -> tuple[tuple[tuple[int, str, str], ...], tuple[str, ...]]:
-    """(level, module, name in it) of each import, and each text that may name a file; nothing if it does not parse."""
+    """(level, module, name in it) of each import, and each text that may name data; nothing for what does not parse."""
     try:
         tree = ast.parse(source)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return (), ()
-    imports, texts = list[tuple[int, str, str]](), set[str]()
+    imports, texts, finds_data = list[tuple[int, str, str]](), set[str](), False
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             for alias in node.names:
@@ -190,9 +190,11 @@ def _references(source: bytes) -> tuple[tuple[tuple[int, str, str], ...], tuple[
                 imports += [(0, ".".join(parts[: i + 1]), "") for i in range(len(parts))]
         elif isinstance(node, ast.ImportFrom):
             imports += [(node.level, node.module or "", alias.name) for alias in node.names]
+        elif isinstance(node, ast.Name):
+            finds_data |= node.id == "__file__"
         elif isinstance(node, ast.BinOp | ast.Call | ast.Constant):
             texts.add("/".join(_path_parts(node)).lstrip("/"))
-    return tuple(dict.fromkeys(imports)), tuple(sorted(text for text in texts if _may_name_a_file(text)))
+    return tuple(dict.fromkeys(imports)), tuple(sorted(filter(_may_name_a_file, texts))) if finds_data else ()
 
 
 def _path_parts(node: ast.expr) -> list[str]:

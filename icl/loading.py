@@ -19,7 +19,7 @@ from traceback import extract_tb
 from types import CodeType, ModuleType
 from typing import Any
 
-from icl.code_files import code_digest_of_file, data_digest, forget_edited_modules, is_installed
+from icl.code_files import code_digest_of_file, forget_edited_modules, is_installed
 from icl.errors import ConfigError, ICLError, did_you_mean
 from icl.lazy_exports import PACKAGES
 from icl.object_digest import object_digest
@@ -129,10 +129,8 @@ def _file_digest(thing: Any) -> str | None:
 def _file_identity(thing: Any) -> str | None:
     """The path and the code digest of what a file defines; a name alone for Python's own classes and functions.
 
-    The digest of a module that is not installed, and that of the file in the working folder that a text names.
+    For a module it is the code digest, None for one that is installed.
     """
-    if isinstance(thing, str):
-        return data_digest(Path(thing)) if 0 < len(thing) < 256 and os.path.isfile(thing) else None
     if isinstance(thing, ModuleType):
         path = getattr(thing, "__file__", None)
         is_own = path and not is_installed(Path(path)) and thing.__name__.partition(".")[0] not in PACKAGES

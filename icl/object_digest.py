@@ -2,8 +2,7 @@
 
 The digest covers everything that the code can read: bytecode, constants, defaults, closures, class attributes, and the
 global names that the code uses, recursively. An edited cell is therefore another component, and so is an edited helper
-in another cell. What lies in a file is known by the digest of the file, and so is a file of the working folder that a
-text in the code names.
+in another cell. What lies in a file is known by the digest of the file.
 """
 
 import hashlib
@@ -28,7 +27,7 @@ def object_digest(thing: Any, file_digest: FileDigest) -> str:
     Args:
         thing: A class, a function or another callable.
         file_digest: Gives the text that identifies a class or function by its file, None if no file defines it. For a
-            module and for a text it gives the digest of the file, if its edits count.
+            module it gives the digest of its file, None if its edits do not count.
 
     Raises:
         ConfigError: The code reads a value that has no digest, such as an open file or a model.
@@ -70,9 +69,6 @@ class _Walk:
         elif isinstance(thing, CodeType):
             yield from self.pieces((thing.co_code, thing.co_names, thing.co_varnames, thing.co_freevars), where)
             yield from self.pieces(thing.co_consts, where)
-            for text in thing.co_consts:
-                if isinstance(text, str) and (data := self.file_digest(text)):
-                    yield data.encode()
         elif isinstance(thing, ModuleType):
             yield f"{thing.__name__}{self.file_digest(thing) or ''}".encode()
         elif isinstance(thing, BuiltinFunctionType):

@@ -104,9 +104,9 @@ def test_components_of_the_script_compute_every_sample(folder: Path, first: str)
 def test_the_commands_read_the_run_or_say_that_its_code_is_in_the_script(folder: Path, first: str) -> None:
     call(folder, "icl", "report", "runs/study", "--trust")
     call(folder, "icl", "card", "runs/study")
-    said = call(folder, "icl", "verify", "runs/study", "--trust", status=2)
-    assert "samples are unchanged" in said
-    assert "Sharper was defined in a script or a notebook, where no other process finds it." in said
+    output = call(folder, "icl", "verify", "runs/study", "--trust", status=2)
+    assert "samples are unchanged" in output
+    assert "Sharper was defined in a script or a notebook, where no other process finds it." in output
 
 
 def test_the_script_run_again_computes_nothing_and_its_edit_computes_again(folder: Path, first: str) -> None:
