@@ -246,7 +246,8 @@ def _imports_from(folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        sys.path.remove(str(folder))
+        if str(folder) in sys.path:  # the code may have changed the list
+            sys.path.remove(str(folder))
 
 
 def _load_error(name: str, error: BaseException, where: str) -> ConfigError:
