@@ -356,7 +356,8 @@ def _apply_preset(cls: type[Any], name: str, parameters: dict[str, Any], where: 
         available = f"Presets: {', '.join(presets)}." if presets else "It has none."
         hint = suggest("value", str(preset), presets, name)
         raise ConfigError(f"{location(where)}'{name}' has no preset '{preset}'{hint} {available}")
-    return {**presets[preset], **parameters}
+    adapted = getattr(cls, "adapted_preset", lambda values, own: values)
+    return {**adapted(presets[preset], parameters), **parameters}
 
 
 def _validate(cls: type[Any], parameters: dict[str, Any], what: str) -> Any:

@@ -26,7 +26,7 @@ from typing import Any, ClassVar
 
 from icl.constraints import PositiveInt
 from icl.errors import DataError, did_you_mean
-from icl.registry import component, parameter
+from icl.registry import component, later_parameter, parameter
 from icl.tasks.base import Pool, SeveralPoolsTask
 from icl.tasks.cell_values import text_of
 from icl.tasks.columns import ColumnMapping, read_examples
@@ -56,7 +56,7 @@ class EpisodesTask(RelativePaths, SeveralPoolsTask):
     episode: str  # column with the name of the episode
     order: str | None = None  # column by which the rows of an episode are sorted; None: the order of the data
     config: str | None = None  # configuration of a hub data set
-    split: str = "test"  # split of the data
+    split: str | None = later_parameter(None, "test")  # split of the data; None: all rows of a file, or test
     answers_as_options: bool = False  # whether the different answers of an episode are the options of its query
     query_limit: PositiveInt | None = parameter("queries", None)  # number of queries, a nested choice; None: all
     seed: int = 0  # random seed of choices, independent of the seeds of a run

@@ -16,6 +16,9 @@ data's folder: in a column, or by `image: "images/{image}.jpg"`.
 `preset: pope` stands for the columns of a published data set. Keys next to it override the preset's. A preset is a file
 of `icl/tasks/presets/` with the keys of this task and the names of its metrics.
 
+`split` and `pool_split` are splits of the source, or values of the column `split` of a file. A split that the source does
+not have is an error. Without `split`, the queries are from all rows of a file, and from the split `test` of other data.
+
 With `pool_split` or `pool_path`, the pool is other data. Otherwise the split is divided so that queries and
 demonstrations share no group: a fixed draw assigns the fraction `pool_fraction` of the groups to the pool. A group is
 the value of `columns.group`, or else all rows that are connected by a common image (same path or same encoded bytes).
@@ -36,7 +39,7 @@ from icl.tasks.cell_values import text_of
 from icl.tasks.columns import AnswerIs, ColumnMapping, group_name, read_examples, row_image_keys
 from icl.tasks.presets import PRESETS
 from icl.tasks.relative_paths import RelativePaths
-from icl.tasks.source import DataSource, open_source
+from icl.tasks.source import DEFAULT_SPLIT, DataSource, open_source
 from icl.tasks.subset import connected_components, divide_by_group, limited_choice, nested_choice
 from icl.types import Example
 
@@ -59,10 +62,11 @@ class HubTask(SharedPoolTask, RelativePaths):
     path: str  # hub id, folder or file
     columns: Mapping[str, str | Sequence[str]]  # role -> column or columns
     config: str | None = None  # configuration of a hub data set
-    split: str = "test"  # split of the queries
+    split: str | None = later_parameter(None, "test")  # split of the queries; None: all rows of a file, or test
     pool_split: str | None = None  # split of the pool; None: `split` is divided by group
     pool_path: str | None = None  # path of the pool's data; None: `path`
     pool_fraction: Fraction = 0.5  # share of the groups of a divided split that become the pool
+    leave_one_out: bool = later_parameter(False)  # whether the pool is the split of the queries, undivided
     question: str | None = None  # question of all rows, with {column} placeholders
     image: str | None = None  # path of a row's image with {column} placeholders, relative to the data's folder
     allow_outside: bool = False  # whether rows may name image files outside the data's folder
@@ -79,11 +83,19 @@ class HubTask(SharedPoolTask, RelativePaths):
     def __post_init__(self) -> None:
         super().__post_init__()
         _ = self._layout
-        if self.pool_split == self.split and self.pool_path in (None, self.path):
-            raise ConfigError(
-                f"pool_split '{self.pool_split}' is also the split of the queries. Remove it to divide that "
-                "split by group."
+        is_same_path = not self._one_split and self.pool_path in (None, self.path)
+        if is_same_path and self.pool_split in (None, self._split):
+            same = (
+                "pool_path is also the data"
+                if self.pool_split is None
+                else f"pool_split '{self.pool_split}' is also the split"
             )
+            raise ConfigError(
+                f"{same} of the queries. Remove it to divide that split by group, or write leave_one_out: true in its place: "
+                "each query then has all other rows as its pool."
+            )
+        if self.leave_one_out and not self._one_split:
+            raise ConfigError("leave_one_out: the pool is the data of the queries. Remove pool_split and pool_path.")
 
     @property
     def title(self) -> str:
@@ -96,7 +108,7 @@ class HubTask(SharedPoolTask, RelativePaths):
             chosen = self._whole(list(rows), self.query_limit)
         else:
             chosen = self._choice(self._source, rows, self.query_limit, "queries")
-        examples = self._read(self._source, chosen, self._ids(self._source, self.split, False))
+        examples = self._read(self._source, chosen, self._ids(self._source, self._split, False))
         if self.group_rows:
             first = [row - row % self.group_rows for row in chosen]
             return tuple(replace(e, group=f"rows from {row}") for e, row in zip(examples, first, strict=True))
@@ -107,13 +119,26 @@ class HubTask(SharedPoolTask, RelativePaths):
 
     @cached_property
     def _pool(self) -> Pool:
+        split = self.pool_split or self._split
         if self._one_split:
             source, rows = self._source, list(self._divided[1])
         else:
-            source = self._opened(self.pool_path or self.path, self.pool_split or self.split)
+            source = self._opened(self.pool_path or self.path, self.pool_split, self._split)
             rows = list(range(len(source)))
+            if len(source) == len(self._source) and self._contents(source) == self._contents(self._source):
+                raise DataError(
+                    f"the pool {source.name} has the same rows as the queries {self._source.name}. Remove pool_split and "
+                    "pool_path to divide them by group, or write leave_one_out: true in their place."
+                )
         chosen = self._choice(source, rows, self.support_limit, "pool")
-        return Pool(self._read(source, chosen, self._ids(source, self.pool_split or self.split, not self._one_split)))
+        return Pool(self._read(source, chosen, self._ids(source, split, not self._one_split)))
+
+    def _contents(self, source: DataSource) -> list[str]:
+        """The rows of a source by questions, answers and images, in an order that is their own."""
+        columns = {*self._layout.of("question"), *self._layout.of("answer"), *self._layout.placeholders}
+        texts = source.data.select_columns(sorted(columns))
+        images = row_image_keys(source, self._layout, range(len(source)))
+        return sorted(repr((row, keys)) for row, keys in zip(texts, images, strict=True))
 
     @cached_property
     def _layout(self) -> ColumnMapping:
@@ -132,12 +157,17 @@ class HubTask(SharedPoolTask, RelativePaths):
     def _one_split(self) -> bool:
         return self.pool_split is None and self.pool_path is None
 
+    @property
+    def _split(self) -> str:
+        return self.split or DEFAULT_SPLIT
+
     @cached_property
     def _source(self) -> DataSource:
-        return self._opened(self.path, self.split)
+        is_named = self.split is not None or (self.pool_split is not None and self.pool_path is None)
+        return self._opened(self.path, self._split if is_named else None, DEFAULT_SPLIT)
 
-    def _opened(self, path: str, split: str) -> DataSource:
-        source = open_source(path, self.config, split, self.allow_outside, self._folders)
+    def _opened(self, path: str, split: str | None, default_split: str) -> DataSource:
+        source = open_source(path, self.config, split, self.allow_outside, self._folders, default_split)
         self._layout.check(source)
         return source
 
@@ -145,7 +175,7 @@ class HubTask(SharedPoolTask, RelativePaths):
         """Ids of all rows: the id column's, or split and number. Ids of a separate pool begin with its split."""
         columns = self._layout.of("id")
         if not columns:
-            name = f"pool-{split}" if prefixed and split == self.split else split
+            name = f"pool-{split}" if prefixed and split == self._split else split
             return [f"{name}-{row:06d}" for row in range(len(source))]
         ids = [text_of(value) for value in source.data[columns[0]]]
         row_of: dict[str, int] = {}
@@ -185,6 +215,8 @@ class HubTask(SharedPoolTask, RelativePaths):
     @cached_property
     def _divided(self) -> tuple[list[int], list[int]]:
         """Rows of the queries and rows of the pool."""
+        if self.leave_one_out:
+            return list(range(len(self._source))), list(range(len(self._source)))
         return divide_by_group(self._groups(), self.pool_fraction, self.seed, "hub/division", self._source.name)
 
     def _groups(self) -> list[str]:

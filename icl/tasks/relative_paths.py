@@ -1,10 +1,13 @@
 """Paths in the keys of tasks. They are relative to the experiment file, else to the working directory."""
 
 import os
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from icl.loading import SEARCH_FOLDERS, search_candidates
+from icl.tasks.source import BUILDERS
 
 
 class RelativePaths:
@@ -12,6 +15,12 @@ class RelativePaths:
 
     def __post_init__(self) -> None:
         _ = self._folders
+
+    @classmethod
+    def adapted_preset(cls, values: Mapping[str, Any], own: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The keys of a preset beside keys of the config: without the parts of the hub's data set, if `path` is a file."""
+        is_file = Path(str(own.get("path", ""))).suffix.lower() in BUILDERS
+        return {key: values[key] for key in values if not (is_file and key in ("config", "split", "pool_split"))}
 
     @cached_property
     def _folders(self) -> tuple[Path, ...]:

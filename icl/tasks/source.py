@@ -3,9 +3,12 @@
     a folder of `save_to_disk`              load_from_disk
     a folder of images and rows             its file of rows: the one named as the split (test.jsonl), or the only one
     any other folder                        load_dataset(folder): parquet, JSON lines, CSV or an image folder
-    a .parquet, .json, .jsonl or .csv file  load_dataset(builder, file); it has no splits, so any split name works
+    a .parquet, .json, .jsonl or .csv file  load_dataset(builder, file); its column `split` names the split of each row
     a .json file of objects by name         one row for each object, with its name in the column `key`
     anything else                           a data set of the Hugging Face hub, by its id
+
+A split that a source does not have is an error. A file without the column `split` has the splits that its name contains
+(test.jsonl, birds_train.csv). Without a split, a file is all its rows, and any other source is its split `test`.
 
 A `metadata.csv` or `.jsonl` of an image folder is read as usual. Images stay encoded (`decode=False`).
 """
@@ -30,6 +33,10 @@ logger = logging.getLogger(__name__)
 BUILDERS = {".parquet": "parquet", ".json": "json", ".jsonl": "json", ".ndjson": "json", ".csv": "csv", ".tsv": "csv"}
 IMAGES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm"})
 SPLITS = frozenset({"train", "test", "validation", "val", "dev"})
+DEFAULT_SPLIT = "test"
+"""The split of a source with several splits, if none is named."""
+SPLIT_COLUMN = "split"
+"""The column that names the split of each row of a file."""
 HUB_ID = re.compile(r"^\w[\w.-]*(/\w[\w.-]*)?$")
 SAVED = ("dataset_dict.json", "state.json")  # files that `save_to_disk` writes
 
@@ -77,16 +84,22 @@ class DataSource:
 
 
 def open_source(
-    path: str, config: str | None, split: str, allow_outside: bool = False, folders: Sequence[Path] = ()
+    path: str,
+    config: str | None,
+    split: str | None,
+    allow_outside: bool = False,
+    folders: Sequence[Path] = (),
+    default_split: str = DEFAULT_SPLIT,
 ) -> DataSource:
     """The split of a data set.
 
     Args:
         path: A local file or folder, or the id of a data set of the hub.
         config: The configuration of a data set of the hub.
-        split: The split.
+        split: The split. None: all rows of a file, else `default_split`.
         allow_outside: Whether a row may name an image file outside the folder of the data.
         folders: The folders to which a local path may be relative, before the working directory.
+        default_split: The split of a source with several splits, if none is named.
 
     Raises:
         DataError: It cannot be opened. The message lists the splits if there is no such split.
@@ -98,10 +111,11 @@ def open_source(
     if not os.path.exists(here) and not (HUB_ID.match(path) and here.suffix.lower() not in BUILDERS):
         looked_in = ", ".join(str(place.parent) for place in places)
         raise DataError(f"data set {path}: there is no such file or folder (looked in {looked_in}).")
-    logger.info("opening data set %s, split %s", path, split)
+    name = split or default_split
+    logger.info("opening data set %s, split %s", path, name)
     try:
         with hide_datasets_progress(_quick(here)):
-            data = _read(path, here, config, split)
+            data, file = _read(path, here, config, name)
     except (
         DatasetsError,
         FileNotFoundError,
@@ -112,9 +126,10 @@ def open_source(
         StopIteration,
     ) as error:
         kind = "" if here.exists() else " (there is no such file or folder, so it was taken for a data set of the hub)"
-        raise DataError(f"data set {path}{kind}, split '{split}': {_first_line(error)}") from error
+        raise DataError(f"data set {path}{kind}, split '{name}': {_first_line(error)}") from error
     folder = (here if here.is_dir() else here.parent).resolve() if here.exists() else None
-    source = DataSource(encoded(_split_of(data, path, split)), f"{path}[{split}]", folder, allow_outside)
+    rows = _split_of(data, path, name) if file is None else _rows_of_split(data, file, split)
+    source = DataSource(encoded(rows), f"{path}[{name}]", folder, allow_outside)
     logger.debug("%s has %d rows with the columns %s", source.name, len(source), ", ".join(source.columns))
     return source
 
@@ -127,16 +142,18 @@ def _caches() -> tuple[Path, ...]:
     return tuple(Path(str(getattr(config, name))) for name in names if getattr(config, name, None))
 
 
-def _read(path: str, here: Path, config: str | None, split: str) -> Any:
+def _read(path: str, here: Path, config: str | None, split: str) -> tuple[Any, Path | None]:
+    """The data and the file or folder that has all its rows, of whatever split; None if the data is by splits."""
     import datasets
 
     if here.is_dir() and any((here / name).is_file() for name in SAVED):
-        return datasets.load_from_disk(str(here))
+        saved = datasets.load_from_disk(str(here))
+        return saved, None if isinstance(saved, datasets.DatasetDict) or str(saved.split) == split else here
     if here.is_dir():
         rows = _rows_beside_images(here, split)
         if rows is not None:
             return _read(str(rows), rows, config, split)
-        return datasets.load_dataset(str(here.resolve()), config)
+        return datasets.load_dataset(str(here.resolve()), config), None
     if here.exists() and not here.is_file():
         raise ValueError("it is a pipe or a device, not a file.")
     if here.is_file():
@@ -144,10 +161,34 @@ def _read(path: str, here: Path, config: str | None, split: str) -> Any:
         if builder is None:
             raise ValueError(f"a file is one of {', '.join(BUILDERS)}, not '{here.suffix}'.")
         if (named := _objects_by_name(here)) is not None:
-            return datasets.Dataset.from_list(named)
+            return datasets.Dataset.from_list(named), here
         options = {"sep": "\t"} if here.suffix.lower() == ".tsv" else {}
-        return datasets.load_dataset(builder, data_files={"data": str(here)}, split="data", **options)
-    return datasets.load_dataset(path, config, split=split)
+        return datasets.load_dataset(builder, data_files={"data": str(here)}, split="data", **options), here
+    return datasets.load_dataset(path, config, split=split), None
+
+
+def _rows_of_split(data: "Dataset", file: Path, split: str | None) -> "Dataset":
+    """The rows of a split of one file: those with its name in the column `split`, or all if the file's name has it.
+
+    Raises DataError if the file does not have the split.
+    """
+    if split is None:
+        return data
+    if SPLIT_COLUMN in data.column_names:
+        names = [str(name) for name in data[SPLIT_COLUMN]]
+        if split not in names:
+            values = list(dict.fromkeys(names))
+            raise DataError(
+                f"data set {file}: no row has '{split}' in the column '{SPLIT_COLUMN}'.{did_you_mean(split, values)} "
+                f"Values: {', '.join(values)}."
+            )
+        return data.select([row for row, name in enumerate(names) if name == split])
+    if split.lower() not in re.split(r"[^a-z0-9]+", file.stem.lower()):
+        raise DataError(
+            f"data set {file} has no split '{split}': it has no column '{SPLIT_COLUMN}', and its name does not contain "
+            f"'{split}'. Remove the split to use all rows, or add the column."
+        )
+    return data
 
 
 def _rows_beside_images(folder: Path, split: str) -> Path | None:

@@ -12,7 +12,7 @@ from typing import Literal
 
 from icl.constraints import Fraction, PositiveInt
 from icl.errors import ConfigError, DataError
-from icl.registry import component
+from icl.registry import component, later_parameter
 from icl.streams import StreamKey
 from icl.tasks.base import Pool, SharedPoolTask
 from icl.tasks.cell_values import cell_images, text_of
@@ -34,7 +34,7 @@ class WinogroundTask(SharedPoolTask, RelativePaths):
     """
 
     path: str = "facebook/winoground"  # hub id, folder or file
-    split: str = "test"  # split of the data, which is divided into queries and pool
+    split: str | None = later_parameter(None, "test")  # split that is divided; None: all rows of a file, or test
     question: str = 'does the caption "{caption}" match the image?'  # question with the placeholder {caption}
     pool_fraction: Fraction = 0.5  # share of the items that become the pool
     items: PositiveInt | None = None  # number of items, four questions each; a nested choice; None: all

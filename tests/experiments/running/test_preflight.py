@@ -167,7 +167,7 @@ def test_an_image_that_cannot_be_read_fails_its_sample_only(mapping: Mapping, tm
     rows = [{"id": name, "image": f"{name}.png", "question": "What?", "answer": name} for name in names]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     columns = {name: name for name in ("id", "question", "image", "answer")}
-    task = {"name": "hub", "path": str(tmp_path / "rows.jsonl"), "split": "train", "columns": columns}
+    task = {"name": "hub", "path": str(tmp_path / "rows.jsonl"), "columns": columns}
     config = mapping(task=task, shots=0)
     first, *others = expand(load_config(config)).tasks[0].queries
     (tmp_path / f"{first.answers[0]}.png").write_text("no image")

@@ -17,6 +17,7 @@ from icl.metrics.chair import ChairI
 from icl.registry import build, describe
 from icl.tasks.subset import connected_components
 from icl.types import Generation
+from retrievers.base import EXCLUDE_LEAKS
 
 COLORS = {"red": (255, 0, 0), "blue": (0, 0, 255), "green": (0, 128, 0), "black": (0, 0, 0)}
 COLUMNS = {"question": "ask", "image": "image", "answer": "said"}
@@ -205,6 +206,77 @@ def test_an_unknown_split_and_an_unknown_path_are_errors_with_a_remedy(tmp_path)
         _ = task(tmp_path / "d.txt").queries
 
 
+def rows_of_splits(path: Path, **counts: int) -> Path:
+    """JSON lines without images: `counts` rows of each split."""
+    lines = [
+        {"ask": f"which color is {split} {i}?", "said": list(COLORS)[i % 4], "split": split}
+        for split, count in counts.items()
+        for i in range(count)
+    ]
+    path.write_text("\n".join(map(json.dumps, lines)))
+    return path
+
+
+def test_the_column_split_of_a_file_names_the_split_of_each_row(tmp_path):
+    path = rows_of_splits(tmp_path / "d.jsonl", train=8, test=4)
+    columns = {"question": "ask", "answer": "said"}
+    loaded = task(path, columns=columns, split="test", pool_split="train")
+    assert [e.question for e in loaded.queries] == [f"which color is test {i}?" for i in range(4)]
+    assert [e.question for e in loaded.pool("").examples] == [f"which color is train {i}?" for i in range(8)]
+    by_default = task(path, columns=columns, pool_split="train")
+    assert by_default.queries == loaded.queries
+    divided = task(path, columns=columns, split="train")
+    questions = [e.question for e in (*divided.queries, *divided.pool("").examples)]
+    assert sorted(questions) == [f"which color is train {i}?" for i in range(8)]
+    undivided = task(path, columns=columns)
+    assert len(undivided.queries) + undivided.pool_size == 12
+
+
+@pytest.mark.parametrize("keys", [{"split": "validation"}, {"split": "test", "pool_split": "dev"}])
+def test_a_split_that_no_row_of_a_file_has_is_refused(tmp_path, keys):
+    path = rows_of_splits(tmp_path / "d.jsonl", train=3, test=2)
+    loaded = task(path, columns={"question": "ask", "answer": "said"}, **keys)
+    with pytest.raises(DataError, match=r"no row has '(validation|dev)' in the column 'split'.* Values: train, test\."):
+        _ = loaded.queries, loaded.pool_size
+
+
+def test_a_file_without_splits_has_only_the_one_that_its_name_contains(tmp_path):
+    dataset("red", "blue", "green").to_parquet(tmp_path / "birds_train.parquet")
+    loaded = task(tmp_path / "birds_train.parquet", split="train")
+    assert len(loaded.queries) + loaded.pool_size == 3
+    for keys in ({"split": "validation"}, {"split": "train", "pool_split": "test"}, {"pool_split": "train"}):
+        refused = task(tmp_path / "birds_train.parquet", **keys)
+        with pytest.raises(DataError, match="it has no column 'split', and its name does not contain '"):
+            _ = refused.queries, refused.pool_size
+
+
+def test_a_preset_takes_one_file_whatever_split_it_reads_on_the_hub(tmp_path):
+    rows_ = {"question": ["a?", "b?", "c?", "d?"], "image": [painted(c) for c in COLORS], "answer": [0, 1, 0, 1]}
+    features = Features(question=Value("string"), image=Image(), answer=Value("int64"), choices=List(Value("string")))
+    data = Dataset.from_dict({**rows_, "choices": [["x", "y"]] * 4}, features=features)
+    data.to_parquet(tmp_path / "d.parquet")
+    loaded = build("task", {"name": "hub", "preset": "scienceqa", "path": str(tmp_path / "d.parquet")})
+    assert len(loaded.queries) == loaded.pool_size == 2
+    assert not {e.images[0].digest for e in loaded.queries} & {e.images[0].digest for e in loaded.pool("").examples}
+
+
+def test_a_pool_of_the_rows_that_are_queries_is_refused_unless_it_is_asked_for(tmp_path):
+    DatasetDict(train=dataset("red", "blue"), test=dataset("blue", "red")).save_to_disk(tmp_path / "d")
+    for name in ("a", "b"):
+        dataset("red", "blue").to_parquet(tmp_path / f"{name}.parquet")
+    copies = task(tmp_path / "a.parquet", pool_path=str(tmp_path / "b.parquet"))
+    with pytest.raises(DataError, match=r"has the same rows as the queries .* leave_one_out: true"):
+        _ = copies.pool_size
+    with pytest.raises(ConfigError, match="leave_one_out: true"):
+        task(tmp_path / "a.parquet", pool_path=str(tmp_path / "a.parquet"))
+    with pytest.raises(ConfigError, match="Remove pool_split and pool_path"):
+        task(tmp_path / "d", pool_split="train", leave_one_out=True)
+    loaded = task(tmp_path / "a.parquet", leave_one_out=True)
+    assert [e.id for e in loaded.queries] == [e.id for e in loaded.pool("").examples]
+    assert EXCLUDE_LEAKS.allowed_for(loaded.queries[0].query)(loaded.pool("").examples[1])
+    assert not EXCLUDE_LEAKS.allowed_for(loaded.queries[0].query)(loaded.pool("").examples[0])
+
+
 def test_one_split_is_divided_by_group_and_no_group_is_on_both_sides(tmp_path):
     names = [n for n in COLORS for _ in range(5)]
     data = dataset(*names).add_column("scene", [f"s{i // 5}" for i in range(20)])
@@ -391,7 +463,11 @@ def test_a_folder_of_images_and_rows_is_its_rows(tmp_path):
 
 def test_of_several_files_of_rows_the_split_names_one(tmp_path):
     image_folder(tmp_path, "train.jsonl", "test.jsonl")
-    check_colors(task(tmp_path, pool_split="train"))
+    lines = (tmp_path / "train.jsonl").read_text().splitlines()
+    (tmp_path / "train.jsonl").write_text("\n".join(lines[1:]))
+    loaded = task(tmp_path, pool_split="train")
+    check_colors(loaded)
+    assert (len(loaded.queries), loaded.pool_size) == (4, 3)
     with pytest.raises(
         DataError, match=r"has images and the rows of test\.jsonl, train\.jsonl, but none for this split"
     ):
