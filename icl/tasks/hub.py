@@ -16,8 +16,8 @@ data's folder: in a column, or by `image: "images/{image}.jpg"`.
 `preset: pope` stands for the columns of a published data set. Keys next to it override the preset's. A preset is a file
 of `icl/tasks/presets/` with the keys of this task and the names of its metrics.
 
-`split` and `pool_split` are splits of the source, or values of the column `split` of a file. A split that the source does
-not have is an error. Without `split`, the queries are from all rows of a file, and from the split `test` of other data.
+`split` and `pool_split` are splits of the source, or values of the column `split` of a file. A split that the source
+does not have is an error. Without `split`, queries come from all rows of a file, or from the split `test` of other data.
 
 With `pool_split` or `pool_path`, the pool is other data. Otherwise the split is divided so that queries and
 demonstrations share no group: a fixed draw assigns the fraction `pool_fraction` of the groups to the pool. A group is
@@ -91,8 +91,8 @@ class HubTask(SharedPoolTask, RelativePaths):
                 else f"pool_split '{self.pool_split}' is also the split"
             )
             raise ConfigError(
-                f"{same} of the queries. Remove it to divide that split by group, or write leave_one_out: true in its place: "
-                "each query then has all other rows as its pool."
+                f"{same} of the queries. Remove it to divide that split by group, or write leave_one_out: true in its "
+                "place: each query then has all other rows as its pool."
             )
         if self.leave_one_out and not self._one_split:
             raise ConfigError("leave_one_out: the pool is the data of the queries. Remove pool_split and pool_path.")
@@ -127,8 +127,8 @@ class HubTask(SharedPoolTask, RelativePaths):
             rows = list(range(len(source)))
             if len(source) == len(self._source) and self._contents(source) == self._contents(self._source):
                 raise DataError(
-                    f"the pool {source.name} has the same rows as the queries {self._source.name}. Remove pool_split and "
-                    "pool_path to divide them by group, or write leave_one_out: true in their place."
+                    f"the pool {source.name} has the same rows as the queries {self._source.name}. Remove "
+                    "pool_split and pool_path to divide them by group, or write leave_one_out: true in their place."
                 )
         chosen = self._choice(source, rows, self.support_limit, "pool")
         return Pool(self._read(source, chosen, self._ids(source, split, not self._one_split)))
@@ -167,7 +167,14 @@ class HubTask(SharedPoolTask, RelativePaths):
         return self._opened(self.path, self._split if is_named else None, DEFAULT_SPLIT)
 
     def _opened(self, path: str, split: str | None, default_split: str) -> DataSource:
-        source = open_source(path, self.config, split, self.allow_outside, self._folders, default_split)
+        source = open_source(
+            path,
+            self.config,
+            split,
+            allow_outside=self.allow_outside,
+            folders=self._folders,
+            default_split=default_split,
+        )
         self._layout.check(source)
         return source
 

@@ -87,6 +87,7 @@ def open_source(
     path: str,
     config: str | None,
     split: str | None,
+    *,
     allow_outside: bool = False,
     folders: Sequence[Path] = (),
     default_split: str = DEFAULT_SPLIT,
