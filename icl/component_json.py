@@ -98,7 +98,7 @@ def _fields_of_identity(thing: Any) -> Mapping[str, Any]:
     """As `_all_fields`, with what stands for the default of a field (`icl.registry.later_parameter`)."""
     values = dict(_all_fields(thing))
     for f in fields(thing):
-        if "identity" in f.metadata and values[config_key(f)] == f.default:
+        if "identity" in f.metadata and values[config_key(f)] == f.metadata["before"]:
             del values[config_key(f)]
             values |= {config_key(f): value for value in f.metadata["identity"]}
     return values

@@ -14,7 +14,7 @@ import ast
 import importlib.util
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from functools import lru_cache
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -152,14 +152,15 @@ def parameter(key: str, default: Any) -> Any:
     return field(default=default, metadata={"key": key})
 
 
-def later_parameter(default: Any, *identity: Any) -> Any:
+def later_parameter(default: Any, *identity: Any, before: Any = MISSING) -> Any:
     """A dataclass field that was added, or whose default changed, after cells were stored under their digests.
 
     Args:
         default: The default.
         identity: What `icl.component_json.describe` gives in place of the default. Nothing: it leaves the field out.
+        before: The value by which stored cells were computed, if it is not the default. It is left out then.
     """
-    return field(default=default, metadata={"identity": identity})
+    return field(default=default, metadata={"identity": identity, "before": default if before is MISSING else before})
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from icl import spans
 from icl.edits import Edit
 from icl.images import Image
+from icl.option_listing import OptionListing
 from icl.streams import StreamKey
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ class Query:
     domain: str | None = None
     group: str | None = None
     meta: Mapping[str, Json] = field(default_factory=dict)
+    listing: OptionListing | None = None
 
     def _repr_html_(self) -> str:
         from icl.text.notebook_html import example_html
@@ -54,6 +56,7 @@ class Example:
         group: Examples of one group, such as questions about one image, form a cluster of the intervals.
         meta: Public facts.
         secret: Facts that would reveal the gold.
+        listing: How a prompt lists the options. None: it does not, or the question lists them already.
     """
 
     id: str
@@ -66,6 +69,7 @@ class Example:
     group: str | None = None
     meta: Mapping[str, Json] = field(default_factory=dict)
     secret: Mapping[str, Json] = field(default_factory=dict)
+    listing: OptionListing | None = None
 
     @property
     def answer(self) -> str:
@@ -78,7 +82,9 @@ class Example:
 
     @cached_property
     def query(self) -> Query:
-        return Query(self.id, self.images, self.question, self.options, self.domain, self.group, self.meta)
+        return Query(
+            self.id, self.images, self.question, self.options, self.domain, self.group, self.meta, self.listing
+        )
 
     def _repr_html_(self) -> str:
         from icl.text.notebook_html import example_html

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from icl.errors import PlanError
 from icl.metrics.normalize import normalize_text
+from icl.option_listing import OPTION_TEXTS, in_texts, with_letters
 from icl.types import Context, Demo, Example
 
 
@@ -79,20 +80,29 @@ def compose_names(before: Mapping[str, str], names: Mapping[str, str]) -> dict[s
 
 
 def scored_example(example: Example, context: Context) -> Example:
-    """The query with the gold that scores its answer, under its new name if the context renames the gold."""
-    if not context.relabels_gold:
-        return example
-    names = context.label_map
-    return replace(
-        example,
-        answers=tuple(new_name(answer, names) for answer in example.answers),
-        options=tuple(new_name(option, names) for option in example.options),
-        label=None if example.label is None else new_name(example.label, names),
-    )
+    """The query with the gold that scores its answer, under its new name if the context renames the gold.
+
+    If the context lists options by letters, answers and options are letters too.
+    """
+    if context.relabels_gold:
+        names = context.label_map
+        example = replace(
+            example,
+            answers=tuple(new_name(answer, names) for answer in example.answers),
+            options=tuple(new_name(option, names) for option in example.options),
+            label=None if example.label is None else new_name(example.label, names),
+        )
+    texts = () if OPTION_TEXTS in example.meta else context.query.meta.get(OPTION_TEXTS, ())
+    return with_letters(example, texts) if texts else example
 
 
 def gold_before_after(scored: Example, context: Context) -> tuple[str, ...]:
     """The right answer as the task names it and as the demonstrations name it. Empty if they are equal."""
+    if (by_text := in_texts(scored)) is not scored and context.label_map:
+        letters = dict(zip(map(normalize_text, by_text.options), scored.options, strict=True))
+        names_of_text = gold_before_after(by_text, context)
+        if names_of_text:
+            return tuple(letters.get(normalize_text(name), name) for name in names_of_text)
     names = context.label_map
     if context.relabels_gold:
         old = next((old for old, new in names.items() if normalize_text(new) == normalize_text(scored.answer)), None)

@@ -20,9 +20,10 @@ import numpy as np
 
 from experiments.analyses.shared import add_cell_column, answered_samples, interval_columns, iter_settings, make_table
 from experiments.stats.arms import UNIT
-from experiments.stats.sample_rows import predicted_option, text_items, to_records
+from experiments.stats.sample_rows import as_mapping, predicted_option, text_items, to_records
 from icl.errors import ConfigError
 from icl.metrics.normalize import normalize_text
+from icl.option_listing import OPTION_TEXTS
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -105,7 +106,8 @@ def _turn(row: Mapping[str, Any], shift: int) -> tuple[int | None, int | None, b
     options = [normalize_text(option) for option in text_items(row, "options")]
     gold = [normalize_text(answer) for answer in text_items(row, "gold")]
     prediction = predicted_option(row)
-    at = {option: (i - shift) % len(options) for i, option in enumerate(options)}
+    turned = 0 if OPTION_TEXTS in as_mapping(row.get("meta")) else shift  # letters stand in the order of the list
+    at = {option: (i - turned) % len(options) for i, option in enumerate(options)}
     gold_place = next((at[answer] for answer in gold if answer in at), None)
     return (None if prediction is None else at[prediction]), gold_place, prediction is not None and prediction in gold
 

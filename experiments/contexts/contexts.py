@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from experiments.contexts.paired_sample import paired_samples
 from experiments.grid.grid import Cell
 from icl.errors import ICLError, PlanError
+from icl.option_listing import list_options
 from icl.streams import StreamKey
 from icl.types import Context, Demo, Example, Prompt, Query, RetrievedExample
 from icl.user_errors import convert_user_errors
@@ -293,7 +294,7 @@ def arrange(
     order: "Orderer | None" = None,
     transforms: "Sequence[Transform]" = (),
 ) -> Context:
-    """The context of a query: its demonstrations, ordered and transformed.
+    """The context of a query: its demonstrations, ordered and transformed, with listed options.
 
     Args:
         query: An Example's gold is visible only to orderers and transforms that need it.
@@ -316,7 +317,7 @@ def arrange(
     for transform in transforms:
         with convert_user_errors(transform):
             context = _without_gold(transform.transform(_with_gold(transform, context, query)))
-    return context
+    return list_options(context)
 
 
 def bind_resources(component: Any, pool: "Pool", model: "Model | None") -> Any:
@@ -331,7 +332,8 @@ def _with_gold(component: "Orderer | Transform", context: Context, query: Query 
     if "gold" not in component.needs or not isinstance(query, Example):
         return context
     current = context.query
-    with_gold: Any = replace(query, images=current.images, question=current.question, options=current.options)
+    changed = {name: getattr(current, name) for name in ("images", "question", "options", "listing")}
+    with_gold: Any = replace(query, **changed)
     return replace(context, query=with_gold)
 
 

@@ -8,6 +8,7 @@ from experiments.config.keys import MAX_COLUMN_VALUES
 from experiments.grid.grid import Cell, Grid
 from icl.errors import ConfigError, DataError, ICLError, PlanError, did_you_mean
 from icl.models.short_answers import ANSWERING
+from icl.option_listing import has_letter
 from retrievers.base import declared
 from retrievers.machinery.preflight import run_preflight
 
@@ -157,7 +158,20 @@ def check_data(grid: Grid) -> None:
                 f"has its answer in its options ('{query.id}' has '{query.answer}' and {options}). Write both "
                 "the same way."
             )
+    for cell in {id(cell.task): cell for cell in grid.cells}.values():
+        _check_letters(cell.task, locate(grid, "task", cell))
     _check_columns(grid)
+
+
+def _check_letters(task: "Task", where: str) -> None:
+    """Checks that each answer is an option where options have letters: it has no letter otherwise."""
+    for example in (*task.queries, *task.pool(task.queries[0].id).examples):
+        if example.listing and example.listing.letters and not has_letter(example):
+            raise DataError(
+                f"{where}: the answer '{example.answer}' of '{example.id}' is none of its options "
+                f"({', '.join(example.options)}), so it has no letter. Write both the same way, or set list_options: "
+                "texts."
+            )
 
 
 def _check_meta(task: "Task", where: str) -> None:

@@ -20,6 +20,7 @@ from experiments.grid.grid_warnings import grid_warnings
 from experiments.planning.identical_branches import IdenticalBranches
 from experiments.planning.prefix_sharing import PrefixBlocks, PrefixReuse
 from experiments.planning.stop_lines import Pilot, stop_lines
+from experiments.planning.unlisted_options import UnlistedOptions
 from experiments.terminal.spinner import ReportProgress
 from icl.code_files import names_of_files
 
@@ -101,6 +102,7 @@ class Plan:
         arms: Number of arms.
         sharing: Number of arms that share their demonstrations.
         notes: Warnings.
+        unlisted: Sentences on options that no prompt shows.
         stop: Sentences on comparisons that end when they are decided.
         cached_fraction: Fraction of prompt tokens in an engine's prefix cache, if it holds all; None without a cache.
         largest: The largest request of each model among the queries that were counted.
@@ -118,6 +120,7 @@ class Plan:
     arms: int
     sharing: int
     notes: tuple[str, ...] = field(default=())
+    unlisted: tuple[str, ...] = ()
     stop: tuple[str, ...] = ()
     cached_fraction: float | None = None
     largest: LargestRequests = field(default_factory=LargestRequests)
@@ -151,6 +154,7 @@ def make_plan(
         dict.fromkeys((*grid.warnings, *grid_warnings(grid))),
     )
     identical, repeated, overflow = IdenticalBranches(), RepeatedImages(), ContextOverflow()
+    unlisted = UnlistedOptions()
     parts = [(task, sample_queries(task.queries, SAMPLED_QUERIES), _groups(grid, task)) for task in grid.tasks]
     progress = CountingProgress(report, sum(len(queries) * len(groups) for _, queries, groups in parts))
     prefix_reuse, largest = PrefixReuse(), LargestRequests()
@@ -160,7 +164,7 @@ def make_plan(
         retrievals = {id(group[0].model): Retrieval(task, group[0].model) for group, _ in groups}
         for group, group_notes in groups:
             notes |= dict.fromkeys(group_notes)
-            counters = PlanCounters(plain, edited, prefixes, identical, repeated, overflow, largest, progress)
+            counters = PlanCounters(plain, edited, prefixes, identical, repeated, overflow, unlisted, largest, progress)
             group_work = _count(group, queries, retrievals[id(group[0].model)], counters)
             work.add(group_work, len(task.queries) / len(queries))
             largest.add_image_uses(group[0].model, group_work.image_uses * len(task.queries) / len(queries))
@@ -180,6 +184,7 @@ def make_plan(
         arms=len(arms),
         sharing=sum(demos.count(key) > 1 for key in demos),
         notes=(*notes, *identical.notes(), *repeated.notes(), *overflow.notes()),
+        unlisted=tuple(unlisted.notes()),
         stop=tuple(stop_lines(grid, pilot)),
         cached_fraction=prefix_reuse.fraction,
         largest=largest,
@@ -245,6 +250,7 @@ class PlanCounters:
     identical: "IdenticalBranches"
     repeated: RepeatedImages
     overflow: ContextOverflow
+    unlisted: UnlistedOptions
     largest: LargestRequests
     progress: CountingProgress
 
@@ -267,6 +273,7 @@ def _count(
                 continue
             counters.repeated.add(item.spec.cells[0], item)
             counters.overflow.add(item.spec.cells[0], item)
+            counters.unlisted.add(item)
             for cell in item.spec.cells:
                 branches = probe_branches(cell.decoding.strategy, item.prompt)
                 counters.identical.add(cell, branches)

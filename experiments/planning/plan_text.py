@@ -104,7 +104,7 @@ def _lines(plan: Plan, width: int | None) -> Iterator[tuple[str, str]]:
     )
     yield from (("stop  ", line) for line in plan.stop)
     yield "", f"smallest paired difference that this can detect (80 % power, one pair in five differs): {differences}"
-    yield from (("", note) for note in plan.notes)
+    yield from (("", note) for note in (*plan.unlisted, *plan.notes))
 
 
 def _table(arms: Sequence[DecodingPlan], width: int | None) -> Iterator[str]:

@@ -10,6 +10,7 @@ from experiments.store.invocations import Invocation
 from experiments.store.run_state import describe_metrics
 from experiments.store.store import Store
 from icl.metrics.judge import Judge
+from icl.option_listing import OPTION_TEXTS
 from icl.types import Demo, Example, Generation
 
 if TYPE_CHECKING:
@@ -72,8 +73,15 @@ def stored_answer_scores(
 
 
 def as_stored(sample: Mapping[str, Any], example: Example) -> Example:
-    """The example with the answers and options of the sample: a transform may have renamed them."""
-    return replace(example, answers=tuple(sample.get("gold", ())), options=tuple(sample.get("options", ())))
+    """The example with the answers and options of the sample, which may be letters or have other names."""
+    stored = sample.get("meta", {})
+    texts = {OPTION_TEXTS: stored[OPTION_TEXTS]} if OPTION_TEXTS in stored else {}
+    return replace(
+        example,
+        answers=tuple(sample.get("gold", ())),
+        options=tuple(sample.get("options", ())),
+        meta={**example.meta, **texts},
+    )
 
 
 def _demos(sample: Mapping[str, Any]) -> list[Demo]:

@@ -8,6 +8,7 @@ from experiments.stats.arms import UNIT
 from icl.metrics.baselines import vote
 from icl.metrics.normalize import normalize_text
 from icl.metrics.option_parsing import named_option
+from icl.option_listing import OPTION_TEXTS
 from icl.types import Demo, Example, Query
 
 if TYPE_CHECKING:
@@ -139,7 +140,10 @@ def predicted_option(row: Mapping[str, Any]) -> str | None:
     if isinstance(scores, Mapping) and scores:
         best = [normalize_text(name) for name, score in scores.items() if score == max(scores.values())]
         return best[0] if len(best) == 1 and best[0] in map(normalize_text, options) else None
-    return named_option(text_value(row, "output"), options)
+    texts = as_mapping(row.get("meta")).get(OPTION_TEXTS, ())
+    letters = dict(zip(map(normalize_text, texts), map(normalize_text, options), strict=False))
+    named = named_option(text_value(row, "output"), tuple(texts) or options)
+    return letters.get(named, named) if named else None
 
 
 def unit_labels(rows: Sequence[Mapping[str, Any]]) -> list[Any]:

@@ -7,7 +7,8 @@ counts.
 1. Equal after the VQA normalization (`icl.metrics.normalize.normalize_vqa`, applied always): right.
 2. Yes or no: `icl.metrics.yes_no.parse_yes_no`; an output that says neither, or both, is wrong.
 3. With options: a letter ("(B)", "B.", "option B") or a place ("the second one") chooses an option
-   (`icl.metrics.option_letters`). A letter next to the name of another option is wrong.
+   (`icl.metrics.option_letters`). A letter next to the name of another option is wrong. So is it where the options are
+   letters and the question has their texts (`icl.option_listing`).
 4. A number: the result or total that the answer states, else its first number, is equal, in digits or words and with
    its sign (`icl.metrics.number_answers`). A range or an alternative is wrong. Numbers skip the rules 5 and 6, which
    lose signs.
@@ -34,6 +35,7 @@ from icl.metrics.answer_matching import gives_answer
 from icl.metrics.base import Better
 from icl.metrics.normalize import normalize_vqa
 from icl.metrics.yes_no import asks_yes_no, read_yes_no
+from icl.option_listing import in_texts
 from icl.registry import component
 from icl.types import Example, Generation
 
@@ -62,6 +64,7 @@ class Lenient:
         check_rule(self.answer)
 
     def score(self, generation: Generation, example: Example) -> float | None:
+        example = in_texts(example)
         if asks_yes_no(example):
             answer = read_yes_no(generation.text, self.answer, example.options)
             return float(answer in [normalize_vqa(text) for text in example.answers])

@@ -7,6 +7,7 @@ from icl.metrics.lenient import contains_answer
 from icl.metrics.normalize import normalize_text
 from icl.metrics.option import is_best_option
 from icl.metrics.yes_no import asks_yes_no, read_yes_no
+from icl.option_listing import in_texts
 from icl.types import Example, Generation
 
 
@@ -45,6 +46,7 @@ def is_correct(generation: Generation, example: Example) -> bool:
     """Whether the answer is right: by option scores if there are any, otherwise by the rules of `lenient`."""
     if generation.option_scores:
         return is_best_option(generation.option_scores, example.answers)
+    example = in_texts(example)
     if asks_yes_no(example):
         return read_yes_no(generation.text, options=example.options) in [
             normalize_text(answer) for answer in example.answers

@@ -3,10 +3,10 @@
 Values are read in the same way in columns, `options` and `answer_map`: true and false are "yes" and "no" (YAML reads a
 bare yes as true), whole numbers have no decimals, and class labels are their names. Options may be a list, a mapping by
 letters, several columns, one text "(a) open (b) closed", or a list as text "['open', 'closed']". A missing value and
-the text nan are no option. A row without options has a text answer, also with `answer_is: letter`. Of several image
-columns, a row may leave some empty. A column of `video` has paths of video files, whose frames are images. All answers
-of several annotators are accepted. With repetitions they are stored as `secret["votes"]`. A column of `objects` lists
-the COCO objects in the image, for CHAIR.
+the text nan are no option. A row without options has a text answer, also with `answer_is: letter`. A hint precedes its
+question. Of several image columns, a row may leave some empty. A column of `video` has paths of video files, whose
+frames are images. All answers of several annotators are accepted. With repetitions they are stored as
+`secret["votes"]`. A column of `objects` lists the COCO objects in the image, for CHAIR.
 """
 
 import math
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from icl.errors import ConfigError, DataError, did_you_mean
 from icl.images import Image
+from icl.option_listing import OptionListing
 from icl.tasks.cell_values import cell_images, image_at_path, image_keys, parse_list, text_of
 from icl.tasks.source import DataSource
 from icl.tasks.video_frames import video_frames
@@ -27,7 +28,7 @@ from icl.types import Example
 if TYPE_CHECKING:
     from datasets import Dataset
 
-ROLES = ("question", "image", "video", "answer", "options", "id", "label", "group", "domain", "objects", "meta")
+ROLES = ("question", "hint", "image", "video", "answer", "options", "id", "label", "group", "domain", "objects", "meta")
 SEVERAL = ("image", "options", "group", "meta")  # roles that may have several columns
 AnswerIs = Literal["text", "index", "letter", "class"]
 _LETTERED = re.compile(r"\(([a-zA-Z])\)\s*")  # letter of an option in "(a) open (b) closed"
@@ -47,6 +48,7 @@ class ColumnMapping:
     answer_is: AnswerIs = "text"
     image: str | None = None
     frames: int = 6
+    listing: OptionListing | None = None
 
     def __post_init__(self) -> None:
         for role, column in self.columns.items():
@@ -135,6 +137,7 @@ def read_examples(
             group=group_name([values[column] for column in layout.of("group")]),
             meta={column: values[column] for column in layout.of("meta")},
             secret=_votes(values, layout) | _objects(values, layout, at),
+            listing=layout.listing if options else None,
         )
 
 
@@ -166,15 +169,17 @@ def row_image_keys(source: DataSource, layout: ColumnMapping, rows: Sequence[int
 
 
 def _question(values: Mapping[str, Any], layout: ColumnMapping, at: str) -> str:
+    hints = (text_of(values[column]) for column in layout.of("hint") if not _missing(values[column]))
+    hint = "".join(f"Hint: {text}\n" for text in hints if text not in ("", "nan"))
     if layout.question:
         try:
-            return layout.question.format(**values)
+            return hint + layout.question.format(**values)
         except (ValueError, TypeError, LookupError, AttributeError) as error:
             raise DataError(f"{at}: the question {layout.question!r} cannot be filled in: {error}.") from error
     column = layout.of("question")[0]
     if values[column] is None:
         raise DataError(f"{at} has no question in column '{column}'. Remove the row, or set `question`.")
-    return text_of(values[column])
+    return hint + text_of(values[column])
 
 
 def _named(value: Any, source: DataSource, column: str) -> str:

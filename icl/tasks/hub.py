@@ -17,7 +17,11 @@ data's folder: in a column, or by `image: "images/{image}.jpg"`.
 of `icl/tasks/presets/` with the keys of this task and the names of its metrics.
 
 `split` and `pool_split` are splits of the source, or values of the column `split` of a file. A split that the source
-does not have is an error. Without `split`, queries come from all rows of a file, or from the split `test` of other data.
+does not have is an error. Without `split`, queries are all rows of a file, or the split `test` of other data.
+
+`list_options` says how prompts list the options: `letters` ("A. red", and the answer is A), `texts` ("Options: red,
+green."), or `none`. The default is letters for options of each row (`columns.options`), texts for `options`, and none
+for yes and no, for the classes of `answer_is: class`, and where `question` names the columns of the options.
 
 With `pool_split` or `pool_path`, the pool is other data. Otherwise the split is divided so that queries and
 demonstrations share no group: a fixed draw assigns the fraction `pool_fraction` of the groups to the pool. A group is
@@ -29,10 +33,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import PurePath
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from icl.constraints import Fraction, PositiveInt
 from icl.errors import ConfigError, DataError
+from icl.option_listing import LETTERED, OptionListing
 from icl.registry import component, later_parameter, parameter
 from icl.tasks.base import Pool, SharedPoolTask
 from icl.tasks.cell_values import text_of
@@ -44,6 +49,8 @@ from icl.tasks.subset import connected_components, divide_by_group, limited_choi
 from icl.types import Example
 
 Text = str | bool | int | float
+ListOptions = Literal["letters", "texts", "none"]
+LISTINGS: Mapping[ListOptions, OptionListing | None] = {"letters": LETTERED, "texts": OptionListing(), "none": None}
 
 
 @component("task", "hub")
@@ -51,10 +58,10 @@ Text = str | bool | int | float
 class HubTask(SharedPoolTask, RelativePaths):
     """Any data set of the hub or of this machine, with a map from columns to question, image and answer.
 
-    Roles of columns: question, image (one column or several; a cell holds one image or a list), video (a path; frames
-    are images), answer (a text, a number, a class, or a list of accepted ones), options (a list, or several columns),
-    group (one column or several), id, label, domain (one column each), objects (a list of the COCO objects in the
-    image, for CHAIR), meta (columns to store with each sample; never the gold).
+    Roles of columns: question, hint (text before the question), image (one column or several; a cell holds one image or
+    a list), video (a path; frames are images), answer (a text, a number, a class, or a list of accepted ones), options
+    (a list, or several columns), group (one column or several), id, label, domain (one column each), objects (a list of
+    the COCO objects in the image, for CHAIR), meta (columns to store with each sample; never the gold).
     """
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = PRESETS
@@ -71,6 +78,7 @@ class HubTask(SharedPoolTask, RelativePaths):
     image: str | None = None  # path of a row's image with {column} placeholders, relative to the data's folder
     allow_outside: bool = False  # whether rows may name image files outside the data's folder
     options: tuple[Text, ...] = ()  # options of all rows
+    list_options: ListOptions | None = later_parameter(None, before="none")  # how prompts list options; None: see above
     answer_map: Mapping[Text, Text] | None = None  # value of the answer column -> answer; must contain every value
     answer_is: AnswerIs = "text"  # index or letter of an option (0 or A is the first), or class: a folder's name
     group_rows: PositiveInt | None = None  # consecutive rows in a group, if no column names it
@@ -82,6 +90,8 @@ class HubTask(SharedPoolTask, RelativePaths):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.list_options is None:
+            object.__setattr__(self, "list_options", self._own_listing)
         _ = self._layout
         is_same_path = not self._one_split and self.pool_path in (None, self.path)
         if is_same_path and self.pool_split in (None, self._split):
@@ -96,6 +106,14 @@ class HubTask(SharedPoolTask, RelativePaths):
             )
         if self.leave_one_out and not self._one_split:
             raise ConfigError("leave_one_out: the pool is the data of the queries. Remove pool_split and pool_path.")
+
+    @property
+    def _own_listing(self) -> ListOptions:
+        """How options are listed if the config does not say it."""
+        columns = self._columns.of("options")
+        if columns:
+            return "none" if set(columns) <= set(self._columns.placeholders) else "letters"
+        return "texts" if set(map(str.lower, self._columns.options)) - {"yes", "no"} else "none"
 
     @property
     def title(self) -> str:
@@ -142,6 +160,11 @@ class HubTask(SharedPoolTask, RelativePaths):
 
     @cached_property
     def _layout(self) -> ColumnMapping:
+        return replace(self._columns, listing=LISTINGS[self.list_options or "none"])
+
+    @cached_property
+    def _columns(self) -> ColumnMapping:
+        """The mapping without a listing of options."""
         mapped = self.answer_map
         return ColumnMapping(
             self.columns,

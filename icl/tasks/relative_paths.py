@@ -18,7 +18,7 @@ class RelativePaths:
 
     @classmethod
     def adapted_preset(cls, values: Mapping[str, Any], own: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The keys of a preset beside keys of the config. If `path` is a file, splits of the hub's data do not apply."""
+        """The keys of a preset beside keys of the config. Splits on the hub do not apply to a file."""
         is_file = Path(str(own.get("path", ""))).suffix.lower() in BUILDERS
         return {key: values[key] for key in values if not (is_file and key in ("config", "split", "pool_split"))}
 

@@ -5,18 +5,20 @@
 
 A model that understands gives the same answer under every shift. Shifts are an axis with one arm each. A model that
 prefers the first option gives a different answer for each shift. `icl analyze RUN option_shift` counts this. Answers
-remain the texts of the options. An example without options stays unchanged. The shift is taken modulo the number of
-options.
+remain the texts of the options, or are letters in the order of the list (`letters: true`). An example without options
+stays unchanged. The shift is taken modulo the number of options. The transform takes the place of the list that a task
+asks for (`list_options` of `hub`).
 
 No released code was compared.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from icl.constraints import Count
 from icl.errors import ConfigError
-from icl.registry import component
+from icl.option_listing import LETTERED, OptionListing, with_listed_options
+from icl.registry import component, later_parameter
 from icl.types import Context, Where
 from prompts.example_changes import change_examples
 
@@ -32,6 +34,7 @@ class OptionList:
     where: Where = "all"  # owners of the options to list
     text: str = "\nOptions: {options}."  # format of the options after the question
     between: str = ", "  # text between two options
+    letters: bool = later_parameter(False)  # list them by letters, which become the options and the answers
 
     def __post_init__(self) -> None:
         if self.text.count("{options}") != 1:
@@ -41,13 +44,6 @@ class OptionList:
         return change_examples(context, self.where, self._with_options, f"option_list: shift {self.shift}")
 
     def _with_options(self, item: Any) -> Any:
-        if not item.options:
-            return item
-        written = self.text.replace("{options}", self.between.join(rotate(item.options, self.shift)))
-        return replace(item, question=f"{item.question}{written}" if item.question else written.lstrip())
-
-
-def rotate(options: tuple[str, ...], shift: int) -> tuple[str, ...]:
-    """The options in the order in which they are listed."""
-    start = shift % len(options)
-    return (*options[start:], *options[:start])
+        own = OptionListing(self.text, self.between, self.letters)
+        listing = LETTERED if own == OptionListing(letters=True) else own
+        return with_listed_options(item, listing, self.shift)

@@ -87,6 +87,15 @@ def test_samples_with_a_single_option_are_left_out(ran: Any) -> None:
     assert row["ece"] == pytest.approx(abs(right / len(golds) - 0.8))
 
 
+@pytest.mark.parametrize(
+    ("output", "turn"),
+    [("B", (1, 1, True)), ("the red one", (1, 1, True)), ("blue", (0, 1, False)), ("A or B", (None, 1, False))],
+)
+def test_letters_stand_in_the_order_of_the_list_and_texts_are_read_too(output: str, turn: Any) -> None:
+    row = {"options": ("A", "B"), "gold": ("B", "red"), "output": output, "meta": {"option_texts": ["blue", "red"]}}
+    assert option_shift._turn(row, 1) == turn
+
+
 def test_options_without_probability_have_no_shares() -> None:
     assert calibration.row_probabilities({"option_scores": {"a": -math.inf, "b": -math.inf}}) == {}
     assert calibration.row_probabilities({"option_scores": {"a": -math.inf, "b": 0.0}}) == {"a": 0.0, "b": 1.0}

@@ -6,16 +6,31 @@ import pytest
 
 from icl.errors import ConfigError
 from icl.types import Context
-from prompts.transforms.option_list import rotate
 
 Make = Callable[..., Context]
 OPTIONS = ("red", "green", "blue")
 
 
-def test_every_shift_is_another_order_of_the_same_options() -> None:
-    orders = {rotate(OPTIONS, shift) for shift in range(3)}
-    assert orders == {("red", "green", "blue"), ("green", "blue", "red"), ("blue", "red", "green")}
-    assert rotate(OPTIONS, 4) == rotate(OPTIONS, 1)
+def test_every_shift_is_another_order_of_the_same_options(transformed: Make) -> None:
+    def listed(shift: int) -> str:
+        return transformed(
+            {"name": "option_list", "shift": shift, "text": " {options}"}, ["red"], OPTIONS
+        ).query.question
+
+    orders = ["which? red, green, blue", "which? green, blue, red", "which? blue, red, green"]
+    assert [listed(shift) for shift in range(3)] == orders
+    assert listed(4) == listed(1)
+
+
+def test_letters_follow_the_shift_and_are_the_options_and_the_answers(transformed: Make) -> None:
+    done = transformed({"name": "option_list", "shift": 1, "letters": True}, ["red", "blue"], OPTIONS)
+    listed = "\nA. green\nB. blue\nC. red\nAnswer with the option's letter from the given choices directly."
+    assert done.query.question == f"which?{listed}"
+    assert [(d.example.answers, d.example.options) for d in done.demos] == [
+        (("B", "blue"), ("A", "B", "C")),
+        (("C", "red"), ("A", "B", "C")),
+    ]
+    assert done.query.options == ("A", "B", "C")
 
 
 def test_questions_of_demonstrations_and_query_list_them_and_answers_stay(transformed: Make) -> None:
