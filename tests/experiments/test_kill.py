@@ -1,13 +1,15 @@
-"""Processes are killed at random moments; nothing finished is lost and nothing stale is read.
+"""Processes are killed at random moments; nothing finished is lost and nothing stale is read. Damaged files are mended.
 
-`ICL_KILLS=200` kills 200 processes that compute in each kind of run, and as many that read; 20 runs with workers. The
-default is a few.
+`ICL_KILLS=200` kills 200 processes that compute in each kind of run, and as many that read; 20 runs with workers; and
+damages files of 200 runs. The default is a few.
 """
 
 import json
 import multiprocessing
 import os
 import random
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -178,6 +180,48 @@ def test_runs_that_are_killed_at_random_moments_lose_nothing_and_read_nothing_st
         assert looks(runs) == looks(whole)
         assert run(load_config(config), runs).computed == 0
     assert (looks(whole) != {}) == (kind == "stop")
+
+
+def damage(path: Path, rng: random.Random) -> None:
+    """What a power cut leaves of a file: a part of it, zeros after a part, or nothing."""
+    data = path.read_bytes()
+    start = rng.randrange(len(data))
+    how = rng.random()
+    if how < 0.25:
+        path.unlink()
+    else:
+        path.write_bytes(data[:start] + bytes(len(data) - start if how < 0.5 else 0))
+
+
+@pytest.mark.parametrize("kind", ["plain", "stop"])
+def test_the_same_command_mends_a_run_of_which_files_are_damaged(
+    kind: str, yaml_file: Callable[..., Path], tmp_path: Path
+) -> None:
+    config = yaml_file(STOPPED if kind == "stop" else PLAIN)
+    (config.parent / "slow.py").write_text(SLOW)
+    whole, runs, rng = tmp_path / "whole", tmp_path / "damaged", random.Random(kind)
+    run(load_config(config), whole)
+    images = {path.name: path.read_bytes() for path in whole.glob("slow/images/*.png")}
+    for _ in range(KILLS * 2):
+        shutil.rmtree(runs, ignore_errors=True)
+        shutil.copytree(whole, runs)
+        files = [path for path in runs.rglob("*") if path.suffix in (".json", ".jsonl", ".png") and path.name[0] != "."]
+        for path in rng.sample(sorted(files), rng.randint(1, 4)):
+            damage(path, rng)
+        for name in ("run.json", "invocations.jsonl"):  # costs and machines cannot be made again
+            try:
+                run(load_config(config), runs)
+                break
+            except StoreError as error:
+                assert f"{name} is damaged" in str(error)  # noqa: PT017
+                assert re.search("[Rr]emove it", str(error))  # noqa: PT017
+                (runs / "slow" / name).unlink()
+        run(load_config(config), runs)
+        assert samples(runs) == samples(whole)
+        assert lines(runs) == lines(whole)
+        assert looks(runs) == looks(whole)
+        assert {path.name: path.read_bytes() for path in runs.glob("slow/images/*.png")} == images
+    assert images
 
 
 def wait_for_workers(runs: Path) -> None:

@@ -130,7 +130,7 @@ def test_vllm_serve_with_the_plug_in_decodes_the_branches_of_a_client_in_step(tm
     assert plain != expected, "the strategy changes no token here, so the test shows nothing"
 
 
-@pytest.mark.skipif(os.environ.get("ICL_TEST_RUNNER") != "2", reason="make test-vllm-long: vLLM's second model runner")
+@pytest.mark.applies(os.environ.get("ICL_TEST_RUNNER") == "2")  # make test-vllm-long
 def test_icl_serve_on_the_second_runner_gives_the_answers_of_an_engine_in_this_process(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -75,9 +75,8 @@ def test_an_adapter_of_another_base_is_an_error_before_any_weights_are_read(adap
         VLLM(str(wider), adapter=str(adapter)).load()
 
 
+@pytest.mark.parametrize("folder", ["llava"], indirect=True)
 def test_layers_that_vllm_would_leave_out_are_an_error(folder: Path, tmp_path: Path) -> None:
-    if "qwen" in folder.name:
-        pytest.skip("one architecture is enough")
     own = saved(folder, tmp_path / "lora", TOWER_TOO)
     model = groups.tiny_engine(folder, adapter=str(own))
     with pytest.raises(ModelError, match=r"does not support \d+ of the layers .* such as .*vision.*Use `merge: true`"):
@@ -139,11 +138,10 @@ def test_a_merged_adapter_gives_the_answers_of_a_separate_one_and_of_hf_merged(
     assert [path.name for path in cached.iterdir() if path.is_dir()] == [Path(whole.weights()).name]
 
 
+@pytest.mark.parametrize("folder", ["llava"], indirect=True)
 def test_a_merged_adapter_may_have_layers_and_ranks_that_vllm_does_not_support(
     folder: Path, cached: Path, tmp_path: Path
 ) -> None:
-    if "qwen" in folder.name:
-        pytest.skip("one architecture is enough")
     own = saved(folder, tmp_path / "lora", TOWER_TOO, rank=600)
     whole = groups.tiny_engine(folder, adapter=str(own), merge=True)
     requests = [DecodingRequest(prompt, parse_arm("vcd"), max_new_tokens=6) for prompt in groups.prompts(4, seed=44)]

@@ -135,11 +135,10 @@ def test_an_image_is_encoded_once_wherever_it_occurs(model: VLLM) -> None:
         ({"max_num_batched_tokens": 0}, "does not start"),
     ],
 )
+@pytest.mark.parametrize("folder", ["llava"], indirect=True)  # the check reads the engine's configuration
 def test_an_engine_that_cannot_run_strategies_does_not_start(
     folder: Path, arguments: dict[str, Any], sentence: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if "qwen" in folder.name:
-        pytest.skip("one architecture is enough: the check reads the engine's configuration")
     if "speculative_config" in arguments:
         # In a process of its own: it imports numba, and vLLM 0.32 starts no engine in a process that has.
         monkeypatch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "1")
@@ -147,9 +146,8 @@ def test_an_engine_that_cannot_run_strategies_does_not_start(
         groups.tiny_engine(folder, **arguments).load()
 
 
+@pytest.mark.parametrize("folder", ["llava"], indirect=True)  # takes long to start
 def test_a_refusal_of_an_engine_process_is_reported_with_its_reason(folder: Path) -> None:
-    if "qwen" in folder.name:
-        pytest.skip("one architecture is enough: it takes long to start")
     with pytest.raises(ModelError, match=r"cannot run in this engine: pipeline stages hold several steps in flight"):
         groups.tiny_engine(folder, pipeline_parallel_size=2).load()
 
@@ -181,10 +179,9 @@ def test_a_folder_that_is_no_checkpoint_is_an_error_with_a_message(tmp_path: Pat
         VLLM(str(tmp_path)).load()
 
 
+@pytest.mark.parametrize("folder", ["llava"], indirect=True)  # takes long to start
 def test_it_runs_in_separate_processes_and_can_be_restarted(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a GPU, engine, scheduler and worker run in other processes. Faults and traces still arrive."""
-    if "qwen" in folder.name:
-        pytest.skip("one architecture is enough: it takes long to start")
     monkeypatch.setitem(os.environ, "VLLM_ENABLE_V1_MULTIPROCESSING", "1")
     poison = Path(groups.__file__).with_name("poison.py")
     arms = [
