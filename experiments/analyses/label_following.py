@@ -6,9 +6,9 @@
     more     follow minus prior over the same answers; above 0 the model follows the demonstrations
 
 The first three sum to one. Chance is one over the number of labels. Samples whose right answer keeps its label are left
-out and counted as `unmapped`. p is that of `more`, with Holm over the settings. If the reference of the run's `compare`
-has transformed labels too, `change` is `follow` minus that of the reference in pairs of the same query and seed, with
-its own p over those comparisons.
+out and counted as `unmapped`. p is that of `more`, with Holm over the settings, and the interval agrees with it. If the
+reference of the run's `compare` has transformed labels too, `change` is `follow` minus that of the reference in pairs
+of the same query and seed, with its own p over those comparisons.
 """
 
 import math
@@ -19,9 +19,8 @@ import numpy as np
 from experiments.analyses.shared import answered_samples, interval_columns, iter_settings, make_table
 from experiments.stats.arms import UNIT
 from experiments.stats.compare import compare
-from experiments.stats.pairs import Pairs, paired_test
+from experiments.stats.pairs import Pairs, corrected_tests
 from experiments.stats.sample_rows import read_answer, text_items, to_records, unit_labels
-from experiments.stats.significance import holm
 from icl.errors import ConfigError, ICLError
 from icl.metrics.normalize import normalize_text
 
@@ -50,14 +49,15 @@ def analyze(view: "RunView") -> "DataFrame":
         prior=[float(a == b) for a, b in zip(predictions, prior, strict=True)],
     )
     table_rows: list[dict[str, Any]] = []
+    every: list[Pairs] = []
     for setting, samples in iter_settings(view, every):
         own = rows.loc[rows.index.intersection(samples.index)]
         if not len(own):
             continue
         followed, follows_prior = own["follow"].to_numpy(), own["prior"].to_numpy()
-        result = paired_test(Pairs(follows_prior, followed, own[UNIT].to_numpy()))
+        every.append(Pairs(follows_prior, followed, own[UNIT].to_numpy()))
         shares = {"prior": float(follows_prior.mean()), "other": float(np.mean((followed == 0) & (follows_prior == 0)))}
-        more = {"more": result.difference, "more_low": result.low, "more_high": result.high, "p": result.p}
+        more = dict.fromkeys(("more", "more_low", "more_high", "p"), math.nan)
         counts = {"n": len(own), "unmapped": len(samples) - len(own)}
         table_rows.append(
             {
@@ -68,8 +68,8 @@ def analyze(view: "RunView") -> "DataFrame":
                 **counts,
             }
         )
-    for line, p in zip(table_rows, holm([line["p"] for line in table_rows]), strict=True):
-        line["p"] = float(p)
+    for line, result in zip(table_rows, corrected_tests(every), strict=True):
+        line |= {"more": result.difference, "more_low": result.low, "more_high": result.high, "p": result.p}
     note = "more: follow - prior; p after Holm" + _changes(view, rows, table_rows)
     return make_table(table_rows, "Do answers follow the demonstrations' labels?", note=note, signed=SIGNED)
 

@@ -18,9 +18,8 @@ from experiments.analyses.quantization_measurements import measure_models
 from experiments.analyses.shared import make_table
 from experiments.results.view_run import cells_by_label
 from experiments.stats.arms import axis_values
-from experiments.stats.pairs import KEYS, align_pairs, paired_test
+from experiments.stats.pairs import KEYS, align_pairs, corrected_tests
 from experiments.stats.sample_rows import as_mapping, read_answer, to_records
-from experiments.stats.significance import holm
 from experiments.store.store import Store
 from icl.errors import ConfigError
 from icl.models.hf.prequantized import comes_as
@@ -42,22 +41,22 @@ def compare_precisions(view: "RunView", full: str, costs: Mapping[str, Mapping[s
     frames = {model: view.scores[view.scores["model"] == model] for model in axis_values(view.scores, "model")}
     on = [*KEYS, *(axis for axis in view.axes if axis != "model")]
     table_rows: list[dict[str, Any]] = []
+    others = [model for model in frames if model != full]
+    tests = corrected_tests(
+        [align_pairs(frames[full], frames[model], view.metric, on, names=(full, model)) for model in others],
+        (full, "another precision"),
+    )
+    tested = dict(zip(others, tests, strict=True))
     for model, own in frames.items():
         row = {"model": model, "accuracy": float(own[view.metric].mean())}
         row |= dict.fromkeys(("difference", "low", "high", "p"), float("nan"))
         if model != full:
-            tested = paired_test(
-                align_pairs(frames[full], own, view.metric, on, names=(full, model)), names=(full, model)
-            )
-            row |= {key: float(getattr(tested, key)) for key in ("difference", "low", "high", "p")}
+            row |= {key: float(getattr(tested[model], key)) for key in ("difference", "low", "high", "p")}
         row["agreement"] = _agreement(view, model, full, on)
         table_rows.append({**row, **costs.get(model, {}), "n": len(own)})
-    corrected = holm([row["p"] for row in table_rows if row["model"] != full])
-    for row, p in zip([row for row in table_rows if row["model"] != full], corrected, strict=True):
-        row["p"] = float(p)
     note = (
         f"against {full}; agreement: share of the same answers; kl in nats, of the first token; peak of the process, "
-        "or of a GPU's allocations; tokens/s of greedy decoding, on this machine; p after Holm; n samples"
+        "or of a GPU's allocations; tokens/s of greedy decoding, on this machine; p and interval after Holm; n samples"
     )
     frame = make_table(table_rows, "What fewer bits change", note=note, signed=("difference", "low", "high"))
     frame.attrs["heads"] = {"weights_mib": "weights, MiB", "peak_mib": "peak, MiB", "tokens_s": "tokens/s"}

@@ -18,8 +18,7 @@ from experiments.analyses.quantization import full_precision
 from experiments.analyses.shared import make_table
 from experiments.config.keys import DEFAULT_REFERENCES, DEMONSTRATION_AXES
 from experiments.stats.arms import NO_VALUE, UNIT, axis_values
-from experiments.stats.pairs import PairedTestResult, Pairs, paired_test
-from experiments.stats.significance import holm
+from experiments.stats.pairs import Pairs, corrected_tests, paired_test
 from icl.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -42,15 +41,15 @@ def analyze(view: "RunView") -> "DataFrame":
         raise ConfigError(
             f"{view.path}: no gain can be computed. Run shots above 0, a retriever besides random, or two decodings."
         )
-    tested = [row for row in statistics if row["p"] is not None]
-    for row, p in zip(tested, holm([row["p"] for row in tested]) if tested else [], strict=True):
-        row["p"] = float(p)
+    tested = [row for row in statistics if row["pairs"] is not None]
+    for row, result in zip(tested, corrected_tests([row["pairs"] for row in tested]), strict=True):
+        row |= {"change": result.difference, "change_low": result.low, "change_high": result.high, "p": result.p}
     for row in statistics:
-        row["p"] = float("nan") if row["p"] is None else row["p"]
+        del row["pairs"]
     signed = ("gain", "low", "high", "change", "change_low", "change_high")
     note = (
-        f"gain in {view.measure}, over all other settings; change: against the gain of {full}; p of the change, "
-        "after Holm; n pairs of samples"
+        f"gain in {view.measure}, over all other settings; change: against the gain of {full}; p and interval of "
+        "the change after Holm; n pairs of samples"
     )
     return make_table(statistics, "Gains with fewer bits", note=note, signed=signed)
 
@@ -87,7 +86,7 @@ def _rows(view: "RunView", task: str, name: str, gains: "DataFrame", full: str) 
     graded = not view.of_samples  # the numbers of a run-level metric are neither right nor wrong
     for model in axis_values(gains, "model"):
         own = gains[gains["model"] == model]
-        statistics = _tested(own["reference"], own[view.metric], own[UNIT], name, graded=graded)
+        statistics = paired_test(_pairs(own["reference"], own[view.metric], own[UNIT], graded), names=("without", name))
         texts = {
             "task": task,
             "of": name,
@@ -97,18 +96,13 @@ def _rows(view: "RunView", task: str, name: str, gains: "DataFrame", full: str) 
             "high": statistics.high,
         }
         change = dict.fromkeys(("change", "change_low", "change_high"), float("nan"))
-        p = None
+        pairs = None
         if model != full:
             both = own.merge(whole[[*keys, GAIN]], on=keys, suffixes=("", "_full"), validate="one_to_one")
-            statistics = _tested(both[f"{GAIN}_full"], both[GAIN], both[UNIT], name, graded=graded)
-            change = {"change": statistics.difference, "change_low": statistics.low, "change_high": statistics.high}
-            p = statistics.p
-        yield {**texts, **change, "p": p, "n": len(own)}
+            pairs = _pairs(both[f"{GAIN}_full"], both[GAIN], both[UNIT], graded)
+        yield {**texts, **change, "p": float("nan"), "n": len(own), "pairs": pairs}
 
 
-def _tested(
-    reference: "Series[float]", arm: "Series[float]", units: "Series[int]", name: str, *, graded: bool
-) -> PairedTestResult:
+def _pairs(reference: "Series[float]", arm: "Series[float]", units: "Series[int]", graded: bool) -> Pairs:
     without, with_it = np.asarray(reference, dtype=np.float64), np.asarray(arm, dtype=np.float64)
-    pairs = Pairs(without, with_it, units.to_numpy(), is_graded=graded)
-    return paired_test(pairs, names=("without", name))
+    return Pairs(without, with_it, units.to_numpy(), is_graded=graded)

@@ -15,9 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from experiments.analyses.shared import answered_samples, interval_columns, iter_settings, make_table
-from experiments.stats.pairs import align_pairs, paired_test
+from experiments.stats.pairs import Pairs, align_pairs, corrected_tests
 from experiments.stats.sample_rows import read_answer, scores_by_names_used, to_records, unit_labels, vote_answer
-from experiments.stats.significance import holm
 from icl.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -34,19 +33,16 @@ def analyze(view: "RunView") -> "DataFrame":
             "experiment with shots above 0."
         )
     table_rows: list[dict[str, Any]] = []
+    every: list[Pairs] = []
     for setting, samples in iter_settings(view, _judged_by_names_used(view, answered_samples(view))):
         rows = to_records(samples)
         votes = [vote_answer(row) for row in rows]
         agree = [read_answer(row) == word for row, word in zip(rows, votes, strict=True)]
         pairs = align_pairs(samples, samples, view.metric, reference_metric="vote")
-        result = paired_test(pairs, names=("the vote", "the model"))
+        every.append(pairs)
         differ = [row for row, same in zip(rows, agree, strict=True) if not same]
-        tested = {
-            "accuracy": float(pairs.arm.mean()),
-            "vote": float(pairs.reference.mean()),
-            "beyond": result.difference,
-        }
-        tested |= {"beyond_low": result.low, "beyond_high": result.high, "p": result.p}
+        tested = {"accuracy": float(pairs.arm.mean()), "vote": float(pairs.reference.mean())}
+        tested |= dict.fromkeys(("beyond", "beyond_low", "beyond_high", "p"), np.nan)
         judged_rows = differ if view.of_samples else []  # a run-level metric has no scores of these samples alone
         disagreement = {
             "differ": len(differ),
@@ -62,10 +58,15 @@ def analyze(view: "RunView") -> "DataFrame":
                 "n": len(rows),
             }
         )
-    for row, p in zip(table_rows, holm([row["p"] for row in table_rows]), strict=True):
-        row["p"] = float(p)
+    for row, result in zip(table_rows, corrected_tests(every, ("the vote", "the model")), strict=True):
+        row |= {"beyond": result.difference, "beyond_low": result.low, "beyond_high": result.high, "p": result.p}
     signed = ("beyond", "beyond_low", "beyond_high")
-    return make_table(table_rows, "The model and the vote of its demonstrations", note="p after Holm", signed=signed)
+    return make_table(
+        table_rows,
+        "The model and the vote of its demonstrations",
+        note="p and interval of beyond after Holm",
+        signed=signed,
+    )
 
 
 def _judged_by_names_used(view: "RunView", samples: "DataFrame") -> "DataFrame":

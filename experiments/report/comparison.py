@@ -163,7 +163,7 @@ def _notes(table: "DataFrame", view: RunView, corrected: bool, left_out: Sequenc
         if tested
         else "the distinct comparisons of this table that are not equal by construction"
     )
-    family = f"; Holm over {sizes} comparisons, {rows}" if corrected else ""
+    family = f"; p Holm and interval: over {sizes} comparisons, {rows}" if corrected else ""
     test = statistical_tests.describe_tests(table["test"], statistical_tests.SHORT)
     units = " or ".join(f"{c:,}" for c in sorted(set(table["clusters"])))
     pairs = set(table["pairs"])

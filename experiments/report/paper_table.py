@@ -15,10 +15,10 @@ from experiments.report.tables import control_labels, differences_or_reason, sco
 from experiments.results.column_effects import ColumnEffects, column_effects, interactions_frame, macro_averages
 from experiments.results.data_columns import split_view
 from experiments.results.run_view import RunView
-from experiments.stats.arm_comparisons import SIGNIFICANCE_LEVEL
 from experiments.stats.arms import axis_values, describe_arm, varying_axes
 from experiments.stats.compare import verdicts
 from experiments.stats.formatting import few_units_note, format_count, format_p, format_share, join_words
+from experiments.stats.significance import SIGNIFICANCE_LEVEL
 from icl.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:

@@ -35,7 +35,7 @@ def print_summary(run: "Run | RunView", console: "Console") -> None:
         kind = (
             "p and \\[95 % interval] hold at any time, however often you look at the run"
             if view.is_sequential
-            else "difference \\[95 % interval], p corrected over all sentences (Holm in a topic), n"
+            else "difference \\[95 % interval] and p, corrected over all sentences (Holm in a topic), n"
         )
         console.print(f"[bold]What it shows[/bold]  [dim]{kind}[/dim]", highlight=False)
         console.print(_sentences(view))

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from experiments.config.keys import DEMONSTRATION_AXES
 from experiments.config.statements import BASELINE_KEY, ClaimSpec
-from experiments.stats.arm_comparisons import SIGNIFICANCE_LEVEL, ArmComparison, compare_arms
+from experiments.stats.arm_comparisons import ArmComparison, compare_arms
 from experiments.stats.arms import (
     better_of,
     describe_arm,
@@ -28,6 +28,7 @@ from experiments.stats.arms import (
     varying_axes,
 )
 from experiments.stats.method_verdicts import DEFAULT_MARGIN, largest_plausible
+from experiments.stats.significance import SIGNIFICANCE_LEVEL
 from experiments.stats.subjects import shared_settings
 from icl.errors import ConfigError
 

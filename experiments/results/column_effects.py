@@ -2,18 +2,19 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import nan
 from typing import TYPE_CHECKING, Any
 
 from experiments.results.data_columns import missing_note, split_view
-from experiments.stats.arm_comparisons import SIGNIFICANCE_LEVEL, ArmComparison
+from experiments.stats.arm_comparisons import ArmComparison
 from experiments.stats.arms import UNIT, axis_values, describe_arm, iter_arms, varying_axes
 from experiments.stats.findings import Finding
 from experiments.stats.formatting import format_count, format_p, format_signed
 from experiments.stats.interactions import ArmInteraction, PartEffect, arm_interactions
 from experiments.stats.pairs import PairedTestResult, UnpairedError
 from experiments.stats.parts import estimate_macro_average
-from experiments.stats.significance import holm
+from experiments.stats.significance import SIGNIFICANCE_LEVEL, holm
 from icl.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -145,9 +146,15 @@ def interaction_comparisons(effects: ColumnEffects) -> list[ArmComparison]:
                 n=f"n = {format_count(pairs, 'pair')}",
                 pooled=f"{effects.name}: {format_signed(part.difference)} at {value}, {format_signed(rest)} elsewhere",
                 better="neither",
+                interval=partial(_interval_of_contrast, part, len(one.values)),
             )
         )
     return comparisons
+
+
+def _interval_of_contrast(part: PartEffect, parts: int, _: float, corrected: float, family: int) -> tuple[float, float]:
+    """The interval of a contrast that agrees with a p that was corrected for its parts and for a family of tests."""
+    return part.interval(corrected, parts * family)
 
 
 def largest_contrast(one: ArmInteraction) -> tuple[Any, PartEffect]:

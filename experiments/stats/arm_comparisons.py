@@ -2,21 +2,31 @@
 
 import math
 from collections import Counter
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Literal
+
+import numpy as np
 
 from experiments.stats.answer_forms import wrapping_note
 from experiments.stats.arms import deciding_digests
 from experiments.stats.formatting import format_count, format_interval, format_p, format_share, format_signed
-from experiments.stats.pairs import KEYS, PairedTestResult, UnpairedError, align_pairs, paired_test
-from experiments.stats.significance import holm
+from experiments.stats.pairs import (
+    KEYS,
+    PairedTestResult,
+    Pairs,
+    UnpairedError,
+    align_pairs,
+    corrected_interval,
+    paired_test,
+)
+from experiments.stats.significance import SIGNIFICANCE_LEVEL, holm
 from icl.metrics.base import Better
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-SIGNIFICANCE_LEVEL = 0.05
 Verdict = Literal["better", "worse", "differs", "equal", "open", "unpaired"]
 """'differs' is for metrics without a good direction, 'open' for a difference that is not significant.
 
@@ -35,7 +45,8 @@ class ArmComparison:
         arm: The label of the arm.
         against: The label of the arm that it is compared with.
         result: The test, or None if the comparison was refused.
-        p: The p-value; `correct_topics` replaces it by the corrected one. NaN if the arm answers as the other one by
+        p: The p-value; `correct_topics` replaces it by the corrected one, and the interval of `result` by the one that
+            agrees with it. NaN if the arm answers as the other one by
             construction, so that there is nothing to test.
         n: The number of queries, groups and seeds, in words.
         pooled: The settings that were pooled, in words.
@@ -48,6 +59,7 @@ class ArmComparison:
         family: The number of comparisons of the topic that p is corrected for.
         topics: The number of topics that share the level.
         decided: What determines the answers of both arms. Comparisons with equal values are one hypothesis.
+        interval: (p, corrected p, size of the family) -> the interval that agrees with the corrected p; None keeps it.
     """
 
     subject: str
@@ -66,6 +78,7 @@ class ArmComparison:
     family: int = 1
     topics: int = 1
     decided: Hashable = field(default_factory=object, compare=False)
+    interval: Callable[[float, float, int], tuple[float, float]] | None = field(default=None, compare=False, repr=False)
 
     @property
     def verdict(self) -> Verdict:
@@ -153,26 +166,26 @@ def compare_arms(
         return ArmComparison(subject, arm, against, None, refused=str(error), better=better)
     decided = deciding_digests(reference), deciding_digests(samples)
     decided_pair = None if reference_metric or None in decided else decided
-    second = float(samples[also].mean() - reference[also].mean()) if also in samples and also != metric else None
     return ArmComparison(
         subject,
         arm,
         against,
         result,
         p=math.nan if decided_pair and decided[0] == decided[1] else result.p,
-        n=_units(samples, result),
+        n=_units(samples, pairs, result),
         pooled=pooled,
         mean=float(pairs.arm.mean()),
         reference_mean=float(pairs.reference.mean()),
-        also=second,
+        also=_second_difference(reference, samples, pairs, also) if also in samples and also != metric else None,
         wrapping=wrapping_note(reference, samples, (against, arm)),
         better=better,
         decided=(decided_pair, pooled) if decided_pair else object(),
+        interval=partial(corrected_interval, pairs),
     )
 
 
 def correct_topics(trials: Mapping[Topic, Sequence[ArmComparison]]) -> dict[Topic, list[ArmComparison]]:
-    """The comparisons with p corrected over all topics together (`significance.holm`), and the sizes of the family.
+    """The comparisons with p and interval corrected over all topics (`significance.holm`), and the size of the family.
 
     Comparisons of arms that are the same by construction are in no family. Equal comparisons are one hypothesis.
     """
@@ -186,15 +199,33 @@ def correct_topics(trials: Mapping[Topic, Sequence[ArmComparison]]) -> dict[Topi
     corrected = dict(zip(hypotheses, map(float, adjusted), strict=True))
     return {
         topic: [
-            replace(t, p=corrected.get((topic, t.decided), t.p), family=max(1, sizes[topic]), topics=max(1, len(sizes)))
-            for t in own
+            _corrected(t, corrected.get((topic, t.decided), t.p), max(1, sizes[topic]), max(1, len(sizes))) for t in own
         ]
         for topic, own in trials.items()
     }
 
 
-def _units(samples: "DataFrame", result: PairedTestResult) -> str:
-    """The numbers of queries, groups and seeds, such as 'n = 200 in 57 groups x 3 seeds'."""
-    queries, seeds = samples["query"].nunique(), samples["seed"].nunique()
+def _corrected(t: ArmComparison, p: float, family: int, topics: int) -> ArmComparison:
+    result = t.result
+    if result is not None and t.interval is not None and not t.by_construction:
+        low, high = t.interval(t.p, p, family * topics)
+        result = replace(result, low=low, high=high)
+    return replace(t, result=result, p=p, family=family, topics=topics)
+
+
+def _second_difference(reference: "DataFrame", samples: "DataFrame", pairs: Pairs, metric: str) -> float:
+    """The mean difference under another metric on the same pairs; NaN if none of them has both scores."""
+    theirs, mine = (frame[metric].to_numpy(dtype=float, na_value=math.nan) for frame in (reference, samples))
+    assert pairs.rows is not None
+    differences = mine[pairs.rows[1]] - theirs[pairs.rows[0]]
+    both = differences[np.isfinite(differences)]
+    return float(both.mean()) if len(both) else math.nan
+
+
+def _units(samples: "DataFrame", pairs: Pairs, result: PairedTestResult) -> str:
+    """The numbers of queries, groups and seeds of the pairs, such as 'n = 200 in 57 groups x 3 seeds'."""
+    assert pairs.rows is not None
+    paired = samples.iloc[pairs.rows[1]]
+    queries, seeds = paired["query"].nunique(), paired["seed"].nunique()
     groups = f" in {format_count(result.clusters, 'group')}" if result.clusters < queries else ""
     return f"n = {queries:,}{groups}{f' x {seeds} seeds' if seeds > 1 else ''}"

@@ -3,7 +3,7 @@
 The reference of an arm is the arm that differs from it in the keys of `to` alone. Both must have the same queries and
 seeds, otherwise the comparison is refused. Right/wrong metrics use the exact McNemar test (`significance`), graded ones
 sign flips of clusters (`sign_flips`), run-level metrics a randomization test (`run_statistic_tests`). Holm corrects
-over all rows, or within each value of the axes `by`.
+p and intervals over all rows, or within each value of the axes `by`.
 
 Two arms whose answers cannot differ (`experiments.store.equivalent_cells`) are not tested. Comparisons of equivalent
 pairs of arms count once. Both cost the other comparisons no power, and both are known before there are answers.
@@ -12,6 +12,8 @@ pairs of arms count once. Both cost the other comparisons no power, and both are
 import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from experiments.config.keys import CORRECTIONS, DEFAULT_CORRECTION, DEFAULT_METRIC
 from experiments.stats.arm_comparisons import Verdict, verdict_of
@@ -27,7 +29,7 @@ from experiments.stats.arms import (
     tidy_frame,
     varying_axes,
 )
-from experiments.stats.pairs import KEYS, PairedTestResult, align_pairs, paired_test
+from experiments.stats.pairs import KEYS, PairedTestResult, Pairs, align_pairs, corrected_interval, paired_test
 from experiments.stats.significance import holm
 from icl.errors import ConfigError, did_you_mean
 from icl.metrics.base import Better
@@ -51,7 +53,6 @@ def compare(
     correct: str = DEFAULT_CORRECTION,
     by: Sequence[str] = (),
     axes: Sequence[str] | None = None,
-    level: float = 0.95,
 ) -> "DataFrame":
     """Compares every arm of a frame with its reference.
 
@@ -62,10 +63,10 @@ def compare(
         correct: The correction of p for several tests, 'holm' or 'none'.
         by: Axes within whose values p is corrected.
         axes: The axes of the frame, by default those that it has.
-        level: The confidence level of the intervals.
 
     Returns:
-        One row per arm with a reference: its axes, then RESULT_COLUMNS. `p_corrected` is over `family` comparisons. If
+        One row per arm with a reference: its axes, then RESULT_COLUMNS. `p_corrected` is over `family` comparisons, and
+        the interval leaves out 0 exactly if it is at most .05. If
         `by_construction` is true the arm always answers as its reference; then p is NaN and the row is in no family.
         `attrs` has the correction ("correct") and the good direction of the metric ("better").
 
@@ -88,9 +89,9 @@ def compare(
             f"--by: the run has no axis '{wrong[0]}'.{did_you_mean(wrong[0], axes)} Axes: {', '.join(axes)}."
         )
     rows = (
-        _against_baseline(samples, to, metric, axes, level=level, column=_column(frame, to, metric))
+        _against_baseline(samples, to, metric, axes, column=_column(frame, to, metric))
         if BASELINE in to
-        else _against_arms(samples, to, metric, axes, level)
+        else _against_arms(samples, to, metric, axes)
     )
     if not rows:
         raise ConfigError(f"no arm has a reference with {', '.join(f'{k}={v}' for k, v in to.items())}")
@@ -104,6 +105,10 @@ def compare(
         table.loc[rows_of.index, "p_corrected"] = [corrected.get(key, math.nan) for key in rows_of["compared"]]
         table.loc[rows_of.index, "family"] = len(distinct)
     table["family"] = table["family"].astype(int)
+    if correct == "holm":
+        tested = table.loc[~table["by_construction"], ["pairs_of", "p", "p_corrected", "family"]]
+        ends = [corrected_interval(*row) for row in tested.itertuples(index=False)]
+        table.loc[tested.index, ["low", "high"]] = np.array(ends, dtype=float).reshape(-1, 2)
     table = table[[*axes, *RESULT_COLUMNS]]
     if better_of(frame, metric) == "lower":  # a fall is from wrong to right
         turned = {"right_to_wrong": table["wrong_to_right"], "wrong_to_right": table["right_to_wrong"]}
@@ -119,7 +124,7 @@ def verdicts(table: "DataFrame") -> list[Verdict]:
 
 
 def _against_arms(
-    samples: "DataFrame", to: Mapping[str, Any], metric: str, axes: Sequence[str], level: float
+    samples: "DataFrame", to: Mapping[str, Any], metric: str, axes: Sequence[str]
 ) -> list[dict[str, Any]]:
     to = resolve_setting(samples, to, axes, "--to")
     arms = list(iter_arms(samples, axes))
@@ -132,7 +137,7 @@ def _against_arms(
         theirs = next(rows for other, rows in arms if other == reference)
         names = (describe_arm(reference, label_axes), describe_arm(arm, label_axes))
         pairs = align_pairs(theirs, mine, metric, names=names)
-        result = paired_test(pairs, level, names)
+        result = paired_test(pairs, names=names)
         row = _row(arm, ", ".join(str(v) for v in to.values()), pairs, result)
         decided = deciding_digests(theirs), deciding_digests(mine)
         if None not in decided:
@@ -144,7 +149,7 @@ def _against_arms(
 
 
 def _against_baseline(
-    samples: "DataFrame", to: Mapping[str, Any], metric: str, axes: Sequence[str], *, level: float, column: str
+    samples: "DataFrame", to: Mapping[str, Any], metric: str, axes: Sequence[str], *, column: str
 ) -> list[dict[str, Any]]:
     name = str(to[BASELINE])
     rows = []
@@ -153,7 +158,7 @@ def _against_baseline(
         if len(usable):
             names = (name, describe_arm(arm, varying_axes(samples, axes)))
             pairs = align_pairs(usable, usable, metric, on=KEYS, names=names, reference_metric=column)
-            rows.append(_row(arm, name, pairs, paired_test(pairs, level, names)))
+            rows.append(_row(arm, name, pairs, paired_test(pairs, names=names)))
     return rows
 
 
@@ -170,6 +175,6 @@ def _column(frame: "DataFrame", to: Mapping[str, Any], metric: str) -> str:
     raise ConfigError(f"--to baseline={name}: the run has no such baseline judged by '{metric}'.{near} {there}")
 
 
-def _row(arm: Mapping[str, Any], reference: str, pairs: Any, result: PairedTestResult) -> dict[str, Any]:
+def _row(arm: Mapping[str, Any], reference: str, pairs: Pairs, result: PairedTestResult) -> dict[str, Any]:
     means = {"reference": reference, "reference_mean": float(pairs.reference.mean()), "mean": float(pairs.arm.mean())}
-    return {**arm, **means, **vars(result), "by_construction": False, "compared": object()}
+    return {**arm, **means, **vars(result), "by_construction": False, "compared": object(), "pairs_of": pairs}

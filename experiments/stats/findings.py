@@ -22,8 +22,9 @@ arm and no verdicts, only differences.
 Significant means p <= .05 after a correction over all comparisons of all topics (`page_comparisons`): the topics share
 the level, with Holm in each (`significance.holm`). If no arm differs from another, any of the sentences says so in at
 most 5 % of runs. Arms that are the same by construction are not tested. Other differences are 'not distinguishable',
-which does not mean equal: the interval shows how large a difference could be. Intervals are not corrected. Pairs are
-(query, seed) and the pooled settings; the units are queries or their groups (`intervals`).
+which does not mean equal: the interval shows how large a difference could be. It is corrected as p is, and leaves out 0
+exactly if the corrected p is at most .05. Pairs are (query, seed) and the pooled settings; the units are queries or
+their groups (`intervals`).
 """
 
 from collections.abc import Iterator, Mapping, Sequence

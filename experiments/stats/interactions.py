@@ -12,15 +12,18 @@
                max-T test of Westfall and Young 1993). Its p is that of the null.
     one part   The p of a contrast compares |T_v| / s_v with the same distribution of the maximum. The chance that any
                contrast has a p of at most .05 is then .05. With two parts there is one contrast, up to its sign.
-    interval   All contrasts that the flips of this contrast alone do not reject (`sign_flips`), not corrected.
+    interval   All contrasts that the flips of this contrast alone do not reject (`sign_flips`), at the level that the
+               correction for the parts leaves to it (`significance.level_of_test`).
 
 Simulated (400 to 1,000 draws of each design, clusters of two): the size at a nominal .05 is at most .07 for 2 to 14
 parts of equal sizes, with clusters inside or across parts, and far below .05 for parts of five clusters. A part of 20
 of 200 pairs, in which both arms seldom differ, and a common effect give .08.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from math import nan
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -38,7 +41,8 @@ from experiments.stats.arms import (
 from experiments.stats.exact_sums import exactly_summable
 from experiments.stats.intervals import Codes, Floats, cluster_codes, cluster_sums
 from experiments.stats.pairs import align_pairs
-from experiments.stats.sign_flips import ROUNDING, sign_flip_test, subsets
+from experiments.stats.sign_flips import ROUNDING, TwoSidedTest, sign_flip_test, subsets
+from experiments.stats.significance import SIGNIFICANCE_LEVEL, level_of_test
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -53,9 +57,10 @@ class PartEffect:
         contrast: That difference minus the mean paired difference in all other parts.
         low: The lower end of the contrast's interval.
         high: The upper end of it.
-        p: Two-sided, corrected for all parts.
+        p: Two-sided, corrected for all parts. The interval leaves out 0 exactly if it is at most SIGNIFICANCE_LEVEL.
         pairs: The number of pairs in the part.
         clusters: The number of independent units among them.
+        test: The test of this contrast alone, at a confidence level.
     """
 
     difference: float
@@ -65,6 +70,13 @@ class PartEffect:
     p: float
     pairs: int
     clusters: int
+    test: Callable[[float], TwoSidedTest]
+
+    def interval(self, corrected: float, family: int) -> tuple[float, float]:
+        """The interval that leaves out 0 exactly if a corrected p is at most SIGNIFICANCE_LEVEL."""
+        alone = self.test(1 - SIGNIFICANCE_LEVEL)
+        corrected_test = self.test(1 - level_of_test(alone.p, corrected, family))
+        return corrected_test.low, corrected_test.high
 
 
 @dataclass(frozen=True)
@@ -94,14 +106,13 @@ class ArmInteraction:
     by_construction: bool
 
 
-def interaction_test(differences: Floats, parts: Codes, clusters: Any, level: float = 0.95) -> Interaction:
+def interaction_test(differences: Floats, parts: Codes, clusters: Any) -> Interaction:
     """Tests whether a paired difference is the same in all parts.
 
     Args:
         differences: [n], arm minus reference, in units of the metric.
         parts: [n], the part of each pair, in 0..V-1. Every part has a pair, and V is at least 2.
         clusters: [n], any hashable labels. A cluster may lie in several parts.
-        level: The confidence level of the intervals.
     """
     codes = cluster_codes(clusters)
     number = len(differences)
@@ -118,24 +129,28 @@ def interaction_test(differences: Floats, parts: Codes, clusters: Any, level: fl
     widest = 2 * max(1.0, float(np.abs(differences).max()))
     for v in range(len(sizes)):
         own_shares = cluster_sums(shares[v], codes)[0]
-        test = sign_flip_test(number * sums[:, v], own_shares, level, lowest=-widest, highest=widest)
+        test = partial(sign_flip_test, number * sums[:, v], own_shares, lowest=-widest, highest=widest)
         others = (float(differences.sum()) - float(means[v] * sizes[v])) / (number - sizes[v])
         effects.append(
             PartEffect(
                 difference=float(means[v]),
                 contrast=float(means[v] - others),
-                low=test.low,
-                high=test.high,
+                low=nan,
+                high=nan,
                 p=float(p[v]),
                 pairs=int(sizes[v]),
                 clusters=len(np.unique(codes[parts == v])),
+                test=test,
             )
         )
-    return Interaction(float(p.min()), effects)
+    ends = [effect.interval(effect.p, len(effects)) for effect in effects]
+    return Interaction(
+        float(p.min()), [replace(effect, low=low, high=high) for effect, (low, high) in zip(effects, ends, strict=True)]
+    )
 
 
 def arm_interactions(
-    frame: "DataFrame", column: str, to: Mapping[str, Any], metric: str, *, axes: Sequence[str], level: float = 0.95
+    frame: "DataFrame", column: str, to: Mapping[str, Any], metric: str, *, axes: Sequence[str]
 ) -> list[ArmInteraction]:
     """Tests for every arm with a reference whether its effect differs between the values of a column.
 
@@ -147,7 +162,6 @@ def arm_interactions(
         to: The setting of the reference, such as {"decoding": "greedy"}.
         metric: The column of scores.
         axes: The axes, without the column.
-        level: The confidence level of the intervals.
 
     Returns:
         The arms of which at least two values have pairs with both scores.
@@ -178,7 +192,7 @@ def arm_interactions(
             parts = np.repeat(np.arange(len(values)), [len(one) for one in differences])
             decided = deciding_digests(theirs), deciding_digests(mine)
             same = None not in decided and decided[0] == decided[1]
-            test = interaction_test(np.concatenate(differences), parts, np.concatenate(clusters), level)
+            test = interaction_test(np.concatenate(differences), parts, np.concatenate(clusters))
             results.append(ArmInteraction(arm, reference, test, tuple(values), same))
     return results
 

@@ -22,8 +22,9 @@ from itertools import groupby
 from statistics import NormalDist
 from typing import TYPE_CHECKING, Literal
 
-from experiments.stats.arm_comparisons import SIGNIFICANCE_LEVEL, ArmComparison, correct_topics
+from experiments.stats.arm_comparisons import ArmComparison, correct_topics
 from experiments.stats.pairs import PairedTestResult
+from experiments.stats.significance import SIGNIFICANCE_LEVEL
 from experiments.stats.strategy_verdicts import compare_strategies
 from icl.metrics.base import Better
 

@@ -6,7 +6,7 @@ pairs are formed first, and the statistic of either arm is computed on the remai
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from experiments.stats.paired_proportions import paired_proportions_test
 from experiments.stats.run_statistic_tests import randomization_test
 from experiments.stats.run_statistics import Stratum, align_run_statistics, build_strata, sample_ref_column
 from experiments.stats.sign_flips import sign_flip_test
+from experiments.stats.significance import holm, level_of_test
 from icl.errors import ICLError
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ class Pairs:
         strata: The cells of a run-level metric, whose numbers are not scores of samples.
         is_graded: Whether the numbers are neither right nor wrong although they may be 0 and 1, as differences of
             pseudo-values are.
+        rows: The positions of the pairs in the frames of the reference arm and of the other arm.
     """
 
     reference: Floats
@@ -51,6 +53,7 @@ class Pairs:
     dropped_pairs: int = 0
     strata: Sequence[Stratum] = ()
     is_graded: bool = False
+    rows: tuple[NDArray[np.intp], NDArray[np.intp]] | None = None
 
     @property
     def differences(self) -> Floats:
@@ -128,11 +131,12 @@ def align_pairs(
     is_run_level = [sample_ref_column(column) in frame for column, frame in zip(columns, frames, strict=True)]
     if all(is_run_level):
         refs = (frame[sample_ref_column(column)].to_numpy() for column, frame in zip(columns, frames, strict=True))
-        return _run_level_pairs(next(refs), next(refs)[order], units)
+        return _run_level_pairs(next(refs), next(refs)[order], units, order)
     a = reference[columns[0]].to_numpy(dtype=np.float64, na_value=np.nan)
     b = arm[metric].to_numpy(dtype=np.float64, na_value=np.nan)[order]
     valid = np.isfinite(a) & np.isfinite(b)
-    return Pairs(a[valid], b[valid], units[valid], int((~valid).sum()), is_graded=any(is_run_level))
+    rows = np.flatnonzero(valid), order[valid]
+    return Pairs(a[valid], b[valid], units[valid], int((~valid).sum()), is_graded=any(is_run_level), rows=rows)
 
 
 def paired_test(pairs: Pairs, level: float = 0.95, names: tuple[str, str] = ("reference", "arm")) -> PairedTestResult:
@@ -177,6 +181,30 @@ def paired_test(pairs: Pairs, level: float = 0.95, names: tuple[str, str] = ("re
         dropped_pairs=pairs.dropped_pairs,
         is_identical=not np.any(d),
     )
+
+
+def corrected_interval(pairs: Pairs, p: float, corrected: float, family: int) -> tuple[float, float]:
+    """The interval that leaves out 0 exactly if the corrected p is at most SIGNIFICANCE_LEVEL.
+
+    Args:
+        pairs: The aligned arms.
+        p: Their p before the correction.
+        corrected: Their p after it.
+        family: The number of tests that p was corrected for.
+    """
+    result = paired_test(pairs, 1 - level_of_test(p, corrected, family))
+    return result.low, result.high
+
+
+def corrected_tests(every: Sequence[Pairs], names: tuple[str, str] = ("reference", "arm")) -> list[PairedTestResult]:
+    """The tests of several pairs of arms, with p after Holm and the interval that agrees with it."""
+    tests = [paired_test(pairs, names=names) for pairs in every]
+    adjusted = map(float, holm([test.p for test in tests]))
+    return [
+        replace(test, p=p, low=low, high=high)
+        for test, pairs, p in zip(tests, every, adjusted, strict=True)
+        for low, high in [corrected_interval(pairs, test.p, p, len(tests))]
+    ]
 
 
 def _key_codes(
@@ -233,13 +261,13 @@ def _refuse_missing(
         )
 
 
-def _run_level_pairs(reference: NDArray[Any], arm: NDArray[Any], units: NDArray[Any]) -> Pairs:
+def _run_level_pairs(reference: NDArray[Any], arm: NDArray[Any], units: NDArray[Any], order: NDArray[np.intp]) -> Pairs:
     a, b, cells = align_run_statistics(reference.tolist(), arm.tolist())
     valid = np.isfinite(a)
     clusters, place = units[valid], np.cumsum(valid) - 1
     placed = [(place[rows], one, other) for rows, one, other in cells]
     strata = build_strata(placed, cluster_codes(clusters)) if placed else ()
-    return Pairs(a[valid], b[valid], clusters, int((~valid).sum()), strata)
+    return Pairs(a[valid], b[valid], clusters, int((~valid).sum()), strata, rows=(np.flatnonzero(valid), order[valid]))
 
 
 def _run_level_test(pairs: Pairs, level: float) -> PairedTestResult:

@@ -76,7 +76,7 @@ def randomization_test(
     ends = _ends(strata, normal_quantile(0.5 + level / 2) ** 2)
     if abs(observed) <= ROUNDING:
         return TwoSidedTest(result.p, *ends)
-    low, high = interval_of_equal_clusters(observed, len(differing), level, lowest, highest)
+    low, high = interval_of_equal_clusters(observed, len(differing), result.p, level, (lowest, highest))
     return TwoSidedTest(
         result.p, min(low, ends[0]) if observed < 0 else low, max(high, ends[1]) if observed > 0 else high
     )

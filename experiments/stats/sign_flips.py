@@ -79,7 +79,7 @@ def sign_flip_test(
     result = invert_flips(np.concatenate(pieces, axis=1), level, lowest, highest)
     if has_spread:
         return result
-    return TwoSidedTest(result.p, *interval_of_equal_clusters(mean, len(sums), level, lowest, highest))
+    return TwoSidedTest(result.p, *interval_of_equal_clusters(mean, len(sums), result.p, level, (lowest, highest)))
 
 
 def enclosed_means(halves: Floats, sizes: Floats, lowest: float, highest: float) -> Floats:
@@ -115,13 +115,17 @@ def invert_flips(enclosed: Floats, level: float, lowest: float, highest: float) 
 
 
 def interval_of_equal_clusters(
-    mean: float, clusters: int, level: float, lowest: float, highest: float
+    mean: float, clusters: int, p: float, level: float, ends: tuple[float, float]
 ) -> tuple[float, float]:
-    """The interval of a mean that is equal in all clusters. It leaves out 0 exactly if 2^(1 - C) is below 1 - level."""
-    low, high = interval_without_spread(mean, clusters, level, lowest, highest)
+    """The interval of a mean that is equal in all clusters. It leaves out 0 exactly if p is at most 1 - level.
+
+    p is 2^(1 - C), or the share of that many flips in a sample of flips.
+    """
+    low, high = interval_without_spread(mean, clusters, level, *ends)
     if mean == 0:
         return low, high
-    towards_zero = mean * (2 * (0.5 - level / 2) ** (1 / clusters) - 1)
+    share = 2 * (0.5 - level / 2) ** (1 / clusters) - 1
+    towards_zero = mean * (max(share, ROUNDING) if p <= 1 - level else min(share, 0.0))
     return (towards_zero, high) if mean > 0 else (low, towards_zero)
 
 

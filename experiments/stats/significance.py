@@ -8,6 +8,9 @@
                             per cluster this is McNemar's test.
     graded scores           the same flips of the clusters' sums, all of them or a sample (`sign_flips`)
     several tests           Holm (1979), step-down: p_(i) times (m - i + 1), made monotone
+    intervals               The factor by which a correction raised p divides the level of the interval (Efird and
+                            Nielsen 2008, for Holm). So the interval leaves out 0 exactly if the corrected p is at most
+                            SIGNIFICANCE_LEVEL.
     several topics          weighted step-down tests: the level is divided equally among the topics that have a
                             hypothesis left, and equally in a topic. A topic whose hypotheses are all rejected passes
                             its share on (Bretz, Maurer, Brannath and Posch 2009). The weights of a hypothesis never
@@ -21,6 +24,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from experiments.stats.intervals import Floats, cluster_codes, cluster_sums
+
+SIGNIFICANCE_LEVEL = 0.05
+ROUNDING = 1e-9
 
 
 def mcnemar_p(right_to_wrong: int, wrong_to_right: int) -> float:
@@ -76,6 +82,20 @@ def holm(p: ArrayLike, topics: ArrayLike | None = None) -> Floats:
         highest = max(highest, values[place] * len(queues[first]) * sum(map(bool, queues)))
         adjusted[queues[first].pop(0)] = min(1.0, highest)
     return adjusted
+
+
+def level_of_test(p: float, corrected: float, family: int) -> float:
+    """The level of a test that rejects exactly if its corrected p is at most SIGNIFICANCE_LEVEL.
+
+    Args:
+        p: The p of the test before the correction.
+        corrected: Its p after the correction. Where this was cut at 1, the factor of the correction is `family`.
+        family: The number of tests that p was corrected for.
+    """
+    factor = corrected / p if p > 0 and corrected < 1 else float(family)
+    level = SIGNIFICANCE_LEVEL / max(1.0, factor)
+    # rounding must not put the level on the wrong side of p
+    return max(level, p * (1 + ROUNDING)) if corrected <= SIGNIFICANCE_LEVEL else min(level, p * (1 - ROUNDING))
 
 
 def _null_distribution(sizes: NDArray[np.int64]) -> Floats:

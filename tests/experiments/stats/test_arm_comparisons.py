@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -125,3 +126,63 @@ def test_a_frame_without_every_digest_decides_nothing():
     assert deciding_digests(rows) == {(0, "x"), (1, "y")}
     assert deciding_digests(rows.assign(**{EQUIVALENCE: ["x", "", "y"]})) is None
     assert deciding_digests(rows.drop(columns=EQUIVALENCE)) is None
+
+
+def with_failures() -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Twelve queries in four groups. The other arm answers all but the three that the reference cannot solve."""
+    rows = [{"query": f"q{i}", "seed": 0, "group": f"g{i // 3}", "strict": 0.0, "lenient": 1.0} for i in range(12)]
+    reference = pd.DataFrame(rows).assign(lenient=[0.0] * 3 + [1.0] * 9, strict=[0.0] * 3 + [1.0] * 9)
+    arm = pd.DataFrame(rows).assign(lenient=[math.nan] * 3 + [1.0] * 9, strict=[math.nan] * 3 + [1.0] * 9)
+    return tidy_frame(reference, ()), tidy_frame(arm, ())
+
+
+def test_the_second_score_and_the_units_are_those_of_the_pairs():
+    one = compare_arms("t", "b", "a", with_failures(), "lenient", also="strict")
+    assert (one.result.difference, one.mean, one.reference_mean) == (0, 1, 1)
+    assert one.also == 0
+    assert one.n == "n = 9 in 3 groups"
+
+
+def random_pair(draw, kind: str, clusters: int) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Two arms with a random difference: right/wrong or graded scores, alone or in groups, or a constant shift."""
+    size = 3 if kind == "groups" else 1
+    gain = draw.choice([0, 0.2, 0.5])
+    if kind == "graded":
+        left = draw.random(clusters * size) * 0.5
+        right = left + draw.normal(gain * 0.3, 0.2, clusters * size).clip(-0.4, 0.4)
+    elif kind == "shift":
+        left, right = np.full(clusters, 0.25), np.full(clusters, 0.25 + gain)
+    else:
+        number = draw.random(clusters * size)
+        left, right = (number < 0.4).astype(float), ((number + draw.normal(0, 0.2, len(number))) < 0.4 + gain) * 1.0
+    frame = {
+        "query": [f"q{i}" for i in range(len(left))],
+        "seed": 0,
+        "group": [f"g{i // size}" for i in range(len(left))],
+    }
+    return tuple(tidy_frame(pd.DataFrame({**frame, "lenient": score}), ()) for score in (left, right))
+
+
+@pytest.mark.parametrize("kind", ["single", "groups", "graded", "shift"])
+@pytest.mark.parametrize("family", [1, 7, 40])
+def test_an_interval_leaves_out_zero_exactly_if_the_corrected_p_is_small(kind, family):
+    draw = np.random.default_rng([family, len(kind)])
+    tried = [
+        compare_arms("t", f"{i}", "a", random_pair(draw, kind, draw.integers(8, 40)), "lenient") for i in range(family)
+    ]
+    half = (family + 1) // 2
+    corrected = correct_topics({"Decoding": tried[:half], "Retrieval": tried[half:]})
+    every = [one for own in corrected.values() for one in own]
+    for one in every:
+        assert (one.result.low > 0 or one.result.high < 0) == (one.p <= 0.05)
+        assert one.result.low <= one.result.difference <= one.result.high
+    if family > 7:
+        assert {one.p <= 0.05 for one in every} == {True, False}
+
+
+def test_an_interval_is_wider_where_more_is_compared():
+    pair = with_failures()[0], with_failures()[0].assign(lenient=1.0)
+    one = compare_arms("t", "b", "a", pair, "lenient")
+    alone, many = (correct_topics({"Vote": [one, *more]})["Vote"][0].result for more in ([], [comparison(0.9)] * 9))
+    assert many.high - many.low > alone.high - alone.low
+    assert (many.p, many.difference) == (alone.p, alone.difference)

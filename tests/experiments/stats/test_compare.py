@@ -166,3 +166,19 @@ def test_the_retriever_of_arms_without_demonstrations_is_no_comparison(arm):
     assert [t.arm for t in page_comparisons(frame)["Retrieval"]] == ["knn"]
     with pytest.raises(ConfigError, match="no arm has a reference with retriever=none"):
         compare(frame, {"retriever": "none"})
+
+
+def test_the_interval_of_every_row_agrees_with_its_corrected_p(arm):
+    frame = pd.concat(
+        [arm([int(i < 30 + more) for i in range(60)], **dict(zip(AXES, ("t", more, None, "greedy"), strict=True)))
+         for more in range(14)],
+        ignore_index=True,
+    )  # fmt: skip
+    holm, alone = (compare(frame, {"shots": 0}, axes=AXES, correct=how) for how in ("holm", "none"))
+    for table in (holm, alone):
+        excludes = (table["low"] > 0) | (table["high"] < 0)
+        assert list(excludes) == list(table["p_corrected"] <= 0.05)
+    assert {True, False} == set(holm["p_corrected"] <= 0.05)
+    between = (alone["p"] <= 0.05) & (holm["p_corrected"] > 0.05)
+    assert between.any()
+    assert ((holm["low"] < 0) & (alone["low"] > 0))[between].all()

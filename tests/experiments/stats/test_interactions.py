@@ -122,3 +122,17 @@ def test_one_value_has_no_macro_average():
     frame = frame_of({"random": 0, "popular": 0, "adversarial": 0})
     only = frame[frame["category"] == "random"]
     assert estimate_macro_average(only, "lenient", "category", "unit") is None
+
+
+def test_the_interval_of_a_contrast_agrees_with_its_p_and_with_a_p_of_a_larger_family():
+    decisions = set()
+    for seed in range(30):
+        rng = np.random.default_rng(seed)
+        test = interaction_test(*differences(rng, (30, 30, 30), (0, 0, 0.12 * (seed % 5)), clusters_of=1))
+        for part in test.parts:
+            assert (part.low > 0 or part.high < 0) == (part.p <= 0.05)
+            corrected = min(1.0, 4 * part.p)
+            low, high = part.interval(corrected, 12)
+            assert (low > 0 or high < 0) == (corrected <= 0.05)
+            decisions.add((part.p <= 0.05, corrected <= 0.05))
+    assert decisions == {(True, True), (True, False), (False, False)}
