@@ -49,13 +49,13 @@ def analyze(view: "RunView") -> "DataFrame":
         prior=[float(a == b) for a, b in zip(predictions, prior, strict=True)],
     )
     table_rows: list[dict[str, Any]] = []
-    every: list[Pairs] = []
+    compared: list[Pairs] = []
     for setting, samples in iter_settings(view, every):
         own = rows.loc[rows.index.intersection(samples.index)]
         if not len(own):
             continue
         followed, follows_prior = own["follow"].to_numpy(), own["prior"].to_numpy()
-        every.append(Pairs(follows_prior, followed, own[UNIT].to_numpy()))
+        compared.append(Pairs(follows_prior, followed, own[UNIT].to_numpy()))
         shares = {"prior": float(follows_prior.mean()), "other": float(np.mean((followed == 0) & (follows_prior == 0)))}
         more = dict.fromkeys(("more", "more_low", "more_high", "p"), math.nan)
         counts = {"n": len(own), "unmapped": len(samples) - len(own)}
@@ -68,7 +68,7 @@ def analyze(view: "RunView") -> "DataFrame":
                 **counts,
             }
         )
-    for line, result in zip(table_rows, corrected_tests(every), strict=True):
+    for line, result in zip(table_rows, corrected_tests(compared), strict=True):
         line |= {"more": result.difference, "more_low": result.low, "more_high": result.high, "p": result.p}
     note = "more: follow - prior; p after Holm" + _changes(view, rows, table_rows)
     return make_table(table_rows, "Do answers follow the demonstrations' labels?", note=note, signed=SIGNED)

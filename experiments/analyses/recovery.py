@@ -4,9 +4,12 @@
 
 All three means are over the same queries and seeds. k is the number of shots of the arm itself, or the largest of the
 run if the arm has none. Retrievers, rerankers and orders have means of their own: an arm with demonstrations is
-compared with the same ones, an arm at 0 shots with each. The interval is that of the linearized ratio over clusters:
-the mean of R + (dv - R dk) / D, where dv and dk are the gains of a sample, R is the recovery and D the mean of dk.
-There is no recovery if D <= 0.
+compared with the same ones, an arm at 0 shots with each. There is no recovery if demonstrations have no significant
+gain (p > .05 in pairs), because its denominator could then be 0.
+
+    interval   Fieller's (`experiments.stats.recovery`)
+    beyond     score of the vector less that of its control, in pairs, in the row of the control. p and interval are
+               corrected over the table (Holm).
 
 Rows of the task `all` pool the pairs of several tasks, for each intervention that every task has once. Files whose
 names differ in words of the task's label alone are one: `plus-heads.safetensors` on `operators · plus` and
@@ -25,13 +28,14 @@ import numpy as np
 
 from experiments.analyses.shared import (
     answered_samples,
-    interval_columns,
     make_table,
     prefixed_interval,
     require_sample_metric,
 )
 from experiments.config.keys import DEMONSTRATION_AXES, NO_INTERVENTION
 from experiments.stats.arms import UNIT, iter_arms, varying_axes
+from experiments.stats.pairs import Pairs, corrected_tests
+from experiments.stats.recovery import recovery
 from icl.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -60,6 +64,7 @@ class ComparedScores:
         after: Scores with demonstrations [n].
         steered: Scores with the intervention [n].
         clusters: Clusters of the pairs [n].
+        keys: Query and seed of the pairs [n], with the number of the task if several are pooled.
     """
 
     setting: Mapping[str, Any]
@@ -70,6 +75,7 @@ class ComparedScores:
     after: Any
     steered: Any
     clusters: Any
+    keys: Any
 
     def row(self, sign: int) -> dict[str, Any]:
         """The row of the table. sign: -1 gives scores back whose lower values are better."""
@@ -102,11 +108,43 @@ def analyze(view: "RunView") -> "DataFrame":
             "both without intervention. In zip: shots: [0, 0, 8] and intervene: [none, {...}, none]."
         )
     sign = 1 if view.better == "higher" else -1
-    table_rows = [one.row(sign) for one in (*pairs, *pooled(pairs))]
-    note = "recovery: share of the gain of demonstrations; none where they have no gain; n: pairs"
-    if not rows["intervene"].str.contains("control=").any():
+    every = [*pairs, *pooled(pairs)]
+    table_rows = [one.row(sign) for one in every]
+    _add_tests(table_rows, every, sign, view.interventions.controls)
+    note = "recovery: share of the gain of demonstrations; none where this is not significant; n: pairs"
+    if any(view.interventions.controls.values()):
+        note += "; beyond: the vector less this control, in pairs, p and interval after Holm"
+    else:
         note += ". This run has no control of a vector: controls: default adds them"
-    return make_table(table_rows, f"Recovery ({view.measure})", note=note, signed=("recovery", "low", "high"))
+    signed = ("recovery", "low", "high", "beyond", "beyond_low", "beyond_high")
+    return make_table(table_rows, f"Recovery ({view.measure})", note=note, signed=signed)
+
+
+def _add_tests(
+    rows: Sequence[dict[str, Any]],
+    every: Sequence[ComparedScores],
+    sign: int,
+    controls: Mapping[str, Mapping[str, str]],
+) -> None:
+    """Adds the tests of vectors against their controls to the rows of the controls."""
+    vectors = {control: vector for vector, own in controls.items() for control in own}
+    for task in {one.setting["task"] for one in every}:  # rows of all tasks have labels without the task's words
+        short = {label_without_task(control, task): label_without_task(own, task) for control, own in vectors.items()}
+        vectors = short | vectors
+    tested: dict[int, Pairs] = {}
+    for place, one in enumerate(every):
+        vector = vectors.get(one.intervene)
+        own = next((o for o in every if (o.setting, o.intervene, o.shots) == (one.setting, vector, one.shots)), None)
+        if own is not None:
+            scores = dict(zip(own.keys, own.steered, strict=True))
+            both = [i for i, key in enumerate(one.keys) if key in scores]
+            mine = np.array([scores[one.keys[i]] for i in both])
+            tested[place] = Pairs(sign * one.steered[both], sign * mine, one.clusters[both])
+    results = dict(zip(tested, corrected_tests(list(tested.values())), strict=True))
+    for place, row in enumerate(rows if tested else ()):
+        test = results.get(place)
+        names = {"beyond": "difference", "beyond_low": "low", "beyond_high": "high", "p": "p"}
+        row |= {name: getattr(test, key) if test else np.nan for name, key in names.items()}
 
 
 def pooled(pairs: Sequence[ComparedScores]) -> Iterator[ComparedScores]:
@@ -123,8 +161,9 @@ def pooled(pairs: Sequence[ComparedScores]) -> Iterator[ComparedScores]:
                 name: np.concatenate([getattr(one, name) for one in own]) for name in ("before", "after", "steered")
             }
             clusters = np.array([f"{i} {cluster}" for i, one in enumerate(own) for cluster in one.clusters])
+            keys = [(i, *key) for i, one in enumerate(own) for key in one.keys]
             setting = {**own[0].setting, "task": ALL_TASKS}
-            yield replace(own[0], setting=setting, intervene=label, clusters=clusters, **scores)
+            yield replace(own[0], setting=setting, intervene=label, clusters=clusters, keys=keys, **scores)
 
 
 def label_without_task(label: str, task: str) -> str:
@@ -166,20 +205,8 @@ def _compared(
             continue
         before, after, steered = (sign * joined[column].to_numpy(float) for column in joined)
         clusters = arm.drop_duplicates(PAIR).set_index(PAIR)[UNIT].reindex(joined.index).to_numpy()
-        yield ComparedScores(setting, name, shots, reference_shots, before, after, steered, clusters)
-
-
-def recovery(before: Any, after: Any, steered: Any, clusters: Any) -> dict[str, float]:
-    """'recovery' with 'low' and 'high', from paired scores [n] at 0 shots, at k shots, and with the intervention.
-
-    NaN if demonstrations have no gain.
-    """
-    gain, own = after - before, steered - before
-    total = float(gain.mean())
-    if total <= 0:
-        return {"recovery": np.nan, "low": np.nan, "high": np.nan}
-    ratio = float(own.mean()) / total
-    return interval_columns(ratio + (own - ratio * gain) / total, clusters, "recovery")
+        keys = list(joined.index)
+        yield ComparedScores(setting, name, shots, reference_shots, before, after, steered, clusters, keys)
 
 
 def _scores(metric: str, rows: "DataFrame", name: str) -> "DataFrame":

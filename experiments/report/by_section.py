@@ -110,7 +110,7 @@ def _section(view: RunView, effects: ColumnEffects) -> BySection:
 def _scores(view: RunView, effects: ColumnEffects) -> tuple[tuple[str, ...], int, tuple[tuple[str, ...], ...]]:
     """(headings, number of label columns, rows) of the scores by value."""
     assert effects.view is not None
-    column, metric, split = effects.name, view.metric, effects.view.scores
+    column, metric, split = effects.name, view.metric, effects.view.paired_scores
     axes = [axis for axis in ("task", *view.row_axes, "shots") if split[axis].nunique() > 1] or ["decoding"]
     averages = [(arm, average) for arm, average in macro_averages(effects)]
     values = effects.values
@@ -118,7 +118,7 @@ def _scores(view: RunView, effects: ColumnEffects) -> tuple[tuple[str, ...], int
         (*(arm[axis] for axis in view.axes), arm[column]): rows for arm, rows in iter_arms(split, [*view.axes, column])
     }
     lines = []
-    for arm, rows in iter_arms(view.scores, view.axes):
+    for arm, rows in iter_arms(view.paired_scores, view.axes):
         own = [parts.get((*(arm[axis] for axis in view.axes), value)) for value in values]
         cells = [_estimate(part, metric) for part in (*own, rows)]
         average = next((one for other, one in averages if other == arm), None)

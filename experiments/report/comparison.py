@@ -163,7 +163,7 @@ def _notes(table: "DataFrame", view: RunView, corrected: bool, left_out: Sequenc
         if tested
         else "the distinct comparisons of this table that are not equal by construction"
     )
-    family = f"; p Holm and interval: over {sizes} comparisons, {rows}" if corrected else ""
+    family = f"; Holm over {sizes} comparisons, {rows}" if corrected else ""
     test = statistical_tests.describe_tests(table["test"], statistical_tests.SHORT)
     units = " or ".join(f"{c:,}" for c in sorted(set(table["clusters"])))
     pairs = set(table["pairs"])
@@ -171,6 +171,8 @@ def _notes(table: "DataFrame", view: RunView, corrected: bool, left_out: Sequenc
         f"{format_count(pairs.pop(), 'pair')} of (query, seed) each" if len(pairs) == 1 else "n: pairs of (query, seed)"
     )
     yield f"{test}, {units} independent units{family}; {each}"
+    if corrected:
+        yield "intervals are corrected too: 0 is outside exactly if p Holm is at most .05"
     if table["by_construction"].any():
         yield f"{SAME_BY_CONSTRUCTION}: the arm always answers as its reference, so it is not tested"
     if not view.of_samples:

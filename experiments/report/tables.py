@@ -72,7 +72,7 @@ class TaskTable:
         axes: The row axes.
         shots: The numbers of shots.
         rows: The rows.
-        queries: The number of queries.
+        queries: The number of queries with scores.
         seeds: The number of seeds.
         failed: The number of failed samples.
         better: The good direction of the metric.
@@ -137,12 +137,12 @@ def _is_same_by_construction(row: ScoreRow, other: ScoreRow) -> bool:
 @lru_cache(maxsize=4)
 def task_tables(view: RunView) -> tuple[TaskTable, ...]:
     """A table per task, in the order of the run."""
-    return tuple(_task_table(view, task, view.scores[view.scores["task"] == task]) for task in view.tasks)
+    return tuple(_task_table(view, task, view.paired_scores[view.paired_scores["task"] == task]) for task in view.tasks)
 
 
 def score_frame(view: RunView) -> "DataFrame":
     """The scores of all arms as a flat frame: for tables/scores.csv."""
-    return summarize_arms(view.scores, view.metric, view.axes)
+    return summarize_arms(view.paired_scores, view.metric, view.axes)
 
 
 def difference_frame(view: RunView) -> "DataFrame | None":
@@ -203,12 +203,13 @@ def _task_table(view: RunView, task: str, samples: "DataFrame") -> TaskTable:
     rows_ = [_row(axes, estimates, decided, key) for key in keys]
     if voted := find_baseline_column(view.scores, VOTE, view.metric):
         rows_ += _votes(axes, samples, voted)
+    scored = samples[samples[view.metric].notna()] if samples[view.metric].notna().any() else samples
     return TaskTable(
         task,
         axes,
         tuple(int(value) for value in axis_values(samples, "shots")),
         tuple(rows_),
-        int(samples["query"].nunique()),
+        int(scored["query"].nunique()),
         int(samples["seed"].nunique()),
         int(samples["failed"].sum()),
         view.better,

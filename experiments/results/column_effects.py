@@ -74,7 +74,7 @@ def macro_averages(effects: ColumnEffects) -> "list[tuple[dict[str, Any], Estima
     axes = [axis for axis in effects.view.axes if axis != effects.name]
     averages = (
         (arm, estimate_macro_average(rows, effects.view.metric, effects.name, UNIT))
-        for arm, rows in iter_arms(effects.view.scores, axes)
+        for arm, rows in iter_arms(effects.view.paired_scores, axes)
     )
     return [(arm, average) for arm, average in averages if average is not None]
 

@@ -177,7 +177,7 @@ class Run:
         view = view_run(self, metric)
         if by:
             view = split_view(view, [by] if isinstance(by, str) else by)
-        return summarize_arms(view.scores, view.metric, view.axes)
+        return summarize_arms(view.paired_scores, view.metric, view.axes)
 
     def compare(
         self, to: Mapping[str, Any] | None = None, metric: str | None = None, correct: str | None = None

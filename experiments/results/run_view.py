@@ -21,11 +21,25 @@ from experiments.results.output_parts import part_notes
 from experiments.results.sequential_findings import WARNING, anytime_findings, stopped_findings
 from experiments.stats.answer_forms import FORM, answer_forms, iter_notes, unparsed_outputs
 from experiments.stats.arm_comparisons import ArmComparison, Topic
-from experiments.stats.arms import NO_VALUE, axis_values, better_of, is_accuracy, varying_axes
+from experiments.stats.arms import (
+    NO_VALUE,
+    axis_values,
+    better_of,
+    find_baseline_column,
+    is_accuracy,
+    varying_axes,
+)
 from experiments.stats.decoding_effects import DecodingEffect, decoding_effects
-from experiments.stats.findings import Finding, describe_comparisons, page_comparisons, reference_decoding
+from experiments.stats.findings import (
+    Finding,
+    InterventionControls,
+    describe_comparisons,
+    page_comparisons,
+    reference_decoding,
+)
 from experiments.stats.floor_effects import ceiling_effects, floor_effects, names_option, rarely_an_option
-from experiments.stats.run_statistics import sample_ref_column
+from experiments.stats.formatting import format_count
+from experiments.stats.run_statistics import drop_scores, sample_ref_column
 from experiments.stats.sample_rows import scores_by_names_used
 from experiments.stopping.records import FamilyRecord
 from experiments.store.imported import changed_since_merge
@@ -55,6 +69,7 @@ class RunView:
         to: The reference setting of comparisons.
         correct: The correction of p-values.
         controls: The labels of the controls of each strategy.
+        interventions: The controls of the interventions.
         info: The content of run.json.
         families: The comparisons of a run with `stop`. Then `frame` has the queries on which all compared arms stand.
         every: All samples, if `frame` has not.
@@ -72,6 +87,7 @@ class RunView:
     to: Mapping[str, Any]
     correct: str = DEFAULT_CORRECTION
     controls: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    interventions: InterventionControls = field(default_factory=InterventionControls)
     info: Mapping[str, Any] = field(default_factory=dict)
     trust: bool = False
     families: tuple[FamilyRecord, ...] = ()
@@ -82,6 +98,24 @@ class RunView:
     def by_column(self) -> tuple[ColumnEffects, ...]:
         """The run by each of the columns `by`."""
         return tuple(column_effects(self, name) for name in self.by)
+
+    @cached_property
+    def paired_scores(self) -> "DataFrame":
+        """The scores, without those of queries and seeds that some arm of the task has failed on.
+
+        Means of all arms then stand on the same queries. An arm without any score takes none from the others.
+        """
+        from pandas import MultiIndex
+
+        missing = self.scores[self.metric].isna()
+        answers = self.scores.groupby(list(self.axes), sort=False, dropna=False)[self.metric].transform("count") > 0
+        keys = MultiIndex.from_frame(self.scores[["task", "query", "seed"]])
+        lost = keys.isin(keys[missing & answers])
+        left = self.scores["task"].isin(self.scores["task"][~lost & ~missing])
+        if not (lost := lost & left.to_numpy()).any():
+            return self.scores
+        baselines = (find_baseline_column(self.scores, name, self.metric) for name in self.baselines)
+        return drop_scores(self.scores, lost, [self.metric, *dict.fromkeys(filter(None, baselines))])
 
     @cached_property
     def row_axes(self) -> tuple[str, ...]:
@@ -177,8 +211,18 @@ class RunView:
 
     @property
     def scores_note(self) -> str:
-        """On which queries scores stand, if comparisons have ended early; else ''."""
-        return "Scores are those on the queries that all compared arms have." if self.families else ""
+        """On which queries scores stand, if not on all; else ''."""
+        if self.families:
+            return "Scores are those on the queries that all compared arms have."
+        lost = self.scores[self.metric].notna() & self.paired_scores[self.metric].isna()
+        if not lost.any():
+            return ""
+        number = len(self.scores[lost].drop_duplicates(["task", "query"]))
+        return (
+            f"Scores are those on the queries that all arms answered: "
+            f"{format_count(number, 'query', 'queries')} on which an arm failed "
+            f"{'is' if number == 1 else 'are'} in no arm's score, and a comparison leaves out those of its two arms."
+        )
 
     @property
     def sequential_note(self) -> str:
@@ -212,7 +256,7 @@ class RunView:
         metrics = [m for m in self.metrics if self.scores[m].notna().any()]
         return decoding_effects(
             self.frame,
-            self.scores,
+            self.paired_scores,
             self.axes,
             self.metric,
             metrics=metrics,
@@ -243,6 +287,7 @@ class RunView:
             controls=self.controls,
             also=self._second_metric,
             excluded=self._renamed != "",
+            interventions=self.interventions,
             by_names_used=self._scores_by_names_used,
             by_column=[one for effects in self.by_column for one in interaction_comparisons(effects)],
             claims=[one for own in compare_claims(self) for one in own],

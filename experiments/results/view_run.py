@@ -20,7 +20,7 @@ from experiments.stats.arms import (
     resolve_setting,
     tidy_frame,
 )
-from experiments.stats.findings import reference_decoding
+from experiments.stats.findings import InterventionControls, reference_decoding
 from experiments.stats.run_statistics import sample_ref_column
 from experiments.stopping.records import common_queries, read_families
 from experiments.store.store import Store
@@ -98,6 +98,7 @@ def view_run(
         to=reference,
         correct=str(compare.get("correction", DEFAULT_CORRECTION)),
         controls=_controls(samples, store),
+        interventions=_intervention_controls(samples, store),
         info=info,
         families=tuple(families),
         every=every if families else None,
@@ -163,6 +164,30 @@ def _controls(samples: "DataFrame", store: Store) -> dict[str, tuple[str, ...]]:
         for label, node in nodes.items()
     }
     return {label: names for label, names in controls.items() if names}
+
+
+def _intervention_controls(samples: "DataFrame", store: Store) -> InterventionControls:
+    """The controls of each intervention: the same method with another value of its parameter `control`."""
+    if "intervene" not in samples or "cell" not in samples:
+        return InterventionControls()
+    cells = cells_by_label(samples, "intervene", store)
+    nodes = {label: node for label, cell in cells.items() if isinstance(node := cell.get("intervene"), Mapping)}
+    methods = {label: node for label, node in nodes.items() if node.get("control", "none") == "none"}
+    controls = {
+        label: {
+            other: f"{own['control']}, draw {own['draw']}" if own.get("draw") else str(own["control"])
+            for other, own in nodes.items()
+            if other not in methods and _without_control(own) == _without_control(node)
+        }
+        for label, node in methods.items()
+    }
+    decodings = cells_by_label(samples, "decoding", store) if "decoding" in samples else {}
+    of_items = [name for name, cell in decodings.items() if cell.get("control") and not cell.get("controls")]
+    return InterventionControls(controls, of_items, [label for label, node in methods.items() if node.get("fitted")])
+
+
+def _without_control(node: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in node.items() if key not in ("control", "draw")}
 
 
 def cells_by_label(samples: "DataFrame", axis: str, store: Store) -> dict[str, Mapping[str, Any]]:

@@ -33,7 +33,9 @@ Verdict = Literal["better", "worse", "differs", "equal", "open", "unpaired"]
 'equal' needs a margin (`stopping_rule`).
 """
 
-Topic = Literal["Answers", "Comparisons", "ICL gain", "Retrieval", "Vote", "Decoding", "By column", "Claims"]
+Topic = Literal[
+    "Answers", "Comparisons", "ICL gain", "Retrieval", "Vote", "Decoding", "Intervention", "By column", "Claims"
+]
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,11 @@ The rules for one metric and the reference decoding (of the run's `compare`, els
     Decoding     Every strategy that is neither the reference nor a control, pooled over shots and retrievers: against
                  the reference, and against each of its controls. It 'beats all its controls' if every one of these
                  differences is significant and in the good direction.
+    Intervention Every intervention that is no control, pooled over shots and retrievers: against no intervention,
+                 against each of its controls, and against its labeled items as demonstrations, if these were run.
 
-Arms with transformed labels are excluded from ICL gain and Retrieval, because a lower score there means that the model
-follows the labels.
+ICL gain, Retrieval and Vote are those of arms without an intervention, if there are any. Arms with transformed labels
+are excluded from ICL gain and Retrieval, because a lower score there means that the model follows the labels.
 
 If lower is better, the best arm is the lowest one, and 'beats' means below. Without a good direction there are no best
 arm and no verdicts, only differences.
@@ -27,12 +29,13 @@ exactly if the corrected p is at most .05. Pairs are (query, seed) and the poole
 their groups (`intervals`).
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from experiments.config.keys import DEFAULT_METRIC, DEFAULT_REFERENCES
+from experiments.config.keys import DEFAULT_METRIC, DEFAULT_REFERENCES, NO_INTERVENTION
 from experiments.grid.label_matching import name_of
 from experiments.stats.arm_comparisons import ArmComparison, Topic, Verdict, compare_arms, correct_topics
 from experiments.stats.arms import (
@@ -66,8 +69,25 @@ CHANCE = DEFAULT_REFERENCES["retriever"]
 NO_CHANCE = (
     f"`{CHANCE}` is not among the retrievers, so they are compared with {{}}; add it to test them against chance."
 )
+NO_CONTROL = re.compile(r"(, )?control=none")
+"""The part of a label that says of an intervention that it is no control."""
 SECOND_METRIC_GAP = 0.005
 """The smallest gap between the differences of two metrics that is reported."""
+
+
+@dataclass(frozen=True)
+class InterventionControls:
+    """The controls of the interventions of a run.
+
+    Attributes:
+        controls: Label of an intervention -> label of each of its controls, with a short name of the control.
+        of_items: The labels of decodings that use the labeled items of a fit without the intervention.
+        fitted: The labels of the interventions that have been fitted on labeled items.
+    """
+
+    controls: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    of_items: Sequence[str] = ()
+    fitted: Collection[str] = ()
 
 
 @dataclass(frozen=True)
@@ -125,6 +145,7 @@ def page_comparisons(
     vote: str = "vote",
     also: str | None = "strict",
     excluded: "Series[bool] | None" = None,
+    interventions: InterventionControls | None = None,
     by_names_used: "DataFrame | None" = None,
     by_column: Sequence[ArmComparison] = (),
     claims: Sequence[ArmComparison] = (),
@@ -141,19 +162,30 @@ def page_comparisons(
         also: A second metric whose gain is reported next to the gain, such as a strict one.
         excluded: For each row of the frame, whether it is excluded from gains and comparisons of retrievers (its labels
             were transformed).
+        interventions: The controls of the interventions.
         by_names_used: The columns `model` and `vote` for samples with renamed labels: scores under the names that the
             demonstrations use (`sample_rows.scores_by_names_used`). The topic Vote reads them.
         by_column: Tests of effects that differ between parts of the data, which join the family.
         claims: Tests of claims of the experiment file, which join the family.
     """
+    import pandas as pd
+
     axes = tuple(axes if axes is not None else axes_of(frame))
     samples = tidy_frame(frame, axes)
     samples = samples.assign(**{axis: NO_VALUE for axis in ("task", "retriever", "decoding") if axis not in samples})
     better = better_of(frame, metric)
     base = reference_decoding(samples, reference)
-    settings = [axis for axis in varying_axes(samples, axes) if axis not in ("shots", "retriever", "decoding")]
+    interventions = interventions or InterventionControls()
+    varying = [axis for axis in varying_axes(samples, axes) if axis not in ("shots", "retriever", "decoding")]
     samples = drop_unscored_tasks(samples, metric)
-    plain = samples[samples["decoding"] == base]
+    of_items = samples[samples["decoding"].isin(interventions.of_items)]
+    samples = samples[~samples["decoding"].isin(interventions.of_items)]
+    plain = steered = samples[samples["decoding"] == base]
+    settings = [axis for axis in varying if axis != "intervene"]
+    if "intervene" in varying and NO_INTERVENTION in set(plain["intervene"]):
+        plain = plain[plain["intervene"] == NO_INTERVENTION]
+    else:
+        settings = varying
     scored = plain if excluded is None else plain[~excluded.loc[plain.index]]
     shots = "shots" in axes
     voted = find_baseline_column(frame, vote, metric)
@@ -167,7 +199,16 @@ def page_comparisons(
             "ICL gain": _gain_comparisons(scored, settings, metric, better, also) if shots else [],
             "Retrieval": _retrieval_comparisons(scored, settings, metric, better),
             "Vote": _vote_comparisons(judged, settings, metric, better, voted) if shots and voted else [],
-            "Decoding": compare_strategies(samples, settings, metric, better, base=base, controls=controls or {}),
+            "Decoding": compare_strategies(samples, varying, metric, better, base=base, controls=controls or {}),
+            "Intervention": _intervention_comparisons(
+                pd.concat([steered, of_items]),
+                [axis for axis in varying if axis != "intervene"],
+                metric,
+                better,
+                interventions,
+            )
+            if "intervene" in varying
+            else [],
             "By column": by_column,
             "Claims": claims,
         }
@@ -181,6 +222,7 @@ def describe_comparisons(comparisons: Mapping[Topic, Sequence[ArmComparison]], a
         *_retrieval(comparisons["Retrieval"]),
         *_vote(comparisons["Vote"]),
         *_decoding(comparisons["Decoding"]),
+        *_interventions(comparisons["Intervention"]),
     ]
 
 
@@ -243,6 +285,35 @@ def _vote_comparisons(
     return trials
 
 
+def _intervention_comparisons(
+    samples: "DataFrame", settings: Sequence[str], metric: str, better: Better, interventions: InterventionControls
+) -> list[ArmComparison]:
+    """Each intervention of each subject with none, with its controls, and with its items as demonstrations."""
+    trials = []
+    every = {label for controls in interventions.controls.values() for label in controls}
+    over = [axis for axis in ("shots", "retriever") if axis in samples]
+    for subject, part in split_by_subject(samples, settings):
+        is_of_items = part["decoding"].isin(interventions.of_items)
+        arms = part[~is_of_items]
+        for name in axis_values(arms, "intervene"):
+            if name == NO_INTERVENTION or name in every:
+                continue
+            mine, words = arms[arms["intervene"] == name], NO_CONTROL.sub("", str(name)).replace("()", "")
+            others = {NO_INTERVENTION: "no intervention", **interventions.controls.get(str(name), {})}
+            for label, other in others.items():
+                both, where = shared_settings(arms[arms["intervene"] == label], mine, over)
+                if len(both[0]) and len(both[1]):
+                    trials.append(
+                        compare_arms(subject, words, other, both, metric, on=over, pooled=where, better=better)
+                    )
+            zero = mine[mine["shots"] == 0] if "shots" in mine else mine[:0]
+            for label in interventions.of_items if name in interventions.fitted and len(zero) else ():
+                theirs = part[is_of_items & (part["decoding"] == label)]
+                if len(theirs):
+                    trials.append(compare_arms(subject, words, label, (theirs, zero), metric, better=better))
+    return trials
+
+
 def _gain(trials: Sequence[ArmComparison], also: str | None) -> Iterator[Finding]:
     for subject, tried in _by_subject(trials):
         better = tried[0].better
@@ -298,6 +369,19 @@ def _decoding(trials: Sequence[ArmComparison]) -> Iterator[Finding]:
             yield Finding("Decoding", subject, claim, against.numbers, more, verdict, bool(against.wrapping))
 
 
+def _interventions(trials: Sequence[ArmComparison]) -> Iterator[Finding]:
+    for subject, tried in _by_subject(trials):
+        for name, own in groupby(tried, key=lambda t: t.arm):
+            against, *checks = list(own)
+            claim = _refused(against) or f"{name} {_words(against)} {against.against}{against.pooled} ({against.means})"
+            same = all(t.verdict == against.verdict for t in checks)
+            more = " ".join(filter(None, [_beside_controls(checks, against), against.wrapping]))
+            yield Finding(
+                "Intervention", subject, claim, against.numbers, more, against.verdict if same else "open",
+                bool(against.wrapping),
+            )  # fmt: skip
+
+
 def _refused(t: ArmComparison) -> str:
     """Why there is no test, if there is none."""
     if t.by_construction:
@@ -311,13 +395,25 @@ def _checked(checks: Sequence[ArmComparison], against: ArmComparison) -> str:
         return "None of its controls was run." if against.verdict == "better" else ""
     if all(t.verdict == "better" for t in checks):
         return f"It beats all its controls: {join_words([f'{_name(t)} ({t.short})' for t in checks])}."
+    conclusion = "" if against.better == "neither" else ": it does not beat all its controls"
+    return f"It {_by_verdict(checks)}{conclusion}."
+
+
+def _beside_controls(checks: Sequence[ArmComparison], against: ArmComparison) -> str:
+    """The sentence about an intervention's controls, which may do more or less than it in either direction."""
+    if not checks:
+        return "" if against.verdict == "open" else "None of its controls was run."
+    return f"It {_by_verdict(checks)}."
+
+
+def _by_verdict(checks: Sequence[ArmComparison]) -> str:
+    """'beats its control a (+.100, p = .010) and is not distinguishable from its controls b (...) and c (...)'."""
     clauses = []
     by_words = sorted(checks, key=lambda t: (t.identical, _words(t)))
     for words, own in groupby(by_words, key=_words):
         names = [f"{_name(t)} ({t.short})" for t in own]
         clauses.append(f"{words} its control{'s' if len(names) > 1 else ''} {join_words(names)}")
-    conclusion = "" if against.better == "neither" else ": it does not beat all its controls"
-    return f"It {join_words(clauses)}{conclusion}."
+    return join_words(clauses)
 
 
 def _name(t: ArmComparison) -> str:

@@ -28,7 +28,7 @@ the sums.
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,6 +48,9 @@ from experiments.stats.intervals import (
 )
 from icl.metrics.base import RunLevelMetric, ScoredSample
 from icl.metrics.sufficient_statistics import SufficientStatistics, mean_statistics, statistics_of, sum_rows
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 Indices = Sequence[int] | NDArray[np.intp]
 PairedCells = Sequence[tuple[Indices, SufficientStatistics, SufficientStatistics]]
@@ -166,6 +169,33 @@ def estimate_run_statistic(refs: Sequence[SampleRef], values: Floats, clusters: 
         if lowest <= statistic <= highest:  # a metric that does not name its range has that of a share
             low, high = max(low, lowest), min(high, highest)
     return Estimate(statistic, low, high, len(values), len(sizes))
+
+
+def drop_scores(frame: "DataFrame", lost: NDArray[np.bool_], columns: Sequence[str]) -> "DataFrame":
+    """The frame as if some of its samples had failed: they have no score, and run-level metrics leave them out.
+
+    Args:
+        frame: Samples.
+        lost: [n], which of them have failed.
+        columns: The columns of scores.
+    """
+    changed: dict[str, Any] = {}
+    for column in columns:
+        changed[column] = frame[column].mask(lost)
+        if (name := sample_ref_column(column)) not in frame:
+            continue
+        refs: list[SampleRef | None] = frame[name].tolist()
+        failed: dict[int, list[int]] = {}
+        for ref, is_lost in zip(refs, lost, strict=True):
+            if ref is not None and is_lost:
+                failed.setdefault(id(ref.statistic), []).append(ref.index)
+        known = {id(ref.statistic): ref.statistic for ref in refs if ref is not None}
+        again = {key: one.without(failed.get(key, ())) for key, one in known.items()}
+        objects = np.empty(len(refs), dtype=object)
+        objects[:] = [ref and SampleRef(again[id(ref.statistic)], ref.index) for ref in refs]
+        numbers = [ref.statistic.values[ref.index] if ref else None for ref in objects]
+        changed |= {name: objects, column: np.array(numbers, dtype=np.float64)}
+    return frame.assign(**changed)
 
 
 def align_run_statistics(

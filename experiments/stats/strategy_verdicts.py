@@ -108,16 +108,19 @@ def _trials(
         for name in have:
             for other in against(name, have):
                 if only is None or (subject, name, other) in only:
-                    trials.append(_trial(subject, part, name, other, metric=metric, better=better, level=level))
+                    one = _trial(subject, part, name, other, metric=metric, better=better, level=level)
+                    trials += [] if one is None else [one]
     return trials
 
 
 def _trial(
     subject: str, part: "DataFrame", name: str, against: str, *, metric: str, better: Better, level: float
-) -> ArmComparison:
-    """Compares two decodings in the settings that both have."""
+) -> ArmComparison | None:
+    """Compares two decodings in the settings that both have; None if there are none."""
     axes = ("shots", "retriever")
     both, where = shared_settings(part[part["decoding"] == against], part[part["decoding"] == name], list(axes))
+    if not len(both[0]) or not len(both[1]):
+        return None
     on = [axis for axis in axes if axis in part]
     return compare_arms(subject, name, against, both, metric, on=on, pooled=where, better=better, level=level)
 

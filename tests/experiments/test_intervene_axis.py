@@ -123,6 +123,14 @@ def test_fit_then_run_recovers_what_demonstrations_give(vectors: Path, tmp_path:
     assert own["recovery"] == pytest.approx((steered - off) / (full - off))
     assert own["low"] <= own["recovery"] <= own["high"]
     assert set(table.index) == names
+    assert table["beyond"].isna().tolist() == [name == "task_vector(control=none)" for name in table.index]
+    sentences = view_run(load_run(tmp_path / "t")).findings
+    (steered_one,) = [one for one in sentences if one.topic == "Intervention"]
+    assert steered_one.claim.startswith("task_vector beats no intervention (")
+    controls = ("random", "shuffled", "zero_shot", "more_demonstrations(factor=24)")
+    assert all(f"{name} (" in steered_one.more for name in controls)
+    assert [one.subject for one in sentences if one.topic == "Vote"] == ["operators · minus"]
+    assert not [one for one in sentences if one.topic == "Decoding" or "no pair" in one.sentence]
 
 
 def test_labelled_items_are_controls_as_demonstrations_and_as_a_constant_bias(vectors: Path, tmp_path: Path) -> None:

@@ -7,41 +7,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from experiments.analyses.recovery import ALL_TASKS, analyze, label_without_task, recovery
+from experiments.analyses.recovery import ALL_TASKS, analyze, label_without_task
 from experiments.stats.arms import UNIT
-
-ZERO, FEW = np.array([0, 0, 1, 0.0] * 10), np.array([1, 1, 1, 0.0] * 10)
-CLUSTERS = np.arange(40)
-
-
-def test_the_recovery_of_equal_scores_is_zero_or_one() -> None:
-    assert recovery(ZERO, FEW, ZERO, CLUSTERS)["recovery"] == pytest.approx(0)
-    full = recovery(ZERO, FEW, FEW, CLUSTERS)
-    assert full["recovery"] == pytest.approx(1)
-    assert 0.9 < full["low"] < 1
-
-
-def test_half_of_the_gain_is_one_half_and_lies_in_its_interval() -> None:
-    half = np.where(np.arange(40) % 8 < 4, ZERO, FEW)
-    result = recovery(ZERO, FEW, half, CLUSTERS)
-    assert result["recovery"] == pytest.approx(0.5)
-    assert result["low"] < 0.5 < result["high"]
-
-
-def test_the_interval_covers_the_ratio_of_the_population() -> None:
-    """Gain .4 from .4 to .8, steered .6: the recovery is one half."""
-    generator, covered = np.random.default_rng(0), 0
-    for _ in range(200):
-        number = generator.random(120)
-        before, after, steered = ((number < p).astype(float) for p in (0.4, 0.8, 0.6))
-        result = recovery(before, after, steered, np.arange(120))
-        covered += result["low"] <= 0.5 <= result["high"]
-    assert covered > 180
-
-
-def test_there_is_no_recovery_without_a_gain() -> None:
-    assert all(np.isnan(value) for value in recovery(FEW, ZERO, FEW, CLUSTERS).values())
-    assert all(np.isnan(value) for value in recovery(FEW, FEW, ZERO, CLUSTERS).values())
+from experiments.stats.findings import InterventionControls
+from experiments.stats.pairs import Pairs, paired_test
 
 
 def view_of(*arms: tuple[str, int, str, float]) -> Any:
@@ -53,7 +22,8 @@ def view_of(*arms: tuple[str, int, str, float]) -> Any:
     ]  # fmt: skip
     axes = ["task", "shots", "retriever", "intervene"]
     return SimpleNamespace(frame=pd.DataFrame(rows), path="x", metric="strict", axes=axes, better="higher",
-                           of_samples=True, measure="strict", sample_metrics=["strict"])  # fmt: skip
+                           of_samples=True, measure="strict", sample_metrics=["strict"],
+                           interventions=InterventionControls())  # fmt: skip
 
 
 PLAIN = ("none", 0, "none", 0.0)
@@ -76,8 +46,16 @@ def test_each_retriever_has_the_rows_of_a_run_with_it_alone() -> None:
 
 def test_a_table_without_controls_says_so() -> None:
     control = ("vector(control=random)", 0, "none", 0.1)
-    noted = [analyze(view_of(PLAIN, *SIMILAR, VECTOR, *more)).attrs["note"] for more in ([], [control])]
-    assert ["controls: default adds them" in note for note in noted] == [True, False]
+    without, with_control = view_of(PLAIN, *SIMILAR, VECTOR), view_of(PLAIN, *SIMILAR, VECTOR, control)
+    with_control.interventions = InterventionControls({"vector": {control[0]: "random"}})
+    assert "controls: default adds them" in analyze(without).attrs["note"]
+    assert "beyond" not in analyze(without)
+    table = analyze(with_control)
+    assert "controls: default adds them" not in table.attrs["note"]
+    beyond = table.set_index("intervene")[["beyond", "beyond_low", "beyond_high", "p"]]
+    assert beyond.loc[["vector", "batch"]].isna().all(axis=None)
+    test = paired_test(Pairs(*(1.0 * (np.arange(40) < n) for n in (4, 10)), np.arange(40)))
+    assert beyond.loc[control[0]].tolist() == pytest.approx([test.difference, test.low, test.high, test.p], abs=1e-6)
 
 
 def with_tasks(**tasks: tuple[tuple[str, int, str, float], ...]) -> Any:
@@ -106,6 +84,11 @@ def test_own_files_of_tasks_are_pooled_and_those_of_other_tasks_are_not() -> Non
     assert row["recovery"] == pytest.approx(0.375 / 0.875)
     assert row["steered_low"] < 0.375 < row["steered_high"]
     assert len(own) == 4
+    view = with_tasks(plus=plus, minus=minus)
+    view.interventions = InterventionControls({"v(fitted=plus-h.safetensors)": {"v(fitted=x)": "random"}})
+    tested = analyze(view).dropna(subset="beyond").set_index(["task", "intervene"])
+    assert list(tested["beyond"]) == [pytest.approx(0.4)]
+    assert list(tested.index) == [("plus", "v(fitted=x)")]
     assert ALL_TASKS not in set(analyze(view_of(PLAIN, ALL_RIGHT, VECTOR))["task"])
 
 

@@ -1,4 +1,7 @@
+from dataclasses import replace
+
 import pytest
+from written_run import GREEDY
 
 from experiments.api import run
 from experiments.report.tables import difference_frame, score_frame, task_tables
@@ -133,3 +136,42 @@ def test_the_vote_of_transformed_demonstrations_is_their_own(mapping, tmp_path, 
     assert len(voted) == rows
     assert len({row.cells[4].mean for row in voted}) == rows
     assert (voted[0].labels[table.axes.index("transforms")] == "") == (rows == 1)
+
+
+def with_missing(view, arm, lost):
+    """The view as if an arm had failed on some of its queries. Its run-level numbers are kept."""
+    scores = view.scores.copy()
+    own = (scores["task"] == "shapes") & (scores["shots"] == arm["shots"]) & (scores["decoding"] == arm["decoding"])
+    failed = own & (scores["retriever"] == arm["retriever"]) & scores["query"].isin(lost)
+    scores.loc[failed, list(view.metrics)] = float("nan")
+    scores.loc[failed, "failed"] = True
+    return replace(view, scores=scores)
+
+
+def test_means_of_all_arms_stand_on_the_queries_that_every_arm_answered(written):
+    whole = view_run(written(queries=20, shots=(0, 4), retrievers=("knn",), decodings=(GREEDY,)))
+    arm = {"shots": 4, "decoding": "greedy", "retriever": "knn"}
+    zero = whole.scores[(whole.scores["task"] == "shapes") & (whole.scores["shots"] == 0)]
+    hard = sorted(zero.groupby("query")["lenient"].mean().nsmallest(6).index)
+    view = with_missing(whole, arm, hard)
+    table, other = task_tables(view)
+    (row,) = [one for one in table.rows if not one.baseline]
+    (gain, *_) = view.comparisons["ICL gain"]
+    assert (row.cells[0].mean, row.cells[4].mean) == pytest.approx((gain.reference_mean, gain.mean))
+    assert row.cells[4].mean - row.cells[0].mean == pytest.approx(gain.result.difference)
+    assert (table.queries, other.queries, table.failed) == (14, 20, 12)
+    (vote,) = [one for one in table.rows if one.baseline]
+    assert vote.cells[4].samples == row.cells[4].samples == 28
+    frame = score_frame(view).set_index(["task", "shots"])
+    assert list(frame.loc["shapes", "missing"]) == [12, 12]
+    assert frame.loc[("shapes", 0), "mean"] == pytest.approx(gain.reference_mean)
+    assert "6 queries on which an arm failed are in no arm's score" in view.scores_note
+    assert (whole.scores_note, whole.paired_scores is whole.scores) == ("", True)
+
+
+def test_an_arm_that_answered_nothing_takes_no_query_from_the_others(written):
+    whole = view_run(written(queries=6, shots=(0, 4), retrievers=("knn",), decodings=(GREEDY,)))
+    every = set(whole.scores["query"])
+    view = with_missing(whole, {"shots": 4, "decoding": "greedy", "retriever": "knn"}, every)
+    (row,) = [one for one in task_tables(view)[0].rows if not one.baseline]
+    assert {shots: cell.samples for shots, cell in row.cells.items()} == {0: 12}

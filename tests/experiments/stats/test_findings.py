@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from experiments.stats.findings import findings, page_comparisons
+from experiments.stats.findings import InterventionControls, describe_comparisons, findings, page_comparisons
 
 N = 120
 
@@ -309,3 +309,71 @@ def test_retrievers_are_compared_at_one_shot_and_never_at_none(run):
     frame["retriever"] = frame["retriever"].fillna("knn")  # labeled although it cannot matter
     (again,) = only(findings(frame), "Retrieval")
     assert again.numbers == one.numbers
+
+
+VECTOR, RANDOM, CUT = "v(control=none)", "v(control=random)", "cut(layer=1)"
+STEERED = InterventionControls({VECTOR: {RANDOM: "random"}, CUT: {"cut(layer=1, control=others)": "others"}})
+
+
+def steered(arm, more=()):
+    """A run of (intervention, shots) -> share right at the reference decoding."""
+    cells = {("none", 0): 0.4, ("none", 8): 0.9, (VECTOR, 0): 0.8, (RANDOM, 0): 0.4, **dict(more)}
+    frames = [
+        arm(scores(share), task="task", shots=shots, retriever="random" if shots else None, decoding="greedy",
+            intervene=label, vote=scores(0.1) if shots else [None] * N)
+        for (label, shots), share in cells.items()
+    ]  # fmt: skip
+    return pd.concat(frames, ignore_index=True)
+
+
+def of_interventions(frame, controls=STEERED):
+    return only(describe_comparisons(page_comparisons(frame, interventions=controls), "strict"), "Intervention")
+
+
+def test_an_intervention_is_compared_with_none_and_with_its_controls(arm):
+    (one,) = of_interventions(steered(arm))
+    assert one.verdict == "better"
+    assert one.claim == "v beats no intervention (.800 against .400)"
+    assert one.numbers.startswith("+.400")
+    assert "(Holm over 2, 3 topics)" in one.numbers
+    assert one.more == "It beats its control random (+.400, p < .001)."
+
+
+def test_an_intervention_that_does_no_more_than_its_control_shows_nothing(arm):
+    (one,) = of_interventions(steered(arm, {(RANDOM, 0): 0.79}))
+    assert one.verdict == "open"
+    assert "beats no intervention" in one.claim
+    assert "is not distinguishable from its control random" in one.more
+
+
+def test_a_cut_that_lowers_the_score_more_than_its_control_is_worse(arm):
+    cut = {(CUT, 8): 0.4, ("cut(layer=1, control=others)", 8): 0.9}
+    vector, one = of_interventions(steered(arm, cut))
+    assert (vector.verdict, one.verdict) == ("better", "worse")
+    assert one.claim == "cut(layer=1) is below no intervention (.400 against .900)"
+    assert one.more == "It is below its control others (−.500, p < .001)."
+
+
+def test_gain_and_vote_are_those_of_arms_without_an_intervention(arm):
+    frame = steered(arm, {(CUT, 8): 0.7})
+    comparisons = page_comparisons(frame, interventions=STEERED)
+    assert [(one.subject, one.mean) for one in comparisons["Vote"]] == [("task", 0.9)]
+    assert [(one.subject, one.mean) for one in comparisons["ICL gain"]] == [("task", 0.9)]
+
+
+def test_the_items_of_a_fit_as_demonstrations_are_a_control_and_no_strategy(arm):
+    items = arm(scores(1.0), task="task", shots=1, retriever="random", decoding="more(factor=80)", intervene="none",
+                vote=scores(0.1))  # fmt: skip
+    frame = pd.concat([steered(arm), items], ignore_index=True)
+    controls = InterventionControls(STEERED.controls, ("more(factor=80)",), (VECTOR,))
+    sentences = describe_comparisons(page_comparisons(frame, interventions=controls), "strict")
+    assert not only(sentences, "Decoding")
+    (one,) = only(sentences, "Intervention")
+    assert one.verdict == "open"
+    assert one.more.endswith("is below its control more(factor=80) (−.200, p < .001).")
+    assert not [one for one in sentences if "no pair" in one.sentence]
+
+
+def test_a_decoding_that_was_run_in_no_setting_of_the_reference_has_no_sentence(run):
+    frame = run({(0, "", "greedy"): 0.4, (8, "random", "greedy"): 0.9, (1, "random", "vcd"): 0.9})
+    assert not only(findings(frame), "Decoding")

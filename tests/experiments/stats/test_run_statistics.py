@@ -15,6 +15,7 @@ from experiments.stats.run_statistics import (
     SampleRef,
     _exact,
     align_run_statistics,
+    drop_scores,
     estimate_run_statistic,
     sample_ref_column,
 )
@@ -348,3 +349,13 @@ def test_sums_of_both_arms_are_exact_in_any_order():
     both = np.concatenate([left, right])
     for column in both.T:
         assert float(np.cumsum(column)[-1]) == float(np.cumsum(column[::-1])[-1]) == math.fsum(column)
+
+
+def test_a_run_level_metric_is_computed_again_on_the_common_queries(tidied):
+    left = tidied("f1", [1, 1, 0, 1, 0, 1], ["yes", "no", "yes", "yes", "no", "no"])
+    lost = np.array([False, False, True, False, False, True])
+    alone = tidied("f1", [1, 1, None, 1, 0, None], ["yes", "no", "yes", "yes", "no", "no"])
+    dropped = drop_scores(left, lost, ["m"])
+    assert dropped["m"].isna().tolist() == lost.tolist()
+    assert dropped["m"].mean() == pytest.approx(alone["m"].mean())
+    assert dropped["m"].mean() != pytest.approx(left["m"][~lost].mean())
