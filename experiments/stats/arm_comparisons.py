@@ -178,7 +178,7 @@ def compare_arms(
         pooled=pooled,
         mean=float(pairs.arm.mean()),
         reference_mean=float(pairs.reference.mean()),
-        also=_second_difference(reference, samples, pairs, also) if also in samples and also != metric else None,
+        also=_second_difference(reference, samples, pairs, also) if also and also in samples and also != metric else None,
         wrapping=wrapping_note(reference, samples, (against, arm)),
         better=better,
         decided=(decided_pair, pooled) if decided_pair else object(),
