@@ -36,8 +36,8 @@ def analyze(view: "RunView") -> "DataFrame":
         peak = {"peak": summary.peak, "peak_shots": summary.peak_shots, "monotone": summary.monotone}
         table_rows.append({**setting, "at_0": zero, "shots": int(last["shots"]), **tested, **area, **peak})
     at_ends = view.scores.set_index(list(view.axes)).index.isin(ends)
-    kept = view.scores[at_ends | (view.scores["shots"] == 0)]
-    results = compare(kept, {"shots": 0}, view.metric, axes=view.axes)
+    scores = view.scores[at_ends | (view.scores["shots"] == 0)]
+    results = compare(scores, {"shots": 0}, view.metric, axes=view.axes)
     gains_at_end = {tuple(row[axis] for axis in view.axes): row for row in results.to_dict("records")}
     for row, end in zip(table_rows, ends, strict=True):
         result: Any = gains_at_end[end]

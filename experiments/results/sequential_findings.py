@@ -21,7 +21,7 @@ from experiments.stats.arms import UNIT, Arm, describe_arm, iter_arms, reference
 from experiments.stats.findings import Finding
 from experiments.stats.formatting import format_interval, format_p, format_signed
 from experiments.stats.pairs import KEYS, align_pairs, paired_test
-from experiments.stats.run_statistics import SampleRef, sample_ref_column
+from experiments.stats.run_statistics import drop_scores, sample_ref_column
 from experiments.stats.sequential import look_sizes, repeated_interval, z_boundaries
 from experiments.stats.stopping_rule import DEFAULT_LOOKS, Standing
 from experiments.stopping.comparisons import PlannedComparison
@@ -90,19 +90,8 @@ def restrict_samples(samples: "DataFrame", queries: Mapping[str, set[str]]) -> "
     keep = np.array(
         [query in queries.get(str(task), ()) for task, query in zip(samples["task"], samples["query"], strict=True)]
     )
-    attrs, rest = samples.attrs, samples[keep].reset_index(drop=True)
-    for column in [str(c) for c in samples if sample_ref_column(str(c)) in samples]:
-        refs = rest[sample_ref_column(column)].tolist()
-        indices: dict[int, list[int]] = {}
-        for ref in refs:
-            indices.setdefault(id(ref.statistic), []).append(ref.index)
-        own = {id(ref.statistic): ref.statistic for ref in refs}
-        again = {key: own[key].only(places) for key, places in indices.items()}
-        new = [SampleRef(again[id(ref.statistic)], ref.index) for ref in refs]
-        values = [np.nan if (value := ref.statistic.values[ref.index]) is None else value for ref in new]
-        objects = np.empty(len(new), dtype=object)
-        objects[:] = new
-        rest[column], rest[sample_ref_column(column)] = values, objects
+    run_level = [str(column) for column in samples if sample_ref_column(str(column)) in samples]
+    attrs, rest = samples.attrs, drop_scores(samples, ~keep, run_level)[keep].reset_index(drop=True)
     rest.attrs = attrs
     return rest
 

@@ -118,8 +118,8 @@ class RecoveryDesign:
 
     def draw(self, draw: np.random.Generator, queries: int) -> tuple[Floats, Floats, Floats]:
         """[queries] scores of the three arms. Half of the queries are as hard for each of them."""
-        alike = draw.random((queries, 1)) < SAME_AS_CLUSTER
-        place = np.where(alike, draw.random((queries, 1)), draw.random((queries, 3)))
+        same_for_all = draw.random((queries, 1)) < SAME_AS_CLUSTER
+        place = np.where(same_for_all, draw.random((queries, 1)), draw.random((queries, 3)))
         before, after, steered = (place < (self.before, self.after, self.steered)).astype(np.float64).T
         return before, after, steered
 

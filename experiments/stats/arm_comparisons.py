@@ -178,7 +178,7 @@ def compare_arms(
         pooled=pooled,
         mean=float(pairs.arm.mean()),
         reference_mean=float(pairs.reference.mean()),
-        also=_second_difference(reference, samples, pairs, also) if also and also in samples and also != metric else None,
+        also=_second_difference(reference, samples, pairs, also) if also and also != metric else None,
         wrapping=wrapping_note(reference, samples, (against, arm)),
         better=better,
         decided=(decided_pair, pooled) if decided_pair else object(),
@@ -215,13 +215,15 @@ def _corrected(t: ArmComparison, p: float, family: int, topics: int) -> ArmCompa
     return replace(t, result=result, p=p, family=family, topics=topics)
 
 
-def _second_difference(reference: "DataFrame", samples: "DataFrame", pairs: Pairs, metric: str) -> float:
-    """The mean difference under another metric on the same pairs; NaN if none of them has both scores."""
+def _second_difference(reference: "DataFrame", samples: "DataFrame", pairs: Pairs, metric: str) -> float | None:
+    """The mean difference under another metric on the same pairs; None if there is none."""
+    if metric not in samples:
+        return None
     theirs, mine = (frame[metric].to_numpy(dtype=float, na_value=math.nan) for frame in (reference, samples))
     assert pairs.rows is not None
     differences = mine[pairs.rows[1]] - theirs[pairs.rows[0]]
     both = differences[np.isfinite(differences)]
-    return float(both.mean()) if len(both) else math.nan
+    return float(both.mean()) if len(both) else None
 
 
 def _units(samples: "DataFrame", pairs: Pairs, result: PairedTestResult) -> str:

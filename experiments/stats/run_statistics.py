@@ -189,10 +189,10 @@ def drop_scores(frame: "DataFrame", lost: NDArray[np.bool_], columns: Sequence[s
         for ref, is_lost in zip(refs, lost, strict=True):
             if ref is not None and is_lost:
                 failed.setdefault(id(ref.statistic), []).append(ref.index)
-        known = {id(ref.statistic): ref.statistic for ref in refs if ref is not None}
-        again = {key: one.without(failed.get(key, ())) for key, one in known.items()}
+        statistics = {id(ref.statistic): ref.statistic for ref in refs if ref is not None}
+        recomputed = {key: one.without(failed.get(key, ())) for key, one in statistics.items()}
         objects = np.empty(len(refs), dtype=object)
-        objects[:] = [ref and SampleRef(again[id(ref.statistic)], ref.index) for ref in refs]
+        objects[:] = [ref and SampleRef(recomputed[id(ref.statistic)], ref.index) for ref in refs]
         numbers = [ref.statistic.values[ref.index] if ref else None for ref in objects]
         changed |= {name: objects, column: np.array(numbers, dtype=np.float64)}
     return frame.assign(**changed)
