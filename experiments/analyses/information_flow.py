@@ -11,8 +11,9 @@ Label words are anchors (Wang et al., EMNLP 2023, arXiv 2305.14160), with the pa
     effect    cut - others, in pairs, with an exact McNemar test
     n         prompts
 
-`collect` in early layers and `read` in later ones is what the paper reports. Saliency is a first-order estimate, so the
-causal test is `effect`. Accuracies are strict, of greedy answers.
+`collect` in early layers and `read` in later ones is what the paper reports. In the last layer `collect` is 0 by
+construction, because L reads no later state of an answer. Saliency is a first-order estimate, so the causal test is
+`effect`. Accuracies are strict, of greedy answers.
 
 The first 50 queries of each cell (`--queries`) are read: one forward and backward pass of a prompt, with layers x heads
 x tokens x tokens x 4 bytes and a little more, and 1 + 2 x layers answers. A prompt that does not fit is an error.

@@ -1,18 +1,25 @@
 import base64
 import csv
 import hashlib
+import io
 import json
 import re
 from dataclasses import replace
 from xml.etree import ElementTree
 
+import pandas as pd
 import pytest
+from markupsafe import escape
+from rich.console import Console
 from written_run import page_samples
 
 import icl
+from experiments.report.comparison import print_comparison
 from experiments.report.html import _json, file_names, write_report
 from experiments.report.tables import ScoreRow, TaskTable
 from experiments.results.view_run import view_run
+from experiments.stats.compare import compare
+from experiments.stats.formatting import format_interval
 from experiments.stats.intervals import Estimate
 
 HOSTILE = "</script><script>window.hacked=1</script><img src=x onerror=window.hacked=1>\"'&\u2028"
@@ -273,3 +280,22 @@ def test_many_controls_stand_in_the_tables_and_not_in_the_figure(written):
         assert "random, greedy" in key
         assert ("The 7 controls are not plotted" in html) is not plotted
         assert "mask_only" in html.split('id="scores"')[1].split('id="differences"')[0]
+
+
+def test_page_csv_and_terminal_print_one_interval_that_agrees_with_the_corrected_p(written):
+    run = written(queries=60, tasks=("binding, 2-way",), shots=(0, 4), retrievers=("random", "knn"))
+    view = view_run(run, to={"shots": 0})
+    files = write_report(view)
+    differences = pd.read_csv(next(path for path in files.tables if path.name == "differences.csv"))
+    page, out = (run.path / "report.html").read_text(), io.StringIO()
+    print_comparison(compare(view.scores, view.to, view.metric, axes=view.axes), view, Console(file=out, width=200))
+    assert list((differences["low"] > 0) | (differences["high"] < 0)) == list(differences["p_corrected"] <= 0.05)
+    for row in differences.to_dict("records"):
+        interval = format_interval(row["low"], row["high"])
+        assert f'<td class="n">{interval}</td>' in page
+        assert interval in out.getvalue()
+    tested = [one for own in view.comparisons.values() for one in own if one.result is not None]
+    for one in tested:
+        assert (one.result.low > 0 or one.result.high < 0) == (one.p <= 0.05)
+    for finding in view.findings:
+        assert str(escape(finding.numbers)) in page
