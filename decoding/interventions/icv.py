@@ -8,8 +8,9 @@ Steering, ICML 2024 (arXiv 2311.06668).
     every token, output of the MLP of layer l: `directions.turned` along v_l / |v_l|, lam .1
 
 The paper's pairs are two texts, such as a toxic and a neutral one. A question with and without its answer is our
-reading of it for visual questions. The sign of a principal direction is arbitrary, and its length is 1 beside an
-unnormalized mean, so the mean alone is the default.
+reading of it for visual questions. The sign of a principal direction is a convention, here the release's: the source
+with the largest projection has a positive one. Its length is 1, while the mean is not normalized, so the mean alone is
+the default.
 
 Differs from the released code in the default direction, see above; float32 (the release casts to half); prompts with
 images; sources of `icl fit` instead of the demonstrations of the prompt.
@@ -68,9 +69,13 @@ class ICV(FittedMethod):
 
 
 def principal_direction(differences: "Tensor") -> "Tensor":
-    """The first principal direction of [n, layers, d], of length 1 over all layers: [layers, d]."""
+    """The first principal direction of [n, layers, d], of length 1 over all layers: [layers, d].
+
+    Its sign makes the largest projection of a centered difference positive, as the released code's `svd_flip`.
+    """
     import torch
 
     centered = (differences - differences.mean(0)).flatten(1)
-    direction: Tensor = torch.linalg.svd(centered, full_matrices=False).Vh[0]
+    left, _, right = torch.linalg.svd(centered, full_matrices=False)
+    direction: Tensor = right[0] * left[left[:, 0].abs().argmax(), 0].sign()
     return direction.view(differences.shape[1:])

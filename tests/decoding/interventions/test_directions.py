@@ -34,6 +34,20 @@ def test_the_principal_direction_has_length_one_over_all_layers() -> None:
     assert float(direction[:, 0].square().sum()) > 0.9
 
 
+def test_the_principal_direction_has_the_sign_of_the_released_code() -> None:
+    """400 random sets against the eigenvector of the covariance, with the sign by the largest projection."""
+    for seed in range(400):
+        generator = torch.Generator().manual_seed(seed)
+        count = int(torch.randint(2, 12, (), generator=generator))
+        differences = torch.randn(count, 4, 8, generator=generator) + torch.randn(1, 4, 8, generator=generator)
+        centered = (differences - differences.mean(0)).flatten(1).double()
+        expected = torch.linalg.eigh(centered.T @ centered).eigenvectors[:, -1]
+        projections = centered @ expected
+        expected *= 1 if projections.max() > -projections.min() else -1
+        if float(projections.abs().topk(2).values.diff().abs()) > 1e-4:  # two differences are mirror images
+            assert float(principal_direction(differences).flatten() @ expected.float()) > 0.99, seed
+
+
 def test_an_in_context_vector_is_the_mean_change_by_the_answer(tmp_path: Path) -> None:
     data = FitData(tiny(), dev(6, 1), dev(6, 2), max_new_tokens=4)
     method = write(tmp_path / "icv.safetensors", ICV(), ICV().fit(data))
