@@ -10,7 +10,7 @@ The mask is found in one of two ways:
     effect       heads in the order of their AIE (`head_effects`); the choice part decides how many
     reinforce    the paper's: Bernoulli logits from -1, Adam .1; each step takes one random prompt without
                  demonstrations and 32 masks; the loss of the first answer token is standardized in the step;
-                 the best of 10 sampled masks on the choice part
+                 of 10 sampled masks, the one with the lowest such loss on the choice part
 
 All heads replaced at once must fail: the query itself is then no longer read. The difference of means leaves the query
 in the heads, and can be added to all.
@@ -109,12 +109,17 @@ class MTV(FittedMethod):
         tensors = {"heads": inputs} | {f"heads.{name}": own for name, own in means.items() if name != "few_shot"}
         if self.search == "reinforce":
             masks = sampled_masks(data, layers, written, self.steps, how)
-            edits = [(head_edit(layers, written, mask, where=where, how=how),) for mask in masks]
-            scores = data.accuracies(edits)
-            chosen = masks[scores.index(max(scores))]
+            edits = [head_edit(layers, written, mask, where=where, how=how) for mask in masks]
+            losses = [_first_token_loss(data, edit) for edit in edits]
+            best = losses.index(min(losses))
+            chosen = masks[best]
             tensors["mask"] = _as_mask(inputs, chosen)
-            reference = {**data.reference_accuracies(), **data.shuffle_report()}
-            report = {**reference, "accuracy": {str(i): score for i, score in enumerate(scores)}}
+            report = {
+                **data.reference_accuracies(),
+                **data.shuffle_report(),
+                "accuracy": {f"{len(chosen)} heads": data.accuracies([(edits[best],)])[0]},
+                "loss": {str(i): loss for i, loss in enumerate(losses)},
+            }
             parameters = {"search": "reinforce", "layers": layers, "num_heads": len(chosen), "how": how}
             return FittedTensors(tensors, parameters, report)
         ranked = head_effects(data, inputs, data.choice, self.effects_on)
@@ -167,6 +172,12 @@ def sampled_masks(
         data.on_progress("REINFORCE", step + 1, steps)
     final = torch.rand((FINAL_MASKS, *logits.shape), generator=generator) < logits.detach().sigmoid()
     return [_as_heads(mask) for mask in final]
+
+
+def _first_token_loss(data: FitData, edit: HeadEdit) -> float:
+    """The mean negative log-probability of the first answer token on the choice part, without demonstrations."""
+    prompts = [steer(one.without_demonstrations, edit) for one in data.choice]
+    return -float(data.first_token_logprobs(prompts, [one.answers[0] for one in data.choice]).mean())
 
 
 def _as_heads(mask: "Tensor") -> Heads:

@@ -267,6 +267,26 @@ def test_reinforce_favors_heads_that_lower_the_loss(
     assert sum((0, 0) in mask for mask in masks) <= 1
 
 
+def test_reinforce_keeps_the_sampled_mask_with_the_lowest_loss_of_the_first_token(
+    data: FitData, means: dict[str, torch.Tensor]
+) -> None:
+    """As the released code: not the mask with the most right answers, of which several have equally many."""
+    from decoding.interventions.head_effects import head_edit
+
+    small, layers = replace(data, choice=data.choice[:4], seed=1), [0, 1, 2, 3]
+    masks = sampled_masks(small, layers, means["few_shot"], steps=2)
+    losses = torch.zeros(len(masks))
+    for i, mask in enumerate(masks):
+        for one in small.choice:
+            prompt = steer(one.without_demonstrations, head_edit(layers, means["few_shot"], mask))
+            token = tiny().option_ids(prompt, [one.answers[0]])[0][0]
+            losses[i] -= tiny().open([prompt]).logits[0].log_softmax(-1)[token] / 4
+    fitted = MTV(search="reinforce", steps=2).fit(small)
+    kept = [(int(i), int(head)) for i, head in fitted.tensors["mask"].nonzero().tolist()]
+    assert kept == masks[int(losses.argmin())]
+    assert list(fitted.report["loss"].values()) == pytest.approx(losses.tolist(), abs=1e-4)
+
+
 def test_the_mask_of_reinforce_is_the_one_that_acts(data: FitData, tmp_path: Path) -> None:
     small = replace(data, choice=data.choice[:4])
     method = write(tmp_path / "r.safetensors", MTV(), MTV(search="reinforce", steps=1).fit(small))
