@@ -1,9 +1,10 @@
 """CRoPS (2601.00659): two negatives, one for the language prior and one for image statistics.
 
-    l = log p(y | prompt)      l_lang = log p(y | no image)      l_stat = log p(y | edited image)
+    l = log p(y | prompt) over the tokens with p(y) >= beta max p, renormalized; only these are kept
+    l_lang = log p(y | no image)       l_stat = log p(y | edited image)
     g = exp(-rate t), t from 1,        f = l + (1 - g) / g (l - l_lang)
-    scores = 2 f - l_stat,             if p(y) >= beta max p
-    scores = l                         where max p > confident
+    scores = (1 + alpha) f - alpha l_stat
+    scores = l                         where max exp(l) > confident
 
 The language prior grows in long answers, so its weight grows with the step t. The negatives:
 
@@ -15,9 +16,9 @@ The language prior grows in long answers, so its weight grows with the step t. T
 
 The masks act on the last token and on generated ones, and need a model of `hf` with attention scores (sdpa or eager).
 
-Differs from the released code in `inputs`, and in `attention`: there the tokens are chosen once, by one layer, and the
-number of text tokens grows from 10 to 40 in long answers. Here each layer and step chooses by its own attention, and
-the number is fixed. The released code has no batches.
+Differs from the released code in `inputs`, and in `attention`: there the tokens are chosen once, by one layer, the masks
+act on all tokens of the prompt, and the number of text tokens grows from 10 to 40 in long answers. Here each layer and
+step chooses by its own attention, and the number is fixed. The released code has no batches.
 """
 
 import math
@@ -30,7 +31,7 @@ from decoding.formulas.row_steps import weight_per_row
 from decoding.interventions.least_attended import Choice, LeastAttended
 from decoding.prompt_edits import remove_query_image
 from decoding.traits import Traits
-from icl.constraints import Count, Fraction, Positive, PositiveInt
+from icl.constraints import Count, Fraction, NonNegative, Positive, PositiveInt
 from icl.edits import Edit, ShuffledPatches
 from icl.models.interventions import Keys, steer
 from icl.registry import NestedComponent, component, later_parameter
@@ -45,9 +46,10 @@ if TYPE_CHECKING:
 class CRoPS(Strategy):
     """Contrast with the prompt without the image and with an edited image, stronger at later tokens."""
 
+    alpha: NonNegative = 1.0  # strength of the contrast with the edited image
     rate: Positive = 0.01  # growth of the first negative per token; the released value
     beta: Fraction = 0.1  # minimal probability relative to the best token; 0 masks nothing
-    confident: Fraction = 0.95  # probability of the best token above which the reference is used
+    confident: Fraction = 0.95  # probability of the best token among those kept, above which the reference is used
     edit: Annotated[Edit, NestedComponent("edit")] = field(default_factory=ShuffledPatches)  # of the second negative
     negatives: Literal["inputs", "attention", "random_attention"] = later_parameter("inputs")  # how they are made
     text_kept: PositiveInt = later_parameter(10)  # tokens that the first negative attends to, of masks
@@ -78,18 +80,19 @@ class CRoPS(Strategy):
     def mask(self, reference: "Tensor") -> "Tensor | None":
         return plausibility_mask(reference, self.beta)
 
-    def reference_decides(self, reference: "Tensor") -> "Tensor | None":
-        confident = self._is_confident(reference)[:, 0]
-        decides = super().reference_decides(reference)
-        return confident if decides is None else confident | decides
+    def reference_decides(self, reference: "Tensor") -> "Tensor":
+        return self._kept_logprobs(reference).amax(-1).exp() > self.confident
 
     def combine(self, logits: "Tensor", step: int) -> "Tensor":
         """logits: [3, B, V] float32 -> scores [B, V]."""
-        reference, language, statistics = logits.log_softmax(-1)
+        reference, (language, statistics) = self._kept_logprobs(logits[0]), logits[1:].log_softmax(-1)
         growth = weight_per_row(step, lambda number: math.expm1(self.rate * (number + 1)), reference)  # (1 - g) / g
-        scores: Tensor = 2 * (reference + growth * (reference - language)) - statistics
-        return scores.where(~self._is_confident(logits[0]), reference)
+        full = reference + growth * (reference - language)
+        scores: Tensor = (1 + self.alpha) * full - self.alpha * statistics
+        return scores.where(~self.reference_decides(logits[0])[:, None], reference)
 
-    def _is_confident(self, reference: "Tensor") -> "Tensor":
-        confident: Tensor = reference.softmax(-1).amax(-1, keepdim=True) > self.confident
-        return confident
+    def _kept_logprobs(self, reference: "Tensor") -> "Tensor":
+        """Logits minus the logsumexp of those that the mask keeps: log-probabilities of kept tokens. [B, V]."""
+        mask = self.mask(reference)
+        kept = reference if mask is None else reference.masked_fill(~mask, -math.inf)
+        return reference - kept.logsumexp(-1, keepdim=True)

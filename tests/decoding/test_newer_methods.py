@@ -79,16 +79,40 @@ def test_crops_by_hand_and_confident_rows_are_the_references() -> None:
     reference, language, statistics = LOGITS.log_softmax(-1)
     gamma = math.exp(-0.01 * 8)
     full = reference + (1 - gamma) / gamma * (reference - language)
-    assert torch.allclose(crops.combine(LOGITS, 7), 2 * full - statistics, atol=1e-5)
+    scores, expected = crops.combine(LOGITS, 7), 2 * full - statistics
+    assert torch.allclose(scores.log_softmax(-1), expected.log_softmax(-1), atol=1e-5)
     rows = torch.cat([crops.combine(LOGITS[:, i : i + 1], step) for i, step in enumerate((7, 0, 3, 2))])
     assert torch.allclose(crops.combine(LOGITS, RowSteps([7, 0, 3, 2])), rows, atol=1e-6)  # type: ignore[arg-type]
     certain = LOGITS.clone()
     certain[0, 1, 2] += 20
     scores = crops.combine(certain, 7)
-    assert torch.allclose(scores[1], certain[0, 1].log_softmax(-1))
-    assert crops.reference_decides(certain[0]).tolist() == [False, True, False, False]  # type: ignore[union-attr]
+    assert torch.allclose(scores[1].log_softmax(-1), certain[0, 1].log_softmax(-1))
+    assert crops.reference_decides(certain[0]).tolist() == [False, True, False, False]
     assert crops.mask(certain[0])[1].sum() == 1  # type: ignore[index]
     assert len(crops.branches(prompt(2))) == 3
+
+
+@pytest.mark.parametrize(
+    ("alpha", "rate", "beta", "confident"), [(1, 0.01, 0.1, 0.95), (0.5, 0.2, 0.1, 0.5), (2, 0.1, 0, 0.4)]
+)
+def test_crops_follows_the_steps_of_the_released_code(alpha: float, rate: float, beta: float, confident: float) -> None:
+    """Its loop, row by row: cut off, renormalize, ask whether the best token is likely enough, then contrast."""
+    logits = 3 * torch.randn(3, 60, 12, generator=torch.Generator().manual_seed(3))
+    crops = CRoPS(alpha=alpha, rate=rate, beta=beta, confident=confident)
+    scores, keeps = crops.combine(logits, 4), crops.mask(logits[0])
+    scores = scores if keeps is None else scores.masked_fill(~keeps, -torch.inf)
+    is_confident = crops.reference_decides(logits[0])
+    for row in range(60):
+        plain, language, statistics = logits[:, row]
+        if beta:
+            plain = plain.masked_fill(plain < plain.max() + math.log(beta), -torch.inf)
+        logprobs, gamma = plain.log_softmax(-1), math.exp(-rate * 5)
+        assert bool(is_confident[row]) == bool(logprobs.exp().max() > confident)
+        if logprobs.exp().max() <= confident:
+            plain = logprobs + (1 - gamma) / gamma * (logprobs - language.log_softmax(-1))
+            plain = (1 + alpha) * plain - alpha * statistics.log_softmax(-1)
+        assert torch.allclose(scores[row].softmax(-1), plain.softmax(-1), atol=1e-5), row
+    assert 0 < int(is_confident.sum()) < 60
 
 
 def test_savcd_takes_the_change_that_the_model_names_once_per_question() -> None:
