@@ -57,6 +57,7 @@ def minimize(
     steps: int,
     batch: int,
     what: str,
+    scheduler: "torch.optim.lr_scheduler.LRScheduler | None" = None,
 ) -> list[float]:
     """Takes steps of an optimizer on random batches of prompts and answers. Random numbers come from the data's seed.
 
@@ -68,6 +69,7 @@ def minimize(
         steps: Number of steps.
         batch: Items of a step, drawn without repetition.
         what: Name for the progress display.
+        scheduler: Sets the learning rate of the optimizer after each step. None: it is constant.
 
     Returns:
         The loss of each step, before it.
@@ -96,6 +98,8 @@ def minimize(
         for tensor, gradient in zip(tensors, gradients, strict=True):
             tensor.grad = gradient
         optimizer.step()
+        if scheduler is not None:
+            scheduler.step()
         losses.append(float(loss.detach()))
         data.on_progress(what, step + 1, steps)
     return losses

@@ -1,5 +1,6 @@
 """Vectors with learned weights: gradients, known relations to other vectors, and the control with random directions."""
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -83,6 +84,29 @@ def test_a_mix_of_weights_zero_and_one_changes_nothing(data: FitData, tmp_path: 
     assert len(edit.sites) == 8
     half = replace(method, strength=0.5).intervention().mixes[site]  # type: ignore[attr-defined]
     assert torch.allclose(half[:2], (edit.mixes[site][:2] + torch.tensor([0.0, 1.0])) / 2)
+
+
+def test_weights_are_learned_at_the_rates_of_the_released_schedule(data: FitData) -> None:
+    """Against a loop of its own: 5 % of the steps warm up from 0, the cosine of all steps follows."""
+    small, passes = replace(data, sources=data.sources[:4], choice=data.choice[:2]), 20
+    fitted = I2CL(passes=passes).fit(small)
+    sites = (*tiny().sites.all("attention"), *tiny().sites.all("mlp"))
+    total, warmup = passes * 4 // 2, int(0.05 * passes * (4 // 2))
+    items = encode_answers(
+        tiny(), [one.without_demonstrations for one in small.sources], [one.answers[0] for one in small.sources]
+    )
+    weights = torch.tensor([[0.1, 1.0]] * len(sites), requires_grad=True)
+    optimizer = torch.optim.AdamW([weights], weight_decay=1e-3)
+    generator = torch.Generator().manual_seed(small.seed)
+    for step in range(passes * (4 // 2)):
+        share = min(1.0, step / warmup) * (1 + math.cos(math.pi * step / total)) / 2 if step > warmup else step / warmup
+        optimizer.param_groups[0]["lr"] = 0.01 * share
+        mixes = torch.cat([weights, fitted.tensors["vectors"]], 1)
+        batch = [items[i] for i in torch.randperm(4, generator=generator)[:2].tolist()]
+        loss = answer_loss(tiny(), batch, [Unnamed(MixEdit(dict(zip(sites, mixes, strict=True))))])
+        (weights.grad,) = torch.autograd.grad(loss, [weights])
+        optimizer.step()
+    assert torch.allclose(fitted.tensors["mixes"][:, :2], weights.detach(), atol=1e-5)
 
 
 def test_a_step_that_does_not_fit_into_memory_is_a_sentence(data: FitData, monkeypatch: pytest.MonkeyPatch) -> None:
