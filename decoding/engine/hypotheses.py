@@ -82,8 +82,13 @@ class Hypothesis:
 
     @property
     def next_part(self) -> str:
-        """The part of the output that the next token belongs to, '' if it may still open a reasoning block."""
-        return "answer" if self.thinking is None else self.thinking.part(self.tokens).name
+        """The part of the output that the next token belongs to, '' if it may still open a reasoning block.
+
+        A closing marker and what is forced after it belong to the block, because no strategy chooses them.
+        """
+        if self.thinking is None:
+            return "answer"
+        return "think" if self.thinking.markers is not None else self.thinking.part(self.tokens).name
 
     def take_forced(self) -> int | None:
         """Removes and returns the token that the thinking budget forces in this step, None if it forces none."""

@@ -53,6 +53,7 @@ class Thinking:
     blocks: list[tuple[ReasoningMarkers, int, int]] = field(default_factory=list)
     _start: int = 0  # the first token that the search for a marker reads
     _is_forcing: bool = False
+    _forced_answer: int | None = None  # the first token after a forced closing marker
 
     def __post_init__(self) -> None:
         if self.markers is not None:
@@ -67,10 +68,13 @@ class Thinking:
     def read(self, tokens: Sequence[int]) -> None:
         """Counts the last token of the output, and opens or closes a block after it."""
         if self._is_forcing:
+            assert self.markers is not None
+            if self._forced_answer is None and self.markers.closing in self._window(tokens):
+                self._forced_answer = len(tokens)
             if not self.forced:
                 self._finish_block(tokens, "cut")
         elif self.markers is None:
-            self.num_answer_tokens += not (self.end and self._is_blank(tokens))
+            self.num_answer_tokens += not (self.end and self._is_blank(tokens, self._start))
             if self.end != "cut":
                 self._find_opening(tokens)
         else:
@@ -81,11 +85,16 @@ class Thinking:
                 self._close_at_limit()
 
     def part(self, tokens: Sequence[int]) -> TokenPart:
-        """The part of the output that the last token, which was read, leads on to."""
+        """The part of the output that the last token, which was read, leads on to.
+
+        The answer begins after the closing marker, whether the model wrote it or the limit forced it.
+        """
+        if self._forced_answer is not None:
+            return TokenPart("answer", self._is_blank(tokens, self._forced_answer))
         if self.markers is not None:
-            return TokenPart("think", self._is_blank(tokens))
+            return TokenPart("think", self._is_blank(tokens, self._start))
         if self.end:
-            return TokenPart("answer", self._is_blank(tokens))
+            return TokenPart("answer", self._is_blank(tokens, self._start))
         return TokenPart("" if self.may_open(tokens) else "answer")
 
     def may_open(self, tokens: Sequence[int]) -> bool:
@@ -107,9 +116,9 @@ class Thinking:
             start = end
         return "".join([*parts, detokenizer.text(tokens[start:])])
 
-    def _is_blank(self, tokens: Sequence[int]) -> bool:
-        """Whether nothing but a few blank tokens was read since the last marker."""
-        return len(tokens) - self._start <= BLANK_TOKENS and not self._window(tokens).strip()
+    def _is_blank(self, tokens: Sequence[int], start: int) -> bool:
+        """Whether the tokens from `start` on are few and blank."""
+        return len(tokens) - start <= BLANK_TOKENS and not self.tokenizer.decode(list(tokens[start:])).strip()
 
     def _window(self, tokens: Sequence[int], size: int = MARKER_WINDOW) -> str:
         return str(self.tokenizer.decode(list(tokens[max(self._start, len(tokens) - size) :])))

@@ -137,6 +137,10 @@ class ScoreMethod(SteeringMethod):
         control: Any = self
         return (replace(control, control="random_tokens"),)
 
+    @property
+    def revision(self) -> int:
+        return 2 if names_images(self.keys) else super().revision
+
     def model_problem(self, model: "Model") -> str | None:
         return attention_problem(model) or super().model_problem(model)
 
@@ -158,6 +162,11 @@ def attention_problem(model: "Model") -> str | None:
     if own in IMPLEMENTATIONS:
         return None
     return f"attn_implementation: {own} computes no scores that could be edited. Use sdpa or eager."
+
+
+def names_images(names: Sequence[str]) -> bool:
+    """Whether some of the groups or parts are images. Marker tokens around images counted in revision 1 of methods."""
+    return any((spans.group_of(name) or name).endswith("images") for name in names)
 
 
 def check_span_names(key: str, names: Sequence[str], extra: Sequence[str] = ()) -> None:

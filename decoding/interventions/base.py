@@ -89,6 +89,14 @@ class SteeringMethod:
         return node
 
     @property
+    def revision(self) -> int:
+        """Number of the version of its arithmetic. Digests of cells contain it from 2 on, so a new one recomputes them.
+
+        2 with `acts_in`: the answer begins at a closing marker that the thinking budget forces.
+        """
+        return 1 if self.acts_in == "both" else 2
+
+    @property
     def source(self) -> "VectorFile | None":
         """The file that the method reads, or None."""
         return None

@@ -52,6 +52,10 @@ class DARA(FittedMethod):
         super().__post_init__()
         check_span_names("keys", self.keys)
 
+    @property
+    def revision(self) -> int:
+        return 2
+
     def model_problem(self, model: "Model") -> str | None:
         return attention_problem(model) or super().model_problem(model)
 

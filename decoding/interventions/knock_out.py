@@ -15,7 +15,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from decoding.interventions.attention_edits import CutScores, RandomTokens, ScoreMethod, check_span_names, score_sites
+from decoding.interventions.attention_edits import (
+    CutScores,
+    RandomTokens,
+    ScoreMethod,
+    check_span_names,
+    names_images,
+    score_sites,
+)
 from icl.constraints import Count
 from icl.models.interventions import Site, Where, steer
 from icl.registry import component
@@ -50,6 +57,10 @@ class KnockOut(ScoreMethod):
     @property
     def acts_on_output(self) -> bool:
         return self.tokens in ("end", "all")
+
+    @property
+    def revision(self) -> int:
+        return 2 if names_images([self.tokens]) else super().revision
 
     @property
     def min_shots(self) -> int:

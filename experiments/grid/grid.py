@@ -330,6 +330,8 @@ class _CellFactory:
         for axis in ("max_thinking_tokens", "intervene"):
             if identity[axis] is None:
                 del identity[axis]
+        if cell.steering is not None and cell.steering.revision > 1:
+            identity["intervene_revision"] = cell.steering.revision
         return replace(cell, config=config, digest=short_digest(identity))
 
     def _with_rerankers(

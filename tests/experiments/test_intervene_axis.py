@@ -190,6 +190,24 @@ def test_a_backend_without_states_is_refused_in_the_plan(mapping: Mapping, vecto
         check_requirements(expand(load_config(keys(intervene="task_vector"))))
 
 
+@pytest.mark.parametrize(
+    ("method", "before", "is_new"),
+    [
+        ({"name": "vista"}, "f0aeda48edee649b", False),
+        ({"name": "vista", "acts_in": "think"}, "da39b061ddf2edb9", True),
+        ({"name": "knock_out"}, "fdd0b074180c8a42", False),
+        ({"name": "knock_out", "keys": ["demo_images"]}, "83f4c3618d3007d3", True),
+        ({"name": "knock_out", "tokens": "query_images"}, "726ab470f7df439c", True),
+        ({"name": "attention_scaling"}, "d86e8676c3e520b7", True),
+        ({"name": "attention_scaling", "keys": ["demo[0].image[0]"]}, "fb691ffcb3a6d4b6", True),
+    ],
+)
+def test_cells_whose_arithmetic_changed_have_new_digests(method: dict[str, Any], before: str, is_new: bool) -> None:
+    """The recorded digests are those before answers began at forced markers, and images were without marker tokens."""
+    own: dict[str, Any] = {"name": "t", "task": {"name": "operators"}, "model": {"name": "fake-copy"}, "shots": 2}
+    assert (digests({**own, "max_thinking_tokens": 5, "intervene": method}) != [before]) == is_new
+
+
 def test_acting_in_one_part_of_the_output_is_another_cell(vectors: Path) -> None:
     def cells(**more: Any) -> list[str]:
         return digests(keys(max_thinking_tokens=5, intervene={"name": "task_vector", "fitted": str(vectors), **more}))

@@ -28,8 +28,8 @@ from tests.decoding.interventions.dev_split import dev, tiny
 
 LAYER = 1
 EVERY, GENERATED = Where("all", "both"), Where(part="answer")
-OPENED = ReasoningMarkers("<a>", "<end>")  # <a> ends every prompt, and the model writes <end> after one word
-WRITTEN = ReasoningMarkers("<end>", "<a>")  # which the model hardly writes, so that budgets end the block
+OPENED = ReasoningMarkers("<a>", "<end>", " 4 6")  # <a> ends every prompt, and the model writes <end> after one word
+WRITTEN = ReasoningMarkers("<end>", "<a>", " 4 6")  # which the model hardly writes, so that budgets end the block
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def parts_by_hand(tokens: Sequence[int], limit: int, markers: ReasoningMarkers) 
         was_inside, is_forced = is_inside, left > 0
         if left:
             left -= 1
-            is_inside, is_cut = left > 0, left == 0
+            is_inside, is_cut = is_inside and token != closing, left == 0
         elif is_inside or (token == opening and not is_cut):
             used += 1
             is_inside = not (is_inside and token == closing)
@@ -221,7 +221,10 @@ def test_the_part_of_each_token_of_an_output() -> None:
     think = ReasoningMarkers("<think>", "</think>")
     assert parts("<think>\nab</think>\n\ncd", 99) == "------TTtttttttttAAAaa"
     assert parts("\nab</think>\ncd", 99, think) == "TtttttttttAAaa"
-    assert parts("ab\n</think>\n\ncd", 2, think) == 12 * "t" + "Aaa"
+    assert parts("ab\n</think>\n\ncd", 2, think) == 10 * "t" + "AAAaa"
+    assert parts("ab\n</think>\n\n\ncd", 2, think) == parts("ab\n</think>\n\n\ncd", 99, think)
+    channels = ReasoningMarkers("<analysis>", "<end>", "<final>")
+    assert parts("ab\n<end><final>cd", 2, channels) == parts("ab\n<end><final>cd", 99, channels)
     assert parts("<b> cd", 99) == "-aaaaa"
 
 
