@@ -9,6 +9,7 @@ from decoding.base import Strategy
 from decoding.formulas.sampling import Beam
 from icl.errors import ConfigError
 from icl.models.base import Model
+from icl.models.interventions import Keys
 from icl.registry import build, entries, resolve
 from icl.types import Prompt
 
@@ -139,15 +140,18 @@ def _unknown_parts(acts_in: str, max_thinking_tokens: int | None) -> str | None:
     )
 
 
-def layer_refusal(arm: Arm, model: Model) -> str | None:
-    """Why a model lacks a layer that a branch of an arm edits, before it is loaded; None if it has all of them."""
-    if "interventions" not in arm.strategy.traits.needs or (count := model.num_layers) is None:
+def branch_edit_refusal(arm: Arm, model: Model) -> str | None:
+    """Why a model lacks a layer or tokens that a branch of an arm edits, before it is loaded; None if it has all."""
+    if "interventions" not in arm.strategy.traits.needs:
         return None
+    from decoding.interventions.attention_edits import names_images
     from decoding.interventions.base import missing_layer
 
     acts = [act for branch in probe_branches(arm.strategy) for act in branch.interventions]
-    layers = dict.fromkeys(site.layer for act in acts for site in act.sites)
-    return next(filter(None, (missing_layer(number, count) for number in layers)), None)
+    names = [name for act in acts for name in (act.where.span, *getattr(act, "keys", Keys()).spans)]
+    layers = {} if model.num_layers is None else dict.fromkeys(site.layer for act in acts for site in act.sites)
+    missing = next(filter(None, (missing_layer(number, model.num_layers or 0) for number in layers)), None)
+    return missing or (model.image_token_problem if names_images(names) else None)
 
 
 def thinking_budget_refusal(arm: Arm, model: Model) -> str | None:

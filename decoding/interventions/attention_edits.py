@@ -142,7 +142,7 @@ class ScoreMethod(SteeringMethod):
         return 2 if names_images(self.keys) else super().revision
 
     def model_problem(self, model: "Model") -> str | None:
-        return attention_problem(model) or super().model_problem(model)
+        return attention_problem(model, self.keys) or super().model_problem(model)
 
 
 def score_sites(model: "HF", first: int, last: int) -> tuple[Site, ...]:
@@ -156,11 +156,16 @@ def score_sites(model: "HF", first: int, last: int) -> tuple[Site, ...]:
     return sites or (model.sites.resolve(Site("scores", first)),)
 
 
-def attention_problem(model: "Model") -> str | None:
-    """Why a model has no attention logits to edit, before it is loaded. None if nothing speaks against it."""
+def attention_problem(model: "Model", names: Sequence[str] = ()) -> str | None:
+    """Why attention logits of a model cannot be edited, before it is loaded. None if nothing speaks against it.
+
+    Args:
+        model: The model.
+        names: Groups or parts of prompts whose tokens must be known.
+    """
     own = getattr(model, "attn_implementation", "auto")
     if own in IMPLEMENTATIONS:
-        return None
+        return model.image_token_problem if names_images(names) else None
     return f"attn_implementation: {own} computes no scores that could be edited. Use sdpa or eager."
 
 

@@ -57,7 +57,7 @@ class DARA(FittedMethod):
         return 2
 
     def model_problem(self, model: "Model") -> str | None:
-        return attention_problem(model) or super().model_problem(model)
+        return attention_problem(model, self.keys) or super().model_problem(model)
 
     def intervention(self) -> RaisedScores:
         chosen = self.file.parameters

@@ -6,8 +6,8 @@ Li et al., Implicit In-context Learning, ICLR 2025 (arXiv 2405.14660).
     every token: out_l' = b_l out_l + a_l c_l        for attention and MLP of each layer, from a = .1, b = 1
 
 The 4 L numbers are fitted on the sources by the cross-entropy of their answers: AdamW .01, weight decay .001, batch 2,
-100 passes, with a linear warm-up over 5 % of the steps and a cosine decay to 0. a = 0 and b = 1 is off. The control `random` fits the same numbers with random vectors of equal norm, as the
-release's `gen_cv_method: noise`.
+100 passes, with a linear warm-up over 5 % of the steps and a cosine decay to 0. a = 0 and b = 1 is off. The control
+`random` fits the same numbers with random vectors of equal norm, as the release's `gen_cv_method: noise`.
 
 Differs from the released code in the whole answer counts (the release scores its first token); no noise is added to
 the blocks' outputs in the fit; sources are those of `icl fit`.

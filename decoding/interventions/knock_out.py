@@ -19,6 +19,7 @@ from decoding.interventions.attention_edits import (
     CutScores,
     RandomTokens,
     ScoreMethod,
+    attention_problem,
     check_span_names,
     names_images,
     score_sites,
@@ -29,6 +30,7 @@ from icl.registry import component
 from icl.types import Prompt
 
 if TYPE_CHECKING:
+    from icl.models.base import Model
     from icl.models.hf.model import HF
 
 
@@ -61,6 +63,9 @@ class KnockOut(ScoreMethod):
     @property
     def revision(self) -> int:
         return 2 if names_images([self.tokens]) else super().revision
+
+    def model_problem(self, model: "Model") -> str | None:
+        return attention_problem(model, [self.tokens]) or super().model_problem(model)
 
     @property
     def min_shots(self) -> int:

@@ -16,9 +16,9 @@ The language prior grows in long answers, so its weight grows with the step t. T
 
 The masks act on the last token and on generated ones, and need a model of `hf` with attention scores (sdpa or eager).
 
-Differs from the released code in `inputs`, and in `attention`: there the tokens are chosen once, by one layer, the masks
-act on all tokens of the prompt, and the number of text tokens grows from 10 to 40 in long answers. Here each layer and
-step chooses by its own attention, and the number is fixed. The released code has no batches.
+Differs from the released code in `inputs`, and in `attention`: there one layer chooses the tokens once, masks also act
+on tokens of the prompt, and the number of text tokens grows from 10 to 40 in long answers. Here each layer and step
+chooses by its own attention, and the number is fixed. The released code has no batches.
 """
 
 import math

@@ -6,11 +6,16 @@ batch      tokens and logits of prompts in one batch equal those of each prompt 
 cache      logits with cached images equal those of the processor on the whole prompt
 identity   contrastive decoding with strength 0 equals greedy decoding, although its other branch differs
 sites      the checks of `icl.testing.intervention_conformance` at every site of interventions that the class has
+named      another image in place of one changes what the decoder reads at tokens of this image alone, and the tokens
+           of a named text decode to it
+gradients  the loss of an answer equals that of the session, and its gradient the finite difference along it
 
 The others are in `recomputation`.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,13 +24,17 @@ import torch
 from decoding.arms.arm import parse_arm
 from decoding.engine.engine import run_requests
 from decoding.engine.requests import DecodingRequest, Failure
+from decoding.interventions.edits import VectorEdit
+from decoding.interventions.gradient_fit import unnamed
 from experiments.architectures import recomputation
 from experiments.architectures.inputs import NEW_TOKENS, processor_inputs, prompts
 from experiments.architectures.verdicts import Entry, ReferenceAnswers, Verdict
+from icl.edits import Blank
 from icl.errors import ICLError, ModelError
 from icl.models.hf.model import HF
+from icl.models.interventions import Where, steer
 from icl.testing.intervention_conformance import KINDS, check_sites
-from icl.types import Generation, Prompt
+from icl.types import Generation, Part, Prompt
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -61,11 +70,85 @@ def check_hf(name: str, folder: Path) -> Entry:
             "options": _verdict_of(lambda: recomputation.check_options(hf)),
             "attention": _verdict_of(lambda: recomputation.check_attention(hf, folder, answers["greedy"])),
             "sites": _verdict_of(lambda: _sites(hf, all_prompts)),
+            "named": _verdict_of(lambda: check_named(hf, all_prompts[0])),
+            "gradients": _verdict_of(lambda: check_gradients(hf, all_prompts[1])),
         }
         kind = type(hf.engine.runner.model).__name__
         return Entry(name, kind, verdicts, answers, tuple(note.replace(str(folder), name) for note in hf.notes))
     finally:
         hf.unload()
+
+
+def check_named(hf: HF, prompt: Prompt) -> Verdict:
+    """Whether parts of a prompt have the right tokens. prompt: with demonstrations, and one image each."""
+    (read,) = hf.engine.prompt_encoder.read([prompt])
+    ids = read.ids.tolist()
+    for part in prompt.parts():
+        if part.text and part.name:
+            [(begin, end)] = hf.span_tokens([prompt], [part.name])[0][part.name]
+            if (text := hf.tokenizer.decode(ids[begin:end])).strip() != part.text.strip():
+                return Verdict("no", f"the tokens of {part.name} are '{text}'")
+    if problem := hf.image_token_problem:
+        return Verdict("off", problem)
+    counts, before = [], _decoder_input(hf, prompt)
+    for part in prompt.parts():
+        if part.image is None:
+            continue
+        own = {
+            token for begin, end in hf.span_tokens([prompt], [part.name])[0][part.name] for token in range(begin, end)
+        }
+        after = _decoder_input(hf, prompt.map(partial(_blanked, name=part.name)))
+        changed = set((after != before).any(-1).nonzero()[:, 0].tolist())
+        if not changed or not changed <= own:
+            return Verdict("no", f"another image for {part.name} changes {len(changed - own)} tokens outside of it")
+        counts.append(len(own))
+    return Verdict("yes", f"images of {', '.join(map(str, counts))} tokens")
+
+
+def _blanked(part: Part, name: str) -> Part:
+    return replace(part, content=part.image.edit(Blank())) if part.image is not None and part.name == name else part
+
+
+def _decoder_input(hf: HF, prompt: Prompt) -> "Tensor":
+    """What the lowest layer of the decoder reads: [tokens, d]."""
+    states: list[Tensor] = []
+
+    def remember(module: Any, args: Any, kwargs: Any) -> None:
+        states.append(args[0] if args else kwargs["hidden_states"])
+
+    handle = hf.sites.layers[0].register_forward_pre_hook(remember, with_kwargs=True)
+    try:
+        hf.engine.runner.prefill(hf.engine.prompt_encoder.read([prompt]))
+    finally:
+        handle.remove()
+    return states[0][0]
+
+
+def check_gradients(hf: HF, prompt: Prompt) -> Verdict:
+    """Whether a vector added to all states of the lowest layer with that site has the right loss and gradient."""
+    from icl.models.hf.answer_loss import answer_loss, encode_answers
+
+    sites = hf.sites.all("residual") or hf.sites.all("mlp") or hf.sites.all("attention")
+    if not sites:
+        return Verdict("off", "the class has no site for a vector")
+    answer = "red one"
+    vector = 0.3 * torch.randn(hf.sites.width, generator=torch.Generator().manual_seed(1))
+
+    def edit(vector: "Tensor") -> VectorEdit:
+        return VectorEdit({sites[0]: vector}, "add", where=Where("all", "both"))
+
+    items, ids = encode_answers(hf, [prompt], [answer]), hf.option_ids(prompt, [answer])[0]
+    by_token = hf.open([steer(prompt, edit(vector))]).suffix_logprobs([[ids]])[0][0]
+    gap = abs(
+        float(answer_loss(hf, items, [edit(vector)])) + float(by_token.gather(1, torch.tensor(ids)[:, None]).mean())
+    )
+    learned = vector.clone().requires_grad_(True)
+    (gradient,) = torch.autograd.grad(answer_loss(hf, items, [unnamed(edit(learned))]), [learned])
+    step = 0.02 * gradient / gradient.norm()
+    ends = [float(answer_loss(hf, items, [edit(vector + sign * step)])) for sign in (1, -1)]
+    slope, norm = (ends[0] - ends[1]) / 0.04, float(gradient.norm())
+    is_right = gap <= CLOSE and abs(slope - norm) <= 0.05 * norm
+    return Verdict("yes" if is_right else "no", f"losses within {gap:.0e}, gradient {norm:.3f}, difference {slope:.3f}")
 
 
 def generate(hf: HF, arm: str, all_prompts: Sequence[Prompt]) -> list[Generation]:

@@ -15,6 +15,8 @@ COLUMNS = {
     "options": "options = forced answers",
     "attention": "eager = default",
     "sites": "interventions",
+    "named": "named tokens",
+    "gradients": "gradients",
     "vllm": "vLLM = loop",
     "lockstep": "VCD in vLLM = loop",
 }
@@ -117,6 +119,11 @@ of this project, not those that the models were published with.
   of mixed lengths.
 - **interventions**: at every [site](interventions.md) that the class has, an edit moves the logits, a state replaced by
   itself changes no bit, and rows with different edits in one batch, in steps or in chunks equal each row alone.
+- **named tokens**: another image in place of one changes what the decoder reads at the tokens of this image alone, and
+  the tokens of a named text decode to it. `attention_scaling`, `knock_out`, `dara`, `aim`, `context_vectors` and the
+  negatives `attention` of `crops` need them.
+- **gradients**: the loss of an answer under an added vector equals that of the token loop, and its gradient the finite
+  difference. The fits of `ltv`, `i2cl` and `dara` need it.
 - **vLLM = loop**: greedy requests to vLLM read the same token ids and return the same tokens.
 - **VCD in vLLM = loop**: `vcd` in lockstep inside the engine returns the tokens of the token loop. Steps with a margin
   below .005 nats may differ; answers are compared up to there. Where vLLM raises an exception, the page quotes it: use

@@ -30,7 +30,7 @@ def check_requirements(grid: Grid) -> None:
         ConfigError: There is a number of candidates and no reranker.
         ModelError, DataError: The encoder or the file of a retriever is missing.
     """
-    from decoding.arms.requirements import arm_part_refusal, layer_refusal, thinking_budget_refusal
+    from decoding.arms.requirements import arm_part_refusal, branch_edit_refusal, thinking_budget_refusal
 
     _check_candidates_read(grid)
     for cell in grid.cells:
@@ -39,7 +39,7 @@ def check_requirements(grid: Grid) -> None:
             message = f"{problem} {hint}" if hint else problem
             raise PlanError(f"{locate(grid, 'decoding', cell)}: model '{cell.labels['model']}': {message}")
         problem = arm_part_refusal(cell.decoding, cell.max_thinking_tokens) or _server_refusal(cell)
-        if problem := problem or layer_refusal(cell.decoding, cell.model):
+        if problem := problem or branch_edit_refusal(cell.decoding, cell.model):
             where = locate(grid, "decoding", cell)
             raise PlanError(f"{where}: model '{cell.labels['model']}': decoding '{cell.decoding.label}': {problem}")
         if cell.max_thinking_tokens is not None and (problem := thinking_budget_refusal(cell.decoding, cell.model)):

@@ -119,6 +119,11 @@ class Model(ABC):
         return None
 
     @property
+    def image_token_problem(self) -> str | None:
+        """Why images have no tokens in prompts that an intervention could name, before the model is loaded."""
+        return None
+
+    @property
     def max_images(self) -> int | None:
         """Number of images that the user allows in a prompt. None if there is no limit."""
         return None

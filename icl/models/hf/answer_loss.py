@@ -1,7 +1,8 @@
 """The loss of answers under interventions, with gradients that reach the tensors of the interventions.
 
 Sessions cannot train: they run without gradients, and write to their caches in place. One forward pass over prompts
-with their answers, without a session, can. Weights stay as they are.
+with their answers, without a session, can. Without the image cache, each prompt is read alone, by the processor's own
+inputs, and its answer in a second pass. Weights stay as they are.
 """
 
 from collections.abc import Iterator, Sequence
@@ -13,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from icl.errors import ModelError
-from icl.models.hf.language_model import EncodedPrompt
+from icl.models.hf.language_model import EncodedPrompt, LanguageModel
+from icl.models.hf.row_edits import ForwardEdits
 from icl.models.hf.token_ranges import row_edit
 from icl.models.interventions import Intervention
 from icl.types import Prompt
@@ -39,13 +40,11 @@ class AnsweredPrompt:
 
 
 def encode_answers(model: "HF", prompts: Sequence[Prompt], answers: Sequence[str]) -> list[AnsweredPrompt]:
-    """Prompts with their answers. Raises ModelError if the image cache is off."""
+    """Prompts with their answers. Raises ModelError, ImageError."""
     prompts = [model.before_answer(prompt) for prompt in prompts]
     reads = model.engine.prompt_encoder.read(prompts)
     made = []
     for prompt, answer, read in zip(prompts, answers, reads, strict=True):
-        if read.plain is not None:
-            raise ModelError(f"{model.path}: gradients need the image cache, which is off for this model.")
         ids = model.option_ids(prompt, [answer])[0]
         own = torch.tensor(ids, device=read.ids.device)
         steps = torch.arange(1, len(ids) + 1, device=read.positions.device)
@@ -77,12 +76,40 @@ def answer_loss(model: "HF", items: Sequence[AnsweredPrompt], interventions: Seq
         placed.append(replace(item.encoded, edits=edits))
     width = max(len(item.answer) for item in items) + 1
     with torch.enable_grad(), frozen(runner.model):
-        logits = runner.forward(**runner.padded(placed), keep=width, gradients=True)[:, :-1].float()
-        losses = []
-        for row, item in enumerate(items):
-            target = torch.tensor(item.answer, device=logits.device)
-            losses.append(functional.cross_entropy(logits[row, -len(item.answer) :], target))
+        if any(row.plain is not None for row in placed):
+            rows = [_logits_alone(runner, row, len(item.answer)) for row, item in zip(placed, items, strict=True)]
+        else:
+            logits = runner.forward(**runner.padded(placed), keep=width, gradients=True)[:, :-1]
+            rows = [own[-len(item.answer) :] for own, item in zip(logits, items, strict=True)]
+        losses = [
+            functional.cross_entropy(own.float(), torch.tensor(item.answer, device=own.device))
+            for own, item in zip(rows, items, strict=True)
+        ]
         return torch.stack(losses).mean()
+
+
+def _logits_alone(runner: LanguageModel, row: EncodedPrompt, count: int) -> Tensor:
+    """Logits before the `count` tokens of the answer, [count, V], by two passes: the prompt, then the answer."""
+    size = len(row) - count
+    types = None if row.token_types is None else row.token_types[:size]
+    prompt = replace(
+        row, ids=row.ids[:size], positions=row.positions[..., :size], token_types=types, key=row.key[:size]
+    )
+    arguments = runner.padded([prompt])
+    first = runner.forward(**arguments, gradients=True)[0]
+    if count == 1:
+        return first
+    rest = runner.forward(
+        row.ids[None, size:-1],
+        None,
+        row.positions[..., None, size:-1],
+        arguments["cache"],
+        keep=0,
+        token_types=None if row.token_types is None else row.token_types[None],
+        edits=ForwardEdits.place([row.edits], [size], [count - 1]),
+        gradients=True,
+    )[0]
+    return torch.cat([first, rest])
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from icl.models.hf.batch_halving import run_within_limit
 from icl.models.hf.language_model import EncodedPrompt, LanguageModel
 from icl.models.hf.prefill import cut
 from icl.models.hf.prompt_encoding import PromptEncoder
-from icl.models.hf.token_ranges import part_tokens
+from icl.models.hf.token_ranges import text_tokens
 from icl.models.interventions import Site, Where
 from icl.types import Prompt
 
@@ -92,7 +92,7 @@ def _up_to(reader: PromptEncoder, prompt: Prompt, name: str) -> tuple[EncodedPro
     whole = reader.read([prompt])[0]
     if whole.plain is not None:
         raise ModelError(f"{reader.renderer.name}: texts cannot be scored while the image cache is off.")
-    begin, end = part_tokens(reader, prompt, whole, name)
+    begin, end = text_tokens(reader, prompt, whole, name)
     return cut(whole, 0, end), end - begin
 
 

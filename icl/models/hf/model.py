@@ -186,6 +186,12 @@ class HF(LogitModel):
 
         return int(text_config(self.checkpoint.config).num_hidden_layers)
 
+    @property
+    def image_token_problem(self) -> str | None:
+        from icl.models.hf.image_placeholder import image_token_problem
+
+        return image_token_problem(self.checkpoint.config)
+
     @cached_property
     def stop_tokens(self) -> frozenset[int]:
         from icl.models.hf.checkpoint import stop_tokens
@@ -357,10 +363,12 @@ class HF(LogitModel):
         return observed_states(self.engine.prompt_encoder, prompts, tuple(sites), where)
 
     def span_tokens(self, prompts: Sequence[Prompt], spans: Sequence[str]) -> list[dict[str, list[tuple[int, int]]]]:
-        """For each prompt, span -> (first, after the last) tokens of the part, or of each part of the group.
+        """For each prompt, span -> (first, after the last) of each run of tokens of the part, or of the group's parts.
+
+        A text is one run. An image has its patches, without markers between their rows.
 
         Raises:
-            ModelError: A prompt has no such part, or the image cache is off.
+            ModelError: A prompt has no such part, or its images have no tokens (`image_token_problem`).
         """
         from icl.models.hf.token_ranges import tokens_by_span
 

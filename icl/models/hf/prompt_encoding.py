@@ -8,16 +8,17 @@ import torch
 from torch import Tensor
 
 from icl.errors import ModelError
+from icl.images import Image
 from icl.memory.device_copies import moved_to_device
 from icl.models.hf.image_encoder import ImageEncoder, on_model
 from icl.models.hf.image_features import EncodedImage
-from icl.models.hf.image_placeholder import image_placeholder, takes_interleaved_images
+from icl.models.hf.image_placeholder import image_placeholder, image_token_problem, takes_interleaved_images
 from icl.models.hf.image_processing import ImageProcessor, pixel_name, without_pixel_edits
 from icl.models.hf.language_model import EncodedPrompt, LanguageModel
 from icl.models.hf.rendering import PromptRenderer, messages, overrides_rendering, script
 from icl.models.hf.template_process import TemplateRefusedError
 from icl.models.interventions import StateObserver
-from icl.types import Prompt
+from icl.types import Part, Prompt, Turn
 
 
 class PromptEncoder:
@@ -29,6 +30,8 @@ class PromptEncoder:
         runner: The language model.
         encoder: Encodes images. None if the image cache is off and the processor runs on whole prompts.
         observed_rows: Numbers of observed rows. They mark keys of prompts, so that no two rows share a prefix.
+        slots: Ids of tokens that stand for an image, markers included.
+        patches: Ids of tokens that stand for features of an image.
     """
 
     def __init__(
@@ -37,7 +40,9 @@ class PromptEncoder:
         self.renderer, self.pixels, self.runner, self.encoder = renderer, pixels, runner, encoder
         self.numbers: dict[tuple[str, bool], int] = {}
         self.observed_rows = itertools.count()
-        self.slots = image_placeholder(renderer.processor, runner.model.config).ids
+        placeholder = image_placeholder(renderer.processor, runner.model.config)
+        self.slots, self.patches = placeholder.ids, frozenset(placeholder.patches)
+        self.patches_alone: dict[str, int] = {}
         self.counted: dict[str, int] = {}
         self.own_positions = _own_positions(runner.model)
 
@@ -49,6 +54,37 @@ class PromptEncoder:
         from icl.models.hf.token_ranges import with_edits
 
         return [with_edits(self, *pair, row, observe) for row, pair in enumerate(zip(prompts, encoded, strict=True))]
+
+    def image_tokens(self, prompt: Prompt, encoded: EncodedPrompt) -> list[list[int]]:
+        """The tokens of each image that stand for its features, in the order of the images.
+
+        Without the image cache, an image has as many as alone in a prompt.
+
+        Raises:
+            ModelError: The model reads images by cross-attention, or the tokens of images cannot be told apart.
+        """
+        if problem := image_token_problem(self.runner.model.config):
+            raise ModelError(f"{self.renderer.name}: {problem}")
+        ids = encoded.ids.tolist()
+        if encoded.plain is None:
+            spans = zip(encoded.starts, encoded.ends, strict=True)
+            return [[i for i in range(start, end) if ids[i] in self.patches] for start, end in spans]
+        places = [i for i, token in enumerate(ids) if token in self.patches]
+        ends = [0, *itertools.accumulate(self._patches_alone(image) for image in prompt.images)]
+        if ends[-1] != len(places):
+            raise ModelError(
+                f"{self.renderer.name}: the prompt has {len(places)} image tokens, and its {len(prompt.images)} images "
+                f"have {ends[-1]} if each is alone in a prompt. So it is unknown which tokens belong to which image."
+            )
+        return [places[start:end] for start, end in itertools.pairwise(ends)]
+
+    def _patches_alone(self, image: Image) -> int:
+        """Number of an image's tokens in a prompt without other images."""
+        if image.digest not in self.patches_alone:
+            alone = Prompt((Turn("user", (Part(image), Part("?"))),))
+            ids = process_prompt(self.renderer, alone)["input_ids"][0].tolist()
+            self.patches_alone[image.digest] = sum(token in self.patches for token in ids)
+        return self.patches_alone[image.digest]
 
     def _read_all(self, prompts: Sequence[Prompt]) -> list[EncodedPrompt]:
         if self.encoder is None:

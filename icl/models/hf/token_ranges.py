@@ -1,6 +1,7 @@
 """The tokens of a part of a prompt, such as `demo[0].answer`, and those that an intervention addresses.
 
-An image's tokens are its placeholders. The tokens of a text are those that change if it is replaced.
+An image's tokens are those that its features take the place of, without markers such as the end of a row of patches.
+The tokens of a text are those that change if it is replaced.
 """
 
 from collections.abc import Sequence
@@ -31,8 +32,8 @@ EDIT_BITS = 40
 """Entries of a prompt's key below this bit name tokens and images. Those above name interventions."""
 
 
-def part_tokens(encoder: "PromptEncoder", prompt: Prompt, encoded: EncodedPrompt, name: str) -> tuple[int, int]:
-    """(first, after the last) token of a part.
+def part_tokens(encoder: "PromptEncoder", prompt: Prompt, encoded: EncodedPrompt, name: str) -> list[tuple[int, int]]:
+    """(first, after the last) of each run of tokens of a part: one of a text; of an image, one of each row of patches.
 
     Args:
         encoder: Encodes the prompt with another text in place of the part.
@@ -41,16 +42,19 @@ def part_tokens(encoder: "PromptEncoder", prompt: Prompt, encoded: EncodedPrompt
         name: Name of the part.
 
     Raises:
-        ModelError: There is no such part, or the image cache is off.
+        ModelError: There is no such part, or the tokens of images are not known (`PromptEncoder.image_tokens`).
     """
     part = next((one for one in prompt.parts() if one.name == name), None)
     if part is None:
         raise ModelError(f"{encoder.renderer.name}: the prompt has no part '{name}'. It has {', '.join(prompt.spans)}.")
-    if encoded.plain is not None:
-        raise ModelError(f"{encoder.renderer.name}: parts of prompts have no tokens while the image cache is off.")
     if part.image is not None:
         number = [one.name for one in prompt.parts() if one.image is not None].index(name)
-        return encoded.starts[number], encoded.ends[number]
+        return _runs(encoder.image_tokens(prompt, encoded)[number])
+    return [text_tokens(encoder, prompt, encoded, name)]
+
+
+def text_tokens(encoder: "PromptEncoder", prompt: Prompt, encoded: EncodedPrompt, name: str) -> tuple[int, int]:
+    """(first, after the last) token of a text. For the arguments see `part_tokens`."""
 
     def other(text: str) -> Prompt:
         changed = prompt.map(lambda part: Part(text, name) if part.name == name else part)
@@ -61,6 +65,13 @@ def part_tokens(encoder: "PromptEncoder", prompt: Prompt, encoded: EncodedPrompt
     begin = min(common_prefix_length(base.key, one.key) for one in others)
     end = len(base) - min(common_prefix_length(base.key[::-1], one.key[::-1]) for one in others)
     return begin, end
+
+
+def _runs(tokens: Sequence[int]) -> list[tuple[int, int]]:
+    """Runs of consecutive numbers: (first, after the last)."""
+    starts = [token for i, token in enumerate(tokens) if i == 0 or tokens[i - 1] != token - 1]
+    ends = [token + 1 for i, token in enumerate(tokens) if i + 1 == len(tokens) or tokens[i + 1] != token + 1]
+    return list(zip(starts, ends, strict=True))
 
 
 def addressed(encoder: "PromptEncoder", prompt: Prompt, encoded: EncodedPrompt, where: Where) -> list[tuple[int, int]]:
@@ -74,13 +85,12 @@ def addressed(encoder: "PromptEncoder", prompt: Prompt, encoded: EncodedPrompt, 
 
 
 def span_tokens(encoder: "PromptEncoder", prompt: Prompt, encoded: EncodedPrompt, span: str) -> list[tuple[int, int]]:
-    """The tokens of a part, or of each part of a group, in their order. Raises ModelError as `part_tokens`."""
+    """The runs of tokens of a part, or of each part of a group, in their order. Raises ModelError as `part_tokens`."""
     if span not in spans.GROUPS:
-        return [part_tokens(encoder, prompt, encoded, span)]
+        return part_tokens(encoder, prompt, encoded, span)
     names = [one.name for one in prompt.parts() if spans.in_group(one.name, span)]
     ranges: list[tuple[int, int]] = []
-    for name in names:
-        begin, end = part_tokens(encoder, prompt, encoded, name)
+    for begin, end in (run for name in names for run in part_tokens(encoder, prompt, encoded, name)):
         ranges.append((max(begin, ranges[-1][1] if ranges else 0), end))  # neighbors may share a token
     return ranges
 

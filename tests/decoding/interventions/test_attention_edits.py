@@ -184,7 +184,7 @@ def test_random_tokens_are_any_but_the_keys_and_the_last_one() -> None:
 
 def test_neighbors_that_share_a_token_name_it_once(monkeypatch: pytest.MonkeyPatch) -> None:
     ranges = {"demo[0].question": (3, 6), "demo[0].answer": (5, 8), "demo[1].question": (9, 10)}
-    monkeypatch.setattr(token_ranges, "part_tokens", lambda encoder, prompt, encoded, name: ranges.get(name, (20, 20)))
+    monkeypatch.setattr(token_ranges, "text_tokens", lambda encoder, prompt, encoded, name: ranges.get(name, (20, 20)))
     encoder: Any = None
     assert span_tokens(encoder, prompts(1)[0], encoder, "demo_texts")[:3] == [(3, 6), (6, 8), (9, 10)]
 

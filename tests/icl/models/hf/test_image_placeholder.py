@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from experiments.architectures.random.common import tokenizer
-from icl.models.hf.image_placeholder import ImagePlaceholder, image_placeholder, takes_interleaved_images
+from icl.models.hf.image_placeholder import image_placeholder, takes_interleaved_images
 
 WORDS = tokenizer({"image_token": "<image>"}, ("<patch>",))
 PLAIN = tokenizer({}, ("<image>", "<patch>"))
@@ -37,7 +37,20 @@ def test_the_placeholder_comes_from_processor_tokenizer_or_config(
 ) -> None:
     made = image_placeholder(SimpleNamespace(**{"tokenizer": WORDS} | processor), SimpleNamespace(**config))
     token, ids = expected
-    assert made == ImagePlaceholder(token, tuple(config.values()) if ids is None else ids)
+    assert (made.token, made.ids) == (token, tuple(config.values()) if ids is None else ids)
+
+
+def test_patches_are_the_tokens_of_the_config_without_markers() -> None:
+    """The processors of Cohere2 Vision and Pixtral also list the markers at the ends of rows and images."""
+
+    def patches(ids: list[int], config: dict[str, int], own: int | None = None) -> tuple[int, ...]:
+        processor = SimpleNamespace(tokenizer=WORDS, image_token="<image>", image_token_ids=ids, image_token_id=own)
+        return image_placeholder(processor, SimpleNamespace(**config)).patches
+
+    assert patches([IMAGE, PATCH], {"image_token_id": IMAGE}) == (IMAGE,)
+    assert patches([IMAGE], {"image_token_index": PATCH}) == (PATCH,)
+    assert patches([PATCH, IMAGE], {}, own=IMAGE) == (IMAGE,)
+    assert patches([IMAGE], {}) == (IMAGE,)
 
 
 def test_a_processor_that_names_no_placeholder_takes_images_among_the_texts() -> None:
