@@ -109,15 +109,15 @@ class MTV(FittedMethod):
         tensors = {"heads": inputs} | {f"heads.{name}": own for name, own in means.items() if name != "few_shot"}
         if self.search == "reinforce":
             masks = sampled_masks(data, layers, written, self.steps, how)
-            edits = [head_edit(layers, written, mask, where=where, how=how) for mask in masks]
-            losses = [_first_token_loss(data, edit) for edit in edits]
+            sampled = [head_edit(layers, written, mask, where=where, how=how) for mask in masks]
+            losses = [_first_token_loss(data, edit) for edit in sampled]
             best = losses.index(min(losses))
             chosen = masks[best]
             tensors["mask"] = _as_mask(inputs, chosen)
             report = {
                 **data.reference_accuracies(),
                 **data.shuffle_report(),
-                "accuracy": {f"{len(chosen)} heads": data.accuracies([(edits[best],)])[0]},
+                "accuracy": {f"{len(chosen)} heads": data.accuracies([(sampled[best],)])[0]},
                 "loss": {str(i): loss for i, loss in enumerate(losses)},
             }
             parameters = {"search": "reinforce", "layers": layers, "num_heads": len(chosen), "how": how}

@@ -94,5 +94,5 @@ class CRoPS(Strategy):
     def _kept_logprobs(self, reference: "Tensor") -> "Tensor":
         """Logits minus the logsumexp of those that the mask keeps: log-probabilities of kept tokens. [B, V]."""
         mask = self.mask(reference)
-        kept = reference if mask is None else reference.masked_fill(~mask, -math.inf)
-        return reference - kept.logsumexp(-1, keepdim=True)
+        plausible = reference if mask is None else reference.masked_fill(~mask, -math.inf)
+        return reference - plausible.logsumexp(-1, keepdim=True)

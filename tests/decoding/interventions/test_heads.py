@@ -282,8 +282,8 @@ def test_reinforce_keeps_the_sampled_mask_with_the_lowest_loss_of_the_first_toke
             token = tiny().option_ids(prompt, [one.answers[0]])[0][0]
             losses[i] -= tiny().open([prompt]).logits[0].log_softmax(-1)[token] / 4
     fitted = MTV(search="reinforce", steps=2).fit(small)
-    kept = [(int(i), int(head)) for i, head in fitted.tensors["mask"].nonzero().tolist()]
-    assert kept == masks[int(losses.argmin())]
+    chosen = [(int(i), int(head)) for i, head in fitted.tensors["mask"].nonzero().tolist()]
+    assert chosen == masks[int(losses.argmin())]
     assert list(fitted.report["loss"].values()) == pytest.approx(losses.tolist(), abs=1e-4)
 
 
