@@ -34,10 +34,12 @@ class StepState(Protocol):
     Attributes:
         key: The random stream of the query.
         memory: Values that a strategy stored, by step: numbers, or tensors that stay on the device.
+        note: What `Strategy.prepare` returned for the prompt. The trait `combines_notes` asks for it.
     """
 
     key: StreamKey
     memory: dict[int, Any]
+    note: Note
 
 
 @dataclass
@@ -46,6 +48,7 @@ class InitialStepState:
 
     key: StreamKey = StreamKey()
     memory: dict[int, Any] = field(default_factory=dict)
+    note: Note = None
 
 
 class Generate(Protocol):
@@ -144,7 +147,9 @@ class Strategy:
         return logits[0]
 
     def combine_stateful(self, logits: "Tensor", step: int, states: Sequence[StepState]) -> "Tensor":
-        """`combine` for a strategy that draws random numbers or depends on earlier steps. Engines call this method.
+        """`combine` for a strategy that draws random numbers, or depends on earlier steps or the prompt's note.
+
+        Engines call this method.
 
         An engine may call it twice for one step; both calls must return the same scores.
 

@@ -19,6 +19,7 @@ class Traits:
         masks_in_combine: `combine` returns -inf for some tokens, because its mask depends on several branches.
         draws_random_numbers: The scores depend on the random stream of the query.
         keeps_state: The scores depend on values that earlier steps stored in `StepState.memory`.
+        combines_notes: The scores depend on `StepState.note`. It must be JSON, because other processes receive it.
         combines_options: Option scoring passes the log-probabilities of whole options, [n, B, options], to `mask` and
             `combine` instead of token logits.
         requires_options: The strategy scores options only and cannot generate text.
@@ -41,6 +42,7 @@ class Traits:
     masks_in_combine: bool = False
     draws_random_numbers: bool = False
     keeps_state: bool = False
+    combines_notes: bool = False
     combines_options: bool = False
     requires_options: bool = False
     sums_first_tokens: bool = False

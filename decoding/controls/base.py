@@ -37,7 +37,9 @@ class WrappingControl(StrategyWrapper):
         traits = replace(super().traits, is_control=True, preserves_argmax=False)
         if self.needs_all_branches:
             return traits
-        return replace(traits, draws_random_numbers=False, keeps_state=False, reads_early_exits=False)
+        return replace(
+            traits, draws_random_numbers=False, keeps_state=False, combines_notes=False, reads_early_exits=False
+        )
 
     @property
     def weights(self) -> tuple[float, ...] | None:

@@ -4,7 +4,7 @@ from collections.abc import Set
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from decoding.base import Strategy
+from decoding.base import Note, Strategy
 from decoding.engine.stop_strings import StopCriterion
 from decoding.engine.thinking_budget import Thinking
 from decoding.engine.trace import StepTrace
@@ -31,6 +31,7 @@ class Hypothesis:
         fault: Reason of a failure.
         trace: `decoding.engine.trace_numbers.TRACE_FIELDS` of each step.
         memory: Values that the strategy stored, by step.
+        note: What the strategy prepared for the prompt.
         top_logprobs: Tokens per branch that `step_traces` keep. 0 keeps no step traces.
         step_traces: Distributions of the branches at each step.
         prompts: Names of the branch prompts. If there are more prompts than rows, the session lacks the other rows.
@@ -52,6 +53,7 @@ class Hypothesis:
     fault: str = ""
     trace: list[list[float]] = field(default_factory=list)
     memory: dict[int, Any] = field(default_factory=dict)
+    note: Note = None
     top_logprobs: int = 0
     step_traces: list[StepTrace] = field(default_factory=list)
     prompts: tuple[str, ...] = ()

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from decoding.arms.arm import Normalize
-from decoding.base import InitialStepState, StepState, Strategy
+from decoding.base import InitialStepState, Note, StepState, Strategy
 from decoding.engine.decoding_step import NEG_INF, combine_branches
 from decoding.engine.step_batch import gather_early_exits
 from icl.memory.device_copies import copied_to_device
@@ -53,6 +53,7 @@ class OptionScoring:
         combined_scores: One score per option, from a strategy with `traits.combines_options`.
         fault: Why there are no scores.
         memory: Values that the strategy stored, by step.
+        note: What the strategy prepared for the prompt.
     """
 
     strategy: Strategy
@@ -66,6 +67,7 @@ class OptionScoring:
     combined_scores: list[float] = field(default_factory=list)
     fault: str = ""
     memory: dict[int, Any] = field(default_factory=dict)
+    note: Note = None
 
     def scores(self) -> list[float]:
         """One score per option."""
@@ -220,7 +222,7 @@ def _score_tokens(scorings: Sequence[OptionScoring], session: Session, inner: _I
             continue
         stacked = torch.stack([inner.at(s, o, step) for s, o in places], dim=1).float()
         for s, o in places:  # each option continues from the state after the common first step
-            states.setdefault((id(s), o), InitialStepState(s.key, dict(s.memory)))
+            states.setdefault((id(s), o), InitialStepState(s.key, dict(s.memory), s.note))
         logprobs, faults = combined_logprobs(strategy, stacked, step, [states[id(s), o] for s, o in places])
         tokens = _index([s.ids[o][step] for s, o in places], logprobs)
         values = logprobs.gather(-1, tokens[:, None])[:, 0].tolist()

@@ -61,6 +61,7 @@ def obstacle(arm: Arm) -> str | None:
         "it reads the first token of each option": traits.sums_first_tokens,
         "its scores depend on the random stream of the query": traits.draws_random_numbers,
         "its scores depend on the steps before, and transformers has no place for them": traits.keeps_state,
+        "the weights of its branches depend on the prompt, and generate takes none": traits.combines_notes,
         f"it is a vote over {traits.num_samples} answers": traits.num_samples > 1,
         "it searches with beams, which reorder the rows of the prompt and not those of other branches": isinstance(
             arm.sampler, Beam

@@ -101,6 +101,7 @@ def _option_groups(prepared: PreparedRequest, tokenizer: OptionTokenizer, name_p
 def _group(prepared: PreparedRequest, name: str, length: int, option: int = -1, **metadata: Any) -> PromptGroup:
     name += f"-{option}" if option >= 0 else ""
     arm, key, count = prepared.request.arm, prepared.request.prompt.key, len(prepared.branches)
+    metadata["note"] = prepared.note if arm.strategy.traits.combines_notes else None
     arm_text = serialize(arm.strategy, arm.sampler)
     requests = [
         EngineRequest(

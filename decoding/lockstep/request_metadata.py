@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from decoding.base import Note
 from decoding.lockstep.serialization import deserialize
 from icl.streams import StreamKey
 
@@ -56,6 +57,7 @@ class BranchMetadata:
         force: Tokens of an option. They are chosen in place of the strategy's tokens, and their log-probabilities are
             recorded.
         thinking: The thinking budget, or None.
+        note: What the strategy prepared for the prompt, if its scores depend on it.
     """
 
     group: str
@@ -69,6 +71,7 @@ class BranchMetadata:
     first: tuple[int, ...] = ()
     force: tuple[int, ...] = ()
     thinking: ThinkingLimits | None = None
+    note: Note = None
 
     def __post_init__(self) -> None:
         if not 1 <= self.count <= MAX_BRANCHES:

@@ -219,10 +219,12 @@ def _describe(error: Exception) -> str:
 
 
 def _step_states(strategy: Strategy, references: Sequence[BatchRow]) -> list[StepState]:
-    """The random stream of each group, and the state of its strategy."""
+    """The random stream of each group, the state of its strategy, and the note on its prompt."""
     return [
         InitialStepState(
-            row.branch.key, RECORD_STORE.of(row.branch.group).memory if strategy.traits.keeps_state else {}
+            row.branch.key,
+            RECORD_STORE.of(row.branch.group).memory if strategy.traits.keeps_state else {},
+            row.branch.note,
         )
         for row in references
     ]

@@ -195,7 +195,7 @@ class StrategyMiddleware:
         self, server: StrategyServer, request: StrategyRequest, placement: Placement
     ) -> AsyncGenerator[Piece, None]:
         """The answer in pieces. The branches run until this generator is closed."""
-        branches = await server.branches(request, placement)
+        branches, note = await server.branches(request, placement)
         inputs = [await server.inputs.of_async(branch) for branch in branches]
         group = self._group_name()
         arm_text, key = serialize(request.arm.strategy, request.arm.sampler), request.prompt.key
@@ -206,7 +206,9 @@ class StrategyMiddleware:
         outputs: asyncio.Queue[Any] = asyncio.Queue()  # outputs of branch 0; an exception or None when a branch ends
         tasks = []
         for b, branch_input in enumerate(inputs):
-            metadata = BranchMetadata(group, b, len(branches), arm_text, key.seed, key.query, thinking=limits)
+            metadata = BranchMetadata(
+                group, b, len(branches), arm_text, key.seed, key.query, thinking=limits, note=note
+            )
             run = server.run_branch(branch_input, request, metadata, outputs, placement)
             tasks.append(asyncio.ensure_future(run))
         for task in tasks:

@@ -93,8 +93,11 @@ class StrategyServer:
                 )
         return ""
 
-    async def branches(self, request: StrategyRequest, placement: Placement) -> Sequence[Prompt]:
-        """The strategy's branches. A strategy that generates first uses this server's own model."""
+    async def branches(self, request: StrategyRequest, placement: Placement) -> tuple[Sequence[Prompt], Note]:
+        """The strategy's branches, and the note that its scores depend on, if they do.
+
+        A strategy that generates first uses this server's own model.
+        """
         await asyncio.to_thread(self._check_images, request.prompt)
         note = await self._prepare(request, placement)
         branches = await asyncio.to_thread(request.arm.strategy.branches, request.prompt, note)
@@ -102,7 +105,7 @@ class StrategyServer:
             raise HTTPError(
                 400, f"{request.arm.label} has {len(branches)} branches, and a group has at most {MAX_BRANCHES}."
             )
-        return branches
+        return branches, note if request.arm.strategy.traits.combines_notes else None
 
     async def _prepare(self, request: StrategyRequest, placement: Placement) -> Note:
         """The note of the strategy's `prepare`, which runs in a thread of its own.

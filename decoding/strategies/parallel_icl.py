@@ -4,23 +4,23 @@
     w = softmax(s / tau),      s_n = mean cosine of chunk n's images to the query's image
     scores = sum_n w_n l(y | chunk n, query)
 
-The weights are multiples of 1 / `resolution`, because a chunk has as many branches as its share: that needs no state
-and runs wherever `moicl` does. Equal branches share one prefill. The whole prompt is branch 0, for traces and controls,
-and has no weight. Controls: `chunks: random`, `share: equal` (one branch per chunk, which is `moicl` with clustered
-groups), `share: nearest` and the vote. One group is the whole prompt.
+The chunks and their weights are the prompt's note. A chunk whose weight is 0 is not read. The whole prompt is branch 0,
+for traces and controls, and has no weight. Controls: `chunks: random`, `share: equal` (`moicl` with clustered groups),
+`share: nearest` and the vote. One group is the whole prompt.
 
 No released code: a reconstruction from the abstract. tau, the vectors and the number of chunks are not the paper's.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from decoding.base import Note, Strategy, unit_strength
+from decoding.base import Generate, Note, StatefulStrategy, StepState, unit_strength
 from decoding.prompt_edits import demonstrations, keep_demonstrations
+from decoding.traits import Traits
 from icl.constraints import Positive, PositiveInt
 from icl.errors import PlanError
 from icl.lru_cache_bytes import LRUByteCache
@@ -36,30 +36,25 @@ _VECTORS = LRUByteCache[tuple[str, tuple[str, ...]], Floats](32 * 2**20, lambda 
 """The latest vectors of this process by embedder and images."""
 
 
-def quantized_shares(weights: Floats, resolution: int) -> list[int]:
-    """Whole numbers that sum to `resolution`, by the largest remainder. weights: [n], sum to one."""
-    exact = weights * resolution
-    counts = np.floor(exact + 1e-9).astype(int)
-    missing = resolution - int(counts.sum())
-    for place in np.argsort(-(exact - counts), kind="stable")[:missing]:
-        counts[place] += 1
-    return [int(count) for count in counts]
+Chunks = tuple[Sequence[Sequence[int]], Sequence[float]]
+"""A note: the numbers of the demonstrations of each chunk, and the weight of each chunk."""
 
 
 @component("strategy", "parallel_icl")
 @dataclass(frozen=True)
-class ParallelICL(Strategy):
+class ParallelICL(StatefulStrategy):
     """Mixture of clusters of demonstrations, weighted by their similarity to the query's image."""
 
     groups: PositiveInt = 2  # number of chunks
     chunks: Literal["clustered", "consecutive", "random"] = "clustered"  # how demonstrations are divided
     share: Literal["similarity", "equal", "nearest"] = "similarity"  # weights of the chunks
     tau: Positive = 0.1  # temperature of the weights; small: the nearest chunk alone
-    resolution: PositiveInt = 8  # branches in all, unless share is equal; weights are multiples of 1 / resolution
     embedder: Any = "encoder"  # embedder of the images: its name, or a mapping
 
     def __post_init__(self) -> None:
         build("embedder", self.embedder)  # refuses an unknown name
+
+    traits = Traits(combines_notes=True)
 
     @property
     def weights(self) -> None:
@@ -69,28 +64,39 @@ class ParallelICL(Strategy):
     def strength(self, logits: "Tensor", step: int) -> "Tensor":
         return unit_strength(logits)
 
-    def branches(self, prompt: Prompt, note: Note = None) -> tuple[Prompt, ...]:
-        """The prompt, and `resolution` prompts with a chunk each. With `share: equal`, one prompt per chunk.
+    def prepare(self, prompts: Sequence[Prompt], generate: Generate) -> list[Note]:
+        """The chunks of each prompt and their weights.
 
         Raises:
             PlanError: A demonstration or the query has no image to compare.
         """
+        return [self._chunks_and_weights(prompt) for prompt in prompts]
+
+    def branches(self, prompt: Prompt, note: Note = None) -> tuple[Prompt, ...]:
+        """The prompt, and one prompt for each chunk."""
+        chunks, _ = cast("Chunks", self._chunks_and_weights(prompt) if note is None else note)
+        return prompt, *(keep_demonstrations(prompt, chunk) for chunk in chunks)
+
+    def combine_stateful(self, logits: "Tensor", step: int, states: Sequence[StepState]) -> "Tensor":
+        """logits: [1 + chunks, B, V] float32 -> scores [B, V]. Without notes, as in measurements, weights are equal."""
+        count = len(logits) - 1
+        notes = [cast("Chunks | None", state.note) for state in states]
+        weights = logits.new_tensor([[1 / count] * count if note is None else note[1] for note in notes])
+        scores: Tensor = (weights.T[..., None] * logits[1:].log_softmax(-1)).sum(0)
+        return scores
+
+    def _chunks_and_weights(self, prompt: Prompt) -> Chunks:
         numbers = demonstrations(prompt)
         if not numbers or self.groups == 1:
-            return prompt, prompt
+            return [numbers], [1.0]
         needs_vectors = self.chunks == "clustered" or self.share != "equal"
         vectors = self._vectors(prompt, numbers) if needs_vectors else np.zeros((len(numbers) + 1, 1))
         chunks = self._chunks(prompt, numbers, vectors[:-1])
-        prompts = [keep_demonstrations(prompt, [numbers[i] for i in chunk]) for chunk in chunks]
-        if self.share == "equal":
-            return prompt, *prompts
-        similarity = np.array([float((vectors[:-1][chunk] @ vectors[-1]).mean()) for chunk in chunks])
-        counts = quantized_shares(self._weights(similarity), max(self.resolution, len(chunks)))
-        return prompt, *(one for one, count in zip(prompts, counts, strict=True) for _ in range(count))
-
-    def combine(self, logits: "Tensor", step: int) -> "Tensor":
-        scores: Tensor = logits[1:].log_softmax(-1).mean(0)
-        return scores
+        weights = np.full(len(chunks), 1 / len(chunks))
+        if self.share != "equal":
+            weights = self._weights(np.array([float((vectors[:-1][chunk] @ vectors[-1]).mean()) for chunk in chunks]))
+        pairs = [(chunk, float(weight)) for chunk, weight in zip(chunks, weights, strict=True) if weight > 0]
+        return [[numbers[i] for i in chunk] for chunk, _ in pairs], [weight for _, weight in pairs]
 
     def _weights(self, similarity: Floats) -> Floats:
         scaled = similarity / (self.tau if self.share == "similarity" else 1e-9)

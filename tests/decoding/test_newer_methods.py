@@ -8,22 +8,28 @@ import numpy as np
 import pytest
 import torch
 
+from decoding.arms.arm import Arm
 from decoding.base import DefaultNote, InitialStepState
+from decoding.engine.engine import run_requests
+from decoding.engine.requests import DecodingRequest
 from decoding.formulas.divergences import jensen_shannon
 from decoding.formulas.row_steps import RowSteps
+from decoding.formulas.sampling import Greedy
 from decoding.prompt_edits import keep_demonstrations
 from decoding.strategies.adaptive_shots import AdaptiveShots, first_clear, margins
 from decoding.strategies.crops import CRoPS
 from decoding.strategies.moicl import MoICL
-from decoding.strategies.parallel_icl import ParallelICL, quantized_shares
+from decoding.strategies.parallel_icl import ParallelICL
 from decoding.strategies.residual import ResidualDecoding, residual
 from decoding.strategies.savcd import CHANGES, SAVCD, chosen_change, entropy_plausibility_mask
 from decoding.strategies.self_demonstrations import SelfDemonstrations, chosen_pairs
 from decoding.strategies.vcd import VCD
 from decoding.strategies.xmore import XMoRe
 from icl.errors import ConfigError, PlanError
+from icl.registry import build
 from icl.streams import StreamKey
 from tests.decoding.prompts import prompt
+from tests.decoding.toy import STOP, Row, Toy
 
 GENERATOR = torch.Generator().manual_seed(0)
 LOGITS = torch.randn(3, 4, 9, generator=GENERATOR)
@@ -228,14 +234,55 @@ def parallel(**parameters) -> ParallelICL:
 def test_parallel_icl_weights_its_clusters_by_similarity() -> None:
     whole = prompt(1, shots=4)
     near, far = keep_demonstrations(whole, (0, 1)), keep_demonstrations(whole, (2, 3))
-    branches = parallel(tau=1.0, resolution=100).branches(whole)
-    share = branches[1:].count(near) / 100
+    strategy = parallel(tau=1.0)
+    ((chunks, weights),) = strategy.prepare([whole], generate=None)
+    branches = strategy.branches(whole, (chunks, weights))
+    assert set(branches[1:]) == {near, far}
     similarity = [np.mean([np.dot(v, VECTORS["None"]) / np.linalg.norm(v) for v in chunk]) for chunk in
                   ([VECTORS["0"], VECTORS["1"]], [VECTORS["2"], VECTORS["3"]])]  # fmt: skip
-    assert share == pytest.approx(1 / (1 + math.exp(similarity[1] - similarity[0])), abs=0.006)
-    assert set(branches[1:]) == {near, far}
+    share = weights[branches.index(near) - 1]
+    assert share == pytest.approx(1 / (1 + math.exp(similarity[1] - similarity[0])), abs=1e-9)
     assert set(parallel(tau=1e-6).branches(whole)[1:]) == {near}
     assert set(parallel(share="nearest").branches(whole)[1:]) == {near}
+
+
+def test_parallel_icl_is_the_product_with_the_weights_of_each_prompt() -> None:
+    """No weight is rounded, and rows of a batch have their own."""
+    notes = [([[0, 1], [2, 3]], weights) for weights in ([0.9, 0.1], [0.31, 0.69], [0.5, 0.5])]
+    states = [InitialStepState(note=note) for note in notes]
+    logits = torch.randn(3, 3, 9, generator=GENERATOR)
+    scores, logprobs = parallel().combine_stateful(logits, 0, states), logits.log_softmax(-1)
+    for row, (_, (first, second)) in enumerate(notes):
+        assert torch.allclose(scores[row], first * logprobs[1, row] + second * logprobs[2, row], atol=1e-6)
+
+
+def test_the_engine_passes_the_weights_of_each_prompt_to_its_rows() -> None:
+    """A batch of answers and option scores equals a slow decode of each prompt alone."""
+    model, arm = Toy(), Arm(parallel(tau=1.0), Greedy())
+    prompts = [prompt(number, shots=shots) for number, shots in ((1, 4), (2, 3), (3, 4))]
+    answers = run_requests(model, [DecodingRequest(one, arm, max_new_tokens=5) for one in prompts])
+    options = ("w3 w5", "w4")
+    scored = run_requests(model, [DecodingRequest(one, arm, options, answer_mode="options") for one in prompts])
+    for one, answer, scores in zip(prompts, answers, scored, strict=True):
+        ((chunks, weights),) = arm.strategy.prepare([one], generate=None)
+        rows = [Row(keep_demonstrations(one, chunk)) for chunk in chunks]
+
+        def logprobs(tokens: list[int], rows: list[Row] = rows, weights: list[float] = weights) -> torch.Tensor:
+            logits = model.logits_of([Row(row.prompt, tokens) for row in rows])
+            return (torch.tensor(weights)[:, None] * logits.log_softmax(-1)).sum(0).log_softmax(-1)
+
+        tokens: list[int] = []
+        while len(tokens) < 5 and (token := int(logprobs(tokens).argmax())) != STOP:
+            tokens.append(token)
+        assert answer.tokens == tuple(tokens)
+        for ids, score in zip(model.option_ids(one, options), scores.option_scores.values(), strict=True):
+            expected = sum(float(logprobs(ids[:i])[ids[i]]) for i in range(len(ids)))
+            assert score == pytest.approx(expected, abs=1e-4)
+
+
+def test_a_config_with_the_removed_resolution_is_a_sentence() -> None:
+    with pytest.raises(ConfigError, match=r"strategy 'parallel_icl' has no parameter 'resolution'.*It takes groups"):
+        build("strategy", {"name": "parallel_icl", "resolution": 16})
 
 
 def test_parallel_icl_reduces_to_moicl_and_to_the_whole_prompt() -> None:
@@ -245,8 +292,6 @@ def test_parallel_icl_reduces_to_moicl_and_to_the_whole_prompt() -> None:
     assert torch.allclose(equal.combine(LOGITS, 0), MoICL(groups=2).combine(LOGITS, 0), atol=1e-6)
     assert parallel(groups=1).branches(whole) == (whole, whole)
     assert set(parallel(chunks="random", share="equal").branches(whole)[1:]) != {whole}
-    assert quantized_shares(np.array([0.5, 0.3, 0.2]), 10) == [5, 3, 2]
-    assert quantized_shares(np.array([0.34, 0.33, 0.33]), 4) == [2, 1, 1]
 
 
 @pytest.mark.parametrize("chunks", ["clustered", "consecutive", "random"])

@@ -45,6 +45,7 @@ STAY = {
     "mask_only": "reads the traits",
     "nbce": "the steps before",
     "olm": "it scores options",
+    "parallel_icl": "depend on the prompt",
     "plain_average": "reads the traits",
     "plus": "measure_weights",
     "pmi": "it scores options",

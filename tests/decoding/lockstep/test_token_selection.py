@@ -61,6 +61,19 @@ def logits(count: int, seed: int = 0) -> torch.Tensor:
     return 3 * torch.randn(count, VOCABULARY, generator=torch.Generator().manual_seed(seed))
 
 
+def test_groups_of_one_batch_have_the_weights_of_their_notes() -> None:
+    before, arm = logits(6), {"name": "parallel_icl"}
+    notes = {"a": [[[0], [1]], [0.9, 0.1]], "b": [[[0], [1]], [0.2, 0.8]]}
+    parts = [rows(name, arm, [3 * i, 3 * i + 1, 3 * i + 2], note=note) for i, (name, note) in enumerate(notes.items())]
+    after = before.clone()
+    select_tokens(after, complete_groups([row for part in parts for row in part]))
+    for part, (_, weights) in zip(parts, notes.values(), strict=True):
+        own = before[[row.index for row in part[1:]]].log_softmax(-1)
+        expected = int((torch.tensor(weights)[:, None] * own).sum(0).argmax())
+        assert {int(after[row.index].argmax()) for row in part} == {expected}
+        assert parse_branch(part[0].branch.extra_args()) == part[0].branch
+
+
 def test_every_branch_chooses_the_token_of_its_strategy() -> None:
     """One batch has groups of several arms, steps and sizes, rows in any order, and an ordinary request."""
     before = logits(12)

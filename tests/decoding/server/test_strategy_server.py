@@ -166,7 +166,7 @@ def test_branches_are_made_outside_the_event_loop(server: StrategyServer) -> Non
             return branches(self, prompt, note)
 
     object.__setattr__(request.arm, "strategy", Watched())
-    made = asyncio.run(server.branches(request, Placement()))
+    made, _ = asyncio.run(server.branches(request, Placement()))
     assert made[0] == PROMPT
     assert len(made) == 2
     assert where[0] is not threading.main_thread()
@@ -174,7 +174,8 @@ def test_branches_are_made_outside_the_event_loop(server: StrategyServer) -> Non
 
 def test_more_branches_than_a_group_may_have_are_refused(server: StrategyServer) -> None:
     spread = f"{Path(__file__).parents[1] / 'lockstep/spread.py'}:Spread"
-    assert len(asyncio.run(server.branches(parse_request({"name": spread, "branch_count": 16}), Placement()))) == 16
+    branches, _ = asyncio.run(server.branches(parse_request({"name": spread, "branch_count": 16}), Placement()))
+    assert len(branches) == 16
     with pytest.raises(HTTPError, match="has 17 branches, and a group has at most 16") as refused:
         asyncio.run(server.branches(parse_request({"name": spread, "branch_count": 17}), Placement()))
     assert refused.value.status == 400
@@ -368,7 +369,7 @@ def test_a_preparation_generates_with_ordinary_requests_of_its_placement(
     ids = server.hf.option_ids(PROMPT, ["red"])[0]
     engine.outputs = [output(ids[0]), output(*ids, finish="stop")]
     request = replace(parse_request({"name": "code"}), prompt=image_prompt())
-    branches = asyncio.run(server.branches(request, Placement("lora", 1)))
+    branches, _ = asyncio.run(server.branches(request, Placement("lora", 1)))
     assert len(branches) > 1
     assert any(server.hf.text(ids) in branch.text for branch in branches)
     assert engine.requests
@@ -394,7 +395,7 @@ def test_preparations_of_many_requests_never_block_the_thread_pool(server: Strat
 
     server.__dict__["inputs"] = SimpleNamespace(of_async=rendered_in_the_pool)
     engine.outputs = [output(*server.hf.option_ids(PROMPT, ["red"])[0], finish="stop")]
-    assert all(len(branches) > 1 for branches in asyncio.run(scenario()))
+    assert all(len(branches) > 1 for branches, _ in asyncio.run(scenario()))
 
 
 @pytest.mark.usefixtures("vllm")
