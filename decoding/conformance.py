@@ -14,16 +14,18 @@ from decoding.arms.inspection import (
     EXITS,
     STEPS,
     call_branches,
+    close_weights,
     constant_weights,
     declares_weights,
     measure_slopes,
     measure_weights,
     probe_branches,
     probe_prompt,
+    varying_strength,
 )
 from decoding.base import Strategy
 from decoding.formulas.sampling import Sampling
-from icl.errors import ICLError
+from icl.errors import ConfigError, ICLError
 from icl.registry import describe
 from icl.testing.require import accepts_class, require
 from icl.types import Prompt
@@ -222,7 +224,7 @@ def _check_weights(strategy: Strategy, count: int) -> tuple[float, ...] | None:
         require(len(weights) == count, f"weights has {len(weights)} numbers for {count} branches.")
         measured = measure_weights(strategy)
         require(
-            measured is not None and _close(weights, measured),
+            measured is not None and close_weights(weights, measured),
             f"weights is {weights}, but combine() weighs the branches {measured or 'differently at each step'}.",
         )
     return weights
@@ -235,13 +237,9 @@ def _check_strength(strategy: Strategy) -> None:
     for step in STEPS:
         for logits, slopes in measure_slopes(strategy, step):
             try:
-                strength = strategy.strength(logits, step)
-            except NotImplementedError as error:
-                by_step = "; ".join(f"step {other}: {_weights_at(strategy, other)}" for other in STEPS)
-                raise AssertionError(
-                    f"combine() weighs the branches differently from step to step or from row to row ({by_step}). "
-                    "Controls need the sum of the weights: define strength(logits, step) -> [B, 1]."
-                ) from error
+                strength = varying_strength(strategy, logits, step)
+            except ConfigError as error:
+                raise AssertionError(str(error)) from error
             is_right = isinstance(strength, torch.Tensor) and tuple(strength.shape) == (logits.shape[1], 1)
             require(is_right and bool(strength.isfinite().all()), "strength() must return finite numbers [B, 1].")
             if slopes is not None:
@@ -250,18 +248,6 @@ def _check_strength(strategy: Strategy) -> None:
                     f"step {step}: strength() is {float(strength):g}, but the weights of combine() sum to "
                     f"{sum(slopes):g}.",
                 )
-
-
-def _weights_at(strategy: Strategy, step: int) -> str:
-    slopes = [weights for _, weights in measure_slopes(strategy, step)]
-    first = slopes[0]
-    if first is None or any(other is None or not _close(first, other) for other in slopes):
-        return "from row to row"
-    return ", ".join(f"{weight:.3g}" for weight in first)
-
-
-def _close(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
-    return all(abs(x - y) <= 1e-2 * (1 + abs(x)) for x, y in zip(a, b, strict=True))
 
 
 def _check_controls(strategy: Strategy, prompt: Prompt) -> None:

@@ -101,7 +101,32 @@ def min_strength(strategy: Strategy) -> float:
     strength = constant_strength(strategy)
     if strength is not None:
         return strength
-    return min(float(strategy.strength(z, step).min()) for z in _random_logits(strategy) for step in STEPS)
+    return min(float(varying_strength(strategy, z, step).min()) for z in _random_logits(strategy) for step in STEPS)
+
+
+def varying_strength(strategy: Strategy, logits: "Tensor", step: int) -> "Tensor":
+    """The sum of weights that vary [B, 1]. Raises ConfigError if the strategy does not define it."""
+    try:
+        return strategy.strength(logits, step)
+    except NotImplementedError as error:
+        by_step = "; ".join(f"step {other}: {_weights_at(strategy, other)}" for other in STEPS)
+        raise ConfigError(
+            f"{type(strategy).__name__}.combine() weighs the branches differently from step to step or from row to row "
+            f"({by_step}). Controls need the sum of the weights: define strength(logits, step) -> [B, 1]."
+        ) from error
+
+
+def _weights_at(strategy: Strategy, step: int) -> str:
+    slopes = [weights for _, weights in measure_slopes(strategy, step)]
+    first = slopes[0]
+    if first is None or any(other is None or not close_weights(first, other) for other in slopes):
+        return "from row to row"
+    return ", ".join(f"{weight:.3g}" for weight in first)
+
+
+def close_weights(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
+    """Whether weights differ by less than a hundredth."""
+    return all(abs(x - y) <= 1e-2 * (1 + abs(x)) for x, y in zip(a, b, strict=True))
 
 
 @lru_cache

@@ -2,9 +2,10 @@
 
     scores = l(y | prompt) - l(y | ablated prompt),      if p(y | prompt) >= alpha times the k-th largest p
 
-Expert and amateur are the same model with and without its condition. k = 1 is the mask of contrastive decoding. The
-weights sum to zero, so surviving tokens have equal scores if the branches agree. The paper's alpha and k are not
-verified; the defaults are not its numbers.
+Expert and amateur are the same model with and without its condition. The weights sum to zero, so surviving tokens have
+equal scores if the branches agree. The paper's alpha and k are not verified; the defaults are not its numbers. k = 1,
+the default, is the mask of contrastive decoding. With a larger k, at least k tokens survive, however unlikely. If the
+model is certain, as of a short answer, the difference then chooses among implausible tokens.
 
 No released code.
 """
@@ -28,7 +29,7 @@ class CDK(AblationContrast):
     """Difference that the image makes, among tokens plausible relative to the k-th best token."""
 
     alpha: Fraction = 0.1  # minimal probability relative to the k-th best token; 0 masks nothing
-    k: PositiveInt = 5  # rank of the token that others are compared with; 1 is the best token
+    k: PositiveInt = 1  # rank of the token that others are compared with; 1 is the best token
     without: AblatedPart = "image"  # what the second branch lacks; 'image' means the images of the query
 
     @property

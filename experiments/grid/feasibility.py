@@ -36,7 +36,7 @@ def check_requirements(grid: Grid) -> None:
     for cell in grid.cells:
         if problem := unsupported_reason(cell):
             hint = cell.model.strategies_hint
-            message = f"{problem} {hint}" if hint else problem
+            message = cell.model.not_ready or (f"{problem} {hint}" if hint else problem)
             raise PlanError(f"{locate(grid, 'decoding', cell)}: model '{cell.labels['model']}': {message}")
         problem = arm_part_refusal(cell.decoding, cell.max_thinking_tokens) or _server_refusal(cell)
         if problem := problem or branch_edit_refusal(cell.decoding, cell.model):

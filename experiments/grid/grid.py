@@ -245,7 +245,10 @@ class _CellFactory:
         options, has_shots = point["answer_mode"][0] == "options", point["shots"][0] > 0
         key = id(arm), options, has_shots
         if key not in self.arm_lists:
-            controls = default_controls(arm, options=options, shots=int(has_shots)) if add_controls else ()
+            try:
+                controls = default_controls(arm, options=options, shots=int(has_shots)) if add_controls else ()
+            except ConfigError as error:
+                raise ConfigError(f"{point['decoding'][1]}: controls: default cannot be built: {error}") from error
             shared = [self.controls.setdefault((control.label, control.digest), control) for control in controls]
             self.arm_lists[key] = [(arm, False), *((control, True) for control in shared)]
         return self.arm_lists[key]

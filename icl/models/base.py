@@ -169,6 +169,11 @@ class Model(ABC):
         """
 
     @property
+    def not_ready(self) -> str:
+        """Why it is not known yet what this instance can do, if its server is starting. '' if it is known."""
+        return ""
+
+    @property
     def strategies_hint(self) -> str:
         """Why this instance cannot run strategies, if its server decides that. Appended to the error message."""
         return ""

@@ -110,7 +110,12 @@ class Endpoint:
         raise AssertionError("unreachable")
 
     def get(self, path: str) -> dict[str, Any]:
-        """The JSON object at a path, without retries. Raises ModelError."""
+        """The JSON object at a path, without retries.
+
+        Raises:
+            EndpointUnavailableError: The server is not ready, as `icl serve` while it loads its model.
+            ModelError: There is no JSON object.
+        """
         import httpx
 
         from icl.models.http_client import ResponseTooLargeError
@@ -120,6 +125,9 @@ class Endpoint:
             content = _json(response) if response.status_code == 200 else None
         except (httpx.RequestError, httpx.InvalidURL, ResponseTooLargeError, ValueError) as error:
             raise ModelError(self._message(f"{path}: {error or type(error).__name__}")) from error
+        if response.status_code == 503:
+            reason = _without_period(_error_reason(response)[0])
+            raise EndpointUnavailableError(self._message(f"the server is not ready (status 503: {reason})"))
         if not isinstance(content, dict):
             raise ModelError(self._message(f"{path}: status {response.status_code}"))
         return content

@@ -14,7 +14,7 @@ from typing import Any, get_args
 from icl.errors import ModelError
 from icl.models.base import Request
 from icl.models.chat_messages import data_url, mended
-from icl.models.endpoint import Endpoint
+from icl.models.endpoint import Endpoint, EndpointUnavailableError
 from icl.types import Generation, Prompt, ThinkingEnd, Usage
 
 PATH = "/strategies"
@@ -58,10 +58,16 @@ class ServerInfo:
         return None
 
 
+class NotReady(str):
+    """The reason why it is not known yet what a server is: it answers that it is not ready."""
+
+
 def server_info(endpoint: Endpoint) -> ServerInfo | str:
     """The description of a server of `icl serve`, or the reason why the endpoint is none."""
     try:
         reply = endpoint.get(PATH)
+    except EndpointUnavailableError as error:
+        return NotReady(error)
     except ModelError as error:
         return str(error)
     try:

@@ -146,6 +146,12 @@ class Remote(Model):
             return str(error)
 
     @property
+    def not_ready(self) -> str:
+        if not isinstance(self.server, icl_server.NotReady):
+            return ""
+        return f"{self.server} Run the command again once it is."
+
+    @property
     def strategies_hint(self) -> str:
         """Why the endpoint has no strategies, '' if it has."""
         if isinstance(self.server, ServerInfo):

@@ -20,7 +20,7 @@ from decoding.strategies.m3id import M3ID
 from decoding.strategies.ritual import RITUAL
 from decoding.strategies.vcd import VCD
 from icl.edits import DiffusionNoise
-from icl.errors import PlanError
+from icl.errors import ConfigError, PlanError
 from icl.types import Prompt
 
 
@@ -298,6 +298,12 @@ def test_facts_are_described_in_one_line() -> None:
     assert check_strategy(VCD(alpha=0.5)).describe() == (
         "2 branches, with a mask, weights 1.5, -0.5 (sum 1): identical branches decode as the reference"
     )
+
+
+def test_default_controls_of_weights_that_vary_without_a_strength_are_a_sentence() -> None:
+    sentence = r"^GrowsLater\.combine\(\) weighs the branches .*step 8: 1, -0\.5.*define strength"
+    with pytest.raises(ConfigError, match=sentence):
+        default_controls(Arm(GrowsLater()))
 
 
 def test_weights_that_change_after_the_first_steps_are_not_constant() -> None:

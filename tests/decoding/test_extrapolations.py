@@ -98,6 +98,18 @@ def test_a_k_larger_than_the_vocabulary_is_refused() -> None:
         combined(CDK(k=5), OTHER)
 
 
+def test_the_defaults_of_cd_k_leave_a_certain_answer() -> None:
+    """The other branch also prefers the answer, so the difference alone chooses another token."""
+    certain = torch.tensor([[[12.0, 2.0, 1.0, 0.5, 0.0, -1.0]], [[12.0, 1.0, 2.0, 1.5, 1.0, -3.0]]])
+
+    def chosen(strategy: CDK) -> int:
+        scores, mask = strategy.combine(certain, 0), strategy.mask(certain[0])
+        return int((scores if mask is None else scores.masked_fill(~mask, -torch.inf)).argmax())
+
+    assert chosen(CDK()) == 0
+    assert chosen(CDK(k=5)) != 0
+
+
 def test_branches_differ_as_in_the_paper_only() -> None:
     question = prompt(1, shots=2)
     assert ICD().branches(question)[1].text == question.text.replace("What is number", f"{DISTURBANCE}What is number")

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from decoding.arms.arm import Arm
+from decoding.arms.inspection import measure_weights
 from decoding.base import DefaultNote, InitialStepState
 from decoding.engine.engine import run_requests
 from decoding.engine.requests import DecodingRequest
@@ -146,6 +147,13 @@ def test_savcd_takes_the_change_that_the_model_names_once_per_question() -> None
     assert all(random.count(name) > 3 for name in CHANGES)
     assert SAVCD(choice="flip").prepare(prompts, generate) == ["flip"] * 3
     assert torch.equal(SAVCD().combine(LOGITS[:2], 0), VCD().combine(LOGITS[:2], 0))
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.5, 2.0])
+def test_the_declared_weights_of_savcd_are_those_of_its_scores(alpha: float) -> None:
+    strategy = SAVCD(alpha=alpha, sharpest=0.0)
+    assert strategy.weights == pytest.approx((1 + alpha, -alpha))
+    assert measure_weights(strategy) == pytest.approx(strategy.weights, abs=1e-3)
 
 
 def test_the_mask_of_savcd_is_wide_for_an_uncertain_reference() -> None:

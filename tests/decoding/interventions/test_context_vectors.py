@@ -7,11 +7,12 @@ import pytest
 import torch
 
 from decoding.interventions import context_vectors
-from decoding.interventions.context_vectors import SLOTS, ContextVectors, pooled, unit_rms, with_slots
+from decoding.interventions.context_vectors import SLOTS, ContextVectors, before_query, pooled, unit_rms, with_slots
 from decoding.interventions.virtual_tokens import EMBEDDING, DemonstrationBank, EmbeddingEdit
 from decoding.prompt_edits import remove_demonstrations
 from icl.errors import ModelError
 from icl.models.interventions import Where, steer
+from icl.types import Part, Prompt, Turn
 from tests.decoding.interventions.dev_split import dev, tiny, write
 
 WIDTH = 4
@@ -49,6 +50,18 @@ def test_the_slots_are_so_many_tokens_before_the_query(count: int) -> None:
     assert torch.equal(tiny().open([same]).logits, tiny().open([made]).logits)
     other = steer(made, EmbeddingEdit(states[EMBEDDING] + 1, "other"))
     assert not torch.equal(tiny().open([other]).logits, tiny().open([made]).logits)
+
+
+def test_a_turn_before_the_query_does_not_get_the_part() -> None:
+    """A system turn stays as it is, and only the first part of the query has the part before it."""
+    query = Turn("user", (Part("Look.", "query.image[0]"), Part("How many?", "query.question")))
+    prompt = Prompt((Turn("system", (Part("Answer briefly.", "instruction"),)), query, Turn("assistant", ())))
+    made = before_query(prompt, Part("a a", SLOTS))
+    assert [[part.name for part in turn.parts] for turn in made.turns] == [
+        ["instruction"],
+        [SLOTS, "query.image[0]", "query.question"],
+        [],
+    ]
 
 
 def test_a_tokenizer_without_such_a_text_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:

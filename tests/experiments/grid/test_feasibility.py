@@ -39,6 +39,27 @@ def test_swapped_images_need_images_that_no_demonstration_has(yaml_file: Write) 
     )
 
 
+def test_default_controls_of_a_strategy_without_a_strength_are_refused_with_the_line(
+    yaml_file: Write, tmp_path: Path
+) -> None:
+    (tmp_path / "grows.py").write_text(
+        "from dataclasses import dataclass\n"
+        "from decoding.base import Strategy\n"
+        "@dataclass(frozen=True)\n"
+        "class Grows(Strategy):\n"
+        "    def branches(self, prompt, note=None):\n"
+        "        return prompt, prompt.without_images()\n"
+        "    def combine(self, logits, step):\n"
+        "        return logits[0] - (step >= 8) * logits[1] / 2\n"
+    )
+    own = tmp_path / "grows.py"
+    path = yaml_file(f"task: SHAPES\nmodel: fake-copy\ndecoding: '{own}:Grows'\ncontrols: default\n")
+    with pytest.raises(
+        ConfigError, match=r":4: decoding: controls: default cannot be built: Grows\.combine\(\) weighs"
+    ):
+        expand(load_config(path))
+
+
 def test_option_scoring_needs_options(yaml_file: Write) -> None:
     path = yaml_file("task: {name: SHAPES, optionless: true}\nmodel: fake-gold\nanswer_mode: options\n")
     with pytest.raises(PlanError) as error:

@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import socket
 import threading
 import time
 from collections.abc import Callable
@@ -423,6 +424,28 @@ def test_failed_samples_are_requested_again_by_the_same_command(
     again = run(file, {}, tmp_path / "runs", quiet=True).samples()
     assert len(server.bodies) == 1 + 2  # a run answers one prompt before its samples
     assert again["failed"].isna().all()
+
+
+def test_a_plan_for_a_server_that_is_loading_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from decoding.server.loading import LoadingResponder
+    from experiments.config.config import load_config
+    from experiments.grid.feasibility import check_requirements
+    from experiments.grid.grid import expand
+
+    monkeypatch.setenv("TEST_ENDPOINT_KEY", "sk-secret")
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        responder = LoadingResponder()
+        responder.start(sock)
+        try:
+            file = experiment(tmp_path, f"http://127.0.0.1:{sock.getsockname()[1]}/v1", "decoding: vcd\n")
+            with pytest.raises(PlanError) as error:
+                check_requirements(expand(load_config(file)))
+        finally:
+            responder.stop()
+    assert "the server is not ready (status 503: the server is loading its model" in str(error.value)
+    assert "Run the command again once it is." in str(error.value)
+    assert "cannot give" not in str(error.value)
 
 
 def test_a_strategy_is_refused_when_the_plan_is_made(
