@@ -55,7 +55,7 @@ def test_default_controls_of_a_strategy_without_a_strength_are_refused_with_the_
     own = tmp_path / "grows.py"
     path = yaml_file(f"task: SHAPES\nmodel: fake-copy\ndecoding: '{own}:Grows'\ncontrols: default\n")
     with pytest.raises(
-        ConfigError, match=r":4: decoding: controls: default cannot be built: Grows\.combine\(\) weighs"
+        ConfigError, match=r":3: decoding: controls: default cannot be built: Grows\.combine\(\) weighs"
     ):
         expand(load_config(path))
 
