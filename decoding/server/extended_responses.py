@@ -32,7 +32,8 @@ async def extended_response(
         HTTPError: The engine refuses or fails.
     """
     extended = request.extended or ExtendedOptions()
-    branches = tuple(await server.branches(request, placement))
+    made, note = await server.branches(request, placement)
+    branches = tuple(made)
     if extended.options:
         branches = await asyncio.to_thread(lambda: tuple(map(server.hf.before_answer, branches)))
     inputs = [await server.inputs.of_async(branch) for branch in branches]
@@ -50,7 +51,7 @@ async def extended_response(
         extended.top,
         max_thinking_tokens=request.max_thinking_tokens,
     )
-    prepared = PreparedRequest(decoding, branches, ("",) * len(branches), lengths)
+    prepared = PreparedRequest(decoding, branches, ("",) * len(branches), lengths, note)
     groups = await asyncio.to_thread(build_groups, prepared, server.hf, name, extended.trace)
     tasks = [
         asyncio.ensure_future(server.run_request(branch_input, engine_request, f"{group.name or name}-{b}", placement))
