@@ -49,7 +49,7 @@ def command(
     from experiments.report.sample_detail import parse_settings
     from experiments.results.loaded_run import load_run
     from experiments.results.view_run import view_run
-    from experiments.store.store import write_text
+    from experiments.store.store import write_csv
     from experiments.terminal.spinner import spinner
 
     if not name:
@@ -73,7 +73,7 @@ def command(
         table = analyze_by(analyze, view, by) if by else analyze(view)
     print_analysis(table, Console())
     if csv is not None:
-        write_text(csv, table.to_csv(index=False))
+        write_csv(csv, table)
         print(f"wrote {csv}")
     options = AnalysisOptions(name, metric, tuple(to or ()), tuple(by or ()), queries)
     try:

@@ -59,7 +59,7 @@ def command(
     from experiments.results.column_effects import column_effects
     from experiments.results.data_columns import split_view
     from experiments.stats.compare import BASELINE, compare
-    from experiments.store.store import write_text
+    from experiments.store.store import write_csv, write_text
     from experiments.terminal.spinner import spinner
 
     if correct and correct not in CORRECTIONS:
@@ -98,7 +98,7 @@ def command(
         write_text(page, render_controls_page(view))
         print(f"wrote {page}")
     if csv is not None:
-        write_text(csv, table.to_csv(index=False))
+        write_csv(csv, table)
         print(f"wrote {csv}")
 
 

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from icl.errors import ConfigError, did_you_mean
+from icl.errors import ConfigError, did_you_mean, strip_control_characters
 
 FORMATS = ("custom_generate",)
 
@@ -40,4 +40,4 @@ def command(
             (to / name).parent.mkdir(parents=True, exist_ok=True)
             (to / name).write_text(text, encoding="utf-8")
     for name in files:
-        print(f"wrote        {to / name}")
+        print(strip_control_characters(f"wrote        {to / name}"))

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from experiments.cli.trust_option import Trust
-from icl.errors import ConfigError
+from icl.errors import ConfigError, strip_control_characters
 
 
 def command(
@@ -45,4 +45,4 @@ def command(
     named = list(zip(file_names([table.task for table in every]), every, strict=True))
     folder = out or run / "figures" / "print"
     for path in figure_files.write_figures(named, looks, view.measure, folder, formats):
-        print(path)
+        print(strip_control_characters(str(path)))

@@ -38,7 +38,7 @@ def command(
     from experiments.report.leaderboard.repeated_runs import distinct_runs
     from experiments.results.loaded_run import load_run
     from experiments.results.view_run import view_run
-    from experiments.store.store import report_write_errors, write_text
+    from experiments.store.store import report_write_errors, write_csv, write_text
     from experiments.terminal.spinner import spinner
 
     with spinner() as report_progress:
@@ -53,7 +53,7 @@ def command(
         with report_write_errors(out):
             out.mkdir(parents=True, exist_ok=True)
         write_text(out / "leaderboard.html", render_leaderboard(board, tables, refusals))
-        write_text(out / "leaderboard.csv", leaderboard_frame(board).to_csv(index=False))
+        write_csv(out / "leaderboard.csv", leaderboard_frame(board))
     for sentence in repeated:
         print(sentence)
     for name in board.methods:

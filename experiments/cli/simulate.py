@@ -102,9 +102,9 @@ def _print(rows: Sequence[Mapping[str, Any]], note: str, csv: Path | None) -> No
     if csv is not None:
         import pandas as pd
 
-        from experiments.store.store import write_text
+        from experiments.store.store import write_csv
 
-        write_text(csv, pd.DataFrame(rows).to_csv(index=False))
+        write_csv(csv, pd.DataFrame(rows))
         print(f"wrote {csv}")
 
 

@@ -37,7 +37,7 @@ def command(
     from experiments.results.data_columns import split_view
     from experiments.results.loaded_run import load_run
     from experiments.results.view_run import view_run
-    from experiments.store.store import write_text
+    from experiments.store.store import csv_text, write_text
 
     flags = {"latex": latex, "markdown": markdown, "html": html, "csv": csv}
     formats = [name for name, chosen in flags.items() if chosen] or ["markdown"]
@@ -47,7 +47,7 @@ def command(
         raise ConfigError("--csv has one row per arm and a column per axis: leave out --rows and --columns.")
     view = view_run(load_run(run, trust), metric or None, parse_settings(to or [], "--to"))
     if csv:
-        text = paper_table.numbers_frame(split_view(view, by) if by else view).to_csv(index=False)
+        text = csv_text(paper_table.numbers_frame(split_view(view, by) if by else view))
     else:
         text = paper_table.FORMATS[formats[0]](paper_table.paper_table(view, rows or (), columns, by or ()))
     if out is None:

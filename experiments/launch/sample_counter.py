@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from experiments.store.line_tail import LineTail
-from experiments.store.store import Store
+from experiments.store.store import Store, sample_files
 
 
 @dataclass
@@ -92,5 +92,5 @@ class SampleCounter:
     def _files(self, digest: str) -> list[Path]:
         folder = self.store.cell_folder(digest)
         if self.workers is None:
-            return sorted(folder.glob("*.jsonl"))
+            return sample_files(folder)
         return [folder / f"{worker}.jsonl" for worker in self.workers]

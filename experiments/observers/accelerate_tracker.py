@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar, cast
 
 from experiments.observers.base import ObservedState, Observer
+from experiments.stats.formatting import markdown_text
 from icl.errors import ConfigError
 
 PROCESS_COUNTS = ("LOCAL_RANK", "WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
@@ -101,7 +102,7 @@ def clean_key(text: str) -> str:
 
 def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     """A table as Markdown."""
-    cells = [["" if value is None else str(value).replace("|", "\\|") for value in row] for row in rows]
+    cells = [["" if value is None else markdown_text(str(value)) for value in row] for row in rows]
     lines = [list(columns), ["---"] * len(columns), *cells]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 

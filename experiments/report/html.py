@@ -30,7 +30,7 @@ from experiments.running.gc_tuning import infrequent_gc
 from experiments.stats import formatting
 from experiments.stats.arms import describe_arm
 from experiments.stats.compare import verdicts
-from experiments.store.store import report_write_errors, write_text
+from experiments.store.store import report_write_errors, write_csv, write_text
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -287,7 +287,7 @@ def _with_nulls(tree: Any) -> Any:
 
 def _csv(path: Path, frame: "DataFrame") -> Path:
     _folder(path.parent)
-    write_text(path, frame.to_csv(index=False))
+    write_csv(path, frame)
     return path
 
 

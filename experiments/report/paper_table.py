@@ -17,7 +17,14 @@ from experiments.results.data_columns import split_view
 from experiments.results.run_view import RunView
 from experiments.stats.arms import axis_values, describe_arm, varying_axes
 from experiments.stats.compare import verdicts
-from experiments.stats.formatting import few_units_note, format_count, format_p, format_share, join_words
+from experiments.stats.formatting import (
+    few_units_note,
+    format_count,
+    format_p,
+    format_share,
+    join_words,
+    markdown_text,
+)
 from experiments.stats.significance import SIGNIFICANCE_LEVEL
 from icl.errors import ConfigError, did_you_mean
 
@@ -34,7 +41,6 @@ LATEX = str.maketrans(
     | {"†": "$^{\\dagger}$", "±": "$\\pm$", "≤": "$\\leq$", "×": "$\\times$", "–": "--", "−": "$-$", "→": "$\\to$"}
     | {"\n": " ", "\t": " ", "`": "\\textasciigrave{}"}
 )
-MARKDOWN = str.maketrans({char: f"\\{char}" for char in "\\`*_|<>"} | {"\n": " "})
 
 
 @dataclass(frozen=True)
@@ -184,10 +190,10 @@ def to_latex(table: PaperTable) -> str:
 
 def to_markdown(table: PaperTable) -> str:
     """The table in Markdown, with its footnote below."""
-    frame = _frame(table, lambda text: text.translate(MARKDOWN), "**{}**")
+    frame = _frame(table, markdown_text, "**{}**")
     lines = [list(frame.columns), ["---"] * frame.shape[1], *frame.to_numpy().tolist()]
     body = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    return f"{body}\n\n{' '.join(table.notes).translate(MARKDOWN)}\n"
+    return f"{body}\n\n{markdown_text(' '.join(table.notes))}\n"
 
 
 def to_html(table: PaperTable) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 
 from experiments.config.yaml_document import to_flow_yaml
 from experiments.sharing.card import CONTROL_COLUMNS
-from experiments.stats.formatting import format_count, format_estimate
+from experiments.stats.formatting import format_count, format_estimate, markdown_text
 
 SCORE_COLUMNS = ("metric", "mean", "low", "high", "samples", "clusters", "seeds", "missing")
 TAGS = ("mm-icl", "in-context-learning", "multimodal", "evaluation")
@@ -122,5 +122,5 @@ def _table(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> Iterato
 
 def _escape(value: Any) -> str:
     """The value as one line of Markdown without markup."""
-    text = " ".join(str(value).split())
-    return "".join(f"\\{c}" if c in "\\`*_[]<>|#" else c for c in text)
+    text = markdown_text(" ".join(str(value).split()))
+    return "".join(f"\\{c}" if c in "[]" else c for c in text)

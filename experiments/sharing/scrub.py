@@ -15,11 +15,17 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from experiments.analyses.stored_results import copy_results
+from experiments.config.keys import KEYS
 from experiments.results.loaded_run import Run
 from experiments.sharing.card import PRIVATE_KEYS
+from experiments.stopping.look_files import family_folders
+from experiments.store.imported import IMPORTED, MERGED
 from experiments.store.invocations import invocations_file, read_invocations
 from experiments.store.store import Store, read_mapping, write_json, write_text
+from icl.errors import StoreError
 
+RUN_KEYS = ("name", "file", "config", "cells", "sizes", "clusters", "metrics", IMPORTED, MERGED)
+"""The keys of run.json that are copied. Others may be anything that somebody has added."""
 SESSION_KEYS = ("start", "end", "state", "invocation", "counters", "arms")
 PROCESS_KEYS = ("id", "start", "worker", "trace_decimals", "versions", "devices", "driver", "git")
 DETAILS = ("failed", "meta")
@@ -49,9 +55,9 @@ class Scrubber:
     folders: tuple[str, ...]
 
     def metadata(self, value: Any) -> Any:
-        """The value with every absolute path replaced by its last part, and without names of machines."""
+        """The value with the last part of each absolute path, and without names of machines and variables."""
         if isinstance(value, Mapping):
-            return {key: self.metadata(inner) for key, inner in value.items()}
+            return {key: self.metadata(inner) for key, inner in value.items() if key != "key_env"}
         if isinstance(value, list):
             return [self.metadata(inner) for inner in value]
         return self._text(value) if isinstance(value, str) else value
@@ -102,11 +108,12 @@ def copy_scrubbed(run: Run, folder: Path, images: bool = False) -> Run:
         folder: The folder of the copy, which is made.
         images: Whether to copy the images of the report.
     """
+    _refuse_links(run.path, images)
     scrubber, source, target = scrubber_of(run), Store(run.path), Store(folder)
     info = run.info
-    config = {key: value for key, value in (info.get("config") or {}).items() if key not in PRIVATE_KEYS}
+    config = {key: value for key, value in (info.get("config") or {}).items() if key in {*KEYS} - {*PRIVATE_KEYS}}
     sessions = [{key: one[key] for key in SESSION_KEYS if key in one} for one in info.get("sessions", [])]
-    plain = {key: value for key, value in info.items() if key not in ("folder", "sessions", "config")}
+    plain = {key: info[key] for key in RUN_KEYS if key in info}
     target.write_run({**scrubber.metadata({**plain, "config": config}), "sessions": sessions})
     records = [
         {key: record[key] for key in PROCESS_KEYS if key in record} for record in read_invocations(source).values()
@@ -116,12 +123,32 @@ def copy_scrubbed(run: Run, folder: Path, images: bool = False) -> Run:
         if (description := source.read_cell(digest)) is not None:
             target.write_cell(digest, scrubber.metadata(description))
         target.replace_samples(digest, [scrubber.sample(sample) for sample in source.samples(digest)])
-    for path in sorted(run.path.glob("looks/*/*.json")):
-        write_json(folder / path.relative_to(run.path), scrubber.metadata(read_mapping(path) or {}))
+    for family in family_folders(run.path):
+        for path in (family / "plan.json", *sorted(family.glob("look-[0-9]*.json"))):
+            write_json(folder / path.relative_to(run.path), scrubber.metadata(read_mapping(path) or {}))
     copy_results(run.path, folder, scrubber.metadata)
-    if images and (run.path / "images").is_dir():
-        shutil.copytree(run.path / "images", folder / "images", ignore=shutil.ignore_patterns(".*"))
+    if images:
+        _copy_images(run, folder / "images")
     return Run(folder, run.trust)
+
+
+def _refuse_links(run: Path, images: bool) -> None:
+    """Raises StoreError if a file that would be copied is a link, to whatever file of this machine."""
+    for name in ("run.json", "invocations.jsonl", "cells", "looks", "analyses", *(["images"] if images else [])):
+        for path in (run / name, *(run / name).rglob("*")):
+            if path.is_symlink():
+                raise StoreError(f"{path} is a link, and only files of the run are pushed. Replace it by a copy.")
+
+
+def _copy_images(run: Run, folder: Path) -> None:
+    """Copies the images that samples name."""
+    named: dict[str, tuple[str, str]] = {}
+    for digest in map(str, run.info.get("cells", [])):
+        Store(run.path).finished_and_failed(digest, images=named)
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in sorted((run.path / "images").glob("*.png")):
+        if path.stem in named and path.is_file():
+            shutil.copyfile(path, folder / path.name)
 
 
 def _lines(records: Iterable[Mapping[str, Any]]) -> str:

@@ -76,3 +76,11 @@ def join_words(words: list[str]) -> str:
 
 def _bare(text: str) -> str:
     return text[1:] if text.startswith("0.") else text
+
+
+MARKDOWN = str.maketrans({char: f"\\{char}" for char in "\\`*_|"} | {"&": "&amp;", "<": "&lt;", ">": "&gt;", "\n": " "})
+
+
+def markdown_text(text: str) -> str:
+    """The text with what Markdown and HTML would read as markup escaped."""
+    return text.translate(MARKDOWN)

@@ -25,13 +25,17 @@ from dataclasses import dataclass, fields
 from io import FileIO
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic_core import from_json
 
 from icl.errors import DamagedFileError, StoreError
 from icl.text.json_text import parse_json
 from icl.types import Sample
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
 
 OPEN_FILES = 128
 ROUNDING = 1e-6
@@ -190,7 +194,12 @@ class Store:
         return checksums
 
     def _files(self, digest: str) -> list[Path]:
-        return sorted(self.cell_folder(digest).glob("*.jsonl"))
+        return sample_files(self.cell_folder(digest))
+
+
+def sample_files(folder: Path) -> list[Path]:
+    """The files with the samples of a cell. A pipe of such a name is none: to open it would wait forever."""
+    return sorted(path for path in folder.glob("*.jsonl") if path.is_file())
 
 
 def describe_damaged_lines(places: Sequence[str], remedy: str) -> str:
@@ -314,6 +323,28 @@ def report_write_errors(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise StoreError(f"{error.filename or path} cannot be written: {error.strerror or error}.") from error
+
+
+def write_csv(path: Path, frame: "DataFrame") -> None:
+    """Writes a table for spreadsheets (`csv_text`)."""
+    write_text(path, csv_text(frame))
+
+
+def csv_text(frame: "DataFrame") -> str:
+    """A table as CSV. A text that a spreadsheet would compute as a formula begins with an apostrophe."""
+    texts = frame.select_dtypes(exclude="number").columns
+    safe = frame.assign(**{name: frame[name].map(_without_formula) for name in texts})
+    return str(safe.rename(columns=_without_formula).to_csv(index=False))
+
+
+def _without_formula(cell: Any) -> Any:
+    if not isinstance(cell, str) or not cell.startswith(("=", "+", "-", "@", "\t", "\r")):
+        return cell
+    try:
+        float(cell)
+    except ValueError:
+        return f"'{cell}"
+    return cell
 
 
 def write_text(path: Path, text: str) -> None:

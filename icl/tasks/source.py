@@ -16,9 +16,9 @@ A `metadata.csv` or `.jsonl` of an image folder is read as usual. Images stay en
 import logging
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 from icl.errors import DataError, did_you_mean
@@ -75,11 +75,13 @@ class DataSource:
             ValueError: The path leaves the folder, and `allow_outside` is false.
         """
         folder = self.folder or Path()
-        path = Path(os.path.normpath(folder / text))
-        allowed = [Path(os.path.normpath(folder / base))] if self.folder or base else []
-        if self.allow_outside or any(path.is_relative_to(inside) for inside in (*allowed, *_caches())):
+        path, named = Path(os.path.normpath(folder / text)), Path(os.path.normpath(folder / base))
+        if self.allow_outside or _is_inside(path, _caches()):
             return path
-        where = f"the folder {allowed[0]}" if allowed else "the data set"
+        real = folder if self.folder and named.is_relative_to(folder) else named  # a link in the data names nothing
+        if (self.folder or base) and path.is_relative_to(named) and _is_inside(path, (real, *_caches())):
+            return path
+        where = f"the folder {named}" if self.folder or base else "the data set"
         raise ValueError(f"the path '{text}' points outside {where}. Set allow_outside: true if you trust the data")
 
 
@@ -135,6 +137,19 @@ def open_source(
     return source
 
 
+def _is_inside(path: str | Path, folders: Iterable[Path]) -> bool:
+    """Whether a file is in one of the folders, after all links."""
+    real = Path(os.path.realpath(path))
+    return any(real.is_relative_to(os.path.realpath(folder)) for folder in folders)
+
+
+def _check_inside(paths: Iterable[str | Path], folder: Path) -> None:
+    """Raises ValueError if a file of a folder of data is outside it, or an address."""
+    for path in paths:
+        if "://" in str(path) or not _is_inside(path, (folder, *_caches())):
+            raise ValueError(f"{path} is not in the folder {folder}. Copy the file into it, or name the file itself.")
+
+
 def _caches() -> tuple[Path, ...]:
     """The folders in which `datasets` keeps the files of data sets of the hub."""
     from datasets import config
@@ -149,12 +164,20 @@ def _read(path: str, here: Path, config: str | None, split: str) -> tuple[Any, P
 
     if here.is_dir() and any((here / name).is_file() for name in SAVED):
         saved = datasets.load_from_disk(str(here))
+        for one in saved.values() if isinstance(saved, datasets.DatasetDict) else [saved]:
+            _check_inside((file["filename"] for file in one.cache_files), here)
         return saved, None if isinstance(saved, datasets.DatasetDict) or str(saved.split) == split else here
     if here.is_dir():
         rows = _rows_beside_images(here, split)
         if rows is not None:
+            _check_inside([rows], here)
             return _read(str(rows), rows, config, split)
-        return datasets.load_dataset(str(here.resolve()), config), None
+        _check_card(here)
+        builder = datasets.load_dataset_builder(str(here.resolve()), config)
+        for files in (builder.config.data_files or {}).values():
+            _check_inside(files, here)
+        builder.download_and_prepare()
+        return builder.as_dataset(), None
     if here.exists() and not here.is_file():
         raise ValueError("it is a pipe or a device, not a file.")
     if here.is_file():
@@ -190,6 +213,32 @@ def _rows_of_split(data: "Dataset", file: Path, split: str | None) -> "Dataset":
             f"'{split}'. Remove the split to use all rows, or add the column."
         )
     return data
+
+
+def _check_card(folder: Path) -> None:
+    """Raises ValueError if the card of a folder of data names files outside the folder. Contacts no address."""
+    import yaml
+    from huggingface_hub.repocard import metadata_load
+
+    for card in (folder / "README.md", folder / ".huggingface.yaml"):
+        if card.is_file():
+            _check_inside([card], folder)
+            content = metadata_load(card) if card.suffix == ".md" else yaml.safe_load(card.read_text(encoding="utf-8"))
+            for name in _named_files((content or {}).get("configs")):
+                if "://" in name or os.path.isabs(name) or ".." in PurePath(name).parts:
+                    raise ValueError(f"{card} names data outside the folder: '{name}'. Remove it from the card.")
+
+
+def _named_files(node: Any, key: str = "") -> Iterator[str]:
+    """The texts of `data_files` and `data_dir` in the configs of a card."""
+    if isinstance(node, dict):
+        for name, value in node.items():
+            yield from _named_files(value, key if key == "data_files" else name)
+    elif isinstance(node, list):
+        for value in node:
+            yield from _named_files(value, key)
+    elif isinstance(node, str) and key in ("data_files", "data_dir"):
+        yield node
 
 
 def _rows_beside_images(folder: Path, split: str) -> Path | None:

@@ -20,6 +20,8 @@ VALUES = {"C": 1.0, "I": 0.0, "P": 0.5, "N": 0.0}
 """The values of a score that is a letter: correct, incorrect, partly correct, no answer."""
 ZSTANDARD = 93
 """The number of the compression method in a zip file."""
+MAX_MEMBER_BYTES = 200_000_000
+"""A larger member of the zip is refused: no sample is that long, and it would fill the memory."""
 LOCAL_HEADER = 30
 """The bytes of the header of a member before its name."""
 
@@ -111,7 +113,11 @@ def _text(content: Any) -> str:
 
 
 def _content(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
-    """The bytes of a member."""
+    """The bytes of a member. Raises DataError if there are more than MAX_MEMBER_BYTES."""
+    if info.file_size > MAX_MEMBER_BYTES:
+        raise DataError(
+            f"{path}: {info.filename} has {info.file_size:,} bytes, more than the {MAX_MEMBER_BYTES:,} that are read."
+        )
     if info.compress_type != ZSTANDARD:
         return archive.read(info)
     import pyarrow as pa
@@ -121,7 +127,7 @@ def _content(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> byt
         header = file.read(LOCAL_HEADER)
         file.seek(int.from_bytes(header[26:28], "little") + int.from_bytes(header[28:30], "little"), 1)
         packed = file.read(info.compress_size)
-    content: bytes = pa.CompressedInputStream(pa.BufferReader(packed), "zstd").read()
+    content: bytes = pa.CompressedInputStream(pa.BufferReader(packed), "zstd").read(info.file_size + 1)
     if zlib.crc32(content) != info.CRC:
         raise zipfile.BadZipFile(f"the checksum of {info.filename} is wrong")
     return content

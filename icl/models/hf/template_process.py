@@ -4,18 +4,14 @@ One process serves all checkpoints of this one. It starts at the first rendering
 costs about 0.1 ms more than without it. A template that exceeded a limit is not rendered again.
 """
 
-import atexit
-import json
-import os
-import subprocess
-import sys
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from icl.errors import ModelError
-from icl.models.hf.template_worker import READY, SECONDS
+from icl.limited_process import TIMED_OUT, LimitedProcess
+from icl.models.hf.template_worker import SECONDS
 
 WORKER = Path(__file__).with_name("template_worker.py")
 
@@ -28,12 +24,12 @@ class TemplateLimitError(Exception):
     """A template exceeded a limit. The message completes a sentence: 'takes longer than 5 seconds'."""
 
 
-class TemplateProcess:
+class TemplateProcess(LimitedProcess):
     """A process that renders chat templates. It may be used by several threads."""
 
     def __init__(self) -> None:
+        super().__init__(WORKER, "renders chat templates")
         self._lock = threading.Lock()
-        self._process: subprocess.Popen[str] | None = None
         self._stopped: dict[str, str] = {}
         """Template -> the limit that it exceeded."""
 
@@ -57,7 +53,15 @@ class TemplateProcess:
         with self._lock:
             if template in self._stopped:
                 raise TemplateLimitError(self._stopped[template])
-            answer = self._ask(json.dumps(request))
+            try:
+                answer = self.ask(request)
+            except RuntimeError as error:
+                raise ModelError(str(error)) from error
+            if isinstance(answer, int):
+                late = f"takes longer than {SECONDS} seconds"
+                answer = {
+                    "limit": late if answer == TIMED_OUT else f"ends the process that renders it (status {answer})"
+                }
             if "limit" in answer:
                 self._stopped[template] = answer["limit"]
                 raise TemplateLimitError(answer["limit"])
@@ -65,55 +69,6 @@ class TemplateProcess:
             raise TemplateRefusedError(answer["error"])
         return answer["text"]
 
-    def stop(self) -> None:
-        """End the process. The next rendering starts a new one."""
-        process, self._process = self._process, None
-        if process is None:
-            return
-        process.kill()
-        process.communicate()
-
-    def _ask(self, line: str) -> dict[str, str]:
-        if self._process is None or self._process.poll() is not None:
-            self.stop()
-            self._process = _start()
-        stdin, stdout = self._process.stdin, self._process.stdout
-        assert stdin is not None
-        assert stdout is not None
-        try:
-            stdin.write(line + "\n")
-            stdin.flush()
-            answer = stdout.readline()
-        except BrokenPipeError:
-            answer = ""
-        if not answer:
-            status = self._process.wait()
-            self.stop()
-            late = f"takes longer than {SECONDS} seconds"
-            return {"limit": late if status == 1 else f"ends the process that renders it (status {status})"}
-        parsed: dict[str, str] = json.loads(answer)
-        return parsed
-
-
-def _start() -> "subprocess.Popen[str]":
-    """Start the process and wait until it is ready. -P: the folder of the worker is not searched for modules."""
-    environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "PYTHONUTF8": "1"}
-    process = subprocess.Popen(
-        [sys.executable, "-P", str(WORKER)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        encoding="utf-8",
-        env=environment,
-    )
-    assert process.stdout is not None
-    if process.stdout.readline().strip() != READY:
-        _, errors = process.communicate()
-        raise ModelError(f"the process that renders chat templates did not start: {errors.strip()[-300:]}")
-    return process
-
 
 PROCESS = TemplateProcess()
 """The process of all checkpoints."""
-
-atexit.register(PROCESS.stop)

@@ -24,7 +24,7 @@ CHARACTERS = 10_000_000
 BYTES = 2 * 2**30
 """Address space of the process, of which the imports take a third."""
 
-READY = "ready"
+READY = "ready"  # icl.limited_process.READY
 
 
 def render(request: dict[str, Any]) -> dict[str, str]:

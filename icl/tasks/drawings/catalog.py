@@ -8,7 +8,6 @@ Of openclipart, icons, buttons, stars and patterns are left out, and links, whic
 
 import gzip
 import html
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,8 +24,6 @@ NOT_BY_NOUN = frozenset({"flags", "roadsigns", "weather", "people"})
 """Folders whose titles name a country, a rule or a role."""
 ITALIAN = frozenset({"Architetto Francesco Rollandin"})
 """Authors whose titles are Italian words, some of which are English ones of another meaning."""
-_LINKED = re.compile(rb"<image[^>]*href=\"(?!data:)")
-"""An SVG that shows an image file, which the package does not have."""
 
 _RDF = "{http://www.w3.org/1999/02/22-rdf-syntax-ns#}"
 _DC = "{http://purl.org/dc/elements/1.1/}"
@@ -69,8 +66,6 @@ def openclipart(deb: Path) -> Iterator[SourceDrawing]:
         folder = name.rpartition("/")[0]
         if name.startswith(LEFT_OUT):
             yield SourceDrawing("openclipart", name, "", folder, b"", left_out="icons, buttons, stars and patterns")
-        elif _LINKED.search(content):
-            yield SourceDrawing("openclipart", name, "", folder, b"", left_out="shows a file that is missing")
         else:
             title, keywords, author = _metadata(content)
             yield SourceDrawing("openclipart", name, title, folder, content, keywords, author)

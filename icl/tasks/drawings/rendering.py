@@ -1,9 +1,13 @@
 """One form for all drawings: on white, cropped to what is drawn, in the middle of a square of 256 pixels."""
 
+import base64
 import io
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from icl.limited_process import TIMED_OUT, LimitedProcess
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PILImage
@@ -22,6 +26,8 @@ THUMBNAIL = 16
 NEAR_COPY = 2.0
 """Mean difference of two thumbnails (0 to 255) below which one drawing is a copy of the other."""
 
+SVG_PROCESS = LimitedProcess(Path(__file__).with_name("svg_worker.py"), "renders SVGs")
+
 
 class UnusableDrawingError(Exception):
     """A drawing that is left out; its message is the reason."""
@@ -37,13 +43,7 @@ def render(name: str, content: bytes) -> "PILImage":
 
     try:
         if name.endswith(".svg"):
-            from resvg_py import svg_to_bytes
-
-            content = bytes(
-                svg_to_bytes(
-                    svg_string=content.decode("utf-8", "replace"), width=RENDER_SIDE, dpi=DPI, skip_system_fonts=True
-                )
-            )
+            content = _png(content.decode("utf-8", "replace"))
         image = Image.open(io.BytesIO(content), formats=("PNG",))
         if image.width * image.height > MAX_PIXELS:
             raise UnusableDrawingError("too large")
@@ -53,6 +53,16 @@ def render(name: str, content: bytes) -> "PILImage":
     on_white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
     on_white.alpha_composite(rgba)
     return _centered(on_white.convert("RGB"))
+
+
+def _png(svg: str) -> bytes:
+    """The PNG of an SVG, rendered in a process with limits."""
+    answer = SVG_PROCESS.ask({"svg": svg, "width": RENDER_SIDE, "dpi": DPI})
+    if isinstance(answer, int):
+        raise UnusableDrawingError("takes too long" if answer == TIMED_OUT else "ends the renderer")
+    if "error" in answer:
+        raise UnusableDrawingError(answer["error"])
+    return base64.b64decode(answer["png"])
 
 
 def _centered(image: "PILImage") -> "PILImage":

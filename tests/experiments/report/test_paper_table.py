@@ -116,7 +116,9 @@ def test_special_characters_of_latex_are_text():
 
 def test_markdown_and_html_escape_what_a_label_may_contain():
     table = PaperTable(("decoding",), ("a|b",), ((("<b>mask_only",), (ScoreCell(".5", bold=True),)),), ("n < 3.",))
-    assert to_markdown(table) == ("| decoding | a\\|b |\n| --- | --- |\n| \\<b\\>mask\\_only | **.5** |\n\nn \\< 3.\n")
+    assert to_markdown(table) == (
+        "| decoding | a\\|b |\n| --- | --- |\n| &lt;b&gt;mask\\_only | **.5** |\n\nn &lt; 3.\n"
+    )
     page = to_html(table)
     assert "<td>&lt;b&gt;mask_only</td>" in page
     assert "<td><strong>.5</strong></td>" in page
