@@ -199,7 +199,7 @@ class Store:
 
 def sample_files(folder: Path) -> list[Path]:
     """The files with the samples of a cell. A pipe of such a name is none: to open it would wait forever."""
-    return sorted(path for path in folder.glob("*.jsonl") if path.is_file())
+    return sorted(path for path in folder.glob("*.jsonl") if not path.is_fifo())
 
 
 def describe_damaged_lines(places: Sequence[str], remedy: str) -> str:

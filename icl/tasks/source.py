@@ -217,13 +217,13 @@ def _rows_of_split(data: "Dataset", file: Path, split: str | None) -> "Dataset":
 
 def _check_card(folder: Path) -> None:
     """Raises ValueError if the card of a folder of data names files outside the folder. Contacts no address."""
-    import yaml
     from huggingface_hub.repocard import metadata_load
+    from ruamel.yaml import YAML
 
     for card in (folder / "README.md", folder / ".huggingface.yaml"):
         if card.is_file():
             _check_inside([card], folder)
-            content = metadata_load(card) if card.suffix == ".md" else yaml.safe_load(card.read_text(encoding="utf-8"))
+            content = metadata_load(card) if card.suffix == ".md" else YAML(typ="safe").load(card)
             for name in _named_files((content or {}).get("configs")):
                 if "://" in name or os.path.isabs(name) or ".." in PurePath(name).parts:
                     raise ValueError(f"{card} names data outside the folder: '{name}'. Remove it from the card.")
