@@ -53,8 +53,8 @@ def test_an_image_inside_a_drawing_is_rendered() -> None:
     buffer = io.BytesIO()
     PILImage.new("RGB", (4, 4), (255, 0, 0)).save(buffer, "PNG")
     uri = f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
-    drawn = render("x.svg", FRAME.format(f'<image href="{uri}" width="100" height="100"/>').encode())
-    assert drawn.getpixel((128, 128)) == (255, 0, 0)
+    image = render("x.svg", FRAME.format(f'<image href="{uri}" width="100" height="100"/>').encode())
+    assert image.getpixel((128, 128)) == (255, 0, 0)
 
 
 def test_a_drawing_that_does_not_end_is_left_out() -> None:
