@@ -1,4 +1,4 @@
-"""A Slurm cluster of one node on this machine in its own folder: munged, slurmctld and slurmd, ended by `stop`."""
+"""A Slurm cluster of some nodes on this machine in its own folder: munged, slurmctld and slurmd, ended by `stop`."""
 
 import ctypes
 import os
@@ -16,18 +16,17 @@ CONFIG = """
 ClusterName=test
 SlurmctldHost={host}(127.0.0.1)
 SlurmctldPort={ports[0]}
-SlurmdPort={ports[1]}
 SlurmUser={user}
 SlurmdUser={user}
 AuthType=auth/munge
 CredType=cred/munge
 AuthInfo=socket={folder}/munge/socket
 StateSaveLocation={folder}/state
-SlurmdSpoolDir={folder}/spool
+SlurmdSpoolDir={folder}/spool/%n
 SlurmctldPidFile={folder}/slurmctld.pid
-SlurmdPidFile={folder}/slurmd.pid
+SlurmdPidFile={folder}/slurmd-%n.pid
 SlurmctldLogFile={folder}/slurmctld.log
-SlurmdLogFile={folder}/slurmd.log
+SlurmdLogFile={folder}/slurmd-%n.log
 ProctrackType=proctrack/pgid
 TaskPlugin=task/none
 MpiDefault=none
@@ -45,10 +44,11 @@ MinJobAge=600
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 GresTypes=gpu
-NodeName={host} NodeAddr=127.0.0.1 CPUs=4 RealMemory=4000 Gres=gpu:4 State=UNKNOWN
+{nodes}
 PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP PriorityTier=1 GraceTime=30
 PartitionName=first Nodes=ALL MaxTime=INFINITE State=UP PriorityTier=9
 """
+NODE = "NodeName={name} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs=4 RealMemory=4000 Gres=gpu:4"
 
 
 def lacking() -> str:
@@ -61,9 +61,10 @@ def lacking() -> str:
 
 @dataclass
 class Cluster:
-    """A running cluster; `environment` has the variables for its commands."""
+    """A running cluster; `environment` has the variables for its commands. Each node has a daemon of its own."""
 
     folder: Path
+    nodes: int = 1
     processes: list["subprocess.Popen[bytes]"] = field(default_factory=list)
 
     @property
@@ -77,11 +78,17 @@ class Cluster:
         key = self.folder / "munge" / "key"
         key.write_bytes(os.urandom(128))
         key.chmod(0o400)
+        host = socket.gethostname().partition(".")[0]
+        ports = _ports(1 + self.nodes)
+        names = [f"node{number}" for number in range(self.nodes)]
         values = {
-            "host": socket.gethostname().partition(".")[0],
+            "host": host,
             "folder": self.folder,
-            "ports": _ports(2),
+            "ports": ports,
             "user": "root",
+            "nodes": "\n".join(
+                NODE.format(name=name, host=host, port=port) for name, port in zip(names, ports[1:], strict=True)
+            ),
         }
         (self.folder / "slurm.conf").write_text(CONFIG.format(**values))
         devices = [self.folder / f"nvidia{number}" for number in range(4)]  # Slurm wants device files
@@ -93,8 +100,11 @@ class Cluster:
         self._run("munged", "--foreground", "--force", f"--socket={self.folder}/munge/socket", *munge)
         self._until((self.folder / "munge" / "socket").exists)
         self._run("slurmctld", "-D", "-f", self.environment["SLURM_CONF"])
-        self._run("slurmd", "-D", "-f", self.environment["SLURM_CONF"])
-        self._until(lambda: "idle" in self.command("sinfo", "-h", "-o", "%T"))
+        for name in names:
+            self._run("slurmd", "-D", "-f", self.environment["SLURM_CONF"], "-N", name)
+        self._until(
+            lambda: self.command("sinfo", "-h", "-N", "-p", "main", "-o", "%T").split() == ["idle"] * self.nodes
+        )
 
     def command(self, *words: str) -> str:
         """The output of a Slurm command."""
@@ -114,7 +124,7 @@ class Cluster:
                 process.wait()
 
     def _run(self, *words: str) -> None:
-        log = (self.folder / f"{words[0]}.out").open("wb")
+        log = (self.folder / f"{words[0]}.out").open("ab")
         more = {"env": {**os.environ, **self.environment}, "stdin": subprocess.DEVNULL, "stdout": log, "stderr": log}
         self.processes.append(subprocess.Popen(words, preexec_fn=_die_with_parent, **more))  # noqa: PLW1509
 

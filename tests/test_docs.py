@@ -1,4 +1,4 @@
-"""The documentation: files load, commands parse, Python runs, the tutorial and the answers to questions run whole."""
+"""The documentation: files load, commands parse, Python compiles, the tutorial and the answers to questions run whole."""
 
 import importlib
 import re
@@ -120,7 +120,7 @@ def test_the_page_on_extending_has_a_component_of_each_kind() -> None:
 
 
 def run_page(title: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs the commands of a page in their order, on few queries, and its Python."""
+    """Runs the commands of a page in their order, on few queries. tests/journeys runs its Python."""
     page = ROOT / "docs" / f"{title}.md"
     monkeypatch.chdir(folder)
     monkeypatch.setenv("COLUMNS", "120")
@@ -130,8 +130,6 @@ def run_page(title: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         for name in files.keys() & words:
             (folder / name).write_text(files[name], encoding="utf-8")
         assert main(words) == 0, f"icl {' '.join(words)}"
-    for text in blocks(page, "python"):
-        exec(text, {})  # noqa: S102  the page's own text
 
 
 @pytest.fixture(scope="module")
@@ -152,13 +150,6 @@ def test_the_page_on_logs_runs_on_logs(tmp_path: Path, monkeypatch) -> None:
         write_lmms(tmp_path / "logs" / arm, scores)
     run_page("questions/import_lmms_eval_logs", tmp_path, monkeypatch)
     assert (tmp_path / "pope.tex").is_file()
-
-
-def test_the_python_of_the_page_on_few_shot_prompts_runs(tmp_path: Path, monkeypatch, capsys) -> None:
-    monkeypatch.chdir(tmp_path)
-    (text,) = blocks(ROOT / "docs" / "questions" / "few_shot_with_images.md", "python")
-    exec(text, {})  # noqa: S102  the page's own text
-    assert "5 images" in capsys.readouterr().out
 
 
 VERDICTS = ("replicates", "does not replicate", "undecided", "trained to", "no better than a constant")

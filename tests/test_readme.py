@@ -1,4 +1,4 @@
-"""The examples of the README and the docs run: the study, custom components, the Python example."""
+"""Custom components of the README and the docs pass their checks and run; tests/journeys runs the README's study."""
 
 import re
 from collections.abc import Callable
@@ -22,7 +22,6 @@ shots: 2
 composer: {name: "arrows.py:Arrows", arrow: " -> "}
 metrics: [lenient, "token_f1.py:TokenF1"]
 """
-FEW = ["task.queries=6", "seeds=[0]", "grid.shots=[0,2]"]
 
 
 def block(first_line: str) -> str:
@@ -56,27 +55,6 @@ def icl(folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Mo
         return Outcome(main(words), *capsys.readouterr())
 
     return call
-
-
-def test_the_study_runs_and_its_run_loads_as_the_python_example_says(folder: Path, icl: Icl) -> None:
-    done = icl("run", "study.yaml", *FEW)
-    assert done.returncode == 0, done.stderr
-    assert "runs/study/report.html" in done.stdout.replace("\n", "")
-    namespace: dict[str, object] = {}
-    exec(block("import icl\n"), namespace)  # noqa: S102  the README's own text
-    assert len(namespace["answers"]) == 2
-    frame = namespace["frame"]
-    assert set(frame["shots"]) == {0, 2}
-    assert not namespace["differences"].empty
-
-
-def test_a_custom_strategy_and_retriever_run_from_the_yaml_by_path(folder: Path, icl: Icl) -> None:
-    mine = ["grid.decoding=[greedy, {name: 'blank.py:Blank', alpha: 0.5}]", "grid.retriever=['same_type.py:SameType']"]
-    done = icl("run", "study.yaml", *FEW, *mine, "name=mine")
-    assert done.returncode == 0, done.stderr
-    samples = load_run(folder / "runs" / "mine").samples()
-    assert any("Blank" in str(label) for label in samples["decoding"].unique())
-    assert any("SameType" in str(label) for label in samples["retriever"].unique())
 
 
 @pytest.mark.parametrize(

@@ -45,17 +45,6 @@ def whole(icl_process: Go, tmp_path: Path) -> Callable[[], tuple[dict[str, bytes
     return make
 
 
-def test_jobs_of_a_real_slurm_give_the_table_of_one_process(
-    slurm: Cluster, icl_process: Go, whole: Go, tmp_path: Path
-) -> None:
-    process = icl_process("run", "grid.yaml", "--runs", "jobs", *TWO)
-    out, err = table(process)
-    assert process.returncode == 0, err
-    assert (files(tmp_path / "jobs" / "t"), out) == whole()
-    workers = load_run(tmp_path / "jobs" / "t").info["sessions"][0]["workers"]
-    assert [(w["state"], w["job"].partition("_")[2]) for w in workers] == [("finished", "0"), ("finished", "1")]
-
-
 def test_comparisons_that_stop_when_they_are_decided_end_as_in_one_process(
     slurm: Cluster, icl_process: Go, tmp_path: Path
 ) -> None:
