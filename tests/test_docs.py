@@ -1,4 +1,4 @@
-"""The documentation: files load, commands parse, Python compiles, the tutorial and the answers to questions run whole."""
+"""The documentation: files load, commands parse, Python compiles, the tutorial and the answers to questions run."""
 
 import importlib
 import re
