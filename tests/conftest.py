@@ -1,8 +1,8 @@
 """Settings of the whole test suite.
 
-A skip is a test of something that users have and this machine lacks. `make test` installs all of it except a GPU, so in
-CI (`CI=true`) and with `ICL_STRICT_SKIPS=1` a run with another skip fails. A case that does not apply is no test: leave
-its parameter out, or mark it `applies(False)`.
+A skip is a test of something that users have and this machine lacks. `make test` installs all of it except a GPU and
+files of others, so in CI (`CI=true`) and with `ICL_STRICT_SKIPS=1` a run with another skip fails. A case that does not
+apply is no test: leave its parameter out, or mark it `applies(False)`.
 """
 
 import os
@@ -15,8 +15,8 @@ import pytest
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 STRICT = os.environ.get("ICL_STRICT_SKIPS", "1" if os.environ.get("CI") == "true" else "") == "1"
-ALLOWED = re.compile(r"\b(CUDA|GPU)\b")
-"""Found in the reason of a skip for the lack of a GPU, or because there is one."""
+ALLOWED = re.compile(r"\b(CUDA|GPU|PUBLISHED_[A-Z]+)\b")
+"""In the reason of a skip for the lack of a GPU, or of files of others, whose folder a variable of this name says."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -31,7 +31,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def refused_skips(config: pytest.Config) -> list[str]:
-    """The places and reasons of skips that are not for a GPU. Reports of xdist's workers come to the controller."""
+    """The places and reasons of skips that are not allowed. Reports of xdist's workers come to the controller."""
     reporter = config.pluginmanager.get_plugin("terminalreporter")
     reports = reporter.stats.get("skipped", []) if STRICT and reporter is not None else []
     texts = [f"{report.nodeid}: {report.longrepr[2]}" for report in reports if isinstance(report.longrepr, tuple)]
@@ -48,6 +48,6 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     if texts := refused_skips(config):
-        terminalreporter.section(f"{len(texts)} skips that are not for a GPU: `make test` must install what they need")
+        terminalreporter.section(f"{len(texts)} skips of tests that need no GPU: `make test` installs what they need")
         for text in texts:
             terminalreporter.line(text)
