@@ -26,7 +26,7 @@ from experiments.stopping.records import read_families
 from experiments.store.imported import IMPORTED, MERGED, files_size
 from experiments.store.invocations import invocations_file, read_invocations
 from experiments.store.lock import is_locked
-from experiments.store.store import Store, report_write_errors
+from experiments.store.store import Store, image_files, report_write_errors
 from icl.errors import StoreError
 from icl.text.json_text import canonical_digest
 
@@ -266,7 +266,7 @@ def _link_images(folder: Path, sources: Sequence[_Source]) -> None:
     with report_write_errors(folder):
         folder.mkdir(exist_ok=True)
         for source in sources:
-            for path in sorted((source.path / "images").glob("*.png")):
+            for path in image_files(source.path):
                 target = folder / path.name
                 if target.exists():
                     continue

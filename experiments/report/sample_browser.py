@@ -94,7 +94,7 @@ def collect_samples(view: RunView, per_cell: int = QUERIES_PER_TASK, budget: int
     _keep_steps(shelf.samples)
     left = budget
     for digest in dict.fromkeys(d for c in shelf.contexts for d in c["images"]):
-        uri = image_data_uri(view.path / "images" / f"{digest}.png")
+        uri = image_data_uri(view.path / "images" / Path(f"{digest}.png").name)
         fits = uri is not None and len(uri) <= left
         shelf.images[digest] = uri if fits else None
         left -= len(uri) if uri is not None and fits else 0
@@ -115,9 +115,11 @@ def choose_queries(frame: "DataFrame", metric: str, limit: int) -> list[str]:
 
 
 def image_data_uri(path: Path, side: int = MAX_IMAGE_SIDE) -> str | None:
-    """The image as a data URI, reduced if it is large. None if the file is missing or unreadable."""
+    """The image as a data URI, reduced if it is large. None if the file is missing, unreadable, a link or a pipe."""
     from PIL import Image as PILImage
 
+    if path.is_symlink() or not path.is_file():
+        return None
     try:
         data = path.read_bytes()
         with decode_image(data) as image:

@@ -340,8 +340,8 @@ def _digests(row: Mapping[str, Any]) -> list[str]:
 
 
 def image_path(folder: Path, digest: str) -> Path:
-    """The file of an image in a run directory."""
-    return folder / "images" / f"{digest}.png"
+    """The file of an image in a run directory. Of a digest that is a path, only the last part counts."""
+    return folder / "images" / Path(f"{digest}.png").name
 
 
 def answer_text(row: Mapping[str, Any]) -> str:

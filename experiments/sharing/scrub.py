@@ -21,7 +21,7 @@ from experiments.sharing.card import PRIVATE_KEYS
 from experiments.stopping.look_files import family_folders
 from experiments.store.imported import IMPORTED, MERGED
 from experiments.store.invocations import invocations_file, read_invocations
-from experiments.store.store import Store, read_mapping, write_json, write_text
+from experiments.store.store import Store, image_files, read_mapping, write_json, write_text
 from icl.errors import StoreError
 
 RUN_KEYS = ("name", "file", "config", "cells", "sizes", "clusters", "metrics", IMPORTED, MERGED)
@@ -146,8 +146,8 @@ def _copy_images(run: Run, folder: Path) -> None:
     for digest in map(str, run.info.get("cells", [])):
         Store(run.path).finished_and_failed(digest, images=named)
     folder.mkdir(parents=True, exist_ok=True)
-    for path in sorted((run.path / "images").glob("*.png")):
-        if path.stem in named and path.is_file():
+    for path in image_files(run.path):
+        if path.stem in named:
             shutil.copyfile(path, folder / path.name)
 
 

@@ -202,6 +202,11 @@ def sample_files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("*.jsonl") if not path.is_fifo())
 
 
+def image_files(run: Path) -> list[Path]:
+    """The images of a run directory. A link is none: it may lead to any file of this machine."""
+    return sorted(path for path in (run / "images").glob("*.png") if path.is_file() and not path.is_symlink())
+
+
 def describe_damaged_lines(places: Sequence[str], remedy: str) -> str:
     """A sentence on lines that are not complete samples of their cells; '' without such lines."""
     if not places:

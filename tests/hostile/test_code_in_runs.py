@@ -213,11 +213,11 @@ def poison_cells(received: Receive) -> Path:
 @pytest.mark.parametrize("poison", [poison_config, poison_task, poison_cells])
 @pytest.mark.parametrize("command", WORDS)
 def test_a_command_that_reads_a_run_runs_no_code_of_it(
-    command: str, poison: Callable[[Receive], Path], received: Receive, marker: Marker
+    command: str, poison: Callable[[Receive], Path], received: Receive, honest_run: Path, marker: Marker
 ) -> None:
     folder = str(poison(received))
     for words in WORDS[command]:
-        run = ["merged", folder] if command == "merge" else [folder]
+        run = ["merged", folder, str(honest_run)] if command == "merge" else [folder]
         main([command, *run, *words])
         assert not marker.ran(), words
 

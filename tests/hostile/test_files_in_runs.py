@@ -1,5 +1,6 @@
 """A run directory and a log have files that are no files, links, formulas and markup. Commands pass none of them on."""
 
+import base64
 import io
 import json
 import os
@@ -78,6 +79,25 @@ def test_a_push_refuses_links(place: str, received: Receive, tmp_path: Path) -> 
     link.symlink_to(secret)
     with pytest.raises(StoreError, match=r"is a link, and only files of the run are pushed\. Replace it by a copy\."):
         copied(folder, tmp_path / "copy")
+
+
+@pytest.mark.parametrize("is_link", [True, False])
+def test_a_report_shows_no_image_from_outside_the_run(
+    is_link: bool, received: Receive, honest_run: Path, tmp_path: Path
+) -> None:
+    folder = received()
+    PILImage.new("RGB", (8, 8), (1, 2, 3)).save(tmp_path / "private.png")
+    secret = base64.b64encode((tmp_path / "private.png").read_bytes()).decode()
+    for path in folder.glob("cells/*/0.jsonl"):
+        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        digest = "abcdef" if is_link else "../../private"
+        changed = [line | {"images": [digest], "image_of": [-1]} for line in lines]
+        path.write_text("".join(json.dumps(line) + "\n" for line in changed))
+    (folder / "images" / "abcdef.png").symlink_to(tmp_path / "private.png")
+    assert main(["report", str(folder)]) == 0
+    assert secret not in (folder / "report.html").read_text()
+    assert main(["merge", str(tmp_path / "merged"), str(folder), str(honest_run)]) == 0
+    assert not (tmp_path / "merged" / "images" / "abcdef.png").exists()
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no pipes of this kind")
