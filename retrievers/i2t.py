@@ -8,11 +8,10 @@ and texts. Its modality gap shifts all scores equally and does not change the ra
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from icl.registry import component
 from icl.types import Example, Query
-from retrievers.machinery.demo_text import demo_text
+from retrievers.machinery.demo_text import TextField, demo_text
 from retrievers.machinery.embedding_source import EmbeddingSource
 from retrievers.machinery.similarity import SimilarityRetriever
 from retrievers.machinery.vector_math import Vectors
@@ -23,11 +22,15 @@ from retrievers.machinery.vector_math import Vectors
 class ImageToText(SimilarityRetriever):
     """Demonstrations whose text is nearest to the query's image."""
 
-    text: Literal["answer", "question", "both"] = "answer"  # which text of a demonstration is compared
+    text: TextField = "answer"  # which text of a demonstration is compared
 
     @property
     def modalities(self) -> frozenset[str]:
         return frozenset({"image", "text"})
+
+    @property
+    def compared_text(self) -> TextField:
+        return self.text
 
     @property
     def index_key(self) -> Hashable:

@@ -3,7 +3,7 @@
 A line of the released file has an image to ask about (`image_name`, `label_name`), and images of two classes
 (`positive_list` with `positive_promt`, `negative_list` with `negative_promt`; the keys are spelled so). Each query has
 its own pool: a shot is one image of each class, in a random order within the shot. Use an even number of shots, the
-composer `{name: template, preset: link_context}` and the metric `link_context` (the released rule) or `lenient`.
+composer `{name: template, path: link_context}` and the metric `link_context` (the released rule) or `lenient`.
 
 Differs from the released code in the order: it shuffles all demonstrations together. Tuning is not part of this task.
 """

@@ -2,8 +2,9 @@
 
 For an example with several images, the middles of `frames` equal parts are taken; frames repeat if there are fewer
 images. They are placed row by row on a white grid, each resized to the smallest width and height among them. Examples
-with one image stay. The composer writes the paper's sentence about keyframes. `shuffled` is the control: the same
-frames in a random order.
+with one image stay. `shuffled` is the control: the same frames in a random order. The paper's prompt is an instruction:
+
+    composer: {name: chat, instruction_text: The provided image arranges keyframes from a video in a grid view.}
 
 Differs from the released code in videos, which must be given as images, and in the frames, which are the middles of
 equal parts.

@@ -19,7 +19,7 @@ from icl.errors import PlanError
 from icl.tasks.base import Pool
 from retrievers.base import Embedder
 from retrievers.machinery.demo_text import TextField, demo_text
-from retrievers.machinery.embedding_source import open_source, reads
+from retrievers.machinery.embedding_source import for_text, open_source, reads
 from retrievers.machinery.vector_index import VectorIndex
 from retrievers.machinery.vector_math import Vectors
 
@@ -97,7 +97,7 @@ def diagnose(
     pool: Pool, embedder: Embedder, text: TextField = "both", threshold: float = 0.95, cache: str | None = None
 ) -> Diagnosis:
     """Measure an embedder on a pool. The pairs are the images and the texts of the kind `text`."""
-    source, modalities = open_source(embedder, cache, pool), reads(embedder)
+    source, modalities = open_source(for_text(embedder, text), cache, pool), reads(embedder)
     examples = [example for example in pool.examples if example.images]
     images = source.embed_images(examples) if "image" in modalities and examples else None
     texts = (

@@ -2,13 +2,14 @@
 
     vector = unit(unit(v) - mean of its own modality over the pool)
 
-The means are of normalized vectors of the pool: its images, and its distinct texts of the kind `text`. Centering
+The means are of normalized vectors of the pool: its images, and its distinct texts of the kind that the retriever
+compares (`i2t`: answers by default; others: questions), or of the kind `text`. Centering
 removes the gap between the centroids, not the difference of the distributions. A single vector minus its mean is zero,
 so fewer than two different vectors are an error.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Annotated
 
@@ -30,14 +31,17 @@ class Centered(PoolFitted):
     """Another embedder minus the mean of each modality over the pool (C3)."""
 
     of: Annotated[Embedder, NestedComponent("embedder")]  # the embedder whose vectors are centered
-    text: TextField = "question"  # which texts of the pool have their mean subtracted; i2t compares answers
+    text: TextField | None = None  # texts of the pool whose mean is subtracted; null: those that the retriever compares
 
     @property
     def digest(self) -> str:
-        return f"centered-1({self.of.digest},{self.text})"
+        return f"centered-1({self.of.digest},{self.text or 'question'})"
+
+    def for_text(self, text: TextField) -> "Centered":
+        return replace(self, text=self.text or text)
 
     def open(self, cache: str | None, pool: Pool) -> EmbeddingSource:
-        return _CenteredSource(open_source(self.of, cache, pool), pool.examples, self.text)
+        return _CenteredSource(open_source(self.of, cache, pool), pool.examples, self.text or "question")
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,6 @@ def _mean(rows: Vectors, what: str) -> Vectors:
     if len(np.unique(np.round(rows, 6), axis=0)) < 2:
         raise PlanError(
             f"embedder 'centered': the pool has fewer than two different {what}, so centering makes "
-            "all vectors zero. Use the inner embedder without centering."
+            "all vectors zero. Use the inner embedder without centering, or center other texts (`text`)."
         )
     return np.asarray(rows.mean(axis=0), dtype=np.float32)

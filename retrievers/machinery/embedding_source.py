@@ -9,6 +9,7 @@ fitted transform (means, a head) uses only the pool.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import fields, is_dataclass, replace
 from typing import Any, Protocol
 
 from icl.cache_folder import cache_folder
@@ -16,6 +17,7 @@ from icl.errors import ConfigError, PlanError
 from icl.tasks.base import Pool
 from icl.types import Example, Query
 from retrievers.base import Embedder
+from retrievers.machinery.demo_text import TextField
 from retrievers.machinery.embedding_cache import shared_cache
 from retrievers.machinery.vector_math import Vectors
 
@@ -33,6 +35,23 @@ def open_source(embedder: Embedder, cache: str | None, pool: Pool) -> EmbeddingS
     opened = getattr(embedder, "open", None)
     source: EmbeddingSource = shared_cache(embedder, cache) if opened is None else opened(cache, pool)
     return source
+
+
+def for_text(embedder: Embedder, text: TextField) -> Embedder:
+    """The embedder for a retriever that compares this text of the pool.
+
+    An embedder that depends on it, such as `centered`, has a method `for_text`. Embedders inside others are found.
+    """
+    if hasattr(embedder, "for_text"):
+        fitted: Embedder = embedder.for_text(text)
+        return fitted
+    component: Any = embedder
+    inner = {f.name: getattr(component, f.name) for f in (fields(component) if is_dataclass(component) else ())}
+    changes = {name: for_text(value, text) for name, value in inner.items() if hasattr(value, "embed_texts")}
+    if all(changes[name] is inner[name] for name in changes):
+        return embedder
+    changed: Embedder = replace(component, **changes)
+    return changed
 
 
 def source_key(embedder: Embedder, cache: str | None) -> tuple[Any, ...]:

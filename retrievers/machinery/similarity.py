@@ -32,10 +32,12 @@ from icl.tasks.base import Pool
 from icl.types import Example, Query, RetrievedExample
 from retrievers.base import EXCLUDE_LEAKS, Embedder, FittedRetriever, LeakPolicy, Resources, RetrievedDemos
 from retrievers.embedders.encoder import Encoder
+from retrievers.machinery.demo_text import TextField
 from retrievers.machinery.embedding_source import (
     MODALITIES_OF,
     EmbeddingSource,
     check_modalities,
+    for_text,
     open_source,
     source_key,
 )
@@ -75,6 +77,11 @@ class SimilarityRetriever:
         return frozenset({"image"})
 
     @property
+    def compared_text(self) -> TextField:
+        """The text of an example that is embedded, if any is."""
+        return "question"
+
+    @property
     def index_key(self) -> Hashable:
         """Identifies the vectors of the pool. Override it if a setting changes them: equal keys share an index."""
         return type(self).__name__
@@ -93,7 +100,8 @@ class SimilarityRetriever:
     def prepare(self, items: Sequence[Query | Example], resources: Resources) -> None:
         """Fill the vector cache for many small pools and their queries in large batches, before each pool is fitted."""
         members = {item.id: item for item in items if isinstance(item, Example)}
-        source = open_source(self.embedder, resources.cache, Pool(tuple(members.values())))
+        embedder = for_text(self.embedder, self.compared_text)
+        source = open_source(embedder, resources.cache, Pool(tuple(members.values())))
         self.embed_documents(list(members.values()), source)
         self.embed_queries([item for item in items if isinstance(item, Query)], source)
 
@@ -218,9 +226,10 @@ class FittedSimilarity:
 def fit_similarity(retriever: SimilarityRetriever, pool: Pool, resources: Resources) -> FittedSimilarity:
     """Fit a similarity retriever. While a pool is in use, each of its indexes is built once."""
     indexes = _INDEXES.setdefault(pool, {})
-    key = (*source_key(retriever.embedder, resources.cache), retriever.index_key, retriever.search)
+    embedder = for_text(retriever.embedder, retriever.compared_text)
+    key = (*source_key(embedder, resources.cache), retriever.index_key, retriever.search)
     if key not in indexes:
-        source = open_source(retriever.embedder, resources.cache, pool)
+        source = open_source(embedder, resources.cache, pool)
         indexes[key] = source, build_index(retriever.embed_documents(pool.examples, source), retriever.search)
     return FittedSimilarity(retriever, pool, *indexes[key])
 

@@ -60,7 +60,7 @@ DEFAULTS: dict[tuple[str, str], dict[str, Any]] = {
     ("reranker", "caption"): {"ask": "Describe the image in one sentence.", "max_new_tokens": 32},
     ("reranker", "diversity"): {"by": "image"},
     ("reranker", "near_duplicate_cap"): {"by": "image", "threshold": 0.95},
-    ("embedder", "centered"): {"text": "question"},
+    ("embedder", "centered"): {"text": None},
     ("embedder", "encoder"): {"path": "tiny"},
     ("embedder", "histogram"): {"bins": 8},
     ("embedder", "mix"): {"weight": 0.5},

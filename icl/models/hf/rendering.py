@@ -1,13 +1,13 @@
 """Rendering by a checkpoint's own chat template: text with one placeholder for each image, then token ids.
 
 The number of placeholders is compared with the number of images, and every text of the prompt must occur in order. So a
-template that drops a system turn, or moves images to the front, raises an error before any forward pass. Data that
-contains a chat marker also does (`icl.models.chat_markers`).
+template that drops a system turn raises an error before any forward pass. Data that contains a chat marker also does
+(`icl.models.chat_markers`). Where a template moves images to the front, they are written within the texts.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 from icl.errors import ModelError
@@ -152,6 +152,26 @@ class PromptRenderer:
         return whole[len(text) :] if whole.startswith(text) else ""
 
     def _written(self, turns: Script, answers: bool) -> str:
+        """The rendered turns. Images are a part of the texts if the template puts all images of a turn first.
+
+        So does the code of LLaVA's authors: `<image>\\n` stands in the text wherever an image is. The template writes
+        the same for an image, but can only write it before the texts.
+        """
+        text = self._with_items(turns, answers)
+        if self.slot and self._order_problem(turns, text) and not overrides_rendering(self.processor):
+            within = self._template(turns, images_in_texts(turns, self._image_text), answers)
+            if within.count(self.slot) == text.count(self.slot) and not self._order_problem(turns, within):
+                return within
+        return text
+
+    @cached_property
+    def _image_text(self) -> str:
+        """The placeholder with the white space that the template writes after an image."""
+        probe: Script = (("user", (None, ANSWER)),)
+        gap = self._with_items(probe, answers=True).partition(self.slot)[2].partition(ANSWER)[0]
+        return self.slot if gap.strip() else self.slot + gap
+
+    def _with_items(self, turns: Script, answers: bool) -> str:
         """The rendered turns. Texts are strings instead of lists of items if the template prints such a list as it is.
 
         Most templates read lists, and some of them drop strings.
@@ -218,6 +238,11 @@ class PromptRenderer:
         return "; the chat template writes more than one for each" if more else "; the chat template omits some"
 
     def _check_order(self, turns: Script, text: str) -> None:
+        if problem := self._order_problem(turns, text):
+            raise ModelError(problem)
+
+    def _order_problem(self, turns: Script, text: str) -> str:
+        """A sentence on the first piece that the text does not have in its place; '' if all are there."""
         place = 0
         for role, pieces in turns:
             for piece in pieces:
@@ -225,12 +250,13 @@ class PromptRenderer:
                 position = text.find(needle, place)
                 if position < 0:
                     what = f"the text {needle[:40]!r}" if isinstance(piece, str) else "an image"
-                    raise ModelError(
+                    return (
                         f"{self.name}: the chat template drops {what} of a {role} turn, or moves it to "
                         "another position. Some templates put all images of a turn first. Use the composer `chat` with "
                         "images before questions."
                     )
                 place = position + len(needle)
+        return ""
 
 
 def overrides_rendering(processor: Any) -> bool:
@@ -254,6 +280,12 @@ def with_strings(conversation: Sequence[Message]) -> list[Message]:
         else {**message, "content": "".join(item["text"] for item in message["content"])}
         for message in conversation
     ]
+
+
+def images_in_texts(turns: Script, image: str) -> list[Message]:
+    """The conversation, in which each turn is one text. image: stands for an image."""
+    texts = ((role, "".join(piece if isinstance(piece, str) else image for piece in own)) for role, own in turns)
+    return [{"role": role, "content": [{"type": "text", "text": text}]} for role, text in texts]
 
 
 def script(prompt: Prompt) -> Script:

@@ -9,7 +9,7 @@ import pytest
 from icl.errors import ConfigError, PlanError
 from icl.registry import build
 from icl.tasks.base import Pool
-from retrievers.base import Resources
+from retrievers.base import ALLOW_LEAKS, Resources
 from retrievers.embedders.histogram import Histogram
 from retrievers.embedders.pixels import Pixels
 from retrievers.machinery.vector_math import normalize_rows
@@ -96,6 +96,24 @@ def test_a_retriever_fits_a_centered_embedder(gap: Pool, example: Make, pointing
     assert demos[1].score < 0 < demos[0].score
     with pytest.raises(PlanError, match="fitted on a pool"):
         _built(node).embed_texts(["1 0 0"])
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_centering_subtracts_the_mean_of_the_texts_that_the_retriever_compares(
+    gap: Pool, number_embedder: Any, inside: bool
+) -> None:
+    """All examples of the pool have one question, and `i2t` compares answers."""
+    assert len({example.question for example in gap.examples}) == 1
+    by_default, explicit = ({"name": "centered", "of": number_embedder, **text} for text in ({}, {"text": "answer"}))
+    retrieved = []
+    for node in (by_default, explicit):
+        embedder = {"name": "mix", "one": node, "other": node} if inside else node
+        retriever = build("retriever", {"name": "i2t", "embedder": embedder})
+        retriever.prepare([*gap.examples, gap.examples[0].query], Resources())
+        (demos,) = retriever.fit(gap, Resources()).retrieve([gap.examples[0].query], 2, ALLOW_LEAKS)
+        retrieved.append([(demo.id, demo.score) for demo in demos])
+    assert retrieved[0] == retrieved[1]
+    assert [name for name, _ in retrieved[0]] == ["x", "y"]
 
 
 def test_a_single_vector_cannot_be_centered(example: Make, pointing: Make, number_embedder: Any) -> None:

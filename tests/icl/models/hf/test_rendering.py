@@ -12,7 +12,9 @@ from icl.errors import ModelError
 from icl.models.hf.model import HF
 from icl.models.hf.prompt_encoding import PromptEncoder
 from icl.models.hf.rendering import PromptRenderer, merged
-from icl.types import Part, Prompt, Turn
+from icl.streams import StreamKey
+from icl.types import Context, Demo, Example, Part, Prompt, Query, Turn
+from prompts.composers.template import Template
 
 ModelOf = Callable[[str], HF]
 
@@ -95,18 +97,38 @@ def test_a_template_that_leaves_images_out_is_an_error(model_of: ModelOf) -> Non
         renderer(model_of("llava"), text_only).text(prompt([1]))
 
 
-def test_a_template_that_moves_images_to_the_front_is_an_error_if_it_changes_the_prompt(
-    model_of: ModelOf,
-) -> None:
-    first = (
-        "{% for m in messages %}{% for c in m['content'] if c['type'] == 'image' %}<image>\n{% endfor %}"
-        "{% for c in m['content'] if c['type'] == 'text' %}{{ c['text'] }}{% endfor %}{% endfor %}"
+IMAGES_FIRST = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n"
+    "{% for c in m['content'] if c['type'] == 'image' %}<image>\n{% endfor %}"
+    "{% for c in m['content'] if c['type'] == 'text' %}{{ c['text'] }}{% endfor %}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+"""The template of LLaVA-OneVision, which puts all images of a turn first."""
+
+
+def test_a_template_that_puts_images_first_renders_interleaved_images_within_the_text(model_of: ModelOf) -> None:
+    """As the released code of VL-ICL does for LLaVA: `<image>` and a line break before each question."""
+    own = renderer(model_of("llava"), IMAGES_FIRST)
+    demos = tuple(Demo(Example(f"d{i}", (image(i),), f"{i} ? {i}", (f"{2 * i}",)), 0.5, i) for i in (1, 2))
+    context = Context(Query("q", (image(3),), "3 ? 3"), demos, StreamKey())
+    assert own.text(Template("vl_icl").compose(context)) == (
+        "<|im_start|>user\n<image>\n1 ? 1\nAnswer: 2\n<image>\n2 ? 2\nAnswer: 4\n<image>\n3 ? 3\nAnswer:<|im_end|>\n"
+        "<|im_start|>assistant\n"
     )
-    own = renderer(model_of("llava"), first)
-    assert own.text(prompt([1, 2])).count("<image>") == 2
-    interleaved = Prompt((turn("user", image(1), "Question: a", image(2), "Question: b"),))
+    first = Prompt((turn("user", image(1), image(2), "which?"),))
+    assert own.text(first).startswith("<|im_start|>user\n<image>\n<image>\nwhich?<|im_end|>")
+    options = own.option_ids(Template("vl_icl").compose(context), ["6", "9"])
+    assert [own.tokenizer.decode(ids).strip() for ids in options] == ["6", "9"]
+
+
+def test_a_template_that_moves_texts_is_an_error(model_of: ModelOf) -> None:
+    last = (
+        "{% for m in messages | reverse %}{% for c in m['content'] %}"
+        "{{ '<image>' if c['type'] == 'image' else c['text'] }}{% endfor %}{% endfor %}"
+    )
+    own = renderer(model_of("llava"), last)
     with pytest.raises(ModelError, match="moves it to another position"):
-        own.text(interleaved)
+        own.text(Prompt((turn("user", image(1), "a"), turn("assistant", "b"), turn("user", image(2), "c"))))
 
 
 def test_a_template_that_drops_a_system_turn_is_an_error(model_of: ModelOf) -> None:
