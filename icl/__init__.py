@@ -8,7 +8,9 @@ import os
 import warnings
 from typing import TYPE_CHECKING
 
-from icl.lazy_exports import lazy_exports
+from icl.lazy_exports import find_own_packages_first, lazy_exports
+
+find_own_packages_first()
 
 # torch.cuda.is_available() then asks the driver's library NVML. CUDA itself would not work in a forked process
 # afterwards, and vLLM forks its engine. Libraries ask at import, so this comes first.

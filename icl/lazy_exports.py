@@ -1,18 +1,65 @@
-"""Public names of a package, imported at their first use, and the check that the package is the toolkit's own.
+"""Public names of a package, imported at their first use, and imports of the toolkit's own packages.
 
-The five packages have common names (`prompts`, `experiments`, ...), so a file such as `prompts.py` in the working
-folder can shadow one of them. The check compares a marker in the package's `__init__.py`. It never runs the file.
+The five packages have common names (`prompts`, `experiments`, ...), and a project may have a folder or a file of such a
+name. `import icl` therefore decides where the other four are found: next to `icl`, whatever else is on the path. A
+module of the project that this hides is an error that names the folder. A package of the project that was imported
+before `icl` is an error too: a check compares a marker in the package's `__init__.py`, and never runs the file.
 """
 
 import importlib
 import importlib.util
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 PACKAGES = ("icl", "prompts", "retrievers", "decoding", "experiments")
 MARKER = '__toolkit__ = "mm-icl"'
+
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+class HiddenModuleError(ModuleNotFoundError):
+    """A module of a project cannot be imported, because its package has the name of one of the toolkit."""
+
+
+class OwnPackages(MetaPathFinder):
+    """Finds the toolkit's packages next to `icl`, before any folder on the path."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        package, _, module = fullname.partition(".")
+        if package not in PACKAGES:
+            return None
+        spec = PathFinder.find_spec(fullname, path if module else [str(ROOT)])
+        if spec is None and module and (folder := _hidden_folder(package, module)):
+            file = f"{package}/{module.replace('.', '/')}.py"
+            raise HiddenModuleError(
+                f"'{fullname}' is not a module of mm-icl, whose package '{package}' hides the folder {folder}. Rename "
+                f"the folder. A config can name a component by its file: {file}:Name.",
+                name=fullname,
+            )
+        return spec
+
+
+def _hidden_folder(package: str, module: str) -> Path | None:
+    """The folder on the path that has the module, in a package of the same name as one of the toolkit."""
+    place = module.replace(".", "/")
+    folders = [Path(entry or ".").absolute() / package for entry in sys.path]
+    has_module = (folder for folder in folders if (folder / f"{place}.py").is_file() or (folder / place).is_dir())
+    return next(has_module, None)
+
+
+def find_own_packages_first() -> None:
+    """Makes Python find the toolkit's packages next to `icl`."""
+    if not any(isinstance(finder, OwnPackages) for finder in sys.meta_path):
+        sys.meta_path.insert(0, OwnPackages())
 
 
 @cache

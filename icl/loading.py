@@ -21,7 +21,7 @@ from typing import Any
 
 from icl.code_files import code_digest_of_file, forget_edited_modules, is_installed
 from icl.errors import ConfigError, ICLError, did_you_mean
-from icl.lazy_exports import PACKAGES
+from icl.lazy_exports import PACKAGES, HiddenModuleError
 from icl.object_digest import object_digest
 from icl.untrusted import refuse_untrusted
 
@@ -177,6 +177,8 @@ def _load_module(name: str, where: str) -> Any:
         )
     try:
         return importlib.import_module(name)
+    except HiddenModuleError as error:
+        raise ConfigError(f"{location(where)}{error}") from error
     except ModuleNotFoundError as error:
         if error.name and name.startswith(error.name):
             raise ConfigError(f"{location(where)}there is no module '{name}'. Is its package installed?") from error

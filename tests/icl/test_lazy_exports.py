@@ -30,12 +30,33 @@ def test_every_public_name_of_icl_is_importable_and_listed(name: str) -> None:
     assert name in dir(icl)
 
 
-def test_a_file_that_shadows_a_package_is_named_at_first_use_and_never_run(tmp_path: Path) -> None:
-    (tmp_path / "prompts.py").write_text("open('executed', 'w')\n")
-    assert run_python("import icl", tmp_path).returncode == 0
-    use = run_python("import icl; icl.load_task('binding')", tmp_path)
-    assert f"'prompts' is {tmp_path / 'prompts.py'}, which shadows the package 'prompts' of mm-icl." in use.stderr
+@pytest.mark.parametrize("shadow", ["prompts.py", "prompts/__init__.py", "experiments/__init__.py", "decoding.py"])
+def test_a_projects_file_of_the_name_of_a_package_is_neither_used_nor_run(tmp_path: Path, shadow: str) -> None:
+    (tmp_path / shadow).parent.mkdir(exist_ok=True)
+    (tmp_path / shadow).write_text("open('executed', 'w')\n")
+    use = run_python("import icl; print(icl.load_task('binding').title, icl.load_run, icl.Composer)", tmp_path)
+    assert use.returncode == 0, use.stderr
     assert not (tmp_path / "executed").exists()
+
+
+def test_a_package_that_was_imported_before_icl_is_named(tmp_path: Path) -> None:
+    (tmp_path / "prompts.py").write_text("")
+    for code in ("icl.load_task('binding')", "from icl.registry import entries; entries('metric')"):
+        use = run_python(f"import prompts, icl; {code}", tmp_path)
+        assert f"'prompts' is {tmp_path / 'prompts.py'}, which shadows the package 'prompts' of mm-icl." in use.stderr
+
+
+def test_a_projects_module_that_is_hidden_is_an_error_that_names_its_folder(tmp_path: Path) -> None:
+    (tmp_path / "prompts").mkdir()
+    (tmp_path / "prompts" / "mine.py").write_text("class Mine: pass\n")
+    use = run_python("import icl; import prompts.mine", tmp_path)
+    assert (
+        f"'prompts.mine' is not a module of mm-icl, whose package 'prompts' hides the folder {tmp_path / 'prompts'}. "
+        "Rename the folder. A config can name a component by its file: prompts/mine.py:Name." in use.stderr
+    )
+    assert "No module named 'prompts.theirs'" in run_python("import icl, prompts.theirs", tmp_path).stderr
+    build = "import icl; from icl.registry import build; build('composer', 'prompts.mine:Mine')"
+    assert "icl.errors.ConfigError: 'prompts.mine' is not a module of mm-icl" in run_python(build, tmp_path).stderr
 
 
 def test_a_copy_of_the_toolkit_in_another_place_is_not_taken_for_a_stranger(tmp_path: Path) -> None:
@@ -43,7 +64,7 @@ def test_a_copy_of_the_toolkit_in_another_place_is_not_taken_for_a_stranger(tmp_
         folder = tmp_path / name
         folder.mkdir()
         (folder / "__init__.py").write_text(f"{MARKER}\n")
-    code = "from icl.lazy_exports import check_packages; check_packages()"
+    code = "import prompts; from icl.lazy_exports import check_packages; check_packages()"
     assert run_python(code, tmp_path).returncode == 0
 
 
@@ -61,12 +82,6 @@ def test_the_base_classes_of_all_kinds_are_public() -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_has_a_check(kind: str) -> None:
     assert callable(getattr(testing, f"check_{kind}"))
-
-
-def test_the_registry_names_a_shadowing_file_too(tmp_path: Path) -> None:
-    (tmp_path / "prompts.py").write_text("")
-    result = run_python("from icl.registry import entries; entries('metric')", tmp_path)
-    assert "which shadows the package 'prompts' of mm-icl" in result.stderr
 
 
 @pytest.mark.parametrize("name", PACKAGES)
