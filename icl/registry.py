@@ -10,13 +10,12 @@ pass the class or a component in its place. Installed packages add names through
 `icl.components`.
 """
 
-import ast
 import importlib.util
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from functools import lru_cache
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoints, entry_points
 from pathlib import Path
 from types import UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -42,6 +41,7 @@ __all__ = [
     "FunctionPath",
     "NestedComponent",
     "build",
+    "called_here",
     "component",
     "component_name",
     "component_search_folder",
@@ -97,6 +97,15 @@ BASES: Mapping[str, str] = {
 
 ENTRY_POINT_GROUP = "icl.components"
 
+_DOC = r'r?"""(?P<doc>[^\n]*?)(?:"""|\n)'
+_MODULE_DOC = re.compile(_DOC)
+_MARKED_CLASS = re.compile(
+    r'^@component\("(?P<kind>[^"]+)", "(?P<name>[^"]+)"(?P<synonyms>(?:, "[^"]+")*)\)\n(?:@.*\n)*'
+    rf"class (?P<cls>\w+)[^\n]*:\n(?:    {_DOC})?",
+    re.MULTILINE,
+)
+"""A marked class in a file of the toolkit. To parse each file would take ten times as long."""
+
 C = TypeVar("C")
 
 
@@ -107,16 +116,25 @@ class ComponentEntry:
     Attributes:
         target: `module:class`.
         summary: The first line of its documentation.
+        synonyms: Other names by which the field knows it. A config does not take them; an error names the component.
     """
 
     kind: str
     name: str
     target: str
     summary: str
+    synonyms: tuple[str, ...] = ()
 
 
-def component(kind: str, name: str) -> Callable[[type[C]], type[C]]:
-    """Class decorator that marks a frozen dataclass as the component `name` of `kind`."""
+def component(kind: str, name: str, *synonyms: str) -> Callable[[type[C]], type[C]]:
+    """Class decorator that marks a frozen dataclass as the component `name` of `kind`.
+
+    Args:
+        kind: The kind.
+        name: The name in a config.
+        synonyms: Other names by which the field knows it, in lower case, such as "rices". An error about an unknown
+            name then says what it is called here.
+    """
 
     def mark(cls: type[C]) -> type[C]:
         cls.component = (kind, name)  # type: ignore[attr-defined]
@@ -200,12 +218,18 @@ def entries(kind: str) -> dict[str, ComponentEntry]:
             f"no kind of component named '{kind}'.{did_you_mean(kind, PACKAGES)} Kinds: {', '.join(PACKAGES)}."
         )
     by_name = {entry.name: entry for package in PACKAGES[kind] for entry in _scan(package) if entry.kind == kind}
-    for point in entry_points(group=ENTRY_POINT_GROUP):
+    for point in _entry_points():
         point_kind, _, name = point.name.partition(".")
         if point_kind == kind:
             summary = f"from {point.dist.name if point.dist else point.module}"
             by_name.setdefault(name, ComponentEntry(kind, name, point.value, summary))
     return dict(sorted(by_name.items()))
+
+
+@lru_cache
+def _entry_points() -> EntryPoints:
+    """The entry points of installed packages, which are read once: their metadata are many files."""
+    return entry_points(group=ENTRY_POINT_GROUP)
 
 
 def resolve(kind: str, name: str, where: str = "") -> type[Any]:
@@ -216,12 +240,22 @@ def resolve(kind: str, name: str, where: str = "") -> type[Any]:
     """
     if ":" in name:
         return load_class(name, where)
+    if entry := _in_own_file(kind, name):
+        return load_registered(entry.target, where)
     by_name = entries(kind)
     if name not in by_name:
         other_kind = next((other for other in PACKAGES if name in entries(other)), None)
-        hint = f". That is {with_article(other_kind)}." if other_kind else suggest("component", name, by_name)
+        hint = f". That is {with_article(other_kind)}." if other_kind else called_here(name, by_name.values())
+        hint = hint or suggest("component", name, by_name)
         raise ConfigError(f"{location(where)}no {kind} named '{name}'{hint} (icl ls {kind})")
     return load_registered(by_name[name].target, where)
+
+
+def called_here(word: str, candidates: Iterable[ComponentEntry]) -> str:
+    """The end of a sentence about an unknown name: the components that the field knows by it; '' if there are none."""
+    synonym = word.lower().replace("-", "_")
+    names = [repr(entry.name) for entry in candidates if synonym in entry.synonyms]
+    return f". It is called {' or '.join(filter(None, [', '.join(names[:-1]), names[-1]]))} here." if names else ""
 
 
 def build(kind: str, node: Any, where: str = "") -> Any:
@@ -424,21 +458,33 @@ def _accepts_bool(cls: type[Any], field_name: str) -> bool:
 
 def _scan(package: str) -> Iterator[ComponentEntry]:
     """The components in the files of a package, without importing them."""
+    for folder in _folders(package):
+        for path in sorted(folder.glob("*.py")):
+            yield from _marked_classes(package, path)
+
+
+def _in_own_file(kind: str, name: str) -> ComponentEntry | None:
+    """The component whose file or folder has its name, which saves reading all files of its kind."""
+    stem = name.replace("-", "_")
+    for package in PACKAGES.get(kind, ()) if stem.isidentifier() else ():
+        pattern = "*.py" if package.endswith(f".{stem}") else f"{stem}.py"
+        for path in (path for folder in _folders(package) for path in folder.glob(pattern)):
+            for entry in _marked_classes(package, path):
+                if (entry.kind, entry.name) == (kind, name):
+                    return entry
+    return None
+
+
+def _folders(package: str) -> list[Path]:
     check_packages()
     spec = importlib.util.find_spec(package)
-    for folder in (spec.submodule_search_locations or []) if spec else []:
-        for path in sorted(Path(folder).glob("*.py")):
-            text = path.read_text(encoding="utf-8")
-            if "@component(" in text:
-                yield from _marked_classes(ast.parse(text), f"{package}.{path.stem}")
+    return [Path(folder) for folder in (spec.submodule_search_locations or ())] if spec else []
 
 
-def _marked_classes(tree: ast.Module, module: str) -> Iterator[ComponentEntry]:
-    for node in tree.body:
-        if not isinstance(node, ast.ClassDef):
-            continue
-        for mark in node.decorator_list:
-            if isinstance(mark, ast.Call) and isinstance(mark.func, ast.Name) and mark.func.id == "component":
-                kind, name = (ast.literal_eval(argument) for argument in mark.args)
-                doc = ast.get_docstring(node) or ast.get_docstring(tree) or ""
-                yield ComponentEntry(kind, name, f"{module}:{node.name}", doc.split("\n")[0])
+def _marked_classes(package: str, path: Path) -> Iterator[ComponentEntry]:
+    text = path.read_text(encoding="utf-8")
+    module_doc = _MODULE_DOC.match(text)
+    for mark in _MARKED_CLASS.finditer(text):
+        summary = mark["doc"] or (module_doc["doc"] if module_doc else "")
+        synonyms = tuple(re.findall('"([^"]+)"', mark["synonyms"]))
+        yield ComponentEntry(mark["kind"], mark["name"], f"{package}.{path.stem}:{mark['cls']}", summary, synonyms)

@@ -17,7 +17,7 @@ from icl.registry import component
 from retrievers.machinery.similarity import ModalityRetriever
 
 
-@component("retriever", "knn")
+@component("retriever", "knn", "rices", "kate", "nearest_neighbors")
 @dataclass(frozen=True)
 class KNN(ModalityRetriever):
     """The nearest neighbors of the query by image, question or both (RICES)."""

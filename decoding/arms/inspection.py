@@ -86,7 +86,11 @@ def declares_weights(strategy: Strategy) -> bool:
 
 def constant_weights(strategy: Strategy) -> tuple[float, ...] | None:
     """The constant weights of the branches, declared or measured, or None if they vary."""
-    return strategy.weights if declares_weights(strategy) else measure_weights(strategy)
+    if declares_weights(strategy):
+        return strategy.weights
+    if has_reference_scores(strategy):  # measuring imports torch, which a plan of greedy decoding does not need
+        return (1.0, *[0.0] * (logits_count(strategy) - 1))
+    return measure_weights(strategy)
 
 
 def constant_strength(strategy: Strategy) -> float | None:

@@ -5,7 +5,7 @@ from typing import Any
 
 from experiments.config.keys import COMPONENT_KINDS
 from icl.errors import ConfigError, did_you_mean
-from icl.registry import PACKAGES, entries, resolve, with_article
+from icl.registry import PACKAGES, called_here, entries, resolve, with_article
 
 PLURALS = {f"{kind[:-1]}ies" if kind.endswith("y") else f"{kind}s": kind for kind in PACKAGES}
 WORDS: Mapping[str, str] = {
@@ -44,8 +44,9 @@ def kind_with(name: str, command: str) -> str:
         return _kind_of_class(resolve("", name, "command line"), name)
     kinds = [kind for kind in PACKAGES if name in entries(kind)]
     if not kinds:
-        names = [names for kind in PACKAGES for names in entries(kind)]
-        raise ConfigError(f"no component named '{name}'.{did_you_mean(name, names)} (icl ls)")
+        components = [entry for kind in PACKAGES for entry in entries(kind).values()]
+        hint = called_here(name, components) or f".{did_you_mean(name, [entry.name for entry in components])}"
+        raise ConfigError(f"no component named '{name}'{hint} (icl ls)")
     if len(kinds) > 1:
         raise ConfigError(
             f"'{name}' is the name of {' and of '.join(map(with_article, kinds))}. Say which: icl {command} "

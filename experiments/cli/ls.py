@@ -12,7 +12,7 @@ from experiments.cli.component_kinds import PLURALS, WORDS, kind_of, kind_with
 from experiments.cli.component_page import component_page, hanging_lines
 from experiments.config.shipped import find_config, shipped_configs, summary
 from icl.errors import ConfigError, did_you_mean
-from icl.registry import PACKAGES, ComponentEntry, entries, resolve
+from icl.registry import PACKAGES, ComponentEntry, called_here, entries, resolve
 
 
 def command(
@@ -48,10 +48,10 @@ def command(
     if component_kind is None:
         named = any(kind in entries(one) for one in PACKAGES) or ":" in kind
         if not named:
-            candidates = [*WORDS, *(each for one in PACKAGES for each in entries(one))]
-            raise ConfigError(
-                f"no kind of component, and no component, named '{kind}'.{did_you_mean(kind, candidates)} {_KINDS}"
-            )
+            components = [entry for one in PACKAGES for entry in entries(one).values()]
+            candidates = [*WORDS, *(entry.name for entry in components)]
+            hint = called_here(kind, components) or f".{did_you_mean(kind, candidates)}"
+            raise ConfigError(f"no kind of component, and no component, named '{kind}'{hint} {_KINDS}")
         component_kind, name = kind_with(kind, "ls"), kind
     if name:
         for line in component_page(component_kind, name, width):

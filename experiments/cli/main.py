@@ -26,11 +26,17 @@ HEAD = "Research on in-context learning with multimodal language models."
 USER_ERROR = 2
 """Exit status of a command that could not start: config, data, plan, store. A run with failed samples ends with 1."""
 INTERRUPTED = 130
+BROKEN_PIPE = 141
+"""Exit status if the reader of the output has ended, such as `head`: that of a Unix tool."""
+COMPLETION = ("--install-completion", "--show-completion")
+COMPLETION_VARIABLE = "_ICL_COMPLETE"
+"""Set by the shell when it asks for completions."""
 DEBUG = "--debug"
 VERBOSE = {"--verbose": 1, "-v": 1, "-vv": 2}
 COMMON_OPTIONS = (
     "Every command takes --verbose (log messages on stderr; twice: debug messages) and --debug (tracebacks)."
 )
+COMPLETION_HELP = "`icl --install-completion` sets up the completion of your shell; `icl --show-completion` prints it."
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -43,19 +49,32 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit status. A user's mistake is one sentence on stderr.
     """
+    try:
+        status = _main(argv)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        return _end_output()
+    return status
+
+
+def _main(argv: Sequence[str] | None) -> int:
     for stream in (sys.stdout, sys.stderr):  # a Windows console of one code page has no '±'
         if isinstance(stream, io.TextIOWrapper) and "utf" not in stream.encoding.lower():
             stream.reconfigure(errors="replace")
     words = list(sys.argv[1:] if argv is None else argv)
     debug, verbosity = DEBUG in words, sum(VERBOSE.get(word, 0) for word in words)
     words = [word for word in words if word != DEBUG and word not in VERBOSE]
+    names = commands()
+    if COMPLETION_VARIABLE in os.environ or (words and words[0] in COMPLETION):
+        from experiments.cli.completion import complete
+
+        return complete(words, names)
     if not words or words[0] in ("--help", "-h", "help"):
         print(_help())
         return 0 if words else USER_ERROR
     if words[0] in ("--version", "-V"):
         print(f"mm-icl {__version__}")
         return 0
-    names = commands()
     if words[0] not in names:
         print(f"icl: no command named '{words[0]}'.{did_you_mean(words[0], names)} (icl --help)", file=sys.stderr)
         return USER_ERROR
@@ -69,9 +88,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         hint = "" if debug or not isinstance(error, ComponentError) else " (--debug shows the traceback)"
         print(strip_control_characters(f"{error}{hint}"), file=sys.stderr)
         return USER_ERROR
-    except BrokenPipeError:  # the reader (`head`) left
-        sys.stderr.close()
-        return 0
 
 
 def _print_trace(sentence: str, trace: str) -> None:
@@ -96,6 +112,7 @@ def _call(name: str, words: list[str], debug: bool, verbosity: int) -> int:
     try:
         import typer
 
+        from experiments.cli.command_line import CommandLine
         from experiments.terminal.log_handler import verbose_logging
         from icl import user_errors
 
@@ -107,7 +124,9 @@ def _call(name: str, words: list[str], debug: bool, verbosity: int) -> int:
         module = importlib.import_module(f"experiments.cli.{name.replace('-', '_')}")
         app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
         app.command(
-            help=f"{module.__doc__}\n\n{inspect.cleandoc(module.command.__doc__ or '')}", epilog=COMMON_OPTIONS
+            cls=CommandLine,
+            help=f"{module.__doc__}\n\n{inspect.cleandoc(module.command.__doc__ or '')}",
+            epilog=COMMON_OPTIONS,
         )(_report_interrupt(module.command))
         tracebacks = user_errors.collect_tracebacks(_print_trace) if debug else nullcontext()
         with verbose_logging(verbosity), tracebacks, user_errors.convert_user_errors():
@@ -123,7 +142,7 @@ def _call(name: str, words: list[str], debug: bool, verbosity: int) -> int:
 
 
 def _report_interrupt(command: Callable[..., None]) -> Callable[..., None]:
-    """The command, with a check of its paths, and a message after Ctrl-C: typer would exit silently."""
+    """The command, with a check of its paths. Typer would end silently with 1 after Ctrl-C or a broken pipe."""
 
     @wraps(command)
     def wrapped(*args: Any, **kwargs: Any) -> None:
@@ -131,9 +150,14 @@ def _report_interrupt(command: Callable[..., None]) -> Callable[..., None]:
             for value in kwargs.values():
                 _check_paths(value if isinstance(value, list) else [value])
             command(*args, **kwargs)
+            sys.stdout.flush()
         except KeyboardInterrupt:
             print("stopped.", file=sys.stderr)
             raise SystemExit(INTERRUPTED) from None
+        except (BrokenPipeError, SystemExit) as error:
+            if not any(isinstance(one, BrokenPipeError) for one in (error, error.__context__)):
+                raise
+            raise SystemExit(_end_output()) from None  # rich ends with 1
 
     return wrapped
 
@@ -149,11 +173,19 @@ def _check_paths(values: Sequence[Any]) -> None:
             raise ConfigError(f"{path} cannot be a path: {error.strerror}.") from error
 
 
+def _end_output() -> int:
+    """Sends further output nowhere: the interpreter flushes once more when it ends. Returns the exit status."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return BROKEN_PIPE
+
+
 def _help() -> str:
     summaries = commands()
     width = max(map(len, summaries), default=0)
     lines = "\n".join(_folded(f"  {name:<{width}}  ", summary) for name, summary in summaries.items())
-    end = "\n".join(_folded("", text) for text in ("`icl COMMAND --help` explains a command.", COMMON_OPTIONS))
+    end = "\n".join(
+        _folded("", text) for text in ("`icl COMMAND --help` explains a command.", COMMON_OPTIONS, COMPLETION_HELP)
+    )
     return f"Usage: icl COMMAND [ARGUMENTS]\n\n{HEAD}\n\nCommands:\n{lines}\n\n{end}"
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from experiments.cli.completion import complete_config
 from icl.errors import StoreError
 
 if TYPE_CHECKING:
@@ -16,7 +17,12 @@ if TYPE_CHECKING:
 
 
 def command(
-    file: Annotated[Path, typer.Argument(help="a YAML file, or a name of `icl ls configs`", show_default=False)],
+    file: Annotated[
+        Path,
+        typer.Argument(
+            help="a YAML file, or a name of `icl ls configs`", show_default=False, autocompletion=complete_config
+        ),
+    ],
     overrides: Annotated[list[str] | None, typer.Argument(help="dotted keys, such as grid.shots=[0,4]")] = None,
     runs: Annotated[Path, typer.Option(help="the folder of run directories")] = Path("runs"),
     pilot: Annotated[
@@ -31,6 +37,10 @@ def command(
         ),
     ] = None,
     *,
+    limit: Annotated[
+        int | None,
+        typer.Option(min=1, help="the first N queries of each task, as icl run --limit N", show_default=False),
+    ] = None,
     time: Annotated[
         bool,
         typer.Option("--time", help="estimate the time of the run from a pilot of at most two minutes on this machine"),
@@ -61,6 +71,7 @@ def command(
         from experiments.planning.plan import make_plan
         from experiments.planning.plan_text import format_plan, hanging_lines
         from experiments.running.pilot import time_run
+        from experiments.running.run import check_limit
         from experiments.store.run_state import load_run_state, next_free_folder
         from experiments.store.store import Store
 
@@ -70,6 +81,7 @@ def command(
         check_sizes(grid)
         report_progress("reading", 0, 0)
         check_data(grid)
+        check_limit(grid, limit)
         store = Store(runs / grid.config.name)
         refused, state = "", None
         try:
@@ -77,14 +89,18 @@ def command(
         except StoreError as error:  # the cost under another name is still of interest
             refused = f"icl run would refuse: {error} The plan is that of a new run."
         report_progress("counting", 0, 0)
+        if state and limit is not None:
+            state.restrict(grid, limit)
         present = state.present if state else 0
-        plan = make_plan(grid, present, report_progress, _pilot(pilot) if pilot else None)
+        plan = make_plan(grid, present, report_progress, _pilot(pilot) if pilot else None, limit)
         problems = [f"icl run would stop on this machine: {text}" for text in loading_problems(grid, grid.models)]
         plan = replace(plan, notes=(*filter(None, [refused]), *problems, *plan.notes))
         memory = [] if available is None else list(memory_plans(plan, available))
         run_time = None
         if time:
             state = state or load_run_state(Store(runs / next_free_folder(store.folder).name), grid)
+            if limit is not None:
+                state.restrict(grid, limit)
             run_time = time_run(grid, state, report_progress)
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
     for line in format_plan(plan, width):

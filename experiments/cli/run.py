@@ -7,35 +7,48 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from experiments.cli.completion import complete_config
 from experiments.cli.main import INTERRUPTED
 from icl.errors import ICLError, StoreError, strip_control_characters
 
 if TYPE_CHECKING:
     from experiments.config.config import Config
     from experiments.observers.observation import Observation
-    from experiments.running.runner import RunOutcome
+    from experiments.running.run_session import RunOutcome
 
 
 def command(
-    file: Annotated[Path, typer.Argument(help="a YAML file, or a name of `icl ls configs`", show_default=False)],
+    file: Annotated[
+        Path,
+        typer.Argument(
+            help="a YAML file, or a name of `icl ls configs`", show_default=False, autocompletion=complete_config
+        ),
+    ],
     overrides: Annotated[list[str] | None, typer.Argument(help="dotted keys, such as grid.shots=[0,4]")] = None,
     runs: Annotated[Path, typer.Option(help="the folder of run directories")] = Path("runs"),
     quiet: Annotated[bool, typer.Option("--quiet", help="no progress, no table")] = False,
     fork: Annotated[bool, typer.Option("--fork", help="start a new run in the next free folder")] = False,
+    *,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="the first N queries of each task, in this process", show_default=False)
+    ] = None,
 ) -> None:
     """Running the command again reuses all results and computes only missing samples.
+
+    With --limit, the pool and the demonstrations are those of the whole run, which reuses the samples when the command
+    is run without it.
 
     Exit status: 0 if all samples are present (or jobs were submitted), 1 if samples failed, or are missing because a
     worker died or an arm was given up (its first samples all failed), 2 if the run could not start, 130 after Ctrl-C.
     """
     try:
-        _run(file, overrides or [], runs, quiet, fork)
+        _run(file, overrides or [], runs, quiet, fork=fork, limit=limit)
     except KeyboardInterrupt:
         print("stopped. Finished samples are stored; run the same command to continue.", file=sys.stderr)
         raise typer.Exit(INTERRUPTED) from None
 
 
-def _run(file: Path, overrides: list[str], runs: Path, quiet: bool, fork: bool) -> None:
+def _run(file: Path, overrides: list[str], runs: Path, quiet: bool, *, fork: bool, limit: int | None) -> None:
     from experiments.config.config import load_config
     from experiments.store.imported import refuse_imported
     from experiments.store.store import Store
@@ -43,10 +56,10 @@ def _run(file: Path, overrides: list[str], runs: Path, quiet: bool, fork: bool) 
     folder = file.parent if file.name == "run.json" else file
     if os.path.isdir(folder):  # unlike `Path.is_dir`, no error for a name that is too long
         refuse_imported(folder, Store(folder).read_run() or {})
-    run_config(load_config(file, overrides), runs, quiet, fork)
+    run_config(load_config(file, overrides), runs, quiet, fork, limit=limit)
 
 
-def run_config(config: "Config", runs: Path, quiet: bool, fork: bool = False) -> None:
+def run_config(config: "Config", runs: Path, quiet: bool, fork: bool = False, *, limit: int | None = None) -> None:
     """Runs a config and prints its table. Raises typer.Exit if samples failed or are missing."""
     from experiments.observers.observation import Observation
     from experiments.running.run import run
@@ -54,7 +67,7 @@ def run_config(config: "Config", runs: Path, quiet: bool, fork: bool = False) ->
 
     progress = make_progress(quiet)
     with Observation(_print_note if quiet else progress.note) as observation:
-        done = run(config, runs, progress, fork, observation)
+        done = run(config, runs, progress, fork, observation, limit=limit)
         observation.is_complete = not done.missing
         _print_outcome(done, quiet, observation)
     if done.failed or done.missing:
@@ -96,6 +109,13 @@ def _show_results(folder: Path, quiet: bool, observation: "Observation") -> None
     """Writes the report for the observers, then prints the table, what it shows, and the report's path."""
     from rich.console import Console
 
+    from experiments.report.stored_summary import read_summary, write_summary
+
+    console = Console()
+    if not observation.active and (text := read_summary(folder, console)) is not None:
+        console.file.write(text)
+        return
+
     from experiments.report.html import write_report
     from experiments.report.terminal import print_summary
     from experiments.results.loaded_run import load_run
@@ -115,8 +135,12 @@ def _show_results(folder: Path, quiet: bool, observation: "Observation") -> None
                 observation.artifact(files.report)
             except StoreError as error:  # such as a full disk: the table is printed
                 problem = error
+        with console.capture() as summary:
+            print_summary(view, console)
         if not quiet:
-            print_summary(view, Console())
+            console.file.write(summary.get())
+        if problem is None:
+            write_summary(folder, console, summary.get())
     except ICLError as error:  # the samples are stored, and only their report is missing
         problem = error
     if problem is not None:

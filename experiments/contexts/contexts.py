@@ -14,7 +14,7 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from experiments.contexts.paired_sample import paired_samples
 from experiments.grid.grid import Cell
@@ -268,20 +268,35 @@ def _paired_items(
         yield {item.spec: item for item in items}
 
 
-def render(item: PromptItem) -> PromptItem:
-    """The item with its prompt, cut to the model's context. Opens its images. An error becomes the `failure`."""
+class TokenCounter(Protocol):
+    """What a prompt is cut by: a model, or its stored counts."""
+
+    @property
+    def max_tokens(self) -> int | None: ...
+
+    def count_tokens(self, prompt: Prompt) -> int: ...
+
+
+def render(item: PromptItem, tokens: TokenCounter | None = None) -> PromptItem:
+    """The item with its prompt, cut to the model's context. Opens its images. An error becomes the `failure`.
+
+    Args:
+        item: A query under one spec.
+        tokens: Counts the tokens of prompts; by default the model of the spec.
+    """
     if item.failure is not None:
         return item
     cell = item.spec.cell
     try:
-        limit, reserve = cell.model.max_tokens, cell.max_output_tokens
+        tokens = tokens or cell.model
+        limit, reserve = tokens.max_tokens, cell.max_output_tokens
         with convert_user_errors(cell.composer):
-            prompt, context, dropped = fit(item.context, cell.composer, cell.model.count_tokens, limit, reserve)
+            prompt, context, dropped = fit(item.context, cell.composer, tokens.count_tokens, limit, reserve)
             prompt.digest  # noqa: B018  an unreadable image raises its error here, in its own sample
     except ICLError as error:
         return replace(item, failure=str(error))
     if item.paired is not None:
-        prompt = replace(prompt, paired_prompt=render(item.paired).prompt)
+        prompt = replace(prompt, paired_prompt=render(item.paired, tokens).prompt)
     return replace(item, prompt=prompt, context=context, num_dropped=len(dropped))
 
 

@@ -16,9 +16,8 @@ from experiments.launch.base import Launcher, WorkerGroup, WorkerStatus
 from experiments.launch.launch_files import Launch, is_alive, live_workers
 from experiments.launch.sample_counter import SampleCounter
 from experiments.launch.shares import shares
-from experiments.launch.worker import sum_counters
 from experiments.observers.observation import Observation
-from experiments.running.run_session import describe_grid
+from experiments.running.run_session import describe_grid, sum_counters
 from experiments.stopping.stopping import Stopping, open_stopping
 from experiments.store.environment import now
 from experiments.store.run_state import RunState, json_round_trip, load_run_state

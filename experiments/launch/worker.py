@@ -21,7 +21,7 @@ from experiments.config.config import parse_config
 from experiments.config.yaml_document import Document
 from experiments.grid.grid import Grid, expand
 from experiments.launch import launch_files as files
-from experiments.running.run_session import CostLog
+from experiments.running.run_session import CostLog, sum_counters
 from experiments.running.runner import Runner
 from experiments.stopping.stopping import open_stopping
 from experiments.store.environment import now
@@ -190,16 +190,6 @@ class WorkerSession(CostLog):
                         self._write({})
             except StoreError:  # on a full disk the worker stops where it writes samples
                 continue
-
-
-def sum_counters(counters: list[Mapping[str, Any]]) -> dict[str, Any]:
-    """The sum of counters by name. Mappings of counters are summed by their own names."""
-    total: dict[str, Any] = {}
-    for mapping in counters:
-        for name, value in mapping.items():
-            is_nested = isinstance(value, Mapping)
-            total[name] = sum_counters([total.get(name, {}), value]) if is_nested else total.get(name, 0) + value
-    return total
 
 
 def end_with_parent(pipe: int) -> None:

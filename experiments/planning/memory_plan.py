@@ -6,8 +6,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from icl.errors import ConfigError, ModelError
-from icl.models.hf.memory_check import model_bytes
-from icl.models.hf.memory_plan import MemoryPlan
 from icl.parameter_files import expand_user
 from retrievers.machinery.checkpoints import SHIPPED
 from retrievers.machinery.embedder_device import GIB, PlacedEmbedder, gpu_memory, needed_bytes, placed_embedders
@@ -15,6 +13,7 @@ from retrievers.machinery.embedder_device import GIB, PlacedEmbedder, gpu_memory
 if TYPE_CHECKING:
     from experiments.planning.plan import Plan
     from icl.models.base import Model
+    from icl.models.hf.memory_plan import MemoryPlan
 
 UNITS = {"MB": 2**20, "GB": 2**30, "TB": 2**40}
 """Sizes of devices are named in decimal units and built in binary ones: a card of 24 GB has 24 GiB."""
@@ -34,7 +33,7 @@ def local_gpu_bytes(models: "Sequence[Model]") -> float | None:
     return gpu_memory()[1] if is_used else None
 
 
-def memory_plans(plan: "Plan", device: float) -> Iterator[tuple[str, MemoryPlan | None, str]]:
+def memory_plans(plan: "Plan", device: float) -> Iterator[tuple[str, "MemoryPlan | None", str]]:
     """(label of the model, its memory on a device, embedders beside it). None: the memory cannot be estimated.
 
     Args:
@@ -48,25 +47,27 @@ def memory_plans(plan: "Plan", device: float) -> Iterator[tuple[str, MemoryPlan 
         yield str(cell.labels["model"]), memory, _embedders(plan, cell.model, memory, device)
 
 
-def memory_lines(plans: Sequence[tuple[str, MemoryPlan | None, str]]) -> Iterator[str]:
+def memory_lines(plans: Sequence[tuple[str, "MemoryPlan | None", str]]) -> Iterator[str]:
     """One line for each model."""
     for label, memory, embedders in plans:
         text = memory.describe() if memory else "no estimate; only models of `hf` that are not stored packed have one"
         yield f"{label}: {text}{embedders}"
 
 
-def check_memory(plans: Sequence[tuple[str, MemoryPlan | None, str]]) -> None:
+def check_memory(plans: Sequence[tuple[str, "MemoryPlan | None", str]]) -> None:
     """Raise ModelError if one request of a model does not fit on the device."""
     problems = [f"{label}: {memory.problem}" for label, memory, _ in plans if memory and memory.problem]
     if problems:
         raise ModelError(" ".join(problems))
 
 
-def _embedders(plan: "Plan", model: "Model", memory: MemoryPlan | None, device: float) -> str:
+def _embedders(plan: "Plan", model: "Model", memory: "MemoryPlan | None", device: float) -> str:
     """'; embedder on cpu': the device of each embedder with a checkpoint that the model's cells use."""
     parts = [
         part for cell in plan.grid.cells if cell.model is model for part in (cell.retriever, *(cell.rerankers or ()))
     ]
+    from icl.models.hf.memory_check import model_bytes
+
     embedders = dict.fromkeys(embedder for part in parts for embedder in placed_embedders(part))
     room = device - model_bytes(memory.weights, device) if memory and not model.owns_gpu else 0.0
     places = list[str]()

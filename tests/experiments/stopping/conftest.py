@@ -9,7 +9,7 @@ import pytest
 from experiments.config.config import load_config
 from experiments.running import runner
 from experiments.running.run import run
-from experiments.running.runner import RunOutcome
+from experiments.running.run_session import RunOutcome
 from experiments.terminal.progress import SilentProgress
 from icl.types import Sample
 
