@@ -10,7 +10,7 @@ from functools import lru_cache
 
 from icl.metrics.normalize import is_number, normalize_text, normalize_vqa, parse_numbers
 from icl.metrics.number_answers import stated_number
-from icl.metrics.option_letters import chosen_by_place
+from icl.metrics.option_letters import LETTERS, chosen_by_place, is_letter
 from icl.metrics.quantities import canonical_quantities
 from icl.text.object_mentions import singular
 
@@ -49,9 +49,6 @@ _NEGATION = re.compile(
 _JOINED = re.compile(r"^ (?:(?:or|and|nor) )?$")
 _OR = re.compile(r"\s+or\s+(?:maybe |possibly |perhaps )?")
 _EITHER = re.compile(r"^(?:either|maybe|perhaps|probably|possibly|likely) ")
-_NOT_BUT = re.compile(
-    r"\b(?:it is |it's |is )?not (?:\w+ ){1,4}but (?:rather |instead )?|n't (?:\w+ ){1,4}but (?:rather )?"
-)
 _LIST = (
     r"\b(?:are|include|includes)\s+(?:the\s+)?{}(?:,\s+(?:\w+\s+){{0,2}}\w+){{1,6}}"
     r",?\s+(?:and|or)\s+(?:\w+\s+){{0,2}}\w+\W*$"
@@ -118,9 +115,15 @@ _BEFORE_HEAD = (
 )
 _HEADS = re.compile(rf"(?:^|\b(?:{_BEFORE_HEAD.replace(' ', '|')}) )$", re.IGNORECASE)
 """What stands before a word that names a thing by itself: the dog in "a dog", and not in "a hot dog"."""
+_JOINS_CLAUSE = re.compile(r"^\W*(?:(?:and|but|yet|so|then|thus|hence|therefore|however)\b,?\s+)+", re.IGNORECASE)
+_SENTENCES = re.compile(r"(?<=[.!?])\s+(?=\S)|\n+")
+_FUNCTION_WORDS = (
+    "in|on|at|of|with|from|to|by|for|as|because|since|that|which|who|and|but|so|best|better|more|most|most|here|there|is"
+    "|are|was|were|fits?|matches|seems|looks"
+)
 _UNSURE = re.compile(
     r"hard to (?:say|tell)|can(?:'t|not| not) (?:say|tell|determine|be (?:sure|determined))|\bnot (?:sure|certain)\b"
-    r"|\bunsure\b|\bdepends on\b|\bunclear\b|\bimpossible to\b|\bno idea\b|(?:don't|do not) know"
+    r"|\bunsure\b|\bdepends on\b|\bunclear\b|\b(?:im|not )possible to\b|\bno idea\b|(?:don't|do not) know"
 )
 _REFUSES = re.compile(
     rf"{_UNSURE.pattern}|too (?:blurry|dark|small|far)|can(?:'t|not| not) (?:be )?(?:answered|read|seen?|identif)"
@@ -156,7 +159,14 @@ def gives_answer(answer: str, answers: tuple[str, ...], options: tuple[str, ...]
     spelled = tuple(_in_one_spelling(text) for text in texts)
     if spelled == tuple(text.lower() for text in texts):
         return False
-    return _gives(spelled[0], spelled[1 : 1 + len(answers)], spelled[1 + len(answers) :])
+    has_letter = _chosen(answer, answers, options) is not None  # in lower case it is none
+    return _gives(spelled[0], spelled[1 : 1 + len(answers)], spelled[1 + len(answers) :], reads_clauses=not has_letter)
+
+
+def _chosen(answer: str, answers: tuple[str, ...], options: tuple[str, ...]) -> str | None:
+    """The option that an answer chooses by its place. A capital letter as accepted answer stands for an option."""
+    offered = options or (LETTERS if any(map(is_letter, answers)) else ())
+    return chosen_by_place(_REASON.split(answer)[0], offered) or chosen_by_place(answer, offered)
 
 
 def _in_one_spelling(text: str) -> str:
@@ -172,13 +182,13 @@ def _american(text: str) -> str:
     return _BRITISH_WORD.sub(lambda match: _BRITISH[match[0].lower()], text)
 
 
-def _gives(answer: str, answers: tuple[str, ...], options: tuple[str, ...]) -> bool:
+def _gives(answer: str, answers: tuple[str, ...], options: tuple[str, ...], *, reads_clauses: bool = True) -> bool:
     answer = _REJECTION.sub("", _folded(answer))
     answers, options = tuple(map(_folded, answers)), tuple(map(_folded, options))
     if normalize_text(answer) in map(normalize_text, answers):
         return True
     plain = _REMARK.sub("", answer)
-    letter = chosen_by_place(plain, options)
+    letter = _chosen(plain, answers, options)
     if letter is not None:
         return normalize_text(letter) in map(normalize_text, answers) and not _names_another(plain, letter, options)
     if is_number(answer) and (option := _option_of_number(answer, options)) is not None:
@@ -186,8 +196,8 @@ def _gives(answer: str, answers: tuple[str, ...], options: tuple[str, ...]) -> b
     numbers = [value for text in answers if is_number(text) for value in parse_numbers(text)]
     if numbers and stated_number(_without_reason(_stance(_EXPLANATION.sub("", answer)))) in numbers:
         return True
-    words = tuple(text for text in answers if not is_number(text) and text.strip())
-    return bool(words) and _names_answer(plain, words, answers, options)
+    words = tuple(text for text in answers if not (is_number(text) or is_letter(text)) and text.strip())
+    return bool(words) and _names_answer(plain, words, answers, options, reads_clauses=reads_clauses)
 
 
 @lru_cache(4096)
@@ -224,7 +234,9 @@ def _names_another(answer: str, letter_option: str, options: tuple[str, ...]) ->
     return bool(named) and normalize_vqa(letter_option) not in named
 
 
-def _names_answer(answer: str, words: tuple[str, ...], answers: tuple[str, ...], options: tuple[str, ...]) -> bool:
+def _names_answer(
+    answer: str, words: tuple[str, ...], answers: tuple[str, ...], options: tuple[str, ...], *, reads_clauses: bool
+) -> bool:
     """By the rules 1, 5 and 6. words: the accepted answers that are not numbers."""
     text, normalized = normalize_vqa(answer), [normal for normal in map(normalize_vqa, words) if normal]
     if text in normalized or _in_any_order(_in_singular(text)) in map(_in_any_order, map(_in_singular, normalized)):
@@ -233,15 +245,14 @@ def _names_answer(answer: str, words: tuple[str, ...], answers: tuple[str, ...],
     if offered - accepted:
         every = offered | accepted
         answer = re.sub(r"(?:^|(?<=[.?!]))[^.?!]*\?\s+(?=\S)", "", answer)
-        stance = normalize_vqa(_stance(_LEADING_CONTRAST.sub("", answer)))
+        stance_text = _stance(_LEADING_CONTRAST.sub("", answer))
+        stance = normalize_vqa(stance_text)
         last = normalize_vqa(answer.rpartition(":")[2])
         if last in every:
             return last in accepted
-        named = (
-            _mentions(_REASON.split(stance)[0], every)
-            or _mentions(stance, every)
-            or _mentions(_NOT_BUT.sub("", text), every)
-        )
+        named = _mentions(_REASON.split(stance)[0], every) or _mentions(stance, every)
+        if len(named) > 1 and reads_clauses:
+            named = {_last_commitment(stance_text, every) or ""}
         return bool(named) and named <= accepted
     if _UNANSWERABLE & accepted:
         return _REFUSES.search(text) is not None
@@ -249,6 +260,49 @@ def _names_answer(answer: str, words: tuple[str, ...], answers: tuple[str, ...],
         return False
     stance, singular_forms = _stance(answer), [*map(_in_singular, normalized)]
     return _commits(stance, normalized) or _commits(_in_singular(stance), singular_forms)
+
+
+def _last_commitment(answer: str, names: set[str]) -> str | None:
+    """The one name that the last sentence with names states, by itself or in its last clause; None without one.
+
+    Sentences that deny a name, or name it in passing ("blue would be darker"), are passed over.
+    """
+    if _UNSURE.search(answer.lower()):
+        return None
+    for sentence in reversed(_SENTENCES.split(answer)):
+        named = _mentions(_normalized(sentence), names)
+        if not named:
+            continue
+        if sentence.rstrip().endswith("?"):
+            return None
+        clauses = [sentence] if len(named) == 1 else [one for one in _CLAUSE.findall(sentence) if _SAYS.search(one)]
+        stated = [_stated_name(_JOINS_CLAUSE.sub("", clause), names) for clause in reversed(clauses)]
+        if len(named) > 1 or any(stated):
+            return next(filter(None, stated), None)
+    return None
+
+
+def _stated_name(clause: str, names: set[str]) -> str | None:
+    """The one name that a clause states: the only one in it, or the only one behind "is" if it is the last one."""
+    text, named = _normalized(clause), _mentions(_normalized(clause), names)
+    if _DENIES.search(clause):
+        return None
+    if len(named) > 1:
+        last = max(named, key=lambda name: text.rfind(name) + len(name))
+        named = {
+            name for name in named if re.search(rf"\b(?:is|are|was|were)(?: \w+ly)? {re.escape(name)}(?!\S)", text)
+        }
+        named = named if named == {last} else set()
+    is_stated = any(
+        (_begins(text, name) or _states(text, name, clause.lower(), is_first=True)) and _ends_phrase(text, name)
+        for name in named
+    )
+    return named.pop() if is_stated else None
+
+
+def _ends_phrase(clause: str, name: str) -> bool:
+    """Whether a name stands by itself, and not before a noun as in "a blue sign"."""
+    return re.search(rf"(?<!\S){re.escape(name)}(?: (?:{_FUNCTION_WORDS})\b|$)", clause) is not None
 
 
 def _in_any_order(text: str) -> list[str]:

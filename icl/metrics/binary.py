@@ -35,7 +35,9 @@ class YesNoMetric:
     positive: Class = "yes"  # the positive class
 
     def score(self, generation: Generation, example: Example) -> float | None:
-        return float(read_yes_no(generation.text) == self.positive) if asks_yes_no(example) else None
+        if not asks_yes_no(example):
+            return None
+        return float(read_yes_no(generation.text, question=example.question) == self.positive)
 
     def counts(self, predicted: bool, actual: bool) -> tuple[int, int]:
         """(numerator, denominator) of one answer, from whether answer and gold are the positive class."""

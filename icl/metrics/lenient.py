@@ -5,16 +5,18 @@ accepted answers. If an output names several answers, or takes one back ("not re
 counts.
 
 1. Equal after the VQA normalization (`icl.metrics.normalize.normalize_vqa`, applied always): right.
-2. Yes or no: `icl.metrics.yes_no.parse_yes_no`; an output that says neither, or both, is wrong.
+2. Yes or no: `icl.metrics.yes_no.parse_yes_no`; an output that says neither, or both, is wrong. A sentence about the
+   image itself ("no image is attached", "the image shows a cat") answers no question about something else.
 3. With options: a letter ("(B)", "B.", "option B") or a place ("the second one") chooses an option
-   (`icl.metrics.option_letters`). A letter next to the name of another option is wrong. So is it where the options are
-   letters and the question has their texts (`icl.option_listing`).
+   (`icl.metrics.option_letters`). A letter next to the name of another option is wrong, also where the options are
+   letters and the question has their texts (`icl.option_listing`); so are several letters ("A or B"). An accepted
+   answer that is a capital letter is chosen by this rule alone, also without options.
 4. A number: the result or total that the answer states, else its first number, is equal, in digits or words and with
-   its sign (`icl.metrics.number_answers`). A range or an alternative is wrong. Numbers skip the rules 5 and 6, which
-   lose signs.
+   its sign (`icl.metrics.number_answers`). A range or an alternative is wrong, and the number of an image ("image
+   5") is a name. Numbers skip the rules 5 and 6, which lose signs.
 5. With options: the answer names an accepted answer, as whole words, and no other option (Link-Context Learning, Tai et
    al., CVPR 2024: the positive name is in the output and the negative is not). The longest name is read where several
-   begin: "a hot dog" names the hot dog and no dog.
+   begin: "a hot dog" names the hot dog and no dog. Of several names, the one that the last clause states counts.
 6. Otherwise the answer begins with an accepted answer, as whole words, after an opening such as "it is a" or "the color
    of the car is", or a clause of it states one: in what is said of the subject, not negated, and in no enumeration. All
    alternatives of an "or" have to be accepted. What stands beside the answer states nothing: an explanation in
@@ -68,6 +70,6 @@ class Lenient:
 
         example = in_texts(example)
         if asks_yes_no(example):
-            answer = read_yes_no(generation.text, self.answer, example.options)
+            answer = read_yes_no(generation.text, self.answer, example.options, example.question)
             return float(answer in [normalize_vqa(text) for text in example.answers])
         return float(contains_answer(generation.text, example.answers, example.options, self.answer))

@@ -1,6 +1,7 @@
 """The number that an answer states: its result or total, else its first number.
 
-A range, an alternative and "more than" state none. (VL-ICL cuts at the first full stop and drops the sign; this does
+A range, an alternative and "more than" state none. The number of an image, an example or an option ("image 5") and an
+ordinal are names and no counts. (VL-ICL cuts at the first full stop and drops the sign; this does
 neither.)
 """
 
@@ -58,6 +59,21 @@ _LATER = re.compile(
     r",\s+(?:after|following|up\s+from|down\s+from|compared|while|whereas|unlike|before)\b", re.IGNORECASE
 )
 _POINT = re.compile(r"(?<![\w.])\.(?=\d)")
+_NUMERAL = rf"(?:\d+|{'|'.join(ONES + TEENS + TENS)})\b(?![.,]\d)"
+_NAMED = (
+    r"(?<!\bthis )(?<!\bthese )\b(?:images?|pictures?|photos?|photographs?|figures?|fig\.?|frames?|panels?|screenshots?"
+    r"|slides?|examples?|demonstrations?|options?|choices?|quer(?:y|ies)|questions?)"
+    rf"\s*(?:no\.?|number)?\s*[(#]*\s*{_NUMERAL}\)?"
+    rf"(?:(?:\s*(?:,|&|-|–|\bto\b|\band\b|\bor\b)+\s*){_NUMERAL}(?!\s+[a-z]))*"
+)
+_NAME = re.compile(
+    rf"{_NAMED}(?=\W*\w)|(?<=\bin )(?:the )?{_NAMED}|(?<=\bof )(?:the )?{_NAMED}|(?<=\bfor )(?:the )?{_NAMED}",
+    re.IGNORECASE,
+)
+"""A number that names something, except at the end of a sentence that says which one it is ("it is image 5")."""
+
+_ORDINAL = re.compile(r"\b\d+(?:st|nd|rd|th)\b")
+
 MAX_SIGNS = 50
 """So many signs of a result are read, from the end: a loop of a base model has thousands."""
 
@@ -65,6 +81,8 @@ MAX_SIGNS = 50
 def stated_number(text: str) -> float | None:
     """The number that a text states; None without one, for a range, for alternatives, and for "more than"."""
     text = _in_digits(text)
+    text = _NAME.sub("it", text)
+    text = plain if parse_numbers(plain := _ORDINAL.sub("", text)) else text
     if _CONDITIONS.search(text):
         return None
     signs = [*_RESULT.finditer(text), *(_GIVES.finditer(text) if _ARITHMETIC.search(text) else ())]

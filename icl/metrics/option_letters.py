@@ -1,10 +1,15 @@
 """The option that an answer chooses by its place: by a letter ("(B)", "option B") or a number ("the second one").
 
 Any letter of an option counts that stands alone and is no word, such as the article. One that the answer rules out
-("not A", "A is wrong") does not count, and a last sentence that is a letter beats earlier ones.
+("not A", "A is wrong") does not count, nor does one of several that are joined ("A or B"). A last sentence that is a
+letter beats earlier ones.
 """
 
 import re
+import string
+
+LETTERS = tuple(string.ascii_uppercase)
+"""The options of a question with a letter as its answer and its options in its text."""
 
 ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth")
 
@@ -12,7 +17,7 @@ _LETTERS = re.compile(
     r"(?<![A-Za-z0-9_'’])(?:"
     r"(?P<capital>[A-Z])(?![A-Za-z0-9_'’°²]|[.-][A-Za-z0-9])"
     r"|(?<=[(\[])(?P<bracketed>[a-z])(?=[)\]])"
-    r"|(?<=\boption )(?P<named>[a-z])\b"
+    r"|(?<=\boption )(?P<named>[a-z])\b|(?<=\bletter )(?P<letter>[a-z])\b"
     r"|^(?P<first>[a-z])(?=\s*[.):])|^(?P<alone>[b-z])$)"
 )
 _WORDS = re.compile(
@@ -28,6 +33,12 @@ _STATED_LETTER = re.compile(
     r"(?=[.,;!)]|\s*$)"
 )
 """Of several letters, the one that a sentence ends up with."""
+
+_ONE = r"(?:[Oo]ption\s+)?[(\[]?(?<![\w'])[A-Z](?![\w'])[)\]]?"
+_JOINED_LETTERS = re.compile(
+    rf"{_ONE}(?:\s*[/&+|]\s*{_ONE}|,?\s+(?:and|or|and/or)\s+{_ONE}|,\s*{_ONE}(?=\s*(?:[.,;!?/]|and\b|or\b|$)))+"
+)
+"""Letters that are alternatives or a list: "A or B", "A, B and C", "A/B"."""
 
 _LETTER = r"(?:option\s+)?[(\[]?[A-Za-z][)\]]?(?![\w'])"
 _NOT_LETTER = re.compile(
@@ -51,6 +62,7 @@ def chosen_by_place(answer: str, options: tuple[str, ...]) -> str | None:
     text = re.sub(r"[\s,;]*\b(?:and|but|or)?[\s,;.]*$", "", _NOT_LETTER.sub("", answer))
     if final := _FINAL_LETTER.search(text):
         text = final[1]
+    text = _JOINED_LETTERS.sub(_common_letter, text)
     letters = {match[0].upper() for match in _LETTERS.finditer(text) if not _WORDS.match(text, match.start())}
     if len(letters) > 1:
         stated = set(_STATED_LETTER.findall(text))
@@ -62,6 +74,17 @@ def chosen_by_place(answer: str, options: tuple[str, ...]) -> str | None:
     if not chosen and not any(re.search(r"\d", option) or option.lower() in ORDINALS for option in options):
         chosen = {options[place] for place in map(_place, _NUMBERED.finditer(answer)) if place < len(options)}
     return chosen.pop() if len(chosen) == 1 else None
+
+
+def is_letter(text: str) -> bool:
+    """Whether an answer is one capital letter, which names an option of the question."""
+    return text.strip() in LETTERS
+
+
+def _common_letter(joined: re.Match[str]) -> str:
+    """The letter of "B, (B)"; a blank for different letters."""
+    letters = set(re.findall(r"\b[A-Z]\b", joined[0]))
+    return joined[0] if len(letters) == 1 else " "
 
 
 def _place(match: re.Match[str]) -> int:

@@ -48,7 +48,6 @@ def is_correct(generation: Generation, example: Example) -> bool:
         return is_best_option(generation.option_scores, example.answers)
     example = in_texts(example)
     if asks_yes_no(example):
-        return read_yes_no(generation.text, options=example.options) in [
-            normalize_text(answer) for answer in example.answers
-        ]
+        answer = read_yes_no(generation.text, options=example.options, question=example.question)
+        return answer in [normalize_text(text) for text in example.answers]
     return contains_answer(generation.text, example.answers, example.options)

@@ -1,0 +1,44 @@
+"""Answers that name options in prose."""
+
+import pytest
+
+from icl.metrics.lenient import Lenient
+from icl.types import Example, Generation
+
+COLORS = ("red", "blue", "green", "yellow")
+
+
+def chosen(output: str) -> list[str]:
+    """The options for which the output is right."""
+    examples = [Example("q", (), "Which color?", (color,), COLORS) for color in COLORS]
+    return [one.answers[0] for one in examples if Lenient().score(Generation(output), one)]
+
+
+@pytest.mark.parametrize(
+    ("output", "answer"),
+    [
+        ("To answer, I compare it with blue and red. The closest is red.", "red"),
+        ("The options are red, blue, green and yellow. Looking at the car, it is blue.", "blue"),
+        ("It looks close to green at first, but compared with yellow it is green.", "green"),
+        ("Comparing red with blue, the closest is red.", "red"),
+        ("The shape could be mistaken for blue. However, it is red.", "red"),
+        ("I considered red, blue and green. I would say green.", "green"),
+        ("It is red. Blue would be darker.", "red"),
+        ("It is red. Blue does not match.", "red"),
+        ("Red and blue are both plausible, yet the sign is clearly red.", "red"),
+    ],
+)
+def test_prose_that_names_several_options_gives_the_one_that_its_last_clause_states(output: str, answer: str) -> None:
+    assert chosen(output) == [answer]
+
+
+@pytest.mark.parametrize(
+    "output",
+    [
+        *("It is red or blue.", "Red and blue.", "The car is red and the truck is blue.", "red, blue", "red, or blue"),
+        *("It could be red or blue. Hard to say, red and blue.", "I see red, blue and green."),
+        *("I compare red and blue. I am not sure whether it is red.", "It is not red. It is not blue either."),
+    ],
+)
+def test_prose_that_commits_to_no_option_gives_none(output: str) -> None:
+    assert chosen(output) == []
