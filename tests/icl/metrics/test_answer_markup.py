@@ -18,6 +18,7 @@ from icl.metrics.answer_markup import (
     [
         ("[B]", "B"),
         ("(B)", "(B)"),
+        ("(dark red)", "dark red"),
         ("**red**.", "red"),
         ('"red"', "red"),
         ("`red`", "red"),
