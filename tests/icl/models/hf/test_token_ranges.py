@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from decoding.arms.arm import parse_arm
+from decoding.arms.requirements import branch_edit_refusal
 from decoding.engine.engine import run_requests
 from decoding.engine.requests import DecodingRequest
 from decoding.interventions.attention_scaling import AttentionScaling
@@ -80,3 +81,6 @@ def test_images_that_are_read_by_cross_attention_have_no_tokens(tmp_path: Path) 
         == KnockOut(keys=("images",)).model_problem(model)
     )
     assert KnockOut().model_problem(model) is None
+    crops = {"name": "crops", "layer": 1}
+    assert branch_edit_refusal(parse_arm({**crops, "negatives": "attention"}), model) == refusal
+    assert branch_edit_refusal(parse_arm(crops), model) is None
