@@ -41,7 +41,7 @@ OVERRIDES: dict[str, dict[str, object]] = {
 }
 """wrapper -> the traits that it sets. It forwards all others."""
 
-BRANCH_TRAITS = ("draws_random_numbers", "keeps_state", "reads_early_exits")
+BRANCH_TRAITS = ("draws_random_numbers", "keeps_state", "combines_notes", "reads_early_exits")
 """Traits of reading the other branches, which a control drops if it reads the reference alone."""
 
 
