@@ -16,10 +16,10 @@ EXTENDING = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
 FILES = ("study.yaml", "blank.py", "same_type.py")
 OVERRIDES = (
     *("task.queries=8", "grid.shots=[0,2]", "max_new_tokens=4", "controls=none"),
-    "grid.decoding=[greedy, {name: 'blank.py:Blank', alpha: 0.5}, {name: vcd, alpha: 0.5}]",
+    "grid.decoding=[greedy, {name: 'blank.py:Blank', alpha: 0.5}]",
     "grid.retriever=[random, 'same_type.py:SameType']",
 )
-SAMPLES = 8 * 2 * 3 * (1 + 2)
+SAMPLES = 8 * 2 * 2 * (1 + 2)
 OWN_DATA = """
 name: colors
 task:

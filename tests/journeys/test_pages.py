@@ -20,11 +20,7 @@ def blocks(page: str) -> list[str]:
     return BLOCK.findall((ROOT / page).read_text(encoding="utf-8"))
 
 
-PAGES = [
-    page
-    for page in ("CONTRIBUTING.md", *DOCS)
-    if blocks(page) and not page.startswith((*GENERATED, OF_OTHER_HARNESSES))
-]
+PAGES = [page for page in DOCS if blocks(page) and not page.startswith((*GENERATED, OF_OTHER_HARNESSES))]
 
 
 PREPARED = {"docs/backends.md": ("icl", "export", "custom_generate", "{name: icd, alpha: 0.5}", "--to", "icd")}
