@@ -59,10 +59,10 @@ def with_listed_options(item: Item, listing: OptionListing, shift: int = 0) -> I
         return item
     start = shift % len(item.options)
     texts = (*item.options[start:], *item.options[:start])
-    shown = texts
+    lines = texts
     if listing.letters:
-        shown = tuple(f"{letter}. {text}" for letter, text in zip(_letters(texts, item.id), texts, strict=True))
-    written = listing.text.replace("{options}", listing.between.join(shown))
+        lines = tuple(f"{letter}. {text}" for letter, text in zip(_letters(texts, item.id), texts, strict=True))
+    written = listing.text.replace("{options}", listing.between.join(lines))
     question = f"{item.question}{written}" if item.question else written.lstrip()
     listed = replace(item, question=question, listing=None)
     return with_letters(listed, texts) if listing.letters else listed

@@ -57,6 +57,7 @@ class Example:
         meta: Public facts.
         secret: Facts that would reveal the gold.
         listing: How a prompt lists the options. None: it does not, or the question lists them already.
+        columns: Columns of its row that are stored with samples. They may reveal the gold, so the query lacks them.
     """
 
     id: str
@@ -70,6 +71,7 @@ class Example:
     meta: Mapping[str, Json] = field(default_factory=dict)
     secret: Mapping[str, Json] = field(default_factory=dict)
     listing: OptionListing | None = None
+    columns: Mapping[str, Json] = field(default_factory=dict)
 
     @property
     def answer(self) -> str:

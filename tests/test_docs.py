@@ -12,6 +12,7 @@ import typer
 from harness_logs import write_lmms
 from lmms_task import installed
 
+from experiments.api import load_run
 from experiments.cli.main import commands, main
 from experiments.config.config import load_config
 from experiments.config.shipped import shipped_configs
@@ -150,6 +151,32 @@ def test_the_page_on_logs_runs_on_logs(tmp_path: Path, monkeypatch) -> None:
         write_lmms(tmp_path / "logs" / arm, scores)
     run_page("questions/import_lmms_eval_logs", tmp_path, monkeypatch)
     assert (tmp_path / "pope.tex").is_file()
+
+
+def test_the_page_on_data_goes_from_files_to_a_table(tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    page = ROOT / "docs" / "data.md"
+    (make,) = blocks(page, "python")
+    (study,) = (text for text in blocks(page, "yaml") if text.startswith("# own.yaml"))
+    (tmp_path / "own.yaml").write_text(study, encoding="utf-8")
+    exec(make, {})  # noqa: S102  the page's own text
+    commands = [words for words in block_commands(page) if {"first", "own.yaml", "runs/own"} & set(words)]
+    assert [words[0] for words in commands] == ["new", "plan", "run", "table"]
+    for words in commands:
+        assert main(words) == 0, f"icl {' '.join(words)}"
+    assert "options are not in the prompt" not in capsys.readouterr().out
+    samples = load_run("runs/own").samples()
+    assert set(samples["query"]) == {f"row-{i:02d}" for i in range(16)}
+    assert {name for demos in samples["demos"].dropna() for name, *_ in demos} <= {
+        f"pool-row-{i}" for i in range(16, 48)
+    }
+    assert samples.groupby([meta["type"] for meta in samples["meta"]])["question"].first().to_dict() == {
+        "choice": "What color is the image?\nA. red\nB. green\nC. blue\nD. yellow\n"
+        "Answer with the option's letter from the given choices directly.",
+        "free": "What color is the image?",
+    }
+    guessed, own = (load_config(path).task for path in ("first.yaml", "own.yaml"))
+    assert dict(guessed) == dict(own)
 
 
 VERDICTS = ("replicates", "does not replicate", "undecided", "trained to", "no better than a constant")

@@ -25,15 +25,26 @@ def kinds() -> dict[str, Path]:
 def command(
     kind: Annotated[str, typer.Argument(help=", ".join(kinds()), show_default=False)],
     name: Annotated[str, typer.Argument(help="name of the new file, such as blind or blind.py", show_default=False)],
+    data: Annotated[
+        Path | None, typer.Option(help="your data, a file or folder, whose columns a study maps", show_default=False)
+    ] = None,
 ) -> None:
     """Writes NAME.yaml for a study, NAME.py for a component. It never replaces a file.
 
-    A new component passes `icl check`, and a new study runs on the shipped model.
+    A new component passes `icl check`, and a new study runs on the shipped model. With --data, the task of the study is
+    your data, with a map of its columns from a look at their names and values.
     """
     template = _template(kind)
+    if data is not None and kind != "study":
+        raise ConfigError(f"--data is the data of a study, not of a new {kind}.")
     path = _path(name, template.suffixes[0])
     class_name = "".join(word[:1].upper() + word[1:] for word in path.stem.split("_"))
     text = Template(template.read_text(encoding="utf-8")).substitute(name=path.stem, Name=class_name)
+    notes: list[str] = []
+    if data is not None:
+        from experiments.cli.column_guess import study_of_data
+
+        text, notes = study_of_data(text, data, path.parent)
     try:
         with path.open("x", encoding="utf-8") as file:
             file.write(text)
@@ -42,6 +53,8 @@ def command(
     except OSError as error:
         raise ConfigError(f"{path} cannot be written: {error.strerror or error}.") from error
     print(f"wrote {path}")
+    for note in notes:
+        print(f"  {note}")
     component = f"{path}:{class_name}"
     if kind == "study":
         print(f"  what it costs  icl plan {path}\n  run it         icl run {path}")

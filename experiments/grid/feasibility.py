@@ -186,15 +186,17 @@ def _check_meta(task: "Task", where: str) -> None:
 def _check_columns(grid: Grid) -> None:
     """Checks that each column of `by` is a fact of some query with few values. `answer` always is one."""
     queries = [query for task in grid.tasks for query in task.queries] if grid.config.by else []
-    have = dict.fromkeys(key for query in queries for key, value in query.meta.items() if value is not None)
+    facts = [{**query.columns, **query.meta} for query in queries]
+    have = dict.fromkeys(key for own in facts for key, value in own.items() if value is not None)
     for name in grid.config.by:
         if name not in have and name != "answer":
+            has = any(name in getattr(task, "data_columns", ()) for task in grid.tasks)
+            more = f" '{name}' of the data set is empty, or its values are lists, images or long texts." if has else ""
             raise ConfigError(
                 f"{grid.config.where('by')}: the data has no column '{name}'.{did_you_mean(name, have)} Columns: "
-                f"{', '.join(dict.fromkeys([*have, 'answer']))}. A column of a data set is stored if `meta` of its "
-                "task names it."
+                f"{', '.join(dict.fromkeys([*have, 'answer']))}.{more}"
             )
-        values = [query.meta.get(name) if name in have else query.answer for query in queries]
+        values = [own.get(name) if name in have else query.answer for query, own in zip(queries, facts, strict=True)]
         single = {value for value in values if value is None or isinstance(value, str | int | float)}
         if len(single - {None}) > MAX_COLUMN_VALUES:
             raise ConfigError(

@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 
 ROLES = ("question", "hint", "image", "video", "answer", "options", "id", "label", "group", "domain", "objects", "meta")
 SEVERAL = ("image", "options", "group", "meta")  # roles that may have several columns
+STORED_ROLES = ("question", "image", "video", "answer", "options", "id", "objects")  # in each sample already
+MAX_SHORT_TEXT = 200
+"""Bytes of the longest text in a column that is stored without being named."""
 AnswerIs = Literal["text", "index", "letter", "class"]
 _LETTERED = re.compile(r"\(([a-zA-Z])\)\s*")  # letter of an option in "(a) open (b) closed"
 _FILED = re.compile(r"^\d+[._]")  # number of a folder's name: 001.Black_footed_Albatross
@@ -101,12 +104,34 @@ class ColumnMapping:
                 )
 
 
+def short_columns(source: DataSource, layout: ColumnMapping) -> list[str]:
+    """Columns with one number, class, truth value or short text in each row, which no role of the mapping stores."""
+    import pyarrow.compute as pc
+
+    stored = {column for role in STORED_ROLES for column in layout.of(role)}
+    columns = []
+    for name in source.columns:
+        kind = str(getattr(source.data.features[name], "dtype", ""))
+        if name in stored or not kind.startswith(("string", "large_string", "int", "uint", "float", "bool")):
+            continue
+        if "string" in kind:
+            longest = pc.max(pc.binary_length(source.data.data.column(name))).as_py()
+            if (longest or 0) > MAX_SHORT_TEXT:
+                continue
+        columns.append(name)
+    return columns
+
+
 def read_examples(
-    source: DataSource, layout: ColumnMapping, rows: Sequence[int], ids: Sequence[str]
+    source: DataSource, layout: ColumnMapping, rows: Sequence[int], ids: Sequence[str], more: Sequence[str] = ()
 ) -> Iterator[Example]:
-    """The examples of these rows. No image is opened. Raises DataError if a row has no answer."""
+    """The examples of these rows. No image is opened. Raises DataError if a row has no answer.
+
+    Args:
+        more: Columns for `Example.columns`.
+    """
     columns = {column for role in layout.columns if role != "image" for column in layout.of(role)}
-    texts = source.data.select_columns(sorted(columns | set(layout.placeholders))).select(list(rows))
+    texts = source.data.select_columns(sorted(columns | {*layout.placeholders, *more})).select(list(rows))
     views = {column: source.data.select_columns([column]) for column in layout.of("image")}
     classes = _classes(source, layout)
     for row, name, values in zip(rows, ids, texts, strict=True):
@@ -138,6 +163,7 @@ def read_examples(
             meta={column: values[column] for column in layout.of("meta")},
             secret=_votes(values, layout) | _objects(values, layout, at),
             listing=layout.listing if options else None,
+            columns={column: _short(values[column], source, column) for column in more},
         )
 
 
@@ -187,6 +213,13 @@ def _named(value: Any, source: DataSource, column: str) -> str:
     feature = source.data.features[column]
     names = getattr(feature, "names", None)
     return text_of(names[value]) if names and isinstance(value, int) and value >= 0 else text_of(value)
+
+
+def _short(value: Any, source: DataSource, column: str) -> Any:
+    """A number, a truth value or a text. A class label is its name, and a number that is none is missing."""
+    if _missing(value):
+        return None
+    return _named(value, source, column) if getattr(source.data.features[column], "names", None) else value
 
 
 def _one(values: Mapping[str, Any], source: DataSource, layout: ColumnMapping, role: str) -> str | None:

@@ -41,7 +41,7 @@ from icl.option_listing import LETTERED, OptionListing
 from icl.registry import component, later_parameter, parameter
 from icl.tasks.base import Pool, SharedPoolTask
 from icl.tasks.cell_values import text_of
-from icl.tasks.columns import AnswerIs, ColumnMapping, group_name, read_examples, row_image_keys
+from icl.tasks.columns import AnswerIs, ColumnMapping, group_name, read_examples, row_image_keys, short_columns
 from icl.tasks.presets import PRESETS
 from icl.tasks.relative_paths import RelativePaths
 from icl.tasks.source import DEFAULT_SPLIT, DataSource, open_source
@@ -61,7 +61,8 @@ class HubTask(SharedPoolTask, RelativePaths):
     Roles of columns: question, hint (text before the question), image (one column or several; a cell holds one image or
     a list), video (a path; frames are images), answer (a text, a number, a class, or a list of accepted ones), options
     (a list, or several columns), group (one column or several), id, label, domain (one column each), objects (a list of
-    the COCO objects in the image, for CHAIR), meta (columns to store with each sample; never the gold).
+    the COCO objects in the image, for CHAIR), meta (columns of lists or long texts to store with each sample, and
+    columns that components read; never the gold). Other columns with one number or short text a row are stored too.
     """
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = PRESETS
@@ -126,7 +127,8 @@ class HubTask(SharedPoolTask, RelativePaths):
             chosen = self._whole(list(rows), self.query_limit)
         else:
             chosen = self._choice(self._source, rows, self.query_limit, "queries")
-        examples = self._read(self._source, chosen, self._ids(self._source, self._split, False))
+        ids, more = self._ids(self._source, self._split, False), short_columns(self._source, self._layout)
+        examples = self._read(self._source, chosen, ids, more)
         if self.group_rows:
             first = [row - row % self.group_rows for row in chosen]
             return tuple(replace(e, group=f"rows from {row}") for e, row in zip(examples, first, strict=True))
@@ -179,6 +181,11 @@ class HubTask(SharedPoolTask, RelativePaths):
     @property
     def _one_split(self) -> bool:
         return self.pool_split is None and self.pool_path is None
+
+    @property
+    def data_columns(self) -> list[str]:
+        """All columns of the queries' data."""
+        return self._source.columns
 
     @property
     def _split(self) -> str:
@@ -239,8 +246,10 @@ class HubTask(SharedPoolTask, RelativePaths):
             )
         return chosen
 
-    def _read(self, source: DataSource, rows: Sequence[int], ids: Sequence[str]) -> tuple[Example, ...]:
-        return tuple(read_examples(source, self._layout, rows, [ids[row] for row in rows]))
+    def _read(
+        self, source: DataSource, rows: Sequence[int], ids: Sequence[str], more: Sequence[str] = ()
+    ) -> tuple[Example, ...]:
+        return tuple(read_examples(source, self._layout, rows, [ids[row] for row in rows], more))
 
     @cached_property
     def _divided(self) -> tuple[list[int], list[int]]:

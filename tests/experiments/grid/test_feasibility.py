@@ -196,6 +196,25 @@ def test_a_column_without_values_or_with_too_many_is_an_error_before_the_run(yam
         check("empty")
 
 
+def test_by_takes_a_column_that_no_map_names_and_an_error_lists_those_of_the_data(
+    yaml_file: Write, tmp_path: Path
+) -> None:
+    rows = [{"q": "what?", "a": "x", "id": i, "type": "easy", "year": i % 3, "tags": ["t"]} for i in range(9)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    task = f"{{name: hub, path: {tmp_path / 'rows.jsonl'}, columns: {{question: q, answer: a, id: id}}}}"
+
+    def check(column: str) -> None:
+        check_data(expand(load_config(yaml_file(f"model: fake-gold\ntask: {task}\nby: [{column}]\n"))))
+
+    check("type, year")
+    with pytest.raises(ConfigError, match=r"no column 'typ'\. Did you mean 'type'\? Columns: type, year, answer\.$"):
+        check("typ")
+    with pytest.raises(
+        ConfigError, match=r"Columns: type, year, answer\. 'tags' of the data set is empty, or its values are"
+    ):
+        check("tags")
+
+
 def test_facts_that_cannot_be_stored_are_an_error_before_the_run() -> None:
     task: Any = SimpleNamespace(queries=(SimpleNamespace(id="q", meta={"kinds": {"a"}}),))
     with pytest.raises(DataError, match=r"^x: meta of query 'q' cannot be stored: Object of type set is not JSON"):

@@ -427,6 +427,19 @@ def test_the_question_is_filled_in_from_columns_and_meta_is_carried(tmp_path):
     assert (dict(query.meta), query.domain, query.group) == ({"kind": "popular"}, "web", "p")
 
 
+def test_short_columns_are_stored_without_a_name_and_a_query_does_not_have_them(tmp_path):
+    short = {"kind": "popular", "year": 2020, "score": float("nan"), "sure": True, "none": None}
+    rows_ = [
+        {"ask": f"{i}?", "said": "red", "gold_again": "red", "long": "x" * 300, "tags": ["a"], **short} for i in (0, 1)
+    ]
+    Dataset.from_list(rows_).to_parquet(tmp_path / "d.parquet")
+    loaded = task(tmp_path / "d.parquet", columns={"question": "ask", "answer": "said", "meta": ["tags"]})
+    (query,) = loaded.queries
+    assert dict(query.columns) == {"gold_again": "red", "kind": "popular", "year": 2020, "score": None, "sure": True}
+    assert dict(query.meta) == dict(query.query.meta) == {"tags": ["a"]}
+    assert not hasattr(query.query, "columns")
+
+
 def test_no_image_is_decoded_when_data_is_read(tmp_path, monkeypatch):
     dataset("red", "blue", "green", "black").save_to_disk(tmp_path / "d")
     opened = []

@@ -1,0 +1,238 @@
+"""A study of a data set from a look at its columns: names, types, and the values of some rows."""
+
+import json
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from icl.errors import DataError, ICLError
+from icl.tasks.cell_values import parse_list
+from icl.tasks.columns import ColumnMapping, short_columns
+from icl.tasks.source import IMAGES, SPLIT_COLUMN, DataSource, open_source
+
+ROWS = 200
+"""The number of rows whose values are read."""
+MAX_CATEGORIES = 12
+"""The largest number of values of a column that is proposed for `by`."""
+SPLITS = (None, "validation", "dev", "val", "train")
+"""The splits that are tried in turn; None: all rows of a file, else test."""
+NAMES = {
+    "question": ("question", "query", "prompt", "instruction", "q", "text"),
+    "hint": ("hint", "context"),
+    "image": ("image", "images", "img", "picture", "photo", "image_path", "file_name", "filename", "path", "file"),
+    "answer": (
+        "answer",
+        "answers",
+        "label",
+        "labels",
+        "gold",
+        "target",
+        "correct_answer",
+        "correct",
+        "class",
+        "caption",
+    ),
+    "options": ("options", "choices", "candidates"),
+    "id": ("id", "index", "question_id", "qid", "uid", "key"),
+}
+"""Role -> names of columns that have it, the most likely first."""
+LETTERED = re.compile(r"^(?:(?:option|choice|answer)[_ ]?)?([a-h])$", re.IGNORECASE)
+PLAIN = re.compile(r"[A-Za-z][\w./-]*")
+YAML_WORDS = ("y", "n", "yes", "no", "on", "off", "true", "false", "null")
+
+
+@dataclass
+class Guess:
+    """Keys of the task, with a comment for those that are unsure, and sentences on what was not found."""
+
+    columns: dict[str, Any] = field(default_factory=dict)
+    keys: dict[str, Any] = field(default_factory=dict)
+    comments: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    by: list[str] = field(default_factory=list)
+
+
+def study_of_data(template: str, data: Path, folder: Path) -> tuple[str, list[str]]:
+    """The text of a study whose task is the data, and sentences on what could not be guessed.
+
+    Args:
+        template: The study on a shipped task.
+        data: A file or folder.
+        folder: The folder of the study, to which its path is relative.
+
+    Raises:
+        DataError: The data cannot be read.
+    """
+    source, split = _opened(data)
+    guess = _guess(source, split, has_train=split is None and data.is_dir() and _has_train(data))
+    path: str = os.path.relpath(str(data), str(folder))
+    task = {"name": "hub", "path": path, **guess.keys, "columns": guess.columns}
+    shots = _check(task, data, guess) if "answer" in guess.columns else None
+    lines = ["task:", "  name: hub", f"  path: {_yaml(path)}"]
+    lines += [_line(key, value, guess.comments, "  ") for key, value in guess.keys.items()]
+    lines += ["  columns:", *(_line(role, value, guess.comments, "    ") for role, value in guess.columns.items())]
+    if "answer" not in guess.columns:
+        lines.append("    answer:  # write the column of the answers here; there are " + ", ".join(source.columns))
+    if guess.by:
+        lines.append(f"# by: {_yaml(guess.by)}  # a table for each value")
+    text = re.sub(r"^task: .*$", lambda _: "\n".join(lines), template, flags=re.MULTILINE)
+    if "image" not in guess.columns:
+        text = text.replace("{name: knn, by: image}", "{name: knn, by: text}").replace("[greedy, vcd]", "[greedy]")
+    return text if shots is None else text.replace("shots: [0, 4]", f"shots: {shots}"), guess.notes
+
+
+def _opened(data: Path) -> tuple[DataSource, str | None]:
+    """The data and the split that it is. Raises the first error if it has no split of a usual name."""
+    if not data.exists():
+        raise DataError(f"--data: there is no file or folder {data}.")
+    first: DataError | None = None
+    for split in SPLITS:
+        try:
+            return open_source(str(data.resolve()), None, split), split
+        except DataError as error:
+            first = first or error
+    raise first or DataError(f"--data: {data} has no split.")
+
+
+def _has_train(folder: Path) -> bool:
+    try:
+        return bool(open_source(str(folder.resolve()), None, "train").columns)
+    except DataError:
+        return False
+
+
+def _guess(source: DataSource, split: str | None, *, has_train: bool) -> Guess:
+    """The map of the columns. has_train: whether a folder has the split `train` beside `test`."""
+    guess = Guess()
+    rows = source.data.select(range(min(ROWS, len(source))))
+    values = {name: [value for value in rows[name] if value is not None] for name in source.columns}
+    free = dict.fromkeys(source.columns)
+
+    def take(role: str, names: Sequence[str], comment: str = "") -> None:
+        guess.columns[role] = names[0] if len(names) == 1 else list(names)
+        if comment:
+            guess.comments[role] = comment
+        for name in names:
+            free.pop(name, None)
+
+    if split is not None:
+        guess.keys["split"] = split
+    elif has_train:
+        guess.keys |= {"split": "test", "pool_split": "train"}
+    elif SPLIT_COLUMN in source.columns:
+        _split_keys(guess, sorted(set(map(str, source.data[SPLIT_COLUMN]))))
+    images = [name for name in free if _is_image(source, name, values[name])]
+    if images:
+        named = _named("image", images)
+        take("image", named or images, "" if named else "guess: they look like images")
+    lettered = [name for name in free if LETTERED.match(name)]
+    lists = [name for name in free if values[name] and all(map(_is_list, values[name]))]
+    if len(lettered) > 1:
+        take("options", sorted(lettered))
+    elif options := _named("options", lists):
+        take("options", options)
+    for role in ("question", "answer", "id", "hint"):
+        names = _named(role, list(free))
+        if names and (role != "id" or len(set(source.data[names[0]])) == len(source)):
+            take(role, names)
+    texts = [name for name in free if values[name] and all(isinstance(value, str) for value in values[name])]
+    if "question" not in guess.columns and (questions := [n for n in texts if all("?" in v for v in values[n])]):
+        take("question", questions[:1], "guess: each row has a question mark")
+    _missing_roles(guess, source)
+    if "answer" in guess.columns:
+        _answer_keys(guess, source, values)
+    categories = short_columns(source, ColumnMapping({"answer": "", **guess.columns}, "?"))
+    guess.by = [n for n in categories if n != SPLIT_COLUMN and 1 < len(set(values.get(n, ()))) <= MAX_CATEGORIES]
+    return guess
+
+
+def _missing_roles(guess: Guess, source: DataSource) -> None:
+    """Notes on roles that no column has."""
+    if "question" not in guess.columns:
+        guess.keys["question"] = "What is this?"
+        guess.comments["question"] = "no column has questions: this one is for all rows"
+        guess.notes.append("No column has questions, so every row is asked the same: change `question`.")
+    if "answer" not in guess.columns:
+        guess.notes.append(f"No column of answers was found among {', '.join(source.columns)}: set `columns.answer`.")
+    if "image" not in guess.columns:
+        guess.notes.append("No column has images, so the study asks without images.")
+    if len(source) < 2:
+        guess.notes.append("The data has one row, so no row is left as a demonstration. Add rows.")
+
+
+def _split_keys(guess: Guess, splits: Sequence[str]) -> None:
+    """The split of the queries and of the pool by the values of the column `split`."""
+    queries = next((name for name in ("test", "validation", "dev", "val") if name in splits), None)
+    if queries is None or len(splits) < 2:
+        return
+    guess.keys["split"] = queries
+    if "train" in splits:
+        guess.keys["pool_split"] = "train"
+    guess.comments["split"] = f"values of the column: {', '.join(splits)}"
+
+
+def _answer_keys(guess: Guess, source: DataSource, values: dict[str, list[Any]]) -> None:
+    """How answers point to options, and whether answers are classes."""
+    answers = values[guess.columns["answer"]]
+    if "options" in guess.columns:
+        if all(isinstance(answer, int) for answer in answers):
+            guess.keys["answer_is"] = "index"
+        elif all(re.fullmatch(r"\(?[A-Ha-h][).]?", str(answer).strip()) for answer in answers):
+            guess.keys["answer_is"] = "letter"
+        if answers and guess.keys.get("answer_is"):
+            guess.comments["answer_is"] = f"guess: answers are such as {answers[0]}"
+    elif getattr(source.data.features[guess.columns["answer"]], "names", None):
+        guess.keys["answer_is"] = "class"
+
+
+def _check(task: dict[str, Any], data: Path, guess: Guess) -> list[int] | None:
+    """The numbers of shots if the pool is small; None for those of the template. What does not work becomes a note."""
+    from icl.registry import build
+
+    try:
+        built = build("task", {**task, "path": str(data.resolve())})
+        size = built.pool_size if built.queries else 0
+    except ICLError as error:
+        guess.notes.append(f"The data cannot be used as guessed: {error}")
+        return None
+    image = next((image for query in built.queries[:1] for image in query.images), None)
+    try:
+        if image is not None:
+            image.open()
+    except ICLError as error:
+        guess.notes.append(f"The first image cannot be opened: {error}")
+    return [0, size] if size < 4 else None
+
+
+def _named(role: str, names: Sequence[str]) -> list[str]:
+    """The column that is most likely of a role, by its name; none if no name is of the role."""
+    by_name = {name.lower(): name for name in reversed(names)}
+    return [by_name[name] for name in NAMES[role] if name in by_name][:1]
+
+
+def _is_image(source: DataSource, name: str, values: Sequence[Any]) -> bool:
+    """Whether a column has images, lists of images, or paths of image files."""
+    feature = source.data.features[name]
+    if "Image(" in repr(feature):
+        return True
+    cells = [cell for value in values for cell in (value if isinstance(value, list) else [value])]
+    return bool(cells) and all(isinstance(cell, str) and Path(cell).suffix.lower() in IMAGES for cell in cells)
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, list | dict) or (isinstance(value, str) and parse_list(value) is not None)
+
+
+def _line(key: str, value: Any, comments: dict[str, str], indent: str) -> str:
+    return f"{indent}{key}: {_yaml(value)}" + (f"  # {comments[key]}" if key in comments else "")
+
+
+def _yaml(value: Any) -> str:
+    if isinstance(value, list):
+        return f"[{', '.join(map(_yaml, value))}]"
+    text = str(value)
+    is_plain = PLAIN.fullmatch(text) and text.lower() not in YAML_WORDS
+    return text if is_plain else json.dumps(text, ensure_ascii=False)
