@@ -32,7 +32,6 @@ No released code. `pope`, `vqa`, `vl_icl` and `link_context` are released rules.
 from dataclasses import dataclass
 from typing import ClassVar
 
-from icl.metrics.answer_extraction import check_rule, extract_answer
 from icl.metrics.base import Better
 from icl.metrics.normalize import normalize_vqa
 from icl.option_listing import in_texts
@@ -46,7 +45,8 @@ def contains_answer(output: str, answers: tuple[str, ...], options: tuple[str, .
     Args:
         rule: How the answer is found in the output (`icl.metrics.answer_extraction.extract_answer`).
     """
-    from icl.metrics.answer_matching import gives_answer  # compiles many patterns, which a plan does not need
+    from icl.metrics.answer_extraction import extract_answer  # these compile many patterns, which a plan does not need
+    from icl.metrics.answer_matching import gives_answer
 
     answer = extract_answer(output, rule).text
     return bool(answer) and gives_answer(answer, tuple(answers), tuple(options))
@@ -63,7 +63,10 @@ class Lenient:
     answer: str = "auto"  # how the answer is found: auto, first_line, last_line, boxed, none, after:TEXT, regex:PATTERN
 
     def __post_init__(self) -> None:
-        check_rule(self.answer)
+        if self.answer != "auto":
+            from icl.metrics.answer_extraction import check_rule
+
+            check_rule(self.answer)
 
     def score(self, generation: Generation, example: Example) -> float | None:
         from icl.metrics.yes_no import asks_yes_no, read_yes_no
