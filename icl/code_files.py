@@ -2,7 +2,8 @@
 
 They are the component's own file, the modules that it imports from its own folder or package, the imports of these in
 turn, and the data of these modules: each file beside or below a module that a string in it names, if the module uses
-`__file__`. Installed packages do not count. A file that depends on no other has the digest of its bytes.
+`__file__` and does not write the file (by `open`, `write_text` or `write_bytes`). Installed packages do not count. A
+file that depends on no other has the digest of its bytes.
 """
 
 import ast
@@ -182,7 +183,7 @@ def _references(source: bytes) -> tuple[tuple[tuple[int, str, str], ...], tuple[
         tree = ast.parse(source)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return (), ()
-    imports, texts, finds_data = list[tuple[int, str, str]](), set[str](), False
+    imports, texts, finds_data = list[tuple[int, str, str]](), _texts(tree), False
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             for alias in node.names:
@@ -192,9 +193,40 @@ def _references(source: bytes) -> tuple[tuple[tuple[int, str, str], ...], tuple[
             imports += [(node.level, node.module or "", alias.name) for alias in node.names]
         elif isinstance(node, ast.Name):
             finds_data |= node.id == "__file__"
-        elif isinstance(node, ast.BinOp | ast.Call | ast.Constant):
-            texts.add("/".join(_path_parts(node)).lstrip("/"))
-    return tuple(dict.fromkeys(imports)), tuple(sorted(filter(_may_name_a_file, texts))) if finds_data else ()
+    if not finds_data:
+        return tuple(dict.fromkeys(imports)), ()
+    read = texts.difference(*map(_texts, _written_paths(tree)))
+    return tuple(dict.fromkeys(imports)), tuple(sorted(filter(_may_name_a_file, read)))
+
+
+def _texts(tree: ast.AST) -> set[str]:
+    nodes = [node for node in ast.walk(tree) if isinstance(node, ast.BinOp | ast.Call | ast.Constant)]
+    return {"/".join(_path_parts(node)).lstrip("/") for node in nodes}
+
+
+def _written_paths(tree: ast.AST) -> Iterator[ast.expr]:
+    """The path of each call that writes a file; for a name that the module assigns once, also what it is assigned."""
+    assigned: dict[str, list[ast.expr]] = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None:
+            for target in node.targets if isinstance(node, ast.Assign) else [node.target]:
+                assigned.setdefault(ast.unparse(target), []).append(node.value)
+    for call in ast.walk(tree):
+        if not isinstance(call, ast.Call) or not _writes(call):
+            continue
+        for path in (*([call.func.value] if isinstance(call.func, ast.Attribute) else []), *call.args[:1]):
+            yield path
+            names = [ast.unparse(node) for node in ast.walk(path) if isinstance(node, ast.Name | ast.Attribute)]
+            yield from (assigned[name][0] for name in names if len(assigned.get(name, ())) == 1)
+
+
+def _writes(call: ast.Call) -> bool:
+    name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
+    if name != "open":
+        return name in {"write_text", "write_bytes"}
+    modes = [*call.args, *(keyword.value for keyword in call.keywords if keyword.arg == "mode")]
+    texts = [{*node.value} for node in modes if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+    return any(text <= {*"rwaxbt+"} and text & {*"wax+"} for text in texts)
 
 
 def _path_parts(node: ast.expr) -> list[str]:

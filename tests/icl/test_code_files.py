@@ -92,6 +92,39 @@ def test_other_files_beside_it_do_not_count(folder: Path, name: str) -> None:
     assert (code_digest_of_file(folder / "mine.py"), code_digest_of_file(folder / "alone.py")) == before
 
 
+@pytest.mark.parametrize(
+    "code",
+    [
+        "open(HERE / 'log', 'a')",
+        "(HERE / 'log').open(mode='w')",
+        "open(f'{HERE}/log', 'x')",
+        "LOG.write_text('1')",
+        "LOG.parent.joinpath('log').write_bytes(b'1')",
+        "self.log = os.path.join(HERE, 'log'); gzip.open(self.log, 'wb')",
+    ],
+)
+def test_a_file_that_the_component_writes_does_not_count(tmp_path: Path, code: str) -> None:
+    """Otherwise each run of it would make another component of it."""
+    text = f"HERE = Path(__file__).parent\nLOG = HERE / 'log'\nRULES = HERE / 'rules'\ndef run(self):\n    {code}\n"
+    write(tmp_path, {"mine.py": text, "rules": "1"})
+    before = code_digest_of_file(tmp_path / "mine.py")
+    (tmp_path / "log").write_text("1")
+    assert code_digest_of_file(tmp_path / "mine.py") == before
+    edit(tmp_path / "rules")
+    assert code_digest_of_file(tmp_path / "mine.py") != before
+
+
+@pytest.mark.parametrize(
+    "code", ["open(LOG)", "LOG.open('rb')", "open(LOG, encoding='utf-8')", "LOG = HERE / 'a'; LOG.write_text('1')"]
+)
+def test_a_file_that_it_may_only_read_counts(tmp_path: Path, code: str) -> None:
+    text = f"HERE = Path(__file__).parent\nLOG = HERE / 'log'\ndef run():\n    {code}\n"
+    write(tmp_path, {"mine.py": text, "log": "1"})
+    before = code_digest_of_file(tmp_path / "mine.py")
+    edit(tmp_path / "log")
+    assert code_digest_of_file(tmp_path / "mine.py") != before
+
+
 def test_the_digest_names_its_files(folder: Path) -> None:
     names = names_of_files(code_digest_of_file(folder / "mine.py"))
     assert names[0] == "mine.py"
