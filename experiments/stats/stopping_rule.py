@@ -14,10 +14,11 @@ Each comparison has a test with one method, `look`, which gets the clusters so f
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import nan, sqrt
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BeforeValidator
 
 from experiments.config.keys import StopSpec
 from experiments.stats.exchange_looks import ExchangeLooks, exchange_differences, num_patterns
@@ -36,6 +37,8 @@ from experiments.stats.sequential import (
 
 Floats = NDArray[np.float64]
 End = Literal["running", "decided", "open", "equal"]
+NaNFromNull = Annotated[float, BeforeValidator(lambda value: nan if value is None else value)]
+"""A number that is NaN if a file has null for it."""
 
 DEFAULT_LOOKS = 20
 LOOKS_OF_SEVERAL_MODELS = 5
@@ -94,10 +97,10 @@ class LookResult:
     time: float
     p: float
     side: int
-    z: float
-    difference: float
-    low: float = nan
-    high: float = nan
+    z: NaNFromNull
+    difference: NaNFromNull
+    low: NaNFromNull = nan
+    high: NaNFromNull = nan
     is_equal: bool = False
     pairs: int = 0
 

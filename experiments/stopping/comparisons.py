@@ -14,6 +14,7 @@ from experiments.grid.grid import Cell, Grid
 from experiments.grid.label_matching import match_label
 from experiments.stats.arms import NO_VALUE, Arm, describe_arm, reference_of
 from experiments.store.equivalent_cells import equivalence_digest
+from experiments.store.json_shapes import Digest
 from icl.errors import ConfigError
 
 
@@ -32,11 +33,11 @@ class PlannedComparison:
     """
 
     task: str
-    arm: tuple[str, ...]
-    reference: tuple[str, ...]
+    arm: tuple[Digest, ...]
+    reference: tuple[Digest, ...]
     name: str
     against: str
-    cells: tuple[str, ...] = ()
+    cells: tuple[Digest, ...] = ()
     axes: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -50,13 +51,6 @@ class PlannedComparison:
 
     def to_dict(self) -> dict[str, Any]:
         return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
-
-    @staticmethod
-    def from_dict(node: Mapping[str, Any]) -> "PlannedComparison":
-        listed: dict[str, Any] = {
-            key: tuple(value) if isinstance(value, list) else value for key, value in node.items()
-        }
-        return PlannedComparison(**listed)
 
 
 def planned_comparisons(grid: Grid) -> list[PlannedComparison]:

@@ -25,11 +25,11 @@ from experiments.stats.run_statistics import (
 )
 from experiments.stats.stopping_rule import LookResult, PairedLooks, RunLevelLooks, Standing, end_comparisons
 from experiments.stopping.comparisons import PlannedComparison
-from experiments.stopping.look_files import look_path, read_look, write_once
+from experiments.stopping.look_files import Look, LookEntry, look_path, read_look, write_once
 from experiments.stopping.plan import REMEDY, StopPlan
 from experiments.stopping.records import FamilyRecord, read_standing
 from experiments.stopping.scores import ScoreReader
-from experiments.store.store import Store, write_json
+from experiments.store.store import Store
 from icl.errors import DamagedFileError
 from icl.metrics.base import RunLevelMetric
 
@@ -138,8 +138,7 @@ class Family:
         """Takes or reads the next look. Returns whether there was one."""
         path, damage = look_path(self.folder, self.next_look), None
         try:
-            content = read_look(self.folder, self.next_look, self.plan)
-            self._check_sums(content, path)
+            content = self._read()
         except DamagedFileError as error:
             content, damage = None, error
         if content is None:
@@ -149,20 +148,24 @@ class Family:
             self.reader.refresh([d for i in ready for d in (*self._own(i).arm, *self._own(i).reference)])
             if not ready or not all(self._is_complete(i) for i in ready):
                 return False
-            content = self._evaluate(ready)
             if damage:
-                write_json(path, content)
+                path.unlink(missing_ok=True)
                 self.mended.append(path)
-            else:
-                content = write_once(path, content)
-        self._apply(content)
+            write_once(path, self._evaluate(ready))
+            content = self._read()
+        if content is not None:
+            self._apply(content)
         return True
 
-    def _check_sums(self, content: Mapping[str, Any] | None, path: Path) -> None:
-        """Raises DamagedFileError if a look goes on from another earlier look than the one that was read or taken."""
-        for key, node in (content or {"comparisons": {}})["comparisons"].items():
-            if "sums" in node and len(node["sums"]) != node["clusters"] - self.progress[int(key)].clusters:
+    def _read(self) -> Look | None:
+        """The next look. Raises DamagedFileError also if it goes on from another look than the last one."""
+        content = read_look(self.folder, self.next_look, self.plan)
+        for key, entry in content.comparisons.items() if content else ():
+            new = entry.clusters - self.progress[int(key)].clusters
+            if entry.sums is not None and len(entry.sums) != new:
+                path = look_path(self.folder, self.next_look)
                 raise DamagedFileError(f"{path} does not go on from the look before. {REMEDY}")
+        return content
 
     def _own(self, i: int) -> PlannedComparison:
         return self.plan.comparisons[i]
@@ -254,18 +257,18 @@ class Family:
             (*progress.dropped, *((str(q), int(s)) for q, s in part.get("dropped", ()))),
         )
 
-    def _apply(self, content: Mapping[str, Any]) -> None:
+    def _apply(self, content: Look) -> None:
         """Takes over a look from its file, after this process or another one wrote it."""
         self.look += 1
-        for key, node in content["comparisons"].items():
+        for key, entry in content.comparisons.items():
             i = int(key)
-            self.standings[i] = standing = read_standing(node, self.standings[i], self.look)
-            if "result" in node and standing.result is not None:
-                self._replay(i, node, standing.result)
+            self.standings[i] = read_standing(entry, self.standings[i], self.look)
+            if entry.result is not None:
+                self._replay(i, entry, entry.result)
 
-    def _replay(self, i: int, node: Mapping[str, Any], result: LookResult) -> None:
+    def _replay(self, i: int, entry: LookEntry, result: LookResult) -> None:
         """Brings the test of a comparison to the state after a look that is read from its file."""
-        progress, test = self._extended(i, node), self.tests[i]
+        progress, test = self._extended(i, entry.model_dump(exclude_none=True)), self.tests[i]
         if progress.clusters > self.progress[i].clusters and not self._has_looked(i, progress.clusters):
             if self.plan.is_run_level:
                 self.reader.refresh([*self._own(i).arm, *self._own(i).reference])

@@ -10,14 +10,37 @@ import os
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import StringConstraints
+
+from experiments.stats.stopping_rule import End, LookResult, NaNFromNull
 from experiments.stopping.plan import REMEDY, StopPlan
-from experiments.store.json_shapes import LookShape, check_shape
+from experiments.store.json_shapes import Shape, check_shape
 from experiments.store.store import read_mapping
 from icl.errors import DamagedFileError, StoreError
 
 FOLDER = "looks"
+
+
+class LookEntry(Shape):
+    """A comparison in the file of a look. Without a result, it ended by its last one."""
+
+    pairs_digest: str
+    end: End
+    chance: NaNFromNull
+    clusters: int = 0
+    sums: tuple[float, ...] | None = None
+    pairs: tuple[int, ...] = ()
+    dropped: tuple[tuple[str, int], ...] = ()
+    result: LookResult | None = None
+
+
+class Look(Shape):
+    """The shape of looks/family-<n>/look-<k>.json. of: the number of the last look."""
+
+    comparisons: dict[Annotated[str, StringConstraints(pattern=r"^[0-9]{1,9}$")], LookEntry]
+    of: int | None = None
 
 
 def family_folders(run: Path) -> list[Path]:
@@ -45,7 +68,7 @@ def read_plan(family: Path) -> StopPlan:
     return StopPlan.from_dict(content, path)
 
 
-def read_look(family: Path, look: int, plan: StopPlan) -> dict[str, Any] | None:
+def read_look(family: Path, look: int, plan: StopPlan) -> Look | None:
     """The content of a look, or None if it was not taken.
 
     Raises:
@@ -64,26 +87,24 @@ def may_be_of_plan(family: Path, plan: StopPlan) -> bool:
     """Whether the looks of a family that can be read have the comparisons of a plan."""
     for path in family.glob("look-*.json"):
         with suppress(DamagedFileError):
-            content = _read_shaped(path) or {}
-            if content.get("of") != plan.num_looks or not _is_of_plan(content, plan):
+            content = _read_shaped(path)
+            if content is None or content.of != plan.num_looks or not _is_of_plan(content, plan):
                 return False
     return True
 
 
-def _read_shaped(path: Path) -> dict[str, Any] | None:
+def _read_shaped(path: Path) -> Look | None:
     content = read_mapping(path, REMEDY)
-    if content is not None:
-        check_shape(LookShape, content, path, REMEDY)
-    return content
+    return None if content is None else check_shape(Look, content, path, REMEDY)
 
 
-def _is_of_plan(content: Mapping[str, Any], plan: StopPlan) -> bool:
+def _is_of_plan(content: Look, plan: StopPlan) -> bool:
     digests = {str(i): one.digest for i, one in enumerate(plan.comparisons)}
-    return all(node["pairs_digest"] == digests.get(key) for key, node in content["comparisons"].items())
+    return all(entry.pairs_digest == digests.get(key) for key, entry in content.comparisons.items())
 
 
-def write_once(path: Path, content: Mapping[str, Any]) -> dict[str, Any]:
-    """Writes a file in one step unless it exists. Returns the content of the file that counts."""
+def write_once(path: Path, content: Mapping[str, Any]) -> None:
+    """Writes a file in one step unless it exists."""
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -103,4 +124,3 @@ def write_once(path: Path, content: Mapping[str, Any]) -> dict[str, Any]:
     finally:
         with suppress(OSError):
             part.unlink()
-    return read_mapping(path, REMEDY) or {}

@@ -9,7 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from annotated_types import Ge, MinLen
 
 from experiments.config.keys import DEFAULT_CORRECTION, StopSpec, primary_metric
 from experiments.grid.grid import Grid
@@ -17,7 +19,7 @@ from experiments.stats.exchange_looks import MAX_FAMILY
 from experiments.stats.sequential import look_sizes
 from experiments.stats.stopping_rule import LookDesign, least_differing, number_of_looks
 from experiments.stopping.comparisons import PlannedComparison, planned_comparisons
-from experiments.store.json_shapes import PlanShape, check_shape
+from experiments.store.json_shapes import Digest, Shape, check_shape
 from experiments.store.run_state import describe_metrics
 from icl.errors import ConfigError
 from icl.streams import StreamKey
@@ -106,20 +108,26 @@ class StopPlan:
     @staticmethod
     def from_dict(node: Mapping[str, Any], path: Path | str) -> "StopPlan":
         """The plan of a file. Raises DamagedFileError."""
-        check_shape(PlanShape, node, path, REMEDY)
+        own = check_shape(_PlanShape, node, path, REMEDY)
+        clusters = {
+            task: {name: tuple(queries) for name, *queries in clusters} for task, clusters in own.clusters.items()
+        }
         return StopPlan(
-            StopSpec(**node["stop"]),
-            node["looks"],
-            node["metric"],
-            dict(node["metric_node"]),
-            tuple(map(PlannedComparison.from_dict, node["comparisons"])),
-            {task: tuple(cells) for task, cells in node["untested"].items()},
-            {
-                task: {name: tuple(queries) for name, *queries in clusters}
-                for task, clusters in node["clusters"].items()
-            },
-            node["seeds"],
+            own.stop, own.looks, own.metric, own.metric_node, own.comparisons, own.untested, clusters, own.seeds
         )
+
+
+class _PlanShape(Shape):
+    """The shape of plan.json."""
+
+    stop: StopSpec
+    looks: Annotated[int, Ge(1)]
+    metric: str
+    metric_node: dict[str, Any]
+    seeds: Annotated[int, Ge(1)]
+    comparisons: tuple[PlannedComparison, ...]
+    untested: dict[str, tuple[Digest, ...]]
+    clusters: dict[str, list[Annotated[list[str], MinLen(2)]]]
 
 
 def cluster_name(query: str, group: str | None) -> str:

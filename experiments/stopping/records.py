@@ -2,12 +2,10 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from math import nan
 from pathlib import Path
-from typing import Any
 
-from experiments.stats.stopping_rule import LookResult, Standing
-from experiments.stopping.look_files import family_folders, read_look, read_plan
+from experiments.stats.stopping_rule import Standing
+from experiments.stopping.look_files import LookEntry, family_folders, read_look, read_plan
 from experiments.stopping.plan import StopPlan
 
 
@@ -53,13 +51,11 @@ def read_families(run: Path) -> list[FamilyRecord]:
     return [_read_family(folder) for folder in family_folders(run)]
 
 
-def read_standing(node: Mapping[str, Any], before: Standing, look: int) -> Standing:
+def read_standing(entry: LookEntry, before: Standing, look: int) -> Standing:
     """The standing of a comparison after a look, from its entry in the look's file."""
-    chance = nan if node["chance"] is None else float(node["chance"])
-    if "result" not in node:
-        return replace(before, end=node["end"], chance=chance)
-    values: dict[str, Any] = {name: nan if value is None else value for name, value in node["result"].items()}
-    return Standing(LookResult(**values), node["end"], look, chance)
+    if entry.result is None:
+        return replace(before, end=entry.end, chance=entry.chance)
+    return Standing(entry.result, entry.end, look, entry.chance)
 
 
 def common_queries(families: list[FamilyRecord]) -> Mapping[str, set[str]]:
@@ -83,8 +79,8 @@ def _read_family(folder: Path) -> FamilyRecord:
     standings, clusters, look = [Standing() for _ in plan.comparisons], [0] * plan.family, 0
     while (content := read_look(folder, look + 1, plan)) is not None:
         look += 1
-        for key, node in content["comparisons"].items():
+        for key, entry in content.comparisons.items():
             i = int(key)
-            standings[i] = read_standing(node, standings[i], look)
-            clusters[i] = node.get("clusters", clusters[i])
+            standings[i] = read_standing(entry, standings[i], look)
+            clusters[i] = entry.clusters or clusters[i]
     return FamilyRecord(plan, tuple(standings), tuple(clusters), look)

@@ -13,10 +13,18 @@ from experiments.config.keys import StopSpec
 from experiments.stats.stopping_rule import LookResult, Standing
 from experiments.stopping import look_files
 from experiments.stopping.comparisons import PlannedComparison
-from experiments.stopping.look_files import family_folder, family_folders, look_path, read_look, write_once
+from experiments.stopping.look_files import (
+    LookEntry,
+    family_folder,
+    family_folders,
+    look_path,
+    read_look,
+    write_once,
+)
 from experiments.stopping.plan import StopPlan, order_clusters
 from experiments.stopping.records import FamilyRecord, common_queries, read_families, read_standing
 from experiments.stopping.scores import ScoreReader
+from experiments.store.json_shapes import check_shape
 from experiments.store.store import Store
 from icl.errors import StoreError
 from icl.types import Example
@@ -101,14 +109,18 @@ def test_means_are_comparable_on_the_queries_that_all_arms_of_a_task_stand_on() 
     assert common_queries([waiting])["t"] == {query for own in CLUSTERS["t"].values() for query in own}
 
 
+def entry(**node: Any) -> LookEntry:
+    return check_shape(LookEntry, {"pairs_digest": "0", **node}, "look-001.json")
+
+
 def test_a_standing_is_read_from_its_entry() -> None:
     result = {"clusters": 2, "time": 0.5, "p": 0.01, "side": 1, "z": 2.0, "difference": 0.1, "low": None, "high": None}
-    standing = read_standing({"end": "decided", "chance": 0.25, "result": result}, Standing(), 3)
+    standing = read_standing(entry(end="decided", chance=0.25, result=result), Standing(), 3)
     assert (standing.end, standing.look, standing.chance) == ("decided", 3, 0.25)
     assert standing.result is not None
     assert isnan(standing.result.low)
     before = Standing(LookResult(1, 0.2, 0.5, 0, 0.0, 0.0), "running", 1, 0.7)
-    after = read_standing({"end": "open", "chance": None}, before, 3)
+    after = read_standing(entry(end="open", chance=None), before, 3)
     assert (after.result, after.end, after.look, isnan(after.chance)) == (before.result, "open", 1, True)
     assert after == replace(before, end="open", chance=after.chance)
 
@@ -157,8 +169,9 @@ def test_a_look_is_written_once(tmp_path: Path, links: bool, monkeypatch: pytest
     path = look_path(tmp_path / "family-1", 7)
     assert path.name == "look-007.json"
     assert read_look(path.parent, 7, plan()) is None
-    assert write_once(path, {"look": 7}) == {"look": 7}
-    assert write_once(path, {"look": 8}) == {"look": 7}
+    write_once(path, {"look": 7})
+    write_once(path, {"look": 8})
+    assert json.loads(path.read_text()) == {"look": 7}
     assert os.listdir(path.parent) == ["look-007.json"]
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match="cannot be written: "):
