@@ -72,8 +72,8 @@ def test_a_drawing_that_does_not_end_is_left_out() -> None:
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such limit")
 def test_the_renderer_cannot_open_a_file() -> None:
     code = (
-        "import os; from icl.tasks.drawings import svg_worker as worker\n"
-        "worker._limit(os.open(os.devnull, os.O_RDONLY))\n"
+        "import os; from icl.limited_process import _limit\n"
+        "_limit(2**30, os.open(os.devnull, os.O_RDONLY) + 1)\n"
         f"open({str(Path(svg_worker.__file__))!r})\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

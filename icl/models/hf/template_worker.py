@@ -8,12 +8,9 @@ SECONDS, and its memory is limited where the system can do that. Nothing but tra
     out    {"text": ...} or {"error": ...} or {"limit": ...}
 """
 
-import faulthandler
-import json
-import os
-import signal
-import sys
 from typing import Any
+
+from icl.limited_process import serve
 
 SECONDS = 5
 """Time of one rendering."""
@@ -23,8 +20,6 @@ CHARACTERS = 10_000_000
 
 BYTES = 2 * 2**30
 """Address space of the process, of which the imports take a third."""
-
-READY = "ready"  # icl.limited_process.READY
 
 
 def render(request: dict[str, Any]) -> dict[str, str]:
@@ -49,36 +44,10 @@ def render(request: dict[str, Any]) -> dict[str, str]:
 
 
 def main() -> None:
-    """Answer requests until the input ends."""
+    """Answers requests until the input ends."""
     import transformers.utils.chat_template_utils  # noqa: F401  (imported before the clock runs)
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent
-    _limit_memory()
-    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
-    sys.stdout = sys.stderr
-    answers.write(READY + "\n")
-    answers.flush()
-    with open(os.devnull, "w") as nowhere:
-        os.dup2(nowhere.fileno(), sys.stderr.fileno())  # nobody reads the errors of a process that has started
-        for line in sys.stdin:
-            faulthandler.dump_traceback_later(SECONDS, exit=True, file=nowhere)
-            answer = render(json.loads(line))
-            faulthandler.cancel_dump_traceback_later()
-            answers.write(json.dumps(answer) + "\n")
-            answers.flush()
-
-
-def _limit_memory() -> None:
-    try:
-        import resource
-    except ImportError:  # Windows
-        return
-    _, hard = resource.getrlimit(resource.RLIMIT_AS)
-    limit = BYTES if hard == resource.RLIM_INFINITY else min(BYTES, hard)
-    try:
-        resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
-    except (OSError, ValueError):  # macOS refuses limits below the size of its shared libraries
-        return
+    serve(render, SECONDS, BYTES)
 
 
 if __name__ == "__main__":

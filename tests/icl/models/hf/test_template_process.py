@@ -13,7 +13,7 @@ from tiny_models import prompt
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from icl.errors import ModelError
-from icl.models.hf import template_worker
+from icl.limited_process import READY
 from icl.models.hf.model import HF
 from icl.models.hf.rendering import PromptRenderer, messages, script
 from icl.models.hf.template_process import (
@@ -125,7 +125,7 @@ def test_the_process_ends_with_its_parent() -> None:
     """Its input ends, also if the parent was killed."""
     child = subprocess.Popen([sys.executable, "-P", str(WORKER)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert child.stdout is not None
-    assert child.stdout.readline().decode().strip() == template_worker.READY
+    assert child.stdout.readline().decode().strip() == READY
     assert child.stdin is not None
     child.stdin.close()
     assert child.wait(timeout=20) == 0
