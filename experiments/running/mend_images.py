@@ -10,6 +10,7 @@ from experiments.running.image_store import ImageStore
 from experiments.running.runner import cell_groups
 from experiments.running.windows import Windows
 from experiments.stats.formatting import format_count
+from experiments.store.finished_index import FILE
 from experiments.store.store import Store
 
 
@@ -36,6 +37,8 @@ def mend_images(store: Store, grid: Grid, of_samples: Mapping[str, tuple[str, st
                     prompts = (item.prompt for _, item in window if item.prompt is not None)
                     images.save(image for prompt in prompts for image in prompt.images if image.digest in of_samples)
     images.close()
+    if images.problem:  # the next run reads all samples, and tries again
+        (store.folder / FILE).unlink(missing_ok=True)
     if not images.problem and len(images.digests) == before:
         return ""
     count = format_count(len(images.digests) - before, "image")

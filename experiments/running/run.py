@@ -5,7 +5,7 @@ the missing samples in this process, or workers share them (`experiments.launch`
 """
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from experiments.config.config import Config
@@ -19,7 +19,6 @@ from experiments.running.judging import check_judges, judge_answers
 from experiments.running.rescore import rescore
 from experiments.running.run_session import RunOutcome, RunSession, refresh_run_file
 from experiments.stopping.stopping import Stopping, open_stopping
-from experiments.store.finished_index import has_unchecked_images, mark_images_checked
 from experiments.store.invocations import Invocation
 from experiments.store.lock import write_lock
 from experiments.store.run_state import RunState, load_run_state, next_free_folder, write_cells
@@ -93,7 +92,8 @@ def _compute_missing(
     """Computes the missing samples, in this process or with workers."""
     if earlier := find_earlier_launch(store, grid, progress):
         return RunOutcome(store.folder, **follow(earlier, store, grid, progress, observation), warnings=grid.warnings)
-    work = load_run_state(store, grid)
+    images: dict[str, tuple[str, str]] = {}
+    work = load_run_state(store, grid, images=images)
     if stopping := open_stopping(store, grid):
         stopping.advance()
         stopping.restrict(work)
@@ -108,7 +108,7 @@ def _compute_missing(
     if work.lost:
         write_cells(store, grid)
     if not work.left:
-        _mend_images(store, grid, work, progress)
+        _mend_images(store, grid, images, progress)
         _note_looks(stopping, progress)
         refresh_run_file(store, grid, stopping.sizes(grid) if stopping else None, is_finished=is_whole)
         observation.start(store, grid, work.finished_cells, all_observers=False)
@@ -131,7 +131,7 @@ def _compute_missing(
             on_cell = observation.cell_finished
             outcome = Runner(grid, store, work, progress, session, stopping=stopping, on_cell=on_cell).run()
             session.stop_reason = session.stop_reason or ("" if is_whole else f"--limit {limit}")
-        _mend_images(store, grid, work, progress)
+        _mend_images(store, grid, images, progress)
     if stopping:
         stopping.advance()
         if sizes := stopping.sizes(grid):
@@ -146,17 +146,13 @@ def _note_looks(stopping: Stopping | None, progress: Progress) -> None:
         progress.note(f"{path} was damaged or missing and is made again from the config and the samples.")
 
 
-def _mend_images(store: Store, grid: Grid, work: RunState, progress: Progress) -> None:
-    """Saves images of earlier samples that are missing or damaged. A folder that was checked before is not read."""
-    if work.images or (work.unread and has_unchecked_images(store)):
+def _mend_images(store: Store, grid: Grid, images: Mapping[str, tuple[str, str]], progress: Progress) -> None:
+    """Saves images of earlier samples that are missing or damaged. images: see `load_run_state`."""
+    if images:
         from experiments.running.mend_images import mend_images
 
-        for digest in work.unread:
-            store.finished_and_failed(digest, None, work.images)
-        if note := mend_images(store, grid, work.images):
+        if note := mend_images(store, grid, images):
             progress.note(note)
-        else:
-            mark_images_checked(store)
 
 
 def _state_notes(store: Store, grid: Grid, work: RunState) -> Iterator[str]:

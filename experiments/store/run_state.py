@@ -35,8 +35,6 @@ class RunState:
         present: The number of finished samples.
         total: The number of samples.
         damaged: The places of lines that are not complete samples of their cells.
-        images: For each digest of an image in a prompt, cell and query of a sample; without the cells in `unread`.
-        unread: Cells whose lines were not read, because they have not changed.
         lost: Cells with samples whose cell.json is missing or damaged. `write_cells` writes it again.
     """
 
@@ -45,8 +43,6 @@ class RunState:
     present: int = 0
     total: int = 0
     damaged: list[str] = field(default_factory=list)
-    images: dict[str, tuple[str, str]] = field(default_factory=dict)
-    unread: list[str] = field(default_factory=list)
     lost: list[str] = field(default_factory=list)
 
     def restrict(self, grid: Grid, limit: int) -> None:
@@ -72,13 +68,20 @@ class RunState:
         return len(self.finished_cells)
 
 
-def load_run_state(store: Store, grid: Grid, run_grid: Grid | None = None) -> RunState:
+def load_run_state(
+    store: Store,
+    grid: Grid,
+    run_grid: Grid | None = None,
+    images: dict[str, tuple[str, str]] | None = None,
+) -> RunState:
     """The state of a grid in a run directory.
 
     Args:
         store: The run directory.
         grid: The cells to look at.
         run_grid: All cells of the run, if `grid` has only a worker's share of them.
+        images: Receives cell and query of a sample for each digest of an image in a prompt, unless neither the cell nor
+            the folder of images has changed since the last call with `images`.
 
     Raises:
         StoreError: The folder belongs to another experiment, or its data have changed.
@@ -87,7 +90,7 @@ def load_run_state(store: Store, grid: Grid, run_grid: Grid | None = None) -> Ru
     digests = {id(task): data_digests(task) for task in grid.tasks}
     ids = {id(task): [query.id for query in task.queries] for task in grid.tasks}
     state = RunState()
-    states = read_cell_states(store, [cell.digest for cell in grid.cells], state.damaged, state.images, state.unread)
+    states = read_cell_states(store, [cell.digest for cell in grid.cells], state.damaged, images)
     for cell in grid.cells:
         stored = states[cell.digest]
         _check_data(store, cell, stored.data or {}, digests[id(cell.task)])
