@@ -64,14 +64,14 @@ def read_cell_states(
     for digest in digests:
         of_cell = _stats(store.cell_folder(digest), (".json", ".jsonl"))
         files, problems = canonical_digest([__version__, of_cell]), list[str]()
-        known = index.pop(digest, None)
-        if known is None or known.files != files or (saved and known.images != saved):
-            known = replace(_read_cell(store, digest, problems, images), files=files, images=saved)
-        states[digest] = known
+        state = index.pop(digest, None)
+        if state is None or state.files != files or (saved and state.images != saved):
+            state = replace(_read_cell(store, digest, problems, images), files=files, images=saved)
+        states[digest] = state
         if damaged is not None:
             damaged += problems
-        if known.data is not None and not problems:
-            index[digest] = known
+        if state.data is not None and not problems:
+            index[digest] = state
     if index != before:
         with suppress(StoreError):  # a full disk, or a folder of another user: the lines are read again
             write_bytes(store.folder / FILE, _adapter().dump_json(index))
