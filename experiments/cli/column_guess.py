@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from icl.errors import DataError, ICLError
-from icl.tasks.cell_values import parse_list
-from icl.tasks.columns import ColumnMapping, short_columns
+from icl.tasks.cell_values import parse_list, text_of
+from icl.tasks.columns import ColumnMapping, options_of, short_columns
 from icl.tasks.source import IMAGES, SPLIT_COLUMN, DataSource, open_source
 
 ROWS = 200
@@ -75,12 +75,13 @@ def study_of_data(template: str, data: Path, folder: Path) -> tuple[str, list[st
     lines += [_line(key, value, guess.comments, "  ") for key, value in guess.keys.items()]
     lines += ["  columns:", *(_line(role, value, guess.comments, "    ") for role, value in guess.columns.items())]
     if "answer" not in guess.columns:
-        lines.append("    answer:  # write the column of the answers here; there are " + ", ".join(source.columns))
+        names = ", ".join(map(_yaml, source.columns))
+        lines.append(f"    answer:  # write the column of the answers here; there are {names}")
     if guess.by:
         lines.append(f"# by: {_yaml(guess.by)}  # a table for each value")
     text = re.sub(r"^task: .*$", lambda _: "\n".join(lines), template, flags=re.MULTILINE)
     if "image" not in guess.columns:
-        text = text.replace("{name: knn, by: image}", "{name: knn, by: text}").replace("[greedy, vcd]", "[greedy]")
+        text = text.replace("{name: knn, by: image}", "{name: knn, by: question}").replace("[greedy, vcd]", "[greedy]")
     return text if shots is None else text.replace("shots: [0, 4]", f"shots: {shots}"), guess.notes
 
 
@@ -143,9 +144,9 @@ def _guess(source: DataSource, split: str | None, *, has_train: bool) -> Guess:
         take("question", questions[:1], "guess: each row has a question mark")
     _missing_roles(guess, source)
     if "answer" in guess.columns:
-        _answer_keys(guess, source, values)
+        _answer_keys(guess, source, rows)
     categories = short_columns(source, ColumnMapping({"answer": "", **guess.columns}, "?"))
-    guess.by = [n for n in categories if n != SPLIT_COLUMN and 1 < len(set(values.get(n, ()))) <= MAX_CATEGORIES]
+    guess.by = [n for n in categories if n in free and n != SPLIT_COLUMN and 1 < len({*values[n]}) <= MAX_CATEGORIES]
     return guess
 
 
@@ -171,21 +172,26 @@ def _split_keys(guess: Guess, splits: Sequence[str]) -> None:
     guess.keys["split"] = queries
     if "train" in splits:
         guess.keys["pool_split"] = "train"
-    guess.comments["split"] = f"values of the column: {', '.join(splits)}"
+    guess.comments["split"] = f"values of the column: {', '.join(map(_yaml, splits))}"
 
 
-def _answer_keys(guess: Guess, source: DataSource, values: dict[str, list[Any]]) -> None:
-    """How answers point to options, and whether answers are classes."""
-    answers = values[guess.columns["answer"]]
-    if "options" in guess.columns:
-        if all(isinstance(answer, int) for answer in answers):
-            guess.keys["answer_is"] = "index"
-        elif all(re.fullmatch(r"\(?[A-Ha-h][).]?", str(answer).strip()) for answer in answers):
-            guess.keys["answer_is"] = "letter"
-        if answers and guess.keys.get("answer_is"):
-            guess.comments["answer_is"] = f"guess: answers are such as {answers[0]}"
-    elif getattr(source.data.features[guess.columns["answer"]], "names", None):
-        guess.keys["answer_is"] = "class"
+def _answer_keys(guess: Guess, source: DataSource, rows: Any) -> None:
+    """How answers point to options, and whether answers are classes. Answers that are options are texts."""
+    column = guess.columns["answer"]
+    if "options" not in guess.columns:
+        if getattr(source.data.features[column], "names", None):
+            guess.keys["answer_is"] = "class"
+        return
+    layout = ColumnMapping({"answer": column, "options": guess.columns["options"]}, "?")
+    answered = [(text_of(row[column]).strip(), options_of(row, layout)) for row in rows if row[column] is not None]
+    if not answered or all(answer in options for answer, options in answered):
+        return
+    if all(answer.isdigit() for answer, _ in answered):
+        guess.keys["answer_is"] = "index"
+        guess.comments["answer_is"] = f"guess: answers are such as {answered[0][0]}, and 0 is the first option"
+    elif all(re.fullmatch(r"\(?[A-Ha-h][).]?", answer) for answer, _ in answered):
+        guess.keys["answer_is"] = "letter"
+        guess.comments["answer_is"] = f"guess: answers are such as {answered[0][0]}"
 
 
 def _check(task: dict[str, Any], data: Path, guess: Guess) -> list[int] | None:
@@ -235,4 +241,4 @@ def _yaml(value: Any) -> str:
         return f"[{', '.join(map(_yaml, value))}]"
     text = str(value)
     is_plain = PLAIN.fullmatch(text) and text.lower() not in YAML_WORDS
-    return text if is_plain else json.dumps(text, ensure_ascii=False)
+    return text if is_plain else json.dumps(text, ensure_ascii=not text.isprintable())

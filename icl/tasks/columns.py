@@ -122,6 +122,12 @@ def short_columns(source: DataSource, layout: ColumnMapping) -> list[str]:
     return columns
 
 
+def options_of(values: Mapping[str, Any], layout: ColumnMapping) -> tuple[str, ...]:
+    """The options of a row: those in its columns, or those of all rows."""
+    values_ = [item for column in layout.of("options") for item in _several(values[column])]
+    return tuple(text_of(item) for item in values_ if not _missing(item) and item != "nan") or layout.options
+
+
 def read_examples(
     source: DataSource, layout: ColumnMapping, rows: Sequence[int], ids: Sequence[str], more: Sequence[str] = ()
 ) -> Iterator[Example]:
@@ -136,7 +142,7 @@ def read_examples(
     classes = _classes(source, layout)
     for row, name, values in zip(rows, ids, texts, strict=True):
         at = f"{source.name} row {row}"
-        options = _options(values, layout) or classes
+        options = options_of(values, layout) or classes
         answers = _answers(values, source, layout, options, at)
         yield Example(
             id=name,
@@ -234,11 +240,6 @@ def group_name(values: Sequence[Any]) -> str | None:
     if not values or (len(values) == 1 and values[0] is None):
         return None
     return " / ".join(text_of(value) for value in values)
-
-
-def _options(values: Mapping[str, Any], layout: ColumnMapping) -> tuple[str, ...]:
-    values_ = [item for column in layout.of("options") for item in _several(values[column])]
-    return tuple(text_of(item) for item in values_ if not _missing(item) and item != "nan") or layout.options
 
 
 def _several(cell: Any) -> Sequence[Any]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from datasets import Dataset, DatasetDict, Features, Value
 from datasets import Image as ImageFeature
 from PIL import Image
@@ -64,6 +65,49 @@ def test_a_table_with_options_in_columns_and_letters(icl: ICL, tmp_path: Path) -
     assert (task["columns"]["id"], task["answer_is"]) == ("id", "letter")
     assert "answer_is: letter  # guess: answers are such as A" in (tmp_path / "seen.yaml").read_text()
     check_data(expand(load_config(tmp_path / "seen.yaml")))
+
+
+@pytest.mark.parametrize(
+    ("choices", "answers", "expected"),
+    [
+        (["3", "1", "2"], [1, 2, 3], (None, ["1", "2", "3"])),
+        ([4, 5, 2], [2, 5, 4], (None, ["2", "5", "4"])),
+        (["B", "C", "A"], ["A", "B", "C"], (None, ["A", "B", "C"])),
+        (["a dog", "a cat", "no"], ["2", "0", "1"], ("index", ["no", "a dog", "a cat"])),
+        (["a dog", "a cat", "no"], ["(c)", "(a)", "(b)"], ("letter", ["no", "a dog", "a cat"])),
+    ],
+)
+def test_answers_are_texts_if_they_are_options_and_else_point_to_one(
+    icl: ICL, tmp_path: Path, choices: Any, answers: Any, expected: tuple[str | None, list[str]]
+) -> None:
+    answer_is, gold = expected
+    lines = [row | {"label": answers[i % 3], "choices": choices} for i, row in enumerate(rows(tmp_path, 12))]
+    (tmp_path / "d.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    assert guessed(icl, tmp_path, "d.jsonl")[0].get("answer_is") == answer_is
+    task = expand(load_config(tmp_path / "seen.yaml")).tasks[0]
+    examples = [*task.queries, *task.pool(task.queries[0].id).examples]
+    assert {e.question: e.answer for e in examples} == {f"Which color is {i}?": gold[i % 3] for i in range(12)}
+
+
+def test_a_study_without_images_is_usable(icl: ICL, tmp_path: Path) -> None:
+    (tmp_path / "d.csv").write_text("question,answer\n" + "".join(f"{i} + 1?,{i + 1}\n" for i in range(12)))
+    guessed(icl, tmp_path, "d.csv")
+    grid = expand(load_config(tmp_path / "seen.yaml"))
+    check_data(grid)
+    assert {cell.labels["decoding"] for cell in grid.cells} >= {"greedy"}
+
+
+@pytest.mark.parametrize("line_break", ["\n", "\u2028", "\x85"])
+def test_names_and_values_of_the_data_write_no_key_of_the_study(icl: ICL, tmp_path: Path, line_break: str) -> None:
+    key = f"{line_break}seeds: [7]"
+    lines = [row | {"split": "test", key: "x"} for row in rows(tmp_path, 12)]
+    lines[0] |= {"split": f"train{key}"}
+    for row in lines:
+        del row["label"]
+    (tmp_path / "d.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    assert icl("new", "study", "mine", "--data", "d.jsonl").status == 0
+    study = yaml.safe_load((tmp_path / "mine.yaml").read_text())
+    assert (study["seeds"], study["task"]["split"]) == ([0, 1], "test")
 
 
 def test_parquet_and_a_saved_folder_with_embedded_images(icl: ICL, tmp_path: Path) -> None:
