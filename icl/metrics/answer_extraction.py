@@ -100,7 +100,7 @@ _TOTAL = re.compile(
     rf"(?:^{MARK}(?:total|sum|count|result|overall)(?:\s+\w+){{0,3}}{MARK}[:=]{MARK}|^=\s*|^.*\s(?:→|⇒|=>)\s+)(?P<value>.+)$",
     re.IGNORECASE,
 )
-_DENIAL = re.compile(r"\b(?:not|never|neither)\b|n't\b", re.IGNORECASE)
+_DENIAL = re.compile(r"\b(?:not|never|neither|wrong|incorrect)\b|n't\b", re.IGNORECASE)
 _PLEASANTRY = re.compile(
     r"^(?:of course|certainly|absolutely|definitely|sure|sure thing|great|good question|great question|thanks|thank you"
     r"|you(?:'re| are) (?:right|welcome|correct)|no problem|happy to help|hello|hi)\b",

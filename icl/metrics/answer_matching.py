@@ -72,7 +72,10 @@ _IMPRESSION = re.compile(
 )
 _CLAUSE = re.compile(r"(?:[^,;:?!.—–]|[,;:?!.](?!\s|$)|\bNo\.)+[,;:?!.—–]*")
 _ADDITION = re.compile(r"there (?:is|are) also\b")
-_UNREAL = re.compile(r" (?:(?:by|in) contrast |on the other hand |however |instead )?would\b")
+_UNREAL = re.compile(
+    r" (?:(?:by|in) contrast |on the other hand |however |instead )?would\b"
+    r"| (?:is|are) (?:\w+ly )?(?:wrong|incorrect|ruled out)\b"
+)
 _APPEARANCE = re.compile(
     r"\b(?:may|might|could|can|would)(?: also)?(?: at first)? "
     r"(?:look|appear|seem|be mistaken|be confused|pass|resemble)\b"
@@ -116,7 +119,10 @@ _BEFORE_HEAD = (
 _HEADS = re.compile(rf"(?:^|\b(?:{_BEFORE_HEAD.replace(' ', '|')}) )$", re.IGNORECASE)
 """What stands before a word that names a thing by itself: the dog in "a dog", and not in "a hot dog"."""
 _JOINS_CLAUSE = re.compile(r"^\W*(?:(?:and|but|yet|so|then|thus|hence|therefore|however)\b,?\s+)+", re.IGNORECASE)
-_SENTENCES = re.compile(r"(?<=[.!?])\s+(?=\S)|\n+")
+_SENTENCES = re.compile(r"(?<!\b[A-Z]\.)(?<=[.!?])\s+(?=\S)|\n+")
+_LETTER_LABEL = re.compile(r"\b[A-Z]\s*:[^:]*$")
+"""The letter of an option before its text: the B of "A: red, B: green"."""
+
 _FUNCTION_WORDS = (
     "in|on|at|of|with|from|to|by|for|as|because|since|that|which|who|and|but|so|best|better|more|most|most|here|there|is"
     "|are|was|were|fits?|matches|seems|looks"
@@ -248,7 +254,7 @@ def _names_answer(
         stance_text = _stance(_LEADING_CONTRAST.sub("", answer))
         stance = normalize_vqa(stance_text)
         last = normalize_vqa(answer.rpartition(":")[2])
-        if last in every:
+        if last in every and not _LETTER_LABEL.search(answer):
             return last in accepted
         named = _mentions(_REASON.split(stance)[0], every) or _mentions(stance, every)
         if len(named) > 1 and reads_clauses:

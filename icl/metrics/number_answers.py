@@ -61,16 +61,24 @@ _LATER = re.compile(
 _POINT = re.compile(r"(?<![\w.])\.(?=\d)")
 _NUMERAL = rf"(?:\d+|{'|'.join(ONES + TEENS + TENS)})\b(?![.,]\d)"
 _NAMED = (
-    r"(?<!\bthis )(?<!\bthese )\b(?:images?|pictures?|photos?|photographs?|figures?|fig\.?|frames?|panels?|screenshots?"
-    r"|slides?|examples?|demonstrations?|options?|choices?|quer(?:y|ies)|questions?)"
-    rf"\s*(?:no\.?|number)?\s*[(#]*\s*{_NUMERAL}\)?"
+    r"(?<!\bthis )(?<!\bthese )\b(?:images?|imgs?\.?|pictures?|photos?|photographs?|figures?|fig\.?|frames?|panels?"
+    r"|screenshots?|slides?|examples?|demonstrations?|options?|choices?|quer(?:y|ies)|questions?)"
+    rf"[\s_-]*(?:no\.?|number)?\s*[(#]*\s*{_NUMERAL}\)?"
     rf"(?:(?:\s*(?:,|&|-|–|\bto\b|\band\b|\bor\b)+\s*){_NUMERAL}(?!\s+[a-z]))*"
 )
+_SEVERAL_NAMED = (
+    r"\b(?:images|pictures|photos|figures|frames|panels|examples|demonstrations|options|questions)"
+    rf"\s*{_NUMERAL}(?:\s*(?:&|-|–|\bto\b|\band\b|\bor\b)\s*{_NUMERAL})+"
+)
+_LABEL = r"^\W*[a-z]+[\s_-]*\d+\s*:(?=[^:]*\d)"
 _NAME = re.compile(
-    rf"{_NAMED}(?=\W*\w)|(?<=\bin )(?:the )?{_NAMED}|(?<=\bof )(?:the )?{_NAMED}|(?<=\bfor )(?:the )?{_NAMED}",
+    rf"{_LABEL}|(?:{_SEVERAL_NAMED}|{_NAMED})(?=\W*\w)|(?:(?<=\bin )|(?<=\bof )|(?<=\bfor ))(?:the )?{_NAMED}",
     re.IGNORECASE,
 )
-"""A number that names something, except at the end of a sentence that says which one it is ("it is image 5")."""
+"""A number that names something, except at the end of a sentence that says which one it is ("it is image 5").
+
+A word and a number before a colon are the label of what follows ("Step 5: 7").
+"""
 
 _ORDINAL = re.compile(r"\b\d+(?:st|nd|rd|th)\b")
 

@@ -42,7 +42,7 @@ _JOINED_LETTERS = re.compile(
 
 _LETTER = r"(?:option\s+)?[(\[]?[A-Za-z][)\]]?(?![\w'])"
 _NOT_LETTER = re.compile(
-    rf"(?i:\bnot|n't|\bcannot)(?:\s+be)?\s+{_LETTER}(?:\s+(?:or|nor)\s+{_LETTER})*"
+    rf"(?i:\bnot|n't|\bcannot|\bneither)(?:\s+be)?\s+{_LETTER}(?:\s+(?:or|nor)\s+{_LETTER})*"
     rf"|(?i:\b(?:rules?|ruling)\s+out|\beliminat(?:e|es|ing)|\bexclud(?:e|es|ing))\s+{_LETTER}(?:(?:,|\s+and)\s+{_LETTER})*"
     r"|[A-Z](?:[和、与,]\s*[A-Z])*\s*(?:都|均)?(?:不|错)"
     r"|\b[A-Z]\s+would\b[^.]{0,100}\bif\b"

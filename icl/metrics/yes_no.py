@@ -52,7 +52,9 @@ _ABOUT_IMAGE = re.compile(
 )
 """A sentence about the image itself: what it shows, or that it is missing."""
 
-_SAYS_IT = re.compile(rf"\W*(?:yes\b|no\b(?! (?:\w+ )?{_IMAGE}\b))|.*\b(?:yes|no)\W*$", re.DOTALL)
+_SAYS_IT = re.compile(
+    rf"\W*(?:yes\b|yeah\b|yep\b|yup\b|nope\b|nah\b|no\b(?! (?:\w+ )?{_IMAGE}\b))|.*\b(?:yes|no)\W*$", re.DOTALL
+)
 """A sentence with yes or no as its first or last word."""
 
 _PRONOUN = re.compile(r"\W*(?:it|he|she|they|this|that|these|those)\b")
@@ -118,6 +120,9 @@ _JUDGMENT = re.compile(
 )
 
 
+_WITHOUT = re.compile(r"\b(?:not|without)(?: (?:an?|any|the))? (\w+)")
+
+
 def _content(text: str) -> set[str]:
     """The words of a text that carry its content, in the singular."""
     words = (word for word in _WORDS.findall(text) if not _FUNCTION_WORDS.fullmatch(word))
@@ -141,11 +146,16 @@ def _answering(text: str, question: str) -> str:
     return " ".join(answering)
 
 
-def _read_phrase(text: str) -> YesNo | None:
-    """Yes or no in a phrase such as "it appears so", "not really" or "the statement is false"; None for others."""
+def _read_phrase(text: str, topic: set[str]) -> YesNo | None:
+    """Yes or no in a phrase such as "it appears so", "not really" or "the statement is false"; None for others.
+
+    Args:
+        text: A text without the words yes and no.
+        topic: The words of the question. To deny one ("a cat, not a dog") is no.
+    """
     if match := _JUDGMENT.search(text):
         return "yes" if bool(match["yes"]) != bool(match["not"]) else "no"
-    if _DISSENT.search(text):
+    if _DISSENT.search(text) or any(singular(match[1]) in topic for match in _WITHOUT.finditer(text)):
         return "no"
     return "yes" if _ASSENT.search(text) else None
 
@@ -165,7 +175,7 @@ def parse_yes_no(output: str, question: str = "") -> YesNo | None:
         return None
     if words and words[0] in answers:
         answers = {words[0]}
-    if not answers and (phrase := _read_phrase(" ".join(text.split()))):
+    if not answers and (phrase := _read_phrase(" ".join(text.split()), _content(question.casefold()))):
         answers = {phrase}
     if not answers and words:
         answers = {_SYNONYMS[words[0]]} if words[0] in _SYNONYMS else {"no"} if _NEGATED.search(text) else set()

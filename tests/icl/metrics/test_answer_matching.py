@@ -25,6 +25,8 @@ def chosen(output: str) -> list[str]:
         ("I considered red, blue and green. I would say green.", "green"),
         ("It is red. Blue would be darker.", "red"),
         ("It is red. Blue does not match.", "red"),
+        ("Blue is wrong. Green is wrong. Red.", "red"),
+        ("Red, since blue is clearly incorrect.", "red"),
         ("Red and blue are both plausible, yet the sign is clearly red.", "red"),
     ],
 )
@@ -37,6 +39,7 @@ def test_prose_that_names_several_options_gives_the_one_that_its_last_clause_sta
     [
         *("It is red or blue.", "Red and blue.", "The car is red and the truck is blue.", "red, blue", "red, or blue"),
         *("It could be red or blue. Hard to say, red and blue.", "I see red, blue and green."),
+        *("A. red or B. green", "A: red, B: green", "Red is wrong."),
         *("I compare red and blue. I am not sure whether it is red.", "It is not red. It is not blue either."),
     ],
 )

@@ -14,6 +14,8 @@ from icl.types import Example, Generation
         *("The 5th image contains 7", "Query image (5): 7", "image #5 has 7", "In Figure 5 I count seven apples"),
         *("Example 5: 7 apples", "Picture no. 5 shows 7", "In images 1 to 5, the last has 7", "For query 5 it is 7"),
         *("There are 7 apples in image 5.", "Image five shows 7 apples", "option 5 has 7"),
+        *("Image-5: 7", "Image_5: 7", "img 5: 7", "Q5: 7", "Step 5: there are 7 apples", "Demo 5: 7"),
+        *("Images 4 and 5 show 7 apples each", "In images 1-5 there are 7"),
     ],
 )
 def test_the_number_of_an_image_is_a_name_and_no_count(output: str) -> None:
@@ -34,6 +36,8 @@ def test_the_number_of_an_image_is_a_name_and_no_count(output: str) -> None:
         ("In image 5 I see some apples.", None),
         ("the 1st row has 3", 3),
         ("2 or 3", None),
+        ("There are 5: 2 red and 3 green", 5),
+        ("12:30", 12),
         ("more than 4", None),
         ("between 3 and 5", None),
         ("2 + 3 = 5", 5),

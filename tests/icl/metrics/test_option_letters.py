@@ -9,7 +9,7 @@ from icl.types import Example, Generation
 LETTERS = ("A", "B", "C", "D")
 SEVERAL = (
     *("A or B", "A, B", "A/B", "B and A", "Both A and B", "(A) or (B)", "A & B", "A and/or B", "The answer is A or B."),
-    *("Answer: B, A", "Either A or B", "Options A and B", "**A** or **B**", "A,B"),
+    *("Answer: B, A", "Either A or B", "Neither A nor B", "Options A and B", "**A** or **B**", "A,B"),
 )
 ONE = (
     *("B", "(B)", "b", "Option B", "option b", "The answer is B.", "**B**", "B, because A has no wheels.", "B, (B)"),
