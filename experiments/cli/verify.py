@@ -76,7 +76,14 @@ def _compute_again(
     card: dict[str, Any], run: "Run", samples: int, seed: int | None, *, allow: int, quiet: bool
 ) -> bool:
     """Prints how many samples agree. Returns whether enough do."""
-    from experiments.sharing.rerun import draw_samples, grid_of, recompute, wrong_queries, wrong_scores
+    from experiments.sharing.rerun import (
+        draw_samples,
+        grid_of,
+        recompute,
+        scored_by_other_rules,
+        wrong_queries,
+        wrong_scores,
+    )
     from experiments.sharing.verify import AGREEMENT, environment_differences
     from experiments.stats.formatting import format_count
     from experiments.terminal.progress import make_progress
@@ -86,7 +93,12 @@ def _compute_again(
     scores = list(wrong_scores(run, grid))
     for sentence in queries[:MAX_LINES] + scores[:MAX_LINES]:
         _print(f"wrong       {sentence}.")
-    if not scores:
+    if others := scored_by_other_rules(run, grid):
+        _print(
+            f"scores      of {', '.join(others)} were not checked: other rules gave them than this version's. "
+            "The `icl run` command of the run scores its answers again"
+        )
+    elif not scores:
         print("scores      every stored answer has the scores that the metrics give it")
     seed = secrets.randbits(32) if seed is None else seed
     chosen = draw_samples(run, list(card["cells"]), samples, seed)

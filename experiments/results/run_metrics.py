@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 UNAVAILABLE = "unavailable"
 """The key of a frame's `attrs` with the reasons why run-level metrics have no values."""
 
-FACTS = ("better", "run_level", "accuracy", "code")
+FACTS = ("better", "run_level", "accuracy", "code", "revision")
 """The keys of a metric in run.json that are not its parameters."""
 
 

@@ -17,7 +17,7 @@ from experiments.running.runner import Runner
 from experiments.stats.formatting import format_count
 from experiments.stopping.stopping import open_stopping
 from experiments.store.invocations import Invocation
-from experiments.store.run_state import RunState, json_round_trip, load_run_state, write_cells
+from experiments.store.run_state import RunState, describe_metrics, json_round_trip, load_run_state, write_cells
 from experiments.store.store import Store
 from experiments.terminal.progress import Progress
 from icl.errors import StoreError
@@ -168,9 +168,22 @@ def wrong_queries(run: Run, grid: Grid, unfinished: bool = False) -> Iterator[st
             yield f"{where}: {len(missing):,} of {format_count(len(queries), 'query', 'queries')} {verb} missing"
 
 
+def scored_by_other_rules(run: Run, grid: Grid) -> list[str]:
+    """The metrics whose stored scores come from another revision of their rules, so that other scores are no error."""
+    stored = run.info.get("metrics", {})
+    return [
+        name
+        for name, node in describe_metrics(grid).items()
+        if isinstance(stored.get(name), dict) and stored[name].get("revision") != node.get("revision")
+    ]
+
+
 def wrong_scores(run: Run, grid: Grid) -> Iterator[str]:
-    """A sentence for each stored sample whose scores are not those of its stored answer."""
-    store = Store(run.path)
+    """A sentence for each stored sample whose scores are not those of its stored answer.
+
+    Metrics of `scored_by_other_rules` are left out.
+    """
+    store, others = Store(run.path), scored_by_other_rules(run, grid)
     for cell in grid.cells:
         examples: dict[str, Example] = {example.id: example for example in cell.task.queries}
         for sample in store.samples(cell.digest):
@@ -179,6 +192,8 @@ def wrong_scores(run: Run, grid: Grid) -> Iterator[str]:
                 continue
             right = json_round_trip(stored_answer_scores(grid.metrics, sample, example))
             for name, value in right.items():
+                if name in others:
+                    continue
                 stored = sample.get("scores", {}).get(name)
                 if stored is None or abs(stored - value) > SCORE_TOLERANCE:
                     yield (

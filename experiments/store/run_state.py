@@ -127,7 +127,11 @@ def write_cells(store: Store, grid: Grid) -> None:
 
 
 def describe_metrics(grid: Grid) -> dict[str, Any]:
-    """The canonical node of each metric, with its good direction (`better`) and the flags of its class."""
+    """The canonical node of each metric, with its good direction (`better`), the flags of its class, and a revision.
+
+    The digest of its code is the revision of a metric from outside the toolkit.
+    """
+    from icl.metrics.base import SCORING_REVISION
     from icl.registry import describe, is_builtin
 
     nodes: dict[str, Any] = {}
@@ -135,7 +139,9 @@ def describe_metrics(grid: Grid) -> dict[str, Any]:
         nodes[name] = {**describe(metric), "better": metric.better}
         if hasattr(metric, "run_level"):
             nodes[name]["run_level"] = True
-        if getattr(metric, "accuracy", False) and not is_builtin(type(metric)):  # the name implies it
+        if is_builtin(type(metric)):
+            nodes[name]["revision"] = SCORING_REVISION
+        elif getattr(metric, "accuracy", False):  # the name of a built-in metric implies it
             nodes[name]["accuracy"] = True
     return nodes
 

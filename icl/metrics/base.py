@@ -13,6 +13,9 @@ from icl.types import Example, Generation
 
 Better = Literal["higher", "lower", "neither"]
 
+SCORING_REVISION = 2
+"""Raise it when a built-in metric may give a stored answer another score: `icl run` then scores stored answers again."""
+
 
 @runtime_checkable
 class Metric(Protocol):

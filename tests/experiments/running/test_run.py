@@ -16,6 +16,7 @@ from experiments.running.run_session import RunOutcome
 from experiments.store.store import Store
 from experiments.terminal.progress import SilentProgress
 from icl.errors import DataError, StoreError
+from icl.metrics.strict import Strict
 from icl.models.base import Request
 from icl.types import Generation
 
@@ -402,6 +403,18 @@ def test_images_are_saved_once_for_the_report(mapping: Mapping, tmp_path: Path) 
     frame = load_run(tmp_path / "t").samples()
     digests = {digest for row in frame["images"] for digest in row}
     assert {path.stem for path in (tmp_path / "t" / "images").iterdir()} == digests
+
+
+def test_stored_answers_are_scored_again_after_the_rules_of_built_in_metrics_have_changed(
+    mapping: Mapping, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go(mapping(metrics=["strict"]), tmp_path)
+    monkeypatch.setattr("icl.metrics.base.SCORING_REVISION", 3)
+    monkeypatch.setattr(Strict, "score", lambda self, generation, example: 0.5)
+    progress = SilentProgress()
+    assert go(mapping(metrics=["strict"]), tmp_path, progress=progress).computed == 0
+    assert progress.notes == ["6 stored answers were scored again, because the metrics have changed."]
+    assert set(load_run(tmp_path / "t").samples()["strict"]) == {0.5}
 
 
 def test_a_new_metric_is_computed_on_stored_answers(mapping: Mapping, tmp_path: Path) -> None:
