@@ -14,7 +14,7 @@ from icl.types import Example, Generation
 Better = Literal["higher", "lower", "neither"]
 
 SCORING_REVISION = 2
-"""Raise it when a built-in metric may give a stored answer another score: `icl run` then scores stored answers again."""
+"""Raise it when a built-in metric may score a stored answer differently: `icl run` then scores it again."""
 
 
 @runtime_checkable

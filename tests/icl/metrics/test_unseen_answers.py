@@ -1,7 +1,7 @@
-"""Answers by a writer who knew none of the rules: `lenient` must agree with a careful reader as often as it was measured.
+"""Answers by a writer who knew none of the rules: `lenient` agrees with a careful reader as often as it was measured.
 
-The cases were written after the rules and no rule was changed for them. Do not raise the score by fitting rules to these
-cases; write new ones.
+The cases were written after the rules, and no rule was changed for them. Do not fit rules to these cases; write new
+ones.
 """
 
 import json
