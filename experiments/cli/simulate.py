@@ -17,7 +17,6 @@ class Kind(StrEnum):
     PAGES = "pages"
     FAMILIES = "families"
     SAVINGS = "savings"
-    RECOVERY = "recovery"
 
 
 def command(
@@ -26,8 +25,7 @@ def command(
     design: Annotated[
         list[str] | None,
         typer.Option(
-            help="single, seeds, groups, graded, f1; of pages also wide grid, three tasks; of recovery strong, weak, "
-            "noise; several are allowed"
+            help="single, seeds, groups, graded, f1; of pages also wide grid, three tasks; several are allowed"
         ),
     ] = None,
     clusters: Annotated[list[int] | None, typer.Option(help="numbers of clusters", min=2)] = None,
@@ -48,13 +46,12 @@ def command(
     """Prints a Markdown table. Its statistics are those of reports, so it shows how often a report errs.
 
     comparisons: two arms and their paired test. pages: whole reports of equal arms. families: comparisons that stop
-    when they are decided. savings: their share of the queries and power by the size of the effect. recovery: the
-    interval of the share of a gain that a vector recovers.
+    when they are decided. savings: their share of the queries and power by the size of the effect.
     `icl simulate comparisons --design seeds --clusters 12 --clusters 50 --runs 1000`
     """
     from experiments.config.keys import StopSpec
     from experiments.simulation import measures
-    from experiments.simulation.designs import DESIGNS, DISCORDANCE, PAGE_DESIGNS, RECOVERY_DESIGNS
+    from experiments.simulation.designs import DESIGNS, DISCORDANCE, PAGE_DESIGNS
 
     spec = StopSpec(level=level, looks=looks, futility=futility or None, margin=margin or None)
     offered = {
@@ -62,7 +59,6 @@ def command(
         Kind.PAGES: list(PAGE_DESIGNS),
         Kind.FAMILIES: [name for name in DESIGNS if name != "f1"],
         Kind.SAVINGS: ["single"],
-        Kind.RECOVERY: list(RECOVERY_DESIGNS),
     }[what]
     designs = design or offered
     for name in designs:
@@ -80,8 +76,6 @@ def command(
         rows = measures.comparison_rows(designs, clusters or [12, 50, 200], effect, share, runs=runs, seed=seed)
     elif what is Kind.PAGES:
         rows = measures.page_rows(designs, clusters or [12, 50, 200], runs, seed)
-    elif what is Kind.RECOVERY:
-        rows = measures.recovery_rows(designs, clusters or [40, 100], runs, seed)
     elif what is Kind.FAMILIES:
         sizes = clusters or [200]
         rows = measures.family_rows(

@@ -7,8 +7,6 @@ first one of their cluster.
     single   one query is one cluster, right/wrong                  seeds    three seeds of each query
     groups   questions in groups of five                            graded   scores in [0, 1]
     f1       yes/no answers to balanced questions, by the F1 of the whole run. With accuracy a it is a in expectation.
-
-A recovery has three arms: at 0 shots, with demonstrations, and with a vector (`RECOVERY_DESIGNS`).
 """
 
 from collections.abc import Mapping
@@ -95,39 +93,6 @@ PAGE_DESIGNS: Mapping[str, PageDesign] = {
     "groups": PageDesign(group=5),
     "wide grid": PageDesign(shots=(2, 4, 8), retrievers=("random", "knn", "bm25")),
     "three tasks": PageDesign(tasks=3),
-}
-
-
-@dataclass(frozen=True)
-class RecoveryDesign:
-    """Right/wrong answers at 0 shots, with demonstrations and with a vector.
-
-    Attributes:
-        before: The accuracy at 0 shots.
-        after: The accuracy with demonstrations.
-        steered: The accuracy with the vector.
-    """
-
-    before: float
-    after: float
-    steered: float
-
-    @property
-    def recovery(self) -> float:
-        return (self.steered - self.before) / (self.after - self.before)
-
-    def draw(self, draw: np.random.Generator, queries: int) -> tuple[Floats, Floats, Floats]:
-        """[queries] scores of the three arms. Half of the queries are as hard for each of them."""
-        same_for_all = draw.random((queries, 1)) < SAME_AS_CLUSTER
-        place = np.where(same_for_all, draw.random((queries, 1)), draw.random((queries, 3)))
-        before, after, steered = (place < (self.before, self.after, self.steered)).astype(np.float64).T
-        return before, after, steered
-
-
-RECOVERY_DESIGNS: Mapping[str, RecoveryDesign] = {
-    "strong": RecoveryDesign(0.35, 1.0, 0.9),
-    "weak": RecoveryDesign(0.7, 1.0, 0.9),
-    "noise": RecoveryDesign(0.5, 0.55, 0.525),
 }
 
 

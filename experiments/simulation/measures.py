@@ -12,7 +12,6 @@ from experiments.simulation.designs import (
     DESIGNS,
     DISCORDANCE,
     PAGE_DESIGNS,
-    RECOVERY_DESIGNS,
     SCORE,
     Design,
     Floats,
@@ -24,7 +23,6 @@ from experiments.stats.arms import NO_VALUE, baseline_column
 from experiments.stats.findings import findings
 from experiments.stats.intervals import normal_quantile
 from experiments.stats.pairs import align_pairs, paired_test
-from experiments.stats.recovery import recovery
 from experiments.stats.significance import exact_sign_flip_p
 from experiments.stats.stopping_rule import (
     LookDesign,
@@ -250,24 +248,6 @@ def _one_walk(sums: Floats, spec: StopSpec, family: int) -> tuple[Standing, floa
         if standing.end != "running":
             break
     return standing, standing.result.time if standing.result else 0.0
-
-
-def recovery_rows(designs: Sequence[str], clusters: Sequence[int], runs: int, seed: int = 0) -> Iterator[Row]:
-    """The interval of a recovery: its coverage and its width, and how often a gain is too uncertain for one."""
-    for name in designs:
-        for count in clusters:
-            draw, design = np.random.default_rng([seed, count]), RECOVERY_DESIGNS[name]
-            results = [recovery(*design.draw(draw, count), np.arange(count)) for _ in range(runs)]
-            stated = [one for one in results if one["low"] <= one["high"]]  # NaN where there is none
-            covered = [one["low"] <= design.recovery <= one["high"] for one in stated]
-            yield {
-                "design": name,
-                "clusters": count,
-                "recovery": design.recovery,
-                "coverage": _mean(np.array(covered, dtype=float)),
-                "median width": float(np.median([one["high"] - one["low"] for one in stated])) if stated else nan,
-                "without one": 1 - len(stated) / runs,
-            }
 
 
 def standard_error_note(runs: int) -> str:

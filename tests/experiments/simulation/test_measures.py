@@ -9,7 +9,6 @@ from experiments.simulation import measures
 from experiments.simulation.designs import (
     DESIGNS,
     PAGE_DESIGNS,
-    RECOVERY_DESIGNS,
     SCORE,
     PageDesign,
     draw_frames,
@@ -20,7 +19,6 @@ from experiments.simulation.measures import (
     family_rows,
     null_page,
     page_rows,
-    recovery_rows,
     saving_rows,
 )
 from experiments.stats.arms import UNIT
@@ -97,18 +95,6 @@ def test_savings_by_the_size_of_the_effect():
     assert [row["theta"] for row in saving_rows(100, 0.1, 1, StopSpec())] == ["0", "1", "2", "2.8"]
     assert shares[-1] < 0.25 < shares[0]
     assert rows[-1]["level 0.05/56"].endswith("1.000 (1.000)")
-
-
-def test_the_interval_of_a_recovery_covers_it_and_noise_has_none():
-    strong, weak, noise = recovery_rows(["strong", "weak", "noise"], [40], 120)
-    for row in (strong, weak):
-        assert row["coverage"] >= 0.95 - 2.5 * np.sqrt(0.05 * 0.95 / 120)
-        assert row["without one"] <= 0.05
-    assert strong["recovery"] == pytest.approx(0.55 / 0.65)
-    assert weak["median width"] > strong["median width"] > 0.1
-    assert noise["without one"] >= 0.9
-    frames = [RECOVERY_DESIGNS["weak"].draw(np.random.default_rng(0), 20_000)]
-    assert [one.mean() for one in frames[0]] == pytest.approx([0.7, 1.0, 0.9], abs=0.012)
 
 
 def test_the_command_prints_a_table_and_writes_it(capsys, tmp_path):
