@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from decoding.interventions.base import FittedMethod, SteeringMethod
     from decoding.traits import Traits
 
-__toolkit__ = "mm-icl"
-
 __all__ = [
     "Arm",
     "Beam",

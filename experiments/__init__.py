@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from experiments.stats.findings import findings as findings
     from experiments.stats.summary import summarize_arms as summarize_arms
 
-__toolkit__ = "mm-icl"
 __all__ = [
     "Finding",
     "Launcher",

@@ -67,7 +67,6 @@ if TYPE_CHECKING:
     from retrievers.base import Retriever as Retriever
 
 __version__ = "0.2.0"
-__toolkit__ = "mm-icl"
 __all__ = [
     "Composer",
     "Context",

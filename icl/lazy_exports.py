@@ -3,7 +3,7 @@
 The five packages have common names (`prompts`, `experiments`, ...), and a project may have a folder or a file of such a
 name. `import icl` therefore decides where the other four are found: next to `icl`, whatever else is on the path. A
 module of the project that this hides is an error that names the folder. A package of the project that was imported
-before `icl` is an error too: a check compares a marker in the package's `__init__.py`, and never runs the file.
+before `icl` is an error too.
 """
 
 import importlib
@@ -18,9 +18,6 @@ from types import ModuleType
 from typing import Any
 
 PACKAGES = ("icl", "prompts", "retrievers", "decoding", "experiments")
-MARKER = '__toolkit__ = "mm-icl"'
-
-
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -73,10 +70,9 @@ def check_packages() -> None:
         spec = importlib.util.find_spec(name)
         if spec is None:
             raise ImportError(f"the package '{name}' of mm-icl is missing. Install mm-icl again.")
-        origin = Path(spec.origin) if spec.origin else None
-        if origin is None or MARKER not in origin.read_text(encoding="utf-8", errors="replace"):
+        if not spec.origin or Path(spec.origin).resolve() != ROOT / name / "__init__.py":
             raise ImportError(
-                f"'{name}' is {origin or 'a folder without __init__.py'}, which shadows the package '{name}' of "
+                f"'{name}' is {spec.origin or 'a folder without __init__.py'}, which shadows the package '{name}' of "
                 "mm-icl. Rename it, or run from another folder."
             )
 

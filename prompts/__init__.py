@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from prompts.base import Orderer as Orderer
     from prompts.base import Transform as Transform
 
-__toolkit__ = "mm-icl"
 __all__ = ["Composer", "Orderer", "Transform", "pieces"]
 
 _MODULES: dict[str, tuple[str, ...]] = {

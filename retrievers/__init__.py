@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from retrievers.base import Resources as Resources
     from retrievers.base import Retriever as Retriever
 
-__toolkit__ = "mm-icl"
 __all__ = [
     "ALLOW_LEAKS",
     "EXCLUDE_LEAKS",

@@ -7,6 +7,7 @@ the files of its processor, and the digest of a prompt covers its texts and the 
 """
 
 import json
+from collections.abc import Callable
 from contextlib import suppress
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
@@ -50,18 +51,17 @@ class TokenCounts:
 
     @property
     def max_tokens(self) -> int | None:
-        if CONTEXT not in self.used:
-            stored = self.stored
-            self.used[CONTEXT] = stored[CONTEXT] if CONTEXT in stored else self.model.max_tokens  # noqa: SIM401 (lazy)
-        return self.used[CONTEXT]
+        return self._get(CONTEXT, lambda: self.model.max_tokens)
 
     def count_tokens(self, prompt: "Prompt") -> int:
         """As `Model.count_tokens`, which also raises the errors of prompts that cannot be rendered."""
-        count = self.used.get(prompt.digest)
-        if count is None:
-            count = self.stored.get(prompt.digest)
-            self.used[prompt.digest] = count = self.model.count_tokens(prompt) if count is None else count
-        return count
+        return self._get(prompt.digest, lambda: self.model.count_tokens(prompt)) or 0
+
+    def _get(self, key: str, count: Callable[[], int | None]) -> int | None:
+        if key not in self.used:
+            stored = self.stored.get(key)
+            self.used[key] = count() if stored is None else stored
+        return self.used[key]
 
     def save(self) -> None:
         """Stores the counts, if there are new ones."""

@@ -13,17 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 from experiments.store.store import Store, write_json
 from icl.errors import StoreError
-from icl.lazy_exports import PACKAGES
+from icl.lazy_exports import PACKAGES, ROOT
 from icl.text.json_text import canonical_digest
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 FILE = ".summary.json"
-UNREAD = ("images",)
+UNREAD = {"images", "checkpoints", "__pycache__"}
 """Folders of the run directory that a summary does not depend on. Hidden files are caches."""
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 def read_summary(folder: Path, console: "Console") -> str | None:
@@ -65,12 +63,9 @@ def _state(folder: Path, console: "Console") -> str:
 
 def _files(folder: Path) -> Iterator[tuple[str, int, int, int]]:
     """(path, size, last change of the content, last change of anything) of each file, in the order of their names."""
-    with os.scandir(folder) as in_folder:
-        entries = sorted(in_folder, key=lambda entry: entry.name)
-    for entry in entries:
-        if entry.is_dir(follow_symlinks=False):
-            if entry.name not in (*UNREAD, "__pycache__", "checkpoints"):
-                yield from _files(Path(entry.path))
-        elif not entry.name.startswith(".") and entry.is_file():
-            at = entry.stat()
-            yield entry.path, at.st_size, at.st_mtime_ns, at.st_ctime_ns
+    for place, folders, names in os.walk(folder):
+        folders[:] = sorted({*folders} - UNREAD)
+        for name in sorted(names):
+            if not name.startswith("."):
+                at = os.stat(os.path.join(place, name))
+                yield os.path.join(place, name), at.st_size, at.st_mtime_ns, at.st_ctime_ns

@@ -149,7 +149,7 @@ def _note_looks(stopping: Stopping | None, progress: Progress) -> None:
 def _mend_images(store: Store, grid: Grid, images: Mapping[str, tuple[str, str]], progress: Progress) -> None:
     """Saves images of earlier samples that are missing or damaged. images: see `load_run_state`."""
     if images:
-        from experiments.running.mend_images import mend_images
+        from experiments.running.runner import mend_images
 
         if note := mend_images(store, grid, images):
             progress.note(note)

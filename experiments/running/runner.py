@@ -46,7 +46,9 @@ from experiments.running.preflight import Preflight
 from experiments.running.recorder import Recorder
 from experiments.running.run_session import CostLog, RunOutcome
 from experiments.running.windows import Window, Windows
+from experiments.stats.formatting import format_count
 from experiments.stopping.stopping import Stopping
+from experiments.store.finished_index import FILE
 from experiments.store.run_state import RunState
 from experiments.store.store import SampleWriter, Store
 from experiments.terminal.progress import Progress
@@ -57,6 +59,7 @@ from retrievers.machinery.embedder_device import reserve_for_models
 
 if TYPE_CHECKING:
     from icl.models.base import Model
+
 
 logger = logging.getLogger(f"icl.{__name__}")
 
@@ -318,3 +321,34 @@ def cell_groups(grid: Grid, model: "Model") -> list[list[Cell]]:
         if cell.model is model:
             groups.setdefault((order[id(cell.task)], cell.shots), []).append(cell)
     return [groups[key] for key in sorted(groups)]
+
+
+def mend_images(store: Store, grid: Grid, of_samples: Mapping[str, tuple[str, str]]) -> str:
+    """Saves the missing images. Returns a sentence on what was saved or could not be saved; '' if all were there.
+
+    Args:
+        store: The run directory.
+        grid: The cells.
+        of_samples: For each digest of an image in a prompt, cell and query of a sample.
+    """
+    images = ImageStore(store.folder / "images")
+    lost: dict[str, set[str]] = {cell.digest: set() for cell in grid.cells}
+    for digest, (cell, query) in of_samples.items():
+        if digest not in images.digests:
+            lost[cell].add(query)
+    before = len(images.digests)
+    if any(lost.values()) and images.used < images.max_bytes:
+        for cells in (cells for model in grid.models for cells in cell_groups(grid, model)):
+            of_group = {cell.digest: lost[cell.digest] for cell in cells}
+            windows = Windows(cells, of_group, Retrieval(cells[0].task, cells[0].model), FailingArms(cells, 1), Event())
+            if any(of_group.values()) and windows.may_run_ahead:  # without the model
+                for window in windows:
+                    prompts = (item.prompt for _, item in window if item.prompt is not None)
+                    images.save(image for prompt in prompts for image in prompt.images if image.digest in of_samples)
+    images.close()
+    if images.problem:  # the next run reads all samples, and tries again
+        (store.folder / FILE).unlink(missing_ok=True)
+    if not images.problem and len(images.digests) == before:
+        return ""
+    count = format_count(len(images.digests) - before, "image")
+    return images.problem or f"{count} of the report, missing or damaged, saved again."

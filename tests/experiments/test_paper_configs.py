@@ -12,7 +12,7 @@ from experiments.config.config import load_config
 from experiments.config.shipped import shipped_configs
 from experiments.grid.feasibility import check_data, check_requirements
 from experiments.grid.grid import expand
-from experiments.grid.statement_warnings import statement_warnings
+from experiments.grid.grid_warnings import statement_warnings
 from experiments.planning.plan import make_plan
 from experiments.results.claims import judge_claims
 from experiments.results.published import compare_published

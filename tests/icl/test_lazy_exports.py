@@ -9,7 +9,7 @@ import pytest
 
 import icl
 from icl import testing
-from icl.lazy_exports import MARKER, PACKAGES, lazy_exports
+from icl.lazy_exports import lazy_exports
 from icl.registry import PACKAGES as KINDS
 
 ROOT = Path(icl.__file__).parents[1]
@@ -57,15 +57,6 @@ def test_a_projects_module_that_is_hidden_is_an_error_that_names_its_folder(tmp_
     assert "No module named 'prompts.theirs'" in run_python("import icl, prompts.theirs", tmp_path).stderr
     build = "import icl; from icl.registry import build; build('composer', 'prompts.mine:Mine')"
     assert "icl.errors.ConfigError: 'prompts.mine' is not a module of mm-icl" in run_python(build, tmp_path).stderr
-
-
-def test_a_copy_of_the_toolkit_in_another_place_is_not_taken_for_a_stranger(tmp_path: Path) -> None:
-    for name in PACKAGES[1:]:
-        folder = tmp_path / name
-        folder.mkdir()
-        (folder / "__init__.py").write_text(f"{MARKER}\n")
-    code = "import prompts; from icl.lazy_exports import check_packages; check_packages()"
-    assert run_python(code, tmp_path).returncode == 0
 
 
 def test_an_unknown_name_is_an_attribute_error() -> None:

@@ -9,9 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
-from icl.random_order import FIRST, id_hashes, mix, random_order
 from icl.streams import StreamKey
-from icl.tasks.base import Pool
+from icl.tasks.base import FIRST, Pool, id_hashes, mix, random_order
 from icl.types import Example
 
 IDS = st.lists(st.text(max_size=4), unique=True, max_size=30)

@@ -11,7 +11,7 @@ from torch import Tensor
 from decoding.arms.arm import parse_arm
 from decoding.engine.engine import run_requests
 from decoding.engine.requests import DecodingRequest, Failure
-from decoding.engine.steering import steered_requests
+from decoding.engine.result_collector import steered_requests
 from decoding.engine.thinking_budget import Thinking
 from decoding.interventions.aim import AIM
 from decoding.interventions.base import SteeringMethod
