@@ -41,8 +41,11 @@ def measure(accuracies: tuple[float, float, float], count: int, runs: int, seed:
     return float(covered.mean()), float(np.median(ends[:, 1] - ends[:, 0])), 1 - len(ends) / runs
 
 
-def draw_scores(draw: np.random.Generator, accuracies: tuple[float, float, float], queries: int) -> list[Floats]:
+def draw_scores(
+    draw: np.random.Generator, accuracies: tuple[float, float, float], queries: int
+) -> tuple[Floats, Floats, Floats]:
     """[queries] scores of each arm."""
     same_for_all = draw.random((queries, 1)) < SAME_AS_CLUSTER
     place = np.where(same_for_all, draw.random((queries, 1)), draw.random((queries, 3)))
-    return list((place < accuracies).astype(np.float64).T)
+    before, after, steered = (place < accuracies).astype(np.float64).T
+    return before, after, steered

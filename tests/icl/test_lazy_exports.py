@@ -75,10 +75,5 @@ def test_every_kind_has_a_check(kind: str) -> None:
     assert callable(getattr(testing, f"check_{kind}"))
 
 
-@pytest.mark.parametrize("name", PACKAGES)
-def test_every_package_has_the_marker(name: str) -> None:
-    assert MARKER in (ROOT / name / "__init__.py").read_text()
-
-
 def test_the_logger_is_silent_without_a_handler() -> None:
     assert any(isinstance(handler, logging.NullHandler) for handler in logging.getLogger("icl").handlers)
