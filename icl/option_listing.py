@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 Item = TypeVar("Item", bound="Example | Query")
 
 _WORD = re.compile(r"\w+")
+_OWN_LETTER = re.compile(r"\(?([A-Za-z])(?:[.):]|\.\))\s+(?=\S)")
 OPTION_TEXTS = "option_texts"
 """Key of `meta`: the texts of the options, in the order of their letters."""
 
@@ -94,6 +95,15 @@ def in_texts(example: "Example") -> "Example":
     text_of = dict(zip(example.options, texts, strict=True))
     answers = dict.fromkeys(text_of.get(answer, answer) for answer in example.answers)
     return replace(example, answers=tuple(answers), options=tuple(texts))
+
+
+def without_letters(texts: Sequence[str]) -> tuple[str, ...]:
+    """The texts without letters of their own, if each begins with that of its place: ("A. cat", "B. dog")."""
+    matches = [_OWN_LETTER.match(text) for text in texts]
+    own = "".join(match[1].upper() if match else "-" for match in matches)
+    if len(texts) < 2 or own != ascii_uppercase[: len(texts)]:
+        return tuple(texts)
+    return tuple(text[match.end() :] for text, match in zip(texts, matches, strict=True) if match)
 
 
 def has_letter(example: "Example") -> bool:

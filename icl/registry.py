@@ -432,7 +432,12 @@ def _check_trust(cls: type[Any], parameters: Mapping[str, Any], what: str) -> No
 
 def _validation_message(error: Any, keys: Mapping[str, str]) -> str:
     """A sentence about pydantic's first error. keys: field name -> key in a config."""
-    key = ".".join(keys.get(str(part), str(part)) for part in error["loc"]) or "parameters"
+    parts = [str(part) for part in error["loc"]]
+    if len(parts) > 1 and parts[-1] in ("str", "int", "float", "bool"):  # a member of a union, and no key
+        parts.pop()
+    key = ".".join(keys.get(part, part) for part in parts) or "parameters"
+    if error["input"] is None:
+        return f"{key}: no value. Write one after the colon, or remove the key."
     value = "" if error["type"] == "missing" else f", not {error['input']!r}"
     expected = re.findall("'([^']*)'", error.get("ctx", {}).get("expected", ""))
     if isinstance(error["input"], str) and (new := new_name("value", error["input"], expected)):

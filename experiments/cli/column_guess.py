@@ -10,7 +10,7 @@ from typing import Any
 
 from icl.errors import DataError, ICLError
 from icl.tasks.cell_values import parse_list, text_of
-from icl.tasks.columns import ColumnMapping, options_of, short_columns
+from icl.tasks.columns import ColumnMapping, named_options, options_of, short_columns
 from icl.tasks.source import IMAGES, SPLIT_COLUMN, DataSource, open_source
 
 ROWS = 200
@@ -67,7 +67,7 @@ def study_of_data(template: str, data: Path, folder: Path) -> tuple[str, list[st
         DataError: The data cannot be read.
     """
     source, split = _opened(data)
-    guess = _guess(source, split, has_train=split is None and data.is_dir() and _has_train(data))
+    guess = _guess(source, split, has_train=split != "train" and data.is_dir() and _has_train(data))
     path: str = os.path.relpath(str(data), str(folder))
     task = {"name": "hub", "path": path, **guess.keys, "columns": guess.columns}
     shots = _check(task, data, guess) if "answer" in guess.columns else None
@@ -90,7 +90,7 @@ def _opened(data: Path) -> tuple[DataSource, str | None]:
     if not data.exists():
         raise DataError(f"--data: there is no file or folder {data}.")
     first: DataError | None = None
-    for split in SPLITS:
+    for split in SPLITS if data.is_dir() else SPLITS[:1]:
         try:
             return open_source(str(data.resolve()), None, split), split
         except DataError as error:
@@ -106,7 +106,7 @@ def _has_train(folder: Path) -> bool:
 
 
 def _guess(source: DataSource, split: str | None, *, has_train: bool) -> Guess:
-    """The map of the columns. has_train: whether a folder has the split `train` beside `test`."""
+    """The map of the columns. has_train: whether a folder also has the split `train`."""
     guess = Guess()
     rows = source.data.select(range(min(ROWS, len(source))))
     values = {name: [value for value in rows[name] if value is not None] for name in source.columns}
@@ -119,10 +119,10 @@ def _guess(source: DataSource, split: str | None, *, has_train: bool) -> Guess:
         for name in names:
             free.pop(name, None)
 
-    if split is not None:
+    if has_train:
+        guess.keys |= {"split": split or "test", "pool_split": "train"}
+    elif split is not None:
         guess.keys["split"] = split
-    elif has_train:
-        guess.keys |= {"split": "test", "pool_split": "train"}
     elif SPLIT_COLUMN in source.columns:
         _split_keys(guess, sorted(set(map(str, source.data[SPLIT_COLUMN]))))
     images = [name for name in free if _is_image(source, name, values[name])]
@@ -137,20 +137,23 @@ def _guess(source: DataSource, split: str | None, *, has_train: bool) -> Guess:
         take("options", options)
     for role in ("question", "answer", "id", "hint"):
         names = _named(role, list(free))
-        if names and (role != "id" or len(set(source.data[names[0]])) == len(source)):
+        if names and role == "id" and len(set(source.data[names[0]])) < len(source):
+            guess.notes.append(f"Several rows have the same '{names[0]}', so the number of a row is its id.")
+        elif names:
             take(role, names)
     texts = [name for name in free if values[name] and all(isinstance(value, str) for value in values[name])]
     if "question" not in guess.columns and (questions := [n for n in texts if all("?" in v for v in values[n])]):
         take("question", questions[:1], "guess: each row has a question mark")
-    _missing_roles(guess, source)
-    if "answer" in guess.columns:
-        _answer_keys(guess, source, rows)
-    categories = short_columns(source, ColumnMapping({"answer": "", **guess.columns}, "?"))
+    _missing_roles(guess, source, values)
+    if "answer" not in guess.columns:
+        return guess
+    _answer_keys(guess, source, rows)
+    categories = short_columns(source, ColumnMapping(guess.columns, "?"))
     guess.by = [n for n in categories if n in free and n != SPLIT_COLUMN and 1 < len({*values[n]}) <= MAX_CATEGORIES]
     return guess
 
 
-def _missing_roles(guess: Guess, source: DataSource) -> None:
+def _missing_roles(guess: Guess, source: DataSource, values: dict[str, list[Any]]) -> None:
     """Notes on roles that no column has."""
     if "question" not in guess.columns:
         guess.keys["question"] = "What is this?"
@@ -158,7 +161,12 @@ def _missing_roles(guess: Guess, source: DataSource) -> None:
         guess.notes.append("No column has questions, so every row is asked the same: change `question`.")
     if "answer" not in guess.columns:
         guess.notes.append(f"No column of answers was found among {', '.join(source.columns)}: set `columns.answer`.")
-    if "image" not in guess.columns:
+    if "image" not in guess.columns and (named := _named("image", source.columns)) and values[named[0]]:
+        guess.notes.append(
+            f"The column '{named[0]}' has no images and no paths of images: {values[named[0]][0]!r:.40}. "
+            "Save the images as files, and name one file, or a list of files, in each row."
+        )
+    elif "image" not in guess.columns:
         guess.notes.append("No column has images, so the study asks without images.")
     if len(source) < 2:
         guess.notes.append("The data has one row, so no row is left as a demonstration. Add rows.")
@@ -168,6 +176,10 @@ def _split_keys(guess: Guess, splits: Sequence[str]) -> None:
     """The split of the queries and of the pool by the values of the column `split`."""
     queries = next((name for name in ("test", "validation", "dev", "val") if name in splits), None)
     if queries is None or len(splits) < 2:
+        guess.notes.append(
+            f"The column '{SPLIT_COLUMN}' has {', '.join(splits[:8])}: set `split` and `pool_split`, or queries and "
+            "demonstrations are drawn from all rows."
+        )
         return
     guess.keys["split"] = queries
     if "train" in splits:
@@ -176,20 +188,27 @@ def _split_keys(guess: Guess, splits: Sequence[str]) -> None:
 
 
 def _answer_keys(guess: Guess, source: DataSource, rows: Any) -> None:
-    """How answers point to options, and whether answers are classes. Answers that are options are texts."""
+    """How answers point to options, and whether answers are classes. Answers may be options, or names of options."""
     column = guess.columns["answer"]
     if "options" not in guess.columns:
-        if getattr(source.data.features[column], "names", None):
+        if getattr(source.features[column], "names", None):
             guess.keys["answer_is"] = "class"
         return
     layout = ColumnMapping({"answer": column, "options": guess.columns["options"]}, "?")
-    answered = [(text_of(row[column]).strip(), options_of(row, layout)) for row in rows if row[column] is not None]
-    if not answered or all(answer in options for answer, options in answered):
+    answered = list[tuple[str, bool]]()
+    for row in rows:
+        try:
+            known = {*options_of(row, layout, ""), *named_options(row, layout)}
+        except DataError:  # `_check` reports it with its row
+            return
+        cells = row[column] if isinstance(row[column], list) else [row[column]]
+        answered += [(text_of(cell), text_of(cell) in known) for cell in cells if cell is not None]
+    if all(is_known for _, is_known in answered):
         return
     if all(answer.isdigit() for answer, _ in answered):
         guess.keys["answer_is"] = "index"
         guess.comments["answer_is"] = f"guess: answers are such as {answered[0][0]}, and 0 is the first option"
-    elif all(re.fullmatch(r"\(?[A-Ha-h][).]?", answer) for answer, _ in answered):
+    elif all(re.fullmatch(r"\(?[A-Za-z][).]?", answer) for answer, _ in answered):
         guess.keys["answer_is"] = "letter"
         guess.comments["answer_is"] = f"guess: answers are such as {answered[0][0]}"
 

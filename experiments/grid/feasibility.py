@@ -169,8 +169,8 @@ def _check_letters(task: "Task", where: str) -> None:
         if example.listing and example.listing.letters and not has_letter(example):
             raise DataError(
                 f"{where}: the answer '{example.answer}' of '{example.id}' is none of its options "
-                f"({', '.join(example.options)}), so it has no letter. Write both the same way, or set list_options: "
-                "texts."
+                f"({', '.join(example.options)}), so it has no letter. Write both the same way, or "
+                "set answer_is if answers are letters or indices of options."
             )
 
 

@@ -5,7 +5,7 @@ sample on its own. The others count each distinct prompt once, as the runner pre
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -160,6 +160,7 @@ def make_plan(
     unlisted = UnlistedOptions()
     all_queries = {id(task): task.queries[:limit] for task in grid.tasks}
     parts = [(task, sample_queries(all_queries[id(task)], SAMPLED_QUERIES), _groups(grid, task)) for task in grid.tasks]
+    notes |= dict.fromkeys(note for task in grid.tasks for note in _image_notes(task.title, all_queries[id(task)]))
     progress = CountingProgress(report, sum(len(queries) * len(groups) for _, queries, groups in parts))
     prefix_reuse, largest = PrefixReuse(), LargestRequests()
     token_counts = {id(model): TokenCounts(model) for model in grid.models}
@@ -275,6 +276,16 @@ class PlanCounters:
     largest: LargestRequests
     progress: CountingProgress
     tokens: TokenCounts
+
+
+def _image_notes(title: str, queries: "Sequence[Example]") -> Iterator[str]:
+    """A sentence if some queries have images and others have none, as a table with empty cells."""
+    without = [query.id for query in queries if not query.images]
+    if 0 < len(without) < len(queries):
+        yield (
+            f"task '{title}': {len(without)} of {len(queries)} queries have no image, for example '{without[0]}', and "
+            "are asked without one. Remove the rows whose image is missing."
+        )
 
 
 def _count(

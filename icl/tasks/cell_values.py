@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from PIL.Image import Image as PILImage
 
 
+MAX_PATH = 4096
+"""The longest path of a file on Linux. A longer text is an image in base64."""
+
+
 def text_of(value: Any) -> str:
     """A value as the text of an answer or an option."""
     if isinstance(value, bool):
@@ -59,8 +63,7 @@ def cell_images(view: "Dataset", source: DataSource, column: str, row: int) -> I
     """The unopened images of one cell. view: the data with this column only."""
     from datasets import Image as ImageFeature
 
-    feature = view.features[column]
-    if isinstance(feature, ImageFeature):
+    if isinstance(source.features[column], ImageFeature):
         origin = f"{source.name} row {row}, column '{column}'"
         yield Image.from_source(StoredImage(source, view, column, row, 0), origin)
         return
@@ -103,6 +106,10 @@ def image_at_path(path: str, values: Mapping[str, Any], source: DataSource, at: 
 
 
 def _named_image(text: str, source: DataSource, at: str, base: str = "") -> Image:
+    if "://" in text:
+        raise DataError(f"{at}: the image '{text:.80}' is an address. Download the images, and name their files.")
+    if text.startswith("data:") or len(text) > MAX_PATH:
+        raise DataError(f"{at}: the image '{text:.40}…' is not a path. Save the images as files, and name these.")
     try:
         path = source.image_path(text, base)
     except ValueError as error:

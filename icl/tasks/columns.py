@@ -2,10 +2,11 @@
 
 Values are read in the same way in columns, `options` and `answer_map`: true and false are "yes" and "no" (YAML reads a
 bare yes as true), whole numbers have no decimals, and class labels are their names. Options may be a list, a mapping by
-letters, several columns, one text "(a) open (b) closed", or a list as text "['open', 'closed']". A missing value and
-the text nan are no option. A row without options has a text answer, also with `answer_is: letter`. A hint precedes its
-question. Of several image columns, a row may leave some empty. A column of `video` has paths of video files, whose
-frames are images. All answers of several annotators are accepted. With repetitions they are stored as
+letters or numbers (a row's answer may then be such a name), several columns, one text "(a) open (b) closed", or a list
+as text "['open', 'closed']". A missing value and the text nan are no option. Options that are listed by letters lose
+letters of their own ("A. open"). A row without options has a text answer, also with `answer_is: letter`. A hint
+precedes its question. Of several image columns, a row may leave some empty. A column of `video` has paths of video
+files, whose frames are images. All answers of several annotators are accepted. With repetitions they are stored as
 `secret["votes"]`. A column of `objects` lists the COCO objects in the image, for CHAIR.
 """
 
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from icl.errors import ConfigError, DataError, did_you_mean
 from icl.images import Image
-from icl.option_listing import OptionListing
+from icl.option_listing import OptionListing, without_letters
 from icl.tasks.cell_values import cell_images, image_at_path, image_keys, parse_list, text_of
 from icl.tasks.source import DataSource
 from icl.tasks.video_frames import video_frames
@@ -111,7 +112,7 @@ def short_columns(source: DataSource, layout: ColumnMapping) -> list[str]:
     stored = {column for role in STORED_ROLES for column in layout.of(role)}
     columns = []
     for name in source.columns:
-        kind = str(getattr(source.data.features[name], "dtype", ""))
+        kind = str(getattr(source.features[name], "dtype", ""))
         if name in stored or not kind.startswith(("string", "large_string", "int", "uint", "float", "bool")):
             continue
         if "string" in kind:
@@ -122,10 +123,25 @@ def short_columns(source: DataSource, layout: ColumnMapping) -> list[str]:
     return columns
 
 
-def options_of(values: Mapping[str, Any], layout: ColumnMapping) -> tuple[str, ...]:
-    """The options of a row: those in its columns, or those of all rows."""
-    values_ = [item for column in layout.of("options") for item in _several(values[column])]
-    return tuple(text_of(item) for item in values_ if not _missing(item) and item != "nan") or layout.options
+def options_of(values: Mapping[str, Any], layout: ColumnMapping, at: str) -> tuple[str, ...]:
+    """The options of a row: those in its columns, or those of all rows. Raises DataError if one is a list or mapping."""
+    options = list[str]()
+    for column in layout.of("options"):
+        for item in _several(values[column]):
+            if isinstance(item, list | tuple | Mapping):
+                raise DataError(
+                    f"{at}: an option in column '{column}' is not a text but {str(item)!r:.60}. Write the options as a "
+                    "list of texts, or as texts by letters."
+                )
+            if not _missing(item) and item != "nan":
+                options.append(text_of(item))
+    return tuple(options) or layout.options
+
+
+def named_options(values: Mapping[str, Any], layout: ColumnMapping) -> dict[str, str]:
+    """The options of a row by their names, where a column has a mapping: {"A": "cat", "B": "dog"}."""
+    cells = [values[column] for column in layout.of("options") if isinstance(values[column], Mapping)]
+    return {name: text_of(item) for cell in cells for name, item in cell.items() if not _missing(item)}
 
 
 def read_examples(
@@ -142,8 +158,11 @@ def read_examples(
     classes = _classes(source, layout)
     for row, name, values in zip(rows, ids, texts, strict=True):
         at = f"{source.name} row {row}"
-        options = options_of(values, layout) or classes
+        options = options_of(values, layout, at) or classes
         answers = _answers(values, source, layout, options, at)
+        if layout.listing and layout.listing.letters and (texts := without_letters(options)) != options:
+            text_of_option = dict(zip(options, texts, strict=True))
+            options, answers = texts, tuple(text_of_option.get(answer, answer) for answer in answers)
         yield Example(
             id=name,
             images=(
@@ -216,7 +235,7 @@ def _question(values: Mapping[str, Any], layout: ColumnMapping, at: str) -> str:
 
 def _named(value: Any, source: DataSource, column: str) -> str:
     """The text of a value. A class label is its name."""
-    feature = source.data.features[column]
+    feature = source.features[column]
     names = getattr(feature, "names", None)
     return text_of(names[value]) if names and isinstance(value, int) and value >= 0 else text_of(value)
 
@@ -225,7 +244,7 @@ def _short(value: Any, source: DataSource, column: str) -> Any:
     """A number, a truth value or a text. A class label is its name, and a number that is none is missing."""
     if _missing(value):
         return None
-    return _named(value, source, column) if getattr(source.data.features[column], "names", None) else value
+    return _named(value, source, column) if getattr(source.features[column], "names", None) else value
 
 
 def _one(values: Mapping[str, Any], source: DataSource, layout: ColumnMapping, role: str) -> str | None:
@@ -245,7 +264,7 @@ def group_name(values: Sequence[Any]) -> str | None:
 def _several(cell: Any) -> Sequence[Any]:
     """The options in one cell: a list, a mapping by letters, a text "(a) open (b) closed" or "['a', 'b']", or one."""
     if isinstance(cell, Mapping):
-        return [cell[letter] for letter in sorted(cell)]
+        return [cell[letter] for letter in sorted(cell, key=lambda name: (len(name), name))]
     if isinstance(cell, str) and cell.lstrip().lower().startswith("(a)"):
         return [part.strip() for part in _LETTERED.split(cell.strip())[2::2]]
     listed = parse_list(cell) if isinstance(cell, str) else cell
@@ -257,7 +276,7 @@ def _classes(source: DataSource, layout: ColumnMapping) -> tuple[str, ...]:
     if layout.answer_is != "class" or layout.options or layout.of("options"):
         return ()
     column = layout.of("answer")[0]
-    names = getattr(source.data.features[column], "names", None) or sorted(set(map(text_of, source.data[column])))
+    names = getattr(source.features[column], "names", None) or sorted(set(map(text_of, source.data[column])))
     return tuple(dict.fromkeys(map(_class_of, names)))
 
 
@@ -300,7 +319,13 @@ def _answers(
     column = layout.of("answer")[0]
     cells = values[column] if isinstance(values[column], list | tuple) else [values[column]]
     raw = [item.get("answer") if isinstance(item, Mapping) else item for item in cells]
-    answers = [_answer(item, source, layout, options, at) for item in raw if not _missing(item)]
+    by_name = named_options(values, layout)
+    is_name = layout.answer_is != "text" or not any(text_of(item) in options for item in raw if not _missing(item))
+    answers = [
+        (by_name.get(text_of(item).strip("().: ")) if is_name else None) or _answer(item, source, layout, options, at)
+        for item in raw
+        if not _missing(item)
+    ]
     if not answers or not any(answers):
         raise DataError(f"{at} has no answer in column '{column}'. Remove the row, or name another column.")
     return tuple(dict.fromkeys(answer for answer in answers if answer))
@@ -318,7 +343,11 @@ def _answer(item: Any, source: DataSource, layout: ColumnMapping, options: tuple
         letter = text.strip("().: ") if layout.answer_is == "letter" else ""
         place = ord(letter.upper()) - ord("A") if len(letter) == 1 else _whole(text_of(item))
         if place is None or not 0 <= place < len(options):
-            raise DataError(f"{at}: the answer {item!r} is no {layout.answer_is} of its {len(options)} options.")
+            first = "A" if layout.answer_is == "letter" else "0"
+            raise DataError(
+                f"{at}: the answer {item!r} is no {layout.answer_is} of its {len(options)} options; the first is "
+                f"{first}. Correct the column '{layout.of('answer')[0]}', or set another answer_is."
+            )
         return options[place]
     if layout.answer_map is not None:
         for key in (text_of(item), text):

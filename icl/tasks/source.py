@@ -5,6 +5,7 @@
     any other folder                        load_dataset(folder): parquet, JSON lines, CSV or an image folder
     a .parquet, .json, .jsonl or .csv file  load_dataset(builder, file); its column `split` names the split of each row
     a .json file of objects by name         one row for each object, with its name in the column `key`
+    a .json file with one list of objects   one row for each object, as in {"version": 1, "data": [...]}
     anything else                           a data set of the Hugging Face hub, by its id
 
 A split that a source does not have is an error. A file without the column `split` has the splits that its name contains
@@ -13,11 +14,13 @@ A split that a source does not have is an error. A file without the column `spli
 A `metadata.csv` or `.jsonl` of an image folder is read as usual. Images stay encoded (`decode=False`).
 """
 
+import codecs
 import logging
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
@@ -61,6 +64,11 @@ class DataSource:
     @property
     def columns(self) -> list[str]:
         return list(self.data.column_names)
+
+    @cached_property
+    def features(self) -> Mapping[str, Any]:
+        """The types of the columns. `datasets` copies all of them at each access."""
+        return self.data.features
 
     def image_path(self, text: str, base: str = "") -> Path:
         """The file that a row names.
@@ -183,11 +191,17 @@ def _read(path: str, here: Path, config: str | None, split: str) -> tuple[Any, P
     if here.is_file():
         builder = BUILDERS.get(here.suffix.lower())
         if builder is None:
-            raise ValueError(f"a file is one of {', '.join(BUILDERS)}, not '{here.suffix}'.")
-        if (named := _objects_by_name(here)) is not None:
-            return datasets.Dataset.from_list(named), here
-        options = {"sep": "\t"} if here.suffix.lower() == ".tsv" else {}
-        return datasets.load_dataset(builder, data_files={"data": str(here)}, split="data", **options), here
+            raise ValueError(f"a file is one of {', '.join(BUILDERS)}, not '{here.suffix}'. Save it as one of them.")
+        if builder != "parquet":
+            _check_encoding(here)
+        if (rows := _rows_of_object(here)) is not None:
+            return datasets.Dataset.from_list(rows), here
+        options = {"sep": _separator(here)} if builder == "csv" else {}
+        try:
+            return datasets.load_dataset(builder, data_files={"data": str(here)}, split="data", **options), here
+        except (datasets.exceptions.DatasetsError, ValueError):
+            _check_lines(here)
+            raise
     return datasets.load_dataset(path, config, split=split), None
 
 
@@ -260,9 +274,44 @@ def _rows_beside_images(folder: Path, split: str) -> Path | None:
     return named[0]
 
 
-def _objects_by_name(path: Path) -> list[dict[str, Any]] | None:
-    """The rows of a JSON file with one object that contains an object for each row, as in SugarCrepe. None for other
-    files.
+def _check_encoding(path: Path) -> None:
+    """Raises ValueError if a file of text is not UTF-8."""
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    with path.open("rb") as file:
+        try:
+            while block := file.read(2**20):
+                decoder.decode(block)
+            decoder.decode(b"", final=True)
+        except UnicodeDecodeError as error:
+            raise ValueError("its text is not UTF-8. Save it as UTF-8.") from error
+
+
+def _check_lines(path: Path) -> None:
+    """Raises ValueError with the first line that is not JSON, if the others are."""
+    import json
+
+    if path.suffix.lower() not in (".jsonl", ".ndjson"):
+        return
+    with path.open(encoding="utf-8") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                json.loads(line or "null")
+            except json.JSONDecodeError as error:
+                raise ValueError(f"line {number} is not JSON ({error.msg}). Each line is one row.") from error
+
+
+def _separator(path: Path) -> str:
+    """What separates the columns: tabs in .tsv, else commas, or semicolons if the first line has more of them."""
+    if path.suffix.lower() == ".tsv":
+        return "\t"
+    with path.open(encoding="utf-8") as file:
+        header = file.readline()
+    return ";" if header.count(";") > header.count(",") else ","
+
+
+def _rows_of_object(path: Path) -> list[dict[str, Any]] | None:
+    """The rows of a JSON file with one object: an object for each row, as in SugarCrepe, or one list of rows. None for
+    other files.
     """
     import json
 
@@ -276,12 +325,12 @@ def _objects_by_name(path: Path) -> list[dict[str, Any]] | None:
             content = json.load(file)
         except ValueError:  # JSON lines with a wrong suffix, or broken: the table reader raises the error
             return None
-    objects = (
-        content
-        if isinstance(content, dict) and content and all(isinstance(v, dict) for v in content.values())
-        else None
-    )
-    return None if objects is None else [{"key": name, **row} for name, row in objects.items()]
+    if not isinstance(content, dict) or not content:
+        return None
+    if all(isinstance(value, dict) for value in content.values()):
+        return [{"key": name, **row} for name, row in content.items()]
+    lists = [value for value in content.values() if isinstance(value, list) and all(isinstance(v, dict) for v in value)]
+    return lists[0] or None if len(lists) == 1 else None
 
 
 def _split_of(data: Any, path: str, split: str) -> "Dataset":

@@ -62,8 +62,8 @@ def divide_by_group(
     pool = set(names[: round(fraction * len(names))])
     if len(pool) == len(names) or (not pool and fraction > 0):
         raise DataError(
-            f"{name} has {len(names)} groups, too few for both queries and a pool with pool_fraction {fraction}. "
-            "Set pool_split, or another pool_fraction."
+            f"{name} has too few groups of rows ({len(names)}) for both queries and a pool with pool_fraction "
+            f"{fraction}. Add rows, set pool_split, or change pool_fraction."
         )
     return (
         [row for row, group in enumerate(groups) if group not in pool],

@@ -190,18 +190,44 @@ class PromptRenderer:
         return text
 
     def _template(self, turns: Script, conversation: list[Message], answers: bool) -> str:
+        try:
+            return self._applied(conversation, answers)
+        except TemplateRefusedError as error:
+            roles, problem = ", ".join(role for role, _ in turns), str(error).rstrip(".")
+            if self._reads_strings_only:
+                raise ModelError(
+                    f"{self.name}: the chat template reads texts only, so it cannot place images ({problem}). Use a "
+                    "checkpoint of this model that was converted for transformers, often named `-hf`."
+                ) from error
+            advice = " Use another composer (interleaved makes a single user turn)." if len(turns) > 1 else ""
+            raise ModelError(
+                f"{self.name}: the chat template does not accept these turns ({roles}): {problem}.{advice}"
+            ) from error
+
+    @cached_property
+    def _reads_strings_only(self) -> bool:
+        """Whether the template takes one turn as a string, and refuses it as a list of items."""
+        string: Message = {"role": "user", "content": ANSWER}
+        try:
+            self._applied([string], answers=True)
+        except TemplateRefusedError:
+            return False
+        try:
+            self._applied([{**string, "content": [{"type": "text", "text": ANSWER}]}], answers=True)
+        except TemplateRefusedError:
+            return True
+        return False
+
+    def _applied(self, conversation: list[Message], answers: bool) -> str:
+        """The rendered conversation. Raises TemplateRefusedError."""
         from jinja2.exceptions import TemplateError
 
         try:
             text = None if self.trusted else self.render_limited(conversation, answers)
             if text is None or overrides_rendering(self.processor):
                 text = str(self.processor.apply_chat_template(conversation, add_generation_prompt=answers))
-        except (TemplateError, TemplateRefusedError, TypeError) as error:
-            roles, problem = ", ".join(role for role, _ in turns), str(error).rstrip(".")
-            raise ModelError(
-                f"{self.name}: the chat template does not accept these turns ({roles}): {problem}. Use another "
-                "composer (interleaved makes a single user turn)."
-            ) from error
+        except (TemplateError, TypeError) as error:
+            raise TemplateRefusedError(str(error)) from error
         return text
 
     def render_limited(self, conversation: Sequence[Message], answers: bool) -> str:

@@ -134,6 +134,42 @@ def test_a_folder_of_classes(icl: ICL, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("answer", "answer_is"),
+    [
+        (str, "index"),
+        (float, "index"),
+        (lambda i: ["ABCD"[i]], "letter"),
+        (COLORS.__getitem__, None),
+    ],
+)
+def test_answers_that_point_to_options(icl: ICL, tmp_path: Path, answer: Any, answer_is: str | None) -> None:
+    lines = [{**row, "options": COLORS, "label": answer(i % 4)} for i, row in enumerate(rows(tmp_path))]
+    (tmp_path / "d.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    task, _ = guessed(icl, tmp_path, "d.jsonl")
+    assert task.get("answer_is") == answer_is
+    check_data(expand(load_config(tmp_path / "seen.yaml")))
+
+
+def test_names_of_options_need_no_key(icl: ICL, tmp_path: Path) -> None:
+    named = dict(zip("1234", COLORS, strict=True))
+    lines = [{**row, "options": named, "label": i % 4 + 1} for i, row in enumerate(rows(tmp_path))]
+    (tmp_path / "d.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    task, out = guessed(icl, tmp_path, "d.jsonl")
+    assert "answer_is" not in task
+    assert "cannot be used" not in out
+    check_data(expand(load_config(tmp_path / "seen.yaml")))
+
+
+def test_a_folder_with_validation_takes_demonstrations_from_train(icl: ICL, tmp_path: Path) -> None:
+    for i in range(16):
+        folder = tmp_path / "birds" / ("val" if i < 4 else "train") / COLORS[i % 4]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8), (i, 0, 0)).save(folder / f"{i}.png")
+    task, _ = guessed(icl, tmp_path, "birds")
+    assert (task["split"], task["pool_split"]) == ("validation", "train")
+
+
+@pytest.mark.parametrize(
     ("lines", "sentence"),
     [
         ([{"question": f"{i}?", "answer": "x"} for i in range(9)], "No column has images"),
@@ -142,6 +178,15 @@ def test_a_folder_of_classes(icl: ICL, tmp_path: Path) -> None:
             "No column of answers was found among question, thing",
         ),
         ([{"question": "a?", "answer": "x"}], "The data has one row"),
+        (
+            [{"question": f"{i}?", "image": "iVBORw0KGgo", "answer": "x"} for i in range(9)],
+            "The column 'image' has no images and no paths of images: 'iVBORw0KGgo'",
+        ),
+        ([{"id": 1, "question": f"{i}?", "answer": "x"} for i in range(9)], "Several rows have the same 'id'"),
+        (
+            [{"split": "eval", "question": f"{i}?", "answer": "x"} for i in range(9)],
+            "The column 'split' has eval: set `split`",
+        ),
     ],
 )
 def test_what_cannot_be_guessed_is_a_sentence(icl: ICL, tmp_path: Path, lines: Any, sentence: str) -> None:

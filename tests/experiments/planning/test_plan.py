@@ -1,9 +1,12 @@
+import json
 import math
 import re
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from experiments.config.config import load_config
 from experiments.contexts.size_estimate import sample_queries
@@ -141,3 +144,15 @@ def test_controls_are_listed_by_their_decodings_and_no_line_is_wider_than_the_te
     own = [line for line in lines if line.startswith(("greedy ", "vcd ", "icd "))]
     assert len({len(line) for line in own}) == 1  # the branches in one column
     assert not any("mask_only(" in line for line in lines)
+
+
+def test_queries_without_an_image_among_others_are_counted(mapping: Any, tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    rows = [{"image": None if i == 3 else "a.png", "question": "?", "answer": "a"} for i in range(8)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    columns = {name: name for name in rows[0]}
+    task = {"name": "hub", "path": str(tmp_path / "rows.jsonl"), "columns": columns, "pool_fraction": 0}
+    config = mapping(task=task, model={"name": "fake-uniform"}, shots=0)
+    assert "1 of 8 queries have no image, for example 'test-000003'" in " ".join(planned(config).notes)
+    del columns["image"]
+    assert "no image" not in " ".join(planned(mapping(task=task, model={"name": "fake-uniform"}, shots=0)).notes)

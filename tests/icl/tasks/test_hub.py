@@ -188,6 +188,7 @@ def test_a_missing_column_is_an_error_with_the_columns_there_are(tmp_path):
         ),
         ({"question": "what is ask}?"}, "question: Single '}' encountered in format string. Write {{ and }}"),
         ({"question": "what is {}?"}, "question: {} has no column name in the braces."),
+        ({"columns": {"answer": None}}, "task 'hub', columns.answer: no value. Write one after the colon"),
     ],
 )
 def test_a_wrong_map_is_refused_before_any_data_is_read(change, says):
@@ -297,7 +298,7 @@ def test_one_split_without_groups_is_divided_by_common_images(tmp_path):
 
 def test_a_split_of_one_group_cannot_be_divided(tmp_path):
     dataset("red", "red", "red").to_parquet(tmp_path / "d.parquet")
-    with pytest.raises(DataError, match="1 groups, too few"):
+    with pytest.raises(DataError, match=r"too few groups of rows \(1\)"):
         _ = task(tmp_path / "d.parquet").queries
 
 
@@ -392,7 +393,7 @@ def test_a_cell_that_is_no_image_fails_when_it_is_opened(tmp_path):
 
 @pytest.mark.parametrize(
     ("text", "says"),
-    [("", r"there is nothing in it\."), ('{"ask": "?", "said": "a"}\n{garbage\n', r"JSON parse error: .* in row 1")],
+    [("", r"there is nothing in it\."), ('{"ask": "?", "said": "a"}\n{garbage\n', r"line 2 is not JSON \(Expecting")],
 )
 def test_a_file_that_is_no_data_says_why(tmp_path, text, says):
     (tmp_path / "t.jsonl").write_text(text)
@@ -407,6 +408,93 @@ def test_a_folder_with_a_script_is_refused_and_the_script_does_not_run(tmp_path)
     with pytest.raises(DataError, match=r"scripts are no longer supported, but found mine\.py"):
         _ = task(folder, columns={"question": "ask", "answer": "said"}).queries
     assert not (tmp_path / "ran").exists()
+
+
+def rows_of(folder, rows, **keys):
+    """The task of own rows with options."""
+    (folder / "t.jsonl").write_text("\n".join(json.dumps({"ask": "?", **row}) for row in rows))
+    columns = {"question": "ask", "options": "options", "answer": "said"}
+    return task(folder / "t.jsonl", columns=columns, pool_fraction=0, **keys)
+
+
+@pytest.mark.parametrize("option", [["cat"], {"label": "A", "text": "cat"}])
+def test_an_option_that_is_no_text_is_refused(tmp_path, option):
+    loaded = rows_of(tmp_path, [{"options": [option, option], "said": "cat"}])
+    with pytest.raises(DataError, match=r"row 0: an option in column 'options' is not a text"):
+        _ = loaded.queries
+
+
+@pytest.mark.parametrize("answer_is", ["text", "letter", "index"])
+def test_an_answer_may_be_the_name_of_an_option(tmp_path, answer_is):
+    numbered = [{"options": {str(i): f"thing {i}" for i in range(1, 12)}, "said": str(i)} for i in (1, 2, 10)]
+    loaded = rows_of(tmp_path, numbered, answer_is=answer_is)
+    assert [query.answers for query in loaded.queries] == [("thing 1",), ("thing 2",), ("thing 10",)]
+    assert loaded.queries[0].options == tuple(f"thing {i}" for i in range(1, 12))
+    gap = rows_of(tmp_path, [{"options": {"A": "cat", "B": None, "C": "dog"}, "said": "C."}], answer_is=answer_is)
+    assert (gap.queries[0].answers, gap.queries[0].options) == (("dog",), ("cat", "dog"))
+
+
+def test_a_text_that_is_also_the_name_of_another_option_is_read_as_a_text(tmp_path):
+    (query,) = rows_of(tmp_path, [{"options": {"A": "B", "B": "A"}, "said": "A"}]).queries
+    assert query.answers == ("A",)
+
+
+def test_options_that_are_listed_by_letters_lose_letters_of_their_own(tmp_path):
+    row = {"options": ["A. cat", "B. a dog"], "said": "B. a dog"}
+    (query,) = rows_of(tmp_path, [row]).queries
+    assert (query.options, query.answers) == (("cat", "a dog"), ("a dog",))
+    (query,) = rows_of(tmp_path, [row], list_options="none").queries
+    assert query.options == ("A. cat", "B. a dog")
+    (query,) = rows_of(tmp_path, [{"options": ["A. Lincoln", "J. Adams"], "said": "J. Adams"}]).queries
+    assert query.options == ("A. Lincoln", "J. Adams")
+
+
+def test_an_index_outside_the_options_says_where_they_begin(tmp_path):
+    with pytest.raises(DataError, match=r"row 0: the answer 2 is no index of its 2 options; the first is 0"):
+        _ = rows_of(tmp_path, [{"options": ["cat", "dog"], "said": 2}], answer_is="index").queries
+
+
+@pytest.mark.parametrize(
+    ("image", "says"),
+    [
+        ("https://example.com/a.png", "is an address"),
+        ("data:image/png;base64,iVBORw0KGgo=", "not a path"),
+        ("i" * 5000, "not a path"),
+    ],
+)
+def test_an_address_or_encoded_image_is_a_sentence(tmp_path, image, says):
+    (tmp_path / "t.jsonl").write_text(json.dumps({"ask": "?", "image": image, "said": "red"}))
+    with pytest.raises(DataError, match=f"row 0: the image .* {says}"):
+        _ = task(tmp_path / "t.jsonl", pool_fraction=0).queries
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "utf-16"])
+@pytest.mark.parametrize("name", ["t.jsonl", "t.csv"])
+def test_text_that_is_not_utf8_is_a_sentence(tmp_path, name, encoding):
+    text = '{"ask": "Größe?", "said": "a"}\n' if name == "t.jsonl" else "ask,said\nGröße?,a\n"
+    (tmp_path / name).write_text(text, encoding=encoding)
+    with pytest.raises(DataError, match=rf"{name}, .* its text is not UTF-8. Save it as UTF-8"):
+        _ = task(tmp_path / name, columns={"question": "ask", "answer": "said"}).queries
+
+
+def test_a_table_of_a_spreadsheet_has_a_byte_order_mark_and_semicolons(tmp_path):
+    (tmp_path / "t.csv").write_text("ask;said\nWhat, please?;red, green\n", encoding="utf-8-sig")
+    (query,) = task(tmp_path / "t.csv", columns={"question": "ask", "answer": "said"}, pool_fraction=0).queries
+    assert (query.question, query.answers) == ("What, please?", ("red, green",))
+
+
+def test_a_json_object_with_one_list_of_rows_is_these_rows(tmp_path):
+    (tmp_path / "t.json").write_text(json.dumps({"version": 1, "data": [{"ask": "?", "said": "a"}] * 3}))
+    loaded = task(tmp_path / "t.json", columns={"question": "ask", "answer": "said"}, pool_fraction=0)
+    assert len(loaded.queries) == 3
+
+
+def test_the_types_of_columns_are_not_copied_for_each_row(tmp_path, monkeypatch):
+    (tmp_path / "t.jsonl").write_text("\n".join(['{"ask": "?", "said": "a", "kind": "b"}'] * 50))
+    read, copies = type(Dataset.from_list([{}])).features.fget, []
+    monkeypatch.setattr(Dataset, "features", property(lambda self: (copies.append(1), read(self))[1]))
+    assert len(task(tmp_path / "t.jsonl", columns={"question": "ask", "answer": "said"}, pool_fraction=0).queries) == 50
+    assert len(copies) < 50
 
 
 def test_ids_that_stand_twice_are_an_error(tmp_path):

@@ -148,6 +148,13 @@ def test_a_template_that_refuses_two_turns_of_a_role_is_reported_in_a_sentence(m
         renderer(model_of("llava"), strict).text(twice)
 
 
+def test_a_template_that_reads_texts_only_is_no_matter_of_the_composer(model_of: ModelOf) -> None:
+    texts = renderer(model_of("llava"), "{% for m in messages %}{{ m.role + m.content }}{% endfor %}")
+    with pytest.raises(ModelError, match=r"the chat template reads texts only, so it cannot place images") as caught:
+        texts.text(Prompt((Turn("user", (Part("Which color?"),)),)))
+    assert "composer" not in str(caught.value)
+
+
 @pytest.mark.parametrize("written", [True, False])
 def test_the_start_token_occurs_once_whether_template_or_tokenizer_adds_it(written: bool, model_of: ModelOf) -> None:
     from tokenizers.processors import TemplateProcessing
