@@ -126,9 +126,20 @@ def _read(path: Path, name: str) -> _Read:
     read: _Read | None = module.__dict__.get(_READ)
     if read is None or read.spec is not module.__spec__:
         read = module.__dict__[_READ] = _Read(module.__spec__, source)
+    if read.source != source and _patched_source(name) == source:
+        read = module.__dict__[_READ] = _Read(module.__spec__, source)
     if read.source != source:
         _warn_of_edit(path, name)
     return read
+
+
+def _patched_source(name: str) -> bytes | None:
+    """The text to which IPython's %autoreload changed a module in place, with the same spec; None without it."""
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    magics = shell and shell.magics_manager.registry.get("AutoreloadMagics")
+    patcher = getattr(getattr(magics, "_reloader", None), "deduper_reloader", None)
+    text: str | None = getattr(patcher, "source_by_modname", {}).get(name)
+    return None if text is None else text.encode()
 
 
 def _data_sha(path: Path, read: _Read) -> str:

@@ -366,7 +366,12 @@ def _sets_token_limit(config: Config) -> bool:
 
 
 def _node_key(node: Any) -> str:
-    return json.dumps(node, sort_keys=True, default=repr)
+    """Text that differs between nodes that differ. Two classes that one function makes have the same name."""
+
+    def text(thing: Any) -> str:
+        return f"{thing!r} of {id(thing if isinstance(thing, type) else type(thing))}"
+
+    return json.dumps(node, sort_keys=True, default=text)
 
 
 def short_digest(value: Any) -> str:

@@ -68,7 +68,8 @@ class DataSource:
     @cached_property
     def features(self) -> Mapping[str, Any]:
         """The types of the columns. `datasets` copies all of them at each access."""
-        return self.data.features
+        features: Mapping[str, Any] = self.data.features
+        return features
 
     def image_path(self, text: str, base: str = "") -> Path:
         """The file that a row names.
@@ -194,8 +195,8 @@ def _read(path: str, here: Path, config: str | None, split: str) -> tuple[Any, P
             raise ValueError(f"a file is one of {', '.join(BUILDERS)}, not '{here.suffix}'. Save it as one of them.")
         if builder != "parquet":
             _check_encoding(here)
-        if (rows := _rows_of_object(here)) is not None:
-            return datasets.Dataset.from_list(rows), here
+        if (objects := _rows_of_object(here)) is not None:
+            return datasets.Dataset.from_list(objects), here
         options = {"sep": _separator(here)} if builder == "csv" else {}
         try:
             return datasets.load_dataset(builder, data_files={"data": str(here)}, split="data", **options), here

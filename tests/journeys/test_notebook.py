@@ -88,6 +88,12 @@ CELLS = {
     "edited value": "ADDED = 0.5\n" + RUN,
     "edited module": 'Path("weights.py").write_text("VALUE = 0.125\\n");' + RUN,
     "loaded again": "import importlib\nimportlib.reload(weights)\n" + RUN,
+    "autoreload": "%load_ext autoreload\n%autoreload 2\n"
+    + 'Path("weights.py").write_text("def value():\\n    return 0.5\\n\\n\\nVALUE = value()\\n");'
+    + "importlib.reload(weights);",
+    "reading a function": OTHERS.replace("weights.VALUE", "weights.value()") + RUN,
+    "edited under autoreload": 'Path("weights.py").write_text(Path("weights.py").read_text().replace("0.5", "0.0625"))',
+    "reloaded by the next cell": RUN,
 }
 
 
@@ -128,3 +134,9 @@ def test_a_module_that_was_not_loaded_again_is_warned_of(printed: dict[str, str]
     assert "[0.75]" in printed["edited module"], "the scores are those of the code that runs"
     assert "weights.py was edited after this process imported weights" in printed["edited module"]
     assert "Warning" not in printed["edited value"] + printed["loaded again"]
+
+
+def test_a_module_that_autoreload_changed_in_place_gives_fresh_scores(printed: dict[str, str]) -> None:
+    assert "[1.0]" in printed["reading a function"]
+    assert "[0.5625]" in printed["reloaded by the next cell"]
+    assert "Warning" not in printed["reloaded by the next cell"]

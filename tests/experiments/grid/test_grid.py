@@ -1,12 +1,15 @@
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from decoding import Strategy
 from experiments.config.config import load_config
 from experiments.grid.grid import Grid, expand, short_digest
 from icl.errors import ConfigError
+from icl.types import Prompt
 
 Write = Callable[..., Path]
 Mapping = Callable[..., dict[str, Any]]
@@ -178,6 +181,27 @@ def test_labels_have_only_the_parameters_that_differ(mapping: Mapping) -> None:
         "knn(by=question)",
         "knn(by=image)",
     ]
+
+
+def test_classes_that_one_function_makes_are_arms_of_their_own(mapping: Mapping, toy: str) -> None:
+    def made(strength: float) -> type[Strategy]:
+        @dataclass(frozen=True)
+        class Scaled(Strategy):
+            """The logits times a number."""
+
+            def branches(self, prompt: Prompt, note: object = None) -> tuple[Prompt, ...]:
+                return (prompt,)
+
+            def combine(self, logits: Any, step: Any) -> Any:
+                return strength * logits[0]
+
+        return Scaled
+
+    one, other = made(1.0), made(2.0)
+    for nodes in ([one, other], [one(), other()], [{"name": one}, {"name": other}]):
+        grid = grid_of(mapping(model=toy, grid={"decoding": nodes}))
+        assert [cell.decoding.strategy for cell in grid.cells] == [one(), other()]
+        assert len({cell.labels["decoding"] for cell in grid.cells}) == 2
 
 
 def test_a_label_of_a_decoding_is_used(mapping: Mapping, toy: str) -> None:
