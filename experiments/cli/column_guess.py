@@ -198,12 +198,12 @@ def _answer_keys(guess: Guess, source: DataSource, rows: Any) -> None:
     answered = list[tuple[str, bool]]()
     for row in rows:
         try:
-            known = {*options_of(row, layout, ""), *named_options(row, layout)}
+            accepted = {*options_of(row, layout, ""), *named_options(row, layout)}
         except DataError:  # `_check` reports it with its row
             return
         cells = row[column] if isinstance(row[column], list) else [row[column]]
-        answered += [(text_of(cell), text_of(cell) in known) for cell in cells if cell is not None]
-    if all(is_known for _, is_known in answered):
+        answered += [(text_of(cell), text_of(cell) in accepted) for cell in cells if cell is not None]
+    if all(is_option for _, is_option in answered):
         return
     if all(answer.isdigit() for answer, _ in answered):
         guess.keys["answer_is"] = "index"

@@ -124,7 +124,7 @@ def short_columns(source: DataSource, layout: ColumnMapping) -> list[str]:
 
 
 def options_of(values: Mapping[str, Any], layout: ColumnMapping, at: str) -> tuple[str, ...]:
-    """The options of a row: those in its columns, or those of all rows. Raises DataError if one is a list or mapping."""
+    """The options of a row: of its columns, or of all rows. Raises DataError if one is a list or a mapping."""
     options = list[str]()
     for column in layout.of("options"):
         for item in _several(values[column]):
