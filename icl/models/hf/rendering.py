@@ -15,6 +15,7 @@ from icl.lru_cache_bytes import LRUByteCache
 from icl.models.chat_markers import check_markers, marker_pattern
 from icl.models.hf.image_placeholder import image_placeholder
 from icl.models.hf.template_process import PROCESS, TemplateLimitError, TemplateRefusedError
+from icl.text.reasoning_blocks import opened_block
 from icl.types import Part, Prompt, Turn
 
 CACHED_TEXTS = 4096
@@ -75,7 +76,8 @@ class PromptRenderer:
 
             <assistant>⏎<think>⏎ | ⏎</think>⏎⏎ | red      prompt, `answer_start`, answer
 
-        Empty if the template writes answers elsewhere. Raises ModelError.
+        A reasoning block that is then still open is closed as by a thinking budget: some templates open one in prompts
+        only. Empty if the template writes answers elsewhere. Raises ModelError.
         """
         return self._start(script(prompt))
 
@@ -115,8 +117,11 @@ class PromptRenderer:
         return self._filled(turns, text)
 
     def _found_start(self, turns: Script) -> str:
-        gap, match, _ = self._after(turns, self._text(turns), ANSWER).partition(ANSWER)
-        return gap.rstrip(" ") if match else ""
+        text = self._text(turns)
+        gap, match, _ = self._after(turns, text, ANSWER).partition(ANSWER)
+        start = gap.rstrip(" ") if match else ""
+        markers = opened_block(text + start)
+        return start if markers is None else start + markers.forced
 
     def _filled(self, turns: Script, text: str) -> str:
         """The rendered text with slot texts in the place of their placeholders."""

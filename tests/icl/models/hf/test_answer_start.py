@@ -161,6 +161,21 @@ def test_options_are_scored_where_a_published_template_writes_an_answer(
     check_scores(checkpoint(published(name).replace(slot, "<image>")), start)
 
 
+@pytest.mark.parametrize("where", [LAST, EVERY])
+@pytest.mark.parametrize("before", ["", "<think>\n"])
+def test_a_block_that_answers_do_not_close_is_closed_as_by_a_thinking_budget(
+    where: str, before: str, checkpoint: Callable[[str], HF]
+) -> None:
+    hf = checkpoint(template(before, "<think>\n", where))
+    prompt = hf.before_answer(PROMPT)
+    assert prompt.answer_start == "\n</think>\n\n"
+    assert hf.render(prompt).endswith("<assistant><think>\n\n</think>\n\n")
+    assert hf.before_answer(prompt) == prompt
+    options = hf.option_ids(prompt, OPTIONS)
+    assert options == [list(hf.renderer.ids(option)) for option in OPTIONS]
+    assert set(scores(hf, Arm(GreedyDecoding()))) == {*OPTIONS}
+
+
 def test_a_closed_block_that_answers_lack_stays_in_the_prompt(checkpoint: Callable[[str], HF]) -> None:
     hf = checkpoint(TEMPLATES["closed block that answers lack"][0])
     assert hf.before_answer(PROMPT) == PROMPT
