@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 FILE = ".summary.json"
 UNREAD = {"images", "checkpoints", "__pycache__"}
-"""Folders of the run directory that a summary does not depend on. Hidden files are caches."""
+"""Folders that a summary does not depend on. Hidden files are caches."""
 
 
 def read_summary(folder: Path, console: "Console") -> str | None:
@@ -65,7 +65,7 @@ def _files(folder: Path) -> Iterator[tuple[str, int, int, int]]:
     """(path, size, last change of the content, last change of anything) of each file, in the order of their names."""
     for place, folders, names in os.walk(folder):
         folders[:] = sorted({*folders} - UNREAD)
-        for name in sorted(names):
-            if not name.startswith("."):
-                at = os.stat(os.path.join(place, name))
-                yield os.path.join(place, name), at.st_size, at.st_mtime_ns, at.st_ctime_ns
+        for path in (os.path.join(place, name) for name in sorted(names) if not name.startswith(".")):
+            if os.path.isfile(path):
+                at = os.stat(path)
+                yield path, at.st_size, at.st_mtime_ns, at.st_ctime_ns

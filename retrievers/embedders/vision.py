@@ -6,14 +6,24 @@ model; `first`, the first token ([CLS]); `mean`, the mean over all tokens or pos
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from typing import ClassVar, Literal
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any, ClassVar, Literal
 
-from icl.errors import PlanError
+from icl.errors import ModelError, PlanError
+from icl.images import Image
 from icl.registry import component, later_parameter
 from icl.types import Example, Query
-from retrievers.machinery.embedder_device import EmbedderDtype, PlacedEmbedder, weight_bytes
-from retrievers.machinery.vector_math import Vectors, all_images, mean_per_item
+from retrievers.machinery.checkpoints import BATCH, checkpoint_digest, find_checkpoint, load_pretrained
+from retrievers.machinery.embedder_device import (
+    EmbedderDtype,
+    EmbedderPlacement,
+    PlacedEmbedder,
+    on_device,
+    weight_bytes,
+)
+from retrievers.machinery.prefetch import decode_batches
+from retrievers.machinery.vector_math import Vectors, all_images, mean_per_item, stack_batches
 
 
 @component("embedder", "vision")
@@ -31,19 +41,12 @@ class Vision(PlacedEmbedder):
     @cached_property
     def digest(self) -> str:
         """sha256 of weights, configuration and processor. Raises ModelError without such a checkpoint."""
-        from retrievers.machinery.checkpoints import checkpoint_digest, find_checkpoint
-
         return f"vision-1-{self.pool}-{checkpoint_digest(find_checkpoint(self.path))}"
 
     def checkpoint_bytes(self) -> int:
-        from retrievers.machinery.checkpoints import find_checkpoint
-
         return weight_bytes(find_checkpoint(self.path))
 
     def embed_images(self, items: Sequence[Query | Example]) -> Vectors:
-        from retrievers.machinery.checkpoints import find_checkpoint
-        from retrievers.machinery.vision_backbone import load_vision_backbone
-
         backbone = load_vision_backbone(find_checkpoint(self.path), self.digest, self.placement)
         return mean_per_item(items, backbone.embed_images(all_images(items), self.pool))
 
@@ -51,3 +54,45 @@ class Vision(PlacedEmbedder):
         raise PlanError(
             "embedder 'vision' reads images only. For questions, combine it with another embedder ('paired')."
         )
+
+
+class VisionBackbone:
+    """A loaded vision backbone."""
+
+    def __init__(self, folder: Path, placement: EmbedderPlacement) -> None:
+        model, self.processor = load_pretrained(folder, "AutoImageProcessor", "embedder 'vision':", placement)
+        self.model = getattr(model, "vision_model", model)
+
+    def embed_images(self, images: Sequence[Image], pool: str) -> Vectors:
+        """The vector of each image, [N, D], unit rows. pool: see the embedder `vision`."""
+        import torch
+
+        rows = []
+        with torch.inference_mode():
+            for pil_images in decode_batches(images, BATCH):
+                inputs = on_device(self.processor(images=pil_images, return_tensors="pt"), self.model)
+                rows.append(self._pooled(self.model(**inputs), pool).float().cpu().numpy())
+        return stack_batches(rows)
+
+    def _pooled(self, out: Any, pool: str) -> Any:
+        states = out.last_hidden_state
+        if pool == "pooled":
+            pooled = getattr(out, "pooler_output", None)
+            if pooled is None:
+                raise ModelError(
+                    f"embedder 'vision': a {type(self.model).__name__} has no pooled output. Use pool: first or mean."
+                )
+            return pooled.flatten(1)
+        if states.ndim == 4:  # [N, channels, height, width]
+            if pool == "first":
+                raise ModelError(
+                    f"embedder 'vision': a {type(self.model).__name__} has no first token. Use pool: mean."
+                )
+            return states.mean(dim=(2, 3))
+        return states[:, 0] if pool == "first" else states.mean(dim=1)
+
+
+@lru_cache(maxsize=2)
+def load_vision_backbone(folder: Path, digest: str, placement: EmbedderPlacement) -> VisionBackbone:
+    """The loaded backbone of a folder, shared by all users. A new digest means a new key."""
+    return VisionBackbone(folder, placement)
