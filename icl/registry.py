@@ -422,11 +422,11 @@ def _check_trust(cls: type[Any], parameters: Mapping[str, Any], what: str) -> No
     """Raises ConfigError if a run directory that is not trusted sets a parameter through which code can run.
 
     Such a parameter is named `trust...`, or has the metadata `needs_trust`, and is false or empty by default. Any other
-    value is refused, even before it is a boolean: 1, "true".
+    value is refused, even before it is a boolean: 1, "true". If the metadata is a function, it decides by the value.
     """
     for f in fields(cls):
-        value = parameters.get(f.name)
-        if value and (f.name.startswith("trust") or f.metadata.get("needs_trust")):
+        value, needs_trust = parameters.get(f.name), f.metadata.get("needs_trust", f.name.startswith("trust"))
+        if value and (needs_trust(value) if callable(needs_trust) else needs_trust):
             refuse_untrusted(f"{config_key(f)}: {value!r}, which can run code, is not accepted", f"{what}: ")
 
 

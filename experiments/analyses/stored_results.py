@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 import icl
 from experiments.stats.formatting import format_count, join_words
 from experiments.store.json_shapes import Scalar, check_shape
-from experiments.store.store import Store, read_mapping, write_json
+from experiments.store.store import Store, read_mapping, refuse_links, write_json
 from icl.errors import ConfigError, StoreError
 from icl.text.json_text import canonical_digest
 
@@ -192,9 +192,10 @@ def store_result(run: Path, options: AnalysisOptions, basis: Basis, table: "Data
         The file.
 
     Raises:
-        StoreError: The file cannot be written.
+        StoreError: The file cannot be written, or is a link.
         ConfigError: The `attrs` of the table have other types.
     """
+    refuse_links(run)
     path = run / FOLDER / options.file
     attributes = {name: table.attrs[name] for name in ATTRIBUTES if name in table.attrs}
     content = {

@@ -23,7 +23,7 @@ def command(
     from experiments.sharing.card import make_card
     from experiments.sharing.card_text import card_text
     from experiments.stats.formatting import format_count
-    from experiments.store.store import report_write_errors, write_json, write_text
+    from experiments.store.store import refuse_links, report_write_errors, write_json, write_text
     from experiments.terminal.spinner import spinner
 
     with spinner() as report_progress:
@@ -31,6 +31,7 @@ def command(
         loaded = load_run(run, trust)
         card = make_card(loaded)
     folder = out or loaded.path
+    refuse_links(folder)
     with report_write_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "card.json", card)

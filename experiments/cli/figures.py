@@ -33,6 +33,7 @@ def command(
     from experiments.results.data_columns import split_view
     from experiments.results.loaded_run import load_run
     from experiments.results.view_run import view_run
+    from experiments.store.store import refuse_links
 
     formats = list(dict.fromkeys(kind or figure_files.FORMATS))
     if wrong := [name for name in formats if name not in figure_files.FORMATS]:
@@ -43,6 +44,7 @@ def command(
     every = tables.task_tables(view)
     looks = figures.assign_line_styles(every, tables.control_labels(view))
     named = list(zip(file_names([table.task for table in every]), every, strict=True))
+    refuse_links(run)
     folder = out or run / "figures" / "print"
     for path in figure_files.write_figures(named, looks, view.measure, folder, formats):
         print(strip_control_characters(str(path)))

@@ -30,7 +30,7 @@ from experiments.running.gc_tuning import infrequent_gc
 from experiments.stats import formatting
 from experiments.stats.arms import describe_arm
 from experiments.stats.compare import verdicts
-from experiments.store.store import report_write_errors, write_csv, write_text
+from experiments.store.store import refuse_links, report_write_errors, write_csv, write_text
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -72,10 +72,11 @@ def write_report(run: "Run | RunView", per_cell: int = sample_browser.QUERIES_PE
         per_cell: The number of queries per task in the sample browser.
 
     Raises:
-        StoreError: The run has no samples, or a file cannot be written.
+        StoreError: The run has no samples, or a file cannot be written or is a link.
         ConfigError: The run's config does not fit its samples.
     """
     view = run if isinstance(run, RunView) else view_run(run)
+    refuse_links(view.path)
     task_tables = tables.task_tables(view)
     differences, refused = tables.differences_or_reason(view)
     report = view.path / "report.html"

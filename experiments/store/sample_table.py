@@ -126,6 +126,7 @@ class CellTable:
         path = self.store.cell_folder(self.digest) / CACHE
         part = path.with_name(f"{CACHE}.{os.getpid()}.part")
         try:
+            part.unlink(missing_ok=True)  # a link would lead to another file
             part.write_bytes(data)
             part.replace(path)
         except OSError:

@@ -53,6 +53,8 @@ _TYPES: dict[str, type] = dict.fromkeys(_FIELDS, str) | {
     **dict.fromkeys(NUMBERS, int),
 }
 
+WRITTEN = ("report.html", "tables", "figures", "card.json", "card.md", "analyses")
+"""Files and folders of a run directory that commands which read a run write."""
 FORMAT = 2
 """The format of the files. Increase it if earlier versions cannot read what this one writes, or the reverse."""
 CELL_REMEDY = "Run the same command again: it writes the file from the config, and keeps finished samples."
@@ -205,6 +207,17 @@ def sample_files(folder: Path) -> list[Path]:
 def image_files(run: Path) -> list[Path]:
     """The images of a run directory. A link is none: it may lead to any file of this machine."""
     return sorted(path for path in (run / "images").glob("*.png") if path.is_file() and not path.is_symlink())
+
+
+def refuse_links(run: Path) -> None:
+    """Raises StoreError if a file or folder that reports, tables, figures and results replace is a link.
+
+    A run directory of somebody else could otherwise let `icl report` write over any file of this machine.
+    """
+    for name in WRITTEN:
+        for path in (run / name, *(run / name).rglob("*")):
+            if path.is_symlink():
+                raise StoreError(f"{path} is a link, and only files of the run are written. Remove it.")
 
 
 def describe_damaged_lines(places: Sequence[str], remedy: str) -> str:
@@ -389,7 +402,8 @@ def _write(path: Path, data: bytes, within: bool = True) -> None:
     try:
         if within:
             path.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("wb") as file:
+        part.unlink(missing_ok=True)  # of a killed process, or a link of somebody else
+        with part.open("xb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())

@@ -19,7 +19,7 @@ import logging
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
@@ -347,17 +347,22 @@ def _split_of(data: Any, path: str, split: str) -> "Dataset":
 
 
 def encoded(data: "Dataset") -> "Dataset":
-    """The data with undecoded image columns."""
-    from datasets import Image
-
+    """The data with undecoded images and other media, at any depth. Decoding opens the file or address of a row."""
     for name, feature in data.features.items():
-        if isinstance(feature, Image):
-            data = data.cast_column(name, Image(decode=False))
-        elif isinstance(feature, list) and len(feature) == 1 and isinstance(feature[0], Image):
-            data = data.cast_column(name, [Image(decode=False)])
-        elif isinstance(getattr(feature, "feature", None), Image):
-            data = data.cast_column(name, type(feature)(Image(decode=False)))
+        if (undecoded := _undecoded(feature)) != feature:
+            data = data.cast_column(name, undecoded)
     return data
+
+
+def _undecoded(feature: Any) -> Any:
+    """A feature of `datasets` whose values stay as they are stored: bytes, or a path."""
+    if isinstance(feature, dict):
+        return {name: _undecoded(one) for name, one in feature.items()}
+    if isinstance(feature, list):
+        return [_undecoded(one) for one in feature]
+    if hasattr(feature, "feature"):
+        return replace(feature, feature=_undecoded(feature.feature))
+    return replace(feature, decode=False) if getattr(feature, "decode", False) is True else feature
 
 
 def _first_line(error: Exception) -> str:

@@ -29,6 +29,8 @@ KEYS = {key: kind for key, hint in HINTS.items() if (kind := component_kind(hint
 """Key of an experiment file -> kind of its components."""
 LISTS = {*LIST_AXES, "metrics", "observe"}
 TRUSTING = (True, 1, "true", "yes")
+RUNNING = {"engine_args": {"worker_cls": EVIL}, "attn_implementation": "stranger/kernel"}
+"""The values by which the other parameters run code."""
 
 
 def components(kind: str) -> Iterator[tuple[str, type[Any]]]:
@@ -87,7 +89,7 @@ def test_no_component_is_loaded_by_its_path(kind: str, marker: Marker) -> None:
 @pytest.mark.parametrize(("kind", "name", "parameter"), list(doors()))
 @pytest.mark.parametrize("value", TRUSTING)
 def test_a_parameter_that_lets_code_run_is_refused(kind: str, name: str, parameter: str, value: object) -> None:
-    node = {"name": name, parameter: {"worker_cls": EVIL} if parameter == "engine_args" else value}
+    node = {"name": name, parameter: RUNNING.get(parameter, value)}
     with (
         untrusted(Path("received")),
         pytest.raises(ConfigError, match=rf"{parameter}: .* not accepted without --trust"),
@@ -97,6 +99,7 @@ def test_a_parameter_that_lets_code_run_is_refused(kind: str, name: str, paramet
 
 def test_the_parameters_that_let_code_run_are_those_of_models_and_of_lmms_eval() -> None:
     assert {(name, parameter) for _, name, parameter in doors()} == {
+        ("hf", "attn_implementation"),
         ("hf", "trust_remote_code"),
         ("vllm", "trust_remote_code"),
         ("vllm", "engine_args"),
@@ -126,7 +129,7 @@ def test_no_key_and_no_axis_of_a_config_loads_code_that_a_run_names(
 def test_an_axis_cannot_set_trust(kind: str, name: str, parameter: str, received: Receive) -> None:
     key = next(key for key, one in COMPONENT_KINDS.items() if one == kind)
     required = {"task": "task.yaml"} if kind == "task" else {"path": "tiny"}
-    value = {"worker_cls": EVIL} if parameter == "engine_args" else True
+    value = RUNNING.get(parameter, True)
     for axes in (
         {"grid": {f"{key}.{parameter}": [value]}},
         {"zip": {f"{key}.{parameter}": [value], "shots": [1]}, "grid": {}},

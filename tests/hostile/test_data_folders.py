@@ -2,9 +2,12 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
-from datasets import Dataset
+from datasets import Audio, Dataset, Features, Image, Value
 from endpoint_server import Server
 from PIL import Image as PILImage
 
@@ -103,3 +106,23 @@ def test_a_folder_with_a_card_of_its_own_files_is_read(private: Path) -> None:
     configs = {"configs": [{"config_name": "default", "data_files": [{"split": "test", "path": "rows.jsonl"}]}]}
     Path("data/README.md").write_text(f"---\n{json.dumps(configs)}\n---\n")
     assert open_queries(TEXTS)
+
+
+@pytest.mark.parametrize("path", ["{private}/me.png", "{url}/me.png"])
+@pytest.mark.parametrize("shape", [{"a": Image()}, [{"a": Image()}], [[Image()]], Audio()], ids=str)
+def test_media_inside_lists_and_mappings_are_not_opened(shape: Any, path: str, private: Path) -> None:
+    server = Server()
+    try:
+        path = path.format(private=private, url=server.url)
+        features = Features({"question": Value("string"), "answer": Value("string"), "more": shape})
+        medium: Any = {"bytes": None, "path": path}
+        medium = {"a": medium} if "a" in str(shape)[:4] else medium
+        rows = [{"question": f"q{i}", "answer": "yes", "more": medium} for i in range(8)]
+        for row in rows if isinstance(shape, list) else ():
+            row["more"] = [[medium]] if isinstance(shape[0], list) else [medium]
+        pq.write_table(pa.Table.from_pylist(rows, schema=features.arrow_schema), "data/test.parquet")
+        task = build("task", {"name": "hub", "path": "data", "columns": TEXTS | {"meta": ["more"]}})
+        assert {repr(query.meta["more"]) for query in task.queries} == {repr(rows[0]["more"])}
+        assert (server.headers, server.gets) == ([], [])
+    finally:
+        server.stop()

@@ -100,6 +100,44 @@ def test_a_report_shows_no_image_from_outside_the_run(
     assert not (tmp_path / "merged" / "images" / "abcdef.png").exists()
 
 
+@pytest.mark.parametrize(
+    ("place", "words"),
+    [
+        ("report.html", ("report",)),
+        ("tables", ("report",)),
+        ("tables/scores.csv", ("report",)),
+        ("figures", ("report",)),
+        ("figures/print", ("figures",)),
+        ("figures/print/existence-random.svg", ("figures",)),
+        ("card.md", ("card",)),
+        ("analyses", ("analyze", "vote")),
+    ],
+)
+def test_a_command_that_reads_a_run_writes_no_file_outside_it(
+    place: str, words: tuple[str, ...], received: Receive, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, mine = received(), tmp_path / "mine"
+    link = folder / place
+    link.unlink(missing_ok=True)
+    link.parent.mkdir(parents=True, exist_ok=True)
+    if link.suffix:
+        mine.write_text("mine")
+    else:
+        mine.mkdir()
+    link.symlink_to(mine)
+    main([words[0], str(folder), *words[1:]])
+    assert mine.read_text() == "mine" if link.suffix else list(mine.iterdir()) == []
+    assert f"{link} is a link, and only files of the run are written. Remove it." in capsys.readouterr().err
+
+
+def test_the_temporary_file_of_a_command_is_not_a_link_of_somebody_else(received: Receive, tmp_path: Path) -> None:
+    folder, mine = received(), tmp_path / "mine"
+    mine.write_text("mine")
+    (folder / f".report.html.{os.getpid()}.part").symlink_to(mine)
+    assert main(["report", str(folder)]) == 0
+    assert mine.read_text() == "mine"
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no pipes of this kind")
 @pytest.mark.parametrize("words", [("report",), ("runs",), ("table",), ("watch", "--once")])
 def test_a_pipe_in_the_place_of_samples_does_not_stop_a_command(words: tuple[str, ...], received: Receive) -> None:

@@ -2,7 +2,7 @@
 
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast, get_args
 
@@ -77,7 +77,9 @@ class HF(LogitModel):
     dtype: Dtype = "auto"  # auto: float32 on a CPU, else the checkpoint's own
     device: str = "auto"  # auto: cuda if available; or cpu, cuda, cuda:1, mps
     device_map: str | None = None  # of accelerate (auto, balanced, …), to spread the layers; device is ignored then
-    attn_implementation: str = "auto"  # auto: transformers chooses; sdpa, eager, flash_attention_2
+    attn_implementation: str = field(
+        default="auto", metadata={"needs_trust": lambda name: str(name) not in ATTENTION}
+    )  # auto: transformers chooses; sdpa, eager, flash_attention_2; owner/name: a kernel of the hub, which is code
     quantize: Quantize = "none"  # weights by bitsandbytes; none: as stored, also packed (GPTQ, AWQ)
     double_quant: bool = False  # nf4, fp4: whether scales are stored in 8 bits
     compute_dtype: Dtype = "auto"  # nf4, fp4: dtype of products; auto: `dtype`
