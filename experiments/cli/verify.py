@@ -2,6 +2,7 @@
 
 import secrets
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -49,7 +50,7 @@ def command(
     folder = run or (card if card.is_dir() else card.parent)
     if run is None and not (folder / "run.json").is_file():
         raise StoreError(f"{folder} has no run.json beside the card. Name the run directory with --run.")
-    loaded = load_run(folder, trust)
+    loaded = replace(load_run(folder, trust), from_lines=True)  # a cache may have other scores than the lines
     problems = list(problems_of_card(content, loaded))
     for problem in problems[:MAX_LINES]:
         _print(f"wrong       {problem}.")

@@ -8,6 +8,7 @@ import base64
 import io
 import json
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -118,7 +119,7 @@ def image_data_uri(path: Path, side: int = MAX_IMAGE_SIDE) -> str | None:
     """The image as a data URI, reduced if it is large. None if the file is missing, unreadable, a link or a pipe."""
     from PIL import Image as PILImage
 
-    if path.is_symlink() or not path.is_file():
+    if os.path.islink(path) or not os.path.isfile(path):  # unlike those of `Path`, no error for a name that is too long
         return None
     try:
         data = path.read_bytes()

@@ -3,6 +3,7 @@
 An image is named by the beginning of its digest, which is also the beginning of its file's name.
 """
 
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -317,14 +318,14 @@ def _prompt(row: Mapping[str, Any], folder: Path) -> "Text":
     text = Text(pieces[0])
     for digest, piece in zip(digests, pieces[1:], strict=True):
         path = image_path(folder, digest)
-        text.append(f"[{names[digest]}]", f"link {path.resolve().as_uri()}" if path.is_file() else "")
+        text.append(f"[{names[digest]}]", f"link {path.resolve().as_uri()}" if os.path.isfile(path) else "")
         text.append(f" {piece}" if piece[:1].strip() else piece)
     return text
 
 
 def _where_images_are(row: Mapping[str, Any], folder: Path) -> str:
     digests = _digests(row)
-    stored = [digest for digest in digests if image_path(folder, digest).is_file()]
+    stored = [digest for digest in digests if os.path.isfile(image_path(folder, digest))]
     if not digests:
         return ""
     if not stored:

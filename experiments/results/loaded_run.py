@@ -41,10 +41,12 @@ class Run:
 
     Attributes:
         trust: Whether code that the run names by path may be imported. It is, for a run of your own config.
+        from_lines: Whether samples are read from their lines alone, and not from the caches beside these.
     """
 
     path: Path
     trust: bool = False
+    from_lines: bool = False
 
     @property
     def info(self) -> dict[str, Any]:
@@ -120,7 +122,7 @@ class Run:
 
         store, info = Store(self.path), self.info
         cells = _labels(store, _cells(self))
-        table = SampleTable(store, list(cells))
+        table = SampleTable(store, list(cells), from_lines=self.from_lines)
         if damaged := describe_damaged_lines(table.damaged, "Run the experiment again to compute its sample."):
             warnings.warn(damaged, ICLWarning, stacklevel=2)
         numbers = table.cell_numbers()

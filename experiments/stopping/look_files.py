@@ -46,7 +46,8 @@ class Look(Shape):
 def family_folders(run: Path) -> list[Path]:
     """The folders of the families that a run has, in order."""
     folders = {path.parent for path in (run / FOLDER).glob("family-*/*.json")}
-    return sorted(folders, key=lambda folder: int(folder.name.rpartition("-")[2]))
+    numbers = {folder: folder.name.removeprefix("family-") for folder in folders}
+    return sorted((folder for folder in folders if numbers[folder].isdecimal()), key=lambda one: int(numbers[one]))
 
 
 def family_folder(run: Path, number: int) -> Path:

@@ -75,6 +75,8 @@ def read_invocations(store: Store) -> dict[int, Mapping[str, Any]]:
         StoreError: A line is damaged. The message names the line and the key.
     """
     path = invocations_file(store)
+    if path.exists() and not path.is_file():
+        raise StoreError(f"{path} cannot be read: it is not a file.")
     try:
         *lines, _ = path.read_bytes().split(b"\n")
     except FileNotFoundError:

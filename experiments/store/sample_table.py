@@ -68,12 +68,12 @@ class CellTable:
         damaged: The places of lines that are not complete samples of the cell.
     """
 
-    def __init__(self, store: Store, digest: str) -> None:
+    def __init__(self, store: Store, digest: str, *, from_lines: bool = False) -> None:
         self.store, self.digest = store, digest
         self.source: Path | pa.Buffer = store.cell_folder(digest) / CACHE
         self.checksum = self._checksum(store.checksums(digest))
         try:
-            self._load(_open(self.source, self.checksum) or self._write())
+            self._load((None if from_lines else _open(self.source, self.checksum)) or self._write())
         except _read_errors():  # damage that the footer does not show
             self._load(self._write())
 
@@ -139,12 +139,18 @@ class CellTable:
 class SampleTable:
     """The samples of several cells as one table. A column is read when its values are used.
 
-    damaged: the places of lines that are not complete samples of their cells.
+    Args:
+        store: The run directory.
+        digests: The cells.
+        from_lines: Whether every cache is made again. Its writer decides what a cache has, and not the lines.
+
+    Attributes:
+        damaged: The places of lines that are not complete samples of their cells.
     """
 
-    def __init__(self, store: Store, digests: Sequence[str]) -> None:
+    def __init__(self, store: Store, digests: Sequence[str], *, from_lines: bool = False) -> None:
         with gc_paused():
-            self.cells = [CellTable(store, digest) for digest in digests]
+            self.cells = [CellTable(store, digest, from_lines=from_lines) for digest in digests]
         self.starts = np.cumsum([0, *map(len, self.cells)])
         self.damaged = [place for cell in self.cells for place in cell.damaged]
         self.columns: dict[str, str] = {}
@@ -259,6 +265,8 @@ def _open(source: "Path | pa.Buffer", checksum: str) -> "ParquetFile | None":
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    if isinstance(source, Path) and not source.is_file():
+        return None
     try:
         opened = pa.BufferReader(source) if isinstance(source, pa.Buffer) else source
         file = pq.ParquetFile(opened, page_checksum_verification=True)

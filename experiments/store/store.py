@@ -200,8 +200,8 @@ class Store:
 
 
 def sample_files(folder: Path) -> list[Path]:
-    """The files with the samples of a cell. A pipe of such a name is none: to open it would wait forever."""
-    return sorted(path for path in folder.glob("*.jsonl") if not path.is_fifo())
+    """The files with the samples of a cell. A pipe or a device of such a name is none: to read it would never end."""
+    return sorted(path for path in folder.glob("*.jsonl") if path.is_file() or path.is_dir())
 
 
 def image_files(run: Path) -> list[Path]:
@@ -418,6 +418,8 @@ def _write(path: Path, data: bytes, within: bool = True) -> None:
 def read_mapping(path: Path, remedy: str = "Remove it to start this part again.") -> dict[str, Any] | None:
     """The mapping in a JSON file, or None if there is no file. Raises DamagedFileError with the remedy."""
     try:
+        if path.exists() and not path.is_file():
+            raise DamagedFileError(f"{path} is damaged (no file). {remedy}")
         content = parse_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None

@@ -142,8 +142,38 @@ def test_the_temporary_file_of_a_command_is_not_a_link_of_somebody_else(received
 @pytest.mark.parametrize("words", [("report",), ("runs",), ("table",), ("watch", "--once")])
 def test_a_pipe_in_the_place_of_samples_does_not_stop_a_command(words: tuple[str, ...], received: Receive) -> None:
     folder = received()
-    os.mkfifo(next((folder / "cells").iterdir()) / "1.jsonl")
+    cell = next((folder / "cells").iterdir())
+    os.mkfifo(cell / "1.jsonl")
+    (cell / "2.jsonl").symlink_to("/dev/zero")
+    (cell / ".samples.parquet").unlink(missing_ok=True)
+    os.mkfifo(cell / ".samples.parquet")
     with time_limit(60):
+        assert main([words[0], str(folder), *words[1:]]) == 0
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no pipes of this kind")
+@pytest.mark.parametrize("place", ["cells/{cell}/cell.json", "invocations.jsonl", "card.json"])
+def test_a_pipe_in_the_place_of_a_file_does_not_stop_a_command(
+    place: str, received: Receive, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = received()
+    path = folder / place.format(cell=next((folder / "cells").iterdir()).name)
+    path.unlink()
+    os.mkfifo(path)
+    with time_limit(60):
+        assert main(["verify", str(folder)]) == 2
+    assert str(path) in capsys.readouterr().err
+
+
+def test_folders_and_images_of_odd_names_do_not_stop_a_command(received: Receive) -> None:
+    folder = received()
+    for name in ("family-x", "family-", "family-\N{SUPERSCRIPT TWO}"):
+        (folder / "looks" / name).mkdir(parents=True)
+        (folder / "looks" / name / "plan.json").write_text("{}")
+    for path in folder.glob("cells/*/0.jsonl"):
+        lines = [json.loads(line) | {"images": ["a" * 400, "\0"]} for line in path.read_text().splitlines()]
+        path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    for words in (("report",), ("show",), ("runs",)):
         assert main([words[0], str(folder), *words[1:]]) == 0
 
 

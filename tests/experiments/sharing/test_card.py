@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from experiments.api import load_run
@@ -101,6 +103,23 @@ def test_an_edited_card_is_found_whether_or_not_its_digest_was_made_again(
     assert "no samples  were computed again, and no stored answer was scored again (--samples 0)" in text
     assert "a score of the card is not that of the samples: scores[1] (" in text
     assert ".mean is 0.99 in the card" in text
+
+
+def test_scores_of_a_card_that_only_the_cache_of_the_samples_has_are_found(
+    copy: Path, verify: Callable[..., tuple[int, str]]
+) -> None:
+    scores = set(load_run(copy).samples()["lenient"])
+    for path in copy.glob("cells/*/.samples.parquet"):
+        table, name = pq.read_table(path), "scores\x1flenient"
+        ones = pa.array([1.0] * len(table), table.schema.field(name).type)
+        table = table.set_column(table.column_names.index(name), table.schema.field(name), ones)
+        pq.write_table(table.replace_schema_metadata(pq.read_schema(path).metadata), path)
+    write_json(copy / "card.json", make_card(load_run(copy, trust=True)))
+    assert set(load_run(copy).samples()["lenient"]) == {1.0}
+    status, text = verify(copy, "--samples", 0)
+    assert status == 1
+    assert "a score of the card is not that of the samples" in text
+    assert set(load_run(copy).samples()["lenient"]) == scores  # the caches are made again from the lines
 
 
 def test_an_edited_sample_is_named(copy: Path, verify: Callable[..., tuple[int, str]]) -> None:
