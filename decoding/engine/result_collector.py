@@ -178,7 +178,7 @@ def _steered(method: "SteeringMethod", prompts: list[Prompt], model: Any) -> Seq
 
 
 def _in_part(prompt: Prompt, steered: Prompt, part: OutputPart) -> Prompt:
-    """The steered prompt, whose new interventions act in one part of the output alone. prompt: as it was before."""
+    """The steered prompt. Its new interventions act in one part of the output only. prompt: the prompt before."""
     count = len(prompt.interventions)
     own, new = steered.interventions[:count], steered.interventions[count:]
     return replace(steered, interventions=(*own, *(PartEdit(one, part) for one in new)))

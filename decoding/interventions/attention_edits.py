@@ -157,7 +157,7 @@ def score_sites(model: "HF", first: int, last: int) -> tuple[Site, ...]:
 
 
 def attention_problem(model: "Model", names: Sequence[str] = ()) -> str | None:
-    """Why attention logits of a model cannot be edited, before it is loaded. None if nothing speaks against it.
+    """Why attention logits of a model cannot be edited, before it is loaded. None if they can.
 
     Args:
         model: The model.

@@ -1,6 +1,6 @@
 """Does a vector of another task make the model answer by that task? Share of its answers, by intervention
 
-    follows   share of answers that the other task, whose vectors the intervention has, gives for the same image and
+    follows   share of answers that are right in the other task, from which the vectors come, for the same image and
               question
     own       share of answers that are right in the task of the query
     without   `follows` without the intervention, on the same queries and seeds
@@ -8,9 +8,9 @@
     n         answers
 
 The run has the same queries in several tasks that differ in their answers alone, such as `operators` with each
-`operator`, and vectors of each task on the others. The name of a file of vectors says of which task they are: it has
-words of the task's label, as in the rows `all` of `recovery`. Queries to which both tasks have the same answer are left
-out. Rows of the task `all` pool the pairs of tasks; answers about one image are then one cluster.
+`operator`, and vectors of each task on the others. The name of a file of vectors identifies its task: it has words of
+the task's label, as in the rows `all` of `recovery`. Queries with the same answer in both tasks are left out. Rows of
+the task `all` pool the pairs of tasks; answers about one image are then one cluster.
 
 A model that ignores the vector has `more` near 0. One that breaks answers by neither task.
 """

@@ -8,7 +8,7 @@ compared with the same ones, an arm at 0 shots with each. There is no recovery i
 gain (p > .05 in pairs), because its denominator could then be 0.
 
     interval   Fieller's (`experiments.stats.recovery`)
-    beyond     score of the vector less that of its control, in pairs, in the row of the control. p and interval are
+    beyond     paired difference in score between the vector and its control, in the control's row. p and interval are
                corrected over the table (Holm).
 
 Rows of the task `all` pool the pairs of several tasks, for each intervention that every task has once. Files whose

@@ -47,4 +47,4 @@ def _command(name: str) -> Callable[..., None]:
 
 
 def _nothing() -> None:
-    """Stands for a command whose options are not asked for, so that it is not imported."""
+    """Stands for a command that is not being completed, so that its module is not imported."""

@@ -27,7 +27,7 @@ USER_ERROR = 2
 """Exit status of a command that could not start: config, data, plan, store. A run with failed samples ends with 1."""
 INTERRUPTED = 130
 BROKEN_PIPE = 141
-"""Exit status if the reader of the output has ended, such as `head`: that of a Unix tool."""
+"""Exit status if the reader of the output, such as `head`, has ended. Unix tools use the same."""
 COMPLETION = ("--install-completion", "--show-completion")
 COMPLETION_VARIABLE = "_ICL_COMPLETE"
 """Set by the shell when it asks for completions."""

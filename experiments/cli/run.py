@@ -35,8 +35,8 @@ def command(
 ) -> None:
     """Running the command again reuses all results and computes only missing samples.
 
-    With --limit, the pool and the demonstrations are those of the whole run, which reuses the samples when the command
-    is run without it.
+    With --limit, pool and demonstrations are the same as in the whole run. Without it, the same command reuses the
+    samples.
 
     Exit status: 0 if all samples are present (or jobs were submitted), 1 if samples failed, or are missing because a
     worker died or an arm was given up (its first samples all failed), 2 if the run could not start, 130 after Ctrl-C.

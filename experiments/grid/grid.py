@@ -130,7 +130,7 @@ def expand(config: Config) -> Grid:
     """Every cell of a config. Builds components and reads no data.
 
     Raises:
-        ConfigError: A component is wrong; or the config is that of a run directory without trust, and needs it.
+        ConfigError: A component is wrong, or it needs trust and the run directory of the config is not trusted.
     """
     with component_search_folder(config.document.folder), untrusted(config.document.untrusted_run):
         factory = _CellFactory(config.stop_strings, _sets_token_limit(config))

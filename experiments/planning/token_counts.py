@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from icl.types import Prompt
 
 MAX_STORED = 200_000
-"""With more counts, only those of the last plan stay."""
+"""If there are more, only the counts of the last plan are stored."""
 
 CONTEXT = "max_tokens"
 """The key of the context length of the model."""

@@ -101,7 +101,7 @@ class RunView:
 
     @cached_property
     def paired_scores(self) -> "DataFrame":
-        """The scores, without those of queries and seeds that some arm of the task has failed on.
+        """The frame in which only queries and seeds that every arm of the task has answered have a score.
 
         Means of all arms then stand on the same queries. An arm without any score takes none from the others.
         """

@@ -24,7 +24,7 @@ def rescore(store: Store, grid: Grid, invocation: Invocation) -> int:
     metrics = describe_metrics(grid)
     digest = canonical_digest(json_round_trip(metrics))
     states = read_cell_states(store, [cell.digest for cell in grid.cells])
-    of_run = {"metrics": (store.read_run() or {}).get("metrics", metrics)}  # those of a cell whose file is lost
+    of_run = {"metrics": (store.read_run() or {}).get("metrics", metrics)}  # for a cell without a description
     count = 0
     for cell in grid.cells:
         if states[cell.digest].metrics == digest:

@@ -72,7 +72,7 @@ def run(
 
 
 def check_limit(grid: Grid, limit: int | None) -> None:
-    """Raises ConfigError for a limit of a grid whose comparisons end early: they need the queries of whole looks."""
+    """Raises ConfigError for a limit if comparisons end early: each look needs all of its queries."""
     if limit is not None and grid.config.stop is not None:
         raise ConfigError(
             f"{grid.config.where('stop')}: --limit takes the first queries, but comparisons that end early draw theirs "

@@ -216,7 +216,7 @@ def _corrected(t: ArmComparison, p: float, family: int, topics: int) -> ArmCompa
 
 
 def _second_difference(reference: "DataFrame", samples: "DataFrame", pairs: Pairs, metric: str) -> float | None:
-    """The mean difference under another metric on the same pairs; None if there is none."""
+    """The mean difference under another metric on the same pairs; None if no pair has both scores."""
     if metric not in samples:
         return None
     theirs, mine = (frame[metric].to_numpy(dtype=float, na_value=math.nan) for frame in (reference, samples))
