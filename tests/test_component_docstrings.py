@@ -30,6 +30,8 @@ SPAN = re.compile(r"`([^`\n]+(?:\n[^`\n]+)?)`")
 INDENTED = re.compile(r"^    (\w[\w.]*: .+)$", re.MULTILINE)
 FOREIGN = {
     "anls": "a metric of lmms-eval",
+    "cd_alpha": "a parameter of CODE's released code",
+    "cd_beta": "a parameter of CODE's released code",
     "rouge-score": "a package",
     "save_to_disk": "a method of datasets",
 }
