@@ -111,9 +111,9 @@ def analyze(view: "RunView") -> "DataFrame":
     every = [*pairs, *pooled(pairs)]
     table_rows = [one.row(sign) for one in every]
     _add_tests(table_rows, every, sign, view.interventions.controls)
-    note = "recovery: share of the gain of demonstrations; none where this is not significant; n: pairs"
+    note = "recovery: share of the gain from demonstrations, empty if the gain is not significant; n: pairs"
     if any(view.interventions.controls.values()):
-        note += "; beyond: the vector less this control, in pairs, p and interval after Holm"
+        note += "; beyond: paired difference between the vector and this control, p and interval after Holm"
     else:
         note += ". This run has no control of a vector: controls: default adds them"
     signed = ("recovery", "low", "high", "beyond", "beyond_low", "beyond_high")

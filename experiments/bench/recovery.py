@@ -14,7 +14,7 @@ from experiments.stats.recovery import recovery
 DESIGNS = {"strong": (0.35, 1.0, 0.9), "weak": (0.7, 1.0, 0.9), "noise": (0.5, 0.55, 0.525)}
 CLUSTERS = (40, 100)
 TIMES = 100
-"""Simulated runs a round; ROUNDS of them."""
+"""Number of simulated runs in each of ROUNDS rounds."""
 ROUNDS = 10
 
 Floats = NDArray[np.float64]

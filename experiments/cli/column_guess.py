@@ -138,7 +138,7 @@ def _guess(source: DataSource, split: str | None, *, has_train: bool) -> Guess:
     for role in ("question", "answer", "id", "hint"):
         names = _named(role, list(free))
         if names and role == "id" and len(set(source.data[names[0]])) < len(source):
-            guess.notes.append(f"Several rows have the same '{names[0]}', so the number of a row is its id.")
+            guess.notes.append(f"Several rows have the same '{names[0]}', so rows are identified by their numbers.")
         elif names:
             take(role, names)
     texts = [name for name in free if values[name] and all(isinstance(value, str) for value in values[name])]
@@ -233,7 +233,7 @@ def _check(task: dict[str, Any], data: Path, guess: Guess) -> list[int] | None:
 
 
 def _named(role: str, names: Sequence[str]) -> list[str]:
-    """The column that is most likely of a role, by its name; none if no name is of the role."""
+    """The column that most likely has a role, by its name; empty if no name fits."""
     by_name = {name.lower(): name for name in reversed(names)}
     return [by_name[name] for name in NAMES[role] if name in by_name][:1]
 

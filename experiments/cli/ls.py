@@ -51,7 +51,7 @@ def command(
             components = [entry for one in PACKAGES for entry in entries(one).values()]
             candidates = [*WORDS, *(entry.name for entry in components)]
             hint = called_here(kind, components) or f".{did_you_mean(kind, candidates)}"
-            raise ConfigError(f"no kind of component, and no component, named '{kind}'{hint} {_KINDS}")
+            raise ConfigError(f"no component or kind of component named '{kind}'{hint} {_KINDS}")
         component_kind, name = kind_with(kind, "ls"), kind
     if name:
         for line in component_page(component_kind, name, width):

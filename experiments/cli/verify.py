@@ -96,7 +96,7 @@ def _compute_again(
         _print(f"wrong       {sentence}.")
     if others := scored_by_other_rules(run, grid):
         _print(
-            f"scores      of {', '.join(others)} were not checked: other rules gave them than this version's. "
+            f"scores      of {', '.join(others)} were not checked, because another version with other rules gave them. "
             "The `icl run` command of the run scores its answers again"
         )
     elif not scores:

@@ -18,7 +18,7 @@ class UnlistedOptions:
     missing: dict[str, dict[str, str | None]] = field(default_factory=dict)
 
     def add(self, item: "PromptItem") -> None:
-        """Reads a rendered prompt. Yes and no need no list, and no more do single options."""
+        """Reads a rendered prompt. Yes-no questions and single options need no list."""
         example = item.example
         if item.prompt is None or len(example.options) < 2 or asks_yes_no(example):
             return

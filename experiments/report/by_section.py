@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 TEST_NOTE = (
     "An effect: the paired difference from the reference. Contrast: the effect minus the one on all other values, with "
-    "its 95 % interval. p value: that of the contrast, corrected over the values (max-T, sign flips of "
+    "its 95 % interval. p value: of the contrast, corrected over the values (max-T, sign flips of "
     "clusters). p equal: that no effect differs between the values"
 )
 MAX_VALUE_COLUMNS = 12

@@ -211,17 +211,17 @@ class RunView:
 
     @property
     def scores_note(self) -> str:
-        """On which queries scores stand, if not on all; else ''."""
+        """The queries that scores are computed on, unless these are all; else ''."""
         if self.families:
-            return "Scores are those on the queries that all compared arms have."
+            return "Scores use the queries that all compared arms have."
         lost = self.scores[self.metric].notna() & self.paired_scores[self.metric].isna()
         if not lost.any():
             return ""
         number = len(self.scores[lost].drop_duplicates(["task", "query"]))
         return (
-            f"Scores are those on the queries that all arms answered: "
+            f"Scores use the queries that all arms answered: "
             f"{format_count(number, 'query', 'queries')} on which an arm failed "
-            f"{'is' if number == 1 else 'are'} in no arm's score, and a comparison leaves out those of its two arms."
+            f"{'is' if number == 1 else 'are'} left out. A comparison leaves out only failures of its own two arms."
         )
 
     @property

@@ -164,7 +164,7 @@ class Family:
             new = entry.clusters - self.progress[int(key)].clusters
             if entry.sums is not None and len(entry.sums) != new:
                 path = look_path(self.folder, self.next_look)
-                raise DamagedFileError(f"{path} does not go on from the look before. {REMEDY}")
+                raise DamagedFileError(f"{path} does not continue the previous look. {REMEDY}")
         return content
 
     def _own(self, i: int) -> PlannedComparison:

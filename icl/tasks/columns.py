@@ -345,8 +345,8 @@ def _answer(item: Any, source: DataSource, layout: ColumnMapping, options: tuple
         if place is None or not 0 <= place < len(options):
             first = "A" if layout.answer_is == "letter" else "0"
             raise DataError(
-                f"{at}: the answer {item!r} is no {layout.answer_is} of its {len(options)} options; the first is "
-                f"{first}. Correct the column '{layout.of('answer')[0]}', or set another answer_is."
+                f"{at}: the answer {item!r} is not the {layout.answer_is} of one of its {len(options)} options "
+                f"({first} is the first). Correct the column '{layout.of('answer')[0]}', or set another answer_is."
             )
         return options[place]
     if layout.answer_map is not None:

@@ -219,7 +219,7 @@ class VectorStore:
         return self._initialized
 
     def _check(self) -> None:
-        """Read the dimension from about.json. A file that is damaged is as good as none: `_initialize` writes it."""
+        """Read the dimension from about.json. A damaged file counts as missing, and `_initialize` writes it again."""
         try:
             facts = json.loads((self.folder / ABOUT).read_text(encoding="utf-8"))
             if facts["digest"] == self.digest and type(facts["dim"]) is int and facts["dim"] > 0:

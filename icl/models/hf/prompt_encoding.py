@@ -73,8 +73,8 @@ class PromptEncoder:
         ends = [0, *itertools.accumulate(self._patches_alone(image) for image in prompt.images)]
         if ends[-1] != len(places):
             raise ModelError(
-                f"{self.renderer.name}: the prompt has {len(places)} image tokens, and its {len(prompt.images)} images "
-                f"have {ends[-1]} if each is alone in a prompt. So it is unknown which tokens belong to which image."
+                f"{self.renderer.name}: the prompt has {len(places)} image tokens, but its {len(prompt.images)} images "
+                f"have {ends[-1]} if each is alone in a prompt, so the tokens cannot be assigned to images."
             )
         return [places[start:end] for start, end in itertools.pairwise(ends)]
 

@@ -33,7 +33,7 @@ EDIT_BITS = 40
 
 
 def part_tokens(encoder: "PromptEncoder", prompt: Prompt, encoded: EncodedPrompt, name: str) -> list[tuple[int, int]]:
-    """(first, after the last) of each run of tokens of a part: one of a text; of an image, one of each row of patches.
+    """The token ranges (first, after the last) of a part: one for a text, one for each row of patches of an image.
 
     Args:
         encoder: Encodes the prompt with another text in place of the part.

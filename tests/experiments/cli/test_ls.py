@@ -55,8 +55,8 @@ def test_the_list_of_models_shows_the_abilities_of_each_class(icl: ICL) -> None:
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (("stratgies",), "no kind of component, and no component, named 'stratgies'. Did you mean 'strategies'?"),
-        (("vdc",), "no kind of component, and no component, named 'vdc'. Did you mean 'vcd'?"),
+        (("stratgies",), "no component or kind of component named 'stratgies'. Did you mean 'strategies'?"),
+        (("vdc",), "no component or kind of component named 'vdc'. Did you mean 'vcd'?"),
         (("decodin", "vcd"), "no kind of component named 'decodin'."),
         (("decoding", "vdc"), "no strategy named 'vdc'. Did you mean 'vcd'? (icl ls strategy)"),
         (("decoding", "vcdd"), "no strategy named 'vcdd'. Did you mean 'vcd'? (icl ls strategy)"),

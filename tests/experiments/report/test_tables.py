@@ -165,7 +165,7 @@ def test_means_of_all_arms_stand_on_the_queries_that_every_arm_answered(written)
     frame = score_frame(view).set_index(["task", "shots"])
     assert list(frame.loc["shapes", "missing"]) == [12, 12]
     assert frame.loc[("shapes", 0), "mean"] == pytest.approx(gain.reference_mean)
-    assert "6 queries on which an arm failed are in no arm's score" in view.scores_note
+    assert "6 queries on which an arm failed are left out" in view.scores_note
     assert (whole.scores_note, whole.paired_scores is whole.scores) == ("", True)
 
 

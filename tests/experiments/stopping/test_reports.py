@@ -30,7 +30,7 @@ def test_the_report_has_the_verdicts_of_the_looks_and_no_other_p(go, looks, tmp_
     text = write_report(view).report.read_text()
     assert "Other tests were not planned" in text
     assert "hold at any time, however often you look" in text
-    assert "Scores are those on the queries that all compared arms have." in text
+    assert "Scores use the queries that all compared arms have." in text
     assert "McNemar test (" not in text.partition('id="method"')[0]
 
 

@@ -356,7 +356,7 @@ def test_answers_are_read_as_text_mapped_and_pointed_to(tmp_path):
     assert answers("letter", answer_is="letter", extra={"options": "choices"}) == ("blue",)
     with pytest.raises(DataError, match=r"row 0: answer_map has no '1'\. It has: 0\."):
         answers("number", answer_map={0: "no"})
-    with pytest.raises(DataError, match="row 0: the answer 'B' is no letter of its 1 options"):
+    with pytest.raises(DataError, match="row 0: the answer 'B' is not the letter of one of its 1 options"):
         answers("letter", answer_is="letter", options=["a"])
 
 
@@ -450,7 +450,7 @@ def test_options_that_are_listed_by_letters_lose_letters_of_their_own(tmp_path):
 
 
 def test_an_index_outside_the_options_says_where_they_begin(tmp_path):
-    with pytest.raises(DataError, match=r"row 0: the answer 2 is no index of its 2 options; the first is 0"):
+    with pytest.raises(DataError, match=r"the answer 2 is not the index of one of its 2 options \(0 is the first\)"):
         _ = rows_of(tmp_path, [{"options": ["cat", "dog"], "said": 2}], answer_is="index").queries
 
 

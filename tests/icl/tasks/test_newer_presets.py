@@ -139,5 +139,5 @@ def test_a_letter_outside_the_options_is_still_refused(tmp_path) -> None:
     rows = [{"id": str(i), "question": "?", "options": "['a', 'b']", "answer": "E", "question_type": "x",
              **{f"image_{n}": painted(i) for n in range(1, 8)}} for i in range(2)]  # fmt: skip
     path = parquet(tmp_path / "d.parquet", rows, tuple(f"image_{n}" for n in range(1, 8)))
-    with pytest.raises(DataError, match="'E' is no letter of its 2 options"):
+    with pytest.raises(DataError, match="'E' is not the letter of one of its 2 options"):
         _ = hub("mmmu", path).queries

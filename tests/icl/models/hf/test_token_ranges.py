@@ -63,7 +63,7 @@ def test_attention_of_named_parts_is_edited_without_the_image_cache(tmp_path: Pa
 def test_images_whose_tokens_depend_on_others_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model, prompt = loaded("paligemma", tmp_path), prompts()[0]
     monkeypatch.setattr(type(model.engine.prompt_encoder), "_patches_alone", lambda self, image: 7)
-    with pytest.raises(ModelError, match=r"has 48 image tokens, and its 3 images have 21 if each is alone"):
+    with pytest.raises(ModelError, match=r"has 48 image tokens, but its 3 images have 21 if each is alone"):
         model.span_tokens([prompt], ["images"])
 
 
