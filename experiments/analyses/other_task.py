@@ -83,9 +83,7 @@ def analyze(view: "RunView") -> "DataFrame":
         one.row() | {"more": test.difference, "more_low": test.low, "more_high": test.high, "p": test.p}
         for one, test in zip(every, tests, strict=True)
     ]
-    note = (
-        "follows: answers of the task `of`; without: no intervention; more: difference, p and interval after Holm"
-    )
+    note = "follows: answers of the task `of`; without: no intervention; more: difference, p and interval after Holm"
     return make_table(
         rows, "Do answers follow another task's vector?", note=note, signed=("more", "more_low", "more_high")
     )
