@@ -47,9 +47,9 @@ def macro_average(values: Floats, parts: Codes, clusters: Any, is_share: bool, l
     linear = mean + part_weights(parts) * (values - means[parts])
     sums, sizes = cluster_sums(linear, cluster_codes(clusters))
     variance = mean_variance(sums, sizes, float(linear.var()))
-    if variance**0.5 < NO_SPREAD:
+    if variance**0.5 < NO_SPREAD or (is_share and min(mean, 1 - mean) < NO_SPREAD):
         low, high = interval_without_spread(mean, len(sizes), level)
-    elif is_share and 0 < mean < 1:
+    elif is_share:
         size = mean * (1 - mean) / variance * few_clusters_factor(sizes, level)
         low, high = wilson(mean * size, size, level)
     else:

@@ -157,9 +157,11 @@ def estimate_run_statistic(refs: Sequence[SampleRef], values: Floats, clusters: 
     statistic = float(values.mean())  # pseudo-values average to the statistic
     sums, sizes = cluster_sums(values, codes)
     variance = mean_variance(sums, sizes, float(values.var())) if len(sizes) > 1 else 0.0
-    if variance**0.5 < NO_SPREAD:  # all clusters agree, or there is only one
+    is_proportion = all(cell.statistics.is_proportion for cell in cells)
+    is_extreme = is_proportion and min(statistic, 1 - statistic) < NO_SPREAD  # numbers of unequal groups still differ
+    if variance**0.5 < NO_SPREAD or is_extreme:  # all clusters agree, or there is only one
         low, high = _bounds(cells, codes, normal_quantile(0.5 + level / 2) ** 2)
-    elif all(cell.statistics.is_proportion for cell in cells):
+    elif is_proportion:
         size = statistic * (1 - statistic) / variance * few_clusters_factor(sizes, level)
         low, high = wilson(statistic * size, size, level)
     else:

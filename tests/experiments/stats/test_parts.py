@@ -29,3 +29,11 @@ def test_equal_scores_have_an_interval_from_the_number_of_clusters():
     estimate = macro_average(np.ones(8), PARTS, np.arange(8), is_share=True)
     assert (estimate.mean, estimate.high) == (1.0, 1.0)
     assert estimate.low == pytest.approx(wilson(8, 8)[0])
+
+
+def test_parts_that_are_all_right_have_an_interval_within_shares():
+    """Numbers of groups of unequal sizes differ, although their mean is 1."""
+    values, parts = np.array([0.75, 0.75, 1.5, 1.0, 1.0]), np.array([0, 0, 0, 1, 1])
+    estimate = macro_average(values, parts, ["a", "a", "b", "c", "d"], is_share=True)
+    assert (estimate.mean, estimate.high) == (1, 1)
+    assert 0 < estimate.low < 1

@@ -73,6 +73,14 @@ def test_all_right_groups_have_a_wilson_interval_over_groups(tidied):
     assert estimate.clusters == 6
 
 
+@pytest.mark.parametrize("sizes", [(2, 2, 1), (1, 3), (1, 2, 3, 4)])
+def test_all_right_groups_of_unequal_sizes_have_the_interval_of_their_number(tidied, sizes):
+    names = [f"g{i}" for i, size in enumerate(sizes) for _ in range(size)]
+    estimate = estimate_arm(tidied("group_accuracy", [1.0] * len(names), golds(len(names), 0), groups=names), "m")
+    assert (estimate.mean, estimate.high) == (pytest.approx(1), pytest.approx(1))
+    assert estimate.low == pytest.approx(wilson(len(sizes), len(sizes))[0])
+
+
 def test_an_area_without_spread_has_an_interval_from_its_smaller_class():
     for scores, middle in ((lambda positive: 1.0 * positive, 1.0), (lambda positive: 0.0 * positive, 0.5)):
         positive = np.arange(200) < 12
