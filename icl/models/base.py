@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from icl.errors import ICLError, ModelError
 from icl.member_names import check_member_names
+from icl.memory.out_of_memory import first_line, is_out_of_memory
 from icl.types import Example, Generation, Prompt
 
 if TYPE_CHECKING:
@@ -251,9 +252,12 @@ class Model(ABC):
         try:
             with convert_user_errors(self):
                 answers = list(self.generate(requests))
-        except ICLError as error:
+        except Exception as error:
+            is_own = isinstance(error, ICLError)
+            if not is_own and not is_out_of_memory(error):
+                raise
             if len(requests) == 1:
-                return [str(error)]
+                return [str(error) if is_own else f"out of memory with this prompt alone ({first_line(error)})."]
         else:
             if len(answers) != len(requests):
                 raise ModelError(f"the model returned {len(answers)} answers for {len(requests)} requests.")

@@ -61,6 +61,21 @@ def test_a_request_that_fails_in_a_batch_fails_alone() -> None:
     assert [answers[i] if i == 2 else answers[i].text for i in range(5)] == ["a", "b", "a bad prompt", "c", "d"]
 
 
+def test_a_batch_without_enough_memory_is_halved_and_one_request_without_it_fails_alone() -> None:
+    class Small(Minimal):
+        def generate(self, requests: Sequence[Request]) -> list[Generation]:
+            texts = [request.prompt.turns[0].parts[0].text or "" for request in requests]
+            if len("".join(texts)) > 3:
+                raise RuntimeError("CUDA out of memory. Tried to allocate 2 GiB\nmore")
+            return [Generation(text) for text in texts]
+
+    answers: dict[int, Generation | str] = {}
+    Small().generate_each([_request(text) for text in ("a", "b", "long", "c", "d")], answers.__setitem__)
+    problem = "out of memory with this prompt alone (CUDA out of memory. Tried to allocate 2 GiB)."
+    assert answers.pop(2) == problem
+    assert [answers[i].text for i in (0, 1, 3, 4)] == ["a", "b", "c", "d"]
+
+
 @pytest.mark.parametrize("base", [Model, LogitModel, FakeCopy])
 def test_a_misspelled_member_is_an_error_when_the_class_is_created(base: type[Any]) -> None:
     with pytest.raises(TypeError, match=r"^Mistyped\.unlaod is not a member of .*Model\. Did you mean 'unload'\?"):
