@@ -107,7 +107,7 @@ def answer(
         The generation of each decoding, by its label.
 
     Raises:
-        ConfigError: For an invalid node.
+        ConfigError: For an invalid node, or for different decodings with the same label.
         PlanError: If the model cannot run the decoding, needs more than a prompt (as most fakes do), or failed.
     """
     from decoding.arms.arm import parse_arm
@@ -125,6 +125,9 @@ def answer(
     model = build("model", model)
     _check_type("answer", "a prompt", "icl.compose(composer, context)", prompt, Prompt)
     arms = [parse_arm(node) for node in (decoding if isinstance(decoding, list | tuple) else [decoding])]
+    labels = [label for label, _ in {(arm.label, arm.digest) for arm in arms}]
+    if twice := sorted({label for label in labels if labels.count(label) > 1}):
+        raise ConfigError(f"several decodings have the label '{twice[0]}'. Write a `label` for each of them.")
     method = build("intervention", intervene)
     if problem := steering_refusal(method, model.abilities, max_thinking_tokens):
         raise PlanError(problem)

@@ -82,6 +82,14 @@ class ThinkingFake(FakeModel):
         return "<think> one two three four </think> red"
 
 
+def test_different_decodings_of_one_label_are_refused(toy: str) -> None:
+    arms = [{"name": "vcd", "alpha": alpha, "label": "mild"} for alpha in (0.5, 1.0)]
+    model, prompt = icl.load_model(toy), probe_prompt(2)
+    with pytest.raises(ConfigError, match=r"several decodings have the label 'mild'. Write a `label` for each"):
+        icl.answer(model, prompt, decoding=arms)
+    assert list(icl.answer(model, prompt, decoding=[arms[0], arms[0]], max_new_tokens=1)) == ["mild"]
+
+
 def test_an_answer_has_a_thinking_budget_beside_the_limit_of_its_tokens(toy: str) -> None:
     prompt = probe_prompt(shots=0)
     whole = answer(ThinkingFake(), prompt, max_new_tokens=3)["greedy"]
