@@ -5,13 +5,12 @@ They change no sample and no digest. The report sets them beside the numbers of 
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 from annotated_types import MinLen
 
 Text = Annotated[str, MinLen(1)]
 Expectation = Literal["better", "worse", "higher", "lower"]
-EXPECTATIONS: tuple[Expectation, ...] = get_args(Expectation)
 BASELINE_KEY = "baseline"
 """In place of axes, `against: {baseline: vote}` compares an arm with the vote of its demonstrations."""
 

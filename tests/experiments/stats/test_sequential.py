@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from experiments.stats.sequential import (
-    anytime_p,
     boundaries,
     holm_decided,
     ladder,
@@ -18,6 +17,7 @@ from experiments.stats.sequential import (
     zero_mean_p,
 )
 from experiments.stats.significance import exact_sign_flip_p, mcnemar_p
+from tests.experiments.stats.anytime_p import anytime_p
 
 LOOKS = [5, 10, 15, 20]
 

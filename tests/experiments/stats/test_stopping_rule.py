@@ -9,7 +9,7 @@ from experiments.config.keys import StopSpec
 from experiments.stats.exchange_looks import ExchangeLooks, exchange_differences
 from experiments.stats.run_statistic_tests import randomization_test
 from experiments.stats.run_statistics import build_strata
-from experiments.stats.sequential import anytime_p, ladder, lattice, look_sizes, zero_mean_p
+from experiments.stats.sequential import ladder, lattice, look_sizes, zero_mean_p
 from experiments.stats.stopping_rule import (
     LookDesign,
     LookResult,
@@ -21,6 +21,7 @@ from experiments.stats.stopping_rule import (
     number_of_looks,
 )
 from icl.metrics.sufficient_statistics import macro_f1_statistics
+from tests.experiments.stats.anytime_p import anytime_p
 
 
 def _result(p: float, time: float = 0.5, z: float = 2.0, side: int = 1, is_equal: bool = False) -> LookResult:

@@ -13,13 +13,14 @@ from experiments.results.loaded_run import load_run
 from experiments.running import runner
 from experiments.running.run import run
 from experiments.sharing.card import make_card
-from experiments.stats.sequential import anytime_p, ladder, look_sizes
+from experiments.stats.sequential import ladder, look_sizes
 from experiments.stopping.comparisons import planned_comparisons
 from experiments.stopping.plan import make_stop_plan, order_clusters
 from experiments.store.store import Store, write_json
 from experiments.terminal.progress import SilentProgress
 from icl.errors import ConfigError, StoreError
 from icl.types import Example
+from tests.experiments.stats.anytime_p import anytime_p
 
 
 def ends(contents):
