@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from itertools import compress
 
 from experiments.planning.plan import DecodingPlan, Plan
+from experiments.stats.formatting import format_count as counted_noun
 from icl.metrics.judge import CONTROLS, Judge
 
 GAP = 3
@@ -44,19 +45,18 @@ def _lines(plan: Plan, width: int | None) -> Iterator[tuple[str, str]]:
     config, work = plan.grid.config, plan.work
     seeds = f" x {len(config.seeds)} seeds" if len(config.seeds) > 1 else ""
     shared = f" ({plan.sharing} share their demonstrations)" if plan.sharing else ""
-    yield "", f"{plan.arms} arms{seeds}{shared}   {len(plan.grid.cells):,} cells   {plan.samples:,} samples"
+    arms, cells = counted_noun(plan.arms, "arm"), counted_noun(len(plan.grid.cells), "cell")
+    yield "", f"{arms}{seeds}{shared}   {cells}   {counted_noun(plan.samples, 'sample')}"
     if plan.present:
         yield "reused       ", f"{plan.present:,} samples are finished, {plan.samples - plan.present:,} are missing"
     edited = f" and {format_count(work.edited)} edits of them" if work.edited else ""
     uses = format_count(work.num_images)
     yield "images     ", f"{format_count(work.images)} distinct{edited}, encoded once; shown {uses} times"
-    yield (
-        "prompts      ",
-        f"{format_count(work.prompts)} prefilled of {format_count(work.prompts_alone)} that the arms read",
-    )
+    all_prompts = format_count(work.prompts_alone)
+    yield "prompts      ", f"{format_count(work.prompts)} prefilled, {all_prompts} without sharing"
     saved = f" ({1 - work.tokens / work.tokens_alone:.0%} saved)" if work.tokens_alone else ""
     all_tokens = format_count(work.tokens_alone)
-    yield "tokens       ", f"{format_count(work.tokens)} forwarded of {all_tokens} with every sample alone{saved}"
+    yield "tokens       ", f"{format_count(work.tokens)} computed, {all_tokens} without sharing{saved}"
     if plan.cached_fraction is not None:
         yield (
             "prefix cache ",

@@ -156,3 +156,8 @@ def test_queries_without_an_image_among_others_are_counted(mapping: Any, tmp_pat
     assert "1 of 8 queries have no image, for example 'test-000003'" in " ".join(planned(config).notes)
     del columns["image"]
     assert "no image" not in " ".join(planned(mapping(task=task, model={"name": "fake-uniform"}, shots=0)).notes)
+
+
+def test_one_arm_is_counted_in_the_singular(mapping: Any, shapes: str) -> None:
+    config = mapping(shots=0, task={"name": shapes, "queries": 1})
+    assert "".join(format_plan(planned(config))).startswith("1 arm   1 cell   1 sample")
