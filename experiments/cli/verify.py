@@ -82,6 +82,7 @@ def _compute_again(
         grid_of,
         recompute,
         scored_by_other_rules,
+        wrong_descriptions,
         wrong_queries,
         wrong_scores,
     )
@@ -90,7 +91,10 @@ def _compute_again(
     from experiments.terminal.progress import make_progress
 
     grid = grid_of(run, card["cells"])
-    queries = list(wrong_queries(run, grid, unfinished=bool(card.get("unfinished"))))
+    queries = [
+        *wrong_descriptions(run, grid),
+        *wrong_queries(run, grid, unfinished=bool(card.get("unfinished"))),
+    ]
     scores = list(wrong_scores(run, grid))
     for sentence in queries[:MAX_LINES] + scores[:MAX_LINES]:
         _print(f"wrong       {sentence}.")

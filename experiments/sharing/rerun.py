@@ -17,13 +17,22 @@ from experiments.running.runner import Runner
 from experiments.stats.formatting import format_count
 from experiments.stopping.stopping import open_stopping
 from experiments.store.invocations import Invocation
-from experiments.store.run_state import RunState, describe_metrics, json_round_trip, load_run_state, write_cells
+from experiments.store.run_state import (
+    RunState,
+    describe_cells,
+    describe_metrics,
+    json_round_trip,
+    load_run_state,
+    write_cells,
+)
 from experiments.store.store import Store
 from experiments.terminal.progress import Progress
 from icl.errors import StoreError
 from icl.types import Example
 
 SCORE_TOLERANCE = 1e-6
+CHECKED_ELSEWHERE = ("metrics", "data")
+"""Keys of cell.json that another version may write otherwise: `wrong_scores` and `grid_of` check their content."""
 Sample = Mapping[str, Any]
 
 
@@ -107,6 +116,20 @@ def grid_of(run: Run, cells: Mapping[str, Mapping[str, Any]]) -> Grid:
                         f"here {digests[key][:8]}…). Use the same data."
                     )
     return grid
+
+
+def wrong_descriptions(run: Run, grid: Grid) -> Iterator[str]:
+    """A sentence for each cell whose cell.json is not that of its config: tables take the names of arms from it."""
+    store = Store(run.path)
+    for cell, right in describe_cells(grid):
+        stored = store.read_cell(cell.digest) or {}
+        wrong = [key for key in stored if key in right and key not in CHECKED_ELSEWHERE and stored[key] != right[key]]
+        if wrong:
+            path = store.cell_folder(cell.digest) / "cell.json"
+            yield (
+                f"{path} has {wrong[0]} {stored[wrong[0]]!r:.300}, and the config of the run {right[wrong[0]]!r:.300}. "
+                "To correct the run, remove the file and run its config again: finished samples count"
+            )
 
 
 def draw_samples(run: Run, digests: Sequence[str], count: int, seed: int) -> dict[str, dict[str, Sample]]:

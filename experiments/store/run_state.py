@@ -6,7 +6,7 @@ the config no longer has stay in the folder, but not in tables. A folder is refu
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
@@ -106,6 +106,13 @@ def load_run_state(
 
 def write_cells(store: Store, grid: Grid) -> None:
     """Writes cell.json of every cell that has none or whose labels have changed."""
+    for cell, content in describe_cells(grid):
+        if store.read_intact_cell(cell.digest) != content:
+            store.write_cell(cell.digest, content)
+
+
+def describe_cells(grid: Grid) -> Iterator[tuple[Cell, dict[str, Any]]]:
+    """Each cell with the content of its cell.json."""
     digests = {id(task): data_digests(task) for task in grid.tasks}
     metrics = describe_metrics(grid)
     for cell in grid.cells:
@@ -122,8 +129,7 @@ def write_cells(store: Store, grid: Grid) -> None:
         has_own_code = registered_traits(cell.config["decoding"]["strategy"]) is None
         if has_own_code and is_control_of_greedy(cell.decoding, cell.answer_mode, cell.shots):
             content[EQUIVALENT] = True
-        if store.read_intact_cell(cell.digest) != json_round_trip(content):
-            store.write_cell(cell.digest, content)
+        yield cell, json_round_trip(content)
 
 
 def describe_metrics(grid: Grid) -> dict[str, Any]:

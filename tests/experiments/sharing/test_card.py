@@ -122,6 +122,20 @@ def test_scores_of_a_card_that_only_the_cache_of_the_samples_has_are_found(
     assert set(load_run(copy).samples()["lenient"]) == scores  # the caches are made again from the lines
 
 
+def test_names_of_arms_that_are_not_those_of_the_config_are_found(
+    copy: Path, verify: Callable[..., tuple[int, str]]
+) -> None:
+    paths = [path for path in sorted(copy.glob("cells/*/cell.json")) if json.loads(path.read_text())["labels"]["shots"]]
+    for path in paths:
+        cell = json.loads(path.read_text())
+        write_json(path, cell | {"labels": cell["labels"] | {"retriever": "oracle"}})
+    write_json(copy / "card.json", make_card(load_run(copy, trust=True)))
+    status, text = verify(copy, "--samples", 1)
+    assert status == 1
+    assert f"{paths[0]} has labels {{" in text
+    assert text.count("and the config of the run {") == len(paths)
+
+
 def test_an_edited_sample_is_named(copy: Path, verify: Callable[..., tuple[int, str]]) -> None:
     edited = change_sample(copy, lambda sample: sample.update(prompt="another"), new_card=False)
     status, text = verify(copy, "--samples", 0)
