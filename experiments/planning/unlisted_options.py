@@ -35,8 +35,8 @@ class UnlistedOptions:
             missing = [option for option in queries.values() if option is not None]
             if 2 * len(missing) > len(queries):
                 notes.append(
-                    f"task '{title}': options are not in the prompt of {len(missing)} of the {len(queries)} queries "
-                    f"that were read, for example '{missing[0]}'. The task `hub` lists them with list_options: letters "
-                    "or texts, other tasks with transforms: [option_list]."
+                    f"task '{title}': options are not in the prompt of {len(missing)} of {len(queries)} queries that "
+                    f"choose among options, for example '{missing[0]}'. The task `hub` lists them with list_options: "
+                    "letters or texts, other tasks with transforms: [option_list]."
                 )
         return notes
