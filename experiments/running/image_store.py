@@ -65,7 +65,7 @@ class ImageStore:
         self.folder, self.max_bytes = folder, max_bytes
         self.problem: str | None = None
         folder.mkdir(parents=True, exist_ok=True)
-        paths = [path for path in folder.glob("*.png") if _is_intact(path)]
+        paths = [path for path in folder.glob("*.png") if path.is_file() and _is_intact(path)]
         self.digests = {path.stem for path in paths}
         self.used = sum(path.stat().st_size for path in paths)
         self.thread = ThreadPoolExecutor(1, thread_name_prefix="image-store")

@@ -66,13 +66,14 @@ class SentenceTransformers(PlacedEmbedder):
 
 @lru_cache(maxsize=2)
 def _load(path: str, placement: EmbedderPlacement) -> Any:
+    from icl.models.checkpoint_errors import FAILURES, reason
     from icl.models.optional_packages import import_optional
 
     module = import_optional("sentence_transformers", "embedder 'sentence_transformers'", "sentence-transformers")
     try:
         return module.SentenceTransformer(path, device=placement.device, model_kwargs={"dtype": placement.torch_dtype})
-    except (OSError, ValueError, KeyError) as error:
-        raise ModelError(f"embedder 'sentence_transformers': {path} cannot be loaded: {error}") from error
+    except FAILURES as error:
+        raise ModelError(f"embedder 'sentence_transformers': {path} cannot be loaded: {reason(error)}") from error
 
 
 def _revision(path: str) -> str:

@@ -1,3 +1,5 @@
+import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -111,3 +113,15 @@ def test_a_folder_that_cannot_be_written_is_a_problem_of_the_report_only(
     store.save([image("blue")])
     store.close()
     assert list(store.folder.iterdir()) == []
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no pipes of this kind")
+def test_a_pipe_in_the_place_of_an_image_is_replaced(image: Callable[..., Image], tmp_path: Path) -> None:
+    saved = image()
+    folder = tmp_path / "images"
+    folder.mkdir()
+    os.mkfifo(folder / f"{saved.digest}.png")
+    store = ImageStore(folder)
+    store.save([saved])
+    store.close()
+    assert (folder / f"{saved.digest}.png").is_file()

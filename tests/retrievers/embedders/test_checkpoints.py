@@ -1,5 +1,6 @@
 """Encoders from checkpoints and packages."""
 
+import json
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -175,3 +176,19 @@ def test_one_word_reads_the_states_of_a_real_checkpoint(color: Make, example: Ma
     assert np.allclose(embedder.embed_images(items[1:])[0], images[1], atol=1e-4)
     assert np.allclose(embedder.embed_texts(["color?"])[0], texts[0], atol=1e-4)
     assert min(np.abs(rows[0] - rows[1]).max() for rows in (images, texts)) > 1e-3
+
+
+@pytest.mark.skipif(find_spec("sentence_transformers") is None, reason="sentence-transformers is not installed")
+@pytest.mark.parametrize(
+    "module", ["evil.Evil", "sentence_transformers.evil.Evil", "sentence_transformers.util.fullname"]
+)
+def test_a_folder_of_sentence_transformers_runs_none_of_its_code(
+    module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "evil.py").write_text("from pathlib import Path\nPath('ran').touch()\nclass Evil: pass\n")
+    (tmp_path / "modules.json").write_text(json.dumps([{"idx": 0, "name": "0", "path": "", "type": module}]))
+    with pytest.raises(ModelError, match="cannot be loaded: "):
+        SentenceTransformers(path=str(tmp_path)).embed_texts(["a"])
+    assert not Path("ran").exists()
