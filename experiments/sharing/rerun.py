@@ -119,8 +119,15 @@ def grid_of(run: Run, cells: Mapping[str, Mapping[str, Any]]) -> Grid:
 
 
 def wrong_descriptions(run: Run, grid: Grid) -> Iterator[str]:
-    """A sentence for each cell whose cell.json is not that of its config: tables take the names of arms from it."""
-    store = Store(run.path)
+    """A sentence for each cell and metric that the run describes otherwise than its config.
+
+    Tables take the names of arms from cell.json, and the good direction of a metric from run.json.
+    """
+    store, metrics = Store(run.path), run.info.get("metrics", {})
+    for name, right in json_round_trip(describe_metrics(grid)).items():
+        stored = metrics.get(name, {}).get("better", right["better"])  # older runs have none
+        if stored != right["better"]:
+            yield f"{store.run_file} has {stored!r} as better {name}, and its config {right['better']!r}"
     for cell, right in describe_cells(grid):
         stored = store.read_cell(cell.digest) or {}
         wrong = [key for key in stored if key in right and key not in CHECKED_ELSEWHERE and stored[key] != right[key]]

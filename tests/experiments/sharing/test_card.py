@@ -136,6 +136,18 @@ def test_names_of_arms_that_are_not_those_of_the_config_are_found(
     assert text.count("and the config of the run {") == len(paths)
 
 
+def test_the_good_direction_of_a_metric_that_is_not_that_of_the_config_is_found(
+    copy: Path, verify: Callable[..., tuple[int, str]]
+) -> None:
+    run = json.loads((copy / "run.json").read_text())
+    run["metrics"]["lenient"]["better"] = "lower"
+    write_json(copy / "run.json", run)
+    write_json(copy / "card.json", make_card(load_run(copy, trust=True)))
+    status, text = verify(copy, "--samples", 1)
+    assert status == 1
+    assert "run.json has 'lower' as better lenient, and its config 'higher'" in text
+
+
 def test_an_edited_sample_is_named(copy: Path, verify: Callable[..., tuple[int, str]]) -> None:
     edited = change_sample(copy, lambda sample: sample.update(prompt="another"), new_card=False)
     status, text = verify(copy, "--samples", 0)
