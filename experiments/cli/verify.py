@@ -98,12 +98,12 @@ def _compute_again(
     scores = list(wrong_scores(run, grid))
     for sentence in queries[:MAX_LINES] + scores[:MAX_LINES]:
         _print(f"wrong       {sentence}.")
-    if others := scored_by_other_rules(run, grid):
+    if scores and (others := scored_by_other_rules(run, grid)):
         _print(
-            f"scores      of {', '.join(others)} were not checked, because another version with other rules gave them. "
-            "The `icl run` command of the run scores its answers again"
+            f"scores      of {', '.join(others)} come from a version with other rules, by run.json, which may be why they "
+            "differ. The `icl run` command of the run scores its answers again"
         )
-    elif not scores:
+    if not scores:
         print("scores      every stored answer has the scores that the metrics give it")
     seed = secrets.randbits(32) if seed is None else seed
     chosen = draw_samples(run, list(card["cells"]), samples, seed)

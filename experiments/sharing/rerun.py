@@ -199,7 +199,7 @@ def wrong_queries(run: Run, grid: Grid, unfinished: bool = False) -> Iterator[st
 
 
 def scored_by_other_rules(run: Run, grid: Grid) -> list[str]:
-    """The metrics whose stored scores come from another revision of their rules, so that other scores are no error."""
+    """The metrics that run.json gives another revision of their rules, which may be why stored scores differ."""
     stored = run.info.get("metrics", {})
     return [
         name
@@ -209,11 +209,8 @@ def scored_by_other_rules(run: Run, grid: Grid) -> list[str]:
 
 
 def wrong_scores(run: Run, grid: Grid) -> Iterator[str]:
-    """A sentence for each stored sample whose scores are not those of its stored answer.
-
-    Metrics of `scored_by_other_rules` are left out.
-    """
-    store, others = Store(run.path), scored_by_other_rules(run, grid)
+    """A sentence for each stored sample whose scores are not those of its stored answer."""
+    store = Store(run.path)
     for cell in grid.cells:
         examples: dict[str, Example] = {example.id: example for example in cell.task.queries}
         for sample in store.samples(cell.digest):
@@ -222,8 +219,6 @@ def wrong_scores(run: Run, grid: Grid) -> Iterator[str]:
                 continue
             right = json_round_trip(stored_answer_scores(grid.metrics, sample, example))
             for name, value in right.items():
-                if name in others:
-                    continue
                 stored = sample.get("scores", {}).get(name)
                 if stored is None or abs(stored - value) > SCORE_TOLERANCE:
                     yield (
