@@ -100,8 +100,8 @@ def _compute_again(
         _print(f"wrong       {sentence}.")
     if scores and (others := scored_by_other_rules(run, grid)):
         _print(
-            f"scores      of {', '.join(others)} come from a version with other rules, by run.json, which may be why they "
-            "differ. The `icl run` command of the run scores its answers again"
+            f"scores      of {', '.join(others)} come from a version with other rules, by run.json, which may be why "
+            "they differ. The `icl run` command of the run scores its answers again"
         )
     if not scores:
         print("scores      every stored answer has the scores that the metrics give it")
