@@ -118,6 +118,8 @@ class SourceCopy:
             raise CannotCopyError(f"{user.__qualname__} uses {name} of the package {module.partition('.')[0]}")
         elif isinstance(value, FunctionType):
             self._copy(name, value, [value])
+        elif value is Strategy:
+            raise CannotCopyError(f"{user.__qualname__} inspects strategies, which only the engines here know")
         elif isinstance(value, type):
             for base in value.__bases__:
                 if base.__module__ != "builtins":

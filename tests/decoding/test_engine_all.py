@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from decoding.arms.arm import Arm
-from decoding.base import InitialStepState, Strategy
+from decoding.base import InitialStepState, Note, Strategy
 from decoding.engine.engine import run_requests
 from decoding.engine.requests import DecodingRequest
 from decoding.formulas.sampling import Sampler, Sampling
@@ -20,12 +20,12 @@ TOKENS = [
 OPTIONS = ("w1", "w2 w5", "w3 w7 w1", "w9")
 
 
-def probe_branches(model: Toy, strategy: Strategy, question: Prompt) -> tuple[Prompt, ...]:
+def branches_and_note(model: Toy, strategy: Strategy, question: Prompt) -> tuple[tuple[Prompt, ...], Note]:
     def generate(prompts: object, max_new_tokens: int) -> list[str]:
         return [slow(model, GreedyDecoding(), Sampling(0.0), p, max_new_tokens)[1] for p in prompts]  # type: ignore[attr-defined]
 
     (note,) = strategy.prepare([question], generate)
-    return strategy.branches(question, note)
+    return strategy.branches(question, note), note
 
 
 def step(
@@ -40,7 +40,8 @@ def step(
 
 
 def slow(model: Toy, strategy: Strategy, sampler: Sampler, question: Prompt, limit: int) -> tuple[tuple[int, ...], str]:
-    branches, state = probe_branches(model, strategy, question), InitialStepState(question.key)
+    branches, note = branches_and_note(model, strategy, question)
+    state = InitialStepState(question.key, note=note)
     tokens: list[int] = []
     while len(tokens) < limit:
         scores = step(model, strategy, branches, tokens, state)
@@ -81,8 +82,9 @@ def test_options_of_one_token_score_as_tokens_of_the_loop(name: str) -> None:
         assert isinstance(a, Generation), a
         assert isinstance(b, Generation), b
         assert a.text == (b.text or "w0")
-        branches = probe_branches(model, arm.strategy, question)
-        expected = step(model, arm.strategy, branches, [], InitialStepState(question.key)).log_softmax(-1)[0]
+        branches, note = branches_and_note(model, arm.strategy, question)
+        state = InitialStepState(question.key, note=note)
+        expected = step(model, arm.strategy, branches, [], state).log_softmax(-1)[0]
         scores = torch.tensor(list(a.option_scores.values()))
         alive = expected > -torch.inf
         torch.testing.assert_close(scores[alive], expected[alive], rtol=0, atol=2e-6)
@@ -96,9 +98,9 @@ def test_option_scores_equal_those_of_a_plain_loop(name: str) -> None:
         question = prompt(number, shots=number % 4)
         (answer,) = run_requests(model, [DecodingRequest(question, arm, OPTIONS, "options")])
         assert isinstance(answer, Generation), answer
-        branches = probe_branches(model, arm.strategy, question)
+        branches, note = branches_and_note(model, arm.strategy, question)
         for option, ids in zip(OPTIONS, model.option_ids(question, OPTIONS), strict=True):
-            state, expected = InitialStepState(question.key), []
+            state, expected = InitialStepState(question.key, note=note), []
             for i, token in enumerate(ids):
                 expected.append(float(step(model, arm.strategy, branches, ids[:i], state).log_softmax(-1)[0, token]))
             if all(value > -torch.inf for value in expected):

@@ -207,7 +207,7 @@ def wrong(model: HF, arm: Arm, question: Prompt, answer: Generation) -> str:
         whole(model, b, tokens, strategy.traits.reads_early_exits and i == 0) for i, b in enumerate(branches)
     ]
     logits = torch.cat([first[:, :1], *others, first[:, 1:]], 1)  # [steps, n, V]
-    state = InitialStepState(question.key)
+    state = InitialStepState(question.key, note=note)
     for step in range(steps):
         own = logits[step][:, None]
         mask, scores = strategy.mask(own[0]), strategy.combine_stateful(own, step, [state])

@@ -15,7 +15,7 @@ def test_no_bar_of_datasets_is_in_the_output(
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
     text = json.dumps({"question": "what?", "image": "x.png", "answer": "a"})
     (tmp_path / "a.jsonl").write_text(f"{text}\n" * 20)
-    assert open_source(str(tmp_path / "a.jsonl"), None, "test").columns == ["question", "image", "answer"]
+    assert open_source(str(tmp_path / "a.jsonl"), None, None).columns == ["question", "image", "answer"]
     assert capfd.readouterr() == ("", "")
 
 

@@ -47,13 +47,13 @@ STAY = {
     "olm": "it scores options",
     "parallel_icl": "depend on the prompt",
     "plain_average": "reads the traits",
-    "plus": "measure_weights",
+    "plus": "inspects strategies",
     "pmi": "it scores options",
     "random_gate": "the random stream of the query",
     "residual": "the steps before",
     "self_consistency": "a vote over 2 answers",
     "sign_flip": "imports decoding.arms.inspection",
-    "temperature_matched": "measure_weights",
+    "temperature_matched": "inspects strategies",
 }
 """Strategy -> a part of the sentence that says why it is not exported."""
 

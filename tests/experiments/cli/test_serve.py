@@ -87,7 +87,9 @@ def test_a_key_is_passed_in_the_environment_and_in_no_argument(monkeypatch: pyte
 def test_without_vllm_the_error_names_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "vllm" else find(name, *rest))
-    with pytest.raises(ConfigError, match=r"needs the package vllm, .*pip install -e '\.\[vllm\]'"):
+    with pytest.raises(
+        ConfigError, match=r"needs the package vllm, .*pip install 'mm-icl\[vllm\]', in a checkout '\.\[vllm\]'"
+    ):
         serve.server("tiny", "127.0.0.1", 8000)
 
 
