@@ -126,3 +126,11 @@ def test_media_inside_lists_and_mappings_are_not_opened(shape: Any, path: str, p
         assert (server.headers, server.gets) == ([], [])
     finally:
         server.stop()
+
+
+def test_a_card_that_is_a_link_to_a_file_outside_is_refused(private: Path) -> None:
+    (private / "card.md").write_text("---\nlicense: mit\n---\n")
+    Path("data/test.jsonl").write_text(ROWS)
+    Path("data/README.md").symlink_to(private / "card.md")
+    with pytest.raises(DataError, match=r"README\.md is not in the folder"):
+        open_queries(TEXTS)

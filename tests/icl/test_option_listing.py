@@ -16,7 +16,14 @@ from icl.metrics.lenient import Lenient
 from icl.metrics.option import OptionAccuracy
 from icl.metrics.option_parsing import is_correct
 from icl.metrics.strict import Strict
-from icl.option_listing import LETTERED, OptionListing, in_texts, list_options, with_listed_options
+from icl.option_listing import (
+    LETTERED,
+    OptionListing,
+    in_texts,
+    list_options,
+    with_listed_options,
+    without_letters,
+)
 from icl.registry import build, describe
 from icl.types import Context, Demo, Example, Generation
 
@@ -194,3 +201,24 @@ def test_a_plan_says_that_options_are_not_in_the_prompt(rows: Path, keys: dict[s
     plan = make_plan(expand(config(rows, shots=[0], **keys)))
     assert [note for note in plan.unlisted if "options are not in the prompt" in note] == list(plan.unlisted)
     assert bool(plan.unlisted) == warns
+
+
+@pytest.mark.parametrize(
+    ("texts", "plain"),
+    [
+        (("A. cat", "(b) dog"), ("cat", "dog")),
+        (("B. cat", "A. dog"), None),
+        (("A. cat", "C. dog"), None),
+        (("A. cat", "dog"), None),
+    ],
+)
+def test_options_lose_letters_of_their_own_only_if_these_name_their_places(
+    texts: tuple[str, ...], plain: tuple[str, ...] | None
+) -> None:
+    assert without_letters(texts) == (plain or texts)
+
+
+@pytest.mark.parametrize(("question", "is_listed"), [("Is it a cat?", True), ("Is it a cat or a dog?", False)])
+def test_texts_are_listed_unless_the_question_names_all_of_them(question: str, is_listed: bool) -> None:
+    query = Example("q", (), question, ("cat",), ("cat", "dog"), listing=OptionListing()).query
+    assert list_options(Context(query)).query.question == question + "\nOptions: cat, dog." * is_listed

@@ -76,3 +76,17 @@ def test_comparisons_that_end_early_take_no_limit(config: dict[str, Any], tmp_pa
     with pytest.raises(ConfigError, match=r"stop: --limit takes the first queries, but comparisons that end early"):
         run(load_config(config | {"stop": "when_decided"}), tmp_path, limit=2)
     assert not list(tmp_path.rglob("*.jsonl"))
+
+
+def test_a_limited_run_starts_no_workers(
+    config: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise AssertionError("workers were started")
+
+    monkeypatch.setattr("experiments.running.run.launch_workers", refuse)
+    launched = load_config(config | {"launcher": {"name": "local", "workers": 2}})
+    outcome = run(launched, tmp_path, limit=2)
+    assert (outcome.samples, outcome.computed, outcome.jobs) == (4, 4, ())
+    with pytest.raises(AssertionError, match="workers were started"):
+        run(launched, tmp_path)

@@ -137,6 +137,17 @@ def test_images_of_a_finished_run_that_are_lost_or_damaged_are_saved_again(mappi
     assert {path: path.read_bytes() for path in folder.glob("cells/*/*")} == samples
 
 
+def test_images_of_earlier_samples_are_saved_again_by_a_run_that_computes_others(
+    mapping: Mapping, tmp_path: Path
+) -> None:
+    folder = go(mapping(grid={"shots": [0]}), tmp_path).folder
+    before = {path.name for path in folder.glob("images/*.png")}
+    shutil.rmtree(folder / "images")
+    config = mapping(grid={"shots": [0, 1]})
+    assert run(load_config(config), tmp_path, limit=1).computed == 1
+    assert before <= {path.name for path in folder.glob("images/*.png")}
+
+
 def test_a_run_that_was_killed_after_its_last_sample_is_finished(mapping: Mapping, tmp_path: Path) -> None:
     config = load_config(mapping())
     store = Store(run(config, tmp_path).folder)

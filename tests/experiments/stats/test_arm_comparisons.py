@@ -186,3 +186,20 @@ def test_an_interval_is_wider_where_more_is_compared():
     alone, many = (correct_topics({"Vote": [one, *more]})["Vote"][0].result for more in ([], [comparison(0.9)] * 9))
     assert many.high - many.low > alone.high - alone.low
     assert (many.p, many.difference) == (alone.p, alone.difference)
+
+
+def test_the_second_score_pairs_rows_in_whatever_order_they_are():
+    reference, arm = with_failures()
+    arm = arm.assign(strict=np.linspace(0, 1, 12)).iloc[::-1].reset_index(drop=True)
+    one = compare_arms("t", "b", "a", (reference, arm), "lenient", also="strict")
+    assert one.also == pytest.approx(np.linspace(0, 1, 12)[3:].mean() - 1)
+
+
+def test_an_interval_whose_p_is_cut_at_one_is_corrected_for_the_tests_of_all_topics():
+    left, right = with_failures()[0], with_failures()[0].assign(lenient=[1.0] * 6 + [0.0, 1.0] * 3)
+    one = compare_arms("t", "b", "a", (left, right), "lenient")
+    assert one.p > 0.5
+    alone = correct_topics({"Vote": [one]})["Vote"][0].result
+    other = correct_topics({"Vote": [one], "Retrieval": [comparison(0.9)]})["Vote"][0]
+    assert (other.p, other.family, other.topics) == (1, 1, 2)
+    assert other.result.high - other.result.low > alone.high - alone.low

@@ -374,6 +374,17 @@ def test_the_items_of_a_fit_as_demonstrations_are_a_control_and_no_strategy(arm)
     assert not [one for one in sentences if "no pair" in one.sentence]
 
 
+def test_the_items_of_a_fit_are_no_strategy_and_are_compared_at_zero_shots_where_more_was_run(arm):
+    items = arm(scores(1.0), task="task", shots=1, retriever="random", decoding="more(factor=80)", intervene="none",
+                vote=scores(0.1))  # fmt: skip
+    frame = pd.concat([steered(arm, {("none", 1): 0.5, (VECTOR, 8): 0.3}), items], ignore_index=True)
+    controls = InterventionControls(STEERED.controls, ("more(factor=80)",), (VECTOR,))
+    comparisons = page_comparisons(frame, interventions=controls)
+    assert not comparisons["Decoding"]
+    (one,) = [one for one in comparisons["Intervention"] if one.against == "more(factor=80)"]
+    assert (one.mean, one.reference_mean) == (0.8, 1.0)
+
+
 def test_a_decoding_that_was_run_in_no_setting_of_the_reference_has_no_sentence(run):
     frame = run({(0, "", "greedy"): 0.4, (8, "random", "greedy"): 0.9, (1, "random", "vcd"): 0.9})
     assert not only(findings(frame), "Decoding")

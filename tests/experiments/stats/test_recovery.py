@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from experiments.stats.recovery import recovery
+from experiments.stats.intervals import t_quantile
+from experiments.stats.recovery import fieller_interval, recovery
 
 ZERO, FEW = np.array([0, 0, 1, 0.0] * 10), np.array([1, 1, 1, 0.0] * 10)
 CLUSTERS = np.arange(40)
@@ -54,3 +55,26 @@ def test_seeds_of_a_query_do_not_narrow_the_interval() -> None:
     thrice = recovery(*(np.repeat(one, 3) for one in (ZERO, FEW, half, CLUSTERS)))
     assert thrice["recovery"] == pytest.approx(once["recovery"])
     assert thrice["high"] - thrice["low"] == pytest.approx(once["high"] - once["low"], rel=0.08)
+
+
+def test_the_ends_are_the_ratios_whose_test_has_the_critical_value() -> None:
+    """Gains in 8 clusters of unequal sizes, and four half queries with gains of 0 and 1."""
+    sizes = np.array([1, 2, 3, 4, 5, 6, 7, 12])
+    clusters, draw = np.repeat(np.arange(8), sizes), np.random.default_rng(1)
+    gain = (draw.random(40) < 0.8).astype(float)
+    own = gain * (draw.random(40) < 0.6)
+    ends = fieller_interval(own, gain, clusters)
+    assert ends is not None
+    for end in ends:
+        rest = own - end * gain
+        added = np.array([y - end * x for x in (0, 1) for y in (0, 1)])
+        mean = (rest.sum() + added.sum() / 2) / 42
+        sums = [rest[clusters == c].sum() - size * mean for c, size in enumerate(sizes)]
+        variance = 10 / 9 * (np.square(sums).sum() + np.square(added - mean).sum() / 2) / 42**2
+        assert abs(mean) == pytest.approx(t_quantile(sizes.astype(float), 0.95) * variance**0.5)
+
+
+def test_the_unit_of_scores_does_not_change_a_recovery() -> None:
+    half = np.where(np.arange(40) % 8 < 4, ZERO, FEW)
+    in_percent = recovery(100 * ZERO, 100 * FEW, 100 * half, CLUSTERS)
+    assert in_percent == pytest.approx(recovery(ZERO, FEW, half, CLUSTERS))

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from statsmodels.stats.contingency_tables import mcnemar as mcnemar_of_statsmodels
 from statsmodels.stats.multitest import multipletests
 
-from experiments.stats.significance import exact_sign_flip_p, holm, mcnemar_p
+from experiments.stats.significance import SIGNIFICANCE_LEVEL, exact_sign_flip_p, holm, level_of_test, mcnemar_p
 
 
 def test_mcnemar_of_one_and_nine_by_hand():
@@ -114,3 +114,10 @@ def test_topics_that_share_a_level_are_a_closed_test():
             assert holm(p, list(topics)) == pytest.approx(closed_test(p, topics))
     assert list(holm([0.01, 0.04, 0.03])) == list(holm([0.01, 0.04, 0.03], ["a"] * 3))
     assert len(holm([])) == 0
+
+
+@pytest.mark.parametrize("family", range(1, 200))
+def test_the_level_of_a_test_lies_on_the_side_of_p_that_the_correction_says_at_its_edge(family):
+    for p in SIGNIFICANCE_LEVEL / family * np.array([1 - 1e-15, 1, 1 + 1e-15, 1 + 1e-12]):
+        corrected = min(1.0, float(p) * family)
+        assert (p < level_of_test(p, corrected, family)) == (corrected <= SIGNIFICANCE_LEVEL)

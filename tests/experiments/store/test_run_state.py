@@ -86,6 +86,20 @@ def test_samples_count_if_the_description_of_their_cell_is_lost(
     assert load_run_state(store, grid).lost == []
 
 
+def test_a_lost_description_of_a_cell_whose_samples_all_failed_is_written_again(store: Store, grid: Grid) -> None:
+    (digest, _) = (cell.digest for cell in grid.cells)
+    write(store, digest, *(query.id for query in grid.cells[0].task.queries), failed="no image")
+    assert load_run_state(store, grid).lost == [digest]
+
+
+def test_a_cell_without_samples_does_not_make_a_folder_that_of_the_config(mapping: Mapping, store: Store) -> None:
+    first = expand(load_config(mapping(grid={"shots": [2, 3]})))
+    write_run(store, first)
+    write(store, next(cell.digest for cell in first.cells if cell.labels["shots"] == 3), "q-0000")
+    with pytest.raises(StoreError, match="shots 3, now 2"):
+        load_run_state(store, expand(load_config(mapping(shots=2))))
+
+
 def test_a_cell_is_written_once_and_again_if_its_description_changes(store: Store, grid: Grid) -> None:
     write_cells(store, grid)
     files = [store.cell_folder(cell.digest) / "cell.json" for cell in grid.cells]

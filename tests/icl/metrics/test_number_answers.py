@@ -44,6 +44,7 @@ def test_the_number_of_an_image_is_a_name_and_no_count(output: str) -> None:
         ("a dozen", 12),
         ("3.5 million", 3.5e6),
         ("nothing like it", 0),
+        ("4 dogs between the tree and the car: 4 dogs", 4),
         ("some", None),
     ],
 )

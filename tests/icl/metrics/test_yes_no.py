@@ -96,6 +96,7 @@ def test_a_sentence_about_the_image_itself_says_neither_if_the_question_is_unkno
         ("A small brown dog is present near the door.", "yes"),
         ("There are two dogs in the picture.", "yes"),
         ("It does.", "yes"),
+        ("The image shows a cat on a sofa. Of course, a dog would bark.", None),  # the second sentence opens no answer
     ],
 )
 def test_a_statement_about_what_the_question_asks_answers_it(output: str, answer: str | None) -> None:

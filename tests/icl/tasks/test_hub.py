@@ -739,3 +739,34 @@ def test_a_column_of_objects_makes_captions_ready_for_chair(tmp_path):
     bad = task(tmp_path / "bad.jsonl", columns=columns, pool_fraction=0)
     with pytest.raises(DataError, match=r"row 1: 'busses' in column 'present' is no object of COCO\. Did you mean"):
         _ = bad.queries
+
+
+def test_a_pool_with_the_rows_of_the_queries_in_another_order_is_refused(tmp_path):
+    data = dataset("red", "blue", "green")
+    data.to_parquet(tmp_path / "a.parquet")
+    data.select([2, 0, 1]).to_parquet(tmp_path / "b.parquet")
+    with pytest.raises(DataError, match="has the same rows as the queries"):
+        _ = task(tmp_path / "a.parquet", pool_path=str(tmp_path / "b.parquet")).pool_size
+
+
+def test_a_split_is_a_word_of_the_name_of_a_file(tmp_path):
+    dataset("red", "blue").to_parquet(tmp_path / "contest.parquet")
+    dataset("red", "blue").to_parquet(tmp_path / "a-Test_1.parquet")
+    assert task(tmp_path / "a-Test_1.parquet", split="test").queries
+    with pytest.raises(DataError, match="its name does not contain 'test'"):
+        _ = task(tmp_path / "contest.parquet", split="test").queries
+
+
+def test_an_object_with_two_lists_of_rows_is_not_read_as_one_of_them(tmp_path):
+    lists = {name: [{"ask": f"{name} {i}?", "said": "a"} for i in range(3)] for name in ("train", "test")}
+    (tmp_path / "t.json").write_text(json.dumps(lists))
+    with pytest.raises(ConfigError, match="Columns: train, test"):
+        _ = task(tmp_path / "t.json", columns={"question": "ask", "answer": "said"}).queries
+
+
+def test_options_by_letters_have_the_order_of_their_letters(tmp_path):
+    row = {"ask": "?", "choices": {"B": "dog", "A": "cat", "C": "owl"}, "said": "B"}
+    (tmp_path / "t.jsonl").write_text("\n".join(json.dumps({**row, "ask": f"{i}?"}) for i in range(4)))
+    columns = {"question": "ask", "answer": "said", "options": "choices"}
+    for query in task(tmp_path / "t.jsonl", columns=columns, answer_is="letter").queries:
+        assert (query.options, query.answers) == (("cat", "dog", "owl"), ("dog",))
