@@ -78,9 +78,11 @@ def code_files(path: Path, module: str = "") -> Iterator[CodeFile]:
             if imported[0] not in visited:
                 visited.add(imported[0])
                 waiting.append(imported)
-        for data in sorted({file.parent / text for text in texts if os.path.isfile(file.parent / text)} - visited):
-            visited.add(data)
-            yield CodeFile(data, "", _data_sha(data, read))
+        for data in sorted({file.parent / text for text in texts if os.path.isfile(file.parent / text)}):
+            sha = _data_sha(data, read)  # also of data that another module names: each module read it at its import
+            if data not in visited:
+                visited.add(data)
+                yield CodeFile(data, "", sha)
 
 
 def _data_digest(path: Path) -> str:

@@ -254,6 +254,22 @@ def test_parallel_icl_weights_its_clusters_by_similarity() -> None:
     assert set(parallel(share="nearest").branches(whole)[1:]) == {near}
 
 
+def test_parallel_icl_divides_the_demonstrations_that_a_prompt_still_has() -> None:
+    part = keep_demonstrations(prompt(1, shots=4), (1, 2, 3))
+    branches = parallel(tau=1.0).branches(part)
+    assert {*branches[1:]} == {keep_demonstrations(part, (1,)), keep_demonstrations(part, (2, 3))}
+
+
+def test_parallel_icl_compares_images_by_the_vectors_of_its_own_embedder() -> None:
+    class Reversed(FixedVectors):
+        digest = "reversed vectors"
+
+    whole, opposite = prompt(1, shots=4), VECTORS | {"None": [0, 1]}
+    assert {*parallel(tau=1e-6).branches(whole)[1:]} == {keep_demonstrations(whole, (0, 1))}
+    other = ParallelICL(embedder=Reversed(opposite), tau=1e-6)
+    assert {*other.branches(whole)[1:]} == {keep_demonstrations(whole, (2, 3))}
+
+
 def test_parallel_icl_is_the_product_with_the_weights_of_each_prompt() -> None:
     """No weight is rounded, and rows of a batch have their own."""
     notes = [([[0, 1], [2, 3]], weights) for weights in ([0.9, 0.1], [0.31, 0.69], [0.5, 0.5])]

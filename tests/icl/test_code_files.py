@@ -125,6 +125,21 @@ def test_a_file_that_it_may_only_read_counts(tmp_path: Path, code: str) -> None:
     assert code_digest_of_file(tmp_path / "mine.py") != before
 
 
+def test_an_edit_that_keeps_the_size_of_a_file_counts(folder: Path) -> None:
+    before = code_digest_of_file(folder / "mine.py")
+    (folder / "rules.txt").write_text("2")
+    assert code_digest_of_file(folder / "mine.py") != before
+
+
+def test_the_package_of_an_imported_module_counts(tmp_path: Path) -> None:
+    write(tmp_path, {"mine.py": "import lib.numbers\n", "lib/__init__.py": "ONE = 1\n", "lib/numbers.py": ""})
+    assert {*names_of_files(code_digest_of_file(tmp_path / "mine.py"))} == {
+        "mine.py",
+        "lib/__init__.py",
+        "lib/numbers.py",
+    }
+
+
 def test_the_digest_names_its_files(folder: Path) -> None:
     names = names_of_files(code_digest_of_file(folder / "mine.py"))
     assert names[0] == "mine.py"
@@ -174,6 +189,14 @@ def test_a_file_loaded_by_its_path_runs_the_edited_module_in_the_same_process(fo
     assert code_digest(again) != code_digest(first)
     edit(folder / "lib" / "constants.py")
     assert load_function(target)()[1] == 12
+
+
+def test_a_module_that_read_its_data_at_the_import_reads_edited_data(folder: Path) -> None:
+    helper = "from pathlib import Path\nRULE = Path(__file__).with_name('rules.txt').read_text()\n"
+    write(folder, {"helper.py": f"{helper}def rule(): return RULE\n"})
+    assert load_function(f"{folder}/mine.py:rules")()[0] == "1"
+    edit(folder / "rules.txt")
+    assert load_function(f"{folder}/mine.py:rules")()[0] == "12\n"
 
 
 def test_modules_of_the_same_name_in_two_folders_are_two(folder: Path, tmp_path: Path) -> None:

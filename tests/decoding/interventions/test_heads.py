@@ -287,6 +287,25 @@ def test_reinforce_keeps_the_sampled_mask_with_the_lowest_loss_of_the_first_toke
     assert list(fitted.report["loss"].values()) == pytest.approx(losses.tolist(), abs=1e-4)
 
 
+def test_the_reported_accuracy_of_reinforce_is_that_of_the_mask_that_it_keeps(
+    data: FitData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured: list[HeadEdit] = []
+
+    def accuracies(own: FitData, edits: list[tuple[HeadEdit]]) -> list[float]:
+        measured.extend(edit for (edit,) in edits)
+        return [0.5] * len(edits)
+
+    monkeypatch.setattr(FitData, "accuracies", accuracies)
+    monkeypatch.setattr(FitData, "reference_accuracies", lambda own: {})
+    monkeypatch.setattr(FitData, "shuffle_report", lambda own: {})
+    fitted = MTV(search="reinforce", steps=2).fit(replace(data, choice=data.choice[:4], seed=1))
+    chosen = {(int(i), int(head)) for i, head in fitted.tensors["mask"].nonzero().tolist()}
+    (edit,) = measured
+    assert {(layer, head) for layer, heads in edit.heads.items() for head in heads} == chosen
+    assert fitted.report["accuracy"] == {f"{len(chosen)} heads": 0.5}
+
+
 def test_the_mask_of_reinforce_is_the_one_that_acts(data: FitData, tmp_path: Path) -> None:
     small = replace(data, choice=data.choice[:4])
     method = write(tmp_path / "r.safetensors", MTV(), MTV(search="reinforce", steps=1).fit(small))

@@ -109,6 +109,22 @@ def test_weights_are_learned_at_the_rates_of_the_released_schedule(data: FitData
     assert torch.allclose(fitted.tensors["mixes"][:, :2], weights.detach(), atol=1e-5)
 
 
+@pytest.mark.parametrize(("sources", "steps"), [(5, 2), (2, 1), (1, 1)])
+def test_a_pass_leaves_out_the_rest_of_a_batch(
+    sources: int, steps: int, data: FitData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the release's loader (`drop_last`), but a pass has at least one step."""
+    taken: list[int] = []
+
+    def minimized(*_: object, steps: int, **__: object) -> list[float]:
+        taken.append(steps)
+        return [0.0]
+
+    monkeypatch.setattr("decoding.interventions.i2cl.minimize", minimized)
+    I2CL(passes=3).fit(replace(data, sources=data.sources[:sources], choice=data.choice[:1]))
+    assert {*taken} == {3 * steps}
+
+
 def test_a_step_that_does_not_fit_into_memory_is_a_sentence(data: FitData, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory.")

@@ -3,7 +3,7 @@ import pytest
 
 from experiments.stats.arms import tidy_frame
 from experiments.stats.intervals import wilson
-from experiments.stats.pairs import Pairs, UnpairedError, align_pairs, paired_test
+from experiments.stats.pairs import Pairs, UnpairedError, align_pairs, corrected_tests, paired_test
 
 
 def test_rows_are_aligned_by_query_and_seed_whatever_their_order(arm):
@@ -113,3 +113,14 @@ def test_graded_differences_beyond_one_widen_the_interval_and_never_leave_it():
     assert (result.low, result.high) == (-5, 5)
     within = paired_test(Pairs(np.zeros(3), np.array([0.5, 0.5, 0.4]), np.arange(3)))
     assert (within.low, within.high) == (-1, 1)
+
+
+def test_the_intervals_of_several_tests_agree_with_their_corrected_p():
+    """Seven of seven discordant pairs: p = .0156 alone, and .0156 times the number of tests after Holm."""
+    clusters = np.arange(60)
+    pairs = Pairs(np.zeros(60), np.array([1.0] * 7 + [0.0] * 53), clusters)
+    (alone,), many = corrected_tests([pairs]), corrected_tests([pairs] * 4)
+    assert (alone.p, alone.low > 0) == (pytest.approx(2**-6), True)
+    for one in many:
+        assert (one.p, one.low <= 0) == (pytest.approx(4 * 2**-6), True)
+        assert one.high > alone.high

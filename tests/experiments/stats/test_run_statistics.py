@@ -367,3 +367,13 @@ def test_a_run_level_metric_is_computed_again_on_the_common_queries(tidied):
     assert dropped["m"].isna().tolist() == lost.tolist()
     assert dropped["m"].mean() == pytest.approx(alone["m"].mean())
     assert dropped["m"].mean() != pytest.approx(left["m"][~lost].mean())
+
+
+def test_a_score_of_samples_that_are_dropped_is_missing():
+    import pandas as pd
+
+    frame = pd.DataFrame({"m": [1.0, 0.0, 1.0], "other": [1.0, 1.0, 1.0]})
+    dropped = drop_scores(frame, np.array([True, False, False]), ["m"])
+    assert dropped["m"].tolist()[1:] == [0, 1]
+    assert np.isnan(dropped["m"][0])
+    assert (dropped["other"].tolist(), frame["m"].tolist()) == ([1, 1, 1], [1, 0, 1])

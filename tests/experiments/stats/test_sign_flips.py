@@ -8,7 +8,7 @@ import pytest
 from experiments.stats import sign_flips
 from experiments.stats.intervals import cluster_codes, cluster_sums
 from experiments.stats.pairs import Pairs, paired_test
-from experiments.stats.sign_flips import sign_flip_test
+from experiments.stats.sign_flips import interval_of_equal_clusters, sign_flip_test
 from experiments.stats.significance import exact_sign_flip_p
 
 
@@ -94,3 +94,12 @@ def test_with_few_clusters_the_interval_ends_at_the_largest_possible_difference(
     sums = np.array([0.5, 0.4, 0.6])
     assert sign_flip_test(sums, np.ones(3))[1:] == (-1.0, 1.0)
     assert sign_flip_test(sums, np.ones(3), lowest=-3.0, highest=2.0)[1:] == (-3.0, 2.0)
+
+
+@pytest.mark.parametrize("clusters", [4, 5, 6, 7])
+@pytest.mark.parametrize("p", [0.04, 0.05, 0.06])
+@pytest.mark.parametrize("mean", [0.2, -0.2])
+def test_the_interval_of_equal_clusters_is_on_the_side_of_a_p_of_sampled_flips(clusters, p, mean):
+    low, high = interval_of_equal_clusters(mean, clusters, p, 0.95, (-1, 1))
+    assert (low > 0 or high < 0) == (p <= 0.05)
+    assert low <= mean <= high
