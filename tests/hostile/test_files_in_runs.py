@@ -81,6 +81,17 @@ def test_a_push_refuses_links(place: str, received: Receive, tmp_path: Path) -> 
         copied(folder, tmp_path / "copy")
 
 
+@pytest.mark.parametrize("name", ["run.json", "invocations.jsonl", "cells", "images"])
+def test_a_push_refuses_a_file_or_a_folder_of_the_run_that_is_itself_a_link(
+    name: str, received: Receive, tmp_path: Path
+) -> None:
+    folder = received()
+    (folder / name).rename(tmp_path / name)
+    (folder / name).symlink_to(tmp_path / name)
+    with pytest.raises(StoreError, match=r"is a link, and only files of the run are pushed"):
+        copied(folder, tmp_path / "copy")
+
+
 @pytest.mark.parametrize("is_link", [True, False])
 def test_a_report_shows_no_image_from_outside_the_run(
     is_link: bool, received: Receive, honest_run: Path, tmp_path: Path
