@@ -19,7 +19,7 @@ from icl.errors import ConfigError
 from icl.memory.device_copies import StepIndices
 from icl.types import Generation, Prompt
 from tests.decoding.prompts import prompt
-from tests.decoding.test_engine_all import TOKENS, probe_branches, step
+from tests.decoding.test_engine_all import TOKENS, branches_and_note, step
 from tests.decoding.test_strategies import made
 from tests.decoding.toy import STOP, Toy
 
@@ -40,12 +40,13 @@ def test_one_beam_is_greedy_decoding(name: str) -> None:
 def every(model: Toy, arm: Arm, question: Prompt, limit: int) -> Iterator[tuple[float, tuple[int, ...]]]:
     """All answers of at most so many tokens, with their final scores."""
     assert isinstance(arm.sampler, Beam)
-    branches, power = probe_branches(model, arm.strategy, question), arm.sampler.length_penalty
+    (branches, note), power = branches_and_note(model, arm.strategy, question), arm.sampler.length_penalty
     open_ = [(0.0, list[int]())]
     for length in range(1, limit + 1):
         longer = []
         for total, tokens in open_:
-            logprobs = step(model, arm.strategy, branches, tokens, InitialStepState(question.key)).log_softmax(-1)[0]
+            state = InitialStepState(question.key, note=note)
+            logprobs = step(model, arm.strategy, branches, tokens, state).log_softmax(-1)[0]
             for token, value in enumerate(logprobs.tolist()):
                 if value == -torch.inf:
                     continue
@@ -96,11 +97,10 @@ def test_a_beam_carries_its_own_trace_and_counts_its_cost() -> None:
     (answer,) = run_requests(model, [DecodingRequest(prompt(1), arm, max_new_tokens=4, top_logprobs=2)])
     assert isinstance(answer, Generation)
     assert answer.usage.forwards == 4 * 2 * 3
-    branches = probe_branches(model, arm.strategy, prompt(1))
+    branches, note = branches_and_note(model, arm.strategy, prompt(1))
+    state = InitialStepState(note=note)
     expected = [
-        float(
-            step(model, arm.strategy, branches, list(answer.tokens[:i]), InitialStepState()).log_softmax(-1)[0, token]
-        )
+        float(step(model, arm.strategy, branches, list(answer.tokens[:i]), state).log_softmax(-1)[0, token])
         for i, token in enumerate(answer.tokens)
     ]
     assert answer.trace["logprob"] == pytest.approx(expected, abs=1e-4)
@@ -166,13 +166,14 @@ def test_the_search_ends_when_no_running_beam_can_improve() -> None:
 def plain_beam_search(model: Toy, arm: Arm, question: Prompt, limit: int) -> tuple[int, ...]:
     """Beam search as transformers describes it, one hypothesis at a time and without a cache."""
     assert isinstance(arm.sampler, Beam)
-    branches, size = probe_branches(model, arm.strategy, question), arm.sampler.beams
+    (branches, note), size = branches_and_note(model, arm.strategy, question), arm.sampler.beams
     running: list[tuple[float, list[int]]] = [(0.0, [])]
     finished: list[tuple[float, list[int]]] = []
     for length in range(1, limit + 1):
         candidates = []
         for total, tokens in running:
-            logprobs = step(model, arm.strategy, branches, tokens, InitialStepState(question.key)).log_softmax(-1)[0]
+            state = InitialStepState(question.key, note=note)
+            logprobs = step(model, arm.strategy, branches, tokens, state).log_softmax(-1)[0]
             candidates += [(total + value, tokens, token) for token, value in enumerate(logprobs.tolist())]
         best = sorted((one for one in candidates if one[0] > -torch.inf), key=lambda one: -one[0])[: 2 * size]
         running = []
