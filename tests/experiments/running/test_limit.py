@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from experiments.cli.main import main
 from experiments.config.config import load_config
 from experiments.results.loaded_run import load_run
 from experiments.results.view_run import view_run
@@ -90,3 +91,10 @@ def test_a_limited_run_starts_no_workers(
     assert (outcome.samples, outcome.computed, outcome.jobs) == (4, 4, ())
     with pytest.raises(AssertionError, match="workers were started"):
         run(launched, tmp_path)
+
+
+def test_the_command_line_passes_the_limit_on(config: dict[str, Any], tmp_path: Path) -> None:
+    file = tmp_path / "t.json"
+    file.write_text(json.dumps({"name": "t", **config}))
+    assert main(["run", str(file), "--limit", "2", "--quiet", "--runs", str(tmp_path)]) == 0
+    assert len(_lines(tmp_path / "t")) == 4
