@@ -18,8 +18,7 @@ from decoding.engine.thinking_budget import Renderer, begin_thinking
 from decoding.engine.trace import StepTrace
 from decoding.formulas.sampling import Greedy
 from decoding.lockstep.budgeted_outputs import read_tokens
-from decoding.lockstep.request_metadata import MAX_BRANCHES, BranchMetadata, ThinkingLimits
-from decoding.lockstep.serialization import serialize
+from decoding.lockstep.request_metadata import MAX_BRANCHES, BranchMetadata, ThinkingLimits, serialize
 from decoding.strategies.greedy import GreedyDecoding
 from icl.errors import ModelError
 from icl.models.vllm.engine_io import EngineOutput, EngineRequest

@@ -7,17 +7,24 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
+from functools import lru_cache
 from typing import Any
 
-from decoding.base import Note
-from decoding.lockstep.serialization import deserialize
+from decoding.base import Note, Strategy
+from decoding.formulas.sampling import Greedy, Sampler, Sampling
+from icl.errors import PlanError
+from icl.registry import build, to_config
 from icl.streams import StreamKey
 
 METADATA_KEY = "lockstep"
+
+
 SECRET_VARIABLE = "ICL_LOCKSTEP_SECRET"
 """Environment variable with the prefix of a server's group names. Only the server's own processes know it."""
 
+
 GROUP_NAME_REFUSED = "groups are named by the server; ask for a strategy with vllm_xargs: {strategy: ...}"
+
 
 MAX_BRANCHES = 16
 """Maximum number of branches of a group."""
@@ -119,3 +126,36 @@ def check_group_name(branch: BranchMetadata) -> None:
 def check_arm(branch: BranchMetadata) -> None:
     """Raises ICLError if this process cannot build the strategy of a branch."""
     deserialize(branch.arm)
+
+
+SAMPLERS: dict[str, type[Greedy | Sampling]] = {"greedy": Greedy, "sampling": Sampling}
+
+
+def serialize(strategy: Strategy, sampler: Sampler) -> str:
+    """The text of a strategy and a sampler.
+
+    Raises:
+        PlanError: A component has no name, or is not equal to the one built from the text.
+    """
+    return _serialized((strategy, sampler))
+
+
+@lru_cache(1024)
+def _serialized(arm: tuple[Strategy, Any]) -> str:
+    strategy, sampler = arm
+    if type(sampler) not in SAMPLERS.values():
+        raise PlanError(f"the sampler {type(sampler).__name__} cannot be sent to the engine's process. Use Sampling.")
+    text = json.dumps([to_config(strategy), to_config(sampler)], sort_keys=True)
+    if deserialize(text) != (strategy, sampler):
+        raise PlanError(
+            f"{type(strategy).__name__} is not equal to the strategy that its parameters build, so it cannot be "
+            "sent to the engine's process. A strategy is a frozen dataclass whose fields are all its parameters."
+        )
+    return text
+
+
+@lru_cache(1024)
+def deserialize(text: str) -> tuple[Strategy, Sampler]:
+    """Strategy and sampler of a text. Raises ConfigError if this process does not know the strategy."""
+    strategy, sampler = json.loads(text)
+    return build("strategy", strategy), SAMPLERS[sampler.pop("name")](**sampler)

@@ -31,7 +31,7 @@ Where to change what:
 
     arrival of a branch, errors at arrival        add_request
     which groups sample in a step                 _select_sampling_groups, RequestGroup.can_sample
-    when a group leaves the waiting queue         _handle_blocked_waiting_request, block_budget.py
+    when a group leaves the waiting queue         _handle_blocked_waiting_request, BlockBudget
     how far a waiting branch is computed          _reserve_prefill_lookahead
     which group is preempted                      _select_sampling_groups, _resolve_stall
     how a whole group is preempted                _preempt_group, _preempt_request (vLLM preempts a single branch)
@@ -40,24 +40,28 @@ Where to change what:
     outputs of the branches that a group ends     _finish_group
 """
 
+import multiprocessing
+import os
 import time
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import dataclass, field
+from threading import Thread
 from typing import TYPE_CHECKING, Any
 
+from vllm.logger import init_logger
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 from vllm.v1.core.sched.interface import PauseState
+from vllm.v1.core.sched.request_queue import FCFSRequestQueue
 from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs
 from vllm.v1.request import Request, RequestStatus
 
-from decoding.lockstep.block_budget import BlockBudget
 from decoding.lockstep.engine_requirements import MISSING_BRANCH_TIMEOUT_S, additional_config, check_engine
-from decoding.lockstep.parent_watch import exit_with_parent
-from decoding.lockstep.request_group import RequestGroup, scheduled_length
 from decoding.lockstep.request_metadata import parse_branch
 from decoding.lockstep.step_records import RECORD_STORE
-from decoding.lockstep.waiting_queue import StoppableQueue
+
+logger = init_logger(__name__)
 
 IDLE_SECONDS = 0.001
 """Sleep when only a missing branch can change anything. The engine's loop runs without pause while requests exist."""
@@ -69,6 +73,72 @@ if TYPE_CHECKING:
         """Either of vLLM's schedulers."""
 else:
     VLLMScheduler = object
+
+
+@dataclass(eq=False)
+class RequestGroup:
+    """The requests of one group: one for each branch of a strategy.
+
+    Attributes:
+        name: Unique name of the group.
+        size: Number of branches.
+        created: Time at which the first branch arrived, by the monotonic clock.
+        members: Index of a branch -> its request.
+        is_admitted: Whether slots and blocks are reserved for all branches, so that they may leave the waiting queue.
+        last_sampled: Number of the step in which the group sampled last.
+        final_status: How the group ends, None while it goes on. It is set once.
+        reason: Message for the user if the group fails.
+    """
+
+    name: str
+    size: int
+    created: float = field(default_factory=time.monotonic)
+    members: dict[int, Any] = field(default_factory=dict)
+    is_admitted: bool = False
+    last_sampled: int = 0
+    final_status: RequestStatus | None = None
+    reason: str | None = None
+
+    @property
+    def is_complete(self) -> bool:
+        return len(self.members) == self.size
+
+    @property
+    def requests(self) -> list[Request]:
+        return [self.members[i] for i in sorted(self.members)]
+
+    @property
+    def running(self) -> list[Request]:
+        return [request for request in self.requests if request.status == RequestStatus.RUNNING]
+
+    @property
+    def can_sample(self) -> bool:
+        """Whether each branch runs and lacks only the token whose logits it samples from."""
+        return self.final_status is None and all(
+            r.status == RequestStatus.RUNNING and lacks_one_token(r) for r in self.members.values()
+        )
+
+    def end(self, status: RequestStatus, reason: str | None = None) -> None:
+        if self.final_status is None:
+            self.final_status, self.reason = status, reason
+            if reason:
+                logger.warning("lockstep group %s ends: %s", self.name, reason)
+
+    def fail(self, reason: str) -> None:
+        self.end(RequestStatus.FINISHED_ERROR, reason)
+
+    def check_end(self, missing_branch_timeout_s: float) -> None:
+        """Ends the group if one branch has ended, or if a branch is missing after the timeout.
+
+        If one branch has stopped or reached its length limit, the others end with the same status. After any other end,
+        such as an abort, they end as aborted, without a reason. If a branch is missing, the others end with an error.
+        """
+        status = next((r.status for r in self.members.values() if r.is_finished()), None)
+        if status is not None:
+            self.end(status if status in REGULAR_ENDS else RequestStatus.FINISHED_ABORTED)
+        elif not self.is_complete and time.monotonic() - self.created > missing_branch_timeout_s:
+            arrived = f"{len(self.members)} of {self.size} branches arrived within {missing_branch_timeout_s:g} s"
+            self.fail(f"{arrived}: {sorted(self.members)}")
 
 
 class GroupRules(VLLMScheduler):
@@ -362,3 +432,109 @@ class LockstepScheduler(GroupRules, Scheduler):  # type: ignore[misc]
 
 class AsyncLockstepScheduler(GroupRules, AsyncScheduler):  # type: ignore[misc]
     """Scheduler with request groups that plans a step while the step before runs (`async_scheduling`)."""
+
+
+class StoppableQueue(FCFSRequestQueue):  # type: ignore[misc]
+    """First-come-first-served queue. While `is_scan_stopped` is set it looks empty to vLLM's scan."""
+
+    is_scan_stopped = False
+
+    def __bool__(self) -> bool:
+        return len(self) > 0 and not self.is_scan_stopped
+
+    def ends_with(self, requests: list[Request]) -> bool:
+        """Whether the queue ends with these requests, in this order."""
+        return len(self) >= len(requests) and all(
+            self[i - len(requests)] is request for i, request in enumerate(requests)
+        )
+
+
+REGULAR_ENDS = frozenset({RequestStatus.FINISHED_STOPPED, RequestStatus.FINISHED_LENGTH_CAPPED})
+
+
+def lacks_one_token(request: Request) -> bool:
+    """Whether all tokens of a request but the last are computed. The logits of the last give the next token."""
+    return scheduled_length(request) - int(request.num_computed_tokens) == 1
+
+
+def scheduled_length(request: Request) -> int:
+    """Number of tokens of a request, including those that a step in flight is about to sample."""
+    return int(request.num_tokens + request.num_output_placeholders)
+
+
+class BlockBudget:
+    """The free slots and blocks of one scheduler. It is computed once in a step and reduced as requests enter."""
+
+    def __init__(self, scheduler: Any) -> None:
+        self.scheduler = scheduler
+        self.remaining: tuple[int, int] | None = None  # slots and blocks
+
+    def new_step(self) -> None:
+        self.remaining = None
+
+    def try_reserve(self, requests: Iterable[Request], admitted: Iterable[RequestGroup]) -> bool:
+        """Reserves slots and blocks for all of these requests. False if they do not suffice."""
+        if self.remaining is None:
+            admitted_requests = [request for group in admitted for request in group.requests]
+            slots = len(self.scheduler.running) + sum(r.status != RequestStatus.RUNNING for r in admitted_requests)
+            self.remaining = (
+                self.scheduler.max_num_active_reqs - slots,
+                self.free_blocks() - self.missing_blocks(admitted_requests),
+            )
+        newcomers = list(requests)
+        slots, blocks = self.remaining[0] - len(newcomers), self.remaining[1] - self.missing_blocks(newcomers)
+        if slots < 0 or blocks < 0:
+            return False
+        self.remaining = slots, blocks
+        return True
+
+    def free_blocks(self) -> int:
+        """Blocks that no request uses. Cached blocks that vLLM can evict count as free."""
+        return int(self.scheduler.kv_cache_manager.block_pool.get_num_free_blocks())
+
+    def missing_blocks(self, requests: Iterable[Request]) -> int:
+        """Blocks that these requests lack to store all their tokens, without hits in the prefix cache."""
+        manager = self.scheduler.kv_cache_manager
+        total = 0
+        for request in requests:
+            tokens = min(scheduled_length(request), self.scheduler.max_model_len)
+            total += manager.coordinator.get_num_blocks_to_allocate(
+                request_id=request.request_id,
+                num_tokens=tokens,
+                new_computed_blocks=manager.empty_kv_cache_blocks.blocks,
+                num_encoder_tokens=0,
+                total_computed_tokens=request.num_computed_tokens,
+                num_local_computed_tokens=request.num_computed_tokens,
+                num_tokens_main_model=tokens,
+            )
+        return total
+
+    def too_small_message(self, group: RequestGroup) -> str:
+        """Message for a group that does not fit even alone."""
+        size, available = self.scheduler.block_size, self.scheduler.kv_cache_config.num_blocks - 1
+        required = sum(-(-request.num_tokens // size) for request in group.requests)
+        return (
+            f"its {group.size} branches need {required} blocks of {size} tokens together, and the cache of this engine "
+            f"has {available}. {group.size} branches of {available // group.size * size} tokens each fit, prompt and "
+            "answer: shorten the prompts, or give it a larger cache"
+        )
+
+
+ENGINE_PROCESS_PREFIX = "EngineCore"
+"""Start of the names that vLLM gives to engine processes."""
+
+
+def exit_with_parent() -> None:
+    """Ends the engine's process when the process that started it ends. Does nothing if both are one process.
+
+    vLLM's workers watch their engine, but nothing watches the server. Otherwise a server that is killed would leave an
+    engine behind that holds its memory.
+    """
+    parent = multiprocessing.parent_process()
+    if parent is not None and multiprocessing.current_process().name.startswith(ENGINE_PROCESS_PREFIX):
+        Thread(target=_exit_after, args=(parent,), name="parent watch", daemon=True).start()
+
+
+def _exit_after(parent: Any) -> None:
+    parent.join()
+    os._exit(1)  # vLLM's workers notice that their engine has ended

@@ -1,12 +1,12 @@
 """Records of decoding steps: traces, log-probabilities of options, faults.
 
 Each process has one store, which the logits processor writes. The scheduler reads faults from it if it runs in the same
-process. An engine's front end fetches the rest through `worker_extension.LockstepWorkerExtension`.
+process. An engine's front end fetches the rest through `LockstepWorkerExtension`.
 """
 
 from collections import OrderedDict, deque
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
@@ -16,6 +16,7 @@ from decoding.lockstep.budgeted_outputs import BudgetedOutput
 
 if TYPE_CHECKING:
     from torch import Tensor
+
 
 MAX_GROUPS = 100_000
 """Groups whose records wait to be fetched. Beyond that the oldest records are dropped."""
@@ -125,3 +126,30 @@ def set_step(values: list[Value], step: int, value: Value) -> None:
     """values[step] = value. Steps follow one another, but a step may be computed again: what comes after is dropped."""
     del values[step:]
     values.append(value)
+
+
+class LockstepWorkerExtension:
+    """Mixin of vLLM's worker (`worker_extension_cls`). Its methods are called with `collective_rpc`."""
+
+    model_runner: Any
+
+    def lockstep_unsupported_layers(self, number: int) -> list[str]:
+        """Layers that an adapter changes and for which vLLM has no LoRA module."""
+        manager = self.model_runner.lora_manager._adapter_manager
+        return sorted(set(manager.get_adapter(number).loras) - set(manager.modules))
+
+    def lockstep_take_records(self, groups: Sequence[str] | None = None) -> dict[str, dict[str, Any]]:
+        """Removes the records of these groups (None: of all) and returns them as plain values, by group."""
+        RECORD_STORE.settle(wait=True)
+        records = {}
+        for group in list(RECORD_STORE.records) if groups is None else groups:
+            record = RECORD_STORE.take(group)
+            if record is not None:
+                records[group] = {
+                    "trace": record.trace,
+                    "step_traces": [asdict(trace) for trace in record.step_traces],
+                    "first": record.first,
+                    "forced": record.forced,
+                    "fault": next(iter(record.faults.values()), ""),
+                }
+        return records

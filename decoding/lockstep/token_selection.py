@@ -20,8 +20,7 @@ from decoding.engine.trace import StepTrace, step_traces, trace_tensors
 from decoding.engine.trace_numbers import TRACE_FIELDS, trace_numbers
 from decoding.formulas.row_steps import RowSteps
 from decoding.lockstep.budgeted_outputs import TokenizerLoader
-from decoding.lockstep.request_metadata import BranchMetadata
-from decoding.lockstep.serialization import deserialize
+from decoding.lockstep.request_metadata import BranchMetadata, deserialize
 from decoding.lockstep.step_records import RECORD_STORE, set_step
 from icl.errors import ICLError
 from icl.memory.device_copies import copied_to_device

@@ -26,8 +26,8 @@ from decoding.lockstep.request_metadata import (
     SECRET_VARIABLE,
     BranchMetadata,
     ThinkingLimits,
+    serialize,
 )
-from decoding.lockstep.serialization import serialize
 from decoding.server import http
 from decoding.server.extended_responses import extended_response
 from decoding.server.http import HTTPError, TrackedSend

@@ -115,8 +115,7 @@ class _Bare(VLLM):
 def _run(model: VLLM, prompts: Sequence[Prompt], arm: Any) -> Callable[[], None]:
     """A run of ROWS rows with LENGTH tokens each, prefill included, with empty caches."""
     from decoding.arms.arm import parse_arm
-    from decoding.lockstep.request_metadata import BranchMetadata
-    from decoding.lockstep.serialization import serialize
+    from decoding.lockstep.request_metadata import BranchMetadata, serialize
     from icl.models.vllm.engine_io import EngineRequest
 
     parsed = parse_arm(arm)

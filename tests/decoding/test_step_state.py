@@ -13,8 +13,7 @@ from decoding.controls.base import WrappingControl
 from decoding.controls.gaussian_proxy import GaussianProxy
 from decoding.controls.mask_only import MaskOnly
 from decoding.engine.decoding_step import combine_branches
-from decoding.lockstep.request_metadata import BranchMetadata
-from decoding.lockstep.serialization import deserialize, serialize
+from decoding.lockstep.request_metadata import BranchMetadata, deserialize, serialize
 from decoding.lockstep.step_records import RECORD_STORE
 from decoding.lockstep.token_selection import BatchRow, complete_groups, select_tokens
 from decoding.strategies.nbce import NBCE

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 PLUGIN_ARGS: dict[str, Any] = {
     "logits_processors": ["decoding.lockstep.logits_processor:LockstepLogitsProcessor"],
-    "worker_extension_cls": "decoding.lockstep.worker_extension.LockstepWorkerExtension",
+    "worker_extension_cls": "decoding.lockstep.step_records.LockstepWorkerExtension",
 }
 SCHEDULERS = {
     False: "decoding.lockstep.scheduler.LockstepScheduler",

@@ -18,9 +18,8 @@ from vllm.v1.request import Request
 from vllm.v1.structured_output import StructuredOutputManager
 
 from decoding.formulas.sampling import Greedy
-from decoding.lockstep.request_metadata import BranchMetadata, parse_branch
+from decoding.lockstep.request_metadata import BranchMetadata, parse_branch, serialize
 from decoding.lockstep.scheduler import AsyncLockstepScheduler, LockstepScheduler
-from decoding.lockstep.serialization import serialize
 from decoding.lockstep.token_selection import BatchRow, complete_groups
 from decoding.strategies.vcd import VCD
 

@@ -297,8 +297,7 @@ def test_sampling_parameters_that_act_after_the_strategy_are_refused(name: str, 
 
     from decoding.formulas.sampling import Greedy
     from decoding.lockstep.logits_processor import LockstepLogitsProcessor
-    from decoding.lockstep.request_metadata import BranchMetadata
-    from decoding.lockstep.serialization import serialize
+    from decoding.lockstep.request_metadata import BranchMetadata, serialize
     from decoding.strategies.vcd import VCD
 
     extra = BranchMetadata("g", 0, 2, serialize(VCD(), Greedy())).extra_args()

@@ -15,8 +15,7 @@ from vllm.v1.sample.logits_processor import BatchUpdate, MoveDirectionality
 
 from decoding.formulas.sampling import Greedy
 from decoding.lockstep.logits_processor import LockstepLogitsProcessor
-from decoding.lockstep.request_metadata import SECRET_VARIABLE, BranchMetadata
-from decoding.lockstep.serialization import serialize
+from decoding.lockstep.request_metadata import SECRET_VARIABLE, BranchMetadata, serialize
 from decoding.lockstep.step_records import RECORD_STORE
 from decoding.strategies.vcd import VCD
 

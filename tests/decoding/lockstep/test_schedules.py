@@ -110,7 +110,7 @@ def test_random_preemptions_of_single_branches_keep_every_group_together(folder:
 
 
 def test_a_step_does_not_examine_groups_that_only_wait(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from decoding.lockstep.request_group import RequestGroup
+    from decoding.lockstep.scheduler import RequestGroup
 
     world = simulate.World(simulate.scheduler(simulate.config(folder, 128, 4, False), 40), random.Random(0))
     for g in range(300):

@@ -25,12 +25,12 @@ from decoding.lockstep.request_metadata import (
     BranchMetadata,
     ThinkingLimits,
     check_group_name,
+    deserialize,
     parse_branch,
+    serialize,
 )
-from decoding.lockstep.serialization import deserialize, serialize
-from decoding.lockstep.step_records import RECORD_STORE, GroupRecord, RecordStore
+from decoding.lockstep.step_records import RECORD_STORE, GroupRecord, LockstepWorkerExtension, RecordStore
 from decoding.lockstep.token_selection import BatchRow, complete_groups, select_tokens
-from decoding.lockstep.worker_extension import LockstepWorkerExtension
 from decoding.strategies.m3id import M3ID
 from icl.errors import PlanError
 from tests.decoding.thinker import CLOSING, OPENING, WordTokenizer

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 
 from decoding.lockstep.request_metadata import parse_branch
+from decoding.lockstep.step_records import LockstepWorkerExtension
 from decoding.lockstep.token_selection import BatchRow, complete_groups, select_tokens
-from decoding.lockstep.worker_extension import LockstepWorkerExtension
 from icl.models.vllm.engine_io import EngineOutput, EngineRequest
 from icl.types import Prompt
 from tests.decoding.toy import Row as ToyRow

@@ -24,8 +24,7 @@ from server_process import Server, started
 
 from decoding.arms.arm import parse_arm
 from decoding.engine.requests import DecodingRequest
-from decoding.lockstep.request_metadata import BranchMetadata
-from decoding.lockstep.serialization import serialize
+from decoding.lockstep.request_metadata import BranchMetadata, serialize
 
 ROOT = Path(__file__).parents[3]
 SECOND_RUNNER = Path(groups.__file__).with_name("second_runner.py")

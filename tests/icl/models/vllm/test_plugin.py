@@ -16,8 +16,7 @@ from vllm.engine.arg_utils import EngineArgs
 
 from decoding.arms.arm import parse_arm
 from decoding.engine.requests import DecodingRequest
-from decoding.lockstep.request_metadata import BranchMetadata
-from decoding.lockstep.serialization import serialize
+from decoding.lockstep.request_metadata import BranchMetadata, serialize
 from icl.models.vllm.plugin import add_lockstep, register
 from icl.types import Generation
 
