@@ -5,19 +5,19 @@ BIN    := $(VENV)/bin
 
 VLLM_TESTS := tests/decoding/lockstep tests/decoding/server tests/icl/models/vllm
 # What starts processes, browsers or clusters, or loads many architectures.
-SLOW_TESTS := tests/journeys tests/icl/models/hf tests/experiments/launch tests/experiments/tiny tests/experiments/architectures \
-	tests/experiments/notebooks tests/experiments/bench tests/experiments/report/test_page_in_chromium.py \
+SLOW_TESTS := tests/journeys tests/icl/models/hf tests/experiments/launch tests/lab/tiny tests/lab/architectures \
+	tests/experiments/notebooks tests/lab/bench tests/experiments/report/test_page_in_chromium.py \
 	tests/experiments/test_kill.py tests/experiments/test_packed_models.py tests/experiments/test_real_model.py \
 	tests/experiments/analyses/test_quantization.py tests/decoding/test_on_models.py \
 	tests/decoding/test_lazy_branches_on_models.py tests/test_environment.py tests/test_one_file_components.py tests/test_readme.py \
 	tests/test_docs.py tests/test_docs_versions.py tests/test_docs_print.py tests/test_site.py tests/test_wheel.py tests/test_portability.py \
-	tests/decoding/export tests/experiments/stopping tests/experiments/simulation tests/experiments/doctor \
+	tests/decoding/export tests/experiments/stopping tests/lab/simulation tests/experiments/doctor \
 	tests/experiments/store/test_equivalent_cells.py tests/experiments/running/test_preflight.py \
 	tests/test_mutants.py tests/experiments/test_stop_strings.py tests/experiments/tuning tests/experiments/sharing \
-	tests/test_systems.py tests/icl/tasks/drawings tests/experiments/small tests/decoding/interventions
+	tests/test_systems.py tests/icl/tasks/drawings tests/lab/small tests/decoding/interventions
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart docs docs-versions test test-fast test-main test-vllm test-vllm-long test-architectures test-tools nightly vllm-env lint bench gpu clean
+.PHONY: help quickstart docs docs-versions test test-fast test-main test-vllm test-vllm-long test-architectures test-tools nightly vllm-env lint test-lab bench gpu clean
 
 help:
 	@echo "make quickstart   set up $(VENV), run the embedded experiment, print a table and the path of its report"
@@ -25,11 +25,12 @@ help:
 	@echo "make test-fast    the fast tests: pure logic, fake models and the shipped model"
 	@echo "make nightly      kills, damaged files, random input and equal arms, each many times"
 	@echo "make test-architectures  every row of docs/architectures.md (test checks a sample)"
+	@echo "make test-lab     the tests of lab/: training, benchmarks, GPU checks, the table of architectures, simulations"
 	@echo "make lint         the checks alone"
 	@echo "make docs         the documentation site, in build/docs"
 	@echo "make docs-versions VERSIONS='v0.1.0 main'  the sites of tags and branches, with a switcher"
 	@echo "make bench        the benchmark table (makes an environment with vLLM for its part)"
-	@echo "make gpu          icl doctor --bench: equality, memory and speed on this machine's GPU, at most 30 minutes"
+	@echo "make gpu          python -m lab.gpu: equality, memory and speed on this machine's GPU, at most 30 minutes"
 
 $(VENV)/ready: pyproject.toml
 	@sh environment.sh $(VENV) $(PYTHON)
@@ -58,7 +59,7 @@ docs-versions: $(VENV)/ready-docs
 	OMP_NUM_THREADS=1 $(BIN)/python docs/versions.py $(VERSIONS)
 
 test-architectures: $(VENV)/ready-dev
-	ICL_ARCHITECTURES=all OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/experiments/architectures -k shipped_page
+	ICL_ARCHITECTURES=all OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/lab/architectures -k shipped_page
 
 lint: $(VENV)/ready-dev
 	$(BIN)/ruff check .
@@ -88,13 +89,16 @@ test-vllm-long:
 KILLS ?= 100
 FUZZ  ?= 500
 NULL  ?= 1000
-NIGHTLY_TESTS := tests/experiments/test_kill.py tests/experiments/test_fuzz.py tests/experiments/simulation/test_null.py
+NIGHTLY_TESTS := tests/experiments/test_kill.py tests/experiments/test_fuzz.py tests/lab/simulation/test_null.py
 nightly: $(VENV)/ready-dev
 	ICL_KILLS=$(KILLS) ICL_FUZZ=$(FUZZ) ICL_NULL=$(NULL) OMP_NUM_THREADS=1 \
 		$(BIN)/python -m pytest -q -n auto --dist worksteal $(NIGHTLY_TESTS) $(PYTEST_ARGS)
 
 test-fast: $(VENV)/ready-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile -q $(VLLM_TESTS:%=--ignore %) $(SLOW_TESTS:%=--ignore %) $(PYTEST_ARGS)
+
+test-lab: $(VENV)/ready-dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile -q tests/lab $(PYTEST_ARGS)
 
 test-tools:
 	@sh tests/install_browser.sh
@@ -105,11 +109,11 @@ vllm-env:
 	@PYTHON=$(PYTHON) sh tests/vllm_env.sh env
 
 bench: $(VENV)/ready-dev
-	@$(BIN)/python -m experiments.bench
+	@$(BIN)/python -m lab.bench
 	@PYTHON=$(PYTHON) sh tests/vllm_env.sh bench
 
 gpu: $(VENV)/ready-dev
-	$(BIN)/icl doctor --bench --out doctor $(DOCTOR_ARGS)
+	$(BIN)/python -m lab.gpu --out doctor $(DOCTOR_ARGS)
 
 clean:
 	rm -rf $(VENV) docs/components docs/notebooks docs/project docs/reference .venv-vllm .mypy_cache .ruff_cache .pytest_cache build dist *.egg-info

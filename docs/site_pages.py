@@ -34,7 +34,7 @@ ELSEWHERE = {
     "experiments/configs/EMOJI_SHIFT.md": "project/emoji_shift.md",
     "experiments/configs/decoding_controls.md": "project/decoding_controls.md",
     "experiments/configs/quantization.md": "project/quantization.md",
-    "experiments/bench/VLLM.md": "project/vllm_costs.md",
+    "lab/bench/VLLM.md": "project/vllm_costs.md",
     "icl/models/small/card.md": "project/small_model_card.md",
     "icl/models/tiny/MODEL_CARD.md": "project/model_card.md",
     "retrievers/embedders/maps/efficientnet_minilm.md": "project/efficientnet_minilm.md",

@@ -14,10 +14,10 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 def check(name: str, folder: Path) -> str:
     """The line of one architecture."""
-    from experiments.architectures.inputs import checkpoint, prompts
     from icl.errors import ICLError
     from icl.models.hf.model import HF
     from icl.testing.intervention_conformance import KINDS, check_sites
+    from lab.architectures.inputs import checkpoint, prompts
 
     model = HF(path=str(checkpoint(name, folder / name)), dtype="float32", device="cpu")
     try:
@@ -40,7 +40,7 @@ def check(name: str, folder: Path) -> str:
 
 
 def main(names: list[str]) -> None:
-    from experiments.architectures.random.make import ARCHITECTURES
+    from tests.random_models.make import ARCHITECTURES
 
     warnings.simplefilter("ignore")
     with tempfile.TemporaryDirectory() as folder:

@@ -74,7 +74,7 @@ SLOW_FOLDERS = (
     "tests/decoding/lockstep",
     "tests/decoding/server",
     "tests/experiments/launch",
-    "tests/experiments/tiny",
+    "tests/lab/tiny",
 )
 """Folders whose tests start processes. They belong to the modules of the same folder only."""
 

@@ -22,7 +22,7 @@ POSIX_NAMES = {
 PORTABLE_SIGNALS = {"SIGABRT", "SIGFPE", "SIGILL", "SIGINT", "SIGSEGV", "SIGTERM", "SIG_DFL", "SIG_IGN"}
 SKIPPED = (
     *(".vllm.", ".lockstep.", "decoding.server.", "launch.ray.", ".lmms_eval_model."),  # another environment
-    *("__main__.", ".bench.", ".tiny.", ".architectures."),  # programs, or not in the wheel
+    "__main__.",  # programs
 )
 WITHOUT_POSIX = """
 import builtins, importlib, pkgutil, sys

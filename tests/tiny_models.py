@@ -1,23 +1,23 @@
-"""Prompts for tiny random checkpoints; `save("llava", folder)` writes one (experiments.architectures.random)."""
+"""Prompts for tiny random checkpoints; `save("llava", folder)` writes one (tests.random_models)."""
 
 from typing import Any
 
 import numpy as np
 from PIL import Image as PILImage
 
-from experiments.architectures.random.common import TEMPLATE, Size
-from experiments.architectures.random.make import save
 from icl.images import Image
 from icl.streams import StreamKey
 from icl.testing.conversations import conversation
 from icl.types import Part, Prompt, Role, Turn
+from tests.random_models.common import TEMPLATE, Size
+from tests.random_models.make import save
 
 __all__ = ["ARCHITECTURES", "TEMPLATE", "Size", "conversations", "image", "prompt", "prompts", "save", "turn"]
 
 ARCHITECTURES = ("llava", "llava_onevision", "idefics3", "smolvlm", "internvl", "gemma3", "qwen2_5_vl", "qwen3_5")
 """Caches, positions and tiles of every kind.
 
-`python -m experiments.architectures` asks all that are known.
+`python -m lab.architectures` asks all that are known.
 """
 
 

@@ -24,6 +24,6 @@ if [ "${1:-}" = env ]; then
 fi
 if [ "${1:-}" = bench ]; then
     shift
-    exec "$env/bin/python" -m experiments.bench "$@" vllm
+    exec "$env/bin/python" -m lab.bench "$@" vllm
 fi
 exec "$env/bin/python" -m pytest tests/decoding/lockstep tests/decoding/server tests/icl/models/vllm "$@"

@@ -18,8 +18,8 @@ to the query and the seed. They do not cover another pool, model, prompt or task
                     then the means that z^2 more clusters of the lowest, or the highest, value would give.
 
 In simulations with 6 to 50 clusters of equal and of unequal sizes, 95 % intervals of right/wrong and of graded scores
-cover .94 to .98 (`icl simulate`, `python -m experiments.bench statistics`). Scores of which nine in ten are 0 and few
-clusters are the hardest: .91 to .94.
+cover .94 to .98 (`python -m lab.simulation`, `python -m lab.bench statistics`). Scores of which nine in ten are 0 and
+few clusters are the hardest: .91 to .94.
 """
 
 from dataclasses import dataclass

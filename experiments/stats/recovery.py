@@ -8,7 +8,7 @@
                interval, half a query for each of the four pairs of gains of 0 and 1 (as Agresti and Min 2005 add half
                an answer to each cell): without them it has no width if the vector answers as demonstrations do.
 
-Its coverage with 40 and 100 queries is .93 to .97 (`python -m experiments.bench recovery`).
+Its coverage with 40 and 100 queries is .93 to .97 (`python -m lab.bench recovery`).
 """
 
 from typing import Any

@@ -2,7 +2,7 @@
 
     image = unit(A (unit(mean feature) - a)),    text = unit(B (unit(mean token state) - b))
 
-The encoders stay as their packages have them; `python -m experiments.small encoder` trained A and B, of 128 rows each.
+The encoders stay as their packages have them; `python -m lab.small encoder` trained A and B, of 128 rows each.
 Freezing the image encoder is the idea of LiT (Zhai et al., CVPR 2022); here the text encoder is frozen, too. An image
 is resized to 128 by 128 pixels. `late_interaction` compares the 16 positions of an image and the tokens of a text,
 through the same maps. What the maps are good for: maps/efficientnet_minilm.md.

@@ -28,7 +28,7 @@ LORA_SCALE = 2.0
 TOWER = "model.vision_tower."
 OTHER_CLASSES = "model.path: 'small' cannot be assembled with the installed versions of transformers and timm."
 OTHER_WEIGHTS = (
-    "model.path: small.safetensors is not what `python -m experiments.small train` writes. Install the toolkit again."
+    "model.path: small.safetensors is not what `python -m lab.small train` writes. Install the toolkit again."
 )
 TEMPLATE = (
     "{% for message in messages %}"

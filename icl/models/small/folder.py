@@ -48,7 +48,7 @@ def _learned_digest() -> str:
     except OSError as error:
         raise ModelError(
             f"model.path: the learned weights of 'small' cannot be read ({error}). Install the toolkit again, or train "
-            "them in a checkout: python -m experiments.small train --out FOLDER"
+            "them in a checkout: python -m lab.small train --out FOLDER"
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""The token loop reads from the device once a step, for all arms together (`experiments.bench.device_traffic`)."""
+"""The token loop reads from the device once a step, for all arms together (`lab.bench.device_traffic`)."""
 
 from dataclasses import replace
 from typing import Any
@@ -7,8 +7,10 @@ import pytest
 import torch
 
 from decoding.arms.arm import parse_arm
-from experiments.bench.decoding import Endless, prompts_of
-from experiments.bench.device_traffic import (
+from icl.models.hf.model import HF
+from icl.types import Prompt
+from lab.bench.decoding import Endless, prompts_of
+from lab.bench.device_traffic import (
     LONG_ANSWER,
     SAMPLED_VCD,
     device_traffic,
@@ -17,8 +19,6 @@ from experiments.bench.device_traffic import (
     traffic_per_step,
     twelve_arms,
 )
-from icl.models.hf.model import HF
-from icl.types import Prompt
 
 STEADY = {
     "greedy": ["greedy"],

@@ -11,11 +11,11 @@ from decoding.engine import read_ahead
 from decoding.engine.engine import run_requests
 from decoding.engine.read_ahead import CHUNK, ReadAhead
 from decoding.engine.requests import DecodingRequest
-from experiments.bench.decoding import prompts_of
 from icl.errors import ImageError
 from icl.models.hf.image_processing import ImageProcessor
 from icl.models.hf.model import HF
 from icl.types import Generation, Prompt
+from lab.bench.decoding import prompts_of
 from tests.decoding.prompts import prompt
 from tests.decoding.toy import Toy
 

@@ -46,7 +46,7 @@ def test_repeated_blocks_are_cached() -> None:
     assert reuse(object(), []).fraction is None
 
 
-@pytest.mark.parametrize("retriever", ["experiments.bench.grid:Fixed", "random"])
+@pytest.mark.parametrize("retriever", ["lab.bench.grid:Fixed", "random"])
 def test_a_plan_that_counts_some_queries_estimates_the_reuse_of_all(
     retriever: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

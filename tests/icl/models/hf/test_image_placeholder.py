@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from experiments.architectures.random.common import tokenizer
 from icl.models.hf.image_placeholder import image_placeholder, takes_interleaved_images
+from tests.random_models.common import tokenizer
 
 WORDS = tokenizer({"image_token": "<image>"}, ("<patch>",))
 PLAIN = tokenizer({}, ("<image>", "<patch>"))

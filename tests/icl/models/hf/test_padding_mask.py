@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 import torch
 
-from experiments.bench.decoding import prompts_of
 from icl.models.hf.model import HF
 from icl.models.hf.padding_mask import mask_of_chunk, mask_of_rows
+from lab.bench.decoding import prompts_of
 
 
 @pytest.fixture(scope="module", params=["sdpa", "eager"])

@@ -11,11 +11,11 @@ from decoding.engine.engine import run_requests
 from decoding.engine.requests import DecodingRequest
 from decoding.interventions.attention_scaling import AttentionScaling
 from decoding.interventions.knock_out import KnockOut
-from experiments.architectures.checks import check_gradients, check_named
-from experiments.architectures.inputs import checkpoint, prompts
 from icl.errors import ModelError
 from icl.models.hf.model import HF
 from icl.types import Generation, Part, Prompt, Turn
+from lab.architectures.checks import check_gradients, check_named
+from lab.architectures.inputs import checkpoint, prompts
 
 
 def loaded(name: str, folder: Path) -> HF:

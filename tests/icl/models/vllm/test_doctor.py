@@ -8,12 +8,12 @@ pytest.importorskip("vllm", reason="needs vLLM, which lives in an environment of
 
 from decoding.arms.arm import parse_arm
 from decoding.strategies.cad import CAD
-from experiments.doctor.bench.check import Bench
-from experiments.doctor.bench.checks import lockstep_equality
-from experiments.doctor.bench.plain_reference import PlainReference
-from experiments.doctor.bench.random_checkpoint import TOY, write_checkpoint
-from experiments.doctor.bench.workload import make_prompts
 from icl.types import Generation
+from lab.gpu.check import Bench
+from lab.gpu.checks import lockstep_equality
+from lab.gpu.plain_reference import PlainReference
+from lab.gpu.random_checkpoint import TOY, write_checkpoint
+from lab.gpu.workload import make_prompts
 
 
 def test_strategies_in_a_tight_cache_choose_the_tokens_of_plain_forward_passes(

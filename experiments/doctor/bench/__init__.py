@@ -1,1 +1,0 @@
-"""`icl doctor --bench`: measures on this machine what the toolkit promises, with random weights of 8B shapes."""

@@ -1,0 +1,1 @@
+"""What keepers of the toolkit run: training of shipped models, benchmarks, GPU checks, simulations. Not installed."""

@@ -1,0 +1,59 @@
+"""The checks of vLLM on the same checkpoints, compared with the Hugging Face backend.
+
+vllm      greedy tokens of ordinary requests equal those of the token loop, from the same token ids
+lockstep  tokens of contrastive decoding inside the engine equal those of the token loop
+
+Steps with a margin below CLOSE may differ between engines; answers are compared up to there.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from decoding.arms.arm import parse_arm
+from decoding.engine.requests import DecodingRequest, Failure
+from lab.architectures.checks import ARMS
+from lab.architectures.inputs import NEW_TOKENS, prompts
+from lab.architectures.verdicts import Entry, ReferenceAnswers, Verdict, compare_tokens
+
+COLUMNS = {"vllm": "greedy", "lockstep": "vcd"}
+"""The arm of each column."""
+
+
+def check_vllm(entry: Entry, folder: Path) -> dict[str, Verdict]:
+    """The verdicts of vLLM, which must be installed. An exception of it is the verdict."""
+    from icl.models.vllm.model import VLLM
+
+    missing = [arm for arm in COLUMNS.values() if arm not in entry.answers]
+    if missing:
+        return dict.fromkeys(COLUMNS, Verdict("not run", "the Hugging Face backend has no answers to compare with"))
+    model = VLLM(str(folder), max_model_len=1024, max_images=4, cache_gib=0.25)
+    try:
+        model.load()
+        return {column: _compare_arm(model, arm, entry.answers[arm]) for column, arm in COLUMNS.items()}
+    except Exception as error:  # noqa: BLE001
+        return dict.fromkeys(COLUMNS, Verdict("no", _first(error)))
+    finally:
+        model.unload()
+
+
+def _compare_arm(model: Any, arm: str, reference: ReferenceAnswers) -> Verdict:
+    from decoding.lockstep.engine import run_requests
+
+    jobs = [DecodingRequest(prompt, parse_arm(ARMS[arm]), max_new_tokens=NEW_TOKENS) for prompt in prompts()]
+    results = run_requests(model, jobs, trace=False)
+    fail = [answer.reason for answer in results if isinstance(answer, Failure)]
+    whole = [i for i, answer in enumerate(results) if not isinstance(answer, Failure)]
+    tokens = [answer.tokens for answer in results if not isinstance(answer, Failure)]
+    verdict = compare_tokens(tokens, reference.only(whole))
+    if not fail or (whole and verdict.word == "no"):
+        return verdict
+    rest = f" The answers to the other {len(whole)} prompts are the loop's." if whole else ""
+    return Verdict("no", f"{fail[0].rstrip('.')}.{rest}")
+
+
+def _first(error: BaseException) -> str:
+    """The first line of the innermost cause."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    first = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    return f"{type(error).__name__}: {first}"

@@ -1,0 +1,52 @@
+"""The benchmark table: `python -m lab.bench [--help] [--quick] [PART ...]`, or `make bench`.
+
+A part is a module of this package with a function `rows()`. Times are CPU times (`timing`): the median over rounds,
+with minimum and maximum. Most figures are ratios within one run, because machines differ. A figure that misses its goal
+is printed as measured. `--quick` measures one round, which shows that all parts run.
+"""
+
+import importlib
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import lab.bench
+from lab.bench import quick
+
+
+def parts() -> list[str]:
+    """Modules of this package that define `rows`, in alphabetical order."""
+    folder = Path(lab.bench.__path__[0])
+    return sorted(file.stem for file in folder.glob("*.py") if "\ndef rows(" in file.read_text(encoding="utf-8"))
+
+
+def measured(names: list[str]) -> Iterator[tuple[str, tuple[str, str, str]]]:
+    """(part, row) of each measurement, as it finishes. A part takes seconds to minutes."""
+    for name in names:
+        module = importlib.import_module(f"lab.bench.{name}")
+        for row in module.rows():
+            yield name, row
+
+
+def main() -> None:
+    """Prints each row as soon as it is measured."""
+    arguments = sys.argv[1:]
+    if "--help" in arguments:
+        print(f"{__doc__}\nParts: {', '.join(parts())}.")
+        return
+    if "--quick" in arguments:
+        quick()
+    names = [name for name in arguments if name != "--quick"] or parts()
+    unknown = sorted(set(names) - set(parts()))
+    if unknown:
+        sys.exit(f"no part named {', '.join(unknown)}. Parts: {', '.join(parts())}.")
+    last = ""
+    for name, (what, figure, goal) in measured(names):
+        if name != last:
+            print(f"\n{name}")
+            last = name
+        print(f"  {what:<86} {figure:>44}   {goal}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
