@@ -125,7 +125,7 @@ def test_entries_survive_a_round_trip_through_their_file(tmp_path: Path) -> None
     write_entries([entry], tmp_path / "results.json")
     assert read_entries(tmp_path / "results.json") == [entry]
     (tmp_path / "results.json").write_text("[]")
-    with pytest.raises(DataError, match=r"is not a file of `python -m experiments\.architectures`"):
+    with pytest.raises(DataError, match=r"is not a file of `python -m lab\.architectures`"):
         read_entries(tmp_path / "results.json")
 
 
