@@ -10,14 +10,14 @@ from icl.lazy_exports import lazy_exports
 if TYPE_CHECKING:
     from decoding.arms.arm import Arm, default_controls, parse_arm
     from decoding.arms.wrapper import StrategyWrapper
-    from decoding.base import Generate, StatefulStrategy, StepState, Strategy
+    from decoding.base import Generate, StatefulStrategy, SteeringMethod, StepState, Strategy
     from decoding.conformance import StrategyFacts, check_strategy
     from decoding.engine.engine import run_requests
     from decoding.engine.requests import Counters, DecodingRequest, Failure
     from decoding.formulas.divergences import bounded_divergence, entropy, jensen_shannon, kl_divergence
     from decoding.formulas.masks import kth_plausibility_mask, plausibility_mask, typical_mask
     from decoding.formulas.sampling import Beam, Greedy, Sampler, Sampling
-    from decoding.interventions.base import FittedMethod, SteeringMethod
+    from decoding.interventions.base import FittedMethod
     from decoding.traits import Traits
 
 __all__ = [

@@ -1,24 +1,31 @@
-"""Base class of decoding strategies: which prompts are read in parallel, and how their logits become one score.
+"""Base classes of decoding strategies and of steering methods.
+
+A strategy says which prompts are read in parallel, and how their logits become one score. A steering method turns
+prompts into steered prompts (`decoding.interventions.base`).
 
 A strategy is a frozen dataclass of pure functions on the logits of its branches. It never sees an engine. The token
 loop, the option scorer and the vLLM plug-in all call the same `mask` and `combine`.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from decoding.traits import Traits, check_trait_names
 from icl.member_names import check_member_names
+from icl.models.interventions import ActsIn
+from icl.registry import describe, later_parameter
 from icl.streams import StreamKey
 from icl.types import Prompt
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from decoding.arms.arm import Arm
-    from decoding.arms.control_target import ControlTarget
     from decoding.formulas.sampling import Sampler
+    from decoding.interventions.vector_file import VectorFile
+    from icl.models.base import Model
+    from icl.models.hf.model import HF
+
 
 Note = object
 """Result of `Strategy.prepare` for one prompt, such as a description or a first answer. `branches` receives it."""
@@ -83,8 +90,8 @@ class Strategy:
         return Traits()
 
     @classmethod
-    def control_for(cls, target: "ControlTarget") -> "Arm | None":
-        """The arm that `controls: default` adds for a target, or None.
+    def control_for(cls, target: Any) -> Any:
+        """The arm that `controls: default` adds for a `decoding.arms.arm.ControlTarget`, or None.
 
         A control returns `target.with_strategy(Mine(target.strategy))`.
         """
@@ -176,3 +183,120 @@ def unit_strength(logits: "Tensor") -> "Tensor":
 def zero_strength(logits: "Tensor") -> "Tensor":
     """[B, 1] zeros: the strength of weights that cancel for identical branches. logits: [n, B, V]."""
     return logits.new_zeros(logits.shape[1], 1)
+
+
+LAYER_KEYS = ("layer", "layers", "first_layer", "last_layer")
+"""Names of parameters that are numbers of layers of the model, in every method."""
+
+
+ALL_LAYERS = {"first_layer": 0, "last_layer": -1}
+"""Values of these parameters that every model has."""
+
+
+@dataclass(frozen=True)
+class SteeringMethod:
+    """Base of all steering methods. As it stands it changes nothing.
+
+    Parameters whose names are in `LAYER_KEYS` are numbers of layers. The plan refuses those that the model lacks.
+
+    Attributes:
+        acts_in: The part of a reasoning output in which its edits act (`icl.models.interventions.PartEdit`).
+        needs: What the model must provide.
+        reads_demonstrations: Whether it reads the demonstrations of the prompt, so that 0 shots make no sense.
+    """
+
+    _: KW_ONLY
+    acts_in: ActsIn = later_parameter("both")  # part of a reasoning output where edits act; both: in the prompt, too
+
+    needs: ClassVar[frozenset[str]] = frozenset({"interventions"})
+    reads_demonstrations: ClassVar[bool] = False
+
+    @property
+    def neutral(self) -> bool:
+        """Whether the method changes nothing."""
+        return True
+
+    @property
+    def min_shots(self) -> int:
+        """Fewest demonstrations that it makes sense with. Default controls are left out below it."""
+        return int(self.reads_demonstrations)
+
+    @property
+    def acts_on_output(self) -> bool:
+        """Whether it edits the last token of the prompt or generated tokens, among which `acts_in` chooses."""
+        return True
+
+    @property
+    def config(self) -> dict[str, Any] | None:
+        """The canonical config node: everything that affects the answers. None: nothing does."""
+        node: dict[str, Any] = describe(self)
+        return node
+
+    @property
+    def revision(self) -> int:
+        """Number of the version of its arithmetic. Digests of cells contain it from 2 on, so a new one recomputes them.
+
+        2 with `acts_in`: the answer begins at a closing marker that the thinking budget forces.
+        """
+        return 1 if self.acts_in == "both" else 2
+
+    @property
+    def source(self) -> "VectorFile | None":
+        """The file that the method reads, or None."""
+        return None
+
+    @property
+    def labelled_items(self) -> int:
+        """Number of labeled queries that its fit used. 0: it has no file."""
+        return 0
+
+    @property
+    def option_biases(self) -> tuple[float, ...]:
+        """Biases of `constant_bias` that were fitted on the same queries. Empty if none were, or none helps."""
+        return ()
+
+    def problem(self) -> str | None:
+        """Why the method cannot run, before anything loads. None if it can."""
+        return None
+
+    def model_problem(self, model: "Model") -> str | None:
+        """Why the method cannot run on a model, before it is loaded. None if nothing speaks against it."""
+        return layer_problem(self, model)
+
+    def check(self, model: "HF") -> None:
+        """Raises ModelError if the loaded model lacks a site, or has another width."""
+
+    def steered(self, prompts: Sequence[Prompt], model: "HF") -> Sequence[Prompt]:
+        """The prompts with their interventions, in the same order.
+
+        Args:
+            prompts: Prompts of one batch.
+            model: The loaded model, whose states may be observed.
+        """
+        return prompts
+
+    def controls(self) -> "tuple[SteeringMethod, ...]":
+        """The controls that `controls: default` adds."""
+        return ()
+
+
+def layer_problem(method: SteeringMethod, model: "Model") -> str | None:
+    """The sentence about the first of `LAYER_KEYS` that is none of the model's layers. None if all are."""
+    named = {key: value for key in LAYER_KEYS if (value := getattr(method, key, None)) is not None}
+    if not named or named == ALL_LAYERS or (count := model.num_layers) is None:
+        return None
+    for key, value in named.items():
+        for number in [value] if isinstance(value, int) else value:
+            if missing := missing_layer(number, count):
+                return f"{key}: {missing}"
+    first, last = (named.get(key, default) for key, default in ALL_LAYERS.items())
+    if first % count > last % count:
+        return f"first_layer {first} is above last_layer {last}, so no layer is left."
+    return None
+
+
+def missing_layer(number: int, count: int) -> str | None:
+    """The sentence about a layer that a model of `count` layers lacks. None if it has it."""
+    if -count <= number < count:
+        return None
+    return f"the model has no layer {number}. Its {count} layers are 0 to {count - 1}; -1 is the last."

@@ -118,7 +118,7 @@ def answer(
         unsupported_reason,
     )
     from decoding.engine.requests import DecodingRequest, Failure
-    from decoding.engine.rewritten_prompts import rewritten_prompts
+    from decoding.engine.result_collector import rewritten_prompts
     from experiments.running.generation import engine_for
     from icl.models.base import Request
 

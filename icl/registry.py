@@ -91,7 +91,7 @@ REQUIRED_MEMBERS: Mapping[str, tuple[str, ...]] = {
 BASES: Mapping[str, str] = {
     "model": "icl.models.base:Model",
     "strategy": "decoding.base:Strategy",
-    "intervention": "decoding.interventions.base:SteeringMethod",
+    "intervention": "decoding.base:SteeringMethod",
 }
 """kind -> base class that every component of the kind must have."""
 

@@ -13,11 +13,10 @@ In an experiment file, an arm is a node of `decoding`:
 """
 
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, field, fields, is_dataclass
-from functools import cached_property
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
+from functools import cached_property, lru_cache
 from typing import Any, Literal, get_args
 
-from decoding.arms.control_target import ControlTarget, default_control_classes
 from decoding.arms.fitting import ParameterSource, read_parameter_file
 from decoding.arms.inspection import has_reference_scores, logits_count
 from decoding.arms.logits_processor_config import LogitsProcessorConfig, parse_logits_processors
@@ -28,15 +27,20 @@ from icl.edits import Edit
 from icl.errors import ConfigError, did_you_mean
 from icl.loading import location
 from icl.models.interventions import ActsIn
-from icl.registry import build, describe
+from icl.registry import build, describe, entries, resolve
 from icl.text.json_text import canonical_digest
 from icl.text.truncate import truncate
 
 Normalize = Literal["sum", "mean", "bytes"]
 """Score of an option: the sum of its tokens' log-probabilities, their mean, or the sum per UTF-8 byte."""
 
+
 NORMALIZE: tuple[Normalize, ...] = get_args(Normalize)
+
+
 ACTS_IN: tuple[ActsIn, ...] = get_args(ActsIn)
+
+
 ARM_KEYS = ("sampling", "logits_processors", "acts_in", "normalize", "label")
 """Keys of a `decoding` node that are not parameters of the strategy."""
 
@@ -253,3 +257,57 @@ def _digest(node: Any) -> str:
 
 def _join(where: str, key: str) -> str:
     return ".".join(part for part in (where, key) if part)
+
+
+# The arm under test, for which controls are chosen.
+#
+# `controls: default` calls `control_for` of every registered strategy, in the order of `control_rank`. A control
+# therefore needs no change in another file.
+
+
+@dataclass(frozen=True)
+class ControlTarget:
+    """An arm under test, with the facts about its run that determine its controls.
+
+    Attributes:
+        arm: The arm.
+        options: Whether option scores are compared, so that the sampler does not matter.
+        shots: Number of shots of the run, or None if unknown.
+    """
+
+    arm: "Arm"
+    options: bool = False
+    shots: int | None = None
+
+    @property
+    def strategy(self) -> Strategy:
+        return self.arm.strategy
+
+    @property
+    def sampler(self) -> Sampler:
+        """The sampler of the arm, or the greedy one if the sampler does not matter."""
+        return Greedy() if self.options else self.arm.sampler
+
+    @property
+    def is_sampled(self) -> bool:
+        return not self.sampler.deterministic
+
+    def with_strategy(
+        self, strategy: Strategy, sampler: Sampler | None = None, normalize: "Normalize | None" = None
+    ) -> "Arm":
+        """The arm of another strategy, by default with the sampler and normalization of this arm."""
+        return replace(
+            self.arm,
+            strategy=strategy,
+            sampler=self.arm.sampler if sampler is None else sampler,
+            label="",
+            normalize=self.arm.normalize if normalize is None else normalize,
+            parameter_sources=(),
+        )
+
+
+@lru_cache
+def default_control_classes() -> tuple[type[Strategy], ...]:
+    """Every registered strategy that defines `control_for`, by `control_rank`, then by name."""
+    classes = [resolve("strategy", name) for name in entries("strategy")]
+    return tuple(sorted((cls for cls in classes if "control_for" in vars(cls)), key=lambda cls: cls.control_rank))

@@ -14,7 +14,7 @@ from icl.registry import build, entries, resolve
 from icl.types import Prompt
 
 if TYPE_CHECKING:
-    from decoding.interventions.base import SteeringMethod
+    from decoding.base import SteeringMethod
 
 SUFFICIENT_ABILITIES = {
     "generate": frozenset({"generate", "logits", "strategies"}),
@@ -144,8 +144,8 @@ def branch_edit_refusal(arm: Arm, model: Model) -> str | None:
     """Why a model lacks a layer or tokens that a branch of an arm edits, before it is loaded; None if it has all."""
     if "interventions" not in arm.strategy.traits.needs:
         return None
+    from decoding.base import missing_layer
     from decoding.interventions.attention_edits import names_images
-    from decoding.interventions.base import missing_layer
 
     acts = [act for branch in probe_branches(arm.strategy) for act in branch.interventions]
     names = [name for act in acts for name in (act.where.span, *getattr(act, "keys", Keys()).spans)]

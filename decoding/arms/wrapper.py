@@ -1,11 +1,12 @@
-"""Base class of strategies that modify another strategy."""
+"""Base classes of strategies that wrap another one, decide row by row, or contrast the prompt with a part left out."""
 
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from decoding.base import Generate, Note, StatefulStrategy, Strategy
+from decoding.base import Generate, Note, StatefulStrategy, StepState, Strategy, unit_strength
 from decoding.formulas.sampling import Sampler
+from decoding.prompt_edits import AblatedPart, remove_part
 from decoding.traits import Traits
 from icl.types import Prompt
 
@@ -45,3 +46,42 @@ class StrategyWrapper(StatefulStrategy):
 
         fixed = constant_strength(self.inner)
         return self.inner.strength(logits, step) if fixed is None else logits.new_full((logits.shape[1], 1), fixed)
+
+
+class GatedStrategy(StatefulStrategy):
+    """Base of strategies whose scores depend on a decision per row: `gate` makes it, `gated_scores` uses it."""
+
+    def gate(self, logits: "Tensor", step: int) -> "Tensor":
+        """The decision of each row: logits [n, B, V] -> [B, 1] bool."""
+        raise NotImplementedError
+
+    def gated_scores(self, logits: "Tensor", step: int, gate: "Tensor", states: Sequence[StepState]) -> "Tensor":
+        """Combined scores under a decision: logits [n, B, V] -> [B, V]."""
+        raise NotImplementedError
+
+    def gated_mask(self, reference: "Tensor", gate: "Tensor") -> "Tensor | None":
+        """The mask under a decision (see `Strategy.mask`)."""
+        return self.mask(reference)
+
+    def combine_stateful(self, logits: "Tensor", step: int, states: Sequence[StepState]) -> "Tensor":
+        return self.gated_scores(logits, step, self.gate(logits, step), states)
+
+
+class AblationContrast(Strategy):
+    """Base of strategies whose second branch lacks what the field `without` names."""
+
+    without: AblatedPart
+
+    def branches(self, prompt: Prompt, note: Note = None) -> tuple[Prompt, Prompt]:
+        return prompt, remove_part(prompt, self.without)
+
+
+class AdaptiveAblationContrast(AblationContrast):
+    """Base of ablation contrasts whose weights vary from row to row or token to token and sum to one."""
+
+    @property
+    def weights(self) -> None:
+        return None
+
+    def strength(self, logits: "Tensor", step: int) -> "Tensor":
+        return unit_strength(logits)

@@ -19,8 +19,7 @@ from icl.registry import NestedComponent, component
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from decoding.arms.arm import Arm
-    from decoding.arms.control_target import ControlTarget
+    from decoding.arms.arm import Arm, ControlTarget
 
 MIN_TEMPERATURE, MAX_TEMPERATURE = 1e-4, 1e4
 BISECTIONS, NEWTON_STEPS = 10, 4

@@ -15,8 +15,7 @@ from decoding.traits import Traits
 from icl.registry import component
 
 if TYPE_CHECKING:
-    from decoding.arms.arm import Arm
-    from decoding.arms.control_target import ControlTarget
+    from decoding.arms.arm import Arm, ControlTarget
 
 
 @component("strategy", "more_demonstrations")

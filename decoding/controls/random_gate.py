@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
-from decoding.arms.gated import GatedStrategy
+from decoding.arms.wrapper import GatedStrategy
 from decoding.base import StepState, Strategy
 from decoding.controls.base import AllBranchesControl
 from decoding.formulas.row_steps import steps_per_row
@@ -22,8 +22,7 @@ from icl.registry import NestedComponent, component
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from decoding.arms.arm import Arm
-    from decoding.arms.control_target import ControlTarget
+    from decoding.arms.arm import Arm, ControlTarget
 
 
 @component("strategy", "random_gate")

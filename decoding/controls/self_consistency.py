@@ -20,8 +20,7 @@ from icl.constraints import Positive
 from icl.registry import component, parameter
 
 if TYPE_CHECKING:
-    from decoding.arms.arm import Arm
-    from decoding.arms.control_target import ControlTarget
+    from decoding.arms.arm import Arm, ControlTarget
 
 
 @component("strategy", "self_consistency")

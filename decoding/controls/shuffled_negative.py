@@ -19,8 +19,7 @@ from icl.registry import NestedComponent, component
 from icl.types import Prompt
 
 if TYPE_CHECKING:
-    from decoding.arms.arm import Arm
-    from decoding.arms.control_target import ControlTarget
+    from decoding.arms.arm import Arm, ControlTarget
 
 
 @component("strategy", "shuffled_negative")

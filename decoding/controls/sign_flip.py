@@ -18,8 +18,7 @@ from icl.registry import NestedComponent, component
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from decoding.arms.arm import Arm
-    from decoding.arms.control_target import ControlTarget
+    from decoding.arms.arm import Arm, ControlTarget
 
 
 @component("strategy", "sign_flip")

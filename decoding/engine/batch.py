@@ -4,21 +4,28 @@ Prompts of deferred branches are prefilled by the loop, if at all.
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+from weakref import WeakKeyDictionary
 
-from decoding.engine.beam_search import BeamSearch
-from decoding.engine.branch_scheduling import BranchHistory, BranchSchedule, choose_schedules
-from decoding.engine.generations import option_generation, text_generation
-from decoding.engine.hypotheses import DecodingGroup, Hypothesis
-from decoding.engine.logits_processors import build_processors
+from decoding.base import Strategy
+from decoding.engine.hypotheses import (
+    BeamSearch,
+    DecodingGroup,
+    Hypothesis,
+    build_stop_criterion,
+    option_generation,
+    text_generation,
+)
 from decoding.engine.option_scoring import OptionScoring, option_spellings, score_options
 from decoding.engine.requests import ArmWork, Counters, Failure, LazyBranches, PreparedRequest, distinct_prompts
-from decoding.engine.stop_strings import build_stop_criterion
 from decoding.engine.thinking_budget import begin_thinking
+from decoding.engine.token_choice import build_processors
 from decoding.engine.token_loop import decode
-from decoding.formulas.sampling import Beam
+from decoding.formulas.sampling import Beam, Sampler
+from icl.errors import PlanError
 from icl.models.base import LogitModel, Session
-from icl.models.interventions import acts_in_part
+from icl.models.interventions import ActsIn, acts_in_part
 from icl.types import Generation, Prompt
 
 
@@ -79,6 +86,18 @@ def decode_batch(
         _option_result(one, scorings[i]) if i in scorings else _text_result(model, one, hypotheses[i])
         for i, one in enumerate(prepared)
     ]
+
+
+# Decides when contrast branches are prefilled: at the start (eager), when a step needs them (lazy), or gated.
+#
+# All schedules give the same tokens (`decoding.engine.token_loop`), but at different costs. Lazy branches save
+# the prefill of contrasts that no step needs. Contrasts that are needed cost extra forward passes. If the model does
+# not share prefixes, the common prefix is also prefilled twice. The choice depends on the length of answers and on
+# how often a contrast is needed. The engine learns both from the previous answers of an arm with the same model.
+# Without previous answers, it assumes answers of maximal length.
+
+
+BranchSchedule = Literal["eager", "lazy", "gated"]
 
 
 def _first_prompts(prepared: Sequence[PreparedRequest], schedules: Sequence[BranchSchedule]) -> dict[str, Prompt]:
@@ -203,3 +222,208 @@ def _option_result(prepared: PreparedRequest, scoring: OptionScoring) -> Generat
     if scoring.fault:
         return Failure(f"{prepared.request.arm.label}: {scoring.fault}.")
     return option_generation(prepared, scoring.ids, scoring.scores())
+
+
+ArmKey = tuple[Strategy, Sampler, int, ActsIn]
+"""A strategy, a sampler, the maximal number of new tokens, and the part in which the strategy chooses them."""
+
+
+DECIDED_STEPS = 0.7
+"""Assumed proportion of steps that the reference decides, before an arm has answered."""
+
+
+MIN_ANSWERS, MAX_ANSWERS = 8, 64
+"""Statistics are used from MIN_ANSWERS answers on. At MAX_ANSWERS, the weight of all previous answers is halved."""
+
+
+FORWARD_TOKENS = 64
+"""Cost of one more forward pass on a small model, in prefilled tokens."""
+
+
+IMAGE_TOKENS = 16
+"""Cost of processing and encoding an image on a small model, in prefilled tokens."""
+
+
+COPY_COST = 0.02
+"""Cost of moving the cache entries of a row once, relative to its prefill."""
+
+
+MAX_COST_RATIO = 0.9
+"""Lazy branches are chosen below this ratio of estimated costs, because an eager choice risks less."""
+
+
+@dataclass
+class AnswerStatistics:
+    """Statistics of the answers of one arm.
+
+    Attributes:
+        answers: Number of answers.
+        steps: Number of their steps.
+        needing: Answers with a step that the reference did not decide.
+    """
+
+    answers: float = 0.0
+    steps: float = 0.0
+    needing: float = 0.0
+
+    def add(self, steps: int, needs_contrast: bool) -> None:
+        """Adds an answer. Older answers lose weight over time."""
+        if self.answers >= MAX_ANSWERS:
+            self.answers, self.steps, self.needing = self.answers / 2, self.steps / 2, self.needing / 2
+        self.answers += 1
+        self.steps += steps
+        self.needing += needs_contrast
+
+    def expected(self, max_new_tokens: int) -> tuple[float, float]:
+        """Expected tokens of an answer, and the proportion of answers that need their contrast."""
+        if self.answers < MIN_ANSWERS:
+            return max_new_tokens, 1 - DECIDED_STEPS**max_new_tokens
+        return self.steps / self.answers, self.needing / self.answers
+
+
+class BranchHistory:
+    """Statistics of each arm's answers. They are stored for the lifetime of the model."""
+
+    by_model: ClassVar[WeakKeyDictionary["LogitModel", dict[ArmKey, AnswerStatistics]]] = WeakKeyDictionary()
+
+    def __init__(self, model: "LogitModel") -> None:
+        self.statistics = self.by_model.setdefault(model, {})
+
+    def of(self, prepared: PreparedRequest) -> AnswerStatistics:
+        """The statistics of the request's arm."""
+        return self.statistics.setdefault(_arm_key(prepared), AnswerStatistics())
+
+    def learn(self, prepared: PreparedRequest, schedule: BranchSchedule, hypothesis: "Hypothesis") -> None:
+        """Adds an answer if it is known whether it needed its contrast: after a lazy schedule, or with a trace."""
+        if hypothesis.finish == "fault" or schedule == "gated" or prepared.request.arm.traits.is_gated:
+            return
+        if schedule == "lazy":
+            self.of(prepared).add(hypothesis.steps, hypothesis.is_prefilled)
+        elif hypothesis.trace:
+            self.of(prepared).add(hypothesis.steps, hypothesis.undecided_steps > 0)
+
+
+def choose_schedules(
+    prepared: Sequence[PreparedRequest],
+    lazy_branches: LazyBranches,
+    history: BranchHistory,
+    shares_prefix: bool = False,
+) -> list[BranchSchedule]:
+    """The schedule of each request of a batch. Eager if other requests prefill all its prompts anyway.
+
+    Args:
+        prepared: Requests of the batch.
+        lazy_branches: Whether lazy schedules are allowed or forced.
+        history: Statistics of previous answers.
+        shares_prefix: Whether deferred prompts reuse the row of the reference.
+    """
+    schedules: list[BranchSchedule] = ["eager"] * len(prepared)
+    by_arm: dict[ArmKey, list[int]] = {}
+    for i, one in enumerate(prepared):
+        if lazy_branches != "never" and _may_defer(one):
+            by_arm.setdefault(_arm_key(one), []).append(i)
+    for (strategy, _, limit, acts_in), indices in by_arm.items():
+        requests = [prepared[i] for i in indices]
+        is_gated = strategy.traits.is_gated
+        expected = history.of(requests[0]).expected(limit)
+        is_lazy = lazy_branches == "always" or acts_in == "answer"  # reasoning needs no contrast then
+        if is_gated or is_lazy or is_lazy_cheaper(requests, *expected, shares_prefix):
+            for i in indices:
+                schedules[i] = "gated" if is_gated else "lazy"
+    pairs = list(zip(prepared, schedules, strict=True))
+    prefilled = {digest for one, schedule in pairs if schedule == "eager" for digest in one.digests}
+    prefilled |= {one.digests[0] for one in prepared}
+    return ["eager" if prefilled.issuperset(one.digests) else schedule for one, schedule in pairs]
+
+
+def _may_defer(prepared: PreparedRequest) -> bool:
+    """Whether the branches of a request may be deferred. Beams exchange rows, and step traces show all branches."""
+    request, strategy = prepared.request, prepared.request.arm.strategy
+    return (
+        request.answer_mode == "generate"
+        and not request.top_logprobs
+        and len(prepared.branches) > 1
+        and not strategy.traits.keeps_state
+        and not isinstance(request.arm.sampler, Beam)
+        and (request.arm.acts_in == "answer" or can_defer_branches(strategy))
+    )
+
+
+def _arm_key(prepared: PreparedRequest) -> ArmKey:
+    request = prepared.request
+    return request.arm.strategy, request.arm.sampler, request.max_new_tokens, request.arm.acts_in
+
+
+def can_defer_branches(strategy: Strategy) -> bool:
+    """Whether the reference alone decides some steps, tested on a distribution with a single likely token."""
+    import torch
+
+    logits = torch.full((1, 512), -1e4)
+    logits[0, 0] = 0.0
+    try:
+        decided = strategy.reference_decides(logits)
+    except PlanError:  # this mask needs a larger vocabulary
+        return False
+    return decided is not None and bool(decided.all())
+
+
+def is_lazy_cheaper(
+    prepared: Sequence[PreparedRequest], steps: float, needing: float, shares_prefix: bool = False
+) -> bool:
+    """Whether lazy branches are estimated to be cheaper. The estimate is in tokens of forward passes.
+
+    Args:
+        prepared: Requests of one arm.
+        steps: Expected tokens of an answer.
+        needing: Proportion of answers that need their contrast.
+        shares_prefix: Whether deferred prompts reuse the row of the reference.
+    """
+    count, num_contrasts = len(prepared), len(prepared[0].branches) - 1
+    all_tokens = sum(sum(one.tokens[1:]) for one in prepared)
+    new_tokens = sum(
+        unshared_tokens(one.branches[0], branch, size)
+        for one in prepared
+        for branch, size in zip(one.branches[1:], one.tokens[1:], strict=True)
+    )
+    reading = num_contrasts * (steps - 1) * count + IMAGE_TOKENS * sum(map(_num_new_images, prepared))
+    prefills = min(steps, needing * count)
+    join_cost = 2 * FORWARD_TOKENS + COPY_COST * sum(one.tokens[0] for one in prepared)
+    lazy_cost = needing * ((new_tokens if shares_prefix else all_tokens) + reading) + prefills * join_cost
+    return lazy_cost < MAX_COST_RATIO * (new_tokens + reading)
+
+
+def _num_new_images(prepared: PreparedRequest) -> int:
+    """Number of images that the contrast branches contain and the reference does not."""
+    reference, *others = prepared.branches
+    shared = {image.digest for image in reference.images}
+    return len({image.digest for branch in others for image in branch.images} - shared)
+
+
+def unshared_tokens(reference: Prompt, other: Prompt, tokens: int) -> float:
+    """Estimated tokens of a prompt after the prefix that it shares with the reference.
+
+    Text counts one token per four characters; images share the remaining tokens equally.
+
+    Args:
+        reference: The reference prompt.
+        other: The other prompt.
+        tokens: Number of tokens of `other`.
+    """
+    sizes = [(part.text is None, len(part.text or "") / 4) for part in other.parts()]
+    num_images = sum(is_image for is_image, _ in sizes)
+    image_size = max(0.0, tokens - sum(size for _, size in sizes)) / max(1, num_images)
+    num_shared = 0
+    for part, reference_part in zip(_contents(other), _contents(reference), strict=False):
+        if part != reference_part:
+            break
+        num_shared += 1
+    weights = [image_size if is_image else size for is_image, size in sizes]
+    return tokens * (1 - sum(weights[:num_shared]) / max(1e-9, sum(weights)))
+
+
+def _contents(prompt: Prompt) -> list[tuple[str, str]]:
+    return [
+        (turn.role, part.image.digest if part.image is not None else part.text or "")
+        for turn in prompt.turns
+        for part in turn.parts
+    ]

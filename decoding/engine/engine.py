@@ -6,27 +6,47 @@ that runs out of memory continues in smaller ones, and the size that failed is n
 answered fails alone, with a reason.
 """
 
+import logging
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from threading import Event
 from weakref import WeakKeyDictionary
 
 import torch
 
 from decoding.engine.batch import decode_batch
-from decoding.engine.batching import batches, contexts_in_order, token_budget
-from decoding.engine.read_ahead import ReadAhead, read_ahead
-from decoding.engine.requests import Counters, DecodingRequest, Failure, LazyBranches, PreparedRequest
+from decoding.engine.requests import Counters, DecodingRequest, Failure, LazyBranches, PreparedRequest, distinct_prompts
 from decoding.engine.result_collector import GenerationCache, OnResult, PrepareGenerator, Result, ResultCollector
 from decoding.engine.voting import with_voting
 from icl.errors import ICLError
 from icl.memory.batch_limit import BatchLimit
 from icl.memory.out_of_memory import first_line, is_out_of_memory
 from icl.models.base import LogitModel
+from icl.types import Prompt
 from icl.user_errors import convert_user_errors
+
+# Work on the host for later prompts, in a thread, while the model decodes.
+#
+#     thread    images of batch 2      images of batch 3
+#     host      open 1 | decode 1      open 2 | decode 2      open 3 ...
+#                      ^ start                ^ start
+#                               wait ^                 wait ^
+#
+# The thread only fills caches of the model (`icl.models.base.LogitModel.prepare_ahead`), with the references of the
+# next prompts. It stands still while the first prompts of a batch are prefilled, so no work is done twice. What fails
+# in it fails again where the prompt is used, and is reported there.
+
+
+logger = logging.getLogger(f"icl.{__name__}")
+
 
 GENERATION_CACHES: WeakKeyDictionary[LogitModel, GenerationCache] = WeakKeyDictionary()
 """Texts generated for `Strategy.prepare`, kept as long as the model. An image is described once for all calls."""
+
 
 DECODE_LIMITS: WeakKeyDictionary[LogitModel, BatchLimit] = WeakKeyDictionary()
 """Limits of decoding batches, which are remembered for a run."""
@@ -48,7 +68,7 @@ def run_requests(
         model: The model.
         requests: Requests of any strategies.
         counters: Receives the work done.
-        trace: Record numbers for each step (`decoding.engine.trace_numbers.TRACE_FIELDS`).
+        trace: Record numbers for each step (`decoding.engine.trace.TRACE_FIELDS`).
         lazy_branches: Whether contrast branches may be left unread.
         on_result: Called with the index and the result of a request as soon as it is available.
 
@@ -75,6 +95,42 @@ def decode_limit(model: LogitModel) -> BatchLimit:
     if limit is None or limit.budget != budget:
         limit = DECODE_LIMITS[model] = BatchLimit(budget)
     return limit
+
+
+class ReadAhead:
+    """One thread that prepares prompts for a model."""
+
+    def __init__(self, model: LogitModel) -> None:
+        self.model = model
+        self.is_stopped = Event()
+        self.thread = ThreadPoolExecutor(1, thread_name_prefix="read-ahead")
+        self.work: Future[None] | None = None
+
+    def start(self, prompts: Sequence[Prompt]) -> None:
+        """Starts to prepare prompts with at most MAX_IMAGES images together."""
+        chosen, num_images = [], 0
+        for prompt in prompts:
+            num_images += len(prompt.images)
+            if num_images > MAX_IMAGES:
+                break
+            chosen.append(prompt)
+        if chosen and num_images:
+            self.work = self.thread.submit(self._prepare, chosen)
+
+    def wait(self) -> None:
+        """Waits until everything that was started is prepared."""
+        if self.work is not None:
+            self.work.result()
+            self.work = None
+
+    def _prepare(self, prompts: Sequence[Prompt]) -> None:
+        for start in range(0, len(prompts), CHUNK):
+            if self.is_stopped.is_set():
+                return
+            try:
+                self.model.prepare_ahead(prompts[start : start + CHUNK])
+            except Exception as error:  # noqa: BLE001 - raised again where the prompt is used, and handled there
+                logger.debug("a prompt cannot be prepared ahead: %s", error)
 
 
 @dataclass(frozen=True)
@@ -131,3 +187,99 @@ class BatchRun:
             self.limit.record_failure(size)
             self.model.free_buffers()
         return Failure(problem)
+
+
+# Assignment of requests to batches.
+#
+# All arms of a context together, contexts of similar length, within the limit of a batch.
+
+
+BATCH_TOKENS = 32_768
+"""Default budget: tokens of all rows of a batch, prompts and answers together."""
+
+
+ROWS_PER_PREFILL = 4
+"""Budget of rows relative to a prefill. Rows hold keys and values only; a prefill also holds activations."""
+
+
+Shape = tuple[int, int]
+"""Rows of a batch, and tokens of the longest one."""
+
+
+def batches(
+    prepared: Sequence[PreparedRequest], limit: BatchLimit, row_overhead: int = 0
+) -> Iterator[tuple[list[int], int]]:
+    """Yields the indices of the requests of each batch, and its size in tokens.
+
+    A single context may exceed the limit. It is split only if a batch of its size has run out of memory.
+
+    Args:
+        prepared: The requests.
+        limit: The largest batch in tokens of all rows. It may change between two batches.
+        row_overhead: Tokens that a row costs besides its own.
+    """
+
+    def shape(indices: Sequence[int]) -> Shape:
+        return _shape([prepared[i] for i in indices])
+
+    def size(rows: int, tokens: int) -> int:
+        return rows * (tokens + row_overhead)
+
+    pending = deque(contexts_in_order(prepared))
+    batch: list[int] = []
+    rows = tokens = 0
+    while pending:
+        context = pending.popleft()
+        context_rows, context_tokens = shape(context)
+        if len(context) > 1 and size(context_rows, context_tokens) >= limit.failed:
+            middle = len(context) // 2
+            pending.extendleft((context[middle:], context[:middle]))
+        elif batch and not limit.fits(size(rows + context_rows, max(tokens, context_tokens))):
+            yield batch, size(rows, tokens)
+            batch, rows, tokens = [], 0, 0
+            pending.appendleft(context)
+        else:
+            batch += context
+            rows, tokens = rows + context_rows, max(tokens, context_tokens)
+    if batch:
+        yield batch, size(rows, tokens)
+
+
+def contexts_in_order(prepared: Sequence[PreparedRequest]) -> list[list[int]]:
+    """The indices of the requests of each context, in the order in which they are decoded: the longest first."""
+    contexts: dict[str, list[int]] = {}
+    for i, one in enumerate(prepared):
+        contexts.setdefault(one.digests[0], []).append(i)
+    return sorted(contexts.values(), key=lambda indices: -_shape([prepared[i] for i in indices])[1])
+
+
+def token_budget(model: LogitModel) -> int:
+    """The model's `max_batch_tokens`, else a multiple of its `token_budget` for prefills, else the default."""
+    return model.max_batch_tokens or ROWS_PER_PREFILL * (model.token_budget or 0) or BATCH_TOKENS
+
+
+def _shape(prepared: Sequence[PreparedRequest]) -> Shape:
+    """Rows of a context when no arms share a row any more, and tokens of its longest row with the answer."""
+    generated = [one for one in prepared if one.request.answer_mode == "generate"]
+    rows = max(len(distinct_prompts(prepared)), sum(len(one.digests) * one.num_beams for one in generated))
+    new_tokens = max((one.request.max_output_tokens for one in generated), default=0)
+    return rows, new_tokens + max(max(one.tokens) for one in prepared)
+
+
+MAX_IMAGES = 64
+"""Images that are prepared ahead. More would not stay in the model's cache."""
+
+
+CHUNK = 4
+"""Prompts between two looks at whether to stop."""
+
+
+@contextmanager
+def read_ahead(model: LogitModel) -> Iterator[ReadAhead]:
+    """A thread for the block. An error or an interrupt ends it after the prompts that it is at."""
+    ahead = ReadAhead(model)
+    try:
+        yield ahead
+    finally:
+        ahead.is_stopped.set()
+        ahead.thread.shutdown(cancel_futures=True)

@@ -1,23 +1,28 @@
 """What the token loop decodes: hypotheses, the groups that choose their tokens together, and the work they cost."""
 
-from collections.abc import Sequence, Set
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence, Set
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
+import torch
+
 from decoding.base import Note, Strategy
-from decoding.engine.stop_strings import StopCriterion
-from decoding.engine.thinking_budget import Thinking
-from decoding.engine.trace import StepTrace
-from decoding.formulas.sampling import Sampler, uniform_numbers
+from decoding.engine.requests import PreparedRequest
+from decoding.engine.thinking_budget import Detokenizer, Thinking
+from decoding.engine.trace import TRACE_FIELDS, StepTrace, serialize_step_traces
+from decoding.engine.trace_precision import round_nats
+from decoding.formulas.sampling import Beam, Sampler, uniform_numbers
 from icl.memory.device_copies import StepIndices, copied_to_device
 from icl.memory.float_precision import wide_dtype
 from icl.models.interventions import ActsIn, TokenPart
 from icl.streams import StreamKey
+from icl.text.reasoning_blocks import split_reasoning
+from icl.types import Generation, Usage
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from decoding.engine.beam_search import BeamSearch
+    from icl.models.base import LogitModel
 
 
 STEPS_AHEAD = 16
@@ -66,7 +71,7 @@ class Hypothesis:
         steps: Number of steps, including the one that ended the answer.
         finish: Why it ended; '' while it runs.
         fault: Reason of a failure.
-        trace: `decoding.engine.trace_numbers.TRACE_FIELDS` of each step.
+        trace: `decoding.engine.trace.TRACE_FIELDS` of each step.
         memory: Values that the strategy stored, by step.
         note: What the strategy prepared for the prompt.
         top_logprobs: Tokens per branch that `step_traces` keep. 0 keeps no step traces.
@@ -139,6 +144,17 @@ class Hypothesis:
         return len(self.rows) < len(self.prompts)
 
 
+# Stop strings: texts that end an answer, found by `transformers.StopStringCriteria`.
+#
+# An answer ends with the token that completes a stop string. Its tokens include that token, as in `generate`; its
+# text ends before the stop string. Only the answer is searched, not the prompt, and not a reasoning block under a
+# thinking budget.
+
+
+StopCriterion = Callable[[torch.Tensor, Any], torch.Tensor]
+"""Token ids [B, L] and None -> [B] bool: whether each row ends with a stop string."""
+
+
 @dataclass
 class DecodingGroup:
     """Hypotheses of one strategy and sampler, all with the same number of branches.
@@ -194,3 +210,137 @@ def append_token(hypothesis: Hypothesis, token: int, stop_tokens: Set[int], *, i
     hypothesis.tokens.append(token)
     if hypothesis.is_full():
         hypothesis.finish = "length"
+
+
+@dataclass
+class AnswerBeams:
+    """The beams of one answer.
+
+    Attributes:
+        answer: Hypothesis that receives the best beam.
+        running: Beams with the sum of their log-probabilities, best first.
+        finished: Finished beams with their length-normalized score, best first.
+    """
+
+    answer: Hypothesis
+    running: list[tuple[float, Hypothesis]] = field(default_factory=list)
+    finished: list[tuple[float, Hypothesis]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.running = [(0.0, replace(self.answer, rows=list(self.answer.rows)))]
+
+    def finish(self) -> None:
+        """Writes the best beam into the answer; the first of equally good ones."""
+        self.running = []
+        best = max(self.finished, key=lambda one: one[0])[1]
+        for name in ("tokens", "steps", "finish", "trace", "step_traces", "memory", "undecided_steps"):
+            setattr(self.answer, name, getattr(best, name))
+
+    def fail(self, fault: str) -> None:
+        """Ends the answer with a fault."""
+        self.running, self.answer.finish, self.answer.fault = [], "fault", fault
+
+
+class BeamSearch:
+    """Beam search over the answers of one decoding group."""
+
+    def __init__(self, sampler: Beam, answers: Sequence[Hypothesis]) -> None:
+        self.sampler, self.answers = sampler, [AnswerBeams(answer) for answer in answers]
+
+    @property
+    def hypotheses(self) -> list[Hypothesis]:
+        """All running beams."""
+        return [hypothesis for beams in self.answers for _, hypothesis in beams.running]
+
+    def is_over(self, beams: AnswerBeams) -> bool:
+        """Whether no running beam, at its present length, is better than the worst finished one."""
+        if len(beams.finished) < self.sampler.beams:
+            return False
+        score, hypothesis = beams.running[0]
+        return not score / hypothesis.steps**self.sampler.length_penalty > beams.finished[-1][0]
+
+
+def build_stop_criterion(model: "LogitModel", stop_strings: Sequence[str]) -> StopCriterion | None:
+    """The criterion for these stop strings, or None if there are none. Raises ModelError without a tokenizer."""
+    if not stop_strings:
+        return None
+    from transformers import StopStringCriteria
+
+    criterion: StopCriterion = StopStringCriteria(model.tokenizer, list(stop_strings))
+    return criterion
+
+
+def ends_with_stop_string(criterion: StopCriterion, hypotheses: Sequence["Hypothesis"]) -> list[bool]:
+    """Whether the tokens of each hypothesis end with a stop string. All must have as many tokens."""
+    if not hypotheses:
+        return []
+    flags: list[bool] = criterion(torch.tensor([h.tokens for h in hypotheses]), None).tolist()
+    return flags
+
+
+def cut_at_stop_string(text: str, stop_strings: Sequence[str]) -> str:
+    """The text before the first stop string in it."""
+    ends = [place for stop in stop_strings if (place := text.find(stop)) >= 0]
+    return text[: min(ends)] if ends else text
+
+
+def cut_generation(generation: Generation, stop_strings: Sequence[str]) -> Generation:
+    """The generation with its text cut at the first stop string. Its tokens and trace are unchanged.
+
+    An engine that does not know stop strings decodes more tokens than needed; their text is cut here.
+    """
+    reasoning, answer = "", generation.text
+    if generation.thinking:
+        answer = split_reasoning(generation.text).answer
+        reasoning = generation.text.removesuffix(answer)
+    text = reasoning + cut_at_stop_string(answer, stop_strings)
+    return generation if text == generation.text else replace(generation, text=text, finish="stop")
+
+
+def text_generation(
+    prepared: PreparedRequest,
+    detokenizer: Detokenizer,
+    tokens: Sequence[int],
+    finish: Literal["stop", "length"],
+    *,
+    steps: int,
+    numbers: Sequence[Sequence[float]] = (),
+    step_traces: Sequence[StepTrace] = (),
+    thinking: "Thinking | None" = None,
+) -> Generation:
+    """A generated text.
+
+    Args:
+        prepared: The request.
+        detokenizer: Decodes the tokens.
+        tokens: Tokens of the answer, without the stop token.
+        finish: Why the answer ended.
+        steps: Number of chosen tokens, including the stop token.
+        numbers: TRACE_FIELDS of each step.
+        step_traces: Distributions of each step.
+        thinking: Its reasoning, under a thinking budget.
+    """
+    forwards = steps * len(prepared.branches) * prepared.num_beams
+    usage = Usage(sum(prepared.tokens), steps, forwards, 0 if thinking is None else thinking.num_tokens)
+    columns = [tuple(round_nats(column)) for column in zip(*numbers, strict=True)]
+    trace = dict(zip(TRACE_FIELDS, columns, strict=True)) if numbers else {}
+    serialized = serialize_step_traces(step_traces, detokenizer.stop_tokens, detokenizer.text)
+    generation = Generation(detokenizer.text(tokens), tuple(tokens), finish, usage, trace, steps=serialized)
+    if thinking is not None:
+        generation = replace(generation, text=thinking.text(detokenizer, tokens), thinking=thinking.end)
+    return cut_generation(generation, prepared.request.stop_strings)
+
+
+def option_generation(prepared: PreparedRequest, ids: Sequence[Sequence[int]], values: Sequence[float]) -> Generation:
+    """The best option; the first of equally good ones.
+
+    Args:
+        prepared: The request.
+        ids: Tokens of each option.
+        values: Score of each option.
+    """
+    options = prepared.request.options
+    best = max(range(len(values)), key=values.__getitem__)
+    usage = Usage(sum(prepared.tokens), sum(map(len, ids)), len(prepared.branches))
+    scores = dict(zip(options, values, strict=True))
+    return Generation(options[best], tuple(ids[best]), "stop", usage, option_scores=scores)

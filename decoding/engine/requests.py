@@ -13,7 +13,7 @@ from icl.text.reasoning_blocks import max_output_tokens
 from icl.types import Prompt
 
 if TYPE_CHECKING:
-    from decoding.interventions.base import SteeringMethod
+    from decoding.base import SteeringMethod
 
 AnswerMode = Literal["generate", "options"]
 """Whether the answer is a generated text or the best of the given options."""
@@ -21,7 +21,7 @@ AnswerMode = Literal["generate", "options"]
 LazyBranches = Literal["auto", "always", "never"]
 """Whether contrast branches are prefilled only when a step needs them; auto: if that is estimated to be cheaper.
 
-See `decoding.engine.deferred_branches` and `decoding.engine.branch_scheduling`.
+See `decoding.engine.token_loop` and `decoding.engine.batch`.
 """
 
 
@@ -36,7 +36,7 @@ class DecodingRequest:
         answer_mode: Generate a text, or score `options`. Samplers and logits processors do not affect option scores.
         max_new_tokens: Length limit of a generated answer.
         top_logprobs: Number of tokens per branch and step that the step traces keep (`decoding.engine.trace`).
-        stop_strings: Texts that end an answer (`decoding.engine.stop_strings`).
+        stop_strings: Texts that end an answer (`decoding.engine.hypotheses`).
         max_thinking_tokens: Length limit of a reasoning block (`decoding.engine.thinking_budget`), or None.
         intervene: Steers the prompt before the strategy makes branches of it, or None.
     """

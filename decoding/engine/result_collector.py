@@ -4,30 +4,35 @@ Requests are steered by attaching interventions to their prompts before branches
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from decoding.arms.arm import Arm
-from decoding.arms.requirements import part_refusal
-from decoding.base import DefaultNote, Generate
-from decoding.engine.preparation import prepare_requests
-from decoding.engine.requests import Counters, DecodingRequest, Failure, PreparedRequest
+from decoding.arms.requirements import BEAMS_AND_BUDGET, arm_part_refusal, part_refusal
+from decoding.base import DefaultNote, Generate, Note, Strategy
+from decoding.engine.requests import AnswerMode, Counters, DecodingRequest, Failure, PreparedRequest
+from decoding.formulas.sampling import Beam
 from decoding.strategies.greedy import GreedyDecoding
 from icl.errors import ICLError, ModelError
-from icl.models.interventions import OutputPart, PartEdit
+from icl.models.base import Model, Request
+from icl.models.interventions import OutputPart, PartEdit, acts_in_part
 from icl.types import Generation, Prompt
 from icl.user_errors import convert_user_errors
 
 if TYPE_CHECKING:
-    from decoding.interventions.base import SteeringMethod
+    from decoding.base import SteeringMethod
 
 
 Result = Generation | Failure
+
+
 OnResult = Callable[[int, Result], None]
 """Receives the index of a request and its result."""
 
+
 RunRequests = Callable[..., list[Result]]
 """The `run_requests` of an engine."""
+
 
 GenerationCache = dict[tuple[str, int], str]
 """Digest of a prompt and maximal number of new tokens -> generated text."""
@@ -182,3 +187,147 @@ def _in_part(prompt: Prompt, steered: Prompt, part: OutputPart) -> Prompt:
     count = len(prompt.interventions)
     own, new = steered.interventions[:count], steered.interventions[count:]
     return replace(steered, interventions=(*own, *(PartEdit(one, part) for one in new)))
+
+
+def prepare_requests(
+    requests: Sequence[DecodingRequest | Failure],
+    generate: Generate,
+    count_tokens: Callable[[Prompt], int],
+    before_answer: Callable[[Prompt], Prompt] = lambda prompt: prompt,
+) -> list[PreparedRequest | Failure]:
+    """The branch prompts of each request, or a `Failure`. A prompt is prepared once per strategy.
+
+    Args:
+        requests: The requests. A failure stays one.
+        generate: Greedy generation with the model under test.
+        count_tokens: Number of tokens of a prompt; called once per distinct prompt.
+        before_answer: `LogitModel.before_answer`, for the branches of requests that score options.
+    """
+    keys = [
+        one if isinstance(one, Failure) else _prompt_key(one.prompt, one.arm.traits.reads_paired_prompt)
+        for one in requests
+    ]
+    prompts_by_strategy: dict[Strategy, dict[str, Prompt]] = {}
+    for request, key in zip(requests, keys, strict=True):
+        if isinstance(key, str) and isinstance(request, DecodingRequest):
+            prompts_by_strategy.setdefault(request.arm.strategy, {}).setdefault(key, request.prompt)
+    notes: dict[tuple[Strategy, str], Note | Failure] = {}
+    for strategy, prompts in prompts_by_strategy.items():
+        made = _notes(strategy, list(prompts.values()), generate)
+        notes |= {(strategy, key): note for key, note in zip(prompts, made, strict=True)}
+    lengths: dict[str, int] = {}
+
+    def length(branch: Prompt) -> int:
+        if branch.digest not in lengths:
+            lengths[branch.digest] = count_tokens(branch)
+        return lengths[branch.digest]
+
+    branches: dict[tuple[Strategy, str, AnswerMode], _Branches | Failure] = {}
+
+    def branches_of(request: DecodingRequest, key: str) -> _Branches | Failure:
+        strategy, mode = request.arm.strategy, request.answer_mode
+        if (strategy, key, mode) not in branches:
+            note, end = notes[strategy, key], before_answer if mode == "options" else None
+            branches[strategy, key, mode] = (
+                note if isinstance(note, Failure) else _make_branches(strategy, request.prompt, note, length, end)
+            )
+        return branches[strategy, key, mode]
+
+    return [
+        request
+        if isinstance(request, Failure)
+        else _prepared(request, key if isinstance(key, Failure) else branches_of(request, key))
+        for request, key in zip(requests, keys, strict=True)
+    ]
+
+
+@dataclass(frozen=True)
+class _Branches:
+    """Branch prompts with their digests and numbers of tokens, and the note that they depend on."""
+
+    prompts: tuple[Prompt, ...]
+    digests: tuple[str, ...]
+    tokens: tuple[int, ...]
+    note: Note
+
+
+def _prepared(request: DecodingRequest, branches: _Branches | Failure) -> PreparedRequest | Failure:
+    if request.arm.traits.requires_options and request.answer_mode == "generate":
+        return Failure(f"{request.arm.label} scores options and cannot generate text. Use answer_mode: options.")
+    if request.max_thinking_tokens is not None and isinstance(request.arm.sampler, Beam):
+        return Failure(f"{request.arm.label}: {BEAMS_AND_BUDGET}")
+    if problem := arm_part_refusal(
+        request.arm, request.max_thinking_tokens if request.answer_mode == "generate" else None
+    ):
+        return Failure(f"{request.arm.label}: {problem}")
+    if isinstance(branches, Failure):
+        return branches
+    if isinstance(request.arm.sampler, Beam) and any(map(acts_in_part, branches.prompts)):
+        return Failure(f"{request.arm.label}: an intervention acts in one part of the output, and beams have no parts.")
+    return PreparedRequest(request, branches.prompts, branches.digests, branches.tokens, branches.note)
+
+
+def _make_branches(
+    strategy: Strategy,
+    prompt: Prompt,
+    note: Note,
+    length: Callable[[Prompt], int],
+    before_answer: Callable[[Prompt], Prompt] | None,
+) -> _Branches | Failure:
+    try:
+        with convert_user_errors(strategy):
+            prompts = strategy.branches(prompt, note)
+        if before_answer is not None:
+            prompts = tuple(map(before_answer, prompts))
+        with convert_user_errors(strategy):
+            digests = tuple(branch.digest for branch in prompts)
+        lengths = tuple(map(length, prompts))
+    except ICLError as error:
+        return Failure(str(error))
+    return _Branches(prompts, digests, lengths, note)
+
+
+def _notes(strategy: Strategy, prompts: list[Prompt], generate: Generate) -> Sequence[Note | Failure]:
+    """The strategy's notes. If the batch fails, prompts are prepared one by one, so that only invalid prompts fail."""
+    try:
+        with convert_user_errors(strategy):
+            return strategy.prepare(prompts, generate)
+    except ICLError as error:
+        if len(prompts) == 1:
+            return [Failure(str(error))]
+        return [note for prompt in prompts for note in _notes(strategy, [prompt], generate)]
+
+
+def _prompt_key(prompt: Prompt, reads_paired_prompt: bool = False) -> str | Failure:
+    """Identifies what the branches depend on: content and random stream. Opens the images, so broken ones fail here."""
+    try:
+        key = f"{prompt.digest}/{prompt.key.seed}/{prompt.key.query}"
+    except ICLError as error:
+        return Failure(str(error))
+    paired = _prompt_key(prompt.paired_prompt) if reads_paired_prompt and prompt.paired_prompt is not None else ""
+    return paired if isinstance(paired, Failure) else f"{key}//{paired}"
+
+
+def rewritten_prompts(model: Model, work: Sequence[tuple[Prompt, Arm]]) -> list[Prompt | str]:
+    """The prompt that the model answers for each prompt and arm, or why there is none.
+
+    It is the last branch if the arm rewrites the prompt (`Traits.rewrites_prompt`), and the prompt itself otherwise.
+    """
+    cache: dict[tuple[str, int], str] = {}
+
+    def generate(prompts: Sequence[Prompt], max_new_tokens: int) -> list[str]:
+        keys = [(prompt.digest, max_new_tokens) for prompt in prompts]
+        new = {key: prompt for key, prompt in zip(keys, prompts, strict=True) if key not in cache}
+        results: dict[int, Generation | str] = {}
+        requests = [Request(prompt, max_new_tokens=max_new_tokens) for prompt in new.values()]
+        if requests:
+            model.generate_each(requests, results.__setitem__)
+        for i, key in enumerate(new):
+            result = results[i]
+            if isinstance(result, str):
+                raise ModelError(f"generation before decoding failed: {result}")
+            cache[key] = result.text
+        return [cache[key] for key in keys]
+
+    prepared = prepare_requests([DecodingRequest(*pair) for pair in work], generate, model.count_tokens)
+    return [one.reason if isinstance(one, Failure) else one.branches[-1] for one in prepared]

@@ -11,9 +11,9 @@ from typing import Any, Protocol
 
 from decoding.arms.arm import Arm
 from decoding.arms.inspection import branch_count
+from decoding.engine.hypotheses import cut_generation
 from decoding.engine.requests import Counters, DecodingRequest, Failure
 from decoding.engine.result_collector import OnResult, Result, ResultCollector
-from decoding.engine.stop_strings import cut_generation
 from decoding.engine.voting import with_voting
 from decoding.formulas.sampling import Greedy, Sampling
 from icl.errors import ICLError, PlanError

@@ -31,7 +31,7 @@ class LoopStep:
         number: Number of the token, from 0.
         indices: Row numbers on the device.
         stop_tokens: Tokens that end an answer.
-        trace: Whether to record `decoding.engine.trace_numbers.TRACE_FIELDS`.
+        trace: Whether to record `decoding.engine.trace.TRACE_FIELDS`.
     """
 
     number: int

@@ -18,7 +18,6 @@ from icl.text.reasoning_blocks import REASONING_MARKERS, ReasoningMarkers, opene
 from icl.types import ThinkingEnd
 
 if TYPE_CHECKING:
-    from decoding.engine.generations import Detokenizer
     from icl.types import Prompt
 
 BLANK_TOKENS = 4
@@ -26,6 +25,14 @@ BLANK_TOKENS = 4
 
 MARKER_WINDOW = 24
 """Tokens at the end of an output that are searched for a marker. The longest marker has fewer."""
+
+
+class Detokenizer(Protocol):
+    """Decoder of token ids: a model, or its renderer alone."""
+
+    @property
+    def stop_tokens(self) -> frozenset[int]: ...
+    def text(self, tokens: Sequence[int]) -> str: ...
 
 
 @dataclass
@@ -104,7 +111,7 @@ class Thinking:
         text = self._window(tokens).strip()
         return any(markers.opening.startswith(text) for markers in REASONING_MARKERS)
 
-    def text(self, detokenizer: "Detokenizer", tokens: Sequence[int]) -> str:
+    def text(self, detokenizer: Detokenizer, tokens: Sequence[int]) -> str:
         """The output with the markers of its blocks, which are special tokens of some models."""
         text, start = detokenizer.text(tokens), 0
         if all(markers.closing in text for markers, _, _ in self.blocks):

@@ -8,27 +8,35 @@ A choice names its tensors, and finds the numbers under the same names after the
 """
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
-from decoding.engine.decoding_step import combine_branches_on_device, fault_message, unusable_message
-from decoding.engine.hypotheses import Hypothesis, append_token
-from decoding.engine.logits_processors import apply_processors
+import torch
+
+from decoding.arms.logits_processor_config import LogitsProcessorConfig
+from decoding.engine.decoding_step import (
+    NEG_INF,
+    combine_branches_on_device,
+    fault_message,
+    unusable_message,
+    zero_unusable_rows,
+)
+from decoding.engine.hypotheses import AnswerBeams, Hypothesis, append_token, ends_with_stop_string
 from decoding.engine.step_batch import LoopStep, StepBatch
-from decoding.engine.stop_strings import ends_with_stop_string
-from decoding.engine.trace import step_traces, trace_tensors
-from decoding.engine.trace_numbers import TRACE_FIELDS, trace_numbers
+from decoding.engine.trace import TRACE_FIELDS, StepTrace, step_traces, trace_numbers, trace_tensors
 from decoding.formulas.sampling import Sampling
-from icl.memory.device_copies import read_together
+from icl.memory.device_copies import copied_to_device, read_together
 
 if TYPE_CHECKING:
     from torch import Tensor
+
 
 Rows = list[list[float]]
 """The rows of a tensor [B, K] on the host."""
 
 
 class StepChoice:
-    """What a batch chooses at a step. The base of `TokenChoice` and `decoding.engine.beam_search.BeamChoice`.
+    """What a batch chooses at a step. The base of `TokenChoice` and `BeamChoice`.
 
     Attributes:
         batch: Chooses.
@@ -162,3 +170,185 @@ def _may_stop(hypothesis: Hypothesis) -> bool:
     """Whether a stop string can end the answer here."""
     is_running = hypothesis.finish in ("", "length") and bool(hypothesis.tokens)
     return is_running and (hypothesis.thinking is None or hypothesis.thinking.is_answering)
+
+
+# Beam search on combined scores: finds an answer that is likely as a whole.
+#
+# A beam is a hypothesis of the token loop with rows of its own; beams with equal tokens share rows. At each step the
+# combined scores are log-softmaxed again, because the constant of a contrast differs from beam to beam, and added up.
+# Of the best candidates (twice as many as beams), those that end are finished answers. Their score is the sum over
+# their length to the power of the length penalty. The best of the others continue. The search ends when no running
+# beam, at its present length, is better than the worst of as many finished answers. One beam is greedy decoding. The
+# rules are those of transformers' `generate(num_beams=...)`.
+
+
+@dataclass
+class BeamCandidate:
+    """A beam extended by one token.
+
+    Attributes:
+        beams: The beams of its answer.
+        parent: Index of the extended beam among the hypotheses.
+        score: Sum of log-probabilities.
+        token: The added token.
+        logprob: Its log-probability, if traces are recorded.
+        is_stop_token: Whether the token ends the answer and is not part of it.
+        is_stopped: Whether the answer ends by a stop token or a stop string.
+        is_finished: Whether the answer ends by that, or by its length.
+    """
+
+    beams: AnswerBeams
+    parent: int
+    score: float
+    token: int
+    logprob: float
+    is_stop_token: bool
+    is_stopped: bool
+    is_finished: bool
+
+
+class BeamChoice(StepChoice):
+    """The best candidates of each answer, of which the host selects those that end and those that continue."""
+
+    def __init__(self, batch: StepBatch, step: LoopStep) -> None:
+        """Computes the candidates on the device. batch: all running beams of a group."""
+        super().__init__(batch, step)
+        assert batch.group.search is not None
+        self.search = batch.group.search
+        logprobs = self.process(self.scores.log_softmax(-1))
+        if batch.group.processors is not None:
+            self.scores = logprobs
+        self.rows: dict[int, range] = {}  # rows of each answer, by its place
+        sums = logprobs + copied_to_device(
+            [[score] for beams in self.search.answers for score, _ in beams.running], logprobs.dtype, logprobs.device
+        )
+        token_logprobs = self.scores.log_softmax(-1) if step.trace else None
+        size, start = max(2, 1 + len(step.stop_tokens)) * self.search.sampler.beams, 0
+        for place, beams in enumerate(self.search.answers):
+            rows = range(start, start + len(beams.running))
+            if rows:
+                self.rows[place], start = rows, rows.stop
+                own = sums[rows.start : rows.stop].flatten()
+                best = own.topk(min(size, len(own)))
+                self.tensors[f"sums/{place}"], self.tensors[f"places/{place}"] = best.values[None], best.indices[None]
+                if token_logprobs is not None:
+                    logprob = token_logprobs[rows.start : rows.stop].flatten().index_select(0, best.indices)
+                    self.tensors[f"logprobs/{place}"] = logprob[None]
+        if step.trace:  # the log-probability of a token is that of its candidate
+            self.tensors["trace"] = trace_numbers(self.scores, batch.logits[0], self.scores.argmax(-1))
+        self.trace_steps()
+
+    def record(self) -> None:
+        answers, hypotheses = self.search.answers, self.batch.hypotheses
+        selected: list[BeamCandidate] = []
+        for place, rows in self.rows.items():
+            fault = next((fault for row in rows if (fault := self.fault(row))), "")
+            if fault:
+                answers[place].fail(fault)
+            else:
+                selected += self._select(place, rows)
+        traces: Sequence[StepTrace | None] = [None] * len(hypotheses)
+        if rows_read := self.step_trace_rows():
+            strategy, num_branches = self.batch.group.strategy, len(self.batch.logits)
+            made = step_traces(strategy, num_branches, rows_read, [0] * len(hypotheses))
+            traces = [
+                trace.with_top(hypothesis.top_logprobs) if hypothesis.top_logprobs else None
+                for hypothesis, trace in zip(hypotheses, made, strict=True)
+            ]
+        changed = list({id(one.beams): one.beams for one in selected}.values())
+        for beams in changed:
+            beams.running = []
+        for one in selected:
+            self._extend(one, hypotheses[one.parent], traces[one.parent])
+        for beams in changed:
+            beams.finished = sorted(beams.finished, key=lambda pair: -pair[0])[: self.search.sampler.beams]
+            if not beams.running or self.search.is_over(beams):
+                beams.finish()
+
+    def _select(self, place: int, rows: range) -> list[BeamCandidate]:
+        """The candidates that end, among as many of the best as there are beams, and the best that continue."""
+        beams, size = self.search.answers[place], self.scores.shape[-1]
+        (sums,), (flat_places,) = self.numbers[f"sums/{place}"], self.numbers[f"places/{place}"]
+        logprobs = self.numbers.get(f"logprobs/{place}", [[0.0] * len(sums)])[0]
+        length, max_beams = len(beams.running[0][1].tokens) + 1, self.search.sampler.beams
+        pairs = [divmod(int(flat), size) for flat in flat_places]
+        stopped = [token in self.step.stop_tokens for _, token in pairs]
+        if self.batch.group.stop_criterion is not None:
+            extended = torch.tensor([[*beams.running[row][1].tokens, token] for row, token in pairs])
+            completes = self.batch.group.stop_criterion(extended, None).tolist()
+            stopped = [a or b for a, b in zip(stopped, completes, strict=True)]
+        selected: list[BeamCandidate] = []
+        num_running = 0
+        for rank, (score, (row, token), is_stopped, logprob) in enumerate(
+            zip(sums, pairs, stopped, logprobs, strict=True)
+        ):
+            is_finished = is_stopped or length >= beams.answer.max_new_tokens
+            is_full = rank >= max_beams if is_finished else num_running >= max_beams
+            if score == NEG_INF or is_full:
+                continue
+            num_running += not is_finished
+            is_stop_token = token in self.step.stop_tokens
+            selected.append(
+                BeamCandidate(beams, rows[row], score, token, logprob, is_stop_token, is_stopped, is_finished)
+            )
+        return selected
+
+    def _extend(self, one: BeamCandidate, parent: Hypothesis, step_trace: StepTrace | None) -> None:
+        """Makes a hypothesis of a candidate and sorts it into the beams of its answer."""
+        trace = parent.trace
+        if "trace" in self.numbers:
+            line = list(self.numbers["trace"][one.parent])
+            line[TRACE_FIELDS.index("logprob")] = one.logprob
+            trace = [*trace, line]
+        hypothesis = replace(
+            parent,
+            rows=list(parent.rows),
+            steps=parent.steps + 1,
+            tokens=parent.tokens if one.is_stop_token else [*parent.tokens, one.token],
+            finish="stop" if one.is_stopped else "length" if one.is_finished else "",
+            trace=trace,
+            step_traces=parent.step_traces + ([] if step_trace is None else [replace(step_trace, chosen=one.token)]),
+            memory=dict(parent.memory),
+            undecided_steps=parent.undecided_steps + (trace is not parent.trace and trace[-1][0] > 1),
+        )
+        if one.is_finished:
+            score = one.score / hypothesis.steps**self.search.sampler.length_penalty
+            one.beams.finished.append((score, hypothesis))
+        else:
+            one.beams.running.append((one.score, hypothesis))
+
+
+# Logits processors of transformers (repetition penalty, no-repeat n-gram, ...) on combined scores.
+#
+# The processors act after mask and combination and before the sampler, as in `generate`: on raw scores in greedy
+# decoding and sampling, on log-probabilities in beam search. They read the tokens of the reference prompt and of the
+# answer.
+
+
+def build_processors(configs: Sequence[LogitsProcessorConfig]) -> Any:
+    """`transformers.LogitsProcessorList` of the configs, or None if there are none."""
+    if not configs:
+        return None
+    from transformers import LogitsProcessorList
+
+    return LogitsProcessorList([config.build() for config in configs])
+
+
+def apply_processors(processors: Any, scores: "Tensor", hypotheses: Sequence["Hypothesis"]) -> "tuple[Tensor, Tensor]":
+    """Processed scores of a step.
+
+    Each row is processed alone, because prompts differ in length and padding would count as tokens.
+
+    Args:
+        processors: A `LogitsProcessorList`.
+        scores: Combined scores, [B, V].
+        hypotheses: Hypothesis of each row.
+
+    Returns:
+        Scores [B, V], zeros in rows without a usable one, and the best scores [B, 1] for `unusable_message`.
+    """
+    ids = [(*hypothesis.prompt_ids, *hypothesis.tokens) for hypothesis in hypotheses]
+    flat = copied_to_device([token for row in ids for token in row], torch.long, scores.device)
+    token_ids = torch.split(flat, [len(row) for row in ids])
+    rows = [processors(own[None], row[None].clone())[0] for own, row in zip(token_ids, scores, strict=True)]
+    return zero_unusable_rows(torch.stack(rows))

@@ -3,7 +3,7 @@
 A step trace holds the most probable tokens and the entropy of every branch and of the combined scores, the divergence
 of each branch from the reference, and the weight of each branch. All values come from the float32 logits of the step,
 before temperature and cuts of the sampler. They are rounded when they are stored (`decoding.engine.trace_precision`).
-The number of plausible tokens is in `decoding.engine.trace_numbers.TRACE_FIELDS`.
+The number of plausible tokens is in `decoding.engine.trace.TRACE_FIELDS`.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,6 +21,7 @@ from icl.memory.float_precision import on_device_with_float64
 
 if TYPE_CHECKING:
     from torch import Tensor
+
 
 MAX_RESIDUAL = 1e-3
 """Scores count as a weighted sum of the branches if the residual has at most this proportion of their norm."""
@@ -220,3 +221,35 @@ def serialize_step_traces(
         serialized["weights"] = weights[:1] if all(row == weights[0] for row in weights) else weights
     words = ["" if token in stop_tokens else text([token]) or f"#{token}" for token in index]
     return {"words": words, **serialized}
+
+
+TRACE_FIELDS = ("plausible_tokens", "entropy", "changed", "logprob", "gap")
+"""Numbers that are recorded for each step of an answer.
+
+plausible_tokens: tokens that the mask keeps. entropy: of the combined distribution in nats, before temperature and cuts
+of the sampler. changed: 1 if its best token is not that of the reference. logprob: log-probability of the chosen token,
+0 for a forced one (`decoding.engine.thinking_budget`). gap: difference of the two best log-probabilities in nats, at
+most MAX_GAP.
+"""
+
+
+MAX_GAP = 1000.0
+"""Value of `gap` if the mask keeps a single token."""
+
+
+def trace_numbers(scores: "Tensor", reference: "Tensor", chosen: "Tensor") -> "Tensor":
+    """TRACE_FIELDS of a step for each hypothesis, [B, 5] float32.
+
+    Args:
+        scores: Combined scores, [B, V], -inf for tokens that are ruled out.
+        reference: Logits of branch 0, [B, V].
+        chosen: Chosen tokens, [B] int64.
+    """
+    plausible = (scores > -float("inf")).sum(-1)
+    logprobs = scores.log_softmax(-1)
+    entropy = torch.special.entr(logprobs.exp()).sum(-1)
+    changed = scores.argmax(-1) != reference.argmax(-1)
+    logprob = logprobs.gather(-1, chosen[:, None])[:, 0]
+    best = logprobs.topk(min(2, logprobs.shape[-1])).values
+    gap = (best[:, 0] - best[:, -1]).clamp(max=MAX_GAP)
+    return torch.stack([plausible, entropy, changed, logprob, gap], 1)  # in the dtype of the scores

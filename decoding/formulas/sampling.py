@@ -62,7 +62,7 @@ class Greedy:
 @component("sampler", "beam")
 @dataclass(frozen=True)
 class Beam:
-    """Beam search over several hypotheses (`decoding.engine.beam_search`).
+    """Beam search over several hypotheses (`decoding.engine.token_choice`).
 
     On its own, one step chooses the best token.
     """

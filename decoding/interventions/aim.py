@@ -31,7 +31,8 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from annotated_types import Gt
 
-from decoding.interventions.base import FittedTensors, SteeringMethod
+from decoding.base import SteeringMethod
+from decoding.interventions.base import FittedTensors
 from decoding.interventions.virtual_tokens import (
     START_PROMPTS,
     DemonstrationBank,

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
-from decoding.interventions.base import SteeringMethod
+from decoding.base import SteeringMethod
 from decoding.interventions.edits import Copies, tensor_digest
 from icl import spans
 from icl.errors import ConfigError, did_you_mean

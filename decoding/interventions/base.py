@@ -17,15 +17,16 @@ A method without a file overrides `steered`. It may observe other prompts first:
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import KW_ONLY, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from decoding.base import SteeringMethod
 from decoding.interventions.vector_file import VectorFile, find_vector_file, read_vector_file
 from icl.constraints import Count
 from icl.errors import ConfigError, ICLError
-from icl.models.interventions import ActsIn, Intervention, steer
-from icl.registry import describe, later_parameter
+from icl.models.interventions import Intervention, steer
+from icl.registry import describe
 from icl.text.json_text import canonical_digest
 from icl.types import Prompt
 
@@ -33,107 +34,14 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from decoding.interventions.fit_data import FitData
-    from icl.models.base import Model
     from icl.models.hf.model import HF
 
 Control = Literal["none", "random", "random_heads", "shuffled", "zero_shot"]
 """What replaces the fitted vectors: nothing, random ones of equal norm, as many random heads among those not chosen,
 those of sources with shuffled answers, or those of sources without demonstrations."""
 
-LAYER_KEYS = ("layer", "layers", "first_layer", "last_layer")
-"""Names of parameters that are numbers of layers of the model, in every method."""
-ALL_LAYERS = {"first_layer": 0, "last_layer": -1}
-"""Values of these parameters that every model has."""
-
 RANDOM_CONTROLS: tuple[Control, ...] = ("random", "random_heads")
 """Controls that need no tensor of the file."""
-
-
-@dataclass(frozen=True)
-class SteeringMethod:
-    """Base of all steering methods. As it stands it changes nothing.
-
-    Parameters whose names are in `LAYER_KEYS` are numbers of layers. The plan refuses those that the model lacks.
-
-    Attributes:
-        acts_in: The part of a reasoning output in which its edits act (`icl.models.interventions.PartEdit`).
-        needs: What the model must provide.
-        reads_demonstrations: Whether it reads the demonstrations of the prompt, so that 0 shots make no sense.
-    """
-
-    _: KW_ONLY
-    acts_in: ActsIn = later_parameter("both")  # part of a reasoning output where edits act; both: in the prompt, too
-
-    needs: ClassVar[frozenset[str]] = frozenset({"interventions"})
-    reads_demonstrations: ClassVar[bool] = False
-
-    @property
-    def neutral(self) -> bool:
-        """Whether the method changes nothing."""
-        return True
-
-    @property
-    def min_shots(self) -> int:
-        """Fewest demonstrations that it makes sense with. Default controls are left out below it."""
-        return int(self.reads_demonstrations)
-
-    @property
-    def acts_on_output(self) -> bool:
-        """Whether it edits the last token of the prompt or generated tokens, among which `acts_in` chooses."""
-        return True
-
-    @property
-    def config(self) -> dict[str, Any] | None:
-        """The canonical config node: everything that affects the answers. None: nothing does."""
-        node: dict[str, Any] = describe(self)
-        return node
-
-    @property
-    def revision(self) -> int:
-        """Number of the version of its arithmetic. Digests of cells contain it from 2 on, so a new one recomputes them.
-
-        2 with `acts_in`: the answer begins at a closing marker that the thinking budget forces.
-        """
-        return 1 if self.acts_in == "both" else 2
-
-    @property
-    def source(self) -> "VectorFile | None":
-        """The file that the method reads, or None."""
-        return None
-
-    @property
-    def labelled_items(self) -> int:
-        """Number of labeled queries that its fit used. 0: it has no file."""
-        return 0
-
-    @property
-    def option_biases(self) -> tuple[float, ...]:
-        """Biases of `constant_bias` that were fitted on the same queries. Empty if none were, or none helps."""
-        return ()
-
-    def problem(self) -> str | None:
-        """Why the method cannot run, before anything loads. None if it can."""
-        return None
-
-    def model_problem(self, model: "Model") -> str | None:
-        """Why the method cannot run on a model, before it is loaded. None if nothing speaks against it."""
-        return layer_problem(self, model)
-
-    def check(self, model: "HF") -> None:
-        """Raises ModelError if the loaded model lacks a site, or has another width."""
-
-    def steered(self, prompts: Sequence[Prompt], model: "HF") -> Sequence[Prompt]:
-        """The prompts with their interventions, in the same order.
-
-        Args:
-            prompts: Prompts of one batch.
-            model: The loaded model, whose states may be observed.
-        """
-        return prompts
-
-    def controls(self) -> "tuple[SteeringMethod, ...]":
-        """The controls that `controls: default` adds."""
-        return ()
 
 
 @dataclass(frozen=True)
@@ -286,28 +194,6 @@ class FittedMethod(SteeringMethod):
         if self.control != "none" or not self.fitted:
             return ()
         return tuple(replace(self, control=one) for one in self.available_controls if self.offers(one))
-
-
-def layer_problem(method: SteeringMethod, model: "Model") -> str | None:
-    """The sentence about the first of `LAYER_KEYS` that is none of the model's layers. None if all are."""
-    named = {key: value for key in LAYER_KEYS if (value := getattr(method, key, None)) is not None}
-    if not named or named == ALL_LAYERS or (count := model.num_layers) is None:
-        return None
-    for key, value in named.items():
-        for number in [value] if isinstance(value, int) else value:
-            if missing := missing_layer(number, count):
-                return f"{key}: {missing}"
-    first, last = (named.get(key, default) for key, default in ALL_LAYERS.items())
-    if first % count > last % count:
-        return f"first_layer {first} is above last_layer {last}, so no layer is left."
-    return None
-
-
-def missing_layer(number: int, count: int) -> str | None:
-    """The sentence about a layer that a model of `count` layers lacks. None if it has it."""
-    if -count <= number < count:
-        return None
-    return f"the model has no layer {number}. Its {count} layers are 0 to {count - 1}; -1 is the last."
 
 
 @dataclass(frozen=True, eq=False)

@@ -21,7 +21,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from decoding.interventions.base import SteeringMethod, random_of_equal_norm
+from decoding.base import SteeringMethod
+from decoding.interventions.base import random_of_equal_norm
 from decoding.interventions.edits import VectorEdit
 from decoding.prompt_edits import demonstration_windows, demonstrations, remove_demonstrations, replace_answers
 from icl.constraints import Count, PositiveInt

@@ -10,7 +10,8 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from decoding.arms.inspection import probe_prompt
-from decoding.interventions.base import FittedMethod, FittedTensors, SteeringMethod
+from decoding.base import SteeringMethod
+from decoding.interventions.base import FittedMethod, FittedTensors
 from decoding.interventions.fit_data import DevPrompt, FitData
 from decoding.interventions.trainable import TrainableMethod
 from decoding.interventions.vector_file import write_vector_file

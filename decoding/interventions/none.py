@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from decoding.interventions.base import SteeringMethod
+from decoding.base import SteeringMethod
 from icl.registry import component
 
 

@@ -17,7 +17,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
-from decoding.interventions.base import SteeringMethod, random_of_equal_norm
+from decoding.base import SteeringMethod
+from decoding.interventions.base import random_of_equal_norm
 from decoding.interventions.directions import DirectionEdit, directions_by_site
 from decoding.prompt_edits import remove_query_image
 from icl.constraints import NonNegative

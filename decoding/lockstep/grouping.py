@@ -10,11 +10,10 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from decoding.arms.requirements import unsupported_reason
-from decoding.engine.generations import Detokenizer, option_generation, text_generation
-from decoding.engine.hypotheses import Hypothesis
+from decoding.engine.hypotheses import Hypothesis, option_generation, text_generation
 from decoding.engine.option_scoring import normalize_score
 from decoding.engine.requests import Failure, PreparedRequest
-from decoding.engine.thinking_budget import Renderer, begin_thinking
+from decoding.engine.thinking_budget import Detokenizer, Renderer, begin_thinking
 from decoding.engine.trace import StepTrace
 from decoding.formulas.sampling import Greedy
 from decoding.lockstep.budgeted_outputs import read_tokens

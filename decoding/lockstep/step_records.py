@@ -27,7 +27,7 @@ class GroupRecord:
     """The record of one group.
 
     Attributes:
-        trace: The numbers of each step (`decoding.engine.trace_numbers.trace_numbers`).
+        trace: The numbers of each step (`decoding.engine.trace.trace_numbers`).
         step_traces: The tokens of each branch in each step, if they are requested.
         first: Log-probabilities of the requested tokens at step 0.
         forced: Log-probability of the option's token in each step.

@@ -16,8 +16,7 @@ import torch
 from decoding.base import InitialStepState, StepState, Strategy
 from decoding.engine.decoding_step import NEG_INF, combine_branches_on_device, fault_message
 from decoding.engine.option_scoring import floor_masked
-from decoding.engine.trace import StepTrace, step_traces, trace_tensors
-from decoding.engine.trace_numbers import TRACE_FIELDS, trace_numbers
+from decoding.engine.trace import TRACE_FIELDS, StepTrace, step_traces, trace_numbers, trace_tensors
 from decoding.formulas.row_steps import RowSteps
 from decoding.lockstep.budgeted_outputs import TokenizerLoader
 from decoding.lockstep.request_metadata import BranchMetadata, deserialize

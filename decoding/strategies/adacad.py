@@ -12,7 +12,7 @@ its optional top-p filters, which are missing.
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from decoding.arms.ablation_contrast import AdaptiveAblationContrast
+from decoding.arms.wrapper import AdaptiveAblationContrast
 from decoding.formulas.divergences import jensen_shannon
 from decoding.prompt_edits import AblatedPart
 from icl.constraints import NonNegative

@@ -1,6 +1,6 @@
 """Beam search on the model's own distribution: the reference for arms with beam search.
 
-`sampling: {beams: 4}` adds beam search to the combined scores of any other strategy (`decoding.engine.beam_search`).
+`sampling: {beams: 4}` adds beam search to the combined scores of any other strategy (`decoding.engine.token_choice`).
 """
 
 from dataclasses import dataclass
@@ -12,8 +12,7 @@ from icl.constraints import BeamCount, LengthPenalty
 from icl.registry import component
 
 if TYPE_CHECKING:
-    from decoding.arms.arm import Arm
-    from decoding.arms.control_target import ControlTarget
+    from decoding.arms.arm import Arm, ControlTarget
 
 
 @component("strategy", "beam")

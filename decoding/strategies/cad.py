@@ -10,7 +10,7 @@ Differs from the released code in decoding both branches in batches (there one p
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from decoding.arms.ablation_contrast import AblationContrast
+from decoding.arms.wrapper import AblationContrast
 from decoding.prompt_edits import AblatedPart
 from icl.constraints import NonNegative
 from icl.registry import component

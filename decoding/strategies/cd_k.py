@@ -13,7 +13,7 @@ No released code.
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from decoding.arms.ablation_contrast import AblationContrast
+from decoding.arms.wrapper import AblationContrast
 from decoding.formulas.masks import kth_plausibility_mask
 from decoding.prompt_edits import AblatedPart
 from icl.constraints import Fraction, PositiveInt

@@ -12,7 +12,7 @@ the last token, or a negative prompt of text).
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from decoding.arms.ablation_contrast import AblationContrast
+from decoding.arms.wrapper import AblationContrast
 from decoding.prompt_edits import AblatedPart
 from icl.constraints import NonNegative
 from icl.registry import component

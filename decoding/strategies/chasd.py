@@ -12,8 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Annotated
 
-from decoding.arms.gated import GatedStrategy
-from decoding.arms.wrapper import StrategyWrapper
+from decoding.arms.wrapper import GatedStrategy, StrategyWrapper
 from decoding.base import StepState, Strategy
 from decoding.strategies.vcd import VCD
 from decoding.traits import Traits

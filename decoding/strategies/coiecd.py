@@ -17,7 +17,7 @@ with padding on the left only), and in the length of an answer (there that of th
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from decoding.arms.ablation_contrast import AdaptiveAblationContrast
+from decoding.arms.wrapper import AdaptiveAblationContrast
 from decoding.prompt_edits import AblatedPart
 from icl.constraints import NonNegative, Positive
 from icl.registry import component

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from decoding.arms.gated import GatedStrategy
+from decoding.arms.wrapper import GatedStrategy
 from decoding.base import Generate, Note, StepState
 from decoding.prompt_edits import remove_query_image, wrap_question
 from decoding.traits import Traits

@@ -17,8 +17,7 @@ from icl.constraints import Count, Fraction, Temperature
 from icl.registry import component
 
 if TYPE_CHECKING:
-    from decoding.arms.arm import Arm
-    from decoding.arms.control_target import ControlTarget
+    from decoding.arms.arm import Arm, ControlTarget
 
 
 @component("strategy", "sampling")

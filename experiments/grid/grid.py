@@ -25,8 +25,8 @@ from retrievers.base import declared
 
 if TYPE_CHECKING:
     from decoding.arms.arm import Arm
+    from decoding.base import SteeringMethod
     from decoding.engine.requests import AnswerMode
-    from decoding.interventions.base import SteeringMethod
     from experiments.launch.base import Launcher
     from experiments.observers.base import Observer
     from icl.models.base import Model

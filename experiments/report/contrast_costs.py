@@ -1,4 +1,4 @@
-"""The costs that lazy branches saved, by arm (`decoding.engine.branch_scheduling`): a table of the report."""
+"""The costs that lazy branches saved, by arm (`decoding.engine.batch`): a table of the report."""
 
 from collections.abc import Mapping
 from typing import Any

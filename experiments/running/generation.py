@@ -149,7 +149,7 @@ def _with_prompts(
     rewriting = [one for one in requests if one.cell.decoding.strategy.traits.rewrites_prompt]
     if not rewriting:
         return [(request, request.prompt) for request in requests]
-    from decoding.engine.rewritten_prompts import rewritten_prompts
+    from decoding.engine.result_collector import rewritten_prompts
 
     prompts = rewritten_prompts(model, [(one.prompt, one.cell.decoding) for one in rewriting])
     by_request: dict[SampleRequest, Prompt] = {request: request.prompt for request in requests}
@@ -166,7 +166,7 @@ def _cut(result: Answer, stop_strings: Sequence[str]) -> Answer:
     """The answer of a model that does not know stop strings, without the text from the first one on."""
     if isinstance(result, str) or not stop_strings:
         return result
-    from decoding.engine.stop_strings import cut_generation
+    from decoding.engine.hypotheses import cut_generation
 
     return cut_generation(result, stop_strings)
 

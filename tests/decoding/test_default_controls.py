@@ -6,8 +6,7 @@ from typing import Any
 
 import pytest
 
-from decoding.arms.arm import default_controls, parse_arm
-from decoding.arms.control_target import default_control_classes
+from decoding.arms.arm import default_control_classes, default_controls, parse_arm
 from icl.registry import ComponentEntry, entries
 
 WAYS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
@@ -62,7 +61,7 @@ def test_a_new_control_is_a_default_if_its_control_for_returns_an_arm(
     before = {name: [control.label for control in default_controls(parse_arm(name))] for name in ("vcd", "cad")}
     (tmp_path / "other.py").write_text(OTHER)
     by_name = {**entries("strategy"), "other": ComponentEntry("strategy", "other", f"{tmp_path}/other.py:Other", "")}
-    for module in ("decoding.arms.control_target", "icl.registry"):
+    for module in ("decoding.arms.arm", "icl.registry"):
         monkeypatch.setattr(f"{module}.entries", lambda kind: by_name)
     default_control_classes.cache_clear()
     after = {name: [control.label for control in default_controls(parse_arm(name))] for name in before}

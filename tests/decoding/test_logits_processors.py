@@ -11,8 +11,8 @@ from decoding.arms.arm import default_controls, parse_arm
 from decoding.arms.equivalence import is_equivalent_to_greedy
 from decoding.arms.requirements import unsupported_reason
 from decoding.engine.engine import run_requests
+from decoding.engine.hypotheses import cut_generation
 from decoding.engine.requests import DecodingRequest, Failure
-from decoding.engine.stop_strings import cut_generation
 from icl.errors import ConfigError
 from icl.models.hf.model import HF
 from icl.types import Generation, Prompt

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from PIL import Image as PILImage
 
-from decoding.interventions.base import LAYER_KEYS
+from decoding.base import LAYER_KEYS
 from experiments.cli.main import main
 from experiments.config.config import load_config
 from experiments.grid.feasibility import check_requirements

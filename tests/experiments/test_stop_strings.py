@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from decoding.engine.stop_strings import cut_at_stop_string
+from decoding.engine.hypotheses import cut_at_stop_string
 from experiments.config.config import load_config
 from experiments.grid.grid import expand
 from experiments.results.loaded_run import load_run

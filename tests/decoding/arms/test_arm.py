@@ -6,8 +6,7 @@ from typing import Any
 import pytest
 
 from decoding.arms import arm as arm_module
-from decoding.arms.arm import Arm, default_controls, parse_arm
-from decoding.arms.control_target import ControlTarget
+from decoding.arms.arm import Arm, ControlTarget, default_controls, parse_arm
 from decoding.arms.fitting import ParameterSource
 from decoding.controls.entropy_matched import EntropyMatched
 from decoding.formulas.sampling import Greedy, Sampling

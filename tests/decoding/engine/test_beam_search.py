@@ -8,12 +8,11 @@ import torch
 from decoding.arms.arm import Arm, default_controls, parse_arm
 from decoding.arms.requirements import unsupported_reason
 from decoding.base import InitialStepState
-from decoding.engine.beam_search import AnswerBeams, BeamChoice, BeamSearch
 from decoding.engine.engine import run_requests
-from decoding.engine.hypotheses import DecodingGroup, Hypothesis
+from decoding.engine.hypotheses import AnswerBeams, BeamSearch, DecodingGroup, Hypothesis
 from decoding.engine.requests import DecodingRequest, Failure
 from decoding.engine.step_batch import LoopStep, StepBatch
-from decoding.engine.token_choice import read_choices
+from decoding.engine.token_choice import BeamChoice, read_choices
 from decoding.formulas.sampling import Beam
 from icl.errors import ConfigError
 from icl.memory.device_copies import StepIndices

@@ -10,8 +10,8 @@ from torch import Tensor
 from decoding.arms.arm import Arm, parse_arm
 from decoding.base import InitialStepState, Note, Strategy
 from decoding.conformance import apply_mask, random_logits
-from decoding.engine import branch_scheduling
-from decoding.engine.branch_scheduling import (
+from decoding.engine import batch as batch_module
+from decoding.engine.batch import (
     COPY_COST,
     FORWARD_TOKENS,
     IMAGE_TOKENS,
@@ -332,7 +332,7 @@ def test_the_costs_of_lazy_branches_are_tokens_of_forward_passes() -> None:
 
     both = [work(1), work(2)]
     new_tokens = sum(unshared_tokens(*one.branches, 100) for one in both)
-    images = IMAGE_TOKENS * sum(map(branch_scheduling._num_new_images, both))
+    images = IMAGE_TOKENS * sum(map(batch_module._num_new_images, both))
     eager = new_tokens + 2 * 10 + images
 
     def lazy(needing: float) -> float:

@@ -1,8 +1,12 @@
+"""Batches within a token budget."""
+
 import sys
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ClassVar
+from types import SimpleNamespace
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -10,13 +14,19 @@ import torch
 import decoding.engine.engine
 from decoding.arms.arm import Arm, default_controls, parse_arm
 from decoding.base import Generate, Note, Strategy
-from decoding.engine.engine import run_requests
-from decoding.engine.requests import Counters, DecodingRequest, Failure
-from decoding.engine.trace_numbers import TRACE_FIELDS
+from decoding.engine import engine
+from decoding.engine.engine import BATCH_TOKENS, CHUNK, ROWS_PER_PREFILL, ReadAhead, batches, run_requests, token_budget
+from decoding.engine.requests import Counters, DecodingRequest, Failure, PreparedRequest
+from decoding.engine.result_collector import prepare_requests
+from decoding.engine.trace import TRACE_FIELDS
 from icl.errors import ImageError
 from icl.images import Image
+from icl.memory.batch_limit import BatchLimit
+from icl.models.hf.image_processing import ImageProcessor
+from icl.models.hf.model import HF
 from icl.streams import StreamKey
 from icl.types import Generation, Part, Prompt, Turn
+from lab.bench.decoding import prompts_of
 from tests.decoding.prompts import prompt
 from tests.decoding.toy import Toy, ToySession
 
@@ -332,3 +342,196 @@ def test_arms_of_a_context_that_did_not_fit_together_are_decoded_apart() -> None
     requests = [DecodingRequest(prompt(i), arm, max_new_tokens=2) for i in range(3) for arm in arms]
     assert run_requests(model, requests) == run_requests(Toy(), requests)
     assert sum(size > 2 for size in model.opened) <= 5, "a failed size was tried again"
+
+
+def model(max_batch_tokens: int | None = None, budget: int | None = None) -> Any:
+    return SimpleNamespace(max_batch_tokens=max_batch_tokens, token_budget=budget)
+
+
+def prepared(number: int, tokens: int, new_tokens: int = 2, node: Any = "greedy", branches: int = 1) -> PreparedRequest:
+    request = DecodingRequest(prompt(number), parse_arm(node), max_new_tokens=new_tokens)
+    digests = tuple(f"{number}/{branch}" for branch in range(branches))
+    return PreparedRequest(request, (prompt(number),) * branches, digests, (tokens,) * branches)
+
+
+def sizes(requests: Sequence[PreparedRequest], budget: int) -> list[list[int]]:
+    return [indices for indices, _ in batches(requests, BatchLimit(budget))]
+
+
+def test_contexts_share_a_batch_up_to_the_budget_itself() -> None:
+    three = [prepared(i, tokens=8) for i in range(3)]  # rows of 10 tokens with the answer
+    assert sizes(three, 30) == [[0, 1, 2]]
+    assert sizes(three, 29) == [[0, 1], [2]]
+    assert sizes(three, 1) == [[0], [1], [2]]  # a context is never split
+
+
+def test_long_contexts_come_first_and_decide_the_length_of_all_rows() -> None:
+    mixed = [prepared(0, tokens=3), prepared(1, tokens=18), prepared(2, tokens=8)]
+    assert sizes(mixed, 60) == [[1, 2, 0]]
+    assert sizes(mixed, 59) == [[1, 2], [0]]
+
+
+def test_a_context_counts_a_row_for_each_branch_and_beam() -> None:
+    contrast = [prepared(i, tokens=8, node="vcd", branches=2) for i in range(2)]
+    assert [sizes(contrast, budget) for budget in (40, 39)] == [[[0, 1]], [[0], [1]]]
+    beams = [prepared(i, tokens=8, node={"name": "greedy", "sampling": {"beams": 3}}) for i in range(2)]
+    assert [sizes(beams, budget) for budget in (60, 59)] == [[[0, 1]], [[0], [1]]]
+
+
+def test_the_arms_of_a_context_stay_together() -> None:
+    requests = [prepared(0, 8), prepared(1, 8), prepared(0, 8, node="cad"), prepared(1, 8, node="cad")]
+    assert sizes(requests, 1) == [[0, 2], [1, 3]]
+
+
+def test_the_budget_is_the_models_own_or_a_multiple_of_its_prefill_or_the_default() -> None:
+    assert token_budget(model(7, 100)) == 7
+    assert token_budget(model(None, 100)) == 100 * ROWS_PER_PREFILL
+    assert token_budget(model()) == BATCH_TOKENS
+
+
+def test_a_row_counts_what_it_needs_besides_its_tokens() -> None:
+    three = [prepared(i, tokens=8) for i in range(3)]
+    assert list(batches(three, BatchLimit(45), row_overhead=5)) == [([0, 1, 2], 45)]
+    assert list(batches(three, BatchLimit(44), row_overhead=5)) == [([0, 1], 30), ([2], 15)]
+
+
+def test_batches_follow_a_limit_that_changes_between_them() -> None:
+    limit = BatchLimit(40)
+    iterator = batches([prepared(i, tokens=8) for i in range(10)], limit)
+    assert next(iterator) == ([0, 1, 2, 3], 40)
+    limit.record_failure(40)
+    assert list(iterator) == [([4, 5], 20), ([6, 7], 20), ([8, 9], 20)]
+
+
+def test_a_context_of_a_size_that_failed_is_split_into_its_arms() -> None:
+    arms = [prepared(0, 8, node=node) for node in ("greedy", "cad", "vcd")]
+    limit = BatchLimit(100)
+    assert list(batches(arms, limit)) == [([0, 1, 2], 30)]
+    limit.record_failure(30)
+    assert [size for _, size in batches(arms, limit)] == [10, 20]
+
+
+def answers(model: Any, prompts: Sequence[Prompt], **more: Any) -> list[Any]:
+    arms = [parse_arm("greedy"), parse_arm("vcd")]
+    return run_requests(model, [DecodingRequest(p, arm, max_new_tokens=3) for p in prompts for arm in arms], **more)
+
+
+def ahead_threads() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("read-ahead")]
+
+
+def test_images_of_later_batches_are_processed_in_the_thread_with_the_same_answers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    threads: list[str] = []
+    process = ImageProcessor._call
+
+    def spy(self: ImageProcessor, texts: list[str], images: list[Any]) -> dict[str, Any]:
+        threads.append(threading.current_thread().name.split("_")[0])
+        return process(self, texts, images)
+
+    def run() -> tuple[list[Any], list[str]]:
+        model = HF(path="tiny", dtype="float32", device="cpu", token_budget=256)  # several batches
+        model.load()
+        threads.clear()
+        return answers(model, prompts_of(0)[:8]), list(threads)
+
+    monkeypatch.setattr(ImageProcessor, "_call", spy)
+    ahead, by_thread = run()
+    monkeypatch.setattr(ReadAhead, "start", lambda self, prompts: None)
+    alone, by_host = run()
+    assert by_thread.count("read-ahead") > 0
+    assert "read-ahead" not in by_host
+    assert [one.tokens for one in ahead] == [one.tokens for one in alone]
+    assert [one.trace for one in ahead] == [one.trace for one in alone]
+
+
+class Ahead(Toy):
+    """A model whose batches hold one context, with a hook for what is prepared ahead."""
+
+    max_batch_tokens = 1
+    hook: Any = None
+
+    def prepare_ahead(self, prompts: Sequence[Prompt]) -> None:
+        self.hook(prompts)
+
+
+@pytest.mark.parametrize("error", [ImageError("no such image"), ValueError("a bug of an edit")])
+def test_a_prompt_that_cannot_be_prepared_fails_only_where_it_is_used(error: Exception) -> None:
+    model, prompts = Ahead(), [prompt(i) for i in range(6)]
+
+    def fail(prompts: Sequence[Prompt]) -> None:
+        raise error
+
+    model.hook = fail
+    made = answers(model, prompts)
+    assert all(isinstance(one, Generation) for one in made)
+    assert [one.tokens for one in made] == [one.tokens for one in answers(Toy(), prompts)]
+
+
+def test_an_interrupt_ends_the_thread_after_a_few_prompts(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, prepared = Ahead(), list[int]()
+    release, started = threading.Event(), threading.Event()
+
+    def wait(prompts: Sequence[Prompt]) -> None:
+        prepared.append(len(prompts))
+        started.set()
+        release.wait(5)
+
+    def interrupt(index: int, result: Any) -> None:
+        raise KeyboardInterrupt
+
+    model.hook = wait
+    stop = ReadAhead.wait
+
+    def released(self: ReadAhead) -> None:
+        assert started.wait(5)
+        self.is_stopped.set()  # as after an interrupt in the middle of a chunk
+        release.set()
+        stop(self)
+
+    monkeypatch.setattr(ReadAhead, "wait", released)
+    with pytest.raises(KeyboardInterrupt):
+        answers(model, [prompt(i) for i in range(20)], on_result=interrupt)
+    assert prepared == [CHUNK]
+    assert ahead_threads() == []
+
+
+def test_a_limited_number_of_images_is_prepared_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, sizes = Ahead(), list[int]()
+    model.hook = lambda prompts: sizes.append(sum(len(one.images) for one in prompts))
+    monkeypatch.setattr(engine, "MAX_IMAGES", 7)
+    with engine.read_ahead(model) as ahead:
+        ahead.start([prompt(i, shots=2) for i in range(9)])  # three images each
+        ahead.wait()
+    assert sum(sizes) == 6
+
+
+def no_generation(prompts: Sequence[Prompt], max_new_tokens: int) -> list[str]:
+    raise AssertionError("nothing is generated")
+
+
+def test_a_strategy_of_option_scores_is_refused_for_text_only() -> None:
+    arm = parse_arm("pmi")
+    requests = [DecodingRequest(prompt(1), arm, ("a", "b"), mode) for mode in ("generate", "options")]  # type: ignore[arg-type]
+    refused, prepared = prepare_requests(requests, no_generation, lambda one: 1)
+    assert isinstance(refused, Failure)
+    assert refused.reason == "pmi scores options and cannot generate text. Use answer_mode: options."
+    assert isinstance(prepared, PreparedRequest)
+    assert prepared.branches == arm.strategy.branches(prompt(1))
+
+
+def test_each_distinct_prompt_is_counted_once() -> None:
+    counted: list[Prompt] = []
+
+    def count_tokens(one: Prompt) -> int:
+        counted.append(one)
+        return len(counted)
+
+    requests = [DecodingRequest(prompt(1), parse_arm(name)) for name in ("greedy", "cad", "ced")]
+    greedy, cad, ced = prepare_requests(requests, no_generation, count_tokens)
+    assert len(counted) == 2
+    assert isinstance(greedy, PreparedRequest)
+    assert isinstance(cad, PreparedRequest)
+    assert isinstance(ced, PreparedRequest)
+    assert (greedy.tokens, cad.tokens, ced.tokens) == ((1,), (1, 2), (1, 2))

@@ -1,3 +1,5 @@
+"""Texts cut at stop strings."""
+
 import math
 from dataclasses import dataclass
 
@@ -7,14 +9,14 @@ from torch import Tensor
 
 from decoding.base import Note, Strategy
 from decoding.engine.decoding_step import combine_branches
-from decoding.engine.hypotheses import DecodingGroup, Hypothesis
+from decoding.engine.hypotheses import DecodingGroup, Hypothesis, cut_at_stop_string, cut_generation
 from decoding.engine.token_loop import decode
-from decoding.engine.trace_numbers import MAX_GAP
+from decoding.engine.trace import MAX_GAP
 from decoding.formulas.sampling import Greedy, Sampling
 from decoding.strategies.greedy import GreedyDecoding
 from decoding.strategies.vcd import VCD
 from icl.models.base import Request
-from icl.types import Prompt
+from icl.types import Generation, Prompt
 from tests.decoding.prompts import prompt, vcd_one_at_a_time
 from tests.decoding.toy import STOP, Toy
 
@@ -233,3 +235,19 @@ def test_half_precision_logits_are_combined_in_float32() -> None:
     session.logits = session.logits.bfloat16()
     decode(session, [DecodingGroup(Looks(), Greedy(), [Hypothesis([0], 1)])], model.stop_tokens)
     assert dtypes == [torch.float32]
+
+
+@pytest.mark.parametrize(
+    ("text", "stops", "expected"),
+    [
+        ("red. blue", (".",), "red"),
+        ("red. blue; green", (";", "."), "red"),
+        (". red", (".",), ""),
+        ("red", (".",), "red"),
+        ("red.", (), "red."),
+    ],
+)
+def test_a_text_ends_before_the_first_stop_string(text: str, stops: tuple[str, ...], expected: str) -> None:
+    assert cut_at_stop_string(text, stops) == expected
+    generation = cut_generation(Generation(text, (1, 2)), stops)
+    assert (generation.text, generation.tokens) == (expected, (1, 2))

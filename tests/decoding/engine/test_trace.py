@@ -12,7 +12,7 @@ from torch import Tensor
 
 from decoding.arms.arm import parse_arm
 from decoding.base import InitialStepState, Strategy
-from decoding.engine import generations, trace
+from decoding.engine import hypotheses, trace
 from decoding.engine.engine import run_requests
 from decoding.engine.requests import Counters, DecodingRequest
 from decoding.engine.trace import serialize_step_traces, step_weights, trace_branches
@@ -119,7 +119,7 @@ def stored_numbers(generation: Generation) -> list[float]:
 
 def unrounded(monkeypatch: pytest.MonkeyPatch, decode: Callable[[], list[Generation]]) -> list[Generation]:
     with monkeypatch.context() as patch:
-        patch.setattr(generations, "round_nats", list)
+        patch.setattr(hypotheses, "round_nats", list)
         patch.setattr(trace, "round_nats", list)
         return decode()
 

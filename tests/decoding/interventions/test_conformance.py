@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from decoding.arms.inspection import probe_prompt
-from decoding.interventions.base import FittedMethod, FittedTensors, SteeringMethod
+from decoding.base import SteeringMethod
+from decoding.interventions.base import FittedMethod, FittedTensors
 from decoding.interventions.conformance import check_intervention, fitted_for_check
 from decoding.interventions.edits import VectorEdit
 from decoding.interventions.fit_data import FitData

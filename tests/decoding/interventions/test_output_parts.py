@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from decoding.arms.arm import parse_arm
+from decoding.base import SteeringMethod
 from decoding.engine.engine import run_requests
 from decoding.engine.requests import DecodingRequest, Failure
 from decoding.engine.result_collector import steered_requests
 from decoding.engine.thinking_budget import Thinking
 from decoding.interventions.aim import AIM
-from decoding.interventions.base import SteeringMethod
 from decoding.interventions.batch_icl import BatchICL
 from decoding.interventions.edits import VectorEdit
 from decoding.interventions.knock_out import KnockOut

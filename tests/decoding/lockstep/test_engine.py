@@ -22,8 +22,7 @@ from decoding.base import InitialStepState
 from decoding.engine.decoding_step import combine_branches
 from decoding.engine.option_scoring import combined_logprobs
 from decoding.engine.requests import Counters, DecodingRequest, Failure
-from decoding.engine.trace import trace_branches
-from decoding.engine.trace_numbers import TRACE_FIELDS
+from decoding.engine.trace import TRACE_FIELDS, trace_branches
 from icl.images import Image
 from icl.registry import entries, resolve
 from icl.streams import StreamKey

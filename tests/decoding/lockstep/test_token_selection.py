@@ -16,8 +16,7 @@ from decoding.arms.inspection import branch_count
 from decoding.base import InitialStepState, Strategy
 from decoding.engine.decoding_step import combine_branches
 from decoding.engine.option_scoring import combined_logprobs
-from decoding.engine.trace import trace_branches
-from decoding.engine.trace_numbers import TRACE_FIELDS
+from decoding.engine.trace import TRACE_FIELDS, trace_branches
 from decoding.formulas.sampling import Greedy
 from decoding.lockstep.request_metadata import (
     METADATA_KEY,
