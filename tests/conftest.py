@@ -7,7 +7,10 @@ apply is no test: leave its parameter out, or mark it `applies(False)`.
 
 import os
 import re
+import resource
 import sys
+from collections import Counter
+from collections.abc import Iterator
 
 import pytest
 
@@ -17,6 +20,10 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 STRICT = os.environ.get("ICL_STRICT_SKIPS", "1" if os.environ.get("CI") == "true" else "") == "1"
 ALLOWED = re.compile(r"\b(CUDA|GPU|PUBLISHED_[A-Z]+)\b")
 """In the reason of a skip for the lack of a GPU, or of files of others, whose folder a variable of this name says."""
+
+
+SHOWS_TIMES = os.environ.get("ICL_TEST_TIMES", "1" if os.environ.get("CI") == "true" else "") == "1"
+STARTED = pytest.StashKey[float]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -46,7 +53,43 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
+def cpu_seconds() -> float:
+    """The CPU seconds of this process and of the children that have ended."""
+    usages = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    item.stash[STARTED] = cpu_seconds()
+    return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+    report = yield
+    if report.when == "teardown":
+        report.user_properties.append(("cpu_seconds", cpu_seconds() - item.stash[STARTED]))
+    return report
+
+
+def show_slowest(reporter: pytest.TerminalReporter) -> None:
+    """Prints the 60 tests and the 20 files that cost most. CPU seconds, because other processes stretch wall time."""
+    tests, files = Counter[str](), Counter[str]()
+    for report in (report for reports in reporter.stats.values() for report in reports):
+        for name, seconds in getattr(report, "user_properties", ()):
+            if name == "cpu_seconds":
+                tests[report.nodeid] += seconds
+                files[report.nodeid.partition("::")[0]] += seconds
+    for kind, seconds, shown in (("tests", tests, 60), ("files", files, 20)):
+        reporter.section(f"the {shown} slowest {kind}, of {sum(seconds.values()):.0f} CPU seconds")
+        for name, used in seconds.most_common(shown):
+            reporter.line(f"{used:7.1f} s  {name}")
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    if SHOWS_TIMES:
+        show_slowest(terminalreporter)
     if texts := refused_skips(config):
         terminalreporter.section(f"{len(texts)} skips of tests that need no GPU: `make test` installs what they need")
         for text in texts:
