@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -9,26 +10,27 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from published_configs import QWEN, qwen  # noqa: E402
 
-from icl.models.hf.device_memory import DeviceMemory  # noqa: E402
-from icl.models.hf.memory_budgets import measured_budgets  # noqa: E402
-from icl.models.hf.memory_estimate import (  # noqa: E402
+from icl.models.hf.memory import (  # noqa: E402
     CONTEXT_BYTES,
     GIB,
     RESERVED_FRACTION,
+    DeviceMemory,
+    MemoryNeeds,
     ModelShape,
+    RequestSize,
+    TowerPass,
+    WeightPrecision,
     decode_copies,
-    feature_bytes,
     kv_bytes_per_token,
     logits_bytes,
+    measured_budgets,
     model_shape,
+    plan_memory,
     prefill_bytes,
     row_bytes,
+    tower_sizes,
     weights_bytes,
 )
-from icl.models.hf.memory_needs import MemoryNeeds, WeightPrecision  # noqa: E402
-from icl.models.hf.memory_plan import plan_memory  # noqa: E402
-from icl.models.hf.request_size import RequestSize  # noqa: E402
-from icl.models.hf.tower_memory import TowerPass, tower_sizes  # noqa: E402
 
 PAGE = ROOT / "docs" / "memory.md"
 QUERY_TOKENS, SHOT_TOKENS, IMAGE_TOKENS, NEW_TOKENS, BRANCHES = 400, 350, 300, 32, 2
@@ -45,7 +47,7 @@ PRECISIONS = {
 HEAD = f"""# Memory
 
 What a Qwen2.5-VL checkpoint needs on a GPU, and how many rows it decodes together. `python tests/memory_page.py`
-writes this page from `memory_estimate.py` and `tower_memory.py` in `icl/models/hf/`, which have the formulas.
+writes this page from `icl/models/hf/memory.py`, which has the formulas.
 `icl plan FILE --device 24GB` does the same for your experiment, with its own prompts and images.
 
 A row is one branch of one query. The query has {QUERY_TOKENS} tokens, each demonstration {SHOT_TOKENS}, of which
@@ -66,7 +68,7 @@ def page() -> str:
 def _tower(name: str, shape: ModelShape) -> TowerPass:
     sizes = tower_sizes(qwen(name))
     assert sizes is not None
-    return TowerPass(sizes, PATCHES, IMAGE_TOKENS, shape.hidden)
+    return replace(sizes, patches=PATCHES, tokens=IMAGE_TOKENS, token_values=shape.hidden)
 
 
 def _table(name: str, shape: ModelShape, tower: TowerPass) -> str:
@@ -107,7 +109,7 @@ def _arithmetic(shape: ModelShape, tower: TowerPass) -> Iterator[str]:
     token, copies = kv_bytes_per_token(shape), decode_copies(shape)
     rows = (usable - budgets.feature_bytes - passing) / row_bytes(shape, width, 2, copies)
     t, mask = budgets.prefill_tokens, budgets.prefill_tokens**2
-    image = feature_bytes(shape, IMAGE_TOKENS)
+    image = MemoryNeeds(shape).features(IMAGE_TOKENS)
     yield f"## The arithmetic: Qwen2.5-VL-7B in bfloat16 on 24 GB, {shots} shots\n"
     yield "| step | formula | GiB |"
     yield "|---|---|---|"
@@ -120,7 +122,7 @@ def _arithmetic(shape: ModelShape, tower: TowerPass) -> Iterator[str]:
         f"| image features | usable / 8: {budgets.feature_bytes / image:.0f} images of {IMAGE_TOKENS} × {shape.hidden} "
         f"× 2 bytes | −{budgets.feature_bytes / GIB:.2f} |"
     )
-    sizes, patches = tower.sizes, tower.patches
+    sizes, patches = tower, tower.patches
     yield (
         f"| vision tower | in the memory of one forward pass, before the prefill. Of an image: t P b + 2 t d 4 + t H "
         f"(5 b + 24) = {patches * sizes.patch_values * 2 / GIB:.3f} + "
@@ -141,8 +143,8 @@ def _arithmetic(shape: ModelShape, tower: TowerPass) -> Iterator[str]:
     yield ""
     yield (
         "Prefills and decoding steps of real models on a CPU allocate what these formulas say\n"
-        "(`tests/icl/models/hf/test_memory_estimate.py`), and so do towers of CLIP, SigLIP and Qwen2.5-VL within 10 %\n"
-        "(`test_tower_memory.py`). For the published sizes of towers the estimate is .93 to 1.08 of that\n"
+        "(`tests/icl/models/hf/test_memory.py`), and so do towers of CLIP, SigLIP and Qwen2.5-VL within 10 %.\n"
+        "For the published sizes of towers the estimate is .93 to 1.08 of that\n"
         "(LLaVA-1.5, Idefics3, InternVL3, Gemma 3, Qwen2.5-VL), and .85 to 1.18 for Qwen3-VL. Workspaces of kernels\n"
         "come on top: those of cuBLAS, and one dequantized layer of bitsandbytes (H × I × 2 bytes). The reserve\n"
         "covers them."

@@ -13,7 +13,7 @@ from retrievers.machinery.embedder_device import GIB, PlacedEmbedder, gpu_memory
 if TYPE_CHECKING:
     from experiments.planning.plan import Plan
     from icl.models.base import Model
-    from icl.models.hf.memory_plan import MemoryPlan
+    from icl.models.hf.memory import MemoryPlan
 
 UNITS = {"MB": 2**20, "GB": 2**30, "TB": 2**40}
 """Sizes of devices are named in decimal units and built in binary ones: a card of 24 GB has 24 GiB."""
@@ -66,7 +66,7 @@ def _embedders(plan: "Plan", model: "Model", memory: "MemoryPlan | None", device
     parts = [
         part for cell in plan.grid.cells if cell.model is model for part in (cell.retriever, *(cell.rerankers or ()))
     ]
-    from icl.models.hf.memory_check import model_bytes
+    from icl.models.hf.memory import model_bytes
 
     embedders = dict.fromkeys(embedder for part in parts for embedder in placed_embedders(part))
     room = device - model_bytes(memory.weights, device) if memory and not model.owns_gpu else 0.0

@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from experiments.contexts.context_overflow import ContextOverflow
 from experiments.contexts.contexts import Retrieval, build_contexts, prompt_specs, render
-from experiments.contexts.largest_requests import LargestRequests
 from experiments.contexts.placeholders import placeholder_retriever, without_model_calls
 from experiments.contexts.repeated_images import RepeatedImages
-from experiments.contexts.size_estimate import sample_queries
+from experiments.contexts.request_sizes import LargestRequests, sample_queries
 from experiments.grid.grid import Cell, Grid
 from experiments.grid.grid_warnings import grid_warnings
 from experiments.planning.identical_branches import IdenticalBranches

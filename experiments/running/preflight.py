@@ -15,9 +15,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from experiments.contexts.contexts import PromptItem, PromptSpec, Retrieval, build_contexts
-from experiments.contexts.largest_requests import LargestRequests
 from experiments.contexts.placeholders import placeholder_retriever, without_model_calls
-from experiments.contexts.size_estimate import sample_queries
+from experiments.contexts.request_sizes import LargestRequests, sample_queries
 from experiments.grid.grid import Cell
 from experiments.running.generation import Answer, SampleRequest, answer
 from icl.errors import ICLError, ModelError
@@ -27,7 +26,7 @@ from prompts.budget import ContextTooShortError, fit
 
 if TYPE_CHECKING:
     from icl.models.base import Model
-    from icl.models.hf.request_size import RequestSize
+    from icl.models.hf.memory import RequestSize
 
 MAX_QUERIES = 3
 """Queries of each task that are tried."""

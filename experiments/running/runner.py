@@ -34,7 +34,7 @@ from typing import TYPE_CHECKING
 from experiments.contexts.context_overflow import ContextOverflow
 from experiments.contexts.contexts import Retrieval
 from experiments.contexts.repeated_images import RepeatedImages
-from experiments.contexts.size_estimate import estimate_sizes
+from experiments.contexts.request_sizes import estimate_sizes
 from experiments.grid.grid import Cell, Grid
 from experiments.grid.grid_warnings import loading_problems
 from experiments.running.background import BackgroundCalls, one_ahead, short_switches
@@ -215,8 +215,7 @@ class Runner:
             return
         self._unload()
         if model.plans_prompt_sizes:  # the engine reserves memory by these sizes when it loads
-            sizes = estimate_sizes([cell for cell in self.grid.cells if cell.model is model])
-            model.expect_prompts(sizes.images, sizes.tokens)
+            model.expect_prompts(*estimate_sizes([cell for cell in self.grid.cells if cell.model is model]))
         label = next(str(cell.labels["model"]) for cell in self.grid.cells if cell.model is model)
         which = f" {label}" if len(self.grid.models) > 1 else ""
         self.progress.set_phase(f"loading the model{which}", reset_rate=True)

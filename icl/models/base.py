@@ -17,8 +17,7 @@ from icl.types import Example, Generation, Prompt
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from icl.models.hf.memory_plan import MemoryPlan
-    from icl.models.hf.request_size import RequestSize
+    from icl.models.hf.memory import MemoryPlan, RequestSize
     from icl.models.interventions import TokenPart
 
 MAX_NEW_TOKENS = 16

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from icl.cache_folder import cache_folder
 from icl.errors import ICLError
-from icl.models.hf.memory_estimate import GIB
+from icl.models.hf.memory import GIB
 from lab.gpu.check import Bench
 from lab.gpu.random_checkpoint import (
     FULL,

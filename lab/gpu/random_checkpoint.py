@@ -16,7 +16,7 @@ from torch import Tensor
 
 from icl.errors import ModelError
 from icl.models.hf.checkpoint import TINY
-from icl.models.hf.memory_estimate import GIB, ModelShape, model_shape, weights_bytes
+from icl.models.hf.memory import GIB, ModelShape, model_shape, weights_bytes
 
 SHARD_BYTES = 2 * GIB
 WEIGHT_STD = 0.02

@@ -18,9 +18,8 @@ from icl.memory.out_of_memory import report_out_of_memory
 from icl.models.hf.answer_loss import frozen
 from icl.models.hf.attention_calls import AttentionCall, Route
 from icl.models.hf.batch_halving import free
-from icl.models.hf.device_memory import model_memories
 from icl.models.hf.language_model import EncodedPrompt
-from icl.models.hf.memory_needs import gib
+from icl.models.hf.memory import gib, model_memories
 from icl.types import Prompt
 
 if TYPE_CHECKING:

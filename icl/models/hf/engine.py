@@ -10,13 +10,10 @@ from icl.models.hf import conventions, device_placement, quantization, self_chec
 from icl.models.hf.batch_halving import free
 from icl.models.hf.counters import ModelCounters
 from icl.models.hf.cuda_problem import cuda_problem
-from icl.models.hf.device_memory import model_memories
 from icl.models.hf.image_encoder import ImageEncoder
 from icl.models.hf.language_model import LanguageModel
 from icl.models.hf.malloc_tuning import keep_freed_memory
-from icl.models.hf.memory_budgets import DEFAULT_BUDGETS, MemoryBudgets, measured_budgets
-from icl.models.hf.memory_check import check_memory
-from icl.models.hf.memory_estimate import decoder_shape
+from icl.models.hf.memory import DEFAULT_BUDGETS, MemoryBudgets, decoder_shape, measured_budgets, model_memories
 from icl.models.hf.prefill import Prefiller
 from icl.models.hf.prompt_encoding import PromptEncoder
 from icl.models.hf.session import HFSession
@@ -53,7 +50,7 @@ class HFEngine:
         placed = device_placement.loading_arguments(hf.device, hf.device_map, hf.dtype, hf.attn_implementation)
         if hf.lora is not None:
             _ = hf.lora.folder  # raises before weights are read
-        check_memory(hf)
+        hf.check_memory(())
         logger.info("loading %s (%s)", hf.path, ", ".join(f"{key} {value}" for key, value in placed.items()))
         model = quantization.fix_layers(hf.checkpoint.weights(**placed, **quantization.arguments(hf)))
         if hf.lora is not None:
@@ -116,7 +113,7 @@ class HFEngine:
 
     def _budgets(self, hf: "HF") -> MemoryBudgets:
         """Sizes of batches and caches from the memory that is free now."""
-        model, features = self.runner.model, None if hf.image_cache_mb is None else hf.image_cache_mb * 2**20
+        model, features = self.runner.model, hf.max_feature_bytes
         if self.runner.device.type != "cpu":  # main memory has no cache to empty
             free()
         try:

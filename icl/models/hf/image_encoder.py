@@ -7,6 +7,7 @@ holds the text that the processor writes for the image, its features, and the gr
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,9 +20,8 @@ from icl.models.hf.batch_halving import run_within_limit
 from icl.models.hf.counters import ModelCounters
 from icl.models.hf.device_placement import execution_device
 from icl.models.hf.image_features import EncodedImage, Key, slice_field
-from icl.models.hf.image_processing import BATCH, ImageProcessor
-from icl.models.hf.memory_budgets import UNBOUNDED
-from icl.models.hf.tower_memory import tower_sizes
+from icl.models.hf.image_processing import ImageProcessor
+from icl.models.hf.memory import TOWER_IMAGES, UNBOUNDED, tower_sizes
 
 if TYPE_CHECKING:
     from icl.images import Image
@@ -38,7 +38,10 @@ class ImageEncoder:
 
     def __init__(self, pixels: ImageProcessor, model: Any, limit: int, counters: ModelCounters) -> None:
         self.pixels, self.model, self.counters = pixels, model, counters
-        self.limit, self.max_bytes, self.tower = BatchLimit(BATCH), UNBOUNDED, tower_sizes(model.config)
+        self.limit, self.max_bytes, self.tower = BatchLimit(TOWER_IMAGES), UNBOUNDED, tower_sizes(model.config)
+        if self.tower is not None:
+            attention = str(getattr(model.config, "_attn_implementation", None) or "sdpa")
+            self.tower = replace(self.tower, element_bytes=model.dtype.itemsize, attention=attention)
         self.base = model.base_model
         self.finish: Callable[[EncodedImage], EncodedImage] = itself
         self.cache = LRUByteCache[Key, EncodedImage](limit, lambda part: part.size)
@@ -64,8 +67,10 @@ class ImageEncoder:
                     else:
                         parts[key] = part
         missing_keys = list(missing)
-        for start in range(0, len(missing_keys), 4 * BATCH):  # bounds the memory of pixels
-            parts.update(self._encode_missing({key: missing[key] for key in missing_keys[start : start + 4 * BATCH]}))
+        for start in range(0, len(missing_keys), 4 * TOWER_IMAGES):  # bounds the memory of pixels
+            parts.update(
+                self._encode_missing({key: missing[key] for key in missing_keys[start : start + 4 * TOWER_IMAGES]})
+            )
         return [[parts[key] for key in row] for row in keys]
 
     def prepare_ahead(self, prompts: Sequence[Sequence["Image"]]) -> None:
@@ -96,13 +101,7 @@ class ImageEncoder:
 
     def _peak_bytes(self, group: Sequence[tuple[Key, dict[str, Any], str]]) -> float:
         """Peak of a pass over images of equal size, in bytes. 0 if the tower's sizes are not known."""
-        patches = 0 if self.tower is None else self.tower.patches(group[0][1])
-        attention = str(getattr(self.model.config, "_attn_implementation", None) or "sdpa")
-        return (
-            self.tower.peak_bytes(patches, len(group), self.model.dtype.itemsize, attention=attention)
-            if self.tower and patches
-            else 0.0
-        )
+        return 0.0 if self.tower is None else self.tower.of(group[0][1]).peak_bytes(len(group))
 
     def _tower(self, group: Sequence[tuple[Key, dict[str, Any], str]]) -> list[EncodedImage]:
         """One forward pass of the tower for images whose processed inputs have equal shapes."""

@@ -18,17 +18,15 @@ from icl.errors import ModelError
 from icl.lru_cache_bytes import LRUByteCache
 from icl.models.hf.image_features import Key, nbytes, slice_field
 from icl.models.hf.image_placeholder import image_placeholder
+from icl.models.hf.memory import TOWER_IMAGES
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PILImage
 
     from icl.images import Image
 
-BATCH = 16
-"""Images of equal size in one pass of the tower, and at least in one call of the processor."""
-
-SMALL_BATCH, SMALL_BATCH_PIXELS = 4 * BATCH, BATCH * 224**2
-"""Images of equal size in one call of the processor, at most, and pixels of a call with more than `BATCH` of them.
+SMALL_BATCH, SMALL_BATCH_PIXELS = 4 * TOWER_IMAGES, TOWER_IMAGES * 224**2
+"""Images of equal size in one call of the processor, at most, and pixels of a call with more than one pass reads.
 
 With small images, the overhead of each call counts."""
 
@@ -172,7 +170,7 @@ class ImageProcessor:
 
 def images_per_call(width: int, height: int) -> int:
     """Images of this size in one call of the processor. Each is processed as if it were alone."""
-    return max(BATCH, min(SMALL_BATCH, SMALL_BATCH_PIXELS // (width * height)))
+    return max(TOWER_IMAGES, min(SMALL_BATCH, SMALL_BATCH_PIXELS // (width * height)))
 
 
 def pixel_name(inputs: Mapping[str, Any]) -> str:

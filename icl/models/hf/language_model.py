@@ -16,7 +16,7 @@ from icl.models.hf.counters import ModelCounters
 from icl.models.hf.device_placement import execution_device
 from icl.models.hf.early_exit import EarlyExitHead
 from icl.models.hf.image_features import EncodedImage, vision_arguments
-from icl.models.hf.memory_budgets import DEFAULT_BUDGETS
+from icl.models.hf.memory import DEFAULT_BUDGETS
 from icl.models.hf.padding_mask import mask_of_rows
 from icl.models.hf.row_edits import ForwardEdits, RowEdit
 from icl.models.hf.session import HFSession

@@ -24,9 +24,8 @@ if TYPE_CHECKING:
     from icl.models.hf.checkpoint import Checkpoint
     from icl.models.hf.engine import HFEngine
     from icl.models.hf.image_processing import ImageProcessor
-    from icl.models.hf.memory_plan import MemoryPlan
+    from icl.models.hf.memory import MemoryNeeds, MemoryPlan, RequestSize
     from icl.models.hf.rendering import PromptRenderer
-    from icl.models.hf.request_size import RequestSize
     from icl.models.hf.session import HFSession
     from icl.models.hf.sites import DecoderSites
     from icl.models.interventions import Intervention, Site, StateObserver
@@ -216,27 +215,109 @@ class HF(LogitModel):
 
     def gpu_bytes(self, total: float) -> float:
         """The weights, and a quarter of the GPU for batches and features; all of it if that cannot be estimated."""
-        from icl.models.hf.memory_check import model_bytes, stored_bytes
+        from icl.models.hf.device_placement import resolve_dtype
+        from icl.models.hf.memory import model_bytes
 
         if self.device_type == "cpu":
             return 0.0
         try:
-            return model_bytes(stored_bytes(self), total)
+            return model_bytes(
+                self.memory_needs(resolve_dtype(self.device, self.device_map, self.dtype)).weights, total
+            )
         except ModelError:  # `load` says what is wrong with the checkpoint, if anything is
             return total
 
     def memory_plan(self, request: "RequestSize", device: float) -> "MemoryPlan | None":
-        """What the checkpoint needs on a GPU. None if its weights are stored packed."""
-        from icl.models.hf.memory_check import checkpoint_plan
+        """What the checkpoint needs on a GPU of `device` bytes. None if its weights are stored packed.
 
-        return checkpoint_plan(self, request, device)
+        Raises:
+            ModelError: The config of the checkpoint cannot be read, or lacks a size.
+            ImageError: The largest image cannot be read.
+        """
+        from icl.models.hf import prequantized
+        from icl.models.hf.memory import plan_memory
+
+        if prequantized.method(self.checkpoint):
+            return None
+        plan = plan_memory(
+            self.memory_needs(self.dtype, request),
+            request,
+            device,
+            token_budget=self.token_budget,
+            max_feature_bytes=self.max_feature_bytes,
+        )
+        return plan if self.device_map is None else replace(plan, problem="")
+
+    @property
+    def max_feature_bytes(self) -> int | None:
+        """Size of the cache of image features in bytes, if `image_cache_mb` sets it."""
+        return None if self.image_cache_mb is None else self.image_cache_mb * 2**20
+
+    def memory_needs(self, dtype: str, request: "RequestSize | None" = None) -> "MemoryNeeds":
+        """What the checkpoint needs, with a pass of its vision tower over the request's largest image.
+
+        A checkpoint that is stored packed counts as if it were not. Raises as `memory_plan`.
+
+        Args:
+            dtype: Name of the dtype, or 'auto' for the checkpoint's own.
+            request: The largest request.
+        """
+        import torch
+
+        from icl.models.hf.image_processing import without_pixel_edits
+        from icl.models.hf.memory import MemoryNeeds, WeightPrecision, model_shape, tower_sizes
+
+        config, attention = self.checkpoint.config, self.attn_implementation
+        kind = getattr(torch, dtype) if dtype != "auto" else getattr(config, "dtype", None) or torch.float32
+        stored = WeightPrecision(str(kind).removeprefix("torch."), kind.itemsize, self.quantize, self.double_quant)
+        shape = model_shape(
+            config,
+            vision=self.quantize_vision,
+            head=self.quantize_head,
+            trust_remote_code=self.trust_remote_code,
+        )
+        tower = tower_sizes(config)
+        if tower is not None and request is not None and request.largest_image is not None:
+            ((inputs, _),) = self.pixels.pixels([(without_pixel_edits(request.largest_image), False)])
+            tower = replace(
+                tower.of(inputs),
+                tokens=request.image_tokens,
+                token_values=shape.hidden,
+                element_bytes=stored.element_bytes,
+                attention=attention,
+            )
+        return MemoryNeeds(shape, stored, attention, tower if tower is not None and tower.patches else None)
 
     def check_memory(self, requests: "Iterable[RequestSize]") -> None:
-        """Raise ModelError if the weights and one of the requests do not fit into the free memory of the device."""
-        from icl.models.hf.memory_check import check_memory
+        """Raise ModelError if the weights and one of the requests do not fit into the free memory of the device.
 
-        if "engine" not in vars(self):  # a loaded model has its weights in the memory that is not free
-            check_memory(self, requests)
+        Nothing is reserved, so that only what cannot fit is an error. Layers that `device_map` spreads are left to
+        accelerate, which moves what does not fit to main memory. An architecture whose memory cannot be estimated is
+        not checked, and neither is a loaded model, whose weights are in the memory that is not free.
+        """
+        import torch
+
+        from icl.models.hf import prequantized
+        from icl.models.hf.device_placement import resolve_device, resolve_dtype
+        from icl.models.hf.memory import device_memory, gib, shortage
+
+        if "engine" in vars(self) or self.device_map is not None or prequantized.method(self.checkpoint):
+            return
+        _, place = resolve_device(self.device)
+        memory = device_memory(torch.device(place))
+        if memory is None:
+            return
+        try:
+            dtype = resolve_dtype(self.device, None, self.dtype)
+            pairs = [(self.memory_needs(dtype, one), one) for one in requests]
+            needs, request = max(pairs, key=lambda pair: pair[0].request(pair[1]), default=(None, None))
+            needs = needs or self.memory_needs(dtype)
+        except ModelError:  # the plan says so
+            return
+        need = needs.weights + (needs.request(request) if request is not None and needs.weights <= memory.free else 0)
+        where = "the main memory" if memory.kind == "cpu" else place
+        if problem := shortage(needs, request, memory.free, where, f"a device with at least {gib(need)} free"):
+            raise ModelError(f"model {self.path}: {problem}")
 
     @property
     def notes(self) -> tuple[str, ...]:

@@ -4,7 +4,7 @@ A row's own logits score the first token, and an option's last token is only a t
 - 1 tokens, single-token options cost nothing, and options with a common beginning share it. Each row is repeated once
 for each distinct beginning. The repeated cache is discarded, so padding behind a chunk can stay: the causal mask hides
 it. Batches are limited by the tokens of the repeated cache and by the number of logits, because vocabularies are large
-(`icl.models.hf.memory_budgets`).
+(`icl.models.hf.memory`).
 """
 
 from collections.abc import Sequence

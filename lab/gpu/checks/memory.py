@@ -18,7 +18,7 @@ def run(bench: Bench) -> Iterator[Figure]:
     """Prefills three shapes. The peak is that of CUDA's allocator, which a CPU does not have."""
     import torch
 
-    from icl.models.hf.memory_estimate import GIB, kv_bytes_per_token, model_shape, prefill_bytes, weights_bytes
+    from icl.models.hf.memory import GIB, kv_bytes_per_token, model_shape, prefill_bytes, weights_bytes
     from lab.gpu.workload import load_model
 
     before = allocated(bench)

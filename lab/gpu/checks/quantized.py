@@ -15,7 +15,7 @@ def run(bench: Bench) -> Iterator[Figure]:
     """Loads the large checkpoint in nf4 and int8."""
     import torch
 
-    from icl.models.hf.memory_estimate import GIB, model_shape, weights_bytes
+    from icl.models.hf.memory import GIB, model_shape, weights_bytes
     from lab.gpu.workload import load_model
 
     path = bench.model("narrow" if bench.is_quick else "full")

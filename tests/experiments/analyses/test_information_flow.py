@@ -12,8 +12,8 @@ from experiments.results.run_view import RunView
 from icl.errors import ModelError, PlanError
 from icl.models.hf import attention_saliency as saliency_module
 from icl.models.hf.attention_saliency import attention_saliency
-from icl.models.hf.device_memory import DeviceMemory
 from icl.models.hf.image_features import vision_arguments
+from icl.models.hf.memory import DeviceMemory
 from icl.types import Example
 from tests.decoding.interventions.dev_split import dev, tiny
 

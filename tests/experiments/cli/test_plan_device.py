@@ -12,9 +12,8 @@ import pytest
 from experiments.planning.memory_plan import device_bytes
 from icl.errors import ConfigError
 from icl.models.hf import checkpoint
-from icl.models.hf.memory_estimate import GIB
+from icl.models.hf.memory import GIB, RequestSize
 from icl.models.hf.model import HF
-from icl.models.hf.request_size import RequestSize
 
 ICL = Callable[..., Any]
 TINY = """
@@ -49,7 +48,8 @@ def test_a_plan_for_a_device_that_is_too_small_prints_the_memory_and_a_sentence(
     assert output.status == 2
     assert "memory  " in output.out
     assert re.search(
-        r"the weights \(.* MiB, \w+\) do not fit into 0\.6 GiB, of which .* fragments\. Use `quantize: int8`",
+        r"the weights need .* MiB \(\w+\), and a device of 0\.6 GiB, less .* fragments, has 0\.0 MiB free\. Use "
+        r"`quantize: int8`",
         output.err,
     )
 

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from experiments.config.config import load_config
-from experiments.contexts.size_estimate import sample_queries
+from experiments.contexts.request_sizes import sample_queries
 from experiments.grid.grid import expand
 from experiments.planning import plan as planning
 from experiments.planning.plan import Plan, make_plan

@@ -20,9 +20,8 @@ from experiments.running.run import run
 from experiments.store.store import Store
 from icl.errors import ModelError
 from icl.models.hf.checkpoint import Checkpoint
-from icl.models.hf.memory_check import memory_needs, precision
+from icl.models.hf.memory import RequestSize
 from icl.models.hf.model import HF
-from icl.models.hf.request_size import RequestSize
 from prompts.budget import ContextTooShortError
 
 Mapping = Callable[..., dict[str, Any]]
@@ -115,13 +114,13 @@ def test_weights_that_are_not_numbers_end_the_run_before_the_first_sample(
 def test_a_request_that_cannot_fit_beside_the_weights_ends_the_run_before_they_are_read(
     mapping: Mapping, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    needs = memory_needs(HF(), precision(HF(), "float32"), None)
+    needs = HF().memory_needs("float32")
     free = needs.weights + needs.request(RequestSize(30, 5, 2))
-    monkeypatch.setattr("icl.models.hf.device_memory.host_memory", lambda: (free, free))
+    monkeypatch.setattr("icl.models.hf.memory.host_memory", lambda: (free, free))
     monkeypatch.setattr(Checkpoint, "weights", lambda *_, **__: pytest.fail("the weights were read"))
     config = mapping(model={"name": "hf"}, grid={"shots": [0, 4], "decoding": ["greedy", "vcd", "code"]})
     problem = (
-        r"model tiny: in the main memory, one request of 2 branches with .* tokens needs .*, but 0\.\d MiB are free"
+        r"model tiny: one request of 2 branches with .* tokens needs .*, and the main memory has 0\.\d MiB free after"
     )
     with pytest.raises(ModelError, match=problem) as error:
         run(load_config(config), tmp_path)
@@ -136,7 +135,7 @@ def _smallest_memory(cells: Sequence[Cell], weights: float, monkeypatch: pytest.
     preflight.check_prompts()
     for _ in range(13):
         middle = (low + high) / 2
-        monkeypatch.setattr("icl.models.hf.device_memory.host_memory", lambda free=weights + middle: (free, free))
+        monkeypatch.setattr("icl.models.hf.memory.host_memory", lambda free=weights + middle: (free, free))
         try:
             preflight.check_memory()
         except ModelError:
@@ -152,7 +151,7 @@ def test_the_memory_check_does_not_mix_the_sizes_of_cells(mapping: Mapping, monk
     grid = {"shots": [0, 8], "decoding": ["greedy", "vcd"]}
     cells = expand(load_config({**config, "grid": grid, "exclude": [{"shots": 8, "decoding": "vcd"}]})).cells
     assert len(cells) == 3
-    weights = memory_needs(HF(), precision(HF(), "float32"), None).weights
+    weights = HF().memory_needs("float32").weights
     together = _smallest_memory(cells, weights, monkeypatch)
     assert together == max(_smallest_memory([cell], weights, monkeypatch) for cell in cells)
     every = _smallest_memory(expand(load_config({**config, "grid": grid})).cells, weights, monkeypatch)

@@ -10,7 +10,7 @@ import torch
 from fake_cuda import FakeGPU, fake_gpu
 
 from icl.errors import ICLError
-from icl.models.hf.memory_estimate import weights_bytes
+from icl.models.hf.memory import weights_bytes
 from icl.models.hf.model import HF
 from lab.gpu import prepare, workload
 from lab.gpu.check import Bench, Figure, NotHereError, all_checks
@@ -109,11 +109,11 @@ def test_weights_cache_and_peak_of_a_prefill_are_those_of_the_plan(bench: Bench,
 
 
 def test_a_plan_that_is_wrong_is_red(bench: Bench, gpu: FakeGPU, monkeypatch: pytest.MonkeyPatch) -> None:
-    from icl.models.hf import memory_estimate
+    from icl.models.hf import memory as estimates
 
-    prefill = memory_estimate.prefill_bytes
-    monkeypatch.setattr(memory_estimate, "prefill_bytes", lambda *args, **more: 1.3 * prefill(*args, **more))
-    monkeypatch.setattr(memory_estimate, "kv_bytes_per_token", lambda shape, size: 4 * shape.layers * shape.head_dim)
+    prefill = estimates.prefill_bytes
+    monkeypatch.setattr(estimates, "prefill_bytes", lambda *args, **more: 1.3 * prefill(*args, **more))
+    monkeypatch.setattr(estimates, "kv_bytes_per_token", lambda shape, size: 4 * shape.layers * shape.head_dim)
     failed = {name for name, figure in by_name(memory.run(bench)).items() if figure.passes is False}
     assert "16 x 128 tokens: KV cache" in failed
     assert "16 x 128 tokens: peak" in failed

@@ -1,6 +1,7 @@
 """An embedder runs on the GPU only if it has room beside the models. What changes its vectors is in their key."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -42,7 +43,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
 def weights(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
     """Sizes of the weights of the model and of the encoder."""
     sizes = {"model": 9.4 * GIB, "encoder": 2.0 * GIB}
-    monkeypatch.setattr("icl.models.hf.memory_check.stored_bytes", lambda hf: sizes["model"])
+    monkeypatch.setattr(HF, "memory_needs", lambda hf, dtype: SimpleNamespace(weights=sizes["model"]))
     monkeypatch.setattr(Encoder, "checkpoint_bytes", lambda self: int(sizes["encoder"]))
     return sizes
 
@@ -143,9 +144,9 @@ def test_a_slurm_job_without_a_visible_gpu_embeds_on_the_cpu(monkeypatch: pytest
 
 @pytest.mark.usefixtures("gpu")
 def test_a_model_that_cannot_be_estimated_leaves_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
-    def unknown(hf: HF) -> float:
+    def unknown(hf: HF, dtype: str) -> float:
         raise ModelError("no 'intermediate_size'")
 
-    monkeypatch.setattr("icl.models.hf.memory_check.stored_bytes", unknown)
+    monkeypatch.setattr(HF, "memory_needs", unknown)
     reserve_for_models([HF()])
     assert Encoder().placement.device == "cpu"

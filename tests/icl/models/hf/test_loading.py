@@ -14,7 +14,7 @@ import torch
 
 from icl.errors import ConfigError, ModelError
 from icl.models.base import LogitModel, Request
-from icl.models.hf.memory_estimate import model_shape
+from icl.models.hf.memory import model_shape
 from icl.models.hf.model import HF
 from icl.registry import build, entries
 

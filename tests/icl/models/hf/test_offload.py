@@ -15,8 +15,8 @@ from decoding.engine.engine import run_requests
 from decoding.engine.requests import DecodingRequest
 from icl.errors import ModelError
 from icl.models.hf import device_placement
-from icl.models.hf.device_memory import model_memories
 from icl.models.hf.device_placement import execution_device
+from icl.models.hf.memory import model_memories
 from icl.models.hf.model import HF
 from icl.types import Generation
 
