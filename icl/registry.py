@@ -60,7 +60,7 @@ PACKAGES: Mapping[str, tuple[str, ...]] = {
     "model": ("icl.models", "icl.models.hf", "icl.models.vllm"),
     "metric": ("icl.metrics",),
     "edit": ("icl.edits",),
-    "embedder": ("retrievers.embedders",),
+    "embedder": ("retrievers.embedders", "retrievers.machinery"),
     "retriever": ("retrievers",),
     "reranker": ("retrievers.rerankers",),
     "orderer": ("prompts.orderers",),

@@ -9,8 +9,8 @@ candidates that would otherwise be retrieved.
 """
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
@@ -56,6 +56,7 @@ class LeakPolicy:
 
 EXCLUDE_LEAKS = LeakPolicy(exclude=True)
 """The default of every `retrieve`."""
+
 
 ALLOW_LEAKS = LeakPolicy(exclude=False)
 """Only the retriever `with_leaks` uses it, to measure what a leak is worth."""
@@ -203,3 +204,73 @@ class Reranker(Protocol):
     needs: ClassVar[frozenset[str]]
 
     def fit(self, pool: Pool, resources: Resources) -> FittedReranker: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetrieverWrapper:
+    """Base of retrievers that wrap a retriever `of`."""
+
+    of: Retriever
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return self.of.needs
+
+    @property
+    def nested(self) -> bool:
+        return bool(declared(self.of, "nested"))
+
+    @property
+    def ranked(self) -> bool:
+        return bool(declared(self.of, "ranked"))
+
+    @property
+    def returns_k(self) -> bool:
+        return bool(declared(self.of, "returns_k"))
+
+    @property
+    def leaks(self) -> bool:
+        return bool(declared(self.of, "leaks"))
+
+    @property
+    def warning(self) -> str:
+        return str(declared(self.of, "warning"))
+
+    @property
+    def model_ability(self) -> str:
+        return str(declared(self.of, "model_ability"))
+
+    def fit_inner(self, pool: Pool, resources: Resources) -> FittedRetriever:
+        """Fit the retriever inside. Raises PlanError if it does not take the leak policy."""
+        fitted = self.of.fit(pool, resources)
+        check_takes_policy(fitted)
+        return fitted
+
+    def prepare(self, items: Sequence[Query | Example], resources: Resources) -> None:
+        """Embed the members of many small pools at once, if the retriever inside can."""
+        prepare: Any = getattr(self.of, "prepare", None)
+        if prepare is not None:
+            prepare(items, resources)
+
+
+def run_preflight(component: Any) -> None:
+    """Check a component and the components inside it. Raises the ICLError that the first use would raise.
+
+    A component with files of its own has a method `preflight` that raises. An embedder is checked by its digest.
+    """
+    for part in _parts(component):
+        if (preflight := getattr(part, "preflight", None)) is not None:
+            preflight()
+        elif hasattr(part, "embed_images") and hasattr(part, "embed_texts"):
+            part.digest  # noqa: B018
+
+
+def _parts(component: Any) -> Iterator[Any]:
+    """The component and all components inside it, without tasks and models, which have their own checks."""
+    if isinstance(component, tuple):
+        for element in component:
+            yield from _parts(element)
+    elif is_dataclass(component) and not hasattr(component, "queries") and not hasattr(component, "abilities"):
+        yield component
+        for field in fields(component):
+            yield from _parts(getattr(component, field.name))

@@ -22,7 +22,7 @@ from icl.registry import component
 from icl.tasks.base import Pool
 from icl.types import Query, RetrievedExample
 from retrievers.base import FittedRanking, Resources
-from retrievers.machinery.demo_text import TextField, demo_text, split_words
+from retrievers.machinery.embeddings import TextField, demo_text, split_words
 
 Posting = tuple[NDArray[np.int64], NDArray[np.float64]]
 

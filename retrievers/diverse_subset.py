@@ -14,9 +14,8 @@ from annotated_types import Ge, Le
 
 from icl.registry import component
 from icl.types import RetrievedExample
-from retrievers.machinery.candidate_sets import CandidateSetRetriever
 from retrievers.machinery.greedy_selection import most_diverse_subset
-from retrievers.machinery.similarity import Neighbors
+from retrievers.machinery.similarity import CandidateSetRetriever, Neighbors
 
 
 @component("retriever", "diverse_subset")

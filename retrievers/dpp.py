@@ -16,9 +16,8 @@ from typing import ClassVar
 from icl.constraints import Positive
 from icl.registry import component
 from icl.types import RetrievedExample
-from retrievers.machinery.candidate_sets import CandidateSetRetriever
 from retrievers.machinery.greedy_selection import dpp
-from retrievers.machinery.similarity import Neighbors
+from retrievers.machinery.similarity import CandidateSetRetriever, Neighbors
 
 MARK = "dpp: filled by relevance"
 

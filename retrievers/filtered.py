@@ -17,10 +17,18 @@ from icl.errors import ConfigError, PlanError
 from icl.registry import NestedComponent, component, later_parameter
 from icl.tasks.base import Pool
 from icl.types import Example, Query, RetrievedExample
-from retrievers.base import EXCLUDE_LEAKS, Embedder, FittedRetriever, LeakPolicy, Resources, RetrievedDemos, Retriever
-from retrievers.embedders.encoder import Encoder
-from retrievers.machinery.embedding_source import open_source, reads
-from retrievers.machinery.retriever_wrapper import RetrieverWrapper
+from retrievers.base import (
+    EXCLUDE_LEAKS,
+    Embedder,
+    FittedRetriever,
+    LeakPolicy,
+    Resources,
+    RetrievedDemos,
+    Retriever,
+    RetrieverWrapper,
+)
+from retrievers.machinery.embeddings import open_source, reads
+from retrievers.machinery.encoder import Encoder
 
 
 @component("retriever", "filtered")

@@ -11,8 +11,7 @@ from dataclasses import dataclass
 
 from icl.registry import component
 from icl.types import Example, Query
-from retrievers.machinery.demo_text import TextField, demo_text
-from retrievers.machinery.embedding_source import EmbeddingSource
+from retrievers.machinery.embeddings import EmbeddingSource, TextField, demo_text
 from retrievers.machinery.similarity import SimilarityRetriever
 from retrievers.machinery.vector_math import Vectors
 

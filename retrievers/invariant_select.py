@@ -1,7 +1,7 @@
 """InvariantSelectPR (Zhou et al. 2024): nearest images after a class-conditioned contrastive head.
 
 The retriever is `topk_nearest` with a linear head on both sides. The head moves the images of a class together across
-the source domains (`retrievers.machinery.contrastive_head`). It starts at the identity, so without training the result
+the source domains (`retrievers.machinery.trained_heads`). It starts at the identity, so without training the result
 is that of `topk_nearest`. There are three sources of the head:
 
 - the members of the source domains in the pool (default);
@@ -28,11 +28,9 @@ from icl.registry import NestedComponent, component
 from icl.tasks.base import Pool, Task
 from icl.types import Query, RetrievedExample
 from retrievers.base import FittedRetriever, LeakPolicy, Resources
-from retrievers.machinery.contrastive_head import ContrastiveHead, HeadTraining, Positives, Sum, train_head
-from retrievers.machinery.embedding_source import EmbeddingSource
-from retrievers.machinery.similarity import FittedSimilarity, Neighbors, fit_similarity
-from retrievers.machinery.trained_heads import check_embedder
-from retrievers.machinery.vector_index import build_index
+from retrievers.machinery.embeddings import EmbeddingSource
+from retrievers.machinery.similarity import FittedSimilarity, Neighbors, build_index, fit_similarity
+from retrievers.machinery.trained_heads import ContrastiveHead, HeadTraining, Positives, Sum, check_embedder, train_head
 from retrievers.machinery.vector_math import Vectors
 from retrievers.topk_nearest import TopKNearest
 

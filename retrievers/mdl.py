@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from icl.registry import component
-from retrievers.machinery.subset_scoring import SubsetRetriever
+from retrievers.machinery.greedy_selection import SubsetRetriever
 
 
 @component("retriever", "mdl")

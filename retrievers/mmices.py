@@ -22,7 +22,7 @@ from icl.tasks.base import Pool
 from icl.types import Example, Query, RetrievedExample
 from retrievers.base import EXCLUDE_LEAKS, LeakPolicy, Resources, RetrievedDemos
 from retrievers.knn import KNN
-from retrievers.machinery.embedding_source import EmbeddingSource
+from retrievers.machinery.embeddings import EmbeddingSource
 from retrievers.machinery.similarity import (
     FittedSimilarity,
     Neighbors,

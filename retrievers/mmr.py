@@ -15,9 +15,8 @@ from typing import ClassVar
 from icl.constraints import Fraction
 from icl.registry import component
 from icl.types import RetrievedExample
-from retrievers.machinery.candidate_sets import CandidateSetRetriever
 from retrievers.machinery.greedy_selection import mmr
-from retrievers.machinery.similarity import Neighbors
+from retrievers.machinery.similarity import CandidateSetRetriever, Neighbors
 
 
 @component("retriever", "mmr")

@@ -18,12 +18,19 @@ from icl.constraints import Count
 from icl.registry import NestedComponent, component
 from icl.tasks.base import Pool
 from icl.types import Query, RetrievedExample
-from retrievers.base import EXCLUDE_LEAKS, Embedder, FittedRetriever, LeakPolicy, Resources, RetrievedDemos, Retriever
-from retrievers.embedders.encoder import Encoder
-from retrievers.machinery.embedding_source import MODALITIES_OF, check_modalities, open_source
-from retrievers.machinery.retriever_wrapper import RetrieverWrapper
-from retrievers.machinery.similarity import embed_by_modality
-from retrievers.machinery.vector_index import VectorIndex
+from retrievers.base import (
+    EXCLUDE_LEAKS,
+    Embedder,
+    FittedRetriever,
+    LeakPolicy,
+    Resources,
+    RetrievedDemos,
+    Retriever,
+    RetrieverWrapper,
+)
+from retrievers.machinery.embeddings import MODALITIES_OF, check_modalities, open_source
+from retrievers.machinery.encoder import Encoder
+from retrievers.machinery.similarity import VectorIndex, embed_by_modality
 
 SWAPPED = "neighbor_swap: place"
 NO_REPLACEMENT = "neighbor_swap: nothing to swap for"

@@ -15,7 +15,7 @@ from typing import ClassVar
 from icl.errors import PlanError
 from icl.registry import component
 from icl.types import Example, Query
-from retrievers.machinery.embedding_source import EmbeddingSource
+from retrievers.machinery.embeddings import EmbeddingSource
 from retrievers.machinery.similarity import SimilarityRetriever
 from retrievers.machinery.vector_math import Vectors
 

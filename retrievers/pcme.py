@@ -23,11 +23,10 @@ from icl.registry import NestedComponent, component
 from icl.tasks.base import Pool
 from icl.types import Example, Query, RetrievedExample
 from retrievers.base import Embedder, FittedRanking, Resources
-from retrievers.embedders.encoder import Encoder
 from retrievers.embedders.probabilistic import Probabilistic, ProbabilisticSource
-from retrievers.machinery.demo_text import demo_text
-from retrievers.machinery.embedding_source import open_source, source_key
-from retrievers.machinery.match_probability import GaussianEmbeddings, match_probabilities
+from retrievers.machinery.embeddings import demo_text, open_source, source_key
+from retrievers.machinery.encoder import Encoder
+from retrievers.machinery.variance_heads import GaussianEmbeddings, match_probabilities
 from retrievers.machinery.vector_math import Vectors
 
 _SAMPLES: "WeakKeyDictionary[Pool, dict[Any, tuple[ProbabilisticSource, GaussianEmbeddings, Vectors]]]" = (

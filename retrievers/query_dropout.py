@@ -16,8 +16,15 @@ from icl.registry import NestedComponent, component
 from icl.streams import stream
 from icl.tasks.base import Pool
 from icl.types import Query
-from retrievers.base import EXCLUDE_LEAKS, FittedRetriever, LeakPolicy, Resources, RetrievedDemos, Retriever
-from retrievers.machinery.retriever_wrapper import RetrieverWrapper
+from retrievers.base import (
+    EXCLUDE_LEAKS,
+    FittedRetriever,
+    LeakPolicy,
+    Resources,
+    RetrievedDemos,
+    Retriever,
+    RetrieverWrapper,
+)
 
 
 @component("retriever", "query_dropout")

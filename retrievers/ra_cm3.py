@@ -18,7 +18,7 @@ from icl.constraints import Fraction
 from icl.errors import ConfigError
 from icl.registry import component
 from icl.types import Example, Query, RetrievedExample
-from retrievers.machinery.embedding_source import EmbeddingSource
+from retrievers.machinery.embeddings import EmbeddingSource
 from retrievers.machinery.greedy_selection import select_dissimilar
 from retrievers.machinery.similarity import Neighbors, SimilarityRetriever
 from retrievers.machinery.vector_math import Vectors, normalize_rows

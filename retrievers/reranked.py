@@ -26,9 +26,9 @@ from retrievers.base import (
     Resources,
     RetrievedDemos,
     Retriever,
+    RetrieverWrapper,
     declared,
 )
-from retrievers.machinery.retriever_wrapper import RetrieverWrapper
 
 
 @component("retriever", "reranked")

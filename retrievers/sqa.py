@@ -28,7 +28,7 @@ from icl.streams import StreamKey
 from icl.tasks.base import Pool
 from icl.types import Example, Query
 from retrievers.base import FittedRetriever, Resources
-from retrievers.machinery.embedding_source import EmbeddingSource
+from retrievers.machinery.embeddings import EmbeddingSource
 from retrievers.machinery.similarity import FittedSimilarity, SimilarityRetriever, fit_similarity
 from retrievers.machinery.vector_math import Vectors
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from icl.registry import component
 from icl.types import Example, Query
-from retrievers.machinery.embedding_source import EmbeddingSource
+from retrievers.machinery.embeddings import EmbeddingSource
 from retrievers.machinery.similarity import SimilarityRetriever
 from retrievers.machinery.vector_math import Vectors
 

@@ -26,8 +26,7 @@ from icl.registry import component
 from icl.tasks.base import Pool
 from icl.types import Query
 from retrievers.base import EXCLUDE_LEAKS, LeakPolicy, Resources, RetrievedDemos
-from retrievers.machinery.similarity import FittedSimilarity, ModalityRetriever, fit_similarity
-from retrievers.machinery.vector_index import VectorIndex
+from retrievers.machinery.similarity import FittedSimilarity, ModalityRetriever, VectorIndex, fit_similarity
 
 
 @component("retriever", "vote_k")

@@ -20,8 +20,8 @@ from retrievers.base import (
     Resources,
     RetrievedDemos,
     Retriever,
+    RetrieverWrapper,
 )
-from retrievers.machinery.retriever_wrapper import RetrieverWrapper
 
 WARNING = (
     "demonstrations may be the query itself or have its image, which inflates accuracy. Samples that leak are marked "

@@ -28,8 +28,7 @@ from icl.registry import build
 from icl.streams import StreamKey
 from retrievers.base import Embedder
 from retrievers.diagnostics.encoder_scores import WARPS, correspondence, linear_cka, mutual_neighbors
-from retrievers.machinery.demo_text import demo_text
-from retrievers.machinery.embedding_source import open_source, reads
+from retrievers.machinery.embeddings import demo_text, open_source, reads
 from retrievers.machinery.similarity import SimilarityRetriever
 
 if TYPE_CHECKING:

@@ -31,7 +31,7 @@ from icl.errors import DataError
 from icl.metrics.normalize import normalize_text
 from icl.types import Example, Query
 from retrievers.base import EXCLUDE_LEAKS
-from retrievers.machinery.demo_text import split_words
+from retrievers.machinery.embeddings import split_words
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -112,8 +112,8 @@ def mean_pairwise_distance(rows: "Sequence[Vectors]") -> float:
 
 
 def _vectors(members: Sequence[Example]) -> "Vectors":
-    from retrievers.embedders.encoder import Encoder
-    from retrievers.machinery.embedding_cache import shared_cache
+    from retrievers.machinery.embeddings import shared_cache
+    from retrievers.machinery.encoder import Encoder
 
     return shared_cache(Encoder(), None).embed_images(members)
 

@@ -34,7 +34,7 @@ from icl.registry import build
 from icl.tasks.base import Task
 from retrievers.base import Resources
 from retrievers.diagnostics.linear_probe import fit_probe
-from retrievers.machinery.embedding_source import reads
+from retrievers.machinery.embeddings import reads
 from retrievers.machinery.similarity import FittedSimilarity, SimilarityRetriever
 
 if TYPE_CHECKING:

@@ -9,8 +9,7 @@ from experiments.grid.grid import Cell, Grid
 from icl.errors import ConfigError, DataError, ICLError, PlanError, did_you_mean
 from icl.models.short_answers import ANSWERING
 from icl.option_listing import has_letter
-from retrievers.base import declared
-from retrievers.machinery.preflight import run_preflight
+from retrievers.base import declared, run_preflight
 
 if TYPE_CHECKING:
     from icl.tasks.base import Task

@@ -7,8 +7,14 @@ from typing import TYPE_CHECKING
 
 from icl.errors import ConfigError, ModelError
 from icl.parameter_files import expand_user
-from retrievers.machinery.checkpoints import SHIPPED
-from retrievers.machinery.embedder_device import GIB, PlacedEmbedder, gpu_memory, needed_bytes, placed_embedders
+from retrievers.machinery.embedding_models import (
+    GIB,
+    SHIPPED,
+    PlacedEmbedder,
+    gpu_memory,
+    needed_bytes,
+    placed_embedders,
+)
 
 if TYPE_CHECKING:
     from experiments.planning.plan import Plan

@@ -55,7 +55,7 @@ from experiments.terminal.progress import Progress
 from icl.errors import DataError, ModelError
 from icl.types import Sample
 from icl.user_errors import TracebackLog, collect_tracebacks
-from retrievers.machinery.embedder_device import reserve_for_models
+from retrievers.machinery.embedding_models import reserve_for_models
 
 if TYPE_CHECKING:
     from icl.models.base import Model

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from prompts.conformance import check_composer as check_composer
     from prompts.conformance import check_orderer as check_orderer
     from prompts.conformance import check_transform as check_transform
+    from retrievers.machinery.conformance import check_embedder as check_embedder
     from retrievers.machinery.conformance import check_reranker as check_reranker
     from retrievers.machinery.conformance import check_retriever as check_retriever
-    from retrievers.machinery.embedder_conformance import check_embedder as check_embedder
 
 __all__ = [
     "check_composer",
@@ -46,8 +46,7 @@ _MODULES: dict[str, tuple[str, ...]] = {
     "icl.testing.conformance": ("check_metric", "check_model", "check_task"),
     "icl.testing.edits": ("check_edit",),
     "icl.testing.sessions": ("check_sessions",),
-    "retrievers.machinery.conformance": ("check_reranker", "check_retriever"),
-    "retrievers.machinery.embedder_conformance": ("check_embedder",),
+    "retrievers.machinery.conformance": ("check_embedder", "check_reranker", "check_retriever"),
     "prompts.conformance": ("check_composer", "check_orderer", "check_transform"),
     "decoding.conformance": ("check_strategy",),
     "decoding.interventions.conformance": ("check_intervention",),

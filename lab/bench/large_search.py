@@ -55,7 +55,7 @@ def _search(engine: str, queries: int, size: int) -> dict[str, object]:
 
     import numpy as np
 
-    from retrievers.machinery.vector_index import VectorIndex
+    from retrievers.machinery.similarity import VectorIndex
     from retrievers.machinery.vector_math import normalize_rows
 
     def peak() -> float:

@@ -20,10 +20,10 @@ from lab.bench.timing import cpu_rounds, round_ratios, with_spread
 from retrievers.base import Resources
 from retrievers.embedders.histogram import Histogram
 from retrievers.knn import KNN
-from retrievers.machinery.embedding_cache import num_embedded
+from retrievers.machinery.embeddings import num_embedded
 from retrievers.machinery.greedy_selection import PartMatches, dpp, mmr
 from retrievers.machinery.multi_vector import PoolParts
-from retrievers.machinery.vector_index import VectorIndex, build_index
+from retrievers.machinery.similarity import VectorIndex, build_index
 from retrievers.machinery.vector_math import normalize_rows
 from retrievers.random import RandomRetriever
 
@@ -120,7 +120,7 @@ def _diverse() -> list[Row]:
 
 def _cache() -> list[Row]:
     """Fitting a pool for the first time, then again from the cache on disk."""
-    from retrievers.machinery import embedding_cache as cache
+    from retrievers.machinery import embeddings as cache
 
     pool = Pool(tuple(_example(f"e{i}", i) for i in range(IMAGES)))
     counts, times = [], []

@@ -15,7 +15,7 @@ from icl.errors import ConfigError
 from icl.tasks.base import Pool
 from icl.types import Example
 from retrievers.base import Embedder
-from retrievers.machinery.embedding_source import open_source
+from retrievers.machinery.embeddings import open_source
 
 BLOCK = 1024
 """Rows per matrix product. It bounds the memory."""

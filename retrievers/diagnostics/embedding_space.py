@@ -18,9 +18,8 @@ import numpy as np
 from icl.errors import PlanError
 from icl.tasks.base import Pool
 from retrievers.base import Embedder
-from retrievers.machinery.demo_text import TextField, demo_text
-from retrievers.machinery.embedding_source import for_text, open_source, reads
-from retrievers.machinery.vector_index import VectorIndex
+from retrievers.machinery.embeddings import TextField, demo_text, for_text, open_source, reads
+from retrievers.machinery.similarity import VectorIndex
 from retrievers.machinery.vector_math import Vectors
 
 BLOCK = 1024

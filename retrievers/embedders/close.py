@@ -24,8 +24,7 @@ from icl.streams import StreamKey
 from icl.tasks.base import Pool
 from icl.types import Example, Query
 from retrievers.base import Embedder
-from retrievers.machinery.demo_text import TextField, demo_text
-from retrievers.machinery.embedding_source import EmbeddingSource, PoolFitted, open_source
+from retrievers.machinery.embeddings import EmbeddingSource, PoolFitted, TextField, demo_text, open_source
 from retrievers.machinery.vector_math import Vectors, normalize_rows
 
 

@@ -25,7 +25,7 @@ from icl.registry import component
 from icl.types import Example, Query
 from retrievers.embedders.efficientnet import EfficientNet, feature_maps
 from retrievers.embedders.minilm import MAX_TOKENS, MiniLM, minilm_folder
-from retrievers.machinery.embedder_device import EmbedderDtype, PlacedEmbedder, weight_bytes
+from retrievers.machinery.embedding_models import EmbedderDtype, PlacedEmbedder, weight_bytes
 from retrievers.machinery.vector_math import Vectors, all_images, mean_per_item, normalize_rows, stack_batches
 
 MAPS = Path(__file__).parent / "maps" / "efficientnet_minilm.safetensors"
@@ -66,7 +66,7 @@ class EfficientNetMiniLM(PlacedEmbedder):
         return np.concatenate(rows) if rows else np.zeros((0, 0, 0), np.float32)
 
     def embed_words(self, texts: Sequence[str]) -> Vectors:
-        from retrievers.machinery.sentence_encoder import load_sentence_encoder
+        from retrievers.machinery.embedding_models import load_sentence_encoder
 
         states = load_sentence_encoder(minilm_folder(), MAX_TOKENS, self.placement).token_states(texts, WORDS)
         return np.where(states.any(axis=2, keepdims=True), _map_texts(states), np.float32(0))
@@ -74,7 +74,7 @@ class EfficientNetMiniLM(PlacedEmbedder):
 
 def sentence_vectors(texts: Sequence[str], placed: PlacedEmbedder) -> Vectors:
     """MiniLM's vectors of texts, [N, 384], on the device of an embedder."""
-    from retrievers.machinery.sentence_encoder import load_sentence_encoder
+    from retrievers.machinery.embedding_models import load_sentence_encoder
 
     return load_sentence_encoder(minilm_folder(), MAX_TOKENS, placed.placement).embed_texts(texts)
 

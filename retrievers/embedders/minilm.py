@@ -13,7 +13,7 @@ from typing import ClassVar
 from icl.errors import PlanError
 from icl.registry import component, later_parameter
 from icl.types import Example, Query
-from retrievers.machinery.embedder_device import EmbedderDtype, PlacedEmbedder, weight_bytes
+from retrievers.machinery.embedding_models import EmbedderDtype, PlacedEmbedder, weight_bytes
 from retrievers.machinery.vector_math import Vectors
 
 MAX_TOKENS = 256
@@ -33,7 +33,7 @@ class MiniLM(PlacedEmbedder):
     @cached_property
     def digest(self) -> str:
         """sha256 of the weights. Raises ModelError if the package is absent."""
-        from retrievers.machinery.checkpoints import checkpoint_digest
+        from retrievers.machinery.embedding_models import checkpoint_digest
 
         return f"minilm-1-{checkpoint_digest(minilm_folder())}"
 
@@ -44,7 +44,7 @@ class MiniLM(PlacedEmbedder):
         raise PlanError("embedder 'minilm' reads texts only. For images, combine it with another embedder ('paired').")
 
     def embed_texts(self, texts: Sequence[str]) -> Vectors:
-        from retrievers.machinery.sentence_encoder import load_sentence_encoder
+        from retrievers.machinery.embedding_models import load_sentence_encoder
 
         return load_sentence_encoder(minilm_folder(), MAX_TOKENS, self.placement).embed_texts(texts)
 

@@ -17,7 +17,7 @@ from icl.registry import NestedComponent, component
 from icl.tasks.base import Pool
 from icl.types import Example, Query
 from retrievers.base import Embedder
-from retrievers.machinery.embedding_source import EmbeddingSource, open_source, reads
+from retrievers.machinery.embeddings import EmbeddingSource, open_source, reads
 from retrievers.machinery.vector_math import Vectors
 
 

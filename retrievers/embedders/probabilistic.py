@@ -23,13 +23,12 @@ from icl.registry import NestedComponent, component
 from icl.tasks.base import Pool
 from icl.types import Example, Query
 from retrievers.base import Embedder
-from retrievers.machinery.demo_text import demo_text
-from retrievers.machinery.embedding_source import EmbeddingSource, open_source, reads
-from retrievers.machinery.match_probability import GaussianEmbeddings
+from retrievers.machinery.embeddings import EmbeddingSource, demo_text, open_source, reads
 from retrievers.machinery.trained_heads import check_embedder
 from retrievers.machinery.variance_heads import (
     MAX_LOG_DEVIATION,
     MIN_LOG_DEVIATION,
+    GaussianEmbeddings,
     VarianceHeads,
     VarianceTraining,
     fit_variance_heads,

@@ -15,7 +15,7 @@ from icl.errors import ModelError
 from icl.parameter_files import expand_user
 from icl.registry import component, later_parameter
 from icl.types import Example, Query
-from retrievers.machinery.embedder_device import GIB, EmbedderDtype, EmbedderPlacement, PlacedEmbedder, weight_bytes
+from retrievers.machinery.embedding_models import GIB, EmbedderDtype, EmbedderPlacement, PlacedEmbedder, weight_bytes
 from retrievers.machinery.vector_math import Vectors, all_images, mean_per_item, normalize_rows
 
 
@@ -38,7 +38,7 @@ class SentenceTransformers(PlacedEmbedder):
         """sha256 of all files of the checkpoint, or its hub id and revision."""
         from hashlib import sha256
 
-        from retrievers.machinery.checkpoints import checkpoint_digest
+        from retrievers.machinery.embedding_models import checkpoint_digest
 
         folder = expand_user(self.path)
         if folder.is_dir():

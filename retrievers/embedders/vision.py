@@ -14,15 +14,18 @@ from icl.errors import ModelError, PlanError
 from icl.images import Image
 from icl.registry import component, later_parameter
 from icl.types import Example, Query
-from retrievers.machinery.checkpoints import BATCH, checkpoint_digest, find_checkpoint, load_pretrained
-from retrievers.machinery.embedder_device import (
+from retrievers.machinery.embedding_models import (
+    BATCH,
     EmbedderDtype,
     EmbedderPlacement,
     PlacedEmbedder,
+    checkpoint_digest,
+    decode_batches,
+    find_checkpoint,
+    load_pretrained,
     on_device,
     weight_bytes,
 )
-from retrievers.machinery.prefetch import decode_batches
 from retrievers.machinery.vector_math import Vectors, all_images, mean_per_item, stack_batches
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from retrievers.machinery.vector_index import VectorIndex
+from retrievers.machinery.similarity import VectorIndex
 from retrievers.machinery.vector_math import Vectors
 
 LINKS, BUILD, BEAM = 32, 200, 48

@@ -24,8 +24,8 @@ from icl.registry import NestedComponent
 from icl.tasks.base import Pool
 from icl.types import Example, Query, RetrievedExample
 from retrievers.base import EXCLUDE_LEAKS, Embedder, LeakPolicy, Resources, RetrievedDemos
-from retrievers.embedders.encoder import Encoder
-from retrievers.machinery.embedding_cache import EmbeddingCache, shared_cache
+from retrievers.machinery.embeddings import EmbeddingCache, shared_cache
+from retrievers.machinery.encoder import Encoder
 from retrievers.machinery.greedy_selection import Array, PartMatches
 from retrievers.machinery.vector_math import Vectors, all_images
 

@@ -12,42 +12,54 @@ overrides the steps that differ:
     is_eligible                       which examples may be demonstrations
     select                            which of the candidates are returned
 
-This module does the rest: it caches vectors and indexes, applies the leak policy, and raises the errors. The index
-(`retrievers.machinery.vector_index`) has the similarity measure, filters during the search, and breaks ties by the
-order of the pool.
+This module does the rest: it caches vectors and indexes, applies the leak policy, and raises the errors. `VectorIndex`
+has the similarity measure, filters during the search, and breaks ties by the order of the pool. Vectors come from
+`retrievers.machinery.embeddings`.
 """
 
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from threading import Lock
 from typing import Annotated, ClassVar, Literal
 from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
 
-from icl.constraints import Fraction
+from icl.constraints import Fraction, PositiveInt
 from icl.errors import ConfigError, PlanError
 from icl.registry import NestedComponent
 from icl.tasks.base import Pool
 from icl.types import Example, Query, RetrievedExample
 from retrievers.base import EXCLUDE_LEAKS, Embedder, FittedRetriever, LeakPolicy, Resources, RetrievedDemos
-from retrievers.embedders.encoder import Encoder
-from retrievers.machinery.demo_text import TextField
-from retrievers.machinery.embedding_source import (
+from retrievers.machinery.embeddings import (
     MODALITIES_OF,
     EmbeddingSource,
+    TextField,
     check_modalities,
     for_text,
     open_source,
     source_key,
 )
-from retrievers.machinery.vector_index import Search, VectorIndex, build_index
+from retrievers.machinery.encoder import Encoder
 from retrievers.machinery.vector_math import Vectors
 
 Scores = NDArray[np.float64]
 
+
 _INDEXES: "WeakKeyDictionary[Pool, dict[Hashable, tuple[EmbeddingSource, VectorIndex]]]" = WeakKeyDictionary()
 """The indexes of all pools in use. Runs with another seed or number of shots share an index."""
+
+
+# Nearest neighbors by inner product, with filters, in a deterministic order.
+#
+# FAISS proposes candidates, and each score is computed again in float64, row by row. Neither the batch nor the number
+# of threads can therefore change a result. Equal scores are in the order of the pool. If filters exclude candidates,
+# the search asks for more, until k are left or the pool ends.
+
+
+Search = Literal["exact", "hnsw", "ivf"]
+"""exact: compare all rows. hnsw, ivf: FAISS proposes candidates from a graph or from the nearest lists."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +81,7 @@ class SimilarityRetriever:
     embedder: Annotated[Embedder, NestedComponent("embedder")] = field(
         default_factory=Encoder
     )  # what makes the vectors
-    search: Search = "exact"  # or approximate: hnsw, ivf (see retrievers.machinery.vector_index)
+    search: Search = "exact"  # or approximate: hnsw, ivf (see retrievers.machinery.similarity)
 
     @property
     def modalities(self) -> frozenset[str]:
@@ -170,6 +182,80 @@ class Neighbors:
     def retrieved(self, positions: Sequence[int], mark: str = "") -> list[RetrievedExample]:
         """The examples at these positions as results. mark: a remark that each carries into its sample."""
         return [RetrievedExample(self.example(i).id, round(float(self.scores[i]), 6), mark) for i in positions]
+
+
+RowFilter = Callable[[int], bool]
+"""Whether a row of the index may be a result of a query."""
+
+
+class VectorIndex:
+    """An exact index over unit vectors, [N, D] float32. It does not copy them."""
+
+    def __init__(self, vectors: Vectors) -> None:
+        self.vectors = np.ascontiguousarray(vectors, dtype=np.float32)
+
+    def __len__(self) -> int:
+        return len(self.vectors)
+
+    def propose(self, queries: Vectors, m: int) -> NDArray[np.int64]:
+        """Propose distinct rows that can be among the best m of each query, [Q, M]. An exact index misses none."""
+        return _proposed(queries, self.vectors, m)
+
+    def nearest(
+        self, queries: Vectors, k: int, allowed: Sequence[RowFilter] | None = None
+    ) -> list[list[tuple[int, float]]]:
+        """The k nearest rows of each query that its filter allows.
+
+        Args:
+            queries: [Q, D], unit rows.
+            allowed: One filter per query.
+
+        Returns:
+            (row, score) pairs of each query, best first; fewer than k only if fewer are allowed.
+        """
+        queries = np.ascontiguousarray(queries, dtype=np.float32)
+        hits: list[list[tuple[int, float]]] = []
+        for start in range(0, len(queries) if k > 0 else 0, CHUNK):
+            chunk = queries[start : start + CHUNK]
+            rows, scores = self._ranked(chunk, k + SLACK)
+            for i in range(len(chunk)):
+                is_allowed = allowed[start + i] if allowed else _allow_all
+                hits.append(self._filtered(chunk[i : i + 1], rows[i], scores[i], k, is_allowed))
+        return hits or [[] for _ in queries]
+
+    def _filtered(
+        self, query: Vectors, rows: NDArray[np.int64], scores: NDArray[np.float64], k: int, is_allowed: RowFilter
+    ) -> list[tuple[int, float]]:
+        while True:
+            hits: list[tuple[int, float]] = []
+            for row, score in zip(rows.tolist(), scores.tolist(), strict=True):
+                if is_allowed(row):
+                    hits.append((row, score))
+                    if len(hits) == k:
+                        break
+            searched_all = len(rows) == len(self)
+            if searched_all or (len(hits) == k and hits[-1][1] > scores[-1] + FLOAT32_ERROR):
+                return hits
+            (rows,), (scores,) = self._ranked(query, 4 * len(rows))
+
+    def _ranked(self, queries: Vectors, m: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Rows and scores [Q, M] of at least the best m candidates, best first, ties in the order of the pool."""
+        m = len(self) if 4 * m > len(self) else m
+        if m == len(self) or len(self) * len(queries) <= MIN_FAISS_SCORES:
+            rows = np.broadcast_to(np.arange(len(self)), (len(queries), len(self)))
+        else:
+            rows = np.sort(self.propose(queries, m), axis=1)
+        scores = self._scores(queries, rows)
+        best = np.argsort(-scores, axis=1, kind="stable")
+        return np.take_along_axis(rows, best, 1), np.take_along_axis(scores, best, 1)
+
+    def _scores(self, queries: Vectors, rows: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Scores row by row. BLAS is not used, because its order of summation depends on the shape."""
+        exact = queries.astype(np.float64)
+        scores = np.empty(rows.shape)
+        for i, of_query in enumerate(rows):
+            scores[i] = (self.vectors[of_query] * exact[i]).sum(axis=1)
+        return scores
 
 
 @dataclass(frozen=True)
@@ -276,3 +362,78 @@ def embed_by_modality(
         return questions
     images = source.embed_images(items)
     return np.hstack([images * np.float32(weight**0.5), questions * np.float32((1 - weight) ** 0.5)])
+
+
+_GUARD = Lock()
+
+
+MIN_FAISS_SCORES = 4096
+"""Up to this number of scores (rows x queries), all rows are scored, because FAISS would be slower."""
+
+
+SLACK = 8
+"""Candidates beyond k in the first search, for filtered rows and ties."""
+
+
+FLOAT32_ERROR = 1e-5
+"""The largest error of a float32 inner product of unit vectors."""
+
+
+MIN_BLAS_QUERIES = 4
+"""From this number of queries on, one matrix product is faster than a scan per query."""
+
+
+CHUNK = 1024
+"""Queries scored at once. It bounds the memory."""
+
+
+def build_index(vectors: Vectors, search: Search = "exact") -> VectorIndex:
+    """Build an index over unit rows. Small indexes are always exact."""
+    if search == "exact" or len(vectors) <= MIN_FAISS_SCORES:
+        return VectorIndex(vectors)
+    from retrievers.machinery.approximate_search import HNSW, IVF
+
+    return HNSW(vectors) if search == "hnsw" else IVF(vectors)
+
+
+def _proposed(queries: Vectors, vectors: Vectors, m: int) -> NDArray[np.int64]:
+    """Rows [Q, m] from FAISS. By default, FAISS uses matrix products only from many queries on."""
+    import faiss
+
+    with _GUARD:
+        default = faiss.cvar.distance_compute_blas_threshold
+        faiss.cvar.distance_compute_blas_threshold = MIN_BLAS_QUERIES * vectors.shape[1]
+        try:
+            _, rows = faiss.knn(queries, vectors, m, metric=faiss.METRIC_INNER_PRODUCT)
+        finally:
+            faiss.cvar.distance_compute_blas_threshold = default
+    return np.asarray(rows, dtype=np.int64)
+
+
+def _allow_all(row: int) -> bool:
+    return True
+
+
+@dataclass(frozen=True, kw_only=True)
+class CandidateSetRetriever(ModalityRetriever):
+    """Base of retrievers that select a set from the nearest `candidates`.
+
+    If there are fewer candidates than shots, the next nearest members follow. The candidates do not depend on the
+    number of shots, so a greedy selection is nested.
+    """
+
+    candidates: PositiveInt = 100  # how many of the nearest members the set is selected from
+
+    def num_candidates(self, k: int) -> int:
+        return max(k, self.candidates)
+
+    def select(self, neighbors: Neighbors, k: int) -> Sequence[RetrievedExample]:
+        first = replace(neighbors, rows=neighbors.rows[: self.candidates], scores=neighbors.scores[: self.candidates])
+        demos = list(self.choose_set(first, min(k, len(first))))
+        return (
+            [*demos, *neighbors.retrieved(range(len(first), len(first) + k - len(demos)))] if self.returns_k else demos
+        )
+
+    def choose_set(self, neighbors: Neighbors, k: int) -> Sequence[RetrievedExample]:
+        """Select k of the candidates; fewer only if `returns_k` is False."""
+        raise NotImplementedError

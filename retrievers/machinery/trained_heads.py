@@ -1,13 +1,20 @@
-"""Files of trained heads: checksums of their content, and checks that a head matches an embedder."""
+"""Trained heads: their files, checks that a head matches an embedder, and the contrastive head."""
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from icl.errors import DataError, PlanError
-from retrievers.machinery.vector_math import Vectors
+from retrievers.machinery.vector_math import Vectors, normalize_rows
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
 
 CHECKSUM = "checksum"
 """Metadata key of the sha256 of everything else in the file."""
@@ -77,3 +84,134 @@ def check_width(what: str, dimensions: int, vectors: Vectors) -> None:
             f"{what} expects vectors with {dimensions} dimensions, but the embedder returns {vectors.shape[1]}. "
             "Train a head with this embedder."
         )
+
+
+# A class-conditioned contrastive head over frozen embeddings (after CCI, Zhou et al. 2024).
+#
+#     z = unit(W x),    W = I before training
+#     L_i = - mean over p in P(i) of  log[ exp(z_i z_p / t) / sum over a in A(i) of exp(z_i z_a / t) ]
+#
+# P(i) are the rows of i's class from other domains, or all rows of its class if no other domain has the class. A(i)
+# is P(i) and all other classes; other rows of i's class are excluded, because the sum would push them away. The mean
+# excludes anchors without a positive. This is a reconstruction: the paper does not publish its negatives, temperature
+# and schedule. The alternatives are positives `class` (all of the class) and sum over `all_rows`; both together are
+# the supervised contrastive loss.
+
+
+Positives = Literal["other_domains", "class"]
+
+
+Sum = Literal["positives_and_others", "all_rows"]
+
+
+@dataclass(frozen=True)
+class HeadTraining:
+    """The settings of training. Gradients are full up to `batch` rows; above, batches are drawn from the seed."""
+
+    steps: int = 100
+    rate: float = 1e-3
+    temperature: float = 0.1
+    positives: Positives = "other_domains"
+    sum_over: Sum = "positives_and_others"
+    pull: float = 0.0  # weight of ||W - I||^2, which keeps the head near the identity
+    batch: int = 1024
+    seed: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class ContrastiveHead:
+    """A linear head over unit vectors.
+
+    weights: [D, D]. embedder: the digest of the embedder of the training data. domains: the training domains.
+    """
+
+    weights: Vectors
+    embedder: str
+    domains: tuple[str, ...] = ()
+
+    def __call__(self, vectors: Vectors) -> Vectors:
+        """[N, D] unit rows -> [N, D] unit rows."""
+        check_width("the head", self.weights.shape[1], vectors)
+        if np.array_equal(self.weights, np.eye(len(self.weights))):
+            return vectors
+        return normalize_rows(vectors @ self.weights.T)
+
+    def save(self, path: str | Path) -> None:
+        """Write a safetensors file with the embedder's digest and the domains in its metadata."""
+        metadata = {"embedder": self.embedder, "domains": json.dumps(self.domains), "format": "mm-icl head 2"}
+        save_head(path, {"weights": self.weights}, metadata)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "ContrastiveHead":
+        """Read a file that `save` wrote. Raises DataError if it is not a head, or is damaged."""
+        tensors, metadata = load_head(path, "a saved head")
+        try:
+            return cls(tensors["weights"], metadata["embedder"], tuple(json.loads(metadata["domains"])))
+        except (KeyError, ValueError) as error:
+            raise DataError(f"{path} is not a saved head ({type(error).__name__}: {error}).") from error
+
+
+def train_head(
+    vectors: Vectors,
+    labels: Sequence[str],
+    domains: Sequence[str | None],
+    embedder: str = "",
+    training: HeadTraining | None = None,
+) -> ContrastiveHead:
+    """Train a head on vectors [N, D], unit rows. Raises PlanError if no two rows share a label, or all do."""
+    import torch
+
+    training = training or HeadTraining()
+    if len(set(labels)) < 2:
+        raise PlanError(f"a head needs two labels or more to tell apart, and its {len(labels)} examples have one.")
+    if len(set(labels)) == len(labels):
+        raise PlanError(f"a head needs labels with two examples or more; each of the {len(labels)} has its own.")
+    class_ids, domain_ids = _numbers(labels), _numbers(domains)
+    rows = torch.from_numpy(np.ascontiguousarray(vectors))
+    identity = torch.eye(vectors.shape[1])
+    weights = identity.clone().requires_grad_()
+    optimizer = torch.optim.Adam([weights], lr=training.rate)
+    rng = np.random.Generator(np.random.Philox(training.seed))
+    for _ in range(training.steps):
+        batch = _batch(rng, len(rows), training.batch)
+        projected = torch.nn.functional.normalize(rows[batch] @ weights.T, dim=1)
+        loss = contrastive_loss(projected, class_ids[batch], domain_ids[batch], training)
+        optimizer.zero_grad()
+        (loss + training.pull * (weights - identity).square().sum()).backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+    training_domains = tuple(sorted({domain for domain in domains if domain is not None}))
+    return ContrastiveHead(weights.detach().numpy().astype(np.float32), embedder, training_domains)
+
+
+def contrastive_loss(rows: "Tensor", classes: "Tensor", domains: "Tensor", training: HeadTraining) -> "Tensor":
+    """The mean loss over anchors with a positive; 0 without such anchors.
+
+    rows: [N, D], unit rows. classes, domains: [N] long.
+    """
+    import torch
+
+    same = classes[:, None] == classes
+    itself = torch.eye(len(rows), dtype=torch.bool)
+    cross_domain = same & (domains[:, None] != domains)
+    use_cross_domain = cross_domain.any(dim=1, keepdim=True) & (training.positives == "other_domains")
+    positives = torch.where(use_cross_domain, cross_domain, same & ~itself)
+    counted = positives | ~same if training.sum_over == "positives_and_others" else ~itself
+    scores = rows @ rows.T / training.temperature
+    denominators = scores.masked_fill(~counted, -torch.inf).logsumexp(dim=1, keepdim=True)
+    losses = torch.where(positives, denominators - scores, 0.0).sum(dim=1)
+    count = positives.sum(dim=1)
+    has_positive = count > 0
+    return (losses[has_positive] / count[has_positive]).mean() if bool(has_positive.any()) else rows.sum() * 0
+
+
+def _numbers(values: Sequence[str | None]) -> "Tensor":
+    import torch
+
+    order = {value: i for i, value in enumerate(dict.fromkeys(values))}
+    return torch.tensor([order[value] for value in values])
+
+
+def _batch(rng: np.random.Generator, size: int, limit: int) -> "Tensor":
+    import torch
+
+    return torch.arange(size) if size <= limit else torch.from_numpy(rng.permutation(size)[:limit])

@@ -21,8 +21,8 @@ from icl.registry import NestedComponent, component
 from icl.tasks.base import Pool
 from icl.types import Part, Prompt, Query, RetrievedExample, Turn
 from retrievers.base import Embedder, Resources, RetrievedDemos
-from retrievers.embedders.encoder import Encoder
-from retrievers.machinery.embedding_source import EmbeddingSource, open_source, reads
+from retrievers.machinery.embeddings import EmbeddingSource, open_source, reads
+from retrievers.machinery.encoder import Encoder
 from retrievers.machinery.vector_math import Vectors
 
 if TYPE_CHECKING:

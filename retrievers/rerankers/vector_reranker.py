@@ -8,8 +8,8 @@ from icl.registry import NestedComponent
 from icl.tasks.base import Pool
 from icl.types import Query, RetrievedExample
 from retrievers.base import Embedder, Resources, RetrievedDemos
-from retrievers.embedders.encoder import Encoder
-from retrievers.machinery.embedding_source import MODALITIES_OF, EmbeddingSource, check_modalities, open_source
+from retrievers.machinery.embeddings import MODALITIES_OF, EmbeddingSource, check_modalities, open_source
+from retrievers.machinery.encoder import Encoder
 from retrievers.machinery.similarity import embed_by_modality
 from retrievers.machinery.vector_math import Vectors
 

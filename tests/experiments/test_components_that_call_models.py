@@ -9,7 +9,7 @@ from experiments.api import load_model, load_task, retrieve, run
 from icl.models.answer_likelihood import demo_prompt
 from icl.models.short_answers import answers
 from icl.streams import StreamKey
-from retrievers.embedders.encoder import Encoder
+from retrievers.machinery.encoder import Encoder
 
 TASK: dict[str, Any] = {"name": "binding", "ways": 2, "queries": 2}
 TINY = {"name": "hf", "path": "tiny"}

@@ -12,7 +12,7 @@ from icl.parameter_files import expand_user
 from icl.registry import build
 from icl.tasks.drawings.table import drawings_folder
 from retrievers.embedders.sentence_transformers import SentenceTransformers
-from retrievers.machinery.checkpoints import find_checkpoint
+from retrievers.machinery.embedding_models import find_checkpoint
 
 STRANGER = "~no-such-user/files"
 

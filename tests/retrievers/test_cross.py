@@ -111,7 +111,7 @@ def test_an_encoder_of_one_modality_is_an_error(name: str) -> None:
 def test_stages_are_exact_against_a_plain_sort(clip: Any, noise: Make, example: Make) -> None:
     import numpy as np
 
-    from retrievers.embedders.encoder import Encoder
+    from retrievers.machinery.encoder import Encoder
 
     words = ["which", "what", "color", "red", "green", "blue", "shape", "count"]
     texts = [f"{a} {b} ?" for a in words for b in words]

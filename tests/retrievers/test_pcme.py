@@ -13,19 +13,17 @@ from icl.errors import ConfigError, DataError, PlanError
 from icl.registry import build
 from icl.tasks.base import Pool
 from retrievers.base import Resources
-from retrievers.machinery.checkpoints import SHIPPED
 from retrievers.machinery.conformance import check_retriever
-from retrievers.machinery.embedding_cache import num_embedded
-from retrievers.machinery.match_probability import (
+from retrievers.machinery.embedding_models import SHIPPED
+from retrievers.machinery.embeddings import num_embedded
+from retrievers.machinery.variance_heads import (
     GaussianEmbedding,
     GaussianEmbeddings,
-    match_probabilities,
-)
-from retrievers.machinery.variance_heads import (
     VarianceHead,
     VarianceHeads,
     VarianceTraining,
     fit_variance_heads,
+    match_probabilities,
     soft_contrastive,
 )
 from retrievers.machinery.vector_math import normalize_rows

@@ -18,7 +18,7 @@ from icl.tasks.base import Pool
 from icl.types import Example
 from retrievers import invariant_select
 from retrievers.base import Resources
-from retrievers.machinery.contrastive_head import ContrastiveHead, HeadTraining, contrastive_loss, train_head
+from retrievers.machinery.trained_heads import ContrastiveHead, HeadTraining, contrastive_loss, train_head
 from retrievers.machinery.vector_math import normalize_rows
 
 Make = Callable[..., Any]

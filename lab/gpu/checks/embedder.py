@@ -38,10 +38,8 @@ def run(bench: Bench) -> Iterator[Figure]:
 
 def load_encoder(device: str) -> Any:
     """The shipped encoder on a device."""
-    from retrievers.embedders.encoder import Encoder
-    from retrievers.machinery.checkpoints import find_checkpoint
-    from retrievers.machinery.dual_encoder import DualEncoder
-    from retrievers.machinery.embedder_device import EmbedderPlacement
+    from retrievers.machinery.embedding_models import EmbedderPlacement, find_checkpoint
+    from retrievers.machinery.encoder import DualEncoder, Encoder
 
     return DualEncoder(find_checkpoint(Encoder().path), EmbedderPlacement(device, "float32"))
 

@@ -10,7 +10,7 @@ from experiments.report.analysis_panels import analysis_panels, figure_spec
 from icl.errors import ConfigError
 from icl.registry import build
 from retrievers.diagnostics.encoder_scores import correspondence, mutual_neighbors
-from retrievers.machinery.demo_text import demo_text
+from retrievers.machinery.embeddings import demo_text
 
 TASK = {"name": "counting", "queries": 4, "pool_size": 14}
 

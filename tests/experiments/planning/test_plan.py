@@ -104,7 +104,7 @@ def test_a_large_pool_is_not_embedded_for_a_plan(mapping: Any, monkeypatch: pyte
 
 def test_a_plan_does_not_call_the_model(mapping: Any, toy: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        "retrievers.machinery.subset_scoring.SubsetRetriever.fit", lambda *_: pytest.fail("the model was called")
+        "retrievers.machinery.greedy_selection.SubsetRetriever.fit", lambda *_: pytest.fail("the model was called")
     )
     monkeypatch.setattr(
         "prompts.orderers.model_orderer.ModelOrderer.fitted", lambda *_: pytest.fail("the model was called")

@@ -16,9 +16,8 @@ from icl.models.checkpoint_errors import reason
 from icl.models.hf.adapter import LoraAdapter
 from icl.models.hf.checkpoint import Checkpoint
 from retrievers.embedders.vision import VisionBackbone
-from retrievers.machinery.dual_encoder import DualEncoder
-from retrievers.machinery.embedder_device import EmbedderPlacement
-from retrievers.machinery.sentence_encoder import SentenceEncoder
+from retrievers.machinery.embedding_models import EmbedderPlacement, SentenceEncoder
+from retrievers.machinery.encoder import DualEncoder
 
 SHIPPED = Path(__file__).parents[3] / "icl" / "models" / "tiny" / "checkpoints"
 REFUSED = r"a pickle of more than tensors, which could run code by being read and is not opened\. Take a copy with"

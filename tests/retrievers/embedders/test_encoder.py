@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from icl.errors import ModelError
-from retrievers.embedders.encoder import Encoder
+from retrievers.machinery.encoder import Encoder
 
 Make = Callable[..., Any]
 

@@ -30,7 +30,7 @@ def test_the_cosine_of_a_mix_is_the_mean_of_both(weight: float, noise: Make, exa
 
 
 def test_mixing_costs_no_second_pass(color: Make, example: Make) -> None:
-    from retrievers.machinery.embedding_cache import num_embedded
+    from retrievers.machinery.embeddings import num_embedded
 
     pool = Pool(tuple(example(f"e{i}", color("red", i)) for i in range(4)))
     for name in ("histogram", "pixels"):

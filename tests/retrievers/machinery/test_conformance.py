@@ -12,8 +12,8 @@ from icl.registry import build, entries, resolve
 from icl.streams import StreamKey
 from icl.types import RetrievedExample
 from retrievers.base import ALLOW_LEAKS, EXCLUDE_LEAKS, Resources
-from retrievers.machinery.checkpoints import SHIPPED
 from retrievers.machinery.conformance import check_retriever, sample_pool, sample_queries
+from retrievers.machinery.embedding_models import SHIPPED
 from retrievers.with_leaks import WithLeaks
 
 NAMES = list(entries("retriever"))

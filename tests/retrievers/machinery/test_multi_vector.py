@@ -13,10 +13,9 @@ from icl.tasks.base import Pool
 from icl.types import Example, Query, RetrievedExample
 from retrievers.base import Resources
 from retrievers.machinery import multi_vector
-from retrievers.machinery.candidate_sets import CandidateSetRetriever
 from retrievers.machinery.greedy_selection import PartMatches
 from retrievers.machinery.multi_vector import MultiVectorRetriever, PoolParts, _by_item
-from retrievers.machinery.similarity import Neighbors
+from retrievers.machinery.similarity import CandidateSetRetriever, Neighbors
 
 Make = Callable[..., Any]
 

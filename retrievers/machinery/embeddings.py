@@ -1,30 +1,131 @@
-"""The embedding cache: every image and text is embedded once, in memory, on disk and across processes.
+"""Where the vectors of images and texts come from: an embedder with its cache, or a transform of other sources.
 
-The key of a vector is its content (the digest of the image, or the text) and the digest of the embedder (weights,
-settings, and the code of an embedder of your own), so a vector is never stale. `EmbeddingCache.count` has the number
-of computed vectors.
+A transform of an embedder (such as `centered` or `mix`) is an embedder with one more method:
+
+    open(cache, pool) -> EmbeddingSource
+
+The cache on disk has the vectors of the embedders inside, so a transform needs no second pass through an encoder. A
+fitted transform (means, a head) uses only the pool.
 """
 
+import re
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import fields, is_dataclass, replace
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 import numpy as np
 
 from icl.cache_folder import cache_folder
 from icl.component_json import describe
-from icl.errors import ConfigError, ModelError
+from icl.errors import ConfigError, ModelError, PlanError
 from icl.images import Image
+from icl.tasks.base import Pool
 from icl.types import Example, Query
 from retrievers.base import Embedder
-from retrievers.machinery.embedder_device import placements
+from retrievers.machinery.embedding_models import placements
 from retrievers.machinery.vector_math import Vectors, all_images, mean_per_item
 from retrievers.machinery.vector_store import FORMAT, VectorStore, warn
 
+
+class EmbeddingSource(Protocol):
+    """A source of unit vectors for items and texts, such as `EmbeddingCache`."""
+
+    def embed_images(self, items: Sequence[Query | Example]) -> Vectors: ...
+
+    def embed_texts(self, texts: Sequence[str]) -> Vectors: ...
+
+
+def open_source(embedder: Embedder, cache: str | None, pool: Pool) -> EmbeddingSource:
+    """Open the source of an embedder for retrieval from a pool."""
+    opened = getattr(embedder, "open", None)
+    source: EmbeddingSource = shared_cache(embedder, cache) if opened is None else opened(cache, pool)
+    return source
+
+
+TextField = Literal["answer", "question", "both"]
+
+
+def for_text(embedder: Embedder, text: TextField) -> Embedder:
+    """The embedder for a retriever that compares this text of the pool.
+
+    An embedder that depends on it, such as `centered`, has a method `for_text`. Embedders inside others are found.
+    """
+    if hasattr(embedder, "for_text"):
+        fitted: Embedder = embedder.for_text(text)
+        return fitted
+    component: Any = embedder
+    inner = {f.name: getattr(component, f.name) for f in (fields(component) if is_dataclass(component) else ())}
+    changes = {name: for_text(value, text) for name, value in inner.items() if hasattr(value, "embed_texts")}
+    if all(changes[name] is inner[name] for name in changes):
+        return embedder
+    changed: Embedder = replace(component, **changes)
+    return changed
+
+
+def source_key(embedder: Embedder, cache: str | None) -> tuple[Any, ...]:
+    """A key of sources: on one pool, equal keys mean equal sources."""
+    return embedder.digest, cache_folder(cache)
+
+
+def reads(embedder: Embedder) -> frozenset[str]:
+    """The modalities that an embedder reads: 'image', 'text' or both. Both is the default."""
+    return frozenset(getattr(embedder, "reads", ("image", "text")))
+
+
+MODALITIES_OF: Mapping[str, frozenset[str]] = {
+    "image": frozenset({"image"}),
+    "question": frozenset({"text"}),
+    "both": frozenset({"image", "text"}),
+}
+"""The modalities that the embedder must read, for each value of `by`."""
+
+
+def check_modalities(embedder: Embedder, required: frozenset[str], error_prefix: str = "") -> None:
+    """Raises ConfigError if the embedder does not read all required modalities.
+
+    error_prefix: the settings that the error names first.
+    """
+    if missing := required - reads(embedder):
+        only = "images" if "text" in missing else "texts"
+        raise ConfigError(
+            f"{error_prefix}its embedder {embedder!r} reads {only} only. "
+            f"Use an embedder that reads {' and '.join(sorted(required))} (encoder, efficientnet_minilm, paired)."
+        )
+
+
+class PoolFitted:
+    """Base of embedders that change the vectors of another embedder `of` by those of a pool."""
+
+    of: Embedder
+
+    @property
+    def reads(self) -> frozenset[str]:
+        return reads(self.of)
+
+    def embed_images(self, items: Sequence[Query | Example]) -> Vectors:
+        raise self._no_pool()
+
+    def embed_texts(self, texts: Sequence[str]) -> Vectors:
+        raise self._no_pool()
+
+    def _no_pool(self) -> PlanError:
+        name = type(self).component[1]  # type: ignore[attr-defined]
+        return PlanError(f"embedder '{name}' is fitted on a pool: use it inside a retriever, not by itself.")
+
+
+# The embedding cache: every image and text is embedded once, in memory, on disk and across processes.
+#
+# The key of a vector is its content (the digest of the image, or the text) and the digest of the embedder (weights,
+# settings, and the code of an embedder of your own), so a vector is never stale. `EmbeddingCache.count` has the
+# number of computed vectors.
+
+
 T = TypeVar("T")
+
 
 CHUNK = 512
 """Items per write. A killed process loses at most this many vectors."""
@@ -149,7 +250,11 @@ def _unflatten(rows: Vectors) -> Vectors:
 
 
 _EMBEDDED = {"image": 0, "text": 0, "patches": 0, "words": 0}
+
+
 _SHARED: dict[tuple[str, Path], EmbeddingCache] = {}
+
+
 _GUARD = threading.Lock()
 
 
@@ -171,3 +276,20 @@ def clear_memory() -> None:
     """Delete all vectors from memory. The files stay."""
     with _GUARD:
         _SHARED.clear()
+
+
+_WORD = re.compile(r"\w+")
+
+
+def demo_text(example: Example, which: TextField) -> str:
+    """The answer, the question, or the question followed by the answer."""
+    return {
+        "answer": example.answer,
+        "question": example.question,
+        "both": f"{example.question} {example.answer}",
+    }[which]
+
+
+def split_words(text: str) -> list[str]:
+    """Lower-case word tokens in order, without a list of stop words."""
+    return _WORD.findall(text.lower())

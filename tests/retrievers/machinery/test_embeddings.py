@@ -12,10 +12,10 @@ import pytest
 from icl.cache_folder import cache_folder
 from icl.errors import ICLWarning, ModelError
 from icl.registry import build
-from retrievers.embedders.encoder import Encoder
 from retrievers.embedders.histogram import Histogram
-from retrievers.machinery import embedding_cache as cache_module
-from retrievers.machinery.embedding_cache import EmbeddingCache, num_embedded, shared_cache
+from retrievers.machinery import embeddings as cache_module
+from retrievers.machinery.embeddings import EmbeddingCache, num_embedded, shared_cache
+from retrievers.machinery.encoder import Encoder
 from retrievers.machinery.vector_math import Vectors, normalize_rows
 from retrievers.machinery.vector_store import VectorStore
 
