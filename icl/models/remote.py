@@ -74,7 +74,7 @@ class Remote(Model):
     model: str  # name of the model at the endpoint
     key_env: str | None = None  # environment variable with the API key; none: no key is sent
     concurrency: Annotated[int, Ge(1), Le(1024)] = 8  # requests in flight
-    timeout: Positive = 120.0  # seconds for one answer
+    timeout: Positive = 120.0  # seconds without a byte of the answer
     retries: Count = 5  # after the first attempt: on 408, 429, 5xx, timeouts, broken connections
     backoff: Positive = 1.0  # seconds before the second attempt, doubled for each further one; Retry-After has priority
     max_tokens: PositiveInt | None = None  # context length; none: the endpoint refuses what is too long
@@ -242,7 +242,7 @@ class Remote(Model):
                 flight are reported first.
         """
         self.endpoint.stopped.clear()
-        _ = self.cached  # created before threads use it
+        _ = self.cached, self.endpoint.client  # created before threads use them
         refusals: list[EndpointUnavailableError] = []  # the first is the reason; those after it are of stopped requests
 
         def answer(request: Request) -> Generation:

@@ -25,6 +25,10 @@ from icl.text.reasoning_blocks import FORCED_TOKENS
 from icl.types import Part, Prompt, Turn
 
 
+STOP = "stop must be a string or a list of strings, at most 64 of at most 1024 characters"
+OPTIONS = "icl.options must be a list of at most 256 strings, each once"
+
+
 def chat_body(**more: Any) -> dict[str, Any]:
     return {"messages": [{"role": "user", "content": "Which color?"}], "vllm_xargs": {"strategy": "greedy"}, **more}
 
@@ -44,14 +48,26 @@ def image_piece(url: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("more", "sentence"),
     [
-        ({"stop": 5}, "stop must be a string or a list of strings, not 5."),
-        ({"stop": {"a": 1}}, "stop must be a string or a list of strings, not {'a': 1}."),
-        ({"stop": ["a", ""]}, "stop must be a string or a list of strings, not ['a', '']."),
-        ({"stop": ["a", 1]}, "stop must be a string or a list of strings, not ['a', 1]."),
+        ({"stop": 5}, "stop must be a string or a list of strings, at most 64 of at most 1024 characters, not 5."),
+        (
+            {"stop": {"a": 1}},
+            "stop must be a string or a list of strings, at most 64 of at most 1024 characters, not {'a': 1}.",
+        ),
+        (
+            {"stop": ["a", ""]},
+            "stop must be a string or a list of strings, at most 64 of at most 1024 characters, not ['a', ''].",
+        ),
+        (
+            {"stop": ["a", 1]},
+            "stop must be a string or a list of strings, at most 64 of at most 1024 characters, not ['a', 1].",
+        ),
         ({"max_tokens": 0}, "max_tokens must be an integer of at least 1, not 0."),
         ({"max_tokens": 2.0}, "max_tokens must be an integer of at least 1, not 2.0."),
         ({"max_tokens": True}, "max_tokens must be an integer of at least 1, not True."),
-        ({"max_tokens": 5, "max_completion_tokens": -1}, "max_tokens must be an integer of at least 1, not -1."),
+        (
+            {"max_tokens": 5, "max_completion_tokens": -1},
+            "max_completion_tokens must be an integer of at least 1, not -1.",
+        ),
         ({"n": 2}, "n: a request with a strategy returns one plain answer. Remove this field."),
         ({"logprobs": True}, "logprobs: a request with a strategy returns one plain answer. Remove this field."),
         ({"tools": [{}]}, "tools: a request with a strategy returns one plain answer. Remove this field."),
@@ -72,8 +88,8 @@ def image_piece(url: Any) -> dict[str, Any]:
             "max_token: a request with a strategy returns one plain answer. Remove this field. Did you mean "
             "'max_tokens'?",
         ),
-        ({"stop": ["a"] * 65}, "stop may have at most 64 strings of at most 1024 characters."),
-        ({"stop": "a" * 1025}, "stop may have at most 64 strings of at most 1024 characters."),
+        ({"stop": ["a"] * 65}, f"{STOP}, not {['a'] * 65!r:.80}."),
+        ({"stop": "a" * 1025}, f"{STOP}, not '{'a' * 79}."),
         ({"max_thinking_tokens": -1}, "max_thinking_tokens must be an integer from 0 to 100000, not -1."),
         ({"max_thinking_tokens": 10**6}, "max_thinking_tokens must be an integer from 0 to 100000, not 1000000."),
         ({"max_thinking_tokens": True}, "max_thinking_tokens must be an integer from 0 to 100000, not True."),
@@ -81,31 +97,34 @@ def image_piece(url: Any) -> dict[str, Any]:
             {"max_thinking_tokens": 9, "stop": "."},
             "stop would also end the reasoning. Remove it, or max_thinking_tokens.",
         ),
-        ({"user": "u" * 1025}, "user must be a string of at most 1024 characters."),
-        ({"user": {"a": 1}}, "user must be a string of at most 1024 characters."),
-        ({"model": ["tiny"]}, "model must be a string of at most 1024 characters."),
+        ({"user": "u" * 1025}, f"user must be a string of at most 1024 characters, not '{'u' * 79}."),
+        ({"user": {"a": 1}}, "user must be a string of at most 1024 characters, not {'a': 1}."),
+        ({"model": ["tiny"]}, "model must be a string of at most 1024 characters, not ['tiny']."),
         ({"stream": "no"}, "stream must be true or false, not 'no'."),
         ({"seed": 2**63}, "seed must be an integer of 64 bits, not 9223372036854775808."),
-        ({"seed": "x"}, "seed must be an integer, not 'x'."),
-        ({"seed": True}, "seed must be an integer, not True."),
-        ({"icl": 5}, "icl must be a mapping with the keys trace, top, options, normalize, other."),
-        ({"icl": {"tracing": 1}}, "icl must be a mapping with the keys trace, top, options, normalize, other."),
-        ({"icl": {"options": "red"}}, "icl.options must be a list of strings."),
-        ({"icl": {"options": ["red", ""]}}, "icl.options must be a list of strings."),
-        ({"icl": {"options": ["red", 5]}}, "icl.options must be a list of strings."),
-        ({"icl": {"options": ["a", "b", "a"]}}, "icl.options has 3 texts; it may have 256, each once."),
-        ({"icl": {"options": list(map(str, range(257)))}}, "icl.options has 257 texts; it may have 256, each once."),
+        ({"seed": "x"}, "seed must be an integer of 64 bits, not 'x'."),
+        ({"seed": True}, "seed must be an integer of 64 bits, not True."),
+        ({"icl": 5}, "icl must be a mapping with the keys trace, top, options, normalize, other, not 5."),
+        (
+            {"icl": {"tracing": 1}},
+            "icl must be a mapping with the keys trace, top, options, normalize, other, not {'tracing': 1}.",
+        ),
+        ({"icl": {"options": "red"}}, f"{OPTIONS}, not 'red'."),
+        ({"icl": {"options": ["red", ""]}}, f"{OPTIONS}, not ['red', '']."),
+        ({"icl": {"options": ["red", 5]}}, f"{OPTIONS}, not ['red', 5]."),
+        ({"icl": {"options": ["a", "b", "a"]}}, f"{OPTIONS}, not ['a', 'b', 'a']."),
+        ({"icl": {"options": list(map(str, range(257)))}}, f"{OPTIONS}, not {list(map(str, range(257)))!r:.80}."),
         (
             {"icl": {"options": ["a", "b"]}, "max_thinking_tokens": 9},
             "options are scored without reasoning. Remove max_thinking_tokens, or icl.options.",
         ),
-        ({"icl": {"normalize": "words"}}, "icl.normalize must be one of sum, mean, bytes."),
-        ({"icl": {"top": -1}}, "icl.top must be a number of tokens, at most 256."),
-        ({"icl": {"top": 257}}, "icl.top must be a number of tokens, at most 256."),
-        ({"icl": {"top": 1.5}}, "icl.top must be a number of tokens, at most 256."),
-        ({"icl": {"top": True}}, "icl.top must be a number of tokens, at most 256."),
-        ({"icl": {"other": []}}, "icl.other must be the prompt of another sample: a mapping with messages."),
-        ({"icl": {"other": {"messages": []}}}, "messages must be a list with at least one message."),
+        ({"icl": {"normalize": "words"}}, "icl.normalize must be one of sum, mean, bytes, not 'words'."),
+        ({"icl": {"top": -1}}, "icl.top must be a number of tokens, at most 256, not -1."),
+        ({"icl": {"top": 257}}, "icl.top must be a number of tokens, at most 256, not 257."),
+        ({"icl": {"top": 1.5}}, "icl.top must be a number of tokens, at most 256, not 1.5."),
+        ({"icl": {"top": True}}, "icl.top must be a number of tokens, at most 256, not True."),
+        ({"icl": {"other": []}}, "icl.other must be the prompt of another sample: a mapping with messages, not []."),
+        ({"icl": {"other": {"messages": []}}}, "icl.other.messages must be a list with at least one message, not []."),
         (
             {"icl": {}, "stream": True},
             "icl: these results are available for complete answers only. Remove stream and stop.",
@@ -125,25 +144,25 @@ def test_an_invalid_request_is_an_error_with_a_message(more: dict[str, Any], sen
 @pytest.mark.parametrize(
     ("messages", "sentence"),
     [
-        (None, "messages must be a list with at least one message."),
-        ({"role": "user"}, "messages must be a list with at least one message."),
+        (None, "messages must be a list with at least one message, not None."),
+        ({"role": "user"}, "messages must be a list with at least one message, not {'role': 'user'}."),
         ([{"role": "assistant", "content": "red"}], "messages has no message of role 'user'."),
-        (["hello"], "messages has no message of role 'user'."),
-        (["hello", user({})], "messages[0]: the role must be system, user or assistant, not None."),
-        ([{"role": "tool"}, user({})], "messages[0]: the role must be system, user or assistant, not 'tool'."),
-        ([user()], "messages[0].content must be a string, or a list of texts and images."),
-        ([{"role": "user", "content": 5}], "messages[0].content must be a string, or a list of texts and images."),
-        ([user("x")], "messages[0].content[0]: the type of a content part must be text or image_url, not None."),
-        ([user({"type": "text", "text": 5})],
-         "messages[0].content[0]: the type of a content part must be text or image_url, not 'text'."),
+        (["hello"], "messages[0] must be a mapping with a role and content, not 'hello'."),
+        (["hello", user({})], "messages[0] must be a mapping with a role and content, not 'hello'."),
+        ([{"role": "tool"}, user({})], "messages[0].role must be system, user or assistant, not 'tool'."),
+        ([user()], "messages[0].content must be a string, or a list of texts and images, not []."),
+        ([{"role": "user", "content": 5}],
+         "messages[0].content must be a string, or a list of texts and images, not 5."),
+        ([user("x")], "messages[0].content[0] must be a mapping of type text or image_url, not 'x'."),
+        ([user({"type": "text", "text": 5})], "messages[0].content[0].text must be a string, not 5."),
         ([user({"type": "text", "text": "x"}, {"type": "audio"})],
-         "messages[0].content[1]: the type of a content part must be text or image_url, not 'audio'."),
+         "messages[0].content[1] must be a mapping of type text or image_url, not {'type': 'audio'}."),
         ([user({"type": "text", "text": "x", "name": "a b"})],
-         "messages[0].content[0].name is the name of a span, such as demo[0].answer, not 'a b'."),
+         "messages[0].content[0].name must be the name of a span, such as demo[0].answer, not 'a b'."),
         ([user({"type": "text", "text": "x", "name": 7})],
-         "messages[0].content[0].name is the name of a span, such as demo[0].answer, not '7'."),
+         "messages[0].content[0].name must be the name of a span, such as demo[0].answer, not 7."),
         ([user({"type": "text", "text": "x", "name": "a" * 81})],
-         f"messages[0].content[0].name is the name of a span, such as demo[0].answer, not '{'a' * 80}'."),
+         f"messages[0].content[0].name must be the name of a span, such as demo[0].answer, not '{'a' * 79}."),
         ([user(image_piece({"url": "https://example.com/a.png"}))],
          "messages[0].content[0]: send the image itself (data:image/png;base64,...). The server does not fetch URLs."),
         ([user(image_piece(5))],
@@ -219,7 +238,9 @@ def test_the_other_fields_of_a_request_are_parsed() -> None:
 def test_the_key_icl_is_parsed() -> None:
     assert parse_request(chat_body(icl={})).extended == ExtendedOptions()
     more = {"trace": True, "top": MAX_OPTIONS, "options": ["yes", "no"], "normalize": "bytes"}
-    assert parse_request(chat_body(icl=more)).extended == ExtendedOptions(True, 256, ("yes", "no"), "bytes")
+    assert parse_request(chat_body(icl=more)).extended == ExtendedOptions(
+        trace=True, top=256, options=("yes", "no"), normalize="bytes"
+    )
     many = tuple(map(str, range(MAX_OPTIONS)))
     assert parse_request(chat_body(icl={"options": list(many)})).extended == ExtendedOptions(options=many)
 
