@@ -151,7 +151,7 @@ class ExtendedOptions(_Fields):
     model_config = ConfigDict(extra="forbid")
 
     trace: Annotated[bool, BeforeValidator(bool)] = False
-    top: int = Field(0, ge=0, le=MAX_OPTIONS)
+    top: int = Field(default=0, ge=0, le=MAX_OPTIONS)
     options: Annotated[
         tuple[Annotated[str, Field(min_length=1)], ...],
         BeforeValidator(_as_tuple),
@@ -273,7 +273,8 @@ def parse_request(body: Mapping[str, Any]) -> StrategyRequest:
 
 def _sentence(body: Any, error: ValidationError) -> str:
     """What the first invalid field must be, and what it is: 'icl.top must be ..., not 1.5.'."""
-    where, words, value, node = "", "", None, body
+    where, words, value = "", "", None
+    node: Any = body
     path = error.errors()[0]["loc"]
     for i, key in enumerate(path):
         if key in ("text", "image_url") and isinstance(path[i - 1], int):

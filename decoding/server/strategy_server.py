@@ -2,8 +2,10 @@
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, Future
+from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cached_property
 from threading import Event, Thread
 from typing import Any, TypeVar
@@ -11,13 +13,62 @@ from typing import Any, TypeVar
 from decoding.base import Note, Strategy
 from decoding.lockstep.request_metadata import MAX_BRANCHES, BranchMetadata
 from decoding.server.http import HTTPError
-from decoding.server.placement import EngineBalancer, Placement
 from decoding.server.request_parsing import StrategyRequest
 from icl.errors import DataError, did_you_mean
 from icl.models.hf.model import HF
 from icl.models.vllm.engine_io import EngineOutput, EngineRequest, output_from_vllm, sampling_params
 from icl.models.vllm.inputs import InputBuilder
 from icl.types import Prompt
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Adapter and engine of one request.
+
+    Attributes:
+        adapter: vLLM's LoRA request, None for the base model.
+        rank: Index of the engine, None if there is only one.
+    """
+
+    adapter: Any = None
+    rank: int | None = None
+
+    def arguments(self) -> dict[str, Any]:
+        """For `generate` of vLLM's client."""
+        return {"lora_request": self.adapter, "data_parallel_rank": self.rank}
+
+
+class EngineBalancer:
+    """Number of branches in each engine of a server. It gives each new request the engine with the fewest.
+
+    With `--data-parallel-size` vLLM's front end distributes single requests over engines, so the branches of a group
+    would never meet. A request with a strategy therefore names its engine (vLLM's `data_parallel_rank`). vLLM
+    distributes ordinary requests, and its load balancer counts the branches too.
+    """
+
+    def __init__(self, engines: int) -> None:
+        self.branches = [0] * engines
+        self.last_rank = 0
+
+    @property
+    def has_several(self) -> bool:
+        return len(self.branches) > 1
+
+    @contextmanager
+    def place(self, branches: int, adapter: Any = None) -> Iterator[Placement]:
+        """A placement for a request, which counts for as long as the block runs. Equal engines take turns."""
+        if not self.has_several:
+            yield Placement(adapter)
+            return
+        count = len(self.branches)
+        rank = min(range(count), key=lambda r: (self.branches[r], (r - self.last_rank - 1) % count))
+        self.branches[rank] += branches
+        self.last_rank = rank
+        try:
+            yield Placement(adapter, rank)
+        finally:
+            self.branches[rank] -= branches
+
 
 Value = TypeVar("Value")
 

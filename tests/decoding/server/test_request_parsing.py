@@ -24,7 +24,6 @@ from icl.streams import StreamKey
 from icl.text.reasoning_blocks import FORCED_TOKENS
 from icl.types import Part, Prompt, Turn
 
-
 STOP = "stop must be a string or a list of strings, at most 64 of at most 1024 characters"
 OPTIONS = "icl.options must be a list of at most 256 strings, each once"
 
