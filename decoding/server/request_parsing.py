@@ -280,11 +280,9 @@ def _sentence(body: Any, error: ValidationError) -> str:
         if key in ("text", "image_url") and isinstance(path[i - 1], int):
             continue  # the type of a piece, before the name of its field
         name = key if isinstance(key, str) else f"{where.rpartition('.')[2].partition('[')[0]}[]"
-        if isinstance(node, list if isinstance(key, int) else dict) and name in WORDS:
-            try:
-                node = node[key]
-            except KeyError:
-                node = None
+        if name in WORDS and isinstance(node, list | dict):
+            items = dict(enumerate(node)) if isinstance(node, list) else node
+            node = items.get(key)
             where += f"[{key}]" if isinstance(key, int) else f".{key}" if where else key
             words, value = WORDS[name], node
     return f"{where} must be {words}, not {value!r:.80}."
