@@ -20,8 +20,9 @@ from icl.registry import PACKAGES, entries, resolve
 
 DOCS = Path(__file__).parent
 ROOT = DOCS.parent
-sys.path.insert(0, str(ROOT / "tests"))
+sys.path[:0] = [str(ROOT / "tests"), str(DOCS)]
 
+from formulas import formula_block  # noqa: E402  (beside this file)
 from public_api import PUBLIC_MODULES, public_names  # noqa: E402  (the list of public modules stands once)
 
 FOLDERS = ("components", "reference", "project", "notebooks")
@@ -210,7 +211,8 @@ def body(text: str) -> str:
             prose = [line for line in lines if not line.startswith(" ")] if not lines[0].startswith(" ") else []
             indented_lines = lines[len(prose) :]
             blocks += [escape("\n".join(prose))] * bool(prose)
-            blocks.append("```text\n" + textwrap.dedent("\n".join(indented_lines)) + "\n```")
+            text = "```text\n" + textwrap.dedent("\n".join(indented_lines)) + "\n```"
+            blocks.append(formula_block(indented_lines) or text)
         else:
             blocks.append(escape(block))
     return "\n\n".join(blocks)
