@@ -59,6 +59,7 @@ if TYPE_CHECKING:
     from icl.types import RetrievedExample as RetrievedExample
     from icl.types import Sample as Sample
     from icl.types import Turn as Turn
+    from icl.types import Usage as Usage
     from prompts.base import Composer as Composer
     from prompts.base import Orderer as Orderer
     from prompts.base import Transform as Transform
@@ -98,6 +99,7 @@ __all__ = [
     "Task",
     "Transform",
     "Turn",
+    "Usage",
     "Where",
     "answer",
     "component",
@@ -127,6 +129,7 @@ _MODULES: dict[str, tuple[str, ...]] = {
         "RetrievedExample",
         "Sample",
         "Turn",
+        "Usage",
     ),
     "icl.images": ("Image",),
     "icl.streams": ("StreamKey", "stream"),

@@ -21,7 +21,7 @@ from icl.registry import with_article
 from icl.streams import StreamKey
 from icl.tasks.base import Pool, Task
 from icl.testing.require import accepts_class, require
-from icl.types import Example, Generation, Part, Prompt, Turn
+from icl.types import Example, Generation, Part, Prompt, Turn, Usage
 
 
 @accepts_class
@@ -144,7 +144,8 @@ def check_model(model: Any, images: bool = True, tolerance: float = 1e-3) -> Non
         longer = request.prompt.map(_thrice)
         require(
             model.count_tokens(longer) > model.count_tokens(request.prompt) > 0,
-            f"{name}.count_tokens does not grow with the prompt.",
+            f"{name}.count_tokens does not grow with the prompt. It counts the tokens of all texts of `prompt.parts()`, and "
+            "those of each image of `prompt.images`.",
         )
     if "logits" in model.abilities:
         from icl.testing.sessions import check_sessions
@@ -163,10 +164,15 @@ def _check_answer(name: str, model: Model, request: Request, answer: Generation)
     (alone,) = model.generate([request])
     require(alone.text == answer.text, f"{name} says {answer.text!r} in a batch and {alone.text!r} alone.")
     require(answer.finish in ("stop", "length"), f"{name}: finish is {answer.finish!r}.")
+    require(
+        isinstance(answer.usage, Usage),
+        f"{name}: usage is {answer.usage!r}. It must be icl.Usage(prompt_tokens=..., new_tokens=...).",
+    )
     counted = model.count_tokens(request.prompt)
     require(
         answer.usage.prompt_tokens == counted or not model.counts_exactly,
-        f"{name}: usage says {answer.usage.prompt_tokens} prompt tokens, count_tokens says {counted}.",
+        f"{name}: usage says {answer.usage.prompt_tokens} prompt tokens, count_tokens says {counted}. Return "
+        "`Generation(text, usage=Usage(prompt_tokens=self.count_tokens(prompt), ...))`.",
     )
     (short,) = model.generate([dataclasses.replace(request, max_new_tokens=1)])
     require(short.usage.new_tokens <= 1, f"{name} made {short.usage.new_tokens} tokens where one was allowed.")

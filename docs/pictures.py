@@ -1,0 +1,168 @@
+"""Pictures of the guides: `python docs/pictures.py` writes docs/images/{pipeline,interval}.svg and {prompt,vcd}.png.
+
+Their numbers and images are the toolkit's own: a prompt of the shipped model, its answers before and after noise, and
+intervals of paired scores. prompt.png needs Chromium (`tests/install_browser.sh`).
+"""
+
+import base64
+import io
+import subprocess
+import tempfile
+from pathlib import Path
+
+import altair as alt
+import numpy as np
+import pandas as pd
+import torch
+from PIL import Image as PILImage
+from PIL import ImageChops
+
+import icl
+from decoding.strategies.vcd import VCD
+from experiments.stats.pairs import Pairs, paired_test
+from icl.edits import DiffusionNoise
+
+IMAGES = Path(__file__).parent / "images"
+STEPS = (200, 500, 700, 999)
+BLUE, DARK = "#3b6ea5", "#1d3a5c"
+BOXES = (
+    ("Task Example", "Retriever Context", "Composer Prompt", "Strategy branches", "Model Session"),
+    ("Section report", "statistics paired", "Run store", "Metric Sample", "Sampler Generation"),
+)
+"""Two rows of (what works, what it gives); the second row is read from the right."""
+
+
+def main() -> None:
+    """Writes all pictures."""
+    (IMAGES / "pipeline.svg").write_text(pipeline(), encoding="utf-8")
+    interval().save(IMAGES / "interval.svg")
+    noise_and_contrast().save(IMAGES / "vcd.png", scale_factor=1.5)
+    photograph(prompt_html(), IMAGES / "prompt.png")
+
+
+def pipeline() -> str:
+    """The way of a query from the task to the report, as SVG that reads on a light and on a dark page."""
+    width, height, gap = 150, 62, 34
+    parts = []
+    for row, boxes in enumerate(BOXES):
+        for column, (worker, result) in enumerate(map(str.split, boxes)):
+            x, y = 10 + column * (width + gap), 10 + row * 120
+            parts.append(
+                f'<rect x="{x}" y="{y}" width="{width}" height="{height}" rx="8" fill="#eef4fb" stroke="#3b6ea5"/>'
+                f'<text x="{x + width / 2}" y="{y + 26}" class="w">{worker}</text>'
+                f'<text x="{x + width / 2}" y="{y + 47}" class="r">{result}</text>'
+            )
+            if column:
+                ends = (x - gap + 3, x - 3) if row == 0 else (x - 3, x - gap + 3)
+                parts.append(f'<path d="M{ends[0]} {y + 31}H{ends[1]}" class="a"/>')
+    last = 10 + 4 * (width + gap) + width / 2
+    parts.append(f'<path d="M{last} {10 + height + 3}V{127}" class="a"/>')
+    total = 20 + 5 * width + 4 * gap
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {total} 202" role="img" '
+        'aria-label="Task, Retriever, Composer, Strategy, Model, Sampler, Metric, Run, statistics, Section">'
+        "<style>text{font-family:sans-serif;text-anchor:middle}.w{font-size:16px;font-weight:600;fill:#1d3a5c}"
+        ".r{font-size:13px;fill:#4a6a8a}.a{stroke:#8a97a6;stroke-width:2;fill:none;marker-end:url(#m)}</style>"
+        '<marker id="m" viewBox="0 0 8 8" refX="6" refY="4" markerWidth="7" markerHeight="7" orient="auto">'
+        f'<path d="M0 0L8 4L0 8z" fill="#8a97a6"/></marker>{"".join(parts)}</svg>\n'
+    )
+
+
+def interval() -> alt.LayerChart:
+    """Three paired comparisons of right/wrong scores, with the intervals that a report prints."""
+    rows = []
+    for name, better, worse, equal in (
+        ("shown: the interval excludes 0", 34, 8, 158),
+        ("not shown: 0 is inside", 22, 16, 162),
+        ("too few queries", 3, 2, 15),
+    ):
+        changes = np.repeat([1.0, -1.0, 0.0], [better, worse, equal])
+        pairs = Pairs((changes < 0).astype(float), (changes > 0).astype(float), np.arange(len(changes)))
+        result = paired_test(pairs)
+        title = f"{name} (n = {len(changes)})"
+        rows.append({"comparison": title, "difference": result.difference, "low": result.low, "high": result.high})
+    base = alt.Chart(pd.DataFrame(rows)).encode(
+        y=alt.Y("comparison:N", sort=None, title=None, axis=alt.Axis(labelLimit=320))
+    )
+    x = alt.X("low:Q", title="difference in accuracy, 95 % interval", scale=alt.Scale(domain=[-0.4, 0.4]))
+    bars = base.mark_rule(strokeWidth=3, color=BLUE).encode(x=x, x2="high:Q")
+    points = base.mark_point(filled=True, size=90, color=DARK).encode(x="difference:Q")
+    zero = alt.Chart(pd.DataFrame({"x": [0]})).mark_rule(strokeDash=[4, 3], color="#888").encode(x="x:Q")
+    return alt.layer(zero, bars, points).properties(width=420, height=110, background="white")
+
+
+def noise_and_contrast() -> alt.VConcatChart:
+    """An image at steps of the noise of `vcd`, what the model answers about it, and what the contrast makes of it."""
+    task, model = icl.load_task("easy-vqa", queries=60), icl.load_model("hf", path="tiny")
+    model.load()
+    prompts = [icl.compose("chat", icl.retrieve("none", task, query, shots=0)) for query in task.queries]
+    entropies = torch.distributions.Categorical(logits=model.open(prompts).logits).entropy()
+    number = int(entropies.argmax())  # where the model is least sure, a contrast can change something
+    prompt = prompts[number]
+    image = np.asarray(prompt.images[-1].open().convert("RGB"), dtype=np.float32) / 127.5 - 1
+    images, answers = [], []
+    for step in STEPS:
+        clean, noised = model.open(list(VCD(noise_step=step).branches(prompt))).logits
+        title = f"noise step {step}"
+        pixels = DiffusionNoise(step).apply_to_pixel_values(torch.from_numpy(image)).clamp(-1, 1).numpy()
+        drawn = PILImage.fromarray(np.uint8((pixels + 1) * 127.5))
+        images.append({"step": title, "x": 0, "url": data_uri(drawn)})
+        for name, scores in (("image", clean), ("noised image", noised), ("contrast", 2 * clean - noised)):
+            for token in clean.topk(2).indices.tolist():
+                row = {"step": title, "from": name, "answer": model.text([token])}
+                answers.append(row | {"probability": float(scores.softmax(-1)[token])})
+    column = alt.Column("step:N", sort=None, title=None, header=alt.Header(labelFontSize=13))
+    x = alt.X("x:Q", scale=alt.Scale(domain=[-1, 1]), axis=None)
+    pictures = alt.Chart(pd.DataFrame(images)).mark_image(width=110, height=110).encode(x=x, url="url:N", column=column)
+    bars = (
+        alt.Chart(pd.DataFrame(answers))
+        .mark_bar()
+        .encode(
+            x=alt.X("probability:Q", scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(tickCount=3)),
+            y=alt.Y("answer:N", sort=None, title=None),
+            yOffset=alt.YOffset("from:N", sort=["image", "noised image", "contrast"]),
+            color=alt.Color("from:N", title=None, sort=["image", "noised image", "contrast"]),
+            column=alt.Column("step:N", sort=None, title=None, header=alt.Header(labels=False)),
+        )
+    )
+    drawn_images = pictures.properties(width=130, height=110, title=task.queries[number].question)
+    chart = alt.vconcat(drawn_images, bars.properties(width=130, height=80)).properties(background="white")
+    return chart.configure_view(stroke=None).configure_legend(orient="bottom").configure_title(anchor="middle")
+
+
+def data_uri(image: PILImage.Image) -> str:
+    """A PNG as the address of an image."""
+    stream = io.BytesIO()
+    image.resize((110, 110)).save(stream, "PNG")
+    return f"data:image/png;base64,{base64.b64encode(stream.getvalue()).decode()}"
+
+
+def prompt_html() -> str:
+    """Two demonstrations with made-up names and a query, as a notebook shows the prompt."""
+    task = icl.load_task("binding", ways=2, queries=10)
+    context = icl.retrieve("knn", task, task.queries[0], shots=2)
+    return icl.compose("chat", context)._repr_html_()
+
+
+def photograph(html: str, path: Path) -> None:
+    """A picture of some HTML, cropped to what is drawn."""
+    with tempfile.TemporaryDirectory() as folder:
+        page, shot = Path(folder) / "page.html", Path(folder) / "page.png"
+        page.write_text(f'<body style="font-family: sans-serif; margin: 12px">{html}</body>', encoding="utf-8")
+        command = [
+            "chromium",
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--window-size=760,700",
+            "--hide-scrollbars",
+        ]
+        subprocess.run([*command, f"--screenshot={shot}", page.as_uri()], check=True, capture_output=True)
+        image = PILImage.open(shot).convert("RGB")
+        box = ImageChops.difference(image, PILImage.new("RGB", image.size, "white")).getbbox()
+        assert box is not None, "the page is blank"
+        image.crop((0, 0, image.width, box[3] + 12)).save(path)
+
+
+if __name__ == "__main__":
+    main()
