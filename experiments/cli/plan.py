@@ -13,7 +13,7 @@ from experiments.cli.completion import complete_config
 from icl.errors import StoreError
 
 if TYPE_CHECKING:
-    from experiments.planning.stop_lines import Pilot
+    from experiments.stopping.forecast import Pilot
 
 
 def command(
@@ -114,10 +114,10 @@ def command(
 
 def _pilot(path: Path) -> "Pilot":
     """How often arms and references of a run differ, by task."""
-    from experiments.planning.stop_lines import Pilot
     from experiments.results.loaded_run import load_run
-    from experiments.results.sequential_findings import discordance_by_task
     from experiments.results.view_run import view_run
+    from experiments.stopping.findings import discordance_by_task
+    from experiments.stopping.forecast import Pilot
 
     view = view_run(load_run(path))
     return Pilot(str(path), discordance_by_task(view.scores, view.to, view.metric, view.axes))

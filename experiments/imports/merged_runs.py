@@ -22,7 +22,7 @@ from typing import Any
 from experiments.config.keys import AXES
 from experiments.grid.axis_labels import short_labels
 from experiments.stats.formatting import format_count, join_words
-from experiments.stopping.records import read_families
+from experiments.stopping.looks import read_families
 from experiments.store.imported import IMPORTED, MERGED, files_size
 from experiments.store.invocations import invocations_file, read_invocations
 from experiments.store.lock import is_locked

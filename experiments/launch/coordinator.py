@@ -47,7 +47,7 @@ def launch_workers(
     work: RunState,
     progress: Progress,
     *,
-    stopping: Stopping | None,
+    stopping: Stopping,
     observation: Observation,
 ) -> dict[str, Any]:
     """Starts workers for the missing samples and follows them to their end, if the launcher waits.
@@ -71,7 +71,8 @@ def start_workers(
 ) -> tuple[Launch, WorkerGroup]:
     """Writes the shares of the missing samples and starts the workers. Raises PlanError if they cannot be started."""
     launcher = grid.launcher
-    parts = shares(grid, work.missing, launcher.workers, stopping.blocks() if stopping else None)
+    blocks = stopping.blocks() if stopping else ()
+    parts = shares(grid, work.missing, launcher.workers, blocks)
     cells = [cell.digest for cell in grid.cells]
     launch = Launch.new(store.folder, json_round_trip(describe(launcher)), len(parts), cells)
     for worker, blocks in zip(launch.workers, parts, strict=True):
@@ -158,9 +159,7 @@ def _follow_to_end(
     all_finished = _all_finished(launch)
     finish_launch(store, grid, launch, "finished" if all_finished else "stopped")
     left = load_run_state(store, grid)
-    if stopping := open_stopping(store, grid):
-        stopping.advance()
-        stopping.restrict(left)
+    open_stopping(store, grid).restrict(left)
     failed = sum(len(left.failed[digest]) for digest in launch.cells)
     missing = left.left - failed
     if missing and all_finished:

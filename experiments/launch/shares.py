@@ -38,7 +38,7 @@ def shares(
     grid: Grid,
     missing: Mapping[str, Collection[str]],
     count: int,
-    blocks: Sequence[Mapping[str, Collection[str]]] | None = None,
+    blocks: Sequence[Mapping[str, Collection[str]]] = (),
 ) -> list[list[ShareBlock]]:
     """Divides missing samples into at most `count` shares, none of them empty.
 
@@ -49,7 +49,7 @@ def shares(
         blocks: Blocks of work of comparisons that end when they are decided (`stop`). Each block is divided among all
             shares, so that a look needs the same part of each.
     """
-    if blocks is None:
+    if not blocks:
         return [part for part in _divide(grid, missing, count) if part]
     parts: list[list[ShareBlock]] = [[] for _ in range(count)]
     for i, block in enumerate(blocks):

@@ -16,7 +16,7 @@ from experiments.launch.launch_files import Launch, is_alive
 from experiments.launch.sample_counter import SampleCounter
 from experiments.results.loaded_run import load_run
 from experiments.results.view_run import view_run
-from experiments.stopping.records import read_families
+from experiments.stopping.looks import read_families
 from experiments.store.lock import is_locked
 from experiments.store.store import Store
 from experiments.terminal.progress import Progress

@@ -24,12 +24,12 @@ from experiments.report.rendering import load_template, policy_digest, read_asse
 from experiments.report.svg import FOREST_WIDTH, LinearScale, forest
 from experiments.results.column_effects import interactions_frame
 from experiments.results.run_view import RunView
-from experiments.results.sequential_findings import looks_frame
 from experiments.results.view_run import view_run
 from experiments.running.gc_tuning import infrequent_gc
 from experiments.stats import formatting
 from experiments.stats.arms import describe_arm
 from experiments.stats.compare import verdicts
+from experiments.stopping.findings import looks_frame
 from experiments.store.store import refuse_links, report_write_errors, write_csv, write_text
 
 if TYPE_CHECKING:

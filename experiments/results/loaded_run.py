@@ -15,7 +15,7 @@ from experiments.results.invocations import COLUMNS
 from experiments.results.run_metrics import UNAVAILABLE, run_level
 from experiments.stats.arms import NO_VALUE, baseline_column, is_accuracy
 from experiments.stats.run_statistics import sample_ref_column
-from experiments.stopping.records import read_families
+from experiments.stopping.looks import read_families
 from experiments.store.equivalent_cells import equivalence_digest
 from experiments.store.imported import refuse_imported
 from experiments.store.lock import last_state
@@ -211,7 +211,7 @@ class Run:
             ('running' or how it ended), look, clusters, pairs, p (valid at any time), difference and its interval (low,
             high), and chance (of a later verdict). Empty for a run without `stop`.
         """
-        from experiments.results.sequential_findings import looks_frame
+        from experiments.stopping.findings import looks_frame
 
         better = {name: _better(name, node) for name, node in self.info.get("metrics", {}).items()}
         return looks_frame(read_families(self.path), better)

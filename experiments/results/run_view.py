@@ -18,7 +18,6 @@ from experiments.results.column_effects import (
 from experiments.results.invocations import version_differences
 from experiments.results.label_transforms import label_transform_names, label_transform_note
 from experiments.results.output_parts import part_notes
-from experiments.results.sequential_findings import WARNING, anytime_findings, stopped_findings
 from experiments.stats.answer_forms import FORM, answer_forms, iter_notes, unparsed_outputs
 from experiments.stats.arm_comparisons import ArmComparison, Topic
 from experiments.stats.arms import (
@@ -41,7 +40,8 @@ from experiments.stats.floor_effects import ceiling_effects, floor_effects, name
 from experiments.stats.formatting import format_count
 from experiments.stats.run_statistics import drop_scores, sample_ref_column
 from experiments.stats.sample_rows import scores_by_names_used
-from experiments.stopping.records import FamilyRecord
+from experiments.stopping.findings import WARNING, anytime_findings, stopped_findings
+from experiments.stopping.looks import Family
 from experiments.store.imported import changed_since_merge
 from experiments.store.lock import last_state
 from experiments.store.store import Store
@@ -72,7 +72,6 @@ class RunView:
         interventions: The controls of the interventions.
         info: The content of run.json.
         families: The comparisons of a run with `stop`. Then `frame` has the queries on which all compared arms stand.
-        every: All samples, if `frame` has not.
         by: Columns of the data by which the run is reported (`experiments.results.data_columns`).
     """
 
@@ -90,8 +89,7 @@ class RunView:
     interventions: InterventionControls = field(default_factory=InterventionControls)
     info: Mapping[str, Any] = field(default_factory=dict)
     trust: bool = False
-    families: tuple[FamilyRecord, ...] = ()
-    every: "DataFrame | None" = None
+    families: tuple[Family, ...] = ()
     by: tuple[str, ...] = ()
 
     @cached_property
@@ -328,10 +326,9 @@ class RunView:
     def findings(self) -> list[Finding]:
         """The sentences of the report, by topic."""
         if self.families:
-            every_sample = self.frame if self.every is None else self.every
-            return stopped_findings(self.families, every_sample, self.metric, self.better)
+            return stopped_findings(self.families, self.metric, self.better)
         if self.is_growing:
-            return anytime_findings(self.scores, self.to, self.metric, self.axes, planned=planned_clusters(self))
+            return [*anytime_findings(self.scores, self.to, self.metric, self.axes, planned=planned_clusters(self))]
         renamed = self._renamed
         every = describe_comparisons(self.comparisons, self._second_metric)
         parts = describe_interactions(self.comparisons["By column"], self.by)

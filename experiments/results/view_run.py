@@ -3,12 +3,13 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from experiments.config.keys import DEFAULT_CORRECTION, DEFAULT_REFERENCES, METRIC_PREFERENCE, primary_metric
 from experiments.grid.matching import node_matches
 from experiments.results.data_columns import declared_columns
 from experiments.results.run_metrics import UNAVAILABLE
 from experiments.results.run_view import RunView
-from experiments.results.sequential_findings import restrict_samples
 from experiments.stats.arms import (
     EQUIVALENCE,
     UNIT,
@@ -21,8 +22,8 @@ from experiments.stats.arms import (
     tidy_frame,
 )
 from experiments.stats.findings import InterventionControls, reference_decoding
-from experiments.stats.run_statistics import sample_ref_column
-from experiments.stopping.records import common_queries, read_families
+from experiments.stats.run_statistics import drop_scores, sample_ref_column
+from experiments.stopping.looks import common_queries, read_families
 from experiments.store.store import Store
 from icl.errors import ConfigError, StoreError, did_you_mean
 from icl.metrics.baselines import BASELINES
@@ -55,7 +56,7 @@ def view_run(
     if not len(frame):
         raise StoreError(f"{run.path} has no finished sample yet. Start it with `icl run`, then try again.")
     axes = axes_of(frame)
-    samples = every = tidy_frame(frame, axes)
+    samples = tidy_frame(frame, axes)
     if families := read_families(run.path):
         samples = restrict_samples(samples, common_queries(families))
         if not len(samples):
@@ -101,9 +102,17 @@ def view_run(
         interventions=_intervention_controls(samples, store),
         info=info,
         families=tuple(families),
-        every=every if families else None,
         by=declared_columns(info) if by is None else tuple(by),
     )
+
+
+def restrict_samples(samples: "DataFrame", queries: Mapping[str, set[str]]) -> "DataFrame":
+    """The samples of these queries of each task. Run-level metrics are computed again on them."""
+    keep = np.array([query in queries.get(str(task), ()) for task, query in samples[["task", "query"]].to_numpy()])
+    run_level = [str(column) for column in samples if sample_ref_column(str(column)) in samples]
+    rest = drop_scores(samples, ~keep, run_level)[keep].reset_index(drop=True)
+    rest.attrs = samples.attrs
+    return rest
 
 
 def _sole(samples: "DataFrame", setting: Mapping[str, Any], store: Store) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from experiments.observers.observation import Observation
 from experiments.running.judging import check_judges, judge_answers
 from experiments.running.rescore import rescore
 from experiments.running.run_session import RunOutcome, RunSession, refresh_run_file
-from experiments.stopping.stopping import Stopping, open_stopping
+from experiments.stopping.stopping import open_stopping
 from experiments.store.invocations import Invocation
 from experiments.store.lock import write_lock
 from experiments.store.run_state import RunState, load_run_state, next_free_folder, write_cells
@@ -94,9 +94,8 @@ def _compute_missing(
         return RunOutcome(store.folder, **follow(earlier, store, grid, progress, observation), warnings=grid.warnings)
     images: dict[str, tuple[str, str]] = {}
     work = load_run_state(store, grid, images=images)
-    if stopping := open_stopping(store, grid):
-        stopping.advance()
-        stopping.restrict(work)
+    stopping = open_stopping(store, grid)
+    stopping.restrict(work)
     left = work.left
     if limit is not None:
         work.restrict(grid, limit)
@@ -109,8 +108,9 @@ def _compute_missing(
         write_cells(store, grid)
     if not work.left:
         _mend_images(store, grid, images, progress)
-        _note_looks(stopping, progress)
-        refresh_run_file(store, grid, stopping.sizes(grid) if stopping else None, is_finished=is_whole)
+        for note in stopping.notes():
+            progress.note(note)
+        refresh_run_file(store, grid, stopping.sizes(grid), is_finished=is_whole)
         observation.start(store, grid, work.finished_cells, all_observers=False)
         return RunOutcome(store.folder, work.total, work.present, 0, 0, grid.warnings)
     write_cells(store, grid)
@@ -132,18 +132,12 @@ def _compute_missing(
             outcome = Runner(grid, store, work, progress, session, stopping=stopping, on_cell=on_cell).run()
             session.stop_reason = session.stop_reason or ("" if is_whole else f"--limit {limit}")
         _mend_images(store, grid, images, progress)
-    if stopping:
-        stopping.advance()
-        if sizes := stopping.sizes(grid):
-            refresh_run_file(store, grid, sizes)
-    _note_looks(stopping, progress)
+    stopping.advance()
+    if sizes := stopping.sizes(grid):
+        refresh_run_file(store, grid, sizes)
+    for note in stopping.notes():
+        progress.note(note)
     return outcome
-
-
-def _note_looks(stopping: Stopping | None, progress: Progress) -> None:
-    """Says which files of the looks were made again."""
-    for path in (path for family in stopping.families for path in family.mended) if stopping else ():
-        progress.note(f"{path} was damaged or missing and is made again from the config and the samples.")
 
 
 def _mend_images(store: Store, grid: Grid, images: Mapping[str, tuple[str, str]], progress: Progress) -> None:

@@ -1,6 +1,6 @@
 """The runner: computes a grid's missing samples and writes each sample as soon as it is finished.
 
-    for each block of queries              all of them, or those of one look         Runner._blocks
+    for each block of queries              all of them, or those of one look         Stopping.rounds
       for each model                       loaded once, if there is one of them      Runner._run_model
         for each group                     cells of one task and number of shots     Runner._run_group
           for each window of queries       until a limit of tokens or samples        Runner._run_window
@@ -26,7 +26,7 @@ the work changes no sample.
 
 import logging
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from threading import Event
 from typing import TYPE_CHECKING
@@ -84,7 +84,7 @@ class Runner:
         costs: Counts the work of the models and the engine.
         worker: Identifies this worker. Names its sample file in the folder of each cell.
         num_workers: Number of workers that share the limit of stored images.
-        stopping: Ends arms whose comparisons are decided; None computes everything.
+        stopping: Ends arms whose comparisons are decided; by default everything is computed.
         on_cell: Called with the digest of each cell whose samples are all finished or failed.
     """
 
@@ -112,7 +112,7 @@ class Runner:
         self.work = {cell.digest: 1 + cell.num_demos for cell in grid.cells}
         """Cell digest -> work of a sample: prompts have as many parts as demonstrations and the query."""
         self.failed = self.computed = 0
-        self.stopping, self.on_cell = stopping, on_cell
+        self.stopping, self.on_cell = stopping or Stopping(), on_cell
         self.needed: Mapping[str, set[str]] = {}
         self.loaded: Model | None = None
         self.retrievals: dict[int, Retrieval] = {}
@@ -134,10 +134,11 @@ class Runner:
                 self._check_loadable()
                 self.preflight.check_prompts()
                 self.preflight.check_memory()
-                for needed in self._blocks():
+                for needed in self.stopping.rounds(self._given_up, self.progress.note):
                     self.needed = needed
                     for model in self.grid.models:
                         self._run_model(model)
+                self.stopping.restrict(self.state)
                 given_up, untried = self.failing.describe(self.state.missing)
                 self.costs.stop_reason = given_up
         finally:
@@ -173,27 +174,13 @@ class Runner:
     def _is_missing(self, cells: Sequence[Cell]) -> bool:
         return any(self.state.missing[cell.digest] for cell in cells)
 
-    def _blocks(self) -> Iterator[Mapping[str, set[str]]]:
-        """The queries of each cell that are needed, block by block. Without `stop` there is one block."""
-        if self.stopping is None:
-            yield {cell.digest: self.state.missing[cell.digest] for cell in self.grid.cells}
-            return
-        for family, look in self.stopping.targets():
-            yield self.stopping.needed(family, look)
-            running = self.stopping.num_running
-            self.stopping.advance(given_up=self._given_up())
-            if self.stopping.num_running < running:
-                self.progress.note(self.stopping.describe())
-        yield self.stopping.needed()  # samples that failed in an earlier session
-        self.stopping.advance(given_up=self._given_up())
-        self.stopping.restrict(self.state)
-
     def _given_up(self) -> set[str]:
         return {cell.digest for cell in self.failing.cells if self.failing.is_given_up(cell)}
 
     def _left(self, cell: Cell) -> set[str]:
         """The queries of a cell that are missing and needed."""
-        return self.state.missing[cell.digest] & self.needed.get(cell.digest, set())
+        missing = self.state.missing[cell.digest]
+        return missing & self.needed.get(cell.digest, missing)
 
     def _run_model(self, model: "Model") -> None:
         """Computes the model's groups, if any needed sample of them is missing."""
@@ -204,7 +191,7 @@ class Runner:
         for cells in groups:
             task = id(cells[0].task)
             if task not in self.retrievals:
-                if self.stopping is None:  # each task has one turn
+                if not self.stopping.families:  # each task has one turn
                     self.retrievals.clear()
                 self.retrievals[task] = Retrieval(cells[0].task, model)
             self._run_group(model, cells, self.retrievals[task])

@@ -185,9 +185,7 @@ def wrong_queries(run: Run, grid: Grid, unfinished: bool = False) -> Iterator[st
     """
     store = Store(run.path)
     state = load_run_state(store, grid)
-    if stopping := open_stopping(store, grid, may_write=False):
-        stopping.advance(given_up=[cell.digest for cell in grid.cells])  # reads the looks, and takes no new one
-        stopping.restrict(state)
+    open_stopping(store, grid, may_write=False).restrict(state)
     for cell in grid.cells:
         where, queries = f"{describe_cell(cell.labels)}, seed {cell.seed}", {query.id for query in cell.task.queries}
         stored = {sample["query"] for sample in store.samples(cell.digest) if sample["seed"] == cell.seed}

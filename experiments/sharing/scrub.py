@@ -18,7 +18,7 @@ from experiments.analyses.stored_results import copy_results
 from experiments.config.keys import KEYS
 from experiments.results.loaded_run import Run
 from experiments.sharing.card import PRIVATE_KEYS
-from experiments.stopping.look_files import family_folders
+from experiments.stopping.looks import family_folders
 from experiments.store.imported import IMPORTED, MERGED
 from experiments.store.invocations import invocations_file, read_invocations
 from experiments.store.store import Store, image_files, read_mapping, write_json, write_text

@@ -3,23 +3,28 @@
 It is the file `looks/family-<n>/plan.json` of the run directory. A config that changes any of it is refused, since the
 level is spent on this plan. Arms that leave the grid stay in the family. New comparisons are a further family with its
 own level.
+
+A grid plans the comparison of every arm with its reference, once, as `experiments.stats.compare` pairs them. Two arms
+whose answers cannot differ are not tested, and equivalent pairs of arms are one comparison. Both are known before there
+are answers, so neither counts in the family.
 """
 
+import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Annotated, Any
 
 from annotated_types import Ge, MinLen
 
-from experiments.config.keys import DEFAULT_CORRECTION, StopSpec, primary_metric
-from experiments.grid.grid import Grid
-from experiments.stats.exchange_looks import MAX_FAMILY
-from experiments.stats.sequential import look_sizes
-from experiments.stats.stopping_rule import LookDesign, least_differing, number_of_looks
-from experiments.stopping.comparisons import PlannedComparison, planned_comparisons
-from experiments.store.json_shapes import Digest, Shape, check_shape
+from experiments.config.keys import DEFAULT_CORRECTION, DEFAULT_REFERENCES, DEMONSTRATION_AXES, StopSpec, primary_metric
+from experiments.grid.grid import Cell, Grid
+from experiments.grid.label_matching import match_label
+from experiments.stats.arms import NO_VALUE, Arm, describe_arm, reference_of
+from experiments.stopping.rule import DEFAULT_LOOKS, LOOKS_OF_SEVERAL_MODELS, MAX_RUN_LEVEL_FAMILY, LookDesign
+from experiments.stopping.sequential import look_sizes
+from experiments.store.equivalent_cells import equivalence_digest
+from experiments.store.json_shapes import Digest, Shape
 from experiments.store.run_state import describe_metrics
 from icl.errors import ConfigError
 from icl.streams import StreamKey
@@ -29,28 +34,60 @@ REMEDY = "Run the same command again: it makes the file again from the config an
 
 
 @dataclass(frozen=True)
-class StopPlan:
-    """A family of comparisons before its first look.
+class PlannedComparison:
+    """An arm and its reference in one task.
 
     Attributes:
-        spec: The rule.
+        task: The label of the task.
+        arm: The digests of the arm's cells, by seed.
+        reference: The digests of the reference's cells, by seed.
+        name: The arm in words.
+        against: The reference in words.
+        cells: The digests of all cells that are computed while it runs: its own, and those of equivalent pairs.
+        axes: The labels of the arm by axis.
+    """
+
+    task: str
+    arm: tuple[Digest, ...]
+    reference: tuple[Digest, ...]
+    name: str
+    against: str
+    cells: tuple[Digest, ...] = ()
+    axes: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def sides(self) -> tuple[Digest, ...]:
+        """The digests of both arms."""
+        return *self.arm, *self.reference
+
+    @property
+    def digest(self) -> str:
+        """Digest of the two arms, by which a look names the comparison."""
+        return hashlib.sha256(repr((self.arm, self.reference)).encode()).hexdigest()[:16]
+
+
+class StopPlan(Shape):
+    """A family of comparisons before its first look: the shape of plan.json.
+
+    Attributes:
+        stop: The rule.
         looks: The number of looks.
         metric: The name of the metric that decides.
         metric_node: Its canonical node.
+        seeds: The number of seeds.
         comparisons: The family.
         untested: The cells without a comparison, by task. They are computed as long as any comparison of the task runs.
-        clusters: Task -> cluster id -> its queries, in the order of the looks.
-        seeds: The number of seeds.
+        clusters: Task -> (cluster id, its queries), in the order of the looks.
     """
 
-    spec: StopSpec
-    looks: int
+    stop: StopSpec
+    looks: Annotated[int, Ge(1)]
     metric: str
-    metric_node: Mapping[str, Any]
+    metric_node: dict[str, Any]
+    seeds: Annotated[int, Ge(1)]
     comparisons: tuple[PlannedComparison, ...]
-    untested: Mapping[str, tuple[str, ...]]
-    clusters: Mapping[str, Mapping[str, tuple[str, ...]]]
-    seeds: int = 1
+    untested: dict[str, tuple[Digest, ...]]
+    clusters: dict[str, tuple[Annotated[tuple[str, ...], MinLen(2)], ...]]
 
     @property
     def family(self) -> int:
@@ -75,73 +112,19 @@ class StopPlan:
         """The number of clusters of a task at a look; 0 before the first."""
         return 0 if look < 1 else self.sizes[task][min(look, len(self.sizes[task])) - 1]
 
-    def queries(self, task: str, look: int) -> list[str]:
-        """The queries of the clusters up to a look."""
-        ids = list(self.clusters[task])[: self.num_clusters(task, look)]
-        return [query for name in ids for query in self.clusters[task][name]]
+    def queries(self, task: str, clusters: int) -> set[str]:
+        """The queries of the first clusters of a task."""
+        return {query for _, *queries in self.clusters[task][:clusters] for query in queries}
+
+    def has_groups(self, task: str) -> bool:
+        """Whether a cluster of the task has several queries."""
+        return any(len(cluster) > 2 for cluster in self.clusters[task])
 
     def design(self, task: str) -> LookDesign:
-        largest = max(map(len, self.clusters[task].values()))
+        group = max(map(len, self.clusters[task])) - 1
         return LookDesign(
-            planned=len(self.clusters[task]),
-            looks=self.looks,
-            whole=bool(self.metric_node.get("accuracy")),
-            largest=largest * self.seeds,
-            least_differing=least_differing(self.seeds, largest),
+            len(self.clusters[task]), self.looks, bool(self.metric_node.get("accuracy")), self.seeds, group
         )
-
-    def to_dict(self) -> dict[str, Any]:
-        return {
-            "stop": asdict(self.spec),
-            "looks": self.looks,
-            "metric": self.metric,
-            "metric_node": dict(self.metric_node),
-            "seeds": self.seeds,
-            "comparisons": [one.to_dict() for one in self.comparisons],
-            "untested": {task: list(cells) for task, cells in self.untested.items()},
-            "clusters": {
-                task: [[name, *queries] for name, queries in clusters.items()]
-                for task, clusters in self.clusters.items()
-            },
-        }
-
-    @staticmethod
-    def from_dict(node: Mapping[str, Any], path: Path | str) -> "StopPlan":
-        """The plan of a file. Raises DamagedFileError."""
-        own = check_shape(_PlanShape, node, path, REMEDY)
-        clusters = {
-            task: {name: tuple(queries) for name, *queries in clusters} for task, clusters in own.clusters.items()
-        }
-        return StopPlan(
-            own.stop, own.looks, own.metric, own.metric_node, own.comparisons, own.untested, clusters, own.seeds
-        )
-
-
-class _PlanShape(Shape):
-    """The shape of plan.json."""
-
-    stop: StopSpec
-    looks: Annotated[int, Ge(1)]
-    metric: str
-    metric_node: dict[str, Any]
-    seeds: Annotated[int, Ge(1)]
-    comparisons: tuple[PlannedComparison, ...]
-    untested: dict[str, tuple[Digest, ...]]
-    clusters: dict[str, list[Annotated[list[str], MinLen(2)]]]
-
-
-def cluster_name(query: str, group: str | None) -> str:
-    """The id of the cluster of a query: its group, or else the query itself."""
-    return f"query {query}" if group is None else f"group {group}"
-
-
-def order_clusters(queries: Sequence[Example], seed: int) -> dict[str, tuple[str, ...]]:
-    """cluster id -> its queries, in the order of a hash of the seed and the id: no other cluster changes its place."""
-    members: dict[str, list[str]] = {}
-    for query in queries:
-        members.setdefault(cluster_name(query.id, query.group), []).append(query.id)
-    names = list(members)
-    return {names[i]: tuple(members[names[i]]) for i in StreamKey(seed).order("stop", names)}
 
 
 def make_stop_plan(grid: Grid) -> StopPlan | None:
@@ -156,21 +139,106 @@ def make_stop_plan(grid: Grid) -> StopPlan | None:
     nodes = describe_metrics(grid)
     metric = str(grid.config.compare.metric if grid.config.compare else primary_metric({}, tuple(nodes)))
     node = {**nodes[metric], "accuracy": bool(getattr(grid.metrics[metric], "accuracy", False))}
-    # a run-level metric of a large family needs too many exchange patterns to decide early
-    needs_whole_run = "run_level" in node and len(comparisons) > MAX_FAMILY
+    needs_whole_run = "run_level" in node and len(comparisons) > MAX_RUN_LEVEL_FAMILY
+    looks = spec.looks or (LOOKS_OF_SEVERAL_MODELS if len(grid.models) > 1 else DEFAULT_LOOKS)
     tested = {digest for one in comparisons for digest in one.cells}
-    untested: dict[str, list[str]] = {}
+    untested: dict[str, tuple[str, ...]] = {}
     for cell in grid.cells:
         if cell.digest not in tested:
-            untested.setdefault(str(cell.labels["task"]), []).append(cell.digest)
+            task = str(cell.labels["task"])
+            untested[task] = *untested.get(task, ()), cell.digest
     tasks = {str(cell.labels["task"]): cell.task for cell in grid.cells}
     return StopPlan(
-        spec=spec,
-        looks=1 if needs_whole_run else number_of_looks(spec, len(grid.models)),
+        stop=spec,
+        looks=1 if needs_whole_run else looks,
         metric=metric,
         metric_node=node,
         comparisons=tuple(comparisons),
-        untested={task: tuple(cells) for task, cells in untested.items()},
-        clusters={task: order_clusters(of.queries, spec.seed) for task, of in tasks.items()},
+        untested=untested,
+        clusters={name: order_clusters(task.queries, spec.seed) for name, task in tasks.items()},
         seeds=len(grid.config.seeds),
     )
+
+
+def order_clusters(queries: Sequence[Example], seed: int) -> tuple[tuple[str, ...], ...]:
+    """(cluster id, its queries), in the order of a hash of the seed and the id: no other cluster changes its place.
+
+    A cluster is a group of queries, or else a query.
+    """
+    members: dict[str, list[str]] = {}
+    for query in queries:
+        name = f"query {query.id}" if query.group is None else f"group {query.group}"
+        members.setdefault(name, []).append(query.id)
+    names = list(members)
+    return tuple((names[i], *members[names[i]]) for i in StreamKey(seed).order("stop", names))
+
+
+def planned_comparisons(grid: Grid) -> list[PlannedComparison]:
+    """The distinct tested comparisons of a grid, in the order of its arms.
+
+    Raises:
+        ConfigError: No arm has a reference, or two arms have different seeds.
+    """
+    arms: dict[tuple[tuple[str, Any], ...], list[Cell]] = {}
+    for cell in grid.cells:
+        arms.setdefault(tuple((a, v) for a, v in cell.labels.items() if a != "seed"), []).append(cell)
+    for cells in arms.values():
+        cells.sort(key=lambda cell: cell.seed)
+    settings: list[Arm] = [dict(key) for key in arms]
+    values = _axis_values(settings)
+    to = _reference_setting(grid, values)
+    varying = [axis for axis, own in values.items() if axis != "task" and len(own) > 1]
+    planned: dict[Any, PlannedComparison] = {}
+    for arm, cells in zip(settings, arms.values(), strict=True):
+        reference = reference_of(arm, to, settings)
+        if reference is None:
+            continue
+        theirs = arms[tuple(reference.items())]
+        name, against = (describe_arm(one, [a for a in varying if a in one]) for one in (arm, reference))
+        if [cell.seed for cell in cells] != [cell.seed for cell in theirs]:
+            raise ConfigError(f"{grid.config.where('stop')}: {name} and {against} have different seeds. Pair them.")
+        sides = tuple(tuple(map(_equivalence, side)) for side in (theirs, cells))
+        if sides[0] == sides[1]:
+            continue
+        own, other = (tuple(cell.digest for cell in side) for side in (cells, theirs))
+        one = PlannedComparison(str(arm["task"]), own, other, name, against, axes=arm)
+        earlier = planned.get(sides, one)
+        planned[sides] = replace(earlier, cells=tuple(dict.fromkeys([*earlier.cells, *one.sides])))
+    if not planned:
+        raise ConfigError(
+            f"{grid.config.where('stop')}: there is no comparison that could be decided. Set compare, such as "
+            "{to: {decoding: greedy}}, and an axis with other values."
+        )
+    return list(planned.values())
+
+
+def _axis_values(settings: Sequence[Arm]) -> dict[str, list[Any]]:
+    """The values of each axis. 'none' of an axis that has no effect at 0 shots is not one of them."""
+    values: dict[str, list[Any]] = {}
+    for axis in settings[0]:
+        free = axis in DEMONSTRATION_AXES
+        own = dict.fromkeys(arm[axis] for arm in settings if not (free and arm["shots"] == 0))
+        values[axis] = list(own) or [NO_VALUE]
+    return values
+
+
+def _reference_setting(grid: Grid, values: Mapping[str, Sequence[Any]]) -> Arm:
+    """The setting of the references, in labels: that of `compare`, else the usual one of reports."""
+    if grid.config.compare is None:
+        decodings, retrievers = values["decoding"], values["retriever"]
+        if len(decodings) > 1:
+            usual = DEFAULT_REFERENCES["decoding"]
+            return {"decoding": usual if usual in decodings else decodings[0]}
+        usual = DEFAULT_REFERENCES["retriever"]
+        return {"retriever": usual} if len(retrievers) > 1 and usual in retrievers else {"shots": 0}
+    to: Arm = {}
+    for axis, value in grid.config.compare.to.items():
+        by_text = {str(label): label for label in values[axis]}
+        where = grid.config.where("compare", "to", axis)
+        to[axis] = values[axis][0] if len(by_text) == 1 else by_text[match_label(value, list(by_text), axis, where)]
+    return to
+
+
+def _equivalence(cell: Cell) -> tuple[int, str]:
+    """What decides the cell's answers: its seed and the digest of the rest, or its own digest if that is not known."""
+    return cell.seed, equivalence_digest({**cell.config, "model_digest": cell.model.digest}) or cell.digest

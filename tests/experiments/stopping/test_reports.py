@@ -10,9 +10,9 @@ from experiments.launch.watch import RunWatcher
 from experiments.report.html import write_report
 from experiments.results.loaded_run import load_run
 from experiments.results.run_list import list_runs
-from experiments.results.sequential_findings import complete_clusters
 from experiments.results.view_run import view_run
 from experiments.running import runner
+from experiments.stopping.findings import complete_clusters
 from icl.errors import StoreError
 
 

@@ -13,14 +13,13 @@ from experiments.results.loaded_run import load_run
 from experiments.running import runner
 from experiments.running.run import run
 from experiments.sharing.card import make_card
-from experiments.stats.sequential import ladder, look_sizes
-from experiments.stopping.comparisons import planned_comparisons
-from experiments.stopping.plan import make_stop_plan, order_clusters
+from experiments.stopping.plan import make_stop_plan, order_clusters, planned_comparisons
+from experiments.stopping.sequential import ladder, look_sizes
 from experiments.store.store import Store, write_json
 from experiments.terminal.progress import SilentProgress
 from icl.errors import ConfigError, StoreError
 from icl.types import Example
-from tests.experiments.stats.anytime_p import anytime_p
+from tests.experiments.stopping.anytime_p import anytime_p
 
 
 def ends(contents):
@@ -61,11 +60,11 @@ def test_the_looks_have_the_p_values_of_the_stored_scores(go, looks, tmp_path, c
     go("a", "stop={futility: null}")
     plan = make_stop_plan(expand(load_config(config_file)))
     frame = load_run(tmp_path / "a" / "t").samples().set_index(["shots", "query"])["strict"]
-    order = list(order_clusters(expand(load_config(config_file)).cells[0].task.queries, 0).values())
+    order = order_clusters(expand(load_config(config_file)).cells[0].task.queries, 0)
     sizes = look_sizes(60, 20)
     for i, one in enumerate(plan.comparisons):
         nodes = [c["comparisons"][str(i)] for c in looks("a") if "result" in c["comparisons"].get(str(i), {})]
-        queries = [query for cluster in order[: sizes[len(nodes) - 1]] for query in cluster]
+        queries = [query for cluster in order[: sizes[len(nodes) - 1]] for query in cluster[1:]]
         sums = [frame[one.axes["shots"], query] - frame[0, query] for query in queries]
         p = anytime_p(sums, sizes[: len(nodes)], 60, ladder(2))
         assert [node["result"]["p"] for node in nodes] == p.tolist()
@@ -233,11 +232,11 @@ def test_equivalent_pairs_count_once_and_equal_arms_not_at_all(config_file, toy)
 
 def test_the_order_of_clusters_is_that_of_a_hash(config_file):
     queries = [Example(f"q{i}", (), "", ("a",), group=f"g{i // 2}" if i < 10 else None) for i in range(30)]
-    order = list(order_clusters(queries, 0))
-    fewer = list(order_clusters([q for q in queries if q.id not in ("q12", "q20")], 0))
-    assert fewer == [name for name in order if name not in ("query q12", "query q20")]
-    assert list(order_clusters(queries, 1)) != order
-    assert order_clusters(queries, 0)["group g2"] == ("q4", "q5")
+    order = order_clusters(queries, 0)
+    fewer = order_clusters([q for q in queries if q.id not in ("q12", "q20")], 0)
+    assert fewer == tuple(row for row in order if row[0] not in ("query q12", "query q20"))
+    assert order_clusters(queries, 1) != order
+    assert ("group g2", "q4", "q5") in order
 
 
 def test_groups_seeds_and_a_run_level_metric_are_decided(go, looks, config_file):

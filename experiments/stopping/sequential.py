@@ -21,6 +21,7 @@ the rounded sum is an odd function of the sum.
 from collections.abc import Sequence
 from functools import lru_cache
 from math import ceil, inf, sqrt
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -38,6 +39,8 @@ UNIT_STEPS = 20_000
 """The unit steps of the walk that gives the boundaries of z."""
 LEAST_DIFFERING = 10
 """The number of clusters that differ below which the repeated interval is [-1, 1]: it would cover too little."""
+ROUNDING = 1e-12
+"""Mass by which the spent level may be exceeded."""
 BETS = np.geomspace(0.01, 0.98, 64)
 """The stakes over which the e-process of a zero mean is averaged, for either sign."""
 
@@ -56,32 +59,60 @@ def ladder(m: int, alpha: float = 0.05) -> Floats:
     return np.array([alpha / i for i in sorted(divisors, reverse=True)])
 
 
-class SignWalk:
-    """The law of a walk with random signs, whose extremes are rejected at looks with a spent level.
+class SpentLevel:
+    """The mass of a null distribution that is left at each level of a ladder, while looks reject its extremes.
 
     Args:
         levels: [L], ascending.
         rho: The power of t in the spent level.
+        points: The number of points of the distribution, each of mass 1.
     """
 
-    def __init__(self, levels: ArrayLike, rho: float = 2.0) -> None:
-        self.levels, self.rho = np.asarray(levels, dtype=np.float64), rho
+    def __init__(self, levels: ArrayLike, rho: float = 2.0, points: int = 1) -> None:
+        self.levels, self.rho, self.total = np.asarray(levels, dtype=np.float64), rho, points
         self.killed = np.zeros(len(self.levels))
-        self.alive = np.ones((len(self.levels), 1))
-        self.total, self.squares = 0, 0
+        self.alive = np.ones((len(self.levels), points))
 
-    @property
-    def radius(self) -> int:
-        """The largest |x| of the lattice."""
-        return self.alive.shape[1] // 2
+    def reject(self, sizes: NDArray[Any], time: float) -> Floats:
+        """Rejects the largest values at a look, ties together, as many as the spent level allows.
+
+        Args:
+            sizes: The absolute value of each point.
+            time: The share of the planned clusters, in (0, 1].
+
+        Returns:
+            [L]: the least value that each level rejects; infinite if it rejects none. A lower level never rejects more.
+        """
+        values, place = np.unique(sizes, return_inverse=True)
+        bounds = np.full(len(self.levels), inf)
+        level = killed = 0.0
+        bound = inf
+        for i, this in enumerate(self.levels):
+            tails = np.cumsum(np.bincount(place, self.alive[i])[::-1])[::-1]
+            budget = killed + (this - level) * self.total * time**self.rho
+            allowed = np.flatnonzero((self.killed[i] + tails <= budget + ROUNDING * self.total) & (values > 0))
+            bounds[i] = bound = min(bound, float(values[allowed[0]])) if len(allowed) else bound
+            rejected = sizes >= bound
+            self.killed[i] += self.alive[i, rejected].sum()
+            self.alive[i, rejected] = 0
+            level, killed = float(this), float(self.killed[i])
+        return bounds
+
+
+class SignWalk(SpentLevel):
+    """The law of a walk with random signs: `alive` has the mass of each sum from -radius to radius."""
+
+    def __init__(self, levels: ArrayLike, rho: float = 2.0) -> None:
+        super().__init__(levels, rho)
+        self.sum, self.squares = 0, 0
 
     def step(self, size: int) -> None:
         """Adds a cluster with |s| = size. A cluster without a difference changes nothing."""
         if not size:
             return
-        self.total += size
+        self.sum += size
         self.squares += size * size
-        old, reach = self.radius, min(self.total, ceil(LATTICE_REACH * sqrt(self.squares)))
+        old, reach = self.alive.shape[1] // 2, min(self.sum, ceil(LATTICE_REACH * sqrt(self.squares)))
         wide = np.zeros((len(self.levels), 2 * (old + size) + 1))
         wide[:, 2 * size :] += self.alive / 2
         wide[:, : wide.shape[1] - 2 * size] += self.alive / 2
@@ -89,31 +120,9 @@ class SignWalk:
         self.alive = wide[:, cut : wide.shape[1] - cut]
 
     def look(self, time: float) -> Floats:
-        """Rejects the extremes at a look.
-
-        Args:
-            time: The share of the planned clusters, in (0, 1].
-
-        Returns:
-            [L]: the least |S| that each level rejects; infinite if it rejects no possible sum.
-        """
-        center, spent = self.radius, time**self.rho
-        folded = self.alive[:, center + 1 :] + self.alive[:, :center][:, ::-1]  # of |x| = 1, 2, ...
-        tails = np.cumsum(folded[:, ::-1], axis=1)[:, ::-1]
-        bounds = np.full(len(self.levels), inf)
-        level = killed = 0.0
-        bound = inf
-        for i, this in enumerate(self.levels):
-            allowed = np.flatnonzero(self.killed[i] + tails[i] <= killed + (this - level) * spent)
-            own = float(allowed[0]) + 1 if len(allowed) else inf
-            bounds[i] = bound = min(own, bound)
-            if bound <= center:
-                b = int(bound)
-                self.killed[i] += tails[i, b - 1]
-                self.alive[i, center + b :] = 0
-                self.alive[i, : center - b + 1] = 0
-            level, killed = float(this), float(self.killed[i])
-        return bounds
+        """[L]: the least |S| that each level rejects at a look; infinite if it rejects no possible sum."""
+        radius = self.alive.shape[1] // 2
+        return self.reject(np.abs(np.arange(-radius, radius + 1)), time)
 
 
 def boundaries(sizes: ArrayLike, looks: Sequence[int], planned: int, levels: ArrayLike, rho: float = 2.0) -> Floats:
@@ -199,13 +208,14 @@ def repeated_interval(sums: ArrayLike, sizes: ArrayLike, c: float) -> tuple[floa
     return max(-1.0, low), min(1.0, high)
 
 
-def predictive_power(z: float, t: float, level: float) -> float:
-    """The chance that a fixed test at `level` decides after all planned clusters, given z at time t < 1."""
+def predictive_power(z: Any, t: Any, level: float) -> Any:
+    """The chance that a fixed test at `level` decides after all planned clusters, given z at time t < 1: both numbers,
+    or arrays that broadcast.
+    """
     from scipy.special import ndtr
 
-    critical = normal_quantile(1 - level / 2)
-    spread = sqrt((1 - t) / t)
-    return float(sum(ndtr((sign * abs(z) / sqrt(t) - critical) / spread) for sign in (1, -1)))
+    critical, spread = normal_quantile(1 - level / 2), np.sqrt((1 - t) / t)
+    return sum(ndtr((sign * abs(z) / np.sqrt(t) - critical) / spread) for sign in (1, -1))
 
 
 def zero_mean_p(values: ArrayLike) -> Floats:

@@ -1,8 +1,6 @@
 """Plans, look files and scores by hand: what is counted, what is written once, and what is read back."""
 
 import json
-import os
-from dataclasses import replace
 from math import isnan
 from pathlib import Path
 from typing import Any
@@ -10,26 +8,26 @@ from typing import Any
 import pytest
 
 from experiments.config.keys import StopSpec
-from experiments.stats.stopping_rule import LookResult, Standing
-from experiments.stopping import look_files
-from experiments.stopping.comparisons import PlannedComparison
-from experiments.stopping.look_files import (
-    LookEntry,
+from experiments.stopping.looks import (
+    Family,
+    Samples,
+    common_queries,
     family_folder,
     family_folders,
-    look_path,
-    read_look,
-    write_once,
+    read_families,
 )
-from experiments.stopping.plan import StopPlan, order_clusters
-from experiments.stopping.records import FamilyRecord, common_queries, read_families, read_standing
-from experiments.stopping.scores import ScoreReader
+from experiments.stopping.plan import PlannedComparison, StopPlan, order_clusters
+from experiments.stopping.rule import Standing
 from experiments.store.json_shapes import check_shape
-from experiments.store.store import Store
+from experiments.store.store import Store, write_json
 from icl.errors import StoreError
+from icl.metrics.macro_f1 import MacroF1
 from icl.types import Example
 
-CLUSTERS = {"t": {f"c{i}": (f"q{i}a", f"q{i}b") for i in range(6)}, "u": {"d0": ("r0",), "d1": ("r1",)}}
+CLUSTERS = {
+    "t": tuple((f"c{i}", f"q{i}a", f"q{i}b") for i in range(6)),
+    "u": (("d0", "r0"), ("d1", "r1")),
+}
 
 
 def comparison(task: str, arm: str, reference: str = "z", *more: str) -> PlannedComparison:
@@ -39,7 +37,16 @@ def comparison(task: str, arm: str, reference: str = "z", *more: str) -> Planned
 def plan(*comparisons: PlannedComparison, looks: int = 3, **more: Any) -> StopPlan:
     own = comparisons or (comparison("t", "a"), comparison("t", "b"), comparison("u", "c", "y"))
     node = {"name": "strict", "accuracy": True, **more}
-    return StopPlan(StopSpec(), looks, "strict", node, own, {"t": ("n",)}, CLUSTERS, seeds=2)
+    return StopPlan(
+        stop=StopSpec(),
+        looks=looks,
+        metric="strict",
+        metric_node=node,
+        seeds=2,
+        comparisons=own,
+        untested={"t": ("n",)},
+        clusters=CLUSTERS,
+    )
 
 
 def test_a_plan_counts_the_clusters_of_each_task_at_each_look() -> None:
@@ -48,55 +55,67 @@ def test_a_plan_counts_the_clusters_of_each_task_at_each_look() -> None:
     assert (own.family, own.num_looks) == (3, 3)
     assert [own.num_clusters("t", look) for look in range(5)] == [0, 2, 4, 6, 6]
     assert [own.num_clusters("u", look) for look in range(4)] == [0, 1, 2, 2]
-    assert own.queries("t", 1) == ["q0a", "q0b", "q1a", "q1b"]
+    assert own.queries("t", 2) == {"q0a", "q0b", "q1a", "q1b"}
+    assert (own.has_groups("t"), own.has_groups("u")) == (True, False)
     design = own.design("t")
-    assert (design.planned, design.looks, design.whole, design.largest, design.least_differing) == (6, 3, True, 4, 50)
-    assert (own.design("u").largest, own.design("u").least_differing) == (2, 20)
+    assert (design.planned, design.looks, design.whole, design.least_differing) == (6, 3, True, 50)
+    assert ((design.seeds, design.group), own.design("u").group) == ((2, 2), 1)
+    assert own.design("u").least_differing == 20
     assert not plan(accuracy=False).design("t").whole
     assert (own.is_run_level, plan(run_level=True).is_run_level) == (False, True)
 
 
 def test_a_plan_is_read_back_as_it_was_written() -> None:
     own = plan()
-    assert StopPlan.from_dict(json.loads(json.dumps(own.to_dict())), "p") == own
-    for key in own.to_dict():
+    assert check_shape(StopPlan, json.loads(json.dumps(own.model_dump())), "p") == own
+    for key in own.model_dump():
         with pytest.raises(StoreError, match="p is damaged"):
-            StopPlan.from_dict({k: v for k, v in own.to_dict().items() if k != key}, "p")
+            check_shape(StopPlan, {k: v for k, v in own.model_dump().items() if k != key}, "p")
 
 
 def test_queries_of_a_group_are_one_cluster_and_a_query_and_a_group_of_one_name_are_two() -> None:
     queries = [Example("a", (), "", ()), Example("b", (), "", (), group="a"), Example("c", (), "", (), group="a")]
     orders = [order_clusters(queries, seed) for seed in range(8)]
-    assert all(order == {"query a": ("a",), "group a": ("b", "c")} for order in orders)
+    assert all(set(order) == {("query a", "a"), ("group a", "b", "c")} for order in orders)
     assert len({tuple(order) for order in orders}) == 2, "the seed decides the order"
 
 
-def record(*standings: tuple[str, int], look: int = 2, own: StopPlan | None = None) -> FamilyRecord:
-    ends = tuple(Standing(end=end) for end, _ in standings)  # type: ignore[arg-type]  # words of `End`
-    return FamilyRecord(own or plan(), ends, tuple(n for _, n in standings), look)
+def record(*standings: tuple[str, int], look: int = 2, own: StopPlan | None = None) -> Family:
+    family = Family(Path("family-1"), own or plan())
+    family.standings = [Standing(end=end) for end, _ in standings]  # type: ignore[arg-type]  # words of `End`
+    family.clusters, family.look = [n for _, n in standings], look
+    return family
 
 
-def test_a_record_says_how_many_comparisons_have_ended_and_how() -> None:
+def test_a_family_says_how_many_comparisons_have_ended_and_how() -> None:
     ended = record(("decided", 2), ("open", 4), ("open", 2))
-    assert ended.has_ended
+    assert not ended.running
     assert ended.describe() == "look 2 of 3: 3 of 3 comparisons have ended (1 decided, 2 open)"
     some = record(("running", 4), ("equal", 2), ("running", 2))
-    assert not some.has_ended
+    assert some.running == [0, 2]
     assert some.describe() == "look 2 of 3: 1 of 3 comparisons have ended (1 equal)"
     none = record(*[("running", 0)] * 3, look=0)
     assert none.describe() == "no look yet: 0 of 3 comparisons have ended"
 
 
-def test_a_cell_stands_on_the_clusters_of_its_longest_comparison_that_did_not_fall_behind() -> None:
-    assert record(("decided", 2), ("running", 4), ("open", 2)).cell_clusters() == {
-        "a": 2,
-        "b": 4,
-        "z": 4,
+def test_a_cell_is_needed_while_any_comparison_that_reads_it_runs() -> None:
+    def counts(family: Family, look: int) -> dict[str, int]:
+        return {digest: len(queries) for digest, queries in family.needed(look).items()}
+
+    some = record(("decided", 2), ("running", 4), ("open", 2))
+    assert counts(some, 3) == {"a": 4, "b": 12, "z": 12, "n": 12, "c": 2, "y": 2}
+    assert counts(record(("decided", 2), ("open", 4), ("open", 2)), 3) == {
+        "a": 4,
+        "b": 8,
+        "z": 8,
+        "n": 8,
         "c": 2,
         "y": 2,
     }
-    behind = record(("running", 2), ("decided", 2), ("open", 1)).cell_clusters()
-    assert behind == {"b": 2, "z": 2, "c": 1, "y": 1}, "a waits for its samples"
+    gone = record(("running", 2), ("running", 4), ("open", 2))
+    gone.cells = {"b", "z", "c", "y"}
+    assert gone.running == [1], "the arm a has left the grid"
+    assert counts(gone, 3)["a"] == 4
 
 
 def test_means_are_comparable_on_the_queries_that_all_arms_of_a_task_stand_on() -> None:
@@ -105,29 +124,35 @@ def test_means_are_comparable_on_the_queries_that_all_arms_of_a_task_stand_on() 
     assert queries == {"t": {"q0a", "q0b", "q1a", "q1b"}, "u": {"r0", "r1"}}
     later = record(("decided", 4), own=plan(comparison("t", "a", "w")), look=2)
     assert common_queries([own, later])["t"] == {f"q{i}{x}" for i in range(4) for x in "ab"}, "a stands on four now"
+    behind = record(("running", 2), ("decided", 4), ("open", 2))
+    assert len(common_queries([behind])["t"]) == 8, "a waits for its samples"
     waiting = record(*[("running", 0)] * 3)
-    assert common_queries([waiting])["t"] == {query for own in CLUSTERS["t"].values() for query in own}
+    assert common_queries([waiting])["t"] == {query for _, *own in CLUSTERS["t"] for query in own}
 
 
-def entry(**node: Any) -> LookEntry:
-    return check_shape(LookEntry, {"pairs_digest": "0", **node}, "look-001.json")
-
-
-def test_a_standing_is_read_from_its_entry() -> None:
+def test_a_standing_is_read_from_its_entry(tmp_path: Path) -> None:
+    family = Family(tmp_path, plan(comparison("t", "a")))
+    digest = {"pairs_digest": family.plan.comparisons[0].digest}
     result = {"clusters": 2, "time": 0.5, "p": 0.01, "side": 1, "z": 2.0, "difference": 0.1, "low": None, "high": None}
-    standing = read_standing(entry(end="decided", chance=0.25, result=result), Standing(), 3)
-    assert (standing.end, standing.look, standing.chance) == ("decided", 3, 0.25)
-    assert standing.result is not None
-    assert isnan(standing.result.low)
-    before = Standing(LookResult(1, 0.2, 0.5, 0, 0.0, 0.0), "running", 1, 0.7)
-    after = read_standing(entry(end="open", chance=None), before, 3)
-    assert (after.result, after.end, after.look, isnan(after.chance)) == (before.result, "open", 1, True)
-    assert after == replace(before, end="open", chance=after.chance)
+    for look, node in enumerate(
+        ({"end": "running", "chance": 0.25, "clusters": 2, "result": result}, {"end": "open", "chance": None}), 1
+    ):
+        write_json(family.path(look), {"comparisons": {"0": digest | node}})
+    first = Family(tmp_path, family.plan)
+    first.path(2).rename(tmp_path / "later")
+    (before,) = first.read().standings
+    assert (before.end, before.look, before.chance) == ("running", 1, 0.25)
+    assert before.result is not None
+    assert isnan(before.result.low)
+    (tmp_path / "later").rename(first.path(2))
+    (after,) = family.read().standings
+    assert (after.result.p, after.end, after.look, isnan(after.chance)) == (0.01, "open", 1, True)  # type: ignore[union-attr]
+    assert family.clusters == [2]
 
 
 def test_families_are_read_in_order_look_by_look(tmp_path: Path) -> None:
     for number in (2, 10, 1):
-        write_once(family_folder(tmp_path, number) / "plan.json", plan(looks=number + 1).to_dict())
+        write_json(family_folder(tmp_path, number) / "plan.json", plan(looks=number + 1).model_dump())
     result = {"clusters": 2, "time": 0.5, "p": 0.01, "side": 1, "z": 2.0, "difference": 0.1}
     zero, one = ({"pairs_digest": own.digest} for own in plan().comparisons[:2])
     nodes = [
@@ -136,10 +161,10 @@ def test_families_are_read_in_order_look_by_look(tmp_path: Path) -> None:
             "end": "decided", "chance": None}}},
     ]  # fmt: skip
     for look, node in enumerate(nodes, 1):
-        write_once(look_path(family_folder(tmp_path, 1), look), node)
+        write_json(family_folder(tmp_path, 1) / f"look-00{look}.json", node)
     assert [folder.name for folder in family_folders(tmp_path)] == ["family-1", "family-2", "family-10"]
     first, second, _ = read_families(tmp_path)
-    assert (first.look, first.clusters) == (2, (2, 4, 0))
+    assert (first.look, first.clusters) == (2, [2, 4, 0])
     assert [(one.end, one.look) for one in first.standings] == [("decided", 1), ("open", 2), ("running", 0)]
     assert (second.look, second.plan.looks) == (0, 3)
     text_result = zero | {"end": "open", "chance": None, "result": "text"}
@@ -159,28 +184,6 @@ def test_families_are_read_in_order_look_by_look(tmp_path: Path) -> None:
     assert read_families(tmp_path / "none") == []
 
 
-@pytest.mark.parametrize("links", [True, False])
-def test_a_look_is_written_once(tmp_path: Path, links: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refused(*_: object) -> None:
-        raise OSError("no hard links")
-
-    if not links:
-        monkeypatch.setattr(look_files.os, "link", refused)
-    path = look_path(tmp_path / "family-1", 7)
-    assert path.name == "look-007.json"
-    assert read_look(path.parent, 7, plan()) is None
-    write_once(path, {"look": 7})
-    write_once(path, {"look": 8})
-    assert json.loads(path.read_text()) == {"look": 7}
-    assert os.listdir(path.parent) == ["look-007.json"]
-    (tmp_path / "file").write_text("")
-    with pytest.raises(StoreError, match="cannot be written: "):
-        write_once(tmp_path / "file" / "look-001.json", {})
-    path.write_text("{")
-    with pytest.raises(StoreError, match=r"is damaged .* Run the same command again: it makes the file again"):
-        read_look(path.parent, 7, plan())
-
-
 def line(query: str, score: float | None = 1.0, cell: str = "a", **more: Any) -> str:
     content = {
         "cell": cell,
@@ -196,7 +199,7 @@ def test_scores_are_read_as_they_come_and_the_first_answer_of_a_query_counts(tmp
     file = tmp_path / "cells" / "a" / "0.jsonl"
     file.parent.mkdir(parents=True)
     file.write_text(line("q", failed="no image") + line("r", 0.0) + line("x", cell="b") + line("s")[:-4])
-    reader = ScoreReader(Store(tmp_path), "strict")
+    reader = Samples(Store(tmp_path), "strict")
     assert not reader.has_all("a", ["q"])
     reader.refresh(["a"])
     assert reader.has_all("a", ["q", "r"])
@@ -220,12 +223,12 @@ def test_a_run_level_metric_reads_answers(tmp_path: Path) -> None:
     file = tmp_path / "cells" / "a" / "0.jsonl"
     file.parent.mkdir(parents=True)
     file.write_text(line("q", group="g", output="yes", gold=["no"], options=["yes", "no"], meta={"x": 1}) + line("r"))
-    reader = ScoreReader(Store(tmp_path), "strict", keep_answers=True)
+    reader = Samples(Store(tmp_path), "strict", MacroF1())
     reader.refresh(["a"])
     one, bare = reader.sample("a", "q"), reader.sample("a", "r")
     assert (one.query, one.score, one.group, one.output) == ("q", 1.0, "g", "yes")
     assert (one.gold, one.options, one.meta) == (("no",), ("yes", "no"), {"x": 1})
     assert (bare.gold, bare.options, bare.meta, bare.output) == ((), (), {}, None)
-    short = ScoreReader(Store(tmp_path), "strict")
+    short = Samples(Store(tmp_path), "strict")
     short.refresh(["a"])
     assert short.sample("a", "q").output is None

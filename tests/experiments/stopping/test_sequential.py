@@ -5,7 +5,8 @@ from itertools import product
 import numpy as np
 import pytest
 
-from experiments.stats.sequential import (
+from experiments.stats.significance import exact_sign_flip_p, mcnemar_p
+from experiments.stopping.sequential import (
     boundaries,
     holm_decided,
     ladder,
@@ -16,8 +17,7 @@ from experiments.stats.sequential import (
     z_boundaries,
     zero_mean_p,
 )
-from experiments.stats.significance import exact_sign_flip_p, mcnemar_p
-from tests.experiments.stats.anytime_p import anytime_p
+from tests.experiments.stopping.anytime_p import anytime_p
 
 LOOKS = [5, 10, 15, 20]
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
-from experiments.stats.sequential import Floats, boundaries
+from experiments.stopping.sequential import Floats, boundaries
 
 
 def anytime_p(sums: ArrayLike, looks: Sequence[int], planned: int, levels: ArrayLike, rho: float = 2.0) -> Floats:

@@ -1,27 +1,16 @@
 """The rule that ends comparisons: shares and power as published, Holm, futility, margin, whole-run metrics."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 
 from experiments.config.keys import StopSpec
-from experiments.stats.exchange_looks import ExchangeLooks, exchange_differences
+from experiments.stats.exchange_looks import exchange_differences
 from experiments.stats.run_statistic_tests import randomization_test
 from experiments.stats.run_statistics import build_strata
-from experiments.stats.sequential import ladder, lattice, look_sizes, zero_mean_p
-from experiments.stats.stopping_rule import (
-    LookDesign,
-    LookResult,
-    PairedLooks,
-    RunLevelLooks,
-    Standing,
-    end_comparisons,
-    least_differing,
-    number_of_looks,
-)
+from experiments.stopping.rule import ComparisonTest, LookDesign, LookResult, Standing, end_comparisons
+from experiments.stopping.sequential import SpentLevel, ladder, lattice, look_sizes, zero_mean_p
 from icl.metrics.sufficient_statistics import macro_f1_statistics
-from tests.experiments.stats.anytime_p import anytime_p
+from tests.experiments.stopping.anytime_p import anytime_p
 
 
 def _result(p: float, time: float = 0.5, z: float = 2.0, side: int = 1, is_equal: bool = False) -> LookResult:
@@ -30,7 +19,7 @@ def _result(p: float, time: float = 0.5, z: float = 2.0, side: int = 1, is_equal
 
 def _run(sums: np.ndarray, spec: StopSpec, family: int = 1, looks: int = 20) -> tuple[Standing, float]:
     design = LookDesign(len(sums), looks)
-    test, standing = PairedLooks(design, spec, family), [Standing()]
+    test, standing = ComparisonTest(design, spec, family), [Standing()]
     for look, n in enumerate(design.sizes, 1):
         result = test.look(sums[:n].astype(float), np.ones(n))
         standing = end_comparisons(standing, {0: result}, look, spec, family)
@@ -102,7 +91,7 @@ def test_p_and_interval_agree_about_zero_at_every_look():
     draw = np.random.default_rng(12)
     for _ in range(60):
         sums = draw.choice([-1.0, 0, 1], 200, p=[0.1, 0.7, 0.2])
-        test = PairedLooks(LookDesign(200, 20), StopSpec(), 4)
+        test = ComparisonTest(LookDesign(200, 20), StopSpec(), 4)
         for n in look_sizes(200, 20):
             result = test.look(sums[:n], np.ones(n))
             outside = result.low >= 0 if result.side > 0 else result.high <= 0
@@ -112,11 +101,12 @@ def test_p_and_interval_agree_about_zero_at_every_look():
 def test_seeds_and_groups_wait_until_many_clusters_differ():
     sums = np.full(100, 3.0)
     for seeds, group, least in ((3, 1, 20), (1, 4, 50), (1, 1, 0)):
-        assert least_differing(seeds, group) == least
-        test = PairedLooks(LookDesign(100, 20, least_differing=least), StopSpec(), 1)
+        design = LookDesign(100, 20, seeds=seeds, group=group)
+        assert design.least_differing == least
+        test = ComparisonTest(design, StopSpec(), 1)
         first = next(n for n in look_sizes(100, 20) if test.look(sums[:n], np.full(n, 3.0)).p < 1)
         assert first >= max(least, 15)
-    late = PairedLooks(LookDesign(30, 5, least_differing=50), StopSpec(), 1)
+    late = ComparisonTest(LookDesign(30, 5, group=2), StopSpec(), 1)
     p = [late.look(sums[:n], np.full(n, 3.0)).p for n in look_sizes(30, 5)]
     assert p[:-1] == [1] * 4
     assert p[-1] < 1, "the last look is always taken"
@@ -128,7 +118,7 @@ def test_the_null_of_means_is_tested_by_its_own_p():
     one, _ = _run(sums, StopSpec(null="mean"))
     assert one.end == "decided"
     skewed = np.tile([9.0] + [-1.0] * 9, 20)
-    test = PairedLooks(LookDesign(200, 20, largest=9), StopSpec(null="mean"), 1)
+    test = ComparisonTest(LookDesign(200, 20, seeds=3, group=3), StopSpec(null="mean"), 1)
     assert min(test.look(skewed[:n], np.ones(n)).p for n in look_sizes(200, 20)) > 0.05
 
 
@@ -137,16 +127,17 @@ def test_graded_scores_are_tested_on_their_grid():
     sums = draw.normal(0.06, 0.2, 300)
     results = []
     for scale in (1.0, 1e-3):
-        test = PairedLooks(LookDesign(300, 20, whole=False), StopSpec(), 1)
+        test = ComparisonTest(LookDesign(300, 20, whole=False), StopSpec(), 1)
         results.append([test.look(scale * sums[:n], np.ones(n)).p for n in look_sizes(300, 20)])
     assert results[0] == results[1]
     assert results[0][-1] <= 0.05
 
 
-def test_several_models_take_five_looks():
-    assert number_of_looks(StopSpec(), 1) == 20
-    assert number_of_looks(StopSpec(), 2) == 5
-    assert number_of_looks(replace(StopSpec(), looks=8), 2) == 8
+def _decided(test: SpentLevel, differences: np.ndarray, time: float) -> float:
+    """The least level that has rejected the first row, else 1."""
+    sizes = np.where(np.isnan(differences), np.inf, abs(differences))
+    test.reject(np.round(sizes, 12), time)
+    return next((float(one) for one, row in zip(test.levels, test.alive, strict=True) if row[0] == 0), 1.0)
 
 
 def _strata(draw: np.random.Generator, n: int, right: float):
@@ -170,20 +161,20 @@ def test_run_level_comparisons_are_decided_when_they_differ_and_rarely_when_not(
         for run in range(runs):
             strata = _strata(np.random.default_rng(run), 100, right)
             rows = exchange_differences(strata, [f"q{i}" for i in range(100)], 400, run)
-            looks[name] += ExchangeLooks([0.05], 2.0, 400).look(rows, 1.0) <= 0.05
+            looks[name] += _decided(SpentLevel([0.05], 2.0, 400), rows, 1.0) <= 0.05
     assert looks["differ"] == 8
     assert looks["equal"] <= 8  # 3 expected
 
 
 def test_rows_die_in_the_order_of_levels_and_within_the_spent_level():
     draw = np.random.default_rng(16)
-    test, rows = ExchangeLooks([0.01, 0.02, 0.05], 2.0, 4000), np.zeros(4000)
+    test, rows = SpentLevel([0.01, 0.02, 0.05], 2.0, 4000), np.zeros(4000)
     for time in (0.25, 0.5, 0.75, 1.0):
         rows = rows + draw.normal(0, 1, 4000)
-        test.look(rows, time)
-        dead = (~test.alive).sum(axis=1)
+        test.reject(abs(rows), time)
+        dead = (test.alive == 0).sum(axis=1)
         assert (dead <= 4000 * np.array([0.01, 0.02, 0.05]) * time**2 + 1e-9).all()
-        assert not (~test.alive[:-1] & test.alive[1:]).any()
+        assert (test.alive[:-1] >= test.alive[1:]).all()
     assert dead[-1] > 150
 
 
@@ -191,13 +182,18 @@ def test_the_test_of_a_run_level_metric_looks_at_growing_prefixes():
     draw = np.random.default_rng(17)
     gold = draw.integers(0, 2, 200)
     arms = [np.where(draw.random(200) < share, gold, 1 - gold) for share in (0.55, 0.9)]
-    test, p = RunLevelLooks(LookDesign(200, 4), StopSpec(), 1), []
-    for n in (50, 100, 150, 200):
+
+    def differences(n, rows):
         statistics = [macro_f1_statistics(arm[:n], gold[:n], 2) for arm in arms]
         strata = build_strata([(list(range(n)), *statistics)], np.arange(n))
-        p.append(test.look(strata, [f"q{i}" for i in range(n)], n).p)
+        return exchange_differences(strata, [f"q{i}" for i in range(n)], rows, 0)
+
+    test = ComparisonTest(LookDesign(200, 4), StopSpec(), 1)
+    p = [test.look_at_run(n, n, differences).p for n in (50, 100, 150, 200)]
     assert p == sorted(p, reverse=True)
     assert p[-1] <= 0.05
+    late = ComparisonTest(LookDesign(200, 4), StopSpec(), 1)
+    assert [late.look_at_run(n, n, differences).p for n in (100, 200)] == p[1::2], "a missed look is taken later"
 
 
 def test_graded_sums_have_the_grid_of_the_first_look():
@@ -205,15 +201,68 @@ def test_graded_sums_have_the_grid_of_the_first_look():
     draw = np.random.default_rng(14)
     sums = np.r_[draw.normal(0.02, 0.05, 10), draw.normal(0.3, 1.0, 90)]
     design = LookDesign(100, 10, whole=False)
-    test = PairedLooks(design, StopSpec(), 8)
+    test = ComparisonTest(design, StopSpec(), 8)
     p = [test.look(sums[:n], np.ones(n)).p for n in design.sizes]
     assert p == anytime_p(lattice(sums, 10), design.sizes, 100, ladder(8)).tolist()
     assert p[-1] < 0.05
+    late = ComparisonTest(design, StopSpec(), 8)
+    assert [late.look(sums[:n], np.ones(n)).p for n in design.sizes[2::3]] == p[2::3], "missed looks are taken later"
 
 
 def test_the_mean_rule_bets_on_clusters_of_the_largest_size():
     """Sums of three pairs lie in [-3, 3], and the e-process needs values in [-1, 1]."""
-    sums = np.random.default_rng(15).choice([-1.0, 0, 2, 3], 60)
-    test = PairedLooks(LookDesign(60, 3, largest=3), StopSpec(null="mean"), 1)
+    sums = np.random.default_rng(15).choice([-1.0, 1, 2, 3], 60)
+    test = ComparisonTest(LookDesign(60, 3, seeds=3), StopSpec(null="mean"), 1)
     p = [test.look(sums[:n], np.full(n, 3.0)).p for n in (20, 40, 60)]
     assert p == [zero_mean_p(sums[:n] / 3)[-1] for n in (20, 40, 60)]
+
+
+def test_the_number_of_patterns_is_200_for_each_level():
+    for level, m, rows in ((0.05, 1, 4000), (0.05, 8, 32_000), (0.3, 1, 667)):
+        assert ComparisonTest(LookDesign(9, 3), StopSpec(level=level), m).rows.total == rows
+
+
+def test_the_last_look_removes_as_many_extremes_as_the_level_allows():
+    """Of 20 rows a level of .1 removes the two largest at time 1: the data are decided exactly if among them."""
+    for place, level in ((18, 0.1), (17, 1.0)):
+        differences = np.arange(1.0, 21.0)
+        differences[[0, place]] = differences[[place, 0]]
+        assert _decided(SpentLevel([0.1], 2.0, 20), differences, 1.0) == level
+
+
+def test_ties_are_removed_together_or_not_at_all():
+    tied = np.array([20.0, 20.0, 20.0, *np.arange(1.0, 18.0)])
+    assert _decided(SpentLevel([0.1], 2.0, 20), tied, 1.0) == 1.0
+    assert _decided(SpentLevel([0.15], 2.0, 20), tied, 1.0) == 0.15
+    nearly = tied + np.array([0, 1e-14, -1e-14, *np.zeros(17)])
+    assert _decided(SpentLevel([0.1], 2.0, 20), nearly, 1.0) == 1.0, "rounding errors are ties"
+
+
+def test_an_undefined_difference_is_the_most_extreme_and_zero_is_never_removed():
+    undefined = np.array([np.nan, *np.arange(1.0, 20.0)])
+    assert _decided(SpentLevel([0.05], 2.0, 20), undefined, 1.0) == 0.05
+    assert _decided(SpentLevel([0.5], 2.0, 4), np.zeros(4), 1.0) == 1.0
+    assert _decided(SpentLevel([0.05], 2.0, 20), -undefined, 1.0) == 0.05
+
+
+def test_the_level_is_spent_by_time_to_the_power_rho():
+    rows, first = 100, np.arange(100.0, 0, -1)  # the data are the largest
+    assert [_decided(SpentLevel([0.04], rho, rows), first, 0.5) for rho in (2.0, 3.0)] == [0.04, 1.0]
+    test = SpentLevel([0.04], 2.0, rows)
+    second = np.roll(first, 1)  # the data are the smallest, the largest are others
+    assert _decided(test, second, 0.5) == 1.0
+    assert test.alive.sum() == 99
+    assert _decided(test, first, 1.0) == 0.04
+    assert test.alive.sum() == 96, "in all, 4 of 100 rows"
+    assert _decided(test, second, 1.0) == 0.04, "what was decided stays decided"
+
+
+def test_a_lower_level_never_decides_later_than_a_higher_one():
+    draw = np.random.default_rng(0)
+    test, least = SpentLevel([0.02, 0.05, 0.2], 2.0, 200), 1.0
+    for k in range(1, 6):
+        result = _decided(test, draw.normal(size=200), k / 5)
+        assert result <= least
+        least = result
+        assert np.array_equal(test.alive, np.minimum.accumulate(test.alive, axis=0))
+    assert (test.alive == 0).sum(axis=1).tolist() == [4, 10, 40]

@@ -8,12 +8,14 @@
              comparison has one possible false statement. Futility then ends no comparison, since the interval of
              equal arms needs the data.
 
-Each comparison has a test with one method, `look`, which gets the clusters so far and returns a `LookResult`.
+The result of a comparison is a function of its plan and of the clusters so far: a test that has missed a look takes it
+when the clusters are there.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import nan, sqrt
+from functools import cached_property
+from math import ceil, inf, nan, sqrt
 from typing import Annotated, Literal
 
 import numpy as np
@@ -21,10 +23,10 @@ from numpy.typing import NDArray
 from pydantic import BeforeValidator
 
 from experiments.config.keys import StopSpec
-from experiments.stats.exchange_looks import ExchangeLooks, exchange_differences, num_patterns
-from experiments.stats.run_statistics import Stratum
-from experiments.stats.sequential import (
+from experiments.stopping.sequential import (
+    Floats,
     SignWalk,
+    SpentLevel,
     holm_decided,
     ladder,
     lattice,
@@ -35,7 +37,6 @@ from experiments.stats.sequential import (
     zero_mean_p,
 )
 
-Floats = NDArray[np.float64]
 End = Literal["running", "decided", "open", "equal"]
 NaNFromNull = Annotated[float, BeforeValidator(lambda value: nan if value is None else value)]
 """A number that is NaN if a file has null for it."""
@@ -47,6 +48,10 @@ SEEDS_DIFFERING, GROUP_DIFFERING = 20, 50
 """Clusters that must differ before the first look: for several seeds of one query, and for several queries."""
 EARLIEST_FUTILITY = 0.1
 """The share of the clusters before which no comparison ends as open."""
+MAX_RUN_LEVEL_FAMILY = 8
+"""The largest family whose run-level comparisons may end early: larger ones need too many exchange patterns."""
+PATTERNS_PER_LEVEL = 200
+ROUNDING = 1e-12
 
 
 @dataclass(frozen=True)
@@ -57,23 +62,24 @@ class LookDesign:
         planned: The number C of clusters.
         looks: The number K of looks.
         whole: Whether sums are whole because scores are 0 or 1.
-        largest: The largest number of pairs of a cluster.
-        least_differing: The number of clusters that must differ before the first look.
+        seeds: The number of seeds.
+        group: The largest number of queries of a cluster.
     """
 
     planned: int
     looks: int
     whole: bool = True
-    largest: int = 1
-    least_differing: int = 0
+    seeds: int = 1
+    group: int = 1
 
     @property
     def sizes(self) -> list[int]:
         return look_sizes(self.planned, self.looks)
 
     @property
-    def times(self) -> tuple[float, ...]:
-        return tuple(n / self.planned for n in self.sizes)
+    def least_differing(self) -> int:
+        """The number of clusters that must differ before the first look."""
+        return GROUP_DIFFERING if self.group > 1 else SEEDS_DIFFERING if self.seeds > 1 else 0
 
 
 @dataclass(frozen=True)
@@ -115,8 +121,8 @@ class Standing:
     chance: float = nan
 
 
-class PairedLooks:
-    """The test of sample scores: a sign walk, or an e-process for a mean of 0 (`stop.null`).
+class ComparisonTest:
+    """The test of one comparison: a sign walk, an e-process for a mean of 0 (`stop.null`), or exchange patterns.
 
     Args:
         design: The plan of the comparison.
@@ -128,24 +134,23 @@ class PairedLooks:
         self.design, self.spec, self.family = design, spec, family
         self.levels = np.array([spec.level / family]) if spec.margin is not None else ladder(family, spec.level)
         self.walk = SignWalk(self.levels, spec.spend)
-        self.walked, self.looked, self.p, self.side = 0, 0, 1.0, 0
+        self.looked, self.p, self.side = 0, 1.0, 0
+
+    @cached_property
+    def rows(self) -> SpentLevel:
+        """The exchange patterns of a run-level metric: 200 for the strictest level."""
+        return SpentLevel(self.levels, self.spec.spend, ceil(PATTERNS_PER_LEVEL * self.family / self.spec.level))
 
     def look(self, sums: Floats, pairs: Floats) -> LookResult:
-        """The result at a look. Looks come in order; each gets the clusters of the earlier ones and more.
+        """The result after some clusters. Each call gets the clusters of the earlier ones and more.
 
         Args:
             sums: [n] sums of arm minus reference, in the order of the clusters.
             pairs: [n] numbers of pairs.
         """
-        self.looked = n = len(sums)
-        time = n / self.design.planned
-        whole = self._whole(sums)
-        total, differing = int(whole.sum()), int(np.count_nonzero(whole))
-        if n == self.design.planned or differing >= self.design.least_differing:
-            p = self._mean_p(sums) if self.spec.null == "mean" else self._walk_p(whole, total, time)
-            if p < self.p:
-                self.p, self.side = p, int(np.sign(total))
-        count = float(pairs.sum())
+        whole = np.round(sums).astype(np.int64) if self.design.whole else lattice(sums, self.design.sizes[0])
+        n, total, count = len(sums), int(whole.sum()), float(pairs.sum())
+        self._take_looks(n, lambda start, stop: self._paired_p(sums, whole, start, stop))
         low, high = self._interval(sums, pairs, self.spec.level)
         is_equal = False
         if (margin := self.spec.margin) is not None:
@@ -155,85 +160,63 @@ class PairedLooks:
             low, high = (0.0, high) if self.side > 0 else (low, 0.0)
         elif self.p > self.spec.level:
             low, high = min(low, 0.0), max(high, 0.0)
-        return LookResult(
-            clusters=n,
-            time=time,
-            p=self.p,
-            side=self.side,
-            z=total / sqrt(max(1.0, float(np.sum(whole.astype(np.float64) ** 2)))),
-            difference=float(sums.sum()) / count if count else 0.0,
-            low=low,
-            high=high,
-            is_equal=is_equal,
-            pairs=int(count),
-        )
+        z = total / sqrt(max(1.0, float(np.sum(whole.astype(np.float64) ** 2))))
+        difference = float(sums.sum()) / count if count else 0.0
+        return LookResult(n, n / self.design.planned, self.p, self.side, z, difference, low, high, is_equal, int(count))
 
-    def _whole(self, sums: Floats) -> NDArray[np.int64]:
-        if self.design.whole:
-            return np.round(sums).astype(np.int64)
-        return lattice(sums, self.design.sizes[0])
+    def look_at_run(self, clusters: int, pairs: int, differences: Callable[[int, int], Floats]) -> LookResult:
+        """The result of a run-level metric after some clusters, by exchange of the arms' names in random patterns.
 
-    def _walk_p(self, whole: NDArray[np.int64], total: int, time: float) -> float:
-        for size in np.abs(whole[self.walked :]).tolist():
-            self.walk.step(size)
-        self.walked = len(whole)
-        rejected = np.flatnonzero(abs(total) >= self.walk.look(time))
-        return float(self.levels[rejected[0]]) if len(rejected) else 1.0
-
-    def _mean_p(self, sums: Floats) -> float:
-        return float(zero_mean_p(sums / self.design.largest)[-1])
-
-    def _interval(self, sums: Floats, pairs: Floats, level: float) -> tuple[float, float]:
-        times = self.design.times
-        c = z_boundaries(times, level, self.spec.spend)[min(self.design.sizes.index(len(sums)), len(times) - 1)]
-        return repeated_interval(sums, pairs, c)
-
-
-class RunLevelLooks:
-    """The Monte Carlo test of a run-level metric, for families of at most `exchange_looks.MAX_FAMILY`.
-
-    Args:
-        design: The plan of the comparison.
-        spec: The rule.
-        family: The number m of comparisons.
-    """
-
-    def __init__(self, design: LookDesign, spec: StopSpec, family: int) -> None:
-        self.design, self.spec = design, spec
-        levels = np.array([spec.level / family]) if spec.margin is not None else ladder(family, spec.level)
-        self.rows = num_patterns(family, spec.level)
-        self.test = ExchangeLooks(levels, spec.spend, self.rows)
-        self.looked, self.p, self.side = 0, 1.0, 0
-
-    def look(self, strata: Sequence[Stratum], clusters: Sequence[str], pairs: int) -> LookResult:
-        """The result at a look.
+        The first of the rows is the data. The test is exact for any number of rows, because they are exchangeable
+        (Hemerik and Goeman 2018).
 
         Args:
-            strata: The cells of both arms on the clusters so far.
-            clusters: The ids of these clusters.
+            clusters: The number of clusters.
             pairs: The number of pairs.
+            differences: (number of clusters, number of rows) -> [rows] differences, the data first.
         """
-        self.looked = len(clusters)
-        time = self.looked / self.design.planned
-        differences = exchange_differences(strata, clusters, self.rows, self.spec.seed)
-        p = self.test.look(differences, time)
-        if p < self.p:
-            self.p, self.side = p, int(np.sign(differences[0]))
-        spread = float(np.nanstd(differences))
-        z = float(differences[0]) / spread if spread > 0 else 0.0
-        return LookResult(len(clusters), time, self.p, self.side, z, float(differences[0]), pairs=pairs)
+        values = np.zeros(0)
 
+        def p_value(_: int, stop: int) -> tuple[float, int]:
+            nonlocal values
+            values = differences(stop, self.rows.total)
+            sizes = np.where(np.isnan(values), inf, np.abs(np.round(values / ROUNDING) * ROUNDING))
+            self.rows.reject(sizes, stop / self.design.planned)
+            return self._least_level(self.rows.alive[:, 0] == 0), int(np.sign(values[0]))
 
-def least_differing(seeds: int, largest_group: int) -> int:
-    """The number of clusters that must differ before the first look."""
-    if largest_group > 1:
-        return GROUP_DIFFERING
-    return SEEDS_DIFFERING if seeds > 1 else 0
+        self._take_looks(clusters, p_value)
+        spread, difference = float(np.nanstd(values)), float(values[0])
+        z = difference / spread if spread > 0 else 0.0
+        return LookResult(clusters, clusters / self.design.planned, self.p, self.side, z, difference, pairs=pairs)
 
+    def _take_looks(self, clusters: int, p_value: Callable[[int, int], tuple[float, int]]) -> None:
+        """Takes the looks that are due. p_value: (clusters of the look before, clusters) -> p and side of a look."""
+        for size in self.design.sizes:
+            if self.looked < size <= clusters:
+                p, side = p_value(self.looked, size)
+                self.looked = size
+                if p < self.p:
+                    self.p, self.side = p, side
 
-def number_of_looks(spec: StopSpec, models: int) -> int:
-    """The number of looks: that of the rule, else its default for so many models."""
-    return spec.looks or (LOOKS_OF_SEVERAL_MODELS if models > 1 else DEFAULT_LOOKS)
+    def _paired_p(self, sums: Floats, whole: NDArray[np.int64], start: int, stop: int) -> tuple[float, int]:
+        """(p, side) of one look. It is skipped, and spends nothing, while too few clusters differ."""
+        for size in np.abs(whole[start:stop]).tolist():
+            self.walk.step(size)
+        if stop < self.design.planned and np.count_nonzero(whole[:stop]) < self.design.least_differing:
+            return 1.0, 0
+        total = int(whole[:stop].sum())
+        if self.spec.null == "mean":
+            largest = self.design.seeds * self.design.group
+            return float(zero_mean_p(sums[:stop] / largest)[-1]), int(np.sign(total))
+        return self._least_level(abs(total) >= self.walk.look(stop / self.design.planned)), int(np.sign(total))
+
+    def _least_level(self, rejected: NDArray[np.bool_]) -> float:
+        return float(self.levels[rejected.argmax()]) if rejected.any() else 1.0
+
+    def _interval(self, sums: Floats, pairs: Floats, level: float) -> tuple[float, float]:
+        times = tuple(n / self.design.planned for n in self.design.sizes)
+        c = z_boundaries(times, level, self.spec.spend)[self.design.sizes.index(len(sums))]
+        return repeated_interval(sums, pairs, c)
 
 
 def end_comparisons(
@@ -255,8 +238,7 @@ def end_comparisons(
         due = spec.level / max(1, family - int(decided.sum()))
     else:
         due = spec.level / family
-        decided = np.array([value <= due for value in p], dtype=bool)
-        decided &= [one.end != "equal" for one in after]
+        decided = np.array([one.end != "equal" and value <= due for one, value in zip(after, p, strict=True)])
     return [
         replace(one, end="decided") if decided[i] else _ended(one, spec, due) if i in results else one
         for i, one in enumerate(after)
@@ -271,6 +253,6 @@ def _ended(one: Standing, spec: StopSpec, due: float) -> Standing:
         return replace(one, end="equal")
     if result.time >= 1:
         return replace(one, end="open", chance=0.0)
-    chance = predictive_power(result.z, result.time, due)
-    is_futile = spec.margin is None and spec.futility is not None and result.time >= EARLIEST_FUTILITY
-    return replace(one, end="open" if is_futile and chance < (spec.futility or 0.0) else "running", chance=chance)
+    chance = float(predictive_power(result.z, result.time, due))
+    is_futile = spec.margin is None and result.time >= EARLIEST_FUTILITY and chance < (spec.futility or 0.0)
+    return replace(one, end="open" if is_futile else "running", chance=chance)

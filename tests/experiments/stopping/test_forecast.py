@@ -6,7 +6,7 @@ from experiments.config.keys import StopSpec
 from experiments.grid.grid import expand
 from experiments.planning.plan import make_plan
 from experiments.planning.plan_text import format_plan
-from experiments.planning.stop_lines import drift, forecast_walk
+from experiments.stopping.forecast import drift, forecast_walk
 
 TIMES = tuple(k / 20 for k in range(1, 21))
 

@@ -1,6 +1,7 @@
 """Sentences of runs that are looked at while they grow, on records and frames by hand."""
 
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -8,22 +9,23 @@ import pandas as pd
 import pytest
 
 from experiments.config.keys import StopSpec
-from experiments.results.sequential_findings import (
+from experiments.results.view_run import restrict_samples
+from experiments.stats.arms import tidy_frame
+from experiments.stats.formatting import format_interval
+from experiments.stats.pairs import Pairs, paired_test
+from experiments.stopping.findings import (
     WARNING,
     anytime_findings,
     complete_clusters,
     discordance_by_task,
     looks_frame,
-    restrict_samples,
     stopped_findings,
     verdict_of_standing,
 )
-from experiments.stats.arms import tidy_frame
-from experiments.stats.sequential import look_sizes, repeated_interval, z_boundaries
-from experiments.stats.stopping_rule import LookResult, Standing
-from experiments.stopping.comparisons import PlannedComparison
-from experiments.stopping.plan import StopPlan
-from experiments.stopping.records import FamilyRecord
+from experiments.stopping.looks import Family, LookEntry
+from experiments.stopping.plan import PlannedComparison, StopPlan
+from experiments.stopping.rule import LookResult, Standing
+from experiments.stopping.sequential import look_sizes, repeated_interval, z_boundaries
 
 AXES = ("task", "shots")
 
@@ -33,16 +35,28 @@ def result(**more: Any) -> LookResult:
     return LookResult(**{**values, "pairs": 4, **more})
 
 
-def record(*standings: Standing, spec: StopSpec | None = None, size: int = 1) -> FamilyRecord:
-    ones = tuple(PlannedComparison("t", (f"a{i}",), ("z",), f"arm {i}", "zero") for i in range(len(standings)))
-    clusters = {f"c{i}": tuple(f"q{i}{j}" for j in range(size)) for i in range(8)}
-    plan = StopPlan(spec or StopSpec(), 4, "strict", {"name": "strict"}, ones, {}, {"t": clusters})
-    return FamilyRecord(plan, standings, tuple(4 for _ in standings), 2)
+def record(*standings: Standing, spec: StopSpec | None = None, size: int = 1, sums: Any = ()) -> Family:
+    plan = StopPlan(
+        stop=spec or StopSpec(),
+        looks=4,
+        metric="strict",
+        metric_node={"name": "strict", "accuracy": True},
+        seeds=1,
+        comparisons=tuple(
+            PlannedComparison("t", (f"a{i}",), ("z",), f"arm {i}", "zero") for i in range(len(standings))
+        ),
+        untested={},
+        clusters={"t": tuple((f"c{i}", *(f"q{i}{j}" for j in range(size))) for i in range(8))},
+    )
+    family = Family(Path("family-1"), plan)
+    family.standings, family.look = list(standings), 2
+    entry = LookEntry(pairs_digest="0", end="open", chance=0.0, sums=tuple(sums), pairs=(size,) * len(sums))
+    family.entries = [[entry] for _ in standings]
+    return family
 
 
 def findings(*standings: Standing, better: Any = "higher", **more: Any) -> list[Any]:
-    frame = pd.DataFrame({"cell": [], "task": [], "query": [], "strict": []})
-    return stopped_findings([record(*standings, **more)], frame, "strict", better)
+    return stopped_findings([record(*standings, **more)], "strict", better)
 
 
 @pytest.mark.parametrize(
@@ -94,12 +108,21 @@ def test_a_comparison_that_is_not_decided_has_its_chance_or_no_verdict() -> None
     assert differs.claim == "arm 0 against zero: different"
 
 
+def test_a_comparison_with_all_clusters_has_the_usual_test_as_one_look() -> None:
+    whole, sums = Standing(result(clusters=8, time=1.0), "open", 4), [1.0, 1, 1, 1, 1, 1, 0, 0]
+    (one,) = findings(whole, sums=sums)
+    test = paired_test(Pairs(np.zeros(8), np.array(sums), np.arange(8)))
+    ends = format_interval(test.low, test.high)
+    assert one.more == f"As one look: p = .031, {ends}."
+    (failed,) = findings(whole, sums=[])
+    assert failed.more == ""
+
+
 def test_another_metric_than_the_planned_one_decides_nothing_and_families_are_numbered() -> None:
     families = [record(Standing(result(), "decided", 2)), record(Standing())]
-    frame = pd.DataFrame({"cell": [], "task": [], "query": [], "strict": []})
-    both = stopped_findings(families, frame, "strict", "higher")
+    both = stopped_findings(families, "strict", "higher")
     assert [one.subject for one in both] == ["family 1 of 2, t", "family 2 of 2, t"]
-    (other,) = stopped_findings(families[:1], frame, "lenient", "higher")
+    (other,) = stopped_findings(families[:1], "lenient", "higher")
     assert (other.subject, other.verdict) == ("lenient", "open")
     assert other.claim == "the comparisons were planned for strict: nothing was decided by lenient"
 
@@ -161,7 +184,7 @@ def test_an_unfinished_run_has_differences_so_far_and_no_p() -> None:
     assert one.numbers.endswith("n = 50 of 100 clusters")
     ends = [f"{abs(end):.3f}"[1:] for end in (low, high)]
     assert all(end in one.numbers for end in ends)
-    assert anytime_findings(frame, {}, "m", AXES, planned=planned) == [warning]
+    assert [*anytime_findings(frame, {}, "m", AXES, planned=planned)] == [warning]
     (_, few) = anytime_findings(frame[:6], {"shots": 0}, "m", AXES, planned=planned)
     assert few.numbers == "3 of 100 clusters are complete in both arms, too few for an interval"
     assert discordance_by_task(frame, {"shots": 0}, "m", AXES) == {"t": np.mean(sums != 0)}
