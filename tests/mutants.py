@@ -65,7 +65,7 @@ FOLDER_TESTS: dict[str, tuple[str, ...]] = {
     "experiments/store": ("tests/experiments/store",),
     "experiments/results": ("tests/experiments/results",),
     "experiments/running": ("tests/experiments/running",),
-    "experiments/stopping": ("tests/experiments/stopping", "tests/experiments/stats/test_stopping_rule.py"),
+    "experiments/stopping": ("tests/experiments/stopping",),
 }
 """Folder or module -> tests that run over all of its modules, after those that import or name the module."""
 SLOW_TESTS = ("test_on_models.py", "test_lazy_branches_on_models.py", "test_kill.py", "test_fuzz.py")

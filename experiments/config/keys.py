@@ -96,7 +96,7 @@ StopNull = Annotated[Literal["exchange", "mean"], ExpectedText("'exchange' or 'm
 
 @dataclass(frozen=True, kw_only=True)
 class StopSpec:
-    """The rule by which comparisons end as soon as they are decided (`experiments.stats.sequential`)."""
+    """The rule by which comparisons end as soon as they are decided (`experiments.stopping`)."""
 
     level: StopLevel = 0.05  # largest chance of any false verdict in the family, at any stopping time
     looks: LookCount = None  # looks at the data; by default 20, or 5 if several models take turns

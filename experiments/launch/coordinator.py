@@ -71,8 +71,7 @@ def start_workers(
 ) -> tuple[Launch, WorkerGroup]:
     """Writes the shares of the missing samples and starts the workers. Raises PlanError if they cannot be started."""
     launcher = grid.launcher
-    blocks = stopping.blocks() if stopping else ()
-    parts = shares(grid, work.missing, launcher.workers, blocks)
+    parts = shares(grid, work.missing, launcher.workers, stopping.blocks() if stopping else ())
     cells = [cell.digest for cell in grid.cells]
     launch = Launch.new(store.folder, json_round_trip(describe(launcher)), len(parts), cells)
     for worker, blocks in zip(launch.workers, parts, strict=True):

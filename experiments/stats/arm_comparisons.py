@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 Verdict = Literal["better", "worse", "differs", "equal", "open", "unpaired"]
 """'differs' is for metrics without a good direction, 'open' for a difference that is not significant.
 
-'equal' needs a margin (`stopping_rule`).
+'equal' needs a margin (`experiments.stopping.rule`).
 """
 
 Topic = Literal[

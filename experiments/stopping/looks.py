@@ -5,8 +5,8 @@
     needed   a cell is computed while any comparison that reads it runs; the reference until its last one
 
 A look is a pure function of the plan and of the samples up to it. Its file is written once, and later looks read the
-sums of clusters from it: a failed sample that is answered later changes no look. Several workers may take the same look.
-A file that is lost or damaged is made again, the plan from the config and a look from the samples.
+sums of clusters from it: a failed sample that is answered later changes no look. Workers may take the same look. A file
+that is lost or damaged is made again, the plan from the config and a look from the samples.
 
 A comparison whose arm was given up (`experiments.running.failing_arms`) is left out of the looks. It takes them later,
 when its samples are there.
@@ -256,10 +256,11 @@ class Family:
         ended = {i for i, one in enumerate(after) if one.end != self.standings[i].end}
         nodes: dict[str, Any] = {}
         for i in sorted(ended | set(results)):
-            node = {"pairs_digest": self.plan.comparisons[i].digest}
+            node: dict[str, Any] = {"pairs_digest": self.plan.comparisons[i].digest}
             if i in results:
-                part = parts[i].model_dump(include={"clusters", "dropped"} if samples.run_level else _SUMS)
-                node |= {**part, "result": {key: _to_json(key, value) for key, value in asdict(results[i]).items()}}
+                keys = {"clusters", "dropped"} if samples.run_level else {"clusters", "sums", "pairs"}
+                result = {key: _to_json(key, value) for key, value in asdict(results[i]).items()}
+                node |= {**parts[i].model_dump(include=keys), "result": result}
             nodes[str(i)] = {**node, "end": after[i].end, "chance": _to_json("chance", after[i].chance)}
         return {"look": look, "of": self.plan.num_looks, "comparisons": nodes}
 
@@ -278,8 +279,15 @@ class Family:
                     differences.append(arm - reference)
             sums.append(round(sum(differences), ROUNDING))
             counts.append(len(differences))
-        new = {"clusters": n, "sums": tuple(sums), "pairs": tuple(counts), "dropped": tuple(dropped)}
-        return LookEntry(pairs_digest=one.digest, end="running", chance=0.0, **new)
+        return LookEntry(
+            pairs_digest=one.digest,
+            end="running",
+            chance=0.0,
+            clusters=n,
+            sums=tuple(sums),
+            pairs=tuple(counts),
+            dropped=tuple(dropped),
+        )
 
     def _result(self, i: int, part: LookEntry, samples: Samples) -> LookResult:
         one, entries = self.plan.comparisons[i], [*self.entries[i], part]
@@ -315,9 +323,6 @@ class Family:
         owners = np.array([k for k, _ in places] * len(one.arm))
         strata = build_strata(align_run_statistics(left, right)[2], owners)
         return exchange_differences(strata, [name for name, *_ in rows_of], rows, self.plan.stop.seed)
-
-
-_SUMS = {"clusters", "sums", "pairs"}
 
 
 def _joined(entries: Sequence[LookEntry]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -13,15 +13,8 @@ from experiments.stats.findings import findings
 from experiments.stats.intervals import normal_quantile
 from experiments.stats.pairs import align_pairs, paired_test
 from experiments.stats.significance import exact_sign_flip_p
-from experiments.stats.stopping_rule import (
-    LookDesign,
-    PairedLooks,
-    Standing,
-    end_comparisons,
-    least_differing,
-    number_of_looks,
-)
 from experiments.stats.summary import estimate_arm
+from experiments.stopping.rule import DEFAULT_LOOKS, ComparisonTest, LookDesign, Standing, end_comparisons
 from lab.simulation.designs import (
     DESIGNS,
     DISCORDANCE,
@@ -201,12 +194,12 @@ def _one_family(design: Design, sums: Sequence[Floats], spec: StopSpec) -> list[
     clusters, family = len(sums[0]), len(sums)
     looks = LookDesign(
         planned=clusters,
-        looks=number_of_looks(spec, 1),
+        looks=spec.looks or DEFAULT_LOOKS,
         whole=design.kind != "graded",
-        largest=design.pairs,
-        least_differing=least_differing(design.seeds, design.group),
+        seeds=design.seeds,
+        group=design.group,
     )
-    tests = [PairedLooks(looks, spec, family) for _ in sums]
+    tests = [ComparisonTest(looks, spec, family) for _ in sums]
     standings, sizes = [Standing() for _ in sums], np.full(clusters, float(design.pairs))
     for look, n in enumerate(looks.sizes, 1):
         running = [i for i, one in enumerate(standings) if one.end == "running"]
@@ -241,8 +234,8 @@ def saving_rows(clusters: int, discordance: float, runs: int, spec: StopSpec, se
 
 def _one_walk(sums: Floats, spec: StopSpec, family: int) -> tuple[Standing, float]:
     """One comparison, tested at the strictest level of its family."""
-    looks = LookDesign(len(sums), number_of_looks(spec, 1))
-    test, standing, ones = PairedLooks(looks, spec, family), Standing(), np.ones(len(sums))
+    looks = LookDesign(len(sums), spec.looks or DEFAULT_LOOKS)
+    test, standing, ones = ComparisonTest(looks, spec, family), Standing(), np.ones(len(sums))
     for look, n in enumerate(looks.sizes, 1):
         standing = end_comparisons([standing], {0: test.look(sums[:n], ones[:n])}, look, spec, family)[0]
         if standing.end != "running":

@@ -1,5 +1,6 @@
 """Runs whose comparisons end when they are decided: what is computed, and that the looks depend on nothing else."""
 
+import hashlib
 import random
 import shutil
 
@@ -339,3 +340,26 @@ def test_sums_are_whole_only_under_a_metric_of_right_and_wrong(config_file, metr
     plan = make_stop_plan(expand(load_config(config_file, overrides)))
     assert plan.metric_node["accuracy"] is is_whole
     assert plan.design("singles").whole is is_whole
+
+
+def test_the_looks_are_those_of_version_0_2(go, look_files, config_file):
+    """Digests of look files that 0.2.0 wrote: a run of it goes on, and reports read it."""
+    words = ("seeds=[0,1]", "task={name: task.py:Singles, count: 240, size: 2}", "stop={looks: 6}")
+    margin = ("task={name: task.py:Singles, count: 300}", "grid.shots=[0,2]", "stop={margin: 0.9, looks: 5}")
+    runs = {"plain": ((), "strict"), "seeds": (words, "strict"), "margin": (margin, "strict")}
+    runs |= {"mean": (("stop={'null': mean, futility: null}",), "strict")}
+    runs |= {"f1": (("stop={looks: 4}",), "macro_f1"), "graded": (("stop={looks: 10}",), "rouge_l")}
+    text, digests = config_file.read_text(), {}
+    for name, (overrides, metric) in runs.items():
+        config_file.write_text(text.replace("strict", metric))
+        go(name, *overrides)
+        data = b"".join(data for path, data in look_files(name).items() if "look-" in path)
+        digests[name] = hashlib.sha256(data).hexdigest()[:16]
+    assert digests == {
+        "plain": "2865a42ac1ca3a79",
+        "seeds": "0f350464f257a59d",
+        "margin": "035debfce20b706e",
+        "mean": "fd68bb09304154d4",
+        "f1": "45ed26e218cb09ff",
+        "graded": "5b53769c0388b378",
+    }
