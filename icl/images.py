@@ -22,7 +22,7 @@ from icl.lru_cache_bytes import LRUByteCache
 if TYPE_CHECKING:
     from PIL.Image import Image as PILImage
 
-    from icl.edits import Edit
+    from icl.edits.base import Edit
 
 MAX_PIXELS = 100_000_000
 """Larger images are refused: they are decompression bombs, or scans too large for any model."""

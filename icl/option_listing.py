@@ -14,14 +14,12 @@ options in place of the example's listing.
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from string import ascii_uppercase
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from icl.errors import DataError
-
-if TYPE_CHECKING:
-    from icl.types import Context, Example, Query
+from icl.types import Context, Example, OptionListing, Query
 
 Item = TypeVar("Item", bound="Example | Query")
 
@@ -29,21 +27,6 @@ _WORD = re.compile(r"\w+")
 _OWN_LETTER = re.compile(r"\(?([A-Za-z])(?:[.):]|\.\))\s+(?=\S)")
 OPTION_TEXTS = "option_texts"
 """Key of `meta`: the texts of the options, in the order of their letters."""
-
-
-@dataclass(frozen=True)
-class OptionListing:
-    """How a question lists its options.
-
-    Attributes:
-        text: Format of the options after the question.
-        between: Text between two options.
-        letters: Whether each option has a letter. The letters are then the options and the answers.
-    """
-
-    text: str = "\nOptions: {options}."
-    between: str = ", "
-    letters: bool = False
 
 
 LETTERED = OptionListing(

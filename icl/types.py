@@ -17,14 +17,29 @@ from typing import TYPE_CHECKING, Any, Literal
 from icl import spans
 from icl.edits import Edit
 from icl.images import Image
-from icl.option_listing import OptionListing
 from icl.streams import StreamKey
 
 if TYPE_CHECKING:
     from icl.models.interventions import Intervention
+    from icl.text.notebook_html import Thumbnails
 
 Role = Literal["system", "user", "assistant"]
 Json = Any
+
+
+@dataclass(frozen=True)
+class OptionListing:
+    """How a question lists its options.
+
+    Attributes:
+        text: Format of the options after the question.
+        between: Text between two options.
+        letters: Whether each option has a letter. The letters are then the options and the answers.
+    """
+
+    text: str = "\nOptions: {options}."
+    between: str = ", "
+    letters: bool = False
 
 
 @dataclass(frozen=True)
@@ -41,9 +56,7 @@ class Query:
     listing: OptionListing | None = None
 
     def _repr_html_(self) -> str:
-        from icl.text.notebook_html import example_html
-
-        return example_html(self)
+        return _example_html(self)
 
 
 @dataclass(frozen=True)
@@ -89,9 +102,7 @@ class Example:
         )
 
     def _repr_html_(self) -> str:
-        from icl.text.notebook_html import example_html
-
-        return example_html(self)
+        return _example_html(self)
 
 
 @dataclass(frozen=True)
@@ -137,9 +148,7 @@ class Context:
     relabels_gold: bool = False
 
     def _repr_html_(self) -> str:
-        from icl.text.notebook_html import context_html
-
-        return context_html(self)
+        return _context_html(self)
 
 
 @dataclass(frozen=True)
@@ -264,9 +273,7 @@ class Prompt:
         return self.map(lambda part: None if part.image is not None and part.within(where) else part)
 
     def _repr_html_(self) -> str:
-        from icl.text.notebook_html import prompt_html
-
-        return prompt_html(self)
+        return _prompt_html(self)
 
 
 def _with_parts(turn: Turn, parts: tuple[Part, ...]) -> Turn:
@@ -368,3 +375,64 @@ class Sample:
     failed: str | None = None
     invocation: int = 0
     scores_invocation: int = 0
+
+
+def _prompt_html(prompt: Prompt) -> str:
+    """The turns of a prompt with their images in place. The title of an image is its span, origin and edits."""
+    from icl.text.notebook_html import Thumbnails, box_html, dim_html, text_html
+
+    images = Thumbnails()
+    turns = [
+        box_html(
+            f"<div>{dim_html(turn.role)}</div>",
+            *(text_html(part.text) if part.image is None else images.tag(part.image, part.name) for part in turn.parts),
+        )
+        for turn in prompt.turns
+    ]
+    about = f"Prompt: {len(prompt.images)} images, {sum(len(part.text or '') for part in prompt.parts()):,} characters"
+    return f"<div>{dim_html(about)}</div>{''.join(turns)}{images.remark()}"
+
+
+def _context_html(context: Context) -> str:
+    """The demonstrations in prompt order with similarity, rank and answer, then the query."""
+    from icl.text.notebook_html import Thumbnails, dim_html, table_html, text_html
+
+    images, has_scores = Thumbnails(), any(demo.score for demo in context.demos)
+    rows = []
+    for number, demo in enumerate(context.demos):
+        cells = _example_cells(demo.example, images)
+        near = [f"{demo.score:.3f}"] if has_scores else []
+        rows.append([str(number + 1), *cells, text_html(demo.example.answer), *near, str(demo.rank)])
+    blank = [""] * (2 + has_scores)
+    rows.append(["query", *_example_cells(context.query, images), *blank])
+    head = ["", "id", "images", "question", "answer", *(["similarity"] if has_scores else []), "rank"]
+    names = ", ".join(f"{old} → {new}" for old, new in context.label_map.items())
+    notes = [*context.provenance, *([f"answers are renamed: {names}"] if names else [])]
+    about = f"Context: {len(context.demos)} demonstrations, in prompt order"
+    return (
+        f"<div>{dim_html(about)}</div>"
+        f"{table_html(head, rows)}{''.join(f'<div>{dim_html(note)}</div>' for note in notes)}{images.remark()}"
+    )
+
+
+def _example_html(example: Example | Query) -> str:
+    """An example with its images, question, options and answers; a query has no answers."""
+    from icl.text.notebook_html import Thumbnails, box_html, dim_html, text_html
+
+    images = Thumbnails()
+    facts: list[tuple[str, Any]] = [
+        ("id", example.id),
+        ("question", example.question),
+        ("options", " / ".join(example.options)),
+        ("answers", " / ".join(getattr(example, "answers", ()))),
+        ("label", getattr(example, "label", None)),
+        *example.meta.items(),
+    ]
+    lines = (f"<div>{dim_html(name)} {text_html(value)}</div>" for name, value in facts if value not in ("", None))
+    return box_html(f"<div>{images.row(example.images)}</div>", *lines, images.remark())
+
+
+def _example_cells(example: Example | Query, images: "Thumbnails") -> list[str]:
+    from icl.text.notebook_html import text_html
+
+    return [text_html(example.id), images.row(example.images), text_html(example.question)]

@@ -13,11 +13,11 @@ from typing import Any
 
 from icl import spans
 from icl.images import Image
+from icl.registry import build
 from icl.streams import StreamKey
 from icl.testing.require import accepts_class
 from icl.types import Context, Demo, Example, Part, Prompt, Query
 from prompts.base import Composer, Orderer, Transform
-from prompts.composers.chat import Chat
 from prompts.scripted_models import GuessingModel, NamingModel, guessed_pool
 
 
@@ -115,7 +115,7 @@ def check_transform(transform: Transform, contexts: Iterable[Context] | None = N
         query: Any = done.query
         result = replace(done, query=query.query) if isinstance(query, Example) else done
         if result.query.images or result.query.question:  # unless the transform removed the whole query
-            check_composer(Chat(), [result])
+            check_composer(build("composer", "chat"), [result])
 
 
 def _check_marks(component: Orderer | Transform, before: Context, after: Context, at: str) -> None:

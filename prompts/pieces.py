@@ -4,11 +4,20 @@ from typing import Literal
 
 from icl import spans
 from icl.errors import ConfigError
-from icl.tasks.generated.wording import INSTRUCTIONS
 from icl.types import Context, Demo, Part, Query
 
 First = Literal["image", "text"]
 Level = Literal["none", "short", "long"]
+
+INSTRUCTIONS = {
+    "none": "",
+    "short": "Answer with one word.",
+    "long": (
+        "Look at the examples, then answer the last question about its picture with one word, "
+        "in the same form as the examples."
+    ),
+}
+"""Level -> what stands before the first demonstration. The embedded model was trained with these."""
 
 
 def check_instruction(level: Level, own: str | None, composer: str) -> None:

@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from decoding.arms.arm import Arm
+from decoding.arms.greedy import GreedyDecoding
 from decoding.arms.requirements import BEAMS_AND_BUDGET, arm_part_refusal, part_refusal
 from decoding.base import DefaultNote, Generate, Note, Strategy
 from decoding.engine.requests import AnswerMode, Counters, DecodingRequest, Failure, PreparedRequest
 from decoding.formulas.sampling import Beam
-from decoding.strategies.greedy import GreedyDecoding
 from icl.errors import ICLError, ModelError
 from icl.models.base import Model, Request
 from icl.models.interventions import OutputPart, PartEdit, acts_in_part

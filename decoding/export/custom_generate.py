@@ -15,8 +15,7 @@ from decoding.arms.inspection import probe_branches, probe_prompt
 from decoding.base import Strategy
 from decoding.export.source_copy import OWN_PACKAGES, CannotCopyError, SourceCopy
 from decoding.formulas.sampling import Beam, Sampling
-from icl.edits import DiffusionNoise
-from icl.edits.noise import diffusion_scales
+from icl.edits import DiffusionNoise, diffusion_scales
 from icl.errors import ConfigError
 from icl.registry import describe
 

@@ -154,9 +154,9 @@ class FitData:
             DataError: A prompt could not be answered.
         """
         from decoding.arms.arm import Arm
+        from decoding.arms.greedy import GreedyDecoding
         from decoding.engine.engine import run_requests
         from decoding.engine.requests import DecodingRequest, Failure
-        from decoding.strategies.greedy import GreedyDecoding
 
         arm = Arm(GreedyDecoding())
         base = [one.without_demonstrations for one in self.choice] if prompts is None else prompts

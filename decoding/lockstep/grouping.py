@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from decoding.arms.greedy import GreedyDecoding
 from decoding.arms.requirements import unsupported_reason
 from decoding.engine.hypotheses import Hypothesis, option_generation, text_generation
 from decoding.engine.option_scoring import normalize_score
@@ -18,7 +19,6 @@ from decoding.engine.trace import StepTrace
 from decoding.formulas.sampling import Greedy
 from decoding.lockstep.budgeted_outputs import read_tokens
 from decoding.lockstep.request_metadata import MAX_BRANCHES, BranchMetadata, ThinkingLimits, serialize
-from decoding.strategies.greedy import GreedyDecoding
 from icl.errors import ModelError
 from icl.models.vllm.engine_io import EngineOutput, EngineRequest
 from icl.models.vllm.model import VLLM

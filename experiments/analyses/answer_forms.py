@@ -5,7 +5,7 @@
     cut            the answer ended at `max_new_tokens`
     cut_thinking   the thinking was cut at `max_thinking_tokens`
     form           bare, emphasized, boxed, tagged, json, labeled, concluded or sentence
-                   (`icl.metrics.answer_extraction`)
+                   (`icl.metrics.machinery.answer_extraction`)
 
 Where the forms differ between two arms, a difference of strict scores can be one of form, not of knowledge.
 `format_gain` measures it.
@@ -15,7 +15,7 @@ from math import isnan
 from typing import TYPE_CHECKING, Any, get_args
 
 from experiments.analyses.shared import answered_samples, make_table
-from icl.metrics.answer_extraction import AnswerForm
+from icl.metrics.machinery.answer_extraction import AnswerForm
 
 if TYPE_CHECKING:
     from pandas import DataFrame

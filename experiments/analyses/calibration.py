@@ -24,8 +24,8 @@ from numpy.typing import NDArray
 from experiments.analyses.shared import answered_samples, interval_columns, iter_settings, make_table
 from experiments.stats.sample_rows import text_items, to_records, unit_labels
 from icl.errors import ConfigError
+from icl.metrics.machinery.option_parsing import option_probabilities
 from icl.metrics.normalize import normalize_text
-from icl.metrics.option_parsing import option_probabilities
 
 if TYPE_CHECKING:
     from pandas import DataFrame

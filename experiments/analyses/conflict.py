@@ -25,8 +25,8 @@ import numpy as np
 from experiments.analyses.shared import answered_samples, interval_columns, iter_settings, make_table
 from experiments.stats.sample_rows import as_mapping, predicted_option, text_items, to_records, unit_labels
 from icl.errors import ConfigError
+from icl.metrics.machinery.option_parsing import option_probability
 from icl.metrics.normalize import normalize_text
-from icl.metrics.option_parsing import option_probability
 
 if TYPE_CHECKING:
     from pandas import DataFrame

@@ -84,7 +84,7 @@ def _compare(kind: str, metric: Any, file: str) -> None:
 
 def _collect_verdicts(metric: Any, samples: "Sequence[tuple[Generation, Example]]") -> None:
     """Asks the model of a judge for the verdicts that it needs. Other metrics need none."""
-    from icl.metrics.judge import Judge
+    from icl.metrics.machinery.judge import Judge
 
     if isinstance(metric, Judge):
         from experiments.running.judging import collect_verdicts

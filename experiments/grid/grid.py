@@ -340,7 +340,7 @@ class _CellFactory:
     def _with_rerankers(
         self, retriever: "Retriever", rerankers: "tuple[Reranker, ...]", candidates: int | None
     ) -> "Retriever":
-        from retrievers.reranked import Reranked
+        from retrievers.machinery.reranked import Reranked
 
         if not rerankers:
             return retriever

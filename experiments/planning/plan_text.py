@@ -7,7 +7,7 @@ from itertools import compress
 
 from experiments.planning.plan import DecodingPlan, Plan
 from experiments.stats.formatting import format_count as counted_noun
-from icl.metrics.judge import CONTROLS, Judge
+from icl.metrics.machinery.judge import CONTROLS, Judge
 
 GAP = 3
 """Spaces between two columns of the table."""

@@ -3,8 +3,8 @@
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from icl.metrics.machinery.yes_no import asks_yes_no
 from icl.metrics.normalize import normalize_text
-from icl.metrics.yes_no import asks_yes_no
 from icl.option_listing import OPTION_TEXTS
 
 if TYPE_CHECKING:

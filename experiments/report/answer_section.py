@@ -10,7 +10,7 @@ from experiments.results.run_view import RunView
 from experiments.stats.arms import deciding_digests, iter_arms
 from experiments.stats.formatting import format_share
 from experiments.stats.sample_rows import text_value
-from icl.metrics.answer_extraction import extract_answer
+from icl.metrics.machinery.answer_extraction import extract_answer
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -8,7 +8,7 @@ import numpy as np
 
 from experiments.stats.answer_forms import FORM, REASONED, describe_forms, form_shares, forms_differ
 from experiments.stats.arms import iter_arms, label_axes
-from icl.metrics.answer_extraction import AnswerForm
+from icl.metrics.machinery.answer_extraction import AnswerForm
 
 if TYPE_CHECKING:
     from pandas import DataFrame, Series

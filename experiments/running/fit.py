@@ -20,7 +20,7 @@ from experiments.running.generation import engine_for
 from experiments.stats.formatting import join_words
 from icl.errors import ConfigError, DataError, PlanError
 from icl.metrics.normalize import normalize_text
-from icl.registry import entries, resolve
+from icl.registry import build, entries, resolve
 
 if TYPE_CHECKING:
     from decoding.arms.fitting import Fittable
@@ -83,15 +83,14 @@ def fit_constant_bias(cell: Cell) -> tuple[float, ...]:
     Args:
         cell: The cell of the dev split, whose task, model and composer are used.
     """
-    from decoding.controls.constant_bias import ConstantBias
-
     no_demonstrations: dict[str, Any] = dict.fromkeys(DEMONSTRATION_AXES)
     zero_shot = replace(cell, shots=0, intervene=None, **no_demonstrations)
     left_out: Counter[str] = Counter()
-    scores, gold = _option_scores([zero_shot], ConstantBias(), (ConstantBias(),), left_out)
+    control = build("strategy", "constant_bias")
+    scores, gold = _option_scores([zero_shot], control, (control,), left_out)
     if not scores:
         raise DataError(f"nothing to fit on: {next(iter(left_out), 'the task has no queries')}")
-    fitted: Any = _fit(ConstantBias(), scores, gold)
+    fitted: Any = _fit(control, scores, gold)
     return tuple(fitted.biases)
 
 

@@ -25,7 +25,7 @@ from experiments.store.invocations import Invocation
 from experiments.store.store import Store, write_json
 from experiments.terminal.progress import Progress
 from icl.errors import ConfigError, ICLError
-from icl.metrics.judge import CONTROLS, Judge, JudgeRequest
+from icl.metrics.machinery.judge import CONTROLS, Judge, JudgeRequest
 from icl.tasks.subset import nested_choice
 from icl.types import Generation
 

@@ -10,7 +10,7 @@ from experiments.store.finished_index import read_cell_states
 from experiments.store.invocations import Invocation
 from experiments.store.run_state import describe_metrics, json_round_trip
 from experiments.store.store import Store
-from icl.metrics.judge import Judge
+from icl.metrics.machinery.judge import Judge
 from icl.option_listing import OPTION_TEXTS
 from icl.text.json_text import canonical_digest
 from icl.types import Demo, Example, Generation

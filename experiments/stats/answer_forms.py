@@ -8,15 +8,15 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, get_args
 
 from experiments.stats.sample_rows import as_sequence
-from icl.metrics.answer_extraction import AnswerForm, extract_answer
+from icl.metrics.machinery.answer_extraction import AnswerForm, extract_answer
+from icl.metrics.machinery.yes_no import read_yes_no
 from icl.metrics.normalize import normalize_text
-from icl.metrics.yes_no import read_yes_no
 
 if TYPE_CHECKING:
     from pandas import DataFrame, Series
 
 FORM = "answer_form"
-"""The column with the form of each output (`icl.metrics.answer_extraction.AnswerForm`); missing for a failed sample."""
+"""The column with the form of each output (`AnswerForm` of `answer_extraction`); missing for a failed sample."""
 
 REASONED = "reasoned"
 """The column that says whether an output has a reasoning block."""

@@ -25,8 +25,8 @@ from experiments.stats.pairs import KEYS, UnpairedError, align_pairs
 from experiments.stats.strategy_verdicts import StrategyVerdict, compare_controls, judge_strategy
 from experiments.stats.subjects import drop_unscored_tasks, shared_settings, split_by_subject
 from experiments.stats.summary import estimate_arm
+from icl.metrics.machinery.yes_no import read_yes_no
 from icl.metrics.normalize import normalize_text
-from icl.metrics.yes_no import read_yes_no
 
 if TYPE_CHECKING:
     from pandas import DataFrame

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from experiments.stats.arms import UNIT
 from icl.metrics.baselines import vote
+from icl.metrics.machinery.option_parsing import named_option
 from icl.metrics.normalize import normalize_text
-from icl.metrics.option_parsing import named_option
 from icl.option_listing import OPTION_TEXTS
 from icl.types import Demo, Example, Query
 

@@ -8,7 +8,7 @@ the same noise in any batch and at any decoding step. `stream` holds that bindin
 `contrast`, the task `corrupted` and other components name an edit by its name or path.
 """
 
-from icl.edits.base import Box, ColorLevel, Edit, build_edit
+from icl.edits.base import Box, ColorLevel, Edit, ReplacementImage, build_edit
 from icl.edits.blank import Blank
 from icl.edits.blur import Blur
 from icl.edits.color import Color
@@ -19,7 +19,6 @@ from icl.edits.noise import DIFFUSION_STEPS, DiffusionNoise, diffusion_scales
 from icl.edits.random_augmentation import RandomAugmentation
 from icl.edits.random_colors import RandomColors
 from icl.edits.region import RegionMask
-from icl.edits.replacement import ReplacementImage
 from icl.edits.rotate import Rotate
 from icl.edits.shuffled_patches import ShuffledPatches
 

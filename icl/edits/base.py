@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from PIL.Image import Image as PILImage
     from torch import Tensor
 
+    from icl.images import Image
+
+
 ColorLevel = Annotated[int, Ge(0), Le(255)]
 """Intensity of one color channel."""
 
@@ -77,3 +80,18 @@ class Box(Edit):
         top = min(round(self.top * image.height), image.height - 1)
         right, bottom = round(self.right * image.width), round(self.bottom * image.height)
         return left, top, max(right, left + 1), max(bottom, top + 1)
+
+
+@dataclass(frozen=True)
+class ReplacementImage(Edit):
+    """An edit that replaces the image by another one."""
+
+    keeps_size: ClassVar[bool] = False
+
+    image: "Image"
+
+    def describe(self) -> str:
+        return f"Another({self.image.digest})"
+
+    def apply_to_image(self, image: "PILImage") -> "PILImage":
+        return self.image.open()

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from icl.metrics.base import Better, ScoredSample
+from icl.metrics.machinery.option_parsing import named_option, option_probability
 from icl.metrics.normalize import normalize_text
-from icl.metrics.option_parsing import named_option, option_probability
 from icl.metrics.run_level import SampleValues, on_scored_samples, roc_auc
 from icl.registry import component
 from icl.types import Example, Generation

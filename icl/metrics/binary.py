@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from icl.metrics.base import Better, ScoredSample
+from icl.metrics.machinery.yes_no import asks_yes_no, read_yes_no
 from icl.metrics.normalize import normalize_text
 from icl.metrics.run_level import SampleValues, on_scored_samples, ratio
-from icl.metrics.yes_no import asks_yes_no, read_yes_no
 from icl.registry import component
 from icl.types import Example, Generation
 

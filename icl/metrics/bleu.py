@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from icl.metrics.base import Better, ScoredSample
-from icl.metrics.penn_tokenizer import CACHE_ENTRIES, words
+from icl.metrics.machinery.penn_tokenizer import CACHE_ENTRIES, words
 from icl.metrics.run_level import SampleValues, on_scored_samples
 from icl.metrics.sufficient_statistics import RunLevelValues, SufficientStatistics
 from icl.registry import component

@@ -9,7 +9,7 @@ with sigma 6. As in the released code, the lengths l are numbers of bigrams. The
 is that of a whole cell with its queries' references. Published is the mean over captions (1.2 is printed as 120). The
 score of a single sample treats all n-grams as equally rare, and is divided by 10.
 
-Words are split as the released code splits them (`icl.metrics.penn_tokenizer`).
+Words are split as the released code splits them (`icl.metrics.machinery.penn_tokenizer`).
 
 Differs from the released code in the score of a single sample (see above). The score of a cell is the same.
 """
@@ -22,7 +22,7 @@ from functools import lru_cache
 from typing import ClassVar
 
 from icl.metrics.base import Better, ScoredSample
-from icl.metrics.penn_tokenizer import words
+from icl.metrics.machinery.penn_tokenizer import words
 from icl.metrics.run_level import SampleValues, mean
 from icl.registry import component
 from icl.types import Example, Generation

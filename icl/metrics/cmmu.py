@@ -2,7 +2,7 @@
 
     multiple-response    the capital letters after the last "答案" (answer), sorted, are the gold letters
     fill-in-the-blank    the best line of the output has a difflib ratio above .7 to the gold
-    multiple-choice      the answer names the right option (`icl.metrics.option_parsing`)
+    multiple-choice      the answer names the right option (`icl.metrics.machinery.option_parsing`)
 
 The type is `meta["type"]`; examples without one have no score. Fixed phrases before an answer ("答案为", "因此") and a
 unit behind a number are cut, as released.
@@ -18,7 +18,7 @@ from typing import ClassVar
 
 from icl.constraints import Fraction
 from icl.metrics.base import Better
-from icl.metrics.option_parsing import is_correct
+from icl.metrics.machinery.option_parsing import is_correct
 from icl.registry import component
 from icl.types import Example, Generation
 

@@ -21,8 +21,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from icl.metrics.base import Better, ScoredSample
+from icl.metrics.machinery.option_parsing import is_correct, named_option
 from icl.metrics.normalize import normalize_text
-from icl.metrics.option_parsing import is_correct, named_option
 from icl.metrics.run_level import SampleValues, ratio_over_groups
 from icl.registry import component
 from icl.types import Example, Generation

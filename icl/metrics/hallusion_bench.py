@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from icl.metrics.base import Better, ScoredSample
-from icl.metrics.option_parsing import is_correct
+from icl.metrics.machinery.option_parsing import is_correct
 from icl.metrics.question_groups import all_correct
 from icl.metrics.run_level import SampleValues, mean_over_groups
 from icl.registry import component

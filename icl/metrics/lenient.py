@@ -1,18 +1,18 @@
 """Lenient accuracy: the output gives an accepted answer, regardless of the surrounding text.
 
-`icl.metrics.answer_extraction` finds the answer in the output. Then one of these rules decides, by the kind of the
+`answer_extraction` finds the answer in the output. Then one of these rules decides, by the kind of the
 accepted answers. If an output names several answers, or takes one back ("not red but blue"), only what it stands by
 counts.
 
 1. Equal after the VQA normalization (`icl.metrics.normalize.normalize_vqa`, applied always): right.
-2. Yes or no: `icl.metrics.yes_no.parse_yes_no`; an output that says neither, or both, is wrong. A sentence about the
+2. Yes or no: `yes_no.parse_yes_no`; an output that says neither, or both, is wrong. A sentence about the
    image itself ("no image is attached", "the image shows a cat") answers no question about something else.
 3. With options: a letter ("(B)", "B.", "option B") or a place ("the second one") chooses an option
-   (`icl.metrics.option_letters`). A letter next to the name of another option is wrong, also where the options are
+   (`option_letters`). A letter next to the name of another option is wrong, also where the options are
    letters and the question has their texts (`icl.option_listing`); so are several letters ("A or B"). An accepted
    answer that is a capital letter is chosen by this rule alone, also without options.
 4. A number: the result or total that the answer states, else its first number, is equal, in digits or words and with
-   its sign (`icl.metrics.number_answers`). A range or an alternative is wrong, and the number of an image ("image
+   its sign (`quantities`). A range or an alternative is wrong, and the number of an image ("image
    5") is a name. Numbers skip the rules 5 and 6, which lose signs.
 5. With options: the answer names an accepted answer, as whole words, and no other option (Link-Context Learning, Tai et
    al., CVPR 2024: the positive name is in the output and the negative is not). The longest name is read where several
@@ -22,11 +22,12 @@ counts.
    alternatives of an "or" have to be accepted. What stands beside the answer states nothing: an explanation in
    parentheses, a concession ("although it looks like a wolf"), a hedged alternative (", maybe a cat").
 7. What these rules refuse is read again with quantities, dates and clock times in one spelling
-   (`icl.metrics.quantities`): "4 July 2021" is July 4, 2021, and "45 percent" is 45%.
+   (`quantities`): "4 July 2021" is July 4, 2021, and "45 percent" is 45%.
 
-`icl.metrics.answer_matching` has the rules 5 and 6.
+`answer_matching` has the rules 5 and 6.
 
-No released code. `pope`, `vqa`, `vl_icl` and `link_context` are released rules.
+The modules named here are those of `icl.metrics.machinery`. No released code. `pope`, `vqa`, `vl_icl` and
+`link_context` are released rules.
 """
 
 from dataclasses import dataclass
@@ -37,19 +38,6 @@ from icl.metrics.normalize import normalize_vqa
 from icl.option_listing import in_texts
 from icl.registry import component
 from icl.types import Example, Generation
-
-
-def contains_answer(output: str, answers: tuple[str, ...], options: tuple[str, ...] = (), rule: str = "auto") -> bool:
-    """By all rules but the second. Yes/no questions go through `Lenient`, which applies rule 2 too.
-
-    Args:
-        rule: How the answer is found in the output (`icl.metrics.answer_extraction.extract_answer`).
-    """
-    from icl.metrics.answer_extraction import extract_answer  # these compile many patterns, which a plan does not need
-    from icl.metrics.answer_matching import gives_answer
-
-    answer = extract_answer(output, rule).text
-    return bool(answer) and gives_answer(answer, tuple(answers), tuple(options))
 
 
 @component("metric", "lenient", "accuracy")
@@ -64,12 +52,13 @@ class Lenient:
 
     def __post_init__(self) -> None:
         if self.answer != "auto":
-            from icl.metrics.answer_extraction import check_rule
+            from icl.metrics.machinery.answer_extraction import check_rule
 
             check_rule(self.answer)
 
     def score(self, generation: Generation, example: Example) -> float | None:
-        from icl.metrics.yes_no import asks_yes_no, read_yes_no
+        from icl.metrics.machinery.answer_matching import contains_answer  # its patterns take time to compile
+        from icl.metrics.machinery.yes_no import asks_yes_no, read_yes_no
 
         example = in_texts(example)
         if asks_yes_no(example):

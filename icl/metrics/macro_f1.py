@@ -17,11 +17,11 @@ from typing import ClassVar
 import numpy as np
 
 from icl.metrics.base import Better, ScoredSample
-from icl.metrics.lenient import contains_answer
+from icl.metrics.machinery.answer_matching import contains_answer
+from icl.metrics.machinery.option_parsing import is_correct, named_option
+from icl.metrics.machinery.yes_no import read_yes_no
 from icl.metrics.normalize import normalize_text
-from icl.metrics.option_parsing import is_correct, named_option
 from icl.metrics.run_level import SampleValues, macro_f1, on_scored_samples
-from icl.metrics.yes_no import read_yes_no
 from icl.registry import component
 from icl.types import Example, Generation
 

@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 
 from icl.errors import ConfigError, DataError, ICLWarning
 from icl.metrics.base import Better, ScoredSample
-from icl.metrics.penn_tokenizer import CACHE_ENTRIES, tokenize
+from icl.metrics.machinery.penn_tokenizer import CACHE_ENTRIES, tokenize
 from icl.metrics.run_level import SampleValues, mean, on_scored_samples
 from icl.metrics.sufficient_statistics import RunLevelValues, SufficientStatistics, numeric_gradient
 from icl.registry import component

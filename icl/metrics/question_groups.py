@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from icl.metrics.base import Better, ScoredSample
-from icl.metrics.option_parsing import is_correct
+from icl.metrics.machinery.option_parsing import is_correct
 from icl.metrics.run_level import SampleValues, group_indices, mean_over_groups
 from icl.registry import component, later_parameter
 from icl.types import Example, Generation

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from icl.metrics.base import Better, ScoredSample
+from icl.metrics.machinery.option_parsing import yes_probability
 from icl.metrics.normalize import normalize_text
-from icl.metrics.option_parsing import yes_probability
 from icl.metrics.run_level import SampleValues, mean_over_groups
 from icl.registry import component
 from icl.types import Example, Generation

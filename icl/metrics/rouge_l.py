@@ -4,7 +4,7 @@
     F = (1 + b^2) P R / (R + b^2 P),  b = 1.2, with the largest P and the largest R of all references
 
 The score of a cell is the mean over captions. Unlike the ROUGE of summarization (`rouge-score`), words are those of
-`icl.metrics.penn_tokenizer` and are not stemmed, and P and R may come from two references.
+`icl.metrics.machinery.penn_tokenizer` and are not stemmed, and P and R may come from two references.
 
 Differs from the released code in nothing known.
 """
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from icl.metrics.base import Better
-from icl.metrics.penn_tokenizer import tokenize
+from icl.metrics.machinery.penn_tokenizer import tokenize
 from icl.registry import component
 from icl.types import Example, Generation
 

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from icl.metrics.base import Better
+from icl.metrics.machinery.yes_no import asks_yes_no
 from icl.metrics.normalize import is_number
-from icl.metrics.yes_no import asks_yes_no
 from icl.registry import component
 from icl.types import Example, Generation
 

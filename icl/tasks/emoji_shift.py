@@ -13,52 +13,24 @@ of the toolkit. `resvg-py` renders the SVGs. The task uses the 1,500 emoji that 
 tones.
 """
 
-import json
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property, lru_cache, partial
-from importlib.util import find_spec
-from pathlib import Path
-from typing import TYPE_CHECKING, Literal, get_args
+from functools import cached_property
+from typing import TYPE_CHECKING, Literal
 
 from icl.constraints import PositiveInt
-from icl.errors import DataError
-from icl.images import Image, decode_image
 from icl.parameter_files import expand_user
 from icl.registry import component, parameter
 from icl.streams import StreamKey
 from icl.tasks.base import Pool, SharedPoolTask
+from icl.tasks.drawings.emoji import PACKAGES, STYLES, Style, load_emoji, same_vendor
 from icl.tasks.subset import nested_choice
 from icl.types import Example
 
 if TYPE_CHECKING:
-    from PIL.Image import Image as PILImage
+    pass
 
-Style = Literal["noto", "twemoji", "fluent", "fluent-flat", "openmoji"]
-STYLES: tuple[Style, ...] = get_args(Style)
-SAME_VENDOR: tuple[Style, ...] = ("fluent", "fluent-flat")
-"""Two styles of one design. If one is held out, the other is not in the pool."""
-
-PACKAGES = Path(__file__).parent / "emoji_shift_npm"
-"""The folder of the pinned `package.json`, where `npm ci` creates `node_modules`."""
-
-DRAWINGS: Mapping[Style, str] = {
-    "noto": "emoji-datasource-google/img/google/64",
-    "twemoji": "emoji-datasource-twitter/img/twitter/64",
-    "fluent": "@lobehub/fluent-emoji-3d/assets",
-    "fluent-flat": "@iconify-json/fluent-emoji-flat",
-    "openmoji": "openmoji/color/svg",
-}
-ICONS, CHARS = "icons.json", "chars.json"
-"""In a package of Iconify: the SVG of each drawing by name, and the name of each emoji."""
-SIDES = ("width", "height")
-
-NAMES, GROUPS = "emojibase-data/en/data.json", "emojibase-data/meta/groups.json"
-LEFT_OUT = ("component", "flags")
-"""Groups that need other knowledge: skin tones and hair, and flags."""
-
-SIDE, FEWEST = 64, 5
+FEWEST = 5
 QUESTIONS = {"subgroup": "What kind of emoji is this?", "emoji": "Which emoji is this?"}
 
 
@@ -118,96 +90,3 @@ class EmojiShiftTask(SharedPoolTask):
             )
             for emoji, name in labeled
         ]
-
-
-@dataclass(frozen=True)
-class Emoji:
-    """One emoji. code: code points in hexadecimal. classes: its name on each level. drawings: style -> its source."""
-
-    code: str
-    classes: Mapping[str, str]
-    drawings: "Mapping[Style, EmojiSource]"
-
-    def image(self, style: Style) -> Image:
-        """The drawing at 64 x 64, over white."""
-        return Image.from_source(partial(_drawing, *self.drawings[style]), f"emoji/{style}/{self.code}")
-
-
-EmojiSource = tuple[str, str]
-"""A file, and the name of the drawing if the file contains many."""
-
-
-def same_vendor(one: Style, other: Style) -> bool:
-    """Whether both styles are of one design."""
-    return one == other or {one, other} <= set(SAME_VENDOR)
-
-
-@lru_cache(maxsize=4)
-def load_emoji(modules: Path) -> tuple[Emoji, ...]:
-    """The emoji that all styles have, in Unicode's order. Raises DataError with installation instructions."""
-    missing = [path for path in (*DRAWINGS.values(), NAMES, GROUPS) if not (modules / path).exists()]
-    if missing:
-        raise DataError(
-            f"task 'emoji-shift' reads npm packages that are not installed: there is no {modules / missing[0]}. "
-            f"Install the pinned ones (300 MB) with: npm ci --ignore-scripts --prefix {PACKAGES}"
-        )
-    if find_spec("resvg_py") is None:
-        raise DataError(
-            "task 'emoji-shift' draws SVGs with the package resvg-py, which is not installed. "
-            "Install it with: pip install 'mm-icl[emoji]'"
-        )
-    sources = {style: _sources_in(modules / path) for style, path in DRAWINGS.items()}
-    names, groups = (json.loads((modules / path).read_text(encoding="utf-8")) for path in (NAMES, GROUPS))
-    excluded = {number for number, group in groups["groups"].items() if group in LEFT_OUT}
-    return tuple(
-        Emoji(
-            code,
-            {"subgroup": groups["subgroups"][str(one["subgroup"])].replace("-", " "), "emoji": one["label"]},
-            drawings,
-        )
-        for one in names
-        if str(one.get("group", "")) in groups["groups"].keys() - excluded and "subgroup" in one
-        for code in [_code(one["hexcode"])]
-        if all(code in own for own in sources.values())
-        for drawings in [{style: own[code] for style, own in sources.items()}]
-    )
-
-
-def _sources_in(folder: Path) -> dict[str, EmojiSource]:
-    """Code -> drawing, for a folder of files or a package of Iconify."""
-    if not (folder / ICONS).is_file():
-        return {_code(path.stem): (str(path), "") for path in folder.iterdir()}
-    names: dict[str, str] = json.loads((folder / CHARS).read_text(encoding="utf-8"))
-    return {_code(code): (str(folder / ICONS), name) for code, name in names.items()}
-
-
-@lru_cache(maxsize=1)
-def _icons(path: str) -> dict[str, str]:
-    """Name -> SVG, for a package of Iconify."""
-    package = json.loads(Path(path).read_text(encoding="utf-8"))
-    sizes = {name: [one.get(side, package.get(side, 16)) for side in SIDES] for name, one in package["icons"].items()}
-    namespace = "http://www.w3.org/2000/svg"
-    return {
-        name: f'<svg xmlns="{namespace}" viewBox="0 0 {wide} {high}">{package["icons"][name]["body"]}</svg>'
-        for name, (wide, high) in sizes.items()
-    }
-
-
-def _code(stem: str) -> str:
-    """The normalized code. Vendors differ in case and in whether they write the variation selector."""
-    return stem.upper().replace("-FE0F", "")
-
-
-def _drawing(path: str, name: str) -> "PILImage":
-    from PIL import Image as PILImage
-
-    if name or path.endswith(".svg"):
-        from resvg_py import svg_to_bytes
-
-        text = _icons(path)[name] if name else Path(path).read_text(encoding="utf-8")
-        png = svg_to_bytes(svg_string=text, width=SIDE, height=SIDE, skip_system_fonts=True)
-        return decode_image(bytes(png))
-    image = decode_image(path)
-    return (
-        image if image.size == (SIDE, SIDE) else image.convert("RGBA").resize((SIDE, SIDE), PILImage.Resampling.LANCZOS)
-    )

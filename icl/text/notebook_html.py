@@ -1,10 +1,10 @@
-"""HTML of examples, contexts and prompts for notebooks: escaped text, and images as small data URIs."""
+"""HTML for notebooks: escaped text, tables, and images as small data URIs."""
 
 import base64
 import html
 import io
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from icl.errors import ImageError, strip_control_characters
 
@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from PIL.Image import Image as PILImage
 
     from icl.images import Image
-    from icl.types import Context, Example, Prompt, Query
 
 THUMBNAIL_SIDE = 96
 """The longest side of an image in pixels."""
@@ -100,56 +99,3 @@ class Thumbnails:
         more = self.count - MAX_IMAGES
         further = f"{more:,} further images are left out"
         return f"<div>{dim_html(further)}</div>" if more > 0 else ""
-
-
-def prompt_html(prompt: "Prompt") -> str:
-    """The turns of a prompt with their images in place. The title of an image is its span, origin and edits."""
-    images = Thumbnails()
-    turns = [
-        box_html(
-            f"<div>{dim_html(turn.role)}</div>",
-            *(text_html(part.text) if part.image is None else images.tag(part.image, part.name) for part in turn.parts),
-        )
-        for turn in prompt.turns
-    ]
-    about = f"Prompt: {len(prompt.images)} images, {sum(len(part.text or '') for part in prompt.parts()):,} characters"
-    return f"<div>{dim_html(about)}</div>{''.join(turns)}{images.remark()}"
-
-
-def context_html(context: "Context") -> str:
-    """The demonstrations in prompt order with similarity, rank and answer, then the query."""
-    images, has_scores = Thumbnails(), any(demo.score for demo in context.demos)
-    rows = []
-    for number, demo in enumerate(context.demos):
-        cells = _example_cells(demo.example, images)
-        near = [f"{demo.score:.3f}"] if has_scores else []
-        rows.append([str(number + 1), *cells, text_html(demo.example.answer), *near, str(demo.rank)])
-    blank = [""] * (2 + has_scores)
-    rows.append(["query", *_example_cells(context.query, images), *blank])
-    head = ["", "id", "images", "question", "answer", *(["similarity"] if has_scores else []), "rank"]
-    names = ", ".join(f"{old} → {new}" for old, new in context.label_map.items())
-    notes = [*context.provenance, *([f"answers are renamed: {names}"] if names else [])]
-    about = f"Context: {len(context.demos)} demonstrations, in prompt order"
-    return (
-        f"<div>{dim_html(about)}</div>"
-        f"{table_html(head, rows)}{''.join(f'<div>{dim_html(note)}</div>' for note in notes)}{images.remark()}"
-    )
-
-
-def example_html(example: "Example | Query") -> str:
-    """An example with its images, question, options and answers; a query has no answers."""
-    images = Thumbnails()
-    facts: list[tuple[str, Any]] = [
-        ("id", example.id),
-        ("question", example.question),
-        ("options", " / ".join(example.options)),
-        ("answers", " / ".join(getattr(example, "answers", ()))),
-        ("label", getattr(example, "label", None)),
-        *example.meta.items(),
-    ]
-    lines = (f"<div>{dim_html(name)} {text_html(value)}</div>" for name, value in facts if value not in ("", None))
-    return box_html(f"<div>{images.row(example.images)}</div>", *lines, images.remark())
-
-
-def _example_cells(example: "Example | Query", images: Thumbnails) -> list[str]:
-    return [text_html(example.id), images.row(example.images), text_html(example.question)]

@@ -1,7 +1,7 @@
 """The reasoning blocks that models write before their answer, and the table of the markers around them.
 
 The table serves the thinking budget (`decoding.engine.thinking_budget`) and the extraction of answers
-(`icl.metrics.answer_extraction`).
+(`icl.metrics.machinery.answer_extraction`).
 """
 
 import re

@@ -12,9 +12,10 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from icl.tasks.generated.wording import ATTRIBUTE_WORDS, INSTRUCTIONS, plural
+from icl.tasks.generated.wording import ATTRIBUTE_WORDS, plural
 from icl.tasks.generated.world import COLORS, SHAPES
 from lab.tiny.vocabulary import ASSISTANT, END, FAKE, GLOBAL, ID, IMAGE, PAD, TOKENS, USER, encode
+from prompts.pieces import INSTRUCTIONS
 
 IMAGE_TOKENS = (FAKE, GLOBAL, IMAGE, FAKE)  # the tokens of Idefics3's processor for one small image
 SINGULAR = {ID[w]: s for s in SHAPES for w in (s, plural(s))}

@@ -15,9 +15,9 @@ from torch import Tensor
 from transformers import AutoModelForImageTextToText, AutoProcessor
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from icl.tasks.generated.wording import INSTRUCTIONS
 from lab.tiny.layout import PromptLayout, TokenTurn
 from lab.tiny.vocabulary import text_of
+from prompts.pieces import INSTRUCTIONS
 
 SLOT = "<fake_token_around_image><global-img><image><fake_token_around_image>"
 Message = dict[str, Any]

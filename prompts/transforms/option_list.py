@@ -17,9 +17,9 @@ from typing import Any, ClassVar
 
 from icl.constraints import Count
 from icl.errors import ConfigError
-from icl.option_listing import LETTERED, OptionListing, with_listed_options
+from icl.option_listing import LETTERED, with_listed_options
 from icl.registry import component, later_parameter
-from icl.types import Context, Where
+from icl.types import Context, OptionListing, Where
 from prompts.example_changes import change_examples
 
 

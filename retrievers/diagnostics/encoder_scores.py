@@ -18,10 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from icl.edits.base import Edit
-from icl.edits.crop import Crop
-from icl.edits.flip import Flip
-from icl.edits.rotate import Rotate
+from icl.edits import Crop, Edit, Flip, Rotate
 from icl.errors import ConfigError, PlanError
 from icl.images import Image
 from retrievers.machinery.vector_math import Vectors

@@ -9,13 +9,13 @@ from torch import Tensor
 
 from decoding import conformance
 from decoding.arms.arm import Arm, default_controls
+from decoding.arms.greedy import GreedyDecoding
 from decoding.arms.inspection import measure_weights
 from decoding.base import Note, Strategy
 from decoding.conformance import check_strategy
 from decoding.strategies.ced import CED
 from decoding.strategies.chasd import CHASD
 from decoding.strategies.dola import DoLa
-from decoding.strategies.greedy import GreedyDecoding
 from decoding.strategies.m3id import M3ID
 from decoding.strategies.ritual import RITUAL
 from decoding.strategies.vcd import VCD

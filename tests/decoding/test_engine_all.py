@@ -4,11 +4,11 @@ import pytest
 import torch
 
 from decoding.arms.arm import Arm
+from decoding.arms.greedy import GreedyDecoding
 from decoding.base import InitialStepState, Note, Strategy
 from decoding.engine.engine import run_requests
 from decoding.engine.requests import DecodingRequest
 from decoding.formulas.sampling import Sampler, Sampling
-from decoding.strategies.greedy import GreedyDecoding
 from icl.types import Generation, Prompt
 from tests.decoding.prompts import prompt
 from tests.decoding.test_strategies import ALL, made

@@ -8,9 +8,9 @@ from PIL import Image as PILImage
 from icl.errors import ConfigError
 from icl.images import Image
 from icl.streams import StreamKey
-from icl.tasks.generated.wording import INSTRUCTIONS
 from icl.types import Context, Demo, Example, Part
 from prompts import pieces
+from prompts.pieces import INSTRUCTIONS
 
 
 def _image(name: str) -> Image:

@@ -15,8 +15,7 @@ from typing import Any
 
 from experiments.imports.logs import Log, LoggedSample, log_format
 from icl.errors import DataError
-from icl.metrics.lenient import Lenient
-from icl.metrics.strict import Strict
+from icl.registry import build
 from icl.types import Example, Generation
 
 SCORES = ("hit", "score")
@@ -80,8 +79,7 @@ def _sample(row: Mapping[str, Any], indices: set[str]) -> LoggedSample:
     scores = {name: value for name in SCORES if name in row and (value := _number(row[name])) is not None}
     if not scores and answer:
         example = Example(str(row["index"]), (), str(row.get("question", "")), answer)
-        judged = {"strict": Strict().score(Generation(prediction), example)}
-        judged["lenient"] = Lenient().score(Generation(prediction), example)
+        judged = {name: build("metric", name).score(Generation(prediction), example) for name in ("strict", "lenient")}
         scores = {name: value for name, value in judged.items() if value is not None}
     return LoggedSample(
         key=str(row["index"]),

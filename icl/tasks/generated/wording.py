@@ -1,4 +1,4 @@
-"""All texts of the generated tasks: question templates, names, instructions and captions.
+"""All texts of the generated tasks: question templates, names and captions.
 
 The tasks and the training of the embedded model share this file, so that the model has seen each form. The first
 question of each tuple is the default of a task. `str.format` fills the braces.
@@ -7,16 +7,6 @@ question of each tuple is the default of a task. `str.format` fills the braces.
 from collections.abc import Sequence
 
 from icl.tasks.generated.world import COLORS, PLACES, SHAPES, SIZES, TEXTURES, ImageFacts, ShapeGroup
-
-# What is put before the first demonstration, by instruction level.
-INSTRUCTIONS = {
-    "none": "",
-    "short": "Answer with one word.",
-    "long": (
-        "Look at the examples, then answer the last question about its picture with one word, "
-        "in the same form as the examples."
-    ),
-}
 
 # Made-up names. Each is one token of the embedded model.
 NONCE: tuple[str, ...] = tuple(

@@ -8,9 +8,9 @@ import pytest
 from decoding.arms import arm as arm_module
 from decoding.arms.arm import Arm, ControlTarget, default_controls, parse_arm
 from decoding.arms.fitting import ParameterSource
+from decoding.arms.greedy import GreedyDecoding
 from decoding.controls.entropy_matched import EntropyMatched
 from decoding.formulas.sampling import Greedy, Sampling
-from decoding.strategies.greedy import GreedyDecoding
 from decoding.strategies.vcd import VCD
 from icl.errors import ConfigError
 from tests.decoding.test_controls import Weighted

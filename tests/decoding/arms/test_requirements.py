@@ -3,6 +3,7 @@ from typing import Any
 import pytest
 
 from decoding.arms.arm import parse_arm
+from decoding.arms.greedy import GreedyDecoding
 from decoding.arms.inspection import measure_weights, probe_branches, probe_prompt
 from decoding.arms.requirements import (
     BEAMS_AND_BUDGET,
@@ -10,7 +11,6 @@ from decoding.arms.requirements import (
     thinking_budget_refusal,
     unsupported_reason,
 )
-from decoding.strategies.greedy import GreedyDecoding
 from decoding.strategies.vcd import VCD
 from decoding.traits import Traits
 from icl.errors import ConfigError

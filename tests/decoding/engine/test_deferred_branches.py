@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from decoding.arms.arm import Arm, parse_arm
+from decoding.arms.greedy import GreedyDecoding
 from decoding.base import InitialStepState, Note, Strategy
 from decoding.conformance import apply_mask, random_logits
 from decoding.engine import batch as batch_module
@@ -25,7 +26,6 @@ from decoding.engine.requests import ArmWork, Counters, DecodingRequest, Failure
 from decoding.formulas.sampling import Greedy, Sampler, Sampling
 from decoding.strategies.cd_k import CDK
 from decoding.strategies.chasd import CHASD
-from decoding.strategies.greedy import GreedyDecoding
 from decoding.strategies.nbce import NBCE
 from decoding.strategies.vcd import VCD
 from icl.edits import Blank

@@ -5,13 +5,13 @@ import pytest
 import torch
 
 from decoding.arms.arm import Arm, parse_arm
+from decoding.arms.greedy import GreedyDecoding
 from decoding.base import Strategy
 from decoding.engine import option_scoring as module
 from decoding.engine.engine import run_requests
 from decoding.engine.option_scoring import FLOOR, OptionScoring, combined_logprobs, normalize_score, score_options
 from decoding.engine.requests import DecodingRequest, Failure
 from decoding.strategies.dola import DoLa
-from decoding.strategies.greedy import GreedyDecoding
 from decoding.strategies.pmi import PMI
 from decoding.strategies.vcd import VCD
 from icl.types import Generation

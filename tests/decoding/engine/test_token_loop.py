@@ -7,13 +7,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from decoding.arms.greedy import GreedyDecoding
 from decoding.base import Note, Strategy
 from decoding.engine.decoding_step import combine_branches
 from decoding.engine.hypotheses import DecodingGroup, Hypothesis, cut_at_stop_string, cut_generation
 from decoding.engine.token_loop import decode
 from decoding.engine.trace import MAX_GAP
 from decoding.formulas.sampling import Greedy, Sampling
-from decoding.strategies.greedy import GreedyDecoding
 from decoding.strategies.vcd import VCD
 from icl.models.base import Request
 from icl.types import Generation, Prompt

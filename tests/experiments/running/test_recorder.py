@@ -6,9 +6,9 @@ import pytest
 from experiments.running.recorder import baselines, scores
 from icl.errors import DataError
 from icl.metrics.lenient import Lenient
+from icl.metrics.machinery.yes_no import UnparsedRate
 from icl.metrics.option import OptionAccuracy
 from icl.metrics.strict import Strict
-from icl.metrics.yes_no import UnparsedRate
 from icl.types import Demo, Example, Generation
 
 

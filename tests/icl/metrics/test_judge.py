@@ -10,7 +10,7 @@ from PIL import Image as PILImage
 
 from icl.errors import ConfigError
 from icl.images import Image
-from icl.metrics.judge import Judge
+from icl.metrics.machinery.judge import Judge
 from icl.models.base import Request
 from icl.models.fake import FakeGold, FakeModel
 from icl.registry import build, describe

@@ -3,7 +3,7 @@
 import pytest
 
 from icl.metrics.lenient import Lenient
-from icl.metrics.option_letters import chosen_by_place
+from icl.metrics.machinery.option_letters import chosen_by_place
 from icl.types import Example, Generation
 
 LETTERS = ("A", "B", "C", "D")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from icl.metrics.penn_tokenizer import tokenize, words
+from icl.metrics.machinery.penn_tokenizer import tokenize, words
 
 GOLDEN = [
     json.loads(line) for line in (Path(__file__).parents[1] / "golden/penn_tokens.jsonl").read_text().splitlines()

@@ -4,7 +4,7 @@ import pytest
 
 from icl.metrics.binary import F1
 from icl.metrics.lenient import Lenient
-from icl.metrics.yes_no import Pope, UnparsedRate, YesRatio, parse_pope, parse_yes_no
+from icl.metrics.machinery.yes_no import Pope, UnparsedRate, YesRatio, parse_pope, parse_yes_no
 from icl.types import Example, Generation
 
 ASKS = Example("e", (), "is there a dog?", ("no",), ("yes", "no"))

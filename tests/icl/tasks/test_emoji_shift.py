@@ -8,7 +8,8 @@ import pytest
 from PIL import Image as PILImage
 
 from icl.errors import DataError
-from icl.tasks.emoji_shift import CHARS, DRAWINGS, GROUPS, ICONS, NAMES, PACKAGES, STYLES, EmojiShiftTask, same_vendor
+from icl.tasks.drawings.emoji import CHARS, DRAWINGS, GROUPS, ICONS, NAMES, PACKAGES, STYLES, same_vendor
+from icl.tasks.emoji_shift import EmojiShiftTask
 from icl.testing.conformance import check_task
 
 HALVES: tuple[Literal["first", "second", "both"], ...] = ("first", "second", "both")

@@ -14,7 +14,7 @@ from PIL import Image as PILImage
 import icl.testing
 from decoding.strategies.vcd import VCD
 from icl.images import Image
-from icl.metrics.judge import Judge
+from icl.metrics.machinery.judge import Judge
 from icl.metrics.strict import Strict
 from icl.registry import PACKAGES
 from icl.tasks.base import Pool

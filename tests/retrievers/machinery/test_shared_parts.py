@@ -160,7 +160,7 @@ class Limited:
 
 @pytest.mark.parametrize("limit", [2, 3, 7, 19, 20, 25])
 def test_a_reranker_gets_all_candidates_that_there_are(limit: int) -> None:
-    from retrievers.reranked import FittedReranked
+    from retrievers.machinery.reranked import FittedReranked
 
     inner = Limited(limit)
     reranked: Any = FittedReranked.__new__(FittedReranked)

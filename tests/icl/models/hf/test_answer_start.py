@@ -11,9 +11,9 @@ import torch
 from tiny_models import image, turn
 
 from decoding.arms.arm import Arm, parse_arm
+from decoding.arms.greedy import GreedyDecoding
 from decoding.engine.engine import run_requests
 from decoding.engine.requests import Counters, DecodingRequest
-from decoding.strategies.greedy import GreedyDecoding
 from decoding.strategies.vcd import VCD
 from experiments.tuning.training_forward import answer_logits, encode_answered
 from icl.errors import ModelError

@@ -8,10 +8,10 @@ import re
 import unicodedata
 from functools import lru_cache
 
+from icl.metrics.machinery.answer_extraction import extract_answer
+from icl.metrics.machinery.option_letters import LETTERS, chosen_by_place, is_letter
+from icl.metrics.machinery.quantities import canonical_quantities, stated_number
 from icl.metrics.normalize import is_number, normalize_text, normalize_vqa, parse_numbers
-from icl.metrics.number_answers import stated_number
-from icl.metrics.option_letters import LETTERS, chosen_by_place, is_letter
-from icl.metrics.quantities import canonical_quantities
 from icl.text.object_mentions import singular
 
 _HEDGE = (
@@ -460,3 +460,13 @@ def _mentions(text: str, names: set[str]) -> set[str]:
         mentions[match[0]] = mentions.get(match[0], True) and negated
         end = match.end()
     return {name for name, all_negated in mentions.items() if not all_negated}
+
+
+def contains_answer(output: str, answers: tuple[str, ...], options: tuple[str, ...] = (), rule: str = "auto") -> bool:
+    """By all rules but the second. Yes/no questions go through `Lenient`, which applies rule 2 too.
+
+    Args:
+        rule: How the answer is found in the output (`icl.metrics.machinery.answer_extraction.extract_answer`).
+    """
+    answer = extract_answer(output, rule).text
+    return bool(answer) and gives_answer(answer, tuple(answers), tuple(options))

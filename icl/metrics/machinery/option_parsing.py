@@ -3,10 +3,9 @@
 import math
 from collections.abc import Mapping
 
-from icl.metrics.lenient import contains_answer
+from icl.metrics.machinery.answer_matching import contains_answer
+from icl.metrics.machinery.yes_no import asks_yes_no, read_yes_no
 from icl.metrics.normalize import normalize_text
-from icl.metrics.option import is_best_option
-from icl.metrics.yes_no import asks_yes_no, read_yes_no
 from icl.option_listing import in_texts
 from icl.types import Example, Generation
 
@@ -51,3 +50,11 @@ def is_correct(generation: Generation, example: Example) -> bool:
         answer = read_yes_no(generation.text, options=example.options, question=example.question)
         return answer in [normalize_text(text) for text in example.answers]
     return contains_answer(generation.text, example.answers, example.options)
+
+
+def is_best_option(scores: Mapping[str, float], answers: tuple[str, ...]) -> bool:
+    """Whether an accepted answer has the highest score. A tie with a wrong option is wrong, and NaN never wins."""
+    accepted = {normalize_text(answer) for answer in answers}
+    right = [score for option, score in scores.items() if normalize_text(option) in accepted]
+    wrong = [score for option, score in scores.items() if normalize_text(option) not in accepted]
+    return any(all(score > other for other in wrong) for score in right)

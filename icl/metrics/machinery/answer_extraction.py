@@ -23,17 +23,21 @@ from functools import lru_cache
 from typing import Literal
 
 from icl.errors import ConfigError, did_you_mean
-from icl.metrics.answer_markup import (
+from icl.metrics.machinery.marked_answers import (
+    LABEL_LINE,
     LIST_MARK,
+    MARK,
     bold_texts,
     boxed_text,
     clean_output,
     first_line,
     first_sentence,
+    json_answer,
+    labeled_answer,
     last_line,
     strip_markup,
+    tagged_answer,
 )
-from icl.metrics.marked_answers import LABEL_LINE, MARK, json_answer, labeled_answer, tagged_answer
 from icl.text.reasoning_blocks import split_reasoning
 
 AnswerForm = Literal["bare", "emphasized", "boxed", "tagged", "json", "labeled", "concluded", "sentence", "none"]

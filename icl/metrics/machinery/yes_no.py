@@ -14,10 +14,10 @@ import re
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from icl.metrics.answer_extraction import extract_answer
 from icl.metrics.base import Better
+from icl.metrics.machinery.answer_extraction import extract_answer
+from icl.metrics.machinery.option_letters import chosen_by_place
 from icl.metrics.normalize import normalize_text
-from icl.metrics.option_letters import chosen_by_place
 from icl.registry import component
 from icl.text.object_mentions import singular
 from icl.types import Example, Generation
@@ -185,7 +185,7 @@ def parse_yes_no(output: str, question: str = "") -> YesNo | None:
 
 
 def read_yes_no(output: str, rule: str = "auto", options: tuple[str, ...] = (), question: str = "") -> YesNo | None:
-    """Whether the answer that an output gives is yes or no (`icl.metrics.answer_extraction` finds it).
+    """Whether the answer that an output gives is yes or no (`icl.metrics.machinery.answer_extraction` finds it).
 
     Args:
         output: The generated text.

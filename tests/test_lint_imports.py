@@ -1,0 +1,33 @@
+"""The check of imports finds circles of three modules, and methods that machinery imports."""
+
+from typing import Any
+
+from lint_imports import circles, import_graph, imports_of_methods
+
+METHOD = '@component("metric", "mine")\nclass Mine: ...\n'
+
+
+def graph(**sources: str) -> Any:
+    return import_graph(sources)
+
+
+def test_a_circle_of_three_is_a_finding_wherever_the_imports_stand() -> None:
+    three = graph(
+        a="import b",
+        b="def f():\n    from c import x",
+        c="from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from a import y",
+    )
+    assert circles(three) == ["3 modules import each other in a circle: a, b, c"]
+    assert not circles(graph(a="import b", b="import a", c="from a import y"))
+
+
+def test_an_import_of_a_module_of_a_package_is_one_of_the_module() -> None:
+    assert [*graph(**{"p": "", "p.a": "from p import b", "p.b": ""}).edges] == [("p.a", "p.b")]
+
+
+def test_machinery_that_imports_a_method_is_a_finding() -> None:
+    sources = {"m.mine": METHOD, "m.other": METHOD + "from m.mine import Mine", "m.base": "from m.mine import Mine"}
+    assert imports_of_methods(import_graph(sources), sources, ()) == ["m.base imports the method m.mine"]
+    assert not imports_of_methods(import_graph(sources), sources, ["m.base"])
+    moved = {"m.machinery.mine": METHOD, "m.base": "from m.machinery.mine import Mine"}
+    assert not imports_of_methods(import_graph(moved), moved, ())
