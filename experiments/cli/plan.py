@@ -61,15 +61,16 @@ def command(
         from experiments.grid.grid import expand
         from experiments.grid.grid_warnings import loading_problems
         from experiments.grid.implausible_sizes import check_sizes
-        from experiments.planning.memory_plan import (
+        from experiments.planning.plan import make_plan
+        from experiments.planning.plan_text import (
             check_memory,
             device_bytes,
+            format_plan,
+            hanging_lines,
             local_gpu_bytes,
             memory_lines,
             memory_plans,
         )
-        from experiments.planning.plan import make_plan
-        from experiments.planning.plan_text import format_plan, hanging_lines
         from experiments.running.pilot import time_run
         from experiments.running.run import check_limit
         from experiments.store.run_state import load_run_state, next_free_folder

@@ -19,7 +19,7 @@ from experiments.launch.shares import shares
 from experiments.observers.observation import Observation
 from experiments.running.run_session import describe_grid, sum_counters
 from experiments.stopping.stopping import Stopping, open_stopping
-from experiments.store.environment import now
+from experiments.store.invocations import now
 from experiments.store.run_state import RunState, json_round_trip, load_run_state
 from experiments.store.store import Store
 from experiments.terminal.progress import Progress

@@ -24,8 +24,7 @@ from experiments.launch import launch_files as files
 from experiments.running.run_session import CostLog, sum_counters
 from experiments.running.runner import Runner
 from experiments.stopping.stopping import open_stopping
-from experiments.store.environment import now
-from experiments.store.invocations import Invocation
+from experiments.store.invocations import Invocation, now
 from experiments.store.run_state import RunState, load_run_state
 from experiments.store.store import Store, write_json
 from experiments.terminal.progress import LineProgress

@@ -16,10 +16,13 @@ from experiments.contexts.repeated_images import RepeatedImages
 from experiments.contexts.request_sizes import LargestRequests, sample_queries
 from experiments.grid.grid import Cell, Grid
 from experiments.grid.grid_warnings import grid_warnings
-from experiments.planning.identical_branches import IdenticalBranches
-from experiments.planning.prefix_sharing import PrefixBlocks, PrefixReuse
-from experiments.planning.token_counts import TokenCounts
-from experiments.planning.unlisted_options import UnlistedOptions
+from experiments.planning.prompt_counts import (
+    IdenticalBranches,
+    PrefixBlocks,
+    PrefixReuse,
+    TokenCounts,
+    UnlistedOptions,
+)
 from experiments.stopping.forecast import Pilot, stop_lines
 from experiments.terminal.spinner import ReportProgress
 from icl.code_files import names_of_files

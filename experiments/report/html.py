@@ -25,7 +25,6 @@ from experiments.report.svg import FOREST_WIDTH, LinearScale, forest
 from experiments.results.column_effects import interactions_frame
 from experiments.results.run_view import RunView
 from experiments.results.view_run import view_run
-from experiments.running.gc_tuning import infrequent_gc
 from experiments.stats import formatting
 from experiments.stats.arms import describe_arm
 from experiments.stats.compare import verdicts
@@ -63,7 +62,6 @@ class ReportFiles:
     frames: "Mapping[str, DataFrame]"
 
 
-@infrequent_gc()
 def write_report(run: "Run | RunView", per_cell: int = sample_browser.QUERIES_PER_TASK) -> ReportFiles:
     """Writes report.html, tables/*.csv and figures/*.svg into the run directory.
 

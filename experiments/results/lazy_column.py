@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pandas.api.extensions import ExtensionArray, ExtensionDtype
 from pandas.api.indexers import check_array_indexer
 
-from experiments.store.sample_table import SampleTable, gc_paused
+from experiments.store.sample_table import SampleTable
 
 if TYPE_CHECKING:  # the numpy of vLLM's environment has no generic bool
     TakeIndexer = Sequence[int | np.integer[Any]] | NDArray[np.integer[Any] | np.bool[builtins.bool]]
@@ -112,7 +112,5 @@ def load_details(frame: pd.DataFrame, shared: bool = True) -> pd.DataFrame:
     if not lazy:
         return frame
     first = next(iter(lazy.values()))
-    with gc_paused():
-        details = first.table.values([array.name for array in lazy.values()], first.rows, shared)
-        columns = {name: pd.Series(details[array.name], frame.index) for name, array in lazy.items()}
-        return frame.assign(**columns)
+    details = first.table.values([array.name for array in lazy.values()], first.rows, shared)
+    return frame.assign(**{name: pd.Series(details[array.name], frame.index) for name, array in lazy.items()})

@@ -143,7 +143,7 @@ def _compute_missing(
 def _mend_images(store: Store, grid: Grid, images: Mapping[str, tuple[str, str]], progress: Progress) -> None:
     """Saves images of earlier samples that are missing or damaged. images: see `load_run_state`."""
     if images:
-        from experiments.running.runner import mend_images
+        from experiments.running.windows import mend_images
 
         if note := mend_images(store, grid, images):
             progress.note(note)

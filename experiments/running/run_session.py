@@ -13,8 +13,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from experiments.grid.grid import Grid
-from experiments.store.environment import now
-from experiments.store.invocations import Invocation
+from experiments.store.invocations import Invocation, now
 from experiments.store.run_state import describe_metrics, json_round_trip, write_cells
 from experiments.store.store import Store
 from icl.component_json import config_nodes

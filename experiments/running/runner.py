@@ -22,14 +22,26 @@ Cells of a row with equal prompts share one `PromptItem`.
 So cells with equal prompts meet in one call of the engine, which prefills each prompt once: here the two knn cells.
 Memory holds one window and a few queries whose images are decoded ahead, for a run of any length. The order of
 the work changes no sample.
+
+While the model answers, one thread makes the next window of prompts, and one records answers:
+
+    windows     window 1    window 2      window 3
+    model                 | answer 1    | answer 2    | answer 3
+    recorder                 | record 1    | record 2    | record 3
+
+Only models that allow it (`icl.models.base.Model.enable_threads`) are used this way, and only if no retriever, orderer
+or transform calls the model. The order of work within each thread is that of a run without threads.
 """
 
 import logging
+import sys
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from contextvars import copy_context
 from threading import Event
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from experiments.contexts.context_overflow import ContextOverflow
 from experiments.contexts.contexts import Retrieval
@@ -37,18 +49,13 @@ from experiments.contexts.repeated_images import RepeatedImages
 from experiments.contexts.request_sizes import estimate_sizes
 from experiments.grid.grid import Cell, Grid
 from experiments.grid.grid_warnings import loading_problems
-from experiments.running.background import BackgroundCalls, one_ahead, short_switches
-from experiments.running.failing_arms import FailingArms
-from experiments.running.gc_tuning import infrequent_gc
 from experiments.running.generation import Answer, SampleRequest, answer
 from experiments.running.image_store import MAX_IMAGE_BYTES, ImageStore
 from experiments.running.preflight import Preflight
 from experiments.running.recorder import Recorder
 from experiments.running.run_session import CostLog, RunOutcome
-from experiments.running.windows import Window, Windows
-from experiments.stats.formatting import format_count
+from experiments.running.windows import FailingArms, Window, Windows, cell_groups
 from experiments.stopping.stopping import Stopping
-from experiments.store.finished_index import FILE
 from experiments.store.run_state import RunState
 from experiments.store.store import SampleWriter, Store
 from experiments.terminal.progress import Progress
@@ -59,7 +66,6 @@ from retrievers.machinery.embedding_models import reserve_for_models
 
 if TYPE_CHECKING:
     from icl.models.base import Model
-
 
 logger = logging.getLogger(f"icl.{__name__}")
 
@@ -129,7 +135,7 @@ class Runner:
             "%s: %d cells, %d of %d samples to compute", self.store.folder, len(state.missing), state.left, state.total
         )
         try:
-            with self.writer, infrequent_gc(), collect_tracebacks(self.tracebacks):
+            with self.writer, collect_tracebacks(self.tracebacks):
                 reserve_for_models(self.grid.models)
                 self._check_loadable()
                 self.preflight.check_prompts()
@@ -299,42 +305,67 @@ class Runner:
                 raise DataError(f"the first {self.failed} samples all failed; the last one: {sample.failed}")
 
 
-def cell_groups(grid: Grid, model: "Model") -> list[list[Cell]]:
-    """The model's cells by task and number of shots, in the order of the tasks, few shots first."""
-    groups: dict[tuple[int, int], list[Cell]] = {}
-    order = {id(task): i for i, task in enumerate(grid.tasks)}
-    for cell in grid.cells:
-        if cell.model is model:
-            groups.setdefault((order[id(cell.task)], cell.shots), []).append(cell)
-    return [groups[key] for key in sorted(groups)]
+T = TypeVar("T")
+
+SWITCH_SECONDS = 0.0005
+"""Time that a thread of Python code keeps the interpreter. Python's default of 5 ms would delay each operation of the
+model by 5 ms, because every operation releases the interpreter."""
+
+_END: Any = object()
 
 
-def mend_images(store: Store, grid: Grid, of_samples: Mapping[str, tuple[str, str]]) -> str:
-    """Saves the missing images. Returns a sentence on what was saved or could not be saved; '' if all were there.
+def one_ahead(items: Iterator[T], thread: Executor) -> Iterator[T]:
+    """Yields the items. Each is made in the thread while the caller works on the one before."""
+    context = copy_context()
 
-    Args:
-        store: The run directory.
-        grid: The cells.
-        of_samples: For each digest of an image in a prompt, cell and query of a sample.
-    """
-    images = ImageStore(store.folder / "images")
-    lost: dict[str, set[str]] = {cell.digest: set() for cell in grid.cells}
-    for digest, (cell, query) in of_samples.items():
-        if digest not in images.digests:
-            lost[cell].add(query)
-    before = len(images.digests)
-    if any(lost.values()) and images.used < images.max_bytes:
-        for cells in (cells for model in grid.models for cells in cell_groups(grid, model)):
-            of_group = {cell.digest: lost[cell.digest] for cell in cells}
-            windows = Windows(cells, of_group, Retrieval(cells[0].task, cells[0].model), FailingArms(cells, 1), Event())
-            if any(of_group.values()) and windows.may_run_ahead:  # without the model
-                for window in windows:
-                    prompts = (item.prompt for _, item in window if item.prompt is not None)
-                    images.save(image for prompt in prompts for image in prompt.images if image.digest in of_samples)
-    images.close()
-    if images.problem:  # the next run reads all samples, and tries again
-        (store.folder / FILE).unlink(missing_ok=True)
-    if not images.problem and len(images.digests) == before:
-        return ""
-    count = format_count(len(images.digests) - before, "image")
-    return images.problem or f"{count} of the report, missing or damaged, saved again."
+    def make() -> T:
+        return context.run(lambda: next(items, _END))
+
+    item = thread.submit(make)
+    while (current := item.result()) is not _END:
+        item = thread.submit(make)
+        yield current
+
+
+class BackgroundCalls:
+    """A thread that makes calls in order. An exception is raised by the next `submit` or `wait`; no call follows it."""
+
+    def __init__(self) -> None:
+        self.thread = ThreadPoolExecutor(1, thread_name_prefix="recorder")
+        self.calls: deque[Future[None]] = deque()
+        self.has_failed = False
+
+    def submit(self, call: Callable[..., None], *arguments: Any) -> None:
+        """Makes a call after all earlier ones."""
+        while self.calls and self.calls[0].done():
+            self.calls.popleft().result()
+        self.calls.append(self.thread.submit(copy_context().run, self._call, call, *arguments))
+
+    def wait(self) -> None:
+        """Returns when all calls are made."""
+        while self.calls:
+            self.calls.popleft().result()
+
+    def close(self) -> None:
+        """Waits for the calls and ends the thread."""
+        self.thread.shutdown()
+
+    def _call(self, call: Callable[..., None], *arguments: Any) -> None:
+        if self.has_failed:
+            return
+        try:
+            call(*arguments)
+        except BaseException:
+            self.has_failed = True
+            raise
+
+
+@contextmanager
+def short_switches() -> Iterator[None]:
+    """Lowers the interpreter's switch interval to `SWITCH_SECONDS` in the block."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(min(before, SWITCH_SECONDS))
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(before)

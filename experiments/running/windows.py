@@ -1,19 +1,27 @@
 """Windows of a run: the missing samples of some queries with their rendered prompts, answered in one call.
 
 A window takes whole rows of the table in `experiments.running.runner`. It may be made in a thread while the model
-answers the window before (`experiments.running.background`), unless making it calls the model.
+answers the window before, unless making it calls the model.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from threading import Event
+from typing import TYPE_CHECKING
 
 from experiments.contexts.contexts import PromptItem, Retrieval, build_contexts, prompt_specs, render
-from experiments.grid.grid import Cell
-from experiments.running.failing_arms import FailingArms
-from experiments.running.image_store import prefetch_images
+from experiments.grid.grid import Cell, Grid
+from experiments.running.image_store import ImageStore, prefetch_images
+from experiments.stats.formatting import format_count
+from experiments.store.finished_index import FILE
+from experiments.store.store import Store
+from experiments.terminal.failure_kinds import failure_kind
 from icl.images import Image
-from icl.types import Example
+from icl.types import Example, Sample
+
+if TYPE_CHECKING:
+    from icl.models.base import Model
 
 RETRIEVAL_BATCH = 64
 """Queries whose demonstrations are retrieved together."""
@@ -40,7 +48,7 @@ class Windows:
     cells: Sequence[Cell]
     missing: Mapping[str, set[str]]
     retrieval: Retrieval
-    failing: FailingArms
+    failing: "FailingArms"
     is_stopped: Event
 
     @property
@@ -110,3 +118,135 @@ def _prefill_tokens(cells: Sequence[Cell], item: PromptItem, num_branches: Mappi
     if item.prompt is None or not num_branches[cells[0].digest]:
         return 0
     return model.count_tokens(item.prompt) * (1 + sum(num_branches[cell.digest] - 1 for cell in cells))
+
+
+def cell_groups(grid: Grid, model: "Model") -> list[list[Cell]]:
+    """The model's cells by task and number of shots, in the order of the tasks, few shots first."""
+    groups: dict[tuple[int, int], list[Cell]] = {}
+    order = {id(task): i for i, task in enumerate(grid.tasks)}
+    for cell in grid.cells:
+        if cell.model is model:
+            groups.setdefault((order[id(cell.task)], cell.shots), []).append(cell)
+    return [groups[key] for key in sorted(groups)]
+
+
+def mend_images(store: Store, grid: Grid, of_samples: Mapping[str, tuple[str, str]]) -> str:
+    """Saves the missing images. Returns a sentence on what was saved or could not be saved; '' if all were there.
+
+    Args:
+        store: The run directory.
+        grid: The cells.
+        of_samples: For each digest of an image in a prompt, cell and query of a sample.
+    """
+    images = ImageStore(store.folder / "images")
+    lost: dict[str, set[str]] = {cell.digest: set() for cell in grid.cells}
+    for digest, (cell, query) in of_samples.items():
+        if digest not in images.digests:
+            lost[cell].add(query)
+    before = len(images.digests)
+    if any(lost.values()) and images.used < images.max_bytes:
+        for cells in (cells for model in grid.models for cells in cell_groups(grid, model)):
+            of_group = {cell.digest: lost[cell.digest] for cell in cells}
+            windows = Windows(cells, of_group, Retrieval(cells[0].task, cells[0].model), FailingArms(cells, 1), Event())
+            if any(of_group.values()) and windows.may_run_ahead:  # without the model
+                for window in windows:
+                    prompts = (item.prompt for _, item in window if item.prompt is not None)
+                    images.save(image for prompt in prompts for image in prompt.images if image.digest in of_samples)
+    images.close()
+    if images.problem:  # the next run reads all samples, and tries again
+        (store.folder / FILE).unlink(missing_ok=True)
+    if not images.problem and len(images.digests) == before:
+        return ""
+    count = format_count(len(images.digests) - before, "image")
+    return images.problem or f"{count} of the report, missing or damaged, saved again."
+
+
+MIN_FAILURES = 3
+"""Failures of each arm after which a group of arms is given up: a single query may be at fault."""
+
+ArmKey = tuple[tuple[str, str], ...]
+
+
+@dataclass
+class FailingArms:
+    """Arms whose first samples all fail. The runner gives them up and computes the other arms.
+
+    An arm that fails alone, for example in its retriever, does not stop the grid. A model or a data set that fails in
+    every arm of a group does not cost `limit` samples of each of them.
+
+    Args:
+        cells: All cells of the run with missing samples.
+        limit: Failures in a row after which an arm is given up.
+    """
+
+    cells: Sequence[Cell]
+    limit: int
+    failures: Counter[ArmKey] = field(default_factory=Counter)
+    succeeded: set[ArmKey] = field(default_factory=set)
+    given_up: dict[ArmKey, str] = field(default_factory=dict)
+    group: frozenset[ArmKey] = frozenset()
+
+    def __post_init__(self) -> None:
+        self.arms = {cell.digest: _arm_key(cell) for cell in self.cells}
+
+    def begin_group(self, cells: Iterable[Cell]) -> None:
+        """Names the cells that are computed together from now on."""
+        self.group = frozenset(self.arms[cell.digest] for cell in cells)
+
+    def add(self, sample: Sample) -> None:
+        arm = self.arms[sample.cell]
+        if not sample.failed:
+            self.succeeded.add(arm)
+        elif arm not in self.succeeded:
+            self.failures[arm] += 1
+            if self.failures[arm] >= self.limit:
+                self.given_up.setdefault(arm, sample.failed)
+            elif self._group_fails():
+                self.given_up |= {arm: self.given_up.get(arm, sample.failed) for arm in self.group}
+
+    def is_given_up(self, cell: Cell) -> bool:
+        return self.arms[cell.digest] in self.given_up
+
+    @property
+    def all_given_up(self) -> bool:
+        """Whether no arm is left."""
+        return self.given_up.keys() >= set(self.arms.values())
+
+    def describe(self, missing: Mapping[str, set[str]]) -> tuple[str, int]:
+        """A sentence on the arms that were given up, and the number of their samples that were not tried.
+
+        Args:
+            missing: Cell digest -> queries without a sample.
+        """
+        untried = {digest: len(missing[digest]) for digest, arm in self.arms.items() if arm in self.given_up}
+        arms = {arm for digest, arm in self.arms.items() if untried.get(digest)}
+        if not arms:
+            return "", 0
+        kinds: dict[str, list[ArmKey]] = {}
+        for arm, reason in self.given_up.items():
+            if arm in arms:
+                kinds.setdefault(failure_kind(reason), []).append(arm)
+        varying = [axis for axis, _ in next(iter(arms)) if len({dict(other)[axis] for other in self.arms.values()}) > 1]
+        names = {
+            kind: "; ".join(", ".join(f"{axis} {dict(arm)[axis]}" for axis in varying) for arm in same)
+            for kind, same in kinds.items()
+        }
+        sentences = [
+            f"{'1 arm was' if len(same) == 1 else f'{len(same)} arms were'} given up, because all samples of "
+            f"{'it' if len(same) == 1 else 'them'} failed so far ({names[kind]}): {self.given_up[same[0]].rstrip('.')}."
+            for kind, same in kinds.items()
+        ]
+        return " ".join(sentences), sum(untried.values())
+
+    def _group_fails(self) -> bool:
+        least = max(MIN_FAILURES, self.limit // len(self.group))
+        return (
+            not self.group & self.succeeded
+            and sum(self.failures[arm] for arm in self.group) >= self.limit
+            and all(self.failures[arm] >= least for arm in self.group)
+        )
+
+
+def _arm_key(cell: Cell) -> ArmKey:
+    """The labels of a cell without its seed."""
+    return tuple((axis, str(label)) for axis, label in cell.labels.items() if axis != "seed")

@@ -15,7 +15,7 @@ from experiments.sharing.card import (
 )
 from experiments.sharing.rerun import describe_cell
 from experiments.stats.formatting import format_count
-from experiments.store.environment import collect_environment
+from experiments.store.invocations import collect_environment
 from experiments.store.store import Store, describe_damaged_lines
 
 TOLERANCE = 1e-6

@@ -8,7 +8,7 @@ A look is a pure function of the plan and of the samples up to it. Its file is w
 sums of clusters from it: a failed sample that is answered later changes no look. Workers may take the same look. A file
 that is lost or damaged is made again, the plan from the config and a look from the samples.
 
-A comparison whose arm was given up (`experiments.running.failing_arms`) is left out of the looks. It takes them later,
+A comparison whose arm was given up (`experiments.running.windows`) is left out of the looks. It takes them later,
 when its samples are there.
 """
 

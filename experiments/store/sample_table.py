@@ -9,11 +9,10 @@ Texts and numbers have columns of these types. Other fields have columns of JSON
 column per metric (`column_path`).
 """
 
-import gc
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,18 +43,6 @@ _JSON = {b"json": b"1"}
 def column_path(name: str) -> tuple[str, ...]:
     """('scores', 'strict') or ('baselines', 'vote', 'strict') of the column's name, ('output',) of a field's."""
     return tuple(name.split(_SEPARATOR))
-
-
-@contextmanager
-def gc_paused() -> Iterator[None]:
-    """Within it Python does not look for cyclic garbage: reading makes very many objects and no cycles."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
 
 
 class CellTable:
@@ -149,8 +136,7 @@ class SampleTable:
     """
 
     def __init__(self, store: Store, digests: Sequence[str], *, from_lines: bool = False) -> None:
-        with gc_paused():
-            self.cells = [CellTable(store, digest, from_lines=from_lines) for digest in digests]
+        self.cells = [CellTable(store, digest, from_lines=from_lines) for digest in digests]
         self.starts = np.cumsum([0, *map(len, self.cells)])
         self.damaged = [place for cell in self.cells for place in cell.damaged]
         self.columns: dict[str, str] = {}

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from experiments.store.environment import now
+from experiments.store.invocations import now
 from icl.errors import ConfigError
 from icl.models.vllm.gpu_check import has_gpu
 from lab.gpu.check import Bench, BenchCheck, all_checks

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from experiments.planning.memory_plan import device_bytes
+from experiments.planning.plan_text import device_bytes
 from icl.errors import ConfigError
 from icl.models.hf import checkpoint
 from icl.models.hf.memory import GIB, RequestSize

@@ -9,7 +9,7 @@ import groups
 
 from decoding.arms.arm import parse_arm
 from decoding.engine.requests import DecodingRequest
-from experiments.planning.prefix_sharing import PrefixBlocks
+from experiments.planning.prompt_counts import PrefixBlocks
 
 
 @pytest.mark.parametrize("architecture", ["llava", "qwen2_5_vl"])

@@ -12,8 +12,8 @@ from experiments.cli.main import main
 from experiments.config.config import load_config
 from experiments.results.loaded_run import load_run
 from experiments.running import runner, windows
-from experiments.running.failing_arms import FailingArms
 from experiments.running.run import run
+from experiments.running.windows import FailingArms
 from icl.errors import DataError
 from icl.types import Sample
 

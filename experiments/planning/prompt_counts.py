@@ -1,0 +1,221 @@
+"""What a plan counts in the prompts that it reads: equal branches, unlisted options, shared blocks, and tokens.
+
+Token counts are stored in the cache folder, so that a plan is made again without loading a processor:
+
+    token_counts/<digest of the model and of the versions>.json    digest of a prompt -> its number of tokens
+
+Importing transformers and torch and reading a processor takes several seconds of a plan. The digest of a model covers
+the files of its processor, and the digest of a prompt covers its texts and the pixels of its images.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import cached_property
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from experiments.grid.grid import Cell
+from experiments.grid.grid_warnings import TOLERANCE, degenerate_at_shots
+from experiments.store.store import write_json
+from icl import __version__
+from icl.cache_folder import cache_folder
+from icl.errors import StoreError
+from icl.metrics.machinery.yes_no import asks_yes_no
+from icl.metrics.normalize import normalize_text
+from icl.option_listing import OPTION_TEXTS
+from icl.text.json_text import canonical_digest
+
+if TYPE_CHECKING:
+    from decoding.base import Strategy
+    from experiments.contexts.contexts import PromptItem
+    from icl.models.base import Model
+    from icl.types import Prompt
+
+
+@dataclass
+class IdenticalBranches:
+    """Finds contrasts whose branches are all equal on the data, though they differ on other data.
+
+    Counts the prompts in which branches differ, for each strategy of the config with several branches.
+    """
+
+    read: dict[str, int] = field(default_factory=dict)
+    differ: dict[str, int] = field(default_factory=dict)
+    cells: dict[str, Cell] = field(default_factory=dict)
+    shots: dict[str, set[int]] = field(default_factory=dict)
+
+    def add(self, cell: Cell, branches: "Sequence[Prompt]") -> None:
+        if len(branches) > 1 and not (cell.control or cell.decoding.strategy.traits.is_control):
+            label = str(cell.labels["decoding"])
+            self.cells[label] = cell
+            self.shots.setdefault(label, set()).add(cell.shots)
+            self.read[label] = self.read.get(label, 0) + 1
+            self.differ[label] = self.differ.get(label, 0) + (len({branch.digest for branch in branches}) > 1)
+
+    def notes(self) -> list[str]:
+        """A sentence for each strategy that contrasts nothing on these data, unless `grid_warnings` reports it."""
+        return [
+            _note(label, self.cells[label].decoding.strategy, self.read[label])
+            for label, count in self.differ.items()
+            if count == 0 and not all(degenerate_at_shots(self.cells[label], shots) for shots in self.shots[label])
+        ]
+
+
+def _note(label: str, strategy: "Strategy", prompts: int) -> str:
+    from decoding.arms.inspection import constant_strength
+
+    strength = constant_strength(strategy)
+    control = "mask_only" if strength is None or abs(strength - 1) < TOLERANCE else "temperature_matched"
+    return (
+        f"decoding '{label}': in all {prompts:,} prompts that were read every branch is the prompt itself, so it has "
+        f"become {control} on these data."
+    )
+
+
+@dataclass(frozen=True)
+class PrefixReuse:
+    """Tokens of all prompts, and those of them that are in the cache if it holds all blocks."""
+
+    tokens: float = 0.0
+    cached: float = 0.0
+
+    @property
+    def fraction(self) -> float | None:
+        return self.cached / self.tokens if self.tokens else None
+
+    def __add__(self, other: "PrefixReuse") -> "PrefixReuse":
+        return PrefixReuse(self.tokens + other.tokens, self.cached + other.cached)
+
+
+@dataclass
+class PrefixBlocks:
+    """Estimates the tokens that a prefix cache saves: tokens in whole blocks, less those of distinct blocks.
+
+    A counter of the blocks of one task's prompts. Models without a prefix cache do not count.
+
+    Attributes:
+        tokens: Tokens of all prompts.
+        in_blocks: Tokens of them in whole blocks.
+        first: (model, block) -> (index of the first query that had it, tokens of the block).
+    """
+
+    tokens: int = 0
+    in_blocks: int = 0
+    first: dict[tuple[int, int], tuple[int, int]] = field(default_factory=dict)
+
+    def add(self, model: Any, branch: "Prompt", tokens: int, times: int, index: int) -> None:
+        """Counts a prompt that the query at this index reads `times` times."""
+        if (blocks := model.prefix_blocks(branch)) is None:
+            return
+        size, keys = blocks
+        self.tokens += times * tokens
+        self.in_blocks += times * size * len(keys)
+        for key in keys:
+            self.first.setdefault((id(model), key), (index, size))
+
+    def scaled(self, read: int, of: int) -> PrefixReuse:
+        """Estimates the reuse after all queries.
+
+        Each further query brings as many new blocks as one of the second half of those read.
+        """
+        distinct = float(sum(size for _, size in self.first.values()))
+        second_half = sum(size for index, size in self.first.values() if index >= read / 2)
+        distinct += second_half * (of - read) / max(read - -(-read // 2), 1)
+        return PrefixReuse(self.tokens * of / read, max(self.in_blocks * of / read - distinct, 0.0))
+
+
+@dataclass
+class UnlistedOptions:
+    """Finds questions whose options no prompt shows: a model that cannot know them answers in words of its own.
+
+    For each task and query, an option that no prompt showed so far; None if a prompt showed all of them."""
+
+    missing: dict[str, dict[str, str | None]] = field(default_factory=dict)
+
+    def add(self, item: "PromptItem") -> None:
+        """Reads a rendered prompt. Yes-no questions and single options need no list."""
+        example = item.example
+        if item.prompt is None or len(example.options) < 2 or asks_yes_no(example):
+            return
+        options = example.meta.get(OPTION_TEXTS, example.options)
+        text = normalize_text(item.prompt.text)
+        queries = self.missing.setdefault(item.spec.cell.task.title, {})
+        if queries.get(example.id, "") is not None:
+            queries[example.id] = next((option for option in options if normalize_text(option) not in text), None)
+
+    def notes(self) -> list[str]:
+        """A sentence for each task whose options are missing in the prompts of most queries."""
+        notes = list[str]()
+        for title, queries in self.missing.items():
+            missing = [option for option in queries.values() if option is not None]
+            if 2 * len(missing) > len(queries):
+                notes.append(
+                    f"task '{title}': options are not in the prompt of {len(missing)} of {len(queries)} queries that "
+                    f"choose among options, for example '{missing[0]}'. The task `hub` lists them with list_options: "
+                    "letters or texts, other tasks with transforms: [option_list]."
+                )
+        return notes
+
+
+MAX_STORED = 200_000
+"""If there are more, only the counts of the last plan are stored."""
+
+CONTEXT = "max_tokens"
+"""The key of the context length of the model."""
+
+
+class TokenCounts:
+    """The context length of a model and the token counts of prompts.
+
+    An endpoint's counts are not stored: its digest does not identify the tokenizer of the server.
+    """
+
+    def __init__(self, model: "Model") -> None:
+        self.model, self.is_stored = model, not model.is_endpoint
+        self.used: dict[str, int | None] = {}
+
+    @cached_property
+    def stored(self) -> dict[str, int | None]:
+        with suppress(OSError, ValueError):
+            counts = json.loads(self._path.read_bytes()) if self.is_stored else {}
+            if isinstance(counts, dict):
+                return counts
+        return {}
+
+    @property
+    def max_tokens(self) -> int | None:
+        return self._get(CONTEXT, lambda: self.model.max_tokens)
+
+    def count_tokens(self, prompt: "Prompt") -> int:
+        """As `Model.count_tokens`, which also raises the errors of prompts that cannot be rendered."""
+        return self._get(prompt.digest, lambda: self.model.count_tokens(prompt)) or 0
+
+    def _get(self, key: str, count: Callable[[], int | None]) -> int | None:
+        if key not in self.used:
+            stored = self.stored.get(key)
+            self.used[key] = count() if stored is None else stored
+        return self.used[key]
+
+    def save(self) -> None:
+        """Stores the counts, if there are new ones."""
+        if not self.is_stored or self.used.keys() <= self.stored.keys():
+            return
+        counts = self.stored | self.used
+        with suppress(StoreError):  # the next plan counts again
+            write_json(self._path, counts if len(counts) <= MAX_STORED else self.used)
+
+    @cached_property
+    def _path(self) -> Path:
+        versions = [__version__, *map(_version, ("transformers", "tokenizers"))]
+        identity = [type(self.model).__module__, type(self.model).__qualname__, self.model.digest, versions]
+        return cache_folder() / "token_counts" / f"{canonical_digest(identity)[:32]}.json"
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return ""
