@@ -4,6 +4,7 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
+from icl.errors import PlanError
 from icl.metrics.normalize import normalize_text
 from icl.types import Context, Demo, Example, Where
 from prompts.label_renaming import compose_names, new_name, with_answer
@@ -97,3 +98,14 @@ def _with_example(demo: Demo, example: Example) -> Demo:
 def _differs(new: Sequence[Demo], old: Sequence[Demo]) -> bool:
     """Compares by identity, because equality of images would decode them."""
     return any(a is not b for a, b in zip(new, old, strict=True))
+
+
+def gold_of(context: Context, who: str) -> Example:
+    """The query with its gold. Raises PlanError if the context has none."""
+    query: Any = context.query
+    if not isinstance(query, Example):
+        raise PlanError(
+            f"{who} is an oracle: it needs the gold of query '{query.id}'. In Python, give the context the Example in "
+            "the place of its query; a run does so for components that declare the need."
+        )
+    return query

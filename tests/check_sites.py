@@ -16,8 +16,8 @@ def check(name: str, folder: Path) -> str:
     """The line of one architecture."""
     from icl.errors import ICLError
     from icl.models.hf.model import HF
-    from icl.testing.intervention_conformance import KINDS, check_sites
     from lab.architectures.inputs import checkpoint, prompts
+    from tests.random_models.site_checks import KINDS, check_sites
 
     model = HF(path=str(checkpoint(name, folder / name)), dtype="float32", device="cpu")
     try:

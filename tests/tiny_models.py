@@ -7,9 +7,9 @@ from PIL import Image as PILImage
 
 from icl.images import Image
 from icl.streams import StreamKey
-from icl.testing.conversations import conversation
 from icl.types import Part, Prompt, Role, Turn
 from tests.random_models.common import TEMPLATE, Size
+from tests.random_models.conversations import conversation
 from tests.random_models.make import save
 
 __all__ = ["ARCHITECTURES", "TEMPLATE", "Size", "conversations", "image", "prompt", "prompts", "save", "turn"]

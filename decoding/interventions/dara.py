@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from decoding.interventions.attention_edits import RaisedScores, attention_problem, check_span_names, score_sites
 from decoding.interventions.base import Control, FittedMethod, FittedTensors
 from decoding.interventions.fit_data import FitData
-from decoding.interventions.gradient_fit import minimize
+from decoding.interventions.trainable import minimize
 from icl.constraints import PositiveInt
 from icl.models.interventions import Keys, Site, Where
 from icl.registry import component

@@ -20,10 +20,9 @@ from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar
 
 from decoding.interventions.base import Control, FittedMethod, FittedTensors, random_of_equal_norm
-from decoding.interventions.directions import EVERYWHERE
-from decoding.interventions.edits import Copies, edit_digest, tensor_digest
+from decoding.interventions.edits import EVERYWHERE, Copies, edit_digest, tensor_digest
 from decoding.interventions.fit_data import FitData
-from decoding.interventions.gradient_fit import minimize
+from decoding.interventions.trainable import minimize
 from icl.constraints import PositiveInt
 from icl.models.interventions import Site, Where
 from icl.registry import component

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from decoding.interventions.base import Control, FittedMethod, FittedTensors
-from decoding.interventions.directions import DirectionEdit
+from decoding.interventions.edits import DirectionEdit
 from decoding.interventions.fit_data import FitData
 from icl.constraints import NonNegative
 from icl.models.interventions import Site

@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from decoding.interventions.base import Control, FittedMethod, FittedTensors, random_of_equal_norm
 from decoding.interventions.edits import VectorEdit, tensor_digest
 from decoding.interventions.fit_data import FitData
-from decoding.interventions.gradient_fit import minimize
 from decoding.interventions.head_effects import head_contributions, head_sites, mean_head_inputs
+from decoding.interventions.trainable import minimize
 from icl.constraints import PositiveInt
 from icl.errors import ConfigError
 from icl.models.interventions import Site

@@ -6,21 +6,22 @@ The training loop computes the loss under the interventions of `steered_by`, who
 weights of the model stay fixed. The file is that of `icl fit`, so `intervene: {name: m2iv, fitted: FILE}` reads it.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from decoding.interventions.base import Control, FittedMethod, FittedTensors
-from decoding.interventions.gradient_fit import unnamed
-from icl.errors import ConfigError
-from icl.models.interventions import Intervention, steer
+from decoding.interventions.fit_data import FitData
+from icl.errors import ConfigError, DataError
+from icl.memory.out_of_memory import report_out_of_memory
+from icl.models.interventions import Intervention, Keys, Site, Where, steer
 from icl.registry import class_name
 from icl.types import Prompt
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
-    from decoding.interventions.fit_data import FitData
     from icl.models.hf.model import HF
 
 
@@ -78,3 +79,93 @@ class TrainableMethod(FittedMethod):
             f"'{name}' is trained by `icl tune`, with `tune: {{parameters: vectors, intervene: {name}, …}}`. Then name "
             f"its file: {{name: {name}, fitted: adapters/NAME/tuned/vectors.safetensors}}."
         )
+
+
+@dataclass(frozen=True, eq=False)
+class Unnamed:
+    """An intervention whose tensors change, so that it has no digest of them."""
+
+    acts: Intervention
+    digest: str = "in training"
+    neutral: bool = False
+
+    @property
+    def sites(self) -> tuple[Site, ...]:
+        return self.acts.sites
+
+    @property
+    def where(self) -> Where:
+        return self.acts.where
+
+    def edit(self, site: Site, x: "Tensor", rows: Sequence[int]) -> "Tensor":
+        return self.acts.edit(site, x, rows)
+
+
+@dataclass(frozen=True, eq=False)
+class UnnamedScores(Unnamed):
+    """An edit of scores whose tensors change."""
+
+    keys: Keys = Keys()  # noqa: RUF009 frozen
+
+
+def unnamed(acts: Intervention) -> Unnamed:
+    """The intervention without a digest of its tensors."""
+    keys = getattr(acts, "keys", None)  # a test of the protocol would compute the digest
+    return UnnamedScores(acts, keys=keys) if isinstance(keys, Keys) else Unnamed(acts)
+
+
+def minimize(
+    data: FitData,
+    interventions: "Callable[[], Sequence[Intervention]]",
+    optimizer: "torch.optim.Optimizer",
+    items: Sequence[tuple[Prompt, str]],
+    *,
+    steps: int,
+    batch: int,
+    what: str,
+    scheduler: "torch.optim.lr_scheduler.LRScheduler | None" = None,
+) -> list[float]:
+    """Takes steps of an optimizer on random batches of prompts and answers. Random numbers come from the data's seed.
+
+    Args:
+        data: The dev split.
+        interventions: Makes the interventions from the tensors of the optimizer.
+        optimizer: An optimizer of torch over these tensors.
+        items: Prompts with their answers.
+        steps: Number of steps.
+        batch: Items of a step, drawn without repetition.
+        what: Name for the progress display.
+        scheduler: Sets the learning rate of the optimizer after each step. None: it is constant.
+
+    Returns:
+        The loss of each step, before it.
+
+    Raises:
+        DataError: The loss is not a number. The tensors are those of the last step before.
+        ModelError: A step does not fit into memory.
+    """
+    import torch
+
+    from icl.models.hf.answer_loss import answer_loss, encode_answers
+
+    generator = torch.Generator().manual_seed(data.seed)
+    encoded = encode_answers(data.model, [prompt for prompt, _ in items], [answer for _, answer in items])
+    tensors = [tensor for group in optimizer.param_groups for tensor in group["params"]]
+    losses: list[float] = []
+    for step in range(steps):
+        chosen = torch.randperm(len(encoded), generator=generator)[:batch].tolist()
+        with report_out_of_memory(
+            f"{what}: a step with {len(chosen)} prompts", "a smaller batch, fewer shots or a larger device"
+        ):
+            loss = answer_loss(data.model, [encoded[i] for i in chosen], [unnamed(one) for one in interventions()])
+            if not torch.isfinite(loss):
+                raise DataError(f"{what}: the loss of step {step + 1} is not a number. Use a lower learning rate.")
+            gradients = torch.autograd.grad(loss, tensors)
+        for tensor, gradient in zip(tensors, gradients, strict=True):
+            tensor.grad = gradient
+        optimizer.step()
+        if scheduler is not None:
+            scheduler.step()
+        losses.append(float(loss.detach()))
+        data.on_progress(what, step + 1, steps)
+    return losses

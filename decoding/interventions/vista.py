@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Literal
 
 from decoding.base import SteeringMethod
 from decoding.interventions.base import random_of_equal_norm
-from decoding.interventions.directions import DirectionEdit, directions_by_site
+from decoding.interventions.edits import DirectionEdit, directions_by_site
 from decoding.prompt_edits import remove_query_image
 from icl.constraints import NonNegative
 from icl.models.interventions import steer

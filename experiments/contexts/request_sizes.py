@@ -14,7 +14,7 @@ from experiments.contexts.placeholders import placeholder_retriever, without_mod
 from experiments.grid.grid import Cell
 from icl.errors import ICLError
 from icl.models.hf.memory import RequestSize
-from icl.tasks.subset import nested_choice
+from icl.tasks.base import nested_choice
 from icl.types import Example
 
 if TYPE_CHECKING:

@@ -14,9 +14,9 @@ from pathlib import Path
 from packaging.requirements import Requirement
 
 from experiments.store.network_locks import local_locks
-from icl.cache_folder import cache_folder
 from icl.errors import ModelError
 from icl.models.vllm.gpu_check import DEVICE_FILES, DEVICES
+from icl.parameter_files import cache_folder
 
 PROJECT = "mm-icl"
 PACKAGES = ("torch", "transformers", "accelerate", "vllm", "bitsandbytes", "peft", "flash-attn")

@@ -21,11 +21,11 @@ from experiments.grid.grid import Cell
 from experiments.grid.grid_warnings import TOLERANCE, degenerate_at_shots
 from experiments.store.store import write_json
 from icl import __version__
-from icl.cache_folder import cache_folder
 from icl.errors import StoreError
 from icl.metrics.machinery.yes_no import asks_yes_no
 from icl.metrics.normalize import normalize_text
 from icl.option_listing import OPTION_TEXTS
+from icl.parameter_files import cache_folder
 from icl.text.json_text import canonical_digest
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from experiments.results.run_view import RunView
 from experiments.stats.arms import better_of
 from experiments.stats.sample_rows import as_mapping, as_sequence, text_items, text_value
 from icl.images import decode_image
-from icl.tasks.subset import nested_choice
+from icl.tasks.base import nested_choice
 from icl.types import IMAGE_PLACEHOLDER
 
 if TYPE_CHECKING:

@@ -26,7 +26,7 @@ from experiments.store.store import Store, write_json
 from experiments.terminal.progress import Progress
 from icl.errors import ConfigError, ICLError
 from icl.metrics.machinery.judge import CONTROLS, Judge, JudgeRequest
-from icl.tasks.subset import nested_choice
+from icl.tasks.base import nested_choice
 from icl.types import Generation
 
 CONTROL_FILE = "judges.json"

@@ -4,15 +4,15 @@ The value is that of the task's `process_results`. `lmms_eval_aggregate` has the
 code of the task runs because the task of the run is trusted; this metric reads the task's file alone.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
+import ast
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
 from icl.errors import ConfigError, DataError, did_you_mean
-from icl.harness.code_scan import side_effect
-from icl.harness.task_file import FUNCTION, FunctionName, TaskFile, find_task_file
+from icl.harness.task_file import FUNCTION, FunctionName, TaskFile, find_task_file, function_file, module_file
 from icl.loading import SEARCH_FOLDERS
 from icl.metrics.base import Better
 from icl.registry import component, entries
@@ -136,3 +136,149 @@ def find_metric(task: str, metric: str, folders: Sequence[Path]) -> MetricEntry:
             )
     name = str(own[0] if own else aggregation)
     return MetricEntry(file, metric, name, bool(entry.get("higher_is_better", True)))
+
+
+# Whether a function of a task writes files or asks a judge, read from its source. Nothing is imported.
+#
+# The scan follows the names that a function uses: to other definitions of its file, to values of that file, and
+# through imports to files beside it and in lmms-eval's tasks. It sees what the source names, and not what a string or
+# an attribute of another object hides. It is a guard against surprises, not against malice: that is what `trust` is
+# for.
+
+JUDGES = frozenset(
+    (
+        *("aiohttp", "anthropic", "dashscope", "google", "httpx", "litellm", "openai", "requests", "urllib"),
+        *("lmms_eval.azure_openai_compat", "lmms_eval.llm_judge", "lmms_eval.verifiers"),
+    )
+)
+"""Modules that send requests."""
+
+WRITERS = frozenset(
+    ("dump", "generate_submission_file", "makedirs", "savefig", "save", "to_csv", "to_excel", "to_json", "write_text")
+)
+"""Functions and methods that write files."""
+
+
+@dataclass(frozen=True)
+class _Module:
+    """The top-level definitions of a file, and where its imports come from.
+
+    Attributes:
+        definitions: Name -> the statements that define it.
+        imports: Name -> (module, name in it); the name is '' if the module itself is imported.
+    """
+
+    path: Path
+    definitions: Mapping[str, list[ast.stmt]] = field(default_factory=dict)
+    imports: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+
+
+def side_effect(function: FunctionName) -> str:
+    """What a function does besides computing: 'asks a judge (…)' or 'writes files (…)'. '' for nothing.
+
+    Args:
+        function: A function as a task file names it, such as 'utils.process_results'.
+    """
+    path = function_file(function)
+    if path is None:
+        return ""
+    read_once = lru_cache(maxsize=None)(_module)  # of this scan alone: files may be edited between scans
+    visited: set[tuple[Path, str]] = set()
+    waiting = [(path, function.rpartition(".")[2])]
+    while waiting:
+        place = waiting.pop()
+        if place in visited:
+            continue
+        visited.add(place)
+        module, name = read_once(place[0]), place[1]
+        for statement in module.definitions.get(name, ()):
+            if writer := _writer(statement):
+                return f"writes files ({place[0].name}: {name} calls {writer})"
+            for used in {node.id for node in ast.walk(statement) if isinstance(node, ast.Name)}:
+                source, member = module.imports.get(used, ("", ""))
+                if _is_judge(source):
+                    return f"asks a judge ({place[0].name}: {name} uses {source})"
+                if target := _file_of(source, place[0]):
+                    waiting += [(target, member)] if member else _attributes(statement, used, target)
+                elif used in module.definitions:
+                    waiting.append((place[0], used))
+    return ""
+
+
+def _writer(statement: ast.stmt) -> str:
+    """The first call in a statement that writes a file, or a parameter `args`, which has the place to write to."""
+    if isinstance(statement, ast.FunctionDef) and any(a.arg == "args" for a in statement.args.args[1:]):
+        return "lmms-eval's writer of submissions"
+    for node in ast.walk(statement):
+        if not isinstance(node, ast.Call):
+            continue
+        called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+        modes = [*node.args[1:2], *(word.value for word in node.keywords if word.arg == "mode")]
+        if called in WRITERS or (called == "open" and any(_writes(mode) for mode in modes)):
+            return str(called)
+    return ""
+
+
+def _writes(mode: ast.expr) -> bool:
+    return isinstance(mode, ast.Constant) and bool(set("wax+") & set(str(mode.value)))
+
+
+def _is_judge(module: str) -> bool:
+    parts = module.split(".")
+    return any(".".join(parts[: i + 1]) in JUDGES for i in range(len(parts)))
+
+
+def _attributes(statement: ast.stmt, module: str, target: Path) -> list[tuple[Path, str]]:
+    """The members of an imported module that a statement uses."""
+    return [
+        (target, node.attr)
+        for node in ast.walk(statement)
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == module
+    ]
+
+
+def _file_of(module: str, importer: Path) -> Path | None:
+    """The file of a module beside the importer, or in the installed lmms-eval. None for other modules."""
+    if not module:
+        return None
+    return module_file(module, importer.parent.joinpath(*module.lstrip(".").split(".")).with_suffix(".py"))
+
+
+def _module(path: Path) -> _Module:
+    """The definitions of a file; none for a file that Python cannot read, which fails with its own error later."""
+    try:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+    except (OSError, SyntaxError, ValueError, RecursionError, MemoryError):
+        return _Module(path)
+    definitions: dict[str, list[ast.stmt]] = {}
+    for statement in _top_level(tree.body):
+        for name in _defined(statement):
+            definitions.setdefault(name, []).append(statement)
+    imports: dict[str, tuple[str, str]] = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            imports |= {alias.asname or alias.name.split(".")[0]: (alias.name, "") for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            source = "." * node.level + (node.module or "")
+            imports |= {alias.asname or alias.name: (source, alias.name) for alias in node.names}
+    return _Module(path, definitions, imports)
+
+
+def _top_level(body: list[ast.stmt]) -> Iterator[ast.stmt]:
+    """The statements of a module, also those inside `if`, `try` and `with`."""
+    for statement in body:
+        if isinstance(statement, ast.If | ast.Try | ast.With):
+            for part in ("body", "orelse", "finalbody"):
+                yield from _top_level(getattr(statement, part, []))
+            for handler in getattr(statement, "handlers", []):
+                yield from _top_level(handler.body)
+        else:
+            yield statement
+
+
+def _defined(statement: ast.stmt) -> Iterator[str]:
+    if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+        yield statement.name
+    elif isinstance(statement, ast.Assign | ast.AnnAssign):
+        targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
+        yield from (node.id for target in targets for node in ast.walk(target) if isinstance(node, ast.Name))

@@ -16,11 +16,8 @@ from typing import Annotated, Any, Literal
 from icl.errors import DataError
 from icl.images import Image
 from icl.registry import NestedComponent, component
-from icl.tasks.altered import AlteredTask
-from icl.tasks.base import Task
-from icl.tasks.generated.digit import DigitImage
-from icl.tasks.generated.drawing import Drawing
-from icl.tasks.generated.placed import PlacedShapes
+from icl.tasks.base import AlteredTask, Task
+from icl.tasks.generated.drawing import DigitImage, Drawing, PlacedShapes
 from icl.tasks.generated.wording import NUMBER_WORDS, caption, plural, with_article
 from icl.tasks.generated.world import PLACES, ImageFacts
 from icl.types import Example

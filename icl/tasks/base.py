@@ -8,13 +8,15 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol, runtime_checkable
+from heapq import nsmallest
+from typing import Any, Protocol, runtime_checkable
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
 
 from icl.errors import DataError
-from icl.streams import StreamKey
+from icl.streams import StreamKey, query_numbers
 from icl.types import Example
 
 Hashes = NDArray[np.uint64]
@@ -152,3 +154,129 @@ def random_order(key: StreamKey, factor: str, hashes: Hashes) -> Iterator[int]:
     is_first = numbers <= np.uint64(min(2**64 * FIRST // max(len(hashes), 1), 2**64 - 1))
     for part in (np.flatnonzero(is_first), np.flatnonzero(~is_first)):
         yield from part[np.argsort(numbers[part])].tolist()
+
+
+# Fixed nested subsets of records: the first 100 of a subset of 500 are the subset of 100.
+#
+# Each record has a random number from (seed, id, factor), and the records with the smallest numbers are chosen. So
+# the choice is independent of other records, of the reading order and of global state. Every arm of a grid has the
+# same subset.
+
+
+def nested_choice(ids: Sequence[str], limit: int | None, seed: int, factor: str) -> list[int]:
+    """Positions of the `limit` chosen ids in the order of choice. Without a limit, all positions in their original
+    order.
+    """
+    if limit is None:
+        return list(range(len(ids)))
+    numbers = query_numbers(seed, ids, factor)
+    return nsmallest(limit, range(len(ids)), key=numbers.__getitem__)
+
+
+def limited_choice(ids: Sequence[str], limit: int | None, seed: int, factor: str, *, key: str, whole: str) -> list[int]:
+    """The positions of `nested_choice`, with an error if there are fewer ids than `limit`.
+
+    Args:
+        ids: The ids of all records.
+        limit: The number of records to choose; None: all.
+        seed: Seed of the choice.
+        factor: Name of the choice.
+        key: The key of the limit in the experiment file.
+        whole: What is chosen from, such as "rows of pope[test]".
+
+    Raises:
+        DataError: The limit is larger than the number of ids.
+    """
+    if limit is not None and limit > len(ids):
+        raise DataError(
+            f"{key}: {limit} is more than the {len(ids):,} {whole}. Use a smaller number, or remove {key} to use all."
+        )
+    return nested_choice(ids, limit, seed, factor)
+
+
+def divide_by_group(
+    groups: Sequence[str], fraction: float, seed: int, factor: str, name: str
+) -> tuple[list[int], list[int]]:
+    """Rows of the queries and rows of the pool, so that the two share no group.
+
+    Args:
+        groups: The group of each row.
+        fraction: The share of the groups that becomes the pool.
+        seed: Seed of the draw.
+        factor: Name of the draw.
+        name: Name of the data in the error.
+
+    Raises:
+        DataError: A side has no group, although the fraction gives it some.
+    """
+    names = sorted(set(groups), key=lambda name: StreamKey(seed, name).number(factor))
+    pool = set(names[: round(fraction * len(names))])
+    if len(pool) == len(names) or (not pool and fraction > 0):
+        raise DataError(
+            f"{name} has too few groups of rows ({len(names)}) for both queries and a pool with pool_fraction "
+            f"{fraction}. Add rows, set pool_split, or change pool_fraction."
+        )
+    return (
+        [row for row, group in enumerate(groups) if group not in pool],
+        [row for row, group in enumerate(groups) if group in pool],
+    )
+
+
+def connected_components(keys: Sequence[Sequence[str]]) -> list[int]:
+    """For each row, the first row that it shares a key with, directly or through others, or itself."""
+    parent = list(range(len(keys)))
+
+    def root(row: int) -> int:
+        while parent[row] != row:
+            parent[row] = parent[parent[row]]
+            row = parent[row]
+        return row
+
+    first: dict[str, int] = {}
+    for row, some in enumerate(keys):
+        for key in some:
+            a, b = root(first.setdefault(key, row)), root(row)
+            parent[max(a, b)] = min(a, b)
+    return [root(row) for row in range(len(keys))]
+
+
+class AlteredTask:
+    """Base class of tasks whose examples are those of another task, changed one by one. Pools stay shared."""
+
+    of: Task
+
+    def altered(self, example: Example, in_pool: bool) -> Example:
+        """An example of the other task as it is in this one.
+
+        Args:
+            example: A query of the other task, or an example of its pools.
+            in_pool: Whether it is of a pool.
+        """
+        raise NotImplementedError
+
+    @property
+    def pool_shares_images(self) -> bool:
+        return bool(getattr(self.of, "pool_shares_images", False))
+
+    @cached_property
+    def queries(self) -> Sequence[Example]:
+        return tuple(self.altered(query, False) for query in self.of.queries)
+
+    @cached_property
+    def _pools(self) -> "WeakKeyDictionary[Pool, Pool]":
+        return WeakKeyDictionary()
+
+    def pool(self, query_id: str) -> Pool:
+        pool = self.of.pool(query_id)
+        if pool not in self._pools:
+            self._pools[pool] = Pool(tuple(self.altered(example, True) for example in pool.examples))
+        return self._pools[pool]
+
+    @property
+    def pool_size(self) -> int:
+        return self.of.pool_size
+
+    def facts(self, demos: Sequence[Example]) -> Mapping[str, Any]:
+        """The facts of the other task."""
+        facts: Mapping[str, Any] = getattr(self.of, "facts", lambda demos_: {})(demos)
+        return facts

@@ -5,11 +5,15 @@ import hashlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from icl.errors import DataError
 from icl.images import Image, decode_image, open_image_file
-from icl.tasks.source import DataSource
+from icl.loading import SEARCH_FOLDERS, search_candidates
+from icl.tasks.source import BUILDERS, DataSource
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -115,3 +119,89 @@ def _named_image(text: str, source: DataSource, at: str, base: str = "") -> Imag
     except ValueError as error:
         raise DataError(f"{at}: {error}.") from error
     return Image.from_path(path, f"{path} ({at})")
+
+
+class RelativePaths:
+    """Base class of tasks that read files by paths relative to the experiment file."""
+
+    def __post_init__(self) -> None:
+        _ = self._folders
+
+    @classmethod
+    def adapted_preset(cls, values: Mapping[str, Any], own: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The keys of a preset beside keys of the config. Splits on the hub do not apply to a file."""
+        is_file = Path(str(own.get("path", ""))).suffix.lower() in BUILDERS
+        return {key: values[key] for key in values if not (is_file and key in ("config", "split", "pool_split"))}
+
+    @cached_property
+    def _folders(self) -> tuple[Path, ...]:
+        """The folders to which paths are relative: that of the experiment file, when the task is made."""
+        return SEARCH_FOLDERS.get()
+
+    def _place(self, path: str) -> Path:
+        """The first place of a path that exists, else the first of all, for the error of the reader."""
+        places = search_candidates(path, self._folders)
+        return next((place for place in places if os.path.exists(place)), places[0])
+
+
+# Frames of a video file as lazily opened images, decoded by PyAV (the extra `video`).
+#
+# The frames are the middles of equal parts, as `frame_grid` takes them: of 12 frames in 6 parts, 1, 3, 5, 7, 9 and
+# 11. A video with fewer frames repeats some. The frames of a file are decoded together, at the first access to one of
+# them.
+
+
+@dataclass(frozen=True)
+class VideoFrame:
+    """A loader of one of the frames that are taken from a video file."""
+
+    path: str
+    place: int
+    count: int
+
+    def __call__(self) -> "PILImage":
+        return _decoded(self.path, self.count)[self.place]
+
+
+def video_frames(path: Path, count: int, origin: str) -> tuple[Image, ...]:
+    """The middles of `count` equal parts of a video. Raises DataError if PyAV is not installed."""
+    if find_spec("av") is None:
+        raise DataError(
+            f"{origin} is a video, and the package av, which decodes it, is not installed. "
+            "Run: pip install 'mm-icl[video]'."
+        )
+    return tuple(
+        Image.from_source(VideoFrame(str(path), place, count), f"{origin}, frame {place + 1} of {count}")
+        for place in range(count)
+    )
+
+
+@lru_cache(maxsize=8)
+def _decoded(path: str, count: int) -> "tuple[PILImage, ...]":
+    """The chosen frames. Raises ValueError if the file is no video, or has no frame."""
+    import av
+
+    try:
+        with av.open(path) as container:
+            total = int(container.streams.video[0].frames) or _count(path)
+            places = [(2 * i + 1) * total // (2 * count) for i in range(count)]
+            frames: dict[int, Any] = {}
+            for number, frame in enumerate(container.decode(video=0)):
+                if number in places:
+                    frames[number] = frame.to_image()
+                if number >= places[-1]:
+                    break
+    except (av.error.FFmpegError, IndexError) as error:
+        raise ValueError(f"it is not a video that can be decoded ({error})") from error
+    if not frames:
+        raise ValueError("it has no frame that can be decoded")
+    last = frames[max(frames)]  # a file may have fewer frames than its header says
+    return tuple(frames.get(place, last) for place in places)
+
+
+def _count(path: str) -> int:
+    """The number of frames of a file whose header does not give it."""
+    import av
+
+    with av.open(path) as container:
+        return sum(1 for _ in container.decode(video=0))

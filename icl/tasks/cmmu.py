@@ -21,9 +21,8 @@ from icl.constraints import Fraction, PositiveInt
 from icl.errors import DataError
 from icl.images import Image
 from icl.registry import component, parameter
-from icl.tasks.base import Pool, SharedPoolTask
-from icl.tasks.relative_paths import RelativePaths
-from icl.tasks.subset import nested_choice
+from icl.tasks.base import Pool, SharedPoolTask, nested_choice
+from icl.tasks.cell_values import RelativePaths
 from icl.types import Example
 
 QuestionType = Literal["multiple-choice", "multiple-response", "fill-in-the-blank"]

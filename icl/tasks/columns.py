@@ -20,9 +20,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from icl.errors import ConfigError, DataError, did_you_mean
 from icl.images import Image
 from icl.option_listing import without_letters
-from icl.tasks.cell_values import cell_images, image_at_path, image_keys, parse_list, text_of
+from icl.tasks.cell_values import cell_images, image_at_path, image_keys, parse_list, text_of, video_frames
 from icl.tasks.source import DataSource
-from icl.tasks.video_frames import video_frames
 from icl.text.object_mentions import shipped_vocabulary
 from icl.types import Example, OptionListing
 

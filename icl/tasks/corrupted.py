@@ -3,27 +3,79 @@
     task: {name: corrupted, of: {name: binding, ways: 4}, by: noise, severity: 3}
 
 With `where: query` (the default) only the queries are corrupted, so demonstrations have another domain. With `pool`
-only the pool is, and with `all` both are. Queries keep their ids, so severities are paired. `icl.edits.corruption`
+only the pool is, and with `all` both are. Queries keep their ids, so severities are paired. `icl.tasks.corrupted`
 lists the parameters of each severity. Any image edit can be the corruption, also a user's:
 
     task: {name: corrupted, of: {name: binding}, by: {name: 'stripes.py:Stripes', width: 3}}
 """
 
+import io
 from dataclasses import dataclass, fields, replace
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
-from icl.edits import Edit
-from icl.edits.corruption import CorruptionSource, Severity, corrupt
-from icl.errors import ConfigError
-from icl.registry import NestedComponent, component, describe
-from icl.tasks.altered import AlteredTask
-from icl.tasks.base import Task
+from annotated_types import Ge, Le
+
+from icl.edits import Edit, build_edit
+from icl.errors import ConfigError, did_you_mean
+from icl.images import Image
+from icl.registry import NestedComponent, component, describe, entries
+from icl.streams import StreamKey
+from icl.tasks.base import AlteredTask, Task
 from icl.types import Example
+
+if TYPE_CHECKING:
+    from PIL.Image import Image as PILImage
+
 
 Where = Literal["query", "pool", "all"]
 CLEAN = "clean"
 USUAL = 3
 """Default severity."""
+
+
+# Corruptions of images at five severities (Hendrycks and Dietterich, ICLR 2019), as edits.
+#
+# The parameters are those of Tiny ImageNet-C, whose images have sides of 64 pixels, as generated images do:
+#
+#     noise      Gaussian, standard deviation .04 .08 .12 .15 .18 of the range of a pixel
+#     blur       Gaussian, standard deviation .5 .75 1 1.25 1.5 pixels at a side of 64, scaled with the shorter side
+#     contrast   .4 .3 .2 .1 .05 of each channel's distance from its mean over the image
+#     jpeg       quality 65 58 50 40 25
+#
+# The noise of an image is drawn once and scaled by the severity. The bytes of JPEG depend on the library that Pillow
+# was built with. The others are the same on every machine. Any other edit can be a corruption too, with its own
+# parameters instead of severities.
+
+Severity = Annotated[int, Ge(0), Le(5)]
+
+
+CorruptionKind = Literal["noise", "blur", "contrast", "jpeg"]
+
+
+class CorruptionField:
+    """Metadata of a field that holds a corruption: one of the four kinds, or an edit by its name, mapping or path."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
+        from pydantic_core import core_schema
+
+        return core_schema.no_info_plain_validator_function(self._read)
+
+    def __get_pydantic_json_schema__(self, schema: Any, handler: Any) -> dict[str, Any]:
+        names = list(dict.fromkeys((*get_args(CorruptionKind), *entries("edit"))))
+        return {"anyOf": [{"enum": names}, {"pattern": ":"}, {"type": "object", "required": ["name"]}]}
+
+    @staticmethod
+    def _read(node: Any) -> "CorruptionKind | Edit":
+        kind: CorruptionKind | None = next((one for one in get_args(CorruptionKind) if one == node), None)
+        if kind is not None:
+            return kind
+        if isinstance(node, str) and ":" not in node and node not in entries("edit"):
+            names = dict.fromkeys((*get_args(CorruptionKind), *entries("edit")))
+            raise ConfigError(f"no corruption named '{node}'.{did_you_mean(node, names)} (icl ls edit)")
+        return build_edit(node, "by")
+
+
+CorruptionSource = Annotated[CorruptionKind | Annotated[Edit, NestedComponent("edit")], CorruptionField()]
 
 
 @component("task", "corrupted")
@@ -70,3 +122,65 @@ class CorruptedTask(AlteredTask):
         whole = domain if example.domain is None else f"{example.domain}, {domain}"
         images = tuple(corrupt(image, self.by, severity, self.seed) for image in example.images)
         return replace(example, images=images, domain=whole, meta={**example.meta, "domain": whole})
+
+
+NOISE = (0.04, 0.08, 0.12, 0.15, 0.18)
+BLUR = (0.5, 0.75, 1.0, 1.25, 1.5)
+CONTRAST = (0.4, 0.3, 0.2, 0.1, 0.05)
+QUALITY = (65, 58, 50, 40, 25)
+SIDE = 64  # side of the images that BLUR applies to, in pixels
+
+
+@dataclass(frozen=True)
+class Corruption(Edit):
+    """One kind of corruption at one severity, 1 to 5. stream: random stream of the noise."""
+
+    kind: CorruptionKind = "noise"
+    severity: int = 1
+    stream: int = 0
+
+    def apply_to_image(self, image: "PILImage") -> "PILImage":
+        level = self.severity - 1
+        if self.kind == "noise":
+            return _noised(image, NOISE[level], self.stream)
+        if self.kind == "blur":
+            from PIL import ImageFilter
+
+            return image.filter(ImageFilter.GaussianBlur(BLUR[level] * min(image.size) / SIDE))
+        return _flat(image, CONTRAST[level]) if self.kind == "contrast" else _packed(image, QUALITY[level])
+
+
+def corrupt(image: Image, by: CorruptionKind | Edit, severity: int, seed: int = 0) -> Image:
+    """The image at this severity, unchanged at 0. Random numbers depend on the image and the seed."""
+    if severity == 0:
+        return image
+    key = StreamKey(seed, image.identity)
+    if isinstance(by, Edit):
+        return image.edit(by.bind(key, "corruption"))
+    return image.edit(Corruption(by, severity, key.number("corruption", 63) if by == "noise" else 0))
+
+
+def _noised(image: "PILImage", size: float, stream: int) -> "PILImage":
+    import numpy as np
+    from PIL import Image as PILImage
+
+    pixels = np.asarray(image) / 255
+    noise = np.random.Generator(np.random.Philox(key=stream)).normal(size=pixels.shape)
+    return PILImage.fromarray((np.clip(pixels + size * noise, 0, 1) * 255).round().astype(np.uint8))
+
+
+def _flat(image: "PILImage", contrast: float) -> "PILImage":
+    import numpy as np
+    from PIL import Image as PILImage
+
+    pixels = np.asarray(image) / 255
+    means = pixels.mean((0, 1), keepdims=True)
+    return PILImage.fromarray((np.clip((pixels - means) * contrast + means, 0, 1) * 255).round().astype(np.uint8))
+
+
+def _packed(image: "PILImage", quality: int) -> "PILImage":
+    from PIL import Image as PILImage
+
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=quality)
+    return PILImage.open(buffer).convert("RGB")

@@ -14,8 +14,7 @@ from icl.constraints import PositiveInt
 from icl.errors import DataError
 from icl.images import Image
 from icl.registry import component, parameter
-from icl.tasks.base import Pool, SharedPoolTask
-from icl.tasks.subset import limited_choice
+from icl.tasks.base import Pool, SharedPoolTask, limited_choice
 from icl.types import Example
 
 QuestionType = Literal["yes/no", "shape", "color"]

@@ -22,9 +22,8 @@ from icl.constraints import PositiveInt
 from icl.parameter_files import expand_user
 from icl.registry import component, parameter
 from icl.streams import StreamKey
-from icl.tasks.base import Pool, SharedPoolTask
+from icl.tasks.base import Pool, SharedPoolTask, nested_choice
 from icl.tasks.drawings.emoji import PACKAGES, STYLES, Style, load_emoji, same_vendor
-from icl.tasks.subset import nested_choice
 from icl.types import Example
 
 if TYPE_CHECKING:

@@ -27,12 +27,10 @@ from typing import Any, ClassVar
 from icl.constraints import PositiveInt
 from icl.errors import DataError, did_you_mean
 from icl.registry import component, later_parameter, parameter
-from icl.tasks.base import Pool, SeveralPoolsTask
-from icl.tasks.cell_values import text_of
+from icl.tasks.base import Pool, SeveralPoolsTask, limited_choice
+from icl.tasks.cell_values import RelativePaths, text_of
 from icl.tasks.columns import ColumnMapping, read_examples
-from icl.tasks.relative_paths import RelativePaths
 from icl.tasks.source import DataSource, open_source
-from icl.tasks.subset import limited_choice
 from icl.types import Example
 
 

@@ -39,13 +39,11 @@ from icl.constraints import Fraction, PositiveInt
 from icl.errors import ConfigError, DataError
 from icl.option_listing import LETTERED
 from icl.registry import component, later_parameter, parameter
-from icl.tasks.base import Pool, SharedPoolTask
-from icl.tasks.cell_values import text_of
+from icl.tasks.base import Pool, SharedPoolTask, connected_components, divide_by_group, limited_choice, nested_choice
+from icl.tasks.cell_values import RelativePaths, text_of
 from icl.tasks.columns import AnswerIs, ColumnMapping, group_name, read_examples, row_image_keys, short_columns
 from icl.tasks.presets import PRESETS
-from icl.tasks.relative_paths import RelativePaths
 from icl.tasks.source import DEFAULT_SPLIT, DataSource, open_source
-from icl.tasks.subset import connected_components, divide_by_group, limited_choice, nested_choice
 from icl.types import Example, OptionListing
 
 Text = str | bool | int | float

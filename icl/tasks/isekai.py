@@ -20,10 +20,9 @@ from icl.errors import DataError
 from icl.images import Image
 from icl.registry import component, parameter
 from icl.streams import StreamKey
-from icl.tasks.base import Pool, SeveralPoolsTask
+from icl.tasks.base import Pool, SeveralPoolsTask, limited_choice
+from icl.tasks.cell_values import RelativePaths
 from icl.tasks.generated.episode import shuffled
-from icl.tasks.relative_paths import RelativePaths
-from icl.tasks.subset import limited_choice
 from icl.types import Example
 
 KEYS = ("image_name", "label_name", "positive_list", "positive_promt", "negative_list", "negative_promt")

@@ -28,10 +28,9 @@ from icl.harness.task_file import TaskFile, find_task_file
 from icl.images import Image
 from icl.loading import SEARCH_FOLDERS
 from icl.registry import component, parameter
-from icl.tasks.base import Pool, SharedPoolTask
+from icl.tasks.base import Pool, SharedPoolTask, connected_components, divide_by_group, limited_choice
 from icl.tasks.cell_values import image_keys
 from icl.tasks.source import DataSource, encoded
-from icl.tasks.subset import connected_components, divide_by_group, limited_choice
 from icl.types import Example
 
 if TYPE_CHECKING:

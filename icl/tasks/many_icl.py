@@ -19,9 +19,8 @@ from icl.constraints import PositiveInt
 from icl.errors import DataError
 from icl.images import Image
 from icl.registry import component, parameter
-from icl.tasks.base import Pool, SharedPoolTask
-from icl.tasks.relative_paths import RelativePaths
-from icl.tasks.subset import limited_choice
+from icl.tasks.base import Pool, SharedPoolTask, limited_choice
+from icl.tasks.cell_values import RelativePaths
 from icl.types import Example
 
 

@@ -19,10 +19,9 @@ from icl.errors import DataError
 from icl.images import Image
 from icl.registry import component, parameter
 from icl.streams import StreamKey
-from icl.tasks.base import Pool, SeveralPoolsTask
+from icl.tasks.base import Pool, SeveralPoolsTask, limited_choice
+from icl.tasks.cell_values import RelativePaths
 from icl.tasks.generated.episode import choice, shuffled
-from icl.tasks.relative_paths import RelativePaths
-from icl.tasks.subset import limited_choice
 from icl.types import Example
 
 QUESTION = "What is the label of this image?"

@@ -27,10 +27,9 @@ from icl.errors import ConfigError, DataError
 from icl.images import Image
 from icl.registry import component, parameter
 from icl.streams import StreamKey
-from icl.tasks.base import Pool, SeveralPoolsTask
+from icl.tasks.base import Pool, SeveralPoolsTask, limited_choice
+from icl.tasks.cell_values import RelativePaths
 from icl.tasks.generated.episode import shuffled
-from icl.tasks.relative_paths import RelativePaths
-from icl.tasks.subset import limited_choice
 from icl.types import Example
 
 IMAGE_ANSWERS = ("open_t2i_mi", "fast_attr_t2i", "fast_count_t2i", "operator_induction_t2i")

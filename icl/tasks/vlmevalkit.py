@@ -31,9 +31,8 @@ from icl.errors import ConfigError, DataError, did_you_mean
 from icl.images import Image, decode_image
 from icl.loading import SEARCH_FOLDERS, search_candidates
 from icl.registry import component, parameter
-from icl.tasks.base import Pool, SharedPoolTask
+from icl.tasks.base import Pool, SharedPoolTask, connected_components, divide_by_group, limited_choice
 from icl.tasks.cell_values import parse_list
-from icl.tasks.subset import connected_components, divide_by_group, limited_choice
 from icl.types import Example
 
 if TYPE_CHECKING:

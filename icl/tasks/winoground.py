@@ -14,11 +14,9 @@ from icl.constraints import Fraction, PositiveInt
 from icl.errors import ConfigError, DataError
 from icl.registry import component, later_parameter
 from icl.streams import StreamKey
-from icl.tasks.base import Pool, SharedPoolTask
-from icl.tasks.cell_values import cell_images, text_of
-from icl.tasks.relative_paths import RelativePaths
+from icl.tasks.base import Pool, SharedPoolTask, nested_choice
+from icl.tasks.cell_values import RelativePaths, cell_images, text_of
 from icl.tasks.source import DataSource, open_source
-from icl.tasks.subset import nested_choice
 from icl.types import Example
 
 COLUMNS = ("image_0", "image_1", "caption_0", "caption_1")

@@ -144,8 +144,8 @@ def check_model(model: Any, images: bool = True, tolerance: float = 1e-3) -> Non
         longer = request.prompt.map(_thrice)
         require(
             model.count_tokens(longer) > model.count_tokens(request.prompt) > 0,
-            f"{name}.count_tokens does not grow with the prompt. It counts the tokens of all texts of `prompt.parts()`, and "
-            "those of each image of `prompt.images`.",
+            f"{name}.count_tokens does not grow with the prompt. It counts the tokens of all texts of `prompt.parts()` "
+            "and those of each image of `prompt.images`.",
         )
     if "logits" in model.abilities:
         from icl.testing.sessions import check_sessions

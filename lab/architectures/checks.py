@@ -5,7 +5,7 @@ generate   greedy tokens of the token loop for each prompt alone equal those of 
 batch      tokens and logits of prompts in one batch equal those of each prompt alone
 cache      logits with cached images equal those of the processor on the whole prompt
 identity   contrastive decoding with strength 0 equals greedy decoding, although its other branch differs
-sites      the checks of `icl.testing.intervention_conformance` at every site of interventions that the class has
+sites      the checks of `tests.random_models.site_checks` at every site of interventions that the class has
 named      another image in place of one changes what the decoder reads at tokens of this image alone, and the tokens
            of a named text decode to it
 gradients  the loss of an answer equals that of the session, and its gradient the finite difference along it
@@ -25,16 +25,16 @@ from decoding.arms.arm import parse_arm
 from decoding.engine.engine import run_requests
 from decoding.engine.requests import DecodingRequest, Failure
 from decoding.interventions.edits import VectorEdit
-from decoding.interventions.gradient_fit import unnamed
+from decoding.interventions.trainable import unnamed
 from icl.edits import Blank
 from icl.errors import ICLError, ModelError
 from icl.models.hf.model import HF
 from icl.models.interventions import Where, steer
-from icl.testing.intervention_conformance import KINDS, check_sites
 from icl.types import Generation, Part, Prompt
 from lab.architectures import recomputation
 from lab.architectures.inputs import NEW_TOKENS, processor_inputs, prompts
 from lab.architectures.verdicts import Entry, ReferenceAnswers, Verdict
+from tests.random_models.site_checks import KINDS, check_sites
 
 if TYPE_CHECKING:
     from torch import Tensor

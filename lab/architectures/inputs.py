@@ -10,9 +10,9 @@ import numpy as np
 from icl import spans
 from icl.images import Image
 from icl.streams import StreamKey
-from icl.testing.conversations import conversation
 from icl.types import Part, Prompt, Turn
 from tests.random_models.common import Size
+from tests.random_models.conversations import conversation
 from tests.random_models.make import save
 
 NEW_TOKENS = 12

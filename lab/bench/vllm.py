@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from decoding.base import Note, Strategy
 from icl import spans
 from icl.models.vllm.model import VLLM
-from icl.testing.conversations import conversation
 from icl.types import Prompt
 from lab.bench import Row
 from lab.bench.timing import cpu_rounds, round_ratios, with_spread
+from tests.random_models.conversations import conversation
 
 if TYPE_CHECKING:
     from torch import Tensor

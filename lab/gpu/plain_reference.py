@@ -13,8 +13,8 @@ from decoding.arms.arm import Arm
 from decoding.base import InitialStepState
 from decoding.engine.decoding_step import combine_branches
 from icl.errors import ModelError
-from icl.testing.conversations import conversation
 from icl.types import Generation, Prompt
+from tests.random_models.conversations import conversation
 
 
 class PlainReference:

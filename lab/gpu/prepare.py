@@ -10,9 +10,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-from icl.cache_folder import cache_folder
 from icl.errors import ICLError
 from icl.models.hf.memory import GIB
+from icl.parameter_files import cache_folder
 from lab.gpu.check import Bench
 from lab.gpu.random_checkpoint import (
     FULL,

@@ -19,9 +19,9 @@ from icl.errors import ModelError
 from icl.images import Image
 from icl.models.hf.model import HF
 from icl.streams import StreamKey
-from icl.testing.conversations import conversation
 from icl.types import Generation, Part, Prompt, Turn
 from lab.gpu.check import Bench
+from tests.random_models.conversations import conversation
 
 GAP = 0.05
 """Smallest difference of the two best logits at which a step in 16 bits counts as decided."""

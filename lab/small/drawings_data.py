@@ -17,8 +17,7 @@ from torch.nn import functional
 
 from icl.models.small.assemble import SIDE
 from icl.models.small.efficientnet import load_network, pixels_of
-from icl.tasks.drawings.splits import is_held_out
-from icl.tasks.drawings.table import SOURCES, DrawingRecord, drawings_folder, read_drawings
+from icl.tasks.drawings.table import SOURCES, DrawingRecord, drawings_folder, is_held_out, read_drawings
 from lab.tiny.state import load, save
 
 TRAINING_STYLES = ("openclipart", "noto", "twemoji", "fluent")

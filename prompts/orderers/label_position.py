@@ -13,7 +13,7 @@ from typing import ClassVar, Literal
 from icl.metrics.normalize import normalize_text
 from icl.registry import component
 from icl.types import Context, Demo
-from prompts.gold import gold_of
+from prompts.example_changes import gold_of
 
 
 @component("orderer", "label_position")

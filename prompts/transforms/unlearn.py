@@ -14,8 +14,7 @@ from typing import ClassVar
 from icl.metrics.normalize import normalize_text
 from icl.registry import component
 from icl.types import Context
-from prompts.example_changes import replace_demos, sort_by_rank
-from prompts.gold import gold_of
+from prompts.example_changes import gold_of, replace_demos, sort_by_rank
 from prompts.label_renaming import check_gold_unchanged, new_name, rivals_of, with_answer
 
 

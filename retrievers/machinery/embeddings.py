@@ -19,10 +19,10 @@ from typing import Any, Literal, Protocol, TypeVar
 
 import numpy as np
 
-from icl.cache_folder import cache_folder
 from icl.component_json import describe
 from icl.errors import ConfigError, ModelError, PlanError
 from icl.images import Image
+from icl.parameter_files import cache_folder
 from icl.tasks.base import Pool
 from icl.types import Example, Query
 from retrievers.base import Embedder

@@ -16,8 +16,7 @@ from experiments.config.shipped import FOLDER
 from experiments.grid.feasibility import check_data, check_requirements
 from experiments.grid.grid import expand
 from experiments.results.view_run import view_run
-from icl.tasks.drawings.splits import is_held_out
-from icl.tasks.drawings.table import IMAGES, TABLE
+from icl.tasks.drawings.table import IMAGES, TABLE, is_held_out
 
 NAMES = ["drawings-quickstart", *sorted(f"drawings/{path.stem}" for path in (FOLDER / "drawings").glob("*.yaml"))]
 FITTED = {"drawings/vectors"}

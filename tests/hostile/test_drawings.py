@@ -11,7 +11,7 @@ import pytest
 from PIL import Image as PILImage
 
 from icl.tasks.drawings import svg_worker
-from icl.tasks.drawings.rendering import UnusableDrawingError, render
+from icl.tasks.drawings.install import UnusableDrawingError, render
 
 pytest.importorskip("resvg_py", reason="renders the SVGs of the test")
 NAMESPACES = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'

@@ -4,11 +4,10 @@ from collections.abc import Callable
 
 import pytest
 
-from icl.cache_folder import cache_folder
 from icl.errors import ConfigError
 from icl.models.hf.adapter import LoraAdapter
 from icl.models.hf.model import HF
-from icl.parameter_files import expand_user
+from icl.parameter_files import cache_folder, expand_user
 from icl.registry import build
 from icl.tasks.drawings.table import drawings_folder
 from retrievers.embedders.sentence_transformers import SentenceTransformers

@@ -6,9 +6,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from icl.errors import PlanError
 from icl.streams import StreamKey
 from icl.types import Context, Demo, Example
-from prompts.example_changes import change_examples, derange, random_answer, random_places, replace_demos, sort_by_rank
+from prompts.example_changes import (
+    change_examples,
+    derange,
+    gold_of,
+    random_answer,
+    random_places,
+    replace_demos,
+    sort_by_rank,
+)
 
 
 def _context(count: int = 3) -> Context:
@@ -65,3 +74,15 @@ def test_random_choices_are_permutations_and_members(count: int) -> None:
     words = [f"w{i}" for i in range(count)]
     assert random_answer(context, "f", words) == random_answer(context, "f", words[::-1])
     assert {random_answer(context, f"f{i}", words) for i in range(60)} == set(words)
+
+
+EXAMPLE = Example("q", (), "which?", ("red",))
+
+
+def test_the_gold_is_the_example_in_the_place_of_the_query() -> None:
+    assert gold_of(Context(EXAMPLE, (), StreamKey(0, "q")), "orderer 'x'") is EXAMPLE  # type: ignore[arg-type]  # oracles
+
+
+def test_a_context_without_gold_is_an_error_that_names_the_component() -> None:
+    with pytest.raises(PlanError, match=r"^orderer 'x' is an oracle: it needs the gold of query 'q'\."):
+        gold_of(Context(EXAMPLE.query, (), StreamKey(0, "q")), "orderer 'x'")

@@ -13,8 +13,7 @@ from icl.streams import StreamKey
 from icl.types import Context, Demo, Example
 from prompts.budget import fit
 from prompts.composers.chat import Chat
-from prompts.conformance import check_composer, check_orderer, check_transform
-from prompts.scripted_models import NamingModel, guessed_pool
+from prompts.conformance import NamingModel, check_composer, check_orderer, check_transform, guessed_pool
 
 IMAGES = [Image.from_pil(PILImage.new("RGB", (3, 2), (i, 0, 0)), f"p{i}") for i in range(4)]
 WORDS = st.text("abyes no.Ü|{%}\n", min_size=1, max_size=6).filter(str.strip)

@@ -11,8 +11,16 @@ from icl.errors import DataError
 from icl.registry import component, parameter
 from icl.streams import StreamKey
 from icl.tasks.base import Pool
-from icl.tasks.drawings.splits import NounSet, demo_sources, of_styles, public_facts, with_noun
-from icl.tasks.drawings.table import DrawingRecord, drawings_folder, read_drawings
+from icl.tasks.drawings.table import (
+    DrawingRecord,
+    NounSet,
+    demo_sources,
+    drawings_folder,
+    of_styles,
+    public_facts,
+    read_drawings,
+    with_noun,
+)
 from icl.tasks.generated.episode import query_id, query_number, shuffled
 from icl.tasks.generated.wording import BINDING_QUESTIONS, NONCE
 from icl.types import Example

@@ -10,18 +10,19 @@ from icl.constraints import PositiveInt
 from icl.errors import ConfigError, DataError
 from icl.registry import component, parameter
 from icl.streams import StreamKey
-from icl.tasks.base import Pool, SharedPoolTask
-from icl.tasks.drawings.splits import (
+from icl.tasks.base import Pool, SharedPoolTask, nested_choice
+from icl.tasks.drawings.table import (
+    DrawingRecord,
     NounSet,
     SplitBy,
     demo_sources,
+    drawings_folder,
     is_for_queries,
     of_styles,
     public_facts,
+    read_drawings,
     with_noun,
 )
-from icl.tasks.drawings.table import DrawingRecord, drawings_folder, read_drawings
-from icl.tasks.subset import nested_choice
 from icl.types import Example
 
 Answer = Literal["noun", "category", "title"]

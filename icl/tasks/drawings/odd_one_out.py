@@ -12,8 +12,16 @@ from icl.errors import ConfigError, DataError
 from icl.registry import component, parameter
 from icl.streams import StreamKey
 from icl.tasks.base import Pool, SharedPoolTask
-from icl.tasks.drawings.splits import SplitBy, demo_sources, is_for_queries, of_styles, with_noun
-from icl.tasks.drawings.table import DrawingRecord, drawings_folder, read_drawings
+from icl.tasks.drawings.table import (
+    DrawingRecord,
+    SplitBy,
+    demo_sources,
+    drawings_folder,
+    is_for_queries,
+    of_styles,
+    read_drawings,
+    with_noun,
+)
 from icl.types import Example
 
 QUESTION = "Which image shows another kind of thing than the others? Answer with its number."

@@ -5,8 +5,8 @@ from typing import ClassVar
 
 from icl.constraints import GeneratedCount
 from icl.registry import component, parameter
+from icl.tasks.generated.drawing import groups_of, noun, scene
 from icl.tasks.generated.episode import NumberedTask, Split
-from icl.tasks.generated.scene import groups_of, noun, scene
 from icl.tasks.generated.wording import CAPTION_QUESTIONS, caption
 from icl.tasks.generated.world import CONCEPTS
 from icl.types import Example

@@ -27,10 +27,9 @@ from icl.errors import ConfigError
 from icl.registry import component, parameter
 from icl.streams import StreamKey
 from icl.tasks.base import Pool
-from icl.tasks.generated.drawing import CONCEPT_SETS, Drawing
+from icl.tasks.generated.drawing import CONCEPT_SETS, Drawing, noun
 from icl.tasks.generated.episode import choice, query_id, query_number, shuffled
 from icl.tasks.generated.printed_words import LabeledDrawing
-from icl.tasks.generated.scene import noun
 from icl.tasks.generated.wording import PLAIN_COLOR_QUESTIONS, PLAIN_SHAPE_QUESTIONS, with_article
 from icl.tasks.generated.world import COLORS, SHAPES, Concept
 from icl.types import Example

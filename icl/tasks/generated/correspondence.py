@@ -19,9 +19,8 @@ from icl.constraints import GeneratedCount
 from icl.edits.mark import RegionMarks
 from icl.registry import component, parameter
 from icl.streams import StreamKey
-from icl.tasks.generated.drawing import CONCEPT_SETS
+from icl.tasks.generated.drawing import CELLS, CONCEPT_SETS, PlacedShapes, cell_box
 from icl.tasks.generated.episode import NumberedTask, Split, balanced_choice, shuffled
-from icl.tasks.generated.placed import CELLS, PlacedShapes, cell_box
 from icl.types import Example
 
 QUESTION = "which number in the second image marks the shape in the box of the first?"

@@ -12,9 +12,8 @@ from icl.constraints import GeneratedCount
 from icl.errors import ConfigError
 from icl.registry import component, parameter
 from icl.streams import StreamKey
-from icl.tasks.generated.drawing import Drawing
+from icl.tasks.generated.drawing import Drawing, groups_of, scene
 from icl.tasks.generated.episode import NumberedTask, Split, balanced_choice, shuffled
-from icl.tasks.generated.scene import groups_of, scene
 from icl.tasks.generated.wording import (
     ATTRIBUTE_WORDS,
     BARE_QUESTIONS,

@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING
 
 from icl.images import Image
 from icl.streams import StreamKey
+from icl.tasks.generated.ink import SIDE, ZOOM, paint_shape
 from icl.tasks.generated.world import (
+    COLORS,
     CONCEPTS,
     HELD_OUT_CONCEPTS,
     TRAINING_CONCEPTS,
@@ -22,10 +24,12 @@ from icl.tasks.generated.world import (
     Kind,
     ShapeGroup,
     draw,
+    scene_groups,
 )
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PILImage
+
 
 CONCEPT_SETS: dict[str, tuple[Concept, ...]] = {
     "held_out": HELD_OUT_CONCEPTS,
@@ -83,3 +87,85 @@ def generated_image(recipe: Callable[[], "PILImage"], what: str, seed: int) -> I
     """
     digest = hashlib.sha256(repr(recipe).encode()).hexdigest()[:16]
     return Image.from_source(recipe, f"generated {what} {digest} (seed {seed})")
+
+
+CELLS = 9
+
+
+@dataclass(frozen=True)
+class PlacedShapes:
+    """A recipe for an image: concepts and their cells, and the stream (seed, name) for sizes and small shifts."""
+
+    seed: int
+    name: str
+    concepts: tuple[Concept, ...]
+    cells: tuple[int, ...]
+
+    def __call__(self) -> "PILImage":
+        from PIL import Image as PILImage
+
+        rng = StreamKey(self.seed, self.name).numpy("image")
+        ground = (int(rng.integers(228, 256)), int(rng.integers(228, 256)), int(rng.integers(228, 256)))
+        canvas = PILImage.new("RGB", (SIDE * ZOOM, SIDE * ZOOM), ground)
+        for (color, shape), cell in zip(self.concepts, self.cells, strict=True):
+            x, y = ((i + 0.5) * SIDE / 3 + float(rng.uniform(-1, 1)) for i in (cell % 3, cell // 3))
+            radius = float(rng.uniform(5.5, 7))
+            paint_shape(canvas, rng, shape, COLORS[color], "solid", x, y, radius, ground)
+        return canvas.resize((SIDE, SIDE), PILImage.Resampling.BILINEAR)
+
+    @property
+    def image(self) -> Image:
+        return generated_image(self, "shapes", self.seed)
+
+
+def cell_box(cell: int) -> tuple[float, float, float, float]:
+    """Left, top, right and bottom of a cell as shares of the sides."""
+    column, row = cell % 3, cell // 3
+    return column / 3, row / 3, (column + 1) / 3, (row + 1) / 3
+
+
+@lru_cache(maxsize=20_000)
+def scene(seed: int, name: str, at_least: int = 1) -> Drawing:
+    """A scene of one to three groups, and at least `at_least`, with objects by popularity and companionship."""
+    rng = StreamKey(seed, name).numpy("groups")
+    groups = scene_groups(rng)
+    if len(groups) < at_least:
+        groups = scene_groups(rng, groups=at_least)
+    return Drawing(seed, name, "scene", groups=groups)
+
+
+def groups_of(drawing: Drawing) -> tuple[ShapeGroup, ...]:
+    """The groups of a scene. Empty for another kind of drawing."""
+    return drawing.groups or ()
+
+
+def noun(concept: Concept) -> str:
+    """A concept in words: 'red circle'."""
+    return " ".join(concept)
+
+
+LEFT = 22
+"""Columns that contain the left digit only."""
+
+
+@dataclass(frozen=True)
+class DigitImage:
+    """A recipe for the image of a digit: the digit, and the stream (seed, name) for pen, place and background."""
+
+    seed: int
+    name: str
+    value: int
+
+    def __call__(self) -> "PILImage":
+        from PIL import Image as PILImage
+
+        whole = Drawing(self.seed, self.name, "digits", left=self.value, right=0)()
+        ground = whole.getpixel((0, 0))
+        assert isinstance(ground, tuple)
+        canvas = PILImage.new("RGB", (SIDE, SIDE), ground)
+        canvas.paste(whole.crop((0, 0, LEFT, SIDE)), ((SIDE - LEFT) // 2, 0))
+        return canvas
+
+    @property
+    def image(self) -> Image:
+        return generated_image(self, "digit", self.seed)

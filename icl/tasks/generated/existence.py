@@ -20,8 +20,8 @@ from icl.constraints import Fraction, GeneratedCount, PositiveInt
 from icl.errors import ConfigError
 from icl.registry import component, parameter
 from icl.streams import StreamKey
+from icl.tasks.generated.drawing import groups_of, noun, scene
 from icl.tasks.generated.episode import NumberedTask, Split, shuffled
-from icl.tasks.generated.scene import groups_of, noun, scene
 from icl.tasks.generated.wording import EXISTENCE_QUESTIONS, with_article
 from icl.tasks.generated.world import CONCEPTS, MAX_GROUPS, Concept, companion, popularity
 from icl.types import Example

@@ -18,10 +18,8 @@ from icl.constraints import GeneratedCount
 from icl.edits.mark import RegionMarks
 from icl.registry import component, parameter
 from icl.streams import StreamKey
-from icl.tasks.generated.drawing import CONCEPT_SETS
+from icl.tasks.generated.drawing import CELLS, CONCEPT_SETS, PlacedShapes, cell_box, noun
 from icl.tasks.generated.episode import NumberedTask, Split, shuffled
-from icl.tasks.generated.placed import CELLS, PlacedShapes, cell_box
-from icl.tasks.generated.scene import noun
 from icl.types import Example
 
 QUESTIONS = {1: "which number is wrong?", 2: "which two numbers are wrong?"}

@@ -13,7 +13,7 @@ from icl.constraints import GeneratedCount
 from icl.registry import component, parameter
 from icl.streams import StreamKey
 from icl.tasks.base import Pool
-from icl.tasks.generated.digit import DigitImage
+from icl.tasks.generated.drawing import DigitImage
 from icl.tasks.generated.operators import OperatorsTask
 from icl.types import Example
 

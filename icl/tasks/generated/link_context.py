@@ -15,9 +15,8 @@ from icl.errors import ConfigError
 from icl.registry import component, parameter
 from icl.streams import StreamKey
 from icl.tasks.base import Pool
-from icl.tasks.generated.drawing import CONCEPT_SETS, Drawing
+from icl.tasks.generated.drawing import CONCEPT_SETS, Drawing, noun
 from icl.tasks.generated.episode import balanced_choice, choice, query_id, query_number, shuffled
-from icl.tasks.generated.scene import noun
 from icl.tasks.generated.wording import BINDING_QUESTIONS, NONCE
 from icl.tasks.generated.world import Concept
 from icl.types import Example

@@ -22,8 +22,8 @@ from icl.constraints import GeneratedCount
 from icl.registry import component, parameter
 from icl.streams import StreamKey
 from icl.tasks.base import Pool, SharedPoolTask
+from icl.tasks.generated.drawing import CELLS, PlacedShapes
 from icl.tasks.generated.episode import Split, balanced_choice, choice, shuffled
-from icl.tasks.generated.placed import CELLS, PlacedShapes
 from icl.tasks.generated.world import COLORS, SHAPES, Concept
 from icl.types import Example
 

@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 from typing import Any
 
-from icl.testing.conversations import conversation
 from lab.gpu.check import Bench, BenchCheck, Figure, judge
+from tests.random_models.conversations import conversation
 
 PROMPTS = {"cuda": 256, "cpu": 24}
 LENGTH = {"cuda": 32, "cpu": 8}

@@ -21,9 +21,8 @@ from decoding.base import Strategy
 from decoding.engine.decoding_step import masked_scores
 from decoding.engine.engine import run_requests
 from decoding.engine.requests import DecodingRequest
-from decoding.export.custom_generate import GENERATED, README, custom_generate_files, sampler_arguments
+from decoding.export.custom_generate import GENERATED, LIBRARIES, README, custom_generate_files, sampler_arguments
 from decoding.export.custom_generate_runtime import OtherBranch
-from decoding.export.source_copy import LIBRARIES
 from icl.errors import ConfigError
 from icl.models.hf.model import HF
 from icl.types import Generation, Prompt

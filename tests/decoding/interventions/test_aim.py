@@ -24,9 +24,9 @@ from decoding.prompt_edits import remove_demonstrations
 from icl.errors import ModelError
 from icl.models.hf.model import HF
 from icl.models.interventions import Site, Where, steer
-from icl.testing.intervention_conformance import check_sites
 from icl.types import Prompt, Turn
 from tests.decoding.interventions.dev_split import dev, tiny, write
+from tests.random_models.site_checks import check_sites
 
 WIDTH = 160
 TEXTS = Where("demo_texts")

@@ -13,8 +13,8 @@ from decoding.interventions.attention_scaling import AttentionScaling
 from decoding.interventions.base import FittedTensors
 from decoding.interventions.dara import DARA, scaled
 from decoding.interventions.fit_data import FitData
-from decoding.interventions.gradient_fit import unnamed
 from decoding.interventions.knock_out import KnockOut
+from decoding.interventions.trainable import unnamed
 from decoding.prompt_edits import remove_query_image
 from icl.errors import ConfigError, ModelError
 from icl.models.hf import token_ranges

@@ -15,8 +15,8 @@ from torch import Tensor
 from decoding.arms.arm import Arm
 from decoding.base import InitialStepState
 from decoding.engine.decoding_step import combine_branches
-from icl.testing.conversations import conversation
 from icl.types import Prompt
+from tests.random_models.conversations import conversation
 
 TOLERANCE = 1e-4
 """Tolerance of a logit in float32. The standard deviation of the logits is about 1."""

@@ -6,8 +6,7 @@ from icl.errors import DataError
 from icl.images import Image
 from icl.registry import build
 from icl.tasks.as_text import words_of
-from icl.tasks.generated.drawing import Drawing
-from icl.tasks.generated.placed import PlacedShapes
+from icl.tasks.generated.drawing import Drawing, PlacedShapes
 from icl.tasks.generated.world import ShapeGroup
 from icl.testing import check_task
 

@@ -15,7 +15,7 @@ from icl.errors import ConfigError, DataError, ImageError
 from icl.loading import component_search_folder
 from icl.metrics.chair import ChairI
 from icl.registry import build, describe
-from icl.tasks.subset import connected_components
+from icl.tasks.base import connected_components
 from icl.types import Generation
 from retrievers.base import EXCLUDE_LEAKS
 

@@ -1,6 +1,6 @@
 """Tests of nested choices."""
 
-from icl.tasks.subset import nested_choice
+from icl.tasks.base import nested_choice
 
 IDS = [f"item-{i}" for i in range(100)]
 

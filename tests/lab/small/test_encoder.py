@@ -7,8 +7,7 @@ import torch
 from torch.nn import functional
 
 from icl.models.small.assemble import PLACES, WIDTH
-from icl.tasks.drawings.splits import is_held_out
-from icl.tasks.drawings.table import DrawingRecord
+from icl.tasks.drawings.table import DrawingRecord, is_held_out
 from lab.small import encoder
 from lab.small.drawings_data import DrawingSet, split
 from lab.small.encoder import CARD_TEXT, EncoderData, contrastive_loss, recall, train_maps, without_part

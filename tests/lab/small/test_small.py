@@ -14,8 +14,7 @@ from icl.models.cached_checkpoint import checksum
 from icl.models.small import assemble
 from icl.models.small.assemble import PLACES, SIDE, TEMPLATE, WIDTH, merged_state
 from icl.models.small.folder import LEARNED
-from icl.tasks.drawings.splits import is_held_out
-from icl.tasks.drawings.table import DrawingRecord
+from icl.tasks.drawings.table import DrawingRecord, is_held_out
 from icl.tasks.generated.wording import NONCE
 from lab.small.card import CARD, StoredFigures, stored_results, table
 from lab.small.drawings_data import DrawingSet, for_training, most_similar, split

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from icl.cache_folder import cache_folder
 from icl.errors import ICLWarning, ModelError
+from icl.parameter_files import cache_folder
 from icl.registry import build
 from retrievers.embedders.histogram import Histogram
 from retrievers.machinery import embeddings as cache_module

@@ -15,8 +15,8 @@ from icl.models.hf import token_ranges
 from icl.models.hf.language_model import EncodedPrompt
 from icl.models.hf.model import HF
 from icl.models.interventions import PartEdit, Site, SiteKind, TokenPart, Where, steer
-from icl.testing.intervention_conformance import KINDS, RandomEdit, check_sites
 from icl.types import Prompt
+from tests.random_models.site_checks import KINDS, RandomEdit, check_sites
 
 ModelOf = Callable[[str], HF]
 LAST = Where()

@@ -16,8 +16,8 @@ from decoding.engine.requests import DecodingRequest
 from icl.models.hf.model import HF
 from icl.models.small import packages
 from icl.models.small.folder import LEARNED, checkpoint_folder
-from icl.testing.conversations import conversation
 from icl.types import Generation, Prompt
+from tests.random_models.conversations import conversation
 
 MISSING = [module for module in packages.MODULES if find_spec(module) is None]
 pytestmark = [

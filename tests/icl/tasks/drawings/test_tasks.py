@@ -5,8 +5,7 @@ import pytest
 from experiments.analyses import leakage
 from icl.errors import ConfigError, DataError
 from icl.registry import build
-from icl.tasks.drawings.splits import is_for_queries, is_held_out
-from icl.tasks.drawings.table import DrawingRecord
+from icl.tasks.drawings.table import DrawingRecord, is_for_queries, is_held_out
 from icl.testing import check_task
 
 pytest.importorskip("resvg_py", reason="renders the SVGs of the test")

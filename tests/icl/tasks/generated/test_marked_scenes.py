@@ -5,7 +5,7 @@ import pytest
 
 from icl.metrics.mmir import score_elements
 from icl.registry import build
-from icl.tasks.generated.placed import PlacedShapes, cell_box
+from icl.tasks.generated.drawing import PlacedShapes, cell_box
 from icl.testing import check_task
 from icl.types import Generation
 

@@ -5,8 +5,7 @@ from collections import Counter
 import pytest
 
 from icl.errors import ConfigError, DataError
-from icl.tasks.generated.digit import DigitImage
-from icl.tasks.generated.drawing import Drawing
+from icl.tasks.generated.drawing import DigitImage, Drawing
 from icl.tasks.generated.interleaved_operators import InterleavedOperatorsTask
 from icl.tasks.generated.link_context import LinkContextTask
 from icl.tasks.generated.matching import MatchingTask

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from icl.models.hf.model import HF
     from icl.types import Prompt
 
+
 CLOSE = 2e-5
 """Largest difference of logits between two ways of computing the same, as a share of their standard deviation."""
 
