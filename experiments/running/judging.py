@@ -19,7 +19,7 @@ from typing import Any
 
 from experiments.grid.grid import Grid
 from experiments.running.generation import answer_prompts
-from experiments.running.rescore import as_stored
+from experiments.running.recorder import as_stored
 from experiments.stats.formatting import join_words
 from experiments.store.invocations import Invocation
 from experiments.store.store import Store, write_json

@@ -16,7 +16,7 @@ from experiments.grid.implausible_sizes import check_sizes
 from experiments.launch.coordinator import find_earlier_launch, follow, launch_workers
 from experiments.observers.observation import Observation
 from experiments.running.judging import check_judges, judge_answers
-from experiments.running.rescore import rescore
+from experiments.running.recorder import rescore
 from experiments.running.run_session import RunOutcome, RunSession, refresh_run_file
 from experiments.stopping.stopping import open_stopping
 from experiments.store.invocations import Invocation

@@ -10,7 +10,7 @@ from experiments.contexts.contexts import PromptItem, PromptSpec, Retrieval, bui
 from experiments.grid.feasibility import check_data
 from experiments.grid.grid import expand
 from experiments.planning.plan import make_plan
-from experiments.running.rescore import as_stored
+from experiments.running.recorder import as_stored
 from icl.errors import DataError
 from icl.metrics.lenient import Lenient
 from icl.metrics.machinery.option_parsing import is_correct
