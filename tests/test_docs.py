@@ -144,7 +144,7 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("reader")
 
 
-@pytest.mark.parametrize("name", ["tutorial", "questions/vcd_on_my_model", "questions/is_my_gain_real"])
+@pytest.mark.parametrize("name", ["tutorial", "gallery/vcd_on_my_model", "gallery/is_my_gain_real"])
 def test_a_page_runs_from_its_first_command_to_its_last(name: str, reader: Path, monkeypatch) -> None:
     run_page(name, reader, monkeypatch)
     if name == "tutorial":
@@ -154,7 +154,7 @@ def test_a_page_runs_from_its_first_command_to_its_last(name: str, reader: Path,
 def test_the_page_on_logs_runs_on_logs(tmp_path: Path, monkeypatch) -> None:
     for arm, scores in {"greedy": [1.0, 0.0, 1.0, 1.0], "vcd": [1.0, 1.0, 0.0, 1.0]}.items():
         write_lmms(tmp_path / "logs" / arm, scores)
-    run_page("questions/import_lmms_eval_logs", tmp_path, monkeypatch)
+    run_page("gallery/import_lmms_eval_logs", tmp_path, monkeypatch)
     assert (tmp_path / "pope.tex").is_file()
 
 

@@ -27,8 +27,8 @@ PREPARED = {"docs/backends.md": ("icl", "export", "custom_generate", "{name: icd
 """The command of the page that comes before its Python."""
 EXPECTED = {
     "docs/backends.md": r"\w",
-    "docs/questions/few_shot_with_images.md": "5 images",
-    "docs/questions/vcd_on_my_model.md": r"greedy (yes|no)\nvcd\(alpha=0.5\) (yes|no)\n",
+    "docs/gallery/few_shot_with_images.md": "5 images",
+    "docs/gallery/vcd_on_my_model.md": r"greedy (yes|no)\nvcd\(alpha=0.5\) (yes|no)\n",
 }
 """What a page prints."""
 
