@@ -50,7 +50,7 @@ EXPLAINED = {
     ),
     ("qwen3_5_moe", "vllm"): "As for Qwen3.5. Use `model: hf`.",
     ("ernie4_5_vl_moe", "vllm"): (
-        "vLLM reads the config of the remote code of published checkpoints, whose names differ from those of "
+        "vLLM reads the config of the remote code of published checkpoints, with other names than "
         "transformers. Use `model: hf`."
     ),
     ("llava_next_video", "vllm"): "vLLM supports only videos with this class. Use `model: hf`.",
@@ -101,28 +101,28 @@ One command makes this page and continues where it stopped:
 It checks tiny checkpoints with random weights of each architecture: real model classes, configs and processors,
 float32 on a CPU, six prompts with one to four images of several sizes, 12 tokens each. In a random model, a wrong
 position, mask, image or padding changes the tokens. So the table shows whether the code is right for an architecture.
-It does not evaluate any trained model, and it does not cover chat templates: all checkpoints share one short template
-of this project, not those that the models were published with.
+It evaluates no trained model and covers no published chat template: all checkpoints share one short template of this
+project.
 
-- **loop = generate**: greedy tokens of the token loop for each prompt alone equal those of `generate` of transformers,
+- **loop = generate**: for each prompt alone, the token loop and `generate` of transformers give the same greedy tokens,
   on inputs of the processor's own `apply_chat_template`.
 - **batch = alone**: prompts in one batch have the same tokens and logits (within .001) as alone.
-- **image cache = none**: logits with cached images equal those of the processor on the whole prompt.
+- **image cache = none**: logits with cached images equal logits from the processor on the whole prompt.
 - **VCD of strength 0 = greedy**: `vcd` with alpha 0 and no mask equals greedy decoding, although noise on the images
   changes its second branch.
-- **VCD, CAD = each branch alone**: each token of `vcd` and `cad` is the best of the scores that are recomputed from
-  `generate`, forced along the answer for each branch alone. The branches of `cad` have other numbers of images.
+- **VCD, CAD = each branch alone**: we recompute each branch with `generate`, teacher-forced on the answer; every token
+  must have the highest combined score. The branches of `cad` contain different numbers of images.
 - **shared prefix = none**: two queries with the same demonstrations, prefilled once, have the logits of whole prompts.
-- **options = forced answers**: log-probabilities of options of one to three tokens equal those of `generate`, forced
-  along each option.
-- **eager = default**: greedy tokens with `attn_implementation: eager` equal those with the default (sdpa), in one batch
-  of mixed lengths.
-- **interventions**: at every [site](interventions.md) that the class has, an edit moves the logits, a state replaced by
-  itself changes no bit, and rows with different edits in one batch, in steps or in chunks equal each row alone.
-- **named tokens**: another image in place of one changes what the decoder reads at the tokens of this image alone, and
-  the tokens of a named text decode to it. `attention_scaling`, `knock_out`, `dara`, `aim`, `context_vectors` and the
-  negatives `attention` of `crops` need them.
-- **gradients**: the loss of an answer under an added vector equals that of the token loop, and its gradient the finite
+- **options = forced answers**: log-probabilities of options of one to three tokens equal `generate`, teacher-forced on
+  each option.
+- **eager = default**: `attn_implementation: eager` and the default (sdpa) give the same greedy tokens in one batch of mixed
+  lengths.
+- **interventions**: three checks at every [site](interventions.md) of the class. An edit moves the logits. Replacing a
+  state by itself changes no bit. Rows with different edits in one batch, in steps or in chunks equal each row alone.
+- **named tokens**: exchanging one image changes what the decoder reads at the tokens of this image only, and the tokens of
+  a named text decode to it. `attention_scaling`, `knock_out`, `dara`, `aim`, `context_vectors` and `crops` with
+  `negatives: attention` need this.
+- **gradients**: under an added vector, the loss of an answer equals the token loop's, and its gradient equals the finite
   difference. The fits of `ltv`, `i2cl` and `dara` need it.
 - **vLLM = loop**: greedy requests to vLLM read the same token ids and return the same tokens.
 - **VCD in vLLM = loop**: `vcd` in lockstep inside the engine returns the tokens of the token loop. Steps with a margin
