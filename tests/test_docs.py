@@ -65,7 +65,8 @@ def inline_commands(page: Path) -> Iterator[list[str]]:
             yield shlex.split(code)
 
 
-@pytest.mark.parametrize("text", each_block("yaml"))
+# A file with vectors expands after the command that fits them: the tests of whole pages run both.
+@pytest.mark.parametrize("text", [block for block in each_block("yaml") if "fitted: plus." not in block.values[0]])
 def test_every_experiment_file_expands(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     keys, _ = parse_yaml(
         re.sub(r"path: [\w-]+/[\w.-]+, dtype: \w+", "path: tiny", text), "block"
@@ -144,7 +145,13 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("reader")
 
 
-@pytest.mark.parametrize("name", ["tutorial", "gallery/vcd_on_my_model", "gallery/is_my_gain_real"])
+WHOLE_PAGES = (
+    *("tutorial", "gallery/vcd_on_my_model", "gallery/is_my_gain_real"),
+    *("gallery/does_retrieval_help", "gallery/labels_or_images", "gallery/task_vector"),
+)
+
+
+@pytest.mark.parametrize("name", WHOLE_PAGES)
 def test_a_page_runs_from_its_first_command_to_its_last(name: str, reader: Path, monkeypatch) -> None:
     run_page(name, reader, monkeypatch)
     if name == "tutorial":
