@@ -115,12 +115,12 @@ project.
 - **shared prefix = none**: two queries with the same demonstrations, prefilled once, have the logits of whole prompts.
 - **options = forced answers**: log-probabilities of options of one to three tokens equal `generate`, teacher-forced on
   each option.
-- **eager = default**: `attn_implementation: eager` and the default (sdpa) give the same greedy tokens in one batch of mixed
-  lengths.
+- **eager = default**: `attn_implementation: eager` and the default (sdpa) give the same greedy tokens in one batch of
+  mixed lengths.
 - **interventions**: three checks at every [site](interventions.md) of the class. An edit moves the logits. Replacing a
   state by itself changes no bit. Rows with different edits in one batch, in steps or in chunks equal each row alone.
-- **named tokens**: exchanging one image changes what the decoder reads at the tokens of this image only, and the tokens of
-  a named text decode to it. `attention_scaling`, `knock_out`, `dara`, `aim`, `context_vectors` and `crops` with
+- **named tokens**: exchanging one image changes what the decoder reads at the tokens of this image only, and the tokens
+  of a named text decode to it. `attention_scaling`, `knock_out`, `dara`, `aim`, `context_vectors` and `crops` with
   `negatives: attention` need this.
 - **gradients**: under an added vector, the loss of an answer equals the token loop's, and its gradient equals the finite
   difference. The fits of `ltv`, `i2cl` and `dara` need it.
