@@ -122,7 +122,7 @@ project.
 - **named tokens**: exchanging one image changes what the decoder reads at the tokens of this image only, and the tokens
   of a named text decode to it. `attention_scaling`, `knock_out`, `dara`, `aim`, `context_vectors` and `crops` with
   `negatives: attention` need this.
-- **gradients**: under an added vector, the loss of an answer equals the token loop's, and its gradient equals the finite
+- **gradients**: under an added vector, the loss of an answer equals the token loop's, and its gradient the finite
   difference. The fits of `ltv`, `i2cl` and `dara` need it.
 - **vLLM = loop**: greedy requests to vLLM read the same token ids and return the same tokens.
 - **VCD in vLLM = loop**: `vcd` in lockstep inside the engine returns the tokens of the token loop. Steps with a margin
