@@ -1,4 +1,4 @@
-"""Demonstrations from a file of ids, for methods whose training code is not part of this toolkit.
+"""Demonstrations from a file of ids, for methods trained outside this toolkit.
 
 Methods such as Lever-LM, TACO and MSIER produce a list of demonstrations for each query. The file is one JSON object
 (.json), or has one line per query (.jsonl):
@@ -82,7 +82,7 @@ class FittedExternal:
 
 
 def read_demo_lists(path: Path) -> dict[str, list[RetrievedExample]]:
-    """The demonstrations by query id. Raises DataError that names the query whose entry is wrong."""
+    """The demonstrations by query id. Raises DataError, which names the query with the wrong entry."""
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:

@@ -1,6 +1,6 @@
 """Hard negatives: the nearest neighbor, then the nearest members with another label than this neighbor.
 
-The label of the nearest neighbor stands for that of the query, so no gold answer is read. If no member with another
+The nearest neighbor's label stands in for the query's, so no gold answer is read. If no member with another
 label is left, the nearest members with the same label follow with a mark.
 """
 

@@ -19,7 +19,7 @@ from retrievers.machinery.vector_math import Vectors
 @component("retriever", "i2t")
 @dataclass(frozen=True)
 class ImageToText(SimilarityRetriever):
-    """Demonstrations whose text is nearest to the query's image."""
+    """Demonstrations with the text nearest to the query's image."""
 
     text: TextField = "answer"  # which text of a demonstration is compared
 

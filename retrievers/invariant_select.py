@@ -1,8 +1,8 @@
 """InvariantSelectPR (Zhou et al. 2024): nearest images after a class-conditioned contrastive head.
 
 The retriever is `topk_nearest` with a linear head on both sides. The head moves the images of a class together across
-the source domains (`retrievers.machinery.trained_heads`). It starts at the identity, so without training the result
-is that of `topk_nearest`. There are three sources of the head:
+the source domains (`retrievers.machinery.trained_heads`). It starts at the identity, so without training it equals
+`topk_nearest`. There are three sources of the head:
 
 - the members of the source domains in the pool (default);
 - the pool of another task (`trained_on`), which shows what a head does for classes outside its training data;

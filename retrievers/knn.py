@@ -8,7 +8,7 @@ of its weight. A concatenation of raw vectors would let the one with the larger 
 order of the pool.
 
 Differs from the released code in the members that may be retrieved: OpenFlamingo's RICES has no check for the query's
-own image. The order, the nearest last, is that of the orderer.
+own image. The orderer decides the order (by default the nearest last).
 """
 
 from dataclasses import dataclass

@@ -2,8 +2,8 @@
 
     score(q, x) = mean over the parts t of q of  max over the parts j of x of  cos(t, j)
 
-The parts of images are patches, and those of questions are words; `both` is the weighted mean of the two. The mean is
-over the parts of the query, so the score of x for q differs from that of q for x.
+The parts of images are patches, the parts of questions are words; `both` is the weighted mean of the two. The mean is
+over the parts of the query, so the score of x for q differs from the score of q for x.
 
 No released code.
 """

@@ -2,8 +2,8 @@
 
     argmax over sets S of near demonstrations of   H(p(y | S, q))
 
-The sets and probabilities are those of `mdl` (Wu et al., ACL 2023, whose code has both), so it is a control for `mdl`.
-The name follows LocalE (Lu et al., ACL 2022), which ranks orders by the mean entropy of predictions.
+Sets and probabilities are the same as in `mdl` (Wu et al., ACL 2023; their code has both), so it is a control for
+`mdl`. The name follows LocalE (Lu et al., ACL 2022), which ranks orders by the mean entropy of predictions.
 
 Differs from the released code in the order within a set, which orderers decide (see `mdl`).
 """

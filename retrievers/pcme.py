@@ -3,9 +3,9 @@
     score(q, x) = mean over all pairs of samples of  sigmoid(-a || z_q - z_x || + b)
 
 Of two members at the same distance from the query, the less certain one is the less probable match. The embedder is
-`probabilistic`, whose heads estimate the uncertainty of an item. The samples of an item come from its own stream, so
-neither the batch nor the seed of a run changes a score. If all members are equally certain, the ranking is that of
-`knn`, up to the samples. Every member is compared, so this is for pools of thousands, not of millions.
+`probabilistic`; its heads estimate the uncertainty of an item. The samples of an item come from its own stream, so
+neither the batch nor the seed of a run changes a score. If all members are equally certain, the ranking equals `knn`,
+up to sampling. Every member is compared, so this is for pools of thousands, not of millions.
 
 Differs from the released code in the samples, which come from the item's own stream (there new ones for each batch),
 and in a and b, which are parameters (there learned).

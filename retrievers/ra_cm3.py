@@ -1,6 +1,6 @@
 """Relevance, modality, diversity: the retrieval of RA-CM3 (Yasunaga et al., ICML 2023; as CM3Leon describes it).
 
-    document = unit(unit(image) + unit(text)),    query likewise,    relevance = cosine
+    document = unit(unit(image) + unit(text)),    query: the same,    relevance = cosine
 
 Only members with an image and a text are candidates. A member is dropped if its cosine with the query, or with a
 selected member, is above `limit`. The mean is normalized again: without it, the inner product of a document with itself

@@ -77,7 +77,7 @@ class SQA(SimilarityRetriever):
     def embed_with_answers(
         self, items: Sequence[Query | Example], item_answers: Sequence[str], source: EmbeddingSource
     ) -> Vectors:
-        """Vectors whose dot product is the score, [N, D]."""
+        """[N, D]; the dot product of two vectors is the score."""
         texts = source.embed_texts(
             [f"{item.question} {answer}".strip() for item, answer in zip(items, item_answers, strict=True)]
         )

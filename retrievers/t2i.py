@@ -18,7 +18,7 @@ from retrievers.machinery.vector_math import Vectors
 @component("retriever", "t2i")
 @dataclass(frozen=True)
 class TextToImage(SimilarityRetriever):
-    """Demonstrations whose images are nearest to the query's question."""
+    """Demonstrations with the images nearest to the query's question."""
 
     @property
     def modalities(self) -> frozenset[str]:

@@ -2,8 +2,8 @@
 
     score(q, x) = cos(image_q, image_x),    x of a source domain
 
-Under a distribution shift, the query comes from a domain without labels. The source domains are those in `sources`, or
-all domains of the pool except the query's. A pool without domains is a single source.
+Under a distribution shift, the query comes from a domain without labels. The source domains are listed in `sources`; by
+default all domains of the pool except the query's. A pool without domains is a single source.
 
 No released code.
 """

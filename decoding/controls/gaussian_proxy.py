@@ -2,9 +2,9 @@
 
     shift = scores of the method - s z_0 on surviving tokens        scores = s z_0 + N(mean shift, sd shift)
 
-s is the sum of the weights. The moments are those of the same row and step. The noise comes from the random stream of
-the query. If any shift of this size is as good, the contrast has no information. The control is defined for any number
-of branches and any s.
+s is the sum of the weights. Mean and deviation are taken from the same row and step. The noise comes from the random
+stream of the query. If any shift of this size is as good, the contrast has no information. The control is defined for
+any number of branches and any s.
 
 No released code was compared.
 """

@@ -55,7 +55,7 @@ if TYPE_CHECKING:
 @component("intervention", "aim")
 @dataclass(frozen=True)
 class AIM(VirtualTokenMethod):
-    """Demonstrations as text whose tokens carry the states of the demonstration that was read with its image.
+    """Demonstrations as text; its tokens carry the states of the demonstration read with its image.
 
     The prompt needs demonstrations, so shots must be above 0. Controls: the same text without states, and a random map.
     """

@@ -37,7 +37,7 @@ def raised(scores: "Tensor", alpha: float, log_factors: "Tensor | None" = None) 
 
 
 def cut(scores: "Tensor") -> "Tensor":
-    """Scores under which a key has no weight beside others."""
+    """Scores that give a key no weight."""
     import torch
 
     return torch.full_like(scores, torch.finfo(scores.dtype).min)
@@ -148,7 +148,7 @@ class ScoreMethod(SteeringMethod):
 def score_sites(model: "HF", first: int, last: int) -> tuple[Site, ...]:
     """The sites of scores from one layer to another, both included; negative: from the top.
 
-    Layers without scores, such as those of linear attention, are left out. Raises ModelError if none is left.
+    Layers without scores, such as linear attention, are left out. Raises ModelError if none is left.
     """
     count = len(model.sites.layers)
     low, high = (layer + count if layer < 0 else layer for layer in (first, last))

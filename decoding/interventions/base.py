@@ -37,8 +37,8 @@ if TYPE_CHECKING:
     from icl.models.hf.model import HF
 
 Control = Literal["none", "random", "random_heads", "shuffled", "zero_shot"]
-"""What replaces the fitted vectors: nothing, random ones of equal norm, as many random heads among those not chosen,
-those of sources with shuffled answers, or those of sources without demonstrations."""
+"""What replaces the fitted vectors: nothing, random ones of equal norm, an equal number of random heads that were not
+chosen, vectors of sources with shuffled answers, or vectors of sources without demonstrations."""
 
 RANDOM_CONTROLS: tuple[Control, ...] = ("random", "random_heads")
 """Controls that need no tensor of the file."""
@@ -135,7 +135,7 @@ class FittedMethod(SteeringMethod):
             model.sites.resolve(site)
 
     def chosen(self, key: str) -> Any:
-        """The value of a parameter: that of the config, or the one that the fit chose."""
+        """The value of a parameter: the config's, or the fit's choice."""
         own = getattr(self, key)
         if own is not None:
             return own
@@ -145,7 +145,7 @@ class FittedMethod(SteeringMethod):
 
     @cached_property
     def vectors(self) -> "Tensor":
-        """The tensor of the method, or that of the control."""
+        """The tensor of the method or of its control."""
         own = self.file.tensors[self.tensor]
         if self.control in ("none", "random_heads"):
             return own

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 class BatchICL(SteeringMethod):
     """The mean state of one-shot prompts after attention, written into the prompt without demonstrations.
 
-    The cell's demonstrations are those of the one-shot prompts, so shots must be above 0. Controls: a random state of
+    The one-shot prompts use the cell's demonstrations, so shots must be above 0. Controls: a random state of
     equal norm, and shuffled answers.
     """
 

@@ -4,7 +4,7 @@
     choice    prompts that the layer, the heads or the strength are chosen on
 
 Both parts have prompts with demonstrations. The same prompts without demonstrations, or with shuffled answers, are
-made from them. Accuracy is that of greedy answers, normalized and compared with the accepted ones.
+made from them. Accuracy compares normalized greedy answers with the accepted ones.
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -231,7 +231,7 @@ def head_edit(
         heads: (index of the layer, head).
         strength: Share of the edit.
         where: The tokens.
-        how: Whether `inputs` replace those of the heads, or are added to them.
+        how: Whether `inputs` replace the inputs of the heads or are added to them.
     """
     own: dict[int, list[int]] = {}
     for i, head in sorted(heads):

@@ -61,7 +61,7 @@ class MixEdit:
 @component("intervention", "i2cl")
 @dataclass(frozen=True)
 class I2CL(FittedMethod):
-    """Mean outputs of attention and MLP, mixed into those of every token with learned weights for each layer.
+    """Mean outputs of attention and MLP, mixed into every token's outputs with learned weights for each layer.
 
     Control: the same fit with random vectors of equal norm.
     """

@@ -28,7 +28,7 @@ def chosen_keys(order: "Tensor", keys: "Tensor", count: int | None, share: float
     """The keys of each row that stay.
 
     Args:
-        order: Numbers of which the smallest are taken [n, K].
+        order: [n, K]: the smallest numbers are taken.
         keys: Whether a key is a candidate [n, K].
         count: Number of keys that stay, or None.
         share: Share of a row's candidates that stay, rounded up, if `count` is None.
@@ -47,7 +47,7 @@ class LeastAttended:
     """An intervention after which the last token and generated ones attend to few of some tokens.
 
     Attributes:
-        keys: The tokens of which some stay.
+        keys: The tokens to choose from.
         count: Number of tokens that stay in each layer, or None.
         share: Share of the tokens that stays if `count` is None.
         layer: The first layer of the edit.

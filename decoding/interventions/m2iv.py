@@ -6,14 +6,13 @@ Li et al., M2IV: Towards Efficient and Fine-grained Multimodal In-Context Learni
     every token, without demonstrations:   attention_l += v_l      MLP_l += u_l
     loss over the answer's tokens:         KL(p(. | demonstrations, query) || p_v(. | query)) + w CE of the answer
 
-The first distribution is that of the model without vectors. `icl tune` trains the 2 L vectors, which begin at 0 (off):
+The first distribution comes from the model without vectors. `icl tune` trains the 2 L vectors, which begin at 0 (off):
 
     tune: {parameters: vectors, intervene: m2iv, objective: distill, sft_weight: 1.0, shots: 8, lr: 0.01, ...}
 
 `sft_weight` is w. **Labels alone can explain the gain**: `icl tune --control zero_shot` trains the same vectors on the
-same queries with a teacher that has no demonstrations, and `--control shuffled` with a teacher whose demonstrations
-exchange their answers. With `sft_weight: 0`, only demonstrations can teach. The control `random` has random vectors of
-equal norm.
+same queries with a teacher that has no demonstrations, and `--control shuffled` with a teacher that sees permuted
+answers. With `sft_weight: 0`, only demonstrations can teach. The control `random` has random vectors of equal norm.
 
 A reconstruction from the paper's abstract: where the vectors act, their start, the two losses and their weights are
 parameters here. The paper's repository VLibrary is a folder of such files, as values of the axis `intervene`. No

@@ -57,7 +57,7 @@ HEAD_COUNTS = (1, 3, 5, 10, 20, 40)
 @component("intervention", "mtv")
 @dataclass(frozen=True)
 class MTV(FittedMethod):
-    """Mean head inputs of prompts with demonstrations, which replace those of some heads.
+    """Mean head inputs of prompts with demonstrations; they replace the inputs of some heads.
 
     Controls: random inputs of equal norm, as many random heads among the others, sources with shuffled answers,
     sources without demonstrations, and all heads (`num_heads` of the model), which must fail.
@@ -150,7 +150,7 @@ def sampled_masks(
         layers: Layers with heads.
         inputs: Mean head inputs [layers with heads, H, e], or their differences.
         steps: Number of steps.
-        how: Whether the inputs replace those of the heads, or are added to them.
+        how: Whether the inputs replace the inputs of the heads or are added to them.
     """
     import torch
     from torch import nn

@@ -110,7 +110,7 @@ class STV(FittedMethod):
 def sensitivities(differences: "Tensor", before: "Tensor") -> "Tensor":
     """How much and how consistently demonstrations change each head: [n, L, H, e], [n, L, H, e] -> [L, H].
 
-    The mean cosine of two sources is that of all pairs of different sources.
+    The mean cosine is over all pairs of different sources.
     """
     from torch.nn import functional
 

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 @component("intervention", "task_vector")
 @dataclass(frozen=True)
 class TaskVector(FittedMethod):
-    """The mean last state of prompts with demonstrations, written over or added to that of the prompt at one layer.
+    """The mean last state of prompts with demonstrations, in place of the prompt's at one layer, or added to it.
 
     Controls: a random vector of equal norm, sources with shuffled answers, sources without demonstrations. A vector of
     another task is one more value of the axis with its own file.

@@ -3,7 +3,8 @@
     tune: {task: ..., parameters: vectors, intervene: m2iv, objective: distill}
 
 The training loop computes the loss under the interventions of `steered_by`, whose gradients reach the tensors. The
-weights of the model stay fixed. The file is that of `icl fit`, so `intervene: {name: m2iv, fitted: FILE}` reads it.
+weights of the model stay fixed. The file has the format of `icl fit`, so `intervene: {name: m2iv, fitted: FILE}` reads
+it.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -141,7 +142,7 @@ def minimize(
         The loss of each step, before it.
 
     Raises:
-        DataError: The loss is not a number. The tensors are those of the last step before.
+        DataError: The loss is not a number. Tensors of the last completed step.
         ModelError: A step does not fit into memory.
     """
     import torch

@@ -1,4 +1,4 @@
-"""Files of fitted vectors: tensors in safetensors, and a JSON file beside them that says how they were fitted.
+"""Files of fitted vectors: tensors in safetensors, and a JSON file next to them that says how they were fitted.
 
 plus.safetensors    the tensors
 plus.json           method, chosen parameters, model, width, template, task, shots, sources, seed, report

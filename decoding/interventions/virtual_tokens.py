@@ -182,7 +182,7 @@ def texts_only(prompt: Prompt) -> Prompt:
 
 
 def read_alone(prompt: Prompt, place: int) -> Prompt:
-    """The prompt with one demonstration, whose parts are those of demonstration 0, and a query that is a full stop.
+    """A prompt with demonstration 0 alone; its query is a full stop.
 
     Its digest does not depend on the place of the demonstration, nor on the query.
     """

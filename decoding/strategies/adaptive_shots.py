@@ -3,10 +3,10 @@
     m_k = log p(best | k shots) - log p(second | k shots)          of options, or of the first token
     k* = the first k of `ladder` with m_k >= margin, else all demonstrations
 
-The scores are those of k* shots; a generated answer keeps its k* after the first token. `icl fit` chooses the margin on
-a dev split: the smallest one with the highest accuracy. It also stores how often each rung was taken there. The control
-is `choice: random`: a rung drawn with these frequencies for each query, so that it reads as many demonstrations. The
-whole prompt is branch 0, for traces and controls.
+The scores come from the prompt with k* shots; a generated answer keeps its k* after the first token. `icl fit` chooses
+the margin on a dev split: the smallest one with the highest accuracy. It also stores how often each rung was taken
+there. The control is `choice: random`: a rung drawn with these frequencies for each query, so that it reads as many
+demonstrations. The whole prompt is branch 0, for traces and controls.
 
 No released code: a reconstruction; it is no single paper's method.
 """

@@ -1,6 +1,6 @@
 """Gating as in CHASD (2605.23344): a contrast only at steps where the reference is not confident.
 
-    scores = those of the method     if max p(y | prompt) < threshold
+    scores = the method's     if max p(y | prompt) < threshold
              the reference's         otherwise, without a mask
 
 Any strategy can be gated. The paper's threshold is not verified; the default is not its number.

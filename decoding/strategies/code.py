@@ -8,10 +8,10 @@ token of the reference wins. The same model generates the description greedily, 
 image in the prompt, between the marks that the chat template writes around an image. Paper and code disagree on kappa
 (`cd_alpha` in the code).
 
-Differs from the released code in the description, which is tokenized with its prompt (there its embeddings replace
-those of the image tokens), in the marks that a processor writes between the tiles of an image, which are dropped, and
-in D, which is clipped to [0, 1] so that rounding cannot mask every token. There `cd_beta` is read and not used, and the
-batch size is 1.
+Differs from the released code in three points. The description is tokenized with its prompt; the release puts its
+embeddings in place of the image tokens. Marks that a processor writes between the tiles of an image are dropped. D is
+clipped to [0, 1], so that rounding cannot mask every token. The release reads `cd_beta` without using it, and its batch
+size is 1.
 """
 
 from collections.abc import Mapping, Sequence

@@ -3,7 +3,7 @@
     p(option) ~ p(option | prompt) / mean_j p(option | demonstrations, content-free query j)
 
 p is normalized over the options. This is softmax(W p + b) with W = diag(1 / p_cf) and b = 0, as in the paper for
-classification. The content-free queries are those of the paper: "N/A", "[MASK]" and the empty text. The image of the
+classification. The content-free queries follow the paper: "N/A", "[MASK]" and the empty text. The image of the
 query is content too, so a blank image replaces it, or it is removed.
 
 Differs from the released code in the normalization over the options, which each content-free query has here before the

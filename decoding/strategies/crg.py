@@ -1,4 +1,4 @@
-"""Contrastive region guidance (Wan et al., ECCV 2024, 2403.02325): contrast with an image whose region is blacked out.
+"""Contrastive region guidance (Wan et al., ECCV 2024, 2403.02325): contrast with a region blacked out.
 
     scores = (1 + alpha) z(y | image) - alpha z(y | image, region blacked out)
 

@@ -4,8 +4,8 @@
 
 The logits of an early layer are its hidden states after the model's own output layer, in the same forward pass.
 Candidates are the even layers of one half of the model, as in the paper: `low` for long answers, `high` for short ones.
-In models of more than 40 layers they are those of the first or last 20 layers, as in the released commands for 60 and
-80 layers. The first of equally different layers is used. The weights sum to zero. The released code uses another
+In models of more than 40 layers they are the even layers among the first or last 20, as in the released commands for 60
+and 80 layers. The first of equally different layers is used. The weights sum to zero. The released code uses another
 divergence than the paper, because it swaps the arguments of `kl_div`: KL of the average from each of the two
 distributions (`divergence: released`).
 

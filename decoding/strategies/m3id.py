@@ -3,9 +3,10 @@
     scores = l(y | image) + (1 - g) / g [l(y | image) - l(y | no image)],     g = exp(-decay t)
 
 The weight is exp(decay t) - 1, because a model forgets its image as the answer grows. Here t is 1 at the first token.
-If `first_step` is 0, as in RITUAL's re-implementation, the first token has no contrast, so yes/no answers have none.
-The paper contrasts only if the best probability is at most a threshold, whose value it does not state. This file uses
-the plausibility mask instead, as re-implementations do. For the form of the paper, set `threshold` and beta 0.
+If `first_step` is 0, as in RITUAL's re-implementation, the first token has no contrast, so yes/no answers are not
+contrasted. The paper contrasts only if the best probability is at most a threshold; it does not state the value. This
+file uses the plausibility mask instead, as re-implementations do. For the form of the paper, set `threshold` and beta
+0.
 
 No released code. The re-implementations of AvisC and RITUAL differ in the number of the first step.
 """

@@ -4,7 +4,7 @@
     v_i = whether the model confirms that a_i answers q_i
 
 The first `count` confirmed pairs, else the first pairs, stand before the question as text: "Question: q_i Answer: a_i".
-The answer is that to this prompt. The controls are `self_consistency` with as many calls (3 `variations`), and
+The model answers this prompt. The controls are `self_consistency` with as many calls (3 `variations`), and
 `shuffled: true`, which exchanges the answers. Runs on models without logits too.
 
 No released code: a reconstruction without a source; the wording and the numbers are parameters.

@@ -6,8 +6,8 @@
 The second prior of the released code replaces the image tokens by <unk>. Here it is almost pure noise, which any model
 accepts. The paper's calibration of answer options is `vdd_post_hoc`.
 
-Differs from the released code in the second prior (see above), and in the cache of the other branches, which is their
-own (there it is that of the first branch from the second token on).
+Differs from the released code in the second prior (see above), and in the caches: each branch has its own (the release
+reuses the first branch's from the second token on).
 """
 
 from dataclasses import dataclass

@@ -63,7 +63,7 @@ class RunLevelMetric(Metric, Protocol):
 
         The numbers are the statistic's linearization (see `icl.metrics.run_level`), from which its variance over
         clusters is computed. The functions of that module also return how to compute the statistic on other samples,
-        which paired tests and bounds need. Plain numbers are taken for scores whose mean is the statistic.
+        which paired tests and bounds need. Plain numbers are scores; the statistic is their mean.
 
         A new statistic returns `RunLevelValues(numbers, SufficientStatistics(rows, of, ...))` of
         `icl.metrics.sufficient_statistics`. `macro_f1` is an example.

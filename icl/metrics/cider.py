@@ -6,7 +6,7 @@ max(1, df(w))). N is the number of queries, and df(w) the number of queries with
     CIDEr-D(c) = 10 x mean over n and s of  exp(-(l(c) - l(s))^2 / 2 sigma^2)  min(g_c, g_s) . g_s / (|g_c| |g_s|)
 
 with sigma 6. As in the released code, the lengths l are numbers of bigrams. The idf depends on the corpus, so the score
-is that of a whole cell with its queries' references. Published is the mean over captions (1.2 is printed as 120). The
+belongs to a whole cell with its queries' references. Published is the mean over captions (1.2 is printed as 120). The
 score of a single sample treats all n-grams as equally rare, and is divided by 10.
 
 Words are split as the released code splits them (`icl.metrics.machinery.penn_tokenizer`).

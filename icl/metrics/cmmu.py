@@ -7,8 +7,8 @@
 The type is `meta["type"]`; examples without one have no score. Fixed phrases before an answer ("答案为", "因此") and a
 unit behind a number are cut, as released.
 
-Differs from the released code in outputs without a key word, whose letters are those that stand alone (there every
-capital letter counts, so that "ABD is right, The rest is not" reads "ABDT"), and in repeated letters, which count once.
+Differs from the released code in outputs without a key word: only letters that stand alone count (there every capital
+letter counts, so that "ABD is right, The rest is not" reads "ABDT"), and in repeated letters, which count once.
 """
 
 import re

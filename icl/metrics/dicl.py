@@ -81,7 +81,7 @@ class DICLAccuracy(DICLMetric):
 @component("metric", "dicl_corrected")
 @dataclass(frozen=True)
 class DICLCorrected(DICLMetric):
-    """Share of images whose wrong prediction the correction makes right."""
+    """Share of images with a wrong prediction that the correction makes right."""
 
     def counts(self, was_right: bool, is_right: bool) -> bool:
         return is_right and not was_right
@@ -90,7 +90,7 @@ class DICLCorrected(DICLMetric):
 @component("metric", "dicl_broken")
 @dataclass(frozen=True)
 class DICLBroken(DICLMetric):
-    """Share of images whose right prediction the correction makes wrong."""
+    """Share of images with a right prediction that the correction makes wrong."""
 
     better: ClassVar[Better] = "lower"
 

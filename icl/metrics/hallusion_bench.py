@@ -51,6 +51,6 @@ class QuestionAccuracy(HallusionGroups):
 @component("metric", "figure_accuracy")
 @dataclass(frozen=True)
 class FigureAccuracy(HallusionGroups):
-    """Share of figures of which every question is right: HallusionBench's fAcc."""
+    """Share of figures with every question right: HallusionBench's fAcc."""
 
     member: ClassVar[str] = "figure_id"

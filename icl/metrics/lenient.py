@@ -19,7 +19,7 @@ counts.
    begin: "a hot dog" names the hot dog and no dog. Of several names, the one that the last clause states counts.
 6. Otherwise the answer begins with an accepted answer, as whole words, after an opening such as "it is a" or "the color
    of the car is", or a clause of it states one: in what is said of the subject, not negated, and in no enumeration. All
-   alternatives of an "or" have to be accepted. What stands beside the answer states nothing: an explanation in
+   alternatives of an "or" have to be accepted. Text around the answer states nothing: an explanation in
    parentheses, a concession ("although it looks like a wolf"), a hedged alternative (", maybe a cat").
 7. What these rules refuse is read again with quantities, dates and clock times in one spelling
    (`quantities`): "4 July 2021" is July 4, 2021, and "45 percent" is 45%.

@@ -1,6 +1,6 @@
-"""A score of a task of lmms-eval as its own code computes it, for metrics whose aggregation is the mean.
+"""A score of a task of lmms-eval as its own code computes it, for metrics that are averaged.
 
-The value is that of the task's `process_results`. `lmms_eval_aggregate` has the metrics with other aggregations. The
+The value comes from the task's `process_results`. `lmms_eval_aggregate` has the metrics with other aggregations. The
 code of the task runs because the task of the run is trusted; this metric reads the task's file alone.
 """
 
@@ -238,7 +238,7 @@ def _attributes(statement: ast.stmt, module: str, target: Path) -> list[tuple[Pa
 
 
 def _file_of(module: str, importer: Path) -> Path | None:
-    """The file of a module beside the importer, or in the installed lmms-eval. None for other modules."""
+    """The file of a module next to the importer, or in the installed lmms-eval. None for other modules."""
     if not module:
         return None
     return module_file(module, importer.parent.joinpath(*module.lstrip(".").split(".")).with_suffix(".py"))

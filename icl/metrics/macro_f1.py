@@ -2,7 +2,7 @@
 
     F1 of a label = 2 true positives / (predicted + gold)        macro F1 = mean over the labels
 
-The labels are those of scikit-learn: all labels that are gold or predicted somewhere in the cell. A label that is only
+Labels are chosen as in scikit-learn: all labels that are gold or predicted somewhere in the cell. A label that is only
 predicted has F1 0 and counts. An option that is neither does not count. An output that names none of the run's answers
 predicts no label (as in scikit-learn with these `labels`): it counts as missed and adds no label.
 

@@ -1,6 +1,6 @@
 """METEOR 1.5 (Denkowski and Lavie, WMT 2014), as in the COCO caption evaluation.
 
-Words of a caption are aligned with those of its best reference in four stages (equal words, stems, synonyms,
+Words of a caption are aligned with its best reference in four stages (equal words, stems, synonyms,
 paraphrases), and matched words are weighted: w = 1, .6, .8, .6 by stage, and d = .75 for content words.
 
     P = sum over stages of w (d content + (1 - d) function matches) / (d content + (1 - d) function words),  R likewise

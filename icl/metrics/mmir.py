@@ -4,8 +4,8 @@
     one right number                     1 if it is the only number, .5 if it is one of two
     two right numbers                    the share of them in the output
 
-The numbers are the distinct integers of the output, and of the gold. Examples whose gold has no number or more than two
-have no score.
+The numbers are the distinct integers of the output, and of the gold. Examples with no number or more than two in the
+gold have no score.
 
 Differs from the released code in the reading of an output, which may be any text with numbers.
 """

@@ -1,4 +1,4 @@
-"""Accuracy of puzzles whose candidates are asked one by one, as in Kosmos-1's Raven test (Huang et al., 2302.14045).
+"""Accuracy on puzzles, asking about one candidate at a time, as in Kosmos-1's Raven test (Huang et al., 2302.14045).
 
     choice = argmax over candidates c of P(yes | matrix with c) - P(yes | c alone)
 
@@ -25,7 +25,7 @@ from icl.types import Example, Generation
 @component("metric", "raven")
 @dataclass(frozen=True)
 class RavenMetric:
-    """Share of puzzles whose right candidate has the highest P(yes), less its P(yes) without the matrix."""
+    """Share of puzzles where the right candidate has the highest P(yes) minus its P(yes) without the matrix."""
 
     better: ClassVar[Better] = "higher"
 

@@ -22,7 +22,7 @@ BETA = 1.2  # weight of the recall
 
 
 def rouge_l(caption: Sequence[str], references: Sequence[Sequence[str]]) -> float:
-    """ROUGE-L of the tokens of a caption against those of its references, in [0, 1]."""
+    """ROUGE-L of a caption's tokens against its references, in [0, 1]."""
     lengths = [common_subsequence(caption, reference) for reference in references]
     precision = max(lengths) / max(1, len(caption))
     recall = max(length / max(1, len(reference)) for length, reference in zip(lengths, references, strict=True))

@@ -26,7 +26,7 @@ from icl.types import Example
 @component("task", "as_text")
 @dataclass(frozen=True, kw_only=True)
 class AsTextTask(AlteredTask):
-    """A generated task whose images are written as words, or the task itself for comparison."""
+    """A generated task with its images written as words, or the task itself for comparison."""
 
     of: Annotated[Task, NestedComponent("task")]  # generated task
     form: Literal["text", "image"] = "text"  # words in place of images, or the images

@@ -92,7 +92,7 @@ class Task(Protocol):
 
 
 class SharedPoolTask:
-    """Base class of tasks whose queries share one pool. A subclass makes it in `_pool`, at the first access."""
+    """Base class of tasks with one pool for all queries. A subclass makes it in `_pool`, at the first access."""
 
     @cached_property
     def _pool(self) -> Pool:
@@ -146,9 +146,9 @@ def random_order(key: StreamKey, factor: str, hashes: Hashes) -> Iterator[int]:
 
         number(member) = mix(hash(id) xor key),    key from (seed, query id, factor)
 
-    The order is that of the numbers. A new member takes its own place and changes no other (consistent sampling). The
-    hashes of ids are computed once per pool, and `mix`, the finalizer of SplitMix64 (Steele et al., OOPSLA 2014), once
-    per query and member: 10 ms for a million members.
+    Members are sorted by these numbers. A new member takes its own place and changes no other (consistent sampling).
+    The hashes of ids are computed once per pool, and `mix`, the finalizer of SplitMix64 (Steele et al., OOPSLA 2014),
+    once per query and member: 10 ms for a million members.
     """
     numbers = mix(hashes ^ np.uint64(key.number(factor, 64)))
     is_first = numbers <= np.uint64(min(2**64 * FIRST // max(len(hashes), 1), 2**64 - 1))
@@ -241,7 +241,7 @@ def connected_components(keys: Sequence[Sequence[str]]) -> list[int]:
 
 
 class AlteredTask:
-    """Base class of tasks whose examples are those of another task, changed one by one. Pools stay shared."""
+    """Base class of tasks that change another task's examples one by one. Pools stay shared."""
 
     of: Task
 

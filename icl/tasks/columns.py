@@ -6,7 +6,7 @@ letters or numbers (a row's answer may then be such a name), several columns, on
 as text "['open', 'closed']". A missing value and the text nan are no option. Options that are listed by letters lose
 letters of their own ("A. open"). A row without options has a text answer, also with `answer_is: letter`. A hint
 precedes its question. Of several image columns, a row may leave some empty. A column of `video` has paths of video
-files, whose frames are images. All answers of several annotators are accepted. With repetitions they are stored as
+files; their frames become images. All answers of several annotators are accepted. With repetitions they are stored as
 `secret["votes"]`. A column of `objects` lists the COCO objects in the image, for CHAIR.
 """
 
@@ -40,7 +40,7 @@ _FILED = re.compile(r"^\d+[._]")  # number of a folder's name: 001.Black_footed_
 
 @dataclass(frozen=True)
 class ColumnMapping:
-    """The mapping from columns to roles. columns: role -> column or columns. The other fields are those of the task
+    """The mapping from columns to roles. columns: role -> column or columns. The other fields work as in the task
     `hub`.
     """
 

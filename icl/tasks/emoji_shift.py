@@ -8,8 +8,8 @@ in the pool.
     openmoji     openmoji 17                          SVG          line drawings             CC-BY-SA-4.0
 
 Microsoft's two styles are one design: if one of them is held out, the other is not in the pool. Names and groups of the
-emoji are those of emojibase-data 17 (MIT). The npm packages are pinned in the folder `emoji_shift_npm` and are not part
-of the toolkit. `resvg-py` renders the SVGs. The task uses the 1,500 emoji that all styles have, without flags and skin
+emoji come from emojibase-data 17 (MIT). The npm packages are pinned in the folder `emoji_shift_npm` and are not part of
+the toolkit. `resvg-py` renders the SVGs. The task uses the 1,500 emoji that all styles have, without flags and skin
 tones.
 """
 

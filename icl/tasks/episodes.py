@@ -10,7 +10,7 @@
 
 `preset: smmile` is this (SMMILE, Rieff et al., 2506.21355: medical questions with demonstrations by doctors). The pool
 of a query is the rest of its episode. Any retriever takes `shots` of it, at most the size of the shortest episode.
-Columns are those of the task `hub`.
+Columns work as in the task `hub`.
 
 SMMILE's multiple-choice form has the answers of an episode as options: `answers_as_options: true`. Its open form is
 scored by exact match (`strict`) and by a language model, which is not here.

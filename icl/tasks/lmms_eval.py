@@ -1,17 +1,17 @@
-"""A task of lmms-eval with demonstrations: by the name of an installed task, or by a YAML file of one's own.
+"""A task of lmms-eval with demonstrations: by the name of an installed task, or by your own YAML file.
 
     task: {name: lmms_eval, task: mme, trust: true}
     metrics: [lenient, {name: lmms_eval_aggregate, task: mme, metric: mme_perception_score, trust: true}]
 
-The questions, images, options and answers are those of the task's own functions. These are code of others: the file is
+Questions, images, options and answers come from the task's own functions. These are code of others: the file is
 first read without running anything, and a task that names code is refused without `trust: true`. The digest of its
 files is a part of each cell, so edited code is another task.
 
 lmms-eval evaluates the test split, or the validation split. Demonstrations come from its few-shot or training split, or
-from a validation split beside the test split. Most tasks have one split only. It is then divided, as `hub` does, so
+from a validation split if there is a test split. Most tasks have one split only. It is then divided, as `hub` does, so
 that no image is on both sides: fewer queries are left. `pool_fraction: 0` keeps all of them for runs without
-demonstrations, whose scores are then those of lmms-eval. `max_new_tokens` of the task is the default of the run. Other
-settings of generation are those of the experiment file; `icl plan` names the ones that differ.
+demonstrations; the scores then equal lmms-eval's. `max_new_tokens` of the task is the default of the run. The
+experiment file sets the other parameters of generation; `icl plan` names the ones that differ.
 
 The metrics `lmms_eval` and `lmms_eval_aggregate` are the task's own scores.
 """

@@ -2,8 +2,8 @@
 
     task: {name: other_support, of: {name: hub, preset: ok_vqa}, support: {name: hub, preset: vqav2}}
 
-Queries are those of `of`, demonstrations come from the pools of `support`. If its queries have pools of their own, each
-query of `of` gets one of them, in turn. Compare with the task itself, whose queries have the same ids: the difference
+Queries come from `of`, demonstrations from the pools of `support`. If its queries have pools of their own, each
+query of `of` gets one of them, in turn. Compare with the task itself, which has the same query ids: the difference
 is what a demonstration is worth beyond its format. The control in the other direction is the task with 0 shots.
 
 No released code was compared.

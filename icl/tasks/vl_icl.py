@@ -1,15 +1,15 @@
 """VL-ICL's own files (Zong et al., ICLR 2025; MIT): `query.json` and `support.json` of a task, and its images.
 
     open_mi                            made-up names: `ways` classes of the query, alternating, one pool for each query
-    operator_induction[_interleaved]   the pool's answers are those of the query's operator
+    operator_induction[_interleaved]   the pool's answers follow the query's operator
     matching_mi                        each pair of the pool is a same one and a different one, in a random order
     clevr, textocr                     one pool for all
     cobsat                             in text mode: the pool has the query's task and latent word
 
 Use the metrics `vl_icl` (the released rules), `strict` and `lenient`, and `cobsat` for cobsat. There a model describes
-the next image with two words in place of making it, and the query has no image. The other tasks whose answer is an
-image (open_t2i_mi and similar) are not supported. Any other name is a folder in the same layout with one pool for all,
-such as those of TrueMICL (2507.15807; hub id ShuoChen99/TrueMICL): `task: sudoku`.
+the next image with two words in place of making it, and the query has no image. Tasks with an image as the answer
+(open_t2i_mi and similar) are not supported. Any other name is a folder in the same layout with one pool for all, such
+as those of TrueMICL (2507.15807; hub id ShuoChen99/TrueMICL): `task: sudoku`.
 
 In the released matching task the order is always same, different, so the last demonstration says no. `official_order`
 keeps this for retrievers that keep the pool's order.
@@ -33,7 +33,7 @@ from icl.tasks.generated.episode import shuffled
 from icl.types import Example
 
 IMAGE_ANSWERS = ("open_t2i_mi", "fast_attr_t2i", "fast_count_t2i", "operator_induction_t2i")
-"""Tasks of the release whose answer is an image."""
+"""Tasks of the release with an image as the answer."""
 KEYS = ("image", "question", "answer")
 OPERATORS = ("+", "-", "x")
 NAMING = "This is a"

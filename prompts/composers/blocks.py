@@ -7,7 +7,7 @@ its own line:
     pqa   [image][REQUEST] {q}\\n[RESPONSE] {a}\\n\\n   ...   [image][REQUEST] {q}\\n[RESPONSE]
 
 The query keeps the order of image and question and ends where its answer belongs. So if a demonstration's answer comes
-before its image or question, the query's pattern differs from that of the demonstrations. The paper does not say what
+before its image or question, the query's pattern differs from the demonstrations'. The paper does not say what
 it did.
 
 The instruction comes at the head (introductory), at the tail (summative: between the query's question and the place for

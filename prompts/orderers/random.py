@@ -1,6 +1,6 @@
 """A random order for each query: the effect of order by chance.
 
-Each demonstration draws a number from (seed, query id, "order", its id), and the order is that of the numbers. So two
+Each demonstration draws a number from (seed, query id, "order", its id), and the numbers are sorted. So two
 demonstrations keep their relative order in other sets of the same query.
 """
 

@@ -46,7 +46,7 @@ class Images:
 
     @property
     def spare_examples(self) -> int:
-        """Examples of the pool beside the demonstrations."""
+        """Examples of the pool in addition to the demonstrations."""
         return int(self.how == "swapped")
 
     def fitted(self, pool: Pool, model: object) -> "Swapped":

@@ -3,7 +3,7 @@
     text vector = unit(t + scale (mean of images - mean of texts) + N(0, sd^2))
 
 Image vectors stay. The papers train on such texts in place of images, so use it for the text shots of `icl analyze RUN
-probe`, and not for retrieval: noise is for training only. `scale: 1` moves the texts' centroid to that of the images;
+probe`, and not for retrieval: noise is for training only. `scale: 1` moves the texts' centroid to the images' centroid;
 sd .04 to .12 are the values of C3. The means are of the pool's images, and of its distinct texts of the kind `text`.
 The noise of a text depends on its words and `seed`. Controls: `scale: 0`, `sd: 0`, and `centered`.
 
@@ -36,7 +36,7 @@ def shifted_texts(texts: Vectors, shift: Any, noise: Any) -> Vectors:
 @component("embedder", "close")
 @dataclass(frozen=True, kw_only=True)
 class Close(PoolFitted):
-    """Another embedder whose texts are moved to the images of the pool and get noise."""
+    """Another embedder; its text vectors move toward the pool's images and get noise."""
 
     of: Annotated[Embedder, NestedComponent("embedder")]  # the embedder whose texts are changed
     scale: NonNegative = 1.0  # share of the difference of the centroids that is added; 0: no shift

@@ -24,7 +24,7 @@ from retrievers.machinery.vector_math import Vectors
 @component("embedder", "mix")
 @dataclass(frozen=True, kw_only=True)
 class Mix:
-    """Two encoders whose cosines are averaged."""
+    """Two encoders; their cosines are averaged."""
 
     one: Annotated[Embedder, NestedComponent("embedder")]  # the first encoder (CLIP, in the paper)
     other: Annotated[Embedder, NestedComponent("embedder")]  # the second (DINOv2, in the paper)

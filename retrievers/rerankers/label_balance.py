@@ -1,7 +1,7 @@
 """Label balance: no label gets more than its share of the shots.
 
 A label gets at most ceil(k / number of labels) demonstrations, in the order of rank. If fewer than k remain, the best
-of the other candidates follow. The labels are those of the task: the options of the query if they include every label
+of the other candidates follow. The labels come from the task: the options of the query if they include every label
 of the pool, otherwise the labels of the pool. The labels of the candidates alone do not count.
 """
 

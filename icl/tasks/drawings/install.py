@@ -4,7 +4,7 @@
     images/          PNG files of 256 x 256 pixels
     sources.json     packages with version, checksum and license; how many drawings were left out, and why
 
-The folder is complete or absent: it is built beside its place and moved there at the end. Near copies are left out, so
+The folder is complete or absent: it is built next to its place and moved there at the end. Near copies are left out, so
 that no drawing of a pool is a copy of a query's.
 """
 

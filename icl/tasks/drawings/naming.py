@@ -38,11 +38,11 @@ QUESTIONS: Mapping[Answer, str] = {
 class DrawingsTask(SharedPoolTask):
     """Naming of real drawings: the noun by k options or openly, the category of the noun, or the title as a caption.
 
-    Openclipart (public domain), stamps of tuxpaint (GPL-2+) and three emoji styles, from packages of the system:
-    `icl data drawings`. Nouns are read from titles with WordNet, and part of the titles mislead. Queries are
-    one third of the drawings whose noun the pool shows too. With `split: author`, no author is on both sides: a split
-    by drawing lets a retriever recognize the hand. `icl analyze RUN leakage` counts demonstrations by the query's
-    author. Two styles for queries and pool make a shift of style.
+    Openclipart (public domain), stamps of tuxpaint (GPL-2+) and three emoji styles, from packages of the system: `icl
+    data drawings`. Nouns are read from titles with WordNet, and part of the titles mislead. Queries are one third of
+    the drawings with a noun that the pool shows too. With `split: author`, no author is on both sides: a split by
+    drawing lets a retriever recognize the hand. `icl analyze RUN leakage` counts demonstrations by the query's author.
+    Two styles for queries and pool make a shift of style.
     """
 
     answer: Answer = "noun"  # what is asked: the noun, its category (animal, food, plant ...), or the title

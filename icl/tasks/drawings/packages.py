@@ -18,7 +18,7 @@ from icl.errors import DataError
 
 COMMAND = "icl data drawings"
 PARTIAL = "partial"
-"""Folder among the downloads whose files may be incomplete."""
+"""Folder of downloads that may be incomplete."""
 
 MAX_FILE = 64 * 2**20
 """Bytes of a file in a package. The largest drawing has 9 MB."""
@@ -68,10 +68,9 @@ def fetch(package: DebianPackage, folder: Path, source: Path | None = None) -> P
     """The package's `.deb` file.
 
     Args:
-        package: The package.
-        folder: Where a downloaded file goes. It is complete or absent: apt-get writes to `folder/PARTIAL`, where it
-            continues a file whose download was interrupted.
-        source: A folder of `.deb` files that the user has. Nothing is downloaded then.
+        package: The package. folder: Where a downloaded file goes. It is complete or absent: apt-get writes to
+        `folder/PARTIAL`, where it continues an interrupted download. source: A folder of `.deb` files that the user
+        has. Nothing is downloaded then.
 
     Raises:
         DataError: The file is not in `source`, there is no apt-get, or the download failed.

@@ -126,7 +126,7 @@ side of the queries. The shipped weights depend on the first number."""
 
 
 def with_noun(drawings: Iterable[DrawingRecord], nouns: NounSet) -> list[DrawingRecord]:
-    """The drawings whose title names a noun of the set."""
+    """The drawings with a noun of the set in their title."""
     return [one for one in drawings if one.noun and (nouns == "all" or is_held_out(one.noun) == (nouns == "held_out"))]
 
 
@@ -136,7 +136,7 @@ def is_held_out(noun: str) -> bool:
 
 
 def is_for_queries(drawing: DrawingRecord, by: SplitBy, seed: int) -> bool:
-    """The side of a drawing: its own, or that of its author."""
+    """The side of a drawing: its own, or its author's."""
     name = drawing.source if by == "author" else drawing.id
     return StreamKey(seed, name).number(f"drawings/split by {by}", QUERY_BITS) == 0
 

@@ -22,7 +22,7 @@ from icl.types import Example
 @component("task", "attribute")
 @dataclass(frozen=True)
 class AttributeTask(BankTask):
-    """Questions about color, shape, texture or size, of which only the demonstrations show which is meant.
+    """Questions about color, shape, texture or size; only the demonstrations show which one is meant.
 
     The four attributes are equally frequent. The options are the four true answers for the query's image, always in the
     order color, shape, texture, size. Option scoring tests the choice of the attribute (chance 1/4), free answers also

@@ -33,7 +33,7 @@ Attribute = Literal["color", "texture", "size"]
 @component("task", "cobsat")
 @dataclass(frozen=True)
 class CobsatTask:
-    """Descriptions of the next image, of which the demonstrations fix one word and the query gives the other."""
+    """Descriptions of the next image: the demonstrations fix one word, and the query gives the other."""
 
     attribute: Attribute = "color"  # attribute of the shape
     latent: Literal["attribute", "shape"] = "attribute"  # word that only the demonstrations give

@@ -45,7 +45,7 @@ class NumberedTask(SharedPoolTask):
 
 @dataclass(frozen=True)
 class BankTask:
-    """Base class of tasks whose queries each have a pool, drawn from a bank that all share."""
+    """Base class of tasks with a pool for each query, drawn from a shared bank."""
 
     support: GeneratedCount = 32  # images in a query's pool, from the bank
     bank: GeneratedCount = 256  # images in the bank of all pools

@@ -21,7 +21,7 @@ from icl.types import Example
 @component("task", "interleaved_operators")
 @dataclass(frozen=True)
 class InterleavedOperatorsTask:
-    """Sums of two digits in two images, of which only the demonstrations show the operator.
+    """Sums of two digits in two images; only the demonstrations show the operator.
 
     Queries have the ids, digits, operators and options of the task `operators`. Some demonstrations fit several
     operators; `icl.tasks.generated.operators.identifiable` tells whether a set of them determines the answer.

@@ -24,7 +24,7 @@ ANSWERS = ("yes", "no")
 @component("task", "matching")
 @dataclass(frozen=True)
 class MatchingTask(NumberedTask):
-    """Yes/no questions whether two images match, of which only the demonstrations show what must be equal.
+    """Yes/no questions whether two images match; only the demonstrations show what must be equal.
 
     Half of the queries and half of the pool are yes. All queries share the pool, and none of its images belongs to a
     query.

@@ -24,7 +24,7 @@ BOX_QUESTION = "what text is shown in the red box?"
 @component("task", "printed_text")
 @dataclass(frozen=True)
 class PrintedTextTask(BankTask):
-    """Printed words, of which only the demonstrations show whether the one in the red box is asked for or the other.
+    """Printed words; only the demonstrations show whether the question is about the one in the red box or the other.
 
     Both rules are equally frequent, and the pool of a query follows its rule. The options are the image's words in a
     random order, so letters reveal nothing about the rule (chance 1/2). Free answers also test reading.
