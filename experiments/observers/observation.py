@@ -14,9 +14,8 @@ from typing import TYPE_CHECKING, Any
 from experiments.grid.grid import Cell, Grid
 from experiments.observers.base import ObservedState, Observer
 from experiments.store.run_state import describe_metrics
-from experiments.store.store import Store, read_mapping, write_json
+from experiments.store.store import Store, read_mapping, scored_sample, write_json
 from icl.errors import StoreError
-from icl.metrics.base import ScoredSample
 from icl.registry import describe
 from icl.text.json_text import canonical_digest
 
@@ -142,20 +141,10 @@ def _scores(samples: Sequence[Mapping[str, Any]], metrics: Mapping[str, Any]) ->
     for name, metric in metrics.items():
         values: Sequence[float | None] = [sample.get("scores", {}).get(name) for sample in samples]
         if hasattr(metric, "run_level"):
-            values = metric.run_level([_scored(sample, value) for sample, value in zip(samples, values, strict=True)])
+            values = metric.run_level(
+                [scored_sample(sample, value) for sample, value in zip(samples, values, strict=True)]
+            )
         numbers = [float(value) for value in values if value is not None and not math.isnan(value)]
         if numbers:
             means[name] = math.fsum(numbers) / len(numbers)
     return means
-
-
-def _scored(sample: Mapping[str, Any], score: float | None) -> ScoredSample:
-    return ScoredSample(
-        query=sample["query"],
-        score=score,
-        group=sample.get("group") or None,
-        output=sample.get("output", ""),
-        gold=tuple(sample.get("gold", ())),
-        options=tuple(sample.get("options", ())),
-        meta=sample.get("meta", {}),
-    )

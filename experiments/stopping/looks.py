@@ -30,7 +30,7 @@ from experiments.stopping.plan import REMEDY, PlannedComparison, StopPlan
 from experiments.stopping.rule import ComparisonTest, End, LookResult, NaNFromNull, Standing, end_comparisons
 from experiments.store.json_shapes import Shape, check_shape
 from experiments.store.line_tail import LineTail
-from experiments.store.store import Store, read_mapping, write_json
+from experiments.store.store import Store, read_mapping, scored_sample, write_json
 from icl.errors import DamagedFileError
 from icl.metrics.base import RunLevelMetric, ScoredSample
 
@@ -95,20 +95,11 @@ class Samples:
 
     def sample(self, digest: str, query: str) -> ScoredSample:
         """The sample as a run-level metric reads it."""
-        line = self.cells[digest][query]
-        return ScoredSample(
-            query=query,
-            score=self.score(digest, query),
-            group=line.get("group"),
-            output=line.get("output"),
-            gold=tuple(line.get("gold", ())),
-            options=tuple(line.get("options", ())),
-            meta=line.get("meta", {}),
-        )
+        return scored_sample(self.cells[digest][query], self.score(digest, query))
 
     def _part(self, line: Mapping[str, Any]) -> Mapping[str, Any]:
         """What the metric needs of a line."""
-        keys = ("group", "output", "gold", "options", "meta") if self.run_level else ()
+        keys = ("query", "group", "output", "gold", "options", "meta") if self.run_level else ()
         part = {key: line[key] for key in keys if key in line}
         failed = bool(line.get("failed"))
         return part | {"failed": failed, "score": None if failed else line.get("scores", {}).get(self.metric)}
@@ -212,6 +203,19 @@ class Family:
         """The file of a look."""
         return self.folder / f"look-{look:03}.json"
 
+    def has_foreign_looks(self) -> bool:
+        """Whether a look that can be read has comparisons of another plan."""
+        for path in self.folder.glob("look-*.json"):
+            with suppress(DamagedFileError):
+                if not self._is_own(check_shape(Look, read_mapping(path, REMEDY) or {}, path, REMEDY)):
+                    return True
+        return False
+
+    def _is_own(self, look: Look) -> bool:
+        digests = {str(i): one.digest for i, one in enumerate(self.plan.comparisons)}
+        is_own = all(entry.pairs_digest == digests.get(key) for key, entry in look.comparisons.items())
+        return is_own and look.of in (None, self.plan.num_looks)
+
     def _read(self) -> Look | None:
         """The next look, or None if it was not taken.
 
@@ -220,12 +224,12 @@ class Family:
                 or is missing before a later look.
         """
         path = self.path(self.look + 1)
-        content = _read_shaped(path)
-        if content is None:
+        if (node := read_mapping(path, REMEDY)) is None:
             if any(later.name > path.name for later in self.folder.glob("look-*.json")):
                 raise DamagedFileError(f"{path} is missing. {REMEDY}")
             return None
-        if not _is_of_plan(content, self.plan):
+        content = check_shape(Look, node, path, REMEDY)
+        if not self._is_own(content):
             raise DamagedFileError(f"{path} has comparisons of another plan. {REMEDY}")
         for key, entry in content.comparisons.items():
             if entry.sums is not None and len(entry.sums) != entry.clusters - self.clusters[int(key)]:
@@ -378,23 +382,3 @@ def read_plan(family: Path) -> StopPlan:
     if content is None:
         raise DamagedFileError(f"{path} is missing. {REMEDY}")
     return check_shape(StopPlan, content, path, REMEDY)
-
-
-def may_be_of_plan(family: Path, plan: StopPlan) -> bool:
-    """Whether the looks of a family that can be read have the comparisons of a plan."""
-    for path in family.glob("look-*.json"):
-        with suppress(DamagedFileError):
-            content = _read_shaped(path)
-            if content is None or content.of != plan.num_looks or not _is_of_plan(content, plan):
-                return False
-    return True
-
-
-def _read_shaped(path: Path) -> Look | None:
-    content = read_mapping(path, REMEDY)
-    return None if content is None else check_shape(Look, content, path, REMEDY)
-
-
-def _is_of_plan(content: Look, plan: StopPlan) -> bool:
-    digests = {str(i): one.digest for i, one in enumerate(plan.comparisons)}
-    return all(entry.pairs_digest == digests.get(key) for key, entry in content.comparisons.items())

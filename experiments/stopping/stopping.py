@@ -15,7 +15,6 @@ from experiments.stopping.looks import (
     Samples,
     family_folder,
     family_folders,
-    may_be_of_plan,
     read_plan,
 )
 from experiments.stopping.plan import StopPlan, make_stop_plan
@@ -177,7 +176,7 @@ def _read_plans(folders: Sequence[Path], plan: StopPlan, same_rule: bool) -> tup
             damage[folder] = error
     for folder, damaged in damage.items():
         made = _unplanned(plan, list(plans.values()))
-        if not same_rule or len(damage) > 1 or not made.comparisons or not may_be_of_plan(folder, made):
+        if not same_rule or len(damage) > 1 or not made.comparisons or Family(folder, made).has_foreign_looks():
             raise DamagedFileError(f"{damaged} If the config has changed since, undo the change first.")
         write_json(folder / "plan.json", made.model_dump())
         plans[folder] = made
@@ -199,25 +198,15 @@ def _unplanned(plan: StopPlan, plans: Sequence[StopPlan]) -> StopPlan:
 def _check(stored: StopPlan, plan: StopPlan, grid: Grid, folder: Path) -> None:
     """Raises StoreError if the config changes what the stored plan fixed."""
     before, now = (json_round_trip(one.model_dump()) for one in (stored, plan))
-    problems = [
-        *(
-            f"{key} was {had} and is {now['stop'][key]} now ({folder})"
-            for key, had in before["stop"].items()
-            if had != now["stop"][key]
-        ),
-        *(
-            f"the plan has {before[key]} {key}, and now {now[key]} ({folder})"
-            for key in ("looks", "seeds")
-            if before[key] != now[key]
-        ),
-    ]
-    if before["metric_node"] != now["metric_node"]:
-        what = "another metric decides" if before["metric"] != now["metric"] else "the metric has changed"
-        problems.append(f"{what} than in {folder} ({stored.metric}, now {plan.metric})")
+    where, keys = grid.config.where("stop"), ("looks", "seeds", "metric", "metric_node")
+    had, has = ([*node["stop"].items(), *((key, node[key]) for key in keys)] for node in (before, now))
+    for (key, value), (_, new) in zip(had, has, strict=True):
+        if value != new:
+            raise StoreError(f"{where}: {key} was {value} and is {new} now ({folder}). {REMEDY}")
     for task, rows in before["clusters"].items():
-        if now["clusters"].get(task, rows) != rows:
-            had, has = (sum(len(row) - 1 for row in own) for own in (rows, now["clusters"][task]))
-            problems.append(f"task {task} had {had} queries at the first look and has others now ({has})")
-            problems.append("Run other queries alone under another name")
-    if problems:
-        raise StoreError(f"{grid.config.where('stop')}: {'. '.join(problems)}. {REMEDY}")
+        if rows != (others := now["clusters"].get(task, rows)):
+            counts = [sum(len(row) - 1 for row in own) for own in (rows, others)]
+            raise StoreError(
+                f"{where}: task {task} had {counts[0]} queries at the first look and has others now ({counts[1]}). The "
+                "error level is spent on the planned queries. Run the new queries alone under another name."
+            )

@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic_core import from_json
 
 from icl.errors import DamagedFileError, StoreError
+from icl.metrics.base import ScoredSample
 from icl.text.json_text import parse_json
 from icl.types import Sample
 
@@ -445,6 +446,14 @@ def _read_formatted(path: Path, remedy: str) -> dict[str, Any] | None:
             "config again under another name (docs/migration.md)."
         )
     return content
+
+
+def scored_sample(line: Mapping[str, Any], score: float | None) -> ScoredSample:
+    """A sample of the store as a run-level metric reads it. score: None if it failed or has none."""
+    texts = {name: tuple(line.get(name, ())) for name in ("gold", "options")}
+    return ScoredSample(
+        line["query"], score, line.get("group") or None, line.get("output", ""), **texts, meta=line.get("meta", {})
+    )
 
 
 def parse_line(raw: bytes) -> dict[str, Any] | None:

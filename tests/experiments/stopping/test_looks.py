@@ -228,7 +228,7 @@ def test_a_run_level_metric_reads_answers(tmp_path: Path) -> None:
     one, bare = reader.sample("a", "q"), reader.sample("a", "r")
     assert (one.query, one.score, one.group, one.output) == ("q", 1.0, "g", "yes")
     assert (one.gold, one.options, one.meta) == (("no",), ("yes", "no"), {"x": 1})
-    assert (bare.gold, bare.options, bare.meta, bare.output) == ((), (), {}, None)
+    assert (bare.gold, bare.options, bare.meta, bare.output) == ((), (), {}, "")
     short = Samples(Store(tmp_path), "strict")
     short.refresh(["a"])
-    assert short.sample("a", "q").output is None
+    assert short.cells["a"]["q"] == {"failed": False, "score": 1.0}

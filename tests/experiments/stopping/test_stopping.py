@@ -140,8 +140,8 @@ def test_an_arm_that_is_given_up_does_not_hold_up_the_others_and_takes_its_looks
         (["stop={level: 0.1}"], "level was 0.05 and is 0.1 now"),
         (["stop={looks: 10}"], "looks was None and is 10 now"),
         (["stop={futility: null}"], "futility was 0.05 and is None now"),
-        (["seeds=[0,1]"], "the plan has 1 seeds, and now 2"),
-        (["compare.metric=lenient", "metrics=[strict,lenient]"], "another metric decides"),
+        (["seeds=[0,1]"], "seeds was 1 and is 2 now"),
+        (["compare.metric=lenient", "metrics=[strict,lenient]"], "metric was strict and is lenient now"),
         (["stop=null"], "was started with `stop`, which the config lacks now"),
     ],
 )
