@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Any
 from experiments.contexts.contexts import PromptItem
 from experiments.grid.grid import Cell, Grid
 from experiments.running.generation import Answer, SampleRequest
-from experiments.store.finished_index import read_cell_states
 from experiments.store.invocations import Invocation
-from experiments.store.run_state import describe_metrics, json_round_trip
+from experiments.store.run_state import describe_metrics, json_round_trip, read_cell_states
 from experiments.store.store import ROUNDING, Store
 from icl.errors import ComponentError, DataError
 from icl.metrics.base import Metric

@@ -14,7 +14,7 @@ from experiments.contexts.contexts import PromptItem, Retrieval, build_contexts,
 from experiments.grid.grid import Cell, Grid
 from experiments.running.image_store import ImageStore, prefetch_images
 from experiments.stats.formatting import format_count
-from experiments.store.finished_index import FILE
+from experiments.store.run_state import FINISHED_FILE
 from experiments.store.store import Store
 from experiments.terminal.failure_kinds import failure_kind
 from icl.images import Image
@@ -154,7 +154,7 @@ def mend_images(store: Store, grid: Grid, of_samples: Mapping[str, tuple[str, st
                     images.save(image for prompt in prompts for image in prompt.images if image.digest in of_samples)
     images.close()
     if images.problem:  # the next run reads all samples, and tries again
-        (store.folder / FILE).unlink(missing_ok=True)
+        (store.folder / FINISHED_FILE).unlink(missing_ok=True)
     if not images.problem and len(images.digests) == before:
         return ""
     count = format_count(len(images.digests) - before, "image")

@@ -8,8 +8,7 @@ import pytest
 
 from experiments.config.config import load_config
 from experiments.grid.grid import Grid, expand
-from experiments.store.finished_index import FILE
-from experiments.store.run_state import RunState, load_run_state, write_cells
+from experiments.store.run_state import FINISHED_FILE, RunState, load_run_state, write_cells
 from experiments.store.store import SampleWriter, Store
 from icl.types import Sample
 
@@ -46,7 +45,7 @@ def _append(store: Store, grid: Grid, *queries: str, failed: str | None = None) 
 
 
 def _from_lines(store: Store, grid: Grid) -> RunState:
-    (store.folder / FILE).unlink(missing_ok=True)
+    (store.folder / FINISHED_FILE).unlink(missing_ok=True)
     return load_run_state(store, grid)
 
 
@@ -113,14 +112,14 @@ def test_damaged_lines_are_reported_each_time(store: Store, grid: Grid) -> None:
 )
 def test_a_damaged_index_is_made_again(store: Store, grid: Grid, content: str) -> None:
     expected = _from_lines(store, grid)
-    index = (store.folder / FILE).read_text()
-    (store.folder / FILE).write_text(content)
+    index = (store.folder / FINISHED_FILE).read_text()
+    (store.folder / FINISHED_FILE).write_text(content)
     assert load_run_state(store, grid) == expected
-    assert json.loads((store.folder / FILE).read_text()) == json.loads(index)
+    assert json.loads((store.folder / FINISHED_FILE).read_text()) == json.loads(index)
 
 
 def test_the_index_of_another_version_is_not_used(store: Store, grid: Grid, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("experiments.store.finished_index.__version__", "0.0")
+    monkeypatch.setattr("experiments.store.run_state.__version__", "0.0")
     read: list[str] = []
     lines = Store.lines
     monkeypatch.setattr(Store, "lines", lambda self, digest, *more: read.append(digest) or lines(self, digest, *more))
@@ -133,7 +132,7 @@ def test_a_share_of_the_cells_keeps_the_entries_of_the_others(store: Store, grid
 
     _append(store, grid, _names(grid)[4])
     load_run_state(store, replace(grid, cells=grid.cells[:1]), grid)
-    assert set(json.loads((store.folder / FILE).read_text())) == {cell.digest for cell in grid.cells}
+    assert set(json.loads((store.folder / FINISHED_FILE).read_text())) == {cell.digest for cell in grid.cells}
 
 
 def test_a_folder_that_cannot_be_written_is_read(store: Store, grid: Grid, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,6 +140,6 @@ def test_a_folder_that_cannot_be_written_is_read(store: Store, grid: Grid, monke
         raise PermissionError(13, "Permission denied")
 
     expected = _from_lines(store, grid)
-    (store.folder / FILE).unlink()
+    (store.folder / FINISHED_FILE).unlink()
     monkeypatch.setattr(os, "fsync", refuse)
     assert load_run_state(store, grid) == expected
