@@ -9,7 +9,7 @@ import typer
 
 from experiments.cli.completion import complete_config
 from experiments.cli.main import INTERRUPTED
-from icl.errors import ICLError, StoreError, strip_control_characters
+from icl.errors import ConfigError, ICLError, StoreError, strip_control_characters
 
 if TYPE_CHECKING:
     from experiments.config.config import Config
@@ -32,17 +32,26 @@ def command(
     limit: Annotated[
         int | None, typer.Option(min=1, help="the first N queries of each task, in this process", show_default=False)
     ] = None,
+    shard: Annotated[
+        str, typer.Option(metavar="I/N", help="part I of N, beside other processes in the same folder")
+    ] = "",
 ) -> None:
     """Running the command again reuses all results and computes only missing samples.
 
     With --limit, pool and demonstrations are the same as in the whole run. Without it, the same command reuses the
     samples.
 
+    With --shard 1/4 to 4/4, four processes, on any machines that see the folder, compute a part each. Start a part
+    again if its process died. Then the same command without --shard merges the parts and prints the table.
+
     Exit status: 0 if all samples are present (or jobs were submitted), 1 if samples failed, or are missing because a
     worker died or an arm was given up (its first samples all failed), 2 if the run could not start, 130 after Ctrl-C.
     """
     try:
-        _run(file, overrides or [], runs, quiet, fork=fork, limit=limit)
+        if shard:
+            _run_shard(file, overrides or [], runs, shard, is_alone=not (fork or limit))
+        else:
+            _run(file, overrides or [], runs, quiet, fork=fork, limit=limit)
     except KeyboardInterrupt:
         print("stopped. Finished samples are stored; run the same command to continue.", file=sys.stderr)
         raise typer.Exit(INTERRUPTED) from None
@@ -57,6 +66,20 @@ def _run(file: Path, overrides: list[str], runs: Path, quiet: bool, *, fork: boo
     if os.path.isdir(folder):  # unlike `Path.is_dir`, no error for a name that is too long
         refuse_imported(folder, Store(folder).read_run() or {})
     run_config(load_config(file, overrides), runs, quiet, fork, limit=limit)
+
+
+def _run_shard(file: Path, overrides: list[str], runs: Path, shard: str, is_alone: bool) -> None:
+    from experiments.config.config import load_config
+    from experiments.launch.worker import run_shard
+
+    index, _, count = shard.partition("/")
+    if not (index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count)):
+        raise ConfigError(f"--shard must be a part and the number of parts, from 1/4 to 4/4, not {shard!r}.")
+    if not is_alone:
+        raise ConfigError("--shard computes a part of a whole run. Leave out --fork and --limit.")
+    if run_shard(load_config(file, overrides), runs, int(index), int(count)):
+        raise typer.Exit(1)
+    print(f"shard {shard} is finished. After all have ended, run the command without --shard to print the table.")
 
 
 def run_config(config: "Config", runs: Path, quiet: bool, fork: bool = False, *, limit: int | None = None) -> None:

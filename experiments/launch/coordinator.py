@@ -1,4 +1,4 @@
-"""The process that runs a grid with several workers: it shares the work out, follows the workers and merges the files.
+"""The process that runs a grid with several workers: it starts them, follows them and merges their files.
 
 It plans as any run does and loads no model. When the workers have ended, their counters become one session of
 run.json, and each cell's files become one file. If this process dies, nothing is lost. The same command follows
@@ -14,15 +14,14 @@ from typing import Any
 from experiments.grid.grid import Grid
 from experiments.launch.base import Launcher, WorkerGroup, WorkerStatus
 from experiments.launch.launch_files import Launch, is_alive, live_workers
-from experiments.launch.sample_counter import SampleCounter
-from experiments.launch.shares import shares
+from experiments.launch.watch import SampleCounter
 from experiments.observers.observation import Observation
 from experiments.running.run_session import describe_grid, sum_counters
-from experiments.stopping.stopping import Stopping, open_stopping
+from experiments.stopping.stopping import open_stopping
 from experiments.store.invocations import now
-from experiments.store.run_state import RunState, json_round_trip, load_run_state
+from experiments.store.run_state import RunState, json_round_trip, load_run_state, write_cells
 from experiments.store.store import Store
-from experiments.terminal.progress import Progress
+from experiments.terminal.progress import Progress, SilentProgress
 from icl.errors import StoreError
 from icl.registry import build, describe
 
@@ -42,13 +41,7 @@ LOG_LINES = 15
 
 
 def launch_workers(
-    store: Store,
-    grid: Grid,
-    work: RunState,
-    progress: Progress,
-    *,
-    stopping: Stopping,
-    observation: Observation,
+    store: Store, grid: Grid, work: RunState, progress: Progress, observation: Observation
 ) -> dict[str, Any]:
     """Starts workers for the missing samples and follows them to their end, if the launcher waits.
 
@@ -58,7 +51,7 @@ def launch_workers(
     Raises:
         PlanError: The launcher cannot start the workers. No files of the launch are left.
     """
-    launch, group = start_workers(store, grid, work, stopping)
+    launch, group = start_workers(store, grid, work)
     if not grid.launcher.wait:
         _update_session(store, launch, {"state": "submitted"})
         return _outcome(work, jobs=tuple(group.jobs.values()))
@@ -66,18 +59,11 @@ def launch_workers(
     return _follow_to_end(store, grid, work, launch, group, progress=progress, observation=observation)
 
 
-def start_workers(
-    store: Store, grid: Grid, work: RunState, stopping: Stopping | None = None
-) -> tuple[Launch, WorkerGroup]:
-    """Writes the shares of the missing samples and starts the workers. Raises PlanError if they cannot be started."""
+def start_workers(store: Store, grid: Grid, work: RunState) -> tuple[Launch, WorkerGroup]:
+    """Starts workers for the missing samples. Raises PlanError if they cannot be started."""
     launcher = grid.launcher
-    parts = shares(grid, work.missing, launcher.workers, stopping.blocks() if stopping else ())
-    cells = [cell.digest for cell in grid.cells]
-    launch = Launch.new(store.folder, json_round_trip(describe(launcher)), len(parts), cells)
-    for worker, blocks in zip(launch.workers, parts, strict=True):
-        launch.write_share(worker, [block.to_dict() for block in blocks], grid.config.document)
-    launch.write()
-    _begin_session(store, grid, launch)
+    missing = {(id(cell.task), query) for cell in grid.cells for query in work.missing[cell.digest]}
+    launch = _begin_launch(store, grid, json_round_trip(describe(launcher)), min(launcher.workers, len(missing)))
     try:
         group = launcher.start(launch)
     except BaseException:
@@ -87,7 +73,35 @@ def start_workers(
     return launch.with_jobs(group.jobs), group
 
 
-def find_earlier_launch(store: Store, grid: Grid, progress: Progress) -> "tuple[Launch, WorkerGroup] | None":
+def join_launch(store: Store, grid: Grid, count: int) -> Launch:
+    """The launch of `count` shards that are started by hand: that of an earlier shard, or a new one.
+
+    Raises:
+        StoreError: Workers of another launch are alive.
+    """
+    launch = Launch.read(store.folder)
+    if launch is not None and not launch.launcher and len(launch.workers) == count and _has_same_cells(launch, grid):
+        return launch
+    find_earlier_launch(store, grid, SilentProgress(), can_follow=False)
+    load_run_state(store, grid)  # refuses the folder of another experiment
+    open_stopping(store, grid)  # plans the looks before the first sample
+    write_cells(store, grid)
+    return _begin_launch(store, grid, {}, count)
+
+
+def _begin_launch(store: Store, grid: Grid, launcher: Mapping[str, Any], count: int) -> Launch:
+    """Writes the files of a new launch, and adds a session to run.json, as one call of the runner does."""
+    launch = Launch.new(store.folder, launcher, count, [cell.digest for cell in grid.cells], grid.config.document)
+    launch.write()
+    session = {"start": now(), "state": "running", "launch": launch.id, "launcher": dict(launcher)}
+    sessions = [*(store.read_run() or {}).get("sessions", []), session]
+    store.write_run({"name": store.folder.name, **describe_grid(store, grid), "sessions": sessions})
+    return launch
+
+
+def find_earlier_launch(
+    store: Store, grid: Grid, progress: Progress, can_follow: bool = True
+) -> "tuple[Launch, WorkerGroup] | None":
     """The live workers of an earlier launch of the same command. Files of dead workers are merged.
 
     Raises:
@@ -96,21 +110,22 @@ def find_earlier_launch(store: Store, grid: Grid, progress: Progress) -> "tuple[
     launch = Launch.read(store.folder)
     if launch is None:
         return None
-    group = _launcher(launch, grid).reattach(launch)
+    group = _launcher(launch, grid).reattach(launch) if launch.launcher else None
     jobs = group.poll() if group is not None else {}
     live = [worker for worker, job in jobs.items() if job.state != "ended"] or live_workers(launch)
     if not live:
         _report_dead(launch, jobs, progress)
         finish_launch(store, grid, launch, "finished" if _all_finished(launch) else "stopped")
         return None
-    if group is not None and jobs and _is_same_command(launch, grid):
+    is_same_command = _has_same_cells(launch, grid) and _is_same_launcher(launch, grid)
+    if can_follow and group is not None and jobs and is_same_command:
         return launch, group
     names = ", ".join(launch.jobs.get(worker, worker) for worker in live)
     cancel = group.cancel_command if group is not None else ""
     remedy = f", or end them first ({cancel})." if cancel else ", or use another name."
     raise StoreError(
-        f"{store.folder} is being run by {len(live)} workers of launcher={launch.launcher.get('name', '?')} since "
-        f"{launch.since} (jobs {names}). Wait for them (icl watch {store.folder}){remedy}"
+        f"{store.folder} is being run by {len(live)} workers of {_name(launch)} since {launch.since} (jobs {names}). "
+        f"Wait for them (icl watch {store.folder}){remedy}"
     )
 
 
@@ -170,7 +185,6 @@ def _wait_until_ended(
     counter: SampleCounter, launch: Launch, group: WorkerGroup, progress: Progress, on_cell: Callable[[str], None]
 ) -> Mapping[str, WorkerStatus]:
     """Reports samples as they are written, until no worker is left. Returns how each job ended."""
-    done, cells = counter.done, set(counter.finished_cells)
     is_remote = launch.launcher.get("name") != "local"  # a worker may be on another machine, whose files come late
     poll_every, file_delay = (CLUSTER_POLL_SECONDS, FILE_DELAY_SECONDS) if is_remote else (0.0, 0.0)
     polled = -poll_every
@@ -180,17 +194,8 @@ def _wait_until_ended(
         if time.monotonic() - polled >= poll_every or all(map(_has_ended, states.values())):
             jobs, polled = group.poll(), time.monotonic()
             ended_at = {w: ended_at.get(w, polled) for w, job in jobs.items() if job.state == "ended"}
-        for sample, reason in counter.poll():
-            progress.failed(sample, reason)
-        alive = sum(is_alive(state) for state in states.values())
-        progress.suffix = f"{alive} of {len(launch.workers)} workers"
-        if counter.done > done:
-            progress.advance(counter.done - done)
-            done = counter.done
-        for digest in [digest for digest in counter.finished_cells if digest not in cells]:
-            cells.add(digest)
-            progress.cell_finished()
-            on_cell(digest)
+        counter.report(progress, on_cell)
+        progress.suffix = f"{sum(map(is_alive, states.values()))} of {len(launch.workers)} workers"
         deadline = time.monotonic() - file_delay
         if all(
             _is_finished(state) or (w in ended_at and (_has_ended(state) or ended_at[w] <= deadline))
@@ -218,7 +223,7 @@ def _outcome(work: RunState, jobs: tuple[str, ...] = ()) -> dict[str, Any]:
 
 
 def _report_dead(launch: Launch, jobs: Mapping[str, WorkerStatus], progress: Progress) -> None:
-    for message in dict.fromkeys(death_messages(launch, jobs)):
+    for message in dict.fromkeys(death_messages(launch, jobs)) if launch.launcher else ():
         progress.note(message)
 
 
@@ -248,8 +253,12 @@ def _log_end(log: Path | None) -> str:
     return f" The end of {log}:\n{end}" if end else f" Its log is empty: {log}."
 
 
-def _is_same_command(launch: Launch, grid: Grid) -> bool:
-    return set(launch.cells) == {cell.digest for cell in grid.cells} and _is_same_launcher(launch, grid)
+def _has_same_cells(launch: Launch, grid: Grid) -> bool:
+    return set(launch.cells) == {cell.digest for cell in grid.cells}
+
+
+def _name(launch: Launch) -> str:
+    return f"launcher={launch.launcher.get('name', '?')}" if launch.launcher else f"--shard i/{len(launch.workers)}"
 
 
 def _is_same_launcher(launch: Launch, grid: Grid) -> bool:
@@ -269,14 +278,6 @@ def _launcher(launch: Launch, grid: Grid) -> Launcher:
     node = {key: value for key, value in launch.launcher.items() if key != "code"}
     launcher: Launcher = build("launcher", node, str(path))
     return launcher
-
-
-def _begin_session(store: Store, grid: Grid, launch: Launch) -> None:
-    """Adds a session to run.json, as one call of the runner does."""
-    previous = store.read_run() or {}
-    session = {"start": now(), "state": "running", "launch": launch.id, "launcher": dict(launch.launcher)}
-    sessions = [*previous.get("sessions", []), session]
-    store.write_run({"name": store.folder.name, **describe_grid(store, grid), "sessions": sessions})
 
 
 def _update_session(store: Store, launch: Launch, fields: Mapping[str, Any]) -> None:

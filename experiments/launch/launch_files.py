@@ -1,10 +1,9 @@
 """The files of a launch, in the run directory next to the samples.
 
-    launch/launch.json           the launcher, its jobs and the cells; a worker without this file does nothing
-    launch/<worker>.share.json   what one worker computes, and the config as it was at the launch
-    launch/<worker>.json         the worker's state and counters, written every few seconds
-    launch/<worker>.lock         locked by the worker as long as it lives (a lock of the operating system)
-    launch/logs/                 output of the workers and of the cluster
+    launch/launch.json     the launcher, its jobs, the config and its cells; a worker without this file does nothing
+    launch/<worker>.json   the worker's state and counters, written every few seconds
+    launch/<worker>.lock   locked by the worker as long as it lives (a lock of the operating system)
+    launch/logs/           output of the workers and of the cluster
 
 Each worker writes samples to `cells/<digest>/<worker>.jsonl`. The end of the launch merges these files.
 """
@@ -36,16 +35,18 @@ LOCK_TIMEOUT = 10.0
 
 @dataclass(frozen=True)
 class Launch:
-    """One launch: workers that share the missing samples of a run.
+    """One launch: worker number i of n computes shard i/n of a run.
 
     Attributes:
         folder: The run directory.
         id: Different for each launch of a run.
-        launcher: The canonical node of the launcher.
+        launcher: The canonical node of the launcher; empty if the shards are started by hand (`icl run --shard i/n`).
         workers: Names of the workers.
         cells: Digests of the grid's cells.
         since: Local time of the launch.
         jobs: Worker -> name of its job (a process id, a number of a cluster's job).
+        config: What a worker needs to load the same components: the content of the config file, its name and folder,
+            the current folder and `sys.path`.
     """
 
     folder: Path
@@ -55,12 +56,25 @@ class Launch:
     cells: tuple[str, ...]
     since: str = ""
     jobs: Mapping[str, str] = field(default_factory=dict)
+    config: Mapping[str, Any] = field(default_factory=dict)
 
     @staticmethod
-    def new(folder: Path, launcher: Mapping[str, Any], count: int, cells: Sequence[str]) -> "Launch":
+    def new(
+        folder: Path, launcher: Mapping[str, Any], count: int, cells: Sequence[str], document: Document | None = None
+    ) -> "Launch":
         name = f"{time.time_ns() // 10**6:x}"
         workers = tuple(f"{name}-{i + 1}" for i in range(count))
-        return Launch(folder, name, launcher, workers, tuple(cells), time.strftime("%Y-%m-%d %H:%M:%S"))
+        launch = Launch(folder, name, launcher, workers, tuple(cells), time.strftime("%Y-%m-%d %H:%M:%S"))
+        if document is None:
+            return launch
+        config = {
+            "name": document.name,
+            "folder": str(document.folder),
+            "data": config_nodes(document.data),
+            "cwd": str(Path.cwd()),
+            "path": [str(Path(entry or ".").absolute()) for entry in sys.path],
+        }
+        return replace(launch, config=config)
 
     @staticmethod
     def read(folder: Path) -> "Launch | None":
@@ -78,6 +92,7 @@ class Launch:
                 cells=tuple(content["cells"]),
                 since=content["since"],
                 jobs=content["jobs"],
+                config=content.get("config", {}),
             )
         except (KeyError, TypeError) as error:
             raise StoreError(f"{path} is damaged ({error!r}). Remove it if no job of this run is left.") from error
@@ -87,7 +102,7 @@ class Launch:
         return launch_folder(self.folder) / "logs"
 
     def write(self) -> None:
-        keys = ("id", "launcher", "workers", "cells", "since", "jobs")
+        keys = ("id", "launcher", "workers", "cells", "since", "jobs", "config")
         write_json(launch_folder(self.folder) / "launch.json", {key: getattr(self, key) for key in keys})
 
     def with_jobs(self, jobs: Mapping[str, str]) -> "Launch":
@@ -95,17 +110,6 @@ class Launch:
         launch = replace(self, jobs=dict(jobs))
         launch.write()
         return launch
-
-    def write_share(self, worker: str, blocks: Sequence[Mapping[str, Any]], document: Document) -> None:
-        """Writes what a worker computes, with what it needs to load the same components."""
-        share = {
-            "blocks": blocks,
-            "config": {"name": document.name, "folder": str(document.folder), "data": config_nodes(document.data)},
-            "place": str(Path.cwd()),
-            "path": [str(Path(entry or ".").absolute()) for entry in sys.path],
-            "workers": len(self.workers),
-        }
-        write_json(launch_folder(self.folder) / f"{worker}.share.json", share)
 
     def state(self, worker: str) -> dict[str, Any]:
         """The state that a worker has written last; empty before its start."""
@@ -120,20 +124,13 @@ class Launch:
         if (read_json(path) or {}).get("id", self.id) == self.id:
             path.unlink(missing_ok=True)
         for worker in self.workers:
-            for suffix in ("share.json", "json", "lock"):
+            for suffix in ("json", "lock"):
                 (launch_folder(self.folder) / f"{worker}.{suffix}").unlink(missing_ok=True)
 
 
 def launch_folder(folder: Path) -> Path:
     """The folder of launch files in a run directory."""
     return folder / "launch"
-
-
-def read_share(folder: Path, worker: str) -> dict[str, Any] | None:
-    """What a worker computes; None if its launch was given up."""
-    launch = Launch.read(folder)
-    is_current = launch is not None and worker in launch.workers
-    return read_json(launch_folder(folder) / f"{worker}.share.json") if is_current else None
 
 
 @contextmanager

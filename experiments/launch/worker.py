@@ -1,7 +1,12 @@
-"""One worker of a launch: computes its share of the grid into its own files and writes its state.
+"""One worker of a launch: computes its shard of the grid into its own files and writes its state.
 
-It reads its share and the config from the run directory and works as a run in one process does. If it is stopped, it
-keeps what it has finished. The same worker started again computes the rest of its share.
+Shard i/n has every n-th query of a model, with all arms, shots and seeds: each of its prompts is prefilled once and
+each image encoded once. With several models, few workers load each model.
+
+    models A and B, three workers      1: A q1 q4 q2 q5     2: A q3 q6, B q1 q4     3: B q2 q5 q3 q6
+
+A worker reads the config from the run directory and works as a run in one process does. If it is stopped, it keeps what
+it has finished. The same worker started again computes the rest of its shard.
 """
 
 import os
@@ -17,28 +22,57 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from experiments.config.config import parse_config
+from experiments.config.config import Config, parse_config
 from experiments.config.yaml_document import Document
 from experiments.grid.grid import Grid, expand
 from experiments.launch import launch_files as files
+from experiments.launch.coordinator import join_launch
+from experiments.running.run import expand_checked
 from experiments.running.run_session import CostLog, sum_counters
 from experiments.running.runner import Runner
 from experiments.stopping.stopping import open_stopping
 from experiments.store.invocations import Invocation, now
+from experiments.store.lock import write_lock
 from experiments.store.run_state import RunState, load_run_state
 from experiments.store.store import Store, write_json
 from experiments.terminal.progress import LineProgress
 from icl.errors import ICLError, StoreError
 
-SHARE_TIMEOUT = 5.0
-"""Seconds that a worker waits for its share. On a slow network disk the file may come later than the job."""
+LAUNCH_TIMEOUT = 5.0
+"""Seconds that a worker waits for the file of its launch, which may come later than the job on a slow network disk."""
+
+JOIN_TIMEOUT = 30.0
+"""Seconds that a shard waits while others join the same launch."""
 
 OnStart = Callable[["WorkerSession"], None]
 """Called with the session of a worker before it loads anything."""
 
 
+def run_shard(config: Config, runs: Path, index: int, count: int) -> str:
+    """Computes shard `index` of `count` of a config in the folder `runs` / its name, beside the other shards.
+
+    Args:
+        config: The config, the same for all shards.
+        runs: The folder of run directories.
+        index: From 1 to `count`.
+        count: The number of shards.
+
+    Returns:
+        Why the shard did not finish, in a sentence; '' if it did.
+
+    Raises:
+        ICLError: The run cannot start. StoreError: another process computes this shard, the whole run, or other shards.
+    """
+    grid = expand_checked(config)
+    folder = runs / config.name
+    with write_lock(folder, JOIN_TIMEOUT):
+        launch = join_launch(Store(folder), grid, count)
+    with interrupt_on(signal.SIGTERM):
+        return run_worker(str(folder), launch.workers[index - 1], str(os.getpid()))
+
+
 def run_worker(run: str, worker: str, job: str = "", on_start: OnStart | None = None) -> str:
-    """Computes a worker's share.
+    """Computes a worker's shard.
 
     Args:
         run: The run directory.
@@ -47,89 +81,88 @@ def run_worker(run: str, worker: str, job: str = "", on_start: OnStart | None = 
         on_start: Called with the worker's session before anything is loaded.
 
     Returns:
-        Why the worker did not finish its share, in a sentence; '' if it did.
+        Why the worker did not finish its shard, in a sentence; '' if it did.
 
     Raises:
         StoreError: Another process is the same worker.
     """
     folder = Path(run).absolute()
-    given_up = f"{folder}: the launch of worker {worker} was given up. Nothing is done."
-    if (share := _wait_for_share(folder, worker)) is None:
-        print(given_up, file=sys.stderr)
-        return given_up
-    with files.worker_lock(folder, worker):
-        if files.read_share(folder, worker) is None:
-            print(given_up, file=sys.stderr)
-            return given_up
-        return _run_share(folder, worker, job, share, on_start)
-
-
-def _wait_for_share(folder: Path, worker: str) -> dict[str, Any] | None:
-    deadline = time.monotonic() + SHARE_TIMEOUT
-    while (share := files.read_share(folder, worker)) is None and time.monotonic() < deadline:
+    deadline = time.monotonic() + LAUNCH_TIMEOUT
+    while not _is_current(folder, worker) and time.monotonic() < deadline:
         time.sleep(0.2)
-    return share
+    if _is_current(folder, worker):
+        with files.worker_lock(folder, worker):
+            launch = files.Launch.read(folder)
+            if launch is not None and worker in launch.workers:
+                return _run_session(launch, worker, job, on_start)
+    given_up = f"{folder}: the launch of worker {worker} was given up. Nothing is done."
+    print(given_up, file=sys.stderr)
+    return given_up
 
 
-def _run_share(folder: Path, worker: str, job: str, share: Mapping[str, Any], on_start: OnStart | None) -> str:
-    os.chdir(share["place"])
-    sys.path += [entry for entry in share["path"] if entry not in sys.path]
+def _is_current(folder: Path, worker: str) -> bool:
+    launch = files.Launch.read(folder)
+    return launch is not None and worker in launch.workers
+
+
+def _run_session(launch: files.Launch, worker: str, job: str, on_start: OnStart | None) -> str:
+    os.chdir(launch.config["cwd"])
+    sys.path += [entry for entry in launch.config["path"] if entry not in sys.path]
     try:
-        with WorkerSession(folder, worker, job) as session:
+        with WorkerSession(launch.folder, worker, job) as session:
             if on_start is not None:
                 on_start(session)
-            _compute(session, share)
+            _compute(session, launch)
     except ICLError as error:
         print(error, file=sys.stderr)
         return str(error)
     return ""
 
 
-def _compute(session: "WorkerSession", share: Mapping[str, Any]) -> None:
-    document = share["config"]
-    grid = expand(parse_config(Document(document["name"], Path(document["folder"]), document["data"])))
-    stopping = open_stopping(session.store, grid, may_write=False)
-    grid, work = restrict_grid(grid, session.store, share["blocks"])
-    if work.left:
-        runner = Runner(
-            grid,
-            session.store,
-            work,
-            LineProgress(out=sys.stderr),
-            session,
-            worker=session.worker,
-            num_workers=share["workers"],
-            stopping=stopping,
-        )
-        runner.run()
-
-
-def restrict_grid(grid: Grid, store: Store, blocks: list[Mapping[str, Any]]) -> tuple[Grid, RunState]:
-    """The cells of a share, and the samples of the share that are missing.
-
-    Raises:
-        StoreError: Cells or queries of the share are not in the grid any more.
-    """
-    queries: dict[str, set[str]] = {}
-    for block in blocks:
-        for digest in block["cells"]:
-            queries.setdefault(digest, set()).update(block["queries"])
-    share = replace(grid, cells=tuple(cell for cell in grid.cells if cell.digest in queries))
-    lost_cells = len(queries) - len(share.cells)
-    query_ids = {id(task): {query.id for query in task.queries} for task in share.tasks}
-    lost_queries = set().union(*(queries[cell.digest] - query_ids[id(cell.task)] for cell in share.cells))
-    if lost_cells or lost_queries:
-        lost = f"{lost_cells} cells" if lost_cells else f"{len(lost_queries)} queries"
+def _compute(session: "WorkerSession", launch: files.Launch) -> None:
+    config = launch.config
+    grid = expand(parse_config(Document(config["name"], Path(config["folder"]), config["data"])))
+    if {cell.digest for cell in grid.cells} != set(launch.cells):
         raise StoreError(
-            f"{store.folder}: {lost} of this share are not part of the current experiment: code, data or a checkpoint "
-            "changed after the launch. Run the same command again."
+            f"{launch.folder}: code, data or a checkpoint of the experiment changed after the launch. Run the same "
+            "command again."
         )
-    work = load_run_state(store, share, grid)
+    stopping = open_stopping(session.store, grid, may_write=False)
+    count = len(launch.workers)
+    part, work = restrict_grid(grid, session.store, shard(grid, launch.workers.index(session.worker) + 1, count))
+    stopping.restrict(work)
+    if work.left:
+        progress = LineProgress(out=sys.stderr)
+        Runner(
+            part, session.store, work, progress, session, worker=session.worker, num_workers=count, stopping=stopping
+        ).run()
+
+
+def shard(grid: Grid, index: int, count: int) -> dict[str, set[str]]:
+    """Cell digest -> ids of the queries of shard `index` (from 1) of `count`. All shards together are the grid."""
+    items = []
+    for model in grid.models:
+        of_model = []
+        for task in grid.tasks:
+            digests = [cell.digest for cell in grid.cells if cell.model is model and cell.task is task]
+            of_model += [(digests, query.id) for query in task.queries if digests]
+        items += [item for start in range(count) for item in of_model[start::count]]
+    queries: dict[str, set[str]] = {}
+    for digests, query in items[len(items) * (index - 1) // count : len(items) * index // count]:
+        for digest in digests:
+            queries.setdefault(digest, set()).add(query)
+    return queries
+
+
+def restrict_grid(grid: Grid, store: Store, queries: Mapping[str, set[str]]) -> tuple[Grid, RunState]:
+    """The cells of a shard, and its missing samples. queries: see `shard`."""
+    part = replace(grid, cells=tuple(cell for cell in grid.cells if cell.digest in queries))
+    work = load_run_state(store, part, grid)
     for digest, ids in queries.items():
         work.missing[digest] &= ids
     work.total = sum(map(len, queries.values()))
     work.present = work.total - sum(map(len, work.missing.values()))
-    return share, work
+    return part, work
 
 
 class WorkerSession(CostLog):

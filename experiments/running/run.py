@@ -54,12 +54,7 @@ def run(
     """
     progress = progress or SilentProgress()
     observation = observation or Observation(None)
-    grid = expand(config)
-    grid.check_surroundings()
-    check_requirements(grid)
-    check_sizes(grid)
-    check_data(grid)
-    check_judges(grid)
+    grid = expand_checked(config)
     check_limit(grid, limit)
     folder = next_free_folder(runs / config.name) if fork else runs / config.name
     with write_lock(folder):
@@ -69,6 +64,17 @@ def run(
         if not outcome.jobs:
             judge_answers(store, grid, invocation, progress)
         return outcome
+
+
+def expand_checked(config: Config) -> Grid:
+    """The grid of a config, after every check that needs no model. Raises ICLError."""
+    grid = expand(config)
+    grid.check_surroundings()
+    check_requirements(grid)
+    check_sizes(grid)
+    check_data(grid)
+    check_judges(grid)
+    return grid
 
 
 def check_limit(grid: Grid, limit: int | None) -> None:
@@ -118,11 +124,8 @@ def _compute_missing(
         progress.note(warning)
     if grid.launcher.workers and limit is None:
         logger.info("%s: %d samples are missing; workers share them", store.folder, work.left)
-        outcome = RunOutcome(
-            store.folder,
-            **launch_workers(store, grid, work, progress, stopping=stopping, observation=observation),
-            warnings=grid.warnings,
-        )
+        fields = launch_workers(store, grid, work, progress, observation)
+        outcome = RunOutcome(store.folder, **fields, warnings=grid.warnings)
     else:
         from experiments.running.runner import Runner  # a finished run does not need it
 

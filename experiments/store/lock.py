@@ -13,7 +13,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from experiments.store.network_locks import local_locks
 from icl.errors import StoreError
 
 PROBE_SECONDS = 0.2
@@ -27,8 +26,12 @@ READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 @contextmanager
-def write_lock(folder: Path) -> Iterator[None]:
+def write_lock(folder: Path, timeout: float = PROBE_SECONDS) -> Iterator[None]:
     """Locks the run directory.
+
+    Args:
+        folder: The run directory, which is made if it does not exist.
+        timeout: Seconds to wait while another process has the lock.
 
     Raises:
         StoreError: Another process has the lock, or the folder cannot be written or has no locks.
@@ -42,16 +45,11 @@ def write_lock(folder: Path) -> Iterator[None]:
     holder = folder / ".holder.json"
     lock = FileLock(folder / ".lock")
     try:
-        lock.acquire(timeout=PROBE_SECONDS, poll_interval=PROBE_SECONDS / 10)
+        lock.acquire(timeout=timeout, poll_interval=PROBE_SECONDS / 10)
     except Timeout as error:
         raise StoreError(f"{folder} is being run by {_holder(holder)}. Wait for it, or use another name.") from error
     except OSError as error:
         raise StoreError(_describe_error(folder, error)) from error
-    try:
-        _check_other_machines(folder, holder)
-    except StoreError:
-        lock.release()
-        raise
     try:
         since = time.strftime("%Y-%m-%d %H:%M:%S")
         with suppress(OSError):  # a finished run on a full disk is still displayed
@@ -71,17 +69,6 @@ def _describe_error(folder: Path, error: OSError) -> str:
     return (
         f"the file system of {folder} has no locks ({reason}), so two processes could write one run. Mount it with "
         "locks (NFS: without nolock, or version 4), or use --runs with a folder elsewhere."
-    )
-
-
-def _check_other_machines(folder: Path, holder: Path) -> None:
-    """Raise StoreError if a process of another machine has the run, where locks do not hold between machines."""
-    machine = _machine(folder)
-    if machine in ("", platform.node()) or not (kind := local_locks(folder)):
-        return
-    raise StoreError(
-        f"{folder} is being run by {_holder(holder)}, or was when that process died: locks do not hold between "
-        f"machines here ({kind}). If it is dead, remove {holder}."
     )
 
 

@@ -12,8 +12,7 @@ from launched import files, lines, until
 from slurm_cluster import Cluster
 
 from experiments.launch.launch_files import Launch
-from experiments.launch.slurm import Slurm, minutes
-from experiments.launch.slurm_jobs import task_environment, task_numbers
+from experiments.launch.slurm import Slurm, minutes, task_environment, task_numbers
 from experiments.launch.watch import MAX_IDLE_POLLS, POLL_SECONDS, RunWatcher
 from experiments.results.loaded_run import load_run
 from icl.errors import ConfigError, PlanError

@@ -12,8 +12,9 @@ import pytest
 from launched import lines, until
 
 from experiments.launch.launch_files import HEARTBEAT_TIMEOUT, Launch
-from experiments.launch.watch import RunWatcher
+from experiments.launch.watch import RunWatcher, SampleCounter
 from experiments.store.lock import write_lock
+from experiments.store.store import Store
 from experiments.terminal.progress import SilentProgress
 from icl.errors import StoreError
 
@@ -212,3 +213,71 @@ def test_another_config_of_the_same_run_is_noticed(go: Go) -> None:
 def test_a_folder_without_a_run_is_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match=r"is not a run directory \(no run\.json\)"):
         RunWatcher(tmp_path)
+
+
+A, B = "a" * 16, "b" * 16
+
+
+def line(query: str, cell: str = A, failed: str = "") -> str:
+    sample = {"cell": cell, "query": query, "seed": 0, "output": "x"}
+    return json.dumps({**sample, "failed": failed} if failed else sample) + "\n"
+
+
+def put(folder: Path, text: str, cell: str = A, worker: str = "0") -> None:
+    path = folder / "cells" / cell / f"{worker}.jsonl"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        file.write(text)
+
+
+def test_new_samples_are_counted_and_each_query_once(tmp_path: Path) -> None:
+    counter = SampleCounter(Store(tmp_path), [(A, 3), (B, 1)], None)
+    assert (counter.poll(), counter.done, counter.samples, len(counter.finished_cells)) == ([], 0, 4, 0)
+    put(tmp_path, line("q1") + line("q2"))
+    put(tmp_path, line("q2") + line("q3")[:-9], worker="1")
+    counter.poll()
+    assert (counter.done, len(counter.finished_cells)) == (2, 0), "half a line is not counted"
+    put(tmp_path, line("q3")[-9:], worker="1")
+    put(tmp_path, line("q1", B), B)
+    counter.poll()
+    assert (counter.done, len(counter.finished_cells)) == (4, 2)
+
+
+def test_a_failed_sample_is_reported_once_and_counts_as_finished_when_it_is(tmp_path: Path) -> None:
+    counter = SampleCounter(Store(tmp_path), [(A, 2)], None)
+    put(tmp_path, line("q1", failed="no image") + line("q2"))
+    assert counter.poll() == [("q1", "no image")]
+    assert (counter.poll(), counter.done, counter.failed) == ([], 2, 1)
+    put(tmp_path, line("q1"))
+    assert (counter.poll(), counter.done, counter.failed) == ([], 2, 0)
+
+
+def test_merged_files_are_counted_again(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    counter = SampleCounter(store, [(A, 3)], None)
+    put(tmp_path, line("q1") + line("q2"), worker="w-1")
+    put(tmp_path, line("q3"), worker="w-2")
+    counter.poll()
+    store.replace_samples(A, list(store.samples(A)))
+    counter.poll()
+    assert (counter.done, [path.name for path in (tmp_path / "cells" / A).iterdir()]) == (3, ["0.jsonl"])
+
+
+def test_a_rewritten_file_is_counted_again(tmp_path: Path) -> None:
+    counter = SampleCounter(Store(tmp_path), [(A, 3)], None)
+    put(tmp_path, line("q1", failed="no image, for a long reason") + line("q2"))
+    counter.poll()
+    (tmp_path / "cells" / A / "0.jsonl").write_text(line("q1") + line("q2"))
+    counter.poll()
+    assert (counter.done, counter.failed) == (2, 0)
+    put(tmp_path, line("q3"))
+    counter.poll()
+    assert (counter.done, len(counter.finished_cells)) == (3, 1)
+
+
+def test_only_files_of_the_workers_are_counted(tmp_path: Path) -> None:
+    put(tmp_path, line("q1"))
+    put(tmp_path, line("q2"), worker="w-1")
+    counter = SampleCounter(Store(tmp_path), [(A, None)], ["w-1", "w-2"])
+    counter.poll()
+    assert (counter.done, counter.samples) == (1, 0)
