@@ -10,8 +10,8 @@ import accelerate.tracking
 import pytest
 
 from experiments.cli.main import main
-from experiments.observers.accelerate_tracker import MAX_TEXT, clean_key, flatten
 from experiments.observers.conformance import COLUMNS, ROWS, check_observer
+from experiments.observers.trackers import MAX_TEXT, clean_key, flatten
 from icl.errors import ConfigError
 from icl.registry import build, entries
 
