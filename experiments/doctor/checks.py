@@ -139,9 +139,6 @@ def folders(machine: Machine) -> Iterator[MachineFinding]:
         is_full = folder.free is not None and folder.free < MIN_FREE
         text = f"{folder.path}, {_gib(folder.free or 0)} free"
         yield MachineFinding(folder.name, "red" if is_full else "ok", f"{text}. Free some space." if is_full else text)
-        if folder.local_locks:
-            text = f"locks do not hold between machines ({folder.local_locks}): start each run on one machine"
-            yield MachineFinding(f"{folder.name}, locks", "note", text)
 
 
 CHECKS: tuple[Check, ...] = (packages, torch_build, driver, gpus, memory, attention, quantization, small_model, folders)

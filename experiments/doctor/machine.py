@@ -13,7 +13,6 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
-from experiments.store.network_locks import local_locks
 from icl.errors import ModelError
 from icl.models.vllm.gpu_check import DEVICE_FILES, DEVICES
 from icl.parameter_files import cache_folder
@@ -61,14 +60,12 @@ class Folder:
     Attributes:
         problem: Why it cannot; '' if it can.
         free: Bytes, None if unknown.
-        local_locks: How its locks are kept on one machine; '' if they hold between machines.
     """
 
     name: str
     path: str
     problem: str
     free: int | None
-    local_locks: str = ""
 
 
 @dataclass(frozen=True)
@@ -225,6 +222,6 @@ def _folder(name: str, path: Path) -> Folder:
     try:
         with tempfile.TemporaryFile(dir=place) as file:
             file.write(b"0")
-        return Folder(name, str(path), "", shutil.disk_usage(place).free, local_locks(place))
+        return Folder(name, str(path), "", shutil.disk_usage(place).free)
     except OSError as error:
         return Folder(name, str(path), error.strerror or type(error).__name__, None)

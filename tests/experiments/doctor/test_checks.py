@@ -97,14 +97,6 @@ def test_an_optional_package_that_is_missing_is_a_note() -> None:
     assert rows(machine, "note") == {"bitsandbytes": "not installed (pip install 'mm-icl[quantization]')"}
 
 
-def test_a_folder_whose_locks_do_not_hold_between_machines_is_a_note() -> None:
-    machine = replace(CPU, folders=(Folder("cache", "/c", "", 50 * GIB, "nfs mounted with nolock"),))
-    assert rows(machine, "red") == {}
-    assert rows(machine, "note")["cache, locks"].startswith(
-        "locks do not hold between machines (nfs mounted with nolock)"
-    )
-
-
 def test_a_gpu_that_is_too_old_for_flash_attention_is_a_note() -> None:
     machine = replace(CUDA, gpus=(V100,), torch_archs=("sm_70",))
     assert rows(machine, "red") == {}

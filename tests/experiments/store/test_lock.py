@@ -7,6 +7,7 @@ import threading
 import time
 from pathlib import Path
 
+import filelock
 import pytest
 from filelock import FileLock
 
@@ -111,3 +112,16 @@ def test_the_lock_waits_a_moment_for_a_look_at_it(tmp_path: Path, monkeypatch: p
     with write_lock(tmp_path):
         assert 0.5 < time.monotonic() - start < 4
     release.join()
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_is_a_sentence(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*args: object, **more: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(filelock.FileLock, "acquire", refuse)
+    message = r"has no locks \(.*\), so two processes could write one run\. Mount it with"
+    with pytest.raises(StoreError, match=message), write_lock(tmp_path):
+        pass
