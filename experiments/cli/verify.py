@@ -77,8 +77,10 @@ def _compute_again(
     card: dict[str, Any], run: "Run", samples: int, seed: int | None, *, allow: int, quiet: bool
 ) -> bool:
     """Prints how many samples agree. Returns whether enough do."""
-    from experiments.sharing.rerun import (
+    from experiments.sharing.verify import (
+        AGREEMENT,
         draw_samples,
+        environment_differences,
         grid_of,
         recompute,
         scored_by_other_rules,
@@ -86,7 +88,6 @@ def _compute_again(
         wrong_queries,
         wrong_scores,
     )
-    from experiments.sharing.verify import AGREEMENT, environment_differences
     from experiments.stats.formatting import format_count
     from experiments.terminal.progress import make_progress
 

@@ -1,23 +1,38 @@
-"""Push a run to a data set repository of a hub: samples, tables, report and results card."""
+"""Push a run to a data set repository of a hub: samples, tables, report and results card.
 
+What is pushed is a copy of the run directory without what belongs to this machine: its name, absolute paths, process
+ids, servers. What a task, a model or a metric wrote into a sample stays as it is, except for the folders of this
+machine.
+"""
+
+import json
+import os
+import platform
 import re
-from collections.abc import Iterator, Mapping
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from functools import cached_property
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING, Any
 
+from experiments.analyses.stored_results import copy_results
+from experiments.config.keys import KEYS
 from experiments.report.html import write_report
 from experiments.results.loaded_run import Run
 from experiments.results.view_run import view_run
-from experiments.sharing.card import make_card
+from experiments.sharing.card import PRIVATE_KEYS, make_card
 from experiments.sharing.card_text import card_text
-from experiments.sharing.scrub import copy_scrubbed
-from experiments.store.store import write_json, write_text
-from icl.errors import ConfigError, ICLError
+from experiments.stopping.looks import family_folders
+from experiments.store.imported import IMPORTED, MERGED
+from experiments.store.invocations import invocations_file, read_invocations
+from experiments.store.store import Store, image_files, read_mapping, write_json, write_text
+from icl.errors import ConfigError, ICLError, StoreError
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
+
 
 SAMPLES = "samples.parquet"
 COLUMNS = ("seed", "query", "group", "question", "options", "gold", "output", "failed")
@@ -148,3 +163,142 @@ def _usage(images: bool) -> str:
         *([] if images else ["The images of the data are not here: their license may not allow it."]),
     ]
     return "\n".join(["", "## Files", "", *sentences, ""])
+
+
+RUN_KEYS = ("name", "file", "config", "cells", "sizes", "clusters", "metrics", IMPORTED, MERGED)
+"""The keys of run.json that are copied. Others may be anything that somebody has added."""
+SESSION_KEYS = ("start", "end", "state", "invocation", "counters", "arms")
+PROCESS_KEYS = ("id", "start", "worker", "trace_decimals", "versions", "devices", "driver", "git")
+DETAILS = ("failed", "meta")
+"""The fields of a sample in which a component may name a file."""
+LABEL = r"/[mg]/[0-9a-z_]+"
+"""The id of an entity in OpenImages and other data sets, such as /m/01g317."""
+POSIX_PATH = re.compile(
+    rf"(?<![\w.:/~*-])(?!{LABEL}(?![\w/]))(?:~[A-Za-z_][\w.-]*(?:/[\w.+@=,~-]+)+|~?(?:/[\w.+@=,~-]+){{2,}})/?"
+)
+LOCAL_URI = re.compile(r"(?<!\w)(?P<scheme>file:(?://(?:localhost)?)?|[A-Za-z][\w+.-]*://)(?P<path>/[^\s\"'<>|*?#]+)")
+"""An address of a file on this machine: file:///home/me/x.png, sqlite:////home/me/x.db."""
+WINDOWS_PATH = re.compile(r"(?<!\w)[A-Za-z]:[\\/][^\s\"'<>|:*?]+")
+MIN_HOST_LENGTH = 4
+"""A shorter name of a machine may be a word. It is removed where it is a field of its own."""
+
+
+@dataclass(frozen=True)
+class Scrubber:
+    """A remover of machine names and absolute paths from JSON values.
+
+    Attributes:
+        hosts: Names of machines.
+        folders: Absolute folders of this machine, which are removed also from answers and prompts.
+    """
+
+    hosts: tuple[str, ...]
+    folders: tuple[str, ...]
+
+    def metadata(self, value: Any) -> Any:
+        """The value with the last part of each absolute path, and without names of machines and variables."""
+        if isinstance(value, Mapping):
+            return {key: self.metadata(inner) for key, inner in value.items() if key != "key_env"}
+        if isinstance(value, list):
+            return [self.metadata(inner) for inner in value]
+        return self._text(value) if isinstance(value, str) else value
+
+    def sample(self, sample: Mapping[str, Any]) -> dict[str, Any]:
+        """A stored sample. Of texts that are no details, only known folders are removed."""
+        return {key: (self.metadata if key in DETAILS else self._without_folders)(sample[key]) for key in sample}
+
+    def _text(self, text: str) -> str:
+        if _is_absolute(text) and " /" not in text and not re.fullmatch(LABEL, text):  # one path, which may have spaces
+            text = _last_part(text)
+        text = WINDOWS_PATH.sub(lambda match: _last_part(match[0]), text)
+        text = LOCAL_URI.sub(lambda match: f"{match['scheme']}/{_last_part(match['path'])}", text)
+        text = POSIX_PATH.sub(lambda match: _last_part(match[0]), text)
+        return self._host_pattern.sub("machine", text) if self._host_pattern else text
+
+    def _without_folders(self, value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: self._without_folders(inner) for key, inner in value.items()}
+        if isinstance(value, list):
+            return [self._without_folders(inner) for inner in value]
+        if isinstance(value, str):
+            for folder in self.folders:
+                value = value.replace(folder, _last_part(folder))
+        return value
+
+    @cached_property
+    def _host_pattern(self) -> re.Pattern[str] | None:
+        names = [re.escape(host) for host in self.hosts if len(host) >= MIN_HOST_LENGTH]
+        return re.compile(rf"\b(?:{'|'.join(names)})\b", re.IGNORECASE) if names else None
+
+
+def scrubber_of(run: Run) -> Scrubber:
+    """The scrubber for this machine and for the machines that computed the run."""
+    machines = [one.get("machine") for one in read_invocations(Store(run.path)).values()]
+    hosts = {platform.node(), *(str(one["name"]) for one in machines if isinstance(one, Mapping) and one.get("name"))}
+    hosts |= {host.partition(".")[0] for host in hosts}
+    paths = (run.path.resolve(), run.config_folder.resolve(), Path.cwd(), Path.home())
+    folders = {str(path) for path in paths if len(path.parts) > 2}
+    return Scrubber(tuple(sorted(filter(None, hosts))), tuple(sorted(folders, key=len, reverse=True)))
+
+
+def copy_scrubbed(run: Run, folder: Path, images: bool = False) -> Run:
+    """A copy of a run that `load_run` reads.
+
+    Args:
+        run: The run.
+        folder: The folder of the copy, which is made.
+        images: Whether to copy the images of the report.
+    """
+    _refuse_links(run.path, images)
+    scrubber, source, target = scrubber_of(run), Store(run.path), Store(folder)
+    info = run.info
+    config = {key: value for key, value in (info.get("config") or {}).items() if key in {*KEYS} - {*PRIVATE_KEYS}}
+    sessions = [{key: one[key] for key in SESSION_KEYS if key in one} for one in info.get("sessions", [])]
+    plain = {key: info[key] for key in RUN_KEYS if key in info}
+    target.write_run({**scrubber.metadata({**plain, "config": config}), "sessions": sessions})
+    records = [
+        {key: record[key] for key in PROCESS_KEYS if key in record} for record in read_invocations(source).values()
+    ]
+    write_text(invocations_file(target), _lines(records))
+    for digest in map(str, info.get("cells", [])):
+        if (description := source.read_cell(digest)) is not None:
+            target.write_cell(digest, scrubber.metadata(description))
+        target.replace_samples(digest, [scrubber.sample(sample) for sample in source.samples(digest)])
+    for family in family_folders(run.path):
+        for path in (family / "plan.json", *sorted(family.glob("look-[0-9]*.json"))):
+            write_json(folder / path.relative_to(run.path), scrubber.metadata(read_mapping(path) or {}))
+    copy_results(run.path, folder, scrubber.metadata)
+    if images:
+        _copy_images(run, folder / "images")
+    return Run(folder, run.trust)
+
+
+def _refuse_links(run: Path, images: bool) -> None:
+    """Raises StoreError if a file that would be copied is a link, to whatever file of this machine."""
+    for name in ("run.json", "invocations.jsonl", "cells", "looks", "analyses", *(["images"] if images else [])):
+        for path in (run / name, *(run / name).rglob("*")):
+            if path.is_symlink():
+                raise StoreError(f"{path} is a link, and only files of the run are pushed. Replace it by a copy.")
+
+
+def _copy_images(run: Run, folder: Path) -> None:
+    """Copies the images that samples name."""
+    named: dict[str, tuple[str, str]] = {}
+    for digest in map(str, run.info.get("cells", [])):
+        Store(run.path).finished_and_failed(digest, images=named)
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in image_files(run.path):
+        if path.stem in named:
+            shutil.copyfile(path, folder / path.name)
+
+
+def _lines(records: Iterable[Mapping[str, Any]]) -> str:
+    return "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+
+
+def _is_absolute(text: str) -> bool:
+    return PurePosixPath(text).is_absolute() or PureWindowsPath(text).is_absolute() or text.startswith(f"~{os.sep}")
+
+
+def _last_part(path: str) -> str:
+    return re.split(r"[\\/]", path.rstrip("\\/"))[-1]

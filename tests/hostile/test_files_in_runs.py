@@ -20,7 +20,7 @@ from written_run import write_run
 from experiments.cli.main import main
 from experiments.imports.formats import inspect_ai
 from experiments.results.loaded_run import load_run
-from experiments.sharing.scrub import copy_scrubbed
+from experiments.sharing.push import copy_scrubbed
 from experiments.stats.formatting import markdown_text
 from experiments.store.store import csv_text
 from icl.errors import DataError, StoreError

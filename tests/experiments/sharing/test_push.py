@@ -16,7 +16,7 @@ from experiments.analyses.stored_results import AnalysisOptions, read_basis, rea
 from experiments.api import load_run
 from experiments.cli.main import main
 from experiments.results.loaded_run import Run
-from experiments.sharing.scrub import Scrubber, copy_scrubbed, scrubber_of
+from experiments.sharing.push import Scrubber, copy_scrubbed, scrubber_of
 from experiments.store.store import Store
 
 Push = Callable[..., tuple[int, str]]
