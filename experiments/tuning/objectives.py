@@ -1,7 +1,7 @@
 """The losses of a batch of episodes: `sft`, the preferences of `dpo` and `realign`, and `distill`.
 
     sft             cross-entropy of the answers, a mean over the step's answer tokens
-    dpo, realign    preference of the answer over its alternatives (`experiments.tuning.alternatives`), a mean over the
+    dpo, realign    preference of the answer over its alternatives (`experiments.tuning.episodes`), a mean over the
                     step's episodes, + sft_weight x sft
     distill         KL(base model with demonstrations || trained model without them), a mean over the step's answer
                     tokens, + sft_weight x sft. Vectors that are made of demonstrations read them on both sides
@@ -10,27 +10,44 @@
 are symbols, and only the demonstrations tell which is right. The base model is the model with the adapter off.
 
 Differs from the released code in its data: there the pairs are made ahead from other data sets.
+
+The forward pass has gradients. A session cannot train: it computes without gradients and writes its cache in place. The
+prompts are the same token ids, positions and image features that a session prefills, and the answer's tokens follow as
+a session would decode them.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from decoding.prompt_edits import remove_demonstrations
 from experiments.config.tuning_keys import TuneSpec
-from experiments.tuning.losses import answer_loss, distillation_loss, preference_loss, sequence_logprobs
-from experiments.tuning.training_forward import AnsweredPrompt, answer_logits, encode_answered
 from icl.errors import ModelError
-from icl.models.hf.language_model import LanguageModel
+from icl.memory.batch_limit import BatchLimit
+from icl.models.hf.image_features import EncodedImage, vision_arguments
+from icl.models.hf.language_model import EncodedPrompt, LanguageModel, keep_columns
+from icl.models.hf.token_ranges import row_edit
 
 if TYPE_CHECKING:
     from experiments.tuning.episodes import Episode
-    from experiments.tuning.trained_part import TrainedPart
+    from experiments.tuning.trained_parts import TrainedPart
     from icl.models.hf.model import HF
+    from icl.types import Prompt
+
+
+IGNORED = -100
+"""Target of a position without a loss, as in `torch.nn.functional.cross_entropy`."""
+
+AnsweredPrompt = tuple[EncodedPrompt, int]
+"""A prompt with its answer and the end token, as model inputs; and the number of tokens of the two."""
+
+ImageFeatures = Callable[[Sequence[EncodedImage]], Sequence[EncodedImage]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,3 +150,172 @@ OBJECTIVES: Mapping[str, Objective] = {
     "distill": Objective(_with_teachers, _distilled),
 }
 """Value of `tune.objective` -> its inputs and its loss."""
+
+
+def answer_loss(logits: Tensor, targets: Tensor) -> tuple[Tensor, int]:
+    """Sum of the cross-entropy of the answers' tokens (supervised fine-tuning).
+
+    Args:
+        logits: [R, W, V], the scores of the token at each position, from the position before it.
+        targets: [R, W], the tokens. Positions outside an answer have `IGNORED`.
+
+    Returns:
+        The sum in nats, a float32 scalar, and the number of tokens.
+    """
+    total = F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORED, reduction="sum")
+    return total, int((targets != IGNORED).sum())
+
+
+def sequence_logprobs(logits: Tensor, targets: Tensor) -> Tensor:
+    """Log-probability of each answer: [R] float32 in nats, the sum over its tokens. Arguments as `answer_loss`."""
+    each = F.cross_entropy(logits.transpose(1, 2).float(), targets, ignore_index=IGNORED, reduction="none")
+    return -each.sum(-1)
+
+
+def dpo_loss(chosen: Tensor, rejected: Tensor, base_chosen: Tensor, base_rejected: Tensor, beta: float) -> Tensor:
+    """Sum over pairs of the loss of direct preference optimization (Rafailov et al., NeurIPS 2023, equation 7).
+
+    - log sigmoid(beta [(chosen - base_chosen) - (rejected - base_rejected)])
+
+    Args:
+        chosen: [N], log-probabilities of the right answers under the model that trains.
+        rejected: [N], of the wrong answers.
+        base_chosen: [N], of the right answers under the base model.
+        base_rejected: [N], of the wrong answers under the base model.
+        beta: Weight of the distance from the base model.
+    """
+    return -F.logsigmoid(beta * ((chosen - base_chosen) - (rejected - base_rejected))).sum()
+
+
+def preference_loss(tuned: Tensor, base: Tensor, beta: float) -> Tensor:
+    """Sum over episodes and alternatives of `dpo_loss`. Log-probabilities of a right answer and its alternatives.
+
+    With one alternative it is DPO. With two, the answer of another image y' and the answer y to the other image v', it
+    is Re-Align (Xing et al., 2025): lr(y | v) is log p(y | v) - log p0(y | v),
+
+        - log sigmoid(beta [lr(y | v) - lr(y' | v)]) - log sigmoid(beta [lr(y | v) - lr(y | v')])
+
+    Args:
+        tuned: [1 + A, N], under the model that trains, the right answers first.
+        base: [1 + A, N], under the base model.
+        beta: Weight of the distance from the base model.
+    """
+    pairs = zip(tuned[1:], base[1:], strict=True)
+    return torch.stack([dpo_loss(tuned[0], other, base[0], base_other, beta) for other, base_other in pairs]).sum()
+
+
+def distillation_loss(student: Tensor, teacher: Tensor, targets: Tensor) -> Tensor:
+    """Sum over the answers' tokens of KL(teacher || student), in nats.
+
+    Args:
+        student: [R, W, V], logits of the model that trains.
+        teacher: [R, W, V], logits of the model that it shall follow.
+        targets: [R, W]. Positions outside an answer have `IGNORED`.
+    """
+    own, other = student.float().log_softmax(-1), teacher.float().log_softmax(-1)
+    each = F.kl_div(own, other, log_target=True, reduction="none").sum(-1)
+    return (each * (targets != IGNORED)).sum()
+
+
+def learning_rate(step: int, steps: int, top: float, warmup: float) -> float:
+    """The rate of a step: it rises linearly over the warm-up and then falls linearly to 0 after the last step.
+
+    Args:
+        step: Number of the step, from 0.
+        steps: All steps.
+        top: The largest rate.
+        warmup: Share of the steps in which the rate rises.
+    """
+    rising = round(warmup * steps)
+    if step < rising:
+        return top * (step + 1) / rising
+    return top * (steps - step) / max(1, steps - rising)
+
+
+def is_finite(value: Tensor) -> bool:
+    """Whether a loss or a gradient norm is a number."""
+    return bool(torch.isfinite(value).all())
+
+
+def end_token(model: "HF") -> int:
+    """The token that ends an answer: the tokenizer's own, if it ends answers of this model."""
+    own = model.tokenizer.eos_token_id
+    return int(own if own in model.stop_tokens else min(model.stop_tokens))
+
+
+def encode_images_alone(model: "HF") -> None:
+    """Lets the model encode one image at a time.
+
+    In a batch, the last bits of an image's features depend on the other images. After an interruption these are others.
+    """
+    encoder = model.engine.prompt_encoder.encoder
+    if encoder is None:
+        raise ModelError(f"model.path: {model.path} cannot be tuned, because its image cache is off (icl doctor).")
+    encoder.limit = BatchLimit(1)
+
+
+def encode_answered(model: "HF", prompts: "Sequence[Prompt]", answers: Sequence[str]) -> list[AnsweredPrompt]:
+    """Each prompt with its answer and the end token, as model inputs; and the number of tokens of the two.
+
+    Interventions of the prompts act in `answer_logits`.
+
+    Raises:
+        ModelError: An answer has no tokens of its own, or the model lacks a site of an intervention.
+    """
+    encoder, end = model.engine.prompt_encoder, end_token(model)
+    bare = [model.before_answer(replace(prompt, interventions=())) for prompt in prompts]
+    rows = []
+    for row, (prompt, answer, read) in enumerate(zip(prompts, answers, encoder.read(bare), strict=True)):
+        tokens = [*model.option_ids(bare[row], [answer])[0], end]
+        edits = tuple(row_edit(encoder, acts, bare[row], read, row) for acts in prompt.interventions)
+        rows.append((replace(_with_tokens(read, tokens), edits=edits), len(tokens)))
+    return rows
+
+
+def answer_logits(
+    runner: LanguageModel, rows: Sequence[AnsweredPrompt], image_features: ImageFeatures = lambda images: images
+) -> tuple[Tensor, Tensor]:
+    """Logits of the answers' tokens, with gradients.
+
+    Args:
+        runner: The language model.
+        rows: Encoded prompts with answers, and the number of answer tokens at the end of each.
+        image_features: Gives the images of the rows with the features that the model reads.
+
+    Returns:
+        Logits [R, W, V] and targets [R, W], of the W last positions; W is the length of the longest answer.
+    """
+    width = max(count for _, count in rows)
+    arguments = runner.padded([read for read, _ in rows])
+    more = vision_arguments(image_features(arguments["images"]))
+    if arguments["token_types"] is not None and runner.token_types_name is not None:
+        more[runner.token_types_name] = arguments["token_types"]
+    edits = arguments["edits"]
+    with nullcontext() if edits is None else edits.attached(runner.sites):
+        output = runner.model(
+            input_ids=arguments["tokens"],
+            attention_mask=arguments["mask"],
+            position_ids=arguments["positions"],
+            use_cache=False,
+            logits_to_keep=width + 1,
+            **more,
+        )
+    logits = output.logits if runner.has_logits_to_keep else keep_columns(output.logits, width + 1)
+    targets = arguments["tokens"][:, -width:].clone()
+    for row, (_, count) in enumerate(rows):
+        targets[row, : width - count] = IGNORED
+    return logits[:, :-1], targets
+
+
+def _with_tokens(read: EncodedPrompt, tokens: Sequence[int]) -> EncodedPrompt:
+    """The encoded prompt with text tokens at its end, at the positions that decoding gives them."""
+    device = read.ids.device
+    steps = torch.arange(1, len(tokens) + 1, device=read.positions.device)
+    types = read.token_types
+    return replace(
+        read,
+        ids=torch.cat([read.ids, torch.tensor(tokens, device=device)]),
+        positions=torch.cat([read.positions, read.positions[..., -1:] + steps], -1),
+        token_types=None if types is None else torch.cat([types, types.new_zeros(len(tokens))]),
+        key=(*read.key, *tokens),
+    )

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from experiments.config.tuning_keys import TuneSpec
-from experiments.tuning.trained_adapter import TrainedAdapter
+from experiments.tuning.trained_parts import TrainedAdapter
 from icl.errors import ModelError
 from icl.models.hf.image_encoder import ImageEncoder, itself
 from icl.models.hf.image_features import EncodedImage, nbytes

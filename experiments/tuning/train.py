@@ -17,13 +17,9 @@ from torch import Tensor
 from experiments.config.tuning_keys import TuneSpec
 from experiments.tuning.checkpoint import CURVE, Curve, TrainingFolder, report_write_errors
 from experiments.tuning.episodes import Episode, EpisodeStream
-from experiments.tuning.lora import TrainedLora
-from experiments.tuning.losses import is_finite, learning_rate
-from experiments.tuning.objectives import chunk_loss, encode_step
+from experiments.tuning.objectives import chunk_loss, encode_images_alone, encode_step, is_finite, learning_rate
 from experiments.tuning.projector import TrainedProjector
-from experiments.tuning.trained_part import TrainedPart
-from experiments.tuning.training_forward import encode_images_alone
-from experiments.tuning.vectors import TrainedVectors
+from experiments.tuning.trained_parts import TrainedLora, TrainedPart, TrainedVectors
 from icl.errors import ModelError
 from icl.memory.out_of_memory import report_out_of_memory
 from icl.streams import StreamKey

@@ -8,7 +8,7 @@ Controls are trained on the same queries in the same order:
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -23,19 +23,20 @@ from experiments.grid.fitted_parameters import fitting_origin
 from experiments.grid.fitted_vectors import vector_record
 from experiments.grid.grid import Cell, expand
 from experiments.store.lock import write_lock
-from experiments.tuning.alternatives import MakeAlternatives, NearestImage, no_alternatives, wrong_answer
 from experiments.tuning.checkpoint import TrainingFolder, replacement
-from experiments.tuning.disjoint import check_disjoint
-from experiments.tuning.episodes import EpisodeStream
+from experiments.tuning.episodes import EpisodeStream, MakeAlternatives, NearestImage, no_alternatives, wrong_answer
 from experiments.tuning.train import ReportProgress, TrainingOutcome, train
-from experiments.tuning.vectors import VECTOR_FILE
-from icl.errors import ConfigError, PlanError
+from experiments.tuning.trained_parts import VECTOR_FILE
+from icl.errors import ConfigError, DataError, PlanError
 from icl.registry import build, class_name, entries, resolve
 from icl.text.json_text import canonical_digest
 
 if TYPE_CHECKING:
     from icl.models.hf.model import HF
+    from icl.tasks.base import Task
+    from icl.types import Example
     from retrievers.base import Retriever
+
 
 TUNED = "tuned"
 PROMPT_AXES = ("model", "retriever", "rerankers", "rerank_candidates", "order", "transforms", "composer")
@@ -300,3 +301,50 @@ def _trainable(config: Config, cell: Cell) -> "HF":
 
 def _named(name: str, report_progress: ReportProgress) -> ReportProgress:
     return lambda what, done, of: report_progress(f"{name}, {what}", done, of)
+
+
+def check_disjoint(train: "Task", tests: "Iterable[tuple[str, Task]]", name: str = "tune.task") -> int:
+    """Checks that no image of a test or dev query is a training image.
+
+    Training images are those of the training queries and of their pools, which appear as demonstrations.
+
+    Args:
+        train: The training task.
+        tests: Place in the file and task, for each test task and the dev task.
+        name: Place of the training task in the file.
+
+    Returns:
+        The number of distinct training images.
+
+    Raises:
+        DataError: An image is on both sides.
+    """
+    digests: dict[str, str] = {}
+    for example in _examples(train):
+        for image in example.images:
+            digests.setdefault(image.digest, example.id)
+    for where, task in tests:
+        both = [
+            (query.id, digests[one.digest]) for query in task.queries for one in query.images if one.digest in digests
+        ]
+        if both:
+            query_id, example_id = both[0]
+            raise DataError(
+                f"{where}: {len(both)} images of its {len(task.queries)} queries are among the images of {name}; the "
+                f"image of query '{query_id}' is that of '{example_id}'. Take another split, or another seed of a "
+                "generated task."
+            )
+    return len(digests)
+
+
+def _examples(task: "Task") -> "Iterator[Example]":
+    """Queries and members of their pools, each pool once."""
+    pools: set[int] = set()
+    read_pools = []
+    for query in task.queries:
+        yield query
+        pool = task.pool(query.id)
+        if id(pool) not in pools:
+            pools.add(id(pool))
+            read_pools.append(pool)  # an id is that of one pool only as long as the pool exists
+            yield from pool.examples

@@ -18,11 +18,9 @@ from experiments.config.config import load_config
 from experiments.config.tuning_keys import TuneSpec
 from experiments.tuning.checkpoint import TrainingFolder
 from experiments.tuning.episodes import Episode, EpisodeStream
-from experiments.tuning.lora import TrainedLora
-from experiments.tuning.losses import IGNORED
-from experiments.tuning.objectives import EncodedStep, chunk_loss, encode_step
+from experiments.tuning.objectives import IGNORED, EncodedStep, chunk_loss, encode_step, end_token
 from experiments.tuning.train import train
-from experiments.tuning.training_forward import end_token
+from experiments.tuning.trained_parts import TrainedLora
 from experiments.tuning.tune import episode_stream, training_cell
 from icl.models.hf.model import HF
 from lab.bench import Row, one_thread

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from experiments.tuning.losses import IGNORED
+from experiments.tuning.objectives import IGNORED
 from icl.tasks.drawings.naming import QUESTIONS
 from icl.tasks.generated.wording import BINDING_QUESTIONS, NONCE
 from lab.small.drawings_data import DrawingSet

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from experiments.tuning.losses import IGNORED, distillation_loss
+from experiments.tuning.objectives import IGNORED, distillation_loss
 from icl.models.small.assemble import PLACES, WIDTH
 from lab.small.episodes import TrainingTurn
 

@@ -10,8 +10,8 @@ import pytest
 from PIL import Image as PILImage
 
 from experiments.config.config import Config, load_config
-from experiments.tuning.alternatives import FIRST, NearestImage, wrong_answer
 from experiments.tuning.checkpoint import TrainingFolder
+from experiments.tuning.episodes import FIRST, NearestImage, wrong_answer
 from experiments.tuning.train import train
 from experiments.tuning.tune import episode_stream, training_cell
 from icl.errors import DataError

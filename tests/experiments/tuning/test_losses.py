@@ -5,7 +5,14 @@ import math
 import pytest
 import torch
 
-from experiments.tuning.losses import IGNORED, answer_loss, dpo_loss, learning_rate, preference_loss, sequence_logprobs
+from experiments.tuning.objectives import (
+    IGNORED,
+    answer_loss,
+    dpo_loss,
+    learning_rate,
+    preference_loss,
+    sequence_logprobs,
+)
 
 LOGITS = torch.tensor([[[0.0, 1.0, 2.0], [3.0, 0.0, 0.0]], [[1.0, 1.0, 1.0], [0.0, 2.0, 0.0]]])
 TARGETS = torch.tensor([[IGNORED, 0], [2, 1]])

@@ -11,9 +11,9 @@ from experiments.config.config import Config, load_config
 from experiments.config.tuning_keys import TuneSpec
 from experiments.tuning.checkpoint import TrainingFolder
 from experiments.tuning.episodes import EpisodeStream
+from experiments.tuning.objectives import answer_logits, encode_answered, encode_images_alone
 from experiments.tuning.projector import ProjectedImage, TrainedProjector
 from experiments.tuning.train import train
-from experiments.tuning.training_forward import answer_logits, encode_answered, encode_images_alone
 from experiments.tuning.tune import training_cell
 from icl.errors import ModelError
 from icl.models.hf.adapter import LoraAdapter

@@ -17,11 +17,10 @@ from experiments.contexts.contexts import Retrieval, build_contexts, prompt_spec
 from experiments.report.loss_curves import draw_losses, read_curve
 from experiments.results.loaded_run import load_run
 from experiments.store.lock import write_lock
-from experiments.tuning.alternatives import wrong_answer
 from experiments.tuning.checkpoint import CURVE, STATE, Curve, TrainingFolder, replacement
-from experiments.tuning.episodes import EpisodeStream
+from experiments.tuning.episodes import EpisodeStream, wrong_answer
+from experiments.tuning.objectives import answer_logits, encode_answered
 from experiments.tuning.train import train
-from experiments.tuning.training_forward import answer_logits, encode_answered
 from experiments.tuning.tune import RECORD, episode_stream, training_cell, tune
 from icl.errors import ConfigError, DataError, ModelError, PlanError, StoreError
 from icl.models.hf.model import HF

@@ -20,8 +20,7 @@ from experiments.config.config import Config, load_config
 from experiments.config.tuning_keys import TuningControl
 from experiments.results.loaded_run import load_run
 from experiments.tuning.checkpoint import CURVE, TrainingFolder
-from experiments.tuning.losses import IGNORED, distillation_loss
-from experiments.tuning.objectives import chunk_loss
+from experiments.tuning.objectives import IGNORED, chunk_loss, distillation_loss
 from experiments.tuning.train import TrainingOutcome, train
 from experiments.tuning.tune import episode_stream, training_cell, tune
 from icl.errors import ConfigError, ModelError

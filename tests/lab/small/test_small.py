@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from experiments.tuning.losses import IGNORED
+from experiments.tuning.objectives import IGNORED
 from icl.errors import ModelError
 from icl.models.cached_checkpoint import checksum
 from icl.models.small import assemble

@@ -15,7 +15,7 @@ from decoding.arms.greedy import GreedyDecoding
 from decoding.engine.engine import run_requests
 from decoding.engine.requests import Counters, DecodingRequest
 from decoding.strategies.vcd import VCD
-from experiments.tuning.training_forward import answer_logits, encode_answered
+from experiments.tuning.objectives import answer_logits, encode_answered
 from icl.errors import ModelError
 from icl.models.answer_likelihood import probabilities
 from icl.models.hf.answer_loss import answer_loss, encode_answers
