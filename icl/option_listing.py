@@ -46,9 +46,7 @@ def with_listed_options(item: Item, listing: OptionListing, shift: int = 0) -> I
     lines = texts
     if listing.letters:
         lines = tuple(f"{letter}. {text}" for letter, text in zip(_letters(texts, item.id), texts, strict=True))
-    written = listing.text.replace("{options}", listing.between.join(lines))
-    question = f"{item.question}{written}" if item.question else written.lstrip()
-    listed = replace(item, question=question, listing=None)
+    listed = replace(item, question=listing.write(item.question, lines), listing=None)
     return with_letters(listed, texts) if listing.letters else listed
 
 

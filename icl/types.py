@@ -41,6 +41,11 @@ class OptionListing:
     between: str = ", "
     letters: bool = False
 
+    def write(self, question: str, lines: Sequence[str]) -> str:
+        """The question with the lines of its options."""
+        written = self.text.replace("{options}", self.between.join(lines))
+        return f"{question}{written}" if question else written.lstrip()
+
 
 @dataclass(frozen=True)
 class Query:
@@ -94,6 +99,11 @@ class Example:
     def class_name(self) -> str:
         """The label, or the first answer if the example has no label."""
         return self.answer if self.label is None else self.label
+
+    @property
+    def stored_meta(self) -> dict[str, Json]:
+        """The facts that are stored with its samples: `columns` and `meta`."""
+        return {**self.columns, **self.meta}
 
     @cached_property
     def query(self) -> Query:

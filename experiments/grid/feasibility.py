@@ -185,7 +185,7 @@ def _check_meta(task: "Task", where: str) -> None:
 def _check_columns(grid: Grid) -> None:
     """Checks that each column of `by` is a fact of some query with few values. `answer` always is one."""
     queries = [query for task in grid.tasks for query in task.queries] if grid.config.by else []
-    facts = [{**query.columns, **query.meta} for query in queries]
+    facts = [query.stored_meta for query in queries]
     have = dict.fromkeys(key for own in facts for key, value in own.items() if value is not None)
     for name in grid.config.by:
         if name not in have and name != "answer":

@@ -88,7 +88,7 @@ class Recorder:
             "group": item.example.group,
             "gold": item.example.answers,
             "options": item.example.options,
-            "meta": {**item.example.columns, **item.example.meta, **_facts(item)},
+            "meta": {**item.example.stored_meta, **_facts(item)},
         }
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from experiments.grid.feasibility import check_requirements, data_digests
 from experiments.grid.grid import Cell, Grid, expand
 from experiments.results.loaded_run import Run
-from experiments.running.rescore import stored_answer_scores
+from experiments.running.recorder import stored_answer_scores
 from experiments.running.run_session import RunSession
 from experiments.running.runner import Runner
 from experiments.sharing.card import (

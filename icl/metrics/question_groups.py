@@ -34,7 +34,7 @@ class GroupAccuracy:
     by: str | None = later_parameter(None)  # key of a sample's `meta` that makes the groups; None: the task's groups
 
     def score(self, generation: Generation, example: Example) -> float | None:
-        has_group = example.group is not None if self.by is None else self.by in {*example.columns, *example.meta}
+        has_group = example.group is not None if self.by is None else self.by in example.stored_meta
         return float(is_correct(generation, example)) if has_group else None
 
     def run_level(self, samples: Sequence[ScoredSample]) -> SampleValues:
@@ -53,7 +53,7 @@ class MME:
     subtask: str = "category"  # key of the subtask in a sample's `meta`
 
     def score(self, generation: Generation, example: Example) -> float | None:
-        return float(is_correct(generation, example)) if self.subtask in {*example.columns, *example.meta} else None
+        return float(is_correct(generation, example)) if self.subtask in example.stored_meta else None
 
     def run_level(self, samples: Sequence[ScoredSample]) -> SampleValues:
         groups: dict[tuple[str, str], list[int]] = {}

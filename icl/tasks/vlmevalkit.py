@@ -33,7 +33,7 @@ from icl.loading import SEARCH_FOLDERS, search_candidates
 from icl.registry import component, parameter
 from icl.tasks.base import Pool, SharedPoolTask, connected_components, divide_by_group, limited_choice
 from icl.tasks.cell_values import parse_list
-from icl.types import Example
+from icl.types import Example, OptionListing
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PILImage
@@ -44,8 +44,10 @@ MAX_REFERENCE_CHARACTERS = 64
 ROTATION_DIGITS = 6
 """The indices of a question's rotations share this number of last digits: they differ by multiples of 1,000,000."""
 
-REQUEST = "Please select the correct answer from the options above. \n"
-"""The last line of a prompt with options (`ImageMCQDataset.build_prompt`)."""
+LISTING = OptionListing(
+    "\nOptions:\n{options}\nPlease select the correct answer from the options above. \n", "\n", letters=True
+)
+"""The options of a prompt (`ImageMCQDataset.build_prompt`). The file gives their letters, and may leave some out."""
 
 Row = Mapping[str, str]
 
@@ -213,8 +215,8 @@ def prompt(row: Row, options: Mapping[str, str]) -> str:
     hint = f"Hint: {row['hint']}\n" if row.get("hint") else ""
     if not options:
         return hint + row["question"]
-    listed = "".join(f"{letter}. {text}\n" for letter, text in options.items())
-    return f"{hint}Question: {row['question']}\nOptions:\n{listed}{REQUEST}"
+    lines = [f"{letter}. {text}" for letter, text in options.items()]
+    return LISTING.write(f"{hint}Question: {row['question']}", lines)
 
 
 def _question(row: Row) -> str:
