@@ -62,7 +62,7 @@ def launch_workers(
 def start_workers(store: Store, grid: Grid, work: RunState) -> tuple[Launch, WorkerGroup]:
     """Starts workers for the missing samples. Raises PlanError if they cannot be started."""
     launcher = grid.launcher
-    missing = {(id(cell.task), query) for cell in grid.cells for query in work.missing[cell.digest]}
+    missing = {(id(cell.model), id(cell.task), query) for cell in grid.cells for query in work.missing[cell.digest]}
     launch = _begin_launch(store, grid, json_round_trip(describe(launcher)), min(launcher.workers, len(missing)))
     try:
         group = launcher.start(launch)
