@@ -11,7 +11,7 @@ SLOW_TESTS := tests/journeys tests/icl/models/hf tests/experiments/launch tests/
 	tests/experiments/analyses/test_quantization.py tests/decoding/test_on_models.py \
 	tests/decoding/test_lazy_branches_on_models.py tests/test_environment.py tests/test_one_file_components.py tests/test_readme.py \
 	tests/test_docs.py tests/test_docs_versions.py tests/test_docs_print.py tests/test_site.py tests/test_wheel.py tests/test_portability.py \
-	tests/decoding/export tests/experiments/stopping tests/lab/simulation tests/experiments/doctor \
+	tests/decoding/export tests/experiments/stopping tests/lab/simulation tests/experiments/test_doctor.py \
 	tests/experiments/store/test_equivalent_cells.py tests/experiments/running/test_preflight.py \
 	tests/test_mutants.py tests/experiments/test_stop_strings.py tests/experiments/tuning tests/experiments/sharing \
 	tests/test_systems.py tests/icl/tasks/drawings tests/lab/small tests/decoding/interventions

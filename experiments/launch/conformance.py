@@ -19,9 +19,8 @@ from typing import Any
 from experiments.config.config import load_config, parse_config
 from experiments.config.yaml_document import Document
 from experiments.grid.grid import Grid, expand
-from experiments.launch.base import Launcher, WorkerGroup, WorkerStatus
+from experiments.launch.base import Launch, Launcher, WorkerGroup, WorkerStatus
 from experiments.launch.coordinator import death_messages, finish_launch, start_workers
-from experiments.launch.launch_files import Launch
 from experiments.running.run import run
 from experiments.store.lock import write_lock
 from experiments.store.run_state import json_round_trip, load_run_state, write_cells

@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.grid.grid import Grid
-from experiments.launch.base import Launcher, WorkerGroup, WorkerStatus
-from experiments.launch.launch_files import Launch, is_alive, live_workers
+from experiments.launch.base import Launch, Launcher, WorkerGroup, WorkerStatus, is_alive, live_workers
 from experiments.launch.watch import SampleCounter
 from experiments.observers.observation import Observation
 from experiments.running.run_session import describe_grid, sum_counters

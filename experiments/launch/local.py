@@ -8,14 +8,11 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
-from experiments.launch.base import WorkerGroup, WorkerStatus, shared_gpus_warning
+from experiments.launch.base import Launch, WorkerGroup, WorkerStatus, shared_gpus_warning
 from icl.constraints import PositiveInt
 from icl.registry import component, parameter
-
-if TYPE_CHECKING:
-    from experiments.launch.launch_files import Launch
 
 DEVICES = "CUDA_VISIBLE_DEVICES"
 
@@ -45,7 +42,7 @@ class Local:
     def check(self) -> None:
         """Nothing to check: this machine can always start processes."""
 
-    def start(self, launch: "Launch") -> WorkerGroup:
+    def start(self, launch: Launch) -> WorkerGroup:
         launch.logs.mkdir(parents=True, exist_ok=True)
         group = ProcessGroup({}, launch.logs)
         environments = worker_environments(len(launch.workers), visible_gpus())
@@ -64,7 +61,7 @@ class Local:
                 )
         return group
 
-    def reattach(self, launch: "Launch") -> WorkerGroup | None:
+    def reattach(self, launch: Launch) -> WorkerGroup | None:
         return None
 
 

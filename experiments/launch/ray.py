@@ -11,15 +11,12 @@ from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
-from experiments.launch.base import WorkerGroup, WorkerStatus
+from experiments.launch.base import Launch, WorkerGroup, WorkerStatus
 from icl.constraints import Count, NonNegative, PositiveInt
 from icl.errors import PlanError
 from icl.registry import component
-
-if TYPE_CHECKING:
-    from experiments.launch.launch_files import Launch
 
 CONNECT_TIMEOUT = 10.0
 """Seconds in which the address of a cluster must answer."""
@@ -42,14 +39,14 @@ class Ray:
         if find_spec("ray") is None:
             raise PlanError('launcher=ray needs the package ray, which is not installed: pip install "mm-icl[ray]".')
 
-    def start(self, launch: "Launch") -> WorkerGroup:
+    def start(self, launch: Launch) -> WorkerGroup:
         ray = _connect(self.address)
         launch.logs.mkdir(parents=True, exist_ok=True)
         task = ray.remote(num_cpus=self.cpus, num_gpus=self.gpus, max_retries=self.retries)(_work)
         run = str(launch.folder.absolute())
         return RayTasks({worker: task.remote(run, worker) for worker in launch.workers}, launch.logs)
 
-    def reattach(self, launch: "Launch") -> WorkerGroup | None:
+    def reattach(self, launch: Launch) -> WorkerGroup | None:
         return None
 
 
@@ -112,7 +109,7 @@ def _connect(address: str) -> Any:
 
 def _work(run: str, worker: str) -> str:
     """One task: one worker, with a log file of its own."""
-    from experiments.launch.launch_files import launch_folder
+    from experiments.launch.base import launch_folder
     from experiments.launch.worker import run_worker
 
     path = launch_folder(Path(run)) / "logs" / f"{worker}.log"

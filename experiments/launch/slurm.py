@@ -22,14 +22,13 @@ from importlib.util import find_spec
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Literal
 
-from experiments.launch.base import WorkerGroup, WorkerStatus, shared_gpus_warning
+from experiments.launch.base import Launch, WorkerGroup, WorkerStatus, shared_gpus_warning
 from experiments.launch.local import visible_gpus, worker_environments
 from icl.constraints import Count, PositiveInt
 from icl.errors import ConfigError, PlanError
 from icl.registry import component, later_parameter
 
 if TYPE_CHECKING:
-    from experiments.launch.launch_files import Launch
     from experiments.launch.worker import WorkerSession
 
 RESERVED_OPTIONS = ("array", "error", "job-name", "nodes", "open-mode", "output", "signal", "time", "wckey")
@@ -96,7 +95,7 @@ class Slurm:
                     "submitted (a login node), or use several processes on this machine: launcher.workers=2."
                 )
 
-    def start(self, launch: "Launch") -> WorkerGroup:
+    def start(self, launch: Launch) -> WorkerGroup:
         import submitit
 
         python = f"{self.python or shlex.quote(sys.executable)} -P"
@@ -129,10 +128,10 @@ class Slurm:
             return LocalJobs(ids, launch, job_of)
         return SlurmJobs(ids, launch)
 
-    def reattach(self, launch: "Launch") -> WorkerGroup | None:
+    def reattach(self, launch: Launch) -> WorkerGroup | None:
         return SlurmJobs(dict(launch.jobs), launch) if launch.jobs and self.cluster == "slurm" else None
 
-    def _parameters(self, launch: "Launch") -> dict[str, Any]:
+    def _parameters(self, launch: Launch) -> dict[str, Any]:
         name = f"icl-{launch.folder.name}"
         if self.cluster == "local":
             return {"name": name, "timeout_min": minutes(self.time), "tasks_per_node": self.workers_per_job}
@@ -256,7 +255,7 @@ class SlurmJobs:
     """Workers as jobs of a Slurm cluster. Any process that has the numbers of the jobs can follow them."""
 
     jobs: Mapping[str, str]
-    launch: "Launch"
+    launch: Launch
     states: dict[str, tuple[str, str]] = field(default_factory=dict)
     """job -> (state, reason), as Slurm reported last."""
 
@@ -295,7 +294,7 @@ class LocalJobs:
     """Workers as processes of this machine that submitit starts."""
 
     jobs: Mapping[str, str]
-    launch: "Launch"
+    launch: Launch
     handles: Mapping[str, Any]
     cancel_command: str = ""
 

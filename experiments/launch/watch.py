@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from experiments.launch.launch_files import Launch, is_alive
+from experiments.launch.base import Launch, is_alive
 from experiments.stopping.looks import read_families
 from experiments.store.line_tail import LineTail
 from experiments.store.lock import is_locked
@@ -93,7 +93,7 @@ class RunWatcher:
         self.counter = SampleCounter(self.store, [], None)
         self.new_failures: list[tuple[str, str]] = []
         self.job_states: Mapping[str, str] = {}
-        self.asked = -math.inf
+        self.cluster_poll_time = -math.inf
 
     def poll(self, progress: Progress | None = None) -> RunProgress:
         """Reads the run directory again. progress: receives what is new."""
@@ -140,8 +140,8 @@ class RunWatcher:
         if alive := sum(map(is_alive, states.values())):
             return WorkerCounts(alive, len(waiting), len(states))
         has_jobs = self.job_states.keys() == states.keys() and set(self.job_states.values()) != {"ended"}
-        if not has_jobs or time.monotonic() - self.asked >= CLUSTER_SECONDS:
-            self.job_states, self.asked = _job_states(launch), time.monotonic()
+        if not has_jobs or time.monotonic() - self.cluster_poll_time >= CLUSTER_SECONDS:
+            self.job_states, self.cluster_poll_time = _job_states(launch), time.monotonic()
         jobs = self.job_states
         waiting = {w for w in states if jobs.get(w) == "waiting" or (w in waiting and jobs.get(w) != "ended")}
         alive = sum(state == "running" and worker not in waiting for worker, state in jobs.items())

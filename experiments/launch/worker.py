@@ -25,7 +25,7 @@ from typing import Any
 from experiments.config.config import Config, parse_config
 from experiments.config.yaml_document import Document
 from experiments.grid.grid import Grid, expand
-from experiments.launch import launch_files as files
+from experiments.launch.base import HEARTBEAT_SECONDS, Launch, launch_folder, read_json, worker_lock
 from experiments.launch.coordinator import join_launch
 from experiments.running.run import expand_checked
 from experiments.running.run_session import CostLog, sum_counters
@@ -91,8 +91,8 @@ def run_worker(run: str, worker: str, job: str = "", on_start: OnStart | None = 
     while not _is_current(folder, worker) and time.monotonic() < deadline:
         time.sleep(0.2)
     if _is_current(folder, worker):
-        with files.worker_lock(folder, worker):
-            launch = files.Launch.read(folder)
+        with worker_lock(folder, worker):
+            launch = Launch.read(folder)
             if launch is not None and worker in launch.workers:
                 return _run_session(launch, worker, job, on_start)
     given_up = f"{folder}: the launch of worker {worker} was given up. Nothing is done."
@@ -101,11 +101,11 @@ def run_worker(run: str, worker: str, job: str = "", on_start: OnStart | None = 
 
 
 def _is_current(folder: Path, worker: str) -> bool:
-    launch = files.Launch.read(folder)
+    launch = Launch.read(folder)
     return launch is not None and worker in launch.workers
 
 
-def _run_session(launch: files.Launch, worker: str, job: str, on_start: OnStart | None) -> str:
+def _run_session(launch: Launch, worker: str, job: str, on_start: OnStart | None) -> str:
     os.chdir(launch.config["cwd"])
     sys.path += [entry for entry in launch.config["path"] if entry not in sys.path]
     try:
@@ -119,7 +119,7 @@ def _run_session(launch: files.Launch, worker: str, job: str, on_start: OnStart 
     return ""
 
 
-def _compute(session: "WorkerSession", launch: files.Launch) -> None:
+def _compute(session: "WorkerSession", launch: Launch) -> None:
     config = launch.config
     grid = expand(parse_config(Document(config["name"], Path(config["folder"]), config["data"])))
     if {cell.digest for cell in grid.cells} != set(launch.cells):
@@ -174,17 +174,17 @@ class WorkerSession(CostLog):
         will_restart: Whether the scheduler that stops this worker will start it again.
     """
 
-    def __init__(self, folder: Path, worker: str, job: str = "", beat: float = files.HEARTBEAT_SECONDS) -> None:
+    def __init__(self, folder: Path, worker: str, job: str = "", beat: float = HEARTBEAT_SECONDS) -> None:
         super().__init__(Store(folder), Invocation(Store(folder), worker))
         self.worker, self.job, self.beat = worker, job, beat
         self.will_restart = False
         self.lock = threading.RLock()
         self.ended = threading.Event()
         self.thread = threading.Thread(target=self._heartbeat, daemon=True)
-        self.path = files.launch_folder(folder) / f"{worker}.json"
+        self.path = launch_folder(folder) / f"{worker}.json"
 
     def __enter__(self) -> "WorkerSession":
-        previous = files.read_json(self.path) or {}
+        previous = read_json(self.path) or {}
         self.previous_counters = {key: previous.get(key, {}) for key in ("counters", "arms")}
         self.content = {
             "state": "running",

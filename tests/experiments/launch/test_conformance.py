@@ -9,9 +9,8 @@ import pytest
 from slurm_cluster import Cluster
 
 from experiments.launch import conformance
-from experiments.launch.base import WorkerGroup, WorkerStatus
+from experiments.launch.base import Launch, WorkerGroup, WorkerStatus
 from experiments.launch.conformance import check_launcher
-from experiments.launch.launch_files import Launch
 from experiments.launch.local import Local, ProcessGroup
 from experiments.launch.slurm import Slurm
 from icl.registry import build

@@ -13,7 +13,7 @@ from launched import files, lines, until
 from experiments.cli.main import main
 from experiments.config.config import load_config
 from experiments.grid.grid import expand
-from experiments.launch.launch_files import Launch
+from experiments.launch.base import Launch
 from experiments.launch.local import worker_environments
 from experiments.results.loaded_run import load_run
 from experiments.running.run import run

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from launched import files
 
-from experiments.launch.launch_files import Launch
+from experiments.launch.base import Launch
 from experiments.results.loaded_run import load_run
 from icl.errors import PlanError
 

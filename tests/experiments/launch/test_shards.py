@@ -12,7 +12,7 @@ from launched import files, lines, until
 
 from experiments.config.config import load_config
 from experiments.grid.grid import Grid, expand
-from experiments.launch.launch_files import Launch
+from experiments.launch.base import Launch
 from experiments.launch.worker import run_shard, shard
 from experiments.results.loaded_run import load_run
 from icl.errors import StoreError

@@ -11,7 +11,7 @@ import pytest
 from launched import files, lines, until
 from slurm_cluster import Cluster
 
-from experiments.launch.launch_files import Launch
+from experiments.launch.base import Launch
 from experiments.launch.slurm import Slurm, minutes, task_environment, task_numbers
 from experiments.launch.watch import MAX_IDLE_POLLS, POLL_SECONDS, RunWatcher
 from experiments.results.loaded_run import load_run

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from launched import lines, until
 
-from experiments.launch.launch_files import HEARTBEAT_TIMEOUT, Launch
+from experiments.launch.base import HEARTBEAT_TIMEOUT, Launch
 from experiments.launch.watch import RunWatcher, SampleCounter
 from experiments.store.lock import write_lock
 from experiments.store.store import Store

@@ -10,7 +10,7 @@ from launched import files, lines
 
 from experiments.config.config import load_config
 from experiments.grid.grid import Grid, expand
-from experiments.launch.launch_files import (
+from experiments.launch.base import (
     HEARTBEAT_TIMEOUT,
     Launch,
     is_alive,
@@ -108,7 +108,7 @@ def test_a_launch_that_is_given_up_while_a_worker_waits_for_its_lock_ends_the_wo
         launch.give_up()
         yield
 
-    monkeypatch.setattr("experiments.launch.launch_files.worker_lock", lock)
+    monkeypatch.setattr("experiments.launch.worker.worker_lock", lock)
     message = run_worker(str(launch.folder), launch.workers[0])
     assert message.endswith("was given up. Nothing is done.")
     assert message in capsys.readouterr().err
@@ -124,7 +124,7 @@ def test_giving_up_an_earlier_launch_keeps_a_later_one(launched: Callable[..., A
 
 
 def test_two_processes_cannot_be_one_worker(launched: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("experiments.launch.launch_files.LOCK_TIMEOUT", 0.0)
+    monkeypatch.setattr("experiments.launch.base.LOCK_TIMEOUT", 0.0)
     launch, _ = launched()
     with worker_lock(launch.folder, launch.workers[0]):
         assert live_workers(launch) == [launch.workers[0]]

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from experiments.config.config import load_config
-from experiments.launch.launch_files import Launch
+from experiments.launch.base import Launch
 from experiments.results.loaded_run import load_run
 from experiments.running import runner, windows
 from experiments.running.run import run
