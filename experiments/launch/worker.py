@@ -23,6 +23,7 @@ from types import FrameType
 from typing import Any
 
 from experiments.config.config import Config, parse_config
+from experiments.config.keys import DEFAULT_LAUNCHER
 from experiments.config.yaml_document import Document
 from experiments.grid.grid import Grid, expand
 from experiments.launch.base import HEARTBEAT_SECONDS, Launch, launch_folder, read_json, worker_lock
@@ -63,7 +64,7 @@ def run_shard(config: Config, runs: Path, index: int, count: int) -> str:
     Raises:
         ICLError: The run cannot start. StoreError: another process computes this shard, the whole run, or other shards.
     """
-    grid = expand_checked(config)
+    grid = expand_checked(replace(config, launcher=DEFAULT_LAUNCHER, observe=()))
     folder = runs / config.name
     with write_lock(folder, JOIN_TIMEOUT):
         launch = join_launch(Store(folder), grid, count)

@@ -26,12 +26,12 @@ READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 @contextmanager
-def write_lock(folder: Path, timeout: float = PROBE_SECONDS) -> Iterator[None]:
+def write_lock(folder: Path, timeout: float | None = None) -> Iterator[None]:
     """Locks the run directory.
 
     Args:
         folder: The run directory, which is made if it does not exist.
-        timeout: Seconds to wait while another process has the lock.
+        timeout: Seconds to wait while another process has the lock; by default a moment.
 
     Raises:
         StoreError: Another process has the lock, or the folder cannot be written or has no locks.
@@ -45,7 +45,7 @@ def write_lock(folder: Path, timeout: float = PROBE_SECONDS) -> Iterator[None]:
     holder = folder / ".holder.json"
     lock = FileLock(folder / ".lock")
     try:
-        lock.acquire(timeout=timeout, poll_interval=PROBE_SECONDS / 10)
+        lock.acquire(timeout=PROBE_SECONDS if timeout is None else timeout, poll_interval=PROBE_SECONDS / 10)
     except Timeout as error:
         raise StoreError(f"{folder} is being run by {_holder(holder)}. Wait for it, or use another name.") from error
     except OSError as error:

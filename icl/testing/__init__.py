@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from decoding.conformance import check_strategy as check_strategy
     from decoding.interventions.conformance import check_intervention as check_intervention
     from experiments.launch.conformance import check_launcher as check_launcher
-    from experiments.observers.conformance import check_observer as check_observer
+    from experiments.observers.base import check_observer as check_observer
     from icl.testing.conformance import check_metric as check_metric
     from icl.testing.conformance import check_model as check_model
     from icl.testing.conformance import check_task as check_task
@@ -51,7 +51,7 @@ _MODULES: dict[str, tuple[str, ...]] = {
     "decoding.conformance": ("check_strategy",),
     "decoding.interventions.conformance": ("check_intervention",),
     "experiments.launch.conformance": ("check_launcher",),
-    "experiments.observers.conformance": ("check_observer",),
+    "experiments.observers.base": ("check_observer",),
 }
 
 __getattr__, __dir__ = lazy_exports("icl.testing", _MODULES)

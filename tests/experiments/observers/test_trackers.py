@@ -10,7 +10,7 @@ import accelerate.tracking
 import pytest
 
 from experiments.cli.main import main
-from experiments.observers.conformance import COLUMNS, ROWS, check_observer
+from experiments.observers.base import COLUMNS, ROWS, check_observer
 from experiments.observers.trackers import MAX_TEXT, clean_key, flatten
 from icl.errors import ConfigError
 from icl.registry import build, entries
