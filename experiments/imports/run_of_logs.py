@@ -6,7 +6,7 @@ reported value is another number (F1, a sum) is left out unless it is asked for 
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -247,11 +247,5 @@ def _stored(digest: str, sample: LoggedSample, log: Log, metrics: Mapping[str, A
 
 
 def _plain(columns: Mapping[str, Any]) -> dict[str, Any]:
-    return dict(_plain_items(columns))
-
-
-def _plain_items(columns: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     """The columns whose values are texts, numbers or truth values."""
-    for name, value in columns.items():
-        if isinstance(value, str | int | float) or value is None:
-            yield name, value
+    return {name: value for name, value in columns.items() if isinstance(value, str | int | float) or value is None}

@@ -18,7 +18,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -167,16 +167,8 @@ class Launch:
         if content is None:
             return None
         try:
-            return Launch(
-                folder,
-                content["id"],
-                content["launcher"],
-                workers=tuple(content["workers"]),
-                cells=tuple(content["cells"]),
-                since=content["since"],
-                jobs=content["jobs"],
-                config=content.get("config", {}),
-            )
+            lists = {key: tuple(content[key]) for key in ("workers", "cells")}
+            return Launch(folder, **{**content, **lists})
         except (KeyError, TypeError) as error:
             raise StoreError(f"{path} is damaged ({error!r}). Remove it if no job of this run is left.") from error
 
@@ -185,8 +177,8 @@ class Launch:
         return launch_folder(self.folder) / "logs"
 
     def write(self) -> None:
-        keys = ("id", "launcher", "workers", "cells", "since", "jobs", "config")
-        write_json(launch_folder(self.folder) / "launch.json", {key: getattr(self, key) for key in keys})
+        content = {one.name: getattr(self, one.name) for one in fields(self) if one.name != "folder"}
+        write_json(launch_folder(self.folder) / "launch.json", content)
 
     def with_jobs(self, jobs: Mapping[str, str]) -> "Launch":
         """The launch with the names of its jobs, written to its file."""

@@ -175,33 +175,27 @@ def evaluation_config(config: Config, outcomes: Sequence[TrainingOutcome]) -> Co
 
     Trained vectors are values of the axis `intervene`, after those of the file.
     """
-    spec = _spec(config)
-    if spec.parameters == VECTORS:
-        return _vector_study(config, spec, outcomes)
-    data = {key: value for key, value in config.document.data.items() if key not in ("tune", "model")}
-    grid = {axis: value for axis, value in (data.get("grid") or {}).items() if axis != "model"}
-    node = config.model if config.model is not None else config.grid["model"][0]
-    base = dict(node) if isinstance(node, dict) else {"name": node}
-    data["grid"] = {"model": [base, *({**base, "adapter": str(one.folder)} for one in outcomes)], **grid}
-    data.setdefault("name", config.name)
-    data.setdefault("compare", {"to": {"model": {**base, "adapter": None}}})
-    return parse_config(Document(config.document.name, config.document.folder, data))
-
-
-def _vector_study(config: Config, spec: TuneSpec, outcomes: Sequence[TrainingOutcome]) -> Config:
-    """The study of the file with the vectors of each outcome as values of `intervene`."""
-    data = {key: value for key, value in config.document.data.items() if key not in ("tune", "intervene")}
+    spec, written = _spec(config), config.document.data
+    axis = "intervene" if spec.parameters == VECTORS else "model"
+    data = {key: value for key, value in written.items() if key not in ("tune", axis)}
     grid = dict(data.get("grid") or {})
-    node = config.document.data["tune"].get("intervene", spec.intervene)
-    node = dict(node) if isinstance(node, Mapping) else {"name": node}
-    own = grid.pop("intervene", [config.intervene])
-    data["grid"] = {
-        "intervene": [*own, *({**node, "fitted": str(one.folder / VECTOR_FILE)} for one in outcomes)],
-        **grid,
-    }
+    own = grid.pop(axis, None)
+    values: list[Any]
+    if axis == "intervene":
+        values = list(own or [config.intervene])
+        reference, node = values[0], _as_mapping(written["tune"].get("intervene", spec.intervene))
+        values += [{**node, "fitted": str(one.folder / VECTOR_FILE)} for one in outcomes]
+    else:
+        node = _as_mapping(config.model if config.model is not None else config.grid["model"][0])
+        reference, values = {**node, "adapter": None}, [node, *({**node, "adapter": str(o.folder)} for o in outcomes)]
+    data["grid"] = {axis: values, **grid}
     data.setdefault("name", config.name)
-    data.setdefault("compare", {"to": {"intervene": own[0]}})
+    data.setdefault("compare", {"to": {axis: reference}})
     return parse_config(Document(config.document.name, config.document.folder, data))
+
+
+def _as_mapping(node: Any) -> dict[str, Any]:
+    return dict(node) if isinstance(node, Mapping) else {"name": node}
 
 
 def _intervention(config: Config, spec: TuneSpec, cells: Mapping[str, Cell]) -> Any:
