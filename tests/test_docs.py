@@ -123,7 +123,7 @@ def test_every_component_of_the_page_on_extending_passes_its_check(
 
 def test_the_page_on_extending_has_a_component_of_each_kind() -> None:
     kinds = {"Retriever", "Composer", "Metric", "Reranker", "Orderer", "Transform", "Embedder", "Image edit"}
-    assert {kind for kind, _, _ in EXTENDING} == kinds | {"Intervention", "Model"}
+    assert {kind for kind, _, _ in EXTENDING} == kinds | {"Intervention", "Model", "Launcher"}
 
 
 def run_page(title: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
