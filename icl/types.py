@@ -9,7 +9,7 @@ parts. Edits, budgets and perturbations refer to the names (`icl.spans`: `demo[2
 import hashlib
 import json
 import operator
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal

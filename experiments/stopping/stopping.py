@@ -57,16 +57,6 @@ class Stopping:
         yield self.needed()  # samples that failed in an earlier session
         self.advance(given_up())
 
-    def blocks(self) -> list[dict[str, set[str]]]:
-        """The queries of each cell by block of work, of all looks to come. Later blocks have no earlier query."""
-        before: dict[str, set[str]] = {}
-        blocks = []
-        for family, look in self._targets():
-            needed = family.needed(look)
-            blocks.append({digest: queries - before.get(digest, set()) for digest, queries in needed.items()})
-            before |= {digest: queries | before.get(digest, set()) for digest, queries in needed.items()}
-        return blocks
-
     def needed(self, family: Family | None = None, look: int = 0) -> dict[str, set[str]]:
         """The queries of each cell that are needed: so far, and for a look of one family. Other cells need all."""
         needed: dict[str, set[str]] = {}
