@@ -253,10 +253,11 @@ def interrupt_on(*signals: signal.Signals) -> Iterator[None]:
         signal.signal(number, signal.SIG_IGN)  # a second one must not interrupt the end
         raise KeyboardInterrupt(signal.Signals(number).name)
 
-    for number in signals:
-        signal.signal(number, stop)
+    before = {number: signal.signal(number, stop) for number in signals}
     try:
         yield
+        for number, handler in before.items():
+            signal.signal(number, handler)
     except KeyboardInterrupt as interrupt:
         print(f"stopped by {interrupt or 'SIGINT'}. What is finished is kept.", file=sys.stderr)
         raise SystemExit(128 + signal.SIGTERM) from None
