@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from experiments.api import retrieve as retrieve
     from experiments.api import run as run
     from experiments.launch.base import Launcher as Launcher
+    from experiments.launch.base import WorkerStatus as WorkerStatus
+    from experiments.launch.local import ProcessGroup as ProcessGroup
     from experiments.observers.base import Observer as Observer
     from experiments.results.loaded_run import Run as Run
     from experiments.stats.findings import Finding as Finding
@@ -26,7 +28,9 @@ __all__ = [
     "Finding",
     "Launcher",
     "Observer",
+    "ProcessGroup",
     "Run",
+    "WorkerStatus",
     "answer",
     "compose",
     "findings",
@@ -40,7 +44,8 @@ __all__ = [
 
 _MODULES: dict[str, tuple[str, ...]] = {
     "experiments.api": ("answer", "compose", "load_model", "load_run", "load_task", "retrieve", "run"),
-    "experiments.launch.base": ("Launcher",),
+    "experiments.launch.base": ("Launcher", "WorkerStatus"),
+    "experiments.launch.local": ("ProcessGroup",),
     "experiments.observers.base": ("Observer",),
     "experiments.results.loaded_run": ("Run",),
     "experiments.stats.findings": ("Finding", "findings"),
