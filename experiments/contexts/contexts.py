@@ -12,11 +12,11 @@ prompt. Specs with the same retriever and seed (such as two orders) share demons
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Protocol
 
-from experiments.contexts.paired_sample import paired_samples
 from experiments.grid.grid import Cell
 from icl.errors import ICLError, PlanError
 from icl.option_listing import list_options
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from icl.tasks.base import Pool, Task
     from prompts.base import Orderer, Transform
     from retrievers.base import Retriever
-
 
 LARGE_POOL_RATIO = 4
 """In a pool this many times larger than the demonstrations, allowed examples are not counted."""
@@ -382,3 +381,33 @@ def _retrieval_key(cell: Cell) -> tuple[Any, ...]:
 
 def _context_key(cell: Cell) -> tuple[Any, ...]:
     return (*_retrieval_key(cell), id(cell.order), *map(id, cell.transforms))
+
+
+PAIRING_FACTOR = "other sample"
+
+
+def paired_samples(queries: Sequence[Example], chosen: Sequence[Example], seed: int) -> list[Example | None]:
+    """For each of the chosen queries its partner among all queries; None if there is none.
+
+    Controls that read another sample's prompt need it. The queries of a task form a ring, ordered by a number that each
+    draws from its own random stream. The partner of a query is the next one in the ring. If queries have groups (such
+    as questions about one image), it is the next one of another group. So the pairs depend on the seed and the ids
+    alone, and not on batches or resuming.
+    """
+    by_id = {query.id: query for query in queries}
+    ring = _ring(tuple(by_id), seed)
+    index = {name: i for i, name in enumerate(ring)}
+    return [_partner(by_id[query.id], (by_id[name] for name in _after(ring, index[query.id]))) for query in chosen]
+
+
+@lru_cache(8)
+def _ring(names: tuple[str, ...], seed: int) -> tuple[str, ...]:
+    return tuple(sorted(names, key=lambda name: (StreamKey(seed, name).number(PAIRING_FACTOR), name)))
+
+
+def _after(ring: Sequence[str], index: int) -> Iterator[str]:
+    return (ring[(index + step) % len(ring)] for step in range(1, len(ring)))
+
+
+def _partner(query: Example, candidates: Iterable[Example]) -> Example | None:
+    return next((other for other in candidates if query.group is None or other.group != query.group), None)

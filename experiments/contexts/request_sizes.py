@@ -7,10 +7,10 @@ sample: an engine that meets a larger prompt restarts with its largest size.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
+from experiments.config.keys import DEFAULTS
 from experiments.contexts.contexts import Retrieval, build_contexts, prompt_specs, render
-from experiments.contexts.placeholders import placeholder_retriever, without_model_calls
 from experiments.grid.grid import Cell
 from icl.errors import ICLError
 from icl.models.hf.memory import RequestSize
@@ -20,6 +20,7 @@ from icl.types import Example
 if TYPE_CHECKING:
     from icl.images import Image
     from icl.models.base import Model
+    from retrievers.base import Retriever
 
 SAMPLED_QUERIES = 8
 """Queries of each task and number of shots whose prompts are measured."""
@@ -126,3 +127,32 @@ def estimate_sizes(cells: Sequence[Cell]) -> tuple[int, int]:
 def sample_queries(queries: Sequence[Example], limit: int) -> list[Example]:
     """A fixed random choice of at most `limit` queries, in the order of the task."""
     return [queries[i] for i in sorted(nested_choice([query.id for query in queries], limit, 0, "plan"))]
+
+
+def placeholder_retriever() -> "Retriever":
+    """The default retriever, which needs no model, for prompts that are only counted."""
+    from icl.registry import build
+
+    return cast("Retriever", build("retriever", DEFAULTS["retriever"]))
+
+
+def has_placeholder_retriever(cell: Cell) -> bool:
+    """Whether the cell has the default retriever, while its label names another."""
+    default, label = DEFAULTS["retriever"], str(cell.labels["retriever"])
+    _, name = getattr(type(cell.retriever), "component", ("retriever", ""))
+    return bool(name == default and not label.startswith(default))
+
+
+def without_model_calls(cells: Sequence[Cell]) -> list[Cell]:
+    """The cells with the default order in place of an orderer that calls the model, and without such transforms.
+
+    A prompt has the same length in any order. Retrievers stay; callers replace them.
+    """
+    from icl.registry import build
+
+    default, replaced = build("orderer", DEFAULTS["order"]), []
+    for cell in cells:
+        order = default if "model" in getattr(cell.order, "needs", ()) else cell.order
+        transforms = tuple(transform for transform in cell.transforms if "model" not in transform.needs)
+        replaced.append(replace(cell, order=order, transforms=transforms))
+    return replaced

@@ -9,11 +9,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from experiments.contexts.context_overflow import ContextOverflow
 from experiments.contexts.contexts import Retrieval, build_contexts, prompt_specs, render
-from experiments.contexts.placeholders import placeholder_retriever, without_model_calls
-from experiments.contexts.repeated_images import RepeatedImages
-from experiments.contexts.request_sizes import LargestRequests, sample_queries
+from experiments.contexts.prompt_notes import ContextOverflow, RepeatedImages
+from experiments.contexts.request_sizes import (
+    LargestRequests,
+    placeholder_retriever,
+    sample_queries,
+    without_model_calls,
+)
 from experiments.grid.grid import Cell, Grid
 from experiments.grid.grid_warnings import grid_warnings
 from experiments.planning.prompt_counts import (

@@ -16,8 +16,7 @@ from experiments.results.column_effects import (
     interaction_comparisons,
 )
 from experiments.results.invocations import version_differences
-from experiments.results.label_transforms import label_transform_names, label_transform_note
-from experiments.results.output_parts import part_notes
+from experiments.results.sample_notes import label_transform_names, label_transform_note, part_notes
 from experiments.stats.answer_forms import FORM, answer_forms, iter_notes, unparsed_outputs
 from experiments.stats.arm_comparisons import ArmComparison, Topic
 from experiments.stats.arms import (

@@ -15,8 +15,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from experiments.contexts.contexts import PromptItem, PromptSpec, Retrieval, build_contexts
-from experiments.contexts.placeholders import placeholder_retriever, without_model_calls
-from experiments.contexts.request_sizes import LargestRequests, sample_queries
+from experiments.contexts.request_sizes import (
+    LargestRequests,
+    placeholder_retriever,
+    sample_queries,
+    without_model_calls,
+)
 from experiments.grid.grid import Cell
 from experiments.running.generation import Answer, SampleRequest, answer
 from icl.errors import ICLError, ModelError

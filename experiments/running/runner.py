@@ -43,9 +43,8 @@ from contextvars import copy_context
 from threading import Event
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from experiments.contexts.context_overflow import ContextOverflow
 from experiments.contexts.contexts import Retrieval
-from experiments.contexts.repeated_images import RepeatedImages
+from experiments.contexts.prompt_notes import ContextOverflow, RepeatedImages
 from experiments.contexts.request_sizes import estimate_sizes
 from experiments.grid.grid import Cell, Grid
 from experiments.grid.grid_warnings import loading_problems
