@@ -223,7 +223,7 @@ def _warn(text: str) -> None:
 def _pairs(overrides: Sequence[str] | Mapping[str, Any]) -> Mapping[str, Any]:
     if isinstance(overrides, Mapping):
         return overrides
-    from experiments.config.overrides import parse_override
+    from experiments.config.yaml_document import parse_override
 
     return dict(parse_override(text) for text in overrides)
 

@@ -27,7 +27,7 @@ from typing import (
 from annotated_types import Ge, Gt, Le, Lt
 
 from icl.component_json import config_key, describe
-from icl.constraints import MAX_ITEMS
+from icl.constraints import FLOAT32_MAX, MAX_ITEMS
 from icl.registry import FunctionPath, NestedComponent, with_article
 
 TYPE_NAMES = {str: "string", int: "integer", float: "number", bool: "true or false", type(None): "null"}
@@ -113,7 +113,9 @@ def _plural(kind: str) -> str:
 
 def _range_text(extras: Sequence[Any]) -> str:
     low = next((extra.ge for extra in extras if isinstance(extra, Ge)), None)
-    high = next((extra.le for extra in extras if isinstance(extra, Le) and extra.le != MAX_ITEMS), None)
+    high = next(
+        (extra.le for extra in extras if isinstance(extra, Le) and extra.le not in (MAX_ITEMS, FLOAT32_MAX)), None
+    )
     above = next((extra.gt for extra in extras if isinstance(extra, Gt)), None)
     below = next((extra.lt for extra in extras if isinstance(extra, Lt)), None)
     if low is not None and high is not None:

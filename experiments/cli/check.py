@@ -41,7 +41,7 @@ def command(
     A line of --cases is {"output": …, "answers": […], "options": […], "right": true}. Prints each case with another
     judgment, then the number of cases that agree. The exit status is 1 if one does not.
     """
-    from experiments.config.overrides import parse_override
+    from experiments.config.yaml_document import parse_override
 
     kind, name, parameters = _read(words)
     if kind not in CHECKS:

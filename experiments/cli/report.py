@@ -67,7 +67,7 @@ def _merge(runs: list[Path], out: Path | None) -> tuple[Path, list[str]]:
                 "--out is the folder of several runs that are merged. The report of one run is in its folder."
             )
         return runs[0], []
-    from experiments.config.config import MAX_NAME_LENGTH
+    from experiments.config.keys import MAX_NAME_LENGTH
     from experiments.imports.merged_runs import describe_merge, merge_runs
 
     name = "+".join(run.resolve().name for run in runs)[:MAX_NAME_LENGTH]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from experiments.cli.main import INTERRUPTED
-from experiments.config.tuning_keys import TuningControl
+from experiments.config.keys import TuningControl
 
 if TYPE_CHECKING:
     from experiments.tuning.train import TrainingOutcome

@@ -1,6 +1,6 @@
 """The JSON schema of an experiment file: editors complete keys and components with it, and mark mistakes."""
 
-from typing import Any, get_type_hints
+from typing import Any
 
 from pydantic import TypeAdapter
 
@@ -13,13 +13,10 @@ from experiments.config.keys import (
     HINTS,
     LIST_AXES,
     WHEN_DECIDED,
-    CompareSpec,
     ExperimentKeys,
-    StopSpec,
+    FileKeys,
     component_kind,
 )
-from experiments.config.statements import ClaimSpec, PublishedSpec
-from experiments.config.tuning_keys import TuneSpec
 from icl.parameter_docs import parameter_docs
 from icl.registry import schema
 
@@ -30,71 +27,45 @@ def experiment_schema() -> dict[str, Any]:
     """A schema document, with a definition in `$defs` for each kind of component. Imports every component."""
     kinds = {kind: _inlined(schema(kind)) for kind in filter(None, map(component_kind, HINTS.values()))}
     kinds["strategy"] = _with_arm_keys(kinds["strategy"])
-    properties = {key: _value_schema(key) for key in HINTS}
-    properties |= {"grid": _axes_schema(), "zip": _axes_schema(), "compare": _spec_schema(CompareSpec)}
-    properties["tune"] = _spec_schema(TuneSpec)
-    properties |= {
-        key: {"type": "array", "items": _spec_schema(spec)}
-        for key, spec in (("claims", ClaimSpec), ("published", PublishedSpec))
-    }
-    properties["stop"] = {"anyOf": [{"const": WHEN_DECIDED}, _spec_schema(StopSpec)]}
-    unnamed = _without_name(
-        kinds["launcher"], DEFAULT_LAUNCHER
-    )  # a mapping without a name has the default's parameters
-    properties["launcher"] = {"anyOf": [properties["launcher"], unnamed]}
-    return {
-        "$schema": DRAFT,
-        "title": "mm-icl experiment",
-        "type": "object",
-        "properties": _documented(ExperimentKeys, properties),
-        "additionalProperties": False,
-        "$defs": kinds,
-    }
+    document = _with_references(TypeAdapter(ExperimentKeys).json_schema())
+    specs: dict[str, Any] = document.pop("$defs")
+    for spec in FileKeys.__subclasses__():
+        if spec.__name__ in specs:
+            _describe(spec, specs[spec.__name__]["properties"])
+    properties = document["properties"]
+    none = {"const": EMPTY_LIST}
+    for key in LIST_AXES:
+        properties[key] = {"anyOf": [none, properties[key]], "default": EMPTY_LIST}
+    properties["observe"] = {"anyOf": [none, {"$ref": "#/$defs/observer"}, properties["observe"]]}
+    properties["stop"]["anyOf"].append({"const": WHEN_DECIDED})
+    unnamed = _without_name(kinds["launcher"], DEFAULT_LAUNCHER)  # a mapping without a name has its parameters
+    properties["launcher"] = {"anyOf": [{"$ref": "#/$defs/launcher"}, unnamed]}
+    _describe(ExperimentKeys, properties)
+    for key in ("grid", "zip"):
+        properties[key] |= {
+            "properties": {axis: _axis_schema(properties[axis]) for axis in AXES},
+            "patternProperties": {rf"^({'|'.join(COMPONENT_KINDS)})\..+$": {"type": "array", "minItems": 1}},
+            "additionalProperties": False,
+        }
+    return {"$schema": DRAFT, **document, "title": "mm-icl experiment", "required": [], "$defs": kinds | specs}
 
 
-def _documented(cls: type[Any], properties: dict[str, Any]) -> dict[str, Any]:
-    """The properties with the comments and defaults of a dataclass's fields."""
-    described = {}
+def _with_references(node: Any) -> Any:
+    """The schema with the definition of its kind in the place of each component."""
+    if isinstance(node, dict):
+        kind = {"$ref": f"#/$defs/{node.pop('$comment')}"} if "$comment" in node else {}
+        return kind | {key: _with_references(value) for key, value in node.items()}
+    return [*map(_with_references, node)] if isinstance(node, list) else node
+
+
+def _axis_schema(value: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "array", "minItems": 1, "items": value, "description": value["description"]}
+
+
+def _describe(cls: type[Any], properties: dict[str, Any]) -> None:
+    """Adds the comments beside a dataclass's fields."""
     for doc in parameter_docs(cls):
-        default = EMPTY_LIST if doc.key in LIST_AXES else doc.default
-        optional = {} if doc.required or default is None else {"default": default}
-        described[doc.key] = {**properties[doc.key], **optional, "description": doc.meaning}
-    return described
-
-
-def _value_schema(key: str) -> dict[str, Any]:
-    kind = component_kind(HINTS[key])
-    if kind is None:
-        node: dict[str, Any] = TypeAdapter(HINTS[key]).json_schema()
-        return node
-    node = {"$ref": f"#/$defs/{kind}"}
-    if key == "metrics":
-        return {"type": "array", "items": node, "minItems": 1}
-    if key == "observe":
-        return {"anyOf": [{"const": EMPTY_LIST}, node, {"type": "array", "items": node}]}
-    return {"anyOf": [{"const": EMPTY_LIST}, {"type": "array", "items": node}]} if key in LIST_AXES else node
-
-
-def _axes_schema() -> dict[str, Any]:
-    meanings = {doc.key: doc.meaning for doc in parameter_docs(ExperimentKeys)}
-    axes = {axis: {"items": _value_schema(axis), "description": meanings[axis]} for axis in AXES}
-    return {
-        "type": "object",
-        "properties": {axis: {"type": "array", "minItems": 1, **node} for axis, node in axes.items()},
-        "patternProperties": {rf"^({'|'.join(COMPONENT_KINDS)})\..+$": {"type": "array", "minItems": 1}},
-        "additionalProperties": False,
-    }
-
-
-def _spec_schema(spec: type[Any]) -> dict[str, Any]:
-    """The schema of a key whose value is a mapping with the fields of a dataclass."""
-    hints = get_type_hints(spec, include_extras=True)
-    return {
-        "type": "object",
-        "properties": _documented(spec, {key: TypeAdapter(hint).json_schema() for key, hint in hints.items()}),
-        "required": [doc.key for doc in parameter_docs(spec) if doc.required],
-        "additionalProperties": False,
-    }
+        properties[doc.key]["description"] = doc.meaning
 
 
 def _without_name(kind: dict[str, Any], name: str) -> dict[str, Any]:

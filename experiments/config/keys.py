@@ -1,20 +1,24 @@
 """The keys of an experiment file. Each is written once, with its type, default and meaning.
 
-The loader, its suggestions, the JSON schema and the table in docs/studies.md read `ExperimentKeys`. The comment beside
-a field is its documentation, as in components.
+pydantic checks a file against `ExperimentKeys`. The suggestions, the JSON schema and the table in docs/studies.md read
+the same types. The comment beside a field is its documentation, as in components.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
+from enum import StrEnum
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 from annotated_types import Ge, Gt, Le, Lt, MinLen
+from pydantic import AfterValidator, AllowInfNan, BeforeValidator, ConfigDict, Strict, model_validator
 
 from decoding.engine.requests import AnswerMode, LazyBranches
-from experiments.config.statements import ClaimSpec, PublishedSpec
-from experiments.config.tuning_keys import TuneSpec
+from icl.constraints import FLOAT32_MAX
+from icl.errors import ConfigError, did_you_mean
+from icl.metrics.baselines import BASELINES
 from icl.models.base import MAX_NEW_TOKENS
-from icl.registry import NestedComponent
+from icl.registry import NestedComponent, build
+from icl.renamed_names import suggest
 
 METRIC_PREFERENCE = ("lenient", "strict", "option")
 """The primary metric of a run that names none is the first of these that it has."""
@@ -25,6 +29,10 @@ Correction = Literal["holm", "none"]
 CORRECTIONS: tuple[Correction, ...] = get_args(Correction)
 DEFAULT_CORRECTION = CORRECTIONS[0]
 DEFAULT_LAUNCHER = "local"
+MAX_NAME_LENGTH = 200
+"""A name is that of a folder, and file systems take at most 255 bytes."""
+BASELINE_KEY = "baseline"
+"""In place of axes, `against: {baseline: vote}` compares an arm with the vote of its demonstrations."""
 WHEN_DECIDED = "when_decided"
 """The value of `stop` that means its rule with default values."""
 MAX_COLUMN_VALUES = 100
@@ -43,112 +51,296 @@ class Axis:
 
 
 @dataclass(frozen=True)
-class ExpectedText:
-    """Field metadata: what an error message says that the value is."""
+class Node(NestedComponent):
+    """Field metadata: the config node of a component, which `experiments.grid` builds. built: the file builds it."""
 
-    text: str
+    built: bool = False
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
+        from pydantic_core import core_schema
+
+        return core_schema.no_info_plain_validator_function(self._check)
+
+    def __get_pydantic_json_schema__(self, schema: Any, handler: Any) -> dict[str, Any]:
+        return {"$comment": self.kind}
+
+    def _check(self, node: Any) -> Any:
+        if isinstance(node, list):
+            raise ValueError("must be one component, not a list.")
+        try:
+            return build(self.kind, node) if self.built else node
+        except ConfigError as error:  # pydantic adds the place to a ValueError
+            raise ValueError(str(error)) from error
 
 
-Shots = Annotated[int, Ge(0), Le(10_000), ExpectedText("a number of demonstrations, 0 or more")]
-ThinkingLimit = Annotated[
-    Annotated[int, Ge(0), Le(100_000)] | None, ExpectedText("the number of tokens of a reasoning block, 0 or more")
-]
-TokenLimit = Annotated[int, Ge(1), Le(100_000), ExpectedText("an integer of at least 1")]
-CandidateCount = Annotated[
-    Annotated[int, Ge(1), Le(100_000)] | None,
-    ExpectedText("the number of candidates that the rerankers get, 1 or more"),
-]
-TraceWidth = Annotated[
-    int, Ge(0), ExpectedText("the number of tokens to store for each branch and step, an integer of 0 or more")
-]
-StopStrings = Annotated[
-    tuple[Annotated[str, MinLen(1)], ...], ExpectedText('a list of strings that end an answer, such as ["\\n"]')
-]
-Columns = Annotated[
-    tuple[Annotated[str, MinLen(1)], ...], ExpectedText("a list of columns of the data, such as [category]")
-]
-Seeds = Annotated[tuple[int, ...], MinLen(1), ExpectedText("a list of integers such as [0, 1, 2]")]
-Controls = Annotated[Literal["none", "default"], ExpectedText("'none' or 'default'")]
-Rerankers = list[Annotated[Any, NestedComponent("reranker")]]
-Transforms = list[Annotated[Any, NestedComponent("transform")]]
-Metrics = tuple[Annotated[Any, NestedComponent("metric")], ...]
-Observers = tuple[Annotated[Any, NestedComponent("observer")], ...]
+def _listed(node: Any) -> Any:
+    """A single value as a list of one; 'none' as the empty list."""
+    return [node] if isinstance(node, str | Mapping) or type(node) is int else _none_as_empty(node)
+
+
+def _none_as_empty(node: Any) -> Any:
+    return [] if node == EMPTY_LIST else node
+
+
+def _distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    if repeated := [value for i, value in enumerate(values) if value in values[:i]]:
+        raise ValueError(f"must not repeat a value: {repeated[0]!r} is there twice.")
+    return values
+
+
+def _folder_name(name: str) -> str:
+    if not name[:1].isalnum() or not all(c.isascii() and (c.isalnum() or c in "._-") for c in name):
+        raise ValueError(f"{name!r} names a folder: letters, digits, '.', '_' and '-' only.")
+    if len(name) > MAX_NAME_LENGTH:
+        raise ValueError(f"must have at most {MAX_NAME_LENGTH} characters, not {len(name)}.")
+    return name
+
+
+def _stop_keys(node: Any) -> Any:
+    return {} if node == WHEN_DECIDED else node
+
+
+def _named_launcher(node: Any) -> Any:
+    """A mapping without a name has parameters of the default launcher."""
+    return {"name": DEFAULT_LAUNCHER, **node} if isinstance(node, Mapping) else node
+
+
+def _axis(*others: str) -> AfterValidator:
+    """Checks that a text names an axis, or one of the others."""
+
+    def check(name: str) -> str:
+        if name not in (names := (*AXES, *others)):
+            raise ValueError(f"no axis '{name}'{suggest('key', name, names)}")
+        return name
+
+    return AfterValidator(check)
+
+
+def _grid_axis(name: str) -> str:
+    if name in ("seed", "seeds"):
+        raise ValueError(
+            "seeds cannot be an axis, because every cell is run with every seed. Set seeds at the top level."
+        )
+    head, _, parameter = name.partition(".")
+    if name not in AXES and not (head in COMPONENT_KINDS and parameter):
+        raise ValueError(
+            f"no component reads the axis '{name}'{suggest('key', name, AXES)} Axes: {', '.join(AXES)}, or a "
+            "parameter of a component such as decoding.alpha."
+        )
+    return name
+
+
+def _as_nodes(setting: Mapping[str, Any]) -> Mapping[str, Any]:
+    return {axis: [] if axis in LIST_AXES and value == EMPTY_LIST else value for axis, value in setting.items()}
+
+
+def _as_in_tables(setting: Mapping[str, Any]) -> Mapping[str, Any]:
+    return {axis: EMPTY_LIST if axis in LIST_AXES and value == [] else value for axis, value in setting.items()}
+
+
+def _baseline_exists(setting: Mapping[str, Any]) -> Mapping[str, Any]:
+    if BASELINE_KEY in setting and (name := setting[BASELINE_KEY]) not in [*BASELINES]:
+        hint = did_you_mean(str(name), BASELINES)
+        raise ValueError(f"no baseline {name!r}.{hint} Baselines: {', '.join(BASELINES)}.")
+    return setting
+
+
+def _allows_none(hint: Any) -> bool:
+    return hint is type(None) or any(_allows_none(part) for part in get_args(hint))
+
+
+Int = Annotated[int, Strict()]
+Float = Annotated[float, Strict(), AllowInfNan(False), Le(FLOAT32_MAX)]
+Text = Annotated[str, MinLen(1)]
+Name = Annotated[str, AfterValidator(_folder_name)]
+Shots = Annotated[Int, Ge(0), Le(10_000)]
+ThinkingLimit = Annotated[Int, Ge(0), Le(100_000)] | None
+TokenLimit = Annotated[Int, Ge(1), Le(100_000)]
+CandidateCount = Annotated[Int, Ge(1), Le(100_000)] | None
+Count = Annotated[Int, Ge(1), Le(1_000_000)]
+Fraction = Annotated[Float, Ge(0), Lt(1)]
+Positive = Annotated[Float, Gt(0)]
+Columns = Annotated[tuple[Text, ...], BeforeValidator(_listed), AfterValidator(_distinct)]
+Seeds = Annotated[tuple[Int, ...], MinLen(1), BeforeValidator(_listed), AfterValidator(_distinct)]
+Rerankers = Annotated[list[Annotated[Any, Node("reranker")]], BeforeValidator(_none_as_empty)]
+Transforms = Annotated[list[Annotated[Any, Node("transform")]], BeforeValidator(_none_as_empty)]
+Metrics = Annotated[tuple[Annotated[Any, Node("metric")], ...], MinLen(1), BeforeValidator(_listed)]
+Observers = Annotated[tuple[Annotated[Any, Node("observer")], ...], BeforeValidator(_listed)]
+Axes = Mapping[Annotated[str, AfterValidator(_grid_axis)], Annotated[list[Any], MinLen(1)]]
+Setting = Annotated[Mapping[Annotated[str, _axis()], Any], MinLen(1)]
+Reference = Annotated[Mapping[Annotated[str, _axis()], Any], MinLen(1), AfterValidator(_as_in_tables)]
+OtherArm = Annotated[Mapping[Annotated[str, _axis(BASELINE_KEY)], Any], MinLen(1), AfterValidator(_baseline_exists)]
+Exclusion = Annotated[Mapping[Annotated[str, _axis("seed")], Any], MinLen(1), AfterValidator(_as_nodes)]
+Facts = Annotated[Mapping[str, Any], MinLen(1)]
+"""Axes, or columns of the data, and their values."""
+StopLevel = Annotated[Float, Gt(0), Le(0.5)]
+LookCount = Annotated[Int, Ge(1), Le(1000)] | None
+SpendPower = Annotated[Float, Ge(0.5), Le(10)]
+Chance = Annotated[Float, Gt(0), Lt(1)] | None
+StopNull = Literal["exchange", "mean"]
+Expectation = Literal["better", "worse", "higher", "lower"]
+Objective = Literal["sft", "dpo", "realign", "distill"]
+Parameters = Literal["lora", "projector", "vectors"]
+ShotsList = Annotated[tuple[Shots, ...], MinLen(1)]
+Modules = Annotated[tuple[Text, ...], MinLen(1)]
+BuiltTask = Annotated[Any, Node("task", built=True)]
+BuiltRetriever = Annotated[Any, Node("retriever", built=True)]
+BuiltIntervention = Annotated[Any, Node("intervention", built=True)]
+Relations = tuple[BuiltRetriever, ...]
+Launcher = Annotated[Any, Node("launcher"), BeforeValidator(_named_launcher)]
+
+
+class FileKeys:
+    """A mapping of an experiment file: the keys that it may have, each with its type. A null stands for the default."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_nulls(cls, node: Any) -> Any:
+        if not isinstance(node, Mapping):
+            return node
+        hints = get_type_hints(cls)
+        return {key: value for key, value in node.items() if value is not None or _allows_none(hints.get(key))}
 
 
 @dataclass(frozen=True, kw_only=True)
-class CompareSpec:
+class CompareSpec(FileKeys):
     """The reference that the differences of a table are computed against."""
 
-    to: Mapping[str, Any]  # the reference: an axis and its value, such as {decoding: greedy}
-    metric: Annotated[str, ExpectedText("the name of a metric")] = DEFAULT_METRIC  # metric of the differences
+    to: Reference  # the reference: an axis and its value, such as {decoding: greedy}
+    metric: str = DEFAULT_METRIC  # metric of the differences
     correction: Correction = DEFAULT_CORRECTION  # correction of p-values for multiple comparisons
 
 
-StopLevel = Annotated[float, Gt(0), Le(0.5), ExpectedText("a probability above 0 and at most 0.5, such as 0.05")]
-LookCount = Annotated[
-    Annotated[int, Ge(1), Le(1000)] | None, ExpectedText("the number of looks, 1 to 1000, or null for the default")
-]
-SpendPower = Annotated[float, Ge(0.5), Le(10), ExpectedText("a number from 0.5 to 10, such as 2")]
-Futility = Annotated[Annotated[float, Gt(0), Lt(1)] | None, ExpectedText("a probability between 0 and 1, or null")]
-Margin = Annotated[Annotated[float, Gt(0), Lt(1)] | None, ExpectedText("a difference between 0 and 1, or null")]
-StopNull = Annotated[Literal["exchange", "mean"], ExpectedText("'exchange' or 'mean'")]
-
-
 @dataclass(frozen=True, kw_only=True)
-class StopSpec:
+class StopSpec(FileKeys):
     """The rule by which comparisons end as soon as they are decided (`experiments.stopping`)."""
 
     level: StopLevel = 0.05  # largest chance of any false verdict in the family, at any stopping time
     looks: LookCount = None  # looks at the data; by default 20, or 5 if several models take turns
     spend: SpendPower = 2.0  # power of the share of clusters in the spent level; lower spends earlier
-    futility: Futility = 0.05  # chance of a later verdict below which a comparison ends as open; null: never
-    margin: Margin = None  # a comparison whose interval lies within this difference ends as equal
+    futility: Chance = 0.05  # chance of a later verdict below which a comparison ends as open; null: never
+    margin: Chance = None  # a comparison whose interval lies within this difference ends as equal
     null: StopNull = "exchange"  # what is tested: arm names are exchangeable, or the mean difference is 0
-    seed: Annotated[int, ExpectedText("an integer")] = 0  # seed of the random order of the clusters
+    seed: Int = 0  # seed of the random order of the clusters
+
+
+Stop = Annotated[StopSpec | None, BeforeValidator(_stop_keys)]
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExperimentKeys:
+class ClaimSpec(FileKeys):
+    """A claim about two arms of the run, which the report tests."""
+
+    claim: Text  # the claim in words
+    arm: Setting  # the arm that it is about: axes and values, such as {decoding: vcd}
+    against: OtherArm  # the axes in which the other arm differs, and its values; or {baseline: vote}
+    expect: Expectation = "better"  # what the claim says of the arm: better, worse, higher or lower than the other one
+    metric: Text | None = None  # the metric of the claim; by default that of compare
+    tasks_with: Text | None = None  # a metric: the claim is about tasks with scores of it, as yes/no tasks of yes_ratio
+    source: str = ""  # who claims it: a paper, with the place
+
+
+@dataclass(frozen=True, kw_only=True)
+class PublishedSpec(FileKeys):
+    """A published number of one arm, which the report sets beside that of the run."""
+
+    at: Facts  # the arm that it belongs to: axes and values, such as {decoding: vcd, shots: 0}
+    value: Float  # the number, in the unit of the metric: an accuracy of 83.3 % is 0.833
+    minus: Setting | None = None  # for a difference: the axes in which the subtracted arm differs
+    best_of: Annotated[str, _axis()] | None = None  # an axis of which the number is the best value, such as shots
+    metric: Text | None = None  # the metric of the number; by default that of compare
+    model: str = ""  # the model that was measured
+    source: str = ""  # where it is published, and what differs from this file
+
+    def __post_init__(self) -> None:
+        for key in ("at", "minus"):
+            if self.best_of in (getattr(self, key) or {}):
+                raise ValueError(f"{key} sets {self.best_of}, so there is no best value of it. Remove one of the two.")
+
+
+class TuningControl(StrEnum):
+    """A control of an adapter, trained on the same queries in the same order (`experiments.tuning.tune`)."""
+
+    ZERO_SHOT = "zero_shot"
+    SHUFFLED = "shuffled"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TuneSpec(FileKeys):
+    """The training of an adapter on episodes: prompts with demonstrations, and the answers of their queries."""
+
+    task: BuiltTask  # task with the training queries and their pools
+    dev: BuiltTask = None  # task whose loss is measured at every checkpoint
+    objective: Objective = "sft"  # sft: cross-entropy of the answer; dpo: against a wrong one, and sft;
+    # realign: Re-Align; distill: without demonstrations, towards the base model with them, and sft
+    nearest: BuiltRetriever = "knn"  # realign: ranks the other images of the query's pool
+    parameters: Parameters = "lora"  # lora: matrices in the decoder; projector: all weights of the model's own
+    # projector; vectors: the tensors of tune.intervene
+    intervene: BuiltIntervention = "m2iv"  # vectors: the intervention that trains
+    shots: Shots | ShotsList | None = (
+        None  # shots of an episode, or a list of which each draws one; null: the largest number of the file
+    )
+    relations: Relations = ()  # retrievers of which each episode draws one; empty: the retriever of the file
+    steps: Annotated[Int, Ge(0), Le(10_000_000)] = 200  # optimizer steps
+    batch: Count = 16  # episodes of a step
+    rows: Count = 16  # episodes of one forward pass; fewer need less memory
+    lr: Positive = 1e-3  # learning rate after the warm-up; it falls linearly to 0
+    warmup: Fraction = 0.05  # share of the steps in which the learning rate rises
+    rank: Count = 16  # lora: rank of the LoRA matrices
+    alpha: Positive = 32.0  # lora: scale; its product is multiplied by alpha / rank
+    dropout: Fraction = 0.0  # lora: share of a layer's inputs that are set to 0
+    modules: Modules = ("q_proj", "k_proj", "v_proj", "o_proj")  # lora: names of the decoder's linear modules
+    beta: Positive = 0.1  # dpo, realign: weight of the distance from the base model
+    sft_weight: Annotated[Float, Ge(0)] = 1.0  # all but sft: weight of the cross-entropy that is added
+    clip: Positive = 1.0  # largest norm of the gradient
+    save_every: Count = 50  # steps between two checkpoints
+    seed: Annotated[Int, Ge(0)] = 0  # seed of the first weights, of the order of queries and of demonstrations
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExperimentKeys(FileKeys):
     """The values of the keys of an experiment file. Components are config nodes that are not built yet."""
 
-    name: str  # folder of the run; by default the name of the file
-    task: Annotated[Any, Axis(), NestedComponent("task")]  # provides the queries and the pool of demonstrations
-    model: Annotated[Any, Axis(), NestedComponent("model")]  # answers the prompts
+    name: Name  # folder of the run; by default the name of the file
+    task: Annotated[Any, Axis(), Node("task")] = None  # provides the queries and the pool of demonstrations
+    model: Annotated[Any, Axis(), Node("model")] = None  # answers the prompts
     shots: Annotated[Shots, Axis()] = 0  # number of demonstrations
-    retriever: Annotated[Any, Axis(), NestedComponent("retriever")] = "random"  # chooses demonstrations from the pool
+    retriever: Annotated[Any, Axis(), Node("retriever")] = "random"  # chooses demonstrations from the pool
     rerankers: Annotated[Rerankers, Axis()] = field(default_factory=list)  # rerank the candidates, applied in order
     rerank_candidates: Annotated[CandidateCount, Axis()] = None  # number of candidates that the rerankers get
-    order: Annotated[Any, Axis(), NestedComponent("orderer")] = "reversed"  # orders the demonstrations
+    order: Annotated[Any, Axis(), Node("orderer")] = "reversed"  # orders the demonstrations
     transforms: Annotated[Transforms, Axis()] = field(default_factory=list)  # change the context, applied in order
-    composer: Annotated[Any, Axis(), NestedComponent("composer")] = "chat"  # writes the prompt
-    decoding: Annotated[Any, Axis(), NestedComponent("strategy")] = "greedy"  # decodes the answer
-    intervene: Annotated[Any, Axis(), NestedComponent("intervention")] = NO_INTERVENTION  # edits the model's states
+    composer: Annotated[Any, Axis(), Node("composer")] = "chat"  # writes the prompt
+    decoding: Annotated[Any, Axis(), Node("strategy")] = "greedy"  # decodes the answer
+    intervene: Annotated[Any, Axis(), Node("intervention")] = NO_INTERVENTION  # edits the model's states
     answer_mode: Annotated[AnswerMode, Axis()] = "generate"  # generate a text, or score the query's options
     max_new_tokens: Annotated[TokenLimit, Axis()] = MAX_NEW_TOKENS  # maximum number of generated tokens
     max_thinking_tokens: Annotated[ThinkingLimit, Axis()] = None  # tokens of a reasoning block, beside max_new_tokens
-    stop_strings: StopStrings = ()  # strings that end a generated answer; they are removed from it
+    stop_strings: tuple[Text, ...] = ()  # strings that end a generated answer; they are removed from it
     seeds: Seeds = (0,)  # random seeds; every cell runs with each
     metrics: Metrics = DEFAULT_METRICS  # scores of an answer; 'option' is added if options are scored
-    controls: Controls = "none"  # default: adds the controls of each decoding strategy
-    top_logprobs: TraceWidth = 0  # number of tokens of each branch that are stored for every step
+    controls: Literal["none", "default"] = "none"  # default: adds the controls of each decoding strategy
+    top_logprobs: Annotated[Int, Ge(0)] = 0  # number of tokens of each branch that are stored for every step
     lazy_branches: LazyBranches = "auto"  # whether to skip branches that no step needs
-    grid: Mapping[str, Sequence[Any]] = field(default_factory=dict)  # axes whose product is run
-    zip: Mapping[str, Sequence[Any]] = field(default_factory=dict)  # axes of equal length that are paired
-    exclude: list[Mapping[str, Any]] = field(default_factory=list)  # combinations that are left out
+    grid: Axes = field(default_factory=dict)  # axes whose product is run
+    zip: Axes = field(default_factory=dict)  # axes of equal length that are paired
+    exclude: list[Exclusion] = field(default_factory=list)  # combinations that are left out
     by: Columns = ()  # columns of the data by which the report divides the scores, such as [category]
     compare: CompareSpec | None = None  # reference and metric of the tables
     claims: tuple[ClaimSpec, ...] = ()  # claims of papers that the report tests
     published: tuple[PublishedSpec, ...] = ()  # published numbers that the report sets beside those of the run
-    stop: StopSpec | None = None  # 'when_decided', or the rule's keys: ends each comparison when it is decided
+    stop: Stop = None  # 'when_decided', or the rule's keys: ends each comparison when it is decided
     tune: TuneSpec | None = None  # how `icl tune` trains an adapter; `icl run` ignores it
-    launcher: Annotated[Any, NestedComponent("launcher")] = DEFAULT_LAUNCHER  # starts the workers
+    launcher: Launcher = DEFAULT_LAUNCHER  # starts the workers
     observe: Observers = ()  # trackers that receive the settings, scores and tables, such as [mlflow, wandb]
 
 
 def component_kind(hint: Any) -> str | None:
     """The registry kind of the component, or list of components, that a type hint stands for."""
     for part in get_args(hint):
-        kind = part.kind if isinstance(part, NestedComponent) else component_kind(part)
+        kind = part.kind if isinstance(part, Node) else component_kind(part)
         if kind is not None:
             return kind
     return None
@@ -165,7 +357,9 @@ def _defaults() -> dict[str, Any]:
 HINTS: Mapping[str, Any] = get_type_hints(ExperimentKeys, include_extras=True)
 KEYS: tuple[str, ...] = tuple(HINTS)
 AXES: tuple[str, ...] = tuple(key for key, hint in HINTS.items() if Axis() in get_args(hint))
-DEFAULTS: Mapping[str, Any] = {key: value for key, value in _defaults().items() if key in AXES}
+REQUIRED = ("task", "model")
+"""FileKeys without a default. The grid may set them in place of the file."""
+DEFAULTS: Mapping[str, Any] = {k: value for k, value in _defaults().items() if k in AXES and k not in REQUIRED}
 COMPONENT_KINDS: Mapping[str, str] = {axis: kind for axis in AXES if (kind := component_kind(HINTS[axis]))}
 """Axis -> registry kind of the components that it holds."""
 LIST_AXES: tuple[str, ...] = tuple(axis for axis in AXES if get_origin(get_args(HINTS[axis])[0]) is list)

@@ -13,8 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
-from experiments.config.keys import AXES, primary_metric
-from experiments.config.statements import BASELINE_KEY, PublishedSpec
+from experiments.config.keys import AXES, BASELINE_KEY, PublishedSpec, primary_metric
 from experiments.grid.feasibility import locate
 from experiments.grid.fitted_parameters import mismatch_warnings
 from experiments.grid.fitted_vectors import vector_warnings

@@ -15,8 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from experiments.config.keys import DEMONSTRATION_AXES
-from experiments.config.statements import BASELINE_KEY, ClaimSpec
+from experiments.config.keys import BASELINE_KEY, DEMONSTRATION_AXES, ClaimSpec
 from experiments.stats.arm_comparisons import ArmComparison, compare_arms
 from experiments.stats.arms import (
     better_of,

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from experiments.config.statements import PublishedSpec
+from experiments.config.keys import PublishedSpec
 from experiments.results.data_columns import split_view
 from experiments.stats.arm_comparisons import compare_arms
 from experiments.stats.arms import (

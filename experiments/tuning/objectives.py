@@ -27,7 +27,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from decoding.prompt_edits import remove_demonstrations
-from experiments.config.tuning_keys import TuneSpec
+from experiments.config.keys import TuneSpec
 from icl.errors import ModelError
 from icl.memory.batch_limit import BatchLimit
 from icl.models.hf.image_features import EncodedImage, vision_arguments

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from experiments.config.tuning_keys import TuneSpec
+from experiments.config.keys import TuneSpec
 from experiments.tuning.trained_parts import TrainedAdapter
 from icl.errors import ModelError
 from icl.models.hf.image_encoder import ImageEncoder, itself

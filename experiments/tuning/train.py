@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from experiments.config.tuning_keys import TuneSpec
+from experiments.config.keys import TuneSpec
 from experiments.tuning.checkpoint import CURVE, Curve, TrainingFolder, report_write_errors
 from experiments.tuning.episodes import Episode, EpisodeStream
 from experiments.tuning.objectives import chunk_loss, encode_images_alone, encode_step, is_finite, learning_rate

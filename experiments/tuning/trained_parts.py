@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from decoding.interventions.base import FittedTensors
 from decoding.interventions.vector_file import write_vector_file
-from experiments.config.tuning_keys import TuneSpec
+from experiments.config.keys import TuneSpec
 from experiments.tuning.checkpoint import replacement, report_write_errors
 from icl.errors import ConfigError, ModelError, did_you_mean
 from icl.models.hf.adapter import CONFIG, WEIGHTS

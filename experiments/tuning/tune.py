@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from decoding.interventions.trainable import TrainableMethod
 from experiments.config.config import Config, parse_config
-from experiments.config.keys import NO_INTERVENTION
-from experiments.config.tuning_keys import TuneSpec, TuningControl
+from experiments.config.keys import NO_INTERVENTION, TuneSpec, TuningControl
 from experiments.config.yaml_document import Document
 from experiments.grid.fitted_parameters import fitting_origin
 from experiments.grid.fitted_vectors import vector_record

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from experiments.config.config import load_config
-from experiments.config.tuning_keys import TuneSpec
+from experiments.config.keys import TuneSpec
 from experiments.tuning.checkpoint import TrainingFolder
 from experiments.tuning.episodes import Episode, EpisodeStream
 from experiments.tuning.objectives import IGNORED, EncodedStep, chunk_loss, encode_step, end_token

@@ -7,9 +7,16 @@ import pytest
 from decoding.arms.arm import ARM_KEYS
 from experiments.config.config import load_config
 from experiments.config.json_schema import experiment_schema
-from experiments.config.keys import AXES, KEYS, CompareSpec, ExperimentKeys, StopSpec
-from experiments.config.statements import ClaimSpec, PublishedSpec
-from experiments.config.tuning_keys import TuneSpec
+from experiments.config.keys import (
+    AXES,
+    KEYS,
+    ClaimSpec,
+    CompareSpec,
+    ExperimentKeys,
+    PublishedSpec,
+    StopSpec,
+    TuneSpec,
+)
 from experiments.config.yaml_document import parse_yaml, to_flow_yaml
 from icl.errors import ConfigError
 from icl.parameter_docs import ParameterDoc, parameter_docs

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from experiments.config.config import Config, load_config
-from experiments.config.tuning_keys import TuneSpec
+from experiments.config.keys import TuneSpec
 from experiments.tuning.checkpoint import TrainingFolder
 from experiments.tuning.episodes import EpisodeStream
 from experiments.tuning.objectives import answer_logits, encode_answered, encode_images_alone

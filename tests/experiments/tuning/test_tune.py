@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from experiments.cli.main import main
 from experiments.config.config import Config, load_config
-from experiments.config.tuning_keys import TuneSpec, TuningControl
+from experiments.config.keys import TuneSpec, TuningControl
 from experiments.contexts.contexts import Retrieval, build_contexts, prompt_specs, render
 from experiments.report.loss_curves import draw_losses, read_curve
 from experiments.results.loaded_run import load_run

@@ -17,7 +17,7 @@ from decoding.interventions.virtual_tokens import DemonstrationBank
 from decoding.prompt_edits import remove_demonstrations
 from experiments.cli.main import main
 from experiments.config.config import Config, load_config
-from experiments.config.tuning_keys import TuningControl
+from experiments.config.keys import TuningControl
 from experiments.results.loaded_run import load_run
 from experiments.tuning.checkpoint import CURVE, TrainingFolder
 from experiments.tuning.objectives import IGNORED, chunk_loss, distillation_loss
