@@ -17,9 +17,9 @@ from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from functools import lru_cache
 from importlib.metadata import EntryPoints, entry_points
 from pathlib import Path
-from types import UnionType
-from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar
 
+from icl.component import Component
 from icl.component_json import config_key, describe, to_config
 from icl.errors import ConfigError, did_you_mean
 from icl.lazy_exports import check_packages
@@ -31,9 +31,7 @@ from icl.loading import (
     load_registered,
     location,
 )
-from icl.renamed_names import new_name, suggest
-from icl.untrusted import refuse_untrusted
-from icl.validate_finite import find_non_finite
+from icl.renamed_names import suggest
 
 __all__ = [
     "PACKAGES",
@@ -43,12 +41,12 @@ __all__ = [
     "build",
     "called_here",
     "component",
-    "component_name",
     "component_search_folder",
     "describe",
     "entries",
     "is_builtin",
     "parameter",
+    "parse",
     "resolve",
     "schema",
     "to_config",
@@ -269,12 +267,21 @@ def build(kind: str, node: Any, where: str = "") -> Any:
     Raises:
         ConfigError: The node names no component of this kind, or a parameter is unknown or out of range.
     """
-    if is_dataclass(node) and not isinstance(node, type):
-        _check_kind(kind, type(node), where)
-        if not hasattr(node, "component"):
-            _check_members(kind, type(node), type(node).__name__, where)
-        return node
-    reference, parameters = _parse_node(kind, node, where)
+    return parse(kind, node, where).build()
+
+
+def parse(kind: str, node: Any, where: str = "") -> Component:
+    """The class and the parameters of a config node, as `build` takes it. The parameters are checked when it is built.
+
+    Raises:
+        ConfigError: The node names no component of this kind.
+    """
+    instance = node if is_dataclass(node) and not isinstance(node, type) else None
+    reference = type(instance) if instance is not None else node["name"] if _has_name(node) else node
+    if not isinstance(reference, str | type):
+        raise ConfigError(
+            f"{location(where)}{with_article(kind)} must be a name or a mapping with the key 'name', not {node!r}."
+        )
     cls = reference if isinstance(reference, type) else resolve(kind, reference, where)
     name = class_name(cls) if isinstance(reference, type) else reference
     _check_kind(kind, cls, where)
@@ -284,22 +291,12 @@ def build(kind: str, node: Any, where: str = "") -> Any:
         )
     if ":" in name or not hasattr(cls, "component"):
         _check_members(kind, cls, name, where)
-    field_names = {config_key(f): f.name for f in fields(cls) if f.init}
-    if "preset" in parameters and "preset" not in field_names:
-        parameters = _apply_preset(cls, name, parameters, where)
-    for key in parameters:
-        if key not in field_names:
-            accepted = f"It takes {', '.join(field_names)}." if field_names else "It takes no parameters."
-            hint = suggest("parameter", key, field_names, name)
-            raise ConfigError(f"{location(where)}{kind} '{name}' has no parameter '{key}'{hint} {accepted}")
-    values = {field_names[key]: value for key, value in parameters.items()}
-    return _validate(cls, values, f"{location(where)}{kind} '{name}'")
+    parameters = {str(key): value for key, value in node.items() if key != "name"} if _has_name(node) else {}
+    return Component(kind, name, cls, parameters, where, instance)
 
 
-def component_name(kind: str, node: Any, where: str = "") -> str:
-    """The name that a config node has. Raises ConfigError if the node is neither a name nor a mapping with one."""
-    name, _ = _parse_node(kind, node, where)
-    return class_name(name) if isinstance(name, type) else name
+def _has_name(node: Any) -> bool:
+    return isinstance(node, Mapping) and isinstance(node.get("name"), str | type)
 
 
 def class_name(cls: type[Any]) -> str:
@@ -370,95 +367,6 @@ def _check_members(kind: str, cls: type[Any], name: str, where: str) -> None:
         raise ConfigError(
             f"{location(where)}'{name}' is not {with_article(kind)}: it has no {', '.join(missing)}. (see CONTRIBUTING)"
         )
-
-
-def _parse_node(kind: str, node: Any, where: str) -> tuple[str | type[Any], dict[str, Any]]:
-    """(name or class, parameters) of a config node."""
-    if isinstance(node, str | type):
-        return node, {}
-    if isinstance(node, Mapping) and isinstance(node.get("name"), str | type):
-        return node["name"], {str(key): value for key, value in node.items() if key != "name"}
-    raise ConfigError(
-        f"{location(where)}{with_article(kind)} must be a name or a mapping with the key 'name', not {node!r}."
-    )
-
-
-def _apply_preset(cls: type[Any], name: str, parameters: dict[str, Any], where: str) -> dict[str, Any]:
-    """The preset's parameters, overridden by those next to the key `preset`."""
-    presets = getattr(cls, "presets", {})
-    preset = parameters.pop("preset")
-    if not isinstance(preset, str) or preset not in presets:
-        available = f"Presets: {', '.join(presets)}." if presets else "It has none."
-        hint = suggest("value", str(preset), presets, name)
-        raise ConfigError(f"{location(where)}'{name}' has no preset '{preset}'{hint} {available}")
-    adapted = getattr(cls, "adapted_preset", lambda values, own: values)
-    return {**adapted(presets[preset], parameters), **parameters}
-
-
-def _validate(cls: type[Any], parameters: dict[str, Any], what: str) -> Any:
-    """The component with parameters of the right types and finite numbers."""
-    from pydantic import TypeAdapter, ValidationError
-
-    keys = {f.name: config_key(f) for f in fields(cls)}
-    for field_name, value in parameters.items():
-        if isinstance(value, bool) and not _accepts_bool(cls, field_name):
-            raise ConfigError(
-                f"{what}, {keys[field_name]}: {value} is not a number. (YAML reads yes, no, on and off as true "
-                "and false.)"
-            )
-    _check_finite(cls, parameters, what)
-    _check_trust(cls, parameters, what)
-    try:
-        built = TypeAdapter(cls).validate_python(parameters)
-    except ConfigError as error:  # the component itself refuses a combination of parameters
-        raise ConfigError(f"{what}: {error}") from error
-    except ValidationError as error:
-        raise ConfigError(f"{what}, {_validation_message(error.errors()[0], keys)}") from error
-    _check_finite(cls, {f.name: getattr(built, f.name) for f in fields(cls) if f.init}, what)  # text that was a number
-    return built
-
-
-def _check_trust(cls: type[Any], parameters: Mapping[str, Any], what: str) -> None:
-    """Raises ConfigError if a run directory that is not trusted sets a parameter through which code can run.
-
-    Such a parameter is named `trust...`, or has the metadata `needs_trust`, and is false or empty by default. Any other
-    value is refused, even before it is a boolean: 1, "true". If the metadata is a function, it decides by the value.
-    """
-    for f in fields(cls):
-        value, needs_trust = parameters.get(f.name), f.metadata.get("needs_trust", f.name.startswith("trust"))
-        if value and (needs_trust(value) if callable(needs_trust) else needs_trust):
-            refuse_untrusted(f"{config_key(f)}: {value!r}, which can run code, is not accepted", f"{what}: ")
-
-
-def _validation_message(error: Any, keys: Mapping[str, str]) -> str:
-    """A sentence about pydantic's first error. keys: field name -> key in a config."""
-    parts = [str(part) for part in error["loc"]]
-    if len(parts) > 1 and parts[-1] in ("str", "int", "float", "bool"):  # a member of a union, and no key
-        parts.pop()
-    key = ".".join(keys.get(part, part) for part in parts) or "parameters"
-    if error["input"] is None:
-        return f"{key}: no value. Write one after the colon, or remove the key."
-    value = "" if error["type"] == "missing" else f", not {error['input']!r}"
-    expected = re.findall("'([^']*)'", error.get("ctx", {}).get("expected", ""))
-    if isinstance(error["input"], str) and (new := new_name("value", error["input"], expected)):
-        value += f": it is now '{new}'"
-    return f"{key}: {error['msg'][0].lower()}{error['msg'][1:]}{value}."
-
-
-def _check_finite(cls: type[Any], values: Mapping[str, Any], what: str) -> None:
-    if problem := find_non_finite(cls, values):
-        field_, value = problem
-        raise ConfigError(f"{what}, {config_key(field_)}: {value} is not a finite number (in single precision).")
-
-
-def _accepts_bool(cls: type[Any], field_name: str) -> bool:
-    """False for a field that is a number or None: pydantic would read true as 1."""
-    try:
-        hint = get_type_hints(cls).get(field_name)
-    except NameError:  # an annotation that only a type checker can resolve
-        return True
-    types = set(get_args(hint)) if get_origin(hint) in (Union, UnionType) else {hint}
-    return not types <= {int, float, type(None)}
 
 
 def _scan(package: str) -> Iterator[ComponentEntry]:

@@ -23,11 +23,12 @@ from decoding.arms.logits_processor_config import LogitsProcessorConfig, parse_l
 from decoding.base import Strategy
 from decoding.formulas.sampling import Beam, Greedy, Sampler
 from decoding.traits import Traits
+from icl.component import Component
 from icl.edits import Edit
 from icl.errors import ConfigError, did_you_mean
 from icl.loading import location
 from icl.models.interventions import ActsIn
-from icl.registry import build, describe, entries, resolve
+from icl.registry import build, describe, entries, parse, resolve
 from icl.text.json_text import canonical_digest
 from icl.text.truncate import truncate
 
@@ -115,36 +116,37 @@ def parse_arm(node: Any, where: str = "") -> Arm:
     Raises:
         ConfigError: The node names no strategy, or has wrong parameters.
     """
-    if isinstance(node, Arm):
-        return node
-    sources: list[ParameterSource] = []
-    settings: dict[str, Any] = {}
-    if isinstance(node, Mapping):
-        settings = {key: node[key] for key in ARM_KEYS if key in node}
-        node = _insert_fitted({key: value for key, value in node.items() if key not in settings}, where, sources)
-    strategy: Strategy = build("strategy", node, where)
-    label, normalize = settings.get("label", ""), settings.get("normalize", "sum")
+    return node if isinstance(node, Arm) else build_arm(parse("strategy", node, where))
+
+
+def build_arm(component: Component) -> Arm:
+    """The arm of a parsed `decoding` node, whose parameters include `ARM_KEYS`. Raises ConfigError."""
+    if isinstance(component.instance, Arm):
+        return component.instance
+    where, sources = component.where, list[ParameterSource]()
+    settings = {key: value for key, value in component.parameters.items() if key in ARM_KEYS}
+    others = {key: value for key, value in component.parameters.items() if key not in ARM_KEYS}
+    parameters = _insert_fitted({"name": component.name, **others}, where, sources)
+    del parameters["name"]
+    strategy: Strategy = replace(component, parameters=parameters).build()
+    label = settings.get("label", "")
     if not isinstance(label, str):
         raise ConfigError(f"{location(_join(where, 'label'))}a label must be a string, not {label!r}.")
-    if normalize not in NORMALIZE:
-        raise ConfigError(
-            f"{location(_join(where, 'normalize'))}normalize must be one of {', '.join(NORMALIZE)}, not {normalize!r}."
-            f"{did_you_mean(str(normalize), NORMALIZE)}"
-        )
-    acts_in = settings.get("acts_in", "both")
-    if acts_in not in ACTS_IN:
-        raise ConfigError(
-            f"{location(_join(where, 'acts_in'))}acts_in must be one of {', '.join(ACTS_IN)}, not {acts_in!r}."
-            f"{did_you_mean(str(acts_in), ACTS_IN)}"
-        )
+    for key, choices in (("normalize", NORMALIZE), ("acts_in", ACTS_IN)):
+        value = settings.get(key, choices[0])
+        if value not in choices:
+            raise ConfigError(
+                f"{location(_join(where, key))}{key} must be one of {', '.join(choices)}, not {value!r}."
+                f"{did_you_mean(str(value), choices)}"
+            )
     sampling = settings.get("sampling")
     return Arm(
         strategy,
-        strategy.sampler if sampling is None else _build_sampler(node, sampling, where),
+        strategy.sampler if sampling is None else _build_sampler(component.name, sampling, where),
         label,
-        normalize,
+        settings.get("normalize", "sum"),
         parse_logits_processors(settings.get("logits_processors", ()), _join(where, "logits_processors")),
-        acts_in,
+        settings.get("acts_in", "both"),
         tuple(sources),
     )
 
@@ -184,11 +186,11 @@ def _insert_fitted(node: Any, where: str, sources: list[ParameterSource]) -> Any
     return {**parameters, **expanded}
 
 
-def _build_sampler(node: Any, sampling: Any, where: str) -> Sampler:
+def _build_sampler(name: str, sampling: Any, where: str) -> Sampler:
     """`sampling:` has the parameters of the strategy 'sampling', or of 'beam' if it has beams."""
-    if node.get("name") in ("sampling", "beam"):
+    if name in ("sampling", "beam"):
         raise ConfigError(
-            f"{location(where)}strategy '{node['name']}' already defines how tokens are drawn. Put the parameters "
+            f"{location(where)}strategy '{name}' already defines how tokens are drawn. Put the parameters "
             "there and drop the key 'sampling'."
         )
     if not isinstance(sampling, Mapping):

@@ -151,7 +151,7 @@ def _sentence(problem: Any, path: KeyPath) -> str:
         names = [f.name for f in fields(_spec(path[:-1]))]
         hint = suggest("key", str(key), names) if kind != "missing" else "."
         text = f"no key '{key}'{hint}" if kind != "missing" else f"the key '{key}' is missing."
-        return text if hint != "." else f"{text} FileKeys: {', '.join(names)}."
+        return text if hint != "." else f"{text} Keys: {', '.join(names)}."
     if path[0] in ("grid", "zip") and len(path) == 2 and kind != "value_error":
         return f"an axis must be a list of at least one value, not {value!r}."
     hint, meaning = _documentation(path)

@@ -51,10 +51,11 @@ def experiment_schema() -> dict[str, Any]:
 
 
 def _with_references(node: Any) -> Any:
-    """The schema with the definition of its kind in the place of each component."""
+    """The schema with the definition of its kind in the place of each component, without pydantic's titles."""
     if isinstance(node, dict):
         kind = {"$ref": f"#/$defs/{node.pop('$comment')}"} if "$comment" in node else {}
-        return kind | {key: _with_references(value) for key, value in node.items()}
+        named = {key: value for key, value in node.items() if key != "title" or isinstance(value, dict)}
+        return kind | {key: _with_references(value) for key, value in named.items()}
     return [*map(_with_references, node)] if isinstance(node, list) else node
 
 

@@ -358,7 +358,7 @@ HINTS: Mapping[str, Any] = get_type_hints(ExperimentKeys, include_extras=True)
 KEYS: tuple[str, ...] = tuple(HINTS)
 AXES: tuple[str, ...] = tuple(key for key, hint in HINTS.items() if Axis() in get_args(hint))
 REQUIRED = ("task", "model")
-"""FileKeys without a default. The grid may set them in place of the file."""
+"""Keys without a default. The grid may set them in place of the file."""
 DEFAULTS: Mapping[str, Any] = {k: value for k, value in _defaults().items() if k in AXES and k not in REQUIRED}
 COMPONENT_KINDS: Mapping[str, str] = {axis: kind for axis in AXES if (kind := component_kind(HINTS[axis]))}
 """Axis -> registry kind of the components that it holds."""

@@ -5,18 +5,26 @@ Combinations that cannot differ become one cell. At 0 shots neither retriever no
 """
 
 import itertools
-import json
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from decoding.arms.arm import Arm, build_arm, default_controls
 from experiments.config.config import Config
-from experiments.config.keys import AXES, COMPONENT_KINDS, DEFAULT_LAUNCHER, DEMONSTRATION_AXES, NO_INTERVENTION
+from experiments.config.keys import (
+    AXES,
+    COMPONENT_KINDS,
+    DEFAULT_LAUNCHER,
+    DEMONSTRATION_AXES,
+    LIST_AXES,
+    NO_INTERVENTION,
+)
 from experiments.grid.axis_labels import short_labels
-from experiments.grid.axis_product import PlacedNode, axis_combinations
 from experiments.grid.matching import check_comparable, matches_all
-from icl.errors import ConfigError, ModelError
-from icl.registry import build, component_search_folder, describe
+from icl.component import Component
+from icl.errors import ConfigError, ModelError, did_you_mean
+from icl.registry import build, component_search_folder, describe, parse
 from icl.streams import DRAWS
 from icl.text.json_text import canonical_digest
 from icl.text.reasoning_blocks import max_output_tokens
@@ -24,7 +32,6 @@ from icl.untrusted import untrusted
 from retrievers.base import declared
 
 if TYPE_CHECKING:
-    from decoding.arms.arm import Arm
     from decoding.base import SteeringMethod
     from decoding.engine.requests import AnswerMode
     from experiments.launch.base import Launcher
@@ -133,245 +140,280 @@ def expand(config: Config) -> Grid:
         ConfigError: A component is wrong, or it needs trust and the run directory of the config is not trusted.
     """
     with component_search_folder(config.document.folder), untrusted(config.document.untrusted_run):
-        factory = _CellFactory(config.stop_strings, _sets_token_limit(config))
-        cells: dict[str, Cell] = {}
-        control_owners: dict[str, dict[str, None]] = {}  # digest of a control's cell -> digests of its arms
-        num_excluded = [0] * len(config.exclude)
-        for point in axis_combinations(config):
-            add_controls = config.controls == "default"
-            is_run = False
-            excluded = []  # (intervention, seed) of the point's own arm, which comes first: it needs no controls there
-            for (arm, is_control), method, seed in itertools.product(
-                factory.arms(point, add_controls), factory.interventions(point, add_controls), config.seeds
-            ):
-                draft = factory.draft(point, arm, is_control, seed, method)
-                matching = [i for i, values in enumerate(config.exclude) if matches_all(values, draft)]
-                for i in matching:
-                    num_excluded[i] += 1
-                if matching and not is_control:
-                    excluded.append((method, seed))
-                if matching or (method, seed) in excluded:
-                    continue
-                cell = factory.finish(draft, point["model"][1])
-                if not is_control or cell.digest not in cells:  # an arm of the file is not a control
-                    cells[cell.digest] = cell
-                is_run = is_run or not is_control
-                if is_control:
-                    owner: Arm = factory.component("decoding", point["decoding"])
-                    control_owners.setdefault(cell.digest, {})[owner.digest] = None
-            for other, seed in itertools.product(
-                factory.label_controls(point) if add_controls and is_run else (), config.seeds
-            ):
-                draft = factory.draft(
-                    other,
-                    factory.component("decoding", other["decoding"]),
-                    True,
-                    seed,
-                    factory.component("intervene", other["intervene"]),
-                )
-                if not any(matches_all(values, draft) for values in config.exclude):
-                    cell = factory.finish(draft, point["model"][1])
-                    cells.setdefault(cell.digest, cell)
+        builder = _CellBuilder(config)
+        for point in axis_points(config):
+            builder.add(point)
         metrics = _metrics(config)
         launcher: Launcher = build("launcher", config.launcher, config.where("launcher"))
         observers: tuple[Observer, ...] = tuple(
             build("observer", node, config.where("observe", i)) for i, node in enumerate(config.observe)
         )
+    cells = builder.cells()
     if not cells:
         raise ConfigError(f"{config.where('exclude')}: no cell is left in the grid.")
-    warnings = [f"{config.where('exclude', i)}: matches no cell." for i, count in enumerate(num_excluded) if not count]
-    retriever_warnings = dict.fromkeys(declared(cell.retriever, "warning") for cell in cells.values())
+    warnings = [
+        f"{config.where('exclude', i)}: matches no cell." for i, count in enumerate(builder.num_excluded) if not count
+    ]
+    retriever_warnings = dict.fromkeys(declared(cell.retriever, "warning") for cell in cells)
     warnings += [f"{config.where('retriever')}: {warning}" for warning in retriever_warnings if warning]
-    task_warnings = dict.fromkeys(getattr(cell.task, "warning", "") for cell in cells.values())
+    task_warnings = dict.fromkeys(getattr(cell.task, "warning", "") for cell in cells)
     warnings += [f"{config.where('task')}: {warning}" for warning in task_warnings if warning]
     if launcher_warning := getattr(launcher, "warning", ""):
         warnings.append(f"{config.where('launcher')}: {launcher_warning}")
-    with_owners = [replace(cell, controls=tuple(control_owners.get(digest, ()))) for digest, cell in cells.items()]
-    grid = Grid(config, _labeled(with_owners), metrics, tuple(warnings), launcher, observers)
+    grid = Grid(config, cells, metrics, tuple(warnings), launcher, observers)
     check_comparable(grid)
     return grid
 
 
-class _CellFactory:
-    """A builder of cells. Equal nodes of the file become one object, so each task reads its data once.
+Point = Mapping[str, Any]
+"""Axis -> its value in one combination: a number, or `Component`s that are not built."""
 
-    Each cache holds one kind of object. Keys contain ids only of objects that another cache keeps alive.
+
+def axis_points(config: Config) -> Sequence[Point]:
+    """Every combination of the axes. Each node of the file is parsed once. An axis such as `decoding.alpha` sets the
+    alpha of the combination's strategy, if it has one.
+
+    Raises:
+        ConfigError: A node names no component, or no component of any combination reads an axis.
     """
+    base = {axis: node for axis, node in config.base.items() if axis not in {*config.grid, *config.zip}}
+    columns = [
+        [(axis, _parsed(axis, node, config.where("grid", axis, i))) for i, node in enumerate(nodes)]
+        for axis, nodes in config.grid.items()
+    ]
+    zipped = [
+        [(axis, _parsed(axis, node, config.where("zip", axis, i))) for i, node in enumerate(nodes)]
+        for axis, nodes in config.zip.items()
+    ]
+    fixed = {axis: _parsed(axis, node, config.where(axis)) for axis, node in base.items()}
+    rows = [*zip(*zipped, strict=True)] or [()]
+    combinations = [(*chosen, *row) for chosen in itertools.product(*columns) for row in rows]
+    points: list[dict[str, Any]] = [{**fixed, **dict(values)} for values in combinations]
+    read = {axis for point in points for axis in _apply_parameters(point)}
+    for key, axes in (("grid", config.grid), ("zip", config.zip)):
+        for axis in axes:
+            if axis not in read:
+                raise ConfigError(f"{config.where(key, axis)}: {_unread(axis, points)}")
+    return points
 
-    def __init__(self, stop_strings: tuple[str, ...], sets_token_limit: bool) -> None:
-        self.stop_strings, self.sets_token_limit = stop_strings, sets_token_limit
-        self.components: dict[tuple[str, str], Any] = {}
-        """(axis, node) -> component."""
-        self.lists: dict[tuple[str, str], tuple[Any, ...]] = {}
-        """(axis, list of nodes) -> its components."""
-        self.reranked: dict[tuple[int, int, int | None], Retriever] = {}
-        """(retriever, rerankers, number of candidates) -> the retriever with its rerankers."""
-        self.arm_lists: dict[tuple[int, bool, bool], list[tuple[Arm, bool]]] = {}
-        """(arm, options are scored, there are shots) -> the arm and its controls."""
-        self.controls: dict[tuple[str, str], Arm] = {}
-        """(label, digest) -> control, which several arms may have in common."""
-        self.model_digests: dict[int, str] = {}
-        """model -> digest; reading a checkpoint's digest is slow."""
-        self.intervention_lists: dict[int, tuple[SteeringMethod, ...]] = {}
-        """id of an intervention -> it and its controls."""
-        self.descriptions: dict[tuple[str, int], Any] = {}
-        """(axis, component) -> its canonical JSON."""
 
-    def component(self, axis: str, placed_node: PlacedNode) -> Any:
-        """The component of a node on an axis with one component."""
-        from decoding.arms.arm import parse_arm
+def _parsed(axis: str, node: Any, where: str) -> Any:
+    """The value of an axis; with its place, if the axis is a parameter."""
+    if axis in LIST_AXES:
+        return tuple(parse(COMPONENT_KINDS[axis], one, f"{where}[{i}]") for i, one in enumerate(node))
+    if axis in COMPONENT_KINDS:
+        is_arm = isinstance(node, Arm)  # Python code may give one
+        return Component("strategy", "", Arm, {}, where, node) if is_arm else parse(COMPONENT_KINDS[axis], node, where)
+    return (node, where) if "." in axis else node
 
-        node, where = placed_node
-        key = axis, _node_key(node)
-        if key not in self.components:
-            self.components[key] = (
-                parse_arm(node, where) if axis == "decoding" else build(COMPONENT_KINDS[axis], node, where)
+
+def _apply_parameters(point: dict[str, Any]) -> list[str]:
+    """Sets `decoding.alpha` of the point's strategy, if it has an alpha. Returns the axes that the point reads."""
+    read = [axis for axis in point if "." not in axis]
+    for axis in [axis for axis in point if "." in axis]:
+        value, where = point.pop(axis)
+        head, *path = axis.split(".")
+        component = point[head]
+        arm_keys = ("sampling", "acts_in", "normalize") if head == "decoding" else ()
+        takes = isinstance(component, Component) and path[0] in (*component.parameter_names, *arm_keys)
+        if takes and component.instance is None and len(path) <= 2:
+            point[head] = component.with_parameter(path, value, where)
+            read.append(axis)
+    return read
+
+
+def _unread(axis: str, points: Sequence[Point]) -> str:
+    """Why no component reads an axis."""
+    head, _, parameter = axis.partition(".")
+    if head in LIST_AXES:
+        return (
+            f"{head} is a list, and no axis can set a parameter of its elements. Write each complete list as a value "
+            f"of the axis {head}."
+        )
+    by_name = {point[head].name: point[head] for point in points}
+    parameters = list(dict.fromkeys(name for component in by_name.values() for name in component.parameter_names))
+    takes = f"which take{'s' * (len(by_name) == 1)} {', '.join(parameters) or 'no parameters'}."
+    hint = did_you_mean(parameter, parameters)
+    return f"no component reads the axis '{axis}'.{hint} {head} is {', '.join(by_name)}, {takes}"
+
+
+class _CellBuilder:
+    """Builds the cells of points. Equal nodes of the file become one object, so each task reads its data once."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.settings: dict[str, dict[str, Any]] = {}
+        """Digest of a cell -> its fields."""
+        self.owners: dict[str, dict[str, None]] = {}
+        """Digest of a control's cell -> digests of its arms."""
+        self.num_excluded = [0] * len(config.exclude)
+        """Matches of each entry of `exclude`."""
+        self.made: dict[tuple[Any, ...], Any] = {}
+        """What was made -> it. An id in a key is that of an object that another value keeps alive."""
+
+    def add(self, point: Point) -> None:
+        """Adds the cells of a point under every seed, with their controls if the config adds them."""
+        add_controls, seeds = self.config.controls == "default", self.config.seeds
+        is_run, excluded = False, []
+        # the point's own arm comes first: where it is excluded, it needs no controls
+        for (arm, is_control), method, seed in itertools.product(
+            self._arms(point, add_controls), self._interventions(point, add_controls), seeds
+        ):
+            values = self._values(point, arm, method, seed)
+            matching = [i for i, hole in enumerate(self.config.exclude) if matches_all(hole, values)]
+            for i in matching:
+                self.num_excluded[i] += 1
+            if matching and not is_control:
+                excluded.append((method, seed))
+            if matching or (method, seed) in excluded:
+                continue
+            digest = self._add_cell(values, is_control, point)
+            is_run = is_run or not is_control
+            if is_control:
+                self.owners.setdefault(digest, {})[self._built(point["decoding"]).digest] = None
+        for other, seed in itertools.product(self._label_controls(point) if add_controls and is_run else (), seeds):
+            values = self._values(other, self._built(other["decoding"]), self._built(other["intervene"]), seed)
+            if not any(matches_all(hole, values) for hole in self.config.exclude):
+                self._add_cell(values, True, other)
+
+    def cells(self) -> tuple[Cell, ...]:
+        """The cells that were added, in their order, with labels that no two values of an axis have in common."""
+        settings = list(self.settings.values())
+        columns: dict[str, list[Any]] = {"seed": [values["seed"] for values in settings]}
+        for axis in AXES:
+            nodes = [_label_node(axis, values) for values in settings]
+            is_number = axis in ("shots", "max_new_tokens")
+            columns[axis] = nodes if is_number else short_labels(nodes, [_title(axis, values) for values in settings])
+        return tuple(
+            Cell(
+                **values,
+                controls=tuple(self.owners.get(values["digest"], ())),
+                labels={axis: columns[axis][i] for axis in CELL_COLUMNS},
             )
-        return self.components[key]
+            for i, values in enumerate(settings)
+        )
 
-    def component_list(self, axis: str, placed_node: PlacedNode) -> tuple[Any, ...]:
-        """The components of a list of nodes."""
-        nodes, where = placed_node
-        key = axis, _node_key(nodes)
-        if key not in self.lists:
-            self.lists[key] = tuple(self.component(axis, (node, f"{where}[{i}]")) for i, node in enumerate(nodes))
-        return self.lists[key]
+    def _once(self, make: Callable[[], Any], *key: Any) -> Any:
+        if key not in self.made:
+            self.made[key] = make()
+        return self.made[key]
 
-    def arms(self, point: Mapping[str, PlacedNode], add_controls: bool) -> "list[tuple[Arm, bool]]":
+    def _built(self, component: Component) -> Any:
+        """The component of a parsed node: an `Arm` of a strategy."""
+        make = partial(build_arm, component) if component.kind == "strategy" else component.build
+        return self._once(make, component.kind, component.key)
+
+    def _arms(self, point: Point, add_controls: bool) -> "list[tuple[Arm, bool]]":
         """(arm, is it a control) of a point: the point's own arm, and its controls if the config adds them."""
-        from decoding.arms.arm import default_controls
+        arm = self._built(point["decoding"])
+        options, has_shots = point["answer_mode"] == "options", point["shots"] > 0
 
-        arm = self.component("decoding", point["decoding"])
-        options, has_shots = point["answer_mode"][0] == "options", point["shots"][0] > 0
-        key = id(arm), options, has_shots
-        if key not in self.arm_lists:
+        def with_controls() -> list[tuple[Arm, bool]]:
             try:
                 controls = default_controls(arm, options=options, shots=int(has_shots)) if add_controls else ()
             except ConfigError as error:
-                raise ConfigError(f"{point['decoding'][1]}: controls: default cannot be built: {error}") from error
-            shared = [self.controls.setdefault((control.label, control.digest), control) for control in controls]
-            self.arm_lists[key] = [(arm, False), *((control, True) for control in shared)]
-        return self.arm_lists[key]
+                where = point["decoding"].where
+                raise ConfigError(f"{where}: controls: default cannot be built: {error}") from error
+            # arms may have a control in common
+            shared = [self.made.setdefault((one.label, one.digest), one) for one in controls]
+            return [(arm, False), *((control, True) for control in shared)]
 
-    def interventions(self, point: Mapping[str, PlacedNode], add_controls: bool) -> "tuple[SteeringMethod, ...]":
+        arms: list[tuple[Arm, bool]] = self._once(with_controls, "arms", id(arm), options, has_shots)
+        return arms
+
+    def _interventions(self, point: Point, add_controls: bool) -> "tuple[SteeringMethod, ...]":
         """The intervention of a point, and its controls if the config adds them. They are arms like any other."""
-        method = self.component("intervene", point["intervene"])
-        if id(method) not in self.intervention_lists:
-            self.intervention_lists[id(method)] = (method, *(method.controls() if add_controls else ()))
-        own, *controls = self.intervention_lists[id(method)]
-        return (own, *(control for control in controls if control.min_shots <= point["shots"][0]))
+        own = self._built(point["intervene"])
+        controls = self._once(own.controls, "controls", id(own)) if add_controls else ()
+        return (own, *(control for control in controls if control.min_shots <= point["shots"]))
 
-    def label_controls(self, point: Mapping[str, PlacedNode]) -> list[Mapping[str, PlacedNode]]:
+    def _label_controls(self, point: Point) -> list[Point]:
         """The control arms that use the labeled items of a fitted intervention without the intervention.
 
         They are as many demonstrations as items, or as the pool and the context have, and with option scoring the
         constant bias that was fitted on the same items.
         """
-        method, where = self.component("intervene", point["intervene"]), point["intervene"][1]
+        method, where = self._built(point["intervene"]), point["intervene"].where
         if not method.labelled_items:
             return []
-        nodes: list[dict[str, Any]] = [{"name": "more_demonstrations", "factor": method.labelled_items}]
-        if point["answer_mode"][0] == "options" and method.option_biases:
-            nodes.append({"name": "constant_bias", "biases": list(method.option_biases)})
-        plain = {**point, "intervene": (NO_INTERVENTION, where)}
-        return [
-            {**plain, "decoding": (node, where), **({"shots": (1, where)} if "factor" in node else {})}
-            for node in nodes
-        ]
+        plain = {**point, "intervene": parse("intervention", NO_INTERVENTION, where)}
+        more = {"name": "more_demonstrations", "factor": method.labelled_items}
+        points: list[Point] = [{**plain, "decoding": parse("strategy", more, where), "shots": 1}]
+        if point["answer_mode"] == "options" and method.option_biases:
+            bias = {"name": "constant_bias", "biases": list(method.option_biases)}
+            points.append({**plain, "decoding": parse("strategy", bias, where)})
+        return points
 
-    def draft(
-        self, point: Mapping[str, PlacedNode], arm: "Arm", is_control: bool, seed: int, intervene: "SteeringMethod"
-    ) -> Cell:
-        """The cell of a point, still without its canonical JSON and digest."""
-        rerankers, candidates = self.component_list("rerankers", point["rerankers"]), point["rerank_candidates"][0]
-        task: Task = self.component("task", point["task"])
-        task_limit = None if self.sets_token_limit else getattr(task, "max_new_tokens", None)
-        return Cell(
-            task=task,
-            model=self.component("model", point["model"]),
-            shots=point["shots"][0],
-            retriever=self._with_rerankers(self.component("retriever", point["retriever"]), rerankers, candidates),
-            order=self.component("order", point["order"]),
-            transforms=self.component_list("transforms", point["transforms"]),
-            composer=self.component("composer", point["composer"]),
-            decoding=arm,
-            answer_mode=point["answer_mode"][0],
-            max_new_tokens=task_limit or point["max_new_tokens"][0],
-            seed=seed,
-            config={},
-            digest="",
-            control=is_control,
-            rerankers=rerankers,
-            rerank_candidates=candidates,
-            stop_strings=self.stop_strings if point["answer_mode"][0] == "generate" else (),
-            max_thinking_tokens=point["max_thinking_tokens"][0] if point["answer_mode"][0] == "generate" else None,
-            intervene=intervene,
-        )
+    def _values(self, point: Point, arm: "Arm", method: "SteeringMethod", seed: int) -> dict[str, Any]:
+        """Axis -> the component or number of a cell, with its seed."""
+        values = {
+            axis: tuple(map(self._built, value)) if axis in LIST_AXES else self._built(value)
+            for axis, value in point.items()
+            if axis in COMPONENT_KINDS and axis not in ("decoding", "intervene")
+        }
+        task_limit = None if self._sets_token_limit else getattr(values["task"], "max_new_tokens", None)
+        limit = task_limit or point["max_new_tokens"]
+        thinking = point["max_thinking_tokens"] if point["answer_mode"] == "generate" else None
+        return {
+            **point,
+            **values,
+            "decoding": arm,
+            "intervene": method,
+            "max_new_tokens": limit,
+            "max_thinking_tokens": thinking,
+            "seed": seed,
+        }
 
-    def finish(self, cell: Cell, model_place: str) -> Cell:
-        """The cell without what cannot matter to it, with its canonical JSON and digest.
+    @property
+    def _sets_token_limit(self) -> bool:
+        """Whether the file has `max_new_tokens`. If not, a task may have a default of its own."""
+        return "max_new_tokens" in {*self.config.document.data, *self.config.grid, *self.config.zip}
 
-        Args:
-            cell: A draft.
-            model_place: The place of the model in the file, for the error of an incomplete checkpoint.
-        """
-        if cell.shots == 0:
-            no_demonstrations: dict[str, Any] = dict.fromkeys(DEMONSTRATION_AXES)
-            cell = replace(cell, **no_demonstrations)
-        if not cell.rerankers:
-            cell = replace(cell, rerank_candidates=None)
-        config = {"seed": cell.seed, **{axis: self._describe(axis, cell.axis_value(axis)) for axis in AXES}}
-        if cell.stop_strings:
-            config["stop_strings"] = list(cell.stop_strings)
-        if id(cell.model) not in self.model_digests:
-            self.model_digests[id(cell.model)] = _model_digest(cell.model, model_place)
-        model = {"name": config["model"]["name"], "digest": self.model_digests[id(cell.model)]}
-        identity = {**config, "model": model, "draws": DRAWS}
+    def _add_cell(self, values: Mapping[str, Any], is_control: bool, point: Point) -> str:
+        """Adds the cell of these values without what cannot matter to it. Returns its digest."""
+        unused = DEMONSTRATION_AXES if values["shots"] == 0 else () if values["rerankers"] else ("rerank_candidates",)
+        values = {**values, **dict.fromkeys(unused)}
+        config = {"seed": values["seed"], **{axis: self._describe(axis, values[axis]) for axis in AXES}}
+        stop_strings = self.config.stop_strings if values["answer_mode"] == "generate" else ()
+        if stop_strings:
+            config["stop_strings"] = list(stop_strings)
+        model = values["model"]
+        model_digest = self._once(partial(_model_digest, model, point["model"].where), "digest", id(model))
+        identity = {**config, "model": {"name": config["model"]["name"], "digest": model_digest}, "draws": DRAWS}
         for axis in ("rerankers", "rerank_candidates"):  # digests of cells without rerankers do not contain these axes
             if not identity[axis]:
                 del identity[axis]
         for axis in ("max_thinking_tokens", "intervene"):
             if identity[axis] is None:
                 del identity[axis]
-        if cell.steering is not None and cell.steering.revision > 1:
-            identity["intervene_revision"] = cell.steering.revision
-        return replace(cell, config=config, digest=short_digest(identity))
+        method = values["intervene"]
+        if not method.neutral and method.revision > 1:
+            identity["intervene_revision"] = method.revision
+        digest = short_digest(identity)
+        if not is_control or digest not in self.settings:  # an arm of the file is not a control
+            own = {"config": config, "digest": digest, "control": is_control, "stop_strings": stop_strings}
+            self.settings[digest] = {**values, **own, "retriever": self._with_rerankers(values)}
+        return digest
 
-    def _with_rerankers(
-        self, retriever: "Retriever", rerankers: "tuple[Reranker, ...]", candidates: int | None
-    ) -> "Retriever":
+    def _with_rerankers(self, values: Mapping[str, Any]) -> Any:
         from retrievers.machinery.reranked import Reranked
 
+        retriever, rerankers, candidates = values["retriever"], values["rerankers"], values["rerank_candidates"]
         if not rerankers:
             return retriever
-        key = id(retriever), id(rerankers), candidates
-        if key not in self.reranked:
-            more: dict[str, Any] = {} if candidates is None else {"candidates": candidates}
-            reranked: Any = Reranked(of=retriever, rerankers=rerankers, **more)
-            self.reranked[key] = reranked
-        return self.reranked[key]
+        more = {} if candidates is None else {"candidates": candidates}
+        make = partial(Reranked, of=retriever, rerankers=rerankers, **more)
+        return self._once(make, "reranked", id(retriever), *map(id, rerankers), candidates)
 
     def _describe(self, axis: str, value: Any) -> Any:
+        """The canonical JSON of a value."""
         if axis not in COMPONENT_KINDS or value is None:
             return value
-        key = axis, id(value)
-        if key not in self.descriptions:
-            self.descriptions[key] = value.config if axis in ("decoding", "intervene") else describe(value)
-        return self.descriptions[key]
-
-
-def _sets_token_limit(config: Config) -> bool:
-    """Whether the file has `max_new_tokens`. If not, a task may have a default of its own."""
-    return "max_new_tokens" in {*config.document.data, *config.grid, *config.zip}
-
-
-def _node_key(node: Any) -> str:
-    """Text that differs between nodes that differ. Two classes that one function makes have the same name."""
-
-    def text(thing: Any) -> str:
-        return f"{thing!r} of {id(thing if isinstance(thing, type) else type(thing))}"
-
-    return json.dumps(node, sort_keys=True, default=text)
+        if axis in LIST_AXES:
+            return [self._once(partial(describe, one), "json", id(one)) for one in value]
+        if axis in ("decoding", "intervene"):
+            return value.config
+        return self._once(partial(describe, value), "json", id(value))
 
 
 def short_digest(value: Any) -> str:
@@ -398,32 +440,18 @@ def _metrics(config: Config) -> dict[str, Any]:
     return metrics
 
 
-def _labeled(cells: list[Cell]) -> tuple[Cell, ...]:
-    columns: dict[str, list[Any]] = {"seed": [cell.seed for cell in cells]}
-    for axis in AXES:
-        nodes = [_label_node(axis, cell) for cell in cells]
-        is_number = axis in ("shots", "max_new_tokens")
-        columns[axis] = nodes if is_number else short_labels(nodes, [_title(axis, cell) for cell in cells])
-    return tuple(
-        replace(cell, labels={axis: columns[axis][i] for axis in CELL_COLUMNS}) for i, cell in enumerate(cells)
-    )
-
-
-def _label_node(axis: str, cell: Cell) -> Any:
+def _label_node(axis: str, values: Mapping[str, Any]) -> Any:
     """The node that labels are made of. Interventions are named by the path of their file, not by its contents, and by
     the part of the output that they act in, which a config has only if it is not the default.
     """
-    node = cell.config[axis]
+    node = values["config"][axis]
     if axis != "intervene" or node is None:
         return node
-    assert cell.intervene is not None
-    return {**describe(cell.intervene), "acts_in": cell.intervene.acts_in}
+    return {**describe(values["intervene"]), "acts_in": values["intervene"].acts_in}
 
 
-def _title(axis: str, cell: Cell) -> str | None:
-    if axis == "task":
-        return cell.task.title
-    return cell.decoding.label if axis == "decoding" else None
+def _title(axis: str, values: Mapping[str, Any]) -> str | None:
+    return {"task": values["task"].title, "decoding": values["decoding"].label}.get(axis)
 
 
 def _distinct(items: Iterator[Any]) -> list[Any]:

@@ -13,22 +13,22 @@ from icl.errors import ConfigError, did_you_mean
 from icl.registry import describe
 
 if TYPE_CHECKING:
-    from experiments.grid.grid import Cell, Grid
+    from experiments.grid.grid import Grid
 
 
-def matches_all(values: "Mapping[str, Any]", cell: "Cell") -> bool:
-    """Whether the cell has all values of one entry of `exclude`. values: axis -> value."""
-    return all(matches(cell, axis, value) for axis, value in values.items())
+def matches_all(exclusion: Mapping[str, Any], values: Mapping[str, Any]) -> bool:
+    """Whether a cell has all values of one entry of `exclude`. values: axis -> the component or number of the cell."""
+    return all(matches(values[axis], axis, value) for axis, value in exclusion.items())
 
 
-def matches(cell: "Cell", axis: str, value: Any) -> bool:
-    """Whether the cell has this value on this axis."""
+def matches(component: Any, axis: str, value: Any) -> bool:
+    """Whether a value of the file names the component or number that a cell has on this axis."""
     if isinstance(value, list) and axis not in LIST_AXES:
-        return any(matches(cell, axis, item) for item in value)
+        return any(matches(component, axis, item) for item in value)
     if axis != "decoding":
-        return node_matches(value, describe(cell.axis_value(axis)))
-    arm = cell.decoding.config
-    return value == cell.decoding.label or node_matches(value, {**arm["strategy"], "sampling": arm["sampler"]})
+        return node_matches(value, describe(component))
+    arm = component.config
+    return value == component.label or node_matches(value, {**arm["strategy"], "sampling": arm["sampler"]})
 
 
 def node_matches(value: Any, node: Any) -> bool:
@@ -50,7 +50,7 @@ def check_comparable(grid: "Grid") -> None:
     for axis, value in compare.to.items():
         labels = list(dict.fromkeys(str(cell.labels[axis]) for cell in grid.cells))
         where = grid.config.where("compare", "to", axis)
-        if not any(matches(cell, axis, value) or cell.labels[axis] == value for cell in grid.cells):
+        if not any(matches(cell.axis_value(axis), axis, value) or cell.labels[axis] == value for cell in grid.cells):
             hint = did_you_mean(str(value), labels)
             raise ConfigError(f"{where}: no cell has {axis} {value!r}.{hint} It has {', '.join(labels)}.")
         if len(labels) > 1:

@@ -53,7 +53,7 @@ def _is(cell: Cell, axis: str, value: Any) -> bool:
     for key in reversed(path):
         value = {key: value}
     cannot_matter = cell.config.get(head) is None  # such as the retriever at 0 shots
-    return cannot_matter or matches(cell, head, value)
+    return cannot_matter or matches(cell.axis_value(head), head, value)
 
 
 def _override(key: str, axis: str, value: Any) -> str:

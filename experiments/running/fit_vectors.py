@@ -20,7 +20,6 @@ from experiments.grid.grid import Cell, expand
 from experiments.grid.single_setting import check_single_setting
 from experiments.running.fit import fit_constant_bias
 from icl.errors import ConfigError, DataError, PlanError
-from icl.registry import component_name
 
 if TYPE_CHECKING:
     from decoding.interventions.base import FittedMethod, FittedTensors
@@ -54,7 +53,7 @@ class VectorFit:
 def names_intervention(config: Config) -> bool:
     """Whether a config has an intervention, which `icl fit` then fits."""
     nodes = [config.intervene, *config.grid.get("intervene", ()), *config.zip.get("intervene", ())]
-    return any(component_name("intervention", node) != NO_INTERVENTION for node in nodes)
+    return any(node not in (NO_INTERVENTION, {"name": NO_INTERVENTION}) for node in nodes)
 
 
 def fit_vectors(

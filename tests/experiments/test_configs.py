@@ -2,11 +2,10 @@ from pathlib import Path
 
 import pytest
 
-from decoding.arms.arm import parse_arm
+from decoding.arms.arm import build_arm
 from experiments.config.config import load_config
-from experiments.config.keys import COMPONENT_KINDS, KEYS
-from experiments.grid.axis_product import axis_combinations
-from icl.registry import build
+from experiments.config.keys import KEYS
+from experiments.grid.grid import axis_points
 
 FOLDER = Path(__file__).parents[2] / "experiments" / "configs"
 CONFIGS = sorted([*FOLDER.glob("*.yaml"), *FOLDER.glob("drawings/*.yaml")])
@@ -21,10 +20,10 @@ def test_every_shipped_config_reads_and_is_called_as_its_file(path: Path) -> Non
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_component_of_a_shipped_config_is_there_with_its_parameters(path: Path) -> None:
-    for point in axis_combinations(load_config(path)):
+    for point in axis_points(load_config(path)):
         for key in ("task", "model", "retriever", "order", "composer"):
-            build(COMPONENT_KINDS[key], *point[key])
-        parse_arm(*point["decoding"])
+            point[key].build()
+        build_arm(point["decoding"])
 
 
 def test_the_quickstart_is_shipped() -> None:

@@ -85,5 +85,5 @@ def test_the_plan_refuses_a_thinking_budget_if_all_cells_score_options(
 
 
 def test_a_negative_thinking_budget_is_refused_with_its_place(mapping: Mapping) -> None:
-    with pytest.raises(ICLError, match="max_thinking_tokens must be the number of tokens of a reasoning block"):
+    with pytest.raises(ICLError, match="max_thinking_tokens must be an integer from 0 to 100000 or null, not -1"):
         load_config(mapping(max_thinking_tokens=-1))

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import pytest
 
 from icl import registry
+from icl.component import _validate as component_validate
 from icl.constraints import Fraction, PositiveInt
 from icl.errors import ConfigError
 from icl.registry import (
@@ -150,7 +151,7 @@ def test_allowed_values_keep_their_case():
         mode: Literal["A", "b"] = "A"
 
     with pytest.raises(ConfigError, match="'A' or 'b'"):
-        registry._validate(Cased, {"mode": "a"}, "x")
+        component_validate(Cased, {"mode": "a"}, "x")
 
 
 def test_true_is_a_valid_flag():

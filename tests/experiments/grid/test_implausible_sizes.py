@@ -21,10 +21,13 @@ MILLION = 10**6
     [
         (
             {"max_new_tokens": 10**9},
-            "config: max_new_tokens: max_new_tokens must be at most 100,000, not 1,000,000,000.",
+            "config: max_new_tokens: max_new_tokens must be an integer from 1 to 100000, not 1000000000.",
         ),
-        ({"shots": MILLION}, "config: shots: shots must be at most 10,000, not 1,000,000."),
-        ({"grid": {"shots": [0, MILLION]}}, "config: grid.shots[1]: shots must be at most 10,000, not 1,000,000."),
+        ({"shots": MILLION}, "config: shots: shots must be an integer from 0 to 10000, not 1000000."),
+        (
+            {"grid": {"shots": [0, MILLION]}},
+            "config: grid.shots[1]: shots must be an integer from 0 to 10000, not",
+        ),
         ({"shots": 5000}, "config: shots: 5000 demonstrations from a pool of 9 (task 'shapes')."),
         (
             {"model": {"name": "fake-copy", "max_tokens": 4096}, "max_new_tokens": 4096},

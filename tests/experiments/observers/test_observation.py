@@ -169,7 +169,7 @@ def test_with_workers_the_process_that_started_them_calls_the_observers(
 @pytest.mark.parametrize(
     ("observe", "sentence"),
     [
-        ("3", "observe must be a list of observers, not 3"),
+        ("3", r"observe\[0\]: an observer must be a name or a mapping with the key 'name', not 3"),
         ("[mlfow]", r"observe\[0\]: no observer named 'mlfow'. Did you mean 'mlflow'"),
         ("[local]", "no observer named 'local'. That is a launcher"),
         ("[{name: wandb, projct: x}]", "has no parameter 'projct'. Did you mean 'project'"),

@@ -104,14 +104,14 @@ SHOTS = {"arm": {"shots": 4}, "against": {"shots": 0}}
     ("node", "sentence"),
     [
         ({"claim": "x", **SHOTS, "arm": {"shot": 4}}, "claims[0].arm.shot: no axis 'shot'. Did you"),
-        ({"claim": "x", "arm": {"shots": 4}}, "claims[0]: an entry of claims must be a mapping with claim, arm"),
-        ({"claim": "x", **SHOTS, "arm": {}}, "claims[0].arm: arm must map axes to values, not {}."),
+        ({"claim": "x", "arm": {"shots": 4}}, "claims[0]: the key 'against' is missing. Keys: claim, arm, against"),
+        ({"claim": "x", **SHOTS, "arm": {}}, "claims[0].arm: arm must be a mapping that is not empty, not {}."),
         ({"claim": "x", **SHOTS, "metrik": "f1"}, "claims[0].metrik: no key 'metrik'"),
         (
             {"claim": "x", **SHOTS, "against": {"baseline": "votes"}},
-            "claims[0].against.baseline: no baseline 'votes'. Did you mean 'vote'? Baselines: vote, weighted_vote",
+            "claims[0].against: no baseline 'votes'. Did you mean 'vote'? Baselines: vote, weighted_vote",
         ),
-        ({"claim": "x", **SHOTS, "against": {"baseline": []}}, "claims[0].against.baseline: no baseline []."),
+        ({"claim": "x", **SHOTS, "against": {"baseline": []}}, "claims[0].against: no baseline []."),
     ],
 )  # fmt: skip
 def test_a_mistake_in_a_claim_is_named(mapping: Callable[..., dict[str, Any]], node: Any, sentence: str) -> None:

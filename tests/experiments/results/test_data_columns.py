@@ -234,7 +234,7 @@ def test_a_column_of_the_config_is_checked_before_the_run(mapping, tmp_path):
 
     with pytest.raises(ConfigError, match=r"by: the data has no column 'kind'.*Columns: "):
         run_config(load_config(mapping(by=["kind"])), tmp_path)
-    with pytest.raises(ConfigError, match=r"by names a column twice"):
+    with pytest.raises(ConfigError, match=r"by must not repeat a value: 'kind' is there twice"):
         load_config(mapping(by=["kind", "kind"]))
     done = run_config(load_config(mapping(by="answer")), tmp_path)
     assert declared_columns(load_run(done.folder).info) == ("answer",)

@@ -82,16 +82,16 @@ def test_report_and_analysis_have_the_numbers_and_escape_them(view: RunView, wri
     ("keys", "sentence"),
     [
         ({"value": "abc"}, "published[0].value: value must be a number, not 'abc'."),
-        ({"metric": ""}, "published[0].metric: metric must be a text that is not empty or none, not ''."),
+        ({"metric": ""}, "published[0].metric: metric must be a string or null that is not empty, not ''."),
         ({"value": float("nan")}, "published[0].value: value must be a finite number, not nan."),
         ({"value": float("-inf")}, "published[0].value: value must be a finite number, not -inf."),
         ({"best_of": "shot"}, "published[0].best_of: no axis 'shot'. Did you mean 'shots'?"),
-        ({"best_of": "shots"}, "published[0].best_of: at sets shots, so there is no best value of it."),
+        ({"best_of": "shots"}, "published[0]: at sets shots, so there is no best value of it."),
         (
             {"at": {"decoding": "vcd"}, "best_of": "shots", "minus": {"shots": 0}},
-            "published[0].best_of: minus sets shots, so there is no best value of it.",
+            "published[0]: minus sets shots, so there is no best value of it.",
         ),
-        ({"source": []}, "published[0].source: source must be a text, not []."),
+        ({"source": []}, "published[0].source: source must be a string, not []."),
     ],
 )
 def test_a_mistake_in_a_number_is_named(mapping: Any, keys: dict[str, Any], sentence: str) -> None:

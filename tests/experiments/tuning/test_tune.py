@@ -218,10 +218,12 @@ def test_each_episode_draws_one_of_the_numbers_of_shots() -> None:
     cell = training_cell(config, spec, TuningControl.ZERO_SHOT)
     assert all(len(one.prompt.images) == 1 for one in episode_stream(config, spec, cell).episodes(0))
     assert training_cell(config, spec, None).shots == 3
-    with pytest.raises(ConfigError, match=r"tune.shots: shots must be a whole number or a list that is not empty"):
+    with pytest.raises(ConfigError, match=r"tune.shots: shots must be an integer .* that is not empty"):
         study(shots=[])
-    for wrong, problem in ((-2, "at least 0"), (20_000, "at most 10,000"), ("two", "a whole number"), (2.5, "a whole")):
-        with pytest.raises(ConfigError, match=rf"tune.shots: shots\[1\] must be {problem}.*, not {wrong!r}\.$"):
+    for wrong in (-2, 20_000, "two", 2.5):
+        with pytest.raises(
+            ConfigError, match=rf"shots\[1\]: shots\[1\] must be an integer from 0 to 10000, not {wrong!r}\."
+        ):
             study(shots=[1, wrong])
 
 
@@ -288,7 +290,7 @@ def test_what_cannot_be_tuned_is_refused(tmp_path: Path) -> None:
         tune(load_config({**{k: v for k, v in STUDY.items() if k != "model"}, "zip": zipped}), tmp_path)
     with pytest.raises(ConfigError, match=r"tune must be a mapping of task, .*, not 3\."):
         load_config({**STUDY, "tune": 3})
-    with pytest.raises(ConfigError, match="tune needs `task`"):
+    with pytest.raises(ConfigError, match=r"tune: the key 'task' is missing\. Keys: task, "):
         load_config({**STUDY, "tune": {"steps": 3}})
     with pytest.raises(ConfigError, match=r"no key 'step'\. Did you mean 'steps'"):
         load_config({**STUDY, "tune": {"task": TRAIN, "step": 3}})
