@@ -75,7 +75,8 @@ class Node(NestedComponent):
 
 def _listed(node: Any) -> Any:
     """A single value as a list of one; 'none' as the empty list."""
-    return [node] if isinstance(node, str | Mapping) or type(node) is int else _none_as_empty(node)
+    is_single = isinstance(node, str | Mapping) or type(node) is int
+    return [] if node == EMPTY_LIST else [node] if is_single else node
 
 
 def _none_as_empty(node: Any) -> Any:
