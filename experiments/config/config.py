@@ -121,7 +121,7 @@ def _validate(hint: Any, node: Any, document: Document, place: KeyPath) -> Any:
         unknown = [one for one in problems if one[0]["type"] == "unexpected_keyword_argument"]
         # of the alternatives of a union, the one that reaches deepest into the value is meant
         same_key = [one for one in problems if one[1][:1] == problems[0][1][:1]]
-        problem, path = max(unknown or same_key, key=lambda one: len(one[1]))
+        problem, path = max(unknown or same_key, key=lambda one: (len(one[1]), "short" in one[0]["type"]))
         where = document.where(*place, *path[: -1 if problem["type"] == "missing" else None])
         raise ConfigError(f"{where}: {_sentence(problem, (*place[1:2], *path))}") from error
 
