@@ -10,8 +10,8 @@ Shorter captions name fewer objects, and so fewer that are not in the image. Eac
 
 CHAIR_I is the corpus ratio (`chair_corpus`), recall is the number of objects that captions name over the number of
 objects in the images, and length is in words. Between two cuts, a share of the captions has the longer one. There is no
-frontier beyond the recall of the reference. Intervals are t intervals over clusters of the linearized statistics
-(`icl.metrics.sufficient_statistics`), without correction for the number of arms. n counts the pairs.
+frontier beyond the recall of the reference. Intervals are t intervals over clusters of the pseudo-values
+(`icl.metrics.run_level`), without correction for the number of arms. n counts the pairs.
 """
 
 from collections.abc import Iterator, Sequence
@@ -27,7 +27,7 @@ from experiments.stats.findings import reference_decoding
 from experiments.stats.intervals import cluster_codes, cluster_sums, mean_variance, t_quantile
 from experiments.stats.pairs import KEYS
 from icl.errors import ConfigError
-from icl.metrics.sufficient_statistics import Floats, SufficientStatistics, numeric_gradient
+from icl.metrics.run_level import Floats, pseudo_values
 from icl.text.object_mentions import mentions_and_objects
 from icl.types import Example
 
@@ -244,13 +244,9 @@ def _beyond_of(row: Floats) -> float:
 
 def _estimate(rows: Floats, value: "Callable[[Floats], Floats]", units: NDArray[np.int_]) -> tuple[float, float, float]:
     """A statistic of summed rows with a t interval over clusters; NaN where it is undefined."""
-    usual = rows.mean(axis=0)
-    statistics = SufficientStatistics(
-        rows, value, lambda total: numeric_gradient(value, total), np.ones(len(rows), dtype=bool), usual, usual, False
-    )
-    values = statistics.pseudo_values()
-    if values is None or not np.isfinite(values).all():
+    if np.isnan(value(rows.sum(axis=0))):
         return np.nan, np.nan, np.nan
+    values = pseudo_values(rows, value)
     sums, sizes = cluster_sums(values, cluster_codes(units))
     half = t_quantile(sizes, LEVEL) * mean_variance(sums, sizes, float(np.var(values))) ** 0.5
     mean = float(values.mean())

@@ -16,6 +16,7 @@ from experiments.observers.base import ObservedState, Observer
 from experiments.store.run_state import describe_metrics
 from experiments.store.store import Store, read_mapping, scored_sample, write_json
 from icl.errors import StoreError
+from icl.metrics.run_level import run_statistic
 from icl.registry import describe
 from icl.text.json_text import canonical_digest
 
@@ -141,9 +142,8 @@ def _scores(samples: Sequence[Mapping[str, Any]], metrics: Mapping[str, Any]) ->
     for name, metric in metrics.items():
         values: Sequence[float | None] = [sample.get("scores", {}).get(name) for sample in samples]
         if hasattr(metric, "run_level"):
-            values = metric.run_level(
-                [scored_sample(sample, value) for sample, value in zip(samples, values, strict=True)]
-            )
+            cell = [scored_sample(sample, value) for sample, value in zip(samples, values, strict=True)]
+            values = run_statistic(metric.run_level(cell)).numbers().tolist()
         numbers = [float(value) for value in values if value is not None and not math.isnan(value)]
         if numbers:
             means[name] = math.fsum(numbers) / len(numbers)

@@ -17,8 +17,7 @@ import numpy as np
 from experiments.config.keys import MAX_COLUMN_VALUES
 from experiments.stats.arms import EQUIVALENCE, MISSING_VALUE
 from experiments.stats.formatting import format_count
-from experiments.stats.parts import statistics_by_part
-from experiments.stats.run_statistics import sample_ref_column
+from experiments.stats.run_statistics import add_run_level, within_parts
 from icl.errors import ConfigError, did_you_mean
 from icl.tasks.presets import preset_columns
 
@@ -58,7 +57,6 @@ def split_view(view: "RunView", columns: Sequence[str]) -> "RunView":
     labels = {name: column_values(view.frame, name, view.axes) for name in columns}
     frame = view.frame.assign(**labels)
     scores = view.scores.assign(**labels)
-    scores.attrs = view.scores.attrs
     parts = list(zip(*(values.tolist() for values in labels.values()), strict=True))
     numbers: dict[str, Any] = {}
     if EQUIVALENCE in scores:  # comparisons in two parts are two hypotheses
@@ -66,14 +64,11 @@ def split_view(view: "RunView", columns: Sequence[str]) -> "RunView":
             f"{digest}{''.join(map(repr, part))}" if digest else ""
             for digest, part in zip(scores[EQUIVALENCE], parts, strict=True)
         ]
-    for metric in (str(column) for column in scores if sample_ref_column(str(column)) in scores):
-        refs = [ref if hasattr(ref, "statistic") else None for ref in scores[sample_ref_column(metric)]]
-        numbers[metric], linked = statistics_by_part(refs, parts)
-        numbers[sample_ref_column(metric)] = pd.Series(linked, index=scores.index, dtype=object)
+    run_level = within_parts(scores, pd.factorize(pd.Series(parts, dtype=object))[0])
     return replace(
         view,
-        frame=frame.assign(**numbers),
-        scores=_with_attrs(scores.assign(**numbers), view.scores.attrs),
+        frame=add_run_level(frame.assign(**numbers), run_level),
+        scores=add_run_level(scores.assign(**numbers), run_level),
         axes=(*view.axes, *columns),
         by=(),
     )
@@ -87,8 +82,7 @@ def parts_of(view: "RunView", columns: Sequence[str]) -> "Iterator[tuple[dict[st
         places, key=lambda pair: MISSING_VALUE in np.atleast_1d(np.asarray(pair[0], dtype=object))
     ):
         named = dict(zip(columns, values if isinstance(values, tuple) else (values,), strict=True))
-        frame, scores = split.frame.iloc[rows], _with_attrs(split.scores.iloc[rows], view.scores.attrs)
-        yield named, replace(split, frame=frame, scores=scores, axes=view.axes)
+        yield named, replace(split, frame=split.frame.iloc[rows], scores=split.scores.iloc[rows], axes=view.axes)
 
 
 def column_values(frame: "DataFrame", name: str, axes: Sequence[str] = ()) -> "Series[Any]":
@@ -177,11 +171,6 @@ def _text(value: Any) -> str:
     """The label of a value. 'none' is quoted, because tables use it for an axis that cannot matter."""
     text = str(value) if isinstance(value, str) else json.dumps(value)
     return f'"{text}"' if text in ("none", "", MISSING_VALUE) else text
-
-
-def _with_attrs(frame: "DataFrame", attrs: dict[Any, Any]) -> "DataFrame":
-    frame.attrs = attrs
-    return frame
 
 
 def _presets(node: Any) -> Iterator[str]:

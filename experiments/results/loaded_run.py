@@ -14,7 +14,7 @@ from experiments.config.keys import AXES, DEFAULT_CORRECTION, DEFAULT_METRIC, pr
 from experiments.results.invocations import COLUMNS
 from experiments.results.run_metrics import UNAVAILABLE, run_level
 from experiments.stats.arms import NO_VALUE, baseline_column, is_accuracy
-from experiments.stats.run_statistics import sample_ref_column
+from experiments.stats.run_statistics import copy_scores
 from experiments.stopping.looks import read_families
 from experiments.store.equivalent_cells import equivalence_digest
 from experiments.store.imported import refuse_imported
@@ -105,9 +105,9 @@ class Run:
             direction of each metric (`better`), and the metrics that are accuracies (`accuracies`). A baseline has a
             column for each metric that judges it (`vote:strict`); the column `vote` is that of the config's
             `compare.metric`. `failed` is the reason of a failed sample. A run-level metric
-            (`icl.metrics.base.RunLevelMetric`) has numbers whose mean in a cell is its statistic, and a column `f1:ref`
-            with what each number was computed from. Samples of one query with equal `decided_by` have equal answers by
-            construction (`experiments.store.equivalent_cells`).
+            (`icl.metrics.run_level`) has the statistic of the cell in each row, or numbers whose mean it is; `attrs`
+            has what the metric read (`experiments.stats.run_statistics`). Samples of one query with equal `decided_by`
+            have equal answers by construction (`experiments.store.equivalent_cells`).
         """
         from experiments.results.lazy_column import load_details
 
@@ -307,8 +307,7 @@ def _columns(table: SampleTable) -> "Iterator[tuple[str, Any]]":
 def _as_judged_by(frame: "DataFrame", baselines: Iterable[str], metric: str | None) -> "DataFrame":
     """Adds a column of each baseline by its own name: as this metric judges it."""
     columns = {baseline: baseline_column(baseline, str(metric)) for baseline in baselines}
-    columns |= {sample_ref_column(baseline): sample_ref_column(column) for baseline, column in columns.items()}
-    return frame.assign(**{baseline: frame[column] for baseline, column in columns.items() if column in frame})
+    return copy_scores(frame, {baseline: column for baseline, column in columns.items() if column in frame})
 
 
 def _better(name: str, node: Mapping[str, Any]) -> Better:

@@ -11,13 +11,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from experiments.config.keys import AXES
 from experiments.results.invocations import differing_environments
 from experiments.results.run_view import RunView
 from experiments.stats.arms import EQUIVALENCE, NO_VALUE, describe_arm, varying_axes
 from experiments.stats.pairs import UnpairedError
+from experiments.stats.run_statistics import RUN_LEVEL, SAMPLE, RunLevelScores, SharedAttrs, run_level_columns
 from experiments.store.store import Store
 from icl.errors import ConfigError
+from icl.metrics.base import ScoredSample
+from icl.registry import describe
 from icl.text.truncate import truncate
 
 if TYPE_CHECKING:
@@ -81,20 +86,54 @@ def pair_runs(first: RunView, second: RunView) -> PairedRuns:
     frames, scores = [], []
     for side, view in enumerate((first, second)):
         facts = view.frame[[name for name in FACTS if name in view.frame]]
+        own, details = [], []
         for pair in pairs:
             rows = view.frame["cell"].isin(arms[side][pair[side]].cells).to_numpy()
             labels = {**arms[1][pair[1]].labels, RUN: names[side], EQUIVALENCE: ""}
-            scores.append(view.scores[rows].assign(**labels))
-            details = {str(name): list(values) for name, values in facts[rows].items()}
-            frames.append(scores[-1].assign(**details))
-    frame, joined = (pd.concat(parts, ignore_index=True) for parts in (frames, scores))
-    joined.attrs = first.scores.attrs
+            own.append(view.scores[rows].assign(**labels))
+            details.append(facts[rows])
+        scores.append(pd.concat(own))
+        frames.append(scores[-1].assign(**{str(name): list(values) for name, values in pd.concat(details).items()}))
+    frame, joined = concat_scores(frames), concat_scores(scores)
+    joined.attrs = first.scores.attrs | joined.attrs
     _check_questions(frame, names)
     view = replace(
         first, name=f"{names[1]} against {names[0]}", frame=frame, scores=joined, axes=(RUN, *AXES), to={RUN: names[0]},
         controls={}, by=(),
     )  # fmt: skip
     return PairedRuns(view, tuple(_notes((first, second), arms, pairs, names)))
+
+
+def concat_scores(frames: "Sequence[DataFrame]") -> "DataFrame":
+    """The rows of frames of several runs; run-level columns refer to the samples of all of them.
+
+    Raises:
+        ConfigError: If a run-level column has other metrics in different runs.
+    """
+    import pandas as pd
+
+    every = [run_level_columns(frame) for frame in frames]
+    names = dict.fromkeys(name for own in every for name in own)
+    if not names:
+        return pd.concat(frames, ignore_index=True)
+    sizes = [
+        max([len(frame), *(len(own[name].samples) for name in own)]) for frame, own in zip(frames, every, strict=True)
+    ]
+    offsets, columns = np.cumsum([0, *sizes[:-1]]), {}
+    for name in names:
+        metrics = [own[name].metric for own in every if name in own]
+        if any(describe(metric) != describe(metrics[0]) for metric in metrics):
+            raise ConfigError(f"'{name}' is another metric in each run: {', '.join(map(repr, metrics))}.")
+        samples, cells = list[ScoredSample](), []
+        for own, size, offset in zip(every, sizes, offsets, strict=True):
+            samples += own[name].samples if name in own else [ScoredSample("", None)] * size
+            cells.append(own[name].cells + offset if name in own else np.full(size, offset))
+        columns[name] = RunLevelScores(metrics[0], samples, np.concatenate(cells))
+    numbers = [frame[SAMPLE] if SAMPLE in frame else np.arange(len(frame)) for frame in frames]
+    numbered = [f.assign(**{SAMPLE: own + offset}) for f, own, offset in zip(frames, numbers, offsets, strict=True)]
+    joined = pd.concat(numbered, ignore_index=True)
+    joined.attrs = {RUN_LEVEL: SharedAttrs(columns)}
+    return joined
 
 
 def _names(first: RunView, second: RunView) -> tuple[str, str]:

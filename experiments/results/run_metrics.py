@@ -1,8 +1,8 @@
 """Run-level metrics, such as F1 or the accuracy of pairs, as columns of numbers whose mean is the statistic.
 
-A sample stores its part of the statistic. The statistic is computed when the run is read, for one cell (one seed of an
-arm) at a time. Baselines of the same demonstrations are judged in the same way, by the stored answers of the
-demonstrations. A second column has what each number was computed from (`experiments.stats.run_statistics`).
+The statistic is computed when the run is read, for one cell (one seed of an arm) at a time. Baselines of the same
+demonstrations are judged in the same way, by the stored answers of the demonstrations. The frame's `attrs` have what
+each number was computed from (`experiments.stats.run_statistics`).
 """
 
 import warnings
@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from experiments.stats.arms import baseline_column
-from experiments.stats.run_statistics import RunStatistic, SampleRef, sample_ref_column
+from experiments.stats.run_statistics import RUN_LEVEL, SAMPLE, RunLevelScores, SharedAttrs, add_run_level
 from experiments.stats.sample_rows import as_mapping, text_value
 from icl.errors import ConfigError, DataError, ICLError, ICLWarning, StoreError
 from icl.loading import file_code
-from icl.metrics.base import RunLevelMetric, ScoredSample
+from icl.metrics.base import ScoredSample
 from icl.metrics.baselines import BASELINES
+from icl.metrics.run_level import RunLevelMetric
 from icl.types import Demo, Example, Query
 from icl.untrusted import untrusted_run
 
@@ -39,7 +40,7 @@ DETAILS = ("query", "group", "output", "gold", "options", "meta", "demos", "rank
 def run_level(
     frame: "DataFrame", info: Mapping[str, Any], baselines: Iterable[str], folder: Path = Path()
 ) -> "DataFrame":
-    """Replaces the columns of run-level metrics in a frame, and adds a column with the source of each number.
+    """Computes the columns of run-level metrics in a frame.
 
     A metric that run.json names by the path of its code keeps its stored numbers in a run that is not trusted
     (`icl.untrusted`), with a warning.
@@ -57,7 +58,9 @@ def run_level(
     whole = {name: node for name, node in nodes.items() if isinstance(node, Mapping) and node.get("run_level")}
     if not whole or not len(frame):
         return frame
-    cells, unavailable = frame.groupby("cell", sort=False).indices, dict[str, str]()
+    cells, unavailable = frame["cell"].factorize()[0], dict[str, str]()
+    frame = frame.assign(**{SAMPLE: np.arange(len(frame))})
+    frame.attrs[RUN_LEVEL] = SharedAttrs()
     for name, node in whole.items():
         if untrusted_run() is not None and ":" in str(node.get("name")):
             warnings.warn(
@@ -76,14 +79,15 @@ def run_level(
         judged = {name: "", **{baseline_column(baseline, name): baseline for baseline in baselines}}
         columns = {column: by for column, by in judged.items() if column in frame}
         try:
-            frame = _computed(frame, metric, name, columns, cells)
+            scores = {
+                column: RunLevelScores(metric, _judged(frame, column, by), cells) for column, by in columns.items()
+            }
+            frame = add_run_level(frame, scores)
         except DataError as error:  # code of others, such as the aggregation of a task, cannot compute it
             frame = _without(frame, name, baselines, error)
             unavailable[name] = str(error)
             continue
-        for column in columns:
-            if frame[column].isna().all() and column != name:
-                frame = frame.drop(columns=[column, sample_ref_column(column)])
+        frame = frame.drop(columns=[column for column in columns if column != name and frame[column].isna().all()])
     frame.attrs[UNAVAILABLE] = unavailable
     return frame
 
@@ -95,36 +99,9 @@ def _without(frame: "DataFrame", name: str, baselines: Iterable[str], error: ICL
     return frame.drop(columns=[column for column in own if column in frame])
 
 
-def _computed(
-    frame: "DataFrame",
-    metric: RunLevelMetric,
-    name: str,
-    columns: Mapping[str, str],
-    cells: Mapping[Hashable, Any],
-) -> "DataFrame":
-    """The frame with the numbers of a metric and their sources.
-
-    Args:
-        columns: Column -> the baseline whose answers it judges; '' for the model's answers.
-        cells: Cell -> the places of its samples.
-    """
-    for column, by in columns.items():
-        details = frame[[name for name in (*DETAILS, column) if name in frame]]
-        values, owns = np.full(len(frame), np.nan), np.empty(len(frame), dtype=object)
-        for places in cells.values():
-            samples = _judged(details.iloc[places], column, by)
-            parts = metric.run_level(samples)
-            if len(parts) != len(samples):
-                raise StoreError(f"the score '{name}' gives {len(parts)} numbers for {len(samples)} samples.")
-            values[places] = [np.nan if part is None else part for part in parts]
-            whole_cell = RunStatistic(metric, tuple(samples), parts)
-            owns[places] = [SampleRef(whole_cell, i) for i in range(len(samples))]
-        frame = frame.assign(**{column: values, sample_ref_column(column): owns})
-    return frame
-
-
-def _judged(rows: "DataFrame", column: str, baseline: str) -> list[ScoredSample]:
+def _judged(frame: "DataFrame", column: str, baseline: str) -> list[ScoredSample]:
     """The samples as the metric reads them. baseline: the baseline whose answers count; '' for the model's answers."""
+    rows = frame[[name for name in (*DETAILS, column) if name in frame]]
     return [
         ScoredSample(
             query=str(row["query"]),

@@ -37,7 +37,7 @@ from experiments.stats.findings import (
 )
 from experiments.stats.floor_effects import ceiling_effects, floor_effects, names_option, rarely_an_option
 from experiments.stats.formatting import format_count
-from experiments.stats.run_statistics import drop_scores, sample_ref_column
+from experiments.stats.run_statistics import drop_scores, is_run_level
 from experiments.stats.sample_rows import scores_by_names_used
 from experiments.stopping.findings import WARNING, anytime_findings, stopped_findings
 from experiments.stopping.looks import Family
@@ -140,12 +140,12 @@ class RunView:
     @property
     def of_samples(self) -> bool:
         """Whether each sample has a score of its own, so that `metric` is not a run-level metric."""
-        return sample_ref_column(self.metric) not in self.scores
+        return not is_run_level(self.scores, self.metric)
 
     @property
     def sample_metrics(self) -> tuple[str, ...]:
         """The metrics that are not run-level metrics."""
-        return tuple(metric for metric in self.metrics if sample_ref_column(metric) not in self.scores)
+        return tuple(metric for metric in self.metrics if not is_run_level(self.scores, metric))
 
     @cached_property
     def accuracies(self) -> tuple[str, ...]:

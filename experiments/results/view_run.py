@@ -13,7 +13,6 @@ from experiments.results.run_view import RunView
 from experiments.stats.arms import (
     EQUIVALENCE,
     UNIT,
-    SharedAttrs,
     axes_of,
     baseline_column,
     better_of,
@@ -22,7 +21,14 @@ from experiments.stats.arms import (
     tidy_frame,
 )
 from experiments.stats.findings import InterventionControls, reference_decoding
-from experiments.stats.run_statistics import drop_scores, sample_ref_column
+from experiments.stats.run_statistics import (
+    RUN_LEVEL,
+    SAMPLE,
+    SharedAttrs,
+    copy_scores,
+    drop_scores,
+    run_level_columns,
+)
 from experiments.stopping.looks import common_queries, read_families
 from experiments.store.store import Store
 from icl.errors import ConfigError, StoreError, did_you_mean
@@ -73,14 +79,9 @@ def view_run(
             f"the run has no score '{chosen}'.{did_you_mean(chosen, metrics)} Scores: {', '.join(metrics)}."
         )
     columns = {name: find_baseline_column(frame, name, chosen) for name in _baselines(frame)}
-    judged = {name: samples[column] for name, column in columns.items() if column}
-    owns = {
-        sample_ref_column(name): samples[sample_ref_column(c)]
-        for name, c in columns.items()
-        if c and sample_ref_column(c) in samples
-    }
-    old = [column for name in columns for column in (name, sample_ref_column(name)) if column in samples]
-    samples = samples.drop(columns=old).assign(**judged, **owns)
+    judged = {name: column for name, column in columns.items() if column}
+    unjudged = [name for name in columns if name in samples and name not in judged]
+    samples = copy_scores(samples, judged).drop(columns=unjudged)
     better = SharedAttrs({m: better_of(frame, m) for m in metrics})
     setting = to or _sole(samples, compare.get("to") or {}, store)
     reference: dict[str, Any] = {}
@@ -109,8 +110,7 @@ def view_run(
 def restrict_samples(samples: "DataFrame", queries: Mapping[str, set[str]]) -> "DataFrame":
     """The samples of these queries of each task. Run-level metrics are computed again on them."""
     keep = np.array([query in queries.get(str(task), ()) for task, query in samples[["task", "query"]].to_numpy()])
-    run_level = [str(column) for column in samples if sample_ref_column(str(column)) in samples]
-    rest = drop_scores(samples, ~keep, run_level)[keep].reset_index(drop=True)
+    rest = drop_scores(samples, ~keep, list(run_level_columns(samples)))[keep].reset_index(drop=True)
     rest.attrs = samples.attrs
     return rest
 
@@ -129,11 +129,9 @@ def _sole(samples: "DataFrame", setting: Mapping[str, Any], store: Store) -> dic
 def _scores(samples: "DataFrame", axes: Sequence[str], metrics: Sequence[str], attrs: dict[Any, Any]) -> "DataFrame":
     baseline_columns = {name: [baseline_column(name, metric) for metric in metrics] for name in _baselines(samples)}
     judged = [column for name, columns in baseline_columns.items() for column in (name, *columns) if column in samples]
-    owns = [sample_ref_column(column) for column in (*metrics, *judged) if sample_ref_column(column) in samples]
-    decided = [EQUIVALENCE] if EQUIVALENCE in samples else []
-    names = dict.fromkeys(["query", "seed", UNIT, *decided, *axes, *metrics, *judged, *owns])
-    scores = samples[list(names)].copy()
-    scores.attrs = attrs
+    optional = [name for name in (EQUIVALENCE, SAMPLE) if name in samples]
+    scores = samples[list(dict.fromkeys(["query", "seed", UNIT, *optional, *axes, *metrics, *judged]))].copy()
+    scores.attrs = attrs | {key: samples.attrs[key] for key in (RUN_LEVEL,) if key in samples.attrs}
     scores["failed"] = samples["failed"].notna() if "failed" in samples else False
     for axis, value in (("task", "task"), ("shots", 0)):
         if axis not in scores:

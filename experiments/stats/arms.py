@@ -13,7 +13,7 @@ import numpy as np
 from experiments.config.keys import AXES, DEMONSTRATION_AXES
 from experiments.grid.label_matching import match_label
 from experiments.stats.formatting import format_count
-from experiments.stats.run_statistics import sample_ref_column
+from experiments.stats.run_statistics import RUN_LEVEL, is_run_level
 from icl.errors import ConfigError, did_you_mean
 from icl.metrics.base import Better
 from icl.registry import entries, resolve
@@ -35,13 +35,6 @@ def deciding_digests(rows: "DataFrame") -> frozenset[Any] | None:
     if EQUIVALENCE not in rows or not rows[EQUIVALENCE].astype(bool).all():
         return None
     return frozenset(rows[["seed", EQUIVALENCE]].drop_duplicates().itertuples(index=False, name=None))
-
-
-class SharedAttrs(dict[str, Any]):
-    """A mapping for a frame's `attrs` that is not copied: pandas deep-copies `attrs` in every operation."""
-
-    def __deepcopy__(self, memo: Any) -> "SharedAttrs":
-        return self
 
 
 def axes_of(frame: "DataFrame") -> tuple[str, ...]:
@@ -74,7 +67,7 @@ def find_baseline_column(frame: "DataFrame", baseline: str, metric: str) -> str 
     if (column := baseline_column(baseline, metric)) in frame:
         return column
     has_judged = any(str(other).startswith(baseline_column(baseline, "")) for other in frame)
-    fits = better_of(frame, metric) == "higher" and sample_ref_column(metric) not in frame
+    fits = better_of(frame, metric) == "higher" and not is_run_level(frame, metric)
     return baseline if baseline in frame and not has_judged and fits else None
 
 
@@ -88,7 +81,7 @@ def tidy_frame(frame: "DataFrame", axes: Sequence[str]) -> "DataFrame":
     if UNIT in frame:
         return frame
     tidy = frame.copy(deep=False)
-    tidy.attrs = {}
+    tidy.attrs = {RUN_LEVEL: frame.attrs[RUN_LEVEL]} if RUN_LEVEL in frame.attrs else {}
     for axis in axes:
         codes, values = pd.factorize(tidy[axis])
         labels = np.array([*(_plain(value) for value in values), NO_VALUE], dtype=object)

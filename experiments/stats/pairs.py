@@ -15,11 +15,17 @@ from numpy.typing import NDArray
 from experiments.stats.arms import UNIT
 from experiments.stats.intervals import Floats, cluster_codes, cluster_sums, is_binary
 from experiments.stats.paired_proportions import paired_proportions_test
-from experiments.stats.run_statistic_tests import randomization_test
-from experiments.stats.run_statistics import Stratum, align_run_statistics, build_strata, sample_ref_column
+from experiments.stats.run_statistics import (
+    SAMPLE,
+    Stratum,
+    align_run_statistics,
+    build_strata,
+    randomization_test,
+    run_level_columns,
+)
 from experiments.stats.sign_flips import sign_flip_test
 from experiments.stats.significance import holm, level_of_test
-from icl.errors import ICLError
+from icl.errors import ConfigError, ICLError
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -42,8 +48,7 @@ class Pairs:
         clusters: [n] labels; equal labels belong to one independent unit.
         dropped_pairs: The number of pairs without both scores.
         strata: The cells of a run-level metric, whose numbers are not scores of samples.
-        is_graded: Whether the numbers are neither right nor wrong although they may be 0 and 1, as differences of
-            pseudo-values are.
+        is_graded: Whether the numbers are neither right nor wrong although they may be 0 and 1, such as gains.
         rows: The positions of the pairs in the frames of the reference arm and of the other arm.
     """
 
@@ -118,6 +123,7 @@ def align_pairs(
 
     Raises:
         UnpairedError: If one arm lacks keys of the other, or has a key twice.
+        ConfigError: If the arms have different metrics.
     """
     columns = reference_metric or metric, metric
     frames = reference, arm
@@ -128,15 +134,23 @@ def align_pairs(
     _refuse_missing(reference, left, right, list(on), names)
     _refuse_missing(arm, right, left, list(on), names[::-1])
     units = arm[UNIT].to_numpy()[order]
-    is_run_level = [sample_ref_column(column) in frame for column, frame in zip(columns, frames, strict=True)]
-    if all(is_run_level):
-        refs = (frame[sample_ref_column(column)].to_numpy() for column, frame in zip(columns, frames, strict=True))
-        return _run_level_pairs(next(refs), next(refs)[order], units, order)
+    scores = [run_level_columns(frame).get(column) for column, frame in zip(columns, frames, strict=True)]
+    if (scores[0] is None) != (scores[1] is None):
+        raise ConfigError(f"'{columns[0]}' and '{columns[1]}' cannot be paired: one of them is a run-level metric.")
+    if scores[0] is not None and scores[1] is not None:
+        numbers = reference[SAMPLE].to_numpy(), arm[SAMPLE].to_numpy()[order]
+        a, b, cells = align_run_statistics(scores[0], scores[1], numbers)
+        valid = np.isfinite(a)
+        place = np.cumsum(valid) - 1
+        placed = [(place[places], one, other) for places, one, other in cells]
+        strata = build_strata(placed, cluster_codes(units[valid])) if placed else ()
+        rows = np.flatnonzero(valid), order[valid]
+        return Pairs(a[valid], b[valid], units[valid], int((~valid).sum()), strata, rows=rows)
     a = reference[columns[0]].to_numpy(dtype=np.float64, na_value=np.nan)
     b = arm[metric].to_numpy(dtype=np.float64, na_value=np.nan)[order]
     valid = np.isfinite(a) & np.isfinite(b)
     rows = np.flatnonzero(valid), order[valid]
-    return Pairs(a[valid], b[valid], units[valid], int((~valid).sum()), is_graded=any(is_run_level), rows=rows)
+    return Pairs(a[valid], b[valid], units[valid], int((~valid).sum()), rows=rows)
 
 
 def paired_test(pairs: Pairs, level: float = 0.95, names: tuple[str, str] = ("reference", "arm")) -> PairedTestResult:
@@ -144,7 +158,7 @@ def paired_test(pairs: Pairs, level: float = 0.95, names: tuple[str, str] = ("re
 
     The interval holds the differences that the test does not reject: it leaves out 0 exactly if p is at most
     1 - level, at every number of pairs and clusters. Right/wrong scores use `paired_proportions`, graded ones
-    `sign_flips`, run-level metrics `run_statistic_tests`.
+    `sign_flips`, run-level metrics `run_statistics`.
 
     Args:
         pairs: The aligned arms.
@@ -261,15 +275,6 @@ def _refuse_missing(
         )
 
 
-def _run_level_pairs(reference: NDArray[Any], arm: NDArray[Any], units: NDArray[Any], order: NDArray[np.intp]) -> Pairs:
-    a, b, cells = align_run_statistics(reference.tolist(), arm.tolist())
-    valid = np.isfinite(a)
-    clusters, place = units[valid], np.cumsum(valid) - 1
-    placed = [(place[rows], one, other) for rows, one, other in cells]
-    strata = build_strata(placed, cluster_codes(clusters)) if placed else ()
-    return Pairs(a[valid], b[valid], clusters, int((~valid).sum()), strata, rows=(np.flatnonzero(valid), order[valid]))
-
-
 def _run_level_test(pairs: Pairs, level: float) -> PairedTestResult:
     sizes = np.bincount(cluster_codes(pairs.clusters)).astype(np.float64)
     test = randomization_test(pairs.strata, sizes, level)
@@ -285,5 +290,5 @@ def _run_level_test(pairs: Pairs, level: float) -> PairedTestResult:
         right_to_wrong=None,
         wrong_to_right=None,
         dropped_pairs=pairs.dropped_pairs,
-        is_identical=not np.any(np.abs(pairs.differences) > ROUNDING),
+        is_identical=all(stratum.is_identical for stratum in pairs.strata),
     )

@@ -7,7 +7,6 @@ run level       F1 and the like are computed in each part, as a benchmark report
 no value        samples without a value (MISSING_VALUE) are in no macro average and in no test of parts
 """
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,8 +24,7 @@ from experiments.stats.intervals import (
     t_quantile,
     wilson,
 )
-from experiments.stats.run_statistics import NO_SPREAD, RunStatistic, SampleRef, sample_ref_column
-from icl.metrics.sufficient_statistics import statistics_of
+from experiments.stats.run_statistics import NO_SPREAD, SAMPLE, cells_of_rows, run_level_columns
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -82,39 +80,11 @@ def estimate_macro_average(
     parts, names = pd.factorize(scored[column])
     if len(names) < 2:
         return None
-    values = scored[metric].to_numpy(dtype=np.float64)
-    refs: Sequence[SampleRef] = list(scored[sample_ref_column(metric)]) if sample_ref_column(metric) in scored else ()
-    statistics = {id(ref.statistic): ref.statistic for ref in refs}.values()
-    is_share = (
-        all(statistics_of(one.values).is_proportion for one in statistics)
-        if refs
-        else bool(values.min() >= 0 and values.max() <= 1)
-    )
+    values = scored[metric].to_numpy(dtype=np.float64, copy=True)
+    is_share = bool(values.min() >= 0 and values.max() <= 1)
+    if scores := run_level_columns(scored).get(metric):
+        cells = list(cells_of_rows(scores, scored[SAMPLE].to_numpy()))
+        is_share = all(statistic.is_proportion for _, statistic in cells)
+        for places, statistic in cells:
+            values[places] = statistic.pseudo_values()
     return macro_average(values, parts, scored[unit].to_numpy(), is_share, level)
-
-
-def statistics_by_part(refs: Sequence[SampleRef | None], parts: Sequence[Any]) -> tuple[Floats, list[SampleRef | None]]:
-    """A run-level metric computed within parts.
-
-    Args:
-        refs: [n], the samples of a frame; None where there is none.
-        parts: [n], the part of each sample.
-
-    Returns:
-        [n] pseudo-values of the statistic of the sample's cell and part, NaN where a sample has no part in it. Then the
-        samples, linked to that statistic.
-    """
-    rows: dict[tuple[int, Any], list[int]] = {}
-    for i, (ref, part) in enumerate(zip(refs, parts, strict=True)):
-        if ref is not None:
-            rows.setdefault((id(ref.statistic), part), []).append(i)
-    values, owns = np.full(len(refs), np.nan), [*refs]
-    for places in rows.values():
-        own = [ref for i in places if (ref := refs[i]) is not None]
-        metric, samples = own[0].statistic.metric, tuple(ref.statistic.samples[ref.index] for ref in own)
-        numbers = metric.run_level(samples)
-        values[places] = [np.nan if number is None else number for number in numbers]
-        statistic = RunStatistic(metric, samples, numbers)
-        for k, i in enumerate(places):
-            owns[i] = SampleRef(statistic, k)
-    return values, owns

@@ -1,37 +1,37 @@
-"""Intervals and pairs for run-level metrics (F1, ROC AUC, CIDEr), which have one value per cell and no sample scores.
+"""Run-level metrics (F1, ROC AUC, CIDEr), which have one value per cell: intervals, pairs and tests by recomputation.
 
-In a frame, the column of such a metric has one pseudo-value per sample: the statistic plus the influence of the sample
-on it. They average to the statistic (`icl.metrics.run_level`). Next to it, the column `sample_ref_column(metric)` has
-the sample and the cell of each number. The presence of that column marks a metric as run-level, because the numbers can
-look like scores: at an F1 of exactly 1 every number is 1.
+A cell is one setting under one seed. A metric's `run_level` maps the samples of a cell to a `RunStatistic`
+(`icl.metrics.run_level`), which gives the statistic of any choice of them. The statistic of several cells (seeds,
+pooled settings) is the mean of their statistics, weighted by their numbers of samples.
 
-    proportions       For run-level proportions (F1, AUC, groups) the interval is a Wilson interval at the effective
-                      sample size n = T (1 - T) / V, with V the jackknife variance over clusters and the correction
-                      for few clusters (`intervals`; Dean and Pagano 2015). For F1, as F goes to 0 or 1, it approaches
-                      Wilson on the Jaccard index F / (2 - F), mapped back to F. That index is a proportion (Lam, Gopal
-                      and Qian 2023).
-    other statistics  t standard errors of the pseudo-values over clusters on either side. The interval of a
-                      difference recomputes the statistic instead, as its test does, so that both measure the same.
-    no spread         No variance can be estimated. The interval ends at the statistic with z^2 more clusters of the
-                      worst, or the best, samples. For a proportion of 0 or 1 this is Wilson.
-    two arms          Pairs are formed first: a sample that failed in one arm counts as failed in both, and the
-                      statistics are those of the remaining samples. `run_statistic_tests` compares them.
-
-A cell is one setting under one seed. The statistic of several cells (seeds, pooled settings) is the mean of theirs,
-weighted by their numbers of samples.
-
-Where to change what: the interval of one arm is `estimate_run_statistic`, the pairs of two arms are
-`align_run_statistics`, their sums per cluster are `build_strata`. `experiments.stats.arms.tidy_frame` labels the
-clusters. A new metric implements `run_level` of `icl.metrics.base.RunLevelMetric`, which defines the pseudo-values and
-the sums.
+    frame       The column of the metric has the statistic of the cell in each row (for a mean of scores, such as
+                CIDEr: the scores). The column SAMPLE numbers the samples, and `frame.attrs[RUN_LEVEL]` maps the metric
+                to `RunLevelScores`: what the metric reads of each sample.
+    one arm     `estimate_run_statistic` computes the statistic without each sample: the jackknife. Proportions (F1,
+                AUC, groups) have Wilson's interval at the effective sample size T (1 - T) / V, with V the variance over
+                clusters (`intervals`; Dean and Pagano 2015). For F1, as F goes to 0 or 1, it approaches Wilson on the
+                Jaccard index F / (2 - F), mapped back to F, which is a proportion (Lam, Gopal and Qian 2023). Other
+                statistics have t standard errors on either side.
+    two arms    `align_run_statistics` forms the pairs first: a sample that failed in one arm counts as failed in both,
+                and both statistics are computed again. `randomization_test` exchanges the arms within clusters (Fisher
+                1935; for F1: Yeh 2000). p is the share of exchanges whose difference is as large as the observed one D.
+                It is exact under the null that exchanging changes nothing. The interval holds the differences m that
+                the same exchanges do not reject: one that leaves the net share b of the pairs in place is as extreme as
+                D if |D(exchange) - m b| >= |D - m|. For a mean these are the sign flips of the differences minus m
+                (`sign_flips`); for other statistics this holds to first order.
+    no spread   If no exchange, or no sample, changes anything, the interval ends at the statistic with z^2 more
+                clusters of the worst, or the best, samples. For a proportion of 0 or 1 this is Wilson.
+    looks       `exchange_differences` gives the differences under exchanges that stay the same while a run grows.
 """
 
-from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from math import ceil
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from experiments.stats.exact_sums import exactly_summable
 from experiments.stats.intervals import (
@@ -46,70 +46,102 @@ from experiments.stats.intervals import (
     t_quantile,
     wilson,
 )
-from icl.metrics.base import RunLevelMetric, ScoredSample
-from icl.metrics.sufficient_statistics import SufficientStatistics, mean_statistics, statistics_of, sum_rows
+from experiments.stats.sign_flips import (
+    MAX_ENTRIES,
+    SAMPLED_SUBSETS,
+    TwoSidedTest,
+    enclosed_means,
+    interval_of_equal_clusters,
+    invert_flips,
+    subsets,
+)
+from icl.errors import ConfigError
+from icl.metrics.base import ScoredSample
+from icl.metrics.run_level import RunLevelMetric, RunStatistic, run_statistic, sum_rows
+from icl.streams import StreamKey
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-Indices = Sequence[int] | NDArray[np.intp]
-PairedCells = Sequence[tuple[Indices, SufficientStatistics, SufficientStatistics]]
+Indices = NDArray[np.intp]
 
+RUN_LEVEL = "run_level"
+"""The key of a frame's `attrs` with the run-level columns: name -> `RunLevelScores`."""
+SAMPLE = "sample"
+"""The column of a frame with the number of each sample in its `RunLevelScores`."""
 NO_SPREAD = 1e-9
 """A standard deviation below this counts as zero."""
+ROUNDING = 1e-12
+MANY_SUMS = 64
+"""A statistic of more sums than this (ROC AUC) is exchanged less often."""
+FEWER_EXCHANGES = 2_000
+PIECE_BYTES = 250
+"""Bytes of one piece of exchange patterns, so that memory does not grow with their number."""
 
 
-def sample_ref_column(column: str) -> str:
-    """The column of `SampleRef` values of a run-level metric: 'f1:ref' for 'f1'."""
-    return f"{column}:ref"
+class SharedAttrs(dict[str, Any]):
+    """A mapping for a frame's `attrs` that is not copied: pandas deep-copies `attrs` in every operation."""
+
+    def __deepcopy__(self, memo: Any) -> "SharedAttrs":
+        return self
 
 
-@dataclass(frozen=True, eq=False, repr=False)
-class RunStatistic:
-    """A run-level metric evaluated on one cell.
+@dataclass(frozen=True, eq=False)
+class RunLevelScores:
+    """What a run-level metric reads: the samples of a run.
 
     Attributes:
         metric: The metric.
-        samples: The samples of the cell.
-        values: One pseudo-value per sample; None for a sample that has no part in the statistic. The metric's
-            `run_level` returns a list that carries its `SufficientStatistics` (`statistics_of`).
+        samples: [N], the samples.
+        cells: [N], the number of each sample's cell; -1 for a sample that is left out.
     """
 
     metric: RunLevelMetric
-    samples: tuple[ScoredSample, ...]
-    values: Sequence[float | None]
+    samples: Sequence[ScoredSample]
+    cells: Codes
+    _whole: dict[int, RunStatistic] = field(default_factory=dict, init=False, repr=False)
 
-    def without(self, indices: Collection[int]) -> "RunStatistic":
-        """The statistic as if these samples had failed."""
-        failures = {i for i in indices if self.samples[i].score is not None}
-        if not failures:
-            return self
-        samples = tuple(replace(s, score=None) if i in failures else s for i, s in enumerate(self.samples))
-        return RunStatistic(self.metric, samples, self.metric.run_level(samples))
+    def numbers(self) -> Floats:
+        """[N] numbers that average to the statistic of each cell; NaN for a sample without a part in it."""
+        numbers = np.full(len(self.samples), np.nan)
+        for cell in (cell for cell in self._members if cell >= 0):
+            members = self._members[cell]
+            numbers[members] = self._statistic_of(cell).numbers()
+        return numbers
 
-    def only(self, indices: Collection[int]) -> "RunStatistic":
-        """The statistic as if all other samples had failed."""
-        return self.without(set(range(len(self.samples))) - set(indices))
+    def on(self, numbers: Indices) -> RunStatistic:
+        """The statistic of some samples of one cell. The cell's other samples count as failed."""
+        cell = int(self.cells[numbers[0]])
+        members = self._members[cell]
+        failed = members[~np.isin(members, numbers)]
+        failed = failed[[self.samples[i].score is not None for i in failed]]
+        changed = self.without(failed) if len(failed) else self
+        return changed._statistic_of(cell).select(np.searchsorted(members, numbers))
 
+    def without(self, numbers: Iterable[int]) -> "RunLevelScores":
+        """The scores as if these samples had failed."""
+        samples = list(self.samples)
+        for i in numbers:
+            samples[i] = replace(samples[i], score=None)
+        return RunLevelScores(self.metric, samples, self.cells)
 
-@dataclass(frozen=True, eq=False, repr=False)
-class SampleRef:
-    """A link from one number of a frame to its sample, the `index`-th of `statistic.samples`. Every arm has them."""
+    @cached_property
+    def _members(self) -> dict[int, Indices]:
+        return {int(cell): np.flatnonzero(self.cells == cell) for cell in np.unique(self.cells)}
 
-    statistic: RunStatistic
-    index: int
-
-    def __repr__(self) -> str:
-        """The sample's own score, as a CSV file of the frame shows it."""
-        score = self.statistic.samples[self.index].score
-        return "" if score is None else f"{score:g}"
+    def _statistic_of(self, cell: int) -> RunStatistic:
+        if cell not in self._whole:
+            samples = [self.samples[i] for i in self._members[cell]]
+            self._whole[cell] = run_statistic(self.metric.run_level(samples))
+            if len(self._whole[cell].counted) != len(samples):
+                given = len(self._whole[cell].counted)
+                raise ConfigError(f"{type(self.metric).__name__} gives {given} numbers for {len(samples)} samples.")
+        return self._whole[cell]
 
 
 @dataclass(frozen=True, eq=False)
 class Stratum:
     """A pair of cells, one of each arm, on the same samples: the sums of their rows per cluster.
-
-    The statistic of either arm is `value` of its summed rows (`icl.metrics.sufficient_statistics`).
 
     Attributes:
         reference: [C, k], the sums of the reference arm.
@@ -118,6 +150,7 @@ class Stratum:
         weight: The share of all pairs that lies in these cells.
         worst: [k], the sums of a cluster of worst samples.
         best: [k], the sums of a cluster of best samples.
+        is_identical: Whether no sample differs.
     """
 
     reference: Any
@@ -126,51 +159,45 @@ class Stratum:
     weight: float
     worst: Floats
     best: Floats
+    is_identical: bool
 
 
-@dataclass(frozen=True, eq=False)
-class _Cell:
-    """The part of a cell that lies in an arm.
-
-    Attributes:
-        statistics: Of its samples.
-        rows: Their indices in the arm.
-        weight: Their share of the arm.
-    """
-
-    statistics: SufficientStatistics
-    rows: list[int]
-    weight: float
+PairedCells = Sequence[tuple[Indices, RunStatistic, RunStatistic]]
+"""Of each pair of cells: the places of its pairs, the statistic of the reference, the statistic of the arm."""
 
 
-def estimate_run_statistic(refs: Sequence[SampleRef], values: Floats, clusters: Any, level: float = 0.95) -> Estimate:
-    """The run-level statistic of an arm with its interval.
+# frames
 
-    Args:
-        refs: [n], the samples.
-        values: [n], their pseudo-values.
-        clusters: [n], any hashable labels.
-        level: The confidence level.
-    """
-    codes = cluster_codes(clusters)
-    cells = list(_cells(refs))
-    statistic = float(values.mean())  # pseudo-values average to the statistic
-    sums, sizes = cluster_sums(values, codes)
-    variance = mean_variance(sums, sizes, float(values.var())) if len(sizes) > 1 else 0.0
-    is_proportion = all(cell.statistics.is_proportion for cell in cells)
-    is_extreme = is_proportion and min(statistic, 1 - statistic) < NO_SPREAD  # numbers of unequal groups still differ
-    if variance**0.5 < NO_SPREAD or is_extreme:  # all clusters agree, or there is only one
-        low, high = _bounds(cells, codes, normal_quantile(0.5 + level / 2) ** 2)
-    elif is_proportion:
-        size = statistic * (1 - statistic) / variance * few_clusters_factor(sizes, level)
-        low, high = wilson(statistic * size, size, level)
-    else:
-        half = t_quantile(sizes, level) * variance**0.5
-        low, high = statistic - half, statistic + half
-        lowest, highest = _bounds(cells, codes, 1 / NO_SPREAD)
-        if lowest <= statistic <= highest:  # a metric that does not name its range has that of a share
-            low, high = max(low, lowest), min(high, highest)
-    return Estimate(statistic, low, high, len(values), len(sizes))
+
+def add_run_level(frame: "DataFrame", columns: Mapping[str, RunLevelScores]) -> "DataFrame":
+    """The frame, which has SAMPLE, with these run-level columns."""
+    changed = frame.assign(**{name: scores.numbers()[frame[SAMPLE]] for name, scores in columns.items()})
+    if columns:
+        changed.attrs[RUN_LEVEL] = SharedAttrs({**frame.attrs.get(RUN_LEVEL, {}), **columns})
+    return changed
+
+
+def copy_scores(frame: "DataFrame", names: Mapping[str, str]) -> "DataFrame":
+    """The frame with columns of scores under further names: new name -> column."""
+    run_level = run_level_columns(frame)
+    copied = frame.assign(**{new: frame[old] for new, old in names.items()})
+    changed = {new: run_level[old] for new, old in names.items() if old in run_level}
+    if run_level:
+        copied.attrs[RUN_LEVEL] = SharedAttrs({**run_level, **changed})
+    return copied
+
+
+def run_level_columns(frame: "DataFrame") -> Mapping[str, RunLevelScores]:
+    """The run-level columns of a frame."""
+    if SAMPLE in frame and RUN_LEVEL not in frame.attrs:
+        raise ValueError(f"the frame has lost its attrs, which say what the samples of column '{SAMPLE}' are.")
+    columns: Mapping[str, RunLevelScores] = frame.attrs.get(RUN_LEVEL, {})
+    return {name: scores for name, scores in columns.items() if name in frame}
+
+
+def is_run_level(frame: "DataFrame", column: str) -> bool:
+    """Whether a column has a run-level metric, whose numbers are not scores of samples."""
+    return column in run_level_columns(frame)
 
 
 def drop_scores(frame: "DataFrame", lost: NDArray[np.bool_], columns: Sequence[str]) -> "DataFrame":
@@ -181,127 +208,73 @@ def drop_scores(frame: "DataFrame", lost: NDArray[np.bool_], columns: Sequence[s
         lost: [n], which of them have failed.
         columns: The columns of scores.
     """
-    changed: dict[str, Any] = {}
-    for column in columns:
-        changed[column] = frame[column].mask(lost)
-        if (name := sample_ref_column(column)) not in frame:
-            continue
-        refs: list[SampleRef | None] = frame[name].tolist()
-        failed: dict[int, list[int]] = {}
-        for ref, is_lost in zip(refs, lost, strict=True):
-            if ref is not None and is_lost:
-                failed.setdefault(id(ref.statistic), []).append(ref.index)
-        statistics = {id(ref.statistic): ref.statistic for ref in refs if ref is not None}
-        recomputed = {key: one.without(failed.get(key, ())) for key, one in statistics.items()}
-        objects = np.empty(len(refs), dtype=object)
-        objects[:] = [ref and SampleRef(recomputed[id(ref.statistic)], ref.index) for ref in refs]
-        numbers = [ref.statistic.values[ref.index] if ref else None for ref in objects]
-        changed |= {name: objects, column: np.array(numbers, dtype=np.float64)}
-    return frame.assign(**changed)
+    run_level = run_level_columns(frame)
+    masked = frame.assign(**{column: frame[column].mask(lost) for column in columns})
+    changed = {name: run_level[name].without(frame[SAMPLE][lost]) for name in columns if name in run_level}
+    return add_run_level(masked, changed)
 
 
-def align_run_statistics(
-    left: Sequence[SampleRef], right: Sequence[SampleRef]
-) -> tuple[Floats, Floats, list[tuple[list[int], SufficientStatistics, SufficientStatistics]]]:
-    """The pseudo-values of two arms on the samples that count in both.
-
-    Args:
-        left: [n], the samples of the reference arm, pair by pair.
-        right: [n], the samples of the other arm.
-
-    Returns:
-        [n] pseudo-values of either arm, NaN where a pair does not count. Then, for each pair of cells, the indices of
-        its pairs that count and the statistics of either arm on them.
-    """
-    left_values, right_values = np.full(len(left), np.nan), np.full(len(left), np.nan)
-    pairs_by_cells: dict[tuple[int, int], list[int]] = {}
-    for i, (left_ref, right_ref) in enumerate(zip(left, right, strict=True)):
-        pairs_by_cells.setdefault((id(left_ref.statistic), id(right_ref.statistic)), []).append(i)
-    cells = []
-    for pairs in pairs_by_cells.values():
-        left_indices, right_indices = [left[i].index for i in pairs], [right[i].index for i in pairs]
-        left_statistic, right_statistic = _on_common_samples(
-            left[pairs[0]].statistic, right[pairs[0]].statistic, left_indices, right_indices
-        )
-        numbers = zip(
-            (left_statistic.values[k] for k in left_indices),
-            (right_statistic.values[k] for k in right_indices),
-            strict=True,
-        )
-        valid = [k for k, pair in enumerate(numbers) if None not in pair]
-        counted = [pairs[k] for k in valid]
-        left_indices, right_indices = [left_indices[k] for k in valid], [right_indices[k] for k in valid]
-        left_values[counted] = [left_statistic.values[k] for k in left_indices]
-        right_values[counted] = [right_statistic.values[k] for k in right_indices]
-        reference = _select(statistics_of(left_statistic.values), left_indices)
-        arm = _select(statistics_of(right_statistic.values), right_indices)
-        if not _have_equal_sums(left_statistic, right_statistic, reference, arm):
-            reference, arm = (mean_statistics(values[counted], 0.0, 1.0) for values in (left_values, right_values))
-        if counted:
-            cells.append((counted, reference, arm))
-    return left_values, right_values, cells
+def within_parts(frame: "DataFrame", parts: Codes) -> dict[str, RunLevelScores]:
+    """The run-level columns of a frame, computed within parts of their cells. parts: [n], the part of each sample."""
+    changed = {}
+    for name, scores in run_level_columns(frame).items():
+        cells = np.full(len(scores.samples), -1)
+        both = np.stack([scores.cells[frame[SAMPLE]], parts], axis=1)
+        cells[frame[SAMPLE]] = np.unique(both, axis=0, return_inverse=True)[1].ravel()
+        changed[name] = RunLevelScores(scores.metric, scores.samples, cells)
+    return changed
 
 
-def build_strata(cells: PairedCells, codes: Codes) -> list[Stratum]:
-    """One stratum per pair of cells.
+# one arm
+
+
+def cells_of_rows(scores: RunLevelScores, numbers: Indices) -> Iterator[tuple[Indices, RunStatistic]]:
+    """For each cell of an arm: the places of its samples in `numbers`, and its statistic on them."""
+    for cell in np.unique(scores.cells[numbers]):
+        places = np.flatnonzero(scores.cells[numbers] == cell)
+        yield places, scores.on(numbers[places])
+
+
+def estimate_run_statistic(
+    scores: RunLevelScores, numbers: Indices, clusters: ArrayLike, level: float = 0.95
+) -> Estimate:
+    """The run-level statistic of an arm with its interval.
 
     Args:
-        cells: (indices of the pairs, statistics of the reference, statistics of the arm) of each.
-        codes: [n], the cluster of each pair, in 0..C-1.
+        scores: The metric and its samples.
+        numbers: [n], the samples of the arm that have a part in the statistic.
+        clusters: [n], any hashable labels.
+        level: The confidence level.
     """
-    total, count = sum(len(rows) for rows, _, _ in cells), int(codes.max()) + 1
-    strata = []
-    for rows, reference, arm in cells:
-        cell_codes = codes[list(rows)]
-        # A sample counts if it can move either arm. An added cluster has the average number of such samples.
-        size = _informative_per_cluster(reference.informative | arm.informative, cell_codes)
-        left, right = _exact(*(_sum_by_cluster(side.rows, cell_codes, count) for side in (reference, arm)))
-        worst, best = _larger(reference.worst, arm.worst), _larger(reference.best, arm.best)
-        strata.append(Stratum(left, right, reference.value, len(rows) / total, size * worst, size * best))
-    return strata
+    codes, cells = cluster_codes(clusters), list(cells_of_rows(scores, numbers))
+    values = np.empty(len(numbers))
+    for places, statistic in cells:
+        values[places] = statistic.pseudo_values()
+    mean = float(values.mean())
+    sums, sizes = cluster_sums(values, codes)
+    variance = mean_variance(sums, sizes, float(values.var())) if len(sizes) > 1 else 0.0
+    is_proportion = all(statistic.is_proportion for _, statistic in cells)
+    if variance**0.5 < NO_SPREAD or (is_proportion and min(mean, 1 - mean) < NO_SPREAD):
+        low, high = _bounds(cells, codes, normal_quantile(0.5 + level / 2) ** 2)
+    elif is_proportion:
+        size = mean * (1 - mean) / variance * few_clusters_factor(sizes, level)
+        low, high = wilson(mean * size, size, level)
+    else:
+        half = t_quantile(sizes, level) * variance**0.5
+        low, high = mean - half, mean + half
+        lowest, highest = _bounds(cells, codes, 1 / NO_SPREAD)
+        if lowest <= mean <= highest:  # a metric that does not name its range has that of a share
+            low, high = max(low, lowest), min(high, highest)
+    return Estimate(mean, low, high, len(values), len(sizes))
 
 
-def _on_common_samples(
-    left: RunStatistic, right: RunStatistic, left_indices: Sequence[int], right_indices: Sequence[int]
-) -> tuple[RunStatistic, RunStatistic]:
-    """Both statistics on the paired samples alone, as if a sample without a part in either had failed in both."""
-    left, right = left.only(left_indices), right.only(right_indices)
-    failures = [
-        (i, k)
-        for i, k in zip(left_indices, right_indices, strict=True)
-        if left.values[i] is None or right.values[k] is None
-    ]
-    return left.without([i for i, _ in failures]), right.without([k for _, k in failures])
-
-
-def _have_equal_sums(
-    left: RunStatistic, right: RunStatistic, reference: SufficientStatistics, arm: SufficientStatistics
-) -> bool:
-    """Whether one `value` maps the sums of both arms. Different metrics share only their pseudo-values.
-
-    The names of the classes are compared, since a metric from a file has another class in each run that is loaded.
-    """
-    names = {type(statistic.metric).__qualname__ for statistic in (left, right)}
-    return len(names) == 1 and reference.rows.shape == arm.rows.shape
-
-
-def _cells(refs: Sequence[SampleRef]) -> Iterator[_Cell]:
-    rows_by_cell: dict[int, list[int]] = {}
-    for i, ref in enumerate(refs):
-        rows_by_cell.setdefault(id(ref.statistic), []).append(i)
-    for rows in rows_by_cell.values():
-        statistics = statistics_of(refs[rows[0]].statistic.values)
-        yield _Cell(_select(statistics, [refs[i].index for i in rows]), rows, len(rows) / len(refs))
-
-
-def _bounds(cells: Sequence[_Cell], codes: Codes, clusters: float) -> tuple[float, float]:
+def _bounds(cells: Sequence[tuple[Indices, RunStatistic]], codes: Codes, clusters: float) -> tuple[float, float]:
     """The statistic with so many more clusters of the worst samples, and of the best."""
     ends = [0.0, 0.0]
-    for cell in cells:
-        statistics = cell.statistics
-        size = clusters * _informative_per_cluster(statistics.informative, codes[cell.rows])
-        for i, extreme in enumerate((statistics.worst, statistics.best)):
-            ends[i] += cell.weight * float(statistics.value(sum_rows(statistics.rows) + size * extreme))
+    for places, statistic in cells:
+        size = clusters * _informative_per_cluster(statistic.informative, codes[places])
+        for i, extreme in enumerate((statistic.worst, statistic.best)):
+            ends[i] += float(statistic.value(sum_rows(statistic.rows) + size * extreme)) * len(places) / len(codes)
     return min(ends), max(ends)
 
 
@@ -309,6 +282,176 @@ def _informative_per_cluster(informative: NDArray[np.bool_], codes: Codes) -> fl
     """The average number of samples that can move the statistic, over the clusters that have any."""
     clusters = len(np.unique(codes[informative]))
     return float(informative.sum()) / clusters if clusters else 1.0
+
+
+# two arms
+
+
+def align_run_statistics(
+    reference: RunLevelScores, arm: RunLevelScores, pairs: tuple[Indices, Indices]
+) -> tuple[Floats, Floats, PairedCells]:
+    """The statistics of two arms on the samples that count in both.
+
+    Args:
+        reference: The metric and the samples of the reference arm.
+        arm: Those of the other arm.
+        pairs: [n] numbers of the reference's samples, and [n] numbers of the arm's, pair by pair.
+
+    Returns:
+        [n] the numbers of either arm (`RunStatistic.numbers`), NaN where a pair does not count. Then the pairs of
+        cells.
+
+    Raises:
+        ConfigError: If the arms have different metrics.
+    """
+    numbers = np.full((2, len(pairs[0])), np.nan)
+    cells: list[tuple[Indices, RunStatistic, RunStatistic]] = []
+    both = np.stack([reference.cells[pairs[0]], arm.cells[pairs[1]]])
+    for own in np.unique(both, axis=1).T:
+        places = np.flatnonzero((both == own[:, None]).all(axis=0))
+        left, right = reference.on(pairs[0][places]), arm.on(pairs[1][places])
+        counted = left.counted & right.counted
+        if counted.any() and not counted.all():  # failures may affect other samples, such as those of a group
+            kept = places[counted]
+            left, right = reference.on(pairs[0][kept]), arm.on(pairs[1][kept])
+            places, counted = kept, left.counted & right.counted
+        numbers[:, places] = np.where(counted, [left.numbers(), right.numbers()], np.nan)
+        counted &= np.isfinite(numbers[:, places]).all(axis=0)
+        numbers[:, places[~counted]] = np.nan
+        names = {type(scores.metric).__qualname__ for scores in (reference, arm)}  # a file's class is another per run
+        if len(names) > 1 or left.rows.shape != right.rows.shape:
+            raise ConfigError(f"the arms are scored by different metrics: {', '.join(sorted(names))}.")
+        if counted.any():
+            chosen = np.flatnonzero(counted)
+            cells.append((places[chosen], left.select(chosen), right.select(chosen)))
+    return numbers[0], numbers[1], cells
+
+
+def build_strata(cells: PairedCells, codes: Codes) -> list[Stratum]:
+    """One stratum per pair of cells. codes: [n], the cluster of each pair, in 0..C-1."""
+    total, count = sum(len(places) for places, _, _ in cells), int(codes.max()) + 1
+    strata = []
+    for places, reference, arm in cells:
+        # A sample counts if it can move either arm. An added cluster has the average number of such samples.
+        size = _informative_per_cluster(reference.informative | arm.informative, codes[places])
+        left, right = (_sum_by_cluster(side.rows, codes[places], count) for side in (reference, arm))
+        if isinstance(left, np.ndarray):  # sparse sums are counts, which are exact
+            left, right = np.split(exactly_summable(np.concatenate([left, right]), 2 * count), 2)
+        worst, best = _larger(reference.worst, arm.worst), _larger(reference.best, arm.best)
+        same = abs(reference.rows - arm.rows).sum() <= ROUNDING
+        strata.append(Stratum(left, right, reference.value, len(places) / total, size * worst, size * best, bool(same)))
+    return strata
+
+
+def randomization_test(
+    strata: Sequence[Stratum], sizes: Floats, level: float = 0.95, samples: int = SAMPLED_SUBSETS
+) -> TwoSidedTest:
+    """The test and the interval of the difference of two arms, which are exchanged within clusters.
+
+    The interval leaves out 0 exactly if p is at most 1 - level.
+
+    Args:
+        strata: The cells of both arms, from `build_strata`.
+        sizes: [C], the number of pairs in each cluster.
+        level: The confidence level.
+        samples: The number of random exchanges, if there are too many to use all of them.
+    """
+    deltas = [stratum.arm - stratum.reference for stratum in strata]
+    differs = np.asarray(sum(np.asarray(abs(delta).sum(axis=1)).ravel() for delta in deltas)) > 0
+    differing = np.flatnonzero(differs)
+    width = max(len(stratum.worst) for stratum in strata)
+    samples = min(samples, FEWER_EXCHANGES) if width > MANY_SUMS else samples
+    observed = float(exchanged_differences(strata, np.zeros((1, len(differing))), differing)[0])
+    ends = _ends(strata, 1 / NO_SPREAD)
+    lowest, highest = min(ends[0], -abs(observed)), max(ends[1], abs(observed))
+    generator, pieces = StreamKey(0, "").numpy("clusters without a difference"), []
+    # exchanges of clusters without a difference change b alone: with few others, each stands for several of them
+    repeats = 1 if differs.all() else ceil(samples / 2 ** min(len(differing), 30))
+    for chosen in subsets(len(differing), samples):
+        for exchanged in np.split(chosen, range(step := max(1, MAX_ENTRIES // width), len(chosen), step)):
+            other = exchanged_differences(strata, exchanged, differing)
+            moved = np.tile(exchanged @ sizes[differs], repeats)
+            moved += _random_sums(sizes[~differs], len(moved), generator)
+            halves = np.stack([observed - other, observed + other])
+            halves[np.abs(halves) <= ROUNDING] = 0.0
+            parts = 2 * np.stack([moved, sizes.sum() - moved]) / sizes.sum()
+            pieces.append(enclosed_means(np.tile(halves, repeats), parts, lowest, highest))
+    result = invert_flips(np.concatenate(pieces, axis=1), level, lowest, highest)
+    if result.high - result.low >= NO_SPREAD:
+        return result
+    ends = _ends(strata, normal_quantile(0.5 + level / 2) ** 2)
+    if abs(observed) <= ROUNDING:
+        return TwoSidedTest(result.p, *ends)
+    low, high = interval_of_equal_clusters(observed, len(differing), result.p, level, (lowest, highest))
+    low, high = (min(low, ends[0]), high) if observed < 0 else (low, max(high, ends[1]))
+    return TwoSidedTest(result.p, low, high)
+
+
+def exchanged_differences(strata: Sequence[Stratum], exchanged: Floats, clusters: Any = slice(None)) -> Floats:
+    """[rows] differences of two arms, arm minus reference, that are exchanged in some clusters.
+
+    Args:
+        strata: The cells of both arms, from `build_strata`.
+        exchanged: [rows, C] of 0 and 1.
+        clusters: The clusters that the columns stand for, by default all.
+    """
+    differences = np.zeros(len(exchanged))
+    for stratum in strata:
+        moved = np.asarray(exchanged @ (stratum.arm - stratum.reference)[clusters])
+        reference, arm = sum_rows(stratum.reference), sum_rows(stratum.arm)
+        differences += stratum.weight * (stratum.value(arm - moved) - stratum.value(reference + moved))
+    return differences
+
+
+def exchange_differences(
+    metric: RunLevelMetric,
+    cells: Sequence[tuple[Sequence[ScoredSample], Sequence[ScoredSample]]],
+    clusters: Sequence[str],
+    rows: int,
+    seed: int,
+) -> Floats:
+    """The differences of two arms under random exchanges that stay the same while the arms grow.
+
+    Args:
+        metric: The run-level metric.
+        cells: For each seed, the samples of the reference and the samples of the arm, query by query.
+        clusters: The id of the cluster of each query. A cluster's exchanges depend on its id alone, so they are the
+            same at every look.
+        rows: The number of exchanges, with the data.
+        seed: Of the exchanges.
+
+    Returns:
+        [rows] differences of the statistic; the first is the difference of the data. NaN where it is undefined.
+    """
+    names, codes = list(dict.fromkeys(clusters)), cluster_codes(np.asarray(clusters, dtype=object))
+    numbers, seeds = np.arange(len(cells) * len(codes)), np.repeat(np.arange(len(cells)), len(codes))
+    sides = [RunLevelScores(metric, [s for cell in cells for s in cell[side]], seeds) for side in (0, 1)]
+    *_, paired = align_run_statistics(sides[0], sides[1], (numbers, numbers))
+    strata = build_strata(paired, np.tile(codes, len(cells))) if paired else []
+    patterns = np.stack([_pattern(name, rows, seed) for name in names])
+    differences = []
+    for start in range(0, rows, 8 * PIECE_BYTES):
+        bits = np.unpackbits(patterns[:, start // 8 : start // 8 + PIECE_BYTES], axis=1)[:, : rows - start]
+        differences.append(exchanged_differences(strata, bits.T.astype(np.float64)))
+    return np.concatenate(differences)
+
+
+def _pattern(cluster: str, rows: int, seed: int) -> NDArray[np.uint8]:
+    """[ceil(rows / 8)] random bits, one per row. The first, of the data, is 0."""
+    bits = StreamKey(seed, cluster).numpy("exchange").integers(0, 256, (rows + 7) // 8, dtype=np.uint8)
+    bits[0] &= 0x7F
+    return bits
+
+
+def _ends(strata: Sequence[Stratum], clusters: float) -> tuple[float, float]:
+    """The differences with so many more clusters that are worst in one arm and best in the other."""
+
+    def difference(one: Stratum, arm: Floats, reference: Floats) -> float:
+        sums = sum_rows(one.arm) + clusters * arm, sum_rows(one.reference) + clusters * reference
+        return one.weight * float(one.value(sums[0]) - one.value(sums[1]))
+
+    ends = [sum(difference(s, s.worst, s.best) for s in strata), sum(difference(s, s.best, s.worst) for s in strata)]
+    return min(ends), max(ends)
 
 
 def _larger(reference: Floats, arm: Floats) -> Floats:
@@ -320,20 +463,14 @@ def _larger(reference: Floats, arm: Floats) -> Floats:
     return max(reference, arm, key=lambda row: float(np.abs(row).sum()))
 
 
-def _select(statistics: SufficientStatistics, indices: Sequence[int]) -> SufficientStatistics:
-    chosen = list(indices)
-    return replace(statistics, rows=statistics.rows[chosen], informative=statistics.informative[chosen])
-
-
 def _sum_by_cluster(rows: Any, codes: Codes, count: int) -> Any:
     from scipy.sparse import csr_matrix
 
     return csr_matrix((np.ones(len(codes)), (codes, np.arange(len(codes)))), shape=(count, len(codes))) @ rows
 
 
-def _exact(reference: Any, arm: Any) -> tuple[Any, Any]:
-    """The sums of two arms on one grid (`exact_sums`). Sparse sums are counts, which are exact."""
-    if not isinstance(reference, np.ndarray):
-        return reference, arm
-    left, right = np.split(exactly_summable(np.concatenate([reference, arm]), 2 * len(arm)), 2)
-    return left, right
+def _random_sums(values: Floats, rows: int, generator: np.random.Generator) -> Floats:
+    """[rows] sums of random subsets of the values."""
+    step = max(1, MAX_ENTRIES // max(1, len(values)))
+    parts = [(generator.random((min(step, rows - i), len(values))) < 0.5) @ values for i in range(0, rows, step)]
+    return np.concatenate(parts)

@@ -7,7 +7,7 @@ import numpy as np
 
 from experiments.stats.arms import UNIT, axes_of, iter_arms, tidy_frame
 from experiments.stats.intervals import Estimate, estimate_mean
-from experiments.stats.run_statistics import estimate_run_statistic, sample_ref_column
+from experiments.stats.run_statistics import SAMPLE, estimate_run_statistic, run_level_columns
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -23,8 +23,8 @@ def estimate_arm(rows: "DataFrame", metric: str, level: float = 0.95) -> Estimat
     """
     scored = rows[rows[metric].notna()]
     values, clusters = scored[metric].to_numpy(dtype=np.float64), scored[UNIT].to_numpy()
-    if sample_ref_column(metric) in rows:
-        return estimate_run_statistic(list(scored[sample_ref_column(metric)]), values, clusters, level)
+    if scores := run_level_columns(rows).get(metric):
+        return estimate_run_statistic(scores, scored[SAMPLE].to_numpy(), clusters, level)
     return estimate_mean(values, clusters, level)
 
 

@@ -22,7 +22,7 @@ from experiments.stats.findings import Finding
 from experiments.stats.formatting import format_interval, format_p, format_signed
 from experiments.stats.paired_proportions import paired_proportions_test
 from experiments.stats.pairs import KEYS
-from experiments.stats.run_statistics import sample_ref_column
+from experiments.stats.run_statistics import is_run_level
 from experiments.stats.sign_flips import sign_flip_test
 from experiments.stopping.looks import Family
 from experiments.stopping.rule import DEFAULT_LOOKS, Standing
@@ -151,7 +151,7 @@ def anytime_findings(
         task = str(arm.get("task", "this run"))
         claim = f"{describe_arm(arm, labels)} against {describe_arm(reference, labels)}, so far"
         numbers = "a run-level metric, which needs the whole run"
-        if sample_ref_column(metric) not in scores:
+        if not is_run_level(scores, metric):
             clusters = complete_clusters(scores[scores["task"] == arm["task"]], theirs, mine, metric)
             numbers = _so_far(*clusters, planned.get(task, 0))
         yield Finding("Comparisons", task, claim, numbers, "", "open")

@@ -24,15 +24,15 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import StringConstraints
 
-from experiments.stats.exchange_looks import exchange_differences
-from experiments.stats.run_statistics import RunStatistic, SampleRef, align_run_statistics, build_strata
+from experiments.stats.run_statistics import exchange_differences
 from experiments.stopping.plan import REMEDY, PlannedComparison, StopPlan
 from experiments.stopping.rule import ComparisonTest, End, LookResult, NaNFromNull, Standing, end_comparisons
 from experiments.store.json_shapes import Shape, check_shape
 from experiments.store.line_tail import LineTail
 from experiments.store.store import Store, read_mapping, scored_sample, write_json
 from icl.errors import DamagedFileError
-from icl.metrics.base import RunLevelMetric, ScoredSample
+from icl.metrics.base import ScoredSample
+from icl.metrics.run_level import RunLevelMetric
 
 FOLDER = "looks"
 ROUNDING = 12
@@ -314,19 +314,18 @@ class Family:
     ) -> NDArray[np.float64]:
         """[rows] differences of a run-level metric on the first clusters, the data first."""
         assert samples.run_level is not None
-        rows_of = self.plan.clusters[one.task][:clusters]
-        places = [(k, q) for k, (_, *queries) in enumerate(rows_of) for q in queries]
-        left: list[SampleRef] = []
-        right: list[SampleRef] = []
-        for seed, digests in enumerate(zip(one.reference, one.arm, strict=True)):
-            for digest, refs in zip(digests, (left, right), strict=True):
-                own = [samples.sample(digest, q) for _, q in places]
-                own = [replace(s, score=None) if (s.query, seed) in dropped else s for s in own]
-                statistic = RunStatistic(samples.run_level, tuple(own), samples.run_level.run_level(own))
-                refs += [SampleRef(statistic, k) for k in range(len(own))]
-        owners = np.array([k for k, _ in places] * len(one.arm))
-        strata = build_strata(align_run_statistics(left, right)[2], owners)
-        return exchange_differences(strata, [name for name, *_ in rows_of], rows, self.plan.stop.seed)
+        places = [(name, q) for name, *queries in self.plan.clusters[one.task][:clusters] for q in queries]
+
+        def answers(digest: str, seed: int) -> list[ScoredSample]:
+            own = (samples.sample(digest, query) for _, query in places)
+            return [replace(s, score=None) if (s.query, seed) in dropped else s for s in own]
+
+        cells = [
+            (answers(reference, seed), answers(arm, seed))
+            for seed, (reference, arm) in enumerate(zip(one.reference, one.arm, strict=True))
+        ]
+        names = [name for name, _ in places]
+        return exchange_differences(samples.run_level, cells, names, rows, self.plan.stop.seed)
 
 
 def _joined(entries: Sequence[LookEntry]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -11,10 +11,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
+
 from icl.metrics.base import Better, ScoredSample
 from icl.metrics.machinery.option_parsing import named_option, option_probability
 from icl.metrics.normalize import normalize_text
-from icl.metrics.run_level import SampleValues, on_scored_samples, roc_auc
+from icl.metrics.run_level import Bools, Floats, RunStatistic, on_scored_samples
 from icl.registry import component
 from icl.types import Example, Generation
 
@@ -38,9 +40,51 @@ class AUC:
         option = named_option(generation.text, example.options)
         return 0.5 if option is None else float(option == normalize_text(self.positive))
 
-    def run_level(self, samples: Sequence[ScoredSample]) -> SampleValues:
+    def run_level(self, samples: Sequence[ScoredSample]) -> RunStatistic:
         return on_scored_samples(samples, self._parts)
 
-    def _parts(self, samples: Sequence[ScoredSample]) -> SampleValues:
+    def _parts(self, samples: Sequence[ScoredSample]) -> RunStatistic:
         positive = [normalize_text(self.positive) in map(normalize_text, sample.gold) for sample in samples]
         return roc_auc([float(sample.score or 0) for sample in samples], positive)
+
+
+def roc_auc(scores: Sequence[float] | Floats, is_positive: Sequence[bool] | Bools) -> RunStatistic:
+    """The area under the ROC curve, ties half; undefined if a class is missing.
+
+    The area depends on ranks alone, and two arms may use scores very differently. So ranks within an arm stand for
+    scores, as Venkatraman and Begg (1996) do when they exchange the readings of two diagnostic tests. The worst and the
+    best sample belong to the smaller class.
+
+    Args:
+        scores: [n].
+        is_positive: [n], the class of each sample.
+    """
+    from scipy.sparse import csr_matrix
+    from scipy.stats import rankdata
+
+    positive = np.asarray(is_positive, dtype=bool)
+    size = len(positive)
+    width = 2 * size + 1  # doubled ranks, since ties have half ranks, and one place beyond either end
+    columns = np.round(2 * rankdata(scores)).astype(np.intp) - 1 + np.where(positive, 0, width)
+    few_positives = bool(2 * positive.sum() <= size)
+    worst, best = np.zeros(2 * width), np.zeros(2 * width)
+    worst[0 if few_positives else -1] = 1
+    best[width - 1 if few_positives else width] = 1
+    return RunStatistic(
+        rows=csr_matrix((np.ones(size), (np.arange(size), columns)), shape=(size, 2 * width)),
+        value=_area,
+        counted=np.ones(size, dtype=bool),
+        informative=positive if few_positives else ~positive,
+        worst=worst,
+        best=best,
+        is_proportion=True,
+    )
+
+
+def _area(sums: Floats) -> Floats:
+    """The share of (positive, negative) pairs in the right order, ties half, from counts at each rank."""
+    positives, negatives = np.split(sums, 2, axis=-1)
+    below = np.cumsum(negatives, axis=-1) - negatives / 2
+    with np.errstate(divide="ignore", invalid="ignore"):
+        area = (positives * below).sum(axis=-1) / (positives.sum(axis=-1) * negatives.sum(axis=-1))
+    return np.asarray(area, dtype=np.float64)

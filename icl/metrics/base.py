@@ -1,11 +1,10 @@
 """The base protocols of metrics. A metric compares one generation with its example.
 
 Most statistics of a run are the mean of its samples' scores. Others are not, such as F1, the area under a curve, or a
-pair that counts only if both answers are right. Such a metric also has `run_level` (see `RunLevelMetric`). The module
-`icl.metrics.run_level` has the arithmetic that these metrics share.
+pair that counts only if both answers are right. Such a metric also has `run_level` (see `icl.metrics.run_level`).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
@@ -52,23 +51,3 @@ class ScoredSample:
     gold: tuple[str, ...] = ()
     options: tuple[str, ...] = ()
     meta: Mapping[str, Any] = field(default_factory=dict)
-
-
-@runtime_checkable
-class RunLevelMetric(Metric, Protocol):
-    """A metric of a whole run. A table shows the statistic of the cell, not the mean of the sample scores."""
-
-    def run_level(self, samples: Sequence[ScoredSample]) -> Sequence[float | None]:
-        """One number for each sample of a cell, in their order. Their mean is the statistic of the cell.
-
-        The numbers are the statistic's linearization (see `icl.metrics.run_level`), from which its variance over
-        clusters is computed. The functions of that module also return how to compute the statistic on other samples,
-        which paired tests and bounds need. Plain numbers are scores; the statistic is their mean.
-
-        A new statistic returns `RunLevelValues(numbers, SufficientStatistics(rows, of, ...))` of
-        `icl.metrics.sufficient_statistics`. `macro_f1` is an example.
-
-        Returns:
-            None for a sample that has no part in the statistic.
-        """
-        ...

@@ -19,7 +19,7 @@ from typing import ClassVar, Literal
 from icl.metrics.base import Better, ScoredSample
 from icl.metrics.machinery.yes_no import asks_yes_no, read_yes_no
 from icl.metrics.normalize import normalize_text
-from icl.metrics.run_level import SampleValues, on_scored_samples, ratio
+from icl.metrics.run_level import RunStatistic, on_scored_samples, ratio
 from icl.registry import component
 from icl.types import Example, Generation
 
@@ -43,10 +43,10 @@ class YesNoMetric:
         """(numerator, denominator) of one answer, from whether answer and gold are the positive class."""
         raise NotImplementedError
 
-    def run_level(self, samples: Sequence[ScoredSample]) -> SampleValues:
+    def run_level(self, samples: Sequence[ScoredSample]) -> RunStatistic:
         return on_scored_samples(samples, self._parts)
 
-    def _parts(self, samples: Sequence[ScoredSample]) -> SampleValues:
+    def _parts(self, samples: Sequence[ScoredSample]) -> RunStatistic:
         pairs = [
             self.counts(sample.score == 1, self.positive in map(normalize_text, sample.gold)) for sample in samples
         ]

@@ -21,8 +21,7 @@ from numpy.typing import NDArray
 
 from icl.metrics.base import Better, ScoredSample
 from icl.metrics.machinery.penn_tokenizer import CACHE_ENTRIES, words
-from icl.metrics.run_level import SampleValues, on_scored_samples
-from icl.metrics.sufficient_statistics import RunLevelValues, SufficientStatistics
+from icl.metrics.run_level import RunStatistic, on_scored_samples
 from icl.registry import component
 from icl.types import Example, Generation
 
@@ -75,27 +74,17 @@ class BLEU:
             return None
         return float(bleu(np.array(bleu_counts(generation.text, example.answers, self.n), dtype=np.float64)))
 
-    def run_level(self, samples: Sequence[ScoredSample]) -> SampleValues:
+    def run_level(self, samples: Sequence[ScoredSample]) -> RunStatistic:
         with_text = [sample if sample.output is not None else replace(sample, score=None) for sample in samples]
         return on_scored_samples(with_text, self._values)
 
-    def _values(self, samples: Sequence[ScoredSample]) -> SampleValues:
+    def _values(self, samples: Sequence[ScoredSample]) -> RunStatistic:
         counts = [bleu_counts(sample.output or "", sample.gold, self.n) for sample in samples]
         rows = np.array(counts, dtype=np.float64).reshape(len(samples), 2 * self.n + 2)
         usual = rows.mean(axis=0) if len(rows) else np.ones(2 * self.n + 2)
         worst, best = usual.copy(), usual.copy()
         worst[: self.n], best[: self.n] = 0, usual[self.n : 2 * self.n]
-        statistics = SufficientStatistics(
-            rows=rows,
-            value=bleu,
-            gradient=_gradient,
-            informative=rows[:, -1] > 0,
-            worst=worst,
-            best=best,
-            is_proportion=False,
-        )
-        values = statistics.pseudo_values() if len(rows) else None
-        return RunLevelValues([] if values is None else values.tolist(), statistics)
+        return RunStatistic(rows, bleu, np.ones(len(rows), dtype=bool), rows[:, -1] > 0, worst, best)
 
 
 @component("metric", "bleu_1")
@@ -128,20 +117,6 @@ class BLEU4(BLEU):
     """BLEU-4 of captions over a whole cell: up to four words in a row."""
 
     n: ClassVar[int] = 4
-
-
-def _gradient(total: Floats) -> Floats:
-    n = len(total) // 2 - 1
-    words_, closest = total[-2] + MATCHED, total[-1] + POSSIBLE
-    short = words_ < closest
-    logarithm = np.concatenate(
-        [
-            1 / (n * (total[:n] + MATCHED)),
-            -1 / (n * (total[n : 2 * n] + POSSIBLE)),
-            [closest / words_**2 if short else 0.0, -1 / words_ if short else 0.0],
-        ]
-    )
-    return np.asarray(bleu(total) * logarithm, dtype=np.float64)
 
 
 def _grams(tokens: Sequence[str], size: int) -> Counter[tuple[str, ...]]:

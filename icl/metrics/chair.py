@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from icl.metrics.base import Better, ScoredSample
-from icl.metrics.run_level import SampleValues, mean, on_scored_samples, ratio
+from icl.metrics.run_level import RunStatistic, mean, on_scored_samples, ratio
 from icl.registry import component
 from icl.text.object_mentions import mentions_and_objects
 from icl.types import Example, Generation
@@ -81,10 +81,10 @@ class ChairCorpus:
         named = read[0][:MAX_MENTIONS]
         return (1000 * sum(name not in read[1] for name in named) + MAX_MENTIONS - len(named)) / 1_000_000
 
-    def run_level(self, samples: Sequence[ScoredSample]) -> SampleValues:
+    def run_level(self, samples: Sequence[ScoredSample]) -> RunStatistic:
         return on_scored_samples(samples, self._parts)
 
-    def _parts(self, samples: Sequence[ScoredSample]) -> SampleValues:
+    def _parts(self, samples: Sequence[ScoredSample]) -> RunStatistic:
         counts = [divmod(round(1_000_000 * (sample.score or 0)), 1000) for sample in samples]
         return ratio([wrong for wrong, _ in counts], [MAX_MENTIONS - left for _, left in counts])
 
@@ -102,6 +102,6 @@ class CaptionLength:
     def score(self, generation: Generation, example: Example) -> float | None:
         return min(1.0, len(generation.text.split()) / 100)
 
-    def run_level(self, samples: Sequence[ScoredSample]) -> SampleValues:
+    def run_level(self, samples: Sequence[ScoredSample]) -> RunStatistic:
         outputs = [None if sample.score is None else sample.output for sample in samples]
         return mean([None if text is None else float(len(text.split())) for text in outputs], high=100)

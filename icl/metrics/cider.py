@@ -23,7 +23,7 @@ from typing import ClassVar
 
 from icl.metrics.base import Better, ScoredSample
 from icl.metrics.machinery.penn_tokenizer import words
-from icl.metrics.run_level import SampleValues, mean
+from icl.metrics.run_level import RunStatistic, mean
 from icl.registry import component
 from icl.types import Example, Generation
 
@@ -53,7 +53,7 @@ class CIDEr:
     def score(self, generation: Generation, example: Example) -> float | None:
         return _one(generation.text, example.answers, lambda gram: 1.0) / 10
 
-    def run_level(self, samples: Sequence[ScoredSample]) -> SampleValues:
+    def run_level(self, samples: Sequence[ScoredSample]) -> RunStatistic:
         captions = [sample.output or "" for sample in samples]
         all_scores = cider_scores(captions, [sample.gold for sample in samples])
         scores = [

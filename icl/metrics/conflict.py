@@ -23,7 +23,7 @@ from typing import ClassVar
 from icl.metrics.base import Better, ScoredSample
 from icl.metrics.machinery.option_parsing import is_correct, named_option
 from icl.metrics.normalize import normalize_text
-from icl.metrics.run_level import SampleValues, ratio_over_groups
+from icl.metrics.run_level import RunStatistic, ratio_over_groups
 from icl.registry import component
 from icl.types import Example, Generation
 
@@ -81,7 +81,7 @@ class ItemRate:
         """The contribution of a recognized item."""
         raise NotImplementedError
 
-    def run_level(self, samples: Sequence[ScoredSample]) -> SampleValues:
+    def run_level(self, samples: Sequence[ScoredSample]) -> RunStatistic:
         recognition = asks_to_recognize(samples)
 
         def counted(members: Sequence[ScoredSample]) -> tuple[float, float] | None:

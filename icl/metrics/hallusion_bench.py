@@ -16,7 +16,7 @@ from typing import ClassVar
 from icl.metrics.base import Better, ScoredSample
 from icl.metrics.machinery.option_parsing import is_correct
 from icl.metrics.question_groups import all_correct
-from icl.metrics.run_level import SampleValues, mean_over_groups
+from icl.metrics.run_level import RunStatistic, mean_over_groups
 from icl.registry import component
 from icl.types import Example, Generation
 
@@ -33,7 +33,7 @@ class HallusionGroups:
     def score(self, generation: Generation, example: Example) -> float | None:
         return float(is_correct(generation, example)) if {*SET, self.member} <= set(example.meta) else None
 
-    def run_level(self, samples: Sequence[ScoredSample]) -> SampleValues:
+    def run_level(self, samples: Sequence[ScoredSample]) -> RunStatistic:
         keys = (*SET, self.member)
         return mean_over_groups(
             [replace(s, group=" / ".join(str(s.meta.get(key)) for key in keys)) for s in samples], all_correct

@@ -2,7 +2,7 @@
 
 The task's `process_results` gives a value of each answer, which may be a mapping, and its aggregation maps all values
 to one number T. T is computed without each group of samples too (questions about one image), and the numbers of
-`icl.metrics.run_level.jackknife` stand for the samples: their mean is T, and their spread is its standard error.
+`jackknife` stand for the samples: their mean is T, and their spread is its standard error.
 Intervals, paired tests and baselines then treat it as any other score. Scores are shares elsewhere in the toolkit:
 `scale` divides an aggregate that is none.
 
@@ -21,7 +21,7 @@ from icl.errors import ConfigError, DataError
 from icl.harness.loaded_task import LoadedTask, load_task
 from icl.metrics.base import ScoredSample
 from icl.metrics.lmms_eval import TaskMetric
-from icl.metrics.run_level import SampleValues, group_indices, jackknife, mean
+from icl.metrics.run_level import RunStatistic, group_indices, mean
 from icl.registry import component
 from icl.types import Example, Generation
 
@@ -57,14 +57,14 @@ class LmmsEvalAggregate(TaskMetric):
         number = value.get("score") if isinstance(value, dict) else value
         return float(number) if isinstance(number, int | float) and 0 <= number <= 1 else 0.0
 
-    def run_level(self, samples: Sequence[ScoredSample]) -> SampleValues:
+    def run_level(self, samples: Sequence[ScoredSample]) -> RunStatistic:
         """Numbers that average to the aggregate. Groups with a failed sample have no part: MME's needs its pairs."""
         whole_groups = [g for g in group_indices(samples).values() if all(_is_scored(samples[i]) for i in g)]
         places = sorted(i for group in whole_groups for i in group)
-        values: SampleValues = [None] * len(samples)
+        values: list[float | None] = [None] * len(samples)
         own = {i: value for i in places if (value := self._value(samples[i])) is not None}
         if not own:
-            return values
+            return mean(values)
         blocks = _blocks([samples[i] for i in own], list(own))
         whole, left = self._aggregates(own, blocks)
         numbers = jackknife([len(block) for block in blocks], whole, left) if left else [whole]
@@ -111,6 +111,26 @@ class LmmsEvalAggregate(TaskMetric):
                 f"{len(values)} values."
             )
         return number
+
+
+def jackknife(sizes: Sequence[int], whole: float, without: Sequence[float]) -> list[float]:
+    """Numbers that average to a statistic of any form, by the delete-a-block jackknife.
+
+    With blocks of one sample they are T + (n - 1) (mean of T_-j - T_-i), whose spread is the jackknife's standard error
+    (Efron and Tibshirani 1993, ch. 11).
+
+    Args:
+        sizes: The number of samples of each block.
+        whole: The statistic T of all samples.
+        without: The statistic without each block.
+
+    Returns:
+        The number of each block, which all its samples have.
+    """
+    counts, left = np.asarray(sizes, dtype=np.float64), np.asarray(without, dtype=np.float64)
+    influence = (counts.sum() - counts) / counts * (whole - left)
+    numbers: list[float] = (whole + influence - np.average(influence, weights=counts)).tolist()
+    return numbers
 
 
 def _is_scored(sample: ScoredSample) -> bool:

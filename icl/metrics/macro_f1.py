@@ -12,16 +12,17 @@ rule of `lenient`, or another gold answer of the cell. The first accepted answer
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from icl.metrics.base import Better, ScoredSample
 from icl.metrics.machinery.answer_matching import contains_answer
 from icl.metrics.machinery.option_parsing import is_correct, named_option
 from icl.metrics.machinery.yes_no import read_yes_no
 from icl.metrics.normalize import normalize_text
-from icl.metrics.run_level import SampleValues, macro_f1, on_scored_samples
+from icl.metrics.run_level import Bools, Floats, RunStatistic, on_scored_samples, sum_rows
 from icl.registry import component
 from icl.types import Example, Generation
 
@@ -36,11 +37,11 @@ class MacroF1:
     def score(self, generation: Generation, example: Example) -> float | None:
         return float(is_correct(generation, example)) if example.answers else None
 
-    def run_level(self, samples: Sequence[ScoredSample]) -> SampleValues:
+    def run_level(self, samples: Sequence[ScoredSample]) -> RunStatistic:
         return on_scored_samples(samples, _parts)
 
 
-def _parts(samples: Sequence[ScoredSample]) -> SampleValues:
+def _parts(samples: Sequence[ScoredSample]) -> RunStatistic:
     golds = {label: label for sample in samples for label in map(normalize_text, sample.gold[:1])}
     actual = [normalize_text(sample.gold[0]) if sample.gold else None for sample in samples]
     predicted = [_predicted_label(sample, golds) for sample in samples]
@@ -62,3 +63,45 @@ def _predicted_label(sample: ScoredSample, golds: dict[str, str]) -> str | None:
         named = named_option(output, sample.options)
         return normalize_text(gold[0]) if named in accepted else named
     return normalize_text(gold[0]) if contains_answer(output, gold) else golds.get(normalize_text(output))
+
+
+def macro_f1(predicted: NDArray[np.intp], gold: NDArray[np.intp], labels: int) -> RunStatistic:
+    """The mean F1 of all labels that are predicted or gold somewhere in the cell; undefined if there are none.
+
+    A wrong answer is missed by one label and predicted for another; a correct answer is both for one label. So the
+    worst and the best sample add two in all, shared evenly by the labels in the cell.
+
+    Args:
+        predicted: [n], a label's number in 0..labels-1, or -1 for no label.
+        gold: [n], likewise.
+        labels: The number of labels.
+    """
+    from scipy.sparse import csr_matrix
+
+    indices = np.arange(len(predicted))
+
+    def one_hot(mask: Bools, columns: NDArray[np.intp]) -> Any:
+        ones = np.ones(int(mask.sum()))
+        return csr_matrix((ones, (indices[mask], columns[mask])), shape=(len(predicted), 2 * labels))
+
+    correct = (predicted == gold) & (gold >= 0)
+    rows = 2 * one_hot(correct, gold) + one_hot(predicted >= 0, predicted + labels) + one_hot(gold >= 0, gold + labels)
+    present = sum_rows(rows)[labels:] > 0
+    even = 2 * present / max(1, present.sum())
+    worst = np.concatenate([np.zeros(labels), np.minimum(even, 1.0)])  # a single label has no other to be mistaken for
+    return RunStatistic(
+        rows=rows,
+        value=_mean_f1,
+        counted=np.ones(len(predicted), dtype=bool),
+        informative=(predicted >= 0) | (gold >= 0),
+        worst=worst,
+        best=np.concatenate([even, even]),
+        is_proportion=True,
+    )
+
+
+def _mean_f1(sums: Floats) -> Floats:
+    correct, counts = np.split(sums, 2, axis=-1)
+    f1 = np.divide(correct, counts, out=np.zeros(correct.shape), where=counts > 0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.asarray(f1.sum(axis=-1) / (counts > 0).sum(axis=-1), dtype=np.float64)

@@ -33,8 +33,7 @@ from numpy.typing import NDArray
 from icl.errors import ConfigError, DataError, ICLWarning
 from icl.metrics.base import Better, ScoredSample
 from icl.metrics.machinery.penn_tokenizer import CACHE_ENTRIES, tokenize
-from icl.metrics.run_level import SampleValues, mean, on_scored_samples
-from icl.metrics.sufficient_statistics import RunLevelValues, SufficientStatistics, numeric_gradient
+from icl.metrics.run_level import RunStatistic, mean, on_scored_samples
 from icl.registry import component
 from icl.types import Example, Generation
 
@@ -82,7 +81,7 @@ class Meteor:
             return None
         return float(meteor(np.array(_counts(generation.text, example.answers), dtype=np.float64)))
 
-    def run_level(self, samples: Sequence[ScoredSample]) -> SampleValues:
+    def run_level(self, samples: Sequence[ScoredSample]) -> RunStatistic:
         if lacking := missing_part():
             _warn_once(lacking)
             return mean([sample.score for sample in samples])
@@ -108,7 +107,7 @@ def missing_part() -> str | None:
     return None
 
 
-def _values(samples: Sequence[ScoredSample]) -> SampleValues:
+def _values(samples: Sequence[ScoredSample]) -> RunStatistic:
     counts = [_counts(sample.output or "", sample.gold) for sample in samples]
     rows = np.array(counts, dtype=np.float64).reshape(len(samples), WIDTH)
     usual = rows.mean(axis=0) if len(rows) else np.ones(WIDTH)
@@ -116,17 +115,7 @@ def _values(samples: Sequence[ScoredSample]) -> SampleValues:
     worst[4:], best[4:20] = 0, 0
     best[4:8] = np.array([*(usual[:2] - usual[2:4]), *usual[2:4]])
     best[20], best[21:] = 0, usual[:2]
-    statistics = SufficientStatistics(
-        rows=rows,
-        value=meteor,
-        gradient=lambda total: numeric_gradient(meteor, total),
-        informative=rows[:, 1] > 0,
-        worst=worst,
-        best=best,
-        is_proportion=False,
-    )
-    values = statistics.pseudo_values() if len(rows) else None
-    return RunLevelValues([] if values is None else values.tolist(), statistics)
+    return RunStatistic(rows, meteor, np.ones(len(rows), dtype=bool), rows[:, 1] > 0, worst, best)
 
 
 @lru_cache(CACHE_ENTRIES)

@@ -19,7 +19,7 @@ from typing import ClassVar
 
 from icl.metrics.base import Better, ScoredSample
 from icl.metrics.machinery.option_parsing import is_correct
-from icl.metrics.run_level import SampleValues, group_indices, mean_over_groups
+from icl.metrics.run_level import RunStatistic, group_indices, mean, mean_over_groups
 from icl.registry import component, later_parameter
 from icl.types import Example, Generation
 
@@ -37,7 +37,7 @@ class GroupAccuracy:
         has_group = example.group is not None if self.by is None else self.by in example.stored_meta
         return float(is_correct(generation, example)) if has_group else None
 
-    def run_level(self, samples: Sequence[ScoredSample]) -> SampleValues:
+    def run_level(self, samples: Sequence[ScoredSample]) -> RunStatistic:
         if self.by is not None:
             samples = [replace(s, group=str(s.meta[self.by])) if self.by in s.meta else s for s in samples]
         return mean_over_groups(samples, all_correct)
@@ -55,7 +55,7 @@ class MME:
     def score(self, generation: Generation, example: Example) -> float | None:
         return float(is_correct(generation, example)) if self.subtask in example.stored_meta else None
 
-    def run_level(self, samples: Sequence[ScoredSample]) -> SampleValues:
+    def run_level(self, samples: Sequence[ScoredSample]) -> RunStatistic:
         groups: dict[tuple[str, str], list[int]] = {}
         for name, places in group_indices(samples).items():
             for place in places:
@@ -63,17 +63,17 @@ class MME:
         whole = sorted(
             place for places in groups.values() if all(samples[i].score is not None for i in places) for place in places
         )
-        parts: SampleValues = [None] * len(samples)
+        parts: list[float | None] = [None] * len(samples)
         for place, part in zip(whole, self._parts([samples[i] for i in whole]), strict=True):
             parts[place] = part
-        return parts
+        return mean(parts)
 
-    def _parts(self, samples: Sequence[ScoredSample]) -> SampleValues:
+    def _parts(self, samples: Sequence[ScoredSample]) -> list[float]:
         """(accuracy + accuracy+) / 2 of each subtask, in numbers that average to the mean over subtasks."""
         places: dict[str, list[int]] = {}
         for place, sample in enumerate(samples):
             places.setdefault(str(sample.meta.get(self.subtask)), []).append(place)
-        parts: SampleValues = [None] * len(samples)
+        parts = [0.0] * len(samples)
         for members in places.values():
             mine = [samples[i] for i in members]
             groups = group_indices(mine)

@@ -17,7 +17,7 @@ from typing import ClassVar
 from icl.metrics.base import Better, ScoredSample
 from icl.metrics.machinery.option_parsing import yes_probability
 from icl.metrics.normalize import normalize_text
-from icl.metrics.run_level import SampleValues, mean_over_groups
+from icl.metrics.run_level import RunStatistic, mean_over_groups
 from icl.registry import component
 from icl.types import Example, Generation
 
@@ -32,7 +32,7 @@ class RavenMetric:
     def score(self, generation: Generation, example: Example) -> float | None:
         return yes_probability(generation) if {"candidate", "form"} <= set(example.meta) else None
 
-    def run_level(self, samples: Sequence[ScoredSample]) -> SampleValues:
+    def run_level(self, samples: Sequence[ScoredSample]) -> RunStatistic:
         return mean_over_groups(samples, chooses_right)
 
 

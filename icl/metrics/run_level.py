@@ -1,108 +1,173 @@
-"""Run-level statistics as one number per sample, so that tables, intervals and paired tests can treat them as scores.
+"""Run-level statistics (F1, ROC AUC, CIDEr) as functions of sums over samples.
 
-A statistic T of n samples becomes one pseudo-value per sample: T plus the influence of the sample on it.
+Each sample adds one row of numbers, and the statistic is a function of the sums of these rows:
 
-    ratio of sums    T = sum a / sum b              c_i = T + n (a_i - T b_i) / sum b
-    area under ROC   T = mean of the placements V   c_i = T + n/m (V_i - T), m the size of the sample's class
-                                                    (DeLong et al. 1988)
-    macro F1         T = mean of T_l over k labels  c_i = T + n/k sum_l (a_il - T_l b_il) / sum b_l
-    groups           a ratio over groups            each sample of a group has the group's number, times
-                                                    n / (number of groups x size of the group)
-    any other        T of all samples, T_B without  c_i = T + h_i - mean h, h_i = (n - b)/b (T - T_B), b the size of
-                     the block B of sample i        the block: the jackknife
+    ratio of sums    rows (a, b)                                     sum a / sum b
+    mean             rows (value, 1)                                 sum of values / number of values
+    groups           a ratio whose rows belong to the first sample of each group
+    area under ROC   one-hot rows: the rank of the score, by class   the area of these counts (`auc`)
+    macro F1         rows (2 correct, predicted + gold) per label    mean of the labels' ratios (`macro_f1`)
 
-These numbers average to T exactly, and the variance of their clusters is that of T to first order. They are not scores
-of single samples and may leave [0, 1]. They also carry the statistic itself (`sufficient_statistics`): tests of two
-arms and bounds without spread use it. Plain numbers are taken as scores whose mean is the statistic.
+So the statistic of any other choice of samples (without a cluster, or with clusters of two arms exchanged) costs one
+product of matrices. Calling the metric again instead takes 210 s for 9,999 exchanges of F1 on 3,000 samples and 1,240 s
+for CIDEr on 1,000; the sums take .13 s and .02 s.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
-from icl.metrics.base import ScoredSample
-from icl.metrics.sufficient_statistics import (
-    RunLevelValues,
-    SufficientStatistics,
-    macro_f1_statistics,
-    mean_statistics,
-    ratio_statistics,
-    roc_auc_statistics,
-    statistics_of,
-)
+from icl.metrics.base import Metric, ScoredSample
 
-Numbers = Sequence[float]
-SampleValues = list[float | None]
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+Rows = Any
+"""[n, k]: an array or a sparse matrix."""
+
+MAX_ENTRIES = 2_000_000
+"""The largest number of entries of one piece of a large matrix, so that memory does not grow with a run."""
+
+
+@dataclass(frozen=True, eq=False)
+class RunStatistic:
+    """A run-level statistic of a cell: the rows of its samples and the function of their sums.
+
+    Attributes:
+        rows: [n, k], what each sample adds to the sums.
+        value: Maps sums [..., k] to the statistic [...]; NaN where it is undefined. It does not change if all sums are
+            scaled alike.
+        counted: [n], whether the sample has a part in the statistic. The rows of other samples are 0.
+        informative: [n], whether the sample changes the statistic at all (for a recall: whether it is a positive).
+        worst: [k], the row of one sample that lowers the statistic as far as one sample can.
+        best: [k], the row of one sample that raises the statistic as far as one sample can.
+        is_proportion: Whether the statistic is a share of something, in [0, 1].
+        scores: [n], the samples' own scores if the statistic is their mean.
+    """
+
+    rows: Rows
+    value: Callable[[Floats], Floats]
+    counted: Bools
+    informative: Bools
+    worst: Floats
+    best: Floats
+    is_proportion: bool = False
+    scores: Floats | None = None
+
+    @property
+    def statistic(self) -> float:
+        """The statistic of all samples; NaN if it is undefined."""
+        return float(self.value(sum_rows(self.rows)))
+
+    def numbers(self) -> Floats:
+        """[n] numbers that average to the statistic: scores, else the statistic itself. NaN without a part."""
+        return np.where(self.counted, self.statistic if self.scores is None else self.scores, np.nan)
+
+    def pseudo_values(self) -> Floats:
+        """[n] jackknife pseudo-values of the samples, which average to the statistic; NaN without a part."""
+        values = np.full(len(self.counted), np.nan)
+        values[self.counted] = pseudo_values(self.rows[np.flatnonzero(self.counted)], self.value)
+        return values
+
+    def select(self, indices: NDArray[np.intp]) -> "RunStatistic":
+        """The statistic of these samples."""
+        return self._with_rows(self.rows[indices], lambda values: values[indices])
+
+    def place(self, indices: Sequence[int], size: int) -> "RunStatistic":
+        """The same statistic of `size` samples: those at `indices` have these rows, the others have no part."""
+        from scipy.sparse import csr_matrix
+
+        where = np.asarray(indices, dtype=np.intp)
+        placement = csr_matrix((np.ones(len(where)), (where, np.arange(len(where)))), shape=(size, len(where)))
+        return self._with_rows(placement @ self.rows, lambda values: (placement @ values).astype(values.dtype))
+
+    def _with_rows(self, rows: Rows, move: Callable[[Any], Any]) -> "RunStatistic":
+        scores = None if self.scores is None else move(self.scores)
+        return replace(self, rows=rows, counted=move(self.counted), informative=move(self.informative), scores=scores)
+
+
+@runtime_checkable
+class RunLevelMetric(Metric, Protocol):
+    """A metric of a whole run. A table shows the statistic of the cell, not the mean of the sample scores."""
+
+    def run_level(self, samples: Sequence[ScoredSample]) -> RunStatistic | Sequence[float | None]:
+        """The statistic of the samples of a cell.
+
+        Returns:
+            The statistic, or one number per sample whose mean it is. None for a sample that has no part in it.
+        """
+        ...
+
+
+def pseudo_values(rows: Rows, value: Callable[[Floats], Floats]) -> Floats:
+    """[n] numbers n T - (n - 1) T_-i, with T_-i the statistic without sample i (Tukey 1958), centered at T.
+
+    Their variance over clusters is that of T to first order. A sample without which T is undefined has T.
+    """
+    total, n = sum_rows(rows), rows.shape[0]
+    whole, step = float(value(total)), max(1, MAX_ENTRIES // rows.shape[1])
+    pieces = [value(total - _dense(rows[i : i + step])) for i in range(0, n, step)]
+    without = np.concatenate(pieces) if pieces else np.zeros(0)
+    influence = np.where(np.isnan(without), 0.0, (n - 1) * (whole - without))
+    return np.asarray(whole + influence - influence.sum() / max(1, n), dtype=np.float64)
+
+
+def run_statistic(values: RunStatistic | Sequence[float | None]) -> RunStatistic:
+    """What a metric's `run_level` returns, as a statistic. Plain numbers are scores in [0, 1] whose mean it is."""
+    if isinstance(values, RunStatistic):
+        return values
+    numbers = [value for value in values if value is not None and not np.isnan(value)]
+    average = sum(numbers) / max(1, len(numbers))
+    return mean(values, min(0.0, average), max(1.0, average))
 
 
 def ratio(
-    numerators: Numbers, denominators: Numbers, worst: Numbers | None = None, best: Numbers | None = None
-) -> SampleValues:
-    """Numbers that average to sum(numerators) / sum(denominators).
+    numerators: ArrayLike, denominators: ArrayLike, worst: ArrayLike | None = None, best: ArrayLike | None = None
+) -> RunStatistic:
+    """sum(numerators) / sum(denominators), which is undefined if the denominators sum to 0.
 
     Args:
-        numerators: One per sample.
-        denominators: One per sample.
+        numerators: [n].
+        denominators: [n], 0 for a sample without influence.
         worst: (numerator, denominator) of a sample that lowers the ratio as far as one sample can. By default 0 of an
             average nonzero denominator.
         best: The same for the highest ratio. By default all of an average nonzero denominator.
-
-    Returns:
-        One number per sample; all None if the denominators sum to 0.
     """
     over, under = np.asarray(numerators, dtype=np.float64), np.asarray(denominators, dtype=np.float64)
-    return _values(ratio_statistics(over, under, worst, best))
-
-
-def mean(scores: Sequence[float | None], low: float = 0.0, high: float = 1.0) -> SampleValues:
-    """The scores themselves, where the statistic is their mean. `low` and `high` bound a score."""
-    numbers = np.array([np.nan if score is None else score for score in scores], dtype=np.float64)
-    return RunLevelValues(scores, mean_statistics(numbers, low, high))
-
-
-def roc_auc(scores: Numbers, is_positive: Sequence[bool]) -> SampleValues:
-    """Numbers that average to the area under the ROC curve, ties half; all None if a class is missing."""
-    return _values(
-        roc_auc_statistics(np.asarray(scores, dtype=np.float64), np.asarray(is_positive, dtype=bool)),
+    informative = under != 0
+    usual = float(under[informative].mean()) if informative.any() else 1.0
+    return RunStatistic(
+        rows=np.stack([over, under], axis=1),
+        value=_quotient,
+        counted=np.ones(len(over), dtype=bool),
+        informative=informative,
+        worst=np.asarray((0.0, usual) if worst is None else worst, dtype=np.float64),
+        best=np.asarray((usual, usual) if best is None else best, dtype=np.float64),
+        is_proportion=bool(np.all((over >= 0) & (over <= under))),
     )
 
 
-def macro_f1(predicted: NDArray[np.intp], gold: NDArray[np.intp], labels: int) -> SampleValues:
-    """Numbers that average to the mean F1 of all labels that are predicted or gold; all None if there are none.
-
-    Args:
-        predicted: [n], a label's number in 0..labels-1, or -1 for no label.
-        gold: [n], likewise.
-        labels: The number of labels.
-    """
-    return _values(macro_f1_statistics(predicted, gold, labels))
-
-
-def jackknife(sizes: Sequence[int], whole: float, without: Sequence[float]) -> list[float]:
-    """Numbers that average to a statistic of any form, by the delete-a-block jackknife.
-
-    With blocks of one sample they are T + (n - 1) (mean of T_-j - T_-i), whose spread is the jackknife's standard error
-    (Efron and Tibshirani 1993, ch. 11).
-
-    Args:
-        sizes: The number of samples of each block.
-        whole: The statistic T of all samples.
-        without: The statistic without each block.
-
-    Returns:
-        The number of each block, which all its samples have.
-    """
-    counts, left = np.asarray(sizes, dtype=np.float64), np.asarray(without, dtype=np.float64)
-    influence = (counts.sum() - counts) / counts * (whole - left)
-    numbers: list[float] = (whole + influence - np.average(influence, weights=counts)).tolist()
-    return numbers
+def mean(scores: Sequence[float | None], low: float = 0.0, high: float = 1.0) -> RunStatistic:
+    """The mean of the scores that are not None. `low` and `high` bound a score."""
+    values = np.array([np.nan if score is None else score for score in scores], dtype=np.float64)
+    counted = np.isfinite(values)
+    return RunStatistic(
+        rows=np.stack([np.where(counted, values, 0.0), counted.astype(np.float64)], axis=1),
+        value=_quotient,
+        counted=counted,
+        informative=counted,
+        worst=np.array([low, 1.0]),
+        best=np.array([high, 1.0]),
+        scores=values,
+    )
 
 
 def mean_over_groups(
     samples: Sequence[ScoredSample], score: Callable[[Sequence[ScoredSample]], float | None]
-) -> SampleValues:
-    """Numbers that average to the mean score of the groups.
+) -> RunStatistic:
+    """The mean score of the groups.
 
     Args:
         samples: The samples of a cell. A sample without a group is a group of its own.
@@ -119,8 +184,8 @@ def mean_over_groups(
 
 def ratio_over_groups(
     samples: Sequence[ScoredSample], counts: Callable[[Sequence[ScoredSample]], tuple[float, float] | None]
-) -> SampleValues:
-    """Numbers that average to sum(numerators) / sum(denominators) over groups.
+) -> RunStatistic:
+    """sum(numerators) / sum(denominators) over groups. The first sample of a group has the group's row.
 
     Args:
         samples: The samples of a cell. A sample without a group is a group of its own.
@@ -135,13 +200,10 @@ def ratio_over_groups(
         if pair is not None:
             groups.append(indices)
             pairs.append(pair)
-    shares = ratio([over for over, _ in pairs], [under for _, under in pairs])
-    members_in_all = sum(map(len, groups))
-    values: SampleValues = [None] * len(samples)
-    for indices, share in zip(groups, shares, strict=True):
-        for i in indices:
-            values[i] = None if share is None else share * members_in_all / (len(groups) * len(indices))
-    return RunLevelValues(values, statistics_of(shares).at([indices[0] for indices in groups], len(samples)))
+    of_groups = ratio([over for over, _ in pairs], [under for _, under in pairs])
+    placed = of_groups.place([indices[0] for indices in groups], len(samples))
+    counted = np.isin(np.arange(len(samples)), [i for indices in groups for i in indices])
+    return replace(placed, counted=counted)
 
 
 def group_indices(samples: Sequence[ScoredSample]) -> dict[str, list[int]]:
@@ -154,18 +216,22 @@ def group_indices(samples: Sequence[ScoredSample]) -> dict[str, list[int]]:
 
 
 def on_scored_samples(
-    samples: Sequence[ScoredSample], compute: Callable[[Sequence[ScoredSample]], SampleValues]
-) -> SampleValues:
-    """`compute` of the samples that have a score, and None for the others."""
+    samples: Sequence[ScoredSample], compute: Callable[[Sequence[ScoredSample]], RunStatistic]
+) -> RunStatistic:
+    """`compute` of the samples that have a score; the others have no part."""
     indices = [i for i, sample in enumerate(samples) if sample.score is not None]
-    scored = compute([samples[i] for i in indices])
-    values: SampleValues = [None] * len(samples)
-    for i, value in zip(indices, scored, strict=True):
-        values[i] = value
-    return RunLevelValues(values, statistics_of(scored).at(indices, len(samples)))
+    return compute([samples[i] for i in indices]).place(indices, len(samples))
 
 
-def _values(statistics: SufficientStatistics) -> SampleValues:
-    pseudo_values = statistics.pseudo_values()
-    numbers: SampleValues = [None] * statistics.rows.shape[0] if pseudo_values is None else list(pseudo_values.tolist())
-    return RunLevelValues(numbers, statistics)
+def sum_rows(rows: Rows) -> Floats:
+    """[k]: the sums over all rows."""
+    return np.asarray(rows.sum(axis=0), dtype=np.float64).ravel()
+
+
+def _quotient(sums: Floats) -> Floats:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.asarray(sums[..., 0] / sums[..., 1], dtype=np.float64)
+
+
+def _dense(rows: Rows) -> Floats:
+    return np.asarray(rows.toarray() if hasattr(rows, "toarray") else rows, dtype=np.float64)

@@ -21,7 +21,7 @@ from typing import ClassVar
 from icl.metrics.base import Better, ScoredSample
 from icl.metrics.machinery.option_parsing import yes_probability
 from icl.metrics.normalize import normalize_text
-from icl.metrics.run_level import SampleValues, mean_over_groups
+from icl.metrics.run_level import RunStatistic, mean_over_groups
 from icl.registry import component
 from icl.types import Example, Generation
 
@@ -41,7 +41,7 @@ class WinogroundMetric:
     def score(self, generation: Generation, example: Example) -> float | None:
         return yes_probability(generation) if {"caption", "image"} <= set(example.meta) else None
 
-    def run_level(self, samples: Sequence[ScoredSample]) -> SampleValues:
+    def run_level(self, samples: Sequence[ScoredSample]) -> RunStatistic:
         return mean_over_groups(samples, self._item)
 
     def holds(self, probabilities: MatchProbabilities) -> bool:

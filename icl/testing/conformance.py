@@ -14,8 +14,9 @@ from typing import Any
 
 from icl import spans
 from icl.images import Image
-from icl.metrics.base import Metric, RunLevelMetric, ScoredSample
+from icl.metrics.base import Metric, ScoredSample
 from icl.metrics.normalize import normalize_text
+from icl.metrics.run_level import RunLevelMetric, RunStatistic
 from icl.models.base import ABILITIES, Model, Request
 from icl.registry import with_article
 from icl.streams import StreamKey
@@ -111,7 +112,7 @@ def _check_run_level(name: str, metric: RunLevelMetric) -> None:
     bare = [dataclasses.replace(sample, output=None) for sample in cell]
     failed = [dataclasses.replace(sample, output=None, score=None) for sample in cell[:3]]
     for samples in ([], failed, cell[:1], cell, bare, [*cell, *failed]):
-        parts = list(metric.run_level(samples))
+        parts = _numbers(metric.run_level(samples))
         require(
             len(parts) == len(samples), f"{name}.run_level returned {len(parts)} numbers for {len(samples)} samples."
         )
@@ -119,7 +120,14 @@ def _check_run_level(name: str, metric: RunLevelMetric) -> None:
         require(
             odd is None, f"{name}.run_level returned {odd}, which is not a number (None is for samples without a part)."
         )
-        require(list(metric.run_level(samples)) == parts, f"{name}.run_level gives other numbers each time.")
+        require(_numbers(metric.run_level(samples)) == parts, f"{name}.run_level gives other numbers each time.")
+
+
+def _numbers(statistic: RunStatistic | Sequence[float | None]) -> list[float | None]:
+    """One number per sample; None without a part in the statistic, or if it is undefined."""
+    if not isinstance(statistic, RunStatistic):
+        return list(statistic)
+    return [None if math.isnan(number) else number for number in statistic.numbers().tolist()]
 
 
 @accepts_class

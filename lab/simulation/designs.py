@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from experiments.stats.arms import UNIT
-from experiments.stats.run_statistics import RunStatistic, SampleRef, sample_ref_column
+from experiments.stats.run_statistics import SAMPLE, RunLevelScores, add_run_level
 from icl.metrics.base import ScoredSample
 from icl.metrics.binary import F1
 
@@ -137,9 +137,7 @@ def draw_frames(
                 ScoredSample(str(i), float(yes), gold=(str(gold),))
                 for i, (yes, gold) in enumerate(zip(says_yes, golds, strict=True))
             )
-            statistic = RunStatistic(F1(), samples, F1().run_level(samples))
-            frame[SCORE] = np.array(statistic.values, dtype=np.float64)
-            refs = pd.Series([SampleRef(statistic, i) for i in range(len(samples))], dtype=object)
-            frame[sample_ref_column(SCORE)] = refs
+            answers = RunLevelScores(F1(), samples, np.zeros(len(samples), dtype=np.intp))
+            frame = add_run_level(frame.assign(**{SAMPLE: places}), {SCORE: answers})
         frames.append(frame)
     return frames[0], frames[1]

@@ -6,7 +6,6 @@ import pandas as pd
 import pytest
 
 from experiments.stats.arms import (
-    SharedAttrs,
     axes_of,
     axis_values,
     better_of,
@@ -22,6 +21,7 @@ from experiments.stats.arms import (
     tidy_frame,
     varying_axes,
 )
+from experiments.stats.run_statistics import SharedAttrs
 from icl.errors import ConfigError
 
 BITS = ["tiny(quantize=none)", "tiny(quantize=nf4, double_quant=True)", "tiny(quantize=nf4, double_quant=False)"]

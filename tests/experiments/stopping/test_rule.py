@@ -4,12 +4,11 @@ import numpy as np
 import pytest
 
 from experiments.config.keys import StopSpec
-from experiments.stats.exchange_looks import exchange_differences
-from experiments.stats.run_statistic_tests import randomization_test
-from experiments.stats.run_statistics import build_strata
+from experiments.stats.run_statistics import build_strata, exchange_differences, randomization_test
 from experiments.stopping.rule import ComparisonTest, LookDesign, LookResult, Standing, end_comparisons
 from experiments.stopping.sequential import SpentLevel, ladder, lattice, look_sizes, zero_mean_p
-from icl.metrics.sufficient_statistics import macro_f1_statistics
+from icl.metrics.base import ScoredSample
+from icl.metrics.macro_f1 import MacroF1
 from tests.experiments.stopping.anytime_p import anytime_p
 
 
@@ -140,27 +139,37 @@ def _decided(test: SpentLevel, differences: np.ndarray, time: float) -> float:
     return next((float(one) for one, row in zip(test.levels, test.alive, strict=True) if row[0] == 0), 1.0)
 
 
-def _strata(draw: np.random.Generator, n: int, right: float):
-    gold = draw.integers(0, 3, n)
-    arms = [np.where(draw.random(n) < share, gold, draw.integers(0, 3, n)) for share in (0.6, right)]
-    statistics = [macro_f1_statistics(arm, gold, 3) for arm in arms]
-    return build_strata([(list(range(n)), *statistics)], np.arange(n))
+def _cells(draw: np.random.Generator, n: int, right: float, labels: int = 3, reference: float = 0.6):
+    """The answers of two arms of which these shares are right."""
+    gold = draw.integers(0, labels, n)
+    arms = [np.where(draw.random(n) < share, gold, draw.integers(0, labels, n)) for share in (reference, right)]
+    names = ("red", "green", "blue")[:labels]
+    return tuple(
+        [
+            ScoredSample(f"q{i}", float(a == b), None, names[a], (names[b],), names)
+            for i, (a, b) in enumerate(zip(own, gold, strict=True))
+        ]
+        for own in arms
+    )
+
+
+def _differences(cells, rows: int, seed: int):
+    return exchange_differences(MacroF1(), [cells], [one.query for one in cells[0]], rows, seed)
 
 
 def test_one_look_at_a_run_level_metric_is_the_randomization_test():
-    strata = _strata(np.random.default_rng(15), 80, 0.75)
-    ids = [f"q{i}" for i in range(80)]
-    differences, expected = exchange_differences(strata, ids, 8_000, 0), randomization_test(strata, np.ones(80)).p
+    cells = _cells(np.random.default_rng(15), 80, 0.75)
+    strata = build_strata([(np.arange(80), *(MacroF1().run_level(own) for own in cells))], np.arange(80))
+    differences, expected = _differences(cells, 8_000, 0), randomization_test(strata, np.ones(80)).p
     assert np.mean(np.abs(differences) >= abs(differences[0])) == pytest.approx(expected, abs=0.02)
-    assert np.array_equal(exchange_differences(strata, ids, 8_000, 0), differences)
+    assert np.array_equal(_differences(cells, 8_000, 0), differences)
 
 
 def test_run_level_comparisons_are_decided_when_they_differ_and_rarely_when_not():
     looks = {"equal": 0, "differ": 0}
     for name, right, runs in (("equal", 0.6, 60), ("differ", 0.9, 8)):
         for run in range(runs):
-            strata = _strata(np.random.default_rng(run), 100, right)
-            rows = exchange_differences(strata, [f"q{i}" for i in range(100)], 400, run)
+            rows = _differences(_cells(np.random.default_rng(run), 100, right), 400, run)
             looks[name] += _decided(SpentLevel([0.05], 2.0, 400), rows, 1.0) <= 0.05
     assert looks["differ"] == 8
     assert looks["equal"] <= 8  # 3 expected
@@ -179,14 +188,10 @@ def test_rows_die_in_the_order_of_levels_and_within_the_spent_level():
 
 
 def test_the_test_of_a_run_level_metric_looks_at_growing_prefixes():
-    draw = np.random.default_rng(17)
-    gold = draw.integers(0, 2, 200)
-    arms = [np.where(draw.random(200) < share, gold, 1 - gold) for share in (0.55, 0.9)]
+    cells = _cells(np.random.default_rng(17), 200, 0.85, 2, 0.1)
 
     def differences(n, rows):
-        statistics = [macro_f1_statistics(arm[:n], gold[:n], 2) for arm in arms]
-        strata = build_strata([(list(range(n)), *statistics)], np.arange(n))
-        return exchange_differences(strata, [f"q{i}" for i in range(n)], rows, 0)
+        return _differences([own[:n] for own in cells], rows, 0)
 
     test = ComparisonTest(LookDesign(200, 4), StopSpec(), 1)
     p = [test.look_at_run(n, n, differences).p for n in (50, 100, 150, 200)]

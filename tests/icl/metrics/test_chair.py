@@ -1,5 +1,6 @@
 """Tests of CHAIR, by hand."""
 
+import numpy as np
 import pytest
 
 from icl.metrics.base import ScoredSample
@@ -69,10 +70,10 @@ def test_the_published_share_is_that_of_all_mentions_of_a_cell():
         ScoredSample(f"q{i}", score, output=text) for i, (score, text) in enumerate(zip(scores, captions, strict=True))
     ]
     parts = metric.run_level(samples)
-    assert sum(parts) / 3 == pytest.approx(published_chair_i(captions))
+    assert parts.statistic == pytest.approx(published_chair_i(captions))
     silent = [ScoredSample("q", metric.score(Generation(""), EXAMPLE))]
-    assert metric.run_level(silent) == [None]
-    assert metric.run_level([ScoredSample("q", None)]) == [None]
+    assert np.isnan(metric.run_level(silent).statistic)
+    assert not metric.run_level([ScoredSample("q", None)]).counted.any()
 
 
 def test_length_is_a_mean_of_words():
@@ -82,5 +83,5 @@ def test_length_is_a_mean_of_words():
         ScoredSample("b", 0.0, output=""),
         ScoredSample("c", None, output="failed here"),
     ]
-    assert metric.run_level(samples) == [2.0, 0.0, None]
+    assert metric.run_level(samples).numbers().tolist() == pytest.approx([2.0, 0.0, np.nan], nan_ok=True)
     assert metric.score(Generation("x " * 500), EXAMPLE) == 1

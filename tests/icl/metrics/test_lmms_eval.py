@@ -14,7 +14,7 @@ from icl.errors import ConfigError, DataError, ICLWarning
 from icl.harness.task_file import FunctionName
 from icl.metrics.base import ScoredSample
 from icl.metrics.lmms_eval import side_effect
-from icl.metrics.run_level import jackknife
+from icl.metrics.lmms_eval_aggregate import jackknife
 from icl.registry import build
 from icl.testing.conformance import check_metric
 from icl.types import Generation
@@ -124,22 +124,21 @@ def test_the_mean_of_the_numbers_is_the_aggregate_and_their_spread_the_jackknife
     check_metric(aggregate)
     cell = samples(path, OUTPUTS, [None] * 8)
     golds = [s.gold[0] for s in cell]
-    numbers = np.array(aggregate.run_level(cell), dtype=float)
+    numbers = aggregate.run_level(cell).numbers()
     assert numbers.mean() == pytest.approx(f1(OUTPUTS, golds), abs=1e-12)
     left = np.array([f1(OUTPUTS[:i] + OUTPUTS[i + 1 :], golds[:i] + golds[i + 1 :]) for i in range(8)])
     assert numbers.var(ddof=1) / 8 == pytest.approx(7 / 8 * ((left - left.mean()) ** 2).sum(), rel=1e-9)
 
 
 def test_an_aggregate_on_a_scale_of_its_own_has_an_interval_on_both_sides(tmp_path: Path) -> None:
-    from experiments.stats.run_statistics import RunStatistic, SampleRef, estimate_run_statistic
+    from experiments.stats.run_statistics import RunLevelScores, estimate_run_statistic
 
     def interval(folder: str, factor: str, **keys) -> np.ndarray:
         path = write_task(tmp_path / folder, code=CODE.replace("return 2 * hits", f"return {factor} * 2 * hits"))
         aggregate = metric(path, "dark_f1", "lmms_eval_aggregate", trust=True, **keys)
         cell = samples(path, OUTPUTS, [None] * 8)
-        statistic = RunStatistic(aggregate, tuple(cell), aggregate.run_level(cell))
-        values = np.array(statistic.values, dtype=float)
-        one = estimate_run_statistic([SampleRef(statistic, i) for i in range(8)], values, list(range(8)))
+        scores = RunLevelScores(aggregate, cell, np.zeros(8, dtype=int))
+        one = estimate_run_statistic(scores, np.arange(8), list(range(8)))
         return np.array([one.low, one.mean, one.high])
 
     share, scaled = interval("a", "1"), interval("b", "2000")
@@ -156,12 +155,12 @@ def test_groups_are_left_out_whole_and_failed_samples_have_no_part(tmp_path: Pat
     groups = [f"g{i // 2}" for i in range(8)]
     cell = samples(path, OUTPUTS, groups)
     golds = [s.gold[0] for s in cell]
-    numbers = aggregate.run_level(cell)
-    assert np.mean(np.array(numbers, dtype=float)) == pytest.approx(f1(OUTPUTS, golds))
+    numbers = aggregate.run_level(cell).numbers()
+    assert np.mean(numbers) == pytest.approx(f1(OUTPUTS, golds))
     assert all(numbers[i] == numbers[i + 1] for i in range(0, 8, 2))
-    failed = aggregate.run_level([ScoredSample(cell[0].query, None, "g0"), *cell[1:]])
-    assert failed[:2] == [None, None]
-    assert np.mean(np.array(failed[2:], dtype=float)) == pytest.approx(f1(OUTPUTS[2:], golds[2:]))
+    failed = aggregate.run_level([ScoredSample(cell[0].query, None, "g0"), *cell[1:]]).numbers()
+    assert np.isnan(failed[:2]).all()
+    assert np.mean(failed[2:]) == pytest.approx(f1(OUTPUTS[2:], golds[2:]))
     with pytest.raises(DataError, match=r"the aggregation utils\.f1 of hues failed on 7 values: AssertionError"):
         aggregate.run_level(samples(path, OUTPUTS, [None] * 8))
 
