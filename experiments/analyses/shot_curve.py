@@ -1,7 +1,7 @@
 """How does accuracy grow with shots? Gain, efficiency, peak and monotonicity (VL-ICL, Zong et al. 2025)
 
 One row per curve. `gain` is that of the most shots, in pairs with the same queries at 0 shots, with Holm over the
-curves. `experiments.stats.curve_summary` defines efficiency, headroom and peak.
+curves. `experiments.stats.summary` defines efficiency, headroom and peak.
 """
 
 import math
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from experiments.analyses.shared import make_table
 from experiments.stats.arms import better_of, iter_arms, varying_axes
 from experiments.stats.compare import compare
-from experiments.stats.curve_summary import summarize_curve
+from experiments.stats.summary import summarize_curve
 
 if TYPE_CHECKING:
     from pandas import DataFrame

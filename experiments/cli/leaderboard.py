@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from experiments.cli.trust_option import Trust
-from experiments.stats.method_verdicts import DEFAULT_MARGIN
+from experiments.stats.strategy_verdicts import DEFAULT_MARGIN
 
 
 def command(

@@ -153,7 +153,7 @@ def make_plan(
     Raises:
         ICLError: As a run would.
     """
-    from experiments.stats.power import smallest_detectable_difference
+    from experiments.stats.significance import smallest_detectable_difference
     from icl.registry import describe
 
     work, counted, notes = (

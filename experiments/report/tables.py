@@ -19,10 +19,9 @@ from experiments.stats.arms import (
     matches_setting,
 )
 from experiments.stats.compare import compare
-from experiments.stats.curve_summary import summarize_curve
 from experiments.stats.intervals import Estimate
 from experiments.stats.pairs import UnpairedError
-from experiments.stats.summary import estimate_arm, summarize_arms
+from experiments.stats.summary import estimate_arm, summarize_arms, summarize_curve
 from icl.metrics.base import Better
 
 if TYPE_CHECKING:

@@ -24,11 +24,11 @@ from experiments.stats.arms import (
     iter_arms,
     matches_setting,
     resolve_setting,
+    shared_settings,
     varying_axes,
 )
-from experiments.stats.method_verdicts import DEFAULT_MARGIN, largest_plausible
 from experiments.stats.significance import SIGNIFICANCE_LEVEL
-from experiments.stats.subjects import shared_settings
+from experiments.stats.strategy_verdicts import DEFAULT_MARGIN, largest_plausible
 from icl.errors import ConfigError
 
 if TYPE_CHECKING:

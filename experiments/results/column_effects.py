@@ -1,20 +1,56 @@
-"""A run by a column of its data: scores in each part, macro averages, and tests of whether effects differ."""
+"""A run by a column of its data: scores in each part, macro averages, and tests of whether effects differ.
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+Effects differ between parts if differences of paired differences, over clusters, are not 0 (`interaction_test`).
+
+    effect     d_v = mean of (arm - reference) over the pairs of part v, such as the adversarial questions
+    contrast   T_v = d_v - mean of (arm - reference) over the pairs of all other parts
+    null       every part has the same effect
+    flips      Under the null, T_v = sum_c u_vc, where u_vc sums w_i (d_i - d) over the pairs of cluster c: d is the
+               mean difference of all pairs, w_i = 1 / n_v in the part and -1 / (n - n_v) outside it. The signs of
+               whole clusters are flipped, as in a wild cluster bootstrap that imposes the null (Cameron, Gelbach and
+               Miller 2008). A cluster that lies in several parts, such as an image with questions of every kind, is
+               flipped in all of them together.
+    omnibus    The largest |T_v| / s_v with s_v^2 = sum_c u_vc^2, against its distribution over the same flips (the
+               max-T test of Westfall and Young 1993). Its p is that of the null.
+    one part   The p of a contrast compares |T_v| / s_v with the same distribution of the maximum. The chance that any
+               contrast has a p of at most .05 is then .05. With two parts there is one contrast, up to its sign.
+    interval   All contrasts that the flips of this contrast alone do not reject (`sign_flips`), at the level that the
+               correction for the parts leaves to it (`significance.level_of_test`).
+
+Simulated (400 to 1,000 draws of each design, clusters of two): the size at a nominal .05 is at most .07 for 2 to 14
+parts of equal sizes, with clusters inside or across parts, and far below .05 for parts of five clusters. A part of 20
+of 200 pairs, in which both arms seldom differ, and a common effect give .08.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from math import nan
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from experiments.results.data_columns import missing_note, split_view
 from experiments.stats.arm_comparisons import ArmComparison
-from experiments.stats.arms import UNIT, axis_values, describe_arm, iter_arms, varying_axes
+from experiments.stats.arms import (
+    MISSING_VALUE,
+    UNIT,
+    Arm,
+    axis_values,
+    deciding_digests,
+    describe_arm,
+    iter_arms,
+    reference_of,
+    resolve_setting,
+    varying_axes,
+)
 from experiments.stats.findings import Finding
 from experiments.stats.formatting import format_count, format_p, format_signed
-from experiments.stats.interactions import ArmInteraction, PartEffect, arm_interactions
-from experiments.stats.pairs import PairedTestResult, UnpairedError
-from experiments.stats.parts import estimate_macro_average
-from experiments.stats.significance import SIGNIFICANCE_LEVEL, holm
+from experiments.stats.intervals import Codes, Floats, cluster_codes, cluster_sums
+from experiments.stats.pairs import PairedTestResult, UnpairedError, align_pairs
+from experiments.stats.sign_flips import ROUNDING, TwoSidedTest, exactly_summable, sign_flip_test, subsets
+from experiments.stats.significance import SIGNIFICANCE_LEVEL, holm, level_of_test
+from experiments.stats.summary import estimate_macro_average
 from icl.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -22,6 +58,169 @@ if TYPE_CHECKING:
 
     from experiments.results.run_view import RunView
     from experiments.stats.intervals import Estimate
+
+
+@dataclass(frozen=True)
+class PartEffect:
+    """The effect in one part of the data, and its contrast with all other parts.
+
+    Attributes:
+        difference: The mean paired difference in the part, arm minus reference.
+        contrast: That difference minus the mean paired difference in all other parts.
+        low: The lower end of the contrast's interval.
+        high: The upper end of it.
+        p: Two-sided, corrected for all parts. The interval leaves out 0 exactly if it is at most SIGNIFICANCE_LEVEL.
+        pairs: The number of pairs in the part.
+        clusters: The number of independent units among them.
+        test: The test of this contrast alone, at a confidence level.
+    """
+
+    difference: float
+    contrast: float
+    low: float
+    high: float
+    p: float
+    pairs: int
+    clusters: int
+    test: Callable[[float], TwoSidedTest]
+
+    def interval(self, corrected: float, family: int) -> tuple[float, float]:
+        """The interval that leaves out 0 exactly if a corrected p is at most SIGNIFICANCE_LEVEL."""
+        alone = self.test(1 - SIGNIFICANCE_LEVEL)
+        corrected_test = self.test(1 - level_of_test(alone.p, corrected, family))
+        return corrected_test.low, corrected_test.high
+
+
+@dataclass(frozen=True)
+class Interaction:
+    """The test that an effect is the same in all parts of the data. p is that of the largest contrast."""
+
+    p: float
+    parts: Sequence[PartEffect]
+
+
+@dataclass(frozen=True)
+class ArmInteraction:
+    """The interaction of one arm's effect with a column of the data.
+
+    Attributes:
+        arm: The values of the axes.
+        reference: The values of the axes of its reference.
+        interaction: The test; its parts are those of `values`.
+        values: The values of the column.
+        by_construction: Whether the arm always answers as its reference, so that there is nothing to test.
+    """
+
+    arm: Arm
+    reference: Arm
+    interaction: Interaction
+    values: tuple[Any, ...]
+    by_construction: bool
+
+
+def interaction_test(differences: Floats, parts: Codes, clusters: Any) -> Interaction:
+    """Tests whether a paired difference is the same in all parts.
+
+    Args:
+        differences: [n], arm minus reference, in units of the metric.
+        parts: [n], the part of each pair, in 0..V-1. Every part has a pair, and V is at least 2.
+        clusters: [n], any hashable labels. A cluster may lie in several parts.
+    """
+    codes = cluster_codes(clusters)
+    number = len(differences)
+    sizes = np.bincount(parts).astype(np.float64)
+    inside = parts == np.arange(len(sizes))[:, None]  # [V, n]
+    weights = np.where(inside, 1 / sizes[:, None], -1 / (number - sizes[:, None]))
+    shares = np.where(inside, (number - sizes[:, None]) / sizes[:, None], (sizes / (number - sizes))[:, None])
+    residuals = differences - differences.mean()
+    residuals[np.abs(residuals) <= ROUNDING] = 0.0
+    sums = np.stack([cluster_sums(own * residuals, codes)[0] for own in weights], axis=1)  # [C, V]
+    p = _max_t_p(exactly_summable(sums, len(sums)))
+    means = np.bincount(parts, weights=differences) / sizes
+    effects = []
+    widest = 2 * max(1.0, float(np.abs(differences).max()))
+    for v in range(len(sizes)):
+        own_shares = cluster_sums(shares[v], codes)[0]
+        test = partial(sign_flip_test, number * sums[:, v], own_shares, lowest=-widest, highest=widest)
+        others = (float(differences.sum()) - float(means[v] * sizes[v])) / (number - sizes[v])
+        effects.append(
+            PartEffect(
+                difference=float(means[v]),
+                contrast=float(means[v] - others),
+                low=nan,
+                high=nan,
+                p=float(p[v]),
+                pairs=int(sizes[v]),
+                clusters=len(np.unique(codes[parts == v])),
+                test=test,
+            )
+        )
+    ends = [effect.interval(effect.p, len(effects)) for effect in effects]
+    return Interaction(
+        float(p.min()), [replace(effect, low=low, high=high) for effect, (low, high) in zip(effects, ends, strict=True)]
+    )
+
+
+def arm_interactions(
+    frame: "DataFrame", column: str, to: Mapping[str, Any], metric: str, *, axes: Sequence[str]
+) -> list[ArmInteraction]:
+    """Tests for every arm with a reference whether its effect differs between the values of a column.
+
+    A run-level metric contributes the differences of its pseudo-values in each part, which average to the effect there.
+
+    Args:
+        frame: A tidy frame whose run-level metrics were computed within the values of the column.
+        column: A column of the data. Samples without a value (MISSING_VALUE) are left out.
+        to: The setting of the reference, such as {"decoding": "greedy"}.
+        metric: The column of scores.
+        axes: The axes, without the column.
+
+    Returns:
+        The arms of which at least two values have pairs with both scores.
+
+    Raises:
+        UnpairedError: Two arms do not have the same queries and seeds.
+        ConfigError: The reference is not an arm of the frame.
+    """
+    to = resolve_setting(frame, to, axes, "--to")
+    arms = list(iter_arms(frame[frame[column] != MISSING_VALUE], axes))
+    names = varying_axes(frame, axes)
+    results = []
+    for arm, mine in arms:
+        reference = reference_of(arm, to, [other for other, _ in arms])
+        if reference is None:
+            continue
+        theirs = next(rows for other, rows in arms if other == reference)
+        own = describe_arm(reference, names), describe_arm(arm, names)
+        values, differences, clusters = [], [], []
+        for value in dict.fromkeys(mine[column]):
+            sides = (rows[rows[column] == value] for rows in (theirs, mine))
+            pairs = align_pairs(next(sides), next(sides), metric, names=own)
+            if len(pairs):
+                values.append(value)
+                differences.append(pairs.differences)
+                clusters.append(pairs.clusters)
+        if len(values) > 1:
+            parts = np.repeat(np.arange(len(values)), [len(one) for one in differences])
+            decided = deciding_digests(theirs), deciding_digests(mine)
+            same = None not in decided and decided[0] == decided[1]
+            test = interaction_test(np.concatenate(differences), parts, np.concatenate(clusters))
+            results.append(ArmInteraction(arm, reference, test, tuple(values), same))
+    return results
+
+
+def _max_t_p(sums: Floats) -> Floats:
+    """[V], the share of flips whose largest standardized contrast reaches that of each part. sums: [C, V]."""
+    spread = np.sqrt((sums**2).sum(axis=0))
+    scale = np.where(spread > 0, spread, np.inf)
+    total = sums.sum(axis=0)
+    observed = np.abs(total) / scale
+    reached, flips = np.zeros(sums.shape[1]), 0
+    for chosen in subsets(len(sums)):
+        largest = (np.abs(2 * (chosen @ sums) - total) / scale).max(axis=1)
+        reached += (largest[:, None] >= observed - ROUNDING).sum(axis=0)
+        flips += len(largest)
+    return reached / flips
 
 
 @dataclass(frozen=True, eq=False)

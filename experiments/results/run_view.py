@@ -17,7 +17,16 @@ from experiments.results.column_effects import (
 )
 from experiments.results.invocations import version_differences
 from experiments.results.sample_notes import label_transform_names, label_transform_note, part_notes
-from experiments.stats.answer_forms import FORM, answer_forms, iter_notes, unparsed_outputs
+from experiments.stats.answer_forms import (
+    FORM,
+    answer_forms,
+    ceiling_effects,
+    floor_effects,
+    iter_notes,
+    names_option,
+    rarely_an_option,
+    unparsed_outputs,
+)
 from experiments.stats.arm_comparisons import ArmComparison, Topic
 from experiments.stats.arms import (
     NO_VALUE,
@@ -35,7 +44,6 @@ from experiments.stats.findings import (
     page_comparisons,
     reference_decoding,
 )
-from experiments.stats.floor_effects import ceiling_effects, floor_effects, names_option, rarely_an_option
 from experiments.stats.formatting import format_count
 from experiments.stats.run_statistics import drop_scores, is_run_level
 from experiments.stats.sample_rows import scores_by_names_used
@@ -299,7 +307,7 @@ class RunView:
 
     @cached_property
     def names_option(self) -> "Series[bool] | None":
-        """Whether each output names an option of its question (`experiments.stats.floor_effects.names_option`)."""
+        """Whether each output names an option of its question (`experiments.stats.answer_forms.names_option`)."""
         return names_option(self.frame)
 
     @cached_property

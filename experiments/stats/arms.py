@@ -3,6 +3,8 @@
 A frame has one row per sample: `query`, `seed`, an optional `group`, one column per axis (labels; `shots` are whole
 numbers) and one per metric. An arm is one combination of axis values over all its seeds. An axis that cannot matter
 (the retriever at 0 shots) has the value 'none'.
+
+A subject of findings is the samples of one task and setting; two arms are compared at the settings that both have.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,7 +14,7 @@ import numpy as np
 
 from experiments.config.keys import AXES, DEMONSTRATION_AXES
 from experiments.grid.label_matching import match_label
-from experiments.stats.formatting import format_count
+from experiments.stats.formatting import format_count, join_words
 from experiments.stats.run_statistics import RUN_LEVEL, is_run_level
 from icl.errors import ConfigError, did_you_mean
 from icl.metrics.base import Better
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
 
 NO_VALUE = "none"
 MISSING_VALUE = "(no value)"
-"""The label of samples without a value in a column of the data (`experiments.stats.parts`)."""
+"""The label of samples without a value in a column of the data (`experiments.stats.summary`)."""
 UNIT = "unit"
 EQUIVALENCE = "decided_by"
 """An optional column: a digest of what determines a sample's answer (`experiments.store.equivalent_cells`)."""
@@ -187,3 +189,43 @@ def _plain(value: Any) -> Any:
     if isinstance(value, float) and value.is_integer():
         return int(value)
     return value if isinstance(value, int | float | str) else str(value)
+
+
+def drop_unscored_tasks(samples: "DataFrame", metric: str) -> "DataFrame":
+    """The samples without the tasks that have no score of this metric (captions have no yes-ratio)."""
+    attrs = samples.attrs
+    scored = samples[samples.groupby("task")[metric].transform("count") > 0]
+    scored.attrs = attrs
+    return scored
+
+
+def shared_settings(a: "DataFrame", b: "DataFrame", over: Sequence[str]) -> "tuple[tuple[DataFrame, DataFrame], str]":
+    """Both frames restricted to the settings of the axes `over` that both have, and those settings in words."""
+    over = [axis for axis in over if axis in a]
+    if not over or not len(a) or not len(b):
+        return (a, b), ""
+    left, right = (frame.set_index(over).index for frame in (a, b))
+    a, b = a[left.isin(right)], b[right.isin(left)]
+    pooled = [
+        f"{join_words([str(v) for v in axis_values(b, axis)])} {axis}" for axis in over if axis == "shots" and len(b)
+    ]
+    several = any(b[axis].nunique() > 1 for axis in over)
+    return (a, b), f" over {' and '.join(pooled)}" if several and pooled else ""
+
+
+def split_by_subject(frame: "DataFrame", settings: Sequence[str]) -> "Iterator[tuple[str, DataFrame]]":
+    """(subject in words, samples) of each task and setting of the other axes, with the 0-shot arms that it shares."""
+    keys = list(settings) or ["task"]
+    arms = list(iter_arms(frame, [*keys, "shots"] if "shots" in frame else keys))
+    subjects = dict.fromkeys(tuple(arm[key] for key in keys) for arm, _ in arms)
+    for values in subjects:
+        named = dict(zip(keys, values, strict=True))
+        rows = [i for arm, own in arms if matches_setting(arm, named) for i in own.index]
+        # "none" marks an axis that cannot matter at 0 shots, and is also a setting (no reranker, no transform)
+        own_shots = any(arm.get("shots") != 0 and all(arm[key] == v for key, v in named.items()) for arm, _ in arms)
+        if own_shots or not any(
+            matches_setting({**named, "shots": 0}, dict(zip(keys, other, strict=True)))
+            for other in subjects
+            if other != values
+        ):
+            yield describe_arm(named) or ", ".join(f"{key} none" for key in keys), frame.loc[rows]

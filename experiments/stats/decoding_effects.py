@@ -18,12 +18,19 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from experiments.stats.arm_comparisons import ArmComparison, correct_topics
-from experiments.stats.arms import NO_VALUE, axis_values, better_of, varying_axes
+from experiments.stats.arms import (
+    NO_VALUE,
+    axis_values,
+    better_of,
+    drop_unscored_tasks,
+    shared_settings,
+    split_by_subject,
+    varying_axes,
+)
 from experiments.stats.formatting import join_words
 from experiments.stats.intervals import Estimate, is_binary
 from experiments.stats.pairs import KEYS, UnpairedError, align_pairs
 from experiments.stats.strategy_verdicts import StrategyVerdict, compare_controls, judge_strategy
-from experiments.stats.subjects import drop_unscored_tasks, shared_settings, split_by_subject
 from experiments.stats.summary import estimate_arm
 from icl.metrics.machinery.yes_no import read_yes_no
 from icl.metrics.normalize import normalize_text

@@ -44,14 +44,16 @@ from experiments.stats.arms import (
     axis_values,
     better_of,
     describe_arm,
+    drop_unscored_tasks,
     find_baseline_column,
+    shared_settings,
     short_control_name,
+    split_by_subject,
     tidy_frame,
     varying_axes,
 )
 from experiments.stats.formatting import format_signed, join_words
 from experiments.stats.strategy_verdicts import compare_strategies
-from experiments.stats.subjects import drop_unscored_tasks, shared_settings, split_by_subject
 from icl.metrics.base import Better
 
 if TYPE_CHECKING:

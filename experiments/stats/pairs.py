@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from experiments.stats.arms import UNIT
 from experiments.stats.intervals import Floats, cluster_codes, cluster_sums, is_binary
-from experiments.stats.paired_proportions import paired_proportions_test
 from experiments.stats.run_statistics import (
     SAMPLE,
     Stratum,
@@ -23,7 +22,7 @@ from experiments.stats.run_statistics import (
     randomization_test,
     run_level_columns,
 )
-from experiments.stats.sign_flips import sign_flip_test
+from experiments.stats.sign_flips import paired_proportions_test, sign_flip_test
 from experiments.stats.significance import holm, level_of_test
 from icl.errors import ConfigError, ICLError
 

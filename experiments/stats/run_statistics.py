@@ -33,7 +33,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from experiments.stats.exact_sums import exactly_summable
 from experiments.stats.intervals import (
     Codes,
     Estimate,
@@ -51,6 +50,7 @@ from experiments.stats.sign_flips import (
     SAMPLED_SUBSETS,
     TwoSidedTest,
     enclosed_means,
+    exactly_summable,
     interval_of_equal_clusters,
     invert_flips,
     subsets,
@@ -312,9 +312,9 @@ def align_run_statistics(
         left, right = reference.on(pairs[0][places]), arm.on(pairs[1][places])
         counted = left.counted & right.counted
         if counted.any() and not counted.all():  # failures may affect other samples, such as those of a group
-            kept = places[counted]
-            left, right = reference.on(pairs[0][kept]), arm.on(pairs[1][kept])
-            places, counted = kept, left.counted & right.counted
+            common = places[counted]
+            left, right = reference.on(pairs[0][common]), arm.on(pairs[1][common])
+            places, counted = common, left.counted & right.counted
         numbers[:, places] = np.where(counted, [left.numbers(), right.numbers()], np.nan)
         counted &= np.isfinite(numbers[:, places]).all(axis=0)
         numbers[:, places[~counted]] = np.nan

@@ -1,13 +1,48 @@
-"""The mean of a metric in each arm, over its queries and seeds, with its interval."""
+"""The mean of a metric in each arm, over its queries and seeds, with its interval.
+
+Parts of the data (`estimate_macro_average`): the samples with one value of a column, such as the adversarial questions
+of POPE.
+
+macro average   (1/V) sum_v m_v, with m_v the score of part v: every value counts the same, whatever its size
+linearization   macro + n / (V n_v) (x_i - m_v) for each sample: these numbers average to the macro average, and
+                their sums over clusters give its variance, also if a cluster lies in several parts
+run level       F1 and the like are computed in each part, as a benchmark reports them
+no value        samples without a value (MISSING_VALUE) are in no macro average and in no test of parts
+
+A curve of accuracy over shots (`summarize_curve`; VL-ICL Bench, Zong et al., ICLR 2025):
+
+gain        acc_k - acc_0; `compare(frame, to={"shots": 0})` tests it in pairs
+efficiency  the area between the curve and acc_0 over the number of shots, divided by its width: the mean gain. It is
+            negative if shots hurt. The paper's normalizer is not published, so its values cannot be reproduced.
+headroom    efficiency over 1 - acc_0; None if acc_0 is 1
+peak        the best accuracy, 0 shots included; the fewest shots on a tie
+
+If lower is better, gain and efficiency keep the sign of the difference, headroom is relative to acc_0, the peak is the
+lowest score, and a monotone curve falls. Without a good direction headroom, peak and monotone are None.
+"""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from experiments.stats.arms import UNIT, axes_of, iter_arms, tidy_frame
-from experiments.stats.intervals import Estimate, estimate_mean
-from experiments.stats.run_statistics import SAMPLE, estimate_run_statistic, run_level_columns
+from experiments.stats.arms import MISSING_VALUE, UNIT, axes_of, iter_arms, tidy_frame
+from experiments.stats.intervals import (
+    Codes,
+    Estimate,
+    Floats,
+    cluster_codes,
+    cluster_sums,
+    estimate_mean,
+    few_clusters_factor,
+    interval_without_spread,
+    mean_variance,
+    t_quantile,
+    wilson,
+)
+from experiments.stats.run_statistics import NO_SPREAD, SAMPLE, cells_of_rows, estimate_run_statistic, run_level_columns
+from icl.metrics.base import Better
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -58,3 +93,106 @@ def summarize_arms(
         rows.append(row | {"missing": len(samples) - len(scored)})
     columns = [*axes, "mean", "low", "high", "samples", "clusters", "queries", "seeds", "seed_sd", "missing"]
     return pd.DataFrame(rows, columns=columns)
+
+
+def macro_average(values: Floats, parts: Codes, clusters: Any, is_share: bool, level: float = 0.95) -> Estimate:
+    """The mean of the scores of the parts, with its interval.
+
+    Args:
+        values: [n], scores, or pseudo-values of a run-level metric that was computed in each part.
+        parts: [n], the part of each, in 0..V-1; none is empty.
+        clusters: [n], any hashable labels.
+        is_share: Whether the score of a part is a share of 1. The interval is then Wilson's, otherwise Student's t.
+        level: The confidence level.
+    """
+    means = np.bincount(parts, weights=values) / np.bincount(parts)
+    mean = float(means.mean())
+    linear = mean + part_weights(parts) * (values - means[parts])
+    sums, sizes = cluster_sums(linear, cluster_codes(clusters))
+    variance = mean_variance(sums, sizes, float(linear.var()))
+    if variance**0.5 < NO_SPREAD or (is_share and min(mean, 1 - mean) < NO_SPREAD):
+        low, high = interval_without_spread(mean, len(sizes), level)
+    elif is_share:
+        size = mean * (1 - mean) / variance * few_clusters_factor(sizes, level)
+        low, high = wilson(mean * size, size, level)
+    else:
+        half = t_quantile(sizes, level) * variance**0.5
+        low, high = mean - half, mean + half
+    return Estimate(mean, low, high, len(values), len(sizes))
+
+
+def part_weights(parts: Codes) -> Floats:
+    """[n], n / (V n_v): the weights of samples whose weighted mean is the mean over parts."""
+    sizes = np.bincount(parts)
+    return np.asarray(len(parts) / (len(sizes) * sizes[parts]), dtype=np.float64)
+
+
+def estimate_macro_average(
+    rows: "DataFrame", metric: str, column: str, unit: str, level: float = 0.95
+) -> Estimate | None:
+    """The macro average of an arm over the values of a column; None if fewer than two values have a score.
+
+    Args:
+        rows: The samples of the arm, with run-level metrics computed within the values.
+        metric: The column of scores.
+        column: The column of the data.
+        unit: The column of clusters.
+        level: The confidence level.
+    """
+    import pandas as pd
+
+    scored = rows[rows[metric].notna() & (rows[column] != MISSING_VALUE)]
+    parts, names = pd.factorize(scored[column])
+    if len(names) < 2:
+        return None
+    values = scored[metric].to_numpy(dtype=np.float64, copy=True)
+    is_share = bool(values.min() >= 0 and values.max() <= 1)
+    if scores := run_level_columns(scored).get(metric):
+        cells = list(cells_of_rows(scores, scored[SAMPLE].to_numpy()))
+        is_share = all(statistic.is_proportion for _, statistic in cells)
+        for places, statistic in cells:
+            values[places] = statistic.pseudo_values()
+    return macro_average(values, parts, scored[unit].to_numpy(), is_share, level)
+
+
+@dataclass(frozen=True)
+class CurveSummary:
+    """The summary of one curve, in accuracy (0 to 1); `peak_shots` in demonstrations."""
+
+    gain: float
+    efficiency: float
+    headroom: float | None
+    peak: float | None
+    peak_shots: int | None
+    monotone: bool | None
+
+
+def summarize_curve(shots: Sequence[int], accuracy: Sequence[float], better: Better = "higher") -> CurveSummary:
+    """Summarizes one curve; its gain is that of the last point.
+
+    Args:
+        shots: [n >= 2] rising numbers of shots that start with 0.
+        accuracy: [n] scores.
+        better: The good direction of the score.
+
+    Raises:
+        ValueError: For other numbers of shots.
+    """
+    x, y = np.asarray(shots, dtype=np.float64), np.asarray(accuracy, dtype=np.float64)
+    if len(x) < 2 or len(x) != len(y) or x[0] != 0 or np.any(np.diff(x) <= 0):
+        raise ValueError("a curve needs rising numbers of shots that begin with 0, and an accuracy for each.")
+    above = y - y[0]
+    efficiency = float(np.sum((above[1:] + above[:-1]) / 2 * np.diff(x)) / x[-1])
+    gain = float(y[-1] - y[0])
+    if better == "neither":
+        return CurveSummary(gain, efficiency, headroom=None, peak=None, peak_shots=None, monotone=None)
+    sign, left = (1, float(1 - y[0])) if better == "higher" else (-1, float(y[0]))
+    best = int(np.argmax(sign * y))
+    return CurveSummary(
+        gain=gain,
+        efficiency=efficiency,
+        headroom=sign * efficiency / left if left > 0 else None,
+        peak=float(y[best]),
+        peak_shots=int(x[best]),
+        monotone=bool(np.all(sign * np.diff(y) >= 0)),
+    )

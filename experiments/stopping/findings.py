@@ -20,10 +20,9 @@ from experiments.stats.arm_comparisons import Verdict
 from experiments.stats.arms import UNIT, Arm, describe_arm, iter_arms, reference_of, varying_axes
 from experiments.stats.findings import Finding
 from experiments.stats.formatting import format_interval, format_p, format_signed
-from experiments.stats.paired_proportions import paired_proportions_test
 from experiments.stats.pairs import KEYS
 from experiments.stats.run_statistics import is_run_level
-from experiments.stats.sign_flips import sign_flip_test
+from experiments.stats.sign_flips import paired_proportions_test, sign_flip_test
 from experiments.stopping.looks import Family
 from experiments.stopping.rule import DEFAULT_LOOKS, Standing
 from experiments.stopping.sequential import Floats, look_sizes, repeated_interval, z_boundaries

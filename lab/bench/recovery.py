@@ -7,7 +7,7 @@ three.
 import numpy as np
 from numpy.typing import NDArray
 
-from experiments.stats.recovery import recovery
+from experiments.analyses.recovery import recovery
 from lab.bench import Row, rounds
 from lab.simulation.designs import SAME_AS_CLUSTER
 

@@ -14,18 +14,17 @@ from experiments.report.costs import session_seconds
 from experiments.results.data_columns import split_view
 from experiments.results.run_view import RunView
 from experiments.results.view_run import cells_by_label
-from experiments.stats.arms import NO_VALUE, axis_values, better_of, varying_axes
+from experiments.stats.arms import NO_VALUE, axis_values, better_of, split_by_subject, varying_axes
 from experiments.stats.decoding_effects import trace_means
 from experiments.stats.formatting import join_words
 from experiments.stats.intervals import Estimate
-from experiments.stats.method_verdicts import (
+from experiments.stats.strategy_verdicts import (
     DEFAULT_MARGIN,
     ComparedSamples,
     MethodVerdict,
     judge_methods,
     signed_gain,
 )
-from experiments.stats.subjects import split_by_subject
 from experiments.stats.summary import estimate_arm
 from experiments.store.store import Store
 from icl.errors import ConfigError

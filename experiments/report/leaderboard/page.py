@@ -10,7 +10,7 @@ from experiments.report.rendering import load_template, policy_digest, read_asse
 from experiments.stats import formatting
 from experiments.stats.arm_comparisons import ArmComparison
 from experiments.stats.arms import short_control_name
-from experiments.stats.method_verdicts import signed_gain
+from experiments.stats.strategy_verdicts import signed_gain
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

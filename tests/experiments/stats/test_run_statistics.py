@@ -42,7 +42,7 @@ def golds(yes, no):
     return ["yes"] * yes + ["no"] * no
 
 
-class Given:
+class FixedStatistic:
     """A metric whose statistic is given for each cell."""
 
     better = "higher"
@@ -58,7 +58,7 @@ def scores_of(statistic, cells=1):
     """The scores of cells that all have this statistic."""
     n = len(run_statistic(statistic).counted)
     samples = [ScoredSample(f"q{i}", 1.0) for i in range(n)] * cells
-    return RunLevelScores(Given(statistic), samples, np.repeat(np.arange(cells), n))
+    return RunLevelScores(FixedStatistic(statistic), samples, np.repeat(np.arange(cells), n))
 
 
 def interval(statistic, clusters=None, cells=1):

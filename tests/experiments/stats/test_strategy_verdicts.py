@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from experiments.stats.arms import tidy_frame
-from experiments.stats.method_verdicts import (
+from experiments.stats.strategy_verdicts import (
     ComparedSamples,
     MethodVerdict,
     PageVerdicts,

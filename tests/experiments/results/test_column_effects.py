@@ -2,10 +2,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from experiments.results.column_effects import arm_interactions, interaction_test
 from experiments.stats.arms import MISSING_VALUE, tidy_frame
-from experiments.stats.interactions import arm_interactions, interaction_test
 from experiments.stats.intervals import estimate_mean
-from experiments.stats.parts import estimate_macro_average, macro_average
+from experiments.stats.summary import estimate_macro_average, macro_average
 
 
 def differences(rng, sizes, effects, clusters_of=2):
