@@ -133,9 +133,8 @@ class RunLevelScores:
         if cell not in self._whole:
             samples = [self.samples[i] for i in self._members[cell]]
             self._whole[cell] = run_statistic(self.metric.run_level(samples))
-            if len(self._whole[cell].counted) != len(samples):
-                given = len(self._whole[cell].counted)
-                raise ConfigError(f"{type(self.metric).__name__} gives {given} numbers for {len(samples)} samples.")
+            if (count := len(self._whole[cell].counted)) != len(samples):
+                raise ConfigError(f"{type(self.metric).__name__} gives {count} numbers for {len(samples)} samples.")
         return self._whole[cell]
 
 

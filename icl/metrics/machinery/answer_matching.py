@@ -123,8 +123,8 @@ _SENTENCES = re.compile(r"(?<!\b[A-Z]\.)(?<=[.!?])\s+(?=\S)|\n+")
 _LETTER_LABEL = re.compile(r"\b[A-Z]\s*:[^:]*$")
 """The letter of an option before its text: the B of "A: red, B: green"."""
 
-_FUNCTION_WORDS = (
-    "in|on|at|of|with|from|to|by|for|as|because|since|that|which|who|and|but|so|best|better|more|most|most|here|there|is"
+_AFTER_NAME = (
+    "in|on|at|of|with|from|to|by|for|as|because|since|that|which|who|and|but|so|best|better|more|most|here|there|is"
     "|are|was|were|fits?|matches|seems|looks"
 )
 _UNSURE = re.compile(
@@ -308,7 +308,7 @@ def _stated_name(clause: str, names: set[str]) -> str | None:
 
 def _ends_phrase(clause: str, name: str) -> bool:
     """Whether a name stands by itself, and not before a noun as in "a blue sign"."""
-    return re.search(rf"(?<!\S){re.escape(name)}(?: (?:{_FUNCTION_WORDS})\b|$)", clause) is not None
+    return re.search(rf"(?<!\S){re.escape(name)}(?: (?:{_AFTER_NAME})\b|$)", clause) is not None
 
 
 def _in_any_order(text: str) -> list[str]:

@@ -60,7 +60,7 @@ _SAYS_IT = re.compile(
 _PRONOUN = re.compile(r"\W*(?:it|he|she|they|this|that|these|those)\b")
 """A subject that stands for that of the question."""
 
-_SENTENCES = re.compile(r"(?<=[.!?;:])\s+|\n+")
+_CLAUSES = re.compile(r"(?<=[.!?;:])\s+|\n+")
 _WORDS = re.compile(r"[a-z0-9]+(?:'[a-z]+)?")
 _FUNCTION_WORDS = re.compile(
     r".*'.*|.*ly|an?|the|th(?:is|at|ese|ose|ere|ey|em|eir|en|an)|its?|he|him|his|she|hers?|here|i|me|my|we|us|you|your"
@@ -132,7 +132,7 @@ def _content(text: str) -> set[str]:
 def _answering(text: str, question: str) -> str:
     """The sentences of a text that can answer a question: they say yes or no, or something about its subject."""
     topic, answering = _content(question.casefold()), []
-    for sentence in _SENTENCES.split(text):
+    for sentence in _CLAUSES.split(text):
         if _SAYS_IT.match(sentence) or _JUDGMENT.search(sentence):
             answering.append(sentence)
             continue
