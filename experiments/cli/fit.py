@@ -40,8 +40,7 @@ def command(
     from decoding.arms.fitting import write_parameter_file
     from experiments.config.config import load_config
     from experiments.grid.single_setting import SeveralSettingsError
-    from experiments.running.fit import fit
-    from experiments.running.fit_vectors import names_intervention
+    from experiments.running.fit import fit, names_intervention
     from experiments.store.store import report_write_errors
 
     parsed = load_config(config, overrides or [])
@@ -66,7 +65,7 @@ def command(
 def _fit_vectors(config: "Config", out: Path | None, sources: int | None) -> None:
     """Fits and writes the vectors of an intervention."""
     from decoding.interventions.vector_file import SUFFIX, write_vector_file
-    from experiments.running.fit_vectors import fit_vectors
+    from experiments.running.fit import fit_vectors
     from experiments.store.store import report_write_errors
     from experiments.terminal.spinner import spinner
 

@@ -1,19 +1,25 @@
-"""Fit a strategy's parameters on the queries of a config, from the option scores of its component strategies.
+"""Fit on the queries of a config (`icl fit`): a strategy's parameters, or the vectors of an intervention.
 
 One setting is fitted, over all its seeds together. Each seed has other random demonstrations. The queries are the dev
 split: the task's `split` names it. The run that uses the parameters names another split.
+
+Parameters of a strategy come from the option scores of its component strategies. For vectors, the first part of the
+queries has the sources, and the rest chooses layers, heads and strengths, each under every seed. No group of queries
+and no image of a query is in both parts.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from itertools import accumulate
+from typing import TYPE_CHECKING, Any, cast
 
 from experiments.config.config import Config
-from experiments.config.keys import AXES, DEMONSTRATION_AXES
+from experiments.config.keys import AXES, DEMONSTRATION_AXES, NO_INTERVENTION
 from experiments.contexts.contexts import PromptItem, Retrieval, build_contexts, prompt_specs, render
 from experiments.grid.feasibility import check_data
 from experiments.grid.fitted_parameters import fitting_origin
+from experiments.grid.fitted_vectors import vector_record
 from experiments.grid.grid import Cell, expand
 from experiments.grid.single_setting import SeveralSettingsError, check_single_setting, single_setting_overrides
 from experiments.running.generation import engine_for
@@ -25,6 +31,11 @@ from icl.registry import build, entries, resolve
 if TYPE_CHECKING:
     from decoding.arms.fitting import Fittable
     from decoding.base import Strategy
+    from decoding.interventions.base import FittedMethod, FittedTensors
+    from decoding.interventions.fit_data import DevPrompt
+    from icl.models.hf.model import HF
+    from icl.tasks.base import Task
+    from icl.types import Example
 
 BATCH_QUERIES = 64
 """Queries that are computed together."""
@@ -182,3 +193,186 @@ def _label(item: PromptItem) -> int | None:
     """The index of the right option; None if no option is right."""
     accepted = {normalize_text(answer) for answer in item.example.answers}
     return next((i for i, option in enumerate(item.example.options) if normalize_text(option) in accepted), None)
+
+
+ReportProgress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class VectorFit:
+    """The result of `fit_vectors`.
+
+    Attributes:
+        method: The method that was fitted.
+        fitted: Its tensors, chosen parameters and numbers.
+        record: Where they were fitted, for the file.
+        warnings: What makes the vectors doubtful.
+        left_out: Number of samples without a prompt.
+    """
+
+    method: "FittedMethod"
+    fitted: "FittedTensors"
+    record: dict[str, Any]
+    warnings: tuple[str, ...]
+    left_out: int
+
+
+def names_intervention(config: Config) -> bool:
+    """Whether a config has an intervention, which `icl fit` then fits."""
+    nodes = [config.intervene, *config.grid.get("intervene", ()), *config.zip.get("intervene", ())]
+    return any(node not in (NO_INTERVENTION, {"name": NO_INTERVENTION}) for node in nodes)
+
+
+def fit_vectors(
+    config: Config, sources: int | None = None, report_progress: ReportProgress = lambda what, done, of: None
+) -> VectorFit:
+    """Fits the intervention of a config.
+
+    Args:
+        config: A config with one setting, whose intervention has no file yet.
+        sources: Number of queries whose prompts are sources, moved to the nearest border of groups. By default half of
+            the queries.
+        report_progress: Called with a text and the number of steps done and planned.
+
+    Raises:
+        ConfigError: The config has several settings, or its intervention is not fitted.
+        PlanError: The model has no hidden states to edit.
+        DataError: There are too few queries, no border between groups, or an image in both parts.
+    """
+    from decoding.interventions.base import FittedMethod
+    from decoding.interventions.fit_data import FitData
+
+    grid = expand(replace(config, compare=None, controls="none"))
+    cells = [cell for cell in grid.cells if isinstance(cell.intervene, FittedMethod)]
+    if not cells:
+        raise ConfigError(f"{config.where('intervene')}: no intervention here is fitted on data.")
+    check_single_setting(config, cells, "vectors")
+    first = cells[0]
+    method = cast("FittedMethod", first.intervene)
+    if method.acts_in != "both":
+        raise ConfigError(
+            f"{config.where('intervene')}: vectors are fitted without reasoning, where acts_in: {method.acts_in} means "
+            "nothing. Remove it here, and set it where the vectors are used."
+        )
+    if not method.needs <= first.model.abilities:
+        raise PlanError(f"{config.where('model')}: '{first.labels['model']}' has no hidden states that can be edited.")
+    if not first.shots:
+        raise ConfigError(f"{config.where('shots')}: vectors are made of prompts with demonstrations, and shots is 0.")
+    check_data(grid)
+    queries = first.task.queries
+    count = len(queries) // 2 if sources is None else sources
+    if not method.min_sources <= count < len(queries):
+        raise DataError(
+            f"{config.where('task')}: {count} of {len(queries)} queries as sources leave too few. At least "
+            f"{method.min_sources} are sources, and at least 1 chooses parameters."
+        )
+    count = group_border(queries, count, config.where("task"), method.min_sources)
+    check_no_shared_image(queries[:count], queries[count:], config.where("task"))
+    first.model.load()
+    parts, left_out = _parts(cells, count)
+    model = cast("HF", first.model)
+    data = FitData(model, *parts, first.seed, first.max_new_tokens, report_progress)
+    fitted = method.fit(data)
+    biases, bias_problem = _option_biases(first)
+    record = {
+        **fitting_origin(first.model.digest, first.config["task"]),
+        **vector_record(first, first.model),
+        "width": model.sites.width,
+        "seeds": [cell.seed for cell in cells],
+        "sources": [one.id for one in data.sources],
+        "choice": [one.id for one in data.choice],
+        **({"option_biases": list(biases)} if biases else {}),
+    }
+    return VectorFit(method, fitted, record, (*_warnings(first.task, fitted), *bias_problem), left_out)
+
+
+def _option_biases(cell: Cell) -> tuple[tuple[float, ...], tuple[str, ...]]:
+    """The constant bias on the same queries, for option scoring, and why there is none."""
+    if cell.answer_mode != "options":
+        return (), ()
+    try:
+        return fit_constant_bias(cell), ()
+    except DataError as error:
+        return (), (f"there will be no control `constant_bias`: {error}",)
+
+
+def group_border(queries: "Sequence[Example]", count: int, where: str, least: int = 2) -> int:
+    """The number of first queries nearest to `count` that divides no group. At least `least`, and less than all.
+
+    Raises:
+        DataError: Every number divides a group.
+    """
+    last = {query.group or query.id: number for number, query in enumerate(queries)}
+    ends = accumulate((last[query.group or query.id] for query in queries), max)
+    borders = [number + 1 for number, end in enumerate(ends) if end == number and least <= number + 1 < len(queries)]
+    if not borders:
+        raise DataError(
+            f"{where}: the queries cannot be divided into sources and others, because every number of first queries "
+            "divides a group. Sort the queries by group, or use more groups."
+        )
+    return min(borders, key=lambda border: (abs(border - count), -border))
+
+
+def check_no_shared_image(sources: "Sequence[Example]", choice: "Sequence[Example]", where: str) -> None:
+    """Raises DataError if a query of each part have an image in common, compared by pixels."""
+    owners = {image.digest: query.id for query in sources for image in query.images}
+    for query in choice:
+        for image in query.images:
+            if image.digest in owners:
+                raise DataError(
+                    f"{where}: the queries '{owners[image.digest]}' and '{query.id}' have the same image, and "
+                    "one is a source while the other chooses parameters. Give the queries of one image one `group`, or "
+                    "leave one of them out."
+                )
+
+
+def _parts(cells: Sequence[Cell], count: int) -> "tuple[tuple[tuple[DevPrompt, ...], tuple[DevPrompt, ...]], int]":
+    """Sources and choice: prompts of the first `count` queries and of the others; and samples without a prompt."""
+    from decoding.interventions.fit_data import DevPrompt
+
+    task, specs = cells[0].task, prompt_specs(cells)
+    parts: tuple[list[DevPrompt], list[DevPrompt]] = ([], [])
+    left_out = 0
+    for number, items in enumerate(build_contexts(Retrieval(task, cells[0].model), specs, task.queries)):
+        for item in map(render, items):
+            if item.prompt is None:
+                left_out += 1
+            else:
+                parts[number >= count].append(DevPrompt(item.example.id, item.prompt, item.example.answers))
+    return (tuple(parts[0]), tuple(parts[1])), left_out
+
+
+def _warnings(task: "Task", fitted: "FittedTensors") -> list[str]:
+    """What makes vectors worth nothing: sources of several mappings, demonstrations without a gain."""
+    warnings = []
+    if mixed := mixed_mappings(task):
+        key, values = mixed
+        warnings.append(
+            f"the sources mix {len(values)} mappings ({key}: {', '.join(values[:4])}): the demonstrations of each "
+            "query have one of them. A vector pooled over several mappings is worth nothing. Fit one for each."
+        )
+    before, after = fitted.report.get("zero_shot"), fitted.report.get("few_shot")
+    if isinstance(before, float) and isinstance(after, float) and after <= before:
+        warnings.append(
+            f"demonstrations do not help on the choice part ({before:.2f} without, {after:.2f} with them), so there is "
+            "nothing to recover."
+        )
+    return [*warnings, *fitted.warnings]
+
+
+def mixed_mappings(task: "Task", queries: int = 12) -> tuple[str, list[str]] | None:
+    """A fact that all demonstrations of a query share with it, but not all queries, and its values. None if none.
+
+    Args:
+        task: A task. Facts are read from `secret` of its examples, which data sets do not have.
+        queries: Number of queries whose pools are read.
+    """
+    values: dict[str, dict[str, None]] = {}
+    is_shared: dict[str, bool] = {}
+    for query in task.queries[:queries]:
+        pool = task.pool(query.id).examples[:8]
+        for key, value in query.secret.items():
+            is_shared[key] = is_shared.get(key, True) and all(demo.secret.get(key) == value for demo in pool)
+            values.setdefault(key, {})[str(value)] = None
+    mixed = [key for key, shared in is_shared.items() if shared and len(values[key]) > 1]
+    return (mixed[0], list(values[mixed[0]])) if mixed else None

@@ -16,8 +16,7 @@ from experiments.grid.grid import expand
 from experiments.grid.grid_warnings import grid_warnings
 from experiments.results.loaded_run import load_run
 from experiments.results.view_run import view_run
-from experiments.running.fit import fit
-from experiments.running.fit_vectors import check_no_shared_image, fit_vectors, group_border, mixed_mappings
+from experiments.running.fit import check_no_shared_image, fit, fit_vectors, group_border, mixed_mappings
 from experiments.running.run import run
 from icl.errors import ConfigError, DataError, PlanError
 from icl.images import Image
