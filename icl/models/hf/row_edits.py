@@ -181,14 +181,14 @@ class ForwardEdits:
             return [Route(place.module, self._score_handler(site))]
         if place.reads_input:
             return [place.module.register_forward_pre_hook(self._input_hook(site, place.heads), with_kwargs=True)]
-        if place.stream is None:
+        if place.plus_input_of is None:
             return [place.module.register_forward_hook(self._output_hook(site))]
         stream: list[Tensor] = []
 
         def remember(module: Any, args: Any, kwargs: Any) -> None:
             stream[:] = [args[0] if args else kwargs["hidden_states"]]
 
-        handle = place.stream.register_forward_pre_hook(remember, with_kwargs=True)
+        handle = place.plus_input_of.register_forward_pre_hook(remember, with_kwargs=True)
         return [handle, place.module.register_forward_hook(self._output_hook(site, stream))]
 
     def _score_handler(self, site: Site) -> Callable[["AttentionCall", Tensor], Tensor]:

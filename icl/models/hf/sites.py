@@ -1,16 +1,32 @@
-"""The places of a decoder where hidden states can be read and edited (`icl.models.interventions.Site`).
+"""Which module of a decoder to hook for each site, that is, for each place where hidden states are read or edited.
 
-The decoder's layers are the outermost `ModuleList` with one module for each hidden layer of the config. Blocks and
-output projections have common names. Two facts differ between architectures, so one forward pass over a few tokens
-measures them:
+An intervention names sites (`icl.models.interventions.Site`: a kind and a layer). `DecoderSites` turns a site into the
+PyTorch module whose input or output holds these states (`Hookable`); `row_edits` then attaches the hooks. One layer:
 
-    which module gives what is added      gemma3 normalizes the output of a block before it is added
-    whether attention and MLP run in turn  cohere2 runs both on one input, so there is no state between them
+        x = input of the layer
+        |----> attention block --> (norm) --> a       site `attention` is a
+        +  <------------------------------- a         site `middle` is x + a
+        |----> MLP block --------> (norm) --> m       site `mlp` is m
+        +  <------------------------------- m         site `residual` is x + a + m, the output of the layer
+        |
+    `heads` is the input of the attention block's output projection, cut into heads; `scores` are computed inside the
+    attention block; `embedding` is what layer 0 reads.
+
+Names find most of it: the layers are the outermost `ModuleList` as long as the config says, and blocks and projections
+have common names (below). Three facts differ between architectures that name their modules alike. They are measured,
+not listed: a probe pass reads five tokens of text, and hooks on each layer and its children record inputs and outputs.
+
+    Which module gives a, which gives m?   The block, or a norm after it (gemma3): the two modules whose outputs sum to
+                                           the layer's output minus its input. If no two do, it has no such sites.
+    Does the MLP read x + a?               Then `middle` exists. In cohere2 attention and MLP both read x, so that
+                                           nothing in the model is x + a.
+    Is attention softmax(scores) v?        Then recomputing it gives the same output, and `scores` exists.
 """
 
-from collections.abc import Iterator
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -38,34 +54,34 @@ TOLERANCE = 1e-2
 
 @dataclass(frozen=True, eq=False)
 class Hookable:
-    """The module of a site.
+    """The module to hook for a site. The state is its output, unless an attribute says otherwise.
 
     Attributes:
         module: The module.
-        reads_input: Whether the site is its input, not its output.
-        stream: The layer whose input is added to the output, for the site `middle`.
-        heads: Number of heads that the last dimension is divided into. 0: it is not divided.
+        reads_input: Whether the state is the module's input (site `heads`).
+        plus_input_of: The layer whose input is added to the output to give the state (site `middle`).
+        heads: Number of heads into which the last dimension is divided. 0: it is not divided.
     """
 
     module: nn.Module
     reads_input: bool = False
-    stream: nn.Module | None = None
+    plus_input_of: nn.Module | None = None
     heads: int = 0
 
 
 @dataclass(frozen=True)
 class LayerParts:
-    """What the forward pass of a layer showed.
+    """What the probe pass showed of a layer, in the letters of the drawing.
 
     Attributes:
-        attention: The module whose output attention adds, or None.
-        mlp: The module whose output the MLP adds, or None.
-        in_turn: Whether the MLP reads the sum of the layer's input and what attention adds.
+        attention: The module that gives a. None: none was recognized.
+        mlp: The module that gives m. None: none was recognized.
+        mlp_reads_sum: Whether the MLP reads x + a.
     """
 
     attention: nn.Module | None = None
     mlp: nn.Module | None = None
-    in_turn: bool = False
+    mlp_reads_sum: bool = False
 
 
 class DecoderSites:
@@ -73,14 +89,14 @@ class DecoderSites:
 
     Attributes:
         layers: The decoder's layers.
-        unprobed: Why no forward pass showed the parts of layers, for messages. '' if one did.
+        probe_error: Why the probe pass failed, for messages. '' if it did not, or has not run.
     """
 
     def __init__(self, runner: "LanguageModel") -> None:
         """Finds the layers. Raises ModelError if there are none."""
         self.runner, self.name = runner, type(runner.model).__name__
         self.config = runner.model.config.get_text_config(decoder=True)
-        self.unprobed = ""
+        self.probe_error = ""
         count = self.config.num_hidden_layers
         decoder = runner.model.get_decoder()
         lists = [(path, one) for path, one in decoder.named_modules() if isinstance(one, nn.ModuleList)]
@@ -111,7 +127,7 @@ class DecoderSites:
             blocks = ", ".join(name for name, _ in self.layers[layer].named_children())
             raise ModelError(
                 f"{self.name} has no {site}: that layer consists of {blocks}{self._other_attention(site)}, and "
-                f"{instead}{self.unprobed}."
+                f"{instead}{self.probe_error}."
             )
         return site
 
@@ -151,7 +167,7 @@ class DecoderSites:
     def _other_attention(self, site: Site) -> str:
         """Why an attention block has no scores, for messages."""
         block = _child(self.layers[site.layer], ATTENTION_NAMES)
-        if site.kind != "scores" or block is None or self.unprobed:
+        if site.kind != "scores" or block is None or self.probe_error:
             return ""
         name = getattr(getattr(block, "config", None), "_attn_implementation", None)
         kind = f"{type(block).__name__} with {name}"
@@ -176,39 +192,31 @@ class DecoderSites:
             if projection is None:
                 return None
             return Hookable(projection, reads_input=True, heads=self.num_heads(site.layer))
-        parts = self._probed[site.layer]
+        parts = self._parts[site.layer]
         if parts is None:
             return None
         modules = {"residual": layer, "attention": parts.attention, "mlp": parts.mlp}
-        modules["middle"] = parts.attention if parts.in_turn else None
+        modules["middle"] = parts.attention if parts.mlp_reads_sum else None
         module = modules.get(site.kind)  # no layer but the first has the site `embedding`
         if module is None:
             return None
-        return Hookable(module, stream=layer if site.kind == "middle" else None)
+        return Hookable(module, plus_input_of=layer if site.kind == "middle" else None)
 
     @cached_property
-    def _probed(self) -> list[LayerParts | None]:
-        """The parts of each layer, from one forward pass. None: the layer does not pass on one state for each token."""
+    def _parts(self) -> list[LayerParts | None]:
+        """The parts of each layer, from a probe pass. None: the layer does not pass on one state for each token."""
         states: dict[nn.Module, tuple[Tensor | None, Tensor | None]] = {}
 
-        def hook(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        def record(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
             states[module] = _state(args or tuple(kwargs.values())), _state(output)
 
         modules = [one for layer in self.layers for one in (layer, *layer.children())]
-        handles = [one.register_forward_hook(hook, with_kwargs=True) for one in modules]
-        try:
-            self._forward()
-        except FAILURES as error:
-            self.unprobed = f" (a text alone cannot be read: {next(iter(str(error).splitlines()), '')})"
-            return [None] * len(self.layers)
-        finally:
-            for handle in handles:
-                handle.remove()
-        return [self._parts(layer, states) for layer in self.layers]
+        succeeded = self._probe([one.register_forward_hook(record, with_kwargs=True) for one in modules])
+        return [self._parts_of(layer, states) if succeeded else None for layer in self.layers]
 
     @cached_property
     def _has_scores(self) -> list[bool]:
-        """Whether the attention of each layer is softmax(scores) v through the registry, as one forward pass shows."""
+        """Whether the attention of each layer is softmax(scores) v through the registry, as a probe pass shows."""
         verdicts = [False] * len(self.layers)
 
         def compare(number: int, call: AttentionCall, output: Tensor) -> Tensor:
@@ -216,41 +224,44 @@ class DecoderSites:
             verdicts[number] = own.shape == output.shape and _close(own, output.float())
             return output
 
-        routes = []
-        try:
-            for number, layer in enumerate(self.layers):
-                block = _child(layer, ATTENTION_NAMES)
-                if block is not None and own_implementation(block) is not None:
-                    routes.append(Route(block, partial(compare, number)))
-            if routes:
-                self._forward()
-        except FAILURES as error:
-            self.unprobed = f" (a text alone cannot be read: {next(iter(str(error).splitlines()), '')})"
-        finally:
-            for route in routes:
-                route.remove()
+        blocks = [_child(layer, ATTENTION_NAMES) for layer in self.layers]
+        routes = [
+            Route(block, partial(compare, number))
+            for number, block in enumerate(blocks)
+            if block is not None and own_implementation(block) is not None
+        ]
+        if routes:
+            self._probe(routes)
         return verdicts
 
-    def _forward(self) -> None:
+    def _probe(self, hooks: Sequence[Any]) -> bool:
+        """Run a probe pass, then remove the hooks. False, with `probe_error`, if the class reads no text alone."""
+        try:
+            self._read_text()
+        except FAILURES as error:
+            self.probe_error = f" (a text alone cannot be read: {next(iter(str(error).splitlines()), '')})"
+            return False
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return True
+
+    def _read_text(self) -> None:
+        """A forward pass over a few tokens, which the counters do not count."""
         from icl.models.hf import layers
 
         tokenizer = getattr(self.runner.processor, "tokenizer", self.runner.processor)
         ids = tokenizer("a b c d e", add_special_tokens=False)["input_ids"] or [0]
         tokens = torch.tensor([list(ids)], device=self.runner.device)
-        positions = self.runner.model._prepare_position_ids_for_generation(
-            tokens, {"attention_mask": torch.ones_like(tokens), **self._types_of(tokens)}
-        )
-        types = torch.zeros_like(tokens)
+        types, name = torch.zeros_like(tokens), self.runner.token_types_name
+        inputs = {"attention_mask": torch.ones_like(tokens)} | ({} if name is None else {name: types})
+        positions = self.runner.model._prepare_position_ids_for_generation(tokens, inputs)
         cache = layers.new_cache(self.runner.model.config)
         before = self.runner.counters.forwards
         self.runner.call_model(tokens, None, positions, cache, token_types=types)
         self.runner.counters.forwards = before
 
-    def _types_of(self, tokens: Tensor) -> dict[str, Tensor]:
-        name = self.runner.token_types_name
-        return {} if name is None else {name: torch.zeros_like(tokens)}
-
-    def _parts(
+    def _parts_of(
         self, layer: nn.Module, states: dict[nn.Module, tuple[Tensor | None, Tensor | None]]
     ) -> LayerParts | None:
         before, after = states.get(layer, (None, None))
@@ -258,28 +269,23 @@ class DecoderSites:
             return None
         if before is None or before.shape != after.shape:
             return LayerParts()
-        added = (after - before).float()
-        norms = [one for one in layer.children() if _is_state(states.get(one, (None, None))[1], after)]
+        given = {one: states.get(one, (None, None))[1] for one in layer.children()}
+        outputs = {one: state for one, state in given.items() if state is not None and state.shape == after.shape}
         attention, mlp = _child(layer, MIXER_NAMES), _child(layer, MLP_NAMES)
-        for first in _first_and_norms(attention, norms):
-            for second in _first_and_norms(mlp, norms):
-                pairs = [states.get(one, (None, None))[1] for one in (first, second)]
-                outputs = [one for one in pairs if one is not None and one.shape == after.shape]
-                if first is second or len(outputs) < 2:
-                    continue
-                if _close(outputs[0].float() + outputs[1].float(), added):
-                    middle = before + outputs[0]
-                    inputs = [states[one][0] for one in norms if one is not first]
-                    in_turn = any(one is not None and _close(one.float(), middle.float()) for one in inputs)
-                    return LayerParts(first, second, in_turn)
+        for first, second in product(_block_and_norms(attention, outputs), _block_and_norms(mlp, outputs)):
+            added = outputs[first].float() + outputs[second].float()
+            if first is second or not _close(added, (after - before).float()):
+                continue
+            middle = (before + outputs[first]).float()
+            inputs = [states[one][0] for one in outputs if one is not first]
+            reads_sum = any(one is not None and _close(one.float(), middle) for one in inputs)
+            return LayerParts(first, second, reads_sum)
         return LayerParts()
 
 
-def _first_and_norms(block: nn.Module | None, norms: list[nn.Module]) -> Iterator[nn.Module]:
-    """A block, then the modules that may normalize its output."""
-    if block is not None:
-        yield block
-        yield from (one for one in norms if one is not block)
+def _block_and_norms(block: nn.Module | None, outputs: Mapping[nn.Module, Tensor]) -> list[nn.Module]:
+    """A block, then the modules that may normalize its output, of those with a state as output."""
+    return [] if block is None else sorted(outputs, key=lambda one: one is not block)
 
 
 def _child(module: nn.Module, names: tuple[str, ...]) -> nn.Module | None:
@@ -294,10 +300,6 @@ def _state(value: Any) -> Tensor | None:
     if isinstance(value, tuple | list):
         return next((one for one in value if isinstance(one, Tensor)), None)
     return None
-
-
-def _is_state(value: Tensor | None, like: Tensor) -> bool:
-    return value is not None and value.shape == like.shape
 
 
 def _close(value: Any, other: Tensor) -> bool:
