@@ -20,7 +20,7 @@ from packaging.specifiers import SpecifierSet
 from packaging.version import InvalidVersion, Version
 
 from icl.errors import ModelError
-from icl.models.vllm.gpu_check import DEVICE_FILES, DEVICES
+from icl.models.vllm.model import DEVICE_FILES, DEVICES
 from icl.parameter_files import cache_folder
 
 PROJECT = "mm-icl"
@@ -367,11 +367,10 @@ def _memory() -> int | None:
 
 def _quantization_problem(name: str) -> str:
     """The sentence of a run that asks for this quantization on this machine, or ''."""
-    from icl.models.hf import quantization
     from icl.models.hf.model import HF
 
     try:
-        quantization.check(HF(quantize=name))  # type: ignore[arg-type]  # a name of the table above
+        HF(quantize=name).quantization.check()  # type: ignore[arg-type]  # a name of the table above
     except ModelError as error:
         return str(error)
     return ""

@@ -250,8 +250,8 @@ def _check_adds_projection(model: "HF", layer: int) -> None:
     sites = model.sites
     if Site("attention", layer) not in sites.all("attention"):
         raise ModelError(
-            f"{sites.name}: what attention adds at layer {layer} was not recognized{sites.probe_error}, so the parts of "
-            "its heads are unknown. Use mtv, which replaces the inputs of heads."
+            f"{sites.name}: what attention adds at layer {layer} was not recognized{sites.probe_error}, so the parts "
+            "of its heads are unknown. Use mtv, which replaces the inputs of heads."
         )
     adds = sites.hookable(Site("attention", layer)).module
     if not any(one is sites.projection(layer) for one in adds.modules()):

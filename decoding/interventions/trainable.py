@@ -147,7 +147,7 @@ def minimize(
     """
     import torch
 
-    from icl.models.hf.answer_loss import answer_loss, encode_answers
+    from icl.models.hf.gradients import answer_loss, encode_answers
 
     generator = torch.Generator().manual_seed(data.seed)
     encoded = encode_answers(data.model, [prompt for prompt, _ in items], [answer for _, answer in items])

@@ -88,7 +88,7 @@ def gold_loss(model: "HF", prompt: "Prompt", example: "Example", logits: "Tensor
 
 def saliency_flows(model: "HF", prompts: Sequence[RunPrompt]) -> dict[int, Any]:
     """Layer -> [prompts, 3], the means of `flow_means` of each prompt."""
-    from icl.models.hf.attention_saliency import attention_saliency
+    from icl.models.hf.gradients import attention_saliency
 
     flows: dict[int, list[tuple[float, float, float]]] = {}
     for one in prompts:

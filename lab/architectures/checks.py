@@ -126,7 +126,7 @@ def _decoder_input(hf: HF, prompt: Prompt) -> "Tensor":
 
 def check_gradients(hf: HF, prompt: Prompt) -> Verdict:
     """Whether a vector added to all states of the lowest layer with that site has the right loss and gradient."""
-    from icl.models.hf.answer_loss import answer_loss, encode_answers
+    from icl.models.hf.gradients import answer_loss, encode_answers
 
     sites = hf.sites.all("residual") or hf.sites.all("mlp") or hf.sites.all("attention")
     if not sites:

@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from icl.errors import ConfigError, ModelError, did_you_mean
-from icl.models.hf import version_check as least
+from icl.models.hf import conventions
 from lab.architectures import checks, engines
 from lab.architectures.inputs import checkpoint
 from lab.architectures.verdicts import Entry, Half, read_entries, write_entries
@@ -106,7 +106,7 @@ def _halves(results: ResultsFile, half: Half | None) -> list[Half]:
     halves: list[Half] = []
     problem: ModelError | None = None
     try:
-        least.check()
+        conventions.check_version()
         halves.append("hf")
     except ModelError as error:
         problem = error

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from experiments.store.invocations import now
 from icl.errors import ConfigError
-from icl.models.vllm.gpu_check import has_gpu
+from icl.models.vllm.model import has_gpu
 from lab.gpu.check import Bench, BenchCheck, all_checks
 from lab.gpu.page import BenchPage
 from lab.gpu.prepare import scratch_folder

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 
 from icl.errors import ModelError
-from icl.models.vllm.gpu_check import has_gpu
+from icl.models.vllm.model import has_gpu
 
 
 def gpu() -> str:
@@ -27,10 +27,10 @@ def vllm() -> str:
 
 def hf() -> str:
     """Why models of `hf` cannot run in this environment, or ''."""
-    from icl.models.hf import version_check
+    from icl.models.hf.conventions import check_version
 
     try:
-        version_check.check()
+        check_version()
     except ModelError as error:
         return str(error)
     return ""

@@ -16,8 +16,7 @@ import torch
 
 from icl.errors import ICLError
 from icl.models.cached_checkpoint import checksum
-from icl.models.small.assemble import assemble
-from icl.models.small.language_model import load_language_model
+from icl.models.small.assemble import assemble, load_language_model
 from lab.small.card import FIGURES, StoredFigures, write_card
 from lab.small.drawings_data import DrawingSet
 from lab.small.encoder import train_encoder

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from icl.errors import ModelError
 from icl.lru_cache_bytes import LRUByteCache
+from icl.models.hf.conventions import image_placeholder
 from icl.models.hf.image_features import Key, nbytes, slice_field
-from icl.models.hf.image_placeholder import image_placeholder
 from icl.models.hf.memory import TOWER_IMAGES
 
 if TYPE_CHECKING:

@@ -5,22 +5,28 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from icl.errors import ModelError
 from icl.memory.batch_limit import BatchLimit
+from icl.memory.device_copies import copied_to_device
 from icl.models.hf import layers, step_arguments
+from icl.models.hf.batch_halving import run_within_limit
 from icl.models.hf.counters import ModelCounters
 from icl.models.hf.device_placement import execution_device
-from icl.models.hf.early_exit import EarlyExitHead
 from icl.models.hf.image_features import EncodedImage, vision_arguments
+from icl.models.hf.layers import mask_of_rows, pad_chunks
 from icl.models.hf.memory import DEFAULT_BUDGETS
-from icl.models.hf.padding_mask import mask_of_rows
 from icl.models.hf.row_edits import ForwardEdits, RowEdit
 from icl.models.hf.session import HFSession
 from icl.models.hf.sites import DecoderSites
+
+if TYPE_CHECKING:
+    from icl.models.hf.session import HFSession
+
 
 TOKEN_TYPE_NAMES = ("mm_token_type_ids", "token_type_ids")
 """Argument names under which architectures take token types, which mark image tokens."""
@@ -112,7 +118,7 @@ class LanguageModel:
             token_types: [R, W] or None.
             images: Encoded images of the chunk in order.
             plain: The processor's own inputs.
-            early_exits: Whether to add logits of early layers (`icl.models.hf.early_exit`).
+            early_exits: Whether to add logits of early layers (`icl.models.hf.language_model`).
             edits: Interventions on tokens of the chunk.
             gradients: Whether to keep a graph, for tensors of interventions.
 
@@ -166,10 +172,22 @@ class LanguageModel:
     @cached_property
     def sites(self) -> DecoderSites:
         """Places of hidden states. Raises ModelError if the decoder's layers cannot be found."""
-        return DecoderSites(self)
+        return DecoderSites(self.model, self._read_text)
+
+    def _read_text(self) -> None:
+        """A forward pass over a few tokens of text, which the counters do not count."""
+        tokenizer = getattr(self.processor, "tokenizer", self.processor)
+        ids = tokenizer("a b c d e", add_special_tokens=False)["input_ids"] or [0]
+        tokens, before = torch.tensor([list(ids)], device=self.device), self.counters.forwards
+        types = torch.zeros_like(tokens)
+        inputs = {"attention_mask": torch.ones_like(tokens)}
+        inputs |= {} if self.token_types_name is None else {self.token_types_name: types}
+        positions = self.model._prepare_position_ids_for_generation(tokens, inputs)
+        self.call_model(tokens, None, positions, layers.new_cache(self.model.config), token_types=types)
+        self.counters.forwards = before
 
     @cached_property
-    def early_exit_head(self) -> EarlyExitHead:
+    def early_exit_head(self) -> "EarlyExitHead":
         return EarlyExitHead(self.model)
 
     def call_model(
@@ -278,3 +296,108 @@ def keep_columns(logits: Tensor, columns: Tensor | int) -> Tensor:
 def stack_left_padded(parts: Sequence[Tensor], width: int) -> Tensor:
     """Stack tensors [..., T] to [..., R, W], with zeros on the left."""
     return torch.stack([torch.nn.functional.pad(part, (width - part.shape[-1], 0)) for part in parts], -2)
+
+
+TOLERANCE = 1e-2
+"""Maximum difference, as a share of the standard deviation of the logits."""
+
+
+class EarlyExitHead:
+    """The output layer of a model, applied to its early layers.
+
+    The early layers are the even ones below the last, where 0 is the embeddings. Layer 0 is left out if the output
+    layer shares its matrix with the embeddings, because it would then predict the token that was read. As in the
+    released code of DoLa, hidden states are used without the final norm. A check makes sure once that the output layer
+    is a plain matrix: applied to the last hidden state, it must give the logits.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self.head = model.get_output_embeddings()
+        self.name = type(model).__name__
+        if self.head is None:
+            raise ModelError(f"{self.name} has no output layer, which early exits need.")
+        self.tied = self.head.weight is model.get_input_embeddings().weight
+        self.checked = False
+
+    def with_early_logits(self, logits: Tensor, states: Sequence[Tensor]) -> Tensor:
+        """Logits of the last and the early layers: [R, T, 1 + early layers, V].
+
+        Args:
+            logits: [R, T, V] of the last layer.
+            states: [R, T, D] after each layer, the embeddings first.
+
+        Raises:
+            ModelError: The model has no early layers, or its output layer is not a plain matrix.
+        """
+        if not self.checked:
+            self._check(logits, states[-1])
+        early = [self.head(states[layer]) for layer in range(2 if self.tied else 0, len(states) - 1, 2)]
+        if not early:
+            raise ModelError(f"{self.name} has {len(states) - 1} layers, too few for early exits.")
+        return torch.stack([logits, *(one.to(logits.device) for one in early)], -2)
+
+    def _check(self, logits: Tensor, last: Tensor) -> None:
+        gap = float((self.head(last).to(logits.device) - logits).abs().max() / logits.float().std().clamp(min=1e-6))
+        if gap > TOLERANCE * (1 if logits.dtype == torch.float32 else 10):
+            raise ModelError(
+                f"the output layer of {self.name} does more than its matrix (a cap, a scale), so early-exit "
+                "logits cannot be computed. Use another strategy."
+            )
+        self.checked = True
+
+
+Chunk = tuple[int, tuple[int, ...]]
+"""A row, and the tokens to append to it."""
+
+
+def option_logprobs(
+    rows: "HFSession", suffixes: Sequence[Sequence[Sequence[int]]], early_exits: bool = False
+) -> list[list[Tensor]]:
+    """Log-probabilities as in `Session.suffix_logprobs`: for each row and suffix [len(suffix), V] float32.
+
+    With `early_exits`, [len(suffix), 1 + early layers, V]; the session must have been opened with them.
+
+    A row's own logits score the first token, and an option's last token is only a target. So an option of n tokens
+    costs n - 1 tokens, single-token options cost nothing, and options with a common beginning share it. Each row is
+    repeated once for each distinct beginning. The repeated cache is discarded, so padding behind a chunk can stay: the
+    causal mask hides it. Batches are limited by the tokens of the repeated cache and by the number of logits, because
+    vocabularies are large.
+    """
+    first = (rows.layer_logits if early_exits else rows.logits).log_softmax(-1)
+    chunks = dict.fromkeys(
+        (row, tuple(suffix[:-1])) for row, own in enumerate(suffixes) for suffix in own if len(suffix) > 1
+    )
+    width, runner = first.numel() // len(first), rows.runner
+    scored = run_within_limit(
+        lambda batch: _scored(rows, batch, early_exits),
+        sorted(chunks, key=lambda chunk: len(chunk[1])),
+        runner.option_limit,
+        "options",
+        size=lambda batch: len(batch) * rows.width,
+        may_join=lambda batch: len(batch) * len(batch[-1][1]) * width <= runner.max_scores,
+    )
+    rest: dict[Chunk, Tensor] = dict(scored)
+    return [
+        [
+            torch.cat([first[row : row + 1], rest[row, tuple(suffix[:-1])]])
+            if len(suffix) > 1
+            else first[row : row + 1]
+            for suffix in own
+        ]
+        for row, own in enumerate(suffixes)
+    ]
+
+
+def _scored(rows: "HFSession", chunks: Sequence[Chunk], early_exits: bool) -> list[tuple[Chunk, Tensor]]:
+    each = rows.take(torch.tensor([row for row, _ in chunks]))
+    tokens, lengths = pad_chunks([chunk for _, chunk in chunks], rows.position.device)
+    steps = torch.arange(tokens.shape[1], device=tokens.device)
+    ends = copied_to_device([[length] for length in lengths], torch.long, tokens.device)
+    mask = torch.cat([each.mask, (steps < ends).long()], 1)
+    edits = ForwardEdits.place(each.edits, each.lengths, lengths)
+    logits = rows.runner.forward(
+        tokens, mask, each.position + 1 + steps, each.cache, keep=0, early_exits=early_exits, edits=edits
+    )
+    rows.runner.counters.suffix_tokens += sum(lengths)
+    scores = logits.float().log_softmax(-1)
+    return [(chunk, scores[i, : len(chunk[1])]) for i, chunk in enumerate(chunks)]

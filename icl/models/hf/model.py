@@ -2,7 +2,7 @@
 
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast, get_args
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from icl.models.hf.engine import HFEngine
     from icl.models.hf.image_processing import ImageProcessor
     from icl.models.hf.memory import MemoryNeeds, MemoryPlan, RequestSize
+    from icl.models.hf.quantization import Quantization
     from icl.models.hf.rendering import PromptRenderer
     from icl.models.hf.session import HFSession
     from icl.models.hf.sites import DecoderSites
@@ -139,15 +140,21 @@ class HF(LogitModel):
         Raises:
             ModelError: Checkpoint, adapter, device and installation do not fit together.
         """
-        from icl.models.hf import device_placement, quantization
+        from icl.models.hf import device_placement
 
-        quantization.check(self)
+        self.quantization.check()
         names = ["attn_implementation", "quantize", *QUANTIZATION_SETTINGS.get(self.quantize, ())]
         settings = {name: getattr(self, name) for name in names}
         if self.lora is not None:
             settings |= {"adapter": self.lora.digest, "merge": self.merge}
         precision = device_placement.resolve_dtype(self.device, self.device_map, self.dtype)
         return canonical_digest({"checkpoint": self.checkpoint.digest, "dtype": precision, **settings})[:32]
+
+    @property
+    def quantization(self) -> "Quantization":
+        from icl.models.hf.quantization import Quantization
+
+        return Quantization(**{one.name: getattr(self, one.name) for one in fields(Quantization)})
 
     @cached_property
     def lora(self) -> "LoraAdapter | None":
@@ -189,7 +196,7 @@ class HF(LogitModel):
 
     @property
     def image_token_problem(self) -> str | None:
-        from icl.models.hf.image_placeholder import image_token_problem
+        from icl.models.hf.conventions import image_token_problem
 
         return image_token_problem(self.checkpoint.config)
 

@@ -11,7 +11,7 @@
 
 A prefix comes from one of three sources:
 
- 1. It is prefilled for a group of prompts (`prefix_plan`).
+ 1. It is prefilled for a group of prompts (`groups`).
  2. It is one of the last prefixes and still prefilled, such as fixed demonstrations.
  3. It belongs to a row of an open session (`prefix_source`). A contrast branch that is opened later reuses the KV cache
     of its demonstrations this way.
@@ -23,6 +23,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -30,8 +31,10 @@ from torch import Tensor
 from icl.memory.batch_limit import BatchLimit
 from icl.models.hf.batch_halving import run_within_limit
 from icl.models.hf.language_model import EncodedPrompt, LanguageModel
-from icl.models.hf.prefix_plan import MIN_SAVED_TOKENS, common_prefix_length, groups, whole_images
 from icl.models.hf.session import HFSession, join_sessions
+
+MIN_SAVED_TOKENS = 48
+"""Tokens that a common prefix must save: about the cost of one more forward pass of a small model."""
 
 MAX_CACHED_PREFIXES = 2
 """Prefixes that stay prefilled from one call to the next, such as the fixed demonstrations of a run."""
@@ -278,3 +281,74 @@ def cut(prompt: EncodedPrompt, begin: int, end: int) -> EncodedPrompt:
 def stack_right_padded(parts: Sequence[Tensor], width: int) -> Tensor:
     """Stack tensors [..., T] to [..., R, W], with zeros on the right."""
     return torch.stack([torch.nn.functional.pad(part, (0, width - part.shape[-1])) for part in parts], -2)
+
+
+MAX_NEIGHBORS = 64
+"""Maximum size of a group."""
+
+
+@dataclass(frozen=True)
+class PrefixGroup:
+    """Prompts that share their first `shared` tokens. members: their indices. A group without shared tokens has one
+    member.
+    """
+
+    members: tuple[int, ...]
+    shared: int = 0
+
+
+def groups(prompts: Sequence[EncodedPrompt], least: int = MIN_SAVED_TOKENS) -> list[PrefixGroup]:
+    """Groups of prompts with a common prefix that is worth prefilling once. Prompts that share nothing are alone.
+
+    Prompts are compared by rendered ids and image identity, so tokenization does not matter. Sorting puts prompts with
+    a long common prefix next to each other. Dynamic programming then splits the sorted list into the groups that save
+    the most tokens.
+
+    If at least sixteen rows use a prefix, layers of full attention also store it once (`icl.models.hf.shared_prefix`).
+    Fewer rows hold copies, which are faster, as do sliding and recurrent layers.
+    """
+    order = sorted(range(len(prompts)), key=lambda i: prompts[i].key)
+    rows = [prompts[i] for i in order]
+    common = [common_prefix_length(a.key, b.key) for a, b in pairwise(rows)]
+    saved, begin = [0] * (len(rows) + 1), [0] * (len(rows) + 1)
+    for end in range(1, len(rows) + 1):  # saved[end]: maximum that the first `end` rows can save
+        saved[end], begin[end] = saved[end - 1], end - 1
+        length = len(rows[end - 1]) - 1
+        for start in range(end - 2, max(-1, end - 1 - MAX_NEIGHBORS), -1):
+            length = min(length, common[start], len(rows[start]) - 1)
+            if length == 0:
+                break
+            gain = (end - start - 1) * length - least
+            if gain > 0 and saved[start] + gain > saved[end]:
+                saved[end], begin[end] = saved[start] + gain, start
+    plan, end = [], len(rows)
+    while end:
+        start = begin[end]
+        members = order[start:end]
+        shared = whole_images(rows[start], min([len(r) - 1 for r in rows[start:end]] + common[start : end - 1]))
+        if len(members) > 1 and shared:
+            plan.append(PrefixGroup(tuple(sorted(members)), shared))
+        else:
+            plan += [PrefixGroup((member,)) for member in members]
+        end = start
+    return plan[::-1]
+
+
+def common_prefix_length(a: Sequence[int], b: Sequence[int]) -> int:
+    """Number of equal leading entries. Binary search, because comparing slices is fast."""
+    low, high = 0, min(len(a), len(b))
+    while low < high:
+        middle = (low + high + 1) // 2
+        if a[low:middle] == b[low:middle]:
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+def whole_images(prompt: EncodedPrompt, length: int) -> int:
+    """Length of the longest prefix of at most `length` tokens that cuts no image."""
+    for start, end in zip(prompt.starts, prompt.ends, strict=True):
+        if start < length < end:
+            return start
+    return length

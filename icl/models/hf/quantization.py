@@ -7,6 +7,7 @@ of a run tests on a small layer whether this machine supports it, before any wei
 
 import logging
 from copy import copy
+from dataclasses import dataclass
 from functools import lru_cache
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,6 @@ logger = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from icl.models.hf.checkpoint import Checkpoint
-    from icl.models.hf.model import HF
 
 BITS = {"nf4": 4, "fp4": 4, "int8": 8}
 PACKING = "support_avx512bf16_for_cpu"
@@ -28,102 +28,117 @@ FAILURES = (ImportError, RuntimeError, ValueError, TypeError, AttributeError, No
 """Exceptions of bitsandbytes, transformers and torch for unsupported quantization."""
 
 
-def check(hf: "HF") -> None:
-    """Raise ModelError if checkpoint, device or installation do not support the requested quantization."""
-    already = method(hf.checkpoint)
-    kind, place = device_placement.resolve_device(hf.device, hf.device_map)
-    if hf.quantize == "none":
-        if already and hf.merge:
-            raise ModelError(
-                f"model.merge: {hf.path} is quantized ({already}), and an adapter merged into its weights would be "
-                "rounded to them. Use `merge: false`."
-            )
+@dataclass(frozen=True)
+class Quantization:
+    """The parameters of a model `hf` that decide how its weights are stored and computed with."""
+
+    path: str
+    checkpoint: "Checkpoint"
+    device: str
+    device_map: str | None
+    dtype: str
+    quantize: str
+    double_quant: bool
+    compute_dtype: str
+    outlier_threshold: float
+    quantize_vision: bool
+    quantize_head: bool
+    merge: bool
+    trust_remote_code: bool
+
+    def check(self) -> None:
+        """Raise ModelError if checkpoint, device or installation do not support the requested quantization."""
+        already = method(self.checkpoint)
+        kind, place = device_placement.resolve_device(self.device, self.device_map)
+        if self.quantize == "none":
+            if already and self.merge:
+                raise ModelError(
+                    f"model.merge: {self.path} is quantized ({already}), and an adapter merged into its weights would "
+                    "be rounded to them. Use `merge: false`."
+                )
+            if already:
+                _check_ready(self.path, self.checkpoint, already, place)
+            return
         if already:
-            _check_ready(hf.path, hf.checkpoint, already, place)
-        return
-    if already:
-        raise ModelError(
-            f"model.quantize: {hf.path} is already quantized by its own config ({already}), but {hf.quantize} is "
-            "requested as well. Remove `quantize`, or use the checkpoint in full precision."
-        )
-    if hf.quantize_head and getattr(hf.checkpoint.config, "tie_word_embeddings", False):
-        raise ModelError(
-            f"model.quantize_head: the output head of {hf.path} is tied to the input embeddings, which are not "
-            "quantized. Remove `quantize_head`."
-        )
-    if find_spec("bitsandbytes") is None:
-        raise ModelError(
-            f"model.quantize: {hf.quantize} needs the package bitsandbytes, which is not installed "
-            "(pip install 'mm-icl[quantization]'). Or use `quantize: none`."
-        )
-    if problem := _problem(hf.quantize, place):
-        raise ModelError(
-            f"model.quantize: {hf.quantize} does not work on {kind} here: {problem} Use `quantize: none`, another "
-            "device, or a build of bitsandbytes for this one."
-        )
+            raise ModelError(
+                f"model.quantize: {self.path} is already quantized by its own config ({already}), but {self.quantize} "
+                "is requested as well. Remove `quantize`, or use the checkpoint in full precision."
+            )
+        if self.quantize_head and getattr(self.checkpoint.config, "tie_word_embeddings", False):
+            raise ModelError(
+                f"model.quantize_head: the output head of {self.path} is tied to the input embeddings, which are not "
+                "quantized. Remove `quantize_head`."
+            )
+        if find_spec("bitsandbytes") is None:
+            raise ModelError(
+                f"model.quantize: {self.quantize} needs the package bitsandbytes, which is not installed "
+                "(pip install 'mm-icl[quantization]'). Or use `quantize: none`."
+            )
+        if problem := _problem(self.quantize, place):
+            raise ModelError(
+                f"model.quantize: {self.quantize} does not work on {kind} here: {problem} Use `quantize: none`, "
+                "another device, or a build of bitsandbytes for this one."
+            )
 
+    def arguments(self) -> dict[str, Any]:
+        """Arguments of `from_pretrained` for quantization. Empty if there is nothing to quantize."""
+        if self.quantize == "none" and method(self.checkpoint) in PACKED:
+            from icl.models.hf.packed_weights import config
 
-def arguments(hf: "HF") -> dict[str, Any]:
-    """Arguments of `from_pretrained` for quantization. Empty if there is nothing to quantize."""
-    if hf.quantize == "none" and method(hf.checkpoint) in PACKED:
-        from icl.models.hf.packed_loading import config
+            return {"config": config(self.checkpoint, quantization_settings(self.checkpoint.config_dict))}
+        if self.quantize == "none":
+            return {}
+        from transformers import BitsAndBytesConfig
 
-        return {"config": config(hf.checkpoint, quantization_settings(hf.checkpoint.config_dict))}
-    if hf.quantize == "none":
-        return {}
-    from transformers import BitsAndBytesConfig
+        _quiet()
+        skipped = self._full_precision_modules()
+        logger.info("quantizing %s to %s; %d modules stay in full precision", self.path, self.quantize, len(skipped))
+        logger.debug("full precision: %s", ", ".join(skipped))
+        if self.quantize == "int8":
+            how = BitsAndBytesConfig(
+                load_in_8bit=True, llm_int8_threshold=float(self.outlier_threshold), llm_int8_skip_modules=skipped
+            )
+        else:
+            how = BitsAndBytesConfig(
+                load_in_4bit=True,
+                bnb_4bit_quant_type=self.quantize,
+                bnb_4bit_use_double_quant=self.double_quant,
+                bnb_4bit_compute_dtype=self._product_dtype(),
+                llm_int8_skip_modules=skipped,
+            )
+        return {"quantization_config": how}
 
-    _quiet()
-    skipped = full_precision_modules(hf)
-    logger.info("quantizing %s to %s; %d modules stay in full precision", hf.path, hf.quantize, len(skipped))
-    logger.debug("full precision: %s", ", ".join(skipped))
-    if hf.quantize == "int8":
-        how = BitsAndBytesConfig(
-            load_in_8bit=True, llm_int8_threshold=float(hf.outlier_threshold), llm_int8_skip_modules=skipped
-        )
-    else:
-        how = BitsAndBytesConfig(
-            load_in_4bit=True,
-            bnb_4bit_quant_type=hf.quantize,
-            bnb_4bit_use_double_quant=hf.double_quant,
-            bnb_4bit_compute_dtype=compute_dtype(hf),
-            llm_int8_skip_modules=skipped,
-        )
-    return {"quantization_config": how}
+    def _product_dtype(self) -> Any:
+        """The dtype of products of 4-bit layers: the `compute_dtype` setting, or that of the other layers."""
+        import torch
 
+        name: str = self.compute_dtype
+        if name == "auto":
+            name = device_placement.resolve_dtype(self.device, self.device_map, self.dtype)
+        if name == "auto":
+            return getattr(self.checkpoint.config, "dtype", None) or torch.bfloat16
+        return getattr(torch, name)
 
-def compute_dtype(hf: "HF") -> Any:
-    """The dtype of products of 4-bit layers: the `compute_dtype` setting, or that of the other layers."""
-    import torch
+    def _full_precision_modules(self) -> list[str]:
+        """Names of the modules that are not quantized: the output head, and everything outside the language model."""
+        import torch
 
-    name: str = hf.compute_dtype
-    if name == "auto":
-        name = device_placement.resolve_dtype(hf.device, hf.device_map, hf.dtype)
-    if name == "auto":
-        return getattr(hf.checkpoint.config, "dtype", None) or torch.bfloat16
-    return getattr(torch, name)
-
-
-def full_precision_modules(hf: "HF") -> list[str]:
-    """Names of the modules that are not quantized: the output head, and everything outside the language model."""
-    import torch
-
-    with torch.device("meta"):
-        model = conventions.auto_class(hf.checkpoint.config).from_config(
-            hf.checkpoint.config, trust_remote_code=hf.trust_remote_code
-        )
-    names = {id(module): name for name, module in model.named_modules()}
-    head = names.get(id(model.get_output_embeddings()))
-    modules = [head] if head and not hf.quantize_head else []
-    if hf.quantize_vision:
-        return modules
-    decoder = names.get(id(model.get_decoder()), "")
-    if not decoder:
-        raise ModelError(
-            f"model.quantize: {type(model).__name__} does not define which of its modules is the language model "
-            "(get_decoder), so the vision tower cannot be excluded. Set `quantize_vision: true`."
-        )
-    return modules + [name for name in _outside_decoder(model, decoder) if name != head]
+        with torch.device("meta"):
+            model = conventions.auto_class(self.checkpoint.config).from_config(
+                self.checkpoint.config, trust_remote_code=self.trust_remote_code
+            )
+        names = {id(module): name for name, module in model.named_modules()}
+        head = names.get(id(model.get_output_embeddings()))
+        modules = [head] if head and not self.quantize_head else []
+        if self.quantize_vision:
+            return modules
+        decoder = names.get(id(model.get_decoder()), "")
+        if not decoder:
+            raise ModelError(
+                f"model.quantize: {type(model).__name__} does not define which of its modules is the language model "
+                "(get_decoder), so the vision tower cannot be excluded. Set `quantize_vision: true`."
+            )
+        return modules + [name for name in _outside_decoder(model, decoder) if name != head]
 
 
 def fix_layers(model: Any) -> Any:

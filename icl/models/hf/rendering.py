@@ -13,7 +13,7 @@ from typing import Any
 from icl.errors import ModelError
 from icl.lru_cache_bytes import LRUByteCache
 from icl.models.chat_markers import check_markers, marker_pattern
-from icl.models.hf.image_placeholder import image_placeholder
+from icl.models.hf.conventions import image_placeholder
 from icl.models.hf.template_process import PROCESS, TemplateLimitError, TemplateRefusedError
 from icl.text.reasoning_blocks import opened_block
 from icl.types import Part, Prompt, Turn

@@ -30,7 +30,7 @@ from icl.errors import ModelError
 from icl.memory.device_copies import RowIndex, copied_to_device
 from icl.models.base import Session
 from icl.models.hf import layers
-from icl.models.hf.padding_mask import mask_of_chunk, mask_of_rows, mask_of_step, pad_chunks
+from icl.models.hf.layers import mask_of_chunk, mask_of_rows, mask_of_step, pad_chunks
 from icl.models.hf.row_edits import ForwardEdits, RowEdit
 from icl.models.hf.shared_prefix import SharedPrefixLayer, concat_rows
 
@@ -256,16 +256,16 @@ class HFSession:
                 layers.trim(layer, self.width)
 
     def suffix_logprobs(self, suffixes: Sequence[Sequence[Sequence[int]]]) -> list[list[Tensor]]:
-        from icl.models.hf.option_logprobs import logprobs
+        from icl.models.hf.language_model import option_logprobs
 
-        return logprobs(self, suffixes)
+        return option_logprobs(self, suffixes)
 
     def suffix_early_exit_logits(self, suffixes: Sequence[Sequence[Sequence[int]]]) -> list[list[Tensor]]:
-        from icl.models.hf.option_logprobs import logprobs
+        from icl.models.hf.language_model import option_logprobs
 
         return [
             [logprob_rows[:, 1:].transpose(0, 1) for logprob_rows in row]
-            for row in logprobs(self, suffixes, early_exits=True)
+            for row in option_logprobs(self, suffixes, early_exits=True)
         ]
 
     def _selected(self, rows: Sequence[int]) -> "HFSession":

@@ -23,21 +23,17 @@ not listed: a probe pass reads five tokens of text, and hooks on each layer and 
     Is attention softmax(scores) v?        Then recomputing it gives the same output, and `scores` exists.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import product
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from icl.errors import ModelError
 from icl.models.hf.attention_calls import AttentionCall, Route, own_implementation, recomputed
 from icl.models.interventions import Site
-
-if TYPE_CHECKING:
-    from icl.models.hf.language_model import LanguageModel
 
 ATTENTION_NAMES = ("self_attn", "cross_attn", "attention", "attn")
 MIXER_NAMES = (*ATTENTION_NAMES, "linear_attn", "conv")
@@ -92,13 +88,18 @@ class DecoderSites:
         probe_error: Why the probe pass failed, for messages. '' if it did not, or has not run.
     """
 
-    def __init__(self, runner: "LanguageModel") -> None:
-        """Finds the layers. Raises ModelError if there are none."""
-        self.runner, self.name = runner, type(runner.model).__name__
-        self.config = runner.model.config.get_text_config(decoder=True)
+    def __init__(self, model: Any, read_text: Callable[[], None]) -> None:
+        """Finds the layers. Raises ModelError if there are none.
+
+        Args:
+            model: A model of transformers.
+            read_text: Calls the model on a few tokens: the probe pass.
+        """
+        self.model, self.read_text, self.name = model, read_text, type(model).__name__
+        self.config = model.config.get_text_config(decoder=True)
         self.probe_error = ""
         count = self.config.num_hidden_layers
-        decoder = runner.model.get_decoder()
+        decoder = model.get_decoder()
         lists = [(path, one) for path, one in decoder.named_modules() if isinstance(one, nn.ModuleList)]
         own = [(path.count("."), i, one) for i, (path, one) in enumerate(lists) if len(one) == count]
         if not own:
@@ -180,7 +181,7 @@ class DecoderSites:
 
     @cached_property
     def _hookables(self) -> dict[Site, Hookable | None]:
-        return {Site("embedding", 0): Hookable(self.runner.model.get_input_embeddings())}
+        return {Site("embedding", 0): Hookable(self.model.get_input_embeddings())}
 
     def _find(self, site: Site) -> Hookable | None:
         layer = self.layers[site.layer]
@@ -237,7 +238,7 @@ class DecoderSites:
     def _probe(self, hooks: Sequence[Any]) -> bool:
         """Run a probe pass, then remove the hooks. False, with `probe_error`, if the class reads no text alone."""
         try:
-            self._read_text()
+            self.read_text()
         except FAILURES as error:
             self.probe_error = f" (a text alone cannot be read: {next(iter(str(error).splitlines()), '')})"
             return False
@@ -245,21 +246,6 @@ class DecoderSites:
             for hook in hooks:
                 hook.remove()
         return True
-
-    def _read_text(self) -> None:
-        """A forward pass over a few tokens, which the counters do not count."""
-        from icl.models.hf import layers
-
-        tokenizer = getattr(self.runner.processor, "tokenizer", self.runner.processor)
-        ids = tokenizer("a b c d e", add_special_tokens=False)["input_ids"] or [0]
-        tokens = torch.tensor([list(ids)], device=self.runner.device)
-        types, name = torch.zeros_like(tokens), self.runner.token_types_name
-        inputs = {"attention_mask": torch.ones_like(tokens)} | ({} if name is None else {name: types})
-        positions = self.runner.model._prepare_position_ids_for_generation(tokens, inputs)
-        cache = layers.new_cache(self.runner.model.config)
-        before = self.runner.counters.forwards
-        self.runner.call_model(tokens, None, positions, cache, token_types=types)
-        self.runner.counters.forwards = before
 
     def _parts_of(
         self, layer: nn.Module, states: dict[nn.Module, tuple[Tensor | None, Tensor | None]]

@@ -13,7 +13,7 @@ import torch
 from icl import spans
 from icl.errors import ModelError
 from icl.models.hf.language_model import EncodedPrompt
-from icl.models.hf.prefix_plan import common_prefix_length
+from icl.models.hf.prefill import common_prefix_length
 from icl.models.hf.row_edits import RowEdit
 from icl.models.hf.score_edits import ALL_KEYS, KeyRanges
 from icl.models.interventions import Intervention, Keys, PartEdit, ScoreIntervention, Site, StateObserver, Where

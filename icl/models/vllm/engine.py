@@ -1,21 +1,25 @@
 """The vLLM engine in this process: starts it with the plug-in of `decoding.lockstep`, and runs groups of prompts."""
 
 import os
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from importlib import import_module
-from itertools import chain
-from threading import Lock
+from itertools import chain, islice
+from queue import SimpleQueue
+from threading import Lock, Thread
 from typing import TYPE_CHECKING, Any
+from weakref import ReferenceType, ref
 
 from icl.errors import ICLError, ModelError
 from icl.models.vllm import lora
 from icl.models.vllm.engine_io import EngineOutput, EngineRequest, output_from_vllm, sampling_params
 from icl.models.vllm.inputs import InputBuilder
-from icl.models.vllm.log_filter import hide_expected_messages, hide_future_warnings
-from icl.models.vllm.process_watch import convert_engine_death, watch
 
 if TYPE_CHECKING:
     from icl.models.vllm.model import VLLM
+
 
 PLUGIN_ARGS: dict[str, Any] = {
     "logits_processors": ["decoding.lockstep.logits_processor:LockstepLogitsProcessor"],
@@ -38,10 +42,11 @@ ENVIRONMENT = {"VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "WARNING"}
 
 CPU_ENVIRONMENT = {
     "TORCHDYNAMO_DISABLE": "1",  # without a C++ compiler it stops the engine
+    "VLLM_LOGGING_LEVEL": "ERROR",  # a warning about threads comes with every prompt
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # a process of its own pays off only if a GPU would wait for this one
 }
-"""As ENVIRONMENT, on a machine without a GPU."""
+"""As ENVIRONMENT, on a machine without a GPU. It has priority."""
 
 INSTALL_HINT = (
     "Install it in an environment of its own: pip install 'mm-icl[vllm]', in a checkout '.[vllm]' (without a GPU: pip "
@@ -228,11 +233,9 @@ def start(model: "VLLM") -> Any:
         raise ModelError(
             f"the backend 'vllm' needs the package vllm, which cannot be imported here ({error}). {INSTALL_HINT}"
         ) from error
-    hide_expected_messages()
     weights, arguments = model.weights(), model.arguments()
     try:
-        with hide_future_warnings():
-            return LLM(weights, **arguments)
+        return LLM(weights, **arguments)
     except Exception as error:  # an engine process may raise anything
         remedy = ""
         if model.quantization is not None:
@@ -263,3 +266,142 @@ def _reason(error: Exception) -> str:
         is_usual = isinstance(error, RuntimeError | ValueError | OSError)
         return str(error) if is_usual else f"{type(error).__name__}: {error}"
     return " ".join(str(item["msg"]).removeprefix("Value error, ").rstrip(".") + "." for item in errors())
+
+
+POLL_SECONDS = 0.5
+"""Time between two checks."""
+
+
+def watch(core: Any) -> None:
+    """Starts a thread that reports the death of an engine process. Does nothing if the engine runs in this process.
+
+    An engine process may be killed in the middle of a run, for example when memory runs out. vLLM's client notices it,
+    but waits forever for outputs and for results of calls. Both then end with vLLM's own error.
+    """
+    if hasattr(core, "resources"):
+        Thread(target=_watch, args=(ref(core),), name="engine watch", daemon=True).start()
+
+
+@contextmanager
+def convert_engine_death(path: str) -> Iterator[None]:
+    """Raises ModelError if the engine of a checkpoint dies inside the block."""
+    from vllm.exceptions import VLLMServerError
+
+    try:
+        yield
+    except VLLMServerError as error:
+        raise ModelError(
+            f"{path}: the engine has ended in the middle of the run, see its log above ({error}). Finished "
+            "answers are stored. Run the same command again to continue."
+        ) from error
+
+
+def _watch(core_reference: "ReferenceType[Any]") -> None:
+    from concurrent.futures import InvalidStateError
+
+    from vllm.v1.engine.exceptions import EngineDeadError
+
+    while (core := core_reference()) is not None:
+        if core.resources.engine_dead:
+            core.outputs_queue.put_nowait(EngineDeadError())
+            for result in list(core.utility_results.values()):
+                with suppress(InvalidStateError):  # the engine answered just before it died
+                    result.set_exception(EngineDeadError())
+            return
+        del core
+        time.sleep(POLL_SECONDS)
+
+
+CHUNK_SIZE = 16
+"""Number of groups that an engine gets at once."""
+
+
+class Replicas:
+    """Several engines with the interface of one `VLLMEngine`, each in a process and on GPUs of its own.
+
+    A group runs whole in one engine, since its branches decode in step. Neighboring groups go to the same engine,
+    because they begin alike and each engine has its own prefix cache. A thread drives each engine. The caller's thread
+    makes the groups and receives the outputs.
+    """
+
+    def __init__(self, model: "VLLM") -> None:
+        self.engines = []
+        for rank in range(model.data_parallel_size):
+            with _environment_of(rank, model.tensor_parallel_size if model.device_type == "cuda" else 0):
+                self.engines.append(VLLMEngine(model))
+
+    @property
+    def counts(self) -> dict[str, int]:
+        return {name: sum(engine.counts[name] for engine in self.engines) for name in self.engines[0].counts}
+
+    def run(self, groups: Iterable[Sequence[EngineRequest]], on_group: OnGroup) -> None:
+        """As `VLLMEngine.run`. Raises what an engine raises."""
+        waiting = enumerate(groups)
+        events: SimpleQueue[tuple[str, Any]] = SimpleQueue()
+        inboxes: list[SimpleQueue[list[NumberedGroup]]] = [SimpleQueue() for _ in self.engines]
+        pool = ThreadPoolExecutor(len(self.engines), thread_name_prefix="engine")
+        for rank, engine in enumerate(self.engines):
+            pool.submit(_drive, engine, rank, events, inboxes[rank]).add_done_callback(
+                lambda future: events.put(("end", future))
+            )
+        running = len(self.engines)
+        try:
+            while running:
+                kind, value = events.get()
+                if kind == "request":  # of an engine for more groups
+                    inboxes[value].put(list(islice(waiting, CHUNK_SIZE)))
+                elif kind == "outputs":
+                    on_group(*value)
+                else:
+                    value.result()
+                    running -= 1
+        finally:
+            for inbox in inboxes:
+                inbox.put([])
+            pool.shutdown(wait=False)
+
+    def take_records(self, groups: Sequence[str]) -> Mapping[str, Mapping[str, Any]]:
+        return {name: record for engine in self.engines for name, record in engine.take_records(groups).items()}
+
+    def stop(self) -> None:
+        for engine in self.engines:
+            engine.stop()
+
+
+def _drive(
+    engine: VLLMEngine,
+    rank: int,
+    events: "SimpleQueue[tuple[str, Any]]",
+    inbox: "SimpleQueue[list[NumberedGroup]]",
+) -> None:
+    """The thread of one engine: requests groups and reports their outputs as events."""
+
+    def groups() -> Iterator[NumberedGroup]:
+        while True:
+            events.put(("request", rank))
+            chunk = inbox.get()
+            if not chunk:
+                return
+            yield from chunk
+
+    def on_group(number: int, outputs: list[EngineOutput]) -> None:
+        events.put(("outputs", (number, outputs)))
+
+    engine.run_numbered(groups(), on_group)
+
+
+@contextmanager
+def _environment_of(rank: int, gpus: int) -> Iterator[None]:
+    """The environment in which the engine of a rank starts: a process of its own, and `gpus` of the visible GPUs."""
+    before = dict(os.environ)
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "1"
+    if gpus:
+        import torch
+
+        visible = before.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(torch.cuda.device_count())))
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(visible.split(",")[rank * gpus : (rank + 1) * gpus])
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)

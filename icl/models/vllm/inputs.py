@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 from icl.errors import ModelError
 from icl.images import Image
+from icl.models.hf.conventions import image_placeholder
 from icl.types import Prompt
 
 if TYPE_CHECKING:
     from icl.models.hf.model import HF
+    from icl.types import Prompt
 
 
 class InputBuilder:
@@ -120,3 +122,23 @@ class InputBuilder:
             for edit in image.pixel_value_edits:
                 values = edit.apply_to_pixel_values(values)
             items[place] = type(item)({**item, "pixel_values": replace(element, data=values)})
+
+
+def blocks(hf: "HF", prompt: "Prompt", size: int) -> list[int]:
+    """A number for each block of `size` tokens that the engine's prefix cache can reuse.
+
+    Equal numbers mean equal tokens and images up to the end of the block. The last token of a prompt is always
+    computed, so a block that ends with it is never reused.
+    """
+    images = prompt.images
+    pieces = [hf.pixels.text(image, len(images)) for image in images]
+    ids = hf.ids(prompt)
+    image_tokens = set(image_placeholder(hf.checkpoint.processor).ids)
+    lengths = [sum(token in image_tokens for token in hf.renderer.ids(piece)) for piece in pieces]
+    names = iter([hf.pixels.key(p, len(images)) for p, n in zip(images, lengths, strict=True) for _ in range(n)])
+    tokens = [(token, next(names, None) if token in image_tokens else None) for token in ids]
+    hashes, previous = list[int](), 0
+    for start in range(0, (len(ids) - 1) // size * size, size):
+        previous = hash((previous, *tokens[start : start + size]))
+        hashes.append(previous)
+    return hashes

@@ -1,4 +1,4 @@
-"""A LoRA adapter of peft in the engine, applied to every request.
+"""A LoRA adapter of peft: in the engine, applied to every request, or merged into the weights (`merge: true`).
 
 vLLM silently ignores layers that it does not support, and accepts weights of another size. Two checks prevent that:
 
@@ -7,13 +7,23 @@ vLLM silently ignores layers that it does not support, and accepts weights of an
 """
 
 import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from icl.errors import ModelError
+from icl.models.cached_checkpoint import cached_checkpoint
 from icl.models.hf.adapter import CONFIG, LoraAdapter
+from icl.models.hf.checkpoint import WEIGHTS, Checkpoint
+from icl.parameter_files import cache_folder
+from icl.text.json_text import canonical_digest
 
 if TYPE_CHECKING:
     from icl.models.hf.model import HF
+
 
 ADAPTER_ID = 1
 """vLLM's id of the only adapter of an engine."""
@@ -73,3 +83,108 @@ def load(adapter: LoraAdapter, llm: Any) -> Any:
             f"{layers[0]}, and would ignore them. Use `merge: true`, or the backend 'hf'."
         )
     return lora_request
+
+
+OTHER_FILES = ("*.json", "*.jinja", "*.model", "*.txt", "*.py")
+"""Patterns of a checkpoint's files other than weights."""
+
+FORMAT = 4
+"""Number of the folder's format. Folders of another format are ignored."""
+
+
+def check_merge(checkpoint: Checkpoint) -> None:
+    """Raises ModelError if an adapter cannot be merged into the checkpoint's weights."""
+    from icl.models.hf.prequantized import method
+
+    if how := method(checkpoint):
+        raise ModelError(
+            f"model.merge: {checkpoint.path} is quantized ({how}), and an adapter merged into its weights would be "
+            "rounded to them. Use `merge: false`."
+        )
+
+
+def merged(checkpoint: Checkpoint, adapter: LoraAdapter, precision: str) -> Path:
+    """The folder of a checkpoint with an adapter merged into its weights, which is written if it is missing.
+
+    vLLM reads weights from a folder only. Therefore the code of the backend `hf` merges the adapter (Hu et al., ICLR
+    2022: W + scale B A), and the checkpoint is written to `merged/` in the cache (ICL_CACHE), once for each base,
+    adapter and precision. It takes as much disk space as the base, and as much main memory while it is written.
+
+    Args:
+        checkpoint: The base.
+        adapter: The adapter.
+        precision: Name of the dtype, or 'auto' for the checkpoint's own.
+
+    Raises:
+        ModelError: The adapter cannot be merged, or the folder cannot be written.
+    """
+    from safetensors import SafetensorError
+
+    check_merge(checkpoint)
+    content = {"checkpoint": checkpoint.digest, "adapter": adapter.digest, "dtype": precision}
+    folder = cache_folder() / "merged" / canonical_digest(content | {"form": FORMAT})[:32]
+    try:
+        return cached_checkpoint(folder, "merged checkpoint", partial(_write, checkpoint, adapter, precision))
+    except (OSError, SafetensorError) as error:
+        raise ModelError(
+            f"model.merge: the merged checkpoint cannot be written to {folder.parent} ({error}). Set ICL_CACHE to a "
+            "folder with room for it, or use `merge: false`."
+        ) from error
+
+
+def _check_unchanged(*sources: Checkpoint | LoraAdapter) -> None:
+    """Raises ModelError if base or adapter changed on disk, so that the folder's name would be wrong."""
+    for source in sources:
+        if replace(source).digest != source.digest:
+            raise ModelError(
+                f"model.merge: {source.path} was changed while this ran, so what was merged is not what was planned. "
+                "Start again once it is written."
+            )
+
+
+def _write(checkpoint: Checkpoint, adapter: LoraAdapter, precision: str, work: Path) -> None:
+    import torch
+
+    from icl.quiet_progress import SMALL_SOURCE_BYTES, hide_transformers_progress
+
+    _ = checkpoint.processor  # downloads the files of a hub id
+    dtype = "auto" if precision == "auto" else getattr(torch, precision)
+    merged_model = adapter.apply_to(checkpoint.weights(dtype=dtype), checkpoint.path, merge=True)
+    size = int(merged_model.get_memory_footprint())
+    free = shutil.disk_usage(work).free
+    if free < size:
+        raise ModelError(
+            f"model.merge: the merged checkpoint takes {size / 1e9:.1f} GB, and {work.parent} has {free / 1e9:.1f} GB "
+            "left. Set ICL_CACHE to a folder with enough space, or use `merge: false`."
+        )
+    with hide_transformers_progress(size < SMALL_SOURCE_BYTES):
+        merged_model.save_pretrained(work)
+    source = _folder(checkpoint)
+    source_names, names = set(_weight_names(source)), set(_weight_names(work))
+    if source_names and (other := sorted(names - source_names)):
+        raise ModelError(
+            f"model.merge: transformers writes {len(other)} of the weights of {checkpoint.path} under names that the "
+            f"checkpoint does not have, such as {other[0]}, and vLLM reads them by name. Use `merge: false`."
+        )
+    for pattern in OTHER_FILES:
+        for path in source.glob(pattern):
+            if path.is_file() and not path.name.endswith(".index.json"):
+                shutil.copyfile(path, work / path.name)
+    _check_unchanged(checkpoint, adapter)
+
+
+def _folder(checkpoint: Checkpoint) -> Path:
+    """The folder of a checkpoint. The folder of a hub id is in the local cache."""
+    if checkpoint.folder is not None:
+        return checkpoint.folder
+    from transformers.utils.hub import cached_file
+
+    return Path(str(cached_file(checkpoint.path, "config.json", revision=checkpoint.revision))).parent
+
+
+def _weight_names(folder: Path) -> Iterator[str]:
+    """The names of the weights in safetensors files, from the header of each file."""
+    for path in folder.glob(WEIGHTS[0]):
+        with path.open("rb") as file:
+            head: dict[str, Any] = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+        yield from (name for name in head if name != "__metadata__")

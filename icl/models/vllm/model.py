@@ -1,10 +1,12 @@
 """The component `vllm`: a vLLM engine in this process for generation, option scores and every strategy."""
 
 import math
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from icl.constraints import Fraction, Positive, PositiveInt
@@ -18,8 +20,8 @@ from icl.types import Generation, Prompt, Usage
 if TYPE_CHECKING:
     from icl.models.hf.adapter import LoraAdapter
     from icl.models.hf.model import HF
-    from icl.models.vllm.engine import OnGroup, VLLMEngine
-    from icl.models.vllm.replicas import Replicas
+    from icl.models.vllm.engine import OnGroup, Replicas, VLLMEngine
+
 
 GIB = 2**30
 CPU_CACHE_GIB = 2.0
@@ -105,14 +107,14 @@ class VLLM(Model):
     @cached_property
     def digest(self) -> str:
         """Digest of weights and settings that can change an output. Raises ModelError if they do not go together."""
-        from icl.models.vllm import merged_adapter as merging
+        from icl.models.vllm.lora import check_merge
 
         keys = ("dtype", "quantization", "engine_args")
         settings = {key: value for key, value in asdict(self).items() if key in keys}
         if self.lora is not None:
             settings["adapter"] = self.lora.digest
         if self.merge:
-            merging.check(self)
+            check_merge(self.hf.checkpoint)
             settings["merge"] = True
         return canonical_digest(
             {"backend": "vllm", "checkpoint": self.hf.checkpoint.digest, "device": self.device_type, **settings}
@@ -121,7 +123,7 @@ class VLLM(Model):
     @property
     def device_type(self) -> str:
         """'cpu', or the kind of accelerator."""
-        from icl.models.vllm.gpu_check import has_gpu
+        from icl.models.vllm.model import has_gpu
 
         return "cuda" if has_gpu() else "cpu"
 
@@ -141,9 +143,11 @@ class VLLM(Model):
 
     def weights(self) -> str:
         """Folder or hub id of the weights. Raises ModelError if the adapter cannot be merged into them."""
-        from icl.models.vllm.merged_adapter import merged
+        from icl.models.vllm.lora import merged
 
-        return str(merged(self)) if self.merge else self.hf.checkpoint.source
+        if self.merge and self.lora is not None:
+            return str(merged(self.hf.checkpoint, self.lora, self.precision))
+        return self.hf.checkpoint.source
 
     def arguments(self) -> dict[str, Any]:
         """The arguments of the engine."""
@@ -185,7 +189,7 @@ class VLLM(Model):
 
         Equal numbers mean equal prompts up to the end of the block.
         """
-        from icl.models.vllm.prefix_blocks import blocks
+        from icl.models.vllm.inputs import blocks
 
         hashes = blocks(self.hf, prompt, self.block_size) if self.enable_prefix_caching else []
         return self.block_size, hashes
@@ -213,8 +217,7 @@ class VLLM(Model):
 
     @cached_property
     def engine(self) -> "VLLMEngine | Replicas":
-        from icl.models.vllm.engine import VLLMEngine
-        from icl.models.vllm.replicas import Replicas
+        from icl.models.vllm.engine import Replicas, VLLMEngine
 
         return VLLMEngine(self) if self.data_parallel_size == 1 else Replicas(self)
 
@@ -299,3 +302,24 @@ class VLLM(Model):
         tokens = output.tokens[:-1] if stopped else output.tokens
         usage = Usage(output.prompt_tokens, len(output.tokens), len(output.tokens))
         return Generation(self.text(tokens), tokens, "stop" if stopped else "length", usage)
+
+
+DEVICES = Path("/dev")
+DEVICE_FILES = ("nvidia[0-9]*", "dxg", "kfd")
+"""Files of NVIDIA GPUs, of GPUs in the Windows Subsystem for Linux, and of AMD GPUs."""
+
+
+def has_gpu() -> bool:
+    """Whether torch can use a GPU here, found out without starting CUDA in this process.
+
+    vLLM forks its engine's process unless CUDA was started before, and a fork of a process that asked CUDA for its
+    devices cannot use CUDA ("Cannot re-initialize CUDA in forked subprocess"). `torch.cuda.is_available()` asks CUDA,
+    and so does `torch.cuda.device_count()` if NVML does not work.
+    """
+    import torch
+
+    if torch.version.cuda is None and torch.version.hip is None:
+        return False
+    if os.name == "posix" and not any(any(DEVICES.glob(pattern)) for pattern in DEVICE_FILES):
+        return False
+    return torch.cuda.device_count() > 0

@@ -18,7 +18,7 @@ from decoding.interventions.trainable import unnamed
 from decoding.prompt_edits import remove_query_image
 from icl.errors import ConfigError, ModelError
 from icl.models.hf import token_ranges
-from icl.models.hf.answer_loss import answer_loss, encode_answers
+from icl.models.hf.gradients import answer_loss, encode_answers
 from icl.models.hf.score_edits import KeyRanges
 from icl.models.hf.token_ranges import EDIT_BITS, key_ranges, span_tokens
 from icl.models.interventions import Keys, Site, Where, steer

@@ -16,7 +16,7 @@ from decoding.interventions.trainable import Unnamed, minimize
 from decoding.interventions.vista import Vista
 from decoding.prompt_edits import remove_query_image
 from icl.errors import ConfigError, DataError, ModelError
-from icl.models.hf.answer_loss import answer_loss, encode_answers
+from icl.models.hf.gradients import answer_loss, encode_answers
 from icl.models.interventions import Site, Where, steer
 from tests.decoding.interventions.dev_split import dev, tiny, write
 
@@ -132,7 +132,7 @@ def test_a_step_that_does_not_fit_into_memory_is_a_sentence(data: FitData, monke
     def fail(*_: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
-    monkeypatch.setattr("icl.models.hf.answer_loss.answer_loss", fail)
+    monkeypatch.setattr("icl.models.hf.gradients.answer_loss", fail)
     with pytest.raises(
         ModelError, match=r"a step with \d+ prompts does not fit into memory: CUDA out of memory. Use a"
     ):

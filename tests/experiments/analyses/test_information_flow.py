@@ -10,8 +10,8 @@ import torch
 from experiments.analyses.information_flow import analyze, flow_means, gold_loss
 from experiments.results.run_view import RunView
 from icl.errors import ModelError, PlanError
-from icl.models.hf import attention_saliency as saliency_module
-from icl.models.hf.attention_saliency import attention_saliency
+from icl.models.hf import gradients
+from icl.models.hf.gradients import attention_saliency
 from icl.models.hf.image_features import vision_arguments
 from icl.models.hf.memory import DeviceMemory
 from icl.types import Example
@@ -63,7 +63,7 @@ def test_the_saliency_is_that_of_the_attention_that_transformers_returns() -> No
 def test_a_prompt_whose_saliency_does_not_fit_into_memory_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     prompt = dev(20, 3)[0].prompt
     memory = DeviceMemory("cuda", 1000.0, 1e9)
-    monkeypatch.setattr(saliency_module, "model_memories", lambda model: [memory])
+    monkeypatch.setattr(gradients, "model_memories", lambda model: [memory])
     with pytest.raises(ModelError, match=r"the saliency of a prompt of \d+ tokens needs .* are free. Use fewer shots"):
         attention_saliency(tiny(), prompt, lambda logits: logits[0])
 

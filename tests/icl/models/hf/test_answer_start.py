@@ -18,7 +18,7 @@ from decoding.strategies.vcd import VCD
 from experiments.tuning.objectives import answer_logits, encode_answered
 from icl.errors import ModelError
 from icl.models.answer_likelihood import probabilities
-from icl.models.hf.answer_loss import answer_loss, encode_answers
+from icl.models.hf.gradients import answer_loss, encode_answers
 from icl.models.hf.model import HF
 from icl.types import Generation, Part, Prompt, Turn
 

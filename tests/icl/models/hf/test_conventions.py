@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import tiny_models
@@ -13,8 +14,10 @@ from safetensors.torch import save_file
 
 from icl.errors import ModelError
 from icl.models.hf import conventions
+from icl.models.hf.conventions import check_version, image_placeholder, takes_interleaved_images
 from icl.models.hf.language_model import keep_columns
 from icl.models.hf.model import HF
+from tests.random_models.common import tokenizer
 
 FolderOf = Callable[[str], Path]
 
@@ -154,3 +157,64 @@ def test_logits_of_a_class_that_returns_all_are_cut_to_the_requested_columns() -
 )
 def test_an_error_of_the_class_is_not_attributed_to_the_processor(error: Exception, message: str) -> None:
     assert message in str(conventions.mismatch(error, torch.nn.Identity(), "folder"))
+
+
+@pytest.mark.parametrize("installed", ["5.19.0", "5.9", "5.24.0.dev0"])
+def test_an_older_transformers_is_refused_with_an_alternative(installed: str) -> None:
+    with pytest.raises(ModelError, match=r"needs transformers 5\.24 or newer.*model: vllm"):
+        check_version(installed)
+
+
+@pytest.mark.parametrize("installed", ["5.24.0", "5.30.1", None])
+def test_supported_releases_pass(installed: str | None) -> None:
+    check_version(installed)
+
+
+WORDS = tokenizer({"image_token": "<image>"}, ("<patch>",))
+PLAIN = tokenizer({}, ("<image>", "<patch>"))
+IMAGE, PATCH = WORDS.convert_tokens_to_ids(["<image>", "<patch>"])
+
+
+@pytest.mark.parametrize(
+    ("processor", "config", "expected"),
+    [
+        ({"image_token": "<image>", "image_token_ids": [IMAGE, None]}, {}, ("<image>", (IMAGE,))),
+        ({"image_token": "<image>"}, {}, ("<image>", (IMAGE,))),  # as in Janus
+        (
+            {"image_token": "<image>", "image_token_ids": [IMAGE]},
+            {"image_token_id": PATCH},
+            ("<image>", (IMAGE, PATCH)),
+        ),
+        ({"image_token": "<patch>", "image_token_ids": [None]}, {"image_token_index": PATCH}, ("<patch>", (PATCH,))),
+        ({"image_token_id": IMAGE}, {}, ("<image>", (IMAGE,))),  # as in Idefics
+        ({}, {"image_token_index": PATCH}, ("<image>", (PATCH,))),
+        ({"tokenizer": PLAIN}, {"image_token_id": PLAIN.convert_tokens_to_ids("<patch>")}, ("<patch>", None)),
+        ({"tokenizer": PLAIN}, {}, ("", ())),
+        ({"image_token": None}, {}, ("", ())),
+        ({"image_token": "<no token>"}, {}, ("<no token>", ())),
+    ],
+)
+def test_the_placeholder_comes_from_processor_tokenizer_or_config(
+    processor: dict[str, Any], config: dict[str, Any], expected: tuple[str, Any]
+) -> None:
+    made = image_placeholder(SimpleNamespace(**{"tokenizer": WORDS} | processor), SimpleNamespace(**config))
+    token, ids = expected
+    assert (made.token, made.ids) == (token, tuple(config.values()) if ids is None else ids)
+
+
+def test_patches_are_the_tokens_of_the_config_without_markers() -> None:
+    """The processors of Cohere2 Vision and Pixtral also list the markers at the ends of rows and images."""
+
+    def patches(ids: list[int], config: dict[str, int], own: int | None = None) -> tuple[int, ...]:
+        processor = SimpleNamespace(tokenizer=WORDS, image_token="<image>", image_token_ids=ids, image_token_id=own)
+        return image_placeholder(processor, SimpleNamespace(**config)).patches
+
+    assert patches([IMAGE, PATCH], {"image_token_id": IMAGE}) == (IMAGE,)
+    assert patches([IMAGE], {"image_token_index": PATCH}) == (PATCH,)
+    assert patches([PATCH, IMAGE], {}, own=IMAGE) == (IMAGE,)
+    assert patches([IMAGE], {}) == (IMAGE,)
+
+
+def test_a_processor_that_names_no_placeholder_takes_images_among_the_texts() -> None:
+    assert takes_interleaved_images(SimpleNamespace(tokenizer=WORDS))
+    assert not takes_interleaved_images(SimpleNamespace(image_token=None))

@@ -1,6 +1,7 @@
 """Rows of a batched session equal single prompts, on architectures with different kinds of cache."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import tiny_models
@@ -11,10 +12,12 @@ from torch import Tensor
 
 from icl.memory.device_copies import RowIndex
 from icl.models.hf import layers
+from icl.models.hf.layers import mask_of_chunk, mask_of_rows
 from icl.models.hf.model import HF
 from icl.models.hf.session import HFSession, join_sessions
 from icl.models.hf.shared_prefix import SharedPrefixLayer
 from icl.types import Prompt
+from lab.bench.decoding import prompts_of
 
 PROMISED = ("llava", "qwen2_5_vl", "idefics3", "smolvlm", "internvl")
 ALL = (*PROMISED, "gemma3", "llava_onevision", "qwen3_5")
@@ -276,3 +279,39 @@ def test_prompts_are_opened_in_order_and_equal_ones_once(name: str, model_of: Mo
     assert after["prompt_tokens"] - before["prompt_tokens"] == total
     assert after["prefill_tokens"] - before["prefill_tokens"] <= total
     assert after["num_images"] - before["num_images"] == 8
+
+
+@pytest.fixture(scope="module", params=["sdpa", "eager"])
+def model(request: pytest.FixtureRequest) -> HF:
+    hf = HF(path="tiny", dtype="float32", device="cpu", attn_implementation=request.param)
+    hf.load()
+    return hf
+
+
+def test_steps_with_the_mask_of_the_attention_equal_steps_with_the_mask_of_tokens(
+    model: HF, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    long, short = prompts_of(0)[:2]
+    prompts = [long, type(short)(short.turns[-1:], short.key)]
+
+    def decode() -> torch.Tensor:
+        session, logits = model.open(prompts), []
+        assert session.has_padding
+        for _ in range(3):
+            session.advance(session.logits.argmax(-1))
+            logits.append(session.logits)
+        session.extend([[5, 6], [7]])
+        return torch.stack([*logits, session.logits])
+
+    with torch.inference_mode():
+        by_attention = decode()
+        runner: Any = model.engine.runner
+        monkeypatch.setitem(vars(runner), "is_from_transformers", False)
+        by_tokens = decode()
+    torch.testing.assert_close(by_attention, by_tokens, atol=1e-6, rtol=0)
+
+
+def test_a_mask_of_rows_and_a_chunk_by_hand() -> None:
+    rows = mask_of_rows([1, 3], 3, 5, torch.device("cpu"))[:, :5]
+    assert rows.int().tolist() == [[0, 0, 1, 1, 1], [1, 1, 1, 1, 1]]
+    assert mask_of_chunk(rows, [1, 0]).int().tolist() == [[0, 0, 1, 1, 0], [1, 1, 1, 1, 1]]

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from experiments.cli import main as cli
-from icl.models.vllm import gpu_check
+from icl.models.vllm import model as vllm_model
 
 SPIES = """
 import os
@@ -56,10 +56,10 @@ def test_a_gpu_is_found_by_its_file_and_then_by_nvml(  # noqa: PLR0917
         counted.append(count)
         return count
 
-    monkeypatch.setattr(gpu_check, "DEVICES", tmp_path)
+    monkeypatch.setattr(vllm_model, "DEVICES", tmp_path)
     monkeypatch.setattr(torch.version, "cuda", cuda)
     monkeypatch.setattr(torch.cuda, "device_count", device_count)
-    assert gpu_check.has_gpu() is expected
+    assert vllm_model.has_gpu() is expected
     assert bool(counted) is (cuda is not None and file in ("nvidia0", "dxg"))  # else CUDA could be asked
 
 

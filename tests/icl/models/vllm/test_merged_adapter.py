@@ -19,9 +19,13 @@ from reference import Reference
 from safetensors import safe_open
 
 from icl.errors import ConfigError, ICLWarning, ModelError
-from icl.models.vllm.merged_adapter import merged
 from icl.models.vllm.model import VLLM
 from icl.registry import build
+
+
+def merged(model: VLLM) -> Path:
+    """The folder of a model with a merged adapter."""
+    return Path(model.weights())
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,6 @@ import groups
 import packed
 from reference import Reference
 
-from icl.models.hf import quantization
 from icl.models.hf.model import HF
 from icl.types import Generation
 
@@ -50,7 +49,7 @@ def test_packed_weights_give_the_answers_of_full_precision_and_of_hf(
 def packed_on_hf(folder: Path) -> Any:
     """The model that `hf` loads. The transformers of this environment is too old for its sessions, but can run it."""
     hf = HF(path=str(folder))
-    model = hf.checkpoint.weights(dtype=torch.float32, **quantization.arguments(hf))
+    model = hf.checkpoint.weights(dtype=torch.float32, **hf.quantization.arguments())
     assert any(type(layer).__name__ == "PackedLinear" for layer in model.modules())
     return model
 

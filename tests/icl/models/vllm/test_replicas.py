@@ -10,8 +10,8 @@ import checkpoints
 import groups
 
 from decoding.engine.requests import Failure
+from icl.models.vllm.engine import Replicas
 from icl.models.vllm.model import VLLM
-from icl.models.vllm.replicas import Replicas
 
 SETTINGS: dict[str, Any] = {
     "max_model_len": 512,

@@ -8,11 +8,10 @@ import pytest
 
 from icl.errors import ConfigError, ModelError
 from icl.models.hf.model import HF
-from icl.models.vllm.engine import PLUGIN_ARGS, scheduling_args
+from icl.models.vllm.engine import CHUNK_SIZE, PLUGIN_ARGS, Replicas, scheduling_args
 from icl.models.vllm.engine_io import EngineOutput, EngineRequest, output_from_vllm
+from icl.models.vllm.inputs import blocks
 from icl.models.vllm.model import VLLM
-from icl.models.vllm.prefix_blocks import blocks
-from icl.models.vllm.replicas import CHUNK_SIZE, Replicas
 from icl.registry import build
 from icl.types import Part, Prompt, Turn
 

@@ -2,14 +2,17 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
+import tiny_models
 import torch
 from tiny_models import conversations, prompts
 from torch import Tensor
 
 from icl.errors import ModelError
-from icl.models.hf.early_exit import EarlyExitHead
+from icl.models.hf.language_model import EarlyExitHead, contiguous_input
 from icl.models.hf.model import HF
 from icl.types import Prompt
 
@@ -101,3 +104,26 @@ def test_an_output_layer_with_more_than_a_matrix_is_refused(model_of: ModelOf) -
     capped = torch.tanh(model.get_output_embeddings()(states[-1]))
     with pytest.raises(ModelError, match="does more than its matrix"):
         EarlyExitHead(model).with_early_logits(capped, states)
+
+
+def test_the_output_head_reads_a_contiguous_tensor_in_a_prefill_of_16_bits(folder_of: Callable[[str], Path]) -> None:
+    model = HF(path=str(folder_of("llava")), device="cpu", dtype="bfloat16")
+    model.load()
+    is_contiguous = list[bool]()
+    head: Any = model.engine.runner.model.get_output_embeddings()
+    head.register_forward_pre_hook(lambda _, inputs: is_contiguous.append(inputs[0].is_contiguous()))
+    model.open(tiny_models.prompts())
+    assert is_contiguous
+    assert all(is_contiguous)
+
+
+def test_a_contiguous_input_has_the_products_of_a_slice() -> None:
+    generator = torch.Generator().manual_seed(0)
+    head = torch.nn.Linear(16, 40, bias=False).bfloat16().requires_grad_(False)
+    states = torch.randn(3, 5, 16, generator=generator).bfloat16()[:, -1:, :]
+    (copied,) = contiguous_input(head, (states,)) or ()
+    assert copied.is_contiguous()
+    assert not states.is_contiguous()
+    with torch.no_grad():
+        assert torch.equal(head(copied), head(states))
+    assert contiguous_input(head, (states.float(),)) is None
