@@ -17,7 +17,7 @@ from icl.errors import ModelError
 
 if TYPE_CHECKING:
     from httpx2 import Response
-    from openai import OpenAI, OpenAIError
+    from openai import APIStatusError, OpenAI, OpenAIError
 
 PROBE_TIMEOUT_SECONDS = 10.0
 """Time limit of a request that asks a server what it is."""
@@ -120,8 +120,8 @@ class Endpoint:
         except openai.OpenAIError as error:
             raise self._error(error) from error
         if response.status_code != 200:
-            reason = _error_reason(response)[0]
-            raise ModelError(self._message(f"the answer has no choices: status {response.status_code}: {reason}"))
+            reason = f"status {response.status_code}: {response.reason_phrase}"
+            raise ModelError(self._message(f"the answer has no choices: {reason}"))
         return dict(json.loads(response.content))
 
     def get(self, path: str) -> dict[str, Any]:
@@ -139,10 +139,8 @@ class Endpoint:
             return dict(json.loads(client.get(path, cast_to=httpx2.Response, options=self._options).content))
         except openai.APIStatusError as error:
             if error.status_code == 503:
-                reason = _without_period(_error_reason(error.response)[0])
-                raise EndpointUnavailableError(
-                    self._message(f"the server is not ready (status 503: {reason})")
-                ) from error
+                reason = f"the server is not ready (status 503: {_reason(error)})"
+                raise EndpointUnavailableError(self._message(reason)) from error
             raise ModelError(self._message(f"{path}: status {error.status_code}")) from error
         except (openai.OpenAIError, ValueError) as error:
             raise ModelError(self._message(f"{path}: {error.__cause__ or error}")) from error
@@ -157,36 +155,36 @@ class Endpoint:
         import openai
 
         cause = error.__cause__
+        kind: type[ModelError] = EndpointUnavailableError
         if isinstance(error, openai.APIStatusError):
-            return self._status_error(error.response)
+            return self._status_error(error)
         if not isinstance(error, openai.APIConnectionError):
-            return EndpointUnavailableError("stopped.")
+            return kind("stopped.")
         if isinstance(cause, httpx2.ConnectTimeout):
             reason = f"no connection within {self.timeout:g} s"
         elif isinstance(error, openai.APITimeoutError):
-            reason = f"no answer within {self.timeout:g} s (model.timeout)"
+            reason, kind = f"no answer within {self.timeout:g} s (model.timeout)", ModelError
         elif isinstance(cause, httpx2.DecodingError):
-            reason = _without_period(cause)
+            reason, kind = str(cause), ModelError
         else:
             reason = f"the connection failed: {_without_period(str(cause) or type(cause).__name__)}"
-        is_reached = isinstance(cause, httpx2.DecodingError | httpx2.TimeoutException)
-        is_reached = is_reached and not isinstance(cause, httpx2.ConnectTimeout)
-        kind = ModelError if is_reached else EndpointUnavailableError
         return kind(self._message(f"{reason} ({_tries(error.request)})"))
 
-    def _status_error(self, response: "Response") -> ModelError:
+    def _status_error(self, error: "APIStatusError") -> ModelError:
         """The error that a status other than 2xx means, after the last attempt."""
-        status, (reason, code) = response.status_code, _error_reason(response)
-        message = f"status {status}: {reason.rstrip('.')}"
-        if code == "insufficient_quota":
-            return EndpointUnavailableError(self._message(message))
-        if status in (408, 409, 429) or status >= 500:
+        response, status = error.response, error.status_code
+        kind: type[ModelError] = EndpointUnavailableError
+        message = f"status {status}: {_reason(error)}"
+        if error.code == "insufficient_quota":
+            pass
+        elif status in (408, 409, 429) or status >= 500:
             delay = self.client._parse_retry_after_header(response.headers)
             if delay is not None and not self.client._should_retry(response):
-                return EndpointUnavailableError(self._message(f"{message}. It asks to wait for {delay:,.0f} s"))
-            kind = EndpointUnavailableError if status in GATEWAY_STATUSES else ModelError
-            return kind(self._message(f"{message} ({_tries(response.request)})"))
-        if status in (401, 403):
+                message += f". It asks to wait for {delay:,.0f} s"
+            else:
+                kind = EndpointUnavailableError if status in GATEWAY_STATUSES else ModelError
+                message += f" ({_tries(response.request)})"
+        elif status in (401, 403):
             source = f"the environment variable {self.key_env}" if self.key_env else "model.key_env, which is not set"
             message = f"it rejects the key ({message}). The key comes from {source}"
         elif status == 404:
@@ -198,15 +196,15 @@ class Endpoint:
                 "final address"
             )
         else:
-            return ModelError(self._message(f"the server rejected the request: {message}"))
-        return EndpointUnavailableError(self._message(message))
+            kind, message = ModelError, f"the server rejected the request: {message}"
+        return kind(self._message(message))
 
     def _message(self, reason: str) -> str:
         return self.mask_key(f"{self.url}: {reason if reason.endswith('?') else f'{_without_period(reason)}.'}")
 
 
 def _check_json(response: "Response") -> None:
-    """Read a response. The client sends a request again whose answer is not a JSON object.
+    """Read a response. The client sends a request again if its answer is not a JSON object.
 
     The charset of the header is ignored, since it may be anything.
     """
@@ -218,29 +216,20 @@ def _check_json(response: "Response") -> None:
         raise httpx2.DecodingError(f"the answer cannot be decompressed: {error}", request=response.request) from error
     response.headers.pop("Content-Type", None)
     if response.status_code == 200:
-        kind = "a JSON object" if (data := _json(response)) is not None else "JSON"
-        if not isinstance(data, dict):
+        try:
+            kind = "" if isinstance(json.loads(response.content), dict) else "a JSON object"
+        except (ValueError, RecursionError):
+            kind = "JSON"
+        if kind:
             text = _shorten(response.content.decode("utf-8", "replace"))
             raise httpx2.DecodingError(f"the answer is not {kind} ({text!r})", request=response.request)
 
 
-def _error_reason(response: "Response") -> tuple[str, str]:
-    """Message and code in the body of an error response, which may have any shape."""
-    data = _json(response)
-    if data is None:
-        return _shorten(response.content.decode("utf-8", "replace")) or response.reason_phrase, ""
-    error = data.get("error", data) if isinstance(data, dict) else data
-    if not isinstance(error, dict):
-        return _shorten(str(error)), ""
-    return _shorten(str(error.get("message") or error.get("detail") or error)), str(error.get("code", ""))
-
-
-def _json(response: "Response") -> Any:
-    """None if it is not JSON."""
-    try:
-        return json.loads(response.content)
-    except (ValueError, RecursionError):
-        return None
+def _reason(error: "APIStatusError") -> str:
+    """The message in the body of an error response, which may have any shape."""
+    body = error.body
+    text = (body.get("message") or body.get("detail") or body) if isinstance(body, dict) else body
+    return _without_period(_shorten(str(text or error.response.reason_phrase)))
 
 
 def _tries(request: Any) -> str:

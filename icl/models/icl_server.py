@@ -9,13 +9,13 @@ import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any
 
 from icl.errors import ModelError
 from icl.models.base import Request
 from icl.models.chat_messages import data_url, mended
 from icl.models.endpoint import Endpoint, EndpointUnavailableError
-from icl.types import Generation, Prompt, ThinkingEnd, Usage
+from icl.types import Generation, Prompt
 
 PATH = "/strategies"
 """Path of the description, relative to the API's address."""
@@ -121,33 +121,17 @@ def named_messages(prompt: Prompt) -> list[dict[str, Any]]:
 
 def generation_in(response: Mapping[str, Any], where: str) -> Generation:
     """The generation in a response. Raises ModelError if it is malformed."""
+    from pydantic import TypeAdapter
+
     try:
         reply = dict(response["choices"][0]["icl"])
-        return Generation(
-            text=mended(str(reply["text"])),
-            tokens=tuple(map(int, reply["tokens"])),
-            finish=_one_of(reply["finish"], ("stop", "length")),
-            usage=Usage(**{name: int(count) for name, count in reply["usage"].items()}),
-            trace={name: tuple(map(float, values)) for name, values in reply["trace"].items()},
-            option_scores={option: _score(value) for option, value in reply["option_scores"].items()},
-            steps=dict(reply["steps"]),
-            thinking=_one_of(reply.get("thinking", ""), get_args(ThinkingEnd)),
-        )
-    except (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        reply["text"] = mended(reply["text"])
+        generation = TypeAdapter(Generation).validate_python(reply)
+        if any(map(math.isnan, generation.option_scores.values())):
+            raise ValueError(reply)
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
         raise ModelError(f"{where}: the answer to a strategy has no choices[0].icl: {str(response)[:200]}.") from error
-
-
-def _one_of(value: Any, choices: tuple[Any, ...]) -> Any:
-    if value not in choices:
-        raise ValueError(value)
-    return value
-
-
-def _score(value: Any) -> float:
-    score = float(value)
-    if math.isnan(score):
-        raise ValueError(value)
-    return score
+    return generation
 
 
 def _names(node: Any) -> Iterator[str]:

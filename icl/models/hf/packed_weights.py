@@ -30,7 +30,7 @@ from transformers.quantizers import HfQuantizer, register_quantization_config, r
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from icl.errors import ModelError
-from icl.models.hf.packed_checks import PARTS, PackedFormat, packing
+from icl.models.hf.prequantized import PARTS, PackedFormat, packing
 
 NAME = "packed_by_mm_icl"
 
@@ -176,7 +176,7 @@ def unpacked(
     *,
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
-    """The weights [inputs, outputs] of packed parts, whose shapes are those of `icl.models.hf.packed_checks`.
+    """The weights [inputs, outputs] of packed parts, whose shapes are those of `icl.models.hf.prequantized`.
 
     Without `g_idx`, the groups are consecutive inputs of equal number. A stored zero of 15 with a lag of one means 16,
     as in the GPU kernels.

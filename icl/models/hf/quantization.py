@@ -13,8 +13,8 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from icl.errors import ModelError
-from icl.models.hf import conventions, device_placement, packed_checks
-from icl.models.hf.prequantized import PACKED, method, quantization_settings
+from icl.models.hf import conventions, device_placement
+from icl.models.hf.prequantized import PACKED, method, quantization_settings, why_unsupported
 
 logger = logging.getLogger(__name__)
 
@@ -192,7 +192,7 @@ def _one_row() -> Any:
 def _check_ready(path: str, checkpoint: "Checkpoint", already: str, place: str) -> None:
     settings = quantization_settings(checkpoint.config_dict)
     if already in PACKED:
-        if problem := packed_checks.why_unsupported(settings):
+        if problem := why_unsupported(settings):
             raise ModelError(
                 f"model.path: {path} is quantized ({already}), but this backend cannot read it: {problem}. "
                 "Use `model: vllm`, which reads more formats, or another checkpoint."

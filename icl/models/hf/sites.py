@@ -255,8 +255,8 @@ class DecoderSites:
             return None
         if before is None or before.shape != after.shape:
             return LayerParts()
-        given = {one: states.get(one, (None, None))[1] for one in layer.children()}
-        outputs = {one: state for one, state in given.items() if state is not None and state.shape == after.shape}
+        each = {one: states.get(one, (None, None))[1] for one in layer.children()}
+        outputs = {one: state for one, state in each.items() if state is not None and state.shape == after.shape}
         attention, mlp = _child(layer, MIXER_NAMES), _child(layer, MLP_NAMES)
         for first, second in product(_block_and_norms(attention, outputs), _block_and_norms(mlp, outputs)):
             added = outputs[first].float() + outputs[second].float()

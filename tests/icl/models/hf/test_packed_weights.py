@@ -19,8 +19,8 @@ from decoding.engine.requests import DecodingRequest
 from icl.errors import ModelError
 from icl.models.hf import prequantized, quantization
 from icl.models.hf.model import HF
-from icl.models.hf.packed_checks import PackedFormat
 from icl.models.hf.packed_weights import AT_ONCE, numbers, unpacked
+from icl.models.hf.prequantized import PackedFormat
 
 sys.path.insert(0, str(Path(__file__).parents[3] / "decoding" / "lockstep"))
 import packed
