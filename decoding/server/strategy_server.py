@@ -16,8 +16,7 @@ from decoding.server.http import HTTPError
 from decoding.server.request_parsing import StrategyRequest
 from icl.errors import DataError, did_you_mean
 from icl.models.hf.model import HF
-from icl.models.vllm.engine_io import EngineOutput, EngineRequest, output_from_vllm, sampling_params
-from icl.models.vllm.inputs import InputBuilder
+from icl.models.vllm.engine_io import EngineOutput, EngineRequest, InputBuilder, output_from_vllm, sampling_params
 from icl.types import Prompt
 
 

@@ -147,7 +147,7 @@ def serving(model: str = "tiny") -> Iterator[str]:
     """Runs `icl serve` on this machine inside the block and yields its URL."""
     import socket
 
-    import httpx
+    import httpx2
 
     from experiments.cli.serve import server
 
@@ -162,9 +162,9 @@ def serving(model: str = "tiny") -> Iterator[str]:
             if process.poll() is not None:
                 raise ModelError(f"icl serve {model} ended with status {process.returncode}.")
             try:
-                if httpx.get(f"http://127.0.0.1:{port}/health", timeout=2).status_code == 200:
+                if httpx2.get(f"http://127.0.0.1:{port}/health", timeout=2).status_code == 200:
                     break
-            except httpx.TransportError:
+            except httpx2.TransportError:
                 pass
             time.sleep(1)  # a server that loads its model refuses the connection or answers 503
         yield f"http://127.0.0.1:{port}/v1"

@@ -42,7 +42,7 @@ allocations of real models.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
@@ -421,6 +421,10 @@ class MemoryNeeds:
         rows = self.row(tokens + request.new_tokens) * request.branches
         return max(self.prefill(1, tokens), image) + features + rows
 
+    def total(self, request: RequestSize | None) -> float:
+        """Bytes of the weights and of one request, if any."""
+        return self.weights + (0.0 if request is None else self.request(request))
+
 
 def shortage(needs: MemoryNeeds, request: RequestSize | None, free: float, where: str, larger: str) -> str:
     """Why weights and one request do not fit into `free` bytes, and what to do; '' if they fit.
@@ -458,6 +462,33 @@ def shortage(needs: MemoryNeeds, request: RequestSize | None, free: float, where
             f"{gib(rest)} free after the weights"
         )
     return f"{problem}. Use {', '.join([*remedies, f'`device_map: auto` over {several}'])}, or {larger}."
+
+
+def free_shortage(
+    needs_of: Callable[[RequestSize | None], MemoryNeeds], requests: Iterable[RequestSize], place: str
+) -> str:
+    """`shortage` in the memory of a device that is free now, for the request with the largest need.
+
+    '' if the device does not say how much is free, or if the memory of the architecture cannot be estimated.
+
+    Args:
+        needs_of: The needs of the checkpoint with the largest image of a request.
+        requests: The largest requests. None: only the weights count.
+        place: The device, such as 'cuda:1'.
+    """
+    import torch
+
+    memory = device_memory(torch.device(place))
+    if memory is None:
+        return ""
+    try:
+        pairs: list[tuple[MemoryNeeds, RequestSize | None]] = [(needs_of(one), one) for one in requests]
+        needs, request = max(pairs or [(needs_of(None), None)], key=lambda pair: pair[0].total(pair[1]))
+    except ModelError:  # the plan says so
+        return ""
+    need = needs.weights if needs.weights > memory.free else needs.total(request)
+    where = "the main memory" if memory.kind == "cpu" else place
+    return shortage(needs, request, memory.free, where, f"a device with at least {gib(need)} free")
 
 
 def gib(size: float) -> str:
@@ -682,7 +713,7 @@ def plan_memory(
     features = min(budgets.feature_bytes, all_features)
     cached = features / all_features if all_features else 1.0
     available = device * (1 - RESERVED_FRACTION) - CONTEXT_BYTES
-    need = (weights + CONTEXT_BYTES + needs.request(request)) / (1 - RESERVED_FRACTION)
+    need = (CONTEXT_BYTES + needs.total(request)) / (1 - RESERVED_FRACTION)
     where = f"a device of {gib(device)}, less the CUDA context and fragments,"
     return MemoryPlan(
         precision=needs.precision.name,

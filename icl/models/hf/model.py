@@ -302,28 +302,14 @@ class HF(LogitModel):
         accelerate, which moves what does not fit to main memory. An architecture whose memory cannot be estimated is
         not checked, and neither is a loaded model, whose weights are in the memory that is not free.
         """
-        import torch
-
         from icl.models.hf import prequantized
         from icl.models.hf.device_placement import resolve_device, resolve_dtype
-        from icl.models.hf.memory import device_memory, gib, shortage
+        from icl.models.hf.memory import free_shortage
 
         if "engine" in vars(self) or self.device_map is not None or prequantized.method(self.checkpoint):
             return
-        _, place = resolve_device(self.device)
-        memory = device_memory(torch.device(place))
-        if memory is None:
-            return
-        try:
-            dtype = resolve_dtype(self.device, None, self.dtype)
-            pairs = [(self.memory_needs(dtype, one), one) for one in requests]
-            needs, request = max(pairs, key=lambda pair: pair[0].request(pair[1]), default=(None, None))
-            needs = needs or self.memory_needs(dtype)
-        except ModelError:  # the plan says so
-            return
-        need = needs.weights + (needs.request(request) if request is not None and needs.weights <= memory.free else 0)
-        where = "the main memory" if memory.kind == "cpu" else place
-        if problem := shortage(needs, request, memory.free, where, f"a device with at least {gib(need)} free"):
+        place, dtype = resolve_device(self.device)[1], resolve_dtype(self.device, None, self.dtype)
+        if problem := free_shortage(lambda request: self.memory_needs(dtype, request), requests, place):
             raise ModelError(f"model {self.path}: {problem}")
 
     @property

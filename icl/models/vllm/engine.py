@@ -14,8 +14,7 @@ from weakref import ReferenceType, ref
 
 from icl.errors import ICLError, ModelError
 from icl.models.vllm import lora
-from icl.models.vllm.engine_io import EngineOutput, EngineRequest, output_from_vllm, sampling_params
-from icl.models.vllm.inputs import InputBuilder
+from icl.models.vllm.engine_io import EngineOutput, EngineRequest, InputBuilder, output_from_vllm, sampling_params
 
 if TYPE_CHECKING:
     from icl.models.vllm.model import VLLM

@@ -189,7 +189,7 @@ class VLLM(Model):
 
         Equal numbers mean equal prompts up to the end of the block.
         """
-        from icl.models.vllm.inputs import blocks
+        from icl.models.vllm.engine_io import blocks
 
         hashes = blocks(self.hf, prompt, self.block_size) if self.enable_prefix_caching else []
         return self.block_size, hashes

@@ -9,8 +9,7 @@ import pytest
 from icl.errors import ConfigError, ModelError
 from icl.models.hf.model import HF
 from icl.models.vllm.engine import CHUNK_SIZE, PLUGIN_ARGS, Replicas, scheduling_args
-from icl.models.vllm.engine_io import EngineOutput, EngineRequest, output_from_vllm
-from icl.models.vllm.inputs import blocks
+from icl.models.vllm.engine_io import EngineOutput, EngineRequest, blocks, output_from_vllm
 from icl.models.vllm.model import VLLM
 from icl.registry import build
 from icl.types import Part, Prompt, Turn
