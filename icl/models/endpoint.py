@@ -68,7 +68,7 @@ class Endpoint:
 
         endpoint = self
 
-        class Client(openai.OpenAI):
+        class Client(openai.OpenAI):  # no public hook ends its waits, or sets their length
             def _sleep_for_retry(self, *, retries_taken: int, max_retries: int, options: Any, response: Any) -> None:
                 headers = None if response is None else response.headers
                 delay = self._calculate_retry_timeout(max_retries - retries_taken, options, headers)
