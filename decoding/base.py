@@ -187,8 +187,6 @@ def zero_strength(logits: "Tensor") -> "Tensor":
 
 LAYER_KEYS = ("layer", "layers", "first_layer", "last_layer")
 """Names of parameters that are numbers of layers of the model, in every method."""
-
-
 ALL_LAYERS = {"first_layer": 0, "last_layer": -1}
 """Values of these parameters that every model has."""
 

@@ -9,6 +9,7 @@ import warnings
 from typing import TYPE_CHECKING
 
 from icl.lazy_exports import find_own_packages_first, lazy_exports
+from icl.version import __version__ as __version__
 
 find_own_packages_first()
 
@@ -67,7 +68,6 @@ if TYPE_CHECKING:
     from retrievers.base import Reranker as Reranker
     from retrievers.base import Retriever as Retriever
 
-__version__ = "0.2.0"
 __all__ = [
     "Composer",
     "Context",

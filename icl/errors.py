@@ -4,6 +4,7 @@ The command line prints the message alone. In Python they are ordinary exception
 the toolkit and keeps its traceback.
 """
 
+import hashlib
 from collections.abc import Iterable
 from difflib import SequenceMatcher, get_close_matches
 from itertools import takewhile
@@ -67,3 +68,16 @@ def did_you_mean(word: str, candidates: Iterable[str]) -> str:
 
     matches = get_close_matches(word, list(candidates), n=5, cutoff=0.5)
     return f" Did you mean '{max(matches, key=nearness)}'?" if matches else ""
+
+
+MAX_LENGTH = 60
+"""Characters of a parameter value that a label shows."""
+
+
+def truncate(text: str) -> str:
+    """The text, cut to MAX_LENGTH characters with a digest at the end: '[0.1, 0.2, 0.…#9f86d0]'."""
+    if len(text) <= MAX_LENGTH:
+        return text
+    mark = f"…#{hashlib.sha256(text.encode(errors='surrogatepass')).hexdigest()[:6]}"
+    closed = text[-1] if text[-1] in ")]}" else ""
+    return f"{text[: MAX_LENGTH - len(mark) - len(closed)]}{mark}{closed}"

@@ -165,7 +165,6 @@ class _Decoded:
 
 _DECODED = _Decoded(128 * 2**20)
 
-
 _BROKEN = (OSError, ValueError, SyntaxError, RuntimeError, EOFError, LookupError, ArithmeticError, struct.error)
 """The exceptions that Pillow raises for truncated and broken files, by format."""
 

@@ -28,7 +28,6 @@ _OWN_LETTER = re.compile(r"\(?([A-Za-z])(?:[.):]|\.\))\s+(?=\S)")
 OPTION_TEXTS = "option_texts"
 """Key of `meta`: the texts of the options, in the order of their letters."""
 
-
 LETTERED = OptionListing(
     "\n{options}\nAnswer with the option's letter from the given choices directly.", "\n", letters=True
 )

@@ -57,7 +57,6 @@ class LeakPolicy:
 EXCLUDE_LEAKS = LeakPolicy(exclude=True)
 """The default of every `retrieve`."""
 
-
 ALLOW_LEAKS = LeakPolicy(exclude=False)
 """Only the retriever `with_leaks` uses it, to measure what a leak is worth."""
 

@@ -25,23 +25,17 @@ from decoding.formulas.sampling import Beam, Greedy, Sampler
 from decoding.traits import Traits
 from icl.component import Component
 from icl.edits import Edit
-from icl.errors import ConfigError, did_you_mean
+from icl.errors import ConfigError, did_you_mean, truncate
 from icl.loading import location
 from icl.models.interventions import ActsIn
 from icl.registry import build, describe, entries, parse, resolve
 from icl.text.json_text import canonical_digest
-from icl.text.truncate import truncate
 
 Normalize = Literal["sum", "mean", "bytes"]
 """Score of an option: the sum of its tokens' log-probabilities, their mean, or the sum per UTF-8 byte."""
 
-
 NORMALIZE: tuple[Normalize, ...] = get_args(Normalize)
-
-
 ACTS_IN: tuple[ActsIn, ...] = get_args(ActsIn)
-
-
 ARM_KEYS = ("sampling", "logits_processors", "acts_in", "normalize", "label")
 """Keys of a `decoding` node that are not parameters of the strategy."""
 

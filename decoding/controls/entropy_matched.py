@@ -13,7 +13,7 @@ from decoding.base import StepState, Strategy
 from decoding.controls.base import WrappingControl
 from decoding.formulas.divergences import entropy
 from decoding.traits import Traits
-from icl.memory.float_precision import widened
+from icl.memory.device_copies import widened
 from icl.registry import NestedComponent, component
 
 if TYPE_CHECKING:

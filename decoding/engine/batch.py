@@ -227,26 +227,20 @@ def _option_result(prepared: PreparedRequest, scoring: OptionScoring) -> Generat
 ArmKey = tuple[Strategy, Sampler, int, ActsIn]
 """A strategy, a sampler, the maximal number of new tokens, and the part in which the strategy chooses them."""
 
-
 DECIDED_STEPS = 0.7
 """Assumed proportion of steps that the reference decides, before an arm has answered."""
-
 
 MIN_ANSWERS, MAX_ANSWERS = 8, 64
 """Statistics are used from MIN_ANSWERS answers on. At MAX_ANSWERS, the weight of all previous answers is halved."""
 
-
 FORWARD_TOKENS = 64
 """Cost of one more forward pass on a small model, in prefilled tokens."""
-
 
 IMAGE_TOKENS = 16
 """Cost of processing and encoding an image on a small model, in prefilled tokens."""
 
-
 COPY_COST = 0.02
 """Cost of moving the cache entries of a row once, relative to its prefill."""
-
 
 MAX_COST_RATIO = 0.9
 """Lazy branches are chosen below this ratio of estimated costs, because an eager choice risks less."""

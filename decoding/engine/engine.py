@@ -23,8 +23,7 @@ from decoding.engine.requests import Counters, DecodingRequest, Failure, LazyBra
 from decoding.engine.result_collector import GenerationCache, OnResult, PrepareGenerator, Result, ResultCollector
 from decoding.engine.voting import with_voting
 from icl.errors import ICLError
-from icl.memory.batch_limit import BatchLimit
-from icl.memory.out_of_memory import first_line, is_out_of_memory
+from icl.memory.out_of_memory import BatchLimit, first_line, is_out_of_memory
 from icl.models.base import LogitModel
 from icl.types import Prompt
 from icl.user_errors import convert_user_errors
@@ -43,10 +42,8 @@ from icl.user_errors import convert_user_errors
 
 logger = logging.getLogger(f"icl.{__name__}")
 
-
 GENERATION_CACHES: WeakKeyDictionary[LogitModel, GenerationCache] = WeakKeyDictionary()
 """Texts generated for `Strategy.prepare`, kept as long as the model. An image is described once for all calls."""
-
 
 DECODE_LIMITS: WeakKeyDictionary[LogitModel, BatchLimit] = WeakKeyDictionary()
 """Limits of decoding batches, which are remembered for a run."""
@@ -196,11 +193,8 @@ class BatchRun:
 
 BATCH_TOKENS = 32_768
 """Default budget: tokens of all rows of a batch, prompts and answers together."""
-
-
 ROWS_PER_PREFILL = 4
 """Budget of rows relative to a prefill. Rows hold keys and values only; a prefill also holds activations."""
-
 
 Shape = tuple[int, int]
 """Rows of a batch, and tokens of the longest one."""
@@ -268,7 +262,6 @@ def _shape(prepared: Sequence[PreparedRequest]) -> Shape:
 
 MAX_IMAGES = 64
 """Images that are prepared ahead. More would not stay in the model's cache."""
-
 
 CHUNK = 4
 """Prompts between two looks at whether to stop."""

@@ -12,8 +12,7 @@ from decoding.engine.thinking_budget import Detokenizer, Thinking
 from decoding.engine.trace import TRACE_FIELDS, StepTrace, serialize_step_traces
 from decoding.engine.trace_precision import round_nats
 from decoding.formulas.sampling import Beam, Sampler, uniform_numbers
-from icl.memory.device_copies import StepIndices, copied_to_device
-from icl.memory.float_precision import wide_dtype
+from icl.memory.device_copies import StepIndices, copied_to_device, wide_dtype
 from icl.models.interventions import ActsIn, TokenPart
 from icl.streams import StreamKey
 from icl.text.reasoning_blocks import split_reasoning

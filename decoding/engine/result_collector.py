@@ -24,15 +24,11 @@ if TYPE_CHECKING:
 
 
 Result = Generation | Failure
-
-
 OnResult = Callable[[int, Result], None]
 """Receives the index of a request and its result."""
 
-
 RunRequests = Callable[..., list[Result]]
 """The `run_requests` of an engine."""
-
 
 GenerationCache = dict[tuple[str, int], str]
 """Digest of a prompt and maximal number of new tokens -> generated text."""

@@ -16,8 +16,7 @@ from decoding.arms.inspection import constant_weights
 from decoding.base import StepState, Strategy
 from decoding.engine.trace_precision import round_nats, round_probabilities
 from decoding.formulas.divergences import entropy, jensen_shannon
-from icl.memory.device_copies import read_together
-from icl.memory.float_precision import on_device_with_float64
+from icl.memory.device_copies import on_device_with_float64, read_together
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -231,7 +230,6 @@ of the sampler. changed: 1 if its best token is not that of the reference. logpr
 0 for a forced one (`decoding.engine.thinking_budget`). gap: difference of the two best log-probabilities in nats, at
 most MAX_GAP.
 """
-
 
 MAX_GAP = 1000.0
 """Value of `gap` if the mask keeps a single token."""

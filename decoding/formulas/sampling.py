@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from decoding.formulas.row_steps import steps_per_row
 from icl.constraints import BeamCount, Count, Fraction, LengthPenalty, Temperature
-from icl.memory.device_copies import copied_to_device
-from icl.memory.float_precision import wide_dtype, widened
+from icl.memory.device_copies import copied_to_device, wide_dtype, widened
 from icl.registry import component
 from icl.streams import StreamKey
 

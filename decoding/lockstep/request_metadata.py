@@ -17,14 +17,10 @@ from icl.registry import build, to_config
 from icl.streams import StreamKey
 
 METADATA_KEY = "lockstep"
-
-
 SECRET_VARIABLE = "ICL_LOCKSTEP_SECRET"
 """Environment variable with the prefix of a server's group names. Only the server's own processes know it."""
 
-
 GROUP_NAME_REFUSED = "groups are named by the server; ask for a strategy with vllm_xargs: {strategy: ...}"
-
 
 MAX_BRANCHES = 16
 """Maximum number of branches of a group."""

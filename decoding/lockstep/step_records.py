@@ -118,7 +118,6 @@ class RecordStore:
 
 RECORD_STORE = RecordStore()
 
-
 Value = TypeVar("Value")
 
 

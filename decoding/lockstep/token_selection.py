@@ -22,8 +22,7 @@ from decoding.lockstep.budgeted_outputs import TokenizerLoader
 from decoding.lockstep.request_metadata import BranchMetadata, deserialize
 from decoding.lockstep.step_records import RECORD_STORE, set_step
 from icl.errors import ICLError
-from icl.memory.device_copies import copied_to_device
-from icl.memory.float_precision import widened
+from icl.memory.device_copies import copied_to_device, widened
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -35,7 +35,6 @@ Floats = NDArray[np.float64]
 _VECTORS = LRUByteCache[tuple[str, tuple[str, ...]], Floats](32 * 2**20, lambda vector: vector.nbytes + 400)
 """The latest vectors of this process by embedder and images."""
 
-
 Chunks = tuple[Sequence[Sequence[int]], Sequence[float]]
 """A note: the numbers of the demonstrations of each chunk, and the weight of each chunk."""
 

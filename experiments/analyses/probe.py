@@ -1,7 +1,7 @@
 """How accurate are methods without a model? The demonstrations' vote, and linear probes on retrieval vectors
 
     vote            the majority answer of the demonstrations, ties to the nearest
-    demonstrations  a linear probe fitted on the sample's demonstrations alone (`retrievers.diagnostics.linear_probe`)
+    demonstrations  a linear probe fitted on the sample's demonstrations alone (`experiments.analyses.linear_probe`)
     pool            a linear probe fitted on the whole pool, if it has 128 labels or fewer
     ... + texts     the same with the names of the labels as extra shots (Lin et al., CVPR 2023), if the encoder has
                     images and texts in one space and the retriever compares images. The retriever's embedder `close`
@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from experiments.analyses.distinct_choices import distinct_choices
+from experiments.analyses.linear_probe import fit_probe
 from experiments.analyses.reference_comparison import compare_with_reference
 from experiments.analyses.shared import answered_samples, build_retriever, make_table
 from experiments.stats.arms import resolve_setting
@@ -33,7 +34,6 @@ from icl.metrics.normalize import normalize_text
 from icl.registry import build
 from icl.tasks.base import Task
 from retrievers.base import Resources
-from retrievers.diagnostics.linear_probe import fit_probe
 from retrievers.machinery.embeddings import reads
 from retrievers.machinery.similarity import FittedSimilarity, SimilarityRetriever
 

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
+from experiments.analyses.linear_probe import cross_validated
 from experiments.analyses.run_prompts import load_models
 from experiments.analyses.shared import (
     answered_samples,
@@ -35,7 +36,6 @@ from experiments.analyses.shared import (
 from icl.errors import ConfigError
 from icl.metrics.normalize import normalize_text
 from icl.streams import StreamKey
-from retrievers.diagnostics.linear_probe import cross_validated
 
 if TYPE_CHECKING:
     from pandas import DataFrame

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
-from icl.text.truncate import truncate
+from icl.errors import truncate
 
 PATH_KEYS = ("path", "checkpoint")
 """A model or a task with one of these is named by its path, and not by its backend."""

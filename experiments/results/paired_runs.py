@@ -20,10 +20,9 @@ from experiments.stats.arms import EQUIVALENCE, NO_VALUE, describe_arm, varying_
 from experiments.stats.pairs import UnpairedError
 from experiments.stats.run_statistics import RUN_LEVEL, SAMPLE, RunLevelScores, SharedAttrs, run_level_columns
 from experiments.store.store import Store
-from icl.errors import ConfigError
+from icl.errors import ConfigError, truncate
 from icl.metrics.base import ScoredSample
 from icl.registry import describe
-from icl.text.truncate import truncate
 
 if TYPE_CHECKING:
     from pandas import DataFrame

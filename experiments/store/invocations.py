@@ -131,7 +131,7 @@ def collect_environment() -> dict[str, Any]:
         and of the toolkit if it is a checkout, and `machine`.
     """
     toolkit = Path(__file__).parents[2]
-    tracked = _output("git", "-C", str(toolkit), "ls-files", "--", "icl/__init__.py")
+    tracked = _output("git", "-C", str(toolkit), "ls-files", "--", "icl/version.py")
     return {
         "versions": {"python": platform.python_version(), **_packages()},
         **_devices(),

@@ -30,9 +30,9 @@ from experiments.grid.grid import Cell, Grid
 from experiments.store.equivalent_cells import EQUIVALENT
 from experiments.store.imported import refuse_imported
 from experiments.store.store import Store, write_bytes
-from icl import __version__
 from icl.errors import StoreError
 from icl.text.json_text import canonical_digest
+from icl.version import __version__
 
 REMEDY = "Use another name, or --fork to start a new run from its config."
 

@@ -29,7 +29,7 @@ from torch.nn import functional as F
 from decoding.prompt_edits import remove_demonstrations
 from experiments.config.keys import TuneSpec
 from icl.errors import ModelError
-from icl.memory.batch_limit import BatchLimit
+from icl.memory.out_of_memory import BatchLimit
 from icl.models.hf.image_features import EncodedImage, vision_arguments
 from icl.models.hf.language_model import EncodedPrompt, LanguageModel, keep_columns
 from icl.models.hf.token_ranges import row_edit

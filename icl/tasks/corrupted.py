@@ -48,7 +48,6 @@ USUAL = 3
 
 Severity = Annotated[int, Ge(0), Le(5)]
 
-
 CorruptionKind = Literal["noise", "blur", "contrast", "jpeg"]
 
 

@@ -12,10 +12,10 @@ if TYPE_CHECKING:
     from decoding.interventions.conformance import check_intervention as check_intervention
     from experiments.launch.conformance import check_launcher as check_launcher
     from experiments.observers.base import check_observer as check_observer
+    from icl.testing.conformance import check_edit as check_edit
     from icl.testing.conformance import check_metric as check_metric
     from icl.testing.conformance import check_model as check_model
     from icl.testing.conformance import check_task as check_task
-    from icl.testing.edits import check_edit as check_edit
     from icl.testing.sessions import check_sessions as check_sessions
     from prompts.conformance import check_composer as check_composer
     from prompts.conformance import check_orderer as check_orderer
@@ -43,8 +43,7 @@ __all__ = [
 ]
 
 _MODULES: dict[str, tuple[str, ...]] = {
-    "icl.testing.conformance": ("check_metric", "check_model", "check_task"),
-    "icl.testing.edits": ("check_edit",),
+    "icl.testing.conformance": ("check_edit", "check_metric", "check_model", "check_task"),
     "icl.testing.sessions": ("check_sessions",),
     "retrievers.machinery.conformance": ("check_embedder", "check_reranker", "check_retriever"),
     "prompts.conformance": ("check_composer", "check_orderer", "check_transform"),

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from icl.tasks.drawings.packages import WORDNET, fetch, iter_files
+from icl.tasks.drawings.catalog import WORDNET, fetch, iter_files
 
 
 def definitions(source: Path | None) -> Iterator[str]:

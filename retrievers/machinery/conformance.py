@@ -42,8 +42,6 @@ from retrievers.base import (
 from retrievers.machinery.embeddings import open_source, reads
 
 NEEDS = frozenset({"embedder", "model", "labels", "gold"})
-
-
 COLORS = {"red": (220, 40, 30), "green": (40, 180, 60), "blue": (40, 70, 210)}
 
 
@@ -237,8 +235,6 @@ def _example(name: str, color: str, place: int) -> Example:
 
 
 TEXTS = ("which red ?", "count the blue shape", "which red ?", "what")
-
-
 UNIT, ORDER, BATCH = 1e-5, 1e-5, 1e-4  # tolerances: length, order of items, other batch
 
 

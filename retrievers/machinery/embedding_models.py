@@ -23,14 +23,8 @@ if TYPE_CHECKING:
 
 
 BATCH = 64
-
-
 SHIPPED = {"tiny": Path(__file__).parents[2] / "icl" / "models" / "tiny" / "checkpoints" / "encoder"}
-
-
 WEIGHTS = (".safetensors", ".bin")
-
-
 CHECKPOINT_FILES = (*WEIGHTS, ".json", ".txt", ".model", ".jinja")
 
 
@@ -145,11 +139,7 @@ def _from_hub(name: str) -> Path:
 
 
 GIB = 2**30
-
-
 WEIGHT_FACTOR, BATCH_BYTES = 1.25, GIB
-
-
 EmbedderDtype = Literal["auto", "float32", "bfloat16", "float16"]
 
 

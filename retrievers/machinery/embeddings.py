@@ -126,7 +126,6 @@ class PoolFitted:
 
 T = TypeVar("T")
 
-
 CHUNK = 512
 """Items per write. A killed process loses at most this many vectors."""
 
@@ -250,11 +249,7 @@ def _unflatten(rows: Vectors) -> Vectors:
 
 
 _EMBEDDED = {"image": 0, "text": 0, "patches": 0, "words": 0}
-
-
 _SHARED: dict[tuple[str, Path], EmbeddingCache] = {}
-
-
 _GUARD = threading.Lock()
 
 

@@ -25,13 +25,10 @@ from retrievers.machinery.similarity import FittedSimilarity, ModalityRetriever,
 
 Array = NDArray[np.floating]
 
-
 Floats = NDArray[np.float64]
-
 
 TIE = 1e-6
 """Gains within this distance of the best are equal to it. It is above the error of float32 sums of unit vectors."""
-
 
 SINGULAR = 1e-12
 """A candidate that shrinks the determinant below this share adds nothing."""

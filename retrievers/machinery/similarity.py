@@ -46,7 +46,6 @@ from retrievers.machinery.vector_math import Vectors
 
 Scores = NDArray[np.float64]
 
-
 _INDEXES: "WeakKeyDictionary[Pool, dict[Hashable, tuple[EmbeddingSource, VectorIndex]]]" = WeakKeyDictionary()
 """The indexes of all pools in use. Runs with another seed or number of shots share an index."""
 
@@ -366,22 +365,17 @@ def embed_by_modality(
 
 _GUARD = Lock()
 
-
 MIN_FAISS_SCORES = 4096
 """Up to this number of scores (rows x queries), all rows are scored, because FAISS would be slower."""
-
 
 SLACK = 8
 """Candidates beyond k in the first search, for filtered rows and ties."""
 
-
 FLOAT32_ERROR = 1e-5
 """The largest error of a float32 inner product of unit vectors."""
 
-
 MIN_BLAS_QUERIES = 4
 """From this number of queries on, one matrix product is faster than a scan per query."""
-
 
 CHUNK = 1024
 """Queries scored at once. It bounds the memory."""

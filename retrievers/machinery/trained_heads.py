@@ -99,8 +99,6 @@ def check_width(what: str, dimensions: int, vectors: Vectors) -> None:
 
 
 Positives = Literal["other_domains", "class"]
-
-
 Sum = Literal["positives_and_others", "all_rows"]
 
 

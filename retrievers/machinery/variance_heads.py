@@ -32,19 +32,14 @@ if TYPE_CHECKING:
 
 
 FORMAT = "mm-icl spreads 2"
-
-
 A, B = 10.0, 10.0
 """The start values of a and b."""
-
 
 MIN_A = 1e-3
 """The lower bound of a. A member farther away is never a more probable match."""
 
-
 MIN_LOG_DEVIATION, MAX_LOG_DEVIATION = -20.0, 5.0
 """Bounds of s: a point, and more than the whole sphere. Values beyond them only risk an overflow."""
-
 
 AB_RATE_FACTOR = 10.0
 """The learning rate of a and b, relative to that of the heads."""

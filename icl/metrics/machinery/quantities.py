@@ -181,7 +181,6 @@ _DOZEN = (
 _CHINESE = re.compile(r"[一二两三四五六七八九十]+(?=[个只名位条张本件头匹辆艘架棵朵枚块つ人台個隻]|[。.!]?$)")
 _CHINESE_DIGITS = {digit: value for value, digit in enumerate("一二三四五六七八九", 1)} | {"两": 2}
 
-
 _MULTIPLE = re.compile(r"\b(\d+(?:\.\d+)?)\s+(hundred|thousand|million|billion)\b", re.IGNORECASE)
 _COUNTED = re.compile(rf"\b(a|{'|'.join(ONES[1:])})(?=\s+(?:hundred|thousand|million|billion)\b)", re.IGNORECASE)
 _SIZES = {"hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9}

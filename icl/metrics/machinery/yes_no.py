@@ -24,7 +24,6 @@ from icl.types import Example, Generation
 
 YesNo = Literal["yes", "no"]
 
-
 _IDIOMS = re.compile(
     r"\b(?:no|without a) (?:doubt|question)\b|\bno (?:problem|worries|idea|clue|way to (?:tell|know))\b"
 )
@@ -90,7 +89,6 @@ _SYNONYMS = {
     **dict.fromkeys(("nope", "nah", "false", "incorrect", "negative"), "no"),
 }
 
-
 _DISSENT = re.compile(
     r"^(?:definitely|certainly|absolutely|probably|of course|most likely|likely|clearly|surely) not\b"
     r"|^not (?:really|at all|quite|that i can see|in|on|here|visible|present|there)\b|\bsee none\b"
@@ -118,7 +116,6 @@ _JUDGMENT = re.compile(
     r"(?P<not> not|n't)? (?:(?:entirely|completely|actually|indeed|an?) )?"
     r"(?:(?P<yes>true|correct|right|accurate)|false|incorrect|wrong|inaccurate|untrue)\b(?! (?:side|hand|of)\b)"
 )
-
 
 _WITHOUT = re.compile(r"\b(?:not|without)(?: (?:an?|any|the))? (\w+)")
 

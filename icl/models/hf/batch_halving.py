@@ -1,4 +1,4 @@
-"""Batches within a limit that out-of-memory errors lower (`icl.memory.batch_limit`)."""
+"""Batches within a limit that out-of-memory errors lower (`icl.memory.out_of_memory`)."""
 
 import copy
 import gc
@@ -8,8 +8,7 @@ from typing import TypeVar
 import torch
 
 from icl.errors import ICLError, ModelError
-from icl.memory.batch_limit import BatchLimit
-from icl.memory.out_of_memory import first_line, is_out_of_memory
+from icl.memory.out_of_memory import BatchLimit, first_line, is_out_of_memory
 
 V = TypeVar("V")
 T = TypeVar("T")

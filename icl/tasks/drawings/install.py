@@ -26,19 +26,21 @@ import numpy as np
 
 from icl.errors import DataError
 from icl.limited_process import TIMED_OUT, LimitedProcess
-from icl.tasks.drawings.catalog import SourceDrawing, openclipart, tuxpaint
-from icl.tasks.drawings.emoji import EMOJI_LICENSES, emoji
-from icl.tasks.drawings.nouns import Nouns
-from icl.tasks.drawings.packages import (
+from icl.tasks.drawings.catalog import (
     COMMAND,
     OPENCLIPART,
     TUXPAINT,
     WORDNET,
     DebianPackage,
+    SourceDrawing,
     checksum,
     fetch,
     iter_files,
+    openclipart,
+    tuxpaint,
 )
+from icl.tasks.drawings.emoji import EMOJI_LICENSES, emoji
+from icl.tasks.drawings.nouns import Nouns
 from icl.tasks.drawings.table import IMAGES, SOURCES, TABLE, DrawingRecord, damaged_drawings, drawings_folder
 
 if TYPE_CHECKING:

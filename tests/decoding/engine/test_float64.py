@@ -12,7 +12,7 @@ from decoding.arms.arm import parse_arm
 from decoding.engine import trace
 from decoding.engine.engine import run_requests
 from decoding.engine.requests import Counters, DecodingRequest, Failure
-from icl.memory import device_copies, float_precision
+from icl.memory import device_copies
 from tests.decoding.toy import Toy
 
 SAMPLED = {"temperature": 1.0, "top_k": 20, "top_p": 0.9, "min_p": 0.01}
@@ -68,7 +68,7 @@ def test_a_device_without_float64_chooses_the_same_tokens(monkeypatch: pytest.Mo
 
     monkeypatch.setattr(trace, "_normal_equations", on_host)
     monkeypatch.setattr(device_copies, "moved_to_device", moved)
-    monkeypatch.setattr(float_precision, "has_float64", lambda device: False)
+    monkeypatch.setattr(device_copies, "has_float64", lambda device: False)
     with guard:
         without = answers()
     assert host_calls
@@ -87,4 +87,4 @@ def test_tensors_of_several_devices_and_types_are_read_in_order() -> None:
 
 @pytest.mark.parametrize(("kind", "dtype"), [("mps", torch.float32), ("cpu", torch.float64), ("cuda", torch.float64)])
 def test_the_widest_type_of_a_device(kind: str, dtype: torch.dtype) -> None:
-    assert float_precision.wide_dtype(torch.device(kind)) is dtype
+    assert device_copies.wide_dtype(torch.device(kind)) is dtype

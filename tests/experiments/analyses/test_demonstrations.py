@@ -9,14 +9,14 @@ import pandas as pd
 import pytest
 
 from experiments.analyses import embedding_space, label_precision, leakage, probe, retrieval
+from experiments.analyses.embedding_space import diagnose
+from experiments.analyses.linear_probe import fit_probe
 from experiments.stats.sample_rows import to_records
 from experiments.store.store import Store
 from icl.errors import ConfigError
 from icl.metrics.normalize import normalize_text
 from icl.registry import build
 from retrievers.base import Resources
-from retrievers.diagnostics.embedding_space import diagnose
-from retrievers.diagnostics.linear_probe import fit_probe
 from retrievers.knn import KNN
 
 PARTS = Path(__file__).parent / "parts.py"

@@ -7,10 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image as PILImage
 
 from experiments.analyses import influence, visual_correlation
 from experiments.analyses.run_prompts import run_prompts, with_answer
+from experiments.analyses.visual_correlation import cal_weights
 from experiments.cli.main import main
 from experiments.grid.grid import Cell
 from icl.errors import ConfigError, PlanError
@@ -134,3 +136,24 @@ def test_the_command_limits_queries_and_draws_the_figure(
     errors = capsys.readouterr().err
     assert "--queries: 'copying' reads the stored samples of all queries" in errors
     assert "--figure: 'copying' has a table and no figure" in errors
+
+
+SCORES = torch.tensor([[0.0, 9.0, 2.0, 3.0], [5.0, 7.0, -2.0, 8.0]])
+COUNTS = torch.tensor([[True, True, False, True], [False, True, True, True]])
+
+
+def test_weights_are_bounded_scores_averaged_over_neighbors() -> None:
+    """Row 0: (1, 5 | 3): means 3, 3, 3. Row 1: (5, 1, 5): means 3, 11/3, 3."""
+    expected = torch.tensor([[1, 1, 0, 1], [0, 9, 11, 9]]) / torch.tensor([[3], [29]])
+    torch.testing.assert_close(cal_weights(SCORES, COUNTS), expected)
+
+
+def test_a_row_does_not_depend_on_the_others() -> None:
+    alone = torch.cat([cal_weights(SCORES[i : i + 1], COUNTS[i : i + 1]) for i in range(2)])
+    torch.testing.assert_close(cal_weights(SCORES, COUNTS), alone)
+    longer = cal_weights(torch.cat([SCORES, SCORES], 1), torch.cat([COUNTS, torch.zeros_like(COUNTS)], 1))
+    torch.testing.assert_close(longer[:, :4], alone)
+
+
+def test_a_row_without_tokens_has_no_weights() -> None:
+    assert not cal_weights(SCORES, torch.zeros_like(COUNTS)).any()

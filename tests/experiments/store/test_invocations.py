@@ -175,7 +175,7 @@ def test_the_toolkit_has_a_commit_only_in_its_own_checkout(monkeypatch: pytest.M
     assert collect_environment()["git"]["toolkit"] is None
     checkout = tmp_path / "checkout"
     own = checkout / "experiments" / "store" / "invocations.py"
-    for file in (own, checkout / "icl" / "__init__.py"):
+    for file in (own, checkout / "icl" / "version.py"):
         file.parent.mkdir(parents=True)
         file.touch()
     git = ["git", "-C", str(checkout), "-c", "user.name=a", "-c", "user.email=a@b"]

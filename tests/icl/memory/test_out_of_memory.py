@@ -1,11 +1,12 @@
 """Errors of memory are recognized by type, by text and through their cause. Other faults of a device are not."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
 
-from icl.memory.batch_limit import BatchLimit
-from icl.memory.out_of_memory import first_line, is_out_of_memory
+from icl.memory.out_of_memory import FULL_BATCHES, BatchLimit, first_line, is_out_of_memory
 from icl.models.hf.batch_halving import run_within_limit
 from icl.user_errors import convert_user_errors
 
@@ -94,3 +95,48 @@ def test_errors_that_cause_each_other_end() -> None:
 def test_an_error_without_a_message_is_named_by_its_type() -> None:
     assert first_line(MemoryError()) == "MemoryError"
     assert first_line(RuntimeError("\n two \nthree")) == "two"
+
+
+def test_a_size_that_failed_is_halved_and_not_tried_again() -> None:
+    limit = BatchLimit(64)
+    assert limit.fits(64)
+    assert not limit.fits(65)
+    limit.record_failure(60)
+    assert (limit.now, limit.failed) == (30, 60)
+    for _ in range(100):
+        assert limit.now < 60
+        limit.record_fit(limit.now)
+    assert limit.now * 1.25 >= 60
+
+
+def test_a_limit_grows_by_a_quarter_after_four_full_batches_up_to_its_budget() -> None:
+    limit = BatchLimit(100)
+    limit.record_failure(100)
+    sizes = []
+    for _ in range(3 * FULL_BATCHES):
+        sizes.append(limit.now)
+        limit.record_fit(limit.now)
+    assert sizes == [50] * 4 + [62] * 4 + [77] * 4
+    small = BatchLimit(100)
+    small.record_failure(100)
+    for _ in range(20):
+        small.record_fit(40)  # not full: 50 / 1.25
+    assert small.now == 50
+
+
+def test_a_smaller_failure_lowers_a_limit_that_was_lowered_before() -> None:
+    limit = BatchLimit(100)
+    limit.record_failure(100)
+    limit.record_failure(80)  # a single context above the limit
+    assert (limit.now, limit.failed) == (40, 80)
+    limit.record_failure(90)
+    assert (limit.now, limit.failed) == (40, 80)
+
+
+def test_a_limit_returns_to_an_earlier_state() -> None:
+    limit = BatchLimit(100)
+    limit.record_failure(90)
+    before = copy.copy(limit)
+    limit.record_failure(3)
+    limit.forget_since(before)
+    assert limit == before

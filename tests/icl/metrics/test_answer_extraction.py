@@ -6,11 +6,11 @@ from collections import Counter
 
 import pytest
 
+from experiments.cli.check import SHIPPED, disagreements, read_cases
 from icl.errors import ConfigError, DataError
 from icl.metrics.lenient import Lenient
 from icl.metrics.machinery.answer_extraction import extract_answer
 from icl.metrics.strict import Strict
-from icl.testing.answer_cases import SHIPPED, disagreements, read_cases
 from icl.types import Example, Generation
 
 UNDECIDABLE = (

@@ -3,7 +3,7 @@
 import dataclasses
 import importlib.util
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -13,13 +13,14 @@ from PIL import Image as PILImage
 
 import icl.testing
 from decoding.strategies.vcd import VCD
+from icl.edits import Edit
 from icl.images import Image
 from icl.metrics.machinery.judge import Judge
 from icl.metrics.strict import Strict
-from icl.registry import PACKAGES
+from icl.registry import PACKAGES, build, entries, resolve
 from icl.tasks.base import Pool
 from icl.testing import check_orderer, check_strategy
-from icl.testing.conformance import _EXAMPLES, _request, check_metric, check_model, check_task
+from icl.testing.conformance import _EXAMPLES, _request, check_edit, check_metric, check_model, check_task
 from icl.testing.sessions import check_sessions
 from icl.types import Example
 from prompts.orderers.reversed import Reversed
@@ -35,7 +36,6 @@ def load_toy():
 
 
 TOY = load_toy()
-PROMPTS = [_request(example, True).prompt for example in _EXAMPLES[:3]]
 
 
 def gray(level: int) -> Image:
@@ -44,6 +44,9 @@ def gray(level: int) -> Image:
 
 def example(name: str, level: int, answer: str = "red", **more) -> Example:
     return Example(name, (gray(level),), "what?", (answer,), **({"options": ("red", "blue")} | more))
+
+
+PROMPTS = [_request(example, True).prompt for example in _EXAMPLES[:3]]
 
 
 @dataclass(frozen=True)
@@ -246,3 +249,99 @@ def test_a_class_is_checked_with_its_default_parameters():
     check_orderer(Reversed)
     with pytest.raises(AssertionError, match=r"Judge cannot be made without parameters .*judge.*Pass Judge\(...\)"):
         check_metric(Judge)
+
+
+@pytest.mark.parametrize("name", entries("edit"))
+def test_every_edit_keeps_its_promises(name):
+    check_edit(build("edit", name))
+
+
+class Counter:
+    calls = 0
+
+
+@dataclass(frozen=True)
+class Forgetful(Edit):
+    def describe(self):
+        Counter.calls += 1
+        return f"call {Counter.calls}"
+
+
+@dataclass(frozen=True)
+class Restless(Edit):
+    def apply_to_image(self, image):
+        Counter.calls += 1
+        return image.point(lambda level: (level + Counter.calls) % 256)
+
+
+@dataclass(frozen=True)
+class Redrawn(Edit):
+    stream: int = 0
+
+    def bind(self, key, place):
+        Counter.calls += 1
+        return replace(self, stream=Counter.calls)
+
+
+@dataclass(frozen=True)
+class Halved(Edit):
+    def apply_to_image(self, image):
+        return image.resize((image.width // 2, image.height // 2))
+
+
+@dataclass(frozen=True)
+class Painting(Edit):
+    def apply_to_image(self, image):
+        image.paste((0, 0, 0), (0, 0, 1, 1))
+        return image
+
+
+@dataclass(frozen=True)
+class Silent(Edit):
+    def apply_to_pixel_values(self, pixels):
+        return pixels + 1
+
+
+@dataclass(frozen=True)
+class Gray(Edit):
+    def apply_to_image(self, image):
+        return image.convert("L")
+
+
+@dataclass(frozen=True)
+class NoEdit:
+    def apply_to_image(self, image):
+        return image
+
+
+@pytest.mark.parametrize(
+    ("edit", "says"),
+    [
+        (Forgetful(), "in two ways"),
+        (Restless(), "other pixels in the second call"),
+        (Redrawn(), "something else for the same prompt"),
+        (Halved(), "came out as 6 x 4. Declare keeps_size = False"),
+        (Painting(), "changed the image that it was given"),
+        (Silent(), "declare applies_to_pixel_values = True"),
+        (Gray(), "returned mode L, not RGB"),
+        (NoEdit(), "does not extend icl.edits.Edit"),
+    ],
+    ids=lambda x: type(x).__name__ if isinstance(x, Edit) else "",
+)
+def test_a_violation_is_reported(edit, says):
+    with pytest.raises(AssertionError, match=says):
+        check_edit(edit)
+
+
+def test_edits_of_ones_own_with_other_code_have_other_digests(tmp_path: Path):
+    code = (
+        "from dataclasses import dataclass\nfrom icl.edits import Edit\n\n@dataclass(frozen=True)\nclass Mine(Edit):\n"
+    )
+    descriptions = []
+    for folder, body in (("a", "    by: int = 1\n"), ("b", "    by: int = 1  # more\n"), ("c", "    by: int = 1\n")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "mine.py").write_text(code + body)
+        descriptions.append(
+            Image.from_path("x").edit(resolve("edit", f"{tmp_path / folder / 'mine.py'}:Mine")()).edits[0].describe()
+        )
+    assert descriptions[0] == descriptions[2] != descriptions[1]

@@ -1,4 +1,4 @@
-from icl.text.truncate import MAX_LENGTH, truncate
+from icl.errors import MAX_LENGTH, truncate
 
 
 def test_short_texts_stay_and_long_ones_get_a_digest() -> None:

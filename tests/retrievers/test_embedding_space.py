@@ -6,18 +6,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from experiments.analyses import embedding_space as diagnostics
+from experiments.analyses.embedding_space import alignment, diagnose, hubness, modality_gap, near_duplicates, uniformity
+from experiments.cli.mine import blind_pairs
 from icl.errors import ConfigError, PlanError
 from icl.tasks.base import Pool
-from retrievers.diagnostics import embedding_space as diagnostics
-from retrievers.diagnostics.blind_pairs import blind_pairs
-from retrievers.diagnostics.embedding_space import (
-    alignment,
-    diagnose,
-    hubness,
-    modality_gap,
-    near_duplicates,
-    uniformity,
-)
 from retrievers.machinery.vector_math import normalize_rows
 
 Make = Callable[..., Any]

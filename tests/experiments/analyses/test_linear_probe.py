@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from experiments.analyses.linear_probe import DECAY, SCALE, cross_validated, fit_probe
 from icl.errors import PlanError
-from retrievers.diagnostics.linear_probe import DECAY, SCALE, cross_validated, fit_probe
 from retrievers.machinery.vector_math import normalize_rows
 
 

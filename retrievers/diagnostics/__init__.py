@@ -1,1 +1,0 @@
-"""Diagnostics of embedders and pools."""
