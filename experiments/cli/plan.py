@@ -57,10 +57,9 @@ def command(
     with spinner() as report_progress:
         report_progress("starting", 0, 0)  # imports take longer than reading the file
         from experiments.config.config import load_config
-        from experiments.grid.feasibility import check_data, check_requirements
+        from experiments.grid.feasibility import check_data, check_requirements, check_sizes
         from experiments.grid.grid import expand
         from experiments.grid.grid_warnings import loading_problems
-        from experiments.grid.implausible_sizes import check_sizes
         from experiments.planning.plan import make_plan
         from experiments.planning.plan_text import (
             check_memory,

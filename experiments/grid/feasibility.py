@@ -17,8 +17,27 @@ if TYPE_CHECKING:
 MAX_POOLS_HASHED = 32
 """Pools of single queries whose digests identify the demonstrations of a run."""
 
+MIN_CHECKED_TOKENS = 1024
+"""Longer answers are compared with the model's context, which needs the model's config."""
+
 MODEL_OUTPUTS = {"generate": "answers", "text_logprobs": "likelihoods of texts in prompts"}
 """Ability of the model that a retriever needs -> what it reads."""
+
+
+def check_sizes(grid: Grid) -> None:
+    """Raises PlanError if an answer may be longer than the model's context. Reads no weights."""
+    for cell in {(id(cell.model), cell.max_output_tokens): cell for cell in grid.cells}.values():
+        if cell.max_output_tokens < MIN_CHECKED_TOKENS or cell.answer_mode == "options":
+            continue
+        context = cell.model.max_tokens
+        if context is not None and cell.max_output_tokens >= context:
+            key = "max_new_tokens" if cell.max_new_tokens >= context else "max_thinking_tokens"
+            keys = ("grid", key) if key in grid.config.grid else (key,)
+            raise PlanError(
+                f"{grid.config.where(*keys)}: an answer of {cell.max_output_tokens:,} tokens leaves no space for a "
+                "prompt: "
+                f"model '{cell.labels['model']}' reads {context:,} tokens, prompt and answer together."
+            )
 
 
 def check_requirements(grid: Grid) -> None:
@@ -87,7 +106,7 @@ def _check_thinking_budget(grid: Grid) -> None:
 def _check_steering(grid: Grid, cell: Cell) -> None:
     """Raises PlanError if the intervention of a cell cannot run, or its vectors are of another model or template."""
     from decoding.arms.requirements import steering_refusal
-    from experiments.grid.fitted_vectors import vector_problem
+    from experiments.grid.fitted_parameters import vector_problem
 
     if cell.steering is None:
         return

@@ -15,10 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from experiments.config.keys import AXES, BASELINE_KEY, PublishedSpec, primary_metric
 from experiments.grid.feasibility import locate
-from experiments.grid.fitted_parameters import mismatch_warnings
-from experiments.grid.fitted_vectors import vector_warnings
+from experiments.grid.fitted_parameters import mismatch_warnings, vector_warnings
 from experiments.grid.grid import Cell, Grid
-from experiments.grid.label_matching import match_label
+from experiments.grid.matching import match_label
 from icl.errors import ConfigError, ICLError, ModelError, did_you_mean
 
 if TYPE_CHECKING:

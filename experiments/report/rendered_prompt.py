@@ -17,7 +17,7 @@ from experiments.config.config import load_config
 from experiments.config.keys import AXES
 from experiments.contexts.contexts import PromptSpec, Retrieval, build_contexts, render
 from experiments.grid.grid import Cell, Grid, expand
-from experiments.grid.label_matching import name_of
+from experiments.grid.matching import name_of
 from experiments.terminal.spinner import spinner
 from icl.errors import ConfigError, DataError, PlanError, did_you_mean, strip_control_characters
 from icl.models.base import Model

@@ -18,8 +18,7 @@ from experiments.config.config import Config
 from experiments.config.keys import AXES, DEMONSTRATION_AXES, NO_INTERVENTION
 from experiments.contexts.contexts import PromptItem, Retrieval, build_contexts, prompt_specs, render
 from experiments.grid.feasibility import check_data
-from experiments.grid.fitted_parameters import fitting_origin
-from experiments.grid.fitted_vectors import vector_record
+from experiments.grid.fitted_parameters import fitting_origin, vector_record
 from experiments.grid.grid import Cell, expand
 from experiments.grid.single_setting import SeveralSettingsError, check_single_setting, single_setting_overrides
 from experiments.running.generation import engine_for

@@ -9,10 +9,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from experiments.config.config import Config
-from experiments.grid.feasibility import check_data, check_requirements
+from experiments.grid.feasibility import check_data, check_requirements, check_sizes
 from experiments.grid.grid import Grid, expand
 from experiments.grid.grid_warnings import grid_warnings
-from experiments.grid.implausible_sizes import check_sizes
 from experiments.launch.coordinator import find_earlier_launch, follow, launch_workers
 from experiments.observers.observation import Observation
 from experiments.running.judging import check_judges, judge_answers

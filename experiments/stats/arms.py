@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from experiments.config.keys import AXES, DEMONSTRATION_AXES
-from experiments.grid.label_matching import match_label
+from experiments.grid.matching import match_label
 from experiments.stats.formatting import format_count, join_words
 from experiments.stats.run_statistics import RUN_LEVEL, is_run_level
 from icl.errors import ConfigError, did_you_mean

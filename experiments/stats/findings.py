@@ -36,7 +36,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING
 
 from experiments.config.keys import DEFAULT_METRIC, DEFAULT_REFERENCES, NO_INTERVENTION
-from experiments.grid.label_matching import name_of
+from experiments.grid.matching import name_of
 from experiments.stats.arm_comparisons import ArmComparison, Topic, Verdict, compare_arms, correct_topics
 from experiments.stats.arms import (
     NO_VALUE,

@@ -19,7 +19,7 @@ from annotated_types import Ge, MinLen
 
 from experiments.config.keys import DEFAULT_CORRECTION, DEFAULT_REFERENCES, DEMONSTRATION_AXES, StopSpec, primary_metric
 from experiments.grid.grid import Cell, Grid
-from experiments.grid.label_matching import match_label
+from experiments.grid.matching import match_label
 from experiments.stats.arms import NO_VALUE, Arm, describe_arm, reference_of
 from experiments.stopping.rule import DEFAULT_LOOKS, LOOKS_OF_SEVERAL_MODELS, MAX_RUN_LEVEL_FAMILY, LookDesign
 from experiments.stopping.sequential import look_sizes

@@ -18,8 +18,7 @@ from decoding.interventions.trainable import TrainableMethod
 from experiments.config.config import Config, parse_config
 from experiments.config.keys import NO_INTERVENTION, TuneSpec, TuningControl
 from experiments.config.yaml_document import Document
-from experiments.grid.fitted_parameters import fitting_origin
-from experiments.grid.fitted_vectors import vector_record
+from experiments.grid.fitted_parameters import fitting_origin, vector_record
 from experiments.grid.grid import Cell, expand
 from experiments.store.lock import write_lock
 from experiments.tuning.checkpoint import TrainingFolder, replacement

@@ -26,9 +26,8 @@ from written_run import write_run
 from experiments.cli.main import commands, main
 from experiments.config.config import load_config
 from experiments.config.keys import KEYS
-from experiments.grid.feasibility import check_requirements
+from experiments.grid.feasibility import check_requirements, check_sizes
 from experiments.grid.grid import expand
-from experiments.grid.implausible_sizes import check_sizes
 from experiments.launch.watch import RunWatcher
 from experiments.report.html import write_report
 from experiments.results.loaded_run import load_run

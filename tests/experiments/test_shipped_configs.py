@@ -7,10 +7,12 @@ from typing import Any
 import pytest
 
 import experiments
+from decoding.arms.arm import build_arm
 from experiments.analyses.catalog import find_analysis
 from experiments.api import run
 from experiments.config.config import load_config
-from experiments.grid.grid import expand
+from experiments.config.keys import KEYS
+from experiments.grid.grid import axis_points, expand
 from experiments.results.claims import judge_claims
 from experiments.results.view_run import view_run
 from experiments.stats.compare import compare
@@ -94,3 +96,25 @@ def test_every_claim_of_debunk_is_tested_where_it_belongs(toy: str, tmp_path: Pa
     judged = judge_claims(view)
     assert [one.claim.claim for one in judged if one.verdict == "not run"] == []
     assert len({one.claim.claim for one in judged}) == 20
+
+
+FILES = sorted([*CONFIGS.glob("*.yaml"), *CONFIGS.glob("drawings/*.yaml")])
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_every_shipped_config_reads_and_is_called_as_its_file(path: Path) -> None:
+    config = load_config(path)
+    assert config.name == path.relative_to(CONFIGS).with_suffix("").as_posix().replace("/", "-")
+    assert set(config.document.data) <= set(KEYS)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_every_component_of_a_shipped_config_is_there_with_its_parameters(path: Path) -> None:
+    for point in axis_points(load_config(path)):
+        for key in ("task", "model", "retriever", "order", "composer"):
+            point[key].build()
+        build_arm(point["decoding"])
+
+
+def test_the_quickstart_is_shipped() -> None:
+    assert "quickstart" in [path.stem for path in FILES]

@@ -7,9 +7,8 @@ from pathlib import Path
 import pytest
 
 from experiments.config.config import load_config
-from experiments.grid.feasibility import check_data, check_requirements
+from experiments.grid.feasibility import check_data, check_requirements, check_sizes
 from experiments.grid.grid import expand
-from experiments.grid.implausible_sizes import check_sizes
 from icl.errors import ICLError
 
 Write = Callable[..., Path]

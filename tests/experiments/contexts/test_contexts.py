@@ -1,6 +1,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import pytest
@@ -295,3 +296,15 @@ def test_a_pool_with_too_few_examples_shows_all_of_them_and_marks_the_sample(
         assert not sample.get("failed")
         assert shots < len(sample["demos"]) < 2 * shots
         assert sample["marks"] == [f"{len(sample['demos'])} demonstrations of {2 * shots}, as many as the pool has"]
+
+
+def test_a_retriever_that_returns_examples_is_a_sentence() -> None:
+    example = Example("a", (), "what?", ("x",))
+    pool: Any = SimpleNamespace(by_id={"a": example})
+    retriever: Any = SimpleNamespace()
+    wrong: Any = (example,)
+    assert check_demos(retriever, wrong, 1, pool) == (
+        "retriever SimpleNamespace returned a value of type Example, not a RetrievedExample."
+    )
+    right = (RetrievedExample("a"),)
+    assert check_demos(retriever, right, 1, pool) == right
