@@ -201,6 +201,12 @@ def test_the_test_of_a_run_level_metric_looks_at_growing_prefixes():
     assert [late.look_at_run(n, n, differences).p for n in (100, 200)] == p[1::2], "a missed look is taken later"
 
 
+def test_a_run_level_metric_without_any_difference_has_no_standardized_one():
+    result = ComparisonTest(LookDesign(20, 2), StopSpec(), 1).look_at_run(10, 8, lambda clusters, rows: np.zeros(rows))
+    assert (result.z, result.p, result.side, result.difference, result.time) == (0, 1, 0, 0, 0.5)
+    assert (result.clusters, result.pairs) == (10, 8)
+
+
 def test_graded_sums_have_the_grid_of_the_first_look():
     """Later sums are larger. With their grid the sums of the first look would be rounded in another way."""
     draw = np.random.default_rng(14)

@@ -326,6 +326,17 @@ def test_a_lost_plan_is_not_made_from_another_config(go, tmp_path):
     assert path.read_bytes() == plan
 
 
+def test_two_lost_plans_cannot_be_told_apart(go, tmp_path):
+    go("a")
+    go("a", "grid.shots=[0,1,2,3]")
+    plans = sorted((tmp_path / "a" / "t" / "looks").glob("*/plan.json"))
+    for path in plans:
+        path.unlink()
+    with pytest.raises(StoreError, match=r"family-1/plan.json is missing"):
+        go("a", "grid.shots=[0,1,2,3]")
+    assert not any(path.exists() for path in plans)
+
+
 def test_without_compare_the_usual_references_are_used(config_file):
     overrides = ["compare=null", "grid.retriever=[random, balanced]", "grid.shots=[0,2]"]
     names = [(one.name, one.against) for one in planned_comparisons(expand(load_config(config_file, overrides)))]
