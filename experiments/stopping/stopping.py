@@ -178,11 +178,9 @@ def _unplanned(plan: StopPlan, plans: Sequence[StopPlan]) -> StopPlan:
     planned = {one.digest for stored in plans for one in stored.comparisons}
     cells = {digest for stored in plans for own in stored.untested.values() for digest in own}
     cells |= {digest for stored in plans for one in stored.comparisons for digest in one.cells}
-    untested = {task: tuple(c for c in own if c not in cells) for task, own in plan.untested.items()}
+    untested = {task: tuple(cell for cell in own if cell not in cells) for task, own in plan.untested.items()}
     comparisons = tuple(one for one in plan.comparisons if one.digest not in planned)
-    return plan.model_copy(
-        update={"comparisons": comparisons, "untested": {task: own for task, own in untested.items() if own}}
-    )
+    return plan.model_copy(update={"comparisons": comparisons, "untested": untested})
 
 
 def _check(stored: StopPlan, plan: StopPlan, grid: Grid, folder: Path) -> None:
