@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from experiments.analyses.shared import answered_samples, make_table, run_tasks
 from experiments.stats.arms import UNIT, iter_arms, label_axes, tidy_frame, varying_axes
 from experiments.stats.findings import reference_decoding
-from experiments.stats.intervals import cluster_codes, cluster_sums, mean_variance, t_quantile
+from experiments.stats.intervals import estimate_mean
 from experiments.stats.pairs import KEYS
 from icl.errors import ConfigError
 from icl.metrics.run_level import Floats, pseudo_values
@@ -246,8 +246,5 @@ def _estimate(rows: Floats, value: "Callable[[Floats], Floats]", units: NDArray[
     """A statistic of summed rows with a t interval over clusters; NaN where it is undefined."""
     if np.isnan(value(rows.sum(axis=0))):
         return np.nan, np.nan, np.nan
-    values = pseudo_values(rows, value)
-    sums, sizes = cluster_sums(values, cluster_codes(units))
-    half = t_quantile(sizes, LEVEL) * mean_variance(sums, sizes, float(np.var(values))) ** 0.5
-    mean = float(values.mean())
-    return mean, mean - half, mean + half
+    one = estimate_mean(pseudo_values(rows, value), units, LEVEL, bounded=False)
+    return one.mean, one.low, one.high

@@ -104,13 +104,31 @@ def estimate_mean(
     sums, sizes = cluster_sums(x, codes)
     mean = float(x.mean())
     if not bounded or x.min() < 0 or x.max() > 1:
-        half = t_quantile(sizes, level) * mean_variance(sums, sizes, float(np.var(x))) ** 0.5
-        low, high = mean - half, mean + half
+        low, high = interval_of_mean(mean, mean_variance(sums, sizes, float(np.var(x))), sizes, level, is_share=False)
     elif np.ptp(x) == 0 and not is_binary(x):
         low, high = interval_without_spread(mean, len(sums), level)
     else:
         low, high = wilson(mean * (size := effective_size(x, codes, level)), size, level)
     return Estimate(mean, low, high, len(x), len(sums))
+
+
+def interval_of_mean(
+    mean: float, variance: float, sizes: Floats, level: float, *, is_share: bool
+) -> tuple[float, float]:
+    """Wilson's interval of a share at its effective sample size; for other means t standard errors on either side.
+
+    Args:
+        mean: The mean.
+        variance: The variance of the mean (`mean_variance`), above 0 for a share.
+        sizes: [C], the number of samples in each cluster.
+        level: The confidence level.
+        is_share: Whether the mean is a share, in (0, 1).
+    """
+    if is_share:
+        size = mean * (1 - mean) / variance * few_clusters_factor(sizes, level)
+        return wilson(mean * size, size, level)
+    half = t_quantile(sizes, level) * variance**0.5
+    return mean - half, mean + half
 
 
 def interval_without_spread(

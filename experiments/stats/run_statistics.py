@@ -39,11 +39,9 @@ from experiments.stats.intervals import (
     Floats,
     cluster_codes,
     cluster_sums,
-    few_clusters_factor,
+    interval_of_mean,
     mean_variance,
     normal_quantile,
-    t_quantile,
-    wilson,
 )
 from experiments.stats.sign_flips import (
     MAX_ENTRIES,
@@ -67,8 +65,8 @@ Indices = NDArray[np.intp]
 
 RUN_LEVEL = "run_level"
 """The key of a frame's `attrs` with the run-level columns: name -> `RunLevelScores`."""
-SAMPLE = "sample"
-"""The column of a frame with the number of each sample in its `RunLevelScores`."""
+SAMPLE = "sample:number"
+"""The column of a frame with the number of each sample in its `RunLevelScores`. No data have such a column."""
 NO_SPREAD = 1e-9
 """A standard deviation below this counts as zero."""
 ROUNDING = 1e-12
@@ -99,24 +97,26 @@ class RunLevelScores:
     metric: RunLevelMetric
     samples: Sequence[ScoredSample]
     cells: Codes
-    _whole: dict[int, RunStatistic] = field(default_factory=dict, init=False, repr=False)
+    _cache: dict[int, RunStatistic] = field(default_factory=dict, init=False, repr=False)
 
     def numbers(self) -> Floats:
         """[N] numbers that average to the statistic of each cell; NaN for a sample without a part in it."""
         numbers = np.full(len(self.samples), np.nan)
-        for cell in (cell for cell in self._members if cell >= 0):
-            members = self._members[cell]
-            numbers[members] = self._statistic_of(cell).numbers()
+        for cell, members in self._members.items():
+            if cell >= 0:
+                numbers[members] = self._whole(cell).numbers()
         return numbers
 
     def on(self, numbers: Indices) -> RunStatistic:
         """The statistic of some samples of one cell. The cell's other samples count as failed."""
         cell = int(self.cells[numbers[0]])
         members = self._members[cell]
-        failed = members[~np.isin(members, numbers)]
-        failed = failed[[self.samples[i].score is not None for i in failed]]
-        changed = self.without(failed) if len(failed) else self
-        return changed._statistic_of(cell).select(np.searchsorted(members, numbers))
+        samples = [self.samples[i] for i in members]
+        lost = [i for i in np.flatnonzero(~np.isin(members, numbers)) if samples[i].score is not None]
+        for i in lost:
+            samples[i] = replace(samples[i], score=None)
+        statistic = self._statistic(samples) if lost else self._whole(cell)
+        return statistic.select(np.searchsorted(members, numbers))
 
     def without(self, numbers: Iterable[int]) -> "RunLevelScores":
         """The scores as if these samples had failed."""
@@ -129,13 +129,16 @@ class RunLevelScores:
     def _members(self) -> dict[int, Indices]:
         return {int(cell): np.flatnonzero(self.cells == cell) for cell in np.unique(self.cells)}
 
-    def _statistic_of(self, cell: int) -> RunStatistic:
-        if cell not in self._whole:
-            samples = [self.samples[i] for i in self._members[cell]]
-            self._whole[cell] = run_statistic(self.metric.run_level(samples))
-            if (count := len(self._whole[cell].counted)) != len(samples):
-                raise ConfigError(f"{type(self.metric).__name__} gives {count} numbers for {len(samples)} samples.")
-        return self._whole[cell]
+    def _whole(self, cell: int) -> RunStatistic:
+        if cell not in self._cache:
+            self._cache[cell] = self._statistic([self.samples[i] for i in self._members[cell]])
+        return self._cache[cell]
+
+    def _statistic(self, samples: Sequence[ScoredSample]) -> RunStatistic:
+        statistic = run_statistic(self.metric.run_level(samples))
+        if (count := len(statistic.counted)) != len(samples):
+            raise ConfigError(f"{type(self.metric).__name__} gives {count} numbers for {len(samples)} samples.")
+        return statistic
 
 
 @dataclass(frozen=True, eq=False)
@@ -255,14 +258,10 @@ def estimate_run_statistic(
     is_proportion = all(statistic.is_proportion for _, statistic in cells)
     if variance**0.5 < NO_SPREAD or (is_proportion and min(mean, 1 - mean) < NO_SPREAD):
         low, high = _bounds(cells, codes, normal_quantile(0.5 + level / 2) ** 2)
-    elif is_proportion:
-        size = mean * (1 - mean) / variance * few_clusters_factor(sizes, level)
-        low, high = wilson(mean * size, size, level)
     else:
-        half = t_quantile(sizes, level) * variance**0.5
-        low, high = mean - half, mean + half
+        low, high = interval_of_mean(mean, variance, sizes, level, is_share=is_proportion)
         lowest, highest = _bounds(cells, codes, 1 / NO_SPREAD)
-        if lowest <= mean <= highest:  # a metric that does not name its range has that of a share
+        if lowest <= mean <= highest:  # a metric that does not name its range has the range of a share
             low, high = max(low, lowest), min(high, highest)
     return Estimate(mean, low, high, len(values), len(sizes))
 

@@ -35,11 +35,9 @@ from experiments.stats.intervals import (
     cluster_codes,
     cluster_sums,
     estimate_mean,
-    few_clusters_factor,
+    interval_of_mean,
     interval_without_spread,
     mean_variance,
-    t_quantile,
-    wilson,
 )
 from experiments.stats.run_statistics import NO_SPREAD, SAMPLE, cells_of_rows, estimate_run_statistic, run_level_columns
 from icl.metrics.base import Better
@@ -112,12 +110,8 @@ def macro_average(values: Floats, parts: Codes, clusters: Any, is_share: bool, l
     variance = mean_variance(sums, sizes, float(linear.var()))
     if variance**0.5 < NO_SPREAD or (is_share and min(mean, 1 - mean) < NO_SPREAD):
         low, high = interval_without_spread(mean, len(sizes), level)
-    elif is_share:
-        size = mean * (1 - mean) / variance * few_clusters_factor(sizes, level)
-        low, high = wilson(mean * size, size, level)
     else:
-        half = t_quantile(sizes, level) * variance**0.5
-        low, high = mean - half, mean + half
+        low, high = interval_of_mean(mean, variance, sizes, level, is_share=is_share)
     return Estimate(mean, low, high, len(values), len(sizes))
 
 
