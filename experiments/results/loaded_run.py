@@ -105,8 +105,8 @@ class Run:
             direction of each metric (`better`), and the metrics that are accuracies (`accuracies`). A baseline has a
             column for each metric that judges it (`vote:strict`); the column `vote` is that of the config's
             `compare.metric`. `failed` is the reason of a failed sample. A run-level metric
-            (`icl.metrics.run_level`) has the statistic of the cell in each row, or numbers whose mean it is; `attrs`
-            has what the metric read (`experiments.stats.run_statistics`). Samples of one query with equal `decided_by`
+            (`icl.metrics.run_level`) has numbers whose mean in a cell is its statistic, and `attrs` has what the metric
+            read (`experiments.stats.run_statistics`). Samples of one query with equal `decided_by`
             have equal answers by construction (`experiments.store.equivalent_cells`).
         """
         from experiments.results.lazy_column import load_details

@@ -4,11 +4,12 @@ A cell is one setting under one seed. A metric's `run_level` maps the samples of
 (`icl.metrics.run_level`), which gives the statistic of any choice of them. The statistic of several cells (seeds,
 pooled settings) is the mean of their statistics, weighted by their numbers of samples.
 
-    frame       The column of the metric has the statistic of the cell in each row (for a mean of scores, such as
-                CIDEr: the scores). The column SAMPLE numbers the samples, and `frame.attrs[RUN_LEVEL]` maps the metric
-                to `RunLevelScores`: what the metric reads of each sample.
-    one arm     `estimate_run_statistic` computes the statistic without each sample: the jackknife. Proportions (F1,
-                AUC, groups) have Wilson's interval at the effective sample size T (1 - T) / V, with V the variance over
+    frame       The column of the metric has one number per sample, and their mean in a cell is the statistic: scores,
+                if it is a mean of scores (CIDEr), else jackknife pseudo-values, from the statistic without each sample.
+                The column SAMPLE numbers the samples, and `frame.attrs[RUN_LEVEL]` maps the metric to `RunLevelScores`:
+                what the metric reads of each sample.
+    one arm     `estimate_run_statistic`: V is the variance of these numbers over clusters. Proportions (F1, AUC,
+                groups) have Wilson's interval at the effective sample size T (1 - T) / V, with V the variance over
                 clusters (`intervals`; Dean and Pagano 2015). For F1, as F goes to 0 or 1, it approaches Wilson on the
                 Jaccard index F / (2 - F), mapped back to F, which is a proportion (Lam, Gopal and Qian 2023). Other
                 statistics have t standard errors on either side.
@@ -251,7 +252,7 @@ def estimate_run_statistic(
     codes, cells = cluster_codes(clusters), list(cells_of_rows(scores, numbers))
     values = np.empty(len(numbers))
     for places, statistic in cells:
-        values[places] = statistic.pseudo_values()
+        values[places] = statistic.numbers()
     mean = float(values.mean())
     sums, sizes = cluster_sums(values, codes)
     variance = mean_variance(sums, sizes, float(values.var())) if len(sizes) > 1 else 0.0

@@ -145,7 +145,7 @@ def estimate_macro_average(
         cells = list(cells_of_rows(scores, scored[SAMPLE].to_numpy()))
         is_share = all(statistic.is_proportion for _, statistic in cells)
         for places, statistic in cells:
-            values[places] = statistic.pseudo_values()
+            values[places] = statistic.numbers()
     return macro_average(values, parts, scored[unit].to_numpy(), is_share, level)
 
 

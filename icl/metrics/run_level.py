@@ -62,14 +62,12 @@ class RunStatistic:
         return float(self.value(sum_rows(self.rows)))
 
     def numbers(self) -> Floats:
-        """[n] numbers that average to the statistic: scores, else the statistic itself. NaN without a part."""
-        return np.where(self.counted, self.statistic if self.scores is None else self.scores, np.nan)
-
-    def pseudo_values(self) -> Floats:
-        """[n] jackknife pseudo-values of the samples, which average to the statistic; NaN without a part."""
-        values = np.full(len(self.counted), np.nan)
-        values[self.counted] = pseudo_values(self.rows[np.flatnonzero(self.counted)], self.value)
-        return values
+        """[n] numbers that average to the statistic: scores, else jackknife pseudo-values. NaN without a part."""
+        if self.scores is not None:
+            return np.where(self.counted, self.scores, np.nan)
+        numbers = np.full(len(self.counted), np.nan)
+        numbers[self.counted] = pseudo_values(self.rows[np.flatnonzero(self.counted)], self.value)
+        return numbers
 
     def select(self, indices: NDArray[np.intp]) -> "RunStatistic":
         """The statistic of these samples."""
@@ -102,15 +100,17 @@ class RunLevelMetric(Metric, Protocol):
 
 
 def pseudo_values(rows: Rows, value: Callable[[Floats], Floats]) -> Floats:
-    """[n] numbers n T - (n - 1) T_-i, with T_-i the statistic without sample i (Tukey 1958), centered at T.
+    """[n] numbers T + n/m (m - 1) (T - T_-i), centered at T: the jackknife (Tukey 1958).
 
-    Their variance over clusters is that of T to first order. A sample without which T is undefined has T.
+    T_-i is the statistic without sample i, and m the number of samples that add anything to the sums. The variance of
+    these numbers over clusters is that of T to first order. A sample without which T is undefined has T.
     """
     total, n = sum_rows(rows), rows.shape[0]
+    adding = int((np.asarray(abs(rows).sum(axis=1)) != 0).sum())
     whole, step = float(value(total)), max(1, MAX_ENTRIES // rows.shape[1])
     pieces = [value(total - _dense(rows[i : i + step])) for i in range(0, n, step)]
     without = np.concatenate(pieces) if pieces else np.zeros(0)
-    influence = np.where(np.isnan(without), 0.0, (n - 1) * (whole - without))
+    influence = np.where(np.isnan(without), 0.0, n / max(1, adding) * (adding - 1) * (whole - without))
     return np.asarray(whole + influence - influence.sum() / max(1, n), dtype=np.float64)
 
 

@@ -8,6 +8,7 @@ import pytest
 from scipy import stats
 from scipy.stats import rankdata
 
+from experiments.results.column_effects import arm_interactions
 from experiments.results.paired_runs import concat_scores
 from experiments.stats import run_statistics, sign_flips
 from experiments.stats.arms import find_baseline_column
@@ -17,6 +18,7 @@ from experiments.stats.pairs import UnpairedError, align_pairs, paired_test
 from experiments.stats.run_statistics import (
     SAMPLE,
     RunLevelScores,
+    add_run_level,
     align_run_statistics,
     build_strata,
     drop_scores,
@@ -24,6 +26,7 @@ from experiments.stats.run_statistics import (
     exchange_differences,
     exchanged_differences,
     randomization_test,
+    within_parts,
 )
 from experiments.stats.sign_flips import sign_flip_test
 from experiments.stats.significance import exact_sign_flip_p
@@ -185,7 +188,7 @@ def test_intervals_cover_near_the_ends(kind):
         statistic, truth = parts()
         estimate = interval(statistic)
         hit += estimate.low <= truth <= estimate.high
-        guessed = estimate_mean(statistic.pseudo_values())
+        guessed = estimate_mean(statistic.numbers())
         old += guessed.low <= truth <= guessed.high
     assert 0.91 <= hit / 400 <= 0.985
     if kind == "recall":  # a third of the draws are all right: as if 60 samples had said so
@@ -254,9 +257,27 @@ def test_a_run_level_metric_has_no_transitions(tidied):
     assert not result.is_identical
 
 
-def test_each_row_has_the_statistic_of_its_cell(tidied):
+def test_the_numbers_of_a_cell_average_to_its_statistic_and_differ(tidied):
     rows = tidied("f1", [1.0, 0.0, None, 1.0], golds(2, 2))
-    assert rows["m"].tolist() == pytest.approx([0.5, 0.5, np.nan, 0.5], nan_ok=True)
+    assert rows["m"].mean() == pytest.approx(0.5)
+    assert rows["m"].isna().tolist() == [False, False, True, False]
+    assert rows["m"].nunique() > 1  # their spread is that of the statistic
+
+
+@pytest.mark.parametrize(("second", "differs"), [(0.1, False), (0.9, True)])
+def test_effects_in_parts_are_compared_by_the_spread_of_the_statistic(tidied, second, differs):
+    draw, gold = np.random.default_rng(4), ["yes", "no"] * 100
+    kinds = np.repeat(["a", "b"], 100)
+
+    def arm(name, wrong):
+        flips = draw.random(200) < np.where(kinds == "a", *wrong)
+        scores = [float((g == "yes") ^ flip) for g, flip in zip(gold, flips, strict=True)]
+        return tidied("f1", scores, gold, cell=name, decoding=name, kind=list(kinds))
+
+    frame = concat_scores([arm("greedy", (0.3, 0.3)), arm("vcd", (0.1, second))])
+    frame = add_run_level(frame, within_parts(frame, (frame["kind"] == "b").to_numpy().astype(int)))
+    (one,) = arm_interactions(frame, "kind", {"decoding": "greedy"}, "m", axes=("decoding",))
+    assert (one.interaction.p <= 0.05) == differs
 
 
 def test_a_frame_that_lost_its_samples_is_refused(tidied):
@@ -668,7 +689,7 @@ def test_failed_samples_and_seeds_are_counted_by_the_exchanges_as_by_the_test():
     sides = [RunLevelScores(F1(), cells[0][k] + cells[1][k], np.repeat([0, 1], 12)) for k in (0, 1)]
     a, b, paired = align_run_statistics(*sides, numbers_of(sides[0]))
     strata = build_strata(paired, np.tile(np.arange(12) // 2, 2))
-    assert every[0] == np.nanmean(b - a) == exchanged_differences(strata, np.zeros((1, 6)))[0]
+    assert every[0] == exchanged_differences(strata, np.zeros((1, 6)))[0] == pytest.approx(np.nanmean(b - a))
     assert randomization_test(strata, np.full(6, 4.0)).p == pytest.approx(
         np.mean(np.abs(every) >= abs(every[0]) - 1e-12), abs=0.03
     )

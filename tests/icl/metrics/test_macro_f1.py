@@ -84,7 +84,7 @@ def test_the_pseudo_values_are_scikit_learns_without_each_sample():
     output, gold = draw_labels()
     parts = MacroF1().run_level(cell_of(output, gold))
     without = [sklearn.f1_score(np.delete(gold, i), np.delete(output, i), average="macro") for i in range(60)]
-    numbers = parts.pseudo_values()
+    numbers = parts.numbers()
     assert numbers - parts.statistic == pytest.approx(59 * (np.mean(without) - np.array(without)))
 
 
