@@ -10,7 +10,7 @@ from icl.lazy_exports import lazy_exports
 if TYPE_CHECKING:
     from decoding.arms.arm import Arm, default_controls, parse_arm
     from decoding.arms.wrapper import StrategyWrapper
-    from decoding.base import Generate, StatefulStrategy, SteeringMethod, StepState, Strategy
+    from decoding.base import Generate, StatefulStrategy, SteeringMethod, StepState, Strategy, Traits
     from decoding.conformance import StrategyFacts, check_strategy
     from decoding.engine.engine import run_requests
     from decoding.engine.requests import Counters, DecodingRequest, Failure
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from decoding.formulas.masks import kth_plausibility_mask, plausibility_mask, typical_mask
     from decoding.formulas.sampling import Beam, Greedy, Sampler, Sampling
     from decoding.interventions.base import FittedMethod
-    from decoding.traits import Traits
 
 __all__ = [
     "Arm",
@@ -54,7 +53,7 @@ __all__ = [
 _MODULES = {
     "decoding.arms.arm": ("Arm", "default_controls", "parse_arm"),
     "decoding.arms.wrapper": ("StrategyWrapper",),
-    "decoding.base": ("Generate", "StatefulStrategy", "StepState", "Strategy"),
+    "decoding.base": ("Generate", "StatefulStrategy", "StepState", "Strategy", "Traits"),
     "decoding.conformance": ("StrategyFacts", "check_strategy"),
     "decoding.engine.engine": ("run_requests",),
     "decoding.engine.requests": ("Counters", "DecodingRequest", "Failure"),
@@ -62,7 +61,6 @@ _MODULES = {
     "decoding.formulas.masks": ("kth_plausibility_mask", "plausibility_mask", "typical_mask"),
     "decoding.formulas.sampling": ("Beam", "Greedy", "Sampler", "Sampling"),
     "decoding.interventions.base": ("FittedMethod", "SteeringMethod"),
-    "decoding.traits": ("Traits",),
 }
 
 __getattr__, __dir__ = lazy_exports("decoding", _MODULES)

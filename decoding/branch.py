@@ -20,9 +20,8 @@ from annotated_types import Ge, Le
 
 from decoding import prompt_edits
 from icl import edits
-from icl.constraints import Fraction, PatchesPerSide
 from icl.errors import ConfigError, did_you_mean
-from icl.registry import entries
+from icl.registry import Fraction, PatchesPerSide, entries
 from icl.types import Prompt, Where
 
 WHOLE = (0.0, 0.0, 1.0, 1.0)

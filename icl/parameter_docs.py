@@ -26,9 +26,9 @@ from typing import (
 
 from annotated_types import Ge, Gt, Le, Lt
 
+from icl.component import FLOAT32_MAX
 from icl.component_json import config_key, describe
-from icl.constraints import FLOAT32_MAX, MAX_ITEMS
-from icl.registry import FunctionPath, NestedComponent, with_article
+from icl.registry import MAX_ITEMS, FunctionPath, NestedComponent, with_article
 
 TYPE_NAMES = {str: "string", int: "integer", float: "number", bool: "true or false", type(None): "null"}
 LIST_TYPES = (tuple, list, frozenset, set)

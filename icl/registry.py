@@ -17,20 +17,15 @@ from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from functools import lru_cache
 from importlib.metadata import EntryPoints, entry_points
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
+
+from annotated_types import Ge, Gt, Le
 
 from icl.component import Component
 from icl.component_json import config_key, describe, to_config
 from icl.errors import ConfigError, did_you_mean
 from icl.lazy_exports import check_packages
-from icl.loading import (
-    component_search_folder,
-    is_builtin,
-    load_class,
-    load_function,
-    load_registered,
-    location,
-)
+from icl.loading import component_search_folder, is_builtin, load_class, load_function, load_registered, location
 from icl.renamed_names import suggest
 
 __all__ = [
@@ -401,3 +396,23 @@ def _marked_classes(package: str, path: Path) -> Iterator[ComponentEntry]:
         summary = mark["doc"] or (module_doc["doc"] if module_doc else "")
         synonyms = tuple(re.findall('"([^"]+)"', mark["synonyms"]))
         yield ComponentEntry(mark["kind"], mark["name"], f"{package}.{path.stem}:{mark['cls']}", summary, synonyms)
+
+
+# Annotated types that bound the parameters of components.
+NonNegative = Annotated[float, Ge(0)]
+Positive = Annotated[float, Gt(0)]
+Fraction = Annotated[float, Ge(0), Le(1)]
+Temperature = Annotated[float, Ge(0), Le(1000)]
+"""Divisor of scores. 0 means the best token, and so does any value too small for a float32 division."""
+LengthPenalty = Annotated[float, Ge(-10), Le(10)]
+"""Exponent of the answer length, small enough that the power stays finite."""
+BeamCount = Annotated[int, Ge(1), Le(1024)]
+
+MAX_ITEMS = 10_000_000
+"""Upper bound of every count. A larger one is a mistake that would fill the memory."""
+Count = Annotated[int, Ge(0), Le(MAX_ITEMS)]
+PositiveInt = Annotated[int, Ge(1), Le(MAX_ITEMS)]
+PatchesPerSide = Annotated[int, Ge(2), Le(256)]
+"""Patches along one side of an image. Time and memory grow with the square."""
+GeneratedCount = Annotated[int, Ge(1), Le(100_000)]
+"""Number of examples that a generated task makes before the first sample."""

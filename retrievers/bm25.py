@@ -17,8 +17,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from icl.constraints import Fraction, NonNegative
-from icl.registry import component
+from icl.registry import Fraction, NonNegative, component
 from icl.tasks.base import Pool
 from icl.types import Query, RetrievedExample
 from retrievers.base import FittedRanking, Resources

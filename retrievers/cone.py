@@ -19,10 +19,9 @@ from typing import Any, ClassVar
 import numpy as np
 
 from icl import spans
-from icl.constraints import PositiveInt
 from icl.errors import DataError, PlanError
 from icl.models.answer_likelihood import demo_prompt
-from icl.registry import component
+from icl.registry import PositiveInt, component
 from icl.streams import StreamKey
 from icl.tasks.base import Pool
 from icl.types import Query, RetrievedExample

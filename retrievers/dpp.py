@@ -13,8 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from icl.constraints import Positive
-from icl.registry import component
+from icl.registry import Positive, component
 from icl.types import RetrievedExample
 from retrievers.machinery.greedy_selection import dpp
 from retrievers.machinery.similarity import CandidateSetRetriever, Neighbors

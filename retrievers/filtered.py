@@ -12,9 +12,8 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 
-from icl.constraints import Fraction
 from icl.errors import ConfigError, PlanError
-from icl.registry import NestedComponent, component, later_parameter
+from icl.registry import Fraction, NestedComponent, component, later_parameter
 from icl.tasks.base import Pool
 from icl.types import Example, Query, RetrievedExample
 from retrievers.base import (

@@ -21,17 +21,15 @@ from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar
 from weakref import WeakKeyDictionary
 
-from icl.constraints import Count, NonNegative, Positive
 from icl.errors import ConfigError, PlanError
 from icl.parameter_files import expand_user, pin_file
-from icl.registry import NestedComponent, component
+from icl.registry import Count, NestedComponent, NonNegative, Positive, component
 from icl.tasks.base import Pool, Task
 from icl.types import Query, RetrievedExample
-from retrievers.base import FittedRetriever, LeakPolicy, Resources
+from retrievers.base import FittedRetriever, LeakPolicy, Resources, Vectors
 from retrievers.machinery.embeddings import EmbeddingSource
 from retrievers.machinery.similarity import FittedSimilarity, Neighbors, build_index, fit_similarity
 from retrievers.machinery.trained_heads import ContrastiveHead, HeadTraining, Positives, Sum, check_embedder, train_head
-from retrievers.machinery.vector_math import Vectors
 from retrievers.topk_nearest import TopKNearest
 
 _HEADS: "WeakKeyDictionary[Pool, dict[InvariantSelect, ContrastiveHead]]" = WeakKeyDictionary()

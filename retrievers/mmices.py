@@ -15,12 +15,11 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from icl.constraints import PositiveInt
 from icl.errors import PlanError
-from icl.registry import component
+from icl.registry import PositiveInt, component
 from icl.tasks.base import Pool
 from icl.types import Example, Query, RetrievedExample
-from retrievers.base import EXCLUDE_LEAKS, LeakPolicy, Resources, RetrievedDemos
+from retrievers.base import EXCLUDE_LEAKS, LeakPolicy, Resources, RetrievedDemos, Vectors
 from retrievers.knn import KNN
 from retrievers.machinery.embeddings import EmbeddingSource
 from retrievers.machinery.similarity import (
@@ -30,7 +29,6 @@ from retrievers.machinery.similarity import (
     embed_by_modality,
     fit_similarity,
 )
-from retrievers.machinery.vector_math import Vectors
 
 
 @component("retriever", "mmices")

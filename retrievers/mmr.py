@@ -12,8 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from icl.constraints import Fraction
-from icl.registry import component
+from icl.registry import Fraction, component
 from icl.types import RetrievedExample
 from retrievers.machinery.greedy_selection import mmr
 from retrievers.machinery.similarity import CandidateSetRetriever, Neighbors

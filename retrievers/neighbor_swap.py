@@ -14,8 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Literal
 
-from icl.constraints import Count
-from icl.registry import NestedComponent, component
+from icl.registry import Count, NestedComponent, component
 from icl.tasks.base import Pool
 from icl.types import Query, RetrievedExample
 from retrievers.base import (

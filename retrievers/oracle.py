@@ -15,9 +15,9 @@ from typing import ClassVar
 from icl.errors import PlanError
 from icl.registry import component
 from icl.types import Example, Query
+from retrievers.base import Vectors
 from retrievers.machinery.embeddings import EmbeddingSource
 from retrievers.machinery.similarity import SimilarityRetriever
-from retrievers.machinery.vector_math import Vectors
 
 
 @component("retriever", "oracle")

@@ -22,12 +22,11 @@ from icl.errors import ConfigError
 from icl.registry import NestedComponent, component
 from icl.tasks.base import Pool
 from icl.types import Example, Query, RetrievedExample
-from retrievers.base import Embedder, FittedRanking, Resources
+from retrievers.base import Embedder, FittedRanking, Resources, Vectors
 from retrievers.embedders.probabilistic import Probabilistic, ProbabilisticSource
 from retrievers.machinery.embeddings import demo_text, open_source, source_key
 from retrievers.machinery.encoder import Encoder
 from retrievers.machinery.variance_heads import GaussianEmbeddings, match_probabilities
-from retrievers.machinery.vector_math import Vectors
 
 _SAMPLES: "WeakKeyDictionary[Pool, dict[Any, tuple[ProbabilisticSource, GaussianEmbeddings, Vectors]]]" = (
     WeakKeyDictionary()

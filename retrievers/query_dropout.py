@@ -11,8 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
-from icl.constraints import Fraction
-from icl.registry import NestedComponent, component
+from icl.registry import Fraction, NestedComponent, component
 from icl.streams import stream
 from icl.tasks.base import Pool
 from icl.types import Query

@@ -14,14 +14,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from icl.constraints import Fraction
 from icl.errors import ConfigError
-from icl.registry import component
+from icl.registry import Fraction, component
 from icl.types import Example, Query, RetrievedExample
+from retrievers.base import Vectors, normalize_rows
 from retrievers.machinery.embeddings import EmbeddingSource
 from retrievers.machinery.greedy_selection import select_dissimilar
 from retrievers.machinery.similarity import Neighbors, SimilarityRetriever
-from retrievers.machinery.vector_math import Vectors, normalize_rows
 
 MARK = "ra_cm3: fewer demonstrations than shots"
 

@@ -19,18 +19,16 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from icl.constraints import Fraction, PositiveInt
 from icl.errors import PlanError
 from icl.models.answer_likelihood import demo_prompt
 from icl.models.short_answers import answers
-from icl.registry import component
+from icl.registry import Fraction, PositiveInt, component
 from icl.streams import StreamKey
 from icl.tasks.base import Pool
 from icl.types import Example, Query
-from retrievers.base import FittedRetriever, Resources
+from retrievers.base import FittedRetriever, Resources, Vectors
 from retrievers.machinery.embeddings import EmbeddingSource
 from retrievers.machinery.similarity import FittedSimilarity, SimilarityRetriever, fit_similarity
-from retrievers.machinery.vector_math import Vectors
 
 
 @component("retriever", "sqa")

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 from icl.registry import component
 from icl.types import Example, Query
+from retrievers.base import Vectors
 from retrievers.machinery.embeddings import EmbeddingSource
 from retrievers.machinery.similarity import SimilarityRetriever
-from retrievers.machinery.vector_math import Vectors
 
 
 @component("retriever", "t2i")

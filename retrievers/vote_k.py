@@ -20,9 +20,8 @@ import numpy as np
 from annotated_types import Ge
 from numpy.typing import NDArray
 
-from icl.constraints import PositiveInt
 from icl.errors import PlanError
-from icl.registry import component
+from icl.registry import PositiveInt, component
 from icl.tasks.base import Pool
 from icl.types import Query
 from retrievers.base import EXCLUDE_LEAKS, LeakPolicy, Resources, RetrievedDemos

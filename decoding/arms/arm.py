@@ -20,9 +20,8 @@ from typing import Any, Literal, get_args
 from decoding.arms.fitting import ParameterSource, read_parameter_file
 from decoding.arms.inspection import has_reference_scores, logits_count
 from decoding.arms.logits_processor_config import LogitsProcessorConfig, parse_logits_processors
-from decoding.base import Strategy
+from decoding.base import Strategy, Traits
 from decoding.formulas.sampling import Beam, Greedy, Sampler
-from decoding.traits import Traits
 from icl.component import Component
 from icl.edits import Edit
 from icl.errors import ConfigError, did_you_mean, truncate

@@ -19,8 +19,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from decoding.base import Strategy
-from decoding.traits import Traits
+from decoding.base import Strategy, Traits
 from icl.errors import ConfigError, ICLError
 from icl.registry import build, is_builtin
 from icl.untrusted import untrusted

@@ -3,9 +3,8 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from decoding.base import Strategy
+from decoding.base import Strategy, Traits
 from decoding.formulas.sampling import Greedy
-from decoding.traits import Traits
 from icl.registry import component
 
 if TYPE_CHECKING:

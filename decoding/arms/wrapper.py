@@ -4,10 +4,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from decoding.base import Generate, Note, StatefulStrategy, StepState, Strategy, unit_strength
+from decoding.base import Generate, Note, StatefulStrategy, StepState, Strategy, Traits, unit_strength
 from decoding.formulas.sampling import Sampler
 from decoding.prompt_edits import AblatedPart, remove_part
-from decoding.traits import Traits
 from icl.types import Prompt
 
 if TYPE_CHECKING:

@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING
 
 from decoding.arms.inspection import constant_weights, logits_count
 from decoding.arms.wrapper import StrategyWrapper
-from decoding.base import Note, StepState, Strategy
-from decoding.traits import Traits
+from decoding.base import Note, StepState, Strategy, Traits
 from icl.types import Prompt
 
 if TYPE_CHECKING:

@@ -12,9 +12,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
 from decoding.arms.fitting import fit_option_bias
-from decoding.base import Strategy
+from decoding.base import Strategy, Traits
 from decoding.formulas.constants import constants_like
-from decoding.traits import Traits
 from icl.registry import component
 
 if TYPE_CHECKING:

@@ -9,10 +9,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from decoding.arms.inspection import min_strength
-from decoding.base import StepState, Strategy
+from decoding.base import StepState, Strategy, Traits
 from decoding.controls.base import WrappingControl
 from decoding.formulas.divergences import entropy
-from decoding.traits import Traits
 from icl.memory.device_copies import widened
 from icl.registry import NestedComponent, component
 

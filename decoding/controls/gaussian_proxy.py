@@ -13,10 +13,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
-from decoding.base import StepState, Strategy
+from decoding.base import StepState, Strategy, Traits
 from decoding.controls.base import AllBranchesControl
 from decoding.formulas.row_steps import steps_per_row
-from decoding.traits import Traits
 from icl.registry import NestedComponent, component
 
 if TYPE_CHECKING:

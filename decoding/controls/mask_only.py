@@ -12,9 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
-from decoding.base import StepState, Strategy
+from decoding.base import StepState, Strategy, Traits
 from decoding.controls.base import WrappingControl
-from decoding.traits import Traits
 from icl.registry import NestedComponent, component
 
 if TYPE_CHECKING:

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from annotated_types import Ge
 
-from decoding.base import Strategy
-from decoding.traits import Traits
+from decoding.base import Strategy, Traits
 from icl.registry import component
 
 if TYPE_CHECKING:

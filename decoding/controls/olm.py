@@ -12,10 +12,8 @@ Differs from the released code in the tokens of yes and no, which are all spelli
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from decoding.base import Strategy, unit_strength
-from decoding.traits import Traits
-from icl.constraints import Count, Fraction
-from icl.registry import component
+from decoding.base import Strategy, Traits, unit_strength
+from icl.registry import Count, Fraction, component
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -10,9 +10,8 @@ Differs from the released code in nothing known: the suffix is as released.
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from decoding.base import Note, Strategy
+from decoding.base import Note, Strategy, Traits
 from decoding.prompt_edits import wrap_question
-from decoding.traits import Traits
 from icl.registry import component
 from icl.types import Prompt
 

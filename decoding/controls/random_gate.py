@@ -9,15 +9,13 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from decoding.arms.wrapper import GatedStrategy
-from decoding.base import StepState, Strategy
+from decoding.base import StepState, Strategy, Traits
 from decoding.controls.base import AllBranchesControl
 from decoding.formulas.row_steps import steps_per_row
 from decoding.strategies.dcd import DCD
-from decoding.traits import Traits
-from icl.constraints import Fraction
 from icl.errors import ConfigError
 from icl.memory.device_copies import copied_to_device
-from icl.registry import NestedComponent, component
+from icl.registry import Fraction, NestedComponent, component
 
 if TYPE_CHECKING:
     from torch import Tensor

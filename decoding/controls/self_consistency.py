@@ -13,11 +13,9 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 from annotated_types import Ge
 
 from decoding.arms.inspection import branch_count
-from decoding.base import Strategy
+from decoding.base import Strategy, Traits
 from decoding.formulas.sampling import Sampler, Sampling
-from decoding.traits import Traits
-from icl.constraints import Positive
-from icl.registry import component, parameter
+from icl.registry import Positive, component, parameter
 
 if TYPE_CHECKING:
     from decoding.arms.arm import Arm, ControlTarget

@@ -11,9 +11,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from decoding.arms.inspection import branch_count, has_negative_weight
-from decoding.base import Generate, Note, Strategy
+from decoding.base import Generate, Note, Strategy, Traits
 from decoding.controls.base import NegativeReplacement
-from decoding.traits import Traits
 from icl.errors import PlanError
 from icl.registry import NestedComponent, component
 from icl.types import Prompt

@@ -9,9 +9,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from decoding.arms.inspection import constant_strength, min_strength
-from decoding.base import StepState, Strategy
+from decoding.base import StepState, Strategy, Traits
 from decoding.controls.base import WrappingControl
-from decoding.traits import Traits
 from icl.errors import ConfigError
 from icl.registry import NestedComponent, component
 

@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from decoding.formulas.row_steps import steps_per_row
-from icl.constraints import BeamCount, Count, Fraction, LengthPenalty, Temperature
 from icl.memory.device_copies import copied_to_device, wide_dtype, widened
-from icl.registry import component
+from icl.registry import BeamCount, Count, Fraction, LengthPenalty, Temperature, component
 from icl.streams import StreamKey
 
 if TYPE_CHECKING:

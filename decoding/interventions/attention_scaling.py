@@ -25,9 +25,8 @@ from decoding.interventions.attention_edits import (
     check_span_names,
     score_sites,
 )  # fmt: skip
-from icl.constraints import Count, NonNegative, Positive
 from icl.models.interventions import Where, steer
-from icl.registry import component
+from icl.registry import Count, NonNegative, Positive, component
 from icl.types import Prompt
 
 if TYPE_CHECKING:

@@ -23,10 +23,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from decoding.base import SteeringMethod
 from decoding.interventions.vector_file import VectorFile, find_vector_file, read_vector_file
-from icl.constraints import Count
 from icl.errors import ConfigError, ICLError
 from icl.models.interventions import Intervention, steer
-from icl.registry import describe
+from icl.registry import Count, describe
 from icl.text.json_text import canonical_digest
 from icl.types import Prompt
 

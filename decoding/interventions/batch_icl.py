@@ -25,9 +25,8 @@ from decoding.base import SteeringMethod
 from decoding.interventions.base import random_of_equal_norm
 from decoding.interventions.edits import VectorEdit
 from decoding.prompt_edits import demonstration_windows, demonstrations, remove_demonstrations, replace_answers
-from icl.constraints import Count, PositiveInt
 from icl.models.interventions import Intervention, Site, Where, steer
-from icl.registry import component, describe, later_parameter
+from icl.registry import Count, PositiveInt, component, describe, later_parameter
 from icl.types import Prompt
 
 if TYPE_CHECKING:

@@ -39,10 +39,9 @@ from decoding.interventions.virtual_tokens import (
 )
 from decoding.prompt_edits import demonstrations, remove_demonstrations
 from icl import spans
-from icl.constraints import PositiveInt
 from icl.errors import ModelError
 from icl.models.interventions import steer
-from icl.registry import component
+from icl.registry import PositiveInt, component
 from icl.text.json_text import canonical_digest
 from icl.types import Part, Prompt, Turn
 

@@ -19,9 +19,8 @@ from decoding.interventions.attention_edits import RaisedScores, attention_probl
 from decoding.interventions.base import Control, FittedMethod, FittedTensors
 from decoding.interventions.fit_data import FitData
 from decoding.interventions.trainable import minimize
-from icl.constraints import PositiveInt
 from icl.models.interventions import Keys, Site, Where
-from icl.registry import component
+from icl.registry import PositiveInt, component
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -31,9 +31,8 @@ from decoding.interventions.head_effects import (
     strongest,
     summed,
 )
-from icl.constraints import Count, PositiveInt
 from icl.models.interventions import Site, Where
-from icl.registry import component
+from icl.registry import Count, PositiveInt, component
 
 HEAD_COUNTS = (1, 3, 5, 10)
 """Numbers of heads that a fit tries."""

@@ -23,9 +23,8 @@ from decoding.interventions.base import Control, FittedMethod, FittedTensors, ra
 from decoding.interventions.edits import EVERYWHERE, Copies, edit_digest, tensor_digest
 from decoding.interventions.fit_data import FitData
 from decoding.interventions.trainable import minimize
-from icl.constraints import PositiveInt
 from icl.models.interventions import Site, Where
-from icl.registry import component
+from icl.registry import PositiveInt, component
 
 if TYPE_CHECKING:
     from torch import Tensor

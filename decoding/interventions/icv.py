@@ -22,9 +22,8 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from decoding.interventions.base import Control, FittedMethod, FittedTensors
 from decoding.interventions.edits import DirectionEdit
 from decoding.interventions.fit_data import FitData
-from icl.constraints import NonNegative
 from icl.models.interventions import Site
-from icl.registry import component
+from icl.registry import NonNegative, component
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -24,9 +24,8 @@ from decoding.interventions.attention_edits import (
     names_images,
     score_sites,
 )
-from icl.constraints import Count
 from icl.models.interventions import Site, Where, steer
-from icl.registry import component
+from icl.registry import Count, component
 from icl.types import Prompt
 
 if TYPE_CHECKING:

@@ -22,10 +22,9 @@ from decoding.interventions.edits import VectorEdit, tensor_digest
 from decoding.interventions.fit_data import FitData
 from decoding.interventions.head_effects import head_contributions, head_sites, mean_head_inputs
 from decoding.interventions.trainable import minimize
-from icl.constraints import PositiveInt
 from icl.errors import ConfigError
 from icl.models.interventions import Site
-from icl.registry import component
+from icl.registry import PositiveInt, component
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -40,9 +40,8 @@ from decoding.interventions.head_effects import (
     random_heads,
     strongest,
 )
-from icl.constraints import PositiveInt
 from icl.models.interventions import Where, steer
-from icl.registry import component, later_parameter
+from icl.registry import PositiveInt, component, later_parameter
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -29,9 +29,8 @@ from decoding.interventions.head_effects import (
     random_heads,
     strongest,
 )
-from icl.constraints import PositiveInt
 from icl.models.interventions import Where, steer
-from icl.registry import component
+from icl.registry import PositiveInt, component
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

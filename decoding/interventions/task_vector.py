@@ -20,10 +20,9 @@ from typing import TYPE_CHECKING, ClassVar
 from decoding.interventions.base import Control, FittedMethod, FittedTensors
 from decoding.interventions.edits import How, VectorEdit
 from decoding.interventions.fit_data import FitData, best, common_share
-from icl.constraints import Count
 from icl.errors import ConfigError
 from icl.models.interventions import Site
-from icl.registry import component
+from icl.registry import Count, component
 
 if TYPE_CHECKING:
     from torch import Tensor

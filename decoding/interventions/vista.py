@@ -21,9 +21,8 @@ from decoding.base import SteeringMethod
 from decoding.interventions.base import random_of_equal_norm
 from decoding.interventions.edits import DirectionEdit, directions_by_site
 from decoding.prompt_edits import remove_query_image
-from icl.constraints import NonNegative
 from icl.models.interventions import steer
-from icl.registry import component
+from icl.registry import NonNegative, component
 from icl.types import Prompt
 
 if TYPE_CHECKING:

@@ -15,13 +15,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from decoding.base import Note, StatefulStrategy, StepState, Strategy, unit_strength
+from decoding.base import Note, StatefulStrategy, StepState, Strategy, Traits, unit_strength
 from decoding.prompt_edits import demonstrations, keep_demonstrations
-from decoding.traits import Traits
-from icl.constraints import Count, Fraction, NonNegative
 from icl.errors import ConfigError
 from icl.memory.device_copies import copied_to_device
-from icl.registry import component
+from icl.registry import Count, Fraction, NonNegative, component
 from icl.types import Prompt
 
 if TYPE_CHECKING:

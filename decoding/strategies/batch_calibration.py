@@ -14,10 +14,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
 from decoding.arms.fitting import estimate_option_prior
-from decoding.base import Strategy
-from decoding.traits import Traits
-from icl.constraints import NonNegative, Positive
-from icl.registry import component
+from decoding.base import Strategy, Traits
+from icl.registry import NonNegative, Positive, component
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from decoding.base import Strategy
 from decoding.formulas.sampling import Beam, Sampler
-from icl.constraints import BeamCount, LengthPenalty
-from icl.registry import component
+from icl.registry import BeamCount, LengthPenalty, component
 
 if TYPE_CHECKING:
     from decoding.arms.arm import Arm, ControlTarget

@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING
 from decoding.arms.wrapper import AblationContrast
 from decoding.formulas.masks import kth_plausibility_mask
 from decoding.prompt_edits import AblatedPart
-from icl.constraints import Fraction, PositiveInt
-from icl.registry import component
+from icl.registry import Fraction, PositiveInt, component
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -17,8 +17,7 @@ from typing import TYPE_CHECKING
 from decoding.base import Note, Strategy
 from decoding.formulas.masks import plausibility_mask
 from decoding.prompt_edits import remove_demonstrations
-from icl.constraints import Fraction
-from icl.registry import component
+from icl.registry import Fraction, component
 from icl.types import Prompt
 
 if TYPE_CHECKING:

@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from decoding.arms.wrapper import AblationContrast
 from decoding.prompt_edits import AblatedPart
-from icl.constraints import NonNegative
-from icl.registry import component
+from icl.registry import NonNegative, component
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -13,11 +13,9 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Annotated
 
 from decoding.arms.wrapper import GatedStrategy, StrategyWrapper
-from decoding.base import StepState, Strategy
+from decoding.base import StepState, Strategy, Traits
 from decoding.strategies.vcd import VCD
-from decoding.traits import Traits
-from icl.constraints import Fraction
-from icl.registry import NestedComponent, component
+from icl.registry import Fraction, NestedComponent, component
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -18,14 +18,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, cast
 
-from decoding.base import Generate, Note, Strategy, unit_strength
+from decoding.base import Generate, Note, Strategy, Traits, unit_strength
 from decoding.formulas.divergences import bounded_divergence
 from decoding.prompt_edits import replace_images
-from decoding.traits import Traits
 from icl import spans
-from icl.constraints import NonNegative, PositiveInt
 from icl.errors import PlanError
-from icl.registry import component
+from icl.registry import NonNegative, PositiveInt, component
 from icl.types import Part, Prompt, Turn, Where
 
 if TYPE_CHECKING:

@@ -19,8 +19,7 @@ from typing import TYPE_CHECKING
 
 from decoding.arms.wrapper import AdaptiveAblationContrast
 from decoding.prompt_edits import AblatedPart
-from icl.constraints import NonNegative, Positive
-from icl.registry import component
+from icl.registry import NonNegative, Positive, component
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -13,10 +13,9 @@ mean (there the label words have their raw probabilities), and in the query's im
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from decoding.base import Note, Strategy, zero_strength
+from decoding.base import Note, Strategy, Traits, zero_strength
 from decoding.formulas.divergences import mean_logprobs
 from decoding.prompt_edits import remove_query_image, replace_question
-from decoding.traits import Traits
 from icl.edits import Blank
 from icl.errors import ConfigError
 from icl.registry import component

@@ -22,9 +22,8 @@ from decoding.base import Note, Strategy, unit_strength
 from decoding.branch import Branch, BranchesField
 from decoding.formulas.constants import constants_like
 from decoding.formulas.masks import kth_plausibility_mask, typical_mask
-from icl.constraints import Fraction, NonNegative, PositiveInt
 from icl.errors import ConfigError
-from icl.registry import component, parameter
+from icl.registry import Fraction, NonNegative, PositiveInt, component, parameter
 from icl.types import Prompt
 
 if TYPE_CHECKING:

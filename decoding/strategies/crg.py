@@ -14,9 +14,8 @@ from typing import TYPE_CHECKING, ClassVar
 
 from decoding.base import Note, Strategy
 from decoding.branch import WHOLE
-from icl.constraints import Fraction, NonNegative
 from icl.edits import RegionMask
-from icl.registry import component
+from icl.registry import Fraction, NonNegative, component
 from icl.types import Prompt
 
 if TYPE_CHECKING:

@@ -25,16 +25,23 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from decoding.base import Note, Strategy, unit_strength
+from decoding.base import Note, Strategy, Traits, unit_strength
 from decoding.formulas.masks import plausibility_mask
 from decoding.formulas.row_steps import weight_per_row
 from decoding.interventions.least_attended import Choice, LeastAttended
 from decoding.prompt_edits import remove_query_image
-from decoding.traits import Traits
-from icl.constraints import Count, Fraction, NonNegative, Positive, PositiveInt
 from icl.edits import Edit, ShuffledPatches
 from icl.models.interventions import Keys, steer
-from icl.registry import NestedComponent, component, later_parameter
+from icl.registry import (
+    Count,
+    Fraction,
+    NestedComponent,
+    NonNegative,
+    Positive,
+    PositiveInt,
+    component,
+    later_parameter,
+)
 from icl.types import Prompt
 
 if TYPE_CHECKING:

@@ -20,12 +20,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from decoding.arms.wrapper import GatedStrategy
-from decoding.base import Generate, Note, StepState
+from decoding.base import Generate, Note, StepState, Traits
 from decoding.prompt_edits import remove_query_image, wrap_question
-from decoding.traits import Traits
 from icl import spans
-from icl.constraints import PositiveInt
-from icl.registry import component
+from icl.registry import PositiveInt, component
 from icl.types import Part, Prompt, Turn
 
 if TYPE_CHECKING:

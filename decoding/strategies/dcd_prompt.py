@@ -17,13 +17,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from decoding.base import Generate, Note, Strategy
+from decoding.base import Generate, Note, Strategy, Traits
 from decoding.prompt_edits import wrap_question
 from decoding.strategies.dcd import DCD, INSTRUCTION
-from decoding.traits import Traits
-from icl.constraints import PositiveInt
 from icl.metrics.normalize import normalize_text
-from icl.registry import component
+from icl.registry import PositiveInt, component
 from icl.types import Prompt
 
 if TYPE_CHECKING:

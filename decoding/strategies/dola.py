@@ -17,12 +17,10 @@ matrix with the embeddings have no layer 0.
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from decoding.base import Strategy, zero_strength
+from decoding.base import Strategy, Traits, zero_strength
 from decoding.formulas.divergences import jensen_shannon, reversed_jensen_shannon
 from decoding.formulas.masks import plausibility_mask
-from decoding.traits import Traits
-from icl.constraints import Fraction
-from icl.registry import component
+from icl.registry import Fraction, component
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING, ClassVar
 from decoding.base import Note, Strategy
 from decoding.formulas.masks import plausibility_mask
 from decoding.prompt_edits import wrap_question
-from icl.constraints import Fraction, NonNegative
-from icl.registry import component
+from icl.registry import Fraction, NonNegative, component
 from icl.types import Prompt
 
 if TYPE_CHECKING:

@@ -19,8 +19,7 @@ from decoding.base import Note, Strategy, unit_strength
 from decoding.formulas.masks import plausibility_mask
 from decoding.formulas.row_steps import weight_per_row
 from decoding.prompt_edits import remove_query_image
-from icl.constraints import Count, Fraction, NonNegative
-from icl.registry import component
+from icl.registry import Count, Fraction, NonNegative, component
 from icl.types import Prompt
 
 if TYPE_CHECKING:

@@ -18,9 +18,8 @@ from decoding.arms.fitting import fit_mixture_weights
 from decoding.base import Note, Strategy
 from decoding.formulas.constants import constants_like
 from decoding.prompt_edits import demonstration_windows
-from icl.constraints import Count
 from icl.errors import ConfigError
-from icl.registry import component, parameter
+from icl.registry import Count, component, parameter
 from icl.types import Prompt
 
 if TYPE_CHECKING:

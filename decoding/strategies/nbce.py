@@ -15,13 +15,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from decoding.base import Note, StatefulStrategy, StepState, unit_strength
+from decoding.base import Note, StatefulStrategy, StepState, Traits, unit_strength
 from decoding.formulas.row_steps import steps_per_row
 from decoding.formulas.sampling import nucleus_threshold
 from decoding.prompt_edits import demonstration_windows, remove_demonstrations
-from decoding.traits import Traits
-from icl.constraints import Count, Fraction, NonNegative
-from icl.registry import component
+from icl.registry import Count, Fraction, NonNegative, component
 from icl.types import Prompt
 
 if TYPE_CHECKING:

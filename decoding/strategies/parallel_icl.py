@@ -18,13 +18,11 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from decoding.base import Generate, Note, StatefulStrategy, StepState, unit_strength
+from decoding.base import Generate, Note, StatefulStrategy, StepState, Traits, unit_strength
 from decoding.prompt_edits import demonstrations, keep_demonstrations
-from decoding.traits import Traits
-from icl.constraints import Positive, PositiveInt
 from icl.errors import PlanError
 from icl.lru_cache_bytes import LRUByteCache
-from icl.registry import build, component
+from icl.registry import Positive, PositiveInt, build, component
 from icl.types import Prompt, Query
 
 if TYPE_CHECKING:

@@ -12,9 +12,8 @@ No released code was compared.
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from decoding.base import Note, Strategy
+from decoding.base import Note, Strategy, Traits
 from decoding.prompt_edits import remove_part, replace_question
-from decoding.traits import Traits
 from icl.registry import component
 from icl.types import Prompt
 

@@ -15,12 +15,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from decoding.base import StatefulStrategy, StepState
+from decoding.base import StatefulStrategy, StepState, Traits
 from decoding.formulas.divergences import jensen_shannon
 from decoding.formulas.masks import plausibility_mask
-from decoding.traits import Traits
-from icl.constraints import Fraction, NonNegative, PositiveInt
-from icl.registry import component
+from icl.registry import Fraction, NonNegative, PositiveInt, component
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, ClassVar
 
 from decoding.base import Note, Strategy
 from decoding.formulas.masks import plausibility_mask
-from icl.constraints import Fraction, NonNegative
 from icl.edits import RandomAugmentation
-from icl.registry import component
+from icl.registry import Fraction, NonNegative, component
 from icl.types import Prompt, Where
 
 if TYPE_CHECKING:

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from decoding.base import Strategy
 from decoding.formulas.sampling import Sampler, Sampling
-from icl.constraints import Count, Fraction, Temperature
-from icl.registry import component
+from icl.registry import Count, Fraction, Temperature, component
 
 if TYPE_CHECKING:
     from decoding.arms.arm import Arm, ControlTarget

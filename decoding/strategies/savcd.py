@@ -17,13 +17,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from decoding.base import DefaultNote, Generate, Note, Strategy
+from decoding.base import DefaultNote, Generate, Note, Strategy, Traits
 from decoding.formulas.divergences import entropy
 from decoding.prompt_edits import question_text, remove_demonstrations, replace_question
-from decoding.traits import Traits
 from icl import edits
-from icl.constraints import Fraction, NonNegative, PositiveInt
-from icl.registry import component
+from icl.registry import Fraction, NonNegative, PositiveInt, component
 from icl.types import Prompt
 
 if TYPE_CHECKING:

@@ -14,14 +14,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from decoding.base import Generate, Note, Strategy
+from decoding.base import Generate, Note, Strategy, Traits
 from decoding.prompt_edits import question_text, remove_demonstrations, replace_question, wrap_question
-from decoding.traits import Traits
 from icl import spans
-from icl.constraints import PositiveInt
 from icl.errors import ConfigError
 from icl.metrics.normalize import normalize_text
-from icl.registry import component
+from icl.registry import PositiveInt, component
 from icl.types import Prompt
 
 if TYPE_CHECKING:

@@ -17,10 +17,9 @@ from annotated_types import Ge, Le
 
 from decoding.base import Note, Strategy
 from decoding.formulas.masks import plausibility_mask
-from icl.constraints import Fraction, NonNegative
 from icl.edits import DIFFUSION_STEPS, DiffusionNoise
 from icl.errors import PlanError
-from icl.registry import component
+from icl.registry import Fraction, NonNegative, component
 from icl.types import Prompt
 
 if TYPE_CHECKING:

@@ -11,11 +11,9 @@ Differs from the released code in the prior with a meaningless image, which is n
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from decoding.base import Note, Strategy, zero_strength
+from decoding.base import Note, Strategy, Traits, zero_strength
 from decoding.strategies.vdd import NoiseStep, Prior, prior_prompts
-from decoding.traits import Traits
-from icl.constraints import Positive
-from icl.registry import component
+from icl.registry import Positive, component
 from icl.types import Prompt
 
 if TYPE_CHECKING:

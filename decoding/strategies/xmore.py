@@ -21,10 +21,9 @@ from decoding.base import Note, Strategy, unit_strength
 from decoding.formulas.divergences import entropy
 from decoding.prompt_edits import remove_demonstrations, remove_query_image, wrap_question
 from icl import parameter_files as files
-from icl.constraints import PositiveInt
 from icl.errors import ConfigError, PlanError
 from icl.lru_cache_bytes import LRUByteCache
-from icl.registry import build, component, later_parameter
+from icl.registry import PositiveInt, build, component, later_parameter
 from icl.types import Prompt, Query
 
 if TYPE_CHECKING:

@@ -22,10 +22,9 @@ from experiments.analyses.shared import answered_samples, build_retriever, make_
 from icl.errors import ConfigError, PlanError
 from icl.registry import build
 from icl.tasks.base import Pool
-from retrievers.base import Embedder
+from retrievers.base import Embedder, Vectors
 from retrievers.machinery.embeddings import TextField, demo_text, for_text, open_source, reads
 from retrievers.machinery.similarity import SimilarityRetriever, VectorIndex
-from retrievers.machinery.vector_math import Vectors
 
 if TYPE_CHECKING:
     from pandas import DataFrame

@@ -29,10 +29,9 @@ from icl.errors import ConfigError, PlanError
 from icl.images import Image
 from icl.registry import build
 from icl.streams import StreamKey
-from retrievers.base import Embedder
+from retrievers.base import Embedder, Vectors
 from retrievers.machinery.embeddings import demo_text, open_source, reads
 from retrievers.machinery.similarity import SimilarityRetriever
-from retrievers.machinery.vector_math import Vectors
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

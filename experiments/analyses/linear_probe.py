@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from icl.errors import PlanError
-from retrievers.machinery.vector_math import Vectors, normalize_rows
+from retrievers.base import Vectors, normalize_rows
 
 SCALE, DECAY = 100.0, 1e-4
 

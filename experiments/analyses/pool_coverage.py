@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
     from experiments.results.run_view import RunView
     from icl.tasks.base import Pool
-    from retrievers.machinery.vector_math import Vectors
+    from retrievers.base import Vectors
 
 
 def analyze(view: "RunView") -> "DataFrame":

@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from experiments.launch.base import Launch, WorkerGroup, WorkerStatus
-from icl.constraints import Count, NonNegative, PositiveInt
 from icl.errors import PlanError
-from icl.registry import component
+from icl.registry import Count, NonNegative, PositiveInt, component
 
 CONNECT_TIMEOUT = 10.0
 """Seconds in which the address of a cluster must answer."""

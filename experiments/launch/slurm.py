@@ -24,9 +24,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from experiments.launch.base import Launch, WorkerGroup, WorkerStatus, shared_gpus_warning
 from experiments.launch.local import visible_gpus, worker_environments
-from icl.constraints import Count, PositiveInt
 from icl.errors import ConfigError, PlanError
-from icl.registry import component, later_parameter
+from icl.registry import Count, PositiveInt, component, later_parameter
 
 if TYPE_CHECKING:
     from experiments.launch.worker import WorkerSession

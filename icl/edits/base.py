@@ -5,10 +5,9 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from annotated_types import Ge, Le
 
-from icl.constraints import Fraction
 from icl.errors import ConfigError
 from icl.loading import location
-from icl.registry import build, describe
+from icl.registry import Fraction, build, describe
 from icl.streams import StreamKey
 from icl.text.json_text import canonical_bytes
 

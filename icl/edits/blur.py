@@ -3,9 +3,8 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from icl.constraints import NonNegative
 from icl.edits.base import Edit
-from icl.registry import component
+from icl.registry import NonNegative, component
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PILImage

@@ -13,10 +13,9 @@ Differs from the released code in the regions (Set-of-Mark marks masks of SAM) a
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from icl.constraints import Fraction, PositiveInt
 from icl.edits.base import Box, Edit
 from icl.errors import ConfigError
-from icl.registry import component
+from icl.registry import Fraction, PositiveInt, component
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PILImage

@@ -3,9 +3,8 @@
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from icl.constraints import PatchesPerSide
 from icl.edits.base import Edit
-from icl.registry import component
+from icl.registry import PatchesPerSide, component
 from icl.streams import StreamKey
 
 if TYPE_CHECKING:

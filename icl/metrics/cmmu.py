@@ -16,10 +16,9 @@ from dataclasses import dataclass
 from difflib import SequenceMatcher
 from typing import ClassVar
 
-from icl.constraints import Fraction
 from icl.metrics.base import Better
 from icl.metrics.machinery.option_parsing import is_correct
-from icl.registry import component
+from icl.registry import Fraction, component
 from icl.types import Example, Generation
 
 LETTER_CUES = ("故选", "正确选项为", "答案选", "答案为", "答案是", "答案")

@@ -16,13 +16,12 @@ from typing import Any
 
 import numpy as np
 
-from icl.constraints import Positive
 from icl.errors import ConfigError, DataError
 from icl.harness.loaded_task import LoadedTask, load_task
 from icl.metrics.base import ScoredSample
 from icl.metrics.lmms_eval import TaskMetric
 from icl.metrics.run_level import RunStatistic, group_indices, mean
-from icl.registry import component
+from icl.registry import Positive, component
 from icl.types import Example, Generation
 
 MAX_BLOCKS = 1000

@@ -16,14 +16,13 @@ from urllib.parse import urlsplit
 from annotated_types import Ge, Le
 
 from icl import __version__
-from icl.constraints import Count, Positive, PositiveInt
 from icl.errors import ConfigError, ICLError, ModelError, did_you_mean
 from icl.models import icl_server
 from icl.models.base import Model, OnAnswer, Request
 from icl.models.chat_messages import messages, read
 from icl.models.endpoint import Endpoint, EndpointUnavailableError
 from icl.models.icl_server import ServerInfo
-from icl.registry import component
+from icl.registry import Count, Positive, PositiveInt, component
 from icl.text.json_text import canonical_digest
 from icl.types import Generation, Prompt
 from icl.untrusted import refusal, untrusted_run

@@ -17,10 +17,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from icl.constraints import Fraction, PositiveInt
 from icl.errors import DataError
 from icl.images import Image
-from icl.registry import component, parameter
+from icl.registry import Fraction, PositiveInt, component, parameter
 from icl.tasks.base import Pool, SharedPoolTask, nested_choice
 from icl.tasks.cell_values import RelativePaths
 from icl.types import Example

@@ -27,9 +27,8 @@ from typing import Annotated
 import numpy as np
 
 from icl import parameter_files as files
-from icl.constraints import PositiveInt
 from icl.errors import ConfigError, DataError
-from icl.registry import NestedComponent, component
+from icl.registry import NestedComponent, PositiveInt, component
 from icl.tasks.base import Pool, SeveralPoolsTask, Task
 from icl.types import Example
 

@@ -10,10 +10,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
-from icl.constraints import PositiveInt
 from icl.errors import DataError
 from icl.images import Image
-from icl.registry import component, parameter
+from icl.registry import PositiveInt, component, parameter
 from icl.tasks.base import Pool, SharedPoolTask, limited_choice
 from icl.types import Example
 

@@ -18,9 +18,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
-from icl.constraints import PositiveInt
 from icl.parameter_files import expand_user
-from icl.registry import component, parameter
+from icl.registry import PositiveInt, component, parameter
 from icl.streams import StreamKey
 from icl.tasks.base import Pool, SharedPoolTask, nested_choice
 from icl.tasks.drawings.emoji import PACKAGES, STYLES, Style, load_emoji, same_vendor

@@ -24,9 +24,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
-from icl.constraints import PositiveInt
 from icl.errors import DataError, did_you_mean
-from icl.registry import component, later_parameter, parameter
+from icl.registry import PositiveInt, component, later_parameter, parameter
 from icl.tasks.base import Pool, SeveralPoolsTask, limited_choice
 from icl.tasks.cell_values import RelativePaths, text_of
 from icl.tasks.columns import ColumnMapping, read_examples

@@ -35,10 +35,9 @@ from functools import cached_property
 from pathlib import PurePath
 from typing import Any, ClassVar, Literal
 
-from icl.constraints import Fraction, PositiveInt
 from icl.errors import ConfigError, DataError
 from icl.option_listing import LETTERED
-from icl.registry import component, later_parameter, parameter
+from icl.registry import Fraction, PositiveInt, component, later_parameter, parameter
 from icl.tasks.base import Pool, SharedPoolTask, connected_components, divide_by_group, limited_choice, nested_choice
 from icl.tasks.cell_values import RelativePaths, text_of
 from icl.tasks.columns import AnswerIs, ColumnMapping, group_name, read_examples, row_image_keys, short_columns

@@ -15,10 +15,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from icl.constraints import PositiveInt
 from icl.errors import DataError
 from icl.images import Image
-from icl.registry import component, parameter
+from icl.registry import PositiveInt, component, parameter
 from icl.streams import StreamKey
 from icl.tasks.base import Pool, SeveralPoolsTask, limited_choice
 from icl.tasks.cell_values import RelativePaths

@@ -15,10 +15,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
-from icl.constraints import PositiveInt
 from icl.errors import DataError
 from icl.images import Image
-from icl.registry import component, parameter
+from icl.registry import PositiveInt, component, parameter
 from icl.tasks.base import Pool, SharedPoolTask, limited_choice
 from icl.tasks.cell_values import RelativePaths
 from icl.types import Example

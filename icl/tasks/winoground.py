@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
-from icl.constraints import Fraction, PositiveInt
 from icl.errors import ConfigError, DataError
-from icl.registry import component, later_parameter
+from icl.registry import Fraction, PositiveInt, component, later_parameter
 from icl.streams import StreamKey
 from icl.tasks.base import Pool, SharedPoolTask, nested_choice
 from icl.tasks.cell_values import RelativePaths, cell_images, text_of

@@ -55,8 +55,8 @@ def _search(engine: str, queries: int, size: int) -> dict[str, object]:
 
     import numpy as np
 
+    from retrievers.base import normalize_rows
     from retrievers.machinery.similarity import VectorIndex
-    from retrievers.machinery.vector_math import normalize_rows
 
     def peak() -> float:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

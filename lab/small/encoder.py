@@ -22,9 +22,9 @@ from experiments.stats.intervals import Estimate, estimate_mean
 from icl.streams import StreamKey
 from icl.tasks.drawings.table import DrawingRecord
 from lab.small.drawings_data import DrawingSet, for_training
+from retrievers.base import Vectors, normalize_rows
 from retrievers.embedders.efficientnet_minilm import EfficientNetMiniLM, map_vectors, sentence_vectors
 from retrievers.machinery.trained_heads import save_head
-from retrievers.machinery.vector_math import Vectors, normalize_rows
 
 DIMENSIONS, STEPS, BATCH, RATE, NOISE = 128, 400, 256, 2e-3, 0.01
 SEEDS, GALLERY, TOP = (0, 1, 2), 400, 10

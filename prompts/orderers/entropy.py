@@ -17,10 +17,9 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from icl.constraints import PositiveInt
 from icl.errors import PlanError
 from icl.models.answer_likelihood import entropy
-from icl.registry import component
+from icl.registry import PositiveInt, component
 from icl.types import Query
 from prompts.orderers.model_orderer import ModelOrderer, Trial, largest
 

@@ -14,10 +14,10 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from icl.constraints import PositiveInt
 from icl.errors import PlanError
 from icl.models.answer_likelihood import demo_prompt, options_of, probabilities, scorer
 from icl.models.base import LogitModel, Model
+from icl.registry import PositiveInt
 from icl.tasks.base import Pool
 from icl.types import Context, Demo, Query
 

@@ -13,9 +13,8 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import ClassVar
 
-from icl.constraints import Count
 from icl.errors import PlanError
-from icl.registry import component
+from icl.registry import Count, component
 from icl.streams import StreamKey
 from icl.types import Context
 

@@ -20,12 +20,11 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 from icl import spans
-from icl.constraints import PositiveInt
 from icl.errors import ConfigError, PlanError
 from icl.models.answer_likelihood import demo_prompt
 from icl.models.base import Model
 from icl.models.short_answers import answers
-from icl.registry import component
+from icl.registry import PositiveInt, component
 from icl.tasks.base import Pool
 from icl.types import Context, Example, Part, Prompt, Turn, Where
 from prompts.example_changes import change_examples, sort_by_rank

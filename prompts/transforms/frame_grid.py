@@ -14,9 +14,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from icl.constraints import PositiveInt
 from icl.images import Image
-from icl.registry import component
+from icl.registry import PositiveInt, component
 from icl.types import Context, Where
 from prompts.example_changes import change_examples
 

@@ -10,9 +10,8 @@ No released code was compared.
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from icl.constraints import Fraction
 from icl.metrics.normalize import normalize_text
-from icl.registry import component
+from icl.registry import Fraction, component
 from icl.types import Context, Demo
 from prompts.example_changes import random_answer, random_places, replace_demos, sort_by_rank
 from prompts.label_renaming import rivals, rivals_of, with_answer

@@ -15,10 +15,9 @@ No released code was compared.
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from icl.constraints import Count
 from icl.errors import ConfigError
 from icl.option_listing import LETTERED, with_listed_options
-from icl.registry import component, later_parameter
+from icl.registry import Count, component, later_parameter
 from icl.types import Context, OptionListing, Where
 from prompts.example_changes import change_examples
 

@@ -16,12 +16,11 @@ from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 from icl import spans
-from icl.constraints import PositiveInt
 from icl.errors import ConfigError, PlanError
 from icl.metrics.normalize import normalize_text
 from icl.models.base import Model
 from icl.models.short_answers import answers
-from icl.registry import component
+from icl.registry import PositiveInt, component
 from icl.tasks.base import Pool
 from icl.types import Context, Demo, Part, Prompt, Turn
 from prompts.example_changes import derange, random_places, replace_demos, sort_by_rank

@@ -19,9 +19,8 @@ from icl.errors import PlanError
 from icl.registry import NestedComponent, component
 from icl.tasks.base import Pool
 from icl.types import Example, Query
-from retrievers.base import Embedder
+from retrievers.base import Embedder, Vectors, normalize_rows
 from retrievers.machinery.embeddings import EmbeddingSource, PoolFitted, TextField, demo_text, open_source
-from retrievers.machinery.vector_math import Vectors, normalize_rows
 
 
 @component("embedder", "centered")

@@ -17,15 +17,13 @@ from typing import Annotated, Any
 
 import numpy as np
 
-from icl.constraints import NonNegative
 from icl.errors import PlanError
-from icl.registry import NestedComponent, component
+from icl.registry import NestedComponent, NonNegative, component
 from icl.streams import StreamKey
 from icl.tasks.base import Pool
 from icl.types import Example, Query
-from retrievers.base import Embedder
+from retrievers.base import Embedder, Vectors, normalize_rows
 from retrievers.machinery.embeddings import EmbeddingSource, PoolFitted, TextField, demo_text, open_source
-from retrievers.machinery.vector_math import Vectors, normalize_rows
 
 
 def shifted_texts(texts: Vectors, shift: Any, noise: Any) -> Vectors:

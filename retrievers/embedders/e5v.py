@@ -15,8 +15,8 @@ from icl.errors import ConfigError
 from icl.models.base import Model
 from icl.registry import NestedComponent, component
 from icl.types import Example, Part, Prompt, Query, Turn
+from retrievers.base import Vectors, all_images, mean_per_item, stack_batches
 from retrievers.machinery.embedding_models import EmbedderPlacement
-from retrievers.machinery.vector_math import Vectors, all_images, mean_per_item, stack_batches
 
 BATCH = 16
 

@@ -17,8 +17,8 @@ from icl.images import Image
 from icl.models.small.efficientnet import load_network, pixels_of, weights_file
 from icl.registry import component
 from icl.types import Example, Query
+from retrievers.base import Vectors, all_images, mean_per_item, normalize_rows
 from retrievers.machinery.embedding_models import decode_batches
-from retrievers.machinery.vector_math import Vectors, all_images, mean_per_item, normalize_rows
 
 if TYPE_CHECKING:
     from torch import Tensor

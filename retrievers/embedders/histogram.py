@@ -16,7 +16,7 @@ from icl.errors import DataError, PlanError
 from icl.images import Image
 from icl.registry import component
 from icl.types import Example, Query
-from retrievers.machinery.vector_math import Vectors, all_images, mean_per_item
+from retrievers.base import Vectors, all_images, mean_per_item
 
 GRID = 4
 """Cells along each side of an image in `embed_patches`."""

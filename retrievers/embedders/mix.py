@@ -11,14 +11,12 @@ from typing import Annotated
 
 import numpy as np
 
-from icl.constraints import Fraction
 from icl.errors import ConfigError
-from icl.registry import NestedComponent, component
+from icl.registry import Fraction, NestedComponent, component
 from icl.tasks.base import Pool
 from icl.types import Example, Query
-from retrievers.base import Embedder
+from retrievers.base import Embedder, Vectors
 from retrievers.machinery.embeddings import EmbeddingSource, open_source, reads
-from retrievers.machinery.vector_math import Vectors
 
 
 @component("embedder", "mix")

@@ -14,7 +14,7 @@ from icl.errors import PlanError
 from icl.images import Image
 from icl.registry import component
 from icl.types import Example, Query
-from retrievers.machinery.vector_math import Vectors, all_images, mean_per_item, normalize_rows
+from retrievers.base import Vectors, all_images, mean_per_item, normalize_rows
 
 
 @component("embedder", "pixels")

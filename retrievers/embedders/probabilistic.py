@@ -16,13 +16,12 @@ from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Le
 
-from icl.constraints import Count, NonNegative
 from icl.errors import ConfigError, DataError
 from icl.parameter_files import expand_user, pin_file
-from icl.registry import NestedComponent, component
+from icl.registry import Count, NestedComponent, NonNegative, component
 from icl.tasks.base import Pool
 from icl.types import Example, Query
-from retrievers.base import Embedder
+from retrievers.base import Embedder, Vectors
 from retrievers.machinery.embeddings import EmbeddingSource, demo_text, open_source, reads
 from retrievers.machinery.trained_heads import check_embedder
 from retrievers.machinery.variance_heads import (
@@ -33,7 +32,6 @@ from retrievers.machinery.variance_heads import (
     VarianceTraining,
     fit_variance_heads,
 )
-from retrievers.machinery.vector_math import Vectors
 
 Slope = Annotated[float, Gt(0), Le(1000)]
 Shift = Annotated[float, Ge(-1000), Le(1000)]

@@ -15,8 +15,8 @@ from icl.errors import ModelError
 from icl.parameter_files import expand_user
 from icl.registry import component, later_parameter
 from icl.types import Example, Query
+from retrievers.base import Vectors, all_images, mean_per_item, normalize_rows
 from retrievers.machinery.embedding_models import GIB, EmbedderDtype, EmbedderPlacement, PlacedEmbedder, weight_bytes
-from retrievers.machinery.vector_math import Vectors, all_images, mean_per_item, normalize_rows
 
 
 @component("embedder", "sentence_transformers")

@@ -14,6 +14,7 @@ from icl.errors import ModelError, PlanError
 from icl.images import Image
 from icl.registry import component, later_parameter
 from icl.types import Example, Query
+from retrievers.base import Vectors, all_images, mean_per_item, stack_batches
 from retrievers.machinery.embedding_models import (
     BATCH,
     EmbedderDtype,
@@ -26,7 +27,6 @@ from retrievers.machinery.embedding_models import (
     on_device,
     weight_bytes,
 )
-from retrievers.machinery.vector_math import Vectors, all_images, mean_per_item, stack_batches
 
 
 @component("embedder", "vision")

@@ -16,7 +16,7 @@ from icl.models.base import Model
 from icl.models.hf.device_placement import has_cuda, resolve_device
 from icl.parameter_files import expand_user
 from icl.quiet_progress import hide_transformers_progress
-from retrievers.machinery.vector_math import Vectors, stack_batches
+from retrievers.base import Vectors, stack_batches
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PILImage

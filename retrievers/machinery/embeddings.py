@@ -25,9 +25,8 @@ from icl.images import Image
 from icl.parameter_files import cache_folder
 from icl.tasks.base import Pool
 from icl.types import Example, Query
-from retrievers.base import Embedder
+from retrievers.base import Embedder, Vectors, all_images, mean_per_item
 from retrievers.machinery.embedding_models import placements
-from retrievers.machinery.vector_math import Vectors, all_images, mean_per_item
 from retrievers.machinery.vector_store import FORMAT, VectorStore, warn
 
 

@@ -16,6 +16,7 @@ from icl.errors import ModelError
 from icl.images import Image
 from icl.registry import component, later_parameter
 from icl.types import Example, Query
+from retrievers.base import Vectors, all_images, mean_per_item, normalize_rows
 from retrievers.machinery.embedding_models import (
     BATCH,
     EmbedderDtype,
@@ -28,7 +29,6 @@ from retrievers.machinery.embedding_models import (
     on_device,
     weight_bytes,
 )
-from retrievers.machinery.vector_math import Vectors, all_images, mean_per_item, normalize_rows
 
 
 @component("embedder", "encoder")

@@ -18,16 +18,14 @@ from weakref import WeakKeyDictionary
 import numpy as np
 from numpy.typing import NDArray
 
-from icl.constraints import Fraction
 from icl.errors import ConfigError, DataError
-from icl.registry import NestedComponent
+from icl.registry import Fraction, NestedComponent
 from icl.tasks.base import Pool
 from icl.types import Example, Query, RetrievedExample
-from retrievers.base import EXCLUDE_LEAKS, Embedder, LeakPolicy, Resources, RetrievedDemos
+from retrievers.base import EXCLUDE_LEAKS, Embedder, LeakPolicy, Resources, RetrievedDemos, Vectors, all_images
 from retrievers.machinery.embeddings import EmbeddingCache, shared_cache
 from retrievers.machinery.encoder import Encoder
 from retrievers.machinery.greedy_selection import Array, PartMatches
-from retrievers.machinery.vector_math import Vectors, all_images
 
 PartVectors = tuple[Vectors, ...]
 """[N, P, D] for each modality that is compared."""

@@ -12,9 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
-from icl.constraints import PositiveInt
 from icl.errors import ConfigError, PlanError
-from icl.registry import NestedComponent, component
+from icl.registry import NestedComponent, PositiveInt, component
 from icl.tasks.base import Pool
 from icl.types import Query, RetrievedExample
 from retrievers.base import (

@@ -26,12 +26,11 @@ from weakref import WeakKeyDictionary
 import numpy as np
 from numpy.typing import NDArray
 
-from icl.constraints import Fraction, PositiveInt
 from icl.errors import ConfigError, PlanError
-from icl.registry import NestedComponent
+from icl.registry import Fraction, NestedComponent, PositiveInt
 from icl.tasks.base import Pool
 from icl.types import Example, Query, RetrievedExample
-from retrievers.base import EXCLUDE_LEAKS, Embedder, FittedRetriever, LeakPolicy, Resources, RetrievedDemos
+from retrievers.base import EXCLUDE_LEAKS, Embedder, FittedRetriever, LeakPolicy, Resources, RetrievedDemos, Vectors
 from retrievers.machinery.embeddings import (
     MODALITIES_OF,
     EmbeddingSource,
@@ -42,7 +41,6 @@ from retrievers.machinery.embeddings import (
     source_key,
 )
 from retrievers.machinery.encoder import Encoder
-from retrievers.machinery.vector_math import Vectors
 
 Scores = NDArray[np.float64]
 

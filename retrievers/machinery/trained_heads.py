@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from icl.errors import DataError, PlanError
-from retrievers.machinery.vector_math import Vectors, normalize_rows
+from retrievers.base import Vectors, normalize_rows
 
 if TYPE_CHECKING:
     from torch import Tensor

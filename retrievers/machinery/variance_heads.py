@@ -24,8 +24,8 @@ from numpy.typing import NDArray
 
 from icl.errors import DataError, PlanError
 from icl.streams import stream
+from retrievers.base import Vectors
 from retrievers.machinery.trained_heads import check_width, load_head, save_head
-from retrievers.machinery.vector_math import Vectors
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -26,7 +26,7 @@ import numpy as np
 import numpy.typing as npt
 
 from icl.errors import ICLWarning, StoreError
-from retrievers.machinery.vector_math import Vectors
+from retrievers.base import Vectors
 
 KEY_BYTES = 32
 ROW_BYTES = KEY_BYTES + 8

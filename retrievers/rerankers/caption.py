@@ -14,16 +14,14 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import numpy as np
 
-from icl.constraints import PositiveInt
 from icl.errors import ConfigError, DataError, PlanError
 from icl.models.short_answers import answers
-from icl.registry import NestedComponent, component
+from icl.registry import NestedComponent, PositiveInt, component
 from icl.tasks.base import Pool
 from icl.types import Part, Prompt, Query, RetrievedExample, Turn
-from retrievers.base import Embedder, Resources, RetrievedDemos
+from retrievers.base import Embedder, Resources, RetrievedDemos, Vectors
 from retrievers.machinery.embeddings import EmbeddingSource, open_source, reads
 from retrievers.machinery.encoder import Encoder
-from retrievers.machinery.vector_math import Vectors
 
 if TYPE_CHECKING:
     from icl.models.base import Model

@@ -12,11 +12,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from icl.constraints import Fraction
-from icl.registry import component
+from icl.registry import Fraction, component
 from icl.types import RetrievedExample
+from retrievers.base import Vectors
 from retrievers.machinery.greedy_selection import mmr
-from retrievers.machinery.vector_math import Vectors
 from retrievers.rerankers.vector_reranker import VectorReranker
 
 

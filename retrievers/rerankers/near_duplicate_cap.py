@@ -8,11 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from icl.constraints import Fraction
-from icl.registry import component
+from icl.registry import Fraction, component
 from icl.types import RetrievedExample
+from retrievers.base import Vectors
 from retrievers.machinery.greedy_selection import select_dissimilar
-from retrievers.machinery.vector_math import Vectors
 from retrievers.rerankers.vector_reranker import VectorReranker
 
 

@@ -7,11 +7,10 @@ from typing import Annotated, ClassVar, Literal
 from icl.registry import NestedComponent
 from icl.tasks.base import Pool
 from icl.types import Query, RetrievedExample
-from retrievers.base import Embedder, Resources, RetrievedDemos
+from retrievers.base import Embedder, Resources, RetrievedDemos, Vectors
 from retrievers.machinery.embeddings import MODALITIES_OF, EmbeddingSource, check_modalities, open_source
 from retrievers.machinery.encoder import Encoder
 from retrievers.machinery.similarity import embed_by_modality
-from retrievers.machinery.vector_math import Vectors
 
 
 @dataclass(frozen=True, kw_only=True)

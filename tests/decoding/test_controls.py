@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from decoding.arms.arm import Arm, parse_arm
 from decoding.arms.inspection import constant_strength, probe_prompt
 from decoding.arms.requirements import unsupported_reason
-from decoding.base import InitialStepState, Note, Strategy
+from decoding.base import InitialStepState, Note, Strategy, Traits
 from decoding.conformance import check_strategy, random_logits
 from decoding.controls.constant_bias import ConstantBias
 from decoding.controls.entropy_matched import EntropyMatched, temperature_of_entropy
@@ -42,7 +42,6 @@ from decoding.strategies.code import CODE
 from decoding.strategies.dcd import DCD
 from decoding.strategies.sampling import SamplingDecoding
 from decoding.strategies.vcd import VCD
-from decoding.traits import Traits
 from icl import edits
 from icl.errors import ConfigError, PlanError
 from icl.streams import StreamKey

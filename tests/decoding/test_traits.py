@@ -8,13 +8,12 @@ import pytest
 import torch
 
 from decoding.arms.wrapper import StrategyWrapper
-from decoding.base import Strategy
+from decoding.base import TRAITS, Strategy, Traits
 from decoding.controls.mask_only import MaskOnly
 from decoding.controls.more_demonstrations import MoreDemonstrations
 from decoding.controls.olm import OLM
 from decoding.controls.self_consistency import SelfConsistency
 from decoding.strategies.vcd import VCD
-from decoding.traits import TRAITS, Traits
 from icl.errors import ConfigError
 from icl.registry import NestedComponent, entries, resolve
 from tests.decoding.test_strategies import ALL, made

@@ -14,12 +14,13 @@ import pytest
 
 from icl import registry
 from icl.component import _validate as component_validate
-from icl.constraints import Fraction, PositiveInt
 from icl.errors import ConfigError
 from icl.registry import (
     PACKAGES,
     REQUIRED_MEMBERS,
+    Fraction,
     NestedComponent,
+    PositiveInt,
     build,
     component,
     component_search_folder,
@@ -131,7 +132,7 @@ def test_equal_components_have_equal_descriptions():
         ("..mine:Mine", "'..mine:' is not the start of a component path"),
         ("icl.nowhere:Mine", "there is no module 'icl.nowhere'."),
         ("icl.types:Exampel", "icl.types has no class 'Exampel'. Did you mean 'Example'?"),
-        ("icl.constraints:Share", "icl.constraints has no class 'Share'."),
+        ("icl.registry:Share", "icl.registry has no class 'Share'."),
         ("mine.py:Mine", "there is no file mine.py (looked in "),
         ("icl.models.fake:FakeCopy", "'fake-copy' is a model, not a metric. (icl ls metric)"),
     ],

@@ -12,7 +12,7 @@ from PIL import Image as PILImage
 from icl.images import Image
 from icl.models.base import Request
 from icl.types import Example, Generation
-from retrievers.machinery.vector_math import Vectors, normalize_rows
+from retrievers.base import Vectors, normalize_rows
 
 
 @pytest.fixture

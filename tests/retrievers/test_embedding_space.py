@@ -11,7 +11,7 @@ from experiments.analyses.embedding_space import alignment, diagnose, hubness, m
 from experiments.cli.mine import blind_pairs
 from icl.errors import ConfigError, PlanError
 from icl.tasks.base import Pool
-from retrievers.machinery.vector_math import normalize_rows
+from retrievers.base import normalize_rows
 
 Make = Callable[..., Any]
 AXES = np.eye(4, dtype=np.float32)

@@ -12,7 +12,7 @@ from icl.component_json import describe
 from icl.errors import ConfigError, DataError, PlanError
 from icl.registry import build
 from icl.tasks.base import Pool
-from retrievers.base import Resources
+from retrievers.base import Resources, normalize_rows
 from retrievers.machinery.conformance import check_retriever
 from retrievers.machinery.embedding_models import SHIPPED
 from retrievers.machinery.embeddings import num_embedded
@@ -26,7 +26,6 @@ from retrievers.machinery.variance_heads import (
     match_probabilities,
     soft_contrastive,
 )
-from retrievers.machinery.vector_math import normalize_rows
 
 Make = Callable[..., Any]
 

@@ -17,9 +17,8 @@ from icl.registry import build
 from icl.tasks.base import Pool
 from icl.types import Example
 from retrievers import invariant_select
-from retrievers.base import Resources
+from retrievers.base import Resources, normalize_rows
 from retrievers.machinery.trained_heads import ContrastiveHead, HeadTraining, contrastive_loss, train_head
-from retrievers.machinery.vector_math import normalize_rows
 
 Make = Callable[..., Any]
 

@@ -22,11 +22,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, TypedDict
 
-from icl.constraints import PositiveInt
 from icl.errors import ConfigError, did_you_mean
 from icl.metrics.base import Better
 from icl.parameter_files import cache_folder, find, pin, read
-from icl.registry import NestedComponent, component
+from icl.registry import NestedComponent, PositiveInt, component
 from icl.text.json_text import canonical_digest
 from icl.text.reasoning_blocks import split_reasoning
 from icl.types import Example, Generation, Part, Prompt, Turn

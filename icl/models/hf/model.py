@@ -6,13 +6,12 @@ from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast, get_args
 
-from icl.constraints import Count, NonNegative, PositiveInt
 from icl.errors import ConfigError, ModelError, did_you_mean
 from icl.lru_cache_bytes import LRUByteCache
 from icl.models.base import LogitModel, Session
 from icl.models.hf.device_placement import TYPES
 from icl.models.interventions import END, Where, steer
-from icl.registry import component, later_parameter
+from icl.registry import Count, NonNegative, PositiveInt, component, later_parameter
 from icl.text.json_text import canonical_digest
 from icl.types import Prompt
 

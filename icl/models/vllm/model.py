@@ -9,11 +9,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from icl.constraints import Fraction, Positive, PositiveInt
 from icl.errors import ConfigError, ModelError
 from icl.models.base import Model, Request
 from icl.models.vllm.engine_io import EngineOutput, EngineRequest
-from icl.registry import component
+from icl.registry import Fraction, Positive, PositiveInt, component
 from icl.text.json_text import canonical_digest
 from icl.types import Generation, Prompt, Usage
 

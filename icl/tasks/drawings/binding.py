@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Literal
 
-from icl.constraints import PositiveInt
 from icl.errors import DataError
-from icl.registry import component, parameter
+from icl.registry import PositiveInt, component, parameter
 from icl.streams import StreamKey
 from icl.tasks.base import Pool
 from icl.tasks.drawings.table import (

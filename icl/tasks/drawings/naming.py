@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
-from icl.constraints import PositiveInt
 from icl.errors import ConfigError, DataError
-from icl.registry import component, parameter
+from icl.registry import PositiveInt, component, parameter
 from icl.streams import StreamKey
 from icl.tasks.base import Pool, SharedPoolTask, nested_choice
 from icl.tasks.drawings.table import (

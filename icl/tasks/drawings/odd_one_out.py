@@ -7,9 +7,8 @@ from functools import cached_property
 
 import numpy as np
 
-from icl.constraints import PositiveInt
 from icl.errors import ConfigError, DataError
-from icl.registry import component, parameter
+from icl.registry import PositiveInt, component, parameter
 from icl.streams import StreamKey
 from icl.tasks.base import Pool, SharedPoolTask
 from icl.tasks.drawings.table import (

@@ -3,8 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from icl.constraints import GeneratedCount
-from icl.registry import component, parameter
+from icl.registry import GeneratedCount, component, parameter
 from icl.tasks.generated.drawing import groups_of, noun, scene
 from icl.tasks.generated.episode import NumberedTask, Split
 from icl.tasks.generated.wording import CAPTION_QUESTIONS, caption

@@ -17,9 +17,8 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Literal
 
-from icl.constraints import GeneratedCount
 from icl.errors import ConfigError
-from icl.registry import component, parameter
+from icl.registry import GeneratedCount, component, parameter
 from icl.streams import StreamKey
 from icl.tasks.base import Pool
 from icl.tasks.generated.drawing import Drawing

@@ -15,9 +15,8 @@ from typing import Annotated, ClassVar, Literal
 
 from annotated_types import Ge, Le
 
-from icl.constraints import GeneratedCount
 from icl.edits.mark import RegionMarks
-from icl.registry import component, parameter
+from icl.registry import GeneratedCount, component, parameter
 from icl.streams import StreamKey
 from icl.tasks.generated.drawing import CELLS, CONCEPT_SETS, PlacedShapes, cell_box
 from icl.tasks.generated.episode import NumberedTask, Split, balanced_choice, shuffled

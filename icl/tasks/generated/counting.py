@@ -8,9 +8,8 @@ induction (Zong et al., ICLR 2025), whose rule is always to count.
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from icl.constraints import GeneratedCount
 from icl.errors import ConfigError
-from icl.registry import component, parameter
+from icl.registry import GeneratedCount, component, parameter
 from icl.streams import StreamKey
 from icl.tasks.generated.drawing import Drawing, groups_of, scene
 from icl.tasks.generated.episode import NumberedTask, Split, balanced_choice, shuffled

@@ -8,9 +8,8 @@ from typing import ClassVar, Literal, TypeVar
 
 import numpy as np
 
-from icl.constraints import GeneratedCount
 from icl.errors import ConfigError, DataError
-from icl.registry import parameter
+from icl.registry import GeneratedCount, parameter
 from icl.streams import StreamKey
 from icl.tasks.base import Pool, SharedPoolTask
 from icl.types import Example

@@ -16,9 +16,8 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from icl.constraints import Fraction, GeneratedCount, PositiveInt
 from icl.errors import ConfigError
-from icl.registry import component, parameter
+from icl.registry import Fraction, GeneratedCount, PositiveInt, component, parameter
 from icl.streams import StreamKey
 from icl.tasks.generated.drawing import groups_of, noun, scene
 from icl.tasks.generated.episode import NumberedTask, Split, shuffled

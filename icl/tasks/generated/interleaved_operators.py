@@ -9,8 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 
-from icl.constraints import GeneratedCount
-from icl.registry import component, parameter
+from icl.registry import GeneratedCount, component, parameter
 from icl.streams import StreamKey
 from icl.tasks.base import Pool
 from icl.tasks.generated.drawing import DigitImage

@@ -9,8 +9,7 @@ followed by a different one, always in this order. So the last answer is always 
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from icl.constraints import GeneratedCount
-from icl.registry import component, parameter
+from icl.registry import GeneratedCount, component, parameter
 from icl.streams import StreamKey
 from icl.tasks.generated.drawing import CONCEPT_SETS, Drawing
 from icl.tasks.generated.episode import NumberedTask, Split, balanced_choice, choice

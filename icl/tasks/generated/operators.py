@@ -12,9 +12,8 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Literal
 
-from icl.constraints import GeneratedCount
 from icl.errors import ConfigError
-from icl.registry import component, later_parameter, parameter
+from icl.registry import GeneratedCount, component, later_parameter, parameter
 from icl.streams import StreamKey
 from icl.tasks.base import Pool
 from icl.tasks.generated.drawing import Drawing

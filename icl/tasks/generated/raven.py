@@ -18,8 +18,7 @@ from typing import Annotated, Literal
 
 from annotated_types import Ge, Le
 
-from icl.constraints import GeneratedCount
-from icl.registry import component, parameter
+from icl.registry import GeneratedCount, component, parameter
 from icl.streams import StreamKey
 from icl.tasks.base import Pool, SharedPoolTask
 from icl.tasks.generated.drawing import CELLS, PlacedShapes

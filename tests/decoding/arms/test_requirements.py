@@ -11,8 +11,8 @@ from decoding.arms.requirements import (
     thinking_budget_refusal,
     unsupported_reason,
 )
+from decoding.base import Traits
 from decoding.strategies.vcd import VCD
-from decoding.traits import Traits
 from icl.errors import ConfigError
 from icl.models.vllm.model import VLLM
 from tests.decoding.toy import Toy

@@ -20,9 +20,9 @@ from experiments.report.analysis_panels import analysis_panels, figure_spec
 from icl.errors import ConfigError, PlanError
 from icl.images import Image
 from icl.registry import build
+from retrievers.base import normalize_rows
 from retrievers.embedders.minilm import MiniLM
 from retrievers.machinery.embeddings import demo_text
-from retrievers.machinery.vector_math import normalize_rows
 
 TASK = {"name": "counting", "queries": 4, "pool_size": 14}
 

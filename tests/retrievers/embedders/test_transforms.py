@@ -9,10 +9,9 @@ import pytest
 from icl.errors import ConfigError, PlanError
 from icl.registry import build
 from icl.tasks.base import Pool
-from retrievers.base import ALLOW_LEAKS, Resources
+from retrievers.base import ALLOW_LEAKS, Resources, normalize_rows
 from retrievers.embedders.histogram import Histogram
 from retrievers.embedders.pixels import Pixels
-from retrievers.machinery.vector_math import normalize_rows
 
 Make = Callable[..., Any]
 

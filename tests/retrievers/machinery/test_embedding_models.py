@@ -19,6 +19,7 @@ from icl.models.base import Model
 from icl.models.hf.model import HF
 from icl.models.vllm.model import VLLM
 from icl.registry import build
+from retrievers.base import normalize_rows
 from retrievers.embedders.e5v import E5V
 from retrievers.embedders.efficientnet import EfficientNet
 from retrievers.embedders.minilm import MiniLM
@@ -38,7 +39,6 @@ from retrievers.machinery.embedding_models import (
 )
 from retrievers.machinery.embeddings import embedder_identity
 from retrievers.machinery.encoder import Encoder
-from retrievers.machinery.vector_math import normalize_rows
 
 
 class Endpoint(Model):

@@ -12,11 +12,11 @@ import pytest
 from icl.errors import ICLWarning, ModelError
 from icl.parameter_files import cache_folder
 from icl.registry import build
+from retrievers.base import Vectors, normalize_rows
 from retrievers.embedders.histogram import Histogram
 from retrievers.machinery import embeddings as cache_module
 from retrievers.machinery.embeddings import EmbeddingCache, num_embedded, shared_cache
 from retrievers.machinery.encoder import Encoder
-from retrievers.machinery.vector_math import Vectors, normalize_rows
 from retrievers.machinery.vector_store import VectorStore
 
 Make = Callable[..., Any]

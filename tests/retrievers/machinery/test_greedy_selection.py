@@ -13,10 +13,9 @@ from icl.models.answer_likelihood import entropy, probabilities
 from icl.registry import build
 from icl.tasks.base import Pool
 from icl.types import Prompt
-from retrievers.base import Resources
+from retrievers.base import Resources, normalize_rows
 from retrievers.machinery.conformance import check_retriever
 from retrievers.machinery.greedy_selection import PartMatches, dpp, mmr, most_diverse_subset, select_dissimilar
-from retrievers.machinery.vector_math import normalize_rows
 
 
 def _case(seed: int, count: int = 12, dim: int = 4) -> tuple[Any, Any]:

@@ -11,11 +11,10 @@ from icl.errors import ConfigError, DataError, PlanError
 from icl.registry import build
 from icl.tasks.base import Pool
 from icl.types import Example, Query, RetrievedExample
-from retrievers.base import Resources, RetrieverWrapper, run_preflight
+from retrievers.base import Resources, RetrieverWrapper, mean_per_item, run_preflight
 from retrievers.machinery.embeddings import check_modalities
 from retrievers.machinery.similarity import embed_by_modality
 from retrievers.machinery.trained_heads import load_head, save_head
-from retrievers.machinery.vector_math import mean_per_item
 
 UNIT = np.eye(3, dtype=np.float32)
 
