@@ -159,21 +159,11 @@ def lattice(sums: ArrayLike, first: int) -> Whole:
         first: The number of clusters of the first look.
     """
     values = np.asarray(sums, dtype=np.float64)
-    unit = lattice_unit(values, first)
-    if not unit:
-        return np.zeros(len(values), dtype=np.int64)
-    rounded: Whole = (np.sign(values) * np.floor(np.abs(values) / unit + 0.5)).astype(np.int64)
+    sizes = np.abs(values)
+    largest = sizes[:first].max(initial=0.0) or next(iter(sizes[sizes > 0]), 0.0)
+    whole = np.floor(sizes / (largest / GRID_STEPS) + 0.5) if largest else np.zeros(len(values))
+    rounded: Whole = (np.sign(values) * whole).astype(np.int64)
     return rounded
-
-
-def lattice_unit(sums: Floats, first: int) -> float:
-    """The unit of `lattice`; 0 if all sums are 0."""
-    sizes = np.abs(sums)
-    largest = sizes[:first].max(initial=0.0)
-    if not largest:
-        later = sizes[sizes > 0]
-        largest = later[0] if len(later) else 0.0
-    return float(largest) / GRID_STEPS
 
 
 @lru_cache(maxsize=256)
