@@ -187,7 +187,7 @@ class PilotRunner(Runner):
             if len(blocks) > 2 and (done + size > MAX_SHARE * len(queries) or _are_equal(blocks[-2:])):
                 break
             block = set(queries[done : done + size])
-            self.needed = _restricted(everything, cells, block)
+            self.needed = {cell.digest: everything.get(cell.digest, block) & block for cell in cells}
             before = time.perf_counter()
             super()._run_group(model, cells, retrieval)
             blocks.append((size, time.perf_counter() - before))
@@ -211,10 +211,6 @@ def _are_equal(blocks: Sequence[tuple[int, float]]) -> bool:
     """Whether two blocks took nearly the same time per query."""
     (before, after) = (seconds / n for n, seconds in blocks)
     return abs(before - after) <= EQUAL_RATES * min(before, after)
-
-
-def _restricted(needed: Mapping[str, set[str]], cells: Sequence[Cell], block: set[str]) -> dict[str, set[str]]:
-    return {cell.digest: needed.get(cell.digest, set()) & block for cell in cells}
 
 
 class _NoLog(CostLog):
