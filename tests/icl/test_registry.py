@@ -27,6 +27,7 @@ from icl.registry import (
     describe,
     entries,
     parameter,
+    parse,
     resolve,
     schema,
     with_article,
@@ -103,6 +104,28 @@ def test_components_nest_and_keys_may_differ_from_attributes():
     assert node.pop("name") == f"{__name__}:Outer"
     assert len(node.pop("code")) == 12
     assert node == {"inner": describe(Inner(1.0)), "size": 3, "pool": 7, "loud": False, "names": ["a"]}
+
+
+def test_a_parsed_node_builds_what_its_node_builds_also_with_another_parameter():
+    node = {"name": "outer", "inner": "inner", "pool": 7}
+    parsed = parse("metric", node, "x.yaml:4: metrics[0]")
+    assert (parsed.kind, parsed.name, parsed.cls, parsed.where) == ("metric", "outer", Outer, "x.yaml:4: metrics[0]")
+    assert parsed.parameters == {"inner": "inner", "pool": 7}
+    assert parsed.parameter_names == ["inner", "size", "pool", "loud", "names"]
+    assert parsed.build() == build("metric", node)
+    assert parsed.with_parameter(["inner", "share"], 0.25, "").build() == Outer(Inner(0.25), 3, 7)
+    with pytest.raises(ConfigError, match=r"^x\.yaml:5: grid: metric 'outer', pool: "):
+        parsed.with_parameter(["pool"], 0, "x.yaml:5: grid").build()
+    assert parsed.parameters == {"inner": "inner", "pool": 7}
+
+
+def test_equal_nodes_have_equal_keys_wherever_they_are():
+    nodes = ["inner", {"name": "inner"}, Inner, {"name": Inner}]
+    assert len({parse("metric", node, f"x.yaml:{i}").key for i, node in enumerate(nodes)}) == 1
+    mine = Inner()
+    others = [{"name": "inner", "share": 0.5}, {"name": "inner", "share": 0.25}, mine, Inner()]
+    assert len({parse("metric", node).key for node in (*nodes, *others)}) == 5
+    assert parse("metric", mine).build() is mine
 
 
 def test_equal_components_have_equal_descriptions():

@@ -8,6 +8,7 @@ import pytest
 from decoding import Strategy
 from experiments.config.config import load_config
 from experiments.grid.grid import Grid, expand, short_digest
+from icl import registry
 from icl.errors import ConfigError
 from icl.types import Prompt
 
@@ -267,3 +268,19 @@ def test_a_control_goes_with_the_strategy_that_is_excluded(mapping: Mapping, toy
     grid = grid_of({**config, "exclude": [{"decoding": "vcd", "max_new_tokens": 8}]})
     assert [cell.labels["decoding"] for cell in grid.cells if cell.max_new_tokens == 8] == ["greedy"]
     assert len([cell for cell in grid.cells if cell.control]) == 9
+
+
+def test_a_node_is_parsed_once_however_often_the_grid_has_it(
+    mapping: Mapping, toy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names: list[str] = []
+    resolve = registry.resolve
+
+    def count(kind: str, name: str, where: str = "") -> type[Any]:
+        names.append(name)
+        return resolve(kind, name, where)
+
+    monkeypatch.setattr(registry, "resolve", count)
+    axes = {"decoding": ["greedy", "vcd"], "decoding.alpha": [0.5, 1.0, 2.0], "shots": [0, 1]}
+    assert len(grid_of(mapping(model=toy, grid=axes, seeds=[0, 1])).cells) == (1 + 3) * 2 * 2
+    assert [names.count(name) for name in ("greedy", "vcd", toy, "random")] == [1, 1, 1, 1]
