@@ -117,7 +117,7 @@ def _validate(hint: Any, node: Any, document: Document, place: KeyPath) -> Any:
     try:
         return _adapter(hint).validate_python(node)
     except ValidationError as error:
-        problems = [(problem, _path(problem["loc"], node)) for problem in error.errors()]
+        problems = [(problem, _path(problem, node)) for problem in error.errors()]
         unknown = [one for one in problems if one[0]["type"] == "unexpected_keyword_argument"]
         # of the alternatives of a union, the one that reaches deepest into the value is meant
         same_key = [one for one in problems if one[1][:1] == problems[0][1][:1]]
@@ -133,12 +133,13 @@ def _adapter(hint: Any) -> Any:
     return TypeAdapter(hint)
 
 
-def _path(location: Sequence[str | int], node: Any) -> KeyPath:
+def _path(problem: Any, node: Any) -> KeyPath:
     """pydantic's location as keys of the value, without the types of unions that it names in between."""
     path: list[str | int] = []
-    for i, key in enumerate(location):
-        if isinstance(node, Mapping) and (key in node or (i == len(location) - 1 and key != "[key]")):
-            path, node = [*path, key], node.get(str(key))
+    for i, key in enumerate(problem["loc"]):
+        is_missing = problem["type"] == "missing" and i == len(problem["loc"]) - 1
+        if isinstance(node, Mapping) and (key in node or is_missing):
+            path, node = [*path, key], node.get(key)
         elif isinstance(node, list | tuple) and isinstance(key, int):
             path, node = [*path, key], node[key]
     return tuple(path)

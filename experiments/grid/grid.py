@@ -176,16 +176,18 @@ def axis_points(config: Config) -> Sequence[Point]:
     Raises:
         ConfigError: A node names no component, or no component of any combination reads an axis.
     """
-    base = {axis: node for axis, node in config.base.items() if axis not in {*config.grid, *config.zip}}
-    columns = [
-        [(axis, _parsed(axis, node, config.where("grid", axis, i))) for i, node in enumerate(nodes)]
-        for axis, nodes in config.grid.items()
-    ]
-    zipped = [
-        [(axis, _parsed(axis, node, config.where("zip", axis, i))) for i, node in enumerate(nodes)]
-        for axis, nodes in config.zip.items()
-    ]
-    fixed = {axis: _parsed(axis, node, config.where(axis)) for axis, node in base.items()}
+    fixed = {
+        axis: _parsed(axis, node, config.where(axis))
+        for axis, node in config.base.items()
+        if axis not in {*config.grid, *config.zip}
+    }
+    columns, zipped = (
+        [
+            [(axis, _parsed(axis, node, config.where(key, axis, i))) for i, node in enumerate(nodes)]
+            for axis, nodes in axes
+        ]
+        for key, axes in (("grid", config.grid.items()), ("zip", config.zip.items()))
+    )
     rows = [*zip(*zipped, strict=True)] or [()]
     combinations = [(*chosen, *row) for chosen in itertools.product(*columns) for row in rows]
     points: list[dict[str, Any]] = [{**fixed, **dict(values)} for values in combinations]
