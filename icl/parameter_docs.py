@@ -26,8 +26,8 @@ from typing import (
 
 from annotated_types import Ge, Gt, Le, Lt
 
-from icl.component import FLOAT32_MAX
 from icl.component_json import config_key, describe
+from icl.component_node import FLOAT32_MAX
 from icl.registry import MAX_ITEMS, FunctionPath, NestedComponent, with_article
 
 TYPE_NAMES = {str: "string", int: "integer", float: "number", bool: "true or false", type(None): "null"}

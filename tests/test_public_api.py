@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -57,3 +58,13 @@ def test_documents_import_public_names_only(path: Path) -> None:
         for module, name in toolkit_imports(code):
             assert module in PUBLIC_MODULES, f"{path.name} imports {module}"
             assert not name or name in importlib.import_module(module).__all__, f"{path.name}: {module}.{name}"
+
+
+@pytest.mark.parametrize("package", PUBLIC_MODULES)
+def test_no_module_hides_a_public_name(package: str) -> None:
+    """An import of `icl/component.py` would put the module in the place of the decorator `icl.component`."""
+    module = importlib.import_module(package)
+    folder = Path(str(module.__file__)).parent
+    modules = {path.stem for path in folder.glob("*.py")} | {path.parent.name for path in folder.glob("*/__init__.py")}
+    hidden = {name for name in module.__all__ if name in modules and not isinstance(getattr(module, name), ModuleType)}
+    assert not hidden, f"{package}: rename the modules {sorted(hidden)}"

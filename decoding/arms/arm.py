@@ -22,7 +22,7 @@ from decoding.arms.inspection import has_reference_scores, logits_count
 from decoding.arms.logits_processor_config import LogitsProcessorConfig, parse_logits_processors
 from decoding.base import Strategy, Traits
 from decoding.formulas.sampling import Beam, Greedy, Sampler
-from icl.component import Component
+from icl.component_node import Component
 from icl.edits import Edit
 from icl.errors import ConfigError, did_you_mean, truncate
 from icl.loading import location

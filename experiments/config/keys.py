@@ -13,7 +13,7 @@ from annotated_types import Ge, Gt, Le, Lt, MinLen
 from pydantic import AfterValidator, AllowInfNan, BeforeValidator, ConfigDict, Strict, model_validator
 
 from decoding.engine.requests import AnswerMode, LazyBranches
-from icl.component import FLOAT32_MAX
+from icl.component_node import FLOAT32_MAX
 from icl.errors import ConfigError, did_you_mean
 from icl.metrics.baselines import BASELINES
 from icl.models.base import MAX_NEW_TOKENS

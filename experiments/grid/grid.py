@@ -22,7 +22,7 @@ from experiments.config.keys import (
 )
 from experiments.grid.axis_labels import short_labels
 from experiments.grid.matching import check_comparable, matches_all
-from icl.component import Component
+from icl.component_node import Component
 from icl.errors import ConfigError, ModelError, did_you_mean
 from icl.registry import build, component_search_folder, describe, parse
 from icl.streams import DRAWS

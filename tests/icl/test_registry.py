@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import pytest
 
 from icl import registry
-from icl.component import _validate as component_validate
+from icl.component_node import _validate as component_validate
 from icl.errors import ConfigError
 from icl.registry import (
     PACKAGES,

@@ -8,7 +8,7 @@ import pytest
 
 from experiments.config.config import load_config
 from experiments.grid.grid import expand
-from icl.component import AllowInfinite, find_non_finite
+from icl.component_node import AllowInfinite, find_non_finite
 from icl.errors import ConfigError
 from icl.parameter_docs import parameter_docs
 from icl.registry import PACKAGES, build, component, entries, resolve
