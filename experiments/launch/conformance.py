@@ -10,7 +10,7 @@ current folder, so that workers see it as they see a run.
 import inspect
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -30,6 +30,7 @@ from icl.loading import component_search_folder
 from icl.registry import build, describe
 from icl.testing.require import accepts_class, require
 
+Jobs = Mapping[str, WorkerStatus]
 EXPERIMENT: Mapping[str, Any] = {
     "task": {"name": "binding", "queries": 8},
     "model": "fake-copy",
@@ -191,7 +192,7 @@ def _check_group(name: str, launch: Launch, group: WorkerGroup) -> None:
     _poll(name, group)
 
 
-def _poll(name: str, group: WorkerGroup) -> Mapping[str, WorkerStatus]:
+def _poll(name: str, group: WorkerGroup) -> Jobs:
     jobs = group.poll()
     require(
         set(jobs) == set(group.jobs), f"{name}: poll() reports {sorted(jobs)}, and the jobs are {sorted(group.jobs)}."
@@ -209,31 +210,34 @@ def _poll(name: str, group: WorkerGroup) -> Mapping[str, WorkerStatus]:
     return jobs
 
 
-def _wait_until_ended(name: str, launch: Launch, group: WorkerGroup, patience: float) -> Mapping[str, WorkerStatus]:
+def _wait_until_ended(name: str, launch: Launch, group: WorkerGroup, patience: float) -> Jobs:
     """Waits until every worker has written its last state or its job has ended."""
-    deadline = time.monotonic() + patience
-    while True:
-        jobs = _poll(name, group)
+
+    def is_over(jobs: Jobs) -> bool:
         last = {worker: launch.state(worker).get("state") for worker in launch.workers}
-        if all(last[worker] == "finished" or jobs[worker].state == "ended" for worker in launch.workers):
-            return jobs
-        if time.monotonic() > deadline:
-            group.detach()
-            states = ", ".join(f"{worker} {jobs[worker].state}" for worker in launch.workers)
-            raise AssertionError(f"{name}: its workers did not come to an end in {patience:g} s ({states}).")
-        time.sleep(POLL_SECONDS)
+        return all(last[worker] == "finished" or jobs[worker].state == "ended" for worker in launch.workers)
+
+    jobs = _wait(name, group, patience, is_over)
+    if not is_over(jobs):
+        group.detach()
+        states = ", ".join(f"{worker} {jobs[worker].state}" for worker in launch.workers)
+        raise AssertionError(f"{name}: its workers did not come to an end in {patience:g} s ({states}).")
+    return jobs
 
 
-def _wait_for_status(name: str, group: WorkerGroup) -> Mapping[str, WorkerStatus]:
+def _wait_for_status(name: str, group: WorkerGroup) -> None:
     """Waits until the launcher reports that every job has ended."""
-    deadline = time.monotonic() + STATUS_TIMEOUT
-    while True:
-        jobs = _poll(name, group)
-        active = [worker for worker, job in jobs.items() if job.state != "ended"]
-        if not active:
-            return jobs
-        require(time.monotonic() < deadline, f"{name}: poll() does not report that the jobs of {active} have ended.")
+    jobs = _wait(name, group, STATUS_TIMEOUT, lambda jobs: all(job.state == "ended" for job in jobs.values()))
+    active = [worker for worker, job in jobs.items() if job.state != "ended"]
+    require(not active, f"{name}: poll() does not report that the jobs of {active} have ended.")
+
+
+def _wait(name: str, group: WorkerGroup, seconds: float, is_over: Callable[[Jobs], bool]) -> Jobs:
+    """Polls until a condition holds or the time is over. Returns the last jobs."""
+    deadline = time.monotonic() + seconds
+    while not is_over(jobs := _poll(name, group)) and time.monotonic() < deadline:
         time.sleep(POLL_SECONDS)
+    return jobs
 
 
 def _samples(folder: Path) -> dict[str, list[Any]]:

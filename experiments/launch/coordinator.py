@@ -39,27 +39,12 @@ LOG_LINES = 15
 """Lines of a dead worker's log that are shown."""
 
 
-def launch_workers(
-    store: Store, grid: Grid, work: RunState, progress: Progress, observation: Observation
-) -> dict[str, Any]:
-    """Starts workers for the missing samples and follows them to their end, if the launcher waits.
-
-    Returns:
-        Fields of `experiments.running.runner.RunOutcome`.
+def start_workers(store: Store, grid: Grid, work: RunState) -> tuple[Launch, WorkerGroup]:
+    """Starts workers for the missing samples.
 
     Raises:
-        PlanError: The launcher cannot start the workers. No files of the launch are left.
+        PlanError: The launcher cannot start them. No files of the launch are left.
     """
-    launch, group = start_workers(store, grid, work)
-    if not grid.launcher.wait:
-        _update_session(store, launch, {"state": "submitted"})
-        return _outcome(work, jobs=tuple(group.jobs.values()))
-    observation.start(store, grid, work.finished_cells)
-    return _follow_to_end(store, grid, work, launch, group, progress=progress, observation=observation)
-
-
-def start_workers(store: Store, grid: Grid, work: RunState) -> tuple[Launch, WorkerGroup]:
-    """Starts workers for the missing samples. Raises PlanError if they cannot be started."""
     launcher = grid.launcher
     missing = {(id(cell.model), id(cell.task), query) for cell in grid.cells for query in work.missing[cell.digest]}
     launch = _begin_launch(store, grid, json_round_trip(describe(launcher)), min(launcher.workers, len(missing)))
@@ -118,6 +103,8 @@ def find_earlier_launch(
         return None
     is_same_command = _has_same_cells(launch, grid) and _is_same_launcher(launch, grid)
     if can_follow and group is not None and jobs and is_same_command:
+        if grid.launcher.wait:
+            progress.note(f"following {len(launch.workers)} workers that were started at {launch.since}.")
         return launch, group
     names = ", ".join(launch.jobs.get(worker, worker) for worker in live)
     cancel = group.cancel_command if group is not None else ""
@@ -129,28 +116,33 @@ def find_earlier_launch(
 
 
 def follow(
-    earlier: "tuple[Launch, WorkerGroup]", store: Store, grid: Grid, progress: Progress, observation: Observation
-) -> dict[str, Any]:
-    """Follows workers that an earlier command started. Returns fields of `experiments.running.runner.RunOutcome`."""
-    launch, group = earlier
-    work = load_run_state(store, grid)
-    if not grid.launcher.wait:
-        return _outcome(work, jobs=tuple(group.jobs.values()))
-    progress.note(f"following {len(launch.workers)} workers that were started at {launch.since}.")
-    observation.start(store, grid, work.finished_cells)
-    return _follow_to_end(store, grid, work, launch, group, progress=progress, observation=observation)
-
-
-def _follow_to_end(
+    started: tuple[Launch, WorkerGroup],
     store: Store,
     grid: Grid,
     work: RunState,
-    launch: Launch,
-    group: WorkerGroup,
     *,
     progress: Progress,
     observation: Observation,
 ) -> dict[str, Any]:
+    """Follows workers to their end, if the launcher waits.
+
+    Args:
+        started: From `start_workers` or `find_earlier_launch`.
+        store: The run directory.
+        grid: The cells.
+        work: The state of the run before the workers started, or now.
+        progress: Receives progress, failures and notes.
+        observation: Calls the observers.
+
+    Returns:
+        Fields of `experiments.running.runner.RunOutcome`.
+    """
+    launch, group = started
+    outcome: dict[str, Any] = {"samples": work.total, "present": work.present, "computed": 0, "failed": 0}
+    if not grid.launcher.wait:
+        _update_session(store, launch, {"state": "submitted"})
+        return outcome | {"jobs": tuple(group.jobs.values())}
+    observation.start(store, grid, work.finished_cells)
     try:
         counter = SampleCounter(store, [(digest, None) for digest in launch.cells], launch.workers)
         counter.poll()  # an earlier process may have followed the same workers
@@ -177,7 +169,7 @@ def _follow_to_end(
     missing = left.left - failed
     if missing and all_finished:
         progress.note(f"all workers finished their shares, and {missing:,} samples are not in {store.folder}.")
-    return _outcome(work) | {"computed": counter.done - done_before, "failed": failed, "missing": missing}
+    return outcome | {"computed": counter.done - done_before, "failed": failed, "missing": missing}
 
 
 def _wait_until_ended(
@@ -215,10 +207,6 @@ def _is_finished(state: Mapping[str, Any]) -> bool:
 
 def _all_finished(launch: Launch) -> bool:
     return all(_is_finished(launch.state(worker)) for worker in launch.workers)
-
-
-def _outcome(work: RunState, jobs: tuple[str, ...] = ()) -> dict[str, Any]:
-    return {"samples": work.total, "present": work.present, "computed": 0, "failed": 0, "jobs": jobs}
 
 
 def _report_dead(launch: Launch, jobs: Mapping[str, WorkerStatus], progress: Progress) -> None:

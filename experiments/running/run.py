@@ -12,7 +12,7 @@ from experiments.config.config import Config
 from experiments.grid.feasibility import check_data, check_requirements, check_sizes
 from experiments.grid.grid import Grid, expand
 from experiments.grid.grid_warnings import grid_warnings
-from experiments.launch.coordinator import find_earlier_launch, follow, launch_workers
+from experiments.launch.coordinator import find_earlier_launch, follow, start_workers
 from experiments.observers.observation import Observation
 from experiments.running.judging import check_judges, judge_answers
 from experiments.running.recorder import rescore
@@ -96,7 +96,9 @@ def _compute_missing(
 ) -> RunOutcome:
     """Computes the missing samples, in this process or with workers."""
     if earlier := find_earlier_launch(store, grid, progress):
-        return RunOutcome(store.folder, **follow(earlier, store, grid, progress, observation), warnings=grid.warnings)
+        work = load_run_state(store, grid)
+        fields = follow(earlier, store, grid, work, progress=progress, observation=observation)
+        return RunOutcome(store.folder, **fields, warnings=grid.warnings)
     images: dict[str, tuple[str, str]] = {}
     work = load_run_state(store, grid, images=images)
     stopping = open_stopping(store, grid)
@@ -123,7 +125,8 @@ def _compute_missing(
         progress.note(warning)
     if grid.launcher.workers and limit is None:
         logger.info("%s: %d samples are missing; workers share them", store.folder, work.left)
-        fields = launch_workers(store, grid, work, progress, observation)
+        started = start_workers(store, grid, work)
+        fields = follow(started, store, grid, work, progress=progress, observation=observation)
         outcome = RunOutcome(store.folder, **fields, warnings=grid.warnings)
     else:
         from experiments.running.runner import Runner  # a finished run does not need it

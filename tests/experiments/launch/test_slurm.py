@@ -31,15 +31,24 @@ def table(process: "subprocess.Popen[str]") -> tuple[list[str], str]:
     return [line for line in out.splitlines() if not line.startswith(("report", "nothing to do"))], err
 
 
+@pytest.fixture(scope="module")
+def references() -> dict[str, tuple[dict[str, bytes], list[str]]]:
+    """Code of the model -> samples and table of the grid by one process."""
+    return {}
+
+
 @pytest.fixture
-def whole(icl_process: Go, tmp_path: Path) -> Callable[[], tuple[dict[str, bytes], list[str]]]:
+def whole(icl_process: Go, tmp_path: Path, references: dict[str, Any]) -> Callable[[], Any]:
     """Samples and table of the grid by one process."""
 
-    def make() -> tuple[dict[str, bytes], list[str]]:
-        process = icl_process("run", "grid.yaml", "--runs", "whole")
-        out, err = table(process)
-        assert process.returncode == 0, err
-        return files(tmp_path / "whole" / "t"), out
+    def make() -> Any:
+        code = (tmp_path / "fake.py").read_text()
+        if code not in references:
+            process = icl_process("run", "grid.yaml", "--runs", "whole")
+            out, err = table(process)
+            assert process.returncode == 0, err
+            references[code] = files(tmp_path / "whole" / "t"), out
+        return references[code]
 
     return make
 

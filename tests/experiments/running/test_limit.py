@@ -85,7 +85,7 @@ def test_a_limited_run_starts_no_workers(
     def refuse(*_: Any, **__: Any) -> None:
         raise AssertionError("workers were started")
 
-    monkeypatch.setattr("experiments.running.run.launch_workers", refuse)
+    monkeypatch.setattr("experiments.running.run.start_workers", refuse)
     launched = load_config(config | {"launcher": {"name": "local", "workers": 2}})
     outcome = run(launched, tmp_path, limit=2)
     assert (outcome.samples, outcome.computed, outcome.jobs) == (4, 4, ())
