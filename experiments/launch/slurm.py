@@ -198,9 +198,6 @@ class SlurmTask:
     def checkpoint(self) -> Any:
         from submitit.helpers import DelayedSubmission
 
-        self.is_stopping = True
-        if self.session is not None:
-            self.session.will_restart = True
         return DelayedSubmission(SlurmTask(self.run, self.workers))
 
     def _set_session(self, session: "WorkerSession") -> None:
@@ -221,16 +218,13 @@ class SlurmTask:
             self.is_stopping = True
             is_running = number == preemption or (_squeue([job]) or {}).get(job, ("", ""))[0] == "RUNNING"
             if callable(requeue) and is_running:  # Slurm does not call a job running that it ends for good
+                self.ending = SystemExit(0)  # if this does nothing: the first task of the job requeues it for all
                 try:
                     requeue(number, frame)
                 except (Exception, SystemExit) as error:  # noqa: BLE001  raised again when the work has ended
                     self.ending = error
-                    if self.session is not None:
-                        self.session.will_restart = isinstance(error, SystemExit)
-                else:  # the first task of the job requeues it for all
-                    self.ending = SystemExit(0)
-                    if self.session is not None:
-                        self.session.will_restart = True
+                if self.session is not None:
+                    self.session.will_restart = isinstance(self.ending, SystemExit)
             raise KeyboardInterrupt
 
         for number in (signal.SIGTERM, preemption):
