@@ -85,6 +85,9 @@ class LogFormat:
     read: Callable[[Path], Log]
 
 
+RESULTS = ("n-shot", "higher_is_better", "results")
+"""Keys of a results file of lm-eval or lmms-eval, each with an entry for each task."""
+
 _FORMATS: dict[str, LogFormat] = {}
 
 
@@ -187,16 +190,15 @@ def text_of(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def reported_values(results: Mapping[str, Any]) -> dict[str, float]:
-    """Metric -> value, given the `METRIC,FILTER` entries of one task in a results file."""
-    values: dict[str, float] = {}
-    for key, value in results.items():
+def task_log(
+    path: Path, task: str, samples: Iterable[LoggedSample], results: Mapping[str, Any], origin: Mapping[str, Any]
+) -> Log:
+    """A log of lm-eval or lmms-eval. results: the results file, with shots, directions and values of each task."""
+    shots, higher_is_better, values = ((results.get(key) or {}).get(task) or {} for key in RESULTS)
+    reported: dict[str, float] = {}
+    for key, value in values.items():
         metric, _, name = key.partition(",")
         if name and "_stderr" not in metric and (number := score_of(value)) is not None:
-            values[key], values[metric] = number, number
-    return values
-
-
-def directions(higher_is_better: Mapping[str, Any]) -> dict[str, str]:
-    """Metric -> 'higher' or 'lower', given the `higher_is_better` of one task in a results file."""
-    return {metric: "lower" if higher is False else "higher" for metric, higher in higher_is_better.items()}
+            reported |= {key: number, metric: number}
+    better = {metric: "lower" if higher is False else "higher" for metric, higher in higher_is_better.items()}
+    return Log(path, task, tuple(samples), origin, int(shots or 0), better, reported)

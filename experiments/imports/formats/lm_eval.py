@@ -5,18 +5,18 @@ filters has a line per filter and query: its metrics are then named `METRIC,FILT
 """
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from experiments.imports.logs import (
     Log,
     LoggedSample,
-    directions,
     json_lines,
     json_object,
     log_format,
-    reported_values,
     score_of,
+    task_log,
     text_of,
 )
 
@@ -34,21 +34,16 @@ def read(path: Path) -> Log:
     by_query: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
         by_query.setdefault(str(row["doc_id"]), []).append(row)
-    better = directions((results.get("higher_is_better") or {}).get(task) or {})
-    return Log(
-        path,
-        task,
-        tuple(_sample(key, of_query, len(filters) > 1) for key, of_query in by_query.items()),
-        origin={
-            "from": "lm-eval",
-            "version": results.get("lm_eval_version"),
-            "model_args": (results.get("config") or {}).get("model_args"),
-            "date": date,
-        },
-        shots=int((results.get("n-shot") or {}).get(task) or 0),
-        better=better | {f"{metric},{name}": value for metric, value in better.items() for name in filters},
-        reported=reported_values((results.get("results") or {}).get(task) or {}),
-    )
+    origin = {
+        "from": "lm-eval",
+        "version": results.get("lm_eval_version"),
+        "model_args": (results.get("config") or {}).get("model_args"),
+        "date": date,
+    }
+    samples = (_sample(key, of_query, len(filters) > 1) for key, of_query in by_query.items())
+    log = task_log(path, task, samples, results, origin)
+    filtered = {f"{metric},{name}": value for metric, value in log.better.items() for name in filters}
+    return replace(log, better={**log.better, **filtered})
 
 
 def _sample(key: str, rows: list[dict[str, Any]], is_filtered: bool) -> LoggedSample:

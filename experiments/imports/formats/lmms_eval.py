@@ -11,12 +11,11 @@ from typing import Any
 from experiments.imports.logs import (
     Log,
     LoggedSample,
-    directions,
     json_lines,
     json_object,
     log_format,
-    reported_values,
     score_of,
+    task_log,
     text_of,
 )
 
@@ -32,21 +31,14 @@ def read(path: Path) -> Log:
     name = re.fullmatch(PATTERN, path.name)
     date, task = (name["date"], name["task"]) if name else ("", path.stem)
     results = json_object(path.with_name(f"{date}_results.json"))
-    config = results.get("config") or {}
-    return Log(
-        path,
-        task,
-        tuple(_sample(row) for row in json_lines(path, ("doc_id", "input", "target", "filtered_resps"))),
-        origin={
-            "from": "lmms-eval",
-            "version": results.get("lmms_eval_version"),
-            "model_args": config.get("model_args"),
-            "date": results.get("date") or date,
-        },
-        shots=int((results.get("n-shot") or {}).get(task) or 0),
-        better=directions((results.get("higher_is_better") or {}).get(task) or {}),
-        reported=reported_values((results.get("results") or {}).get(task) or {}),
-    )
+    origin = {
+        "from": "lmms-eval",
+        "version": results.get("lmms_eval_version"),
+        "model_args": (results.get("config") or {}).get("model_args"),
+        "date": results.get("date") or date,
+    }
+    rows = json_lines(path, ("doc_id", "input", "target", "filtered_resps"))
+    return task_log(path, task, map(_sample, rows), results, origin)
 
 
 def _sample(row: dict[str, Any]) -> LoggedSample:
