@@ -194,7 +194,8 @@ def task_log(
     path: Path, task: str, samples: Iterable[LoggedSample], results: Mapping[str, Any], origin: Mapping[str, Any]
 ) -> Log:
     """A log of lm-eval or lmms-eval. results: the results file, with shots, directions and values of each task."""
-    shots, higher_is_better, values = ((results.get(key) or {}).get(task) or {} for key in RESULTS)
+    of_task: list[Any] = [(results.get(key) or {}).get(task) or {} for key in RESULTS]
+    shots, higher_is_better, values = of_task
     reported: dict[str, float] = {}
     for key, value in values.items():
         metric, _, name = key.partition(",")
