@@ -236,7 +236,7 @@ def test_failed_samples_are_reported_and_counted(go: Go, tmp_path: Path) -> None
             "launcher 'local' has no parameter 'wrkers'. Did you mean 'workers'? It takes workers.",
         ),
         (["launcher.workers=0"], "launcher 'local', workers: input should be greater than or equal to 1, not 0."),
-        (["launcher=[local]"], "command line: launcher: launcher must be one component, not a list. (icl ls launcher)"),
+        (["launcher=[local]"], "command line: launcher: launcher must be one component, not a list. ("),
         (["launcher=slurm", "launcher.nodes=0"], "launcher 'slurm', nodes: input should be greater than or equal to 1"),
         (["grid.launcher=[local]"], "no component reads the axis 'launcher'."),
     ],
