@@ -3,7 +3,7 @@
 from argparse import Namespace
 from typing import Any
 
-from decoding.server.loading import LOADING
+from decoding.server.http import LOADING
 
 
 def main() -> None:

@@ -31,8 +31,7 @@ from decoding.lockstep.request_metadata import (
     serialize,
 )
 from decoding.server import http
-from decoding.server.http import HTTPError, TrackedSend
-from decoding.server.loading import LOADING
+from decoding.server.http import LOADING, HTTPError, TrackedSend
 from decoding.server.request_parsing import (
     ExtendedOptions,
     StrategyRequest,

@@ -14,8 +14,7 @@ from icl import spans
 from icl.errors import ModelError
 from icl.models.hf.language_model import EncodedPrompt
 from icl.models.hf.prefill import common_prefix_length
-from icl.models.hf.row_edits import RowEdit
-from icl.models.hf.score_edits import ALL_KEYS, KeyRanges
+from icl.models.hf.row_edits import ALL_KEYS, KeyRanges, RowEdit
 from icl.models.interventions import Intervention, Keys, PartEdit, ScoreIntervention, Site, StateObserver, Where
 from icl.text.json_text import canonical_digest
 from icl.text.reasoning_blocks import opened_block

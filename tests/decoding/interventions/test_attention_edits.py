@@ -19,7 +19,7 @@ from decoding.prompt_edits import remove_query_image
 from icl.errors import ConfigError, ModelError
 from icl.models.hf import token_ranges
 from icl.models.hf.gradients import answer_loss, encode_answers
-from icl.models.hf.score_edits import KeyRanges
+from icl.models.hf.row_edits import KeyRanges
 from icl.models.hf.token_ranges import EDIT_BITS, key_ranges, span_tokens
 from icl.models.interventions import Keys, Site, Where, steer
 from icl.types import Prompt

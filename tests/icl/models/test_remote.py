@@ -426,7 +426,7 @@ def test_failed_samples_are_requested_again_by_the_same_command(
 
 
 def test_a_plan_for_a_server_that_is_loading_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from decoding.server.loading import LoadingResponder
+    from decoding.server.http import LoadingResponder
     from experiments.config.config import load_config
     from experiments.grid.feasibility import check_requirements
     from experiments.grid.grid import expand

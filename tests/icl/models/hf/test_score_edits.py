@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from icl.models.hf.attention_calls import AttentionCall
-from icl.models.hf.row_edits import Placed
-from icl.models.hf.score_edits import ALL_KEYS, KeyRanges, ScorePlaces
+from icl.models.hf.row_edits import ALL_KEYS, KeyRanges, Placed, ScorePlaces
 from icl.models.interventions import END, Intervention, Site
 
 SLOTS, HEADS, SIZE = 7, 2, 4
