@@ -10,7 +10,7 @@ PyTorch module whose input or output holds these states (`Hookable`); `row_edits
         +  <------------------------------- m         site `residual` is x + a + m, the output of the layer
         |
     `heads` is the input of the attention block's output projection, cut into heads; `scores` are computed inside the
-    attention block; `embedding` is what layer 0 reads.
+    attention block; `embedding` is what layer 0 reads. An `onward` site is this one and those of all later layers.
 
 Names find most of it: the layers are the outermost `ModuleList` as long as the config says, and blocks and projections
 have common names (below). Three facts differ between architectures that name their modules alike. They are measured,
