@@ -355,33 +355,27 @@ def _retrieval(trials: Sequence[ArmComparison]) -> Iterator[Finding]:
 
 
 def _vote(trials: Sequence[ArmComparison]) -> Iterator[Finding]:
-    for subject, tried in _by_subject(trials):
-        for t in tried:
-            claim = _refused(t) or f"{t.arm} {_words(t)} the vote of the same demonstrations{t.pooled} ({t.means})"
-            yield Finding("Vote", subject, claim, t.numbers, "", t.verdict)
+    for t in trials:
+        claim = _refused(t) or f"{t.arm} {_words(t)} the vote of the same demonstrations{t.pooled} ({t.means})"
+        yield Finding("Vote", t.subject, claim, t.numbers, "", t.verdict)
 
 
 def _decoding(trials: Sequence[ArmComparison]) -> Iterator[Finding]:
-    for subject, tried in _by_subject(trials):
-        for name, own in groupby(tried, key=lambda t: t.arm):
-            against, *checks = list(own)
-            claim = _refused(against) or f"{name} {_words(against)} {against.against}{against.pooled}"
-            verdict = _overall(against, checks)
-            more = " ".join(filter(None, [_checked(checks, against), against.wrapping]))
-            yield Finding("Decoding", subject, claim, against.numbers, more, verdict, bool(against.wrapping))
+    for against, checks in _by_arm(trials):
+        claim = _refused(against) or f"{against.arm} {_words(against)} {against.against}{against.pooled}"
+        is_beaten = all(t.verdict == "better" for t in checks)
+        verdict = "open" if against.verdict == "better" and not is_beaten else against.verdict
+        more = " ".join(filter(None, [_checked(checks, against), against.wrapping]))
+        yield Finding("Decoding", against.subject, claim, against.numbers, more, verdict, bool(against.wrapping))
 
 
 def _interventions(trials: Sequence[ArmComparison]) -> Iterator[Finding]:
-    for subject, tried in _by_subject(trials):
-        for name, own in groupby(tried, key=lambda t: t.arm):
-            against, *checks = list(own)
-            claim = _refused(against) or f"{name} {_words(against)} {against.against}{against.pooled} ({against.means})"
-            same = all(t.verdict == against.verdict for t in checks)
-            more = " ".join(filter(None, [_beside_controls(checks, against), against.wrapping]))
-            yield Finding(
-                "Intervention", subject, claim, against.numbers, more, against.verdict if same else "open",
-                bool(against.wrapping),
-            )  # fmt: skip
+    for against, checks in _by_arm(trials):
+        words = f"{against.arm} {_words(against)} {against.against}{against.pooled} ({against.means})"
+        verdict = against.verdict if all(t.verdict == against.verdict for t in checks) else "open"
+        more = " ".join(filter(None, [_beside_controls(checks, against), against.wrapping]))
+        claim = _refused(against) or words
+        yield Finding("Intervention", against.subject, claim, against.numbers, more, verdict, bool(against.wrapping))
 
 
 def _refused(t: ArmComparison) -> str:
@@ -430,13 +424,6 @@ def _words(t: ArmComparison) -> str:
     return f"is {t.side}" if t.verdict == "worse" else VERDICT_PHRASES[t.verdict]
 
 
-def _overall(against: ArmComparison, checks: Sequence[ArmComparison]) -> Verdict:
-    """'better' if the arm beats the reference and every control."""
-    if against.verdict != "better":
-        return against.verdict
-    return "better" if all(t.verdict == "better" for t in checks) else "open"
-
-
 def _at(retriever: object, shots: object) -> str:
     """'knn at 4 shots'."""
     return " at ".join(
@@ -447,3 +434,10 @@ def _at(retriever: object, shots: object) -> str:
 def _by_subject(trials: Sequence[ArmComparison]) -> Iterator[tuple[str, list[ArmComparison]]]:
     for subject, own in groupby(trials, key=lambda t: t.subject):
         yield subject, list(own)
+
+
+def _by_arm(trials: Sequence[ArmComparison]) -> Iterator[tuple[ArmComparison, list[ArmComparison]]]:
+    """The first comparison of each arm of each subject, and the others."""
+    for _, own in groupby(trials, key=lambda t: (t.subject, t.arm)):
+        first, *others = own
+        yield first, others

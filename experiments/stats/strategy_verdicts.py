@@ -120,28 +120,19 @@ def _trials(
     level: float = 0.95,
     only: Collection[tuple[str, str, str]] | None = None,
 ) -> list[ArmComparison]:
-    """The comparisons of each decoding of each subject with those that `against` names for it."""
+    """The comparisons of each decoding of each subject with those that `against` names for it, in shared settings."""
     trials = []
     for subject, part in split_by_subject(samples, settings):
         have = [str(name) for name in axis_values(part, "decoding")]
-        for name in have:
-            for other in against(name, have):
-                if only is None or (subject, name, other) in only:
-                    one = _trial(subject, part, name, other, metric=metric, better=better, level=level)
-                    trials += [] if one is None else [one]
+        on = [axis for axis in ("shots", "retriever") if axis in part]
+        pairs = [(name, other) for name in have for other in against(name, have)]
+        for name, other in (pair for pair in pairs if only is None or (subject, *pair) in only):
+            sides = (part[part["decoding"] == label] for label in (other, name))
+            both, where = shared_settings(next(sides), next(sides), on)
+            if len(both[0]) and len(both[1]):
+                one = compare_arms(subject, name, other, both, metric, on=on, pooled=where, better=better, level=level)
+                trials.append(one)
     return trials
-
-
-def _trial(
-    subject: str, part: "DataFrame", name: str, against: str, *, metric: str, better: Better, level: float
-) -> ArmComparison | None:
-    """Compares two decodings in the settings that both have; None if there are none."""
-    axes = ("shots", "retriever")
-    both, where = shared_settings(part[part["decoding"] == against], part[part["decoding"] == name], list(axes))
-    if not len(both[0]) or not len(both[1]):
-        return None
-    on = [axis for axis in axes if axis in part]
-    return compare_arms(subject, name, against, both, metric, on=on, pooled=where, better=better, level=level)
 
 
 def judge_strategy(tried: Sequence[ArmComparison], alone: Sequence[ArmComparison] = ()) -> StrategyVerdict:
