@@ -16,6 +16,7 @@ from experiments.stats.arms import UNIT
 from experiments.stats.intervals import Floats, cluster_codes, cluster_sums, is_binary
 from experiments.stats.run_statistics import (
     SAMPLE,
+    PairedCells,
     Stratum,
     align_run_statistics,
     build_strata,
@@ -136,20 +137,18 @@ def align_pairs(
     scores = [run_level_columns(frame).get(column) for column, frame in zip(columns, frames, strict=True)]
     if (scores[0] is None) != (scores[1] is None):
         raise ConfigError(f"'{columns[0]}' and '{columns[1]}' cannot be paired: one of them is a run-level metric.")
+    cells: PairedCells = ()
     if scores[0] is not None and scores[1] is not None:
         numbers = reference[SAMPLE].to_numpy(), arm[SAMPLE].to_numpy()[order]
         a, b, cells = align_run_statistics(scores[0], scores[1], numbers)
-        valid = np.isfinite(a)
-        place = np.cumsum(valid) - 1
-        placed = [(place[places], one, other) for places, one, other in cells]
-        strata = build_strata(placed, cluster_codes(units[valid])) if placed else ()
-        rows = np.flatnonzero(valid), order[valid]
-        return Pairs(a[valid], b[valid], units[valid], int((~valid).sum()), strata, rows=rows)
-    a = reference[columns[0]].to_numpy(dtype=np.float64, na_value=np.nan)
-    b = arm[metric].to_numpy(dtype=np.float64, na_value=np.nan)[order]
+    else:
+        a = reference[columns[0]].to_numpy(dtype=np.float64, na_value=np.nan)
+        b = arm[metric].to_numpy(dtype=np.float64, na_value=np.nan)[order]
     valid = np.isfinite(a) & np.isfinite(b)
-    rows = np.flatnonzero(valid), order[valid]
-    return Pairs(a[valid], b[valid], units[valid], int((~valid).sum()), rows=rows)
+    place, rows = np.cumsum(valid) - 1, (np.flatnonzero(valid), order[valid])
+    placed = [(place[places], one, other) for places, one, other in cells]
+    strata = build_strata(placed, cluster_codes(units[valid])) if placed else ()
+    return Pairs(a[valid], b[valid], units[valid], int((~valid).sum()), strata, rows=rows)
 
 
 def paired_test(pairs: Pairs, level: float = 0.95, names: tuple[str, str] = ("reference", "arm")) -> PairedTestResult:
@@ -171,28 +170,30 @@ def paired_test(pairs: Pairs, level: float = 0.95, names: tuple[str, str] = ("re
         raise UnpairedError(
             f"{names[0]} and {names[1]} have no pair that both answered ({pairs.dropped_pairs} dropped)."
         )
-    if pairs.strata:
-        return _run_level_test(pairs, level)
     d = np.where(np.abs(pairs.differences) <= ROUNDING, 0.0, pairs.differences)
-    binary = not pairs.is_graded and is_binary(pairs.reference) and is_binary(pairs.arm)
+    is_run_level = bool(pairs.strata)
+    binary = not (is_run_level or pairs.is_graded) and is_binary(pairs.reference) and is_binary(pairs.arm)
     sums, sizes = cluster_sums(d, cluster_codes(pairs.clusters))
-    if binary:
+    if is_run_level:
+        test = randomization_test(pairs.strata, sizes, level)
+    elif binary:
         test = paired_proportions_test(sums, sizes, level)
     else:
         widest = max(1.0, float(np.abs(d).max()))
         test = sign_flip_test(sums, sizes, level, lowest=-widest, highest=widest)
+    difference = float(d.mean())
     return PairedTestResult(
-        difference=float(d.mean()),
+        difference=0.0 if abs(difference) < ROUNDING else difference,
         low=test.low,
         high=test.high,
         p=test.p,
         pairs=len(pairs),
         clusters=len(sums),
         test="mcnemar" if binary else "randomization",
-        right_to_wrong=int(np.sum(d < 0)),
-        wrong_to_right=int(np.sum(d > 0)),
+        right_to_wrong=None if is_run_level else int(np.sum(d < 0)),
+        wrong_to_right=None if is_run_level else int(np.sum(d > 0)),
         dropped_pairs=pairs.dropped_pairs,
-        is_identical=not np.any(d),
+        is_identical=all(stratum.is_identical for stratum in pairs.strata) if is_run_level else not np.any(d),
     )
 
 
@@ -272,22 +273,3 @@ def _refuse_missing(
             f"counterpart in {other} (the first: {example}). Finish the run (the same `icl run` command), "
             "or compare arms with the same queries and seeds."
         )
-
-
-def _run_level_test(pairs: Pairs, level: float) -> PairedTestResult:
-    sizes = np.bincount(cluster_codes(pairs.clusters)).astype(np.float64)
-    test = randomization_test(pairs.strata, sizes, level)
-    difference = float(pairs.differences.mean())
-    return PairedTestResult(
-        difference=0.0 if abs(difference) < ROUNDING else difference,
-        low=test.low,
-        high=test.high,
-        p=test.p,
-        pairs=len(pairs),
-        clusters=len(sizes),
-        test="randomization",
-        right_to_wrong=None,
-        wrong_to_right=None,
-        dropped_pairs=pairs.dropped_pairs,
-        is_identical=all(stratum.is_identical for stratum in pairs.strata),
-    )
