@@ -126,18 +126,6 @@ def test_holes_match_the_retriever_and_the_rerankers_apart(mapping: Any) -> None
     assert labels == [("random", "none"), ("balanced", "none"), ("balanced", "label_balance")]
 
 
-@pytest.mark.parametrize(
-    ("node", "message"),
-    [
-        ("label_balance", "rerankers must be a list of rerankers, not 'label_balance'"),
-        (["label_balanc"], r"rerankers\[0\]: no reranker named 'label_balanc'. Did you mean 'label_balance'"),
-    ],
-)
-def test_a_wrong_list_is_an_error(node: Any, message: str, mapping: Any) -> None:
-    with pytest.raises(ConfigError, match=message):
-        _cells(mapping(rerankers=node))
-
-
 @dataclass(frozen=True)
 class Asking:
     """A reranker that asks the model, for words or for probabilities."""

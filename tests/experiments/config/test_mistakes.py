@@ -157,6 +157,7 @@ MISTAKES = [
         "Remove one",
     ),
     ("decoding: vcd\ngrid:\n  decoding.alhpa: [1]", "6: grid.decoding.alhpa: ", DID.format("alpha"), "decoding is vcd"),
+    ("grid:\n  alpha: [1]", "5: grid.alpha: no component reads the axis 'alpha'"),
     ("grid:\n  retriever.by: [a]", "5: grid.retriever.by: ", "retriever is random", "no parameters"),
     ("grid:\n  rerankers.balance: [0.5]", "5: grid.rerankers.balance: rerankers is a list", "complete list"),
     # components

@@ -109,44 +109,6 @@ def test_an_axis_of_a_parameter_changes_only_the_components_that_have_it(mapping
     assert column(grid, "decoding") == ["greedy", "vcd(alpha=0.5)", "vcd(alpha=2)"]
 
 
-@pytest.mark.parametrize(
-    ("axis", "sentence"),
-    [
-        ("decoding.alhpa", "no component reads the axis 'decoding.alhpa'. Did you mean 'alpha'? decoding is vcd,"),
-        ("retriever.by", "no component reads the axis 'retriever.by'. retriever is random, which takes no parameters."),
-        ("alpha", "no component reads the axis 'alpha'."),
-    ],
-)
-def test_an_axis_that_nothing_reads_is_an_error_with_its_line(yaml_file: Write, axis: str, sentence: str) -> None:
-    path = yaml_file(f"task: SHAPES\nmodel: TOY\ndecoding: vcd\ngrid:\n  {axis}: [0.1, 0.2]\n")
-    assert error_of(path).startswith(f"{path}:5: grid.{axis}: {sentence}")
-
-
-def test_a_misspelled_component_is_an_error_with_its_line(yaml_file: Write) -> None:
-    path = yaml_file("task: SHAPES\nmodel: fake-copy\ngrid:\n  decoding:\n    - greedy\n    - vdc\n")
-    assert (
-        error_of(path) == f"{path}:6: grid.decoding[1]: no strategy named 'vdc'. Did you mean 'vcd'? (icl ls strategy)"
-    )
-
-
-@pytest.mark.parametrize(
-    ("node", "sentence"),
-    [
-        ("{name: knn, bye: image}", "retriever: retriever 'knn' has no parameter 'bye'. Did you mean 'by'?"),
-        (
-            "{name: knn, weight: 2}",
-            "retriever: retriever 'knn', weight: input should be less than or equal to 1, not 2.",
-        ),
-        ("{name: knn, weight: much}", "retriever: retriever 'knn', weight: input should be a valid number"),
-        ("{by: image}", "retriever: a retriever must be a name or a mapping with the key 'name', not {'by': 'image'}."),
-        ("mine.py:Mine", "retriever: there is no file mine.py (looked in "),
-    ],
-)
-def test_a_wrong_parameter_is_an_error_with_its_line(yaml_file: Write, node: str, sentence: str) -> None:
-    path = yaml_file(f"task: SHAPES\nmodel: fake-copy\nretriever: {node}\n")
-    assert error_of(path).startswith(f"{path}:3: {sentence}")
-
-
 def test_a_component_beside_the_file_is_found_from_anywhere(yaml_file: Write) -> None:
     path = yaml_file("task: beside.py:Shapes\nmodel: fake-copy\n")
     (path.parent / "beside.py").write_text((Path(__file__).parents[1] / "shapes.py").read_text())
@@ -239,18 +201,6 @@ def test_controls_fit_what_is_run(mapping: Mapping, toy: str) -> None:
 def test_equal_components_are_one_object_so_that_a_task_reads_its_data_once(mapping: Mapping) -> None:
     grid = grid_of(mapping(grid={"shots": [1, 2], "composer": ["chat", "interleaved"]}, seeds=[0, 1]))
     assert len(grid.tasks) == len(grid.models) == 1
-
-
-@pytest.mark.parametrize(
-    ("compare", "sentence"),
-    [
-        ("{to: {retriever: knn}}", "compare.to.retriever: no cell has retriever 'knn'."),
-        ("{to: {shots: 0}, metric: stict}", "compare.metric: no metric 'stict' in metrics. Did you mean 'strict'?"),
-    ],
-)
-def test_a_comparison_with_nothing_is_refused(yaml_file: Write, compare: str, sentence: str) -> None:
-    path = yaml_file(f"task: SHAPES\nmodel: fake-copy\ngrid: {{shots: [0, 1]}}\ncompare: {compare}\n")
-    assert error_of(path).startswith(f"{path}:4: {sentence}")
 
 
 def test_a_comparison_with_one_of_several_is_refused_before_anything_runs(yaml_file: Write) -> None:
