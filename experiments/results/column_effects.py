@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from experiments.results.data_columns import missing_note, split_view
+from experiments.results.data_columns import SampleView, missing_note, split_view
 from experiments.stats.arm_comparisons import ArmComparison
 from experiments.stats.arms import (
     MISSING_VALUE,
@@ -56,7 +56,6 @@ from icl.errors import ConfigError
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-    from experiments.results.run_view import RunView
     from experiments.stats.intervals import Estimate
 
 
@@ -237,7 +236,7 @@ class ColumnEffects:
     """
 
     name: str
-    view: "RunView | None"
+    view: SampleView | None
     interactions: Sequence[ArmInteraction] = ()
     refused: str = ""
     note: str = ""
@@ -248,7 +247,7 @@ class ColumnEffects:
         return [] if self.view is None else axis_values(self.view.scores, self.name)
 
 
-def column_effects(view: "RunView", name: str) -> ColumnEffects:
+def column_effects(view: SampleView, name: str) -> ColumnEffects:
     """The run by a column. A column that does not divide it is not raised."""
     try:
         split = split_view(view, [name])

@@ -8,9 +8,9 @@ change, and run-level metrics are computed again within each value.
 import json
 from collections import Counter
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import Field, replace
 from math import isnan
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
 import numpy as np
 
@@ -24,12 +24,44 @@ from icl.tasks.presets import preset_columns
 if TYPE_CHECKING:
     from pandas import DataFrame, Series
 
-    from experiments.results.run_view import RunView
+    from experiments.stats.arm_comparisons import ArmComparison, Topic
 
 ANSWER = "answer"
 """The column with the first accepted answer of a query, such as yes or no."""
 MAX_LISTED = 20
 """The largest number of columns that a message names."""
+
+
+class SampleView(Protocol):
+    """What columns and claims read of a run; `experiments.results.run_view.RunView` describes the members."""
+
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
+
+    @property
+    def frame(self) -> "DataFrame": ...
+    @property
+    def scores(self) -> "DataFrame": ...
+    @property
+    def paired_scores(self) -> "DataFrame": ...
+    @property
+    def axes(self) -> tuple[str, ...]: ...
+    @property
+    def metrics(self) -> tuple[str, ...]: ...
+    @property
+    def metric(self) -> str: ...
+    @property
+    def to(self) -> Mapping[str, Any]: ...
+    @property
+    def info(self) -> Mapping[str, Any]: ...
+    @property
+    def is_sequential(self) -> bool: ...
+    @property
+    def sequential_note(self) -> str: ...
+    @property
+    def comparisons(self) -> "dict[Topic, list[ArmComparison]]": ...
+
+
+View = TypeVar("View", bound=SampleView)
 
 
 def declared_columns(info: Mapping[str, Any]) -> tuple[str, ...]:
@@ -42,7 +74,7 @@ def declared_columns(info: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(column for preset in _presets(tasks) for column in preset_columns(preset)))
 
 
-def split_view(view: "RunView", columns: Sequence[str]) -> "RunView":
+def split_view(view: View, columns: Sequence[str]) -> View:
     """The view with columns of the data as further axes, and run-level metrics computed within their values.
 
     Args:
@@ -74,7 +106,7 @@ def split_view(view: "RunView", columns: Sequence[str]) -> "RunView":
     )
 
 
-def parts_of(view: "RunView", columns: Sequence[str]) -> "Iterator[tuple[dict[str, Any], RunView]]":
+def parts_of(view: View, columns: Sequence[str]) -> Iterator[tuple[dict[str, Any], View]]:
     """(value of each column, the view of the samples with these values); queries without a value last."""
     split = split_view(view, columns)
     places = split.frame.groupby(list(columns), sort=False).indices.items()
