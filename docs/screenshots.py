@@ -59,7 +59,12 @@ def screenshot(browser: Any, url: str, shot: tuple[int, int, str, str]) -> Image
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
     browser.get(url)
     if section:
-        browser.execute_script("document.querySelector(arguments[0]).scrollIntoView({behavior: 'instant'})", section)
+        browser.execute_script(
+            "const one = document.querySelector(arguments[0]);"
+            "for (const details of one.querySelectorAll('details')) details.open = true;"
+            "one.scrollIntoView({behavior: 'instant'})",
+            section,
+        )
     data = browser.execute_cdp_cmd("Page.captureScreenshot", {"format": "png"})["data"]
     return Image.open(io.BytesIO(base64.b64decode(data))).convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE)
 

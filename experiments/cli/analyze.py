@@ -42,11 +42,10 @@ def command(
 
     from experiments.analyses.catalog import analyze_by, find_analysis, list_analyses, with_queries
     from experiments.analyses.stored_results import AnalysisOptions, analysis_doc, read_basis, store_result
-    from experiments.analyses.terminal_table import print_analysis
     from experiments.cli.component_page import hanging_lines
-    from experiments.report.analysis_figure import check_figure_file, draw_analysis
-    from experiments.report.analysis_panels import figure_spec
+    from experiments.report.figure import check_figure_file
     from experiments.report.sample_detail import parse_settings
+    from experiments.report.sections.analyses import analysis_section, figure_spec
     from experiments.results.loaded_run import load_run
     from experiments.results.view_run import view_run
     from experiments.store.store import write_csv
@@ -71,7 +70,7 @@ def command(
         view = view_run(opened, metric or None, parse_settings(to or [], "--to"))
         report_progress("counting", 0, 0)
         table = analyze_by(analyze, view, by) if by else analyze(view)
-    print_analysis(table, Console())
+    analysis_section(table, name).print(Console())
     if csv is not None:
         write_csv(csv, table)
         print(f"wrote {csv}")
@@ -82,5 +81,7 @@ def command(
         print(f"The report will not show this result: {error}", file=sys.stderr)
     figure_spec(table, name)  # a mistake in it is a sentence now, not in the report
     if figure is not None:
-        draw_analysis(table, name, figure)
+        made = analysis_section(table, name).figure
+        if made is not None:
+            made.write(figure.with_suffix(""), [figure.suffix[1:]])
         print(f"wrote {figure}")

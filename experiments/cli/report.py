@@ -38,7 +38,7 @@ def command(
 
     with spinner() as report_progress:
         report_progress("reading", 0, 0)
-        from experiments.report.html import write_report
+        from experiments.report.page import write_report
         from experiments.report.sample_detail import parse_settings
         from experiments.results.data_columns import column_values
         from experiments.results.loaded_run import load_run

@@ -139,7 +139,7 @@ def _show_results(folder: Path, quiet: bool, observation: "Observation") -> None
         console.file.write(text)
         return
 
-    from experiments.report.html import write_report
+    from experiments.report.page import write_report
     from experiments.report.terminal import print_summary
     from experiments.results.loaded_run import load_run
     from experiments.results.view_run import view_run

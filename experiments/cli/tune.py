@@ -43,7 +43,7 @@ def command(
     """
     from experiments.cli.run import run_config
     from experiments.config.config import load_config
-    from experiments.report.analysis_figure import check_figure_file
+    from experiments.report.figure import check_figure_file
     from experiments.report.loss_curves import draw_losses
     from experiments.terminal.spinner import spinner
     from experiments.tuning.checkpoint import CURVE

@@ -8,17 +8,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from experiments.report.figure_files import (
-    DOTS_PER_INCH,
-    MARKS,
-    METADATA,
-    PANEL_HEIGHT,
-    PANEL_WIDTH,
-    STYLE,
-    import_matplotlib,
-)
-from experiments.report.figures import COLORS, PALETTE
-from experiments.store.store import report_write_errors
+from experiments.report.figure import Figure, Line, dashed_lines, encode_lines
 from icl.errors import StoreError
 
 PANELS = {"loss": "loss of the step", "dev_loss": "loss on dev episodes"}
@@ -35,34 +25,19 @@ def read_curve(path: Path, key: str) -> list[tuple[int, float]]:
 
 
 def draw_losses(curves: Mapping[str, Path], path: Path) -> None:
-    """Draws the losses of several adapters.
+    """Draws the losses of several adapters: name -> its file. Raises StoreError."""
+    import altair as alt
+    import pandas as pd
 
-    Args:
-        curves: Name of an adapter -> its file of losses.
-        path: The figure; its suffix is the format (`check_figure_file`).
-
-    Raises:
-        StoreError: A curve cannot be read, or the figure not be written.
-    """
-    mpl = import_matplotlib()
-    from matplotlib.figure import Figure
-
-    points = {key: {name: read_curve(file, key) for name, file in curves.items()} for key in PANELS}
-    panels = {key: own for key, own in points.items() if key == "loss" or any(own.values())}
-    kind = path.suffix.removeprefix(".")
-    with mpl.rc_context(STYLE), report_write_errors(path):
-        figure = Figure(figsize=(PANEL_WIDTH * len(panels), PANEL_HEIGHT), layout="constrained")
-        axes = list(figure.subplots(1, len(panels), squeeze=False, sharex=True).ravel())
-        for panel, (key, own) in zip(axes, panels.items(), strict=True):
-            for number, (name, curve) in enumerate(own.items()):
-                style = {
-                    "color": PALETTE[number % COLORS],
-                    "marker": MARKS[number % len(MARKS)] if key != "loss" else None,
-                }
-                panel.plot([step for step, _ in curve], [loss for _, loss in curve], lw=1, ms=4, label=name, **style)
-            panel.set_title(PANELS[key])
-            panel.set_xlabel("finished steps")
-        axes[0].set_ylabel("loss, in nats")
-        axes[0].legend(fontsize=7, frameon=False)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, format=kind, dpi=DOTS_PER_INCH, metadata=METADATA[kind], bbox_inches="tight")
+    panels, looks = {}, {name: Line(number, number) for number, name in enumerate(curves)}
+    for key, title in PANELS.items():
+        rows = [(name, *point) for name, file in curves.items() for point in read_curve(file, key)]
+        data = pd.DataFrame(rows, columns=["line", "step", "loss"])
+        x = alt.X("step:Q", title="finished steps")
+        y = alt.Y("loss:Q", title="loss, in nats", scale=alt.Scale(zero=False))
+        marks = alt.Chart(data).mark_point(filled=True, size=30, opacity=float(key != "loss"))
+        if rows or key == "loss":
+            panels[title] = alt.layer(
+                *dashed_lines(data, looks, 1, x=x, y=y), marks.encode(x=x, y=y, **encode_lines(looks))
+            )
+    Figure(panels, looks).write(path.with_suffix(""), [path.suffix[1:]])

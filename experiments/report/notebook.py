@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from experiments.report.paper_table import paper_table, to_html
+from experiments.report.rendering import render_body
 from experiments.report.sample_browser import finite_or_none, image_data_uri, images_by_owner
 from experiments.report.sample_detail import (
     answer_text,
@@ -14,6 +14,7 @@ from experiments.report.sample_detail import (
     image_path,
     print_chosen_sample,
 )
+from experiments.report.sections.scores import scores_section
 from experiments.results.run_view import RunView
 from experiments.results.view_run import view_run
 from experiments.stats.formatting import format_count, format_share
@@ -83,7 +84,7 @@ def run_html(run: "Run") -> str:
             return box_html(head, dim_html(hint))
         view = view_run(run)
         sample = choose_sample(view, "", {}, None)
-        return box_html(head, to_html(paper_table(view)), sample_html(sample, view))
+        return box_html(head, render_body(scores_section(view)), sample_html(sample, view))
     except ICLError as error:
         return box_html(head, dim_html(error))
 

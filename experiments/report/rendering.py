@@ -3,10 +3,12 @@
 import base64
 import hashlib
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from jinja2 import Template
+
+    from experiments.report.section import Section
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -17,6 +19,12 @@ def load_template(name: str) -> "Template":
 
     loader = FileSystemLoader(TEMPLATES)
     return Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True).get_template(name)
+
+
+def render_body(section: "Section") -> str:
+    """The sentences, tables and notes of a section as HTML."""
+    body: Any = getattr(load_template("section.html.j2").module, "body")  # noqa: B009  # a macro, unknown to types
+    return str(body(section))
 
 
 def read_asset(name: str) -> str:

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from experiments.config.keys import AXES, DEMONSTRATION_AXES
-from experiments.report.answer_section import describe_sample
 from experiments.report.sample_browser import finite_or_none
 from experiments.report.steps import print_steps, read_steps
+from experiments.results.arm_answers import ArmAnswers, is_unremarkable
 from experiments.results.invocations import describe_invocation
 from experiments.results.run_view import RunView
 from experiments.stats.arms import NO_VALUE, better_of, describe_arm, resolve_setting
@@ -22,6 +22,7 @@ from experiments.store.invocations import read_invocations
 from experiments.store.store import Store
 from experiments.terminal.failure_kinds import failure_kind
 from icl.errors import ConfigError, DataError, did_you_mean, strip_control_characters
+from icl.metrics.machinery.answer_extraction import extract_answer
 from icl.types import IMAGE_PLACEHOLDER
 
 if TYPE_CHECKING:
@@ -364,3 +365,29 @@ def arm_text(row: Mapping[str, Any], view: RunView) -> str:
     """The arm of a sample in words, by the axes that vary."""
     label_axes = [axis for axis in ("shots", *view.row_axes) if axis in view.axes and row[axis] != NO_VALUE]
     return printable_text(describe_arm({axis: row[axis] for axis in label_axes}))
+
+
+THINKING_ENDS = {"cut": "thinking cut at max_thinking_tokens", "open": "thinking never closed"}
+ANSWER_ENDS = {"length": "cut at max_new_tokens"}
+"""What a sample's `thinking` and `finish` mean, where that is remarkable."""
+
+
+def describe_sample(row: Mapping[str, Any], view: RunView) -> str:
+    """How an output writes its answer, what was cut, and the answers of its arm. '' if the run has nothing remarkable.
+
+    'labeled; its arm: strict .000, lenient 1.000, 100 % labeled'
+    """
+    if is_unremarkable(view.arm_answers):
+        return ""
+    form = extract_answer(text_value(row, "output")).form.replace("none", "no answer")
+    ends = THINKING_ENDS.get(text_value(row, "thinking")), ANSWER_ENDS.get(text_value(row, "finish"))
+    own = ", ".join(filter(None, [form, *ends]))
+    arms = [one for one in view.arm_answers if all(row[axis] == value for axis, value in one.arm.items())]
+    return "; its arm: ".join([own, *map(_describe_arm, arms)])
+
+
+def _describe_arm(one: ArmAnswers) -> str:
+    scores = [("strict", one.strict), ("lenient", one.lenient)]
+    shares = [("no answer", one.unparsed), ("answer cut", one.cut_answer), ("thinking cut", one.cut_thinking)]
+    numbers = [pair for pair in scores if pair[1] == pair[1]] + [pair for pair in shares if pair[1]]
+    return ", ".join([*(f"{name} {format_share(value)}" for name, value in numbers), one.wrapping])

@@ -378,6 +378,6 @@ def describe_interactions(comparisons: Sequence[ArmComparison], columns: Sequenc
         yield Finding("By column", by, claim, "", "", "open")
 
 
-def is_significant(row: Mapping[str, Any]) -> bool:
+def is_significant(row: Mapping[Any, Any]) -> bool:
     """Whether a row of `interactions_frame` is a contrast that differs, of an arm whose test is significant."""
     return bool(row["p_corrected"] <= SIGNIFICANCE_LEVEL and row["p_value"] <= SIGNIFICANCE_LEVEL)

@@ -156,13 +156,14 @@ class Run:
         frame.attrs |= {"accuracies": accuracies, UNAVAILABLE: unavailable}
         return frame
 
-    def scores(self, metric: str | None = None, by: str | Sequence[str] = ()) -> "DataFrame":
-        """The mean score of every arm with its interval: the table of tables/scores.csv.
+    def scores(self, metric: str | None = None, by: str | Sequence[str] = (), *, all_axes: bool = False) -> "DataFrame":
+        """The mean score of every arm with its interval, as in tables/scores.csv.
 
         Args:
             metric: The metric, by default that of the config.
             by: A column of the data, such as category, or several: one row per arm and value. Run-level metrics are
                 computed within each value.
+            all_axes: Whether to keep axes that have a single value.
 
         Returns:
             One row per arm: its axes as labels, the columns `by`, mean, low and high (95 % interval), samples,
@@ -174,17 +175,28 @@ class Run:
         """
         from experiments.results.data_columns import split_view
         from experiments.results.view_run import view_run
+        from experiments.stats.arms import drop_constant_axes
         from experiments.stats.summary import summarize_arms
 
         view = view_run(self, metric)
         if by:
             view = split_view(view, [by] if isinstance(by, str) else by)
-        return summarize_arms(view.paired_scores, view.metric, view.axes)
+        table = summarize_arms(view.paired_scores, view.metric, view.axes)
+        return table if all_axes else drop_constant_axes(table, view.axes)
 
     def compare(
-        self, to: Mapping[str, Any] | None = None, metric: str | None = None, correct: str | None = None
+        self,
+        to: Mapping[str, Any] | None = None,
+        metric: str | None = None,
+        correct: str | None = None,
+        *,
+        all_axes: bool = False,
     ) -> "DataFrame":
-        """Compares every arm with its reference, in pairs. Defaults come from the config's `compare`."""
+        """Compares every arm with its reference, in pairs. Defaults come from the config's `compare`.
+
+        Axes that have a single value are left out, unless `all_axes`.
+        """
+        from experiments.stats.arms import axes_of, drop_constant_axes
         from experiments.stats.compare import compare
 
         info = self.info
@@ -201,7 +213,9 @@ class Run:
             )
         correction: Any = correct or keys.get("correction", DEFAULT_CORRECTION)
         usual = primary_metric(info, tuple(info.get("metrics", {}))) or DEFAULT_METRIC
-        return compare(self.samples(), reference, metric or usual, correct=correction)
+        samples = self.samples()
+        table = compare(samples, reference, metric or usual, correct=correction)
+        return table if all_axes else drop_constant_axes(table, axes_of(samples))
 
     def looks(self) -> "DataFrame":
         """The comparisons of a run with `stop`, as they stand after the last look.

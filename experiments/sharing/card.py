@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict
 
-from experiments.report.controls import controls_frame
+from experiments.report.sections.controls import controls_frame
 from experiments.results.loaded_run import Run
 from experiments.results.run_view import RunView
 from experiments.results.view_run import view_run

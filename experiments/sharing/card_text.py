@@ -6,7 +6,7 @@ from typing import Any
 
 from experiments.config.yaml_document import to_flow_yaml
 from experiments.sharing.card import CONTROL_COLUMNS
-from experiments.stats.formatting import format_count, format_estimate, markdown_text
+from experiments.stats.formatting import format_count, format_estimate, markdown_table, markdown_text
 
 SCORE_COLUMNS = ("metric", "mean", "low", "high", "samples", "clusters", "seeds", "missing")
 TAGS = ("mm-icl", "in-context-learning", "multimodal", "evaluation")
@@ -113,11 +113,8 @@ def _config(config: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _table(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    yield f"| {' | '.join(columns)} |"
-    yield f"|{'---|' * len(columns)}"
-    for row in rows:
-        yield f"| {' | '.join(_escape('' if row.get(c) is None else row[c]) for c in columns)} |"
-    yield ""
+    cells = [[_escape("" if row.get(c) is None else row[c]) for c in columns] for row in rows]
+    yield from (markdown_table(columns, cells), "")
 
 
 def _escape(value: Any) -> str:

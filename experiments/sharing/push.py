@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from experiments.analyses.stored_results import copy_results
 from experiments.config.keys import KEYS
-from experiments.report.html import write_report
+from experiments.report.page import write_report
 from experiments.results.loaded_run import Run
 from experiments.results.view_run import view_run
 from experiments.sharing.card import PRIVATE_KEYS, make_card

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 NO_VALUE = "none"
 MISSING_VALUE = "(no value)"
 """The label of samples without a value in a column of the data (`experiments.stats.summary`)."""
+MAIN_AXES = ("task", "shots", "retriever", "decoding")
 UNIT = "unit"
 EQUIVALENCE = "decided_by"
 """An optional column: a digest of what determines a sample's answer (`experiments.store.equivalent_cells`)."""
@@ -100,6 +101,11 @@ def tidy_frame(frame: "DataFrame", axes: Sequence[str]) -> "DataFrame":
 def varying_axes(frame: "DataFrame", axes: Sequence[str]) -> tuple[str, ...]:
     """The axes with more than one value."""
     return tuple(axis for axis in axes if frame[axis].nunique(dropna=False) > 1)
+
+
+def drop_constant_axes(frame: "DataFrame", axes: Sequence[str]) -> "DataFrame":
+    """The frame without axes that have a single value, except MAIN_AXES."""
+    return frame.drop(columns=[axis for axis in axes if axis not in MAIN_AXES and frame[axis].nunique() < 2])
 
 
 def label_axes(frame: "DataFrame", axes: Sequence[str]) -> list[str]:

@@ -1,7 +1,7 @@
 """The format of numbers in tables, report and findings: .871, +.036, p < .001."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 FEW_UNITS = 30
 """With fewer independent units an interval is rough."""
@@ -84,3 +84,10 @@ MARKDOWN = str.maketrans({char: f"\\{char}" for char in "\\`*_|"} | {"&": "&amp;
 def markdown_text(text: str) -> str:
     """The text with what Markdown and HTML would read as markup escaped."""
     return text.translate(MARKDOWN)
+
+
+def markdown_table(heads: Sequence[str], rows: Iterable[Sequence[str]], numbers: Sequence[bool] = ()) -> str:
+    """A table in Markdown. rows: escaped cells (`markdown_text`). numbers: which columns are aligned to the right."""
+    rule = ["--:" if number else "---" for number in numbers or [False] * len(heads)]
+    lines = [[markdown_text(head) for head in heads], rule, *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

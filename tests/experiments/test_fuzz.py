@@ -29,7 +29,7 @@ from experiments.config.keys import KEYS
 from experiments.grid.feasibility import check_requirements, check_sizes
 from experiments.grid.grid import expand
 from experiments.launch.watch import RunWatcher
-from experiments.report.html import write_report
+from experiments.report.page import write_report
 from experiments.results.loaded_run import load_run
 from experiments.results.view_run import view_run
 from experiments.running.run import run

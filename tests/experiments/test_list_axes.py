@@ -11,7 +11,7 @@ from experiments.config.config import load_config
 from experiments.config.json_schema import experiment_schema
 from experiments.grid.feasibility import check_data, check_requirements
 from experiments.grid.grid import expand
-from experiments.report.tables import task_tables
+from experiments.report.sections.scores import scores_section
 from experiments.results.view_run import view_run
 from icl.errors import ConfigError, PlanError
 
@@ -29,8 +29,9 @@ def test_rerankers_stand_on_every_retriever_and_both_axes_keep_their_names(mappi
     demos = frame[frame["rerankers"] != "none"].groupby("retriever")["demos"].agg(str)
     assert demos["random"] != demos["balanced"]
     assert set(done.compare()["retriever"]) == {"random", "balanced"}
-    votes = [row for table in task_tables(view_run(done)) for row in table.rows if row.baseline]
-    assert len(votes) == 4
+    frame = scores_section(view_run(done)).frame
+    assert frame is not None
+    assert int(frame["vote"].eq(True).sum()) == 4
 
 
 def test_the_axis_does_what_the_retriever_reranked_does(mapping: Any, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from math import isnan, nan
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from experiments.report.costs import session_seconds
+from experiments.report.sections.costs import session_seconds
 from experiments.results.data_columns import split_view
 from experiments.results.run_view import RunView
 from experiments.results.view_run import cells_by_label

@@ -1,12 +1,4 @@
 "use strict";
-// The key of the figures: a click hides a line in all panels.
-for (const button of document.querySelectorAll(".key button")) {
-  button.addEventListener("click", () => {
-    const shown = button.getAttribute("aria-pressed") !== "true";
-    button.setAttribute("aria-pressed", String(shown));
-    for (const line of document.querySelectorAll(`[data-series="${button.dataset.key}"]`)) line.classList.toggle("hidden", !shown);
-  });
-}
 // The browser of samples. Everything that comes from a data set or a model is set as text, never as markup.
 (() => {
   const data = JSON.parse(document.getElementById("data").textContent);

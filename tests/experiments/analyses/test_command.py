@@ -9,8 +9,8 @@ import pytest
 from rich.console import Console
 
 from experiments.analyses.catalog import find_analysis, list_analyses
-from experiments.analyses.terminal_table import print_analysis
 from experiments.cli.main import main
+from experiments.report.sections.analyses import analysis_section
 from experiments.results.loaded_run import load_run
 
 
@@ -65,29 +65,21 @@ def test_constant_settings_are_printed_once_and_numbers_are_not_wrapped() -> Non
     )
     frame.attrs |= {"title": "Title", "signed": ("drop",), "note": "note"}
     out = io.StringIO()
-    print_analysis(frame, Console(file=out, width=60))
+    analysis_section(frame, "own").print(Console(file=out, width=60))
     assert [line.split() for line in out.getvalue().splitlines()] == [
-        ["Title", "shapes,", "4", "shots"],
-        ["order", "follow", "95", "%", "drop", "p"],
+        ["Title"],
+        ["order", "follow", "interval", "drop", "p"],
         ["reversed", ".500", "[.250,", "1.000]", "−.100", "<", ".001"],
         ["as_retrieved", ".500", "[.250,", "1.000]", "−.100", "<", ".001"],
         ["note"],
+        ["All", "rows:", "shapes,", "4", "shots."],
     ]
-
-
-def test_settings_are_printed_above_their_rows_in_a_narrow_terminal() -> None:
-    rows = [{"shots": 4, "order": "reversed", "place": str(i), "copied": i / 4} for i in (1, 2)]
-    frame = pd.DataFrame([*rows, {"shots": 8, "order": "as_retrieved", "place": "any", "copied": 1.0}])
-    out = io.StringIO()
-    print_analysis(frame, Console(file=out, width=24))
-    expected = ["", "place  copied", "4 shots, reversed", "1        .250", "2        .500"]
-    assert out.getvalue().splitlines() == [*expected, "8 shots, as_retrieved", "any     1.000"]
 
 
 def test_a_column_with_its_own_heading_is_printed_under_it() -> None:
     frame = pd.DataFrame([{"model": "a", "tokens_s": 20.0, "kl_max": 0.5}])
     frame.attrs["heads"] = {"tokens_s": "tokens/s"}
-    print_analysis(frame, Console(file=(out := io.StringIO()), width=80))
+    analysis_section(frame, "own").print(Console(file=(out := io.StringIO()), width=80))
     head = out.getvalue().splitlines()[1]
     assert "tokens/s" in head
     assert "kl max" in head

@@ -16,7 +16,7 @@ from experiments.analyses.encoder_scores import (
     mutual_neighbors,
     rotation,
 )
-from experiments.report.analysis_panels import analysis_panels, figure_spec
+from experiments.report.sections.analyses import analysis_section, figure_spec, measured_points
 from icl.errors import ConfigError, PlanError
 from icl.images import Image
 from icl.registry import build
@@ -44,8 +44,9 @@ def test_each_encoder_has_its_scores_and_its_precision(ran: Any) -> None:
     assert rows["histogram"]["pck"] == pytest.approx(np.mean(list(shares.values())))
     assert np.isnan(rows["pixels"]["pck"])
     assert "without vectors of patches: pixels" in table.attrs["note"]
-    (panel,) = analysis_panels(table, figure_spec(table, "encoder_scores"))
-    assert (panel.rows, [one.name for one in panel.measures]) == (tuple(rows), ["precision", "mutual", "cka", "pck"])
+    points = measured_points(analysis_section(table, "encoder_scores").frame, figure_spec(table, "encoder_scores"))
+    assert set(points["row"]) == {*rows}
+    assert list(dict.fromkeys(points["line"])) == ["precision", "mutual", "cka", "pck"]
     assert set(table["n"]) == {4}
     precision = retrieval.analyze(view).set_index("retriever")["precision"]
     assert sorted(row["precision"] for row in rows.values()) == sorted(precision.drop("random"))

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from experiments.analyses.projector_probe import AFTER, BEFORE, FOLDS, analyze, assign_folds, labeled_images
-from experiments.report.analysis_panels import analysis_panels, figure_spec
+from experiments.report.sections.analyses import analysis_section, figure_spec, measured_points
 from icl.errors import ConfigError, PlanError
 from icl.metrics.normalize import normalize_text
 from icl.models.hf import projector
@@ -53,11 +53,10 @@ def test_a_probe_says_what_the_projector_loses(view: Any, monkeypatch: pytest.Mo
 def test_the_table_of_a_real_run_has_a_figure_with_the_control(view: Any) -> None:
     table = analyze(view)
     assert list(table["width"]) == [160, 160]
-    (panel,) = analysis_panels(table, figure_spec(table, "projector_probe"))
-    assert panel.rows == (BEFORE, AFTER)
-    assert [one.name for one in panel.measures] == ["accuracy", "shuffled"]
-    for one in panel.measures:
-        assert all(low < mean < high for low, mean, high in zip(one.lows, one.means, one.highs, strict=True))
+    points = measured_points(analysis_section(table, "projector_probe").frame, figure_spec(table, "projector_probe"))
+    assert list(dict.fromkeys(points["row"])) == [BEFORE, AFTER]
+    assert list(dict.fromkeys(points["line"])) == ["accuracy", "shuffled"]
+    assert ((points["low"] < points["mean"]) & (points["mean"] < points["high"])).all()
     with pytest.raises(ConfigError, match=r"two labels with 5 images of different groups each\. Probes need a task"):
         analyze(view, queries=6)
 

@@ -19,9 +19,8 @@ from experiments.analyses.stored_results import (
     read_results,
     store_result,
 )
-from experiments.analyses.terminal_table import print_analysis, table_columns
 from experiments.cli.main import main
-from experiments.report.analysis_panels import analysis_panels, figure_spec
+from experiments.report.sections.analyses import analysis_section, figure_spec, measured_points
 from experiments.results.view_run import view_run
 from experiments.store.store import Store
 from icl.errors import ConfigError
@@ -83,7 +82,7 @@ def folder(run, tmp_path):
 
 
 def text(frame):
-    print_analysis(frame, Console(file=(out := io.StringIO()), width=200))
+    analysis_section(frame, "own").print(Console(file=(out := io.StringIO()), width=200))
     return out.getvalue()
 
 
@@ -115,10 +114,9 @@ def test_a_table_without_values_or_with_half_an_interval_is_shown(run):
     }  # fmt: skip
     store_result(run.path, OPTIONS, read_basis(run.path), pd.DataFrame(rows), "")
     (one,), _ = read_results(run.path)
-    columns = {name: column.cells for name, column in table_columns(one.table).items()}
-    assert columns == {
-        "mean": ["–"], "low": ["–"], "max_high": [".500"], "min_low": [".250"], "more": ["–"], "values": ["[1 2]"],
-    }  # fmt: skip
+    (own,) = analysis_section(one.table, "own").tables
+    texts = {head.text: cell.text for head, cell in zip(own.heads, own.rows[0][0], strict=True)}
+    assert texts == {"interval": "–", "max high": ".500", "min low": ".250", "values": "[1 2]"}
     with pytest.raises(ConfigError, match="two columns have one name"):
         store_result(run.path, OPTIONS, read_basis(run.path), pd.DataFrame([[1, 2]], columns=["a", "a"]), "")
 
@@ -198,7 +196,7 @@ def test_mistakes_in_analyses_of_ones_own_are_sentences(run, tmp_path, monkeypat
     for name, problem in {
         "broken": "mine.py, line 14) failed: ZeroDivisionError",
         "nothing": "mine.py:nothing returned int. Return a pandas DataFrame",
-        "bad_figure": "names the column 'tasks', and it has none. Did you mean 'task'?",
+        "bad_figure": "names the column 'tasks', which the table does not have. Did you mean 'task'?",
         "no_list": "y: input should be a valid list",
         "more": "mine.py:more cannot be called: missing a required argument: 'other'. Its parameters are `view` and",
         "less": "mine.py:less cannot be called: too many positional arguments. Its parameters are `view` and",
@@ -214,10 +212,9 @@ def test_the_analysis_of_the_page_on_extending_has_a_figure_and_intervals(run):
     exec(code, names := {})  # noqa: S102 - the page's own text
     table = names["analyze"](view_run(run))
     spec = figure_spec(table, "lengths")
-    (panel,) = analysis_panels(table, spec)
-    assert len(panel.rows) == 3
-    (words,) = panel.measures
-    assert all(low <= mean <= high for low, mean, high in zip(words.lows, words.means, words.highs, strict=True))
+    points = measured_points(analysis_section(table, "lengths").frame, spec)
+    assert len(points) == 3
+    assert ((points["low"] <= points["mean"]) & (points["mean"] <= points["high"])).all()
 
 
 def test_an_installed_package_adds_an_analysis(run, tmp_path, monkeypatch, capsys):

@@ -6,7 +6,7 @@ from typing import ClassVar
 import pytest
 
 from experiments.api import run
-from experiments.report.controls_page import render_controls_page
+from experiments.report.page import find_section
 from experiments.results.view_run import view_run
 from icl.registry import entries, resolve
 from icl.testing.conformance import check_metric
@@ -40,7 +40,8 @@ def test_a_metric_of_ones_own_is_an_accuracy_where_it_says_so(tmp_path):
     view = view_run(made, "First")
     assert view.accuracies == ("lenient", "strict", "First")
     assert (view.measure, view_run(made, "Length").measure) == ("First accuracy", "Length")
-    assert "Length" in render_controls_page(view)
+    assert "First accuracy" in find_section(view, "scores").notes[0]
+    assert "Length" in find_section(view_run(made, "Length"), "scores").notes[0]
 
 
 def test_ours_are_those_of_right_and_wrong():

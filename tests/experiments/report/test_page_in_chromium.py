@@ -8,7 +8,7 @@ import pytest
 from written_run import GREEDY, VCD, page_samples
 
 from experiments.imports.merged_runs import merge_runs
-from experiments.report.html import write_report
+from experiments.report.page import write_report
 from experiments.report.sample_browser import coded_columns
 from experiments.results.loaded_run import load_run
 from experiments.results.view_run import view_run
@@ -259,18 +259,49 @@ def test_the_first_column_stays_in_sight_when_a_table_scrolls(page, resized):
     assert moved == [80, 0]
 
 
+MARKS = (
+    "[...document.querySelectorAll('.hero [role=graphics-symbol]')]"
+    ".filter(m => m.getAttribute('aria-label').startsWith('random, greedy, '))"
+)
+
+
 def test_a_click_on_a_name_in_the_key_hides_its_line_in_every_panel(page):
     opened = page(queries=6)
     counts = (
         "const key = document.querySelector('.key button'); {click}"
-        'const lines = [...document.querySelectorAll(`[data-series="${key.dataset.key}"]`)];'
-        "return [lines.length, lines.filter(l => getComputedStyle(l).display === 'none').length, key.ariaPressed]"
+        f"const marks = {MARKS}; "
+        "return [marks.length, marks.filter(m => getComputedStyle(m).display === 'none').length, key.ariaPressed]"
     )
+    assert opened.execute_script("return document.querySelector('.key button').innerText.trim()") == "random, greedy"
     total, hidden, pressed = opened.execute_script(counts.replace("{click}", ""))
     assert (hidden, pressed) == (0, "true")
-    assert total == 2 * 2  # a line and its name in the panel of each task
+    assert total == 2 * (3 + 3 + 1)  # in the panel of each task: points, their intervals and the line
     assert opened.execute_script(counts.replace("{click}", "key.click();")) == [total, total, "false"]
     assert opened.execute_script(counts.replace("{click}", "key.click();")) == [total, 0, "true"]
+
+
+def test_a_mark_shows_its_numbers_and_the_figure_has_the_colors_of_the_page(page):
+    from selenium.webdriver.common.action_chains import ActionChains
+
+    opened = page(queries=6)
+    mark = opened.execute_script(f"return {MARKS}.find(m => m.getAttribute('aria-roledescription') === 'point')")
+    ActionChains(opened).move_to_element(mark).perform()
+    tip = opened.find_element("id", "tip")
+    assert tip.is_displayed()
+    assert "shots: " in tip.text
+    assert "[" in tip.text
+    colors = "return [getComputedStyle(arguments[0]).fill, getComputedStyle(document.body).getPropertyValue('--c0')]"
+    fill, variable = opened.execute_script(colors, mark)
+    red, green, blue = (int(variable.strip()[i : i + 2], 16) for i in (1, 3, 5))
+    assert fill == f"rgb({red}, {green}, {blue})"
+
+
+def test_folded_sections_are_open_on_paper(page):
+    opened = page(queries=4)
+    folded = "return [...document.querySelectorAll('section:not(#record) details')].filter(one => !one.open).length"
+    assert opened.execute_script(folded) > 3
+    opened.execute_script("window.dispatchEvent(new Event('beforeprint'))")
+    assert opened.execute_script(folded) == 0
 
 
 def test_a_page_of_100000_samples_opens_in_a_second_and_filters_in_a_tenth(browser, written, tmp_path):
@@ -315,7 +346,7 @@ def test_two_merged_runs_are_filtered_by_a_column_of_the_data(browser, written, 
     view = view_run(load_run(tmp_path / "both"), by=["answer"])
     browser.get(write_report(view).report.as_uri())
     assert "By answer" in browser.find_element("css selector", "nav").text
-    assert browser.find_elements("css selector", "#by table")
+    assert browser.find_elements("css selector", "#by-answer table")
     assert len(listed(browser)) == 9
     for answer, queries in view.frame.drop_duplicates("query")["gold"].map(lambda gold: gold[0]).value_counts().items():
         choose(browser, "by-answer", answer)

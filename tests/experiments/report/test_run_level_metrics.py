@@ -8,12 +8,11 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from experiments.report.comparison import print_comparison
-from experiments.report.controls import controls_frame, effect_columns, page_sections, print_controls
-from experiments.report.controls_page import render_controls_page
-from experiments.report.html import write_report
+from experiments.report.page import write_report
 from experiments.report.sample_browser import collect_samples
 from experiments.report.sample_detail import choose_informative_query, print_sample
+from experiments.report.sections.controls import controls_section
+from experiments.report.sections.differences import differences_section
 from experiments.report.terminal import print_summary
 from experiments.results.loaded_run import load_run
 from experiments.results.view_run import view_run
@@ -45,20 +44,21 @@ def printed(make, *args, width=200):
     return out.getvalue()
 
 
+MOVES = {"R→W", "W→R", "worse", "better", "down", "up"}
+
+
+def heads(section):
+    return {head.text for table in section.tables for head in table.heads}
+
+
 def test_the_table_of_controls_counts_no_answers_and_says_why(run):
     view = view_run(run, PAIRS)
-    rows = [row for row in view.effects if row.subject == "shapes"]
-    assert [row.transitions for row in rows] == [None] * 3
-    assert not {"R→W/W→R", "worse/better", "down/up"} & set(effect_columns(view, rows))
-    text = printed(print_controls, view)
-    assert "no R→W/W→R: group_accuracy is a run-level metric" in text
-    assert "Does it beat all its controls?" in text
-    assert "R→W/W→R" in printed(print_controls, view_run(run)).replace("no R→W/W→R", "")
-    assert {"still_right", "right_to_wrong", "wrong_to_right"} & set(controls_frame(view)) == set()
-    assert all("right / R→W" not in head for section in page_sections(view) for head in section["heads"])
-    page = render_controls_page(view)
-    assert "No R→W/W→R: group_accuracy is a run-level metric" in page
-    assert all(line.count("|") == 9 for line in page.splitlines() if line.startswith(("| decoding | group", "| `vcd")))
+    assert [row.transitions for row in view.effects if row.subject == "shapes"] == [None] * 3
+    section = controls_section(view)
+    assert not MOVES & heads(section)
+    assert any("no R→W/W→R: group_accuracy is a run-level metric" in note for note in section.notes)
+    assert {"R→W", "W→R"} <= heads(controls_section(view_run(run)))
+    assert {"still_right", "right_to_wrong", "wrong_to_right"} & set(section.frame) == set()
 
 
 def test_strategies_still_have_verdicts(run):
@@ -71,24 +71,24 @@ def test_compare_counts_no_answers_and_says_why(run):
     assert set(table["test"]) == {"randomization"}
     assert table["right_to_wrong"].isna().all()
     assert "same" not in table
-    text = printed(print_comparison, table, view)
-    assert "R→W/W→R  " not in text
-    assert "down/up" not in text
+    section = differences_section(view, table)
+    assert not MOVES & heads(section)
+    text = " ".join([*section.notes])
     assert "no R→W/W→R: group_accuracy is a run-level metric" in text
     assert "randomization (arms exchanged within units), 6 independent units" in text
     lenient = view_run(run)
-    own = compare(lenient.scores, {"decoding": "greedy"}, "lenient", axes=lenient.axes)
-    assert "exact McNemar, 6 independent units" in printed(print_comparison, own, lenient)
-    assert "R→W/W→R" in printed(print_comparison, own, lenient)
+    own = differences_section(lenient, compare(lenient.scores, {"decoding": "greedy"}, "lenient", axes=lenient.axes))
+    assert "exact McNemar, 6 independent units" in own.notes[0]
+    assert {"R→W", "W→R"} <= heads(own)
 
 
 def test_the_page_counts_no_answers(run):
     text = write_report(view_run(run, PAIRS)).report.read_text()
-    assert "Randomization test" in text
-    assert "R→W / W→R</th>" not in text
-    assert "None / None" not in text
+    assert "randomization (arms exchanged within units)" in text
+    assert "R→W</th>" not in text
+    assert "None" not in re.sub(r"None of \d+ comparisons|None of its", "", text.partition('id="samples"')[0])
     own = write_report(view_run(run)).report.read_text()
-    assert "R→W / W→R</th>" in own
+    assert "R→W</th>" in own
     table = pd.read_csv(run.path / "tables" / "differences.csv")
     assert table["wrong_to_right"].notna().all()
 
@@ -132,10 +132,10 @@ def test_few_units_have_a_note_below_the_table_and_many_have_none(run, written):
     line = r"some intervals are based on only 6 independent units \(queries or groups of them\)"
     view = view_run(run)
     assert re.search(line, printed(print_summary, view))
-    assert re.search(line, printed(print_controls, view))
+    assert re.search(line, " ".join(controls_section(view).notes))
     assert re.search(line, write_report(view).report.read_text())
     table = compare(view.scores, {"decoding": "greedy"}, "lenient", axes=view.axes)
-    assert re.search(line, printed(print_comparison, table, view))
+    assert re.search(line, " ".join(differences_section(view, table).notes))
     many = view_run(written("many", queries=60, shots=(0,), tasks=("shapes",), seeds=(0,)))
     assert "independent units" not in printed(print_summary, many)
 

@@ -1,12 +1,15 @@
+"""The end of a run in the terminal: the answer, the scores, and where the report is."""
+
 import io
+import json
 
 import pytest
 from rich.console import Console
 
-from experiments.report.comparison import print_comparison
+from experiments.report.page import find_section
+from experiments.report.sections.headline import findings_section, headline
 from experiments.report.terminal import print_summary
 from experiments.results.view_run import view_run
-from experiments.stats.compare import compare
 from experiments.stats.findings import Finding
 
 
@@ -17,45 +20,40 @@ def printed(run, width):
 
 
 @pytest.mark.parametrize("width", [80, 100, 120])
-def test_everything_fits_the_width(written, width):
+def test_everything_fits_the_width_and_every_label_is_there(written, width):
     text = printed(written(queries=8, shots=(0, 2, 4, 8)), width)
-    assert max(map(len, text.split("controls  icl")[0].splitlines())) <= width
+    lines = text.split("report  ")[0].splitlines()
+    assert max(map(len, lines)) <= width
     assert "…" not in text
-
-
-@pytest.mark.parametrize("width", [80, 88, 120])
-def test_no_label_is_cut_where_the_table_is_wide(written, width):
-    lines = printed(written(queries=8, shots=(0, 2, 4, 8)), width).splitlines()
-    table = lines[: next(i for i, line in enumerate(lines) if line.startswith("What it shows"))]
-    for label in ("greedy", "vcd", "mask_only(vcd)", "vote"):
-        assert any(label in line.split() for line in table)
-    for retriever in ("any", "random", "knn"):
-        assert any(line.split()[0] == retriever or line == f"retriever {retriever}" for line in table if line.split())
+    words = {word for line in lines for word in line.split()}
+    assert {"greedy", "vcd", "vote", "random", "knn", "shapes"} <= words
 
 
 def test_the_table_has_a_row_an_arm_and_the_vote(written):
     lines = printed(written(queries=8), 100).splitlines()
     head = next(i for i, line in enumerate(lines) if line.startswith("retriever"))
     assert lines[head].split() == ["retriever", "decoding", "0", "shots", "2", "shots", "4", "shots"]
-    firsts = [line.split()[0] for line in lines[head + 1 : head + 10]]
-    assert firsts == ["any", "vcd", "mask_only(vcd)", "random", "vcd", "mask_only(vcd)", "knn", "vcd", "mask_only(vcd)"]
-    assert lines[head + 4].startswith("random     greedy          ")  # the cell at 0 shots stands under "any"
-    vote = next(line for line in lines if line.startswith("random") and "vote" in line)
-    assert vote.split()[2] == "–"
+    firsts = [line.split()[0] for line in lines[head + 1 : head + 7]]
+    assert firsts == ["random", "vcd", "vote", "knn", "vcd", "vote"]
+    assert lines[head + 3].split()[1] == "–"  # the vote needs demonstrations
 
 
 def test_numbers_are_those_of_the_samples(written):
     run = written(queries=8)
     frame = run.samples()
     own = frame[(frame["task"] == "shapes") & (frame["shots"] == 0) & (frame["decoding"] == "greedy")]
-    row = next(line for line in printed(run, 100).splitlines() if line.startswith("any") and "greedy" in line)
+    row = next(line for line in printed(run, 100).splitlines() if line.startswith("random") and "greedy" in line)
     assert row.split()[2] == f"{own['lenient'].mean():.3f}".lstrip("0")
 
 
-def test_what_it_shows_and_the_reports_path_stand_at_the_end(written):
+def test_the_answer_stands_first_and_the_reports_path_at_the_end(written):
     run = written(queries=8)
     text = printed(run, 100)
-    assert text.index("What it shows") < text.index("ICL gain") < text.index("Retrieval") < text.index("Decoding")
+    assert text.startswith("Do demonstrations, their retrieval and vcd help tiny on shapes and binding, 2-way?")
+    order = [
+        text.index(words) for words in ("Do demonstrations help?", "Does retrieval help?", "Does vcd help?", "Scores")
+    ]
+    assert order == sorted(order)
     assert text.rstrip().endswith(f"report  not written yet: icl report {run.path}")
     (run.path / "report.html").write_text("")
     assert printed(run, 100).rstrip().endswith(f"report  {run.path / 'report.html'}")
@@ -72,30 +70,48 @@ def test_markup_in_names_is_text(written):
     assert "[bold]task" in printed(written(queries=4, tasks=("[bold]task",)), 100)
 
 
-@pytest.mark.parametrize("correct", ["holm", "none"])
-def test_a_correction_is_named_even_if_it_changes_no_p(written, correct):
-    view = view_run(written(queries=4))
-    table = compare(view.scores, view.to, view.metric, correct=correct, axes=view.axes)
-    table[["p", "p_corrected"]] = 1.0
-    out = io.StringIO()
-    print_comparison(table, view, Console(file=out, width=120))
-    assert (f"Holm over {len(table)} comparisons" in out.getvalue()) == (correct == "holm")
+def test_the_answer_to_a_part_has_the_numbers_of_its_comparison(written):
+    view = view_run(written(queries=60, tasks=("binding, 2-way",), shots=(0, 4)))
+    first = headline(view).sentences[0]
+    best = max(view.comparisons["ICL gain"], key=lambda one: one.mean)
+    assert (first.asks, first.verdict) == ("Do demonstrations help?", best.verdict)
+    assert f"{best.result.difference:+.3f}".replace("0.", ".") in first.numbers
+    decoding = headline(view).sentences[-1]
+    assert decoding.verdict == "open"
+    assert decoding.claim.startswith("Not shown: vcd ")
+    assert "It beats 0 of 1 control." in decoding.claim
+    assert "could have found ±" in decoding.numbers
 
 
-def test_the_end_points_to_the_controls_where_there_are_some(written):
-    run = written(queries=4)
-    assert f"controls  icl compare {run.path} --controls" in printed(run, 100)
-    alone = [{"strategy": {"name": name}, "sampler": {"name": "greedy"}} for name in ("greedy", "vcd")]
-    assert "--controls" not in printed(written("other", queries=4, decodings=alone), 100)
+def test_a_task_at_its_ceiling_cannot_tell_and_its_panel_comes_last(written):
+    run = written(queries=8, saying={})
+    for path in run.path.glob("cells/*/*.jsonl"):
+        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        for line in lines:
+            if line["query"].startswith("shapes"):
+                line["scores"] = dict.fromkeys(line["scores"], 1.0)
+                line["output"] = line["gold"][0]
+        path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    view = view_run(run)
+    answer = headline(view)
+    assert any(note.startswith("shapes: ceiling effect: every arm scores 1.000") for note in answer.notes)
+    assert "shapes cannot tell." in answer.sentences[0].claim
+    assert list(answer.figure.panels) == ["binding, 2-way", "shapes"]
+    assert list(find_section(view, "scores").figure.panels) == ["shapes", "binding, 2-way"]
 
 
-def test_of_many_findings_those_with_a_verdict_are_printed_and_the_rest_is_counted(written, monkeypatch):
+def test_every_finding_and_every_comparison_is_in_one_section(written):
     view = view_run(written(queries=3))
-    texts = [
-        Finding("Decoding", f"subject {i}", "claim", "", "", "better" if i in {5, 19} else "open") for i in range(20)
-    ]
-    monkeypatch.setattr(type(view), "findings", texts)
-    lines = printed(view, 100).partition("What it shows")[2].splitlines()
-    subjects = [line.split("subject ")[1].split(":")[0] for line in lines if "subject" in line]
-    assert subjects == ["0", "1", "2", "3", "4", "5", "6", "19"]
-    assert "and 12 more in the report" in "\n".join(lines)
+    section = findings_section(view)
+    tested = [c for own in view.comparisons.values() for c in own if c.result and not c.by_construction]
+    assert len(section.frame) == len(tested)
+    assert section.folded == f"{sum(c.verdict != 'open' for c in tested)} of {len(tested)} comparisons differ"
+    texts = [Finding("Decoding", f"subject {i}", "claim", "", "", "open") for i in range(20)]
+    vars(view)["findings"] = texts
+    assert [one.claim for one in findings_section(view).sentences] == [f"subject {i}: claim" for i in range(20)]
+
+
+def test_a_run_of_one_arm_has_an_answer_without_sentences(written):
+    run = written(queries=3, tasks=("shapes",), seeds=(0,), shots=(0,), decodings=({"strategy": {"name": "greedy"}},))
+    answer = headline(view_run(run))
+    assert (answer.title, list(answer.sentences)) == (run.path.name, [])

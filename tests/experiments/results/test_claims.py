@@ -10,8 +10,8 @@ from experiments.analyses.claims import analyze
 from experiments.api import run
 from experiments.cli.main import main
 from experiments.config.config import load_config
-from experiments.report.claims_section import claims_section
-from experiments.report.html import write_report
+from experiments.report.page import write_report
+from experiments.report.sections.analyses import own_sections
 from experiments.results.claims import judge_claims
 from experiments.results.run_view import RunView
 from experiments.results.view_run import view_run
@@ -79,11 +79,12 @@ def test_claims_are_corrected_with_all_comparisons_of_the_report(view: RunView) 
 
 
 def test_the_report_has_the_claims_and_escapes_them(view: RunView, capsys: pytest.CaptureFixture[str]) -> None:
-    section = claims_section(view)
-    assert section is not None
-    assert section.summary.startswith("7 claims. Survive wherever they were tested: 2. Contradicted or ruled out")
+    section = next(own_sections(view))
+    assert section.sentences[0].claim.startswith(
+        "7 claims. Survive wherever they were tested: 2. Contradicted or ruled out"
+    )
     page = write_report(view).report.read_text(encoding="utf-8")
-    assert '<section id="claims">' in page
+    assert '<section id="claims"' in page
     assert "right is better" in page
     assert HOSTILE not in page
     assert main(["analyze", str(view.path), "claims"]) == 0
@@ -92,7 +93,7 @@ def test_the_report_has_the_claims_and_escapes_them(view: RunView, capsys: pytes
 
 def test_a_run_without_claims_has_no_section_and_a_sentence(written: Any) -> None:
     plain = view_run(written(queries=4))
-    assert claims_section(plain) is None
+    assert list(own_sections(plain)) == []
     with pytest.raises(ConfigError, match="has no key `claims`"):
         analyze(plain)
 

@@ -9,8 +9,7 @@ import written_run
 
 from experiments.analyses.catalog import analyze_by, find_analysis
 from experiments.cli.main import main
-from experiments.report.html import write_report
-from experiments.report.paper_table import paper_table
+from experiments.report.page import find_section, write_report
 from experiments.results.column_effects import ColumnEffects, column_effects, interactions_frame, macro_averages
 from experiments.results.data_columns import (
     column_values,
@@ -111,10 +110,11 @@ def test_an_effect_that_depends_on_the_column_is_a_sentence_and_a_table(run, vie
     assert "p < .001" in sentences[0]
     assert not any(one.topic == "By column" for one in view.findings)
     page = write_report(by).report.read_text(encoding="utf-8")
-    assert "Does the difference from greedy depend on category?" in page
+    assert "Effects by category" in page
     assert "1 query has no value of category" in page
-    stored = pd.read_csv(view.path / "tables" / "by_category.csv")
-    assert stored["p"].tolist() == pytest.approx(frame["p"].tolist())
+    stored = pd.read_csv(view.path / "tables" / "effects-category.csv")
+    tested = frame[frame["p_corrected"].notna()]
+    assert stored["p"].tolist() == pytest.approx(tested["p"].tolist())
 
 
 def test_comparisons_in_two_parts_are_two_hypotheses(view):
@@ -123,13 +123,20 @@ def test_comparisons_in_two_parts_are_two_hypotheses(view):
 
 
 def test_the_table_has_a_column_per_value_then_all_and_macro(run, view):
-    table = paper_table(view, by=["category"])
-    assert table.columns == ("popular", "adversarial", "random", MISSING_VALUE, "all", "macro")
+    by = view_run(run, by=["category"])
+    section = find_section(by, "by-category").select(controls=True)
+    (table,) = section.tables
+    values = [head.text.split(" (")[0] for head in table.heads[1:4]]
+    assert values == ["popular", "adversarial", "random"]
+    assert [head.text for head in table.heads[4:]] == [f"{MISSING_VALUE} (1)", "all", "macro"]
     scores = {row["decoding"]: row for row in run.scores().to_dict("records")}
-    for labels, cells in table.rows:
-        assert f"{scores[labels[0].rstrip('†')]['mean']:.3f}".lstrip("0") == cells[4].text.split()[0]
-    assert any("depends on category for vcd (p < .001)" in note for note in table.notes)
-    assert paper_table(view, rows=["category"], by=["category"]).axes[0] == "category"
+    for (label, *cells), _ in table.rows:
+        assert f"{scores[label.text]['mean']:.3f}".lstrip("0") == cells[4].main
+    effects = find_section(by, "effects-category")
+    different = {(row["decoding"], row["category"]) for row in effects.frame[effects.frame["sure"]].to_dict("records")}
+    assert ("vcd", "adversarial") in different
+    assert {decoding for decoding, _ in different} == {"vcd"}
+    assert effects.folded == f"{len(different)} of {len(effects.frame)} contrasts differ from 0"
 
 
 def test_an_analysis_by_a_column_is_that_of_each_part(view):
@@ -141,9 +148,10 @@ def test_an_analysis_by_a_column_is_that_of_each_part(view):
     assert list(dict.fromkeys(table["category"]))[-1] == MISSING_VALUE
 
 
-def test_numbers_are_values_in_ascending_order(view):
+def test_numbers_are_values_in_ascending_order(run, view):
     split = split_view(view, ["level"])
-    assert paper_table(view, by=["level"]).columns[:2] == ("level 0", "level 1")
+    (table,) = find_section(view_run(run, by=["level"]), "by-level").tables
+    assert [head.text.split(" (")[0] for head in table.heads[1:3]] == ["0", "1"]
     assert set(split.scores["level"]) == {0, 1}
 
 

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 import icl
-from experiments.report.tables import task_tables
+from experiments.report.sections.scores import scores_section
 from experiments.results.loaded_run import load_run
 from experiments.results.run_metrics import run_level
 from experiments.results.view_run import view_run
@@ -51,11 +51,12 @@ def test_a_column_averages_to_the_statistic_of_each_cell(ran: Path) -> None:
 def test_the_table_shows_the_mean_over_seeds_and_pairs_the_arms(ran: Path) -> None:
     run = load_run(ran)
     frame = run.samples()
-    (table,) = task_tables(view_run(run))
+    scores = scores_section(view_run(run)).frame
+    assert scores is not None
+    arms = scores[~scores["vote"].eq(True)].set_index("shots")
     means = {shots: np.mean([f1(rows) for _, rows in own.groupby("cell")]) for shots, own in frame.groupby("shots")}
-    score_row = next(row for row in table.rows if not row.baseline)
-    assert {shots: cell.mean for shots, cell in score_row.cells.items()} == pytest.approx(means)
-    assert all(cell.low < cell.mean < cell.high for cell in score_row.cells.values())
+    assert arms["mean"].to_dict() == pytest.approx(means)
+    assert ((arms["low"] < arms["mean"]) & (arms["mean"] < arms["high"])).all()
     assert not view_run(run).of_samples
     assert view_run(run, "lenient").of_samples
     (comparison,) = run.compare().to_dict("records")

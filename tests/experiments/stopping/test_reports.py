@@ -7,7 +7,7 @@ import pytest
 
 from experiments.cli.main import main
 from experiments.launch.watch import RunWatcher
-from experiments.report.html import write_report
+from experiments.report.page import write_report
 from experiments.results.loaded_run import load_run
 from experiments.results.run_list import list_runs
 from experiments.results.view_run import view_run

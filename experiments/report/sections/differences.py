@@ -1,0 +1,139 @@
+"""Differences: each arm against its reference, in pairs, with the interval and p of the same test."""
+
+from collections.abc import Iterable
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from experiments.report.section import Column, Section
+from experiments.results.run_view import RunView
+from experiments.stats.arms import describe_arm, drop_constant_axes
+from experiments.stats.compare import compare, verdicts
+from experiments.stats.formatting import few_units_note, format_count
+from experiments.stats.pairs import UnpairedError
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+TESTS = {
+    frozenset({"mcnemar"}): "exact McNemar",
+    frozenset({"randomization"}): "randomization (arms exchanged within units)",
+    frozenset({"randomization", "mcnemar"}): "randomization (arms exchanged within units), McNemar where right/wrong",
+}
+MOVES = {"neither": ("down", "up"), "graded": ("worse", "better"), "accuracy": ("R→W", "W→R")}
+"""The headings of the numbers of samples that move."""
+
+
+def differences_section(view: RunView, frame: "DataFrame | None" = None) -> Section | None:
+    """The differences of a view. frame: those of `compare`, if they are not the usual ones."""
+    refused = ""
+    if frame is None:
+        frame, refused = differences_or_reason(view)
+    if frame is None:
+        return Section("differences", "Differences", notes=[refused]) if refused else None
+    to, corrected = _reference(view, frame), frame.attrs["correct"] != "none"
+    words, controls = verdicts(frame), are_controls(frame, view)
+    frame = frame.assign(verdict=words, sure=[word != "open" for word in words], control=controls)
+    tested, same = frame[~frame["by_construction"]], int(frame["by_construction"].sum())
+    same_note = "the same as the reference by construction, not tested"
+    same_note = f"{format_count(same, 'arm')}: {same_note}." if same else ""
+    rows = tested if tested["control"].all() else tested[~tested["control"]]
+    frame["aside"] = ~frame.index.isin(rows.index)
+    frame = drop_constant_axes(frame, view.axes)
+    axes = [axis for axis in view.axes if axis != "task" and rows[axis].nunique() > 1]
+    if not len(tested):
+        return Section("differences", f"Differences from {to}", frame=frame, notes=[same_note])
+    arm = describe_arm(dict(rows.iloc[0]), [axis for axis in view.to if axis not in axes])
+    family, number = " or ".join(map(str, sorted(set(tested["family"])))) if corrected else "", int(rows["sure"].sum())
+    says = f"corrected for {family} comparisons, as p: 0 is outside exactly if p is at most .05" if corrected else ""
+    columns = [
+        *map(Column, axes or view.row_axes[-1:]),
+        Column("mean", "score", "share", spare=2),
+        Column("reference_mean", to, "share", spare=1),
+        Column("difference", kind="signed", bold="sure", says="score minus the score of the reference, in pairs"),
+        Column("difference", " ", "forest"),
+        Column("low", "95 % interval", "interval", says=says or "not corrected"),
+        Column("p_corrected", "p", "p", says=f"Holm over {family} comparisons" if corrected else "not corrected"),
+        *(
+            Column(name, head, "count", spare=3)
+            for name, head in zip(("right_to_wrong", "wrong_to_right"), MOVES[moves_of(view, tested)], strict=True)
+        ),
+    ]
+    many = f"{number} of {format_count(len(rows), 'comparison')}" if number else f"None of {len(rows)} comparisons"
+    arms = f"{arm or 'an arm'} with {to}"
+    return Section(
+        "differences", f"{arm or 'Differences'} against {to}: {view.measure}", frame=frame, columns=columns,
+        notes=[_how(tested, family), same_note, *_what_is_missing(view, tested)], hidden="aside",
+        faint="control", parts="task",
+        folded=f"{many} of {arms} {'is' if number <= 1 else 'are'} distinguishable from 0",
+    )  # fmt: skip
+
+
+@lru_cache(maxsize=4)
+def differences_or_reason(view: RunView) -> "tuple[DataFrame | None, str]":
+    """The `difference_frame`, and why there is none although arms could be compared; '' if nothing can be."""
+    if view.is_sequential:
+        return None, view.sequential_note
+    try:
+        return difference_frame(view), ""
+    except UnpairedError as error:
+        return None, str(error)
+
+
+def difference_frame(view: RunView) -> "DataFrame | None":
+    """Each arm compared with its reference, or None if there is nothing to compare. Raises UnpairedError."""
+    if not view.to or all(view.scores[axis].nunique() < 2 for axis in view.to):
+        return None
+    return compare(view.scores, view.to, view.metric, correct=view.correct, axes=view.axes)
+
+
+def are_controls(frame: "DataFrame", view: RunView) -> "list[bool]":
+    """For each row, whether its decoding is a control, but neither a strategy with controls nor the reference."""
+    names = {*view.control_names} - {*view.controls, str(view.to.get("decoding"))}
+    return [name in names for name in frame["decoding"]] if "decoding" in frame else [False] * len(frame)
+
+
+def moves_of(view: RunView, tested: "DataFrame") -> str:
+    """The key of MOVES."""
+    if view.better == "neither":
+        return "neither"
+    return "accuracy" if set(tested["test"]) == {"mcnemar"} else "graded"
+
+
+def _how(tested: "DataFrame", family: str) -> str:
+    """The test, its units and its family."""
+    units = " or ".join(f"{number:,}" for number in sorted(set(tested["clusters"])))
+    holm = f"; Holm over {family} comparisons corrects p and interval. Bold: 0 is outside" if family else ""
+    pairs = sorted(set(tested["pairs"]))
+    each = format_count(pairs[0], "pair") if len(pairs) == 1 else f"{pairs[0]:,} to {pairs[-1]:,} pairs"
+    return f"{describe_tests(tested['test'])}, {units} independent units; {each} of query and seed{holm}."
+
+
+def _what_is_missing(view: RunView, tested: "DataFrame") -> list[str]:
+    dropped = int(tested["dropped_pairs"].sum())
+    return [
+        f"{format_count(dropped, 'pair')} without both scores are left out." if dropped else "",
+        "" if view.of_samples else no_moves_note(view),
+        few_units_note(tested["clusters"]),
+    ]
+
+
+def no_moves_note(view: RunView) -> str:
+    """Why a table has no numbers of samples that move."""
+    return f"no R→W/W→R: {view.metric} is a run-level metric, which does not judge single answers"
+
+
+def describe_tests(tests: Iterable[str]) -> str:
+    """The names of a set of tests. A mix without a name of its own has those of its tests. Raises ValueError."""
+    names = frozenset(tests)
+    if names in TESTS:
+        return TESTS[names]
+    unknown = sorted(one for one in names if frozenset({one}) not in TESTS)
+    if unknown or not names:
+        raise ValueError(f"no words for the tests {unknown} of a comparison; known are {sorted(map(sorted, TESTS))}.")
+    return "; ".join(TESTS[frozenset({one})] for one in sorted(names))
+
+
+def _reference(view: RunView, frame: "DataFrame") -> str:
+    """The reference in words: of `compare`, which may be another one than the view's."""
+    name = ", ".join(dict.fromkeys(frame["reference"]))
+    return describe_arm(view.to) if name == ", ".join(map(str, view.to.values())) else name
