@@ -249,7 +249,7 @@ def test_nothing_is_cut_on_a_desktop_a_phone_and_paper(page, resized, width, med
 
 
 def test_the_first_column_stays_in_sight_when_a_table_scrolls(page, resized):
-    opened = page(queries=6, shots=(0, 2, 4, 8))
+    opened = page(queries=6, shots=(0, 1, 2, 4, 8, 16))
     resized(360)
     moved = opened.execute_script(
         "const box = document.querySelector('#scores .wide'), head = box.querySelector('tbody th');"
