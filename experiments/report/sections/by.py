@@ -27,7 +27,7 @@ def by_sections(view: RunView) -> Iterator[Section]:
     """For each column: the scores of its values, then the effects in each of them."""
     for one in view.by_column:
         if one.view is None:
-            yield Section(f"by-{one.name}", f"By {one.name}", notes=[one.refused])
+            yield Section(f"by-{one.name}", f"By {one.name}", notes=[f"{one.refused[0].upper()}{one.refused[1:]}"])
             continue
         yield _scores(view, one, one.view)
         frame = interactions_frame(one)

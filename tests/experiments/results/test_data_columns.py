@@ -56,7 +56,7 @@ def view(run):
 
 
 def test_scores_by_a_column_are_those_of_the_samples_with_each_value(run, view):
-    by = run.scores(by="category")
+    by = run.scores(by="category", all_axes=True)
     assert set(by["category"]) == {*CATEGORIES, MISSING_VALUE}
     labels = column_values(view.frame, "category", view.axes)
     for category in CATEGORIES:
