@@ -132,7 +132,7 @@ def test_learned_weights_that_are_missing_or_damaged_are_errors_with_a_message(c
         checkpoint_folder()
     assert has_nothing(cache)
     small.LEARNED.unlink()
-    with pytest.raises(ModelError, match=r"the learned weights of 'small' cannot be read .* python -m experiments"):
+    with pytest.raises(ModelError, match=r"the learned weights of 'small' cannot be read .* python -m lab.small"):
         checkpoint_folder()
 
 
