@@ -1,11 +1,14 @@
-"""Pictures of the guides: `python docs/pictures.py` writes docs/images/{pipeline,interval}.svg and {prompt,vcd}.png.
+"""Pictures of the guides: `python docs/pictures.py` writes docs/images/{pipeline,interval}.svg, {prompt,vcd}.png
+and the pictures of the gallery.
 
 Their numbers and images are the toolkit's own: a prompt of the shipped model, its answers before and after noise, and
 intervals of paired scores. prompt.png needs Chromium (`tests/install_browser.sh`).
 """
 
 import base64
+import contextlib
 import io
+import re
 import subprocess
 import tempfile
 from pathlib import Path
@@ -19,10 +22,14 @@ from PIL import ImageChops
 
 import icl
 from decoding.strategies.vcd import VCD
+from experiments.cli.main import main as icl_command
+from experiments.report.page import find_section
+from experiments.results.view_run import view_run
 from experiments.stats.pairs import Pairs, paired_test
 from icl.edits import DiffusionNoise
 
-IMAGES = Path(__file__).parent / "images"
+ROOT = Path(__file__).parents[1]
+IMAGES = ROOT / "docs" / "images"
 STEPS = (200, 500, 700, 999)
 BLUE, DARK = "#3b6ea5", "#1d3a5c"
 BOXES = (
@@ -38,6 +45,9 @@ def main() -> None:
     interval().save(IMAGES / "interval.svg")
     noise_and_contrast().save(IMAGES / "vcd.png", scale_factor=1.5)
     photograph(prompt_html(), IMAGES / "prompt.png")
+    lockstep_costs().save(IMAGES / "gallery" / "contrast_in_vllm.svg")
+    for page in ("does_retrieval_help", "labels_or_images", "task_vector"):
+        thumbnail(page)
 
 
 def pipeline() -> str:
@@ -128,6 +138,30 @@ def noise_and_contrast() -> alt.VConcatChart:
     drawn_images = pictures.properties(width=130, height=110, title=task.queries[number].question)
     chart = alt.vconcat(drawn_images, bars.properties(width=130, height=80)).properties(background="white")
     return chart.configure_view(stroke=None).configure_legend(orient="bottom").configure_title(anchor="middle")
+
+
+def lockstep_costs() -> alt.Chart:
+    """Tokens a second of branches inside vLLM against greedy decoding of as many rows, from lab/bench/VLLM.md."""
+    text = (ROOT / "lab" / "bench" / "VLLM.md").read_text(encoding="utf-8")
+    found = re.findall(r"^\| lockstep, (\d+) branches: tokens a second.*?\| ([\d.]+) \|", text, re.MULTILINE)
+    frame = pd.DataFrame(found, columns=["branches", "speed"]).astype(float)
+    x = alt.X("speed:Q", title="tokens a second / greedy on as many rows", scale=alt.Scale(domain=[0, 1]))
+    bars = alt.Chart(frame).mark_bar(color=BLUE).encode(x=x, y=alt.Y("branches:O", title="branches"))
+    return bars.properties(width=320, height=110, background="white")
+
+
+def thumbnail(page: str) -> None:
+    """The figure of the scores of a page's study, which is run as the page says."""
+    text = (ROOT / "docs" / "gallery" / f"{page}.md").read_text(encoding="utf-8")
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+        for name, study in re.findall(r"^```yaml\n# (\w+\.yaml)\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
+            Path(name).write_text(study, encoding="utf-8")
+        for command in re.findall(r"^    icl ((?:fit|run) .*)", text, re.MULTILINE):
+            assert icl_command(command.split()) == 0, command
+        (run,) = Path("runs").iterdir()
+        figure = find_section(view_run(icl.load_run(run)), "scores").figure
+        assert figure is not None
+        figure.write(IMAGES / "gallery" / page, ["png"], width=4)
 
 
 def data_uri(image: PILImage.Image) -> str:
