@@ -41,6 +41,7 @@ BOXES = (
 
 def main() -> None:
     """Writes all pictures."""
+    (IMAGES / "gallery").mkdir(exist_ok=True)
     (IMAGES / "pipeline.svg").write_text(pipeline(), encoding="utf-8")
     interval().save(IMAGES / "interval.svg")
     noise_and_contrast().save(IMAGES / "vcd.png", scale_factor=1.5)

@@ -178,15 +178,16 @@ def matches_setting(arm: Mapping[str, Any], setting: Mapping[str, Any]) -> bool:
 
 
 def describe_arm(arm: Mapping[str, Any], axes: Sequence[str] | None = None) -> str:
-    """An arm in words, such as 'knn, 4 shots, greedy'. Axes with the value 'none' are left out."""
+    """An arm in words, such as 'knn, 4 shots, greedy'. Values 'none' are left out, unless nothing else is there."""
     words = []
-    for axis in axes if axes is not None else arm:
+    axes = tuple(axes if axes is not None else arm)
+    for axis in axes:
         value = arm[axis]
         if axis == "shots":
             words.append(format_count(value, "shot"))
         elif value != NO_VALUE:
             words.append(str(value))
-    return ", ".join(words)
+    return ", ".join(words or [f"{axis} {NO_VALUE}" for axis in axes])
 
 
 def _plain(value: Any) -> Any:

@@ -61,9 +61,9 @@ def test_scores_and_intervals_are_those_that_the_release_wrote(folder: Path) -> 
 
 def test_a_card_of_the_release_is_compared_with_its_run(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(["verify", "runs/grid", "--samples", "6"])
-    shown = capsys.readouterr().out
-    assert "6 of 6 prompts, 6 of 6 answers" in shown
-    assert "every stored answer has the scores" in shown
+    output = capsys.readouterr().out
+    assert "6 of 6 prompts, 6 of 6 answers" in output
+    assert "every stored answer has the scores" in output
 
 
 def test_a_stopped_run_is_shown_and_continued_only_with_its_own_scoring(

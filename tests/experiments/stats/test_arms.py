@@ -122,6 +122,7 @@ def test_arms_are_named_by_task_shots_and_what_varies() -> None:
     axes = ("model", "task", "shots", "order")
     assert (label_axes(frame, axes), varying_axes(frame, axes)) == (["task", "shots", "order"], ("order",))
     assert describe_arm({"model": "m", "shots": 1, "order": "none"}) == "m, 1 shot"
+    assert describe_arm({"intervene": "none"}) == "intervene none"  # there is always something to read
     assert describe_arm({"model": "m", "shots": 2, "order": "a"}, ("order", "shots")) == "a, 2 shots"
     assert [arm for arm, _ in iter_arms(frame, ())] == [{}]
     assert [(arm, list(rows.index)) for arm, rows in iter_arms(frame, ("order",))] == [
