@@ -114,7 +114,9 @@ def stage(run: Run, folder: Path, images: bool = False) -> dict[str, int]:
     write_json(folder / "card.json", card)
     write_text(folder / "README.md", card_text(card, SAMPLES) + _usage(images))
     columns = [c for c in (*view.axes, *COLUMNS, *view.sample_metrics) if c in view.frame]
-    copied.samples()[columns].to_parquet(folder / SAMPLES, index=False)
+    samples = copied.samples()[columns]
+    samples.attrs.clear()  # pandas would write them into the file, and run-level metrics have no JSON
+    samples.to_parquet(folder / SAMPLES, index=False)
     paths = (path for path in folder.rglob("*") if path.is_file())
     files = {path.relative_to(folder).as_posix(): path.stat().st_size for path in paths if path.name[0] != "."}
     return dict(sorted(files.items(), key=lambda item: ("/" in item[0], item[0])))
