@@ -64,8 +64,8 @@ def formula_block(lines: list[str]) -> str | None:
     rows = [to_latex(line) for line in lines]
     if not any("=" in line for line in lines) or None in rows or _is_prose(lines):
         return None
-    drawn = "\n".join(convert(row, display="block") for row in rows if row)
-    return f'<div class="formula">\n{drawn}\n</div>'
+    equations = "\n".join(convert(row, display="block") for row in rows if row)
+    return f'<div class="formula">\n{equations}\n</div>'
 
 
 def to_latex(line: str) -> str | None:

@@ -96,10 +96,10 @@ def interval() -> alt.LayerChart:
         y=alt.Y("comparison:N", sort=None, title=None, axis=alt.Axis(labelLimit=320))
     )
     x = alt.X("low:Q", title="difference in accuracy, 95 % interval", scale=alt.Scale(domain=[-0.4, 0.4]))
-    bars = base.mark_rule(strokeWidth=3, color=BLUE).encode(x=x, x2="high:Q")
+    chart_bars = base.mark_rule(strokeWidth=3, color=BLUE).encode(x=x, x2="high:Q")
     points = base.mark_point(filled=True, size=90, color=DARK).encode(x="difference:Q")
     zero = alt.Chart(pd.DataFrame({"x": [0]})).mark_rule(strokeDash=[4, 3], color="#888").encode(x="x:Q")
-    return alt.layer(zero, bars, points).properties(width=420, height=110, background="white")
+    return alt.layer(zero, chart_bars, points).properties(width=420, height=110, background="white")
 
 
 def noise_and_contrast() -> alt.VConcatChart:
@@ -116,16 +116,18 @@ def noise_and_contrast() -> alt.VConcatChart:
         clean, noised = model.open(list(VCD(noise_step=step).branches(prompt))).logits
         title = f"noise step {step}"
         pixels = DiffusionNoise(step).apply_to_pixel_values(torch.from_numpy(image)).clamp(-1, 1).numpy()
-        drawn = PILImage.fromarray(np.uint8((pixels + 1) * 127.5))
-        images.append({"step": title, "x": 0, "url": data_uri(drawn)})
+        noised_image = PILImage.fromarray(np.uint8((pixels + 1) * 127.5))
+        images.append({"step": title, "x": 0, "url": data_uri(noised_image)})
         for name, scores in (("image", clean), ("noised image", noised), ("contrast", 2 * clean - noised)):
             for token in clean.topk(2).indices.tolist():
                 row = {"step": title, "from": name, "answer": model.text([token])}
                 answers.append(row | {"probability": float(scores.softmax(-1)[token])})
     column = alt.Column("step:N", sort=None, title=None, header=alt.Header(labelFontSize=13))
     x = alt.X("x:Q", scale=alt.Scale(domain=[-1, 1]), axis=None)
-    pictures = alt.Chart(pd.DataFrame(images)).mark_image(width=110, height=110).encode(x=x, url="url:N", column=column)
-    bars = (
+    image_row = (
+        alt.Chart(pd.DataFrame(images)).mark_image(width=110, height=110).encode(x=x, url="url:N", column=column)
+    )
+    chart_bars = (
         alt.Chart(pd.DataFrame(answers))
         .mark_bar()
         .encode(
@@ -136,19 +138,19 @@ def noise_and_contrast() -> alt.VConcatChart:
             column=alt.Column("step:N", sort=None, title=None, header=alt.Header(labels=False)),
         )
     )
-    drawn_images = pictures.properties(width=130, height=110, title=task.queries[number].question)
-    chart = alt.vconcat(drawn_images, bars.properties(width=130, height=80)).properties(background="white")
+    row = image_row.properties(width=130, height=110, title=task.queries[number].question)
+    chart = alt.vconcat(row, chart_bars.properties(width=130, height=80)).properties(background="white")
     return chart.configure_view(stroke=None).configure_legend(orient="bottom").configure_title(anchor="middle")
 
 
 def lockstep_costs() -> alt.Chart:
     """Tokens a second of branches inside vLLM against greedy decoding of as many rows, from lab/bench/VLLM.md."""
     text = (ROOT / "lab" / "bench" / "VLLM.md").read_text(encoding="utf-8")
-    found = re.findall(r"^\| lockstep, (\d+) branches: tokens a second.*?\| ([\d.]+) \|", text, re.MULTILINE)
-    frame = pd.DataFrame(found, columns=["branches", "speed"]).astype(float)
+    matches = re.findall(r"^\| lockstep, (\d+) branches: tokens a second.*?\| ([\d.]+) \|", text, re.MULTILINE)
+    frame = pd.DataFrame(matches, columns=["branches", "speed"]).astype(float)
     x = alt.X("speed:Q", title="tokens a second / greedy on as many rows", scale=alt.Scale(domain=[0, 1]))
-    bars = alt.Chart(frame).mark_bar(color=BLUE).encode(x=x, y=alt.Y("branches:O", title="branches"))
-    return bars.properties(width=320, height=110, background="white")
+    chart_bars = alt.Chart(frame).mark_bar(color=BLUE).encode(x=x, y=alt.Y("branches:O", title="branches"))
+    return chart_bars.properties(width=320, height=110, background="white")
 
 
 def thumbnail(page: str) -> None:
@@ -180,7 +182,7 @@ def prompt_html() -> str:
 
 
 def photograph(html: str, path: Path) -> None:
-    """A picture of some HTML, cropped to what is drawn."""
+    """A picture of some HTML, cropped to what is noised_image."""
     with tempfile.TemporaryDirectory() as folder:
         page, shot = Path(folder) / "page.html", Path(folder) / "page.png"
         page.write_text(f'<body style="font-family: sans-serif; margin: 12px">{html}</body>', encoding="utf-8")

@@ -81,9 +81,9 @@ def show_slowest(reporter: pytest.TerminalReporter) -> None:
             if name == "cpu_seconds":
                 tests[report.nodeid] += seconds
                 files[report.nodeid.partition("::")[0]] += seconds
-    for kind, seconds, shown in (("tests", tests, 60), ("files", files, 20)):
-        reporter.section(f"the {shown} slowest {kind}, of {sum(seconds.values()):.0f} CPU seconds")
-        for name, used in seconds.most_common(shown):
+    for kind, seconds, number in (("tests", tests, 60), ("files", files, 20)):
+        reporter.section(f"the {number} slowest {kind}, of {sum(seconds.values()):.0f} CPU seconds")
+        for name, used in seconds.most_common(number):
             reporter.line(f"{used:7.1f} s  {name}")
 
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from experiments.config.keys import BASELINE_KEY, DEMONSTRATION_AXES, ClaimSpec
-from experiments.results.data_columns import SampleView
+from experiments.results.data_columns import ScoreView
 from experiments.stats.arm_comparisons import ArmComparison, compare_arms
 from experiments.stats.arms import (
     better_of,
@@ -70,14 +70,14 @@ def declared_claims(info: Mapping[str, Any]) -> list[ClaimSpec]:
     return [ClaimSpec(**node) for node in (info.get("config") or {}).get("claims") or ()]
 
 
-def compare_claims(view: SampleView, level: float = 0.95) -> list[list[ArmComparison]]:
+def compare_claims(view: ScoreView, level: float = 0.95) -> list[list[ArmComparison]]:
     """For each claim of the run its comparisons by task and model, p not corrected."""
     if view.is_sequential:
         return [[] for _ in declared_claims(view.info)]
     return [list(_compare(view, claim, level)) or [_refuse(claim)] for claim in declared_claims(view.info)]
 
 
-def judge_claims(view: SampleView) -> list[JudgedClaim]:
+def judge_claims(view: ScoreView) -> list[JudgedClaim]:
     """The claims of the run with their verdicts, in the order of the file. Empty for a run that is not finished."""
     claims = declared_claims(view.info)
     if not claims or view.is_sequential:
@@ -93,7 +93,7 @@ def judge_claims(view: SampleView) -> list[JudgedClaim]:
     ]
 
 
-def _compare(view: SampleView, claim: ClaimSpec, level: float) -> Iterator[ArmComparison]:
+def _compare(view: ScoreView, claim: ClaimSpec, level: float) -> Iterator[ArmComparison]:
     metric = claim.metric or view.metric
     try:
         arm, other, column = _resolve(view, claim, metric)
@@ -126,7 +126,7 @@ def _refuse(claim: ClaimSpec, reason: str = "no task has both arms with scores")
     return ArmComparison("", _describe(claim.arm), _describe(claim.against), None, refused=reason)
 
 
-def _resolve(view: SampleView, claim: ClaimSpec, metric: str) -> tuple[dict[str, Any], dict[str, Any], str | None]:
+def _resolve(view: ScoreView, claim: ClaimSpec, metric: str) -> tuple[dict[str, Any], dict[str, Any], str | None]:
     """(the arm, the axes in which the other one differs, the column of a baseline). Raises ConfigError if not run."""
     if metric not in view.metrics:
         raise ConfigError(f"the run has no score '{metric}'")

@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from experiments.results.data_columns import SampleView, missing_note, split_view
+from experiments.results.data_columns import ScoreView, missing_note, split_view
 from experiments.stats.arm_comparisons import ArmComparison
 from experiments.stats.arms import (
     MISSING_VALUE,
@@ -236,7 +236,7 @@ class ColumnEffects:
     """
 
     name: str
-    view: SampleView | None
+    view: ScoreView | None
     interactions: Sequence[ArmInteraction] = ()
     refused: str = ""
     note: str = ""
@@ -247,7 +247,7 @@ class ColumnEffects:
         return [] if self.view is None else axis_values(self.view.scores, self.name)
 
 
-def column_effects(view: SampleView, name: str) -> ColumnEffects:
+def column_effects(view: ScoreView, name: str) -> ColumnEffects:
     """The run by a column. A column that does not divide it is not raised."""
     try:
         split = split_view(view, [name])

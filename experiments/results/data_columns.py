@@ -32,7 +32,7 @@ MAX_LISTED = 20
 """The largest number of columns that a message names."""
 
 
-class SampleView(Protocol):
+class ScoreView(Protocol):
     """What columns and claims read of a run; `experiments.results.run_view.RunView` describes the members."""
 
     __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
@@ -61,7 +61,7 @@ class SampleView(Protocol):
     def comparisons(self) -> "dict[Topic, list[ArmComparison]]": ...
 
 
-View = TypeVar("View", bound=SampleView)
+View = TypeVar("View", bound=ScoreView)
 
 
 def declared_columns(info: Mapping[str, Any]) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from experiments.report.section import Column, Section
 from experiments.report.sections.differences import are_controls
 from experiments.results.column_effects import ColumnEffects, interactions_frame, is_significant, macro_averages
-from experiments.results.data_columns import SampleView
+from experiments.results.data_columns import ScoreView
 from experiments.results.run_view import RunView
 from experiments.stats.arms import axis_values, varying_axes
 from experiments.stats.formatting import format_count
@@ -38,7 +38,7 @@ def by_sections(view: RunView) -> Iterator[Section]:
             yield Section(f"effects-{one.name}", f"Effects by {one.name}", notes=[one.refused])
 
 
-def _scores(view: RunView, one: ColumnEffects, split: SampleView) -> Section:
+def _scores(view: RunView, one: ColumnEffects, split: ScoreView) -> Section:
     import pandas as pd
 
     parts = summarize_arms(split.paired_scores, view.metric, [*view.axes, one.name])
@@ -68,7 +68,7 @@ def _scores(view: RunView, one: ColumnEffects, split: SampleView) -> Section:
     )  # fmt: skip
 
 
-def _effects(frame: "DataFrame", one: ColumnEffects, split: SampleView) -> Section:
+def _effects(frame: "DataFrame", one: ColumnEffects, split: ScoreView) -> Section:
     tested = frame[frame["p_corrected"].notna()].copy()
     tested["sure"] = [is_significant(row) for row in tested.to_dict("records")]
     number = int(tested["sure"].sum())

@@ -326,7 +326,7 @@ def test_a_lost_plan_is_not_made_from_another_config(go, tmp_path):
     assert path.read_bytes() == plan
 
 
-def test_two_lost_plans_cannot_be_told_apart(go, tmp_path):
+def test_two_lost_plans_look_alike(go, tmp_path):
     go("a")
     go("a", "grid.shots=[0,1,2,3]")
     plans = sorted((tmp_path / "a" / "t" / "looks").glob("*/plan.json"))
