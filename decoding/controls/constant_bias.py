@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from decoding.arms.fitting import fit_option_bias
 from decoding.base import Strategy, Traits
-from decoding.formulas.constants import constants_like
+from decoding.formulas.masks import constants_like
 from icl.registry import component
 
 if TYPE_CHECKING:

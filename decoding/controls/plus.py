@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 from decoding.arms.inspection import constant_weights
 from decoding.base import StepState, Strategy
 from decoding.controls.base import AllBranchesControl
-from decoding.formulas.constants import constants_like
+from decoding.formulas.masks import constants_like
 from icl.errors import ConfigError
 from icl.registry import NestedComponent, component
 

@@ -2,9 +2,11 @@
 
 A mask is [B, V] bool, True where a token survives. Raw logits and log-probabilities give the same mask, because a
 constant per row cancels. Every mask keeps the best token of each row, so at least one token survives.
+`constants_like` makes constants of a formula a tensor.
 """
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from decoding.formulas.divergences import entropy
@@ -65,3 +67,10 @@ def typical_mask(reference: "Tensor", width: float) -> "Tensor":
     logprobs = reference.log_softmax(-1)
     is_typical: Tensor = (-logprobs - entropy(reference)).abs() <= width
     return is_typical | (reference == reference.amax(-1, keepdim=True))
+
+
+def constants_like(values: Sequence[float], like: "Tensor") -> "Tensor":
+    """[n] with the type and device of another tensor. Filled on the device, so nothing is copied to it."""
+    import torch
+
+    return torch.stack([like.new_full((), value) for value in values])

@@ -20,8 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from decoding.base import Note, Strategy, unit_strength
 from decoding.branch import Branch, BranchesField
-from decoding.formulas.constants import constants_like
-from decoding.formulas.masks import kth_plausibility_mask, typical_mask
+from decoding.formulas.masks import constants_like, kth_plausibility_mask, typical_mask
 from icl.errors import ConfigError
 from icl.registry import Fraction, NonNegative, PositiveInt, component, parameter
 from icl.types import Prompt

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from decoding.arms.fitting import fit_mixture_weights
 from decoding.base import Note, Strategy
-from decoding.formulas.constants import constants_like
+from decoding.formulas.masks import constants_like
 from decoding.prompt_edits import demonstration_windows
 from icl.errors import ConfigError
 from icl.registry import Count, component, parameter
