@@ -1,7 +1,8 @@
 """Makes the view of a run: reads its samples and resolves the metric and the reference of its comparisons."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -37,14 +38,23 @@ from icl.metrics.baselines import BASELINES
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-    from experiments.results.loaded_run import Run
 
 NO_REFERENCE: Mapping[str, Any] = {}
 """The setting of a view whose arms are not compared with each other."""
 
 
+class StoredRun(Protocol):
+    """A run directory, as `experiments.results.loaded_run.Run` reads it."""
+
+    @property
+    def path(self) -> Path: ...
+    @property
+    def trust(self) -> bool: ...
+    def lazy_samples(self) -> "DataFrame": ...
+
+
 def view_run(
-    run: "Run", metric: str | None = None, to: Mapping[str, Any] | None = None, by: Sequence[str] | None = None
+    run: StoredRun, metric: str | None = None, to: Mapping[str, Any] | None = None, by: Sequence[str] | None = None
 ) -> RunView:
     """The view of a run.
 
