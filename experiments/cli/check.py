@@ -103,7 +103,7 @@ def _read(words: list[str]) -> tuple[str, str, list[str]]:
     return kind_with(words[0], "check"), words[0], words[1:]
 
 
-SHIPPED = Path(__file__).parents[1] / "metrics" / "answer_cases.jsonl"
+SHIPPED = Path(__file__).parents[2] / "icl" / "metrics" / "answer_cases.jsonl"
 """Outputs in the styles of current instruct and reasoning models."""
 
 KEYS = {"output": str, "answers": list, "right": bool}

@@ -24,7 +24,7 @@ HEX = "0x" + "f" * 4000
         ),
         (f"{BASE}shots: {HEX}\n", "x.yaml:3: 0xffffffffffffffffff… is too large a number."),
         (f"{BASE}seeds: [{HEX}]\n", "x.yaml:3: 0xffffffffffffffffff… is too large a number."),
-        (f"{BASE}name: {LONG}\n", "x.yaml:3: name: a name has at most 200 characters, not 300."),
+        (f"{BASE}name: {LONG}\n", "x.yaml:3: name: name must have at most 200 characters, not 300."),
     ],
 )
 def test_an_odd_value_is_an_error_with_its_line(icl: ICL, text: str, sentence: str) -> None:
