@@ -593,6 +593,8 @@ def test_worst_and_best_clusters_have_the_mean_cluster_size():
     (stratum,) = strata((ratio([1, 1, 0, 0], [1, 1, 0, 0]), ratio([0, 0, 3, 0], [0, 0, 3, 3])), clusters=[0, 0, 1, 1])
     assert list(stratum.best) == [6, 6]  # two samples a cluster that have a say in either arm, the larger of the arms'
     assert list(stratum.worst) == [0, 6]
+    (stratum,) = strata((ratio([1, 0, 0, 0], [1, 0, 0, 0]), ratio([1, 1, 0, 0], [1, 1, 0, 0])), clusters=[0, 0, 1, 1])
+    assert list(stratum.best) == [2, 2]  # the second sample has a say in the arm alone
 
 
 def test_all_swaps_are_used_up_to_the_limit_of_clusters():
