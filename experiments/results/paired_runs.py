@@ -18,7 +18,7 @@ from experiments.results.invocations import differing_environments
 from experiments.results.run_view import RunView
 from experiments.stats.arms import EQUIVALENCE, NO_VALUE, describe_arm, varying_axes
 from experiments.stats.pairs import UnpairedError
-from experiments.stats.run_statistics import RUN_LEVEL, SAMPLE, RunLevelScores, SharedAttrs, run_level_columns
+from experiments.stats.run_statistics import RUN_LEVEL, SAMPLE, RunLevelColumns, RunLevelScores, run_level_columns
 from experiments.store.store import Store
 from icl.errors import ConfigError, truncate
 from icl.metrics.base import ScoredSample
@@ -131,7 +131,7 @@ def concat_scores(frames: "Sequence[DataFrame]") -> "DataFrame":
     numbers = [frame[SAMPLE] if SAMPLE in frame else np.arange(len(frame)) for frame in frames]
     numbered = [f.assign(**{SAMPLE: own + offset}) for f, own, offset in zip(frames, numbers, offsets, strict=True)]
     joined = pd.concat(numbered, ignore_index=True)
-    joined.attrs = {RUN_LEVEL: SharedAttrs(columns)}
+    joined.attrs = {RUN_LEVEL: RunLevelColumns(columns)}
     return joined
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from experiments.stats.arms import baseline_column
-from experiments.stats.run_statistics import RUN_LEVEL, SAMPLE, RunLevelScores, SharedAttrs, add_run_level
+from experiments.stats.run_statistics import RUN_LEVEL, SAMPLE, RunLevelColumns, RunLevelScores, add_run_level
 from experiments.stats.sample_rows import as_mapping, text_value
 from icl.errors import ConfigError, DataError, ICLError, ICLWarning, StoreError
 from icl.loading import file_code
@@ -60,7 +60,7 @@ def run_level(
         return frame
     cells, unavailable = frame["cell"].factorize()[0], dict[str, str]()
     frame = frame.assign(**{SAMPLE: np.arange(len(frame))})
-    frame.attrs[RUN_LEVEL] = SharedAttrs()
+    frame.attrs[RUN_LEVEL] = RunLevelColumns({})
     for name, node in whole.items():
         if untrusted_run() is not None and ":" in str(node.get("name")):
             warnings.warn(

@@ -6,8 +6,8 @@ pooled settings) is the mean of their statistics, weighted by their numbers of s
 
     frame       The column of the metric has one number per sample, and their mean in a cell is the statistic: scores,
                 if it is a mean of scores (CIDEr), else jackknife pseudo-values, from the statistic without each sample.
-                The column SAMPLE numbers the samples, and `frame.attrs[RUN_LEVEL]` maps the metric to `RunLevelScores`:
-                what the metric reads of each sample.
+                The column SAMPLE numbers the samples, and `frame.attrs[RUN_LEVEL]` has its `RunLevelScores`: what
+                the metric reads of each sample.
     one arm     `estimate_run_statistic`: V is the variance of these numbers over clusters. Proportions (F1, AUC,
                 groups) have Wilson's interval at the effective sample size T (1 - T) / V, with V the variance over
                 clusters (`intervals`; Dean and Pagano 2015). For F1, as F goes to 0 or 1, it approaches Wilson on the
@@ -65,7 +65,7 @@ if TYPE_CHECKING:
 Indices = NDArray[np.intp]
 
 RUN_LEVEL = "run_level"
-"""The key of a frame's `attrs` with the run-level columns: name -> `RunLevelScores`."""
+"""The key of a frame's `attrs` with its `RunLevelColumns`."""
 SAMPLE = "sample:number"
 """The column of a frame with the number of each sample in its `RunLevelScores`. No data have such a column."""
 NO_SPREAD = 1e-9
@@ -142,6 +142,22 @@ class RunLevelScores:
         return statistic
 
 
+class RunLevelColumns(list[str]):
+    """The names of a frame's run-level columns with their scores, which a file of the frame does not have."""
+
+    def __init__(self, scores: Mapping[str, RunLevelScores]) -> None:
+        super().__init__(scores)
+        self.scores = dict(scores)
+
+    def __deepcopy__(self, memo: Any) -> "RunLevelColumns":
+        return self
+
+    def __eq__(self, other: object) -> bool:
+        return self is other  # frames of two runs must not be joined as if they had one list of samples
+
+    __hash__ = None
+
+
 @dataclass(frozen=True, eq=False)
 class Stratum:
     """A pair of cells, one of each arm, on the same samples: the sums of their rows per cluster.
@@ -176,7 +192,9 @@ def add_run_level(frame: "DataFrame", columns: Mapping[str, RunLevelScores]) -> 
     """The frame, which has SAMPLE, with these run-level columns."""
     changed = frame.assign(**{name: scores.numbers()[frame[SAMPLE]] for name, scores in columns.items()})
     if columns:
-        changed.attrs[RUN_LEVEL] = SharedAttrs({**frame.attrs.get(RUN_LEVEL, {}), **columns})
+        before = frame.attrs.get(RUN_LEVEL)
+        scores = before.scores if isinstance(before, RunLevelColumns) else {}
+        changed.attrs[RUN_LEVEL] = RunLevelColumns({**scores, **columns})
     return changed
 
 
@@ -186,16 +204,18 @@ def copy_scores(frame: "DataFrame", names: Mapping[str, str]) -> "DataFrame":
     copied = frame.assign(**{new: frame[old] for new, old in names.items()})
     changed = {new: run_level[old] for new, old in names.items() if old in run_level}
     if run_level:
-        copied.attrs[RUN_LEVEL] = SharedAttrs({**run_level, **changed})
+        copied.attrs[RUN_LEVEL] = RunLevelColumns({**run_level, **changed})
     return copied
 
 
 def run_level_columns(frame: "DataFrame") -> Mapping[str, RunLevelScores]:
     """The run-level columns of a frame."""
-    if SAMPLE in frame and RUN_LEVEL not in frame.attrs:
-        raise ValueError(f"the frame has lost its attrs, which say what the samples of column '{SAMPLE}' are.")
-    columns: Mapping[str, RunLevelScores] = frame.attrs.get(RUN_LEVEL, {})
-    return {name: scores for name, scores in columns.items() if name in frame}
+    columns = frame.attrs.get(RUN_LEVEL)
+    if not isinstance(columns, RunLevelColumns):
+        if SAMPLE in frame:
+            raise ValueError(f"the frame has lost its attrs, which say what the samples of column '{SAMPLE}' are.")
+        return {}
+    return {name: scores for name, scores in columns.scores.items() if name in frame}
 
 
 def is_run_level(frame: "DataFrame", column: str) -> bool:

@@ -12,6 +12,7 @@ from experiments.report.sections.scores import scores_section
 from experiments.results.loaded_run import load_run
 from experiments.results.run_metrics import run_level
 from experiments.results.view_run import view_run
+from experiments.stats.run_statistics import is_run_level
 from icl.errors import ICLWarning, StoreError
 from icl.untrusted import untrusted
 
@@ -46,6 +47,15 @@ def test_a_column_averages_to_the_statistic_of_each_cell(ran: Path) -> None:
         assert len(pairs) == 20
         assert rows["group_accuracy"].mean() == pytest.approx(pairs.mean())
         assert rows["lenient"].isin([0, 1]).all()
+
+
+def test_a_frame_is_written_and_read_without_its_samples(ran: Path, tmp_path: Path) -> None:
+    frame = load_run(ran).samples()
+    frame[["query", "f1", "sample:number"]].to_parquet(tmp_path / "f.parquet")
+    read = pd.read_parquet(tmp_path / "f.parquet")
+    assert read["f1"].tolist() == frame["f1"].tolist()
+    with pytest.raises(ValueError, match="lost its attrs"):
+        is_run_level(read, "f1")
 
 
 def test_the_table_shows_the_mean_over_seeds_and_pairs_the_arms(ran: Path) -> None:

@@ -4,6 +4,7 @@ import itertools
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import stats
 from scipy.stats import rankdata
@@ -278,6 +279,21 @@ def test_effects_in_parts_are_compared_by_the_spread_of_the_statistic(tidied, se
     frame = add_run_level(frame, within_parts(frame, (frame["kind"] == "b").to_numpy().astype(int)))
     (one,) = arm_interactions(frame, "kind", {"decoding": "greedy"}, "m", axes=("decoding",))
     assert (one.interaction.p <= 0.05) == differs
+
+
+def test_parts_of_some_rows_leave_the_other_rows_out(tidied):
+    rows = tidied("f1", [1.0, 1.0, 0.0, 1.0, 1.0, 1.0], golds(3, 3))[:4]
+    numbers = add_run_level(rows, within_parts(rows, np.array([0, 0, 1, 1])))["m"]
+    assert numbers[:2].mean() == pytest.approx(1)
+    assert numbers[2:].mean() == pytest.approx(0)
+
+
+def test_frames_of_two_runs_are_not_joined_as_one(tidied):
+    rows = [tidied("f1", [1.0, 0.0], golds(2, 0), cell=cell) for cell in "cd"]
+    with pytest.raises(ValueError, match="lost its attrs"):
+        estimate_arm(pd.concat(rows), "m")
+    joined = concat_scores(rows)
+    assert estimate_arm(joined, "m").mean == pytest.approx(2 / 3)
 
 
 def test_a_frame_that_lost_its_samples_is_refused(tidied):

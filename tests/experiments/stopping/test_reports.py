@@ -62,7 +62,7 @@ def test_run_level_metrics_are_computed_again_on_these_queries(go, tmp_path, con
     go("a", "stop={looks: 4}")
     view = view_run(load_run(tmp_path / "a" / "t"))
     for _, rows in view.scores.groupby("shots"):
-        scores = rows.attrs["run_level"]["macro_f1"]
+        scores = rows.attrs["run_level"].scores["macro_f1"]
         own = [scores.samples[i] for i in rows["sample:number"]]
         assert rows["macro_f1"].mean() == pytest.approx(scores.metric.run_level(own).statistic)
     assert "no interval" in view.findings[0].numbers
