@@ -12,7 +12,7 @@ from typing import Any
 
 from decoding.arms import inspection
 from decoding.arms.arm import Arm, default_controls, parse_arm
-from experiments.cli.component_page import examples
+from experiments.cli.ls import examples
 from experiments.config.yaml_document import parse_yaml, to_flow_yaml
 from icl.errors import ICLError
 from icl.parameter_docs import ParameterDoc, parameter_docs

@@ -78,7 +78,7 @@ def honest_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "grid": {"shots": [0, 2], "retriever": ["random", "balanced"]},
     }
     icl.run(study, runs=folder, quiet=True)
-    assert main(["card", str(folder / "honest")]) == 0
+    assert main(["report", str(folder / "honest"), "--as", "card"]) == 0
     return folder / "honest"
 
 

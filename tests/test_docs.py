@@ -1,6 +1,5 @@
 """The documentation: files load, commands parse, Python compiles, the tutorial and the answers to questions run."""
 
-import importlib
 import re
 import shlex
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ from lmms_task import installed
 
 from experiments.api import load_run
 from experiments.cli.main import commands, main
+from experiments.cli.parser import parser_of
 from experiments.config.config import load_config
 from experiments.config.shipped import shipped_configs
 from experiments.config.yaml_document import parse_yaml
@@ -88,11 +88,12 @@ def test_every_command_exists_and_takes_its_arguments(page: Path) -> None:
         assert name in commands(), f"no command {name}"
         if not arguments:
             continue
-        module = importlib.import_module(f"experiments.cli.{name.replace('-', '_')}")
-        app = typer.Typer(add_completion=False)
-        app.command()(module.command)
         try:
-            typer.main.get_command(app).make_context(name, [*arguments])
+            command = typer.main.get_command(parser_of(name, "", lambda function: function))
+            if hasattr(command, "resolve_command"):
+                name, command, arguments = command.resolve_command(click.Context(command), arguments)
+            if arguments:
+                command.make_context(name, [*arguments])
         except click.ClickException as error:
             pytest.fail(f"icl {' '.join(words)}: {error.format_message()}")
         if name in ("run", "plan") and arguments[0].islower():
@@ -172,8 +173,9 @@ def test_the_page_on_data_goes_from_files_to_a_table(tmp_path: Path, monkeypatch
     (study,) = (text for text in blocks(page, "yaml") if text.startswith("# own.yaml"))
     (tmp_path / "own.yaml").write_text(study, encoding="utf-8")
     exec(make, {})  # noqa: S102  the page's own text
-    commands = [words for words in block_commands(page) if {"first", "own.yaml", "runs/own"} & set(words)]
-    assert [words[0] for words in commands] == ["new", "plan", "run", "table"]
+    own = {"first", "own.yaml", "runs/own", "data/rows.jsonl"}
+    commands = [words for words in block_commands(page) if own & set(words)]
+    assert [words[0] for words in commands] == ["try", "new", "plan", "run", "show"]
     for words in commands:
         assert main(words) == 0, f"icl {' '.join(words)}"
     assert "options are not in the prompt" not in capsys.readouterr().out

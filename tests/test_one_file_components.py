@@ -244,7 +244,7 @@ def test_no_added_name_exists_before() -> None:
 
 def test_added_files_run_by_name_and_no_other_file_changes(tree: Path) -> None:
     icl(tree, "run", "study.yaml", "--runs", "runs")
-    sample = icl(tree, "show", "runs/added", "--arm", "shots=2,decoding=flat")
+    sample = icl(tree, "show", "runs/added", "sample", "--arm", "shots=2,decoding=flat")
     assert "->" in sample
     assert "answer-length" in sample
     session = json.loads((tree / "runs/added/run.json").read_text())["sessions"][0]

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from experiments.cli.component_page import component_page
+from experiments.cli.ls import component_page
 from icl.registry import entries, resolve
 
 KINDS = ("strategy", "retriever", "reranker", "orderer", "transform", "composer", "metric", "intervention")

@@ -9,13 +9,13 @@ Gao et al., AIM: Let Any Multi-modal Large Language Models Embrace Efficient In-
 A bank has the states h of each demonstration, which is encoded once. The query's prompt is as short as one of text
 alone.
 
-The map (W, b) is made in one of two ways. `icl tune` trains it by the cross-entropy of answers after virtual tokens, as
+The map (W, b) is made in one of two ways. `icl fit` trains it by the cross-entropy of answers after virtual tokens, as
 the paper trains its projection; the model is frozen:
 
     tune: {parameters: vectors, intervene: aim, objective: sft, ...}     distill: towards the demonstrations with images
 
 `icl fit` solves a ridge regression from last-layer states to input embeddings, while demonstrations of the dev split
-are read alone as text. `icl tune` starts with that of its first 64 prompts, or with the map of `fitted`:
+are read alone as text. `icl fit` starts with that of its first 64 prompts, or with the map of `fitted`:
 
     min over W, b of  sum_j |W h_j + b - e_j|^2 + ridge s |W|^2        s: mean squared entry of the centered states,
                                                                        times the number of tokens

@@ -7,12 +7,12 @@ Chen et al., Lightweight In-Context Tuning for Multimodal Unified Models (M2IXT)
     c_i    b_i + sum_j a_ij (W u_j + w)      a_ij = softmax over j of q_i . u_j / sqrt(d)      i = 1, ..., n
     prompt input embeddings c_1, ..., c_n, then the query without demonstrations
 
-`icl tune` trains b, q, W and w on episodes. The model is frozen:
+`icl fit` trains b, q, W and w on episodes. The model is frozen:
 
     tune: {parameters: vectors, intervene: context_vectors, objective: sft, ...}     distill: towards demonstrations
 
 b begins at 0, q at N(0, 1), and W, w at AIM's ridge regression. Controls: `soft: true` trains as many vectors that
-read no demonstration (c = b, a soft prompt); `icl tune --control shuffled` trains on demonstrations that exchange
+read no demonstration (c = b, a soft prompt); `icl fit --control shuffled` trains on demonstrations that exchange
 their answers; `random` has a random module.
 
 A reconstruction from the paper's abstract, which has a module before the model that perceives a window of examples:
@@ -59,7 +59,7 @@ FILLERS = (" a", "\n.", ".\n", "0", "x ", "\n\n")
 @component("intervention", "context_vectors")
 @dataclass(frozen=True)
 class ContextVectors(VirtualTokenMethod):
-    """Demonstrations pooled into a few virtual tokens before the query, by a module that `icl tune` trains.
+    """Demonstrations pooled into a few virtual tokens before the query, by a module that `icl fit` trains.
 
     The prompt needs demonstrations, so shots must be above 0. Control: a random module of equal norm.
     """

@@ -6,11 +6,11 @@ Li et al., M2IV: Towards Efficient and Fine-grained Multimodal In-Context Learni
     every token, without demonstrations:   attention_l += v_l      MLP_l += u_l
     loss over the answer's tokens:         KL(p(. | demonstrations, query) || p_v(. | query)) + w CE of the answer
 
-The first distribution comes from the model without vectors. `icl tune` trains the 2 L vectors, which begin at 0 (off):
+The first distribution comes from the model without vectors. `icl fit` trains the 2 L vectors, which begin at 0 (off):
 
     tune: {parameters: vectors, intervene: m2iv, objective: distill, sft_weight: 1.0, shots: 8, lr: 0.01, ...}
 
-`sft_weight` is w. **Labels alone can explain the gain**: `icl tune --control zero_shot` trains the same vectors on the
+`sft_weight` is w. **Labels alone can explain the gain**: `icl fit --control zero_shot` trains the same vectors on the
 same queries with a teacher that has no demonstrations, and `--control shuffled` with a teacher that sees permuted
 answers. With `sft_weight: 0`, only demonstrations can teach. The control `random` has random vectors of equal norm.
 
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 @component("intervention", "m2iv")
 @dataclass(frozen=True)
 class M2IV(TrainableMethod):
-    """Vectors that are added to what attention and MLP of every layer add, trained by `icl tune`.
+    """Vectors that are added to what attention and MLP of every layer add, trained by `icl fit`.
 
     Control: random vectors of equal norm.
     """

@@ -1,4 +1,4 @@
-"""Base class of methods whose tensors `icl tune` trains (`tune.parameters: vectors`).
+"""Base class of methods whose tensors `icl fit` trains (`tune.parameters: vectors`).
 
     tune: {task: ..., parameters: vectors, intervene: m2iv, objective: distill}
 
@@ -77,7 +77,7 @@ class TrainableMethod(FittedMethod):
     def _how(self) -> str:
         name = class_name(type(self))
         return (
-            f"'{name}' is trained by `icl tune`, with `tune: {{parameters: vectors, intervene: {name}, …}}`. Then name "
+            f"'{name}' is trained by `icl fit`, with `tune: {{parameters: vectors, intervene: {name}, …}}`. Then name "
             f"its file: {{name: {name}, fitted: adapters/NAME/tuned/vectors.safetensors}}."
         )
 

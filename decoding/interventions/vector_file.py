@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 FORMAT = "mm-icl vectors, 1"
 SUFFIX = ".safetensors"
-WRITERS = "`icl fit` and `icl tune`"
-"""The commands that write vectors."""
+WRITER = "`icl fit`"
+"""The command that writes vectors."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,9 +79,9 @@ def find_vector_file(name: str) -> Path:
     path = next((path for path in candidates if path.is_file()), None)
     if path is None:
         searched = ", ".join(str(candidate.parent) for candidate in candidates)
-        raise ConfigError(f"fitted: there is no file {name} (looked in {searched}). {WRITERS} write one.")
+        raise ConfigError(f"fitted: there is no file {name} (looked in {searched}). {WRITER} writes one.")
     if path.suffix != SUFFIX:
-        raise ConfigError(f"fitted: {path} is not a {SUFFIX} file, as {WRITERS} write for interventions.")
+        raise ConfigError(f"fitted: {path} is not a {SUFFIX} file, as {WRITER} writes for interventions.")
     return path
 
 
@@ -109,11 +109,11 @@ def _read(path: Path, modified: int) -> VectorFile:
         )
     except FileNotFoundError as error:
         raise ConfigError(
-            f"fitted: {record_path} is missing. {WRITERS} write it beside {path.name}: copy both files."
+            f"fitted: {record_path} is missing. {WRITER} writes it beside {path.name}: copy both files."
         ) from error
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ConfigError(
-            f"fitted: {record_path} is damaged, or of other origin than {WRITERS} ({type(error).__name__}: {error}). "
+            f"fitted: {record_path} is damaged, or of other origin than {WRITER} ({type(error).__name__}: {error}). "
             f"Copy it again with {path.name}."
         ) from error
     if version != FORMAT:

@@ -1,21 +1,49 @@
-"""Check one component, ours or yours, against the contract of its kind."""
+"""Check a component against the contract of its kind, or a run against its results card."""
 
 import json
+import os
+import secrets
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from experiments.cli.component_kinds import kind_of, kind_with
+from experiments.cli.main import checked_path
+from experiments.cli.options import Quiet, Trust
+from experiments.config.yaml_document import parse_override
+from experiments.results import loaded_run
+from experiments.results.loaded_run import Run
+from experiments.running.judging import collect_verdicts
+from experiments.sharing.card import read_card
+from experiments.sharing.verify import (
+    AGREEMENT,
+    draw_samples,
+    environment_differences,
+    grid_of,
+    problems_of_card,
+    recompute,
+    scored_by_other_rules,
+    wrong_descriptions,
+    wrong_queries,
+    wrong_scores,
+)
+from experiments.stats.agreement import measure_agreement
+from experiments.stats.formatting import format_count
+from experiments.store.imported import IMPORTED, MERGED
+from experiments.terminal.progress import make_progress
 from icl import testing
-from icl.errors import ConfigError, DataError, did_you_mean, strip_control_characters
+from icl.errors import ConfigError, DataError, StoreError, did_you_mean, strip_control_characters
 from icl.metrics.base import Metric
+from icl.metrics.machinery.judge import Judge
 from icl.registry import PACKAGES, build, with_article
+from icl.testing.conformance import metric_probes
 from icl.types import Example, Generation
 
+MAX_LINES = 10
 CHECKS = tuple(kind for kind in PACKAGES if f"check_{kind}" in testing.__all__)
 
 
@@ -23,8 +51,9 @@ def command(
     words: Annotated[
         list[str],
         typer.Argument(
-            metavar="[KIND] NAME [PARAMETERS]",
-            help="a name (knn) or a path (studies/blind.py:Blind), then its parameters (alpha=0.5)",
+            metavar="[KIND] NAME [PARAMETERS] | RUN",
+            help="a name (knn) or a path (studies/blind.py:Blind), then its parameters (alpha=0.5); or a run directory "
+            "with a card, or card.json",
             show_default=False,
         ),
     ],
@@ -32,17 +61,39 @@ def command(
     cases: Annotated[
         str,
         typer.Option(
-            help="compare a metric with the cases of a JSON lines file; `shipped` names the toolkit's own",
+            help="of a metric: compare it with the cases of a JSON lines file; `shipped` names the toolkit's own",
             show_default=False,
         ),
     ] = "",
+    run: Annotated[
+        Path | None, typer.Option(help="of a card: the run directory; by default its folder", show_default=False)
+    ] = None,
+    samples: Annotated[int, typer.Option(help="of a run: samples to compute again; 0 needs no model", min=0)] = 50,
+    seed: Annotated[
+        int | None, typer.Option(help="of a run: seed of the choice of samples; by default a new one", min=0)
+    ] = None,
+    allow: Annotated[int, typer.Option(help="of a run: answers that may differ", min=0)] = 0,
+    trust: Trust = False,
+    quiet: Quiet = False,
 ) -> None:
-    """Prints facts about the component and exits with 0, or prints what is wrong and exits with 1.
+    """A component: prints facts about it and exits with 0, or prints what is wrong and exits with 1.
 
     A line of --cases is {"output": …, "answers": […], "options": […], "right": true}. Prints each case with another
     judgment, then the number of cases that agree. The exit status is 1 if one does not.
+
+    A run: checks the digest of its card (`icl report RUN --as card`), the digest of every sample, and that the samples
+    give the card's scores. Then it scores all stored answers again, computes random samples again with the same cells,
+    and says how many agree. Expected: every prompt agrees. In float32 with the versions and kind of device of the card,
+    every answer agrees. Elsewhere a few may differ, because sums are rounded in another order. Exit status: 0 if
+    everything agrees, 1 if something was edited, a prompt differs, or more answers differ than --allow.
     """
-    from experiments.config.yaml_document import parse_override
+    if len(words) == 1 and (os.path.isdir(words[0]) or words[0].endswith(".json")):
+        _verify(checked_path(words[0]), run, samples, seed, allow=allow, trust=trust, quiet=quiet)
+    else:
+        _check(words, cases)
+
+
+def _check(words: list[str], cases: str) -> None:
 
     kind, name, parameters = _read(words)
     if kind not in CHECKS:
@@ -52,8 +103,6 @@ def command(
         _compare(kind, component, cases)
         return
     if kind == "metric":
-        from icl.testing.conformance import metric_probes
-
         _collect_verdicts(component, list(metric_probes()))
     try:
         facts = getattr(testing, f"check_{kind}")(component)
@@ -67,7 +116,6 @@ def command(
 
 def _compare(kind: str, metric: Any, file: str) -> None:
     """Prints the cases that a metric judges otherwise. Exits with 1 if there are any."""
-    from experiments.stats.agreement import measure_agreement
 
     if kind != "metric":
         raise ConfigError(f"--cases checks a metric against cases, not {with_article(kind)}.")
@@ -82,13 +130,10 @@ def _compare(kind: str, metric: Any, file: str) -> None:
         raise typer.Exit(1)
 
 
-def _collect_verdicts(metric: Any, samples: "Sequence[tuple[Generation, Example]]") -> None:
+def _collect_verdicts(metric: Any, samples: Sequence[tuple[Generation, Example]]) -> None:
     """Asks the model of a judge for the verdicts that it needs. Other metrics need none."""
-    from icl.metrics.machinery.judge import Judge
 
     if isinstance(metric, Judge):
-        from experiments.running.judging import collect_verdicts
-
         requests = [metric.request(generation.text, example) for generation, example in samples]
         collect_verdicts(metric, requests, lambda text: print(text, file=sys.stderr))
 
@@ -101,6 +146,87 @@ def _read(words: list[str]) -> tuple[str, str, list[str]]:
     if kind is None and len(words) > 1 and "=" not in words[1] and ":" not in words[0]:
         raise ConfigError(f"there is no kind of component '{words[0]}'.{did_you_mean(words[0], CHECKS)}")
     return kind_with(words[0], "check"), words[0], words[1:]
+
+
+def _verify(
+    card: Path, run: Path | None, samples: int, seed: int | None, *, allow: int, trust: bool, quiet: bool
+) -> None:
+
+    content = read_card(card)
+    folder = run or (card if card.is_dir() else card.parent)
+    if run is None and not (folder / "run.json").is_file():
+        raise StoreError(f"{folder} has no run.json beside the card. Name the run directory with --run.")
+    loaded = replace(
+        loaded_run.load_run(folder, trust), from_lines=True
+    )  # a cache may have other scores than the lines
+    problems = list(problems_of_card(content, loaded))
+    _print_first("wrong       ", problems)
+    if len(problems) > MAX_LINES:
+        print(f"wrong       {len(problems) - MAX_LINES:,} more of these.")
+    if not problems:
+        total = format_count(content["samples"], "sample")
+        print(f"digests     the card and its {total} are unchanged, and the samples give its scores")
+    if unfinished := content.get("unfinished"):
+        _print(f"unfinished  {unfinished}")
+    origin = next((key for key in (IMPORTED, MERGED) if key in loaded.info), "")
+    if origin and samples:
+        print(f"no samples  were computed again: the run was {origin}, so no config computes them")
+    elif not samples:
+        print("no samples  were computed again, and no stored answer was scored again (--samples 0)")
+    if origin or not samples:
+        _print_unchecked(content.get("failed", 0))
+    agree = origin or not samples or _compute_again(content, loaded, samples, seed, allow=allow, quiet=quiet)
+    if problems or not agree:
+        raise typer.Exit(1)
+
+
+def _compute_again(card: dict[str, Any], run: Run, samples: int, seed: int | None, *, allow: int, quiet: bool) -> bool:
+    """Prints how many samples agree. Returns whether enough do."""
+
+    grid = grid_of(run, card["cells"])
+    queries = [
+        *wrong_descriptions(run, grid),
+        *wrong_queries(run, grid, unfinished=bool(card.get("unfinished"))),
+    ]
+    scores = list(wrong_scores(run, grid))
+    _print_first("wrong       ", queries)
+    _print_first("wrong       ", scores)
+    if scores and (others := scored_by_other_rules(run, grid)):
+        _print(
+            f"scores      of {', '.join(others)} come from a version with other rules, by run.json, which may be why "
+            "they differ. The `icl run` command of the run scores its answers again"
+        )
+    if not scores:
+        print("scores      every stored answer has the scores that the metrics give it")
+    seed = secrets.randbits(32) if seed is None else seed
+    chosen = draw_samples(run, list(card["cells"]), samples, seed)
+    results = recompute(grid, chosen, make_progress(quiet))
+    prompts, answers = sum(one.same_prompt for one in results), sum(one.same_answer for one in results)
+    for one in [one for one in results if not one.same_prompt or not one.same_answer][:MAX_LINES]:
+        _print(f"differs     {one.describe()}")
+    print(f"computed    {format_count(len(results), 'random sample')} again (--seed {seed})")
+    print(f"agree       {prompts:,} of {len(results):,} prompts, {answers:,} of {len(results):,} answers")
+    _print_unchecked(card.get("failed", 0) - sum(bool(one.stored.get("failed")) for one in results))
+    if differences := environment_differences(card):
+        _print(f"here        {differences}")
+    print(AGREEMENT, file=sys.stderr)
+    return not queries and not scores and prompts == len(results) and len(results) - answers <= allow
+
+
+def _print_unchecked(failed: int) -> None:
+    """Says that failed samples were not computed again: any of them may be an answer that somebody marked as failed."""
+
+    if failed > 0:
+        print(f"failed      {format_count(failed, 'failed sample')} {'was' if failed == 1 else 'were'} not checked")
+
+
+def _print_first(head: str, sentences: Sequence[str]) -> None:
+    for sentence in sentences[:MAX_LINES]:
+        _print(f"{head}{sentence}.")
+
+
+def _print(text: str) -> None:
+    print(strip_control_characters(text))
 
 
 SHIPPED = Path(__file__).parents[2] / "icl" / "metrics" / "answer_cases.jsonl"

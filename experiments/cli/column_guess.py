@@ -1,13 +1,13 @@
 """A study of a data set from a look at its columns: names, types, and the values of some rows."""
 
-import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from experiments.config.yaml_document import to_flow_yaml
 from icl.errors import DataError, ICLError
 from icl.tasks.cell_values import parse_list, text_of
 from icl.tasks.columns import ColumnMapping, named_options, options_of, short_columns
@@ -40,19 +40,45 @@ NAMES = {
 }
 """Role -> names of columns that have it, the most likely first."""
 LETTERED = re.compile(r"^(?:(?:option|choice|answer)[_ ]?)?([a-h])$", re.IGNORECASE)
-PLAIN = re.compile(r"[A-Za-z][\w./-]*")
-YAML_WORDS = ("y", "n", "yes", "no", "on", "off", "true", "false", "null")
 
 
 @dataclass
 class Guess:
-    """Keys of the task, with a comment for those that are unsure, and sentences on what was not found."""
+    """Keys of the task, with a comment for those that are unsure, and sentences on what was not found.
 
+    Attributes:
+        path: The data, relative to the folder of the study.
+        names: All columns of the data.
+        shots: Numbers of shots that a small pool allows; None if it allows more, or is not known.
+    """
+
+    path: str
+    names: Sequence[str]
     columns: dict[str, Any] = field(default_factory=dict)
     keys: dict[str, Any] = field(default_factory=dict)
     comments: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     by: list[str] = field(default_factory=list)
+    shots: list[int] | None = None
+
+    @property
+    def task(self) -> dict[str, Any]:
+        return {"name": "hub", "path": self.path, **self.keys, "columns": dict(self.columns)}
+
+    def lines(self, task: Mapping[str, Any]) -> Iterator[str]:
+        """The lines of an experiment file with a task: this one, maybe with other keys."""
+        yield "task:"
+        for key, value in task.items():
+            if key == "columns":
+                yield "  columns:"
+                yield from (self._line(role, column, "    ") for role, column in value.items())
+            else:
+                yield self._line(key, value, "  ")
+
+    def _line(self, key: str, value: Any, indent: str) -> str:
+        guessed = value == {**self.keys, **self.columns}.get(key)
+        comment = f"  # {self.comments[key]}" if guessed and key in self.comments else ""
+        return f"{indent}{key}: {to_flow_yaml(value)}{comment}"
 
 
 def study_of_data(template: str, data: Path, folder: Path) -> tuple[str, list[str]]:
@@ -66,36 +92,40 @@ def study_of_data(template: str, data: Path, folder: Path) -> tuple[str, list[st
     Raises:
         DataError: The data cannot be read.
     """
-    source, split = _opened(data)
-    guess = _guess(source, split, has_train=split != "train" and data.is_dir() and _has_train(data))
-    path: str = os.path.relpath(str(data), str(folder))
-    task = {"name": "hub", "path": path, **guess.keys, "columns": guess.columns}
-    shots = _check(task, data, guess) if "answer" in guess.columns else None
-    lines = ["task:", "  name: hub", f"  path: {_yaml(path)}"]
-    lines += [_line(key, value, guess.comments, "  ") for key, value in guess.keys.items()]
-    lines += ["  columns:", *(_line(role, value, guess.comments, "    ") for role, value in guess.columns.items())]
+    guess = guess_task(data, folder)
+    lines = [*guess.lines(guess.task)]
     if "answer" not in guess.columns:
-        names = ", ".join(map(_yaml, source.columns))
+        names = ", ".join(map(to_flow_yaml, guess.names))
         lines.append(f"    answer:  # write the column of the answers here; there are {names}")
     if guess.by:
-        lines.append(f"# by: {_yaml(guess.by)}  # a table for each value")
+        lines.append(f"# by: {to_flow_yaml(guess.by)}  # a table for each value")
     text = re.sub(r"^task: .*$", lambda _: "\n".join(lines), template, flags=re.MULTILINE)
     if "image" not in guess.columns:
         text = text.replace("{name: knn, by: image}", "{name: knn, by: question}").replace("[greedy, vcd]", "[greedy]")
-    return text if shots is None else text.replace("shots: [0, 4]", f"shots: {shots}"), guess.notes
+    return text.replace("shots: [0, 4]", f"shots: {guess.shots}") if guess.shots else text, guess.notes
+
+
+def guess_task(data: Path, folder: Path) -> Guess:
+    """The task that data are, from a look at names and values of their columns. Raises DataError."""
+    source, split = _opened(data)
+    guess = Guess(os.path.relpath(str(data), str(folder)), source.columns)
+    _guess(guess, source, split, has_train=split != "train" and data.is_dir() and _has_train(data))
+    if "answer" in guess.columns:
+        guess.shots = _check(guess.task, data, guess)
+    return guess
 
 
 def _opened(data: Path) -> tuple[DataSource, str | None]:
     """The data and the split that it is. Raises the first error if it has no split of a usual name."""
     if not data.exists():
-        raise DataError(f"--data: there is no file or folder {data}.")
+        raise DataError(f"there is no file or folder {data}.")
     first: DataError | None = None
     for split in SPLITS if data.is_dir() else SPLITS[:1]:
         try:
             return open_source(str(data.resolve()), None, split), split
         except DataError as error:
             first = first or error
-    raise first or DataError(f"--data: {data} has no split.")
+    raise first or DataError(f"{data} has no split.")
 
 
 def _has_train(folder: Path) -> bool:
@@ -105,9 +135,8 @@ def _has_train(folder: Path) -> bool:
         return False
 
 
-def _guess(source: DataSource, split: str | None, *, has_train: bool) -> Guess:
-    """The map of the columns. has_train: whether a folder also has the split `train`."""
-    guess = Guess()
+def _guess(guess: Guess, source: DataSource, split: str | None, *, has_train: bool) -> None:
+    """Maps the columns. has_train: whether a folder also has the split `train`."""
     rows = source.data.select(range(min(ROWS, len(source))))
     values = {name: [value for value in rows[name] if value is not None] for name in source.columns}
     free = dict.fromkeys(source.columns)
@@ -146,11 +175,10 @@ def _guess(source: DataSource, split: str | None, *, has_train: bool) -> Guess:
         take("question", questions[:1], "guess: each row has a question mark")
     _missing_roles(guess, source, values)
     if "answer" not in guess.columns:
-        return guess
+        return
     _answer_keys(guess, source, rows)
     categories = short_columns(source, ColumnMapping(guess.columns, "?"))
     guess.by = [n for n in categories if n in free and n != SPLIT_COLUMN and 1 < len({*values[n]}) <= MAX_CATEGORIES]
-    return guess
 
 
 def _missing_roles(guess: Guess, source: DataSource, values: dict[str, list[Any]]) -> None:
@@ -158,7 +186,9 @@ def _missing_roles(guess: Guess, source: DataSource, values: dict[str, list[Any]
     if "question" not in guess.columns:
         guess.keys["question"] = "What is this?"
         guess.comments["question"] = "no column has questions: this one is for all rows"
-        guess.notes.append("No column has questions, so every row is asked the same: change `question`.")
+        guess.notes.append(
+            "No column has questions, so every row is asked the same: change `question`, or set `columns.question`."
+        )
     if "answer" not in guess.columns:
         guess.notes.append(f"No column of answers was found among {', '.join(source.columns)}: set `columns.answer`.")
     if "image" not in guess.columns and (named := _named("image", source.columns)) and values[named[0]]:
@@ -167,7 +197,7 @@ def _missing_roles(guess: Guess, source: DataSource, values: dict[str, list[Any]
             "Save the images as files, and name one file, or a list of files, in each row."
         )
     elif "image" not in guess.columns:
-        guess.notes.append("No column has images, so the study asks without images.")
+        guess.notes.append("No column has images, so the study asks without images. Else set `columns.image`.")
     if len(source) < 2:
         guess.notes.append("The data has one row, so no row is left as a demonstration. Add rows.")
 
@@ -184,7 +214,7 @@ def _split_keys(guess: Guess, splits: Sequence[str]) -> None:
     guess.keys["split"] = queries
     if "train" in splits:
         guess.keys["pool_split"] = "train"
-    guess.comments["split"] = f"values of the column: {', '.join(map(_yaml, splits))}"
+    guess.comments["split"] = f"values of the column: {', '.join(map(to_flow_yaml, splits))}"
 
 
 def _answer_keys(guess: Guess, source: DataSource, rows: Any) -> None:
@@ -249,15 +279,3 @@ def _is_image(source: DataSource, name: str, values: Sequence[Any]) -> bool:
 
 def _is_list(value: Any) -> bool:
     return isinstance(value, list | dict) or (isinstance(value, str) and parse_list(value) is not None)
-
-
-def _line(key: str, value: Any, comments: dict[str, str], indent: str) -> str:
-    return f"{indent}{key}: {_yaml(value)}" + (f"  # {comments[key]}" if key in comments else "")
-
-
-def _yaml(value: Any) -> str:
-    if isinstance(value, list):
-        return f"[{', '.join(map(_yaml, value))}]"
-    text = str(value)
-    is_plain = PLAIN.fullmatch(text) and text.lower() not in YAML_WORDS
-    return text if is_plain else json.dumps(text, ensure_ascii=not text.isprintable())

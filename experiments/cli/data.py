@@ -1,14 +1,26 @@
-"""Fetch data that the tasks read from packages of the system: `icl data drawings`."""
+"""Get data: fetch drawings, check what a data set has, or mine pairs that an encoder confuses."""
 
 import json
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 import typer
 
+from experiments.cli.main import checked_path
+from experiments.cli.options import Overrides
+from icl.errors import ConfigError
+from icl.tasks.base import Pool
+from icl.types import Example
+from retrievers.base import Embedder
+from retrievers.machinery.embeddings import open_source
 
-def command(
-    name: Annotated[str, typer.Argument(help="drawings", show_default=False)],
+ROLES, COLUMN = ("question", "image", "answer", "options", "id", "group"), {"group": "pair"}
+
+
+def drawings(
     sets: Annotated[str, typer.Option("--sets", help="of openclipart, tuxpaint, emoji")] = "openclipart,tuxpaint,emoji",
     source: Annotated[
         Path | None,
@@ -20,17 +32,14 @@ def command(
         Path | None, typer.Option("--to", metavar="FOLDER", help="where the drawings go [a folder of the cache]")
     ] = None,
 ) -> None:
-    """Downloads packages by apt-get and npm, without root, and writes cleaned drawings to the cache.
+    """Fetch drawings by apt-get and npm, without root, and write them, cleaned, to the cache.
 
     `icl data drawings` fetches everything (400 MB); `--sets openclipart` public-domain drawings alone (31 MB).
     """
     from experiments.terminal.spinner import spinner
-    from icl.errors import ConfigError, did_you_mean
     from icl.tasks.drawings.install import install_drawings
     from icl.tasks.drawings.table import SOURCES
 
-    if name != "drawings":
-        raise ConfigError(f"there is no data set '{name}'.{did_you_mean(name, ['drawings'])} Data sets: drawings.")
     chosen = [part.strip() for part in sets.split(",") if part.strip()]
     with spinner() as report_progress:
         folder = install_drawings(chosen, source=source, folder=to, report_progress=report_progress)
@@ -41,3 +50,168 @@ def command(
     for package in facts["packages"]:
         other = "" if package.get("as_tested", True) else "   (another version than the one tested)"
         print(f"  {package['package']:26} {package['license']}{other}")
+
+
+def check(
+    data: Annotated[
+        str, typer.Argument(help="a file or folder, or a preset of the task hub, such as pope", show_default=False)
+    ],
+    rows: Annotated[int, typer.Option(min=1, help="the number of queries to read")] = 10,
+) -> None:
+    """Read some queries of your data or of a preset, and say which roles and columns are empty or unused.
+
+    The columns of your own data are guessed, as by `icl new study --data` and `icl try`. Exit status: 1 if a column
+    that is mapped is empty in all rows.
+    """
+    from experiments.cli.column_guess import guess_task
+    from icl.registry import build
+    from icl.tasks.presets import PRESETS
+
+    if not (is_preset := data in PRESETS) and not checked_path(data).exists():
+        raise ConfigError(f"there is no file, folder or preset '{data}'. Presets: {', '.join(PRESETS)}.")
+    guess = None if is_preset else guess_task(Path(data), Path())
+    node = {"name": "hub", "preset": data} if guess is None else guess.task
+    columns = PRESETS[data]["columns"] if guess is None else guess.columns
+    for note in guess.notes if guess else ():
+        print(f"note         {note}")
+    if "answer" not in columns:
+        raise ConfigError("Without answers nothing can be read. Name their column: columns: {answer: COLUMN}.")
+    queries = build("task", {**node, "queries": rows}).queries
+    values_by_role = {
+        "question": [one.question for one in queries], "image": [one.images for one in queries],
+        "options": [one.options for one in queries], "answer": [one.answers for one in queries],
+        "group": [one.group for one in queries],
+    }  # fmt: skip
+    empty = []
+    for role, values in values_by_role.items():
+        count = sum(bool(value) for value in values)
+        names = columns.get(role, "")
+        written = " + ".join(names) if isinstance(names, list | tuple) else str(names)
+        print(f"{role:<12} {count:,} of {len(queries):,} rows{f'   column {written}' if written else ''}")
+        empty += [role] if written and not count else []
+    if guess and (unused := [name for name in guess.names if name not in str([*columns.values()])]):
+        print(f"unused       {', '.join(unused)}")
+    if empty:
+        print(f"empty        {', '.join(empty)}: set `columns`, or leave these roles out.")
+        raise typer.Exit(1)
+
+
+def mine(
+    config: Annotated[Path, typer.Argument(help="an experiment file; its task gives the images", show_default=False)],
+    overrides: Overrides = None,
+    *,
+    out: Annotated[Path, typer.Option(help="the folder to write")] = Path("blind_pairs"),
+    blind: Annotated[str, typer.Option(help="the encoder that confuses them: a name or a YAML mapping")] = "encoder",
+    reference: Annotated[str, typer.Option(help="the encoder that distinguishes them")] = "efficientnet",
+    high: Annotated[float, typer.Option(min=-1, max=1, help="lowest cosine of the blind encoder")] = 0.95,
+    low: Annotated[float, typer.Option(min=-1, max=1, help="highest cosine of the other encoder")] = 0.6,
+    disjoint: Annotated[bool, typer.Option(help="whether an image is in one pair only")] = True,
+) -> None:
+    """Mine pairs of images that one encoder confuses and another one distinguishes, and write them as a task.
+
+    Writes DIR/rows.jsonl and DIR/images: two questions for each pair, as in MMVP (Tong et al., CVPR 2024).
+
+    The last line of the output is the task of these questions. Use the metric group_accuracy: a pair counts if both
+    answers are right. Pairs with equal answers are left out.
+
+    `icl data mine x.yaml --blind encoder --reference efficientnet --out pairs`
+    """
+    from experiments.config.config import load_config
+    from experiments.config.yaml_document import parse_yaml
+    from experiments.grid.grid import expand
+    from experiments.store.store import report_write_errors
+    from icl.registry import build
+
+    examples = {
+        e.id: e for task in expand(load_config(config, overrides or [])).tasks for e in task.queries if e.images
+    }
+    one, other = (
+        build("embedder", parse_yaml(node, flag)[0], flag)
+        for node, flag in ((blind, "--blind"), (reference, "--reference"))
+    )
+    pairs = blind_pairs(list(examples.values()), one, other, high=high, low=low, disjoint=disjoint)
+    pairs = [pair for pair in pairs if pair.one.answer != pair.other.answer]
+    if not pairs:
+        raise ConfigError(
+            f"no pair of the {len(examples):,} images has two answers, a cosine above {high:g} by {blind}, and one "
+            f"below {low:g} by {reference}. Use other bounds (--high, --low)."
+        )
+    lines = []
+    with report_write_errors(out):
+        (out / "images").mkdir(parents=True, exist_ok=True)
+        for number, pair in enumerate(pairs):
+            for place, example in enumerate((pair.one, pair.other)):
+                name = f"{number:05d}-{place}"
+                example.images[0].open().save(out / "images" / f"{name}.png")
+                row = {
+                    "id": name, "pair": str(number), "image": f"images/{name}.png", "question": example.question,
+                    "options": [pair.one.answer, pair.other.answer], "answer": example.answer, "source": example.id,
+                    "blind": pair.blind, "reference": pair.reference,
+                }  # fmt: skip
+                lines.append(json.dumps(row, ensure_ascii=False))
+        (out / "rows.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    print(f"wrote        {len(pairs):,} pairs of {len(examples):,} images to {out}")
+    columns = ", ".join(f"{role}: {COLUMN.get(role, role)}" for role in ROLES)
+    print(f"task:        {{name: hub, path: {out / 'rows.jsonl'}, columns: {{{columns}}}, whole_groups: true}}")
+
+
+# Pairs of images that one encoder confuses and another encoder distinguishes (MMVP, Tong et al., CVPR 2024).
+#
+#     cos(a, b) > high for the blind encoder (CLIP, .95),    cos(a, b) < low for the other one (DINOv2, .6)
+#
+# Both inequalities are strict. All pairs are compared, and the largest difference is first. With `disjoint`, an image
+# is in at most one pair.
+
+BLOCK = 1024
+"""Rows per matrix product. It bounds the memory."""
+
+
+@dataclass(frozen=True)
+class BlindPair:
+    """Two examples whose images are similar only for the blind encoder."""
+
+    one: Example
+    other: Example
+    blind: float  # the blind encoder's cosine
+    reference: float  # the reference encoder's cosine
+
+
+def blind_pairs(
+    examples: Sequence[Example],
+    blind: Embedder,
+    reference: Embedder,
+    *,
+    high: float = 0.95,
+    low: float = 0.6,
+    disjoint: bool = False,
+    cache: str | None = None,
+) -> list[BlindPair]:
+    """Find all blind pairs. Raises ConfigError if `high` is below `low`."""
+    if high < low:
+        raise ConfigError(f"a pair is above {high} for one encoder and below {low} for the other: high is below low.")
+    pool = Pool(tuple(examples))
+    blind_rows, reference_rows = (
+        open_source(embedder, cache, pool).embed_images(examples) for embedder in (blind, reference)
+    )
+    pairs: list[BlindPair] = []
+    for start in range(0, len(examples), BLOCK):
+        cosines = blind_rows[start : start + BLOCK] @ blind_rows.T
+        references = reference_rows[start : start + BLOCK] @ reference_rows.T
+        for i, j in np.argwhere((cosines > high) & (references < low)).tolist():
+            if start + i < j:
+                pairs.append(BlindPair(examples[start + i], examples[j], float(cosines[i, j]), float(references[i, j])))
+    pairs.sort(key=lambda pair: pair.reference - pair.blind)
+    return _disjoint(pairs) if disjoint else pairs
+
+
+def _disjoint(pairs: list[BlindPair]) -> list[BlindPair]:
+    used: set[str] = set()
+    selected = []
+    for pair in pairs:
+        if not {pair.one.id, pair.other.id} & used:
+            used |= {pair.one.id, pair.other.id}
+            selected.append(pair)
+    return selected
+
+
+commands = (drawings, check, mine)

@@ -1,31 +1,51 @@
-"""Fit the parameters of a decoding strategy, or the vectors of an intervention, on a dev split, and write them."""
+"""Fit a strategy or an intervention, or train an adapter, as a file says."""
 
 import shlex
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from experiments.cli.main import INTERRUPTED
+from experiments.cli.options import ConfigFile, Overrides, Quiet, RunsFolder
+from experiments.config.keys import TuningControl
 from icl.errors import ConfigError
 
 if TYPE_CHECKING:
     from experiments.config.config import Config
+    from experiments.tuning.train import TrainingOutcome
 
 
 def command(
-    config: Annotated[
-        Path,
-        typer.Argument(help="experiment file with a decoding or intervention to fit", show_default=False),
-    ],
-    overrides: Annotated[list[str] | None, typer.Argument(help="overrides, such as task.split=dev shots=8")] = None,
+    config: ConfigFile,
+    overrides: Overrides = None,
     *,
-    out: Annotated[Path | None, typer.Option(help="file to write; by default NAME.json or NAME.safetensors")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="file to write; by default NAME.json or NAME.safetensors; of training: adapters/NAME"),
+    ] = None,
     sources: Annotated[
         int | None, typer.Option(help="of an intervention: queries that vectors are made of; by default half", min=1)
     ] = None,
+    control: Annotated[
+        list[TuningControl] | None,
+        typer.Option(help="of training: also train a control: without demonstrations, or shuffled answers"),
+    ] = None,
+    runs: RunsFolder = Path("runs"),
+    figure: Annotated[
+        Path | None, typer.Option(help="of training: draw the losses as PDF, PNG or SVG", show_default=False)
+    ] = None,
+    evaluate: Annotated[bool, typer.Option(help="of training: run the study before and after")] = True,
+    quiet: Quiet = False,
 ) -> None:
-    """The queries of the task are the dev split. All seeds are fitted together, in one setting of every other key.
-    For a file with several settings, the error prints the command that chooses one.
+    """A file with the key `tune` trains an adapter or vectors on episodes with demonstrations, and compares the model
+    before and after. Otherwise the parameters of a strategy, or the vectors of an intervention, are fitted on a dev
+    split.
+
+    Fitting: the queries of the task are the dev split. All seeds are fitted together, in one setting of every other
+    key. For a file with several settings, the error prints the command that chooses one.
 
     `icl fit x.yaml decoding=moicl shots=8 task.split=validation --out weights.json`; if these are axes of the file:
     `icl fit x.yaml 'grid.decoding=[moicl]' 'grid.shots=[8]' …`. Then write `decoding: {name: moicl, fitted:
@@ -35,22 +55,40 @@ def command(
     A file with `intervene: task_vector` fits its vectors: the first half of the queries are sources, the others choose
     layers and heads. `icl fit x.yaml intervene=task_vector shots=8 --out v.safetensors`, then
     `intervene: {name: task_vector, fitted: v.safetensors}` with shots: 0.
+
+    Training: the study of the file is the test. Its retriever, order, transforms and composer make the training prompts
+    of `tune.task`, so that a tuned and an untuned arm differ by the adapter alone. Test images among the training
+    images are refused. `icl fit tune_binding --control zero_shot --control shuffled` trains three adapters in
+    adapters/tune_binding, and runs the study with the base model and each adapter. The same command again continues
+    what was interrupted. `model: {name: hf, adapter: adapters/tune_binding/tuned}` loads the adapter. With
+    `tune.parameters: vectors`, the tensors of an intervention train, as in `icl fit tune_m2iv`.
     """
-    from decoding.arms.arm import Arm
-    from decoding.arms.fitting import write_parameter_file
     from experiments.config.config import load_config
     from experiments.grid.single_setting import SeveralSettingsError
-    from experiments.running.fit import fit, names_intervention
-    from experiments.store.store import report_write_errors
+    from experiments.running.fit import names_intervention
 
     parsed = load_config(config, overrides or [])
+    if parsed.tune is not None:
+        _train(parsed, out, control or [], runs, figure, evaluate=evaluate, quiet=quiet)
+        return
+    if control or figure is not None:
+        raise ConfigError(
+            f"{'--control' if control else '--figure'} needs a file with the key `tune`. {config} has none."
+        )
     try:
-        if names_intervention(parsed):
-            return _fit_vectors(parsed, out, sources)
-        fitted = fit(parsed)
+        (_fit_vectors if names_intervention(parsed) else _fit_strategy)(parsed, out, sources)
     except SeveralSettingsError as error:
         words = ["icl", "fit", str(config), *(overrides or []), *error.overrides, *(["--out", str(out)] if out else [])]
         raise ConfigError(f"{error.reason} This command chooses one of each:\n    {shlex.join(words)}") from error
+
+
+def _fit_strategy(config: "Config", out: Path | None, _: int | None) -> None:
+    from decoding.arms.arm import Arm
+    from decoding.arms.fitting import write_parameter_file
+    from experiments.running.fit import fit
+    from experiments.store.store import report_write_errors
+
+    fitted = fit(config)
     name = str(type(fitted.strategy).component[1])  # type: ignore[attr-defined]
     path = out or Path(f"{name}.json")
     with report_write_errors(path):
@@ -59,7 +97,6 @@ def command(
         print(f"left out     {count:,} samples: {reason}")
     print(f"fitted       {Arm(fitted.strategy).label} on {fitted.samples:,} samples")
     print(f"wrote        {path}   (decoding: {{name: {name}, fitted: {path}}})")
-    return None
 
 
 def _fit_vectors(config: "Config", out: Path | None, sources: int | None) -> None:
@@ -96,3 +133,49 @@ def _fit_vectors(config: "Config", out: Path | None, sources: int | None) -> Non
     chosen = ", ".join(f"{key} {value}" for key, value in fitted.parameters.items())
     print(f"fitted       {name} ({chosen}) on {len(result.record['sources']):,} prompts")
     print(f"wrote        {path}   (intervene: {{name: {name}, fitted: {path}}})")
+
+
+def _train(
+    config: "Config", out: Path | None, controls: Sequence[TuningControl], runs: Path, figure: Path | None,
+    *, evaluate: bool, quiet: bool,
+) -> None:  # fmt: skip
+    """Trains the adapters of a file with `tune`, and runs its study with each of them."""
+    from experiments.cli.run import run_config
+    from experiments.report.figure import check_figure_file
+    from experiments.report.loss_curves import draw_losses
+    from experiments.terminal.spinner import spinner
+    from experiments.tuning.checkpoint import CURVE
+    from experiments.tuning.tune import TUNED, evaluation_config, tune
+
+    folder = out or Path("adapters") / config.name
+    if figure is not None:
+        check_figure_file(figure)
+    try:
+        with spinner() as report_progress:
+            outcomes = tune(config, folder, controls, report_progress)
+        for outcome in outcomes:
+            print(_line(outcome))
+        if figure is not None:
+            draw_losses({outcome.folder.name: outcome.folder / CURVE for outcome in outcomes}, figure)
+            print(f"wrote        {figure}")
+        if evaluate:
+            run_config(evaluation_config(config, outcomes), runs, quiet)
+    except KeyboardInterrupt:
+        print(f"stopped. {_checkpoints(folder, (TUNED, *controls))} Run the same command to continue.", file=sys.stderr)
+        raise typer.Exit(INTERRUPTED) from None
+
+
+def _checkpoints(folder: Path, names: Sequence[str]) -> str:
+    """The step of the last checkpoint of each adapter."""
+    from experiments.tuning.checkpoint import saved_step
+
+    steps = {name: step for name in names if (step := saved_step(folder / name)) is not None}
+    if not steps:
+        return "No checkpoint was written."
+    return f"Last checkpoints in {folder}: {', '.join(f'{name} at step {step:,}' for name, step in steps.items())}."
+
+
+def _line(outcome: "TrainingOutcome") -> str:
+    losses = f"loss {outcome.first_loss:.3f} → {outcome.last_loss:.3f}" if outcome.computed else "nothing to do"
+    speed = f", {outcome.tokens / outcome.seconds:,.0f} tokens/s" if outcome.tokens else ""
+    return f"tuned        {outcome.folder}   {outcome.steps:,} steps, {losses}{speed}"

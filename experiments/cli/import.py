@@ -1,18 +1,26 @@
-"""Import logs of lmms-eval, lm-eval, VLMEvalKit or inspect as a run: intervals, paired tests and the report."""
+"""Make a run from logs of lmms-eval, lm-eval, VLMEvalKit or inspect, or from other runs."""
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, cast, get_args
 
 import typer
 
+from experiments.imports.logs import read_logs
+from experiments.imports.merged_runs import describe_merge, merge_runs
+from experiments.imports.run_of_logs import Axis, write_imported_run
+from experiments.terminal.spinner import spinner
 from icl.errors import ConfigError
 
 
 def command(
     run: Annotated[Path, typer.Argument(help="the run directory to write", show_default=False)],
-    logs: Annotated[
-        list[str], typer.Argument(metavar="NAME=LOG...", help="an arm and its log file or folder", show_default=False)
+    sources: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="NAME=LOG|RUN...", help="an arm and its log file or folder; or run directories", show_default=False
+        ),
     ],
     *,
     axis: Annotated[str, typer.Option(help="what the names are: model or decoding")] = "model",
@@ -23,12 +31,35 @@ def command(
         str, typer.Option(help="a column of the logs that names the cluster of a sample", show_default=False)
     ] = "",
 ) -> None:
-    """Nothing is run again. The first log is the reference of comparisons.
+    """Nothing is run again, and the run has intervals, paired tests and the report. The first log is the reference.
 
     `icl import runs/pope plain=logs/plain vcd=logs/vcd --axis decoding`, then `icl compare runs/pope`
+
+    Run directories are merged into one, which every command reads. Runs of one task must have the same queries and
+    seeds. They stay as they are, and the same command again reads them again.
+
+    `icl import runs/all runs/vcd runs/dola`, then `icl report runs/all`
     """
-    from experiments.imports.logs import read_logs
-    from experiments.imports.run_of_logs import Axis, write_imported_run
+    is_run = [os.path.isfile(os.path.join(source, "run.json")) for source in sources]
+    if all(is_run):
+        _merge(run, [Path(source) for source in sources])
+    elif any(is_run):
+        other = sources[is_run.index(False)]
+        why = "is a log: make a run of the logs first" if "=" in other else "is not a run directory (no run.json)"
+        raise ConfigError(f"{other} {why}. Runs are merged with runs alone.")
+    else:
+        _import_logs(run, sources, axis, metric, group)
+
+
+def _merge(out: Path, runs: list[Path]) -> None:
+
+    with spinner() as report_progress:
+        report_progress("merging", 0, 0)
+        done = merge_runs(out, runs)
+    print(f"{'; '.join(sentence.rstrip('.') for sentence in describe_merge(done))}   {out}")
+
+
+def _import_logs(run: Path, logs: list[str], axis: str, metric: str, group: str) -> None:
 
     if axis not in get_args(Axis):
         raise ConfigError(f"--axis is {' or '.join(get_args(Axis))}, not '{axis}'.")
@@ -36,7 +67,7 @@ def command(
     for one in logs:
         name, sign, path = one.partition("=")
         if not sign or not name or not path:
-            raise ConfigError(f"'{one}' is not NAME=LOG, such as greedy=logs/greedy.")
+            raise ConfigError(f"'{one}' is not NAME=LOG, such as greedy=logs/greedy, and not a run directory.")
         if name in paths:
             raise ConfigError(f"'{name}' is the name of two logs. Give each log a name of its own.")
         paths[name] = Path(path)

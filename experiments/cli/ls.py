@@ -1,7 +1,11 @@
-"""List the components of one kind or of all kinds, or the shipped experiments; show one of them."""
+"""List components, shipped experiments, runs, or the keys of an experiment file; show one of them."""
 
+import inspect
+import json
+import re
 import shutil
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,20 +13,43 @@ from typing import Annotated, Any
 import typer
 
 from experiments.cli.component_kinds import PLURALS, WORDS, kind_of, kind_with
-from experiments.cli.component_page import component_page, hanging_lines
+from experiments.cli.main import checked_path, hanging_lines, print_names
+from experiments.config.keys import COMPONENT_KINDS, LIST_AXES
 from experiments.config.shipped import find_config, shipped_configs, summary
+from experiments.config.yaml_document import to_flow_yaml
 from icl.errors import ConfigError, did_you_mean
-from icl.registry import PACKAGES, ComponentEntry, called_here, entries, resolve
+from icl.parameter_docs import ParameterDoc, parameter_docs
+from icl.registry import PACKAGES, called_here, entries, resolve
+
+PLACES: Mapping[str, str] = {
+    **{kind: f"{key}: {{}}" for key, kind in COMPONENT_KINDS.items()},
+    **{COMPONENT_KINDS[key]: f"{key}: [{{}}]" for key in LIST_AXES},
+    "metric": "metrics: [strict, {}]",
+    "launcher": "launcher: {}",
+    "observer": "observe: [{}]",
+    "embedder": "retriever: {{name: knn, embedder: {}}}",
+    "edit": "decoding: {{name: contrast, branches: [{{change: {}}}]}}",
+}
+"""Where a config has a node of each kind."""
+
+Presets = Mapping[str, Mapping[str, Any]]
+
+WIDEST = 100
+CONFIGS = ("config", "configs")
 
 
 def command(
     kind: Annotated[
         str,
         typer.Argument(
-            help="a kind (retriever, strategies), a key (decoding), a component, or configs; by default all"
+            help="a kind (retriever, strategies), a key (decoding), a component, configs, runs or schema; default: all"
         ),
     ] = "",
-    name: Annotated[str, typer.Argument(help="a component of the kind, or its path, to show")] = "",
+    name: Annotated[
+        str,
+        typer.Argument(help="of a kind: a component, or its path, to show; of runs: the folder of run directories"),
+    ] = "",
+    out: Annotated[Path | None, typer.Option(help="of schema: the file to write it to", show_default=False)] = None,
 ) -> None:
     """`icl ls decoding` lists the decoding strategies, `icl ls decoding vcd` shows one.
 
@@ -30,16 +57,33 @@ def command(
     lines of an experiment file that use it.
 
     `icl ls configs` lists the experiments that `icl run NAME` runs, `icl ls configs quickstart` prints one.
+
+    `icl ls runs` lists the runs of a folder, the latest first: when, how many arms and samples, the state, and the best
+    score, which is the best mean of the metric by which a run is judged, not a test.
+
+    `icl ls schema` prints the JSON schema of an experiment file, with all keys, and all components with their
+    parameters and bounds, for completion and checks in an editor.
     """
     width = shutil.get_terminal_size().columns
+    if out is not None and kind != "schema":
+        raise ConfigError("--out is the file of the schema: icl ls schema --out FILE.")
     if kind in CONFIGS:
-        _print_configs(name, width)
-        return
+        _print_configs(name)
+    elif kind == "runs":
+        _print_runs(checked_path(name or "runs"))
+    elif kind == "schema":
+        _print_schema(out)
+    else:
+        _print_components(kind, name, width)
+
+
+def _print_components(kind: str, name: str, width: int) -> None:
+    """Lists the components of a kind, or of all kinds, or shows one."""
     if not kind:
         for one in PACKAGES:
             print(one)
-            _list(list(entries(one).values()), width)
-        print("\n`icl ls configs` lists the shipped experiments.")
+            print_names({entry.name: entry.summary for entry in entries(one).values()})
+        print("\n`icl ls configs` lists the shipped experiments, `icl ls runs` the runs of a folder.")
         print("`icl ls KIND NAME`, such as `icl ls strategy vcd`, shows one with its parameters.")
         return
     component_kind = kind_of(kind)
@@ -49,7 +93,7 @@ def command(
         named = any(kind in entries(one) for one in PACKAGES) or ":" in kind
         if not named:
             components = [entry for one in PACKAGES for entry in entries(one).values()]
-            candidates = [*WORDS, *(entry.name for entry in components)]
+            candidates = [*WORDS, "configs", "runs", "schema", *(entry.name for entry in components)]
             hint = called_here(kind, components) or f".{did_you_mean(kind, candidates)}"
             raise ConfigError(f"no component or kind of component named '{kind}'{hint} {_KINDS}")
         component_kind, name = kind_with(kind, "ls"), kind
@@ -57,7 +101,7 @@ def command(
         for line in component_page(component_kind, name, width):
             print(line)
         return
-    _list(list(entries(component_kind).values()), width)
+    print_names({entry.name: entry.summary for entry in entries(component_kind).values()})
     if component_kind == "model":
         print("\nThe columns: generate answers; return next-token logits; score whole options;")
         print("run decoding strategies; return hidden states; load adapters; load quantized.")
@@ -71,31 +115,15 @@ def command(
 
 
 _KINDS = f"Kinds: {', '.join(PLURALS)}."
-CONFIGS = ("config", "configs")
 
 
-def _print_configs(name: str, width: int) -> None:
+def _print_configs(name: str) -> None:
     """Prints one shipped experiment file, or lists all of them."""
     if not name:
-        _list_configs(width)
+        print_names({config: summary(path) for config, path in shipped_configs().items()})
         print("\n`icl run NAME` runs one, `icl ls configs NAME` prints its file.")
         return
     print(find_config(Path(name)).read_text(encoding="utf-8"), end="")
-
-
-def _list_configs(width: int) -> None:
-    configs = shipped_configs()
-    longest = max(map(len, configs), default=0)
-    for name, path in configs.items():
-        for line in hanging_lines(f"  {name:<{longest}}  ", summary(path), width):
-            print(line)
-
-
-def _list(components: Sequence[ComponentEntry], width: int) -> None:
-    longest = max((len(entry.name) for entry in components), default=0)
-    for entry in components:
-        for line in hanging_lines(f"  {entry.name:<{longest}}  ", entry.summary, width):
-            print(line)
 
 
 COLUMNS = ("model", "generate", "logits", "score", "strategies", "hidden_states", "adapters", "quantized")
@@ -139,3 +167,139 @@ def _table(rows: list[tuple[str, ...]], width: int) -> Iterator[str]:
     for row in (COLUMNS, *rows):
         head = "".join(f"{cell:<{size}}  " for cell, size in zip(row[:-1], widths, strict=False))
         yield from hanging_lines(f"  {head}", row[-1], width)
+
+
+def _print_runs(folder: Path) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from experiments.results.run_list import list_runs
+    from experiments.terminal.spinner import spinner
+
+    with spinner() as report_progress:
+        report_progress("reading", 0, 0)
+        runs = list_runs(folder)
+    if not runs:
+        print(f"{folder} has no runs.")
+        return
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    for head in ("run", "when", "arms", "samples", "state", "best score"):
+        table.add_column(head, justify="right" if head in ("arms", "samples") else "left", overflow="fold")
+    for run in runs:
+        when = f"{run.time:%Y-%m-%d %H:%M}" if run.time else "–"
+        samples = f"{run.done:,}" if run.done == run.planned else f"{run.done:,} of {run.planned:,}"
+        cells = (str(run.path.name or run.path), when, f"{run.arms:,}", samples, run.state, run.score or "–")
+        table.add_row(*map(Text, cells))
+    Console().print(table)
+    for run in runs:
+        if run.problem:
+            print(f"{run.path}: {run.problem}", file=sys.stderr)
+
+
+def _print_schema(out: Path | None) -> None:
+    from experiments.config.json_schema import experiment_schema
+    from experiments.store.store import write_text
+
+    text = json.dumps(experiment_schema(), indent=2)
+    if out is None:
+        print(text)
+    else:
+        write_text(out, text + "\n")
+        print(f"wrote {out}. In an editor with the YAML language server, begin a file with:")
+        print(f"# yaml-language-server: $schema={out}")
+
+
+def component_page(kind: str, name: str, width: int) -> Iterator[str]:
+    """The lines of the page. Raises ConfigError for an unknown name."""
+    cls = resolve(kind, name)
+    width = min(width, WIDEST)
+    yield f"{kind} {name}"
+    own = inspect.cleandoc(cls.__doc__ or "")
+    module_doc = inspect.getdoc(inspect.getmodule(cls)) or ""
+    first, _, further = own.partition("\n\n")
+    for text in (
+        first,
+        module_doc,
+        further,
+    ):  # description, paper, details
+        if text:
+            yield ""
+            yield from wrap_text(text, width)
+    parameters, presets = parameter_docs(cls), getattr(cls, "presets", {})
+    if parameters:
+        yield ""
+        yield "Parameters"
+        yield from _parameters(parameters, presets, width)
+    if presets:
+        yield ""
+        yield "Presets (explicit parameters override them)"
+        longest = max(map(len, presets))
+        for preset, values in presets.items():
+            line = ", ".join(f"{key}: {to_flow_yaml(value)}" for key, value in values.items())
+            yield from hanging_lines(f"  {preset:<{longest}}  ", line, width)
+    yield ""
+    yield "In an experiment file"
+    for line in examples(kind, name, parameters, presets):
+        yield from hanging_lines("  ", line, width, further="      ")
+    if kind == "strategy":
+        yield from hanging_lines(
+            "  ",
+            "further keys: label; sampling: {temperature: …, top_k: …, top_p: …, min_p: …} or {beams: …, "
+            "length_penalty: …}; if options are scored, normalize: sum, mean or bytes",
+            width,
+        )
+        if hasattr(cls, "needs_labels"):
+            yield from hanging_lines("  ", "fitted: a file that `icl fit` has written, with these parameters", width)
+
+
+def examples(kind: str, name: str, parameters: Sequence[ParameterDoc], presets: Presets) -> Iterator[str]:
+    """Lines of an experiment file with this component: the shortest one, one with all parameters, one with a preset."""
+    place = PLACES[kind]
+    if kind == "embedder" and getattr(resolve(kind, name), "reads", None) == {"text"}:
+        place = place.replace("knn,", "knn, by: question,")
+    needed = {one.key: one.default for one in parameters if one.required}
+    if kind != "edit":  # a branch change of the same name may need more
+        yield place.format(to_flow_yaml({"name": name, **needed}) if needed else to_flow_yaml(name))
+    if len(parameters) > len(needed) or kind == "edit":
+        yield place.format(to_flow_yaml({"name": name, **{one.key: one.default for one in parameters}}))
+    if presets:
+        last, values = [*presets.items()][-1]
+        left = {key: value for key, value in needed.items() if key not in values}
+        yield place.format(to_flow_yaml({"name": name, **left, "preset": last}))
+
+
+_ITEM = re.compile(r"(?m)^(?=\d+\. |- )")
+
+
+def wrap_text(text: str, width: int) -> Iterator[str]:
+    """The text with paragraphs and list items wrapped. Indented lines (formulas, tables) stay if there is room."""
+    for i, block in enumerate(re.split(r"\n\s*\n", text.strip("\n"))):
+        if i:
+            yield ""
+        if _ITEM.match(block):
+            for item in filter(None, _ITEM.split(block)):
+                head = item.split(" ")[0]
+                yield from hanging_lines(f"{head} ", item.removeprefix(head), width)
+        elif block.startswith(" ") or "\n " in block:
+            for line in block.split("\n"):
+                indent = line[: len(line) - len(line.lstrip())]
+                yield from (
+                    [line]
+                    if len(line) <= width
+                    else hanging_lines(indent, re.sub(r" {3,}", "   ", line), width, f"{indent}  ")
+                )
+        else:
+            yield from hanging_lines("", block, width)
+
+
+def _parameters(parameters: Sequence[ParameterDoc], presets: Presets, width: int) -> Iterator[str]:
+    longest = max(len(one.key) for one in parameters)
+    for one in parameters:
+        default = f"default {to_flow_yaml(one.default)}"
+        if one.required:
+            preset = any(one.key in values for values in presets.values())
+            default = "required, here or in a preset" if preset else "required"
+        yield from hanging_lines(f"  {one.key:<{longest}}  ", f"{one.kind}; {default}", width)
+        if one.meaning:
+            yield from hanging_lines(f"  {'':<{longest}}  ", one.meaning, width)

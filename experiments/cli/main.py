@@ -1,11 +1,10 @@
 """The `icl` command: finds the module of a subcommand by name and imports that module alone.
 
-A subcommand is a module of this folder with a typer function `command`. The first line of the module's docstring is
-its line in `icl --help`. A new command is a new file, and `icl --help` imports no command.
+A subcommand is a module of this folder with a typer function `command`, or with several in `commands`, and a name in
+`GROUPS`. The first line of the module's docstring is its line in `icl --help`, which imports no command.
 """
 
 import ast
-import inspect
 import io
 import os
 import shutil
@@ -13,7 +12,7 @@ import sys
 import textwrap
 import traceback
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from functools import wraps
 from pathlib import Path
@@ -23,6 +22,29 @@ from icl import __version__
 from icl.errors import ComponentError, ConfigError, ICLError, ICLWarning, did_you_mean, strip_control_characters
 
 HEAD = "Research on in-context learning with multimodal language models."
+GROUPS = {
+    "Study": ("try", "new", "plan", "run"),
+    "Read": ("show", "compare", "report", "analyze"),
+    "Share": ("push", "import"),
+    "Extend": ("ls", "check", "export"),
+    "Models and data": ("fit", "serve", "data", "doctor"),
+}
+"""The commands in the order of `icl --help`."""
+OLD_COMMANDS = {
+    "card": "icl report RUN --as card",
+    "figures": "icl show RUN scores --as pdf",
+    "leaderboard": "icl report RUN RUN --as leaderboard",
+    "merge": "icl import ALL RUN RUN",
+    "mine": "icl data mine FILE",
+    "runs": "icl ls runs",
+    "schema": "icl ls schema",
+    "simulate": "python -m lab.simulation, in a checkout of the repository",
+    "table": "icl show RUN scores --as latex",
+    "tune": "icl fit FILE",
+    "verify": "icl check RUN",
+    "watch": "icl show RUN --follow",
+}
+"""Commands of earlier versions -> what does their work now."""
 USER_ERROR = 2
 """Exit status of a command that could not start: config, data, plan, store. A run with failed samples ends with 1."""
 INTERRUPTED = 130
@@ -66,7 +88,7 @@ def _main(argv: Sequence[str] | None) -> int:
     words = [word for word in words if word != DEBUG and word not in VERBOSE]
     names = commands()
     if COMPLETION_VARIABLE in os.environ or (words and words[0] in COMPLETION):
-        from experiments.cli.completion import complete
+        from experiments.cli.parser import complete
 
         return complete(words, names)
     if not words or words[0] in ("--help", "-h", "help"):
@@ -76,7 +98,9 @@ def _main(argv: Sequence[str] | None) -> int:
         print(f"mm-icl {__version__}")
         return 0
     if words[0] not in names:
-        print(f"icl: no command named '{words[0]}'.{did_you_mean(words[0], names)} (icl --help)", file=sys.stderr)
+        unknown = f"icl: no command named '{words[0]}'.{did_you_mean(words[0], names)} (icl --help)"
+        now = OLD_COMMANDS.get(words[0])
+        print(f"icl {words[0]} is now: {now}" if now else unknown, file=sys.stderr)
         return USER_ERROR
     # As vLLM's own command does: an engine process that is forked could not use CUDA if anything here had.
     os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
@@ -97,22 +121,16 @@ def _print_trace(sentence: str, trace: str) -> None:
 def commands() -> dict[str, str]:
     """The name and the summary of every command, read without importing it."""
     summaries = {}
-    for path in sorted(Path(__file__).parent.glob("*.py")):
-        text = path.read_text(encoding="utf-8")
-        if "\ndef command(" in text:
-            summary = (ast.get_docstring(ast.parse(text)) or "").split("\n")[0]
-            summaries[path.stem.replace("_", "-")] = summary
+    for name in (name for group in GROUPS.values() for name in group):
+        text = Path(__file__).with_name(f"{name}.py").read_text(encoding="utf-8")
+        summaries[name] = (ast.get_docstring(ast.parse(text)) or "").split("\n")[0]
     return summaries
 
 
 def _call(name: str, words: list[str], debug: bool, verbosity: int) -> int:
-    import importlib
-
     default_format = warnings.formatwarning
     try:
-        import typer
-
-        from experiments.cli.command_line import CommandLine
+        from experiments.cli.parser import parser_of
         from experiments.terminal.log_handler import verbose_logging
         from icl import user_errors
 
@@ -121,13 +139,7 @@ def _call(name: str, words: list[str], debug: bool, verbosity: int) -> int:
             if issubclass(category, ICLWarning)
             else default_format(message, category, *more)
         )
-        module = importlib.import_module(f"experiments.cli.{name.replace('-', '_')}")
-        app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
-        app.command(
-            cls=CommandLine,
-            help=f"{module.__doc__}\n\n{inspect.cleandoc(module.command.__doc__ or '')}",
-            epilog=COMMON_OPTIONS,
-        )(_report_interrupt(module.command))
+        app = parser_of(name, COMMON_OPTIONS, _report_interrupt)
         tracebacks = user_errors.collect_tracebacks(_print_trace) if debug else nullcontext()
         with verbose_logging(verbosity), tracebacks, user_errors.convert_user_errors():
             app(args=words, prog_name=f"icl {name}")
@@ -148,7 +160,9 @@ def _report_interrupt(command: Callable[..., None]) -> Callable[..., None]:
     def wrapped(*args: Any, **kwargs: Any) -> None:
         try:
             for value in kwargs.values():
-                _check_paths(value if isinstance(value, list) else [value])
+                for path in value if isinstance(value, list) else [value]:
+                    if isinstance(path, Path):
+                        checked_path(path)
             command(*args, **kwargs)
             sys.stdout.flush()
         except KeyboardInterrupt:
@@ -162,15 +176,15 @@ def _report_interrupt(command: Callable[..., None]) -> Callable[..., None]:
     return wrapped
 
 
-def _check_paths(values: Sequence[Any]) -> None:
-    """Raises ConfigError for a path that no file can have, such as one with a name of more than 255 bytes."""
-    for path in (value for value in values if isinstance(value, Path)):
-        try:
-            os.stat(path)
-        except (FileNotFoundError, NotADirectoryError, PermissionError):
-            continue
-        except OSError as error:
-            raise ConfigError(f"{path} cannot be a path: {error.strerror}.") from error
+def checked_path(path: str | Path) -> Path:
+    """The path. Raises ConfigError if no file can have it, such as one with a name of more than 255 bytes."""
+    try:
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        pass
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path} cannot be a path: {getattr(error, 'strerror', error)}.") from error
+    return Path(path)
 
 
 def _end_output() -> int:
@@ -180,19 +194,33 @@ def _end_output() -> int:
 
 
 def _help() -> str:
-    summaries = commands()
-    width = max(map(len, summaries), default=0)
-    lines = "\n".join(_folded(f"  {name:<{width}}  ", summary) for name, summary in summaries.items())
-    end = "\n".join(
-        _folded("", text) for text in ("`icl COMMAND --help` explains a command.", COMMON_OPTIONS, COMPLETION_HELP)
-    )
-    return f"Usage: icl COMMAND [ARGUMENTS]\n\n{HEAD}\n\nCommands:\n{lines}\n\n{end}"
+    summaries, width = commands(), shutil.get_terminal_size().columns
+    longest = max(map(len, summaries))
+    lines = [f"Usage: icl COMMAND [ARGUMENTS]\n\n{HEAD}"]
+    for group, names in GROUPS.items():
+        lines += ["", group]
+        for name in names:
+            lines += hanging_lines(f"  {name:<{longest}}  ", summaries[name], width)
+    lines.append("")
+    for text in ("`icl COMMAND --help` explains a command.", COMMON_OPTIONS, COMPLETION_HELP):
+        lines += hanging_lines("", text, width)
+    return "\n".join(lines)
 
 
-def _folded(head: str, text: str) -> str:
-    """The text wrapped to the terminal, with later lines indented under its first word."""
-    columns = shutil.get_terminal_size().columns
-    return textwrap.fill(text, columns, initial_indent=head, subsequent_indent=" " * len(head), break_on_hyphens=False)
+def print_names(summaries: Mapping[str, str]) -> None:
+    """Prints names with what they stand for."""
+    longest, width = max(map(len, summaries), default=0), shutil.get_terminal_size().columns
+    for name, summary in summaries.items():
+        print(*hanging_lines(f"  {name:<{longest}}  ", summary, width), sep="\n")
+
+
+def hanging_lines(head: str, text: str, width: int, further: str | None = None) -> list[str]:
+    """The text wrapped, with later lines indented under its first word."""
+    below = " " * len(head) if further is None else further
+    text = " ".join(text.split())
+    return textwrap.wrap(
+        text, width, initial_indent=head, subsequent_indent=below, break_on_hyphens=False, break_long_words=False
+    ) or [head.rstrip()]
 
 
 if __name__ == "__main__":

@@ -59,7 +59,7 @@ def command(
     if kind == "study":
         print(f"  what it costs  icl plan {path}\n  run it         icl run {path}")
     else:
-        from experiments.cli.component_page import PLACES
+        from experiments.cli.ls import PLACES
 
         use = USES_WITH_REFERENCE.get(kind, PLACES[kind]).format(component)
         print(f"  check it       icl check {kind} {component}\n  in a study     {use}")

@@ -1,4 +1,4 @@
-"""Show what an experiment file costs and what its arms share, without loading the model."""
+"""Say what a study costs and which differences it could find; loads no model."""
 
 import os
 import shutil
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from experiments.cli.completion import complete_config
+from experiments.cli.options import ConfigFile, Limit, Overrides, RunsFolder
 from icl.errors import StoreError
 
 if TYPE_CHECKING:
@@ -17,14 +17,9 @@ if TYPE_CHECKING:
 
 
 def command(
-    file: Annotated[
-        Path,
-        typer.Argument(
-            help="a YAML file, or a name of `icl ls configs`", show_default=False, autocompletion=complete_config
-        ),
-    ],
-    overrides: Annotated[list[str] | None, typer.Argument(help="dotted keys, such as grid.shots=[0,4]")] = None,
-    runs: Annotated[Path, typer.Option(help="the folder of run directories")] = Path("runs"),
+    file: ConfigFile,
+    overrides: Overrides = None,
+    runs: RunsFolder = Path("runs"),
     pilot: Annotated[
         Path | None,
         typer.Option(help="with `stop`: an earlier run, for how often arms differ"),
@@ -37,10 +32,7 @@ def command(
         ),
     ] = None,
     *,
-    limit: Annotated[
-        int | None,
-        typer.Option(min=1, help="the first N queries of each task, as icl run --limit N", show_default=False),
-    ] = None,
+    limit: Limit = None,
     time: Annotated[
         bool,
         typer.Option("--time", help="estimate the time of the run from a pilot of at most two minutes on this machine"),

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from experiments.cli.trust_option import Trust
+from experiments.cli.options import Trust
 from icl.errors import ConfigError
 
 MAX_LISTED = 40

@@ -1,4 +1,4 @@
-"""Run an experiment file: compute missing samples, then print the table and write the report."""
+"""Run a study: compute what is missing, print the answer, write the report."""
 
 import os
 import sys
@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from experiments.cli.completion import complete_config
 from experiments.cli.main import INTERRUPTED
+from experiments.cli.options import ConfigFile, Limit, Overrides, Quiet, RunsFolder
 from icl.errors import ConfigError, ICLError, StoreError, strip_control_characters
 
 if TYPE_CHECKING:
@@ -18,20 +18,13 @@ if TYPE_CHECKING:
 
 
 def command(
-    file: Annotated[
-        Path,
-        typer.Argument(
-            help="a YAML file, or a name of `icl ls configs`", show_default=False, autocompletion=complete_config
-        ),
-    ],
-    overrides: Annotated[list[str] | None, typer.Argument(help="dotted keys, such as grid.shots=[0,4]")] = None,
-    runs: Annotated[Path, typer.Option(help="the folder of run directories")] = Path("runs"),
-    quiet: Annotated[bool, typer.Option("--quiet", help="no progress, no table")] = False,
+    file: ConfigFile,
+    overrides: Overrides = None,
+    runs: RunsFolder = Path("runs"),
+    quiet: Quiet = False,
     fork: Annotated[bool, typer.Option("--fork", help="start a new run in the next free folder")] = False,
     *,
-    limit: Annotated[
-        int | None, typer.Option(min=1, help="the first N queries of each task, in this process", show_default=False)
-    ] = None,
+    limit: Limit = None,
     shard: Annotated[
         str, typer.Option(metavar="I/N", help="part I of N, beside other processes in the same folder")
     ] = "",
@@ -125,7 +118,7 @@ def _print_note(text: str) -> None:
 def _print_jobs(folder: Path, jobs: tuple[str, ...]) -> None:
     """Prints the names of the jobs and the next command."""
     print(f"submitted    {len(jobs)} job{'s' * (len(jobs) > 1)}: {', '.join(jobs)}   {folder}")
-    print(f"`icl watch {folder}` shows their progress. After they have ended, run the same command to print the table.")
+    print(f"`icl show {folder} --follow` shows their progress. After they have ended, run the same command again.")
 
 
 def _show_results(folder: Path, quiet: bool, observation: "Observation") -> None:

@@ -333,7 +333,7 @@ class ExperimentKeys(FileKeys):
     claims: tuple[ClaimSpec, ...] = ()  # claims of papers that the report tests
     published: tuple[PublishedSpec, ...] = ()  # published numbers that the report sets beside those of the run
     stop: Stop = None  # 'when_decided', or the rule's keys: ends each comparison when it is decided
-    tune: TuneSpec | None = None  # how `icl tune` trains an adapter; `icl run` ignores it
+    tune: TuneSpec | None = None  # how `icl fit` trains an adapter; `icl run` ignores it
     launcher: Launcher = DEFAULT_LAUNCHER  # starts the workers
     observe: Observers = ()  # trackers that receive the settings, scores and tables, such as [mlflow, wandb]
 

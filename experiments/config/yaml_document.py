@@ -143,7 +143,7 @@ def to_flow_yaml(value: Any) -> str:
         return f"[{', '.join(map(to_flow_yaml, value))}]"
     if isinstance(value, str) and re.fullmatch(r"[A-Za-z<]([\w<>…./ -]*[\w>…./-])?", value) and value not in _WORDS:
         return value
-    return json.dumps(value, ensure_ascii=False)
+    return json.dumps(value, ensure_ascii=isinstance(value, str) and not value.isprintable())
 
 
 _WORDS = ("null", "true", "false", "yes", "no", "on", "off")

@@ -111,7 +111,7 @@ def find_earlier_launch(
     remedy = f", or end them first ({cancel})." if cancel else ", or use another name."
     raise StoreError(
         f"{store.folder} is being run by {len(live)} workers of {_name(launch)} since {launch.since} (jobs {names}). "
-        f"Wait for them (icl watch {store.folder}){remedy}"
+        f"Wait for them (icl show {store.folder} --follow){remedy}"
     )
 
 

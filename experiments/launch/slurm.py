@@ -267,8 +267,9 @@ class SlurmJobs:
 
     def detach(self) -> str:
         return (
-            f"the jobs continue ({', '.join(_array_jobs(self.jobs.values()))}): icl watch {self.launch.folder} shows "
-            f"their progress, the same command follows them again, {self.cancel_command} ends them."
+            f"the jobs continue ({', '.join(_array_jobs(self.jobs.values()))}): "
+            f"icl show {self.launch.folder} --follow shows their progress, the same command follows them again, "
+            f"{self.cancel_command} ends them."
         )
 
     def _status(self, job: str, task: int, has_answered: bool) -> WorkerStatus:

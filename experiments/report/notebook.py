@@ -65,7 +65,7 @@ class SampleView:
 
 
 def find_sample(run: "Run", query: str, arm: Mapping[str, str], seed: int | None) -> SampleView:
-    """The sample that `icl show RUN QUERY --arm ...` prints. Without a query it is an informative one.
+    """The sample that `icl show RUN sample QUERY --arm ...` prints. Without a query it is an informative one.
 
     Raises:
         ICLError: As `icl show`.

@@ -181,7 +181,7 @@ def _nearest(key: tuple[str, ...], arms: tuple[_Arms, _Arms], names: tuple[str, 
     mine = describe_arm(arms[1][key].labels, axes) or NO_VALUE
     raise ConfigError(
         f"{names[1]} has the arm '{mine}', and several arms of {names[0]} are equally near to it: {listed}. It is not "
-        "clear which to compare: `icl merge ALL RUN RUN` makes one run of both, and `icl compare ALL --to AXIS=VALUE` "
+        "clear which to compare: `icl import ALL RUN RUN` makes one run of both, and `icl compare ALL --to AXIS=VALUE` "
         "chooses the reference."
     )
 

@@ -48,7 +48,7 @@ CONTROL_COLUMNS = ("subject", "decoding", "role", "of", "verdict")
 MAX_FINDINGS = 40
 CELL_NAME = re.compile(r"[0-9a-f]{1,64}")
 """The digest of a cell, which is the name of its folder. Another name may be a path that leads out of the run."""
-REMEDY = "Write it again with `icl card RUN`."
+REMEDY = "Write it again with `icl report RUN --as card`."
 
 
 class _CellShape(BaseModel):
@@ -70,7 +70,7 @@ class _EnvironmentShape(BaseModel):
 
 
 class CardShape(BaseModel):
-    """The shape of card.json, as far as `icl verify` reads it."""
+    """The shape of card.json, as far as `icl check` reads it."""
 
     model_config = ConfigDict(strict=True, extra="allow")
 
@@ -128,11 +128,11 @@ def read_card(path: Path) -> dict[str, Any]:
     file = path / "card.json" if path.is_dir() else path
     if file.suffix != ".json":
         raise StoreError(f"{file} is not a card. Name the file card.json, or the run directory that has it.")
-    card = read_mapping(file, "Restore it, or write it again with `icl card RUN`.")
+    card = read_mapping(file, "Restore it, or write it again with `icl report RUN --as card`.")
     if card is None:
-        raise StoreError(f"{file} does not exist. `icl card RUN` writes it.")
+        raise StoreError(f"{file} does not exist. `icl report RUN --as card` writes it.")
     if "card" not in card:
-        raise StoreError(f"{file} is not a results card. `icl card RUN` writes one.")
+        raise StoreError(f"{file} is not a results card. `icl report RUN --as card` writes one.")
     if card["card"] != CARD_FORMAT:
         raise StoreError(
             f"{file} has card format {excerpt(card['card'])}; this version reads {CARD_FORMAT}. Update mm-icl."

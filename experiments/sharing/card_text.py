@@ -68,7 +68,7 @@ def _body(card: Mapping[str, Any]) -> Iterator[str]:
     yield from _table(("queries", "pool", "cells"), data)
     yield "card.json has a digest for the samples of each cell. Its own digest is"
     yield f"`{card['digest']}`. To check it in a copy of the run directory, and to compute 50 of its samples again:"
-    yield from ("", "    icl verify card.json")
+    yield from ("", "    icl check card.json")
 
 
 def describe(environment: Mapping[str, Any]) -> str:

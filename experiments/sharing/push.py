@@ -161,7 +161,7 @@ def _usage(images: bool) -> str:
     sentences = [
         f"`{SAMPLES}` has one row per sample.",
         "`report.html` shows them, `tables/` has the numbers.",
-        "The rest is the run directory: `icl report`, `icl compare` and `icl verify --samples 0` read a copy of it.",
+        "The rest is the run directory: `icl report`, `icl compare` and `icl check --samples 0` read a copy of it.",
         *([] if images else ["The images of the data are not here: their license may not allow it."]),
     ]
     return "\n".join(["", "## Files", "", *sentences, ""])

@@ -28,7 +28,7 @@ def changed_since_merge(folder: Path, info: Mapping[str, Any]) -> str:
     ]
     if not changed:
         return ""
-    return f"{', '.join(changed)} changed since the merge. Run `icl merge` again to read the new samples."
+    return f"{', '.join(changed)} changed since the merge. Run `icl import` again to read the new samples."
 
 
 def refuse_imported(folder: Path, info: Mapping[str, Any]) -> None:
@@ -45,6 +45,6 @@ def refuse_imported(folder: Path, info: Mapping[str, Any]) -> None:
         )
     if MERGED in info:
         raise StoreError(
-            f"{folder} was merged from other runs (`icl merge`): no config computes its samples. Run one of those, or "
+            f"{folder} was merged from other runs (`icl import`): no config computes its samples. Run one of those, or "
             "use another name."
         )

@@ -1,1 +1,1 @@
-"""Training of adapters on episodes that the project's own retrievers and composers make (`icl tune`)."""
+"""Training of adapters on episodes that the project's own retrievers and composers make (`icl fit`)."""

@@ -143,7 +143,7 @@ def _backward(
     total = torch.zeros((), device=model.engine.runner.device)
     for start in range(0, len(episodes), spec.rows):
         with report_out_of_memory(
-            f"icl tune: a forward pass with tune.rows: {spec.rows}", "fewer rows, fewer shots or a larger device"
+            f"icl fit: a forward pass with tune.rows: {spec.rows}", "fewer rows, fewer shots or a larger device"
         ):
             with torch.random.fork_rng(enabled=spec.dropout > 0):
                 if spec.dropout > 0:
@@ -175,6 +175,6 @@ def _check(value: Tensor, what: str, step: int, saved: int | None, folder: Path)
         return
     left = "No adapter was written" if saved is None else f"The adapter in {folder} is that of step {saved}"
     raise ModelError(
-        f"icl tune: the {what} after {step} {'step' if step == 1 else 'steps'} is {float(value)}. {left}. Lower "
+        f"icl fit: the {what} after {step} {'step' if step == 1 else 'steps'} is {float(value)}. {left}. Lower "
         f"tune.lr or raise tune.warmup, with another --out. The losses are in {folder / CURVE}."
     )

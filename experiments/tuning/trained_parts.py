@@ -1,4 +1,4 @@
-"""What `icl tune` trains: parameters inside a loaded model, or tensors of an intervention beside it.
+"""What `icl fit` trains: parameters inside a loaded model, or tensors of an intervention beside it.
 
     lora        LoRA matrices (Hu et al., ICLR 2022) in linear modules of the decoder. Features of images are cached, so
                 the vision tower cannot learn
@@ -87,7 +87,7 @@ class TrainedAdapter(TrainedPart):
             from peft import LoraConfig, get_peft_model
         except ImportError as error:
             raise ModelError(
-                "icl tune: this needs the package peft, which is not installed (pip install 'mm-icl[adapters]')."
+                "icl fit: this needs the package peft, which is not installed (pip install 'mm-icl[adapters]')."
             ) from error
         self.config = LoraConfig(**self._settings(model, spec))
         with torch.random.fork_rng(), warnings.catch_warnings():

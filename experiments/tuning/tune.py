@@ -133,7 +133,7 @@ def training_cell(config: Config, spec: TuneSpec, control: str | None) -> Cell:
     """The one cell whose prompts are the training episodes. Raises ConfigError if the file has several settings."""
     if "model" in config.zip:
         raise ConfigError(
-            f"{config.where('zip', 'model')}: icl tune compares the base model with its adapters, so the model cannot "
+            f"{config.where('zip', 'model')}: icl fit compares the base model with its adapters, so the model cannot "
             "be zipped with other axes. Write one model with the key model."
         )
     grid: dict[str, Any] = {}

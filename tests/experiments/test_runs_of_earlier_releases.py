@@ -60,7 +60,7 @@ def test_scores_and_intervals_are_those_that_the_release_wrote(folder: Path) -> 
 
 
 def test_a_card_of_the_release_is_compared_with_its_run(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    main(["verify", "runs/grid", "--samples", "6"])
+    main(["check", "runs/grid", "--samples", "6"])
     output = capsys.readouterr().out
     assert "6 of 6 prompts, 6 of 6 answers" in output
     assert "every stored answer has the scores" in output

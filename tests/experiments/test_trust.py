@@ -51,14 +51,14 @@ def received(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.filterwarnings("ignore::icl.errors.ICLWarning")
 @pytest.mark.parametrize(
     "words",
-    [("report",), ("compare", "--to", "retriever=random"), ("show",), ("analyze", "vote"), ("show", "--prompt")],
+    [("report",), ("compare", "--to", "retriever=random"), ("show",), ("analyze", "vote"), ("show", "prompt")],
 )
 def test_commands_that_read_a_run_import_nothing_of_it(
     received: Path, words: tuple[str, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:
     main([words[0], str(received), *words[1:]])
     assert not Path("stolen").exists()
-    if words == ("show", "--prompt"):
+    if words == ("show", "prompt"):
         assert "the code best.py:Best is not imported without --trust" in capsys.readouterr().err
 
 

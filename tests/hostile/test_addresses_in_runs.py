@@ -51,7 +51,7 @@ def received(request: pytest.FixtureRequest, server: Server, tmp_path: Path, mon
     if request.param == "axis":
         study["grid"]["model.url"] = [server.url]
     folder = icl.run(study, runs=tmp_path, quiet=True).path
-    assert main(["card", str(folder)]) == 0
+    assert main(["report", str(folder), "--as", "card"]) == 0
     assert any(SECRET in str(headers) for headers in server.headers)
     forget(server)
     return folder
@@ -60,13 +60,13 @@ def received(request: pytest.FixtureRequest, server: Server, tmp_path: Path, mon
 @pytest.mark.parametrize(
     "words",
     [
-        ("verify",),
+        ("check",),
         ("analyze", "influence"),
         ("analyze", "information_flow"),
         ("analyze", "pool_coverage"),
-        ("show", "--prompt"),
+        ("show", "prompt"),
         ("report",),
-        ("card", "--out", "card"),
+        ("report", "--as", "card", "--out", "card"),
     ],
     ids=" ".join,
 )
@@ -80,14 +80,14 @@ def test_a_command_that_reads_a_run_contacts_no_address_of_it(
 
 @pytest.mark.parametrize("received", ["model", "axis"], indirect=True)
 def test_verify_contacts_the_address_with_trust(received: Path, server: Server) -> None:
-    main(["verify", str(received), "--quiet", "--trust"])
+    main(["check", str(received), "--quiet", "--trust"])
     assert any(SECRET in str(headers) for headers in server.headers)
 
 
 def test_the_prompt_of_a_remote_model_is_shown_without_trust(
     received: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["show", str(received), "--prompt"]) == 0
+    assert main(["show", str(received), "prompt"]) == 0
     assert "query.image[0]" in capsys.readouterr().out
 
 

@@ -150,31 +150,30 @@ BUILDING = [
 """The analyses that build components of the run."""
 WORDS: Mapping[str, Sequence[Sequence[str]]] = {
     "analyze": [[name] for name in BUILDING],
-    "card": [["--out", "out/card"]],
+    "check": [[], ["--samples", "0"]],
     "compare": [["--to", "retriever=random"]],
-    "figures": [[]],
-    "leaderboard": [["--out", "out/board.html"]],
-    "merge": [[]],
-    "report": [[]],
-    "runs": [[]],
-    "show": [[], ["--prompt"], ["--prompt", "--arm", "shots=2"]],
-    "table": [[]],
-    "verify": [[], ["--samples", "0"]],
-    "watch": [["--once"]],
+    "import": [[]],
+    "ls": [[]],
+    "report": [[], ["--as", "card", "--out", "out/card"], ["--as", "leaderboard", "--out", "out/board"]],
+    "show": [
+        *([], ["scores", "--as", "pdf"], ["sample"], ["failed"], ["progress"]),
+        *(["prompt"], ["prompt", "--arm", "shots=2"]),
+    ],
 }
 """The words after the run directory, for each command that reads one."""
-OWN_FILES = {"run", "tune", "plan", "import", "push"}
-"""These take an experiment file or logs; `push` is tested in test_push.py."""
+OWN_FILES = {"run", "fit", "plan", "try", "push"}
+"""These take an experiment file or data; `push` is tested in test_push.py."""
 
 
 def reading_commands() -> set[str]:
     """The commands whose help names a run directory."""
     reading = set()
     for name in commands():
-        command = importlib.import_module(f"experiments.cli.{name.replace('-', '_')}").command
-        for one in inspect.signature(command, eval_str=True).parameters.values():
-            marks = getattr(one.annotation, "__metadata__", ())
-            reading |= {name} if any("run director" in str(getattr(mark, "help", "")) for mark in marks) else set()
+        module = importlib.import_module(f"experiments.cli.{name}")
+        for command in getattr(module, "commands", None) or [module.command]:
+            for one in inspect.signature(command, eval_str=True).parameters.values():
+                marks = getattr(one.annotation, "__metadata__", ())
+                reading |= {name} if any("run director" in str(getattr(mark, "help", "")) for mark in marks) else set()
     return reading
 
 
@@ -220,7 +219,7 @@ def test_a_command_that_reads_a_run_runs_no_code_of_it(
 ) -> None:
     folder = str(poison(received))
     for words in WORDS[command]:
-        run = ["merged", folder, str(honest_run)] if command == "merge" else [folder]
+        run = {"import": ["merged", folder, str(honest_run)], "ls": ["runs", folder]}.get(command, [folder])
         main([command, *run, *words])
         assert not marker.ran(), words
 

@@ -107,7 +107,7 @@ def test_a_report_shows_no_image_from_outside_the_run(
     (folder / "images" / "abcdef.png").symlink_to(tmp_path / "private.png")
     assert main(["report", str(folder)]) == 0
     assert secret not in (folder / "report.html").read_text()
-    assert main(["merge", str(tmp_path / "merged"), str(folder), str(honest_run)]) == 0
+    assert main(["import", str(tmp_path / "merged"), str(folder), str(honest_run)]) == 0
     assert not (tmp_path / "merged" / "images" / "abcdef.png").exists()
 
 
@@ -118,9 +118,8 @@ def test_a_report_shows_no_image_from_outside_the_run(
         ("tables", ("report",)),
         ("tables/scores.csv", ("report",)),
         ("figures", ("report",)),
-        ("figures/print", ("figures",)),
-        ("figures/print/existence-random.svg", ("figures",)),
-        ("card.md", ("card",)),
+        ("figures/scores.svg", ("report",)),
+        ("card.md", ("report", "--as", "card")),
         ("analyses", ("analyze", "vote")),
     ],
 )
@@ -150,7 +149,7 @@ def test_the_temporary_file_of_a_command_is_not_a_link_of_somebody_else(received
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no pipes of this kind")
-@pytest.mark.parametrize("words", [("report",), ("runs",), ("table",), ("watch", "--once")])
+@pytest.mark.parametrize("words", [("report",), ("ls", "runs"), ("show", "scores"), ("show", "progress")])
 def test_a_pipe_in_the_place_of_samples_does_not_stop_a_command(words: tuple[str, ...], received: Receive) -> None:
     folder = received()
     cell = next((folder / "cells").iterdir())
@@ -159,7 +158,7 @@ def test_a_pipe_in_the_place_of_samples_does_not_stop_a_command(words: tuple[str
     (cell / ".samples.parquet").unlink(missing_ok=True)
     os.mkfifo(cell / ".samples.parquet")
     with time_limit(60):
-        assert main([words[0], str(folder), *words[1:]]) == 0
+        assert main(["ls", "runs", str(folder)] if words[0] == "ls" else [words[0], str(folder), *words[1:]]) == 0
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no pipes of this kind")
@@ -172,7 +171,7 @@ def test_a_pipe_in_the_place_of_a_file_does_not_stop_a_command(
     path.unlink()
     os.mkfifo(path)
     with time_limit(60):
-        assert main(["verify", str(folder)]) == 2
+        assert main(["check", str(folder)]) == 2
     assert str(path) in capsys.readouterr().err
 
 
@@ -184,8 +183,8 @@ def test_folders_and_images_of_odd_names_do_not_stop_a_command(received: Receive
     for path in folder.glob("cells/*/0.jsonl"):
         lines = [json.loads(line) | {"images": ["a" * 400, "\0"]} for line in path.read_text().splitlines()]
         path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    for words in (("report",), ("show",), ("runs",)):
-        assert main([words[0], str(folder), *words[1:]]) == 0
+    for words in ("report FOLDER", "show FOLDER", "show FOLDER sample", "ls runs FOLDER"):
+        assert main(words.replace("FOLDER", str(folder)).split()) == 0
 
 
 def test_a_text_that_is_a_formula_is_a_text_in_a_csv_file() -> None:
@@ -204,10 +203,10 @@ def test_the_tables_of_a_run_have_no_formula_and_no_markup(tmp_path: Path, capsy
     assert any("'=cmd" in text for text in tables)
     assert not any(line.startswith("=") or ",=" in line for text in tables for line in text.splitlines())
     capsys.readouterr()
-    for form in ("--csv", "--markdown"):
-        assert main(["table", str(folder), form]) == 0
+    for form in ("csv", "markdown"):
+        assert main(["show", str(folder), "scores", "--as", form]) == 0
         text = capsys.readouterr().out
-        assert (form, "\n=cmd" in text, form == "--markdown" and "<img" in text) == (form, False, False)
+        assert (form, "\n=cmd" in text, form == "markdown" and "<img" in text) == (form, False, False)
     assert markdown_text("<img>&a|b") == "&lt;img&gt;&amp;a\\|b"
 
 

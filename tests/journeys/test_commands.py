@@ -82,4 +82,4 @@ def test_a_data_file_of_ones_own_runs_with_components_of_ones_own(folder: Path) 
     (folder / "colors.yaml").write_text(OWN_DATA, encoding="utf-8")
     done = call(folder, "icl", "run", "colors.yaml")
     assert "0 failed" in done
-    assert "TokenF1" in call(folder, "icl", "table", "runs/colors", "--metric", "TokenF1")
+    assert "TokenF1" in call(folder, "icl", "show", "runs/colors", "scores", "--metric", "TokenF1")

@@ -103,8 +103,8 @@ def test_components_of_the_script_compute_every_sample(folder: Path, first: str)
 
 def test_the_commands_read_the_run_or_say_that_its_code_is_in_the_script(folder: Path, first: str) -> None:
     call(folder, "icl", "report", "runs/study", "--trust")
-    call(folder, "icl", "card", "runs/study")
-    output = call(folder, "icl", "verify", "runs/study", "--trust", status=2)
+    call(folder, "icl", "report", "runs/study", "--as", "card")
+    output = call(folder, "icl", "check", "runs/study", "--trust", status=2)
     assert "samples are unchanged" in output
     assert "Sharper was defined in a script or a notebook, where no other process finds it." in output
 

@@ -8,7 +8,7 @@ import pytest
 
 from experiments.analyses import embedding_space as diagnostics
 from experiments.analyses.embedding_space import alignment, diagnose, hubness, modality_gap, near_duplicates, uniformity
-from experiments.cli.mine import blind_pairs
+from experiments.cli.data import blind_pairs
 from icl.errors import ConfigError, PlanError
 from icl.tasks.base import Pool
 from retrievers.base import normalize_rows

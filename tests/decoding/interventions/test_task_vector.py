@@ -126,7 +126,7 @@ def test_option_scores_are_those_of_the_edited_prompt(hf: HF, fitted: Path) -> N
 
 
 def test_a_file_must_be_complete_and_of_the_method(fitted: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"no file missing\.safetensors .* `icl fit` and `icl tune` write one"):
+    with pytest.raises(ConfigError, match=r"no file missing\.safetensors .* `icl fit` writes one"):
         build("intervention", {"name": "task_vector", "fitted": "missing.safetensors"})
     lonely = tmp_path / "v.safetensors"
     lonely.write_bytes(fitted.read_bytes())

@@ -92,7 +92,7 @@ def test_the_table_has_each_layer_and_span_of_the_first_queries(ran: Callable[..
     assert np.allclose(table.groupby("layer")[["attention", "tokens"]].sum(), 1, atol=1e-4)
     assert set(table["n"]) == {6}
     figure = tmp_path / "x.svg"
-    assert main(["analyze", str(view.path), "attention", "--queries", "2", "--figure", str(figure)]) == 0
+    assert main(["analyze", str(view.path), "attention", "--queries", "2", "--as", "svg", "--out", str(figure)]) == 0
     assert "query images" in figure.read_text()
 
 

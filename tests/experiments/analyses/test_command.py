@@ -23,8 +23,9 @@ def test_every_analysis_is_listed_with_a_line(capsys: pytest.CaptureFixture[str]
 
 def test_an_analysis_is_printed_and_written(ran: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     view = ran(model="fake-copy", shots=3)
-    assert main(["analyze", str(view.path), "copying", "--csv", str(tmp_path / "c.csv"), "--metric", "strict"]) == 0
+    assert main(["analyze", str(view.path), "copying", "--metric", "strict"]) == 0
     output = capsys.readouterr().out
+    assert main(["show", str(view.path), "copying", "--as", "csv", "--out", str(tmp_path / "c.csv")]) == 0
     assert "Answers copied from demonstrations" in output
     assert "1.000" in output
     assert (tmp_path / "c.csv").read_text().startswith("task,shots,place,copied,")

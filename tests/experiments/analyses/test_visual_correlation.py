@@ -128,14 +128,14 @@ def test_the_command_limits_queries_and_draws_the_figure(
     ran: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = str(ran(model=READER, shots=1, seeds=[0]).path)
-    options = ["--queries", "2", "--figure", str(tmp_path / "f.svg"), "--trust"]
+    options = ["--queries", "2", "--as", "svg", "--out", str(tmp_path / "f.svg"), "--trust"]
     assert main(["analyze", path, "visual_correlation", *options]) == 0
     assert (tmp_path / "f.svg").read_text().startswith("<?xml")
     assert main(["analyze", path, "copying", "--queries", "2"]) == 2
-    assert main(["analyze", path, "copying", "--figure", str(tmp_path / "f.svg")]) == 2
+    assert main(["analyze", path, "copying", "--as", "svg", "--out", str(tmp_path / "f.svg")]) == 2
     errors = capsys.readouterr().err
     assert "--queries: 'copying' reads the stored samples of all queries" in errors
-    assert "--figure: 'copying' has a table and no figure" in errors
+    assert "'copying' has no figure" in errors
 
 
 SCORES = torch.tensor([[0.0, 9.0, 2.0, 3.0], [5.0, 7.0, -2.0, 8.0]])

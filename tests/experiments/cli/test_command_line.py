@@ -16,8 +16,8 @@ ICL = Callable[..., Any]
         (("plan", "x.yaml", "--max-new-tokens", "8"), "is written without dashes: max_new_tokens=8\n"),
         (("run", "x.yaml", "--tasks", "pope"), "is written without dashes: task=pope\n"),
         (("run", "x.yaml", "--metrics"), "is written without dashes: metrics=…\n"),
-        (("table", "runs/x", "--format", "latex"), "No such option: --format (Possible options: --latex)\n"),
-        (("table", "runs/x", "--format=csv"), "No such option: --format (Possible options: --csv)\n"),
+        (("compare", "runs/x", "--format", "latex"), "No such option: --format. Did you mean --as latex?\n"),
+        (("show", "runs/x", "--format=csv"), "No such option: --format. Did you mean --as csv?\n"),
         (("run", "x.yaml", "--quite"), "No such option: --quite (Possible options: --quiet)\n"),
     ],
 )

@@ -33,7 +33,8 @@ def _completions(folder: Path, *words: str) -> list[str]:
         (("icl", "plan", "papers/v"), ["papers/vcd", "papers/vl_icl"]),
         (("icl", "run", "mi"), ["mine.yaml", "mixed/"]),
         (("icl", "run", "mine.yaml", "--l"), ["--limit"]),
-        (("icl", "table", "--la"), ["--latex"]),
+        (("icl", "show", "--fo"), ["--follow"]),
+        (("icl", "data", "d"), ["drawings"]),
     ],
 )
 def test_the_shell_completes_commands_experiments_and_options(
@@ -62,7 +63,7 @@ def test_the_completion_is_installed_for_a_shell(tmp_path: Path) -> None:
         assert subprocess.run([bash, "-n", str(script)], check=True).returncode == 0
 
 
-@pytest.mark.parametrize("words", [("ls",), ("schema",), ("--help",), ("ls", "strategy", "vcd")])
+@pytest.mark.parametrize("words", [("ls",), ("ls", "schema"), ("--help",), ("ls", "strategy", "vcd")])
 def test_a_reader_that_ends_early_ends_the_command_without_a_word(words: tuple[str, ...]) -> None:
     """As `icl ls | head -1`: the status is that of a Unix tool whose pipe is broken."""
     read, write = os.pipe()

@@ -20,19 +20,22 @@ def test_every_command_that_reads_a_run_reads_imported_logs(icl: Callable[..., A
     assert "left out the metric 'pope_f1'" in done.err
     compared = icl("compare", "runs/pope")
     assert compared.status == 0
-    assert "6/0" in compared.out
+    assert "hot against greedy" in compared.out
+    row = dict(
+        zip(*(line.split(",") for line in icl("compare", "runs/pope", "--as", "csv").out.splitlines()), strict=True)
+    )
+    assert (row["right_to_wrong"], row["wrong_to_right"]) == ("6", "0")
     assert icl("report", "runs/pope").status == 0
     assert Path("runs/pope/report.html").stat().st_size > 10_000
-    detail = icl("show", "runs/pope", "pope_mini-0")
+    detail = icl("show", "runs/pope", "sample", "pope_mini-0")
     assert (detail.status, "Is there a 0?" in detail.out) == (0, True)
     assert icl("analyze", "runs/pope", "answer_forms").status == 0
-    assert icl("table", "runs/pope").status == 0
+    assert icl("show", "runs/pope", "scores").status == 0
 
 
 def test_the_only_compared_arm_has_its_name_in_the_table(icl: Callable[..., Any], logs: tuple[str, str]) -> None:
     icl("import", "runs/pope", *logs)
-    lines = [line.split() for line in icl("compare", "runs/pope").out.splitlines()]
-    assert [words[:2] for words in lines[1:3]] == [["model", "score"], ["hot", ".500"]]
+    assert icl("compare", "runs/pope").out.splitlines()[0] == "hot against greedy: exact"
 
 
 @pytest.mark.parametrize("path", ["runs/pope", "runs/pope/run.json"])

@@ -25,7 +25,7 @@ def test_help_lists_every_command_with_its_line_within_the_terminal(icl: ICL, mo
     output = icl("--help")
     assert output.status == 0
     assert all(len(line) <= 80 for line in output.out.splitlines())
-    assert {"run", "plan", "ls", "schema", "check"} <= set(commands())
+    assert {"run", "plan", "ls", "try", "check"} <= set(commands())
     assert all(f"  {name}" in output.out for name in commands())
     assert all(line in " ".join(output.out.split()) for line in commands().values())
 
@@ -63,7 +63,7 @@ def test_the_version_is_printed(icl: ICL) -> None:
     assert icl("--version").out.startswith("mm-icl 0.")
 
 
-@pytest.mark.parametrize("command", ["run", "plan", "ls", "schema", "check", "watch"])
+@pytest.mark.parametrize("command", ["run", "plan", "ls", "try", "check", "show"])
 def test_every_command_has_a_help_page(icl: ICL, command: str) -> None:
     output = icl(command, "--help")
     assert output.status == 0
@@ -73,7 +73,7 @@ def test_every_command_has_a_help_page(icl: ICL, command: str) -> None:
 def test_schema_is_json_with_every_key_and_component(icl: ICL, tmp_path: Path) -> None:
     from experiments.config.keys import KEYS
 
-    assert icl("schema", "--out", "icl.json").status == 0
+    assert icl("ls", "schema", "--out", "icl.json").status == 0
     schema = json.loads((tmp_path / "icl.json").read_text())
     assert set(schema["properties"]) == set(KEYS)
     named, bare = schema["properties"]["launcher"]["anyOf"]

@@ -1,4 +1,4 @@
-"""`icl mine` writes blind pairs as a task that the printed node loads."""
+"""`icl data mine` writes blind pairs as a task that the printed node loads."""
 
 import re
 from pathlib import Path
@@ -36,8 +36,8 @@ def config(tmp_path: Path) -> Path:
 def test_the_pairs_are_images_that_only_the_other_encoder_distinguishes(
     config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ["mine", str(config), "--out", str(tmp_path / "pairs"), "--blind", "histogram", "--reference", "pixels",
-             "--high", "0.99", "--low", "0.9"]  # fmt: skip
+    words = ["data", "mine", str(config), "--out", str(tmp_path / "pairs"), "--blind", "histogram",
+             "--reference", "pixels", "--high", "0.99", "--low", "0.9"]  # fmt: skip
     assert main(words) == 0
     printed = capsys.readouterr().out
     assert "wrote        3 pairs of 6 images" in printed
@@ -58,7 +58,17 @@ def test_the_pairs_are_images_that_only_the_other_encoder_distinguishes(
 def test_bounds_that_no_pair_meets_and_a_wrong_encoder_are_sentences(
     config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ["mine", str(config), "--out", str(tmp_path / "pairs"), "--blind", "pixels", "--reference", "pixels"]
+    words = [
+        "data",
+        "mine",
+        str(config),
+        "--out",
+        str(tmp_path / "pairs"),
+        "--blind",
+        "pixels",
+        "--reference",
+        "pixels",
+    ]
     assert main(words) != 0
     assert "no pair of the 6 images has two answers" in capsys.readouterr().err
     assert not (tmp_path / "pairs").exists()

@@ -51,7 +51,7 @@ def test_an_endless_file_is_no_experiment(icl: ICL) -> None:
 
 @pytest.mark.parametrize("out", ["no/such/folder/icl.json", ".", ""])
 def test_a_schema_that_cannot_be_written_is_an_error(icl: ICL, out: str) -> None:
-    output = icl("schema", "--out", out)
+    output = icl("ls", "schema", "--out", out)
     assert output.status == 2
     assert "cannot be written: " in output.err
 
@@ -67,14 +67,16 @@ def test_a_schema_that_cannot_be_written_is_an_error(icl: ICL, out: str) -> None
         ("report", LONG),
         ("compare", LONG),
         ("show", LONG),
-        ("show", LONG, "--prompt"),
-        ("watch", LONG),
+        ("show", LONG, "prompt"),
+        ("show", LONG, "--follow"),
         ("analyze", LONG, "copying"),
         ("check", "metric", f"{LONG}.py:Mine"),
         ("check", "metric", "lenient", "--cases", LONG),
-        ("verify", LONG),
-        ("runs", LONG),
-        ("figures", LONG),
+        ("check", f"{LONG}/card.json"),
+        ("ls", "runs", LONG),
+        ("show", LONG, "scores", "--as", "pdf"),
+        ("try", LONG, "--model", "tiny"),
+        ("data", "check", LONG),
         ("import", LONG, "greedy=x"),
         ("import", "run", f"greedy={LONG}"),
         ("export", "custom_generate", "vcd", "--to", LONG),
@@ -133,8 +135,8 @@ def test_a_run_file_of_a_wrong_shape_is_an_error(icl: ICL, written: Any, damage:
     run = written(queries=2, tasks=["shapes"], shots=[0], seeds=[0])
     file = run.path / "run.json"
     file.write_text(damage if isinstance(damage, str) else json.dumps({**json.loads(file.read_text()), **damage}))
-    for command in ("report", "compare", "show", "watch"):
-        output = icl(command, str(run.path))
+    for command, *more in (["report"], ["compare"], ["show"], ["show", "progress"]):
+        output = icl(command, str(run.path), *more)
         assert output.status == 2
         assert output.err.startswith(f"{file} is damaged")
         assert output.err.count("\n") == 1

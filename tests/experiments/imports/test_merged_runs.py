@@ -82,7 +82,7 @@ def test_of_two_samples_of_a_query_the_first_finished_one_counts(written, tmp_pa
 
 def test_nothing_of_an_earlier_merge_remains_and_a_stale_one_says_so(written, tmp_path, capsys):
     a, b = written("a", decodings=(GREEDY,), **HOW), written("b", decodings=(VCD,), **HOW)
-    words = ["merge", str(tmp_path / "m"), str(a.path), str(b.path)]
+    words = ["import", str(tmp_path / "m"), str(a.path), str(b.path)]
     assert main(words) == 0
     assert "merged 96 samples in 8 cells" in capsys.readouterr().out
     (tmp_path / "m" / "report.html").write_text("old")
@@ -90,7 +90,7 @@ def test_nothing_of_an_earlier_merge_remains_and_a_stale_one_says_so(written, tm
     (digest, *_) = a.info["cells"]
     store = Store(a.path)
     store.replace_samples(digest, list(store.samples(digest))[:-1])
-    assert "changed since the merge. Run `icl merge` again" in view_run(load_run(tmp_path / "m")).mixed_versions
+    assert "changed since the merge. Run `icl import` again" in view_run(load_run(tmp_path / "m")).mixed_versions
     assert main(words) == 0
     assert not (tmp_path / "m" / "report.html").exists()
     assert view_run(load_run(tmp_path / "m")).mixed_versions == ""
@@ -117,12 +117,12 @@ def test_runs_that_do_not_pair_are_a_sentence(written, tmp_path, capsys):
         ([a, a], "a merge needs at least two different runs."),
         ([a], "a merge needs at least two different runs."),
     ):
-        assert main(["merge", str(tmp_path / "m"), *(str(run.path) for run in runs)]) == 2
+        assert main(["import", str(tmp_path / "m"), *(str(run.path) for run in runs)]) == 2
         err = capsys.readouterr().err
         assert sentence in err
         assert err.count("\n") == 1
         assert not (tmp_path / "m").exists()
-    assert main(["merge", str(a.path), str(data[0].path), str(data[1].path)]) == 2
+    assert main(["import", str(a.path), str(data[0].path), str(data[1].path)]) == 2
     assert "exists and is not a merged run" in capsys.readouterr().err
-    assert main(["merge", str(tmp_path / "m"), str(a.path), str(tmp_path)]) == 2
-    assert "is not a run directory" in capsys.readouterr().err
+    assert main(["import", str(tmp_path / "m"), str(a.path), str(tmp_path)]) == 2
+    assert "not a run directory" in capsys.readouterr().err

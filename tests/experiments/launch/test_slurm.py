@@ -169,14 +169,14 @@ def test_jobs_are_submitted_watched_followed_again_and_refused_to_others(
     jobs = [launch.jobs[worker] for worker in launch.workers]
     assert out.splitlines() == [
         f"submitted    2 jobs: {', '.join(jobs)}   later/t",
-        "`icl watch later/t` shows their progress. After they have ended, run the same command to print the table.",
+        "`icl show later/t --follow` shows their progress. After they have ended, run the same command again.",
     ]
     other = icl_process("run", "grid.yaml", "--runs", "later")
     _, err = other.communicate(timeout=60)
     assert other.returncode == 2
     assert "later/t is being run by 2 workers of launcher=slurm since " in err
     assert err.endswith(
-        f"Wait for them (icl watch later/t), or end them first (scancel {jobs[0].partition('_')[0]}).\n"
+        f"Wait for them (icl show later/t --follow), or end them first (scancel {jobs[0].partition('_')[0]}).\n"
     )
     followed = icl_process(*arguments)
     assert followed.stderr.readline() == f"following 2 workers that were started at {launch.since}.\n"
@@ -185,8 +185,8 @@ def test_jobs_are_submitted_watched_followed_again_and_refused_to_others(
     followed.send_signal(signal.SIGINT)
     _, err = followed.communicate(timeout=60)
     assert followed.returncode == 130
-    assert f"the jobs continue ({jobs[0].partition('_')[0]}): icl watch later/t shows their progress" in err
-    watching = icl_process("watch", "later/t")
+    assert f"the jobs continue ({jobs[0].partition('_')[0]}): icl show later/t --follow shows their progress" in err
+    watching = icl_process("show", "later/t", "--follow")
     out, err = watching.communicate(timeout=120)
     assert watching.returncode == 0, err
     assert out.startswith("complete     180 samples, 0 failed   later/t\n")
@@ -225,7 +225,7 @@ def test_a_job_of_two_workers_requeues_once_and_stays_watched(slurm: Cluster, ic
     process = icl_process("run", "grid.yaml", "--runs", "pair", *one_job, "launcher.wait=false", slow=0.1)
     assert process.wait(timeout=60) == 0
     folder = tmp_path / "pair" / "t"
-    watching = icl_process("watch", "pair/t")
+    watching = icl_process("show", "pair/t", "--follow")
     launch = Launch.read(folder)
     assert launch is not None
     job = launch.jobs[launch.workers[0]]
@@ -252,7 +252,7 @@ def test_watching_ends_if_jobs_are_canceled_in_the_queue(slurm: Cluster, icl_pro
     assert process.wait(timeout=60) == 0
     folder = tmp_path / "pending" / "t"
     assert RunWatcher(folder).poll().workers.describe() == "0 of 2 workers, 2 waiting"
-    watching = icl_process("watch", "pending/t")
+    watching = icl_process("show", "pending/t", "--follow")
     launch = Launch.read(folder)
     assert launch is not None
     slurm.command("scancel", launch.jobs[launch.workers[0]].partition("_")[0])

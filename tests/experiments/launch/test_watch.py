@@ -33,7 +33,7 @@ def test_a_run_of_one_process_is_watched_to_its_end(tmp_path: Path, icl_process:
     status = RunWatcher(folder).poll()
     assert 10 <= status.finished < 180
     assert (status.samples, status.cells, status.failed, status.workers.describe()) == (180, 6, 0, "1 worker")
-    watching = icl_process("watch", "runs/t")
+    watching = icl_process("show", "runs/t", "--follow")
     out, err = watching.communicate(timeout=60)
     assert watching.returncode == 0
     assert re.match(r"plan         6 cells, 180 samples, \d+ of them there already\n", err)
@@ -145,7 +145,7 @@ def test_watching_ends_with_a_message_if_no_worker_is_left(go: Go, tmp_path: Pat
     until(lambda: lines(folder) >= 10)
     running.kill()
     running.wait()
-    watching = icl_process("watch", "dead/t")
+    watching = icl_process("show", "dead/t", "--follow")
     _, err = watching.communicate(timeout=60)
     assert watching.returncode == 1
     message = (
@@ -161,7 +161,7 @@ def test_a_complete_run_ends_at_once_and_failed_samples_are_an_exit_status(
     done, _ = go("runs", f"task.broken={tmp_path / 'half.png'}")
     status = RunWatcher(done.folder).follow(SilentProgress())
     assert (status.complete, status.finished, status.failed, status.cells_done) == (True, 174, 6, 6)
-    once, to_the_end = icl_process("watch", "runs/t", "--once"), icl_process("watch", "runs/t")
+    once, to_the_end = icl_process("show", "runs/t", "progress"), icl_process("show", "runs/t", "--follow")
     out, _ = once.communicate(timeout=60)
     assert (once.returncode, out) == (0, "174/180 samples, 6 failed   6/6 cells   no worker   runs/t\n")
     out, _ = to_the_end.communicate(timeout=60)

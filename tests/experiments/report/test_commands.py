@@ -52,7 +52,8 @@ def test_several_runs_have_one_report(mapping, tmp_path, monkeypatch, capsys):
 
 
 def test_compare_stands_every_arm_against_its_reference(rehearsal, capsys, tmp_path):
-    assert main(["compare", str(rehearsal.path), "--csv", str(tmp_path / "out.csv")]) == 0
+    assert main(["compare", str(rehearsal.path), "--as", "csv", "--out", str(tmp_path / "out.csv")]) == 0
+    assert main(["compare", str(rehearsal.path)]) == 0
     out = capsys.readouterr().out
     assert "fake-gold against fake-copy: lenient accuracy" in out
     assert re.search(r"exact McNemar, \d independent units; .*Holm over 3 comparisons", " ".join(out.split()))
@@ -62,7 +63,7 @@ def test_compare_stands_every_arm_against_its_reference(rehearsal, capsys, tmp_p
 def test_a_file_that_cannot_be_written_is_reported(written, tmp_path, capsys):
     run = written()
     for words in (["compare", str(run.path)], ["analyze", str(run.path), "shot_curve"]):
-        assert main([*words, "--csv", str(tmp_path / "no" / "out.csv")]) == 2
+        assert main([*words, "--as", "csv", "--out", str(tmp_path / "no" / "out.csv")]) == 2
         assert "out.csv cannot be written: " in capsys.readouterr().err
     (run.path / "report.html").unlink(missing_ok=True)
     (run.path / "report.html").mkdir()
@@ -104,7 +105,7 @@ def test_compare_corrects_as_the_config_says(mapping, tmp_path, capsys):
 
 
 def test_show_prints_prompt_demonstrations_answer_and_other_arms(rehearsal, capsys):
-    assert main(["show", str(rehearsal.path), "q-0003", "--arm", "model=fake-gold", "--arm", "shots=2"]) == 0
+    assert main(["show", str(rehearsal.path), "sample", "q-0003", "--arm", "model=fake-gold", "--arm", "shots=2"]) == 0
     out = capsys.readouterr().out
     assert out.startswith("q-0003  2 shots, fake-gold")
     assert len(set(re.findall(r"\[([0-9a-f]{8})\]", out))) == 3
@@ -121,26 +122,26 @@ def test_show_without_a_query_shows_one_that_the_arm_gets_wrong_and_names_others
     arm = frame[(frame["model"] == "fake-copy") & (frame["shots"] == 4) & (frame["seed"] == 0)]
     wrong = list(arm[arm["lenient"] != 1]["query"])
     assert 0 < len(wrong) < len(arm)
-    assert main(["show", str(rehearsal.path)]) == 0
+    assert main(["show", str(rehearsal.path), "sample"]) == 0
     out = capsys.readouterr().out
     assert out.startswith(f"{wrong[0]}  4 shots, fake-copy, ")
-    assert out.endswith(f"6 queries, such as q-0000, q-0001, q-0002: icl show {rehearsal.path} QUERY\n")
+    assert out.endswith(f"6 queries, such as q-0000, q-0001, q-0002: icl show {rehearsal.path} sample QUERY\n")
 
 
 def test_show_finds_a_query_by_its_images_digest(rehearsal, capsys):
     frame = rehearsal.samples()
     row = frame[(frame["query"] == "q-0002") & (frame["shots"] == 2)].iloc[0]
     digest = next(d for d, owner in zip(row["images"], row["image_of"], strict=True) if owner < 0)
-    assert main(["show", str(rehearsal.path), digest[:8]]) == 0
+    assert main(["show", str(rehearsal.path), "sample", digest[:8]]) == 0
     assert capsys.readouterr().out.startswith("q-0002  ")
-    assert main(["show", str(rehearsal.path), "0" * 12]) == 2
+    assert main(["show", str(rehearsal.path), "sample", "0" * 12]) == 2
     assert "no query '000000000000'" in capsys.readouterr().err
 
 
 def test_similarities_are_shown_of_a_retriever_that_has_them(mapping, tmp_path, capsys):
     node = mapping(retriever={"name": "knn", "embedder": "histogram"})
     made = run(node, runs=tmp_path, quiet=True)
-    assert main(["show", str(made.path), "q-0003"]) == 0
+    assert main(["show", str(made.path), "sample", "q-0003"]) == 0
     assert re.search(r"p-000\d  similarity [01]\.\d{3}$", capsys.readouterr().out, re.MULTILINE)
 
 
@@ -153,11 +154,11 @@ def test_images_that_begin_alike_are_called_by_more_letters():
 
 
 def test_steps_are_shown_where_they_were_recorded(rehearsal, written, capsys):
-    assert main(["show", str(written(queries=2).path), "shapes-0001", "--steps"]) == 0
+    assert main(["show", str(written(queries=2).path), "sample", "shapes-0001", "--steps"]) == 0
     out = capsys.readouterr().out
     table = out[out.index("step  divergence") :].splitlines()
     assert [line.split() for line in table[1:4]] == [["0", "0.1"], ["1", "0.4"], ["2", "0.2"]]
-    assert main(["show", str(rehearsal.path), "q-0003", "--steps"]) == 0
+    assert main(["show", str(rehearsal.path), "sample", "q-0003", "--steps"]) == 0
     assert "no steps were recorded for this answer" in capsys.readouterr().out
 
 
@@ -165,7 +166,7 @@ def test_show_puts_the_branches_of_each_step_side_by_side(mapping, toy, tmp_path
     monkeypatch.setenv("COLUMNS", "80")
     keys = {k: v for k, v in mapping(model=toy).items() if k != "decoding"}
     made = run({**keys, "top_logprobs": 3, "grid": {"decoding": ["greedy", "vcd"]}}, runs=tmp_path, quiet=True)
-    assert main(["show", str(made.path), "q-0003", "--arm", "decoding=vcd"]) == 0
+    assert main(["show", str(made.path), "sample", "q-0003", "--arm", "decoding=vcd"]) == 0
     out = capsys.readouterr().out
     sample = next(
         row
@@ -174,14 +175,14 @@ def test_show_puts_the_branches_of_each_step_side_by_side(mapping, toy, tmp_path
     )
     assert out.count("reference ×2.00          branch 1 ×−1.00          combined") == len(sample["steps"]["chosen"])
     assert f"step 0  {sample['output'].split()[0] if sample['output'] else '(end)'}  " in out
-    assert main(["show", str(made.path), "q-0003", "--arm", "decoding=greedy"]) == 0
+    assert main(["show", str(made.path), "sample", "q-0003", "--arm", "decoding=greedy"]) == 0
     assert "branch 1" not in capsys.readouterr().out
 
 
 def test_show_finds_a_query_by_its_beginning_only_if_it_is_one(rehearsal, capsys):
-    assert main(["show", str(rehearsal.path), "q-000"]) == 2
+    assert main(["show", str(rehearsal.path), "sample", "q-000"]) == 2
     assert "is the prefix of 6 query IDs: q-0000, q-0001" in capsys.readouterr().err
-    assert main(["show", str(rehearsal.path), "p-0001"]) == 2
+    assert main(["show", str(rehearsal.path), "sample", "p-0001"]) == 2
     assert "no query 'p-0001'. Did you mean 'q-0001'?" in capsys.readouterr().err
 
 
@@ -191,8 +192,8 @@ def test_show_finds_a_query_by_its_beginning_only_if_it_is_one(rehearsal, capsys
         (["compare", "RUN", "--to", "modl=fake-copy"], "no axis 'modl'. Did you mean 'model'?"),
         (["compare", "RUN", "--to", "model"], "'model' is not of the form axis=value"),
         (["compare", "RUN", "--correct", "sidak"], "--correct is holm or none, not 'sidak'"),
-        (["show", "RUN", "q-0001", "--arm", "model=fake"], "no arm has model 'fake'. Did you mean 'fake-"),
-        (["show", "RUN", "q-0001", "--seed", "9"], "no sample with seed 9"),
+        (["show", "RUN", "sample", "q-0001", "--arm", "model=fake"], "no arm has model 'fake'. Did you mean 'fake-"),
+        (["show", "RUN", "sample", "q-0001", "--seed", "9"], "no sample with seed 9"),
         (["report", "RUN", "--metric", "leniant"], "no score 'leniant'. Did you mean 'lenient'?"),
         (["report", "nowhere"], "not a run directory"),
     ],
@@ -209,13 +210,13 @@ def test_failed_samples_are_listed_with_their_reasons(tmp_path, mapping, shapes,
     (tmp_path / "broken.png").write_bytes(b"\x89PNG nothing")
     task = {"name": shapes, "broken": str(tmp_path / "broken.png")}
     made = run({**mapping(), "task": task}, quiet=True)
-    assert main(["show", str(made.path), "--failed"]) == 0
+    assert main(["show", str(made.path), "failed"]) == 0
     assert re.search(r"q-\d+  seed 0.*\n.*broken\.png", capsys.readouterr().out)
 
 
 def test_hostile_output_does_not_steer_the_terminal(written, capsys):
     made = written(queries=2, hostile="\x1b[2J\x07[bold]")
-    assert main(["show", str(made.path), "shapes-0001"]) == 0
+    assert main(["show", str(made.path), "sample", "shapes-0001"]) == 0
     out = capsys.readouterr().out
     assert "\x1b" not in out
     assert "\x07" not in out
@@ -238,7 +239,7 @@ def test_other_arms_are_named_by_their_differences_if_their_labels_are_long(mapp
     nodes = [{"name": "blocks", "instruction": "long", "instruction_at": at} for at in ("within", "tail")]
     keys = {k: v for k, v in mapping().items() if k not in ("shots", "composer")}
     done = run({**keys, "grid": {"shots": [0, 2], "composer": nodes}}, runs=tmp_path, quiet=True)
-    words = ["show", str(done.path), "q-0001", "--arm", "composer=blocks(instruction_at=within)"]
+    words = ["show", str(done.path), "sample", "q-0001", "--arm", "composer=blocks(instruction_at=within)"]
     outputs = {}
     for width in (70, 200):
         monkeypatch.setenv("COLUMNS", str(width))

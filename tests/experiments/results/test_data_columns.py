@@ -164,9 +164,10 @@ def test_numbers_are_values_in_ascending_order(run, view):
         ("task", "'task' is an axis of the run, not a column of the data"),
     ],
 )
-@pytest.mark.parametrize("command", ["table", "report", "analyze", "leaderboard"])
+@pytest.mark.parametrize("command", ["show", "report", "analyze", "leaderboard"])
 def test_a_column_that_does_not_divide_the_queries_is_a_sentence(run, capsys, command, column, sentence):
-    words = [command, str(run.path), *(["retrieval"] if command == "analyze" else []), "--by", column]
+    more = {"show": ["scores"], "analyze": ["retrieval"], "leaderboard": ["--as", "leaderboard"]}.get(command, [])
+    words = ["report" if command == "leaderboard" else command, str(run.path), *more, "--by", column]
     assert main(words) == 2
     err = capsys.readouterr().err
     assert sentence in err
@@ -189,7 +190,7 @@ def test_a_fact_that_differs_between_arms_is_no_column(view):
 
 
 def test_a_leaderboard_by_a_column_compares_within_its_values(run, view, tmp_path, capsys):
-    assert main(["leaderboard", str(run.path), "--by", "category", "--out", str(tmp_path)]) == 0
+    assert main(["report", str(run.path), "--as", "leaderboard", "--by", "category", "--out", str(tmp_path)]) == 0
     assert "vcd: " in capsys.readouterr().out
     table = pd.read_csv(tmp_path / "leaderboard.csv").set_index(["subject", "method"])
     for category, part in parts_of(view, ["category"]):
@@ -206,10 +207,10 @@ def test_compare_by_a_column_prints_rows_per_value_and_the_test(run, capsys, mon
     monkeypatch.setenv("COLUMNS", "160")
     assert main(["compare", str(run.path), "--by", "category"]) == 0
     out = capsys.readouterr().out
-    assert "Does the difference depend on category?" in out
+    assert "Effects by category" in out
     assert "Holm over 8 comparisons" in out
     assert main(["compare", str(run.path), "--by", "decoding"]) == 0  # an axis: p is corrected within its values
-    assert "Does the difference depend" not in capsys.readouterr().out
+    assert "Effects by" not in capsys.readouterr().out
 
 
 def test_the_config_and_else_the_presets_declare_columns(run):

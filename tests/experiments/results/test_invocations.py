@@ -101,7 +101,7 @@ def test_commands_that_read_a_run_say_that_its_versions_differ(
     main(["report", str(folder)])
     assert says in (folder / "report.html").read_text()
     capsys.readouterr()
-    for words in (("compare", "--to", "shots=2"), ("show", "--arm", "shots=1")):
+    for words in (("compare", "--to", "shots=2"), ("show", "sample", "--arm", "shots=1")):
         main([words[0], str(folder), *words[1:]])
         captured = capsys.readouterr()
         assert says in " ".join((captured.out + captured.err).split()), words

@@ -76,7 +76,7 @@ def test_the_exit_status_and_the_report_show_the_arm_that_was_given_up(
     assert "The run is not finished (stopped: 1 arm was given up" in output.out
     assert main(["report", "runs/t"]) == 0
     assert "1 arm was given up" in Path("runs/t/report.html").read_text()
-    assert main(["show", "runs/t", "--failed"]) == 0
+    assert main(["show", "runs/t", "failed"]) == 0
     assert "more of this kind, such as q-0" in capsys.readouterr().out
 
 

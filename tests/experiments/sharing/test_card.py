@@ -1,4 +1,4 @@
-"""Cards of runs, and what `icl verify` finds."""
+"""Cards of runs, and what `icl check` finds."""
 
 import json
 import re
@@ -25,7 +25,7 @@ from icl.errors import ICLWarning
 @pytest.fixture
 def verify(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str]]:
     def call(*words: object) -> tuple[int, str]:
-        status = main(["verify", *map(str, words), "--trust", "--quiet"])
+        status = main(["check", *map(str, words), "--trust", "--quiet"])
         return status, "".join(capsys.readouterr())
 
     return call
@@ -289,7 +289,7 @@ def test_cells_that_this_version_cannot_compute_are_named(copy: Path, verify: Ca
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
-        (None, "card.json does not exist. `icl card RUN` writes it."),
+        (None, "card.json does not exist. `icl report RUN --as card` writes it."),
         ("{", "card.json is damaged"),
         ("[]", "card.json is damaged (no mapping)"),
         ("{}", "card.json is not a results card"),
@@ -325,10 +325,10 @@ def test_a_card_whose_cell_is_a_path_reads_nothing_outside_the_run(
 def test_code_that_a_run_names_by_path_is_not_imported_without_trust(
     made: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["verify", str(made), "--samples", "1", "--quiet"]) == 2
+    assert main(["check", str(made), "--samples", "1", "--quiet"]) == 2
     text = capsys.readouterr().err
     assert "is not imported without --trust" in text
-    assert main(["verify", str(made), "--samples", "0", "--quiet"]) == 0, "its own metrics are built in"
+    assert main(["check", str(made), "--samples", "0", "--quiet"]) == 0, "its own metrics are built in"
 
 
 def test_a_card_without_its_run_asks_for_it(made: Path, tmp_path: Path, verify: Callable[..., tuple[int, str]]) -> None:
@@ -364,6 +364,6 @@ def test_one_sample_is_in_the_singular(made: Path) -> None:
 
 
 def test_icl_card_writes_both_files(made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["card", str(made), "--out", str(tmp_path / "new"), "--trust"]) == 0
+    assert main(["report", str(made), "--as", "card", "--out", str(tmp_path / "new"), "--trust"]) == 0
     assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["card.json", "card.md"]
     assert json.loads((tmp_path / "new/card.json").read_text())["digest"] in capsys.readouterr().out

@@ -65,7 +65,7 @@ def test_what_was_pushed_is_a_run_directory_that_its_card_describes(
     for name, data in server.files["me/whole"].items():
         (tmp_path / "back" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "back" / name).write_bytes(data)
-    assert main(["verify", str(tmp_path / "back"), "--samples", "0"]) == 0, capsys.readouterr()
+    assert main(["check", str(tmp_path / "back"), "--samples", "0"]) == 0, capsys.readouterr()
     pd.testing.assert_frame_equal(load_run(tmp_path / "back").scores("lenient"), load_run(made).scores("lenient"))
 
 

@@ -1,4 +1,4 @@
-"""What report, tables and `icl watch` say of runs that are looked at while they grow."""
+"""What report, tables and `icl show RUN progress` say of runs that are looked at while they grow."""
 
 import json
 
@@ -94,7 +94,7 @@ def test_an_unfinished_run_without_stop_has_intervals_and_no_p(interrupted, tmp_
     text = write_report(view).report.read_text().partition('id="method"')[0]
     assert "p = " not in text
     assert "p &lt;" not in text
-    assert main(["watch", str(tmp_path / "a" / "t"), "--once"]) == 0
+    assert main(["show", str(tmp_path / "a" / "t"), "progress"]) == 0
     printed = capsys.readouterr().out
     assert "looking at them while a run grows" in printed
     assert "at any time [" in printed
@@ -182,5 +182,5 @@ def test_a_look_that_is_damaged_makes_its_run_unreadable_and_no_other(go, tmp_pa
     content["comparisons"]["0"]["result"] = "text"
     path.write_text(json.dumps(content))
     assert {run.path.name: run.state for run in list_runs(tmp_path / "runs")} == {"a": "unreadable", "b": "finished"}
-    assert main(["runs", str(tmp_path / "runs")]) == 0
+    assert main(["ls", "runs", str(tmp_path / "runs")]) == 0
     assert "look-001.json is damaged" in capsys.readouterr().err

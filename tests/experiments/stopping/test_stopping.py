@@ -47,7 +47,7 @@ def test_an_arm_ends_with_its_comparison_and_the_reference_with_the_last(go, loo
 def test_verify_misses_no_sample_of_comparisons_that_have_ended_and_one_that_was_removed(go, tmp_path, capsys):
     go("a")
     store = Store(tmp_path / "a" / "t")
-    verify = ["verify", str(store.folder), "--samples", "1", "--trust", "--quiet"]
+    verify = ["check", str(store.folder), "--samples", "1", "--trust", "--quiet"]
     write_json(store.folder / "card.json", make_card(load_run(store.folder, trust=True)))
     assert main(verify) == 0, capsys.readouterr()
     digest = store.read_run()["cells"][2]

@@ -10,7 +10,7 @@ def test_a_run_from_logs_is_refused_by_its_mark(tmp_path: Path) -> None:
     refuse_imported(tmp_path, {"cells": []})
     with pytest.raises(StoreError, match=r"was imported from logs of another harness \(`icl import`\)"):
         refuse_imported(tmp_path, {IMPORTED: ["inspect"]})
-    with pytest.raises(StoreError, match=r"was merged from other runs \(`icl merge`\)"):
+    with pytest.raises(StoreError, match=r"was merged from other runs \(`icl import`\)"):
         refuse_imported(tmp_path, {MERGED: []})
 
 
@@ -25,7 +25,7 @@ def test_a_run_that_grew_since_the_merge_is_named_and_one_that_is_gone_is_not(tm
     assert [one["bytes"] for one in info[MERGED]] == [3, 3]
     assert changed_since_merge(merged, info) == changed_since_merge(merged, {}) == ""
     (runs[1] / "cells" / "c" / "1.jsonl").write_text("{}\n")
-    sentence = f"{runs[1].resolve()} changed since the merge. Run `icl merge` again to read the new samples."
+    sentence = f"{runs[1].resolve()} changed since the merge. Run `icl import` again to read the new samples."
     assert changed_since_merge(merged, info) == sentence
     runs[1].rename(tmp_path / "gone")
     assert changed_since_merge(merged, info) == ""

@@ -286,7 +286,7 @@ def test_what_cannot_be_tuned_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"grid\.retriever: an adapter is trained in one setting"):
         tune(load_config({**STUDY, "grid": {"shots": [2], "retriever": ["random", "clip"]}}), tmp_path)
     zipped = {"model": [STUDY["model"]], "retriever": ["random"]}
-    with pytest.raises(ConfigError, match=r"zip\.model: icl tune compares .* Write one model with the key model"):
+    with pytest.raises(ConfigError, match=r"zip\.model: icl fit compares .* Write one model with the key model"):
         tune(load_config({**{k: v for k, v in STUDY.items() if k != "model"}, "zip": zipped}), tmp_path)
     with pytest.raises(ConfigError, match=r"tune must be a mapping of task, .*, not 3\."):
         load_config({**STUDY, "tune": 3})
@@ -359,7 +359,7 @@ def test_an_interruption_names_the_last_checkpoint(
     monkeypatch.setattr("experiments.tuning.train.learning_rate", interrupt)
     file = tmp_path / "small.yaml"
     file.write_text(json.dumps(STUDY))
-    assert main(["tune", str(file), "--out", str(tmp_path / "out"), "--quiet"]) == 130
+    assert main(["fit", str(file), "--out", str(tmp_path / "out"), "--quiet"]) == 130
     error = capsys.readouterr().err
     assert f"stopped. Last checkpoints in {tmp_path / 'out'}: tuned at step 2. Run the same command" in error
 
@@ -370,7 +370,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tune")
     file = folder / "small.yaml"
     file.write_text(json.dumps(STUDY))
-    words = ["tune", str(file), "--out", str(folder / "adapters"), "--runs", str(folder / "runs"), "--quiet"]
+    words = ["fit", str(file), "--out", str(folder / "adapters"), "--runs", str(folder / "runs"), "--quiet"]
     assert main([*words, "--control", "zero_shot", "--figure", str(folder / "figures" / "losses.svg")]) == 0
     return folder
 
@@ -390,7 +390,7 @@ def test_the_losses_of_all_adapters_are_drawn(done: Path, tmp_path: Path, capsys
     (tmp_path / CURVE).write_text("{")
     with pytest.raises(StoreError, match=r"losses\.jsonl is no file of losses"):
         read_curve(tmp_path / CURVE, "loss")
-    assert main(["tune", str(done / "small.yaml"), "--figure", "losses.bmp"]) == 2
+    assert main(["fit", str(done / "small.yaml"), "--figure", "losses.bmp"]) == 2
     assert "losses.bmp must end in .pdf, .png, .svg" in capsys.readouterr().err
 
 

@@ -219,7 +219,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tune")
     file = folder / "small.yaml"
     file.write_text(json.dumps(STUDY))
-    words = ["tune", str(file), "--out", str(folder / "adapters"), "--runs", str(folder / "runs"), "--quiet"]
+    words = ["fit", str(file), "--out", str(folder / "adapters"), "--runs", str(folder / "runs"), "--quiet"]
     assert main([*words, "--control", "zero_shot"]) == 0
     return folder
 
@@ -260,4 +260,4 @@ def test_what_cannot_be_trained_is_refused(tmp_path: Path) -> None:
         tune(study(shots=0), tmp_path)
     with pytest.raises(ConfigError, match="further values of intervene, so it cannot be zipped"):
         tune(load_config({**STUDY, "grid": {}, "zip": {"shots": [0, 2], "intervene": ["none", "none"]}}), tmp_path)
-    assert "is trained by `icl tune`" in str(M2IV().problem())
+    assert "is trained by `icl fit`" in str(M2IV().problem())

@@ -65,7 +65,7 @@ def test_captions_have_chair_and_a_frontier(tmp_path: Any, capsys: Any) -> None:
     (table,), refused = frontier_tables(view_run(made))
     assert (refused, table.title) == ("", "Hallucination and recall · t: captions, 0 shots")
     assert list(table.frame["decoding"][~table.frame["control"]]) == ["greedy", "vcd"]
-    assert main(["leaderboard", str(made.path), "--out", str(tmp_path / "board")]) == 0
+    assert main(["report", str(made.path), "--as", "leaderboard", "--out", str(tmp_path / "board")]) == 0
     assert "vcd: " in capsys.readouterr().out
     page = (tmp_path / "board" / "leaderboard.html").read_text(encoding="utf-8")
     ((_, svg),) = table.figure.page()
@@ -93,7 +93,7 @@ def test_a_run_by_another_path_and_a_copy_count_once(
     monkeypatch.chdir(path.parent)
     tables = []
     for runs in (["one", str(other)], ["one", "one", str(path), str(copied), str(other)]):
-        assert main(["leaderboard", *runs, "--out", str(tmp_path / "board")]) == 0
+        assert main(["report", *runs, "--as", "leaderboard", "--out", str(tmp_path / "board")]) == 0
         tables.append((tmp_path / "board" / "leaderboard.csv").read_text())
     assert tables[0] == tables[1]
     lines = [line for line in capsys.readouterr().out.splitlines() if "it counts once" in line]

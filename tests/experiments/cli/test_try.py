@@ -1,0 +1,194 @@
+"""`icl try DATA --model M`: guesses, a picture of one prompt, three sentences, and a study that `icl run` repeats."""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+import yaml
+from PIL import Image
+
+from experiments.api import load_run
+from icl.types import Prompt
+
+ICL = Callable[..., Any]
+COLORS = {"red": (220, 40, 40), "green": (40, 160, 60), "blue": (40, 80, 210)}
+
+
+@pytest.fixture(autouse=True)
+def _cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
+    monkeypatch.setenv("COLUMNS", "1000")
+
+
+def write(folder: Path, count: int = 24, *, images: bool = True, **changes: Any) -> str:
+    """rows.jsonl with questions on images of one color. changes: columns with other values; None leaves one out."""
+    rows = []
+    for i in range(count):
+        color = [*COLORS][i * 7 % 3]
+        image = Image.new("RGB", (16, 16), COLORS[color])
+        image.putpixel((i % 16, i // 16), (0, 0, 0))
+        image.save(folder / f"{i}.png")
+        row = {"image": f"{i}.png", "question": "Which color?", "answer": color, "kind": "ab"[i % 2]} | changes
+        rows.append({key: value for key, value in row.items() if value is not None and (images or key != "image")})
+    (folder / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return "rows.jsonl"
+
+
+def samples(folder: Path) -> list[dict[str, Any]]:
+    frame = load_run(folder).samples()
+    names = ["cell", "query", "shots", "decoding", "demos", "output", "lenient"]
+    return json.loads(frame[names].sort_values(["cell", "query"]).to_json(orient="records"))
+
+
+def test_the_written_study_has_the_same_samples(icl: ICL, tmp_path: Path) -> None:
+    done = icl("try", write(tmp_path), "--model", "tiny", "max_new_tokens=2")
+    assert done.status == 0, done.err
+    labels = [line.split()[0] for line in done.out.splitlines()]
+    assert labels == ["columns", "unused", "rows", "prompt", "answer", "answer", "answer", "queries", "written"]
+    assert "image -> image, question -> question, answer -> answer" in done.out
+    assert "12 queries, 12 for demonstrations" in done.out
+    assert all("[" in line and "p " in line for line in done.out.splitlines()[4:7]), "each answer has its interval"
+    study = yaml.safe_load((tmp_path / "try" / "rows.yaml").read_text())
+    assert study["grid"] == {"shots": [0, 4, 8], "decoding": ["greedy", "vcd"]}
+    assert (study["model"], study["max_new_tokens"]) == ({"name": "hf", "path": "tiny"}, 2)
+    assert icl("run", "try/rows.yaml", "--quiet").out.startswith("nothing to do (72 samples present)")
+    assert icl("run", "try/rows.yaml", "--quiet", "--runs", "elsewhere").status == 0
+    computed = samples(tmp_path / "elsewhere" / "try-rows")
+    assert len(computed) == 72
+    assert computed == samples(tmp_path / "runs" / "try-rows")
+
+
+def test_the_page_has_the_images_and_texts_of_a_prompt(icl: ICL, tmp_path: Path) -> None:
+    done = icl("try", write(tmp_path), "--model", "fake-copy")
+    assert "prompt       try/rows.prompt.html   (4 demonstrations" in done.out
+    page = (tmp_path / "try" / "rows.prompt.html").read_text()
+    assert page.count('<img src="data:image/png;base64,') == 5
+    assert page.count("Which color?") == 5
+    assert "<script" not in page
+
+
+def test_a_notebook_shows_the_prompt(icl: ICL, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    displayed: list[Any] = []
+    fake, display = ModuleType("IPython"), ModuleType("IPython.display")
+    fake.get_ipython = lambda: SimpleNamespace(kernel=1)  # type: ignore[attr-defined]
+    display.display = lambda one, **_: displayed.append(one)  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "IPython", fake)
+    monkeypatch.setitem(sys.modules, "IPython.display", display)
+    icl("try", write(tmp_path), "--model", "fake-copy")
+    assert sum("<img" in one._repr_html_() for one in displayed if isinstance(one, Prompt)) == 1
+
+
+def test_a_large_file_has_a_hundred_queries_and_a_small_one_fewer_shots(icl: ICL, tmp_path: Path) -> None:
+    assert "100 queries" in icl("try", write(tmp_path, 202), "--model", "fake-copy").out
+    assert yaml.safe_load((tmp_path / "try" / "rows.yaml").read_text())["task"]["queries"] == 100
+    (tmp_path / "try" / "rows.yaml").unlink()
+    done = icl("try", write(tmp_path, 10), "--model", "fake-copy", "--runs", "small")
+    assert done.status == 0, done.err
+    assert yaml.safe_load((tmp_path / "try" / "rows.yaml").read_text())["grid"]["shots"] == [0, 4, 5]
+
+
+def test_a_model_without_logits_is_tried_without_the_strategy(icl: ICL, tmp_path: Path) -> None:
+    done = icl("try", write(tmp_path), "--model", "fake-copy")
+    assert done.status == 0
+    assert "vcd is left out: the model gives no next-token logits." in done.out
+    assert "vcd help" not in done.out
+
+
+def test_data_without_images_name_the_key_of_images(icl: ICL, tmp_path: Path) -> None:
+    done = icl("try", write(tmp_path, images=False), "--model", "tiny", "max_new_tokens=2")
+    assert done.status == 0, done.err
+    assert "No column has images, so the study asks without images. Else set `columns.image`." in done.out
+    assert "vcd is left out: it edits images." in done.out
+
+
+@pytest.mark.parametrize(
+    ("count", "changes", "sentence"),
+    [
+        (
+            24,
+            {"answer": None, "hue": "red"},
+            "no column of answers was found among image, question, kind, hue. Write the one that has them: "
+            "task.columns.answer=COLUMN.\n",
+        ),
+        (
+            1,
+            {},
+            "too few groups of rows (1) for both queries and a pool with pool_fraction 0.5. Add rows, set",
+        ),
+        (24, {"options": ["a", "b"]}, "Write both the same way, or set answer_is"),
+    ],
+)
+def test_data_that_cannot_be_tried_name_the_key_and_write_nothing(
+    icl: ICL, tmp_path: Path, count: int, changes: dict[str, Any], sentence: str
+) -> None:
+    done = icl("try", write(tmp_path, count, **changes), "--model", "fake-copy")
+    assert done.status == 2
+    assert sentence in done.err
+    assert not [*(tmp_path / "try").iterdir()]
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_key_corrects_a_guess(icl: ICL, tmp_path: Path) -> None:
+    data = write(tmp_path, answer=None, hue="red", question=None)
+    done = icl("try", data, "--model", "fake-copy", "task.columns.answer=hue", "task.question=Which hue?")
+    assert done.status == 0, done.err
+    task = yaml.safe_load((tmp_path / "try" / "rows.yaml").read_text())["task"]
+    assert (task["columns"], task["question"]) == ({"image": "image", "answer": "hue"}, "Which hue?")
+    assert "unused       kind" in done.out
+
+
+def test_a_column_of_questions_that_is_not_found_names_its_key(icl: ICL, tmp_path: Path) -> None:
+    done = icl("try", write(tmp_path, question=None), "--model", "fake-copy")
+    assert "No column has questions, so every row is asked the same: change `question`" in done.out
+    assert "or set `columns.question`" in done.out
+
+
+def test_a_study_that_is_there_is_never_replaced(icl: ICL, tmp_path: Path) -> None:
+    data = write(tmp_path)
+    icl("try", data, "--model", "fake-copy")
+    first = (tmp_path / "try" / "rows.yaml").read_text()
+    refused = icl("try", data, "--model", "fake-vote")
+    sentence = "try/rows.yaml is another study, which is not replaced. Name a new file: --out FILE.yaml.\n"
+    assert (refused.status, refused.err) == (2, sentence)
+    assert (tmp_path / "try" / "rows.yaml").read_text() == first
+    assert icl("try", data, "--model", "fake-vote", "--out", "try/vote.yaml").status == 0
+    assert {path.name for path in (tmp_path / "runs").iterdir()} == {"try-rows", "try-vote"}
+    assert icl("try", data, "--model", "fake-copy").status == 0, "the first one again"
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("none.jsonl", "--model", "tiny"), "there is no file or folder none.jsonl"),
+        (("rows.jsonl", "--model", "nowhere/at-all"), "nowhere/at-all"),
+        (("rows.jsonl", "--model", "{name: hff}"), "no model named 'hff'. Did you mean 'hf'?"),
+        (("rows.jsonl", "--model", "tiny", "shotz=3"), "no key 'shotz'"),
+        (("rows.jsonl",), "Missing option '--model'"),
+    ],
+)
+def test_wrong_words_are_a_sentence(icl: ICL, tmp_path: Path, words: tuple[str, ...], sentence: str) -> None:
+    write(tmp_path)
+    done = icl("try", *words)
+    assert (done.status, sentence in done.err) == (2, True), done.err
+
+
+def test_data_check_says_what_is_empty_or_unused(icl: ICL, tmp_path: Path) -> None:
+    done = icl("data", "check", write(tmp_path))
+    assert done.status == 0, done.err
+    assert done.out.splitlines() == [
+        "question     10 of 10 rows   column question",
+        "image        10 of 10 rows   column image",
+        "options      0 of 10 rows",
+        "answer       10 of 10 rows   column answer",
+        "group        10 of 10 rows",
+        "unused       kind",
+    ]
+    done = icl("data", "check", write(tmp_path, options=[]))
+    assert (done.status, done.out.splitlines()[-1].split(":")[0]) == (1, "empty        options")
+    done = icl("data", "check", "popee")
+    assert (done.status, "there is no file, folder or preset 'popee'" in done.err) == (2, True)
+    assert "columns: {answer: COLUMN}" in icl("data", "check", write(tmp_path, answer=None, hue="red")).err
