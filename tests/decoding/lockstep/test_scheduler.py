@@ -7,8 +7,11 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import checkpoints
 import pytest
+
+pytest.importorskip("vllm", reason="needs vLLM, which lives in an environment of its own (tests/vllm_env.sh)")
+
+import checkpoints
 import simulate
 from test_ends import finish
 from vllm.v1.core.sched.interface import PauseState
@@ -17,8 +20,6 @@ from vllm.v1.request import RequestStatus
 from decoding.lockstep import scheduler as scheduler_module
 from decoding.lockstep.request_metadata import BranchMetadata
 from decoding.lockstep.scheduler import RequestGroup
-
-pytest.importorskip("vllm", reason="needs vLLM, which lives in an environment of its own (tests/vllm_env.sh)")
 
 
 @pytest.fixture(scope="module")
