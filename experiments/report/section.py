@@ -57,11 +57,13 @@ class Column:
 
     Attributes:
         name: The column of the frame.
-        head: The heading; by default the name.
-        kind: How its values are written: 'estimate' as '.42 [.38, .46]', 'forest' as a drawing (on a page only).
+        head: The heading; by default the name. Under `across`: what follows each value, as in '4 shots'.
+        kind: How its values are written: 'estimate' as '.42 [.38, .46]', 'interval' as ends with signs, 'between' as
+            ends without, 'forest' as a drawing (on a page only).
         ends: The columns with the ends of an estimate, an interval or a drawing.
         says: What the numbers mean, in one sentence.
-        spare: A narrow terminal leaves out the columns with the largest numbers first; it keeps those with 0.
+        spare: Rank for leaving out. A narrow terminal adds columns from the smallest rank as long as they fit; 0 always
+            stays.
         bold: Where it is bold: a column of booleans.
     """
 
@@ -94,7 +96,7 @@ class Section:
         sentences: What it says.
         frame: The numbers: one row per arm or comparison.
         columns: The columns of the table.
-        across: A column of the frame whose values become columns of the table.
+        across: A column of the frame whose values become columns of the table. Exactly one column is then no text.
         parts: A column of the frame with a table for each value.
         faint: A column of booleans: rows in gray, such as controls.
         hidden: A column of booleans: rows that tables and figures leave out, until `select(controls=True)`.

@@ -22,7 +22,7 @@ pooled settings) is the mean of their statistics, weighted by their numbers of s
                 (`sign_flips`); for other statistics this holds to first order.
     no spread   If no exchange, or no sample, changes anything, the interval ends at the statistic with z^2 more
                 clusters of the worst, or the best, samples. For a proportion of 0 or 1 this is Wilson.
-    looks       `exchange_differences` gives the differences under exchanges that stay the same while a run grows.
+    looks       `differences_at_look` gives the differences under exchanges that stay the same while a run grows.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -69,8 +69,9 @@ RUN_LEVEL = "run_level"
 SAMPLE = "sample:number"
 """The column of a frame with the number of each sample in its `RunLevelScores`. No data have such a column."""
 NO_SPREAD = 1e-9
-"""A standard deviation below this counts as zero."""
+"""A standard deviation, or the width of an interval, below this counts as zero."""
 ROUNDING = 1e-12
+"""A difference below this is rounding."""
 MANY_SUMS = 64
 """A statistic of more sums than this (ROC AUC) is exchanged less often."""
 FEWER_EXCHANGES = 2_000
@@ -108,21 +109,21 @@ class RunLevelScores:
                 numbers[members] = self._whole(cell).numbers()
         return numbers
 
-    def on(self, numbers: Indices) -> RunStatistic:
+    def on(self, sample_numbers: Indices) -> RunStatistic:
         """The statistic of some samples of one cell. The cell's other samples count as failed."""
-        cell = int(self.cells[numbers[0]])
+        cell = int(self.cells[sample_numbers[0]])
         members = self._members[cell]
         samples = [self.samples[i] for i in members]
-        lost = [i for i in np.flatnonzero(~np.isin(members, numbers)) if samples[i].score is not None]
+        lost = [i for i in np.flatnonzero(~np.isin(members, sample_numbers)) if samples[i].score is not None]
         for i in lost:
             samples[i] = replace(samples[i], score=None)
         statistic = self._statistic(samples) if lost else self._whole(cell)
-        return statistic.select(np.searchsorted(members, numbers))
+        return statistic.select(np.searchsorted(members, sample_numbers))
 
-    def without(self, numbers: Iterable[int]) -> "RunLevelScores":
+    def without(self, sample_numbers: Iterable[int]) -> "RunLevelScores":
         """The scores as if these samples had failed."""
         samples = list(self.samples)
-        for i in numbers:
+        for i in sample_numbers:
             samples[i] = replace(samples[i], score=None)
         return RunLevelScores(self.metric, samples, self.cells)
 
@@ -251,26 +252,26 @@ def within_parts(frame: "DataFrame", parts: Codes) -> dict[str, RunLevelScores]:
 # one arm
 
 
-def cells_of_rows(scores: RunLevelScores, numbers: Indices) -> Iterator[tuple[Indices, RunStatistic]]:
-    """For each cell of an arm: the places of its samples in `numbers`, and its statistic on them."""
-    for cell in np.unique(scores.cells[numbers]):
-        places = np.flatnonzero(scores.cells[numbers] == cell)
-        yield places, scores.on(numbers[places])
+def cells_of_rows(scores: RunLevelScores, sample_numbers: Indices) -> Iterator[tuple[Indices, RunStatistic]]:
+    """For each cell of an arm: the places of its samples in `sample_numbers`, and its statistic on them."""
+    for cell in np.unique(scores.cells[sample_numbers]):
+        places = np.flatnonzero(scores.cells[sample_numbers] == cell)
+        yield places, scores.on(sample_numbers[places])
 
 
 def estimate_run_statistic(
-    scores: RunLevelScores, numbers: Indices, clusters: ArrayLike, level: float = 0.95
+    scores: RunLevelScores, sample_numbers: Indices, clusters: ArrayLike, level: float = 0.95
 ) -> Estimate:
     """The run-level statistic of an arm with its interval.
 
     Args:
         scores: The metric and its samples.
-        numbers: [n], the samples of the arm that have a part in the statistic.
+        sample_numbers: [n], the samples of the arm that have a part in the statistic.
         clusters: [n], any hashable labels.
         level: The confidence level.
     """
-    codes, cells = cluster_codes(clusters), list(cells_of_rows(scores, numbers))
-    values = np.empty(len(numbers))
+    codes, cells = cluster_codes(clusters), list(cells_of_rows(scores, sample_numbers))
+    values = np.empty(len(sample_numbers))
     for places, statistic in cells:
         values[places] = statistic.numbers()
     mean = float(values.mean())
@@ -384,14 +385,16 @@ def randomization_test(
     ends = _ends(strata, 1 / NO_SPREAD)
     lowest, highest = min(ends[0], -abs(observed)), max(ends[1], abs(observed))
     generator, pieces = StreamKey(0, "").numpy("clusters without a difference"), []
-    # exchanges of clusters without a difference change b alone: with few others, each stands for several of them
+    # Clusters without a difference do not change D', but they change b. If few clusters differ, each pattern of these
+    # is used with several random patterns of the others.
     repeats = 1 if differs.all() else ceil(samples / 2 ** min(len(differing), 30))
     for chosen in subsets(len(differing), samples):
         for exchanged in np.split(chosen, range(step := max(1, MAX_ENTRIES // width), len(chosen), step)):
-            other = exchanged_differences(strata, exchanged, differing)
+            exchanged_difference = exchanged_differences(strata, exchanged, differing)
             moved = np.tile(exchanged @ sizes[differs], repeats)
             moved += _random_sums(sizes[~differs], len(moved), generator)
-            halves = np.stack([observed - other, observed + other])
+            # as extreme as D for m from (D - D') / (1 - b) to (D + D') / (1 + b); 1 - b is twice the moved share
+            halves = np.stack([observed - exchanged_difference, observed + exchanged_difference])
             halves[np.abs(halves) <= ROUNDING] = 0.0
             parts = 2 * np.stack([moved, sizes.sum() - moved]) / sizes.sum()
             pieces.append(enclosed_means(np.tile(halves, repeats), parts, lowest, highest))
@@ -422,7 +425,7 @@ def exchanged_differences(strata: Sequence[Stratum], exchanged: Floats, clusters
     return differences
 
 
-def exchange_differences(
+def differences_at_look(
     metric: RunLevelMetric,
     cells: Sequence[tuple[Sequence[ScoredSample], Sequence[ScoredSample]]],
     clusters: Sequence[str],
@@ -443,9 +446,9 @@ def exchange_differences(
         [rows] differences of the statistic; the first is the difference of the data. NaN where it is undefined.
     """
     names, codes = list(dict.fromkeys(clusters)), cluster_codes(np.asarray(clusters, dtype=object))
-    numbers, seeds = np.arange(len(cells) * len(codes)), np.repeat(np.arange(len(cells)), len(codes))
+    sample_numbers, seeds = np.arange(len(cells) * len(codes)), np.repeat(np.arange(len(cells)), len(codes))
     sides = [RunLevelScores(metric, [s for cell in cells for s in cell[side]], seeds) for side in (0, 1)]
-    *_, paired = align_run_statistics(sides[0], sides[1], (numbers, numbers))
+    *_, paired = align_run_statistics(sides[0], sides[1], (sample_numbers, sample_numbers))
     strata = build_strata(paired, np.tile(codes, len(cells))) if paired else []
     patterns = np.stack([_pattern(name, rows, seed) for name in names])
     differences = []

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import StringConstraints
 
-from experiments.stats.run_statistics import exchange_differences
+from experiments.stats.run_statistics import differences_at_look
 from experiments.stopping.plan import REMEDY, PlannedComparison, StopPlan
 from experiments.stopping.rule import ComparisonTest, End, LookResult, NaNFromNull, Standing, end_comparisons
 from experiments.store.json_shapes import Shape, check_shape
@@ -325,7 +325,7 @@ class Family:
             for seed, (reference, arm) in enumerate(zip(one.reference, one.arm, strict=True))
         ]
         names = [name for name, _ in places]
-        return exchange_differences(samples.run_level, cells, names, rows, self.plan.stop.seed)
+        return differences_at_look(samples.run_level, cells, names, rows, self.plan.stop.seed)
 
 
 def _joined(entries: Sequence[LookEntry]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

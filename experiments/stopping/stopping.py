@@ -107,7 +107,8 @@ def open_stopping(store: Store, grid: Grid, may_write: bool = True) -> Stopping:
     Args:
         store: The run directory.
         grid: The whole grid of the run.
-        may_write: Whether to write the plan of a new family and further looks.
+        may_write: Whether opening may write the plan of a new family and further looks. `rounds` and `advance` write
+            looks in any case.
 
     Raises:
         StoreError: The config differs from a plan of the run.

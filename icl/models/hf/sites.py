@@ -140,7 +140,7 @@ class DecoderSites:
         if not site.onward:
             return (self.resolve(site),)
         layer = site.layer + len(self.layers) if site.layer < 0 else site.layer
-        later = tuple(one for one in self.all(site.kind) if one.layer >= layer)
+        later = tuple(one for one in self.all(site.kind) if one.layer >= layer >= 0)
         return later or (self.resolve(Site(site.kind, site.layer)),)
 
     def hookable(self, site: Site) -> Hookable:
@@ -258,7 +258,7 @@ class DecoderSites:
         each = {one: states.get(one, (None, None))[1] for one in layer.children()}
         outputs = {one: state for one, state in each.items() if state is not None and state.shape == after.shape}
         attention, mlp = _child(layer, MIXER_NAMES), _child(layer, MLP_NAMES)
-        for first, second in product(_block_and_norms(attention, outputs), _block_and_norms(mlp, outputs)):
+        for first, second in product(_candidates(attention, outputs), _candidates(mlp, outputs)):
             added = outputs[first].float() + outputs[second].float()
             if first is second or not _close(added, (after - before).float()):
                 continue
@@ -269,8 +269,8 @@ class DecoderSites:
         return LayerParts()
 
 
-def _block_and_norms(block: nn.Module | None, outputs: Mapping[nn.Module, Tensor]) -> list[nn.Module]:
-    """A block, then the modules that may normalize its output, of those with a state as output."""
+def _candidates(block: nn.Module | None, outputs: Mapping[nn.Module, Tensor]) -> list[nn.Module]:
+    """The modules with a state as output, the block first: the others may normalize its output. [] without a block."""
     return [] if block is None else sorted(outputs, key=lambda one: one is not block)
 
 

@@ -22,9 +22,9 @@ from experiments.stats.run_statistics import (
     add_run_level,
     align_run_statistics,
     build_strata,
+    differences_at_look,
     drop_scores,
     estimate_run_statistic,
-    exchange_differences,
     exchanged_differences,
     randomization_test,
     within_parts,
@@ -676,7 +676,7 @@ def test_patterns_belong_to_clusters_and_the_first_row_is_the_data(rows):
     names = ["q0", "q1", "q2", "q3", "q4"]
 
     def differences(cells=(cell,), names=names, rows=rows, seed=7):
-        return exchange_differences(Recall(), cells, names, rows, seed)
+        return differences_at_look(Recall(), cells, names, rows, seed)
 
     every = differences()
     assert len(every) == rows
@@ -703,7 +703,7 @@ def test_failed_samples_and_seeds_are_counted_by_the_exchanges_as_by_the_test():
         ]
 
     cells = [(side(0.5, {4}), side(0.9)), (side(0.5), side(0.9, {5, 6}))]
-    every = exchange_differences(F1(), cells, [f"q{i // 2}" for i in range(12)], 4_000, 0)
+    every = differences_at_look(F1(), cells, [f"q{i // 2}" for i in range(12)], 4_000, 0)
     sides = [RunLevelScores(F1(), cells[0][k] + cells[1][k], np.repeat([0, 1], 12)) for k in (0, 1)]
     a, b, paired = align_run_statistics(*sides, numbers_of(sides[0]))
     strata = build_strata(paired, np.tile(np.arange(12) // 2, 2))

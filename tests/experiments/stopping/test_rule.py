@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from experiments.config.keys import StopSpec
-from experiments.stats.run_statistics import build_strata, exchange_differences, randomization_test
+from experiments.stats.run_statistics import build_strata, differences_at_look, randomization_test
 from experiments.stopping.rule import ComparisonTest, LookDesign, LookResult, Standing, end_comparisons
 from experiments.stopping.sequential import SpentLevel, ladder, lattice, look_sizes, zero_mean_p
 from icl.metrics.base import ScoredSample
@@ -154,7 +154,7 @@ def _cells(draw: np.random.Generator, n: int, right: float, labels: int = 3, ref
 
 
 def _differences(cells, rows: int, seed: int):
-    return exchange_differences(MacroF1(), [cells], [one.query for one in cells[0]], rows, seed)
+    return differences_at_look(MacroF1(), [cells], [one.query for one in cells[0]], rows, seed)
 
 
 def test_one_look_at_a_run_level_metric_is_the_randomization_test():
