@@ -1,7 +1,7 @@
-"""Speed of `icl tune` on the shipped model, against loops that train the same LoRA adapter on the same answers.
+"""Speed of `icl fit` on the shipped model, against loops that train the same LoRA adapter on the same answers.
 
 plain loop     transformers and peft alone: batches of the processor that were made before, labels in the forward
-passes alone   forward and backward passes of `icl tune` on prompts that were encoded before
+passes alone   forward and backward passes of `icl fit` on prompts that were encoded before
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -58,7 +58,7 @@ def rows() -> Iterator[Row]:
 def _tuned(
     spec: TuneSpec, stream: Callable[[], EpisodeStream], folder: Path, number: Iterator[int], length: int
 ) -> None:
-    """`icl tune` up to a step, with retrieval, rendering, tokens, image features, curve and checkpoint."""
+    """`icl fit` up to a step, with retrieval, rendering, tokens, image features, curve and checkpoint."""
     model = HF(path="tiny", device="cpu")
     train(model, spec, stream(), TrainingFolder(folder / str(next(number)), "bench"), stop_after=length)
 
