@@ -88,11 +88,10 @@ class Traits:
         is_control: The strategy isolates one ingredient of another one. It has no controls of its own.
         is_gated: The contrast is skipped at steps where `reference_decides`, so engines may leave its branches unread.
         reads_paired_prompt: The branches also depend on the prompt of another sample (`Prompt.paired_prompt`).
-        reads_early_exits: The logits of the reference's early layers follow those of the branches, lowest layer first.
-        preserves_argmax: A wrapper whose scores order the unmasked tokens as the reference does. Greedy decoding of
-            it is therefore greedy decoding of the reference (`decoding.arms.equivalence`).
-        rewrites_prompt: The answer is that of the last branch alone. A model without logits generates it from this
-            prompt.
+        reads_early_exits: Logits of the reference's early layers follow the branches' logits, lowest layer first.
+        preserves_argmax: A wrapper that ranks the unmasked tokens as the reference does. Greedy decoding with it
+            therefore equals greedy decoding of the reference (`decoding.arms.equivalence`).
+        rewrites_prompt: The last branch alone gives the answer. A model without logits generates it from this prompt.
         fallback: Name of the strategy to suggest for models that cannot run this one.
         num_samples: Number of answers to generate; the most frequent one is returned (`decoding.engine.voting`).
         demonstration_factor: The prompt shows this many times the number of shots of the run.
@@ -154,7 +153,7 @@ class Strategy:
 
     Attributes:
         presets: Named parameter sets, one per source (paper, released code).
-        neutral_parameters: Parameters at which the scores equal those of the reference under the mask (alpha = 0).
+        neutral_parameters: Parameters that make the scores equal the reference's scores under the mask (alpha = 0).
         control_rank: Position among the default controls, lowest first.
     """
 
@@ -202,7 +201,7 @@ class Strategy:
         return (1.0,)
 
     def strength(self, logits: "Tensor", step: int) -> "Tensor":
-        """The sum of the branch weights, for strategies whose weights vary: logits [n, B, V] -> [B, 1]."""
+        """The sum of the branch weights, for strategies with varying weights: logits [n, B, V] -> [B, 1]."""
         raise NotImplementedError(f"{type(self).__name__} has weights that vary and does not define `strength`")
 
     def prepare(self, prompts: Sequence[Prompt], generate: Generate) -> Sequence[Note]:
@@ -218,7 +217,7 @@ class Strategy:
         return None
 
     def reference_decides(self, reference: "Tensor") -> "Tensor | None":
-        """Rows whose distribution the other branches cannot change.
+        """Rows in which the other branches cannot change the distribution.
 
         Engines may leave the other branches unread in these rows and pass the reference in their place. By default
         these are the rows in which the mask leaves one token, which is then chosen, even if `combine` differs.
@@ -278,7 +277,7 @@ ALL_LAYERS = {"first_layer": 0, "last_layer": -1}
 class SteeringMethod:
     """Base of all steering methods. As it stands it changes nothing.
 
-    Parameters whose names are in `LAYER_KEYS` are numbers of layers. The plan refuses those that the model lacks.
+    Parameters named in `LAYER_KEYS` are layer numbers. The plan refuses layers that the model lacks.
 
     Attributes:
         acts_in: The part of a reasoning output in which its edits act (`icl.models.interventions.PartEdit`).
@@ -352,7 +351,7 @@ class SteeringMethod:
 
         Args:
             prompts: Prompts of one batch.
-            model: The loaded model, whose states may be observed.
+            model: The loaded model. The method may observe its states.
         """
         return prompts
 

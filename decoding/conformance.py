@@ -75,7 +75,7 @@ def check_strategy(strategy: Strategy, prompt: Prompt | None = None) -> Strategy
 
     Args:
         strategy: The strategy.
-        prompt: The prompt whose branches are made; by default a small prompt with images.
+        prompt: The prompt to make branches of; by default a small prompt with images.
 
     Returns:
         Facts about the strategy.
@@ -231,7 +231,7 @@ def _check_weights(strategy: Strategy, count: int) -> tuple[float, ...] | None:
 
 
 def _check_strength(strategy: Strategy) -> None:
-    """Checks that a strategy whose weights vary returns their sum."""
+    """Checks that a strategy with varying weights returns their sum."""
     import torch
 
     for step in STEPS:
@@ -289,7 +289,7 @@ def _check_neutral(strategy: Strategy, count: int) -> None:
     parameters = ", ".join(f"{name} = {value:g}" for name, value in strategy.neutral_parameters.items())
     require(
         _same_distribution(neutral, neutral.combine(logits, 1), logits[0]),
-        f"at {parameters} the scores must equal those of the reference under the mask, but they do not.",
+        f"at {parameters} the scores must equal the reference's scores under the mask, but they do not.",
     )
 
 

@@ -1,8 +1,7 @@
 """Edits of prompts for branches: parts removed, texts replaced, answers exchanged.
 
 The functions work on the named parts of a prompt, so they fit every composer. Text between the parts belongs to the
-part before it. A prompt whose demonstrations are removed therefore equals the prompt that the composer writes at 0
-shots.
+part before it. Removing a prompt's demonstrations therefore gives the prompt that the composer writes at 0 shots.
 """
 
 from collections.abc import Callable, Collection, Mapping
@@ -82,7 +81,7 @@ def demonstration_windows(prompt: Prompt, count: int) -> tuple[Prompt, ...]:
         count: Number of groups of similar size; 0 makes one group per demonstration.
 
     Returns:
-        At most one prompt per demonstration; the prompt itself if it has none.
+        At most one prompt per demonstration; the prompt itself if it has no demonstrations.
     """
     numbers = demonstrations(prompt)
     if not numbers:

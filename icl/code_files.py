@@ -1,9 +1,9 @@
 """The files that the code of a component depends on, and their digest.
 
 They are the component's own file, the modules that it imports from its own folder or package, the imports of these in
-turn, and the data of these modules: each file beside or below a module that a string in it names, if the module uses
-`__file__` and does not write the file (by `open`, `write_text` or `write_bytes`). Installed packages do not count. A
-file that depends on no other has the digest of its bytes.
+turn, and the data of these modules: each file that a string in a module names, in the module's folder or below, if the
+module uses `__file__` and does not write the file (by `open`, `write_text` or `write_bytes`). Installed packages do not
+count. A file that depends on no other has the digest of its bytes.
 """
 
 import ast
@@ -64,7 +64,7 @@ def names_of_files(digest: str) -> tuple[str, ...]:
 
 
 def code_files(path: Path, module: str = "") -> Iterator[CodeFile]:
-    """A file of code, and each file that it depends on; the arguments are those of `code_digest_of_file`."""
+    """A file of code, and each file that it depends on. Takes the arguments of `code_digest_of_file`."""
     path = Path(os.path.abspath(path))
     waiting, visited = [(path, module)], {path}
     while waiting:
@@ -184,7 +184,7 @@ def _imported_files(
 
 
 def _module_file(root: Path, dotted: str) -> Path | None:
-    base = root.joinpath(*dotted.split("."))  # that of an empty name is the folder itself
+    base = root.joinpath(*dotted.split("."))  # an empty name gives the folder itself
     candidates = [base / "__init__.py", *([base.with_name(f"{base.name}.py")] if dotted else [])]
     return next((path for path in candidates if path.is_file()), None)
 

@@ -22,7 +22,7 @@ FLOAT32_MAX = 3.4028234e38
 
 
 class AllowInfinite:
-    """Metadata of a field whose number may be infinite: `limit: Annotated[float, AllowInfinite()]`."""
+    """Metadata of a number field that may be infinite: `limit: Annotated[float, AllowInfinite()]`."""
 
 
 @dataclass(frozen=True)
@@ -165,9 +165,9 @@ def _check_finite(cls: type[Any], values: Mapping[str, Any], what: str) -> None:
 
 
 def find_non_finite(cls: type[Any], values: Mapping[str, Any]) -> "tuple[Field[Any], float] | None":
-    """The first field whose value is, or holds, a number that is not finite; values: by the names of fields.
+    """The first field with a value that is, or holds, a number that is not finite; values: by the names of fields.
 
-    A field whose number may be infinite says so: `limit: Annotated[float, AllowInfinite()]`.
+    A number field that may be infinite says so: `limit: Annotated[float, AllowInfinite()]`.
     """
     for one in fields(cls):
         odd = _odd(values.get(one.name))

@@ -80,7 +80,7 @@ def check_packages() -> None:
 def lazy_exports(
     package: str, modules: Mapping[str, Sequence[str]]
 ) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """The `__getattr__` and `__dir__` of a package whose public names are imported at their first use.
+    """The `__getattr__` and `__dir__` of a package that imports its public names at their first use.
 
     Args:
         package: Name of the package.

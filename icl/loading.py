@@ -46,9 +46,10 @@ def search_candidates(name: str, folders: Sequence[Path] | None = None) -> list[
 
     Args:
         name: An absolute path, or one relative to the experiment file or to the working directory.
-        folders: The folders to search before the working directory. By default those of `component_search_folder`.
+        folders: The folders to search before the working directory. By default, the folders that
+            `component_search_folder` sets.
     """
-    path = Path(os.path.expanduser(name))  # that of pathlib raises for an unknown user
+    path = Path(os.path.expanduser(name))  # pathlib's `expanduser` raises for an unknown user
     if path.is_absolute():
         return [path]
     searched = SEARCH_FOLDERS.get() if folders is None else folders
@@ -85,7 +86,7 @@ def load_function(target: str) -> Callable[..., Any]:
 
 
 def is_builtin(cls: type[Any]) -> bool:
-    """Whether a class belongs to the toolkit, whose components have the same names everywhere."""
+    """Whether a class belongs to the toolkit. Components of the toolkit have the same names everywhere."""
     return cls.__module__.split(".")[0] in PACKAGES
 
 
@@ -101,9 +102,9 @@ def import_path(thing: Any) -> str:
 def code_digest(thing: Any) -> str:
     """12 hex digits that change with the code of a class or function.
 
-    The digest is that of the file that defines it and of the files on which this one depends (`icl.code_files`).
-    Without a file, as in a notebook, and for lambdas and what a function defines, it covers the code and the values
-    that the code reads (`icl.object_digest`).
+    The digest covers the file that defines it and the files on which this file depends (`icl.code_files`). Without a
+    file, as in a notebook, and for lambdas and what a function defines, it covers the code and the values that the code
+    reads (`icl.object_digest`).
 
     Raises:
         ConfigError: The code reads a value that has no digest.
@@ -240,7 +241,7 @@ def _load_file(name: str, where: str) -> Any:
 
 @contextmanager
 def _imports_from(folder: Path) -> Iterator[None]:
-    """Lets code import modules beside it, as a script does. The toolkit's own packages keep their names."""
+    """Lets code import modules from its own folder, as a script does. The toolkit's own packages keep their names."""
     for package in PACKAGES:
         importlib.import_module(package)
     importlib.invalidate_caches()

@@ -10,7 +10,7 @@ V = TypeVar("V")
 
 
 class LRUByteCache(Generic[K, V]):
-    """Thread-safe LRU cache whose values take at most `limit` bytes together.
+    """Thread-safe LRU cache. Its values take at most `limit` bytes in total.
 
     A value larger than the limit is not stored; `put` returns it all the same.
     """

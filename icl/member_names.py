@@ -1,7 +1,7 @@
 """Misspelled members of a subclass, reported when the class is created.
 
-A base class with optional members cannot tell a method that nobody overrides from one whose name has a typo. So a
-public name of a subclass that resembles a member of the base class, and is none, is an error.
+A base class with optional members cannot tell a method that nobody overrides from an override with a typo in its name.
+So it is an error if a public name of a subclass resembles a member of the base class but is not one.
 """
 
 import inspect
@@ -20,7 +20,7 @@ def check_member_names(cls: type[Any], base: type[Any]) -> None:
 
     Args:
         cls: The subclass, before any decorator has run.
-        base: The class whose members it may override.
+        base: The class that defines the members it may override.
 
     Raises:
         TypeError: A name is probably a misspelled member, or a field of a member's name has no default.

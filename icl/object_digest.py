@@ -1,4 +1,4 @@
-"""Digests of classes and functions that no file defines: those of a notebook cell, a REPL, or another function.
+"""Digests of classes and functions that a notebook cell, a REPL or another function defines, not a file.
 
 The digest covers everything that the code can read: bytecode, constants, defaults, closures, class attributes, and the
 global names that the code uses, recursively. An edited cell is therefore another component, and so is an edited helper
@@ -158,7 +158,7 @@ _GENERATED = frozenset(
 
 
 class _BoundedHash:
-    """A file to which pickle writes, of which only the hash stays."""
+    """A file that pickle writes to. It keeps only the hash."""
 
     def __init__(self) -> None:
         self.digest, self.size = hashlib.sha256(), 0

@@ -65,7 +65,7 @@ def with_letters(item: Item, texts: Sequence[str]) -> Item:
 
 
 def in_texts(example: "Example") -> "Example":
-    """The example with the texts of its options in place of their letters; the example itself if it has none.
+    """The example with the texts of its options in place of their letters; the example itself if nothing is replaced.
 
     Texts that are letters themselves stay unknown: an output "B" is then the letter of an option.
     """
@@ -78,7 +78,7 @@ def in_texts(example: "Example") -> "Example":
 
 
 def without_letters(texts: Sequence[str]) -> tuple[str, ...]:
-    """The texts without letters of their own, if each begins with that of its place: ("A. cat", "B. dog")."""
+    """The texts without letters of their own, if each begins with the letter of its place: ("A. cat", "B. dog")."""
     matches = [_OWN_LETTER.match(text) for text in texts]
     own = "".join(match[1].upper() if match else "-" for match in matches)
     if len(texts) < 2 or own != ascii_uppercase[: len(texts)]:

@@ -44,7 +44,7 @@ def hide_datasets_progress(quick: bool) -> Iterator[None]:
 
 @contextmanager
 def hide_bars_of_logs() -> Iterator[None]:
-    """Hide what is written to stderr unless it is a terminal, for libraries whose bars have no switch."""
+    """Hide what is written to stderr unless it is a terminal, for libraries without a switch for their bars."""
     if sys.stderr.isatty():
         yield
         return

@@ -155,7 +155,7 @@ class NestedComponent:
 
 
 def parameter(key: str, default: Any) -> Any:
-    """A dataclass field whose key in a config differs from its attribute name.
+    """A dataclass field with a config key that differs from its attribute name.
 
     A task has the attribute `queries`, its examples, while a config sets their number under the key `queries`. The
     field is then `query_limit: int = parameter("queries", 5)`.
@@ -164,7 +164,7 @@ def parameter(key: str, default: Any) -> Any:
 
 
 def later_parameter(default: Any, *identity: Any, before: Any = MISSING) -> Any:
-    """A dataclass field that was added, or whose default changed, after cells were stored under their digests.
+    """A dataclass field that was added, or got a new default, after cells were stored under their digests.
 
     Args:
         default: The default.
@@ -295,7 +295,7 @@ def _has_name(node: Any) -> bool:
 
 
 def class_name(cls: type[Any]) -> str:
-    """The name of a component class: that of its mark, else that of the class."""
+    """The name of a component class: the name in its mark, else the name of the class."""
     return str(getattr(cls, "component", ("", cls.__name__))[1])
 
 
@@ -372,7 +372,7 @@ def _scan(package: str) -> Iterator[ComponentEntry]:
 
 
 def _in_own_file(kind: str, name: str) -> ComponentEntry | None:
-    """The component whose file or folder has its name, which saves reading all files of its kind."""
+    """The component in a file or folder of its name. This saves reading all files of its kind."""
     stem = name.replace("-", "_")
     for package in PACKAGES.get(kind, ()) if stem.isidentifier() else ():
         pattern = "*.py" if package.endswith(f".{stem}") else f"{stem}.py"

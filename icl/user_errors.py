@@ -29,7 +29,7 @@ TracebackSink = Callable[[str, str], None]
 TRACEBACK_SINKS: ContextVar[tuple[TracebackSink, ...]] = ContextVar("TRACEBACK_SINKS", default=())
 
 INSTALLED = frozenset({"site-packages", "dist-packages"})
-"""Folders of installed packages, also those of other environments that this one reads (`pip install --user`)."""
+"""Folders of installed packages, including folders of other environments that this one reads (`pip install --user`)."""
 
 
 @contextmanager

@@ -113,7 +113,7 @@ def parse_arm(node: Any, where: str = "") -> Arm:
 
 
 def build_arm(component: Component) -> Arm:
-    """The arm of a parsed `decoding` node, whose parameters include `ARM_KEYS`. Raises ConfigError."""
+    """The arm of a parsed `decoding` node. The node's parameters include `ARM_KEYS`. Raises ConfigError."""
     if isinstance(component.instance, Arm):
         return component.instance
     where, sources = component.where, list[ParameterSource]()
@@ -145,11 +145,11 @@ def build_arm(component: Component) -> Arm:
 
 
 def default_controls(arm: Arm, *, options: bool = False, shots: int | None = None) -> tuple[Arm, ...]:
-    """The default controls of an arm: those whose `Strategy.control_for` returns an arm, by `control_rank`.
+    """The default controls of an arm: all that `Strategy.control_for` returns for it, by `control_rank`.
 
     Controls that wrap the strategy, with its sampler, come first. Then come the references: greedy, sampled as the arm
-    is, and at the arm's cost. Controls and strategies of one branch have none. A strategy that rewrites the prompt
-    has those that need no logits.
+    is, and at the arm's cost. Controls and one-branch strategies get no controls. A strategy that rewrites the prompt
+    gets only controls that need no logits.
 
     Args:
         arm: The arm.

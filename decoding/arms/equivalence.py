@@ -1,10 +1,10 @@
 """Arms that are greedy decoding by construction, independently of the model's answers.
 
-    is_unfitted          a strategy whose parameters have not been fitted scores as the reference
+    is_unfitted          a strategy with unfitted parameters scores as the reference
     preserves_argmax     a control that keeps the order of tokens (`mask_only`, `temperature_matched`,
                          `entropy_matched`)
     neutral_parameters   a method at parameters at which it equals its reference under its mask (alpha = 0)
-    equal branches       a method whose branches all equal the prompt, such as one without demonstrations at 0 shots
+    equal branches       a method with branches that all equal the prompt, such as one without demonstrations at 0 shots
 
 The last three hold for greedy generation only, since sampling and option scores depend on the whole distribution. A
 mask that reads several branches (`masks_in_combine`) may rule out the best token, so such methods never count. Nothing
@@ -68,13 +68,13 @@ def is_control_of_greedy(arm: "Arm", answer_mode: str, shots: int) -> bool:
 
 
 def _leaves_mask(cls: type[Strategy]) -> bool:
-    """Whether the mask and the strength of a class are those of a class of these packages."""
+    """Whether a class takes both `mask` and `strength` from a class of these packages."""
     owners = (next(base for base in cls.__mro__ if name in vars(base)) for name in ("mask", "strength"))
     return all(is_builtin(owner) for owner in owners)
 
 
 def _has_greedy_scores(strategy: Strategy, shots: int) -> bool:
-    """Whether the best token of the strategy is that of the reference, for any logits."""
+    """Whether the strategy and the reference have the same best token, for any logits."""
     traits = strategy.traits
     if traits.masks_in_combine or traits.num_samples != 1 or (traits.demonstration_factor != 1 and shots > 0):
         return False

@@ -41,7 +41,7 @@ class ParameterSource:
 
 @runtime_checkable
 class Fittable(Protocol):
-    """A strategy whose parameters are fitted on a dev split.
+    """A strategy with parameters that are fitted on a dev split.
 
     Attributes:
         needs_labels: Whether the fit uses the right answers.
@@ -50,7 +50,7 @@ class Fittable(Protocol):
     needs_labels: ClassVar[bool]
 
     def calibration_strategies(self, shots: int) -> "tuple[Strategy, ...]":
-        """The strategies whose option scores the fit uses. shots: demonstrations per prompt."""
+        """The strategies that supply option scores to the fit. shots: demonstrations per prompt."""
         ...
 
     def fit(self, logprobs: "Tensor", gold: Sequence[int]) -> "Strategy":

@@ -28,7 +28,7 @@ SUFFICIENT_ABILITIES = {
     "attention": frozenset({"attention"}),
     "interventions": frozenset({"interventions"}),
 }
-"""Need -> abilities, any of which satisfies it."""
+"""Need -> abilities. Any one of them satisfies the need."""
 
 BEAMS_AND_BUDGET = "beams end at one length, and a thinking budget gives each its own. Remove max_thinking_tokens."
 """Why beam search has no thinking budget."""
@@ -170,7 +170,7 @@ def _alternative(strategy: Strategy, abilities: Set[str], score: str) -> str:
 
 
 def _capable_models(needs: Set[str]) -> list[str]:
-    """Names of the models whose classes declare abilities for all needs."""
+    """Names of the models that declare abilities for all needs on their class."""
     return [name for name in entries("model") if (has := _abilities(name)) and not _missing(needs, has)]
 
 

@@ -48,7 +48,7 @@ class StrategyWrapper(StatefulStrategy):
 
 
 class GatedStrategy(StatefulStrategy):
-    """Base of strategies whose scores depend on a decision per row: `gate` makes it, `gated_scores` uses it."""
+    """Base of strategies that score each row by a decision: `gate` makes it, `gated_scores` uses it."""
 
     def gate(self, logits: "Tensor", step: int) -> "Tensor":
         """The decision of each row: logits [n, B, V] -> [B, 1] bool."""
@@ -67,7 +67,7 @@ class GatedStrategy(StatefulStrategy):
 
 
 class AblationContrast(Strategy):
-    """Base of strategies whose second branch lacks what the field `without` names."""
+    """Base of strategies that remove what the field `without` names from their second branch."""
 
     without: AblatedPart
 
@@ -76,7 +76,7 @@ class AblationContrast(Strategy):
 
 
 class AdaptiveAblationContrast(AblationContrast):
-    """Base of ablation contrasts whose weights vary from row to row or token to token and sum to one."""
+    """Base of ablation contrasts with weights that vary by row or by token and sum to one."""
 
     @property
     def weights(self) -> None:

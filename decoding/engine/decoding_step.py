@@ -112,13 +112,13 @@ def fault_message(strategy: Strategy, step: int, numbers: Sequence[float], logit
 
 
 def zero_unusable_rows(scores: "Tensor") -> "tuple[Tensor, Tensor]":
-    """Scores [B, V] with zeros in rows whose best score is not finite, and the best scores [B, 1]."""
+    """Scores [B, V], zero in rows without a finite best score, and the best scores [B, 1]."""
     best = scores.amax(-1, keepdim=True)
     return scores.masked_fill(~(best.abs() < math.inf), 0.0), best
 
 
 def unusable_message(best: float, subject: str) -> str:
-    """What is wrong with scores whose best is this one, '' if it is finite. subject: begins the message."""
+    """The error message for a best score that is not finite, '' if it is finite. subject: begins the message."""
     if math.isfinite(best):
         return ""
     return f"{subject} {'rule out every token' if best == NEG_INF else 'are not finite'}"

@@ -163,7 +163,7 @@ class BatchRun:
     def _decode(
         self, prepared: list[PreparedRequest], size: int, on_open: Callable[[], None]
     ) -> list[Result] | Failure:
-        """The results of a batch, or why it has none. Lowers the limit if memory ran out."""
+        """The results of a batch, or the reason for its failure. Lowers the limit if memory ran out."""
         try:
             with torch.inference_mode(), convert_user_errors():
                 results: list[Result] = decode_batch(
@@ -179,7 +179,7 @@ class BatchRun:
         else:
             self.limit.record_fit(size)
             return results
-        if is_memory:  # outside of `except`, whose traceback holds the tensors of the failed batch
+        if is_memory:  # outside of `except`: its traceback holds the tensors of the failed batch
             self.counters.batches_halved += 1
             self.limit.record_failure(size)
             self.model.free_buffers()

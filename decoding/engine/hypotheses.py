@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 STEPS_AHEAD = 16
-"""Steps whose numbers are drawn together. Drawing early changes no number: it depends on its query and step only."""
+"""Steps per draw of numbers. Drawing early changes no number: each depends only on its query and step."""
 
 
 class UniformNumbers:

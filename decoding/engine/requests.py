@@ -74,9 +74,9 @@ class ArmWork:
     """Counters of the contrast branches of one arm. They treat the arm as if it ran alone.
 
     Attributes:
-        eager: Answers whose branches were prefilled from the start.
-        lazy: Answers whose branches were prefilled at the first step that needed them.
-        gated: Answers whose branches were read only at steps that needed them.
+        eager: Answers with branches prefilled from the start.
+        lazy: Answers with branches prefilled at the first step that needed them.
+        gated: Answers with branches read only at steps that needed them.
         contrasts: Prompts of contrast branches.
         prefills_saved: Contrast prompts that were never prefilled.
         prompt_tokens_saved: Tokens of those prompts.
@@ -108,8 +108,8 @@ class Counters:
         prompts_prefilled: Prompts that were prefilled.
         prompts_prepared: Prompts answered before decoding, for `Strategy.prepare`. Their work is included in `batches`,
             `batches_halved`, `forwards`, `rows` and `rows_without_sharing`.
-        default_notes: Requests whose strategy uses a default, because the model's answer before decoding names no
-            choice (`decoding.base.DefaultNote`).
+        default_notes: Requests for which the strategy uses a default, because the model's answer before decoding names
+            no choice (`decoding.base.DefaultNote`).
         batches: Batches decoded.
         batches_halved: Batches that ran out of memory and continued in halves.
         forwards: Forward passes that decoded a token.

@@ -3,8 +3,8 @@
 If the strategy of a group acts in one part of the output, hypotheses outside that part choose in a batch of their own,
 from the logits of branch 0. So the strategy never sees the steps outside. It needs no branches there.
 
-Rows of a session are gathered by an index on the device. It is copied only if the rows differ from those of the
-previous step (`icl.memory.device_copies.StepIndices`), and adjacent rows need none.
+An index on the device gathers the rows of a session. It is copied only if the rows have changed since the previous step
+(`icl.memory.device_copies.StepIndices`). Adjacent rows need no index.
 """
 
 from collections.abc import Sequence
@@ -111,9 +111,7 @@ def _by_part(group: "DecodingGroup") -> "list[tuple[bool, list[Hypothesis]]]":
 
 
 def with_early_exits(session: Session, batch: StepBatch, indices: StepIndices) -> StepBatch:
-    """The batch with the logits of the reference's early layers after those of the branches, if its strategy reads
-    them.
-    """
+    """The batch, with the logits of the reference's early layers at the end if its strategy reads them."""
     if not batch.group.strategy.traits.reads_early_exits:
         return batch
     exits = gather_early_exits(session, indices.of([h.rows[0] for h in batch.hypotheses]))

@@ -150,7 +150,7 @@ def read_choices(choices: Sequence[StepChoice]) -> None:
 
 
 def decided_hypotheses(choices: Sequence[StepChoice]) -> Iterator[Hypothesis]:
-    """The hypotheses whose choice counts."""
+    """The hypotheses with a decided choice."""
     return (h for choice in choices for i, h in enumerate(choice.batch.hypotheses) if choice.is_decided(i))
 
 
@@ -179,7 +179,7 @@ def _may_stop(hypothesis: Hypothesis) -> bool:
 # Of the best candidates (twice as many as beams), those that end are finished answers. Their score is the sum over
 # their length to the power of the length penalty. The best of the others continue. The search ends when no running
 # beam, at its present length, is better than the worst of as many finished answers. One beam is greedy decoding. The
-# rules are those of transformers' `generate(num_beams=...)`.
+# rules follow transformers' `generate(num_beams=...)`.
 
 
 @dataclass
@@ -208,7 +208,7 @@ class BeamCandidate:
 
 
 class BeamChoice(StepChoice):
-    """The best candidates of each answer, of which the host selects those that end and those that continue."""
+    """The best candidates of each answer. The host selects which of them end and which continue."""
 
     def __init__(self, batch: StepBatch, step: LoopStep) -> None:
         """Computes the candidates on the device. batch: all running beams of a group."""
@@ -234,7 +234,7 @@ class BeamChoice(StepChoice):
                 if token_logprobs is not None:
                     logprob = token_logprobs[rows.start : rows.stop].flatten().index_select(0, best.indices)
                     self.tensors[f"logprobs/{place}"] = logprob[None]
-        if step.trace:  # the log-probability of a token is that of its candidate
+        if step.trace:  # a token has the log-probability of its candidate
             self.tensors["trace"] = trace_numbers(self.scores, batch.logits[0], self.scores.argmax(-1))
         self.trace_steps()
 

@@ -95,7 +95,7 @@ if TYPE_CHECKING:
 
 
 OpenBranches = Callable[[Sequence[str], Session], Session]
-"""Prefills prompts, given by name. The session is the one whose cached prompt prefix is reused."""
+"""Prefills prompts, given by name, and reuses the cached prompt prefix of the session."""
 
 
 def decode(
@@ -110,7 +110,7 @@ def decode(
 
     Args:
         session: Prefilled rows. The loop uses them up.
-        groups: Hypotheses whose `rows` are rows of the session.
+        groups: Hypotheses. Their `rows` are rows of the session.
         stop_tokens: Tokens that end an answer.
         trace: Whether to record `decoding.engine.trace.TRACE_FIELDS`.
         open_branches: Prefills prompts by name, for hypotheses that begin without the rows of their contrast branches.
@@ -204,7 +204,7 @@ class DeferredBranches:
         open_branches: Prefills prompts.
         indices: Row numbers on the device.
         num_prefilled: Prompts prefilled so far.
-        session: The running session, whose cached prompt prefix is reused.
+        session: The running session. Its cached prompt prefix is reused.
         prefilled: Prompt -> session and row in which it is prefilled, without tokens of an answer.
         gated_session: Rows of gated branches, or None.
         gated_rows: id of a gated hypothesis -> its rows in `gated_session`.
@@ -228,7 +228,7 @@ class DeferredBranches:
         Args:
             session: The running session.
             groups: All running groups.
-            undecided: Hypotheses whose reference does not decide this step.
+            undecided: Hypotheses for which the reference does not decide this step.
 
         Returns:
             The session with added rows, and the batches of the undecided hypotheses.
@@ -315,8 +315,8 @@ class DeferredBranches:
         """Keeps idle rows of `gated_session`, lets reading rows read, drops the rest, and renumbers all.
 
         Args:
-            idle: Keys of `gated_rows` whose rows stay as they are.
-            reading: Keys whose rows read on.
+            idle: Keys of `gated_rows`. Their rows stay as they are.
+            reading: Keys of `gated_rows`. Their rows read more tokens.
             chunks: Tokens that each row of `reading` reads.
             output_parts: The parts of the output that they lead on to, where that matters.
         """
@@ -400,7 +400,7 @@ def _extend(session: Session, chunks: Sequence[Sequence[int]], parts: Sequence[S
 
 
 def _waiting_prompts(groups: Iterable["DecodingGroup"], excluded: Sequence["Hypothesis"]) -> set[str]:
-    """Prompts that hypotheses whose branches were never prefilled may need later."""
+    """Prompts that hypotheses without prefilled branches may need later."""
     excluded_ids = {id(h) for h in excluded}
     return {
         prompt

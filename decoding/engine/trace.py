@@ -226,7 +226,7 @@ TRACE_FIELDS = ("plausible_tokens", "entropy", "changed", "logprob", "gap")
 """Numbers that are recorded for each step of an answer.
 
 plausible_tokens: tokens that the mask keeps. entropy: of the combined distribution in nats, before temperature and cuts
-of the sampler. changed: 1 if its best token is not that of the reference. logprob: log-probability of the chosen token,
+of the sampler. changed: 1 if its best token differs from the reference's. logprob: log-probability of the chosen token,
 0 for a forced one (`decoding.engine.thinking_budget`). gap: difference of the two best log-probabilities in nats, at
 most MAX_GAP.
 """

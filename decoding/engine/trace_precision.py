@@ -11,7 +11,7 @@ TRACE_DECIMALS = 4
 """Decimals of stored values in nats and of stored weights."""
 
 PROBABILITY_DIGITS = 4
-"""Significant digits of stored probabilities, whose relative error is the error of their logarithm."""
+"""Significant digits of stored probabilities. Their relative error is the error of their logarithm."""
 
 BATCH_ERROR = 1e-5
 """Difference between the values of two batches in float32, in nats."""

@@ -19,8 +19,8 @@ BRANCHES: int | None = None
 class OtherBranch:
     """One more prompt per row, read with a cache of its own.
 
-    M-RoPE models store the distance between positions and cached tokens (`rope_deltas`) on the model. It is replaced by
-    that of this branch during a forward pass and restored afterwards.
+    M-RoPE models store the distance between positions and cached tokens (`rope_deltas`) on the model. A forward pass of
+    this branch replaces it with the branch's own and restores it afterwards.
     """
 
     def __init__(self, model: Any, inputs: dict[str, Any]) -> None:

@@ -18,7 +18,7 @@ from icl.models.vllm.engine_io import EngineOutput, EngineRequest
 from icl.types import Generation, Prompt
 
 FETCH_SIZE = 256
-"""Number of answers whose records are fetched from the engine together."""
+"""Number of answers per fetch of records from the engine."""
 
 
 class StrategyModel(Protocol):

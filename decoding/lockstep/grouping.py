@@ -77,7 +77,7 @@ def build_groups(
 def thinking_limits(
     max_thinking_tokens: int | None, max_new_tokens: int, reference: Prompt, tokenizer: OptionTokenizer
 ) -> ThinkingLimits | None:
-    """The thinking budget of a group with this reference prompt, or None if it has none."""
+    """The thinking budget of a group with this reference prompt, or None without a budget."""
     if max_thinking_tokens is None:
         return None
     opened = opened_block(tokenizer.render(reference) or "")
@@ -86,7 +86,7 @@ def thinking_limits(
 
 
 def _option_groups(prepared: PreparedRequest, tokenizer: OptionTokenizer, name_prefix: str) -> list[PromptGroup]:
-    """One group for each option of several tokens, and one whose first step gives the first tokens of all options."""
+    """One group for each option of several tokens, and one that gives all first tokens in its first step."""
     ids = tokenizer.option_ids(prepared.branches[0], prepared.request.options)
     if not ids or not all(ids):
         raise ModelError("an option adds no tokens to this prompt.")

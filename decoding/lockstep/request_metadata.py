@@ -56,7 +56,7 @@ class BranchMetadata:
         query: Query id of the random stream of the sampler.
         trace: Whether to record the numbers of each step.
         top: Number of tokens to record of each branch in each step (`decoding.engine.trace`).
-        first: Tokens whose log-probability is recorded at step 0.
+        first: Record the log-probabilities of these tokens at step 0.
         force: Tokens of an option. They are chosen in place of the strategy's tokens, and their log-probabilities are
             recorded.
         thinking: The thinking budget, or None.

@@ -1,7 +1,7 @@
 """vLLM's scheduler, extended so that the branches of a group sample in the same step.
 
 The scheduler aligns the steps. `token_selection.py` chooses the token that all branches of a group sample. After each
-step the scheduler compares their tokens, and a group whose branches differ ends with an error.
+step the scheduler compares their tokens. If the branches of a group differ, the group ends with an error.
 
 vLLM alone advances each request as soon as it can. A branch with a short prompt, a hit in the prefix cache or a spare
 block would sample before the other branches of its group. Three rules, added around vLLM's own `schedule`, prevent it:
@@ -113,7 +113,7 @@ class RequestGroup:
 
     @property
     def can_sample(self) -> bool:
-        """Whether each branch runs and lacks only the token whose logits it samples from."""
+        """Whether each branch runs and has one token left to compute, which gives the logits to sample from."""
         return self.final_status is None and all(
             r.status == RequestStatus.RUNNING and lacks_one_token(r) for r in self.members.values()
         )

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 MAX_GROUPS = 100_000
-"""Groups whose records wait to be fetched. Beyond that the oldest records are dropped."""
+"""Maximum number of groups with records to fetch. Beyond that the oldest records are dropped."""
 
 
 @dataclass
@@ -76,7 +76,7 @@ class RecordStore:
             write(values.tolist())
 
     def of(self, group: str) -> GroupRecord:
-        """The record of a group, a new one if there is none. That of a group whose record was taken is not stored."""
+        """The record of a group, a new one if there is none. If the group's was taken, the new one is not stored."""
         if group in self.taken:
             return GroupRecord()
         if group not in self.records:
@@ -100,7 +100,7 @@ class RecordStore:
                 self.faulty.discard(group)
 
     def reason(self, group: str) -> str | None:
-        """The first fault of a group, None if it has none."""
+        """The first fault of a group, or None."""
         self.settle(wait=False)
         if group not in self.faulty:
             return None

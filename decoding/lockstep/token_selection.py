@@ -47,7 +47,7 @@ RowGroup = list[BatchRow]
 
 
 def complete_groups(rows: Sequence[BatchRow]) -> list[RowGroup]:
-    """The groups whose branches all have a row, at the same step."""
+    """The groups in which all branches have a row, at the same step."""
     rows_of: dict[str, dict[int, BatchRow]] = {}
     for row in rows:
         rows_of.setdefault(row.branch.group, {})[row.branch.index] = row
@@ -85,7 +85,7 @@ def select_tokens(logits: "Tensor", groups: Sequence[RowGroup], load_tokenizer: 
 
 
 _COMBINED_BY_STEP: set[str] = set()
-"""Arms whose strategies compute with the number of the step."""
+"""Arms with strategies that compute with the step number."""
 
 
 def _select_together(

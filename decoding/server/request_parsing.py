@@ -163,7 +163,7 @@ class ExtendedOptions(_Fields):
 
 
 class ChatFields(PromptFields):
-    """The fields of a chat request, but for those of its strategy."""
+    """The fields of a chat request, except the fields of its strategy."""
 
     model: Name = None
     max_tokens: Limit = None
@@ -190,9 +190,9 @@ class StrategyRequest:
         max_tokens: Maximum number of new tokens, None if the request does not limit them.
         stop: Texts that end the answer.
         stream: Whether to stream the answer.
-        model: Name of the model, '' if the request has none.
+        model: Name of the model, '' if the request names no model.
         token_ids: Whether to return the token ids of the answer.
-        extended: The key `icl`, None if the request has none.
+        extended: The value of the key `icl`, None without this key.
         stream_usage: Whether the last event of a stream counts tokens.
         max_thinking_tokens: Thinking budget (`decoding.engine.thinking_budget`), or None.
     """

@@ -1,8 +1,8 @@
 """Graceful shutdown of a server: requests in flight are answered first, and no connection can delay the exit forever.
 
 On SIGTERM, vLLM stops its renderer and its engine at once. Only requests that the engine has received are finished.
-A request whose images are still being read, or whose strategy still generates a description, would be lost. This
-module therefore counts requests from their arrival and delays the engine's shutdown until they are answered:
+A request would be lost while its images are read or its strategy generates a description. This module therefore counts
+requests from their arrival and delays the engine's shutdown until they are answered:
 
     SIGTERM ──> refuse new requests (503) ──> wait until no request is active,   ──> stop the engine ──> close
                                               at most `--shutdown-timeout`           connections
@@ -46,7 +46,7 @@ class GracefulShutdown:
 
         Args:
             server: The uvicorn server.
-            engine: vLLM's engine client, whose `shutdown` vLLM calls on SIGTERM.
+            engine: vLLM's engine client. vLLM calls its `shutdown` on SIGTERM.
         """
         server.config.timeout_graceful_shutdown = CLOSE_SECONDS
         self._watcher = asyncio.ensure_future(self._watch(server))

@@ -45,7 +45,7 @@ class LoadedTask:
 
     @property
     def pool_split(self) -> str | None:
-        """The split that the task provides for demonstrations, other than that of the queries. None if it has none."""
+        """The task's split for demonstrations, None unless it has one besides the split of the queries."""
         config = self.task.config
         candidates = (config.fewshot_split, config.training_split, config.validation_split)
         return next((split for split in candidates if split and split != self.query_split), None)
@@ -229,7 +229,7 @@ def check_kind(file: TaskFile) -> None:
 
 @lru_cache(maxsize=8)
 def _loaded(path: Path, digest: str, specific_kwargs: str) -> LoadedTask:
-    """The task of a file. digest: that of its files, so that edited code is loaded again."""
+    """The task of a file. digest: the digest of its files, so that edited code is loaded again."""
     file = read_task_file(path)
     _check_local_data(file)
     _silence(file)
@@ -278,7 +278,7 @@ def _configured(path: Path) -> Any:
 
 @lru_cache
 def _task_class() -> Any:
-    """lmms-eval's class of a task, whose methods try once."""
+    """lmms-eval's task class, without the retries of its methods."""
     from PIL import ImageFile
 
     truncated = ImageFile.LOAD_TRUNCATED_IMAGES
@@ -293,7 +293,7 @@ def _task_class() -> Any:
 
 
 def _silence(file: TaskFile) -> None:
-    """Turns off the log of lmms-eval and of the task's modules, whose aggregations would write lines at every call."""
+    """Turns off the logs of lmms-eval and of the task's modules: their aggregations would log at every call."""
     try:
         from loguru import logger
     except ImportError:

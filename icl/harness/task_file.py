@@ -1,7 +1,8 @@
 """Task files of lmms-eval (YAML), read without running anything.
 
-A file names functions of the Python files beside it (`!function utils.doc_to_text`), includes other files, and may have
-Jinja templates. `TaskFile.code` lists all of these, and `TaskFile.digest` changes with every file that they come from.
+A file names functions of the Python files next to it (`!function utils.doc_to_text`), includes other files, and may
+have Jinja templates. `TaskFile.code` lists all of these, and `TaskFile.digest` changes with every file that they come
+from.
 """
 
 import hashlib
@@ -78,7 +79,7 @@ class TaskFile:
 
     @property
     def digest(self) -> str:
-        """12 hex digits of the YAML files, of every Python file beside them, and of the version of lmms-eval."""
+        """12 hex digits of the YAML files, of every Python file next to them, and of the version of lmms-eval."""
         python_files = {path for file in self.files for path in file.parent.glob("*.py") if path.is_file()}
         named = {function_file(function) for function in self.functions()}
         digest = hashlib.sha256(_installed_version().encode())
@@ -121,13 +122,13 @@ def find_task_file(task: str, folders: Sequence[Path] | None = None) -> TaskFile
 
 
 def read_task_file(path: Path) -> TaskFile:
-    """The keys of a file with those of the files that it includes. Raises ConfigError."""
+    """The keys of a file and of the files that it includes. Raises ConfigError."""
     keys, files = _read(path, ())
     return TaskFile(path, keys, files)
 
 
 def function_file(function: FunctionName) -> Path | None:
-    """The Python file of a function: beside the file that names it, or in the package lmms_eval. None if elsewhere."""
+    """The Python file of a function: next to the file that names it, or in the package lmms_eval. None if elsewhere."""
     module = function.rpartition(".")[0]
     return module_file(module, function.folder / f"{module}.py")
 
@@ -323,7 +324,7 @@ def _check_size(keys: Mapping[Any, Any], path: Path) -> None:
         if id(value) in above:
             raise ConfigError(f"{path}: {key} contains itself by an alias. Write its values out.")
         if count > MAX_VALUES:
-            raise ConfigError(f"{path} has more than {MAX_VALUES:,} values, with those of aliases. Remove some.")
+            raise ConfigError(f"{path} has more than {MAX_VALUES:,} values, counting aliases. Remove some.")
         if isinstance(value, int) and value.bit_length() > MAX_INTEGER_BITS:
             raise ConfigError(f"{path}: {key} has too large a number. Numbers have at most 308 digits.")
         if isinstance(value, Mapping | list | tuple | set):

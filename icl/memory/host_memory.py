@@ -1,4 +1,4 @@
-"""Free main memory of this process: that of the machine, or of the control group of a container or Slurm job."""
+"""Free main memory for this process: on the machine, or in the control group of a container or Slurm job."""
 
 from collections.abc import Iterator
 from pathlib import Path

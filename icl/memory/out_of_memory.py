@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from icl.errors import ICLError, ModelError
 
 TYPES = frozenset({"OutOfMemoryError", "MemoryError"})
-"""Names of an error's class or of one of its bases: torch's own errors, and those of Python and numpy."""
+"""Names of an error's class or of one of its bases: torch's own errors, and errors of Python and numpy."""
 
 TEXTS = (
     "out of memory",  # CUDA, HIP, XPU and MPS; also AcceleratorError, NCCL and bitsandbytes
@@ -61,7 +61,7 @@ def report_out_of_memory(what: str, remedy: str) -> Iterator[None]:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's message, or the name of its type if it has none."""
+    """The first line of an error's message, or the name of its type if the message is empty."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 

@@ -1,1 +1,1 @@
-"""Model backends: real ones, and fakes whose right answers are known."""
+"""Model backends: real ones, and fakes with known right answers."""

@@ -304,7 +304,7 @@ class Session(Protocol):
         ...
 
     def join(self, other: "Session") -> "Session":
-        """The rows of both sessions, those of this one first."""
+        """The rows of both sessions, this session's first."""
         ...
 
     def absorb(self, other: "Session") -> None:
@@ -321,7 +321,7 @@ class Session(Protocol):
         ...
 
     def extend(self, chunks: Sequence[Sequence[int]], parts: "Sequence[Sequence[TokenPart]]" = ()) -> None:
-        """Append at least one token to every row. Chunks may differ in length. parts: those of `advance`."""
+        """Append at least one token to every row. Chunks may differ in length. parts: as in `advance`."""
         ...
 
     def trim(self) -> None:
@@ -346,7 +346,7 @@ class Session(Protocol):
 
 
 class LogitModel(Model):
-    """Base class of models that open sessions. Token ids and text are those of the model's tokenizer."""
+    """Base class of models that open sessions. Token ids and text come from the model's tokenizer."""
 
     @property
     @abstractmethod
@@ -367,7 +367,7 @@ class LogitModel(Model):
         Args:
             prompts: At least one prompt.
             early_exits: Whether the session has `early_exit_logits`.
-            prefix_source: A session of this model whose rows may be reused, if the model `shares_prefix`. It stays
+            prefix_source: A session of this model. Its rows may be reused if the model `shares_prefix`. It stays
                 unchanged.
 
         Raises:
@@ -392,7 +392,7 @@ class LogitModel(Model):
 
     @property
     def tokenizer(self) -> Any:
-        """The `transformers` tokenizer, for stop strings. Raises ModelError if the model has none."""
+        """The `transformers` tokenizer, for stop strings. Raises ModelError if the model has no tokenizer."""
         raise ModelError(f"{type(self).__name__} has no tokenizer, which stop strings need.")
 
     def token_ids(self, prompt: Prompt) -> Sequence[int]:

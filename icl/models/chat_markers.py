@@ -13,11 +13,11 @@ from icl.errors import ModelError
 from icl.types import Part, Prompt
 
 TURN_MARKERS = re.compile(r"<\|[A-Za-z0-9_-]+\|>|</?(?:start|end)_of_turn>|\[/?INST\]|<</?SYS>>")
-"""Common turn markers, for endpoints whose tokenizer is unknown."""
+"""Common turn markers, for endpoints with an unknown tokenizer."""
 
 
 def marker_pattern(tokenizer: Any, placeholder: str = "") -> re.Pattern[str] | None:
-    """A pattern of the tokenizer's special tokens, the longest first. None if it has none.
+    """A pattern of the tokenizer's special tokens, the longest first. None if it has no special tokens.
 
     The unknown token is left out: its text is the same token as any other unknown word.
 

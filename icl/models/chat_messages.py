@@ -97,7 +97,7 @@ def mended(text: str) -> str:
 
 
 def _silence(choice: dict[str, Any], message: dict[str, Any]) -> str:
-    """The error message for an answer whose content is null, which differs from an empty text."""
+    """The error message for an answer with null as its content. Null differs from an empty text."""
     if message.get("refusal"):
         return f"the model refuses: {str(message['refusal'])[:200]}"
     if message.get("tool_calls"):

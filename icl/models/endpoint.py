@@ -23,7 +23,7 @@ PROBE_TIMEOUT_SECONDS = 10.0
 """Time limit of a request that asks a server what it is."""
 
 GATEWAY_STATUSES = (502, 503, 504)
-"""Responses of a gateway whose server is down."""
+"""Responses of a gateway while its server is down."""
 
 
 class EndpointUnavailableError(ModelError):
@@ -59,7 +59,7 @@ class Endpoint:
 
     @cached_property
     def client(self) -> "OpenAI":
-        """The client of `openai`, whose waits between attempts end when `stopped` is set. Raises ModelError.
+        """The client of `openai`. Its waits between attempts end when `stopped` is set. Raises ModelError.
 
         It ignores the variables OPENAI_API_KEY, OPENAI_ORG_ID and OPENAI_PROJECT_ID, and follows no redirect.
         """

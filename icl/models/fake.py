@@ -181,7 +181,7 @@ def _ranked_demos(request: Request) -> list[Demo]:
 
 
 def _make_generation(text: str, request: Request, prompt_tokens: int) -> Generation:
-    """An answer whose tokens are words. A reasoning block over the thinking budget is cut, as an engine does it."""
+    """An answer with words as its tokens. A reasoning block over the thinking budget is cut, as an engine does it."""
     reasoning, answer, thinking, thinking_tokens = _cut_reasoning(text, request.max_thinking_tokens)
     words = answer.split()
     is_cut = len(words) > request.max_new_tokens

@@ -2,7 +2,7 @@
 
 Every endpoint is asked for its description. Other servers answer with an error or an unrelated text, and have no
 strategies. `icl serve` receives the prompt part by part with the names of its spans, and renders it with the code of
-the model `hf`. So its branches equal those of a local run. It answers with the whole `Generation`.
+the model `hf`. So its branches equal the branches of a local run. It answers with the whole `Generation`.
 """
 
 import json
@@ -104,7 +104,7 @@ def strategy_request(request: Request) -> dict[str, Any]:
 
 
 def named_messages(prompt: Prompt) -> list[dict[str, Any]]:
-    """The prompt as messages whose content items carry the names of their spans."""
+    """The prompt as messages. Their content items carry the names of their spans."""
     return [
         {
             "role": turn.role,

@@ -81,7 +81,7 @@ END = Where()
 
 @dataclass(frozen=True)
 class Keys:
-    """The keys of an attention module whose scores an intervention edits.
+    """The keys for which an intervention edits the scores of an attention module.
 
     Attributes:
         spans: Names of parts of the prompt, or of groups of them (`icl.spans.GROUPS`). Empty: all keys.

@@ -47,7 +47,7 @@ ENDPOINT_ABILITIES = frozenset({"generate", "score"})
 
 
 class _Abilities:
-    """Descriptor: on the class, the abilities of any endpoint; on an instance, those of its server."""
+    """Descriptor: on the class, the abilities of any endpoint; on an instance, the abilities of its server."""
 
     def __get__(self, model: "Remote | None", owner: type["Remote"]) -> frozenset[str]:
         if model is None or not isinstance(model.server, ServerInfo):

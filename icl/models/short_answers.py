@@ -10,7 +10,7 @@ from icl.types import Prompt
 BATCH = 16
 
 ANSWERING = frozenset({"generate", "logits", "strategies"})
-"""Abilities of which a model needs at least one."""
+"""A model needs at least one of these abilities."""
 
 CACHED_BYTES = 32 * 2**20
 """Size of the cache of answers."""

@@ -35,8 +35,8 @@ if TYPE_CHECKING:
 def check_task(task: Any, queries: int = 20) -> None:
     """Unique ids, an answer each, options that hold it, no gold in the query, a pool without the query, determinism.
 
-    Images are opened for the first `queries` queries and their pools. A task whose pool may hold the query's own
-    image says so with `pool_shares_images = True`.
+    Images are opened for the first `queries` queries and their pools. If the pool may hold the query's own image, the
+    task says so with `pool_shares_images = True`.
     """
     name = type(task).__name__
     require(isinstance(task, Task), f"{name} lacks something of the protocol icl.tasks.base.Task.")

@@ -104,7 +104,7 @@ class _Check:
         self._same(absorbed.logits[: len(joined)], joined.logits, "rows advanced after absorb, and before")
 
     def suffixes(self) -> None:
-        """The distributions before each token of a suffix equal those of advancing."""
+        """The distributions before each token of a suffix equal the ones that advancing gives."""
         session = self._open()
         before = session.logits.clone()
         words = self._words(2, 0)

@@ -30,7 +30,7 @@ def canonical_bytes(
 
 
 def canonical_digest(value: Any, **options: Any) -> str:
-    """sha256 of the canonical JSON, in hexadecimal. The options are those of `canonical_bytes`."""
+    """sha256 of the canonical JSON, in hexadecimal. Takes the options of `canonical_bytes`."""
     return hashlib.sha256(canonical_bytes(value, **options)).hexdigest()
 
 

@@ -6,8 +6,8 @@ no chair. The longest name wins if several match.
 
 The vocabulary `coco` has the 80 objects of COCO with their 403 names in the released code. Differs from the released
 code where its library forms a wrong singular: it misses "bus" ("bu"), "ties", "canoes", "collies" and "magpies", and
-by misspelled names "motor bike" and "cheesecake". The vocabulary `coco_released` repeats this: with it, the mentions
-are those of the released code.
+by misspelled names "motor bike" and "cheesecake". The vocabulary `coco_released` repeats this: it gives the mentions of
+the released code.
 """
 
 import json
@@ -55,7 +55,7 @@ _ENDINGS = tuple(
         (r"men$", "man"),
         (r"children$", "child"),
         (r"(ch|sh|ss|x)es$", r"\1"),
-        (r"(b|ct|mp|op|r|t)uses$", r"\1us"),  # not those of "houses" and "blouses"
+        (r"(b|ct|mp|op|r|t)uses$", r"\1us"),  # not "houses" and "blouses"
         (r"([^aeiou])ies$", r"\1y"),
         (r"(al|el|ol|[^d]ea|oa|hie|ar|oo)ves$", r"\1f"),
         (r"(kni|wi)ves$", r"\1fe"),

@@ -61,7 +61,7 @@ def run_within_limit(
             limit.record_fit(size(batch))
             pending = pending[count:]
             continue
-        # outside of `except`, whose traceback holds the tensors of the failed batch
+        # outside of `except`: its traceback holds the tensors of the failed batch
         limit.record_failure(size(batch))
         relieve()
         free()

@@ -228,7 +228,7 @@ def max_tokens(config: Any) -> int | None:
 
 
 def stop_tokens(checkpoint: Checkpoint) -> frozenset[int]:
-    """Token ids that end an answer: those of the generation config, or else those of config and tokenizer."""
+    """Token ids that end an answer, from the generation config, or else from config and tokenizer."""
     stops = _ids(checkpoint, checkpoint.generation.eos_token_id)
     if not stops:
         stops = _ids(checkpoint, getattr(text_config(checkpoint.config), "eos_token_id", None))

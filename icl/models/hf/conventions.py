@@ -64,7 +64,7 @@ def image_placeholder(processor: Any, config: Any = None) -> ImagePlaceholder:
                                     image_token_index), else the id of the placeholder
 
     The ids of the config are always included: some processors declare one token and write another. They alone are
-    patches, whose embeddings the features of images replace. Others, such as the end of a row, are markers.
+    patches: the features of images replace their embeddings. Others, such as the end of a row, are markers.
 
     Args:
         processor: The processor, with its tokenizer.
@@ -163,7 +163,7 @@ def check_class(model: Any, path: str) -> None:
 
 
 def offloaded_parts(model: Any) -> list[str]:
-    """The modules outside decoder and head whose weights `device_map` has left in main memory or on the disk."""
+    """The modules outside decoder and head that `device_map` has left in main memory or on the disk."""
     if not hasattr(model, "get_decoder"):
         return []
     head = model.get_output_embeddings()

@@ -139,7 +139,7 @@ def frozen(model: Any) -> Iterator[None]:
 
 REMEDY = "fewer shots, smaller images, a larger device, or `icl analyze RUN attention`, which needs no gradients"
 ONE_LAYER = 5
-"""Tensors of heads x tokens x tokens that the layer in work needs beside the one that stays."""
+"""Tensors of heads x tokens x tokens that the current layer needs, in addition to the one that stays."""
 
 
 def attention_saliency(model: "HF", prompt: Prompt, loss: Callable[[Tensor], Tensor]) -> dict[int, Tensor]:
@@ -151,7 +151,7 @@ def attention_saliency(model: "HF", prompt: Prompt, loss: Callable[[Tensor], Ten
         loss: A scalar of the logits [V] after the prompt.
 
     Returns:
-        Layer -> [T, T] float32 on the host. Entry (i, j) is that of token i attending to token j, and 0 for i = j.
+        Layer -> [T, T] float32 on the host. Entry (i, j) belongs to token i attending to token j, and is 0 for i = j.
 
     Raises:
         ModelError: The prompt cannot be read, or memory is too small for it.

@@ -104,7 +104,7 @@ class ImageEncoder:
         return 0.0 if self.tower is None else self.tower.of(group[0][1]).peak_bytes(len(group))
 
     def _tower(self, group: Sequence[tuple[Key, dict[str, Any], str]]) -> list[EncodedImage]:
-        """One forward pass of the tower for images whose processed inputs have equal shapes."""
+        """One forward pass of the tower for images with processed inputs of equal shapes."""
         count = len(group) * (2 if group[0][0][1] else 1)
         inputs = {
             name: on_model(torch.cat([each[name] for _, each, _ in group]), self.model)

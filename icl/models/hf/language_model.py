@@ -80,7 +80,7 @@ class LanguageModel:
         self.token_types_name = next((name for name in TOKEN_TYPE_NAMES if name in names), None)
         if not getattr(processor, "return_mm_token_type_ids", False) and not needs_token_types(model):
             self.token_types_name = None
-        # The processor's own token types are then passed to a prefill, as those of PaliGemma.
+        # The processor's own token types are then passed to a prefill, as with PaliGemma.
         self.own_token_types = {"token_type_ids"} & set(names) if self.token_types_name is None else set()
         self.has_logits_to_keep = "logits_to_keep" in names
         if (head := model.get_output_embeddings()) is not None:
@@ -88,7 +88,7 @@ class LanguageModel:
 
     @property
     def device(self) -> torch.device:
-        """The device of token ids: that of the embeddings."""
+        """The device of token ids, which is the device of the embeddings."""
         return execution_device(self.model.get_input_embeddings())
 
     def forward(
@@ -287,9 +287,7 @@ def needs_token_types(model: Any) -> bool:
 
 
 def keep_columns(logits: Tensor, columns: Tensor | int) -> Tensor:
-    """The effect of `logits_to_keep`, for a class that returns all logits: the last columns (0: all), or those of a
-    tensor.
-    """
+    """`logits_to_keep` for a class that returns all logits: the last columns (0: all), or the columns in a tensor."""
     return logits[:, columns] if isinstance(columns, Tensor) else logits[:, -columns:]
 
 

@@ -5,7 +5,7 @@ A layer holds keys and values by slot (attention), states by row (linear attenti
 may hold. A copied layer owns its dictionaries of states, which linear attention updates in place.
 
 Layers of full attention are `SharedPrefixLayer`. Only they store a common prefix once. Sliding windows, recurrent
-states and mixed layers are those of transformers, and their rows hold copies.
+states and mixed layers use the classes of transformers, and their rows hold copies.
 
 Attention masks of the rows are made from lengths on the host, so that no mask is read from a device:
 
@@ -42,7 +42,7 @@ SUPPORTED_LAYERS = frozenset(
         "LinearAttentionAndFullAttentionLayer",
     }
 )
-"""Layer classes whose complete state the functions below handle. Other classes are refused."""
+"""Layer classes. The functions below handle their complete state. Other classes are refused."""
 
 
 def new_cache(config: Any) -> Any:
@@ -134,7 +134,7 @@ def select_rows(layer: Any, rows: RowIndex) -> Any:
 
 
 def _device(layer: Any) -> torch.device:
-    """The device of the layer's tensors; that of the host if it has none."""
+    """The device of the layer's tensors; the host if it has no tensors."""
     entries = [
         own for value in vars(layer).values() for own in (value.values() if isinstance(value, dict) else [value])
     ]
@@ -142,9 +142,7 @@ def _device(layer: Any) -> torch.device:
 
 
 def join_rows(parts: Sequence[Any], width: int, order: Sequence[int] | None = None) -> Any:
-    """The rows of all parts at this width, or at that of the window if it is smaller. order: index of each row in the
-    result.
-    """
+    """The rows of all parts at this width, or at the window's if smaller. order: index of each row in the result."""
     if isinstance(parts[0], SharedPrefixLayer):
         return shared_prefix.join_layers(parts, width, order)
     if isinstance(parts[0], PromptLayer):
@@ -167,7 +165,7 @@ def join_rows(parts: Sequence[Any], width: int, order: Sequence[int] | None = No
 
 
 def trim(layer: Any, width: int) -> None:
-    """Keep only the last `width` slots, or those of the window."""
+    """Keep only the last `width` slots, or the slots of the window."""
     if isinstance(layer, SharedPrefixLayer):
         layer.trim(width)
     elif not isinstance(layer, PromptLayer) and getattr(layer, "keys", None) is not None:

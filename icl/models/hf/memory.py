@@ -36,8 +36,8 @@ patches of all images of a pass, T the patches that attend to each other, and n 
                    J = t b 2 H + 3 n E b    projection to the tokens
 
 a is 2 if the activation is one operation (GELU), and 3 if it has an intermediate value or a gate. Workspaces of
-kernels, such as those of cuBLAS, come on top. Layers with a sliding window or without a KV cache need less. Towers that
-pool patches, keep the states of several layers or pad images need more or less. Tests compare the estimates with the
+kernels, for example cuBLAS, come on top. Layers with a sliding window or without a KV cache need less. Towers that pool
+patches, keep the states of several layers or pad images need more or less. Tests compare the estimates with the
 allocations of real models.
 """
 
@@ -92,7 +92,7 @@ class RequestSize:
     Attributes:
         shots: Demonstrations of the longest prompt.
         image_tokens: Tokens of an image, at most. 0: no image.
-        images: Number of distinct images of the run, whose features are cached.
+        images: Number of distinct images of the run. Their features are cached.
         image_uses: Images of all contexts. Each use of an image that is not cached encodes it again.
         largest_image: The image with the most pixels. None: no image.
     """
@@ -289,7 +289,8 @@ class TowerPass:
         patch_values: Pixel values of a patch in all channels.
         inner_copies: Tensors of the inner size that exist at once in an MLP.
         has_rotary: Whether positions are rotary embeddings.
-        max_patches: Patches that attend to each other, at most: those of a tile. 0: those of an image.
+        max_patches: Maximum number of patches that attend to each other: the patches of a tile. 0: all patches of an
+            image.
         patches: Patches of one image.
         tokens: Tokens of the prompt that one image takes. 0: the projection is not counted.
         token_values: Hidden size of the decoder.
@@ -413,7 +414,7 @@ class MemoryNeeds:
 
         Args:
             request: The request.
-            prompt_tokens: The length of its prompt, if not that of the request.
+            prompt_tokens: The length of its prompt, to use instead of the request's.
         """
         tokens = max(1, request.prompt_tokens if prompt_tokens is None else prompt_tokens)
         features = self.features(tokens) if request.image_tokens else 0.0

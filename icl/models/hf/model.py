@@ -90,7 +90,7 @@ class HF(LogitModel):
     adapter: str | None = None  # folder of a LoRA adapter saved by peft
     merge: bool = False  # whether the adapter is merged into the weights: faster, equal up to rounding
     token_budget: PositiveInt | None = later_parameter(None, 8192)
-    # padded tokens of one prefill, a quarter of those of all rows; null: by free memory
+    # padded tokens of one prefill, a quarter of the tokens of all rows; null: by free memory
     image_cache_mb: Count | None = later_parameter(None, 512)  # MiB of cached image features; null: by free memory
     trust_remote_code: bool = False  # whether Python code of the checkpoint may run
     revision: str | None = None  # branch, tag or commit on the hub
@@ -298,8 +298,8 @@ class HF(LogitModel):
         """Raise ModelError if the weights and one of the requests do not fit into the free memory of the device.
 
         Nothing is reserved, so that only what cannot fit is an error. Layers that `device_map` spreads are left to
-        accelerate, which moves what does not fit to main memory. An architecture whose memory cannot be estimated is
-        not checked, and neither is a loaded model, whose weights are in the memory that is not free.
+        accelerate, which moves what does not fit to main memory. Nothing is checked if the memory of the architecture
+        cannot be estimated, or if the model is loaded: its weights are then in the memory that is not free.
         """
         from icl.models.hf import prequantized
         from icl.models.hf.device_placement import resolve_device, resolve_dtype
@@ -323,7 +323,7 @@ class HF(LogitModel):
 
     @property
     def max_batch_tokens(self) -> int:
-        """Tokens of all rows of a batch. Loads the model, whose free memory decides."""
+        """Tokens of all rows of a batch. Loads the model: the memory that is then free decides."""
         return self.engine.budgets.row_tokens
 
     @property
@@ -425,7 +425,7 @@ class HF(LogitModel):
         Args:
             prompts: The prompts.
             sites: What is read, for all prompts.
-            where: The tokens whose states are returned. Others are not stored.
+            where: The tokens to return states of. The states of others are not stored.
 
         Returns:
             For each prompt, site -> states [tokens, d] (heads: [tokens, H, e]) in float32 on the host.

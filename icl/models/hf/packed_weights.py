@@ -68,7 +68,7 @@ class PackedConfig(QuantizationConfigMixin):  # type: ignore[misc]
 
 @register_quantizer(NAME)
 class PackedQuantizer(HfQuantizer):  # type: ignore[misc]
-    """A quantizer that puts a PackedLinear in the place of each layer whose packed parts are in the files."""
+    """A quantizer that replaces a layer with a PackedLinear if the files contain its packed parts."""
 
     requires_calibration = True
 
@@ -159,7 +159,7 @@ def numbers(words: Tensor, bits: int, along: int, interleaved: bool = False) -> 
         words: The packed words.
         bits: Bits of one number.
         along: The axis to unpack along.
-        interleaved: Whether the order is that of AWQ: 0, 2, 4, 6, 1, 3, 5, 7 within a word.
+        interleaved: Whether the order is AWQ's: 0, 2, 4, 6, 1, 3, 5, 7 within a word.
     """
     shifts = _shifts(bits, interleaved, words.device)
     values = words.unsqueeze(along + 1) >> (shifts[:, None] if along == 0 else shifts)
@@ -176,7 +176,7 @@ def unpacked(
     *,
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
-    """The weights [inputs, outputs] of packed parts, whose shapes are those of `icl.models.hf.prequantized`.
+    """The weights [inputs, outputs] of packed parts. `icl.models.hf.prequantized` lists the parts' shapes.
 
     Without `g_idx`, the groups are consecutive inputs of equal number. A stored zero of 15 with a lag of one means 16,
     as in the GPU kernels.
@@ -198,7 +198,7 @@ def unpacked(
 
 
 class PackedLinear(nn.Linear):
-    """An nn.Linear whose weight is unpacked at each access, into the precision of the original layer."""
+    """An nn.Linear that unpacks its weight at each access, into the precision of the original layer."""
 
     def __init__(self, how: PackedFormat, like: nn.Linear, bias: bool, ordered: bool, scales: str) -> None:
         """A layer in place of `like`. Its parts are filled later.

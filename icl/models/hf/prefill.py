@@ -16,7 +16,7 @@ A prefix comes from one of three sources:
  3. It belongs to a row of an open session (`prefix_source`). A contrast branch that is opened later reuses the KV cache
     of its demonstrations this way.
 
-Rows whose layers drop entries (full windows, recurrent states) cannot be a prefix source.
+Rows cannot be a prefix source if their layers drop entries (full windows, recurrent states).
 """
 
 from bisect import bisect_left
@@ -110,7 +110,7 @@ class Prefiller:
     def open(
         self, prompts: Sequence[EncodedPrompt], early_exits: bool = False, prefix_source: HFSession | None = None
     ) -> HFSession:
-        """A session whose row i is prompt i.
+        """A session with prompt i in row i.
 
         Args:
             prompts: The prompts.
@@ -240,7 +240,7 @@ class Prefiller:
 
 
 def padded_tokens(batch: Sequence[PrefillItem]) -> int:
-    """Tokens of a forward pass over the items, and those of their prefixes."""
+    """Tokens of a forward pass over the items, and tokens of their prefixes."""
     is_on_session = batch[0].row >= 0
     prefixes = 0 if is_on_session else len({(item.shared, item.group) for item in batch}) * batch[-1].shared
     return len(batch) * max(item.rest for item in batch) + prefixes

@@ -10,7 +10,7 @@ m outputs:
 
 Supported are GPTQ in 2, 4 and 8 bits and AWQ in 4 bits in the format `gemm`. GPTQ may have groups of any size, one
 group (-1), inputs in any order (`desc_act`), and settings that differ between layers (`dynamic`). Both of its formats
-work: `gptq`, whose zeros are stored less one, and `gptq_v2`. The files decide which layers are packed, not the config:
+work: `gptq`, which stores zeros less one, and `gptq_v2`. The files decide which layers are packed, not the config:
 published configs name the excluded modules by old names, or not at all. Other formats (marlin, gemv), 3 bits, AWQ
 without zeros and `*.bin` files are not supported. Neither are layers that the architecture stores in one tensor
 (experts of a mixture).

@@ -1,6 +1,6 @@
 """The projector of a loaded model: the modules that turn outputs of the vision tower into features for the decoder.
 
-It is identified by structure: for each tensor of features, the outermost module whose output has its rows and that does
+Structure identifies it: for each tensor of features, it is the outermost module that outputs the tensor's rows and does
 not contain the first module that reads pixels. A Q-Former before it is no part of it.
 """
 
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 CONSTANT = -1
 """The row of an output that gives a row of features which no output gives."""
 PROBE_SIDE = 96
-"""Side in pixels of the image whose features identify the projector."""
+"""Side in pixels of the image used to identify the projector by its features."""
 AT_ONCE = 16
-"""Images whose features are in memory at the same time."""
+"""Number of images with features in memory at the same time."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,7 +121,7 @@ def first_tensor(output: Any) -> Tensor | None:
 
 
 def feature_sources(features: Tensor, calls: Iterable[Call]) -> Iterator[tuple[Call, Tensor]]:
-    """The calls whose output has the rows of features, and which rows these are."""
+    """The calls that output the rows of features, and which rows these are."""
     for call in calls:
         rows = None if call.output is None else output_rows(features, call.output)
         if rows is not None:
@@ -143,7 +143,7 @@ def _recorded(model: nn.Module) -> Iterator[CallRecorder]:
 
 
 def _probe_image() -> Image:
-    """An image of random pixels, whose features no two modules have by accident."""
+    """An image of random pixels. No two modules output its features by accident."""
     import numpy as np
     from PIL import Image as PILImage
 

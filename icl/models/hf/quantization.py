@@ -109,7 +109,7 @@ class Quantization:
         return {"quantization_config": how}
 
     def _product_dtype(self) -> Any:
-        """The dtype of products of 4-bit layers: the `compute_dtype` setting, or that of the other layers."""
+        """The dtype of products of 4-bit layers: the `compute_dtype` setting, or the dtype of the other layers."""
         import torch
 
         name: str = self.compute_dtype

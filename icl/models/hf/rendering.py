@@ -136,7 +136,7 @@ class PromptRenderer:
         return tuple(self.tokenizer(text, add_special_tokens=not plain, verbose=False)["input_ids"])
 
     def _option_ids(self, tail: str, option: str) -> tuple[int, ...]:
-        """tail: the text after the last image, whose placeholder no token crosses."""
+        """tail: the text after the last image. No token crosses the image's placeholder."""
         before, both = self.ids(tail), self.ids(tail + option)
         if both[: len(before)] != before or len(both) == len(before):
             raise ModelError(
@@ -298,7 +298,7 @@ def overrides_rendering(processor: Any) -> bool:
 
 
 def printed_role(conversation: Sequence[Message], text: str) -> str | None:
-    """The role of the first turn whose content the text contains as a Python list; None if there is none."""
+    """The role of the first turn that the text contains as a Python list, or None."""
     lists = [message for message in conversation if isinstance(message["content"], list)]
     return next((message["role"] for message in lists if str(message["content"]) in text), None)
 

@@ -54,7 +54,7 @@ class KeyRanges:
 
 
 ALL_KEYS = KeyRanges()
-"""Every key, also those of generated tokens."""
+"""Every key, including the keys of generated tokens."""
 
 
 class ScorePlaces:
@@ -184,8 +184,8 @@ class RowEdit:
         prompt_length: Tokens of the prompt.
         row: Number of the prompt in the call of `open`.
         keys: Edited keys, at the site `scores`.
-        acts_in: The part of the output whose generated tokens are addressed, those that begin it unless `answer`. None:
-            no part is singled out.
+        acts_in: The part of the output in which generated tokens are addressed: all of them if `answer`, else only the
+            tokens that begin the part. None: no part is singled out.
     """
 
     acts: Intervention | StateObserver

@@ -96,7 +96,7 @@ def check_plain_reading(plain: PromptEncoder, runner: LanguageModel, path: str) 
 
 
 def counts_by_parts(renderer: PromptRenderer, pixels: ImageProcessor) -> bool:
-    """Whether the token count of a prompt is that of its text with separately processed images."""
+    """Whether a prompt has as many tokens as its text with separately processed images."""
 
     def ask() -> CheckResult:
         prompt = _prompts()[1]

@@ -50,7 +50,7 @@ class HFSession:
         width: Slots of each row, padding included.
         position: Position ids [..., R, 1] of the last tokens.
         layer_logits: [R, V] float32, or [R, 1 + early layers, V].
-        keys: `EncodedPrompt.key` of each row's prompt, whose tokens come first in the row.
+        keys: `EncodedPrompt.key` of each row's prompt. The prompt's tokens come first in the row.
         early_exits: Whether `layer_logits` has early layers.
         edits: Interventions and observers of each row.
         slides: Whether a layer has a sliding window.
@@ -320,7 +320,7 @@ class HFSession:
         return mask
 
     def _step_mask(self) -> Tensor | None:
-        """The mask of one new token per row, of which transformers need not read anything."""
+        """The mask of one new token per row. transformers need not read its values."""
         runner = self.runner
         if runner.is_from_transformers and not self.has_padding:
             return None
@@ -330,7 +330,7 @@ class HFSession:
         return mask_of_step(self._mask_slots(self.width), runner.attention, runner.dtype)
 
     def _chunk_mask(self, width: int, padding: Sequence[int]) -> Tensor | None:
-        """The mask [R, T + W] of a chunk of W columns, the last ones of which are padding. None without padding."""
+        """The mask [R, T + W] of a chunk of W columns with padding in the last ones. None without padding."""
         if self.runner.is_from_transformers and not any(padding) and not self.has_padding:
             return None
         mask = self._mask_slots(self.width + width)

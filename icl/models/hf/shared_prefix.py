@@ -9,7 +9,7 @@ token is written into spare slots behind the row, and a row can refer to a prefi
     1:  . . w x y z             row 1: (0, 3)              . . . a b c | d t u | . . .
         [G, H, S, D]            row 2: (1, 6)              . . w x y z | t u v | . . .
 
-A dot is padding. The prefix of row 1 was `a b c d`. Its next chunk was one token shorter than those of the other rows.
+A dot is padding. The prefix of row 1 was `a b c d`. Its next chunk was one token shorter than the other rows' chunks.
 So the row was shifted right, and the last token of its prefix became an own slot. Own slots are `[R, H, T, D]`.
 
 Attention needs all keys of a row in one tensor. Each layer builds that tensor for its forward pass and drops it
@@ -101,7 +101,7 @@ class SharedPrefix:
 
 
 class SharedPrefixLayer(DynamicLayer):  # type: ignore[misc]
-    """A full-attention cache layer whose rows have own slots and, before them, an optional shared prefix.
+    """A full-attention cache layer. Its rows have own slots and, before them, an optional shared prefix.
 
     Attributes:
         keys: Own keys of the rows [R, H, T, D], a view of the used part of `buffers`.

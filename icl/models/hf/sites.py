@@ -1,7 +1,7 @@
 """Which module of a decoder to hook for each site, that is, for each place where hidden states are read or edited.
 
-An intervention names sites (`icl.models.interventions.Site`: a kind and a layer). `DecoderSites` turns a site into the
-PyTorch module whose input or output holds these states (`Hookable`); `row_edits` then attaches the hooks. One layer:
+An intervention names sites (`icl.models.interventions.Site`: a kind and a layer). `DecoderSites` finds the PyTorch
+module that has these states as its input or output (`Hookable`); `row_edits` then attaches the hooks. One layer:
 
         x = input of the layer
         |----> attention block --> (norm) --> a       site `attention` is a
@@ -10,7 +10,7 @@ PyTorch module whose input or output holds these states (`Hookable`); `row_edits
         +  <------------------------------- m         site `residual` is x + a + m, the output of the layer
         |
     `heads` is the input of the attention block's output projection, cut into heads; `scores` are computed inside the
-    attention block; `embedding` is what layer 0 reads. An `onward` site is this one and those of all later layers.
+    attention block; `embedding` is what layer 0 reads. An `onward` site covers its own layer and all later ones.
 
 Names find most of it: the layers are the outermost `ModuleList` as long as the config says, and blocks and projections
 have common names (below). Three facts differ between architectures that name their modules alike. They are measured,
@@ -55,7 +55,7 @@ class Hookable:
     Attributes:
         module: The module.
         reads_input: Whether the state is the module's input (site `heads`).
-        plus_input_of: The layer whose input is added to the output to give the state (site `middle`).
+        plus_input_of: Add the input of this layer to the output to get the state (site `middle`).
         heads: Number of heads into which the last dimension is divided. 0: it is not divided.
     """
 

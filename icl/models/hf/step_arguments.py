@@ -59,7 +59,7 @@ class StepArgumentsLayer:
     Attributes:
         rows: Number of rows.
         tensors: Arguments [R, ...] by name.
-        per_token: Names of arguments whose second dimension is the token.
+        per_token: Names of arguments with the token as their second dimension.
     """
 
     is_initialized, is_compileable, is_croppable, is_sliding, supports_early_init = True, False, False, False, False
@@ -93,7 +93,7 @@ class StepArgumentsLayer:
 
 
 PromptLayer = CrossAttentionLayer | StepArgumentsLayer
-"""A layer whose entries belong to the prompt of a row, not to its tokens."""
+"""A layer with entries for the prompt of a row, not for its tokens."""
 
 
 def cross_attention_layers(config: Any) -> frozenset[int]:

@@ -19,7 +19,7 @@ CHARACTERS = 10_000_000
 """Length of a rendered prompt."""
 
 BYTES = 2 * 2**30
-"""Address space of the process, of which the imports take a third."""
+"""Address space of the process. The imports take a third of it."""
 
 
 def render(request: dict[str, Any]) -> dict[str, str]:

@@ -1,7 +1,7 @@
 """The tokens of a part of a prompt, such as `demo[0].answer`, and those that an intervention addresses.
 
-An image's tokens are those that its features take the place of, without markers such as the end of a row of patches.
-The tokens of a text are those that change if it is replaced.
+An image's tokens are the tokens that its features replace, without markers such as the end of a row of patches. The
+tokens of a text are the tokens that change if the text is replaced.
 """
 
 from collections.abc import Sequence
@@ -145,8 +145,9 @@ def with_edits(
 ) -> EncodedPrompt:
     """The encoded prompt with its interventions, and an observer after them.
 
-    Its key differs from that of the prompt without interventions from the first addressed token on, at the latest from
-    the last token on. So rows share exactly what no intervention can change. An observer sees each row by itself.
+    From the first addressed token on, its key differs from the key of the prompt without interventions; the key of the
+    last token always differs. So rows share exactly what no intervention can change. An observer sees each row by
+    itself.
 
     Args:
         encoder: Encodes prompts with other texts, and numbers the observed rows.

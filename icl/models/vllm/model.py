@@ -29,7 +29,7 @@ DEFAULT_MAX_IMAGES = 64
 """Maximum number of images in a prompt, if neither the config nor the run sets it."""
 
 SIXTEEN_BIT_FORMATS = frozenset({"awq", "gptq", "auto_awq", "auto_gptq", "awq_marlin", "gptq_marlin"})
-"""Quantization formats whose kernels need inputs in 16 bits."""
+"""Quantization formats with kernels that need 16-bit inputs."""
 
 LENGTH_STEP = 256
 """A planned length is a multiple of this number of tokens."""
