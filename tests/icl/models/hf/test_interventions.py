@@ -83,6 +83,12 @@ def test_an_edit_of_the_last_layer_is_that_of_the_output_layer(hf: HF, prompts: 
     assert torch.allclose(with_edit(hf, prompts, edit), by_hand, atol=1e-4)
 
 
+def test_a_layer_below_the_first_is_refused_also_by_an_onward_site(hf: HF) -> None:
+    for site in (Site("residual", -99), Site("residual", -99, onward=True)):
+        with pytest.raises(ModelError, match="-99"):
+            hf.sites.resolve_all(site)
+
+
 def on_one_beginning(prompts: list[Prompt], count: int) -> list[Prompt]:
     """Prompts with the demonstrations of the longest one and queries that differ at their end."""
     longest = max(prompts, key=lambda prompt: len(prompt.images))
