@@ -67,6 +67,7 @@ lint: $(VENV)/ready-dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python tests/lint_names.py
+	$(BIN)/python lab/count.py --check
 	$(BIN)/python tests/lint_imports.py
 
 # First both environments and the tools at once, then both suites. The tests of vLLM are one chain and take longest, so

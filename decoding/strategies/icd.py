@@ -6,8 +6,8 @@ The disturbance is a role that the model has to play. It stands before the query
 are unchanged. The paper lists five texts. The released code has an optional second branch with a noised image, which
 `contrast` with two branches can express.
 
-Differs from the released code in two points. The disturbance is always in the prompt; for InstructBLIP the release puts it
-into the text of the Q-Former. The release adds the contrast of its optional branch, so that its weights sum to 2.
+Differs from the released code in two points. The disturbance is always in the prompt; for InstructBLIP, the release
+puts it into the Q-Former's text. The release adds the contrast of its optional branch, so that its weights sum to 2.
 """
 
 from dataclasses import dataclass

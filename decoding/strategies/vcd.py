@@ -5,9 +5,9 @@
 The noise is forward diffusion on the processed pixels, drawn once per prompt. The weights sum to one, so identical
 branches do not change the distribution. The sources disagree on all three parameters; `presets` lists them.
 
-Differs from the released code in two points. Greedy decoding applies the contrast; the release ignores it with `do_sample:
-false`. The noised branch has its own cache; until July 2024 the release reused the first branch's cache from the second
-token on.
+Differs from the released code in two points. Greedy decoding applies the contrast; the release ignores it if
+`do_sample` is false. The noised branch has its own cache; until July 2024 the release reused the first branch's cache
+from the second token on.
 """
 
 from dataclasses import dataclass
