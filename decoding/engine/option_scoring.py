@@ -259,7 +259,7 @@ def floor_masked(logprobs: "Tensor", reference: "Tensor", is_masked: "Tensor") -
 
 
 def _chunks(scorings: Sequence[OptionScoring], vocabulary: int) -> list[list[OptionScoring]]:
-    """Consecutive scorings whose inner distributions fit into SUFFIX_BYTES. Options of one token need no memory."""
+    """Consecutive scorings with inner distributions that fit SUFFIX_BYTES. Options of one token need no memory."""
     chunks: list[list[OptionScoring]] = []
     free_bytes = 0
     for scoring in scorings:

@@ -161,7 +161,7 @@ def attention_problem(model: "Model", names: Sequence[str] = ()) -> str | None:
 
     Args:
         model: The model.
-        names: Groups or parts of prompts whose tokens must be known.
+        names: Groups or parts of prompts. Their tokens must be known.
     """
     own = getattr(model, "attn_implementation", "auto")
     if own in IMPLEMENTATIONS:

@@ -126,7 +126,7 @@ def _untrained(method: Any, data: FitData) -> FittedTensors:
 
 
 def _dev_split() -> tuple[tuple[DevPrompt, ...], tuple[DevPrompt, ...]]:
-    """Sources and choice: prompts of one operator, whose answers can be shuffled."""
+    """Sources and choice: prompts of one operator, with answers that can be shuffled."""
     task = build("task", {"name": "operators", "operator": "minus", "queries": SOURCES + CHOICE})
     prompts = []
     for query in task.queries:
@@ -137,7 +137,7 @@ def _dev_split() -> tuple[tuple[DevPrompt, ...], tuple[DevPrompt, ...]]:
 
 
 def _controls(name: str, method: SteeringMethod) -> tuple[SteeringMethod, ...]:
-    """The default controls, which have none of their own."""
+    """The default controls. They must have no controls of their own."""
     controls = method.controls()
     assert all(isinstance(one, SteeringMethod) for one in controls), f"{name}.controls() returns other things."
     assert not any(one.controls() for one in controls), f"a control of {name} has controls of its own."

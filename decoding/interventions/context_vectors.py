@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from icl.models.hf.model import HF
 
 SLOTS = spans.question(spans.demo(0))
-"""Name of the part whose tokens are replaced by the vectors."""
+"""Name of the part. The vectors replace its tokens."""
 FILLERS = (" a", "\n.", ".\n", "0", "x ", "\n\n")
 """Texts of one token in some tokenizer. The first one that gives the right number of tokens is used."""
 

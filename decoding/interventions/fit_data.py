@@ -1,7 +1,7 @@
-"""What a steering method is fitted on: prompts of a dev split in two disjoint parts, and measurements on them.
+"""Data to fit a steering method on: prompts of a dev split in two disjoint parts, and measurements on them.
 
-    sources   prompts whose states the vectors are made of
-    choice    prompts that the layer, the heads or the strength are chosen on
+    sources   prompts with the states that vectors are made of
+    choice    prompts to choose the layer, the heads or the strength on
 
 Both parts have prompts with demonstrations. The same prompts without demonstrations, or with shuffled answers, are
 made from them. Accuracy compares normalized greedy answers with the accepted ones.
@@ -50,7 +50,7 @@ class DevPrompt:
 
     @cached_property
     def with_shuffled_answers(self) -> Prompt:
-        """The prompt whose demonstrations exchanged their answers. If all have one answer, the prompt itself."""
+        """The prompt after its demonstrations exchanged answers. If all have one answer, the prompt itself."""
         try:
             return replace_answers(self.prompt, "shuffled")
         except PlanError:
@@ -68,8 +68,8 @@ class FitData:
 
     Attributes:
         model: The loaded model.
-        sources: Prompts whose states the vectors are made of.
-        choice: Prompts that parameters are chosen on. No query is in both parts.
+        sources: Prompts with the states that vectors are made of.
+        choice: Prompts to choose parameters on. No query is in both parts.
         seed: Seed of random numbers.
         max_new_tokens: Length limit of an answer.
         on_progress: Called with a text and the number of steps done and planned.

@@ -4,9 +4,9 @@
     c_lh     W_l (a_lh in the slice of h, zero elsewhere): what the head adds, without the bias                 [d]
     AIE_lh   mean over base prompts of p(y | a_lh put in) - p(y), y the first answer token
 
-The last is the average indirect effect of Todd et al. (arXiv 2310.15213), whose base prompts have shuffled
-answers. Where shuffled answers do not destroy the task, p(y) is near 1 and the effects are near their noise. Prompts
-without demonstrations are the other base.
+The last is the average indirect effect of Todd et al. (arXiv 2310.15213); its base prompts have shuffled answers. Where
+shuffled answers do not destroy the task, p(y) is near 1 and the effects are near their noise. Prompts without
+demonstrations are the other base.
 
 All edits are at the end of a prompt, so the rows of all heads share everything before it, and each costs one token.
 """

@@ -1,10 +1,10 @@
-"""Base class of methods whose tensors `icl fit` trains (`tune.parameters: vectors`).
+"""Base class of methods with tensors that `icl fit` trains (`tune.parameters: vectors`).
 
     tune: {task: ..., parameters: vectors, intervene: m2iv, objective: distill}
 
-The training loop computes the loss under the interventions of `steered_by`, whose gradients reach the tensors. The
-weights of the model stay fixed. The file has the format of `icl fit`, so `intervene: {name: m2iv, fitted: FILE}` reads
-it.
+The training loop computes the loss under the interventions of `steered_by`. Gradients reach the tensors through them.
+The weights of the model stay fixed. The file has the format of `icl fit`, so `intervene: {name: m2iv, fitted: FILE}`
+reads it.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TrainableMethod(FittedMethod):
-    """Base of methods whose tensors can be trained by the loss of answers.
+    """Base of methods that train their tensors with the loss of answers.
 
     A subclass defines `start`, and either `edit` and `intervention`, or `steered` and `steered_by`.
     """
@@ -40,24 +40,24 @@ class TrainableMethod(FittedMethod):
 
         Args:
             model: The loaded model.
-            prompts: Prompts of the training in their order, maybe without end.
+            prompts: Training prompts in order; may be an infinite iterator.
             seed: Seed of random numbers.
         """
         raise NotImplementedError(f"{type(self).__name__} does not define `start`")
 
     def edit(self, tensor: "Tensor", parameters: Mapping[str, Any]) -> Intervention:
-        """The edit that the tensor named by `tensor` makes, with the parameters of its file."""
+        """The edit with the tensor that `tensor` names and the parameters of its file."""
         raise NotImplementedError(f"{type(self).__name__} does not define `edit`")
 
     def steered_by(self, trained: FittedTensors, prompts: Sequence[Prompt], model: "HF") -> Sequence[Prompt]:
-        """The prompts as they are read under tensors that are in training.
+        """The prompts, read under the tensors in training.
 
         Their interventions keep the graph of the tensors, and their digests do not name the values.
 
         Args:
             trained: The tensors as they are now, with the other values of `start`.
             prompts: Prompts of a training step.
-            model: The loaded model, whose states may be observed.
+            model: The loaded model. The method may observe its states.
         """
         edit = unnamed(self.edit(trained.tensors[self.tensor], trained.parameters))
         return [steer(prompt, edit) for prompt in prompts]
@@ -84,7 +84,7 @@ class TrainableMethod(FittedMethod):
 
 @dataclass(frozen=True, eq=False)
 class Unnamed:
-    """An intervention whose tensors change, so that it has no digest of them."""
+    """An intervention without a digest of its tensors, because they change."""
 
     acts: Intervention
     digest: str = "in training"
@@ -104,7 +104,7 @@ class Unnamed:
 
 @dataclass(frozen=True, eq=False)
 class UnnamedScores(Unnamed):
-    """An edit of scores whose tensors change."""
+    """An edit of scores with tensors that change."""
 
     keys: Keys = Keys()  # noqa: RUF009 frozen
 

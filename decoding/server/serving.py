@@ -344,7 +344,7 @@ async def extended_response(
 
 
 def _usage(outputs: list[EngineOutput], new_tokens: int) -> dict[str, Any]:
-    """Counts prompt tokens of all branches, the cached ones among them, and tokens of the answer."""
+    """Counts of prompt tokens of all branches, of the cached ones among them, and of answer tokens."""
     prompt_tokens = sum(output.prompt_tokens for output in outputs)
     cached_tokens = sum(output.cached_tokens for output in outputs)
     return {

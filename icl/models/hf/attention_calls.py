@@ -24,7 +24,7 @@ NAME = "icl_scores"
 """Name of the registered function."""
 
 IMPLEMENTATIONS = ("eager", "sdpa")
-"""Implementations whose masks are read here. The others hide keys by lengths."""
+"""Implementations with masks that are read here. The others hide keys by lengths."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -400,7 +400,7 @@ class HF(LogitModel):
         Args:
             prompts: At least one prompt.
             early_exits: Whether the session has `early_exit_logits`.
-            prefix_source: A session of this model whose rows may be reused.
+            prefix_source: A session of this model. Its rows may be reused.
             interventions: One for each prompt, or None, after those that the prompt carries.
             observe: Sees the states of every row.
         """

@@ -115,7 +115,7 @@ class Prefiller:
         Args:
             prompts: The prompts.
             early_exits: Whether the session has logits of early layers.
-            prefix_source: A session of the same model whose rows may be reused.
+            prefix_source: A session of the same model. Its rows may be reused.
 
         Raises:
             ModelError: A single prompt does not fit into memory.

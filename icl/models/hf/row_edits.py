@@ -199,7 +199,7 @@ class RowEdit:
 
     @property
     def first(self) -> int:
-        """The first token whose state may differ. Rows share what is before it."""
+        """The first token with a state that may differ. Rows share what is before it."""
         return min([begin for begin, _ in self.ranges], default=self.prompt_length)
 
     def tokens(self, begin: int, end: int, parts: Sequence[TokenPart] = ()) -> list[int]:
