@@ -5,11 +5,11 @@ A task is admitted if demonstrations help, and blank images in the demonstration
     gain      mean score at k shots less that at 0 shots, in pairs
     blanked   the same for k shots whose images are blank
     share     (gain - blanked) / gain: the share of the gain that the images carry; undefined without a gain
-    admitted  yes: the interval of `gain` is above 0, and that of `blanked` reaches 0 or below. no: it does not.
+    admitted  yes: the interval of `gain` is above 0, and the interval of `blanked` reaches 0 or below. no: it does not.
               unclear: the interval of `gain` reaches 0
 
-Run it with shots: [0, k] and transforms: [[], [{name: images, how: blank, where: demos}]]. A score of which lower is
-better enters with the other sign. Only samples that were answered in all three settings count.
+Run it with shots: [0, k] and transforms: [[], [{name: images, how: blank, where: demos}]]. If lower scores are
+better, they enter with the other sign. Only samples that were answered in all three settings count.
 """
 
 from collections.abc import Mapping

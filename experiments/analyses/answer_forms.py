@@ -1,4 +1,4 @@
-"""How do the outputs of each arm write their answers, how many have none, and what was cut?
+"""How do the outputs of each arm write their answers, how many give no answer, and what was cut?
 
     unparsed       no answer could be read: an empty output, an unclosed block, neither yes nor no, or no option
     reasoned       the output has a reasoning block

@@ -11,7 +11,7 @@ Probabilities are the option scores of a sample, normalized over its options. Co
              accepted options of a sample are right in equal parts
 
 With arms that calibrate (`pmi`, `contextual_calibration`, `batch_calibration`), compare their rows with the
-reference's. Accuracy is that of the likeliest option; a tie at the top is wrong.
+reference's. Accuracy counts the likeliest option as the answer; a tie at the top is wrong.
 """
 
 from collections import Counter

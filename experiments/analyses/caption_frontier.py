@@ -1,9 +1,9 @@
-"""Do captions hallucinate less than those of the reference, if these were cut? (CHAIR_I against recall and length)
+"""Do captions hallucinate less than the reference's captions, if these were cut? (CHAIR_I against recall and length)
 
 Shorter captions name fewer objects, and so fewer that are not in the image. Each arm is compared with its reference
 (the default decoding if decodings differ, else the run's `compare`) in two ways:
 
-    at_length  CHAIR_I minus that of the reference, with both captions of a pair cut to the words of the shorter one
+    at_length  CHAIR_I minus the reference's CHAIR_I, with both captions of a pair cut to the words of the shorter one
     frontier   the lowest CHAIR_I of two trivial baselines at the recall of the arm: the reference's captions cut after
                k words, for all k, and the reference's captions without a random part of their mentions
     beyond     CHAIR_I minus frontier: below 0, the arm is better than any cut of the reference
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 CUTS = 24
 """The number of lengths at which the reference's captions are cut. The frontier interpolates between them."""
 
-TOLERANCE = 1e-4  # by which the recall may exceed that of the whole captions, for derivatives there
+TOLERANCE = 1e-4  # by which the recall may exceed the whole captions' recall, for derivatives there
 LEVEL = 0.95
 COMPARISONS = ("at_length", "low", "high", "frontier", "beyond", "beyond_low", "beyond_high")
 
@@ -83,7 +83,7 @@ def frontier(recall: float, cuts: NDArray[np.float64], objects: float) -> float:
         objects: The number of objects in the images.
 
     Returns:
-        NaN if the recall is 0 or exceeds that of the whole captions.
+        NaN if the recall is 0 or exceeds the recall of the whole captions.
     """
     recalls = cuts[:, 2] / objects
     if not 0 < recall <= recalls[-1] * (1 + TOLERANCE):
@@ -210,7 +210,7 @@ def _at_length(pairs: Sequence[tuple[str, str]], cases: Sequence[Example]) -> Fl
 
 
 def _against_cuts(pairs: Sequence[tuple[str, str]], cases: Sequence[Example]) -> Floats:
-    """[n, 4 + 3 k]: the counts of the arm, then those of the reference at k lengths."""
+    """[n, 4 + 3 k]: the counts of the arm, then the reference's counts at k lengths."""
     longest = max(len(reference.split()) for reference, _ in pairs)
     cuts = np.unique(np.round(np.linspace(0, longest, CUTS)).astype(int))
     counted = []

@@ -1,6 +1,6 @@
 """Which claims of the experiment file survive? Each is tested in every task and model of the run.
 
-    difference   the score of the claim's arm minus that of the other one, paired, with its 95 % interval
+    difference   the score of the claim's arm minus the other arm's score, paired, with its 95 % interval
     p            corrected over all comparisons of the report
     verdict      survives, contradicted, ruled out (no difference of .02 or more in the stated direction), undecided,
                  not run (and why)

@@ -19,7 +19,7 @@ AXES_AFTER_CHOICE = ("order", "composer", "decoding", "answer_mode", "max_new_to
 
 
 def distinct_choices(view: "RunView", rows: "DataFrame", what: str) -> "tuple[RunView, DataFrame]":
-    """A view whose reference is named by axes that change the demonstrations, and one row per choice and sample.
+    """A view that names its reference by axes that change the demonstrations, and one row per choice and sample.
 
     Args:
         view: The run.

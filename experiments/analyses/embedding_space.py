@@ -5,9 +5,9 @@
     uniform_img  uniformity of images, and uniform_txt of texts: more negative is better (the same)
     hubness      skewness of how often an image is among the 10 nearest of others (Radovanovic, JMLR 2010)
     duplicates   pairs of images with a cosine above .95
-    images       in the pool; texts: likewise
+    images       in the pool; texts: texts in the pool
 
-The encoders are those of the run's retrievers, the pool is that of the first query, and an example's text is its
+The encoders come from the run's retrievers, and the pool is the first query's. An example's text is its
 question and its answer. A gap says nothing about retrieval by itself ("It's Not a Modality Gap", 2405.18570): compare
 it with the precision of `retrieval`. Vectors come from the cache of embeddings.
 """
@@ -68,7 +68,7 @@ def analyze(view: "RunView") -> "DataFrame":
 #     uniformity  ln mean over i < j of exp(-2 || x_i - x_j ||^2): more negative is better  (the same)
 #     hubness     skewness of how often a row is among the k nearest of others, k = 10      (Radovanovic, JMLR 2010)
 #
-# All functions take unit rows. Logarithms are natural, the skewness is that of the population, and a row is not its
+# All functions take unit rows. Logarithms are natural, the skewness is the population skewness, and a row is not its
 # own neighbor.
 
 BLOCK = 1024
@@ -117,7 +117,7 @@ def hubness(rows: Vectors, k: int = 10) -> float:
 
 
 def near_duplicates(rows: Vectors, threshold: float = 0.95) -> list[tuple[int, int, float]]:
-    """Pairs i < j whose cosine is strictly above the threshold, the largest cosine first."""
+    """Pairs i < j with a cosine strictly above the threshold, the largest cosine first."""
     pairs: list[tuple[int, int, float]] = []
     for start in range(0, len(rows), BLOCK):
         scores = rows[start : start + BLOCK] @ rows.T

@@ -8,8 +8,8 @@
     images     of the pool of the first query, at most 500, the first 50 for correspondence
     n          samples of the precision, which alone has an interval
 
-An example's text is its question and its answer. All encoders are compared with the same texts, those of the first
-encoder of the run that reads texts. Encoders without vectors of patches have no correspondence. The note has the rank
+An example's text is its question and its answer. All encoders are compared with the same texts. They come from the
+run's first encoder that reads texts. Encoders without vectors of patches have no correspondence. The note has the rank
 correlation of each score with precision over the encoders (Law of Vision Representation, 2408.16357, fits a
 polynomial). `experiments.analyses.encoder_scores` has the formulas.
 """
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 IMAGES, WARPED = 500, 50
 """The largest numbers of images for alignment and for correspondence."""
 CORRELATED = 3
-"""The smallest number of encoders whose scores are correlated with precision."""
+"""Scores are correlated with precision if there are at least this many encoders."""
 SCORES = ("mutual", "cka", "pck")
 
 

@@ -4,7 +4,7 @@ A few demonstrations of a hidden rule may fit several rules (2 ? 2 = 4 is a sum 
 the answer, and the ceiling is below 1. A task reports this for each sample in `meta.identifiable`: `operators` and
 `interleaved_operators` do, for the demonstrations after all transforms.
 
-    identifiable   share of samples whose demonstrations fit one rule
+    identifiable   share of samples with demonstrations that fit one rule
     where, else    the score of these samples, and of the others
 """
 

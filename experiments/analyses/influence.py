@@ -11,7 +11,7 @@ query's gold answer; and by similarity, the nearer and the farther half of each 
 model reads 2 k + 1 prompts for a sample with k demonstrations, k + 1 more if its answer is not the gold answer, on the
 first 50 queries of each cell (`--queries`).
 
-The influence of one demonstration is that given all others: two equal demonstrations have none each.
+The influence of a demonstration is measured given all others, so each of two equal demonstrations has no influence.
 """
 
 from collections.abc import Iterator, Sequence

@@ -3,7 +3,7 @@
 Label words are anchors (Wang et al., EMNLP 2023, arXiv 2305.14160), with the parts of a prompt by their names:
 
     I         |sum over heads of A * dL/dA|, A: attention weights, L: -log p of the first token of the gold answer,
-              among those of the options if these differ
+              among the first tokens of the options if these differ
     collect   mean I from tokens of answers to earlier tokens (S_wp), over the mean of all other pairs (S_ww)
     read      mean I from the last token to tokens of answers (S_pq), over the same
     cut       accuracy if the last token does not attend to answers in this layer (`intervene: knock_out`)

@@ -5,7 +5,7 @@
     other     the answer of another query: wrong is expected
     swapped   answer and accepted answer in each other's place: the same verdict is expected
 
-`expected` is the share of a perfect judge, and `share` that of this one: of verdicts "right", or of equal verdicts for
+`expected` is the share of a perfect judge, and `share` is this judge's: of verdicts "right", or of equal verdicts for
 `swapped`. A judge with equal shares for gold and empty answers measures nothing. Agreement with people needs labels:
 `icl check metric judge ... --cases FILE`.
 """

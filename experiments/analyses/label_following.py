@@ -5,9 +5,9 @@
     other    neither (another label, or no readable answer); it does not count as following
     more     follow minus prior over the same answers; above 0 the model follows the demonstrations
 
-The first three sum to one. Chance is one over the number of labels. Samples whose right answer keeps its label are left
-out and counted as `unmapped`. p tests `more`, corrected with Holm over the settings, and the interval agrees with it.
-If the reference of the run's `compare` has transformed labels too, `change` is the difference in `follow` from the
+The first three sum to one. Chance is one over the number of labels. Samples where the right answer keeps its label are
+left out and counted as `unmapped`. p tests `more`, corrected with Holm over the settings, and the interval agrees with
+it. If the reference of the run's `compare` has transformed labels too, `change` is the difference in `follow` from the
 reference, paired by query and seed, with its own p over those comparisons.
 """
 

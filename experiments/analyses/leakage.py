@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 LEAKS = ("itself", "image", "twice", "alike")
 SOURCE, DEMO_SOURCES = "source", "demo_sources"
-"""Keys of a sample's `meta`: who made the query's image, and who made those of the demonstrations."""
+"""Keys of a sample's `meta`: who made the query's image, and who made the demonstrations' images."""
 
 
 def analyze(view: "RunView") -> "DataFrame":

@@ -11,7 +11,7 @@ neither is above 0, the class is `either` (agnostic: one modality suffices) or `
 The six shares of a row are over samples answered under all three sets.
 
 Run it with transforms: [[], [{name: images, how: removed, where: query}], [{name: questions, how: removed, where:
-query}]]; `where: all` removes those of the demonstrations too. A score of which lower is better enters as 1 - score.
+query}]]; `where: all` removes the demonstrations' too. If lower is better, the score enters as 1 - score.
 """
 
 from collections.abc import Mapping

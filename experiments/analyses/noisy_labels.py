@@ -5,7 +5,7 @@
     slope   least-squares slope of the score over the share, per setting; 0 for a model that ignores the labels
     vote    the score of the majority vote of the same demonstrations
 
-The shares are those of the transform `noisy_labels` in the axis `transforms`; [] is share 0.
+The transform `noisy_labels` in the axis `transforms` sets the shares; [] is share 0.
 """
 
 from collections.abc import Mapping

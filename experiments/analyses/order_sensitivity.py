@@ -72,7 +72,7 @@ def analyze(view: "RunView") -> "DataFrame":
 
 
 def _by_chance(view: "RunView", rows: "DataFrame") -> set[str]:
-    """The cells whose orders are compared."""
+    """The cells to compare by order."""
     ordered = {digest: node for digest, cell in read_cells(view, rows).items() if (node := cell.get("order"))}
     permuted = {digest for digest, node in ordered.items() if node.get("name") == "permutation"}
     if len({ordered[digest].get("index") for digest in permuted}) > 1:

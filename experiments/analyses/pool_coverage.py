@@ -8,8 +8,8 @@
     diversity        mean over unordered pairs of demonstrations of 1 - cosine of their images, by the shipped image
                      encoder (intra-list diversity); undefined for a single demonstration
 
-The task is built again from the run's config, so its data must still be in place. Answers and labels are those of the
-pool, without transforms.
+The task is built again from the run's config, so its data must still be in place. Answers and labels come from
+the pool, without transforms.
 """
 
 from collections.abc import Mapping, Sequence

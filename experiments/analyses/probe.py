@@ -7,7 +7,7 @@
                     images and texts in one space and the retriever compares images. The retriever's embedder `close`
                     adds noise to these texts or shifts them
 
-The vectors are those of the arm's own retriever: of its encoder, or the output of a trained head. Arms whose retriever
+The vectors come from the arm's own retriever: from its encoder, or from a trained head. Arms with a retriever that
 compares no vectors (`random`) have no probe. One row per arm against its reference (the run's `compare`), with the
 difference in accuracy in pairs. Arms that differ only in decoding, order and similar axes count as one
 (`distinct_choices`), and a reference that differs in nothing else is refused. If tasks are folds (`held_out`), the
@@ -90,7 +90,7 @@ def _is_comparable(name: str, has_value: Any, is_reference: Any) -> bool:
 
 @dataclass(frozen=True)
 class _Space:
-    """The task and the fitted retriever of one cell, whose queries share a pool."""
+    """The task and the fitted retriever of one cell; its queries share a pool."""
 
     task: Task
     pool: "Pool"

@@ -1,8 +1,8 @@
 """How far is the run from the published numbers of the experiment file?
 
     published    the published number
-    here         that of the run, with its 95 % interval
-    difference   here minus published; its interval is that of the run alone
+    here         the run's own number, with its 95 % interval
+    difference   here minus published; its interval is the run's alone
 
 The key `published` of the experiment file has the numbers (`experiments.results.published`). It is no test: a paper's
 prompts, queries, precision and versions differ. Rows of another model compare models.
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def analyze(view: "RunView") -> "DataFrame":
-    """One row per published number and model. Raises ConfigError if the file has none."""
+    """One row per published number and model. Raises ConfigError if the file has no published numbers."""
     numbers = compare_published(view)
     if not numbers:
         raise ConfigError(

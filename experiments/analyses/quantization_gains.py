@@ -4,7 +4,7 @@
              retriever against `random`, a decoding against the reference decoding
     change   the gain at this precision minus the gain in full precision, sample by sample: a difference of differences
 
-Every gain is pooled over the other settings. Intervals and p come from sign flips of groups of queries; p is that of
+Every gain is pooled over the other settings. Intervals and p come from sign flips of groups of queries; p tests
 the change, with Holm over all rows. A change not distinguishable from 0 does not prove that the gain remains: the
 interval shows how large the change could be.
 """

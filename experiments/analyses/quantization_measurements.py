@@ -2,9 +2,9 @@
 
     python -m experiments.analyses.quantization_measurements RUN LABEL FILE      one model; the analysis calls this
 
-The process has one model in it, so its peak memory is that model's. Prompts are some of the run's own: a few queries of
-every task, number of shots and retriever, under the first seed. Results are stored in RUN/precision/ under the model's
-digest and are reused.
+The process holds one model, so its peak memory belongs to that model. Prompts are some of the run's own: a few queries
+of every task, number of shots and retriever, under the first seed. Results are stored in RUN/precision/ under the
+model's digest and are reused.
 """
 
 import json

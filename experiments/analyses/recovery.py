@@ -3,7 +3,7 @@
     recovery = (mean score with the vector - mean at 0 shots) / (mean at k shots - mean at 0 shots)
 
 All three means are over the same queries and seeds. k is the number of shots of the arm itself, or the largest of the
-run if the arm has none. Retrievers, rerankers and orders have means of their own: an arm with demonstrations is
+run if the arm has no shots. Retrievers, rerankers and orders have means of their own: an arm with demonstrations is
 compared with the same ones, an arm at 0 shots with each. There is no recovery if demonstrations have no significant
 gain (p > .05 in pairs), because its denominator could then be 0.
 
@@ -15,8 +15,8 @@ gain (p > .05 in pairs), because its denominator could then be 0.
     beyond     paired difference in score between the vector and its control, in the control's row. p and interval are
                corrected over the table (Holm).
 
-Rows of the task `all` pool the pairs of several tasks, for each intervention that every task has once. Files whose
-names differ in words of the task's label alone are one: `plus-heads.safetensors` on `operators · plus` and
+Rows of the task `all` pool the pairs of several tasks, for each intervention that every task has once. Files count as
+one if their names differ only in words of the task's label: `plus-heads.safetensors` on `operators · plus` and
 `minus-heads.safetensors` on `operators · minus` are `fitted=heads`.
 
 Run it with `zip: {shots: [0, 0, 8], intervene: [none, {name: task_vector, fitted: v.safetensors}, none]}` and
@@ -83,7 +83,7 @@ class ComparedScores:
     keys: Any
 
     def row(self, sign: int) -> dict[str, Any]:
-        """The row of the table. sign: -1 gives scores back whose lower values are better."""
+        """The row of the table. sign: -1 restores scores for which lower is better."""
         return {
             **self.setting,
             "intervene": self.intervene,
@@ -172,7 +172,7 @@ def pooled(pairs: Sequence[ComparedScores]) -> Iterator[ComparedScores]:
 
 
 def label_without_task(label: str, task: str) -> str:
-    """The label of an intervention whose file name has lost its suffix and the words of the task's label."""
+    """The label of an intervention, with its file name stripped of the suffix and of the words of the task's label."""
     words = set(re.findall(r"\w+", task))
 
     def rest(match: re.Match[str]) -> str:

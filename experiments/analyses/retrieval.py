@@ -1,13 +1,13 @@
 """Are the demonstrations' answers right for the query, diverse, and near?
 
-    precision   share of the k requested demonstrations whose answer is the query's gold answer
+    precision   share of the k requested demonstrations with the query's gold answer as their answer
     hit, mrr    whether any is; 1 / rank of the first that is, else 0. Ranks are the retriever's, in any prompt order
     coverage    share of the query's options that some demonstration has as its answer; NaN without options
     distinct    different answers among the demonstrations, over their number
     used        different pool examples in the whole setting
     similarity  of the retriever's scores over all demonstrations: mean, quartiles, and the mean of the best ranked
 
-Answers are those in the prompt, after transforms of labels. Recall and diversity of embeddings need the pool and an
+Answers are read from the prompt, after transforms of labels. Recall and diversity of embeddings need the pool and an
 encoder (`pool_coverage`).
 """
 

@@ -1,7 +1,7 @@
 """The prompts of a run, composed again for analyses that read the model.
 
 Decoding and controls do not change a prompt, so each setting of the other axes has one prompt for each query and seed.
-The answer beside it is that of the setting's first cell without an intervention, or of its first cell.
+The answer next to it comes from the setting's first cell without an intervention, or else from its first cell.
 """
 
 from collections.abc import Iterator, Sequence
@@ -68,7 +68,7 @@ def run_prompts(
         with_demos: Whether samples without demonstrations are left out.
 
     Raises:
-        StoreError: The components or the checkpoint are no longer those of the run.
+        StoreError: The components or the checkpoint have changed since the run.
         PlanError: The model lacks the ability.
     """
     rows = answered_samples(view, with_demos)
@@ -102,7 +102,7 @@ def load_models(view: "RunView", rows: "DataFrame", ability: str) -> "Iterator[t
         ability: What the model must be able to do, of `icl.models.base.ABILITIES`.
 
     Raises:
-        StoreError: The components or the checkpoint are no longer those of the run.
+        StoreError: The components or the checkpoint have changed since the run.
         PlanError: The model lacks the ability.
     """
     cells: dict[Any, list[Cell]] = {}

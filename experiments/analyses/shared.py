@@ -56,7 +56,7 @@ def build_retriever(cell: Mapping[str, Any]) -> Any:
 
 
 def read_cells(view: "RunView", rows: "DataFrame") -> dict[str, Mapping[str, Any]]:
-    """Digest -> description of each cell of the rows. Empty if the run has none."""
+    """Digest -> description of each cell of the rows. A description is empty if the run does not store it."""
     store = Store(view.path)
     return {str(digest): store.read_cell(str(digest)) or {} for digest in rows["cell"].unique()}
 

@@ -1,6 +1,6 @@
 """How does accuracy grow with shots? Gain, efficiency, peak and monotonicity (VL-ICL, Zong et al. 2025)
 
-One row per curve. `gain` is that of the most shots, in pairs with the same queries at 0 shots, with Holm over the
+One row per curve. `gain` is measured at the most shots, in pairs with the same queries at 0 shots, with Holm over the
 curves. `experiments.stats.summary` defines efficiency, headroom and peak.
 """
 

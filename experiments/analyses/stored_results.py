@@ -40,9 +40,9 @@ class AnalysisOptions:
 
     Attributes:
         name: A name, or the path of a function.
-        metric: The metric; '' for that of the config.
-        to: The reference arm, as `axis=label`; empty for that of the config.
-        by: Columns of the data, each value of which is analyzed.
+        metric: The metric; '' for the config's metric.
+        to: The reference arm, as `axis=label`; empty for the config's reference.
+        by: Columns of the data; each of their values is analyzed.
         queries: The number of queries of each cell that a model reads; None for the default.
     """
 
@@ -173,7 +173,7 @@ def read_basis(run: Path) -> Basis:
 
 
 def analysis_doc(analyze: Callable[..., Any]) -> str:
-    """The docstring of the module of an analysis, else that of the function."""
+    """The docstring of an analysis's module, else of its function."""
     module = sys.modules.get(analyze.__module__)
     return ((module.__doc__ if module else "") or analyze.__doc__ or "").strip()
 
@@ -235,7 +235,7 @@ def read_results(run: Path) -> tuple[list[StoredResult], list[str]]:
 
 
 def copy_results(run: Path, copy: Path, change: Callable[[Any], Any]) -> None:
-    """Copies the results that fit a run to a copy of it, whose other files are complete.
+    """Copies the results that fit a run to a copy of it that is otherwise complete.
 
     Args:
         run: The run directory.

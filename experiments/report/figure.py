@@ -85,7 +85,7 @@ class Figure:
         """All panels as one chart.
 
         Args:
-            width: The width of the figure in inches, such as 3.3 for a column; by default panels beside each other.
+            width: The width of the figure in inches, such as 3.3 for a column; by default panels side by side.
 
         Raises:
             ConfigError: The width has no room for axes.
@@ -216,7 +216,7 @@ def dot_chart(data: "DataFrame", lines: Mapping[str, Line], x: str, y: str, whol
 
 
 def curve_chart(data: "DataFrame", lines: Mapping[str, Line], y: str, whole: bool = False) -> Any:
-    """Lines against the number of shots, on a logarithmic axis, with intervals beside each other.
+    """Lines against the number of shots, on a logarithmic axis, with intervals side by side.
 
     Args:
         data: The columns shots, line, mean, low, high and says (the label of the mark).

@@ -1,4 +1,4 @@
-"""The losses of a training as a figure: those of the steps in one panel, those on dev episodes in another.
+"""The losses of a training as a figure: losses of the steps in one panel, losses on dev episodes in another.
 
 A curve is a file of `icl fit`: one JSON object a line, with the number of finished steps, `loss` and, at checkpoints,
 `dev_loss`. Episodes of the steps differ between adapters with and without demonstrations, dev episodes do not.

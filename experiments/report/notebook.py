@@ -42,7 +42,7 @@ TEXT_WIDTH = 100
 
 @dataclass(frozen=True, repr=False)
 class SampleView:
-    """A stored sample of a run, which a notebook shows with its images. Its text is that of `icl show`.
+    """A stored sample of a run, which a notebook shows with its images. Its text is the text of `icl show`.
 
     Attributes:
         row: The sample: a row of `Run.samples()`.

@@ -1,6 +1,6 @@
 """The samples in the report: some queries per task under all arms, each prompt and each image once.
 
-Half of the queries are those on which the arms disagree most; the other half is random (with a fixed seed). Shares are
+The arms disagree most on one half of the queries; the other half is random (with a fixed seed). Shares are
 in the tables, because this selection is not representative.
 """
 

@@ -69,7 +69,7 @@ def _split_settings(word: str) -> Iterator[str]:
 
 
 def find_samples(frame: "DataFrame", query: str) -> "DataFrame":
-    """The samples of a query, given its id, the beginning of it, or that of its image's digest.
+    """The samples of a query, given its id, or the beginning of the id or of its image's digest.
 
     Raises:
         DataError: No query or several queries fit. The message has the nearest ids.
@@ -107,7 +107,7 @@ def _with_image(frame: "DataFrame", digest: str) -> list[str]:
 def choose_informative_query(view: RunView, arm: Mapping[str, str], seed: int | None) -> str:
     """A query to start with: the first that the arm does not answer correctly.
 
-    The arm is the one with most shots, else that of the reference. If no metric judges single answers, it is the first
+    The arm is the one with most shots, else the reference arm. If no metric judges single answers, it is the first
     query.
     """
     columns = {*view.axes, *view.to, *filter(None, [view.judge]), "seed", "query"}
@@ -127,7 +127,7 @@ def choose_sample(view: RunView, query: str, arm: Mapping[str, str], seed: int |
 
     Args:
         view: The run.
-        query: An id, the beginning of one, or that of its image's digest; '' for an informative query.
+        query: An id, or the beginning of an id or of an image's digest; '' for an informative query.
         arm: The values of some axes.
         seed: The seed, by default the first.
 

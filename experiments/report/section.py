@@ -78,7 +78,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Sentence:
-    """A claim with its numbers. asks: the question that it answers. verdict: that of a comparison, or ''."""
+    """A claim with its numbers. asks: the question that it answers. verdict: a comparison's verdict, or ''."""
 
     claim: str
     numbers: str = ""
@@ -139,7 +139,7 @@ class Section:
         return list(_tables(self)) if self.frame is not None and self.columns else []
 
     def select(self, arm: Mapping[str, Any] | None = None, controls: bool = False) -> "Section":
-        """The rows of some settings; controls: with those of controls. Raises ConfigError for an unknown setting."""
+        """The rows of some settings; controls: with the rows of controls. Raises ConfigError for an unknown setting."""
         whole = replace(self, hidden="") if controls else self
         if not arm or self.frame is None:
             return whole

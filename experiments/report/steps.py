@@ -1,6 +1,6 @@
 """The steps of one answer with their branches side by side: top tokens, weights, and divergence from the reference.
 
-The data are those of `decoding.engine.trace.compact`. Three branches fit into 80 columns.
+The data come from `decoding.engine.trace.compact`. Three branches fit into 80 columns.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

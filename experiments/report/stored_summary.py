@@ -27,7 +27,7 @@ UNREAD = {"images", "checkpoints", "__pycache__"}
 def read_summary(folder: Path, console: "Console") -> str | None:
     """The stored summary; None if there is none for the present files, code and terminal, or no report.
 
-    A run with the user's own components has none, because their code may read other files.
+    A run with the user's own components has no stored summary, because their code may read other files.
     """
     if not (folder / "report.html").is_file():
         return None

@@ -27,8 +27,8 @@ class ArmAnswers:
         strict: Mean strict score; NaN without that metric.
         lenient: Mean lenient score; NaN without that metric.
         unparsed: The share of outputs that give no answer.
-        cut_answer: The share whose answer was cut at `max_new_tokens`.
-        cut_thinking: The share whose thinking was cut at `max_thinking_tokens`.
+        cut_answer: The share of outputs with an answer that was cut at `max_new_tokens`.
+        cut_thinking: The share of outputs with thinking that was cut at `max_thinking_tokens`.
         reasoned: The share with a reasoning block.
         forms: The share of each form, the most frequent first.
     """

@@ -11,7 +11,7 @@ Effects differ between parts if differences of paired differences, over clusters
                Miller 2008). A cluster that lies in several parts, such as an image with questions of every kind, is
                flipped in all of them together.
     omnibus    The largest |T_v| / s_v with s_v^2 = sum_c u_vc^2, against its distribution over the same flips (the
-               max-T test of Westfall and Young 1993). Its p is that of the null.
+               max-T test of Westfall and Young 1993). Its p tests the null.
     one part   The p of a contrast compares |T_v| / s_v with the same distribution of the maximum. The chance that any
                contrast has a p of at most .05 is then .05. With two parts there is one contrast, up to its sign.
     interval   All contrasts that the flips of this contrast alone do not reject (`sign_flips`), at the level that the
@@ -92,7 +92,7 @@ class PartEffect:
 
 @dataclass(frozen=True)
 class Interaction:
-    """The test that an effect is the same in all parts of the data. p is that of the largest contrast."""
+    """The test that an effect is the same in all parts of the data. p belongs to the largest contrast."""
 
     p: float
     parts: Sequence[PartEffect]
@@ -105,7 +105,7 @@ class ArmInteraction:
     Attributes:
         arm: The values of the axes.
         reference: The values of the axes of its reference.
-        interaction: The test; its parts are those of `values`.
+        interaction: The test; its parts correspond to `values`.
         values: The values of the column.
         by_construction: Whether the arm always answers as its reference, so that there is nothing to test.
     """
@@ -168,14 +168,14 @@ def arm_interactions(
     A run-level metric contributes the differences of its pseudo-values in each part, which average to the effect there.
 
     Args:
-        frame: A tidy frame whose run-level metrics were computed within the values of the column.
+        frame: A tidy frame with run-level metrics computed within the values of the column.
         column: A column of the data. Samples without a value (MISSING_VALUE) are left out.
         to: The setting of the reference, such as {"decoding": "greedy"}.
         metric: The column of scores.
         axes: The axes, without the column.
 
     Returns:
-        The arms of which at least two values have pairs with both scores.
+        The arms that have pairs with both scores in at least two values.
 
     Raises:
         UnpairedError: Two arms do not have the same queries and seeds.
@@ -209,7 +209,7 @@ def arm_interactions(
 
 
 def _max_t_p(sums: Floats) -> Floats:
-    """[V], the share of flips whose largest standardized contrast reaches that of each part. sums: [C, V]."""
+    """[V]: the share of flips with a largest standardized contrast that reaches the part's own. sums: [C, V]."""
     spread = np.sqrt((sums**2).sum(axis=0))
     scale = np.where(spread > 0, spread, np.inf)
     total = sums.sum(axis=0)

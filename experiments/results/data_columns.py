@@ -1,6 +1,6 @@
 """Columns of the data: facts of a query that divide a run into parts, such as the category of a question.
 
-A column is a key of a sample's `meta`, or `answer` (the first accepted answer). Its value is that of the query, so it
+A column is a key of a sample's `meta`, or `answer` (the first accepted answer). Its value belongs to the query, so it
 is the same in every arm. When a run is read, it is a further axis of the samples: cells and their digests do not
 change, and run-level metrics are computed again within each value.
 """
@@ -118,15 +118,15 @@ def parts_of(view: View, columns: Sequence[str]) -> Iterator[tuple[dict[str, Any
 
 
 def column_values(frame: "DataFrame", name: str, axes: Sequence[str] = ()) -> "Series[Any]":
-    """The value of a column for each sample: a number or a text; MISSING_VALUE where the query has none.
+    """The value of a column for each sample: a number or a text; MISSING_VALUE where the query has no value.
 
     Args:
         frame: The samples of a run.
         name: The name of the column.
-        axes: The axes of the run, whose names a column cannot have.
+        axes: The axes of the run; a column cannot have one of their names.
 
     Raises:
-        ConfigError: The run has no such column, its values are not those of queries, or there are too many.
+        ConfigError: The run has no such column, its values do not belong to queries, or there are too many.
     """
     import pandas as pd
 

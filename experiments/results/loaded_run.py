@@ -41,7 +41,7 @@ class Run:
 
     Attributes:
         trust: Whether code that the run names by path may be imported. It is, for a run of your own config.
-        from_lines: Whether samples are read from their lines alone, and not from the caches beside these.
+        from_lines: Whether samples are read from their lines alone, and not from the caches next to them.
     """
 
     path: Path
@@ -55,7 +55,7 @@ class Run:
 
     @property
     def config(self) -> dict[str, Any]:
-        """The config that the run was last started with. Raises StoreError if run.json has none."""
+        """The config that the run was last started with. Raises StoreError if run.json has no config."""
         config = self.info.get("config")
         if not config:
             raise StoreError(f"{self.path / 'run.json'} has no config. Use the experiment file instead of the run.")
@@ -103,7 +103,7 @@ class Run:
         Returns:
             A frame. `attrs` has the names of axes, metrics and baselines (`axes`, `metrics`, `baselines`), the good
             direction of each metric (`better`), and the metrics that are accuracies (`accuracies`). A baseline has a
-            column for each metric that judges it (`vote:strict`); the column `vote` is that of the config's
+            column for each metric that judges it (`vote:strict`); the column `vote` uses the config's
             `compare.metric`. `failed` is the reason of a failed sample. A run-level metric
             (`icl.metrics.run_level`) has numbers whose mean in a cell is its statistic, and `attrs` has what the metric
             read (`experiments.stats.run_statistics`). Samples of one query with equal `decided_by`
@@ -160,7 +160,7 @@ class Run:
         """The mean score of every arm with its interval, as in tables/scores.csv.
 
         Args:
-            metric: The metric, by default that of the config.
+            metric: The metric, by default the config's metric.
             by: A column of the data, such as category, or several: one row per arm and value. Run-level metrics are
                 computed within each value.
             all_axes: Whether to keep axes that have a single value.

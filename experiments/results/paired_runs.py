@@ -1,4 +1,4 @@
-"""Two runs as one frame of pairs: the arms of the second run against those of the first.
+"""Two runs as one frame of pairs: the arms of the second run against the arms of the first.
 
 Arms are paired by their settings. If both runs have arms with the same settings (another version, another machine),
 those are compared. Otherwise an arm of the second run is compared with the arm of the first that differs from it on the
@@ -39,7 +39,7 @@ MAX_LISTED = 12
 
 @dataclass(frozen=True, eq=False)
 class PairedRuns:
-    """Two runs whose arms are paired.
+    """Two runs with paired arms.
 
     Attributes:
         view: The view of both, with the axis RUN; its reference is the first run.

@@ -1,9 +1,9 @@
-"""Published numbers beside those of a run: the key `published` of an experiment file.
+"""Published numbers next to a run's own: the key `published` of an experiment file.
 
-A number belongs to one arm. `at` names its axes, and columns of the data if it is that of a part, such as the
-adversarial questions. With `minus` it is a difference of two arms, in pairs. A published number has no interval here,
-so the difference carries that of the run alone. It says how far the run is from the number, and is no test: the two
-differ in prompts, queries, precision and versions, too.
+A number belongs to one arm. `at` names its axes. It also names columns of the data if the number is for a part, such as
+the adversarial questions. With `minus` it is a difference of two arms, in pairs. A published number has no interval
+here, so the interval of the difference is the run's alone. It says how far the run is from the number, and is no test:
+the two differ in prompts, queries, precision and versions, too.
 """
 
 from collections.abc import Iterator, Mapping
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PublishedNumber:
-    """A published number beside that of the run.
+    """A published number next to the run's own.
 
     Attributes:
         spec: The number.
@@ -68,7 +68,7 @@ def declared_numbers(info: Mapping[str, Any]) -> list[PublishedSpec]:
 
 
 def compare_published(view: "RunView") -> list[PublishedNumber]:
-    """Each published number beside that of the run, for each model of the run that it may be compared with."""
+    """Each published number next to the run's own, for each model of the run that it may be compared with."""
     return [one for spec in declared_numbers(view.info) for one in _numbers(view, spec)]
 
 

@@ -24,7 +24,7 @@ class RunSummary:
 
     Attributes:
         path: The run directory.
-        time: The end of its last session, or its start; None if it has none.
+        time: The end of its last session, or its start; None if it has no session.
         arms: The number of settings, over all seeds.
         done: The number of samples that did not fail.
         planned: The number of samples of its cells.

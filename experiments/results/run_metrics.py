@@ -34,7 +34,7 @@ FACTS = ("better", "run_level", "accuracy", "code", "revision")
 
 
 DETAILS = ("query", "group", "output", "gold", "options", "meta", "demos", "ranks")
-"""The columns that run-level metrics and baselines read, besides that of the score."""
+"""The columns that run-level metrics and baselines read, in addition to the score's column."""
 
 
 def run_level(
@@ -52,7 +52,7 @@ def run_level(
         folder: The folder of the experiment file, where code is searched before the working directory.
 
     Returns:
-        The frame. A metric whose code is missing or has changed has no column, and `attrs[UNAVAILABLE]` says why.
+        The frame. A metric has no column if its code is missing or has changed; `attrs[UNAVAILABLE]` then says why.
     """
     nodes = info.get("metrics", {})
     whole = {name: node for name, node in nodes.items() if isinstance(node, Mapping) and node.get("run_level")}

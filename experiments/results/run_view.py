@@ -65,7 +65,7 @@ class RunView:
     Attributes:
         path: The run directory.
         name: The name of the run.
-        frame: One row per sample, with axes as labels. Baselines are those of `metric`.
+        frame: One row per sample, with axes as labels. Baselines are judged by `metric`.
         scores: The same rows with the columns that statistics read, baselines of every metric, and `failed` as a
         boolean.
             `scores.attrs["better"]` is the good direction of each metric.
@@ -211,7 +211,7 @@ class RunView:
 
     @property
     def is_sequential(self) -> bool:
-        """Whether comparisons are those of looks at a growing run. There are no other p-values then."""
+        """Whether comparisons come from looks at a growing run. There are no other p-values then."""
         return bool(self.families) or self.is_growing
 
     @property
@@ -231,7 +231,7 @@ class RunView:
 
     @property
     def sequential_note(self) -> str:
-        """Why a page has no other comparisons than those of looks; '' if it has."""
+        """Why a page shows only the comparisons of looks; '' if it shows others."""
         if self.families:
             return (
                 "The comparisons of this run end when they are decided (`stop`): their verdicts are under What it "
@@ -272,7 +272,7 @@ class RunView:
 
     @cached_property
     def _second_metric(self) -> str | None:
-        """The metric whose gain is reported next to that of `metric`."""
+        """The second metric; its gain is reported next to the gain of `metric`."""
         others = DEFAULT_METRICS if self.better == "higher" else ()
         return next((m for m in others if m in self.metrics and m != self.metric), None)
 
@@ -374,7 +374,7 @@ def _of_ceiling(one: Finding) -> bool:
 
 
 def planned_clusters(view: RunView) -> dict[str, int]:
-    """Task -> the number of clusters that the run will have; that of queries for a run of an older version."""
+    """Task -> the number of clusters that the run will have; the number of queries for a run of an older version."""
     numbers = view.info.get("clusters") or view.info.get("sizes") or []
     tasks = dict(zip(view.frame["cell"], view.scores["task"], strict=True))
     return {str(tasks[c]): n for c, n in zip(view.info.get("cells") or [], numbers, strict=False) if c in tasks}

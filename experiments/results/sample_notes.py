@@ -1,6 +1,6 @@
 """Notes on samples that read unlike others: acting in one part of an output without reasoning, and other labels.
 
-Arms whose demonstrations have other labels than the task are not comparable with others. Under `flip_labels` and
+Arms are not comparable with others if their demonstrations have other labels than the task. Under `flip_labels` and
 `unlearn` the gold answer stays, so a model that follows its demonstrations scores lower. Under `symbols` the right
 answers are other words than at 0 shots. Under `noisy_labels` some demonstrations are wrong on purpose. Such a transform
 names the analysis that measures its effect (`analysis`). Gains over 0 shots and comparisons of retrievers exclude these
@@ -31,7 +31,7 @@ def part_notes(frame: "DataFrame", store: Store) -> list[str]:
 
     Args:
         frame: Samples with the columns `cell`, `intervene` and `decoding`.
-        store: The store of the run, whose cells say in which part they act.
+        store: The store of the run; its cells say in which part they act.
     """
     notes = []
     for axis in ("intervene", "decoding"):

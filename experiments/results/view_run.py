@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 
 NO_REFERENCE: Mapping[str, Any] = {}
-"""The setting of a view whose arms are not compared with each other."""
+"""The setting of a view that does not compare arms with each other."""
 
 
 class StoredRun(Protocol):
@@ -60,9 +60,9 @@ def view_run(
 
     Args:
         run: The run.
-        metric: The metric of comparisons, by default that of the config.
-        to: The reference setting, by default that of the config; NO_REFERENCE for none.
-        by: Columns of the data by which the run is reported, by default those of the config or of its presets.
+        metric: The metric of comparisons, by default the config's.
+        to: The reference setting, by default the config's; NO_REFERENCE for no reference.
+        by: Columns of the data by which the run is reported, by default as in the config or its presets.
 
     Raises:
         StoreError: The run has no samples.

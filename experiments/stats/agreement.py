@@ -1,10 +1,10 @@
-"""Agreement of a metric's verdicts with those of people: its share, and Cohen's kappa (1960).
+"""How well a metric's verdicts agree with people's verdicts: the share of agreement, and Cohen's kappa (1960).
 
     kappa = (p_o - p_e) / (1 - p_e)
 
 p_o is the share of equal verdicts, and p_e the share that is expected by chance from how often each side says right,
-wrong or nothing. The interval of p_o is Wilson's; that of kappa is its image at the observed p_e, so it does not shrink
-to a point if all verdicts agree.
+wrong or nothing. The interval of p_o is Wilson's. The interval of kappa is its image at the observed p_e, so
+it does not shrink to a point if all verdicts agree.
 """
 
 from collections import Counter

@@ -53,7 +53,7 @@ def answer_forms(frame: "DataFrame") -> "dict[str, Series[Any]]":
 def unparsed_outputs(frame: "DataFrame", forms: "Series[Any]", named: "Series[bool] | None") -> "Series[bool]":
     """Whether each output gives no answer that a metric could read.
 
-    Either it has none, or the question asks for yes or no or for an option, and the output does not name one.
+    Either the output has no answer, or the question asks for yes or no or for an option and the output names none.
 
     Args:
         frame: The samples.
@@ -142,11 +142,11 @@ CEILING = 0.97
 
 
 def ceiling_effects(scores: "DataFrame", metric: str, axes: "Sequence[str]") -> dict[str, str]:
-    """A sentence for each task whose arms are all at the ceiling.
+    """A sentence for each task with all arms at the ceiling.
 
     Args:
         scores: A tidy frame.
-        metric: A column of scores of which higher is better.
+        metric: A column of scores; higher is better.
         axes: The axes of the frame.
     """
     parts = {str(task): scores[scores["task"] == task] for task in axis_values(scores, "task")}
@@ -166,7 +166,8 @@ def _at_ceiling(rows: "DataFrame", metric: str, axes: "Sequence[str]") -> str:
 
 
 def names_option(frame: "DataFrame") -> "Series[bool] | None":
-    """Whether each output names an option of its question; true if the question has none. Failed samples are left out.
+    """Whether each output names an option of its question; true if the question has no options. Failed samples are left
+    out.
 
     Returns:
         None if the frame has no outputs or no tasks.
@@ -215,7 +216,7 @@ def floor_effects(frame: "DataFrame", axes: "Sequence[str]", named: "Series[bool
 
 
 def rarely_an_option(frame: "DataFrame", axes: "Sequence[str]", named: "Series[bool]") -> dict[str, str]:
-    """A sentence for each task whose answers are rarely options. The arguments are those of `floor_effects`."""
+    """A sentence for each task with answers that are rarely options. Takes the same arguments as `floor_effects`."""
     answered = frame.loc[named.index, list(dict.fromkeys(["task", *axes]))]
     sentences = {}
     for task in axis_values(answered, "task"):

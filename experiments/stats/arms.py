@@ -62,7 +62,7 @@ def baseline_column(baseline: str, metric: str) -> str:
 
 
 def find_baseline_column(frame: "DataFrame", baseline: str, metric: str) -> str | None:
-    """The column of a baseline under a metric, or None if the frame has none.
+    """The column of a baseline under a metric, or None if the frame lacks it.
 
     A frame of an older run, or one made by hand, has a single column such as `vote`. It is used for every sample-level
     metric with better = 'higher'.

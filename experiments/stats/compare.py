@@ -5,7 +5,7 @@ seeds, otherwise the comparison is refused. Right/wrong metrics use the exact Mc
 sign flips of clusters (`sign_flips`), run-level metrics a randomization test (`run_statistics`). Holm corrects
 p and intervals over all rows, or within each value of the axes `by`.
 
-Two arms whose answers cannot differ (`experiments.store.equivalent_cells`) are not tested. Comparisons of equivalent
+Two arms are not tested if their answers cannot differ (`experiments.store.equivalent_cells`). Comparisons of equivalent
 pairs of arms count once. Both cost the other comparisons no power, and both are known before there are answers.
 """
 
@@ -61,7 +61,7 @@ def compare(
         to: The setting of the reference, such as {"decoding": "greedy"}, or {"baseline": "vote"}.
         metric: The column of scores.
         correct: The correction of p for several tests, 'holm' or 'none'.
-        by: Axes within whose values p is corrected.
+        by: Axes; p is corrected within each of their values.
         axes: The axes of the frame, by default those that it has.
 
     Returns:

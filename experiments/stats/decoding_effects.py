@@ -3,7 +3,7 @@
 For each arm of a task, pooled over shots and retrievers:
 
 - its scores with intervals
-- its answers next to those of the reference, and the pairs that went from right to wrong and back
+- its answers next to the reference's, and the pairs that went from right to wrong and back
 - means of its traces: surviving tokens, changed steps, entropy, length, forward passes per token
 - whether it beats the reference and all of its controls (`strategy_verdicts`)
 """

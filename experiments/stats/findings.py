@@ -15,7 +15,7 @@ The rules for one metric and the reference decoding (of the run's `compare`, els
     Intervention Every intervention that is no control, pooled over shots and retrievers: against no intervention,
                  against each of its controls, and against its labeled items as demonstrations, if these were run.
 
-ICL gain, Retrieval and Vote are those of arms without an intervention, if there are any. Arms with transformed labels
+ICL gain, Retrieval and Vote use arms without an intervention, if there are any. Arms with transformed labels
 are excluded from ICL gain and Retrieval, because a lower score there means that the model follows the labels.
 
 If lower is better, the best arm is the lowest one, and 'beats' means below. Without a good direction there are no best
@@ -130,7 +130,7 @@ def findings(
     also: str | None = "strict",
     excluded: "Series[bool] | None" = None,
 ) -> list[Finding]:
-    """The findings of a frame, by topic. The arguments are those of `page_comparisons`."""
+    """The findings of a frame, by topic. Takes the same arguments as `page_comparisons`."""
     comparisons = page_comparisons(
         frame, metric, axes=axes, reference=reference, controls=controls, vote=vote, also=also, excluded=excluded
     )
@@ -161,7 +161,7 @@ def page_comparisons(
         reference: The label of the reference decoding.
         controls: The labels of the controls of each strategy.
         vote: The baseline of the majority vote.
-        also: A second metric whose gain is reported next to the gain, such as a strict one.
+        also: A second metric, such as a strict one; its gain is reported next to the gain.
         excluded: For each row of the frame, whether it is excluded from gains and comparisons of retrievers (its labels
             were transformed).
         interventions: The controls of the interventions.

@@ -8,8 +8,8 @@ to the query and the seed. They do not cover another pool, model, prompt or task
 
     Wilson (1927)   center (p + z^2/2n) / (1 + z^2/n),   half width  z sqrt(p(1-p)/n + z^2/4n^2) / (1 + z^2/n)
     clusters        n is replaced by p (1 - p) / V, with V the jackknife variance of the clustered mean (Kish 1965; with
-                    Wilson: Dean and Pagano 2015). V is at least that of n independent samples. With one sample per
-                    cluster and values of 0 or 1 this is the plain Wilson interval.
+                    Wilson: Dean and Pagano 2015). V is at least the variance of n independent samples. With one sample
+                    per cluster and values of 0 or 1 this is the plain Wilson interval.
     few clusters    V is itself uncertain: n is multiplied by (z / t)^2, with t of G - 1 degrees of freedom (Korn and
                     Graubard 1998). G = (sum of sizes)^2 / (sum of squared sizes) is the effective number of clusters
                     (Kish 1965), which is their number if they have equal sizes. From MANY_CLUSTERS on, t counts as z.
@@ -18,8 +18,8 @@ to the query and the seed. They do not cover another pool, model, prompt or task
                     then the means that z^2 more clusters of the lowest, or the highest, value would give.
 
 In simulations with 6 to 50 clusters of equal and of unequal sizes, 95 % intervals of right/wrong and of graded scores
-cover .94 to .98 (`python -m lab.simulation`, `python -m lab.bench statistics`). Scores of which nine in ten are 0 and
-few clusters are the hardest: .91 to .94.
+cover .94 to .98 (`python -m lab.simulation`, `python -m lab.bench statistics`). The hardest cases combine few
+clusters with scores that are 0 nine times in ten: .91 to .94.
 """
 
 from dataclasses import dataclass
@@ -95,7 +95,7 @@ def estimate_mean(
         values: [n].
         clusters: [n], any hashable labels. By default each value is a cluster.
         level: The confidence level.
-        bounded: Whether values in [0, 1] can have no others beside them, such as shares, unlike differences in nats.
+        bounded: Whether values that lie in [0, 1] are bounded by it, such as shares, unlike differences in nats.
 
     Raises:
         ValueError: If there is no value, or one that is not finite.
@@ -141,7 +141,7 @@ def interval_without_spread(
 
 
 def effective_size(x: Floats, codes: Codes, level: float = 0.95) -> float:
-    """The number of independent right/wrong samples whose mean would be as uncertain as that of these values.
+    """The number of independent right/wrong samples with a mean as uncertain as the mean of these values.
 
     Args:
         x: [n] values in [0, 1]; not all equal, or all 0 or all 1.
@@ -209,7 +209,7 @@ def normal_quantile(share: float) -> float:
 
 
 def design_effect(x: Floats, codes: Codes) -> float:
-    """How many times the variance of the mean exceeds that of as many independent samples; at least 1."""
+    """The ratio of the mean's variance to its variance with as many independent samples; at least 1."""
     sums, sizes = cluster_sums(x, codes)
     n, c = len(x), len(sizes)
     independent = float(np.var(x)) / (n - 1) if n > 1 else 0.0
@@ -219,7 +219,7 @@ def design_effect(x: Floats, codes: Codes) -> float:
 
 
 def mean_variance(sums: Floats, sizes: Floats, variance: float) -> float:
-    """The variance of a mean: over clusters, but no less than that of independent samples; 0 for one sample.
+    """The variance of a mean: over clusters, but no less than for independent samples; 0 for one sample.
 
     Args:
         sums: [C], the sum of each cluster.

@@ -47,7 +47,7 @@ class Pairs:
         arm: [n] scores of the other arm, in the same order.
         clusters: [n] labels; equal labels belong to one independent unit.
         dropped_pairs: The number of pairs without both scores.
-        strata: The cells of a run-level metric, whose numbers are not scores of samples.
+        strata: The cells of a run-level metric; their numbers are not scores of samples.
         is_graded: Whether the numbers are neither right nor wrong although they may be 0 and 1, such as gains.
         rows: The positions of the pairs in the frames of the reference arm and of the other arm.
     """
@@ -84,7 +84,7 @@ class PairedTestResult:
             for graded scores and run-level metrics.
         right_to_wrong: The number of pairs whose score fell. None for a run-level metric, which has no score of a
             single sample.
-        wrong_to_right: The number of pairs whose score rose, or None likewise.
+        wrong_to_right: The number of pairs whose score rose. None for a run-level metric.
         dropped_pairs: The number of pairs without both scores.
         is_identical: Whether no pair differs.
     """

@@ -15,7 +15,7 @@ pooled settings) is the mean of their statistics, weighted by their numbers of s
                 statistics have t standard errors on either side.
     two arms    `align_run_statistics` forms the pairs first: a sample that failed in one arm counts as failed in both,
                 and both statistics are computed again. `randomization_test` exchanges the arms within clusters (Fisher
-                1935; for F1: Yeh 2000). p is the share of exchanges whose difference is as large as the observed one D.
+                1935; for F1: Yeh 2000). p is the share of exchanges with a difference as large as the observed one, D.
                 It is exact under the null that exchanging changes nothing. The interval holds the differences m that
                 the same exchanges do not reject: one that leaves the net share b of the pairs in place is as extreme as
                 D if |D(exchange) - m b| >= |D - m|. For a mean these are the sign flips of the differences minus m
@@ -220,7 +220,7 @@ def run_level_columns(frame: "DataFrame") -> Mapping[str, RunLevelScores]:
 
 
 def is_run_level(frame: "DataFrame", column: str) -> bool:
-    """Whether a column has a run-level metric, whose numbers are not scores of samples."""
+    """Whether a column has a run-level metric; its numbers are not scores of samples."""
     return column in run_level_columns(frame)
 
 
@@ -477,7 +477,7 @@ def _ends(strata: Sequence[Stratum], clusters: float) -> tuple[float, float]:
 
 
 def _larger(reference: Floats, arm: Floats) -> Floats:
-    """The worst (or best) row of the arm whose row adds more, which gives the wider interval.
+    """The worst (or best) row of one of the arms: the row that adds more and so gives the wider interval.
 
     Both arms get it, since an interval end adds worst rows to one arm and best rows to the other. So the worst and the
     best row of a stratum may come from different arms.

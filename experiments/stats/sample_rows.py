@@ -113,7 +113,7 @@ def vote_answer(row: Mapping[str, Any]) -> str:
 
 
 def scores_by_names_used(rows: "DataFrame") -> "DataFrame":
-    """Scores of the model and of the vote for samples whose demonstrations call the right answer by another name.
+    """Scores of the model and of the vote for samples in which the demonstrations rename the right answer.
 
     Under `flip_labels` the gold answer keeps its name, so a vote of flipped labels, and a model that follows it, would
     count as wrong. Here an answer is right if it is the name that the demonstrations use.

@@ -2,12 +2,12 @@
 
 Graded scores (`sign_flip_test`):
 
-    test      p is the share of the 2^C ways to flip the signs of C clusters whose sum is as far from 0 as the observed
-              sum (Fisher 1935). It is exact if a cluster's differences are as likely with the other sign. This holds
-              if the names of two arms can be exchanged, which is the null of all tests in `significance`.
+    test      p is the share of the 2^C ways to flip the signs of C clusters that give a sum as far from 0 as the
+              observed sum (Fisher 1935). It is exact if a cluster's differences are as likely with the other sign.
+              This holds if the names of two arms can be exchanged, which is the null of all tests in `significance`.
     interval  The same test for every other mean m, on the values minus m. The mean of a subset of the clusters and the
-              mean of the remaining clusters enclose exactly those m whose sum that flip does not bring closer. So the
-              ends are quantiles of the means of subsets (Hartigan's typical values, 1969).
+              mean of the remaining clusters enclose exactly those m for which that flip does not bring the sum closer.
+              So the ends are quantiles of the means of subsets (Hartigan's typical values, 1969).
 
 Test and interval read the same flips, so the interval leaves out 0 exactly if p is at most 1 - level. With fewer than
 six clusters p cannot reach .05, and the .95 interval is the whole range. With at most MAX_ENUMERATED clusters every
@@ -20,8 +20,8 @@ Measured by `python -m lab.bench statistics` (4,000 draws of each design), with 
 equal and of unequal sizes:
 
 - The largest size at a nominal .05 is .033, .050, .054, .052 and .056.
-- The power equals that of Student's t for equal sizes and 8 or more clusters (for 6: .44 against .61). With unequal
-  sizes the t-test rejects .07 to .09.
+- The power equals the power of Student's t for equal sizes and 8 or more clusters (for 6: .44 against .61). With
+  unequal sizes the t-test rejects .07 to .09.
 - If differences of mean 0 are skewed, no test keeps its level with few clusters. With nine small gains for each large
   loss, this test rejects .33 at 6 clusters and .07 at 50, as the t-test does.
 
@@ -91,7 +91,7 @@ def sign_flip_test(
         sizes: [C], the number of differences in each cluster.
         level: The confidence level.
         lowest: The lowest possible mean; the interval ends there if there are too few clusters.
-        highest: The highest possible mean, likewise.
+        highest: The highest possible mean; the interval ends there if there are too few clusters.
     """
     mean = float(sums.sum() / sizes.sum())
     has_spread = np.ptp(sums / sizes) > ROUNDING

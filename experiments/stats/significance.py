@@ -12,8 +12,8 @@
                             Nielsen 2008, for Holm). So the interval leaves out 0 exactly if the corrected p is at most
                             SIGNIFICANCE_LEVEL.
     several topics          weighted step-down tests: the level is divided equally among the topics that have a
-                            hypothesis left, and equally in a topic. A topic whose hypotheses are all rejected passes
-                            its share on (Bretz, Maurer, Brannath and Posch 2009). The weights of a hypothesis never
+                            hypothesis left, and equally in a topic. A topic passes its share on when all its hypotheses
+                            are rejected (Bretz, Maurer, Brannath and Posch 2009). The weights of a hypothesis never
                             fall as others are rejected, so this is a closed test: the chance of any false rejection in
                             any topic is at most the level (Hommel, Bretz and Maurer 2007). With one topic it is Holm.
 
@@ -62,7 +62,7 @@ def exact_sign_flip_p(differences: ArrayLike, clusters: ArrayLike | None = None)
 
 
 def holm(p: ArrayLike, topics: ArrayLike | None = None) -> Floats:
-    """Adjusts p-values for the number of tests: reject those whose adjusted p is at most the level.
+    """Adjusts p-values for the number of tests: reject those with an adjusted p of at most the level.
 
     Args:
         p: [m] p-values.
@@ -124,7 +124,7 @@ DISCORDANCE = 0.2
 def smallest_detectable_difference(pairs: int, discordance: float = DISCORDANCE) -> float:
     """The smallest difference in accuracy that the test detects with probability POWER; infinite if not even 1.
 
-    For n independent right/wrong pairs of which a share psi differs (Miettinen 1968; Connor 1987):
+    For n independent right/wrong pairs with a share psi of pairs that differ (Miettinen 1968; Connor 1987):
 
         sqrt(n) delta = z_(1-level/2) sqrt(psi) + z_power sqrt(psi - delta^2),   solved for delta
 

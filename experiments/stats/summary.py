@@ -116,7 +116,7 @@ def macro_average(values: Floats, parts: Codes, clusters: Any, is_share: bool, l
 
 
 def part_weights(parts: Codes) -> Floats:
-    """[n], n / (V n_v): the weights of samples whose weighted mean is the mean over parts."""
+    """[n], n / (V n_v): weights of samples that make the weighted mean equal the mean over parts."""
     sizes = np.bincount(parts)
     return np.asarray(len(parts) / (len(sizes) * sizes[parts]), dtype=np.float64)
 
@@ -162,7 +162,7 @@ class CurveSummary:
 
 
 def summarize_curve(shots: Sequence[int], accuracy: Sequence[float], better: Better = "higher") -> CurveSummary:
-    """Summarizes one curve; its gain is that of the last point.
+    """Summarizes one curve; its gain is the gain of the last point.
 
     Args:
         shots: [n >= 2] rising numbers of shots that start with 0.

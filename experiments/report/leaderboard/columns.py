@@ -111,11 +111,11 @@ def collect_leaderboard(
 
     Args:
         views: The runs.
-        metrics: The metrics in order of preference; by default CHAIR, then that of each run.
+        metrics: The metrics in order of preference; by default CHAIR, then each run's own metric.
         margin: The smallest gain that counts.
 
     Raises:
-        ConfigError: A run has no method beside its reference, is unfinished, ends early, or has no such metric.
+        ConfigError: A run has no method other than its reference, is unfinished, ends early, or has no such metric.
     """
     for view in views:
         _check(view, metrics)

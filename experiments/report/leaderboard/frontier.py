@@ -32,7 +32,7 @@ COLUMNS = (
 
 
 def frontier_tables(view: RunView) -> tuple[list[Section], str]:
-    """The sections of a run, and why it has none.
+    """The sections of a run, and the reason if there are none.
 
     A run without CHAIR has neither. The task is built again, because samples do not store the objects of images.
     """

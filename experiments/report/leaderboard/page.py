@@ -39,7 +39,7 @@ def render_leaderboard(board: Leaderboard, frontiers: Sequence[Section], refusal
     Args:
         board: The leaderboard.
         frontiers: The sections of captions.
-        refusals: Why runs have none.
+        refusals: Why runs have no such sections.
     """
     from markupsafe import Markup
 

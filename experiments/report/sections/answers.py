@@ -9,7 +9,7 @@ SHARES = {"unparsed": "no answer", "cut_answer": "answer cut", "cut_thinking": "
 
 
 def answers_section(view: RunView) -> Section | None:
-    """A row for each arm; those whose answers are another arm's by construction are hidden."""
+    """A row for each arm. An arm is hidden if its answers are another arm's by construction."""
     import pandas as pd
 
     if not (arms := view.arm_answers):

@@ -1,4 +1,4 @@
-"""Controls: each strategy beside the same computation without its key idea."""
+"""Controls: each strategy next to the same computation without its key idea."""
 
 from collections.abc import Iterator
 from itertools import groupby

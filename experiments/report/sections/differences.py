@@ -24,7 +24,7 @@ MOVES = {"neither": ("down", "up"), "graded": ("worse", "better"), "accuracy": (
 
 
 def differences_section(view: RunView, frame: "DataFrame | None" = None) -> Section | None:
-    """The differences of a view. frame: those of `compare`, if they are not the usual ones."""
+    """The differences of a view. frame: the differences of `compare`, if they are not the usual ones."""
     refused = ""
     if frame is None:
         frame, refused = differences_or_reason(view)
@@ -123,7 +123,7 @@ def no_moves_note(view: RunView) -> str:
 
 
 def describe_tests(tests: Iterable[str]) -> str:
-    """The names of a set of tests. A mix without a name of its own has those of its tests. Raises ValueError."""
+    """The names of a set of tests. A mix without a name of its own gets the names of its tests. Raises ValueError."""
     names = frozenset(tests)
     if names in TESTS:
         return TESTS[names]

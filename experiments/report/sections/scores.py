@@ -110,7 +110,8 @@ def _ordered(frame: "DataFrame", view: RunView) -> "DataFrame":
 
 
 def _votes(view: RunView) -> "DataFrame":
-    """The vote of each choice of demonstrations. Transforms that do not change it, as those of images, share one."""
+    """The vote of each choice of demonstrations. Transforms that do not change it, such as transforms of images, share
+    one."""
     import pandas as pd
 
     rows: list[dict[str, Any]] = []
