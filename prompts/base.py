@@ -28,7 +28,7 @@ class Transform(Protocol):
     Attributes:
         needs: As for an orderer. A transform that reads labels adds 'saw labels' to its mark.
         where: Optional parameter, 'demos', 'query' or 'all'. A transform without it leaves the query unchanged.
-        spare_examples: Optional, the number of examples of the pool that it needs beside the demonstrations.
+        spare_examples: Optional, the number of examples of the pool that it needs in addition to the demonstrations.
         analysis: Optional, for transforms that change the labels of demonstrations: the analysis that evaluates their
             arms. Sentences about gains leave such arms out.
     """

@@ -24,7 +24,7 @@ from prompts.base import Composer, Orderer, Transform
 
 
 def sample_contexts() -> list[Context]:
-    """Contexts with 0 to 4 demonstrations, whose query has no, one or two images."""
+    """Contexts with 0 to 4 demonstrations and a query with no, one or two images."""
     demos = [
         Demo(_example(f"demo-{i}", count, f"What is {{this}}, no. {i}?", f"thing {i}"), score=0.9 - i / 10, rank=i)
         for i, count in enumerate((1, 2, 0, 1))

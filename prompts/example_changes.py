@@ -70,7 +70,7 @@ def derange(values: Sequence[T], shuffled: Sequence[int], key: Callable[[T], Has
     random cycle.
 
     Returns:
-        The permuted values, and the share of places whose key changed.
+        The permuted values, and the share of places with a changed key.
     """
     places: dict[Hashable, list[int]] = {}
     for place in shuffled:
@@ -101,7 +101,7 @@ def _differs(new: Sequence[Demo], old: Sequence[Demo]) -> bool:
 
 
 def gold_of(context: Context, who: str) -> Example:
-    """The query with its gold. Raises PlanError if the context has none."""
+    """The query with its gold. Raises PlanError if the context has no gold."""
     query: Any = context.query
     if not isinstance(query, Example):
         raise PlanError(

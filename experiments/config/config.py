@@ -51,7 +51,7 @@ def load_config(source: str | Path | Mapping[str, Any], overrides: Sequence[str]
 
     Args:
         source: A path, the name of a shipped experiment such as `quickstart`, or the keys themselves.
-        overrides: Values such as 'grid.shots=[0,4]' that replace those of the source.
+        overrides: Values such as 'grid.shots=[0,4]' that replace the source's values.
 
     Raises:
         ConfigError: An unknown key or axis, or a wrong value.

@@ -64,7 +64,7 @@ def _axis_schema(value: dict[str, Any]) -> dict[str, Any]:
 
 
 def _describe(cls: type[Any], properties: dict[str, Any]) -> None:
-    """Adds the comments beside a dataclass's fields."""
+    """Adds the comments next to a dataclass's fields."""
     for doc in parameter_docs(cls):
         properties[doc.key]["description"] = doc.meaning
 
@@ -100,7 +100,7 @@ def _with_arm_keys(strategies: dict[str, Any]) -> dict[str, Any]:
 
 
 def _inlined(kind: dict[str, Any]) -> dict[str, Any]:
-    """The schema with the definitions that pydantic put beside each component in the places that refer to them."""
+    """The schema with pydantic's separate definitions moved into the places that refer to them."""
     definitions: dict[str, Any] = {}
     for node in kind["anyOf"]:
         definitions |= node.pop("$defs", {})

@@ -1,7 +1,7 @@
 """The keys of an experiment file. Each is written once, with its type, default and meaning.
 
 pydantic checks a file against `ExperimentKeys`. The suggestions, the JSON schema and the table in docs/studies.md read
-the same types. The comment beside a field is its documentation, as in components.
+the same types. The comment next to a field is its documentation, as in components.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,14 +23,14 @@ from icl.renamed_names import suggest
 METRIC_PREFERENCE = ("lenient", "strict", "option")
 """The primary metric of a run that names none is the first of these that it has."""
 DEFAULT_METRICS = ("strict", "lenient")
-"""Metrics of a run that names none. Where a run has them, tables show them beside the primary metric."""
+"""Metrics of a run that names none. Where a run has them, tables show them next to the primary metric."""
 DEFAULT_METRIC = METRIC_PREFERENCE[0]
 Correction = Literal["holm", "none"]
 CORRECTIONS: tuple[Correction, ...] = get_args(Correction)
 DEFAULT_CORRECTION = CORRECTIONS[0]
 DEFAULT_LAUNCHER = "local"
 MAX_NAME_LENGTH = 200
-"""A name is that of a folder, and file systems take at most 255 bytes."""
+"""A name becomes the name of a folder, and file systems take at most 255 bytes."""
 BASELINE_KEY = "baseline"
 """In place of axes, `against: {baseline: vote}` compares an arm with the vote of its demonstrations."""
 WHEN_DECIDED = "when_decided"
@@ -238,20 +238,20 @@ class ClaimSpec(FileKeys):
     arm: Setting  # the arm that it is about: axes and values, such as {decoding: vcd}
     against: OtherArm  # the axes in which the other arm differs, and its values; or {baseline: vote}
     expect: Expectation = "better"  # what the claim says of the arm: better, worse, higher or lower than the other one
-    metric: Text | None = None  # the metric of the claim; by default that of compare
+    metric: Text | None = None  # the metric of the claim; by default the metric of compare
     tasks_with: Text | None = None  # a metric: the claim is about tasks with scores of it, as yes/no tasks of yes_ratio
     source: str = ""  # who claims it: a paper, with the place
 
 
 @dataclass(frozen=True, kw_only=True)
 class PublishedSpec(FileKeys):
-    """A published number of one arm, which the report sets beside that of the run."""
+    """A published number of one arm, which the report sets next to the run's own."""
 
     at: Facts  # the arm that it belongs to: axes and values, such as {decoding: vcd, shots: 0}
     value: Float  # the number, in the unit of the metric: an accuracy of 83.3 % is 0.833
     minus: Setting | None = None  # for a difference: the axes in which the subtracted arm differs
-    best_of: Annotated[str, _axis()] | None = None  # an axis of which the number is the best value, such as shots
-    metric: Text | None = None  # the metric of the number; by default that of compare
+    best_of: Annotated[str, _axis()] | None = None  # an axis, such as shots: the number is the best over its values
+    metric: Text | None = None  # the metric of the number; by default the metric of compare
     model: str = ""  # the model that was measured
     source: str = ""  # where it is published, and what differs from this file
 
@@ -281,9 +281,9 @@ class TuneSpec(FileKeys):
     # projector; vectors: the tensors of tune.intervene
     intervene: BuiltIntervention = "m2iv"  # vectors: the intervention that trains
     shots: Shots | ShotsList | None = (
-        None  # shots of an episode, or a list of which each draws one; null: the largest number of the file
+        None  # shots of an episode, or a list to draw from for each episode; null: the largest number of the file
     )
-    relations: Relations = ()  # retrievers of which each episode draws one; empty: the retriever of the file
+    relations: Relations = ()  # retrievers; each episode draws one of them; empty: the retriever of the file
     steps: Annotated[Int, Ge(0), Le(10_000_000)] = 200  # optimizer steps
     batch: Count = 16  # episodes of a step
     rows: Count = 16  # episodes of one forward pass; fewer need less memory
@@ -318,7 +318,7 @@ class ExperimentKeys(FileKeys):
     intervene: Annotated[Any, Axis(), Node("intervention")] = NO_INTERVENTION  # edits the model's states
     answer_mode: Annotated[AnswerMode, Axis()] = "generate"  # generate a text, or score the query's options
     max_new_tokens: Annotated[TokenLimit, Axis()] = MAX_NEW_TOKENS  # maximum number of generated tokens
-    max_thinking_tokens: Annotated[ThinkingLimit, Axis()] = None  # tokens of a reasoning block, beside max_new_tokens
+    max_thinking_tokens: Annotated[ThinkingLimit, Axis()] = None  # tokens of a reasoning block, besides max_new_tokens
     stop_strings: tuple[Text, ...] = ()  # strings that end a generated answer; they are removed from it
     seeds: Seeds = (0,)  # random seeds; every cell runs with each
     metrics: Metrics = DEFAULT_METRICS  # scores of an answer; 'option' is added if options are scored
@@ -331,7 +331,7 @@ class ExperimentKeys(FileKeys):
     by: Columns = ()  # columns of the data by which the report divides the scores, such as [category]
     compare: CompareSpec | None = None  # reference and metric of the tables
     claims: tuple[ClaimSpec, ...] = ()  # claims of papers that the report tests
-    published: tuple[PublishedSpec, ...] = ()  # published numbers that the report sets beside those of the run
+    published: tuple[PublishedSpec, ...] = ()  # published numbers that the report sets next to the run's own
     stop: Stop = None  # 'when_decided', or the rule's keys: ends each comparison when it is decided
     tune: TuneSpec | None = None  # how `icl fit` trains an adapter; `icl run` ignores it
     launcher: Launcher = DEFAULT_LAUNCHER  # starts the workers
@@ -370,6 +370,7 @@ DEFAULT_REFERENCES: Mapping[str, str] = {axis: DEFAULTS[axis] for axis in ("retr
 
 
 def primary_metric(info: Mapping[str, Any], metrics: Sequence[str]) -> str | None:
-    """The metric that a run is judged by: that of its `compare`, else of `METRIC_PREFERENCE`, else its first."""
+    """The metric that a run is judged by: its `compare.metric`, else the first of `METRIC_PREFERENCE` that it has, else
+    its first."""
     metric = ((info.get("config") or {}).get("compare") or {}).get("metric")
     return str(metric) if metric else next((m for m in METRIC_PREFERENCE if m in metrics), next(iter(metrics), None))

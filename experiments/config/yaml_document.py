@@ -59,7 +59,7 @@ class Document:
     untrusted_run: Path | None = None
 
     def where(self, *keys: str | int) -> str:
-        """'contrast.yaml:11: grid.decoding[1]'. A path without a line has that of the nearest path above it."""
+        """'contrast.yaml:11: grid.decoding[1]'. A path without a line takes the line of the nearest path above it."""
         key_path = format_key_path(keys)
         places = [keys[:end] for end in range(len(keys), 0, -1)]
         if any(place in self.overridden for place in places):

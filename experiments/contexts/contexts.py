@@ -86,7 +86,7 @@ class PromptItem:
 
 
 RetrievalOutcome = tuple[RetrievedExample, ...] | str
-"""The demonstrations of a query, or why it has none."""
+"""The demonstrations of a query, or the reason why there are none."""
 
 
 class Retrieval:

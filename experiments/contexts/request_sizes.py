@@ -46,7 +46,7 @@ class LargestRequests:
     pixels: dict[str, int] = field(default_factory=dict)
 
     def add(self, cell: Cell, branches: int, tokens: int, images: "Sequence[Image]") -> None:
-        """Add a prompt of `tokens` tokens with these images, each of which has an equal share of them at most."""
+        """Add a prompt of `tokens` tokens with these images; each image has at most an equal share of the tokens."""
         of_model = self.sizes.setdefault(id(cell.model), {})
         before = of_model.get(id(cell), (cell, RequestSize(0, 0, 0)))[1]
         largest = max((before.largest_image, *images), key=self._pixels)
@@ -98,7 +98,7 @@ def _covers(larger: tuple[float, ...], smaller: tuple[float, ...]) -> bool:
 def estimate_sizes(cells: Sequence[Cell]) -> tuple[int, int]:
     """(images of the largest prompt, tokens of the largest prompt and its answer with a margin) of one model's cells.
 
-    All branches count. The model is not called: random demonstrations replace those of a retriever.
+    All branches count. The model is not called: random demonstrations stand in for a retriever's.
     """
     from decoding.arms.inspection import probe_branches
 

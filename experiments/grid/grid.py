@@ -251,7 +251,7 @@ class _CellBuilder:
         self.num_excluded = [0] * len(config.exclude)
         """Matches of each entry of `exclude`."""
         self.made: dict[tuple[Any, ...], Any] = {}
-        """What was made -> it. An id in a key is that of an object that another value keeps alive."""
+        """What was made -> it. An id in a key belongs to an object that another value keeps alive."""
 
     def add(self, point: Point) -> None:
         """Adds the cells of a point under every seed, with their controls if the config adds them."""

@@ -1,6 +1,6 @@
 """Warnings about a grid that need no data: what a config asks for is not what it seems to be.
 
-- A contrast whose branches are all equal to the prompt is one of its own controls.
+- A contrast is one of its own controls if its branches all equal the prompt.
 - Weights that do not sum to one are a hidden temperature.
 - A strategy with unfitted parameters changes nothing. Parameters may be fitted on another model or task.
 - Some models and answer modes give no top log-probabilities.
@@ -29,7 +29,7 @@ TOLERANCE = 1e-6
 
 
 def grid_warnings(grid: Grid) -> tuple[str, ...]:
-    """Sentences with their places in the file, each once. Controls that the grid adds have none."""
+    """Sentences with their places in the file, each once. Controls that the grid adds cause no warnings."""
     checks = (_branches, _temperatures, _traces, _unfitted, _fitted, _models, statement_warnings)
     return tuple(dict.fromkeys(sentence for check in checks for sentence in check(grid)))
 

@@ -41,7 +41,7 @@ Cells = dict[str, dict[str, Any]]
 
 @dataclass
 class MergedRun:
-    """What was merged. differing: the number of samples of which two runs have different answers."""
+    """What was merged. differing: the number of samples with different answers in two runs."""
 
     cells: int = 0
     samples: int = 0
@@ -241,7 +241,7 @@ def _info(out: Path, sources: Sequence[_Source], cells: list[str], sizes: list[i
         for cell, number in zip(source.cells, source.info.get("clusters") or (), strict=False)
     }
     metrics = {name: node for source in reversed(sources) for name, node in source.info.get("metrics", {}).items()}
-    # the state of the last session is that of the run
+    # the state of the last session is the state of the run
     sessions = [list(source.info.get("sessions") or [{"state": "finished"}]) for source in sources]
     sessions.sort(key=lambda own: own[-1].get("state", "finished") != "finished")
     return {

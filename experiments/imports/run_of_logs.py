@@ -1,8 +1,8 @@
 """Writes a run directory from logs: one arm per log, with the samples that all logs have.
 
 Samples of one task are paired by their key and epoch. A sample counts if every log of its task has it, with the same
-prompt and target. The others are left out and counted. A metric is read as the mean of its samples, so one whose
-reported value is another number (F1, a sum) is left out unless it is asked for by name.
+prompt and target. The others are left out and counted. A metric is read as the mean of its samples. So a metric that
+reports another number (F1, a sum) is left out unless it is asked for by name.
 """
 
 from collections import Counter
@@ -130,7 +130,7 @@ def _paired(task: str, of_task: Mapping[str, Log], notes: list[str]) -> dict[str
 def _metrics(
     logs: Sequence[tuple[Log, Sequence[LoggedSample]]], chosen: str, notes: list[str]
 ) -> dict[str, dict[str, str]]:
-    """Metric -> its node in run.json. The metrics are those that a mean of numbers in [0, 1] stands for."""
+    """Metric -> its node in run.json. Keeps metrics that a mean of numbers in [0, 1] can represent."""
     names = dict.fromkeys(name for log, _ in logs for sample in log.samples for name in sample.scores)
     nodes: dict[str, dict[str, str]] = {}
     for name in names:

@@ -247,7 +247,7 @@ def live_workers(launch: Launch) -> list[str]:
 
 
 def is_alive(state: Mapping[str, Any]) -> bool:
-    """Whether the state is that of a running worker with a recent heartbeat."""
+    """Whether the state belongs to a running worker with a recent heartbeat."""
     return state.get("state") == "running" and time.time() - float(state.get("beat", 0)) < HEARTBEAT_TIMEOUT
 
 

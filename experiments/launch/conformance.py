@@ -3,8 +3,8 @@
     facts = check_launcher(Mine(workers=2))
 
 The check starts real workers. They compute a small experiment on a model without weights, and the samples must equal
-those of one process. Then it starts workers and detaches from them at once. Both runs are in a temporary folder in the
-current folder, so that workers see it as they see a run.
+the samples of a single process. Then it starts workers and detaches from them at once. Both runs are in a temporary
+folder in the current folder, so that workers see it as they see a run.
 """
 
 import inspect

@@ -58,7 +58,7 @@ def start_workers(store: Store, grid: Grid, work: RunState) -> tuple[Launch, Wor
 
 
 def join_launch(store: Store, grid: Grid, count: int) -> Launch:
-    """The launch of `count` shards that are started by hand: that of an earlier shard, or a new one.
+    """The launch of `count` shards that are started by hand: the launch of an earlier shard, or a new one.
 
     Raises:
         StoreError: Workers of another launch are alive.

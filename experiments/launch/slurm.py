@@ -134,7 +134,7 @@ class Slurm:
         name = f"icl-{launch.folder.name}"
         if self.cluster == "local":
             return {"name": name, "timeout_min": minutes(self.time), "tasks_per_node": self.workers_per_job}
-        setup = ["export PYTHONSAFEPATH=1"]  # a file beside the user's config must not hide a package
+        setup = ["export PYTHONSAFEPATH=1"]  # a file next to the user's config must not hide a package
         if self.cpus:
             setup.append(f"export SRUN_CPUS_PER_TASK={self.cpus}")
         return {

@@ -132,8 +132,8 @@ class RunWatcher:
     def _workers(self, launch: Launch) -> WorkerCounts:
         """The workers by the run directory. If none is at work, the cluster knows more.
 
-        A job that is canceled before its start, and one whose node fails, leave no state behind. Slurm requeues the
-        latter without a signal. The cluster is asked at most every `CLUSTER_SECONDS` while it knows a job.
+        A job leaves no state behind if it is canceled before its start or if its node fails. Slurm requeues a job
+        without a signal if its node fails. The cluster is asked at most every `CLUSTER_SECONDS` while it knows a job.
         """
         states = {worker: launch.state(worker) for worker in launch.workers}
         waiting = {worker for worker, state in states.items() if state.get("state", "waiting") == "waiting"}

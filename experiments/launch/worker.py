@@ -50,7 +50,7 @@ OnStart = Callable[["WorkerSession"], None]
 
 
 def run_shard(config: Config, runs: Path, index: int, count: int) -> str:
-    """Computes shard `index` of `count` of a config in the folder `runs` / its name, beside the other shards.
+    """Computes shard `index` of `count` of a config in the folder `runs` / its name, next to the other shards.
 
     Args:
         config: The config, the same for all shards.
@@ -229,7 +229,7 @@ def end_with_parent(pipe: int) -> None:
     """Ends this process when its parent process is gone.
 
     Args:
-        pipe: A pipe whose other end the parent alone has, so that the operating system closes it with the parent.
+        pipe: A pipe. Only the parent has its other end, so the operating system closes it with the parent.
     """
     while os.read(pipe, 1):
         pass

@@ -31,7 +31,7 @@ class Observer(Protocol):
         """Called once, when there is something to report.
 
         Args:
-            run: The run directory. Its name is that of the run.
+            run: The run directory. Its name is the name of the run.
             settings: The keys of the experiment file.
         """
 

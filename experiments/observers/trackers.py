@@ -73,7 +73,7 @@ class AccelerateTracker(Observer):
 @component("observer", "mlflow")
 @dataclass
 class MLflow(AccelerateTracker):
-    """MLflow: settings, a score per cell, tables and the report, in a file beside the run or on a tracking server.
+    """MLflow: settings, a score per cell, tables and the report, in a file next to the run or on a tracking server.
 
     The score of a cell is a metric such as `lenient/decoding vcd`. Tables and the report are artifacts.
     """
@@ -81,7 +81,7 @@ class MLflow(AccelerateTracker):
     tracker_name: ClassVar[str] = "mlflow"
 
     experiment: str = "mm-icl"  # experiment that the run belongs to
-    tracking_uri: str | None = None  # server or database; by default MLFLOW_TRACKING_URI, else mlflow.db beside the run
+    tracking_uri: str | None = None  # server or database; default: MLFLOW_TRACKING_URI, else mlflow.db next to the run
 
     def arguments(self, run: Path) -> Mapping[str, Any]:
         import mlflow
@@ -155,7 +155,7 @@ class WandB(AccelerateTracker):
     tracker_name: ClassVar[str] = "wandb"
 
     project: str = "mm-icl"  # project that the run belongs to
-    entity: str | None = None  # user or team; by default that of the account
+    entity: str | None = None  # user or team; by default the account's
     mode: Literal["online", "offline"] | None = None  # whether to upload; by default WANDB_MODE, else offline
 
     def arguments(self, run: Path) -> Mapping[str, Any]:

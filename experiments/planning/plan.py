@@ -39,7 +39,7 @@ SAMPLED_QUERIES = 24
 """Queries of each task whose prompts are counted."""
 
 MAX_EMBEDDED_POOL = 5000
-"""A plan embeds no larger pool. Random demonstrations replace those of a retriever that would embed it."""
+"""A plan embeds no larger pool. Random demonstrations stand in for a retriever that would embed it."""
 
 
 ENGINES = {"strategies": "lockstep", "logits": "loop"}
@@ -284,7 +284,7 @@ class PlanCounters:
 
 
 def _image_notes(title: str, queries: "Sequence[Example]") -> Iterator[str]:
-    """A sentence if some queries have images and others have none, as a table with empty cells."""
+    """A sentence if some queries have images and others do not, as in a table with empty cells."""
     without = [query.id for query in queries if not query.images]
     if 0 < len(without) < len(queries):
         yield (

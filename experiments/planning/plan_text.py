@@ -191,10 +191,10 @@ def local_gpu_bytes(models: "Sequence[Model]") -> float | None:
 
 
 def memory_plans(plan: "Plan", device: float) -> Iterator[tuple[str, "MemoryPlan | None", str]]:
-    """(label of the model, its memory on a device, embedders beside it). None: the memory cannot be estimated.
+    """(label of the model, its memory on a device, embedders next to it). None: the memory cannot be estimated.
 
     Args:
-        plan: The plan, whose largest requests are counted.
+        plan: The plan; its largest requests are counted.
         device: Size of the device in bytes.
     """
     images = plan.work.images + plan.work.edited

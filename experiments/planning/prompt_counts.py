@@ -77,7 +77,7 @@ def _note(label: str, strategy: "Strategy", prompts: int) -> str:
 
 @dataclass(frozen=True)
 class PrefixReuse:
-    """Tokens of all prompts, and those of them that are in the cache if it holds all blocks."""
+    """Tokens of all prompts, and how many of them are in the cache if it holds all blocks."""
 
     tokens: float = 0.0
     cached: float = 0.0
@@ -92,7 +92,7 @@ class PrefixReuse:
 
 @dataclass
 class PrefixBlocks:
-    """Estimates the tokens that a prefix cache saves: tokens in whole blocks, less those of distinct blocks.
+    """Estimates the tokens that a prefix cache saves: tokens in whole blocks minus tokens in distinct blocks.
 
     A counter of the blocks of one task's prompts. Models without a prefix cache do not count.
 

@@ -31,7 +31,7 @@ MAX_NEW_TOKENS = 1024
 """The limit of a task that names none, as in lmms-eval's own models."""
 
 REQUESTS_AT_ONCE = 64
-"""Requests whose images are open at the same time. The engine chooses the size of its batches itself."""
+"""Requests with images open at the same time. The engine chooses the size of its batches itself."""
 
 SAMPLING = ("temperature", "top_p", "top_k")
 CONFIG_KEYS = ("model", "decoding")
@@ -94,7 +94,7 @@ class MMICL(lmms):  # type: ignore[misc]  # lmms_eval has no types
         self.model.load()
 
     def generate_until(self, requests: Sequence[Any]) -> list[Any]:
-        """The answers in the order of the requests. Raises ModelError if one has none."""
+        """The answers in the order of the requests. Raises ModelError if a request gets no answer."""
         answers: list[Any] = []
         for start in range(0, len(requests), REQUESTS_AT_ONCE):
             answers += self._answers([request.args for request in requests[start : start + REQUESTS_AT_ONCE]])

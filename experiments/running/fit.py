@@ -228,7 +228,7 @@ def fit_vectors(
     """Fits the intervention of a config.
 
     Args:
-        config: A config with one setting, whose intervention has no file yet.
+        config: A config with one setting and an intervention that has no file yet.
         sources: Number of queries whose prompts are sources, moved to the nearest border of groups. By default half of
             the queries.
         report_progress: Called with a text and the number of steps done and planned.

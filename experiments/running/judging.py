@@ -7,7 +7,7 @@ Controls, on up to `CONTROLS` queries of the run:
 
     gold      the first accepted answer is the answer: the judge should call it right
     empty     the answer is empty: wrong
-    other     the answer is that of another query: wrong
+    other     the answer belongs to another query: wrong
     swapped   a stored answer and the accepted answer in each other's place: the verdict should stay the same
 
 A judge with the same verdict for gold and empty answers measures nothing, whatever its scores are.

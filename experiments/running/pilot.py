@@ -6,8 +6,8 @@ in all of its cells is nearly constant, so that
     time = setup + sum over classes of (first + queries * rate)
 
 `first` is what the first queries take beyond the rate, such as embedding a pool. Blocks of queries double in size,
-because larger batches are faster, until their rates are equal or the time of the class is used up. The rate is that of
-the last block, and its spread is the range of the last two. Setup is everything else, mostly loading the models.
+because larger batches are faster, until their rates are equal or the time of the class is used up. The rate is measured
+on the last block, and its spread is the range of the last two. Setup is everything else, mostly loading the models.
 """
 
 import tempfile
@@ -91,7 +91,7 @@ class RunTime:
         samples: Samples that the pilot computed.
         of: Samples that are missing.
         failed: Samples of the pilot without an answer.
-        reason: Why the first of them has none.
+        reason: Why the first failed sample has no answer.
     """
 
     setup: float

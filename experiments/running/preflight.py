@@ -7,7 +7,7 @@
                        refuses every request
 
 A single query may be at fault. So a problem ends the run only if MAX_QUERIES queries have it, or all queries of a small
-task. Random demonstrations replace those of a retriever. Nothing is stored.
+task. Random demonstrations stand in for a retriever's. Nothing is stored.
 """
 
 from collections.abc import Iterator, Sequence
@@ -73,7 +73,7 @@ class Preflight:
                 raise type(problems[-1])(_message(cell, "no prompt can be written", str(problems[-1])))
 
     def check_memory(self) -> None:
-        """Raise ModelError if the largest request of a model cannot fit beside its weights. Needs no weights."""
+        """Raise ModelError if a model's largest request does not fit into memory with its weights. Needs no weights."""
         for model in {id(cell.model): cell.model for cell in self.cells}.values():
             model.check_memory(self._requests(model))
 

@@ -45,8 +45,8 @@ def run(
         progress: Receives progress, failures and notes.
         fork: Whether to start a new run directory if there is one.
         observation: Calls the observers of the config. The caller ends it. None: no observer is called.
-        limit: Computes the first `limit` queries of each task, in this process. Their samples equal those of the
-            whole run, which reuses them.
+        limit: Computes the first `limit` queries of each task, in this process. Their samples equal the samples
+            of the whole run, which reuses them.
 
     Raises:
         ICLError: The run cannot start or go on. Errors that need no model come before a model is loaded.

@@ -1,6 +1,6 @@
 """The runner: computes a grid's missing samples and writes each sample as soon as it is finished.
 
-    for each block of queries              all of them, or those of one look         Stopping.rounds
+    for each block of queries              all of them, or one look's queries        Stopping.rounds
       for each model                       loaded once, if there is one of them      Runner._run_model
         for each group                     cells of one task and number of shots     Runner._run_group
           for each window of queries       until a limit of tokens or samples        Runner._run_window
@@ -30,7 +30,7 @@ While the model answers, one thread makes the next window of prompts, and one re
     recorder                 | record 1    | record 2    | record 3
 
 Only models that allow it (`icl.models.base.Model.enable_threads`) are used this way, and only if no retriever, orderer
-or transform calls the model. The order of work within each thread is that of a run without threads.
+or transform calls the model. Each thread works in the same order as a run without threads.
 """
 
 import logging

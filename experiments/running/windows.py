@@ -41,7 +41,7 @@ class Windows:
         cells: The cells.
         missing: Cell digest -> ids of the missing queries.
         retrieval: The demonstrations of their task.
-        failing: Cells that are given up, of which no more samples are made.
+        failing: Cells that are given up; no more samples of them are made.
         is_stopped: Ends the iteration after the current query.
     """
 

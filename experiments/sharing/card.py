@@ -43,7 +43,7 @@ PACKAGES = (
     *("python", "mm-icl", "torch", "torchvision", "transformers", "accelerate", "tokenizers", "vllm", "bitsandbytes"),
     *("peft", "numpy", "pillow", "scipy", "faiss-cpu", "sentence-transformers"),
 )
-"""Packages whose versions a card has."""
+"""A card lists the versions of these packages."""
 CONTROL_COLUMNS = ("subject", "decoding", "role", "of", "verdict")
 MAX_FINDINGS = 40
 CELL_NAME = re.compile(r"[0-9a-f]{1,64}")

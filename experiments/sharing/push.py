@@ -50,7 +50,7 @@ class Target:
     """A data set repository of a hub.
 
     Attributes:
-        api: The hub's client, whose endpoint is that of huggingface_hub (HF_ENDPOINT).
+        api: The hub's client; huggingface_hub sets its endpoint (HF_ENDPOINT).
         name: OWNER/NAME.
         public: Whether everybody may read it.
     """
@@ -102,7 +102,7 @@ def find_target(name: str, public: bool = False) -> Target:
 def stage(run: Run, folder: Path, images: bool = False) -> dict[str, int]:
     """Writes the files to push into a folder: a copy of the run without what belongs to this machine, and its card.
 
-    The report and the tables are written again from the copy, so they have no image if the copy has none.
+    The report and the tables are written again from the copy, so they contain images only if the copy does.
 
     Returns:
         Path in the repository -> size in bytes.

@@ -299,7 +299,7 @@ def recompute(grid: Grid, chosen: Mapping[str, Mapping[str, Sample]], progress: 
 
 
 def wrong_queries(run: Run, grid: Grid, unfinished: bool = False) -> Iterator[str]:
-    """A sentence for each cell whose samples are not those of the queries of its task.
+    """A sentence for each cell whose samples do not match the queries of its task.
 
     Args:
         run: The run directory.
@@ -307,7 +307,7 @@ def wrong_queries(run: Run, grid: Grid, unfinished: bool = False) -> Iterator[st
         unfinished: Whether queries may be missing.
 
     Raises:
-        StoreError: The data of a cell are not those of the config.
+        StoreError: The data of a cell differ from the config's.
     """
     store = Store(run.path)
     state = load_run_state(store, grid)
@@ -333,7 +333,7 @@ def scored_by_other_rules(run: Run, grid: Grid) -> list[str]:
 
 
 def wrong_scores(run: Run, grid: Grid) -> Iterator[str]:
-    """A sentence for each stored sample whose scores are not those of its stored answer."""
+    """A sentence for each stored sample whose scores do not match its stored answer."""
     store = Store(run.path)
     for cell in grid.cells:
         examples: dict[str, Example] = {example.id: example for example in cell.task.queries}

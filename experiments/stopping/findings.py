@@ -2,7 +2,7 @@
 
     with `stop`      the verdicts of the looks
     an unfinished    the difference of each arm from its reference on the clusters that both have, with an interval that
-    run without it   is valid at any time. It is that of a plan with the default rule: the looks are after each
+    run without it   is valid at any time. It follows a plan with the default rule: the looks are after each
                      twentieth of the planned clusters, in the order in which the pairs were completed.
 
 An ordinary p-value of a run that is looked at while it grows is not valid: exact McNemar after each 10 of 200 queries

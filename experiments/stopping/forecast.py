@@ -118,5 +118,5 @@ def forecast_walk(theta: float, times: tuple[float, ...], family: int, spec: Sto
 
 
 def drift(effect: float, clusters: int, discordance: float) -> float:
-    """theta of an effect on so many clusters, of which a share `discordance` differs."""
+    """theta of an effect on so many clusters, if a share `discordance` of them differs."""
     return effect * sqrt(clusters / discordance)

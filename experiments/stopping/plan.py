@@ -5,8 +5,8 @@ level is spent on this plan. Arms that leave the grid stay in the family. New co
 own level.
 
 A grid plans the comparison of every arm with its reference, once, as `experiments.stats.compare` pairs them. Two arms
-whose answers cannot differ are not tested, and equivalent pairs of arms are one comparison. Both are known before there
-are answers, so neither counts in the family.
+are not tested if their answers cannot differ, and equivalent pairs of arms are one comparison. Both are known before
+there are answers, so neither counts in the family.
 """
 
 import hashlib
@@ -43,7 +43,7 @@ class PlannedComparison:
         reference: The digests of the reference's cells, by seed.
         name: The arm in words.
         against: The reference in words.
-        cells: The digests of all cells that are computed while it runs: its own, and those of equivalent pairs.
+        cells: The digests of all cells that are computed while it runs: its own, and the cells of equivalent pairs.
         axes: The labels of the arm by axis.
     """
 
@@ -223,7 +223,7 @@ def _axis_values(settings: Sequence[Arm]) -> dict[str, list[Any]]:
 
 
 def _reference_setting(grid: Grid, values: Mapping[str, Sequence[Any]]) -> Arm:
-    """The setting of the references, in labels: that of `compare`, else the usual one of reports."""
+    """The setting of the references, in labels: the setting of `compare`, else the usual one of reports."""
     if grid.config.compare is None:
         decodings, retrievers = values["decoding"], values["retriever"]
         if len(decodings) > 1:

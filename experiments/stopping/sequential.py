@@ -168,7 +168,7 @@ def lattice(sums: ArrayLike, first: int) -> Whole:
 
 @lru_cache(maxsize=256)
 def z_boundaries(times: tuple[float, ...], level: float, rho: float = 2.0) -> tuple[float, ...]:
-    """The boundaries of z = S / sqrt(sum s^2) at looks at these times: those of UNIT_STEPS unit steps."""
+    """The boundaries of z = S / sqrt(sum s^2) at looks at these times, computed with UNIT_STEPS unit steps."""
     steps = [max(1, round(time * UNIT_STEPS)) for time in times]
     bounds = boundaries(np.ones(steps[-1], dtype=np.int64), steps, UNIT_STEPS, [level], rho)[:, 0]
     return tuple(float(b) / sqrt(n) for b, n in zip(bounds, steps, strict=True))

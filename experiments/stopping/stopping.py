@@ -153,7 +153,7 @@ def _read_plans(folders: Sequence[Path], plan: StopPlan, same_rule: bool) -> tup
     Args:
         folders: The folders of the families.
         plan: All comparisons of the config.
-        same_rule: Whether `stop` is that of the run's last command. A plan of another rule is not made.
+        same_rule: Whether `stop` is the same as in the run's last command. A plan of another rule is not made.
 
     Raises:
         DamagedFileError: A plan cannot be made from the config.

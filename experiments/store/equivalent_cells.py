@@ -1,6 +1,6 @@
 """Digests of what decides a cell's answers. Cells with equal digests have equal answers with every model.
 
-The digest is that of the cell's canonical description without the parts that cannot matter: the sampler if options are
+The digest covers the cell's canonical description without the parts that cannot matter: the sampler if options are
 scored, the normalization if answers are generated, and the order of a single demonstration. A decoding that is
 equivalent to greedy (`decoding.arms.equivalence`) counts as greedy; cell.json says so of a control of a class that only
 the run itself has imported (EQUIVALENT). The digest depends on the cell's description only,

@@ -37,7 +37,7 @@ class Invocation:
     """One process that computes samples of a run. Its line is written when `id` is first read.
 
     Attributes:
-        environment: What the line says instead of the environment of this process: that of imported samples.
+        environment: What the line says instead of the environment of this process: the environment of imported samples.
     """
 
     store: Store

@@ -117,7 +117,7 @@ def load_run_state(
 
 
 def write_cells(store: Store, grid: Grid) -> None:
-    """Writes cell.json of every cell that has none or whose labels have changed."""
+    """Writes cell.json of every cell that lacks it or has changed labels."""
     for cell, content in describe_cells(grid):
         if store.read_intact_cell(cell.digest) != content:
             store.write_cell(cell.digest, content)

@@ -31,7 +31,7 @@ FORMAT = 2
 """Increase it if the same lines give other columns or metadata."""
 CACHE = ".samples.parquet"
 FLAT = ("scores", "baselines")
-"""Fields whose values have columns of their own."""
+"""Fields with columns of their own."""
 CONSTANT = "cell"
 """The field that is the same in all samples of a cell, and has no column."""
 _NESTED = frozenset({*LISTS, *MAPPINGS} - {*FLAT})

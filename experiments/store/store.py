@@ -91,7 +91,7 @@ class Store:
         return self.folder / "cells" / digest
 
     def read_cell(self, digest: str) -> dict[str, Any] | None:
-        """The description of a cell, or None if it has none.
+        """The description of a cell, or None if it is not stored.
 
         Raises:
             StoreError: The file is damaged, or has another format.
@@ -310,7 +310,7 @@ def truncate_partial_line(path: Path, is_complete: Callable[[bytes], object] | N
 
     Args:
         path: The file.
-        is_complete: Whether a line is complete. By default that of a sample.
+        is_complete: Whether a line is complete. By default it checks for a complete sample.
     """
     if not path.is_file():
         return False
@@ -449,7 +449,7 @@ def _read_formatted(path: Path, remedy: str) -> dict[str, Any] | None:
 
 
 def scored_sample(line: Mapping[str, Any], score: float | None) -> ScoredSample:
-    """A sample of the store as a run-level metric reads it. score: None if it failed or has none."""
+    """A sample of the store as a run-level metric reads it. score: None if the sample failed or has no score."""
     texts = {name: tuple(line.get(name, ())) for name in ("gold", "options")}
     return ScoredSample(
         line["query"], score, line.get("group") or None, line.get("output", ""), **texts, meta=line.get("meta", {})

@@ -14,7 +14,7 @@ def failure_kind(reason: str) -> str:
 
 @dataclass
 class FailureKind:
-    """The failures of one kind. sample, reason: those of the first one."""
+    """The failures of one kind. sample, reason: of the first failure."""
 
     sample: str
     reason: str

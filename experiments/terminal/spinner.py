@@ -48,7 +48,7 @@ class _Log:
 
 
 class _Line:
-    """The display of a terminal: one line that is rewritten. It does without rich, whose import takes time."""
+    """The display of a terminal: one line that is rewritten. It does not use rich, which takes time to import."""
 
     def __init__(self, out: TextIO) -> None:
         self.out, self.last, self.what = out, -EVERY, ""

@@ -53,7 +53,7 @@ def replacement(path: Path) -> Iterator[Path]:
 
 
 def saved_step(folder: Path) -> int | None:
-    """The step of the state in a folder. None if it has none that can be read."""
+    """The step of the state in a folder. None if the folder has no readable state."""
     try:
         with safe_open(folder / STATE, "pt") as file:
             return int(json.loads(file.metadata()["notes"])["step"])

@@ -9,8 +9,8 @@ What an answer is preferred to depends on the objective. An alternative is a pro
     dpo        another answer to the same prompt: another option, or another answer of the demonstrations
     realign    the answer of the nearest other image to the same prompt, and the same answer to that other image
 
-`realign` is Re-Align (Xing et al., 2025). The nearest other image is that of the first member of the query's pool with
-another answer, as a retriever ranks them.
+`realign` is Re-Align (Xing et al., 2025). The nearest other image belongs to the first member of the query's pool with
+another answer, in the order of a retriever.
 
 Differs from the released code in the rejected answer: there a model rewrites parts of a long answer while it looks at
 the other image. Here it is the answer that the data give for that image.
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 Alternatives = list["tuple[Prompt, str]"]
 """Prompts, each with an answer that is worse than the episode's."""
 MakeAlternatives = Callable[[PromptItem], Alternatives]
-"""The alternatives of a rendered item. Raises DataError if it has none."""
+"""The alternatives of a rendered item. Raises DataError if there are none."""
 
 FIRST = 16
 """Members of a large pool that are ranked first. The others are ranked if all of these have the query's answer."""
@@ -67,8 +67,8 @@ class EpisodeStream:
         cell: Task, retriever, order, transforms and composer of the episodes.
         batch: Episodes of a step.
         alternatives: Makes what the answer of an episode is preferred to.
-        relations: Retrievers of which each episode draws one. Empty: that of the cell.
-        shots: Numbers of shots of which each episode draws one. Empty: that of the cell.
+        relations: Retrievers; each episode draws one of them. Empty: the cell's retriever.
+        shots: Numbers of shots; each episode draws one of them. Empty: the cell's number.
     """
 
     def __init__(

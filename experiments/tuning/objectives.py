@@ -56,7 +56,8 @@ class EncodedStep:
 
     Attributes:
         chosen: Each prompt with its answer.
-        alternatives: For each number of an alternative, those of all episodes. Of `distill`: what the base model reads.
+        alternatives: For each number of an alternative, the alternatives of all episodes. Of `distill`: what the base
+            model reads.
     """
 
     chosen: Sequence[AnsweredPrompt]

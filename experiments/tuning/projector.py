@@ -95,7 +95,7 @@ class TrainedProjector(TrainedAdapter):
         super().close()
         self.recorder.close()
         self.encoder.finish = itself
-        self.encoder.cache.clear()  # its features are those of the projector before the training
+        self.encoder.cache.clear()  # its features come from the projector before the training
 
     def _with_calls(self, image: EncodedImage) -> EncodedImage:
         calls = list(self.recorder.calls)

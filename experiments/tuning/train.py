@@ -138,7 +138,7 @@ def train(
 def _backward(
     model: "HF", part: TrainedPart, spec: TuneSpec, episodes: Sequence[Episode], step: int
 ) -> tuple[Tensor, int]:
-    """Loss of a step's episodes, whose gradient is added up if gradients are on; and their tokens."""
+    """Loss of a step's episodes, and their tokens. The gradient of the loss is added up if gradients are on."""
     encoded = encode_step(model, part, spec, episodes)
     total = torch.zeros((), device=model.engine.runner.device)
     for start in range(0, len(episodes), spec.rows):

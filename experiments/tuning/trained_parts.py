@@ -1,9 +1,9 @@
-"""What `icl fit` trains: parameters inside a loaded model, or tensors of an intervention beside it.
+"""What `icl fit` trains: parameters inside a loaded model, or tensors of an intervention next to it.
 
     lora        LoRA matrices (Hu et al., ICLR 2022) in linear modules of the decoder. Features of images are cached, so
                 the vision tower cannot learn
     projector   all weights of the projector (`experiments.tuning.projector`)
-    vectors     tensors of an intervention, beside a model whose weights are fixed. They are written as `icl fit` writes
+    vectors     tensors of an intervention; the model's weights are fixed. They are written as `icl fit` writes
                 vectors: `intervene: {name: NAME, fitted: FOLDER/vectors.safetensors}` reads them
 
 peft puts LoRA matrices and copies of the projector into the model, and writes the folder that `model.adapter` loads.

@@ -41,7 +41,7 @@ PROMPT_AXES = ("model", "retriever", "rerankers", "rerank_candidates", "order", 
 """Axes of the file that decide a training prompt, besides the task and the number of shots."""
 RECORD = "tune.json"
 VECTORS = "vectors"
-"""The value of `tune.parameters` whose result is a value of `intervene`, not an adapter."""
+"""The value of `tune.parameters` that trains a value of `intervene`, not an adapter."""
 
 
 def tune(
@@ -171,7 +171,7 @@ def training_cell(config: Config, spec: TuneSpec, control: str | None) -> Cell:
 def evaluation_config(config: Config, outcomes: Sequence[TrainingOutcome]) -> Config:
     """The study of the file with the base model and each adapter as arms, compared with the base model.
 
-    Trained vectors are values of the axis `intervene`, after those of the file.
+    Trained vectors are values of the axis `intervene`, after the file's values.
     """
     spec, written = _spec(config), config.document.data
     axis = "intervene" if spec.parameters == VECTORS else "model"
@@ -233,7 +233,7 @@ def _intervention(config: Config, spec: TuneSpec, cells: Mapping[str, Cell]) -> 
 
 
 def _vector_record(cell: Cell, spec: TuneSpec, name: str) -> dict[str, Any]:
-    """What a file of vectors says about its training. cell: that of the adapter, also for its controls."""
+    """What a file of vectors says about its training. cell: the adapter's cell, also for its controls."""
     return {
         **fitting_origin(cell.model.digest, cell.config["task"]),
         **vector_record(cell, cell.model),
@@ -266,7 +266,7 @@ def _plain(config: Config) -> Config:
 
 
 def _shots_list(spec: TuneSpec) -> tuple[int, ...]:
-    """The numbers of shots of which each episode draws one. Empty: the largest number of the file."""
+    """The numbers of shots; each episode draws one of them. Empty: the largest number of the file."""
     if spec.shots is None:
         return ()
     return (spec.shots,) if isinstance(spec.shots, int) else spec.shots
@@ -298,7 +298,7 @@ def _named(name: str, report_progress: ReportProgress) -> ReportProgress:
 def check_disjoint(train: "Task", tests: "Iterable[tuple[str, Task]]", name: str = "tune.task") -> int:
     """Checks that no image of a test or dev query is a training image.
 
-    Training images are those of the training queries and of their pools, which appear as demonstrations.
+    Training images belong to the training queries and to their pools, which appear as demonstrations.
 
     Args:
         train: The training task.
@@ -338,5 +338,5 @@ def _examples(task: "Task") -> "Iterator[Example]":
         pool = task.pool(query.id)
         if id(pool) not in pools:
             pools.add(id(pool))
-            read_pools.append(pool)  # an id is that of one pool only as long as the pool exists
+            read_pools.append(pool)  # an id belongs to one pool only as long as the pool exists
             yield from pool.examples

@@ -23,7 +23,7 @@ LISTS, PROBES, SAMPLE = 4, 32, 64
 
 
 class _Approximate(VectorIndex):
-    """Base of indexes whose candidates FAISS proposes. If it proposes too few, other rows of the pool fill up."""
+    """Base of indexes with candidates from FAISS. If it proposes too few, other rows of the pool fill up."""
 
     def __init__(self, vectors: Vectors) -> None:
         super().__init__(vectors)

@@ -71,7 +71,7 @@ def _file_digest(file: Path, size: int, mtime_ns: int) -> str:
 
 # Where the checkpoint of an embedder runs, and in which dtype.
 #
-#     device: auto    the GPU if it has room beside the models of the run, which is decided before they are loaded;
+#     device: auto    the GPU if it has room next to the models of the run, which is decided before they are loaded;
 #                     else the CPU
 #     dtype: auto     float32 on a CPU, else the dtype of the checkpoint
 #
@@ -81,7 +81,7 @@ def _file_digest(file: Path, size: int, mtime_ns: int) -> str:
 
 @dataclass(frozen=True)
 class EmbedderPlacement:
-    """A device, and the dtype of the weights. dtype: 'auto' is that of the checkpoint."""
+    """A device, and the dtype of the weights. dtype: 'auto' means the checkpoint's dtype."""
 
     device: str
     dtype: str
@@ -182,7 +182,7 @@ class GPURoom:
         return self.devices[digest]
 
     def reserve(self, free: float) -> None:
-        """Forget the embedders of an earlier run: so many bytes are free for those of the next one."""
+        """Forget the embedders of an earlier run: so many bytes are free for the next run's embedders."""
         self.free, self.devices = free, {}
 
 
@@ -219,7 +219,7 @@ def reserve_for_models(models: Sequence[Model]) -> None:
 
 
 def placements(component: Any) -> Iterator[EmbedderPlacement]:
-    """The placements of all embedders in a component, such as those of a retriever."""
+    """The placements of all embedders in a component, such as a retriever."""
     placement = getattr(component, "placement", None)
     if isinstance(placement, EmbedderPlacement):
         yield placement

@@ -97,7 +97,7 @@ def check_modalities(embedder: Embedder, required: frozenset[str], error_prefix:
 
 
 class PoolFitted:
-    """Base of embedders that change the vectors of another embedder `of` by those of a pool."""
+    """Base of embedders that change the vectors of another embedder `of` with the help of a pool's vectors."""
 
     of: Embedder
 
@@ -189,7 +189,7 @@ def embedder_identity(embedder: Embedder) -> str:
     """What decides the vectors of an embedder.
 
     Its digest, the digests of the code of each class in it that is not the toolkit's, and device kind, dtype and TF32
-    where they are not those of float32 on a CPU.
+    where they differ from float32 on a CPU.
     """
     places = [placement.key for placement in placements(embedder) if placement.key]
     return " ".join([embedder.digest, *_code_digests(describe(embedder)), *places])

@@ -1,4 +1,4 @@
-"""A retriever whose candidates pass through rerankers.
+"""A retriever that passes its candidates through rerankers.
 
     {name: reranked, of: knn, candidates: 50, rerankers: [near_duplicate_cap, label_balance]}
 
@@ -33,7 +33,7 @@ from retrievers.base import (
 @component("retriever", "reranked")
 @dataclass(frozen=True, kw_only=True)
 class Reranked(RetrieverWrapper):
-    """Another retriever whose candidates pass through rerankers."""
+    """Another retriever, with its candidates passed through rerankers."""
 
     of: Annotated[Retriever, NestedComponent("retriever")]  # returns the candidates
     rerankers: tuple[Annotated[Reranker, NestedComponent("reranker")], ...]  # applied one after the other

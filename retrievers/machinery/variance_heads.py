@@ -6,7 +6,7 @@
            + prior * KL,    KL = -mean(1 + s - mu^2 - exp(s)) / 2
 
 p is the match probability below (`GaussianEmbeddings`). Its a and b are parameters, or are learned with
-the heads. The means are those of the encoder, so with small and equal deviations the ranking is that of the cosine. The
+the heads. The means come from the encoder, so with small and equal deviations the ranking equals the cosine's. The
 KL term treats s as a log variance, as the released code does.
 
 This is a reconstruction: the paper trains the encoders too. The equal weight of matches and non-matches, the steps, the
@@ -42,7 +42,7 @@ MIN_LOG_DEVIATION, MAX_LOG_DEVIATION = -20.0, 5.0
 """Bounds of s: a point, and more than the whole sphere. Values beyond them only risk an overflow."""
 
 AB_RATE_FACTOR = 10.0
-"""The learning rate of a and b, relative to that of the heads."""
+"""The learning rate of a and b, relative to the heads' learning rate."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Logs of lm-evaluation-harness: `samples_TASK_DATE.jsonl`, with `results_DATE.json` beside it.
+"""Logs of lm-evaluation-harness: `samples_TASK_DATE.jsonl`, with `results_DATE.json` next to it.
 
 Written by `EvaluationTracker.save_results_samples` (lm-eval 0.4). Samples are paired by `doc_id`. A task with several
 filters has a line per filter and query: its metrics are then named `METRIC,FILTER`, as in the results.

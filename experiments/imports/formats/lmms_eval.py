@@ -1,4 +1,4 @@
-"""Logs of lmms-eval: `DATE_samples_TASK.jsonl`, with `DATE_results.json` beside it.
+"""Logs of lmms-eval: `DATE_samples_TASK.jsonl`, with `DATE_results.json` next to it.
 
 Written by `EvaluationTracker.save_results_samples` (lmms-eval 0.7). Samples are paired by `doc_id`: its `doc_hash` is
 one constant. The prompt is `input`. Every other key is a metric or what a metric needs for its aggregation.
