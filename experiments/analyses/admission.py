@@ -2,7 +2,7 @@
 
 A task is admitted if demonstrations help, and blank images in the demonstrations take the help away:
 
-    gain      mean score at k shots less that at 0 shots, in pairs
+    gain      mean score at k shots minus the mean at 0 shots, in pairs
     blanked   the same for k shots whose images are blank
     share     (gain - blanked) / gain: the share of the gain that the images carry; undefined without a gain
     admitted  yes: the interval of `gain` is above 0, and the interval of `blanked` reaches 0 or below. no: it does not.

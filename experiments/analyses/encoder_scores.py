@@ -241,7 +241,7 @@ def correspondence(embedder: Any, images: Sequence[Image], warps: Mapping[str, W
     """The share of right matches (PCK) of each warp, over all patches of all images.
 
     Args:
-        embedder: An embedder with `embed_patches`, whose patches are a square grid over the image, line by line.
+        embedder: An embedder with `embed_patches`. Its patches are a square grid over the image, line by line.
         images: The images.
         warps: Name -> warp.
 

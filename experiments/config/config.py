@@ -186,7 +186,7 @@ def _documentation(path: KeyPath) -> tuple[Any, str]:
 
 
 def _spec(path: KeyPath) -> Any:
-    """The class whose fields are the keys of the mapping at a path."""
+    """The class that has the keys of the mapping at a path as fields."""
     spec: Any = ExperimentKeys
     for part in path:
         if isinstance(part, str) and part in (hints := get_type_hints(spec, include_extras=True)):

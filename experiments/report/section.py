@@ -96,7 +96,7 @@ class Section:
         sentences: What it says.
         frame: The numbers: one row per arm or comparison.
         columns: The columns of the table.
-        across: A column of the frame whose values become columns of the table. Exactly one column is then no text.
+        across: A column of the frame; its values become columns of the table. Exactly one column is then no text.
         parts: A column of the frame with a table for each value.
         faint: A column of booleans: rows in gray, such as controls.
         hidden: A column of booleans: rows that tables and figures leave out, until `select(controls=True)`.
@@ -304,7 +304,7 @@ class Table:
 
 
 MIN_LABEL = 10
-"""The smallest width of a column of labels whose texts wrap."""
+"""The smallest width of a column of labels with wrapped texts."""
 GAP = 1
 """The spaces between two columns; two if there is room."""
 

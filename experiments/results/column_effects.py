@@ -379,5 +379,5 @@ def describe_interactions(comparisons: Sequence[ArmComparison], columns: Sequenc
 
 
 def is_significant(row: Mapping[Any, Any]) -> bool:
-    """Whether a row of `interactions_frame` is a contrast that differs, of an arm whose test is significant."""
+    """Whether a row of `interactions_frame` is a contrast that differs, in an arm with a significant test."""
     return bool(row["p_corrected"] <= SIGNIFICANCE_LEVEL and row["p_value"] <= SIGNIFICANCE_LEVEL)

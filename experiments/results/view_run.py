@@ -126,7 +126,7 @@ def restrict_samples(samples: "DataFrame", queries: Mapping[str, set[str]]) -> "
 
 
 def _sole(samples: "DataFrame", setting: Mapping[str, Any], store: Store) -> dict[str, Any]:
-    """Replaces a setting by the axis' label if the axis has one value only, whose label has no parameters to match."""
+    """Replaces a setting by the axis' label if the axis has one value; its label then has no parameters to match."""
     labels = dict(setting)
     for axis, value in setting.items():
         if axis != "decoding" and axis in samples and samples[axis].nunique() == 1:
@@ -208,7 +208,7 @@ def _without_control(node: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def cells_by_label(samples: "DataFrame", axis: str, store: Store) -> dict[str, Mapping[str, Any]]:
-    """Label of an axis -> the description of the first cell that has it. Empty if the run has none."""
+    """Label of an axis -> the description of the first cell that has it. It is empty if it is not stored."""
     first = samples.drop_duplicates(axis)
     return {
         str(label): store.read_cell(str(digest)) or {} for label, digest in zip(first[axis], first["cell"], strict=True)

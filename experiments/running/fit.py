@@ -91,7 +91,7 @@ def fit_constant_bias(cell: Cell) -> tuple[float, ...]:
     """Biases of the options, fitted on a cell without demonstrations. Raises DataError if none can be fitted.
 
     Args:
-        cell: The cell of the dev split, whose task, model and composer are used.
+        cell: The cell of the dev split. Its task, model and composer are used.
     """
     no_demonstrations: dict[str, Any] = dict.fromkeys(DEMONSTRATION_AXES)
     zero_shot = replace(cell, shots=0, intervene=None, **no_demonstrations)

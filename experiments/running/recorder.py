@@ -174,7 +174,7 @@ def rescore(store: Store, grid: Grid, invocation: Invocation) -> int:
 def _rescored(
     store: Store, cell: Cell, metrics: "Mapping[str, Metric]", judged: Sequence[str], invocation: Invocation
 ) -> Iterator[dict[str, Any]]:
-    """The samples with new scores. judged: unchanged judges, whose verdicts another machine may have stored."""
+    """The samples with new scores. judged: unchanged judges; another machine may have stored their verdicts."""
     examples: dict[str, Example] = {example.id: example for example in cell.task.queries}
     for sample in store.samples(cell.digest):
         example = examples.get(sample["query"])

@@ -111,7 +111,8 @@ class Family:
     Args:
         folder: The folder of the family's files.
         plan: Its plan.
-        cells: The digests of the grid. A comparison whose arms have left it waits, and stays in the family. None: all.
+        cells: The digests of the grid. A comparison waits if its arms have left the grid, and stays in the family.
+            None: all.
 
     Attributes:
         look: The number of looks that were taken or read.

@@ -398,7 +398,7 @@ def _report_read_errors(path: Path) -> Iterator[None]:
 
 
 def _write(path: Path, data: bytes, within: bool = True) -> None:
-    """Replaces a file in one step. within: whether the file is in the run directory, whose folders are then made."""
+    """Replaces a file in one step. within: whether the file is in the run directory; its folders are then made."""
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         if within:

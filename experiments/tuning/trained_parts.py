@@ -154,7 +154,7 @@ class TrainedLora(TrainedAdapter):
 
 
 def target_modules(model: nn.Module, layers: "list[nn.Module]", names: tuple[str, ...]) -> list[str]:
-    """Full names of the linear modules in the decoder's layers whose last name is one of these. Raises ConfigError."""
+    """Full names of the linear modules in the decoder's layers with one of these as last name. Raises ConfigError."""
     inside = {id(module) for layer in layers for module in layer.modules() if isinstance(module, nn.Linear)}
     linear = [name for name, module in model.named_modules() if id(module) in inside]
     chosen = [name for name in linear if name.rpartition(".")[2] in names]

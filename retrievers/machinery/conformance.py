@@ -243,7 +243,7 @@ def check_embedder(embedder: Embedder, pool: Pool | None = None) -> None:
     """Check that an embedder does what retrievers rely on. Every call has an empty cache.
 
     Args:
-        pool: The pool whose images are embedded, and on which a transform is fitted. By default a small pool of
+        pool: The pool. Its images are embedded, and a transform is fitted on it. By default a small pool of
             generated images.
 
     Raises:

@@ -5,7 +5,7 @@ The table of an analysis names what its figure draws in `attrs["figure"]`:
     x        the column of the rows
     y        the columns of the measures. Their intervals are NAME_low and NAME_high, or low and high for the first
     measure  the quantity and its unit, in words
-    by       optional: a column whose values are the measures. The only column of `y` has their numbers
+    by       optional: a column that has the measures as values. The only column of `y` has their numbers
     n        optional: what the column `n` counts, in words
 """
 
