@@ -10,7 +10,7 @@ from experiments.api import run
 from experiments.config.config import load_config
 from experiments.grid.grid import expand
 from experiments.grid.grid_warnings import grid_warnings
-from experiments.report.quantization_section import quantization_section
+from experiments.report.page import find_section
 from experiments.results.view_run import view_run
 from icl.models.hf import prequantized
 from icl.models.hf.checkpoint import TINY
@@ -43,9 +43,9 @@ def test_the_analysis_and_the_report_compare_it_with_the_unquantized_model(
 ) -> None:
     view = view_run(run(config, runs=tmp_path, quiet=True))
     assert quantization.precisions(view) == {"tiny": "none", "gptq": "gptq"}
-    section = quantization_section(view)
-    assert section is not None
-    assert (section.whole, section.refused) == ("tiny", "")
+    section = find_section(view, "quantization")
+    assert section.frame is not None
+    assert section.frame["model"].tolist() == ["tiny", "gptq"]
     table = quantization.analyze(view).set_index("model")
     assert 0 < table.loc["gptq", "kl"] <= table.loc["gptq", "kl_max"]
     assert table.loc["gptq", "weights_mib"] < 0.65 * table.loc["tiny", "weights_mib"]

@@ -21,7 +21,7 @@ from decoding.engine.requests import DecodingRequest, Failure
 from icl.errors import ModelError
 from icl.models.base import Request
 from icl.models.small import packages
-from icl.models.small.assemble import checkpoint_folder
+from icl.models.small.folder import checkpoint_folder
 from icl.models.vllm.model import VLLM
 
 ARCHITECTURES = ("llava", "qwen2_5_vl")
