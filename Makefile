@@ -16,6 +16,9 @@ SLOW_TESTS := tests/journeys tests/icl/models/hf tests/experiments/launch tests/
 	tests/test_mutants.py tests/experiments/test_stop_strings.py tests/experiments/tuning tests/experiments/sharing \
 	tests/test_systems.py tests/icl/tasks/drawings tests/lab/small tests/decoding/interventions
 
+# Checks of keepers that take longest: rows of docs/architectures.md in both environments, and the GPU checks without a GPU.
+LAB_TESTS := tests/lab/architectures tests/lab/gpu
+
 .DEFAULT_GOAL := help
 .PHONY: help quickstart docs docs-versions test test-fast test-main test-vllm test-vllm-long test-architectures test-tools nightly vllm-env lint test-lab bench gpu clean
 
@@ -77,7 +80,7 @@ test:
 	@$(MAKE) --no-print-directory --jobs 2 --output-sync=target test-main test-vllm
 
 test-main: $(VENV)/ready-dev
-	OMP_NUM_THREADS=1 nice -n 5 $(BIN)/python -m pytest -n auto --dist loadfile $(VLLM_TESTS:%=--ignore %) $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 nice -n 5 $(BIN)/python -m pytest -n auto --dist loadfile $(VLLM_TESTS:%=--ignore %) $(LAB_TESTS:%=--ignore %) $(PYTEST_ARGS)
 
 test-vllm:
 	@PYTHON=$(PYTHON) sh tests/vllm_env.sh -q

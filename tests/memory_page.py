@@ -146,8 +146,8 @@ def _arithmetic(shape: ModelShape, tower: TowerPass) -> Iterator[str]:
         "(`tests/icl/models/hf/test_memory.py`), and so do towers of CLIP, SigLIP and Qwen2.5-VL within 10 %.\n"
         "For the published sizes of towers the estimate is .93 to 1.08 of that\n"
         "(LLaVA-1.5, Idefics3, InternVL3, Gemma 3, Qwen2.5-VL), and .85 to 1.18 for Qwen3-VL. Workspaces of kernels\n"
-        "come on top: those of cuBLAS, and one dequantized layer of bitsandbytes (H × I × 2 bytes). The reserve\n"
-        "covers them."
+        "come on top: the workspace of cuBLAS, and one dequantized layer of bitsandbytes (H × I × 2 bytes). The\n"
+        "reserve covers them."
     )
     yield ""
 

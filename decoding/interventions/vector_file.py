@@ -109,7 +109,7 @@ def _read(path: Path, modified: int) -> VectorFile:
         )
     except FileNotFoundError as error:
         raise ConfigError(
-            f"fitted: {record_path} is missing. {WRITER} writes it beside {path.name}: copy both files."
+            f"fitted: {record_path} is missing. {WRITER} writes it next to {path.name}: copy both files."
         ) from error
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ConfigError(

@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerFast
 
 from icl.tasks.generated import wording
 from icl.tasks.generated.world import SHAPES
+from prompts.pieces import INSTRUCTIONS
 
 SPECIAL = ("<pad>", "<unk>", "<q>", "<a>", "<end>", "<fake_token_around_image>", "<global-img>", "<image>")
 PUNCTUATION = tuple("?.:,!-=+*'\"/();")
@@ -44,9 +45,9 @@ def _strings(thing: object) -> Iterator[str]:
 
 
 def wording_words() -> list[str]:
-    """Every word that the generated tasks can write, sorted."""
+    """Every word that the generated tasks and the instructions can write, sorted."""
     texts = [text for name, thing in vars(wording).items() if name.isupper() for text in _strings(thing)]
-    texts += [wording.plural(shape) for shape in SHAPES]
+    texts += [*(wording.plural(shape) for shape in SHAPES), *_strings(INSTRUCTIONS)]
     return sorted({w for text in texts for w in _SPLIT.findall(re.sub(r"\{\w+\}", " ", text).lower()) if w.isalnum()})
 
 

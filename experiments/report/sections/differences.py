@@ -30,7 +30,8 @@ def differences_section(view: RunView, frame: "DataFrame | None" = None) -> Sect
         frame, refused = differences_or_reason(view)
     if frame is None:
         return Section("differences", "Differences", notes=[refused]) if refused else None
-    to, corrected = _reference(view, frame), frame.attrs["correct"] != "none"
+    to = _reference(view, frame)
+    corrected = frame.attrs["correct"] != "none" and bool((frame["family"] > 1).any())
     words, controls = verdicts(frame), are_controls(frame, view)
     frame = frame.assign(verdict=words, sure=[word != "open" for word in words], control=controls)
     tested, same = frame[~frame["by_construction"]], int(frame["by_construction"].sum())

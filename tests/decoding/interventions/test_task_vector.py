@@ -130,7 +130,9 @@ def test_a_file_must_be_complete_and_of_the_method(fitted: Path, tmp_path: Path)
         build("intervention", {"name": "task_vector", "fitted": "missing.safetensors"})
     lonely = tmp_path / "v.safetensors"
     lonely.write_bytes(fitted.read_bytes())
-    with pytest.raises(ConfigError, match=r"v.json is missing\. .* write it beside v.safetensors: copy both files\.$"):
+    with pytest.raises(
+        ConfigError, match=r"v.json is missing\. .* writes it next to v.safetensors: copy both files\.$"
+    ):
         _ = TaskVector(fitted=str(lonely)).file
     lonely.with_suffix(".json").write_text("{")
     with pytest.raises(ConfigError, match=r"v.json is damaged, .* Copy it again with v.safetensors\.$"):

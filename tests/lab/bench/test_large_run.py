@@ -2,11 +2,18 @@ from experiments.results.loaded_run import load_run
 from experiments.results.view_run import view_run
 from lab.bench.large_run import enlarge
 
+STUDY = {
+    "name": "t",
+    "task": {"name": "binding", "ways": 2, "queries": 6},
+    "model": "fake-copy",
+    "grid": {"shots": [0, 2]},
+}
 
-def test_an_enlarged_run_has_the_samples_of_its_source_under_new_queries(mapping, tmp_path):
+
+def test_an_enlarged_run_has_the_samples_of_its_source_under_new_queries(tmp_path):
     from experiments.api import run
 
-    source = run(mapping(grid={"shots": [0, 2]}), runs=tmp_path, quiet=True)
+    source = run(STUDY, runs=tmp_path, quiet=True)
     before = source.samples()
     assert enlarge(source.path, tmp_path / "large", 5 * len(before)) == 5 * len(before)
     large = load_run(tmp_path / "large").samples()
