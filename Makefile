@@ -4,6 +4,9 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 
 VLLM_TESTS := tests/decoding/lockstep tests/decoding/server tests/icl/models/vllm
+# Several engines at once, and the matrix of runners: a third of the time of the tests of vLLM.
+VLLM_LONG_TESTS := tests/decoding/lockstep/test_serving_parallel.py tests/decoding/lockstep/test_runners.py \
+	tests/icl/models/vllm/test_tensor_parallel.py
 # What starts processes, browsers or clusters, or loads many architectures.
 SLOW_TESTS := tests/journeys tests/icl/models/hf tests/experiments/launch tests/lab/tiny tests/lab/architectures \
 	tests/experiments/notebooks tests/lab/bench tests/experiments/report/test_page_in_chromium.py \
@@ -83,10 +86,12 @@ test-main: $(VENV)/ready-dev
 	OMP_NUM_THREADS=1 nice -n 5 $(BIN)/python -m pytest -n auto --dist loadfile $(VLLM_TESTS:%=--ignore %) $(LAB_TESTS:%=--ignore %) $(PYTEST_ARGS)
 
 test-vllm:
-	@PYTHON=$(PYTHON) sh tests/vllm_env.sh -q
+	@PYTHON=$(PYTHON) sh tests/vllm_env.sh -q $(VLLM_LONG_TESTS:%=--ignore %)
 
-# Many requests on vLLM's second model runner, in Triton's interpreter, with steps planned in turn and ahead. 20 minutes.
-test-vllm-long:
+# Several engines at once; then many requests on vLLM's second model runner, in Triton's interpreter, with steps planned in
+# turn and ahead. 25 minutes.
+test-vllm-long: vllm-env
+	@$${VLLM_ENV:-.venv-vllm}/bin/python -m pytest -q $(VLLM_LONG_TESTS)
 	@ICL_TEST_RUNNER=2 PYTHON=$(PYTHON) sh tests/vllm_env.sh -q -k "test_equality or test_weights or test_block_budget or icl_serve_on_the_second"
 	@ICL_TEST_RUNNER=2 ICL_TEST_ASYNC=1 PYTHON=$(PYTHON) sh tests/vllm_env.sh -q -k "test_equality or test_weights or test_block_budget"
 
