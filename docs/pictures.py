@@ -11,6 +11,7 @@ import io
 import re
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import altair as alt
@@ -32,17 +33,29 @@ ROOT = Path(__file__).parents[1]
 IMAGES = ROOT / "docs" / "images"
 STEPS = (200, 500, 700, 999)
 BLUE, DARK = "#3b6ea5", "#1d3a5c"
-BOXES = (
+PARTS = (
     ("Task Example", "Retriever Context", "Composer Prompt", "Strategy branches", "Model Session"),
     ("Section report", "statistics paired", "Run store", "Metric Sample", "Sampler Generation"),
 )
-"""Two rows of (what works, what it gives); the second row is read from the right."""
+"""Two rows of what works and what it gives; the second row is read from the right."""
+TYPES = (
+    (
+        "Component a_node_of_the_YAML",
+        "Arm settings,_over_seeds",
+        "Cell one_seed,_in_the_Grid",
+        "Example question,_images",
+    ),
+    ("Session logits_of_a_Model", "Strategy with_its_Traits", "Prompt turns_and_parts", "Context by_a_Retriever"),
+    ("Generation an_answer", "Sample scored,_stored", "Run a_directory", "Section of_a_report"),
+)
+"""Rows are read in turn from the left and from the right."""
 
 
 def main() -> None:
     """Writes all pictures."""
     (IMAGES / "gallery").mkdir(exist_ok=True)
-    (IMAGES / "pipeline.svg").write_text(pipeline(), encoding="utf-8")
+    (IMAGES / "pipeline.svg").write_text(flow(PARTS), encoding="utf-8")
+    (IMAGES / "types.svg").write_text(flow(TYPES), encoding="utf-8")
     interval().save(IMAGES / "interval.svg")
     noise_and_contrast().save(IMAGES / "vcd.png", scale_factor=1.5)
     photograph(prompt_html(), IMAGES / "prompt.png")
@@ -51,27 +64,29 @@ def main() -> None:
         thumbnail(page)
 
 
-def pipeline() -> str:
-    """The way of a query from the task to the report, as SVG that reads on a light and on a dark page."""
-    width, height, gap = 150, 62, 34
-    parts = []
-    for row, boxes in enumerate(BOXES):
-        for column, (worker, result) in enumerate(map(str.split, boxes)):
-            x, y = 10 + column * (width + gap), 10 + row * 120
+def flow(rows: Sequence[Sequence[str]]) -> str:
+    """Boxes with arrows that turn at the end of each row, as SVG that reads on a light and on a dark page."""
+    columns, parts = len(rows[0]), []
+    width, height = (900 - 34 * (columns - 1)) / columns, 62
+    for row, boxes in enumerate(rows):
+        for column, box in enumerate(boxes):
+            name, words = box.split()
+            x, y = 10 + column * (width + 34), 10 + row * 120
             parts.append(
-                f'<rect x="{x}" y="{y}" width="{width}" height="{height}" rx="8" fill="#eef4fb" stroke="#3b6ea5"/>'
-                f'<text x="{x + width / 2}" y="{y + 26}" class="w">{worker}</text>'
-                f'<text x="{x + width / 2}" y="{y + 47}" class="r">{result}</text>'
+                f'<rect x="{x:g}" y="{y}" width="{width:g}" height="{height}" rx="8" fill="#eef4fb" stroke="#3b6ea5"/>'
+                f'<text x="{x + width / 2:g}" y="{y + 26}" class="w">{name}</text>'
+                f'<text x="{x + width / 2:g}" y="{y + 47}" class="r">{words.replace("_", " ")}</text>'
             )
             if column:
-                ends = (x - gap + 3, x - 3) if row == 0 else (x - 3, x - gap + 3)
-                parts.append(f'<path d="M{ends[0]} {y + 31}H{ends[1]}" class="a"/>')
-    last = 10 + 4 * (width + gap) + width / 2
-    parts.append(f'<path d="M{last} {10 + height + 3}V{127}" class="a"/>')
-    total = 20 + 5 * width + 4 * gap
+                ends = (x - 31, x - 3) if row % 2 == 0 else (x - 3, x - 31)
+                parts.append(f'<path d="M{ends[0]:g} {y + 31}H{ends[1]:g}" class="a"/>')
+        if row:
+            turn = 910 - width / 2 if row % 2 else 10 + width / 2
+            parts.append(f'<path d="M{turn:g} {y - 120 + height + 3}V{y - 3}" class="a"/>')
+    label = ", ".join(box.split()[0] for row in rows for box in row)
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {total} 202" role="img" '
-        'aria-label="Task, Retriever, Composer, Strategy, Model, Sampler, Metric, Run, statistics, Section">'
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 920 {len(rows) * 120 - 38}" role="img" '
+        f'aria-label="{label}">'
         "<style>text{font-family:sans-serif;text-anchor:middle}.w{font-size:16px;font-weight:600;fill:#1d3a5c}"
         ".r{font-size:13px;fill:#4a6a8a}.a{stroke:#8a97a6;stroke-width:2;fill:none;marker-end:url(#m)}</style>"
         '<marker id="m" viewBox="0 0 8 8" refX="6" refY="4" markerWidth="7" markerHeight="7" orient="auto">'
