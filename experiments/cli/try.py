@@ -151,9 +151,12 @@ def _display(prompt: Prompt) -> None:
 
 
 def _answers(view: RunView) -> Iterator[tuple[str, str]]:
-    """(head, sentence): the answers of the report, the vote, and the queries that show a gain of GAIN."""
-    for sentence in headline(view).sentences:
+    """(head, sentence): the answers and notes of the report, the vote, and the queries that show a gain of GAIN."""
+    first = headline(view)
+    for sentence in first.sentences:
         yield "answer", f"{sentence.asks} {sentence.claim} {sentence.numbers}"
+    if any(not sentence.numbers for sentence in first.sentences):  # it refers to the notes
+        yield from (("note", note) for note in first.notes if note)
     for finding in [one for one in view.findings if one.topic == "Vote"][:1]:
         yield "answer", f"Does the model beat a vote? {finding.claim} {finding.numbers}"
     tested = [c.result for topic in ("Decoding", "ICL gain") for c in view.comparisons.get(topic, []) if c.result]

@@ -98,6 +98,12 @@ def test_a_model_without_logits_is_tried_without_the_strategy(icl: ICL, tmp_path
     assert "vcd help" not in done.out
 
 
+def test_an_answer_that_nothing_can_tell_comes_with_its_reason(icl: ICL, tmp_path: Path) -> None:
+    done = icl("try", write(tmp_path), "--model", "fake-gold")
+    assert "cannot tell: see the notes." in done.out
+    assert "ceiling effect: every arm scores 1.000" in " ".join(done.out.split())
+
+
 def test_data_without_images_name_the_key_of_images(icl: ICL, tmp_path: Path) -> None:
     done = icl("try", write(tmp_path, images=False), "--model", "tiny", "max_new_tokens=2")
     assert done.status == 0, done.err
