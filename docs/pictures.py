@@ -128,12 +128,14 @@ def noise_and_contrast() -> alt.VConcatChart:
     image = np.asarray(prompt.images[-1].open().convert("RGB"), dtype=np.float32) / 127.5 - 1
     images, answers = [], []
     for step in STEPS:
-        clean, noised = model.open(list(VCD(noise_step=step).branches(prompt))).logits
+        strategy = VCD(noise_step=step)
+        clean, noised = logits = model.open(list(strategy.branches(prompt))).logits
+        contrast = strategy.combine(logits[:, None], 0)[0]
         title = f"noise step {step}"
         pixels = DiffusionNoise(step).apply_to_pixel_values(torch.from_numpy(image)).clamp(-1, 1).numpy()
         noised_image = PILImage.fromarray(np.uint8((pixels + 1) * 127.5))
         images.append({"step": title, "x": 0, "url": data_uri(noised_image)})
-        for name, scores in (("image", clean), ("noised image", noised), ("contrast", 2 * clean - noised)):
+        for name, scores in (("image", clean), ("noised image", noised), ("contrast", contrast)):
             for token in clean.topk(2).indices.tolist():
                 row = {"step": title, "from": name, "answer": model.text([token])}
                 answers.append(row | {"probability": float(scores.softmax(-1)[token])})
