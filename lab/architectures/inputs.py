@@ -14,15 +14,11 @@ from icl.types import Part, Prompt, Turn
 from tests.random_models.common import Size
 from tests.random_models.conversations import conversation
 from tests.random_models.make import save
+from tests.random_models.published_weights import write_as_published
 
 NEW_TOKENS = 12
 SIZE = Size(width=128, layers=2)
 """vLLM's attention for CPUs needs heads of at least 32."""
-OLD_NAME = r"^((?:model\.)?vision_tower\.)(?!vision_model)"
-"""Names of weights without `vision_model.`, as transformers 5 writes them; published checkpoints and vLLM have it."""
-EXPERTS = re.compile(r"language_model\..*\.mlp\.experts\.(gate_up|down)_proj$")
-"""Weights that are transposed in published checkpoints; transformers 5 detects this from the shapes."""
-OLD_TOWERS = ("clip_vision_model", "siglip_vision_model", "siglip2_vision_model")
 SIZES = ((56, 84), (120, 40), (40, 56), (84, 84))
 """Heights and widths of the images, in turn."""
 
@@ -41,8 +37,6 @@ def checkpoint(name: str, folder: Path) -> Path:
 
     Its special tokens, such as image placeholders, are unlikely and end an answer.
     """
-    from safetensors.torch import load_file, save_file
-
     if (folder / "complete").is_file():
         return folder
     save(name, folder, SIZE)
@@ -50,25 +44,7 @@ def checkpoint(name: str, folder: Path) -> Path:
     special = sorted(token["id"] for token in words["added_tokens"])
     settings = json.loads((folder / "generation_config.json").read_text(encoding="utf-8"))
     (folder / "generation_config.json").write_text(json.dumps(settings | {"eos_token_id": special}), encoding="utf-8")
-    tower = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("vision_config") or {}
-    old = OLD_NAME if tower.get("model_type") in OLD_TOWERS else None
-    weights = {
-        re.sub(old, r"\1vision_model.", key) if old else key: weight
-        for key, weight in load_file(folder / "model.safetensors").items()
-    }
-    for key in (key for key in weights if EXPERTS.search(key)):
-        weights[key] = weights[key].transpose(1, 2).contiguous()
-    tied = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("tie_word_embeddings")
-    heads = [key for key in weights if key.endswith("lm_head.weight") or key == "output.weight"]
-    if tied:
-        for key in heads:
-            del weights[key]
-        heads = [key for key in weights if key.endswith("embed_tokens.weight")]
-        for key in heads:
-            weights[key] /= 8  # so that the input token does not decide the output alone
-    for key in heads:
-        weights[key][special] /= 8
-    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    write_as_published(folder, special)
     (folder / "complete").touch()
     return folder
 

@@ -24,7 +24,7 @@ from tests.random_models import (
     qwens,
     splitting,
 )
-from tests.random_models.common import TEMPLATE, Maker, Size
+from tests.random_models.common import TEMPLATE, Made, Maker, Size
 
 FAMILIES = (
     llavas,
@@ -51,8 +51,14 @@ def save(name: str, folder: Path, size: Size = PLAIN, seed: int = 0) -> Path:
     if name not in ARCHITECTURES:
         names = ", ".join(ARCHITECTURES)
         raise ConfigError(f"no architecture named '{name}'.{did_you_mean(name, ARCHITECTURES)} There are {names}.")
-    config, processor, slot, published = ARCHITECTURES[name](size)
-    processor.chat_template = TEMPLATE.replace("SLOT", slot)
+    made = ARCHITECTURES[name](size)
+    made.processor.chat_template = TEMPLATE.replace("SLOT", made.slot)
+    return write(made, folder, seed)
+
+
+def write(made: Made, folder: Path, seed: int = 0) -> Path:
+    """A checkpoint of these parts in `folder`."""
+    config, processor, _, published = made
     with torch.random.fork_rng():  # for parameters that the class initializes itself
         torch.manual_seed(seed)
         model = auto_class(config).from_config(config).float().eval()
@@ -62,14 +68,14 @@ def save(name: str, folder: Path, size: Size = PLAIN, seed: int = 0) -> Path:
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
     model_config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    (folder / "config.json").write_text(json.dumps(_merge(model_config, published), indent=2) + "\n", encoding="utf-8")
+    (folder / "config.json").write_text(json.dumps(merge(model_config, published), indent=2) + "\n", encoding="utf-8")
     return folder
 
 
-def _merge(config: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
+def merge(config: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
     """The config with further keys, merged at all levels."""
     return {**config} | {
-        key: _merge(config.get(key, {}), value) if isinstance(value, Mapping) else value for key, value in more.items()
+        key: merge(config.get(key) or {}, value) if isinstance(value, Mapping) else value for key, value in more.items()
     }
 
 
