@@ -31,7 +31,7 @@ class LimitedProcess:
         self._process: subprocess.Popen[str] | None = None
         atexit.register(self.stop)
 
-    def ask(self, request: Mapping[str, Any]) -> dict[str, str] | int:
+    def ask(self, request: Mapping[str, Any]) -> dict[str, Any] | int:
         """The answer to a request, or the exit status of the worker if the request ended it.
 
         Raises:
@@ -53,7 +53,7 @@ class LimitedProcess:
             status = self._process.wait()
             self.stop()
             return status
-        answer: dict[str, str] = json.loads(line)
+        answer: dict[str, Any] = json.loads(line)
         return answer
 
     def stop(self) -> None:
@@ -84,7 +84,7 @@ class LimitedProcess:
 
 
 def serve(
-    answer: Callable[[dict[str, Any]], dict[str, str]], seconds: float, memory: int, *, opens_files: bool = True
+    answer: Callable[[dict[str, Any]], dict[str, Any]], seconds: float, memory: int, *, opens_files: bool = True
 ) -> None:
     """Answers requests in a worker until its input ends.
 

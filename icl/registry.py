@@ -171,7 +171,10 @@ def later_parameter(default: Any, *identity: Any, before: Any = MISSING) -> Any:
         identity: What `icl.component_json.describe` gives in place of the default. Nothing: it leaves the field out.
         before: The value by which stored cells were computed, if it is not the default. It is left out then.
     """
-    return field(default=default, metadata={"identity": identity, "before": default if before is MISSING else before})
+    metadata = {"identity": identity, "before": default if before is MISSING else before}
+    if isinstance(default, dict):  # a mapping has no hash
+        return field(default_factory=default.copy, hash=False, metadata=metadata)
+    return field(default=default, metadata=metadata)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ Three extensions, which the model `remote` uses:
 import base64
 import binascii
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError
@@ -35,6 +35,7 @@ MAX_CHARACTERS = 2**20
 
 KNOWN_KEYS = frozenset(
     {"model", "messages", "stream", "stream_options", "max_tokens", "max_completion_tokens", "max_thinking_tokens"}
+    | {"chat_template_kwargs"}
     | {"stop", "seed", "user", "return_token_ids", "vllm_xargs", "icl", *SAMPLING}
 )
 IGNORED_KEYS = frozenset(
@@ -77,6 +78,7 @@ WORDS = {
     "model": f"a string of at most {MAX_NAME_CHARACTERS} characters",
     "stream": "true or false",
     "return_token_ids": "true or false",
+    "chat_template_kwargs": "a mapping of arguments of the chat template",
     "icl": "a mapping with the keys trace, top, options, normalize, other",
     "options": f"a list of at most {MAX_OPTIONS} strings, each once",
     "normalize": f"one of {', '.join(get_args(Normalize))}",
@@ -177,6 +179,7 @@ class ChatFields(PromptFields):
     stream: bool | None = None
     stream_options: Any = None
     return_token_ids: bool | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
     icl: ExtendedOptions | None = None
 
 
@@ -195,6 +198,7 @@ class StrategyRequest:
         extended: The value of the key `icl`, None without this key.
         stream_usage: Whether the last event of a stream counts tokens.
         max_thinking_tokens: Thinking budget (`decoding.engine.thinking_budget`), or None.
+        template: Arguments of the chat template.
     """
 
     prompt: Prompt
@@ -207,6 +211,7 @@ class StrategyRequest:
     extended: ExtendedOptions | None = None
     stream_usage: bool = False
     max_thinking_tokens: int | None = None
+    template: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def max_output_tokens(self) -> int | None:
@@ -268,6 +273,7 @@ def parse_request(body: Mapping[str, Any]) -> StrategyRequest:
         extended,
         stream_usage=isinstance(options, dict) and bool(options.get("include_usage")),
         max_thinking_tokens=thinking,
+        template=fields.chat_template_kwargs or {},
     )
 
 

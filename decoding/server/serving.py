@@ -197,12 +197,13 @@ class StrategyMiddleware:
     ) -> AsyncGenerator[Piece, None]:
         """The answer in pieces. The branches run until this generator is closed."""
         branches, note = await server.branches(request, placement)
-        inputs = [await server.inputs.of_async(branch) for branch in branches]
+        builder = await asyncio.to_thread(server.inputs_for, request)
+        inputs = [await builder.of_async(branch) for branch in branches]
         group = self._group_name()
         arm_text, key = serialize(request.arm.strategy, request.arm.sampler), request.prompt.key
         max_new_tokens = request.max_tokens or server.max_model_len
         limits = await asyncio.to_thread(
-            thinking_limits, request.max_thinking_tokens, max_new_tokens, branches[0], server.hf
+            thinking_limits, request.max_thinking_tokens, max_new_tokens, branches[0], builder.hf
         )
         outputs: asyncio.Queue[Any] = asyncio.Queue()  # outputs of branch 0; an exception or None when a branch ends
         tasks = []
@@ -232,7 +233,7 @@ class StrategyMiddleware:
                     raise ended_error(completion.finish_reason, completion.stop_reason)
                 ids, finish = list(completion.token_ids), completion.finish_reason
                 if limits is not None and output.finished:
-                    ids, finish = budgeted_end(ids, finish, limits, server.hf)
+                    ids, finish = budgeted_end(ids, finish, limits, builder.hf)
                 yield {
                     "text": completion.text[len(text) :],
                     "finish": finish,
@@ -295,10 +296,10 @@ async def extended_response(
     """
     extended = request.extended or ExtendedOptions()
     made, note = await server.branches(request, placement)
-    branches = tuple(made)
+    branches, builder = tuple(made), await asyncio.to_thread(server.inputs_for, request)
     if extended.options:
-        branches = await asyncio.to_thread(lambda: tuple(map(server.hf.before_answer, branches)))
-    inputs = [await server.inputs.of_async(branch) for branch in branches]
+        branches = await asyncio.to_thread(lambda: tuple(map(builder.hf.before_answer, branches)))
+    inputs = [await builder.of_async(branch) for branch in branches]
     lengths = tuple(len(branch_input["prompt_token_ids"]) for branch_input in inputs)
     room = max(server.max_model_len - max(lengths), 1)
     limit = min(request.max_tokens or room, room)
@@ -314,7 +315,7 @@ async def extended_response(
         max_thinking_tokens=request.max_thinking_tokens,
     )
     prepared = PreparedRequest(decoding, branches, ("",) * len(branches), lengths, note)
-    groups = await asyncio.to_thread(build_groups, prepared, server.hf, name, extended.trace)
+    groups = await asyncio.to_thread(build_groups, prepared, builder.hf, name, extended.trace)
     tasks = [
         asyncio.ensure_future(server.run_request(branch_input, engine_request, f"{group.name or name}-{b}", placement))
         for group in groups
@@ -331,7 +332,7 @@ async def extended_response(
     records = await server.take_records([group.name for group in groups if group.name])
     remaining = iter(outputs)
     group_outputs = [(group, [next(remaining) for _ in group.requests]) for group in groups]
-    answer = build_answer(prepared, server.hf, group_outputs, records)
+    answer = build_answer(prepared, builder.hf, group_outputs, records)
     if isinstance(answer, Failure):
         raise HTTPError(400, answer.reason)
     choice = {

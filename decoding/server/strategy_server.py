@@ -2,11 +2,12 @@
 
 import asyncio
 import itertools
+import json
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, Future
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
 from threading import Event, Thread
 from typing import Any, TypeVar
 
@@ -16,6 +17,7 @@ from decoding.server.http import HTTPError
 from decoding.server.request_parsing import StrategyRequest
 from icl.errors import DataError, did_you_mean
 from icl.models.hf.model import HF
+from icl.models.hf.template_arguments import check_arguments
 from icl.models.vllm.engine_io import EngineOutput, EngineRequest, InputBuilder, output_from_vllm, sampling_params
 from icl.types import Prompt
 
@@ -71,6 +73,9 @@ class EngineBalancer:
 
 Value = TypeVar("Value")
 
+MAX_RENDERERS = 16
+"""Distinct arguments of the chat template, as requests name them, whose renderers are kept."""
+
 MAX_PIXELS = 2**28
 """Maximum number of pixels in all images of a request together, which limits the memory of opened images."""
 
@@ -102,12 +107,30 @@ class StrategyServer:
         self.balancer = EngineBalancer(int(parallel.data_parallel_size))
         # The scheduler cannot read the faults of workers in other processes.
         self.has_worker_processes = parallel.distributed_executor_backend != "uni"
-        self.hf = HF(self.args.model, trust_remote_code=self.args.trust_remote_code, revision=self.args.revision)
+        self.hf = HF(
+            self.args.model,
+            trust_remote_code=self.args.trust_remote_code,
+            revision=self.args.revision,
+            template=getattr(self.args, "default_chat_template_kwargs", None) or {},
+        )
         self.numbers = itertools.count()
+        self._inputs_under = lru_cache(MAX_RENDERERS)(self._make_inputs)
 
     @cached_property
     def inputs(self) -> InputBuilder:
         return InputBuilder(self.hf, self.engine)
+
+    def inputs_for(self, request: StrategyRequest) -> InputBuilder:
+        """The builder of a request's inputs, under its arguments of the chat template. Raises ModelError for wrong
+        ones.
+        """
+        return self._inputs_under(json.dumps(request.template, sort_keys=True)) if request.template else self.inputs
+
+    def _make_inputs(self, template: str) -> InputBuilder:
+        hf = replace(self.hf, template={**self.hf.template, **json.loads(template)})
+        vars(hf)["checkpoint"] = self.hf.checkpoint  # its processor is read once
+        check_arguments(hf.renderer)
+        return InputBuilder(hf, self.engine)
 
     @property
     def adapters(self) -> list[str]:
@@ -166,6 +189,7 @@ class StrategyServer:
         strategy = request.arm.strategy
         if type(strategy).prepare is Strategy.prepare:
             return None
+        inputs = await asyncio.to_thread(self.inputs_for, request)
         loop, hung_up = asyncio.get_running_loop(), Event()
         generations: list[Future[list[str]]] = []
 
@@ -173,7 +197,7 @@ class StrategyServer:
             if hung_up.is_set():
                 raise CancelledError
             generations.append(
-                asyncio.run_coroutine_threadsafe(self._generate(prompts, max_new_tokens, placement), loop)
+                asyncio.run_coroutine_threadsafe(self._generate(inputs, prompts, max_new_tokens, placement), loop)
             )
             return generations[-1].result()
 
@@ -195,9 +219,11 @@ class StrategyServer:
                 "most. Send smaller ones."
             )
 
-    async def _generate(self, prompts: Sequence[Prompt], length: int, placement: Placement) -> list[str]:
+    async def _generate(
+        self, inputs: InputBuilder, prompts: Sequence[Prompt], length: int, placement: Placement
+    ) -> list[str]:
         async def generate_one(prompt: Prompt) -> str:
-            engine_input, name = await self.inputs.of_async(prompt), f"icl-first-{next(self.numbers)}"
+            engine_input, name = await inputs.of_async(prompt), f"icl-first-{next(self.numbers)}"
             tokens: list[int] = []
             async for output in self._outputs(engine_input, self._parameters(length, (), None), name, placement):
                 tokens = list(output.outputs[0].token_ids)

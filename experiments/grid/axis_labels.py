@@ -39,8 +39,8 @@ def short_labels(nodes: Sequence[Any], titles: Sequence[str | None] | None = Non
         differing = [_differing_keys(flat, [other for other in flats if other is not flat]) for flat in flats]
         short = _shortened({key for own in differing for key in own})
         for (key, _), flat, own in zip(same, flats, differing, strict=True):
-            inner = ", ".join(f"{short[k]}={_plain(flat[k])}" for k in own) or "other"
-            labels[key] = f"{name}({inner})" if len(same) > 1 else name
+            inner = ", ".join(f"{short[k]}={_plain(flat[k])}" for k in own)
+            labels[key] = f"{name}({inner})" if inner and len(same) > 1 else name
     counts = Counter(labels.values())
     return [labels[key] if counts[labels[key]] == 1 else f"{labels[key]}#{_digest(key)}" for key in keys]
 

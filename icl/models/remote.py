@@ -22,7 +22,7 @@ from icl.models.base import Model, OnAnswer, Request
 from icl.models.chat_messages import messages, read
 from icl.models.endpoint import Endpoint, EndpointUnavailableError
 from icl.models.icl_server import ServerInfo
-from icl.registry import Count, Positive, PositiveInt, component
+from icl.registry import Count, Positive, PositiveInt, component, later_parameter
 from icl.text.json_text import canonical_digest
 from icl.types import Generation, Prompt
 from icl.untrusted import refusal, untrusted_run
@@ -83,6 +83,7 @@ class Remote(Model):
     limit_name: Literal["max_tokens", "max_completion_tokens"] = (
         "max_tokens"  # the endpoint's name of the limit of an answer
     )
+    template: dict[str, Any] = later_parameter({})  # arguments of the server's chat template (chat_template_kwargs)
     extra: dict[str, Any] = field(
         default_factory=dict, hash=False
     )  # further fields of each request, such as temperature
@@ -97,7 +98,7 @@ class Remote(Model):
                 "model.url: the URL must not contain credentials, because it is stored in the "
                 "run. Put the key into `key_env`."
             )
-        if taken := sorted(set(RESERVED_FIELDS) & self.extra.keys()):
+        if taken := sorted({*RESERVED_FIELDS, *self.prompt_fields} & self.extra.keys()):
             raise ConfigError(f"model.extra: {', '.join(taken)} is set by the backend or its own fields.")
 
     @cached_property
@@ -109,7 +110,13 @@ class Remote(Model):
         identity = {"url": self.base, "model": self.model, "extra": self.extra, "image_tokens": self.image_tokens}
         if self.adapter is not None:
             identity["adapter"] = self.adapter
+        identity |= self.prompt_fields
         return canonical_digest({"backend": "remote", **identity, "max_tokens": self.max_tokens})[:32]
+
+    @property
+    def prompt_fields(self) -> dict[str, Any]:
+        """The fields of each request that change how the server writes its prompt, by their names in vLLM's server."""
+        return {"chat_template_kwargs": self.template} if self.template else {}
 
     @property
     def base(self) -> str:
@@ -285,9 +292,10 @@ class Remote(Model):
         limit: dict[str, Any] = {self.limit_name: request.max_new_tokens}
         model = self.adapter or self.model
         if request.strategy is not None:
-            body = {"model": model, **self.extra, **icl_server.strategy_request(request), **limit}
+            body = {"model": model, **self.extra, **self.prompt_fields, **icl_server.strategy_request(request), **limit}
             return self._read(body, lambda content: icl_server.generation_in(content, self.base))
-        body = {"model": model, "messages": messages(request.prompt), "temperature": 0, **self.extra, **limit}
+        body = {"model": model, "messages": messages(request.prompt), "temperature": 0}
+        body |= {**self.extra, **self.prompt_fields, **limit}
         if request.score_options:
             body |= {"logprobs": True, "top_logprobs": self.top_logprobs}
         return self._read(body, lambda content: read(content, request, self.base))

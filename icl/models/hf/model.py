@@ -94,6 +94,7 @@ class HF(LogitModel):
     image_cache_mb: Count | None = later_parameter(None, 512)  # MiB of cached image features; null: by free memory
     trust_remote_code: bool = False  # whether Python code of the checkpoint may run
     revision: str | None = None  # branch, tag or commit on the hub
+    template: dict[str, Any] = later_parameter({})  # arguments of the chat template, such as enable_thinking
 
     def __post_init__(self) -> None:
         values = (self.dtype, self.quantize, self.compute_dtype)
@@ -144,10 +145,21 @@ class HF(LogitModel):
         self.quantization.check()
         names = ["attn_implementation", "quantize", *QUANTIZATION_SETTINGS.get(self.quantize, ())]
         settings = {name: getattr(self, name) for name in names}
+        settings |= self.prompt_settings
         if self.lora is not None:
             settings |= {"adapter": self.lora.digest, "merge": self.merge}
         precision = device_placement.resolve_dtype(self.device, self.device_map, self.dtype)
         return canonical_digest({"checkpoint": self.checkpoint.digest, "dtype": precision, **settings})[:32]
+
+    @cached_property
+    def prompt_settings(self) -> Mapping[str, Any]:
+        """What is set of the parameters that change prompts, for a digest. Raises ModelError if one is wrong."""
+        from icl.models.hf.template_arguments import check_arguments
+
+        if not self.template:
+            return {}
+        check_arguments(self.renderer)
+        return {"template": self.template}
 
     @property
     def quantization(self) -> "Quantization":
@@ -166,7 +178,7 @@ class HF(LogitModel):
         from icl.models.hf.checkpoint import SHIPPED
         from icl.models.hf.rendering import PromptRenderer
 
-        return PromptRenderer(self.checkpoint.processor, self.path, trusted=self.path in SHIPPED)
+        return PromptRenderer(self.checkpoint.processor, self.path, self.path in SHIPPED, self.template)
 
     @cached_property
     def pixels(self) -> "ImageProcessor":
@@ -207,11 +219,18 @@ class HF(LogitModel):
 
     @property
     def plan_notes(self) -> tuple[str, ...]:
-        """A note if the checkpoint is quantized."""
+        """Notes on a quantized checkpoint, and on prompts."""
         from icl.models.hf import prequantized
 
         method = prequantized.method(self.checkpoint)
-        return (prequantized.note(method),) if method else ()
+        return (*((prequantized.note(method),) if method else ()), *self.prompt_notes)
+
+    @cached_property
+    def prompt_notes(self) -> tuple[str, ...]:
+        """Notes on how prompts are written, the same for every backend that renders them."""
+        from icl.models.hf.template_arguments import argument_notes
+
+        return tuple(argument_notes(self.renderer)) if self.template else ()
 
     @property
     def device_type(self) -> str:

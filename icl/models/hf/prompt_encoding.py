@@ -213,6 +213,7 @@ def process_prompt(renderer: PromptRenderer, prompt: Prompt) -> dict[str, Any]:
                 tokenize=True,
                 return_dict=True,
                 return_tensors="pt",
+                **renderer.arguments,
             )
         )
     except (ValueError, TypeError, AttributeError, KeyError, IndexError, TemplateRefusedError) as error:

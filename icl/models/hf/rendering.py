@@ -5,6 +5,7 @@ template that drops a system turn raises an error before any forward pass. Data 
 (`icl.models.chat_markers`). Where a template moves images to the front, they are written within the texts.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -14,6 +15,7 @@ from icl.errors import ModelError
 from icl.lru_cache_bytes import LRUByteCache
 from icl.models.chat_markers import check_markers, marker_pattern
 from icl.models.hf.conventions import image_placeholder
+from icl.models.hf.template_arguments import argument_names
 from icl.models.hf.template_process import PROCESS, TemplateLimitError, TemplateRefusedError
 from icl.text.reasoning_blocks import opened_block
 from icl.types import Part, Prompt, Turn
@@ -26,6 +28,9 @@ CACHED_ID_BYTES = 64 * 2**20
 
 ANSWER = "\ue000"
 """Stands for any answer, to find what a template writes before one: a private character that no template contains."""
+
+UNDEFINED = re.compile(r"UndefinedError: '(\w+)' is undefined")
+"""Jinja's error for a variable without a value."""
 
 ID_BYTES = 40
 """Size of a token id in a tuple: the number and its reference."""
@@ -49,11 +54,13 @@ class PromptRenderer:
     """Renderer and tokenizer of prompts, by one processor.
 
     name: the checkpoint, for error messages. trusted: whether its chat template ships with the toolkit, so that it is
-    rendered in this process and without limits.
+    rendered in this process and without limits. arguments: of the chat template.
     """
 
-    def __init__(self, processor: Any, name: str, trusted: bool = False) -> None:
-        self.processor, self.name, self.trusted = processor, name, trusted
+    def __init__(
+        self, processor: Any, name: str, trusted: bool = False, arguments: Mapping[str, Any] | None = None
+    ) -> None:
+        self.processor, self.name, self.trusted, self.arguments = processor, name, trusted, dict(arguments or {})
         self.tokenizer = processor.tokenizer
         self.slot: str = image_placeholder(processor).token
         self.marks = marker_pattern(self.tokenizer, self.slot)
@@ -204,6 +211,11 @@ class PromptRenderer:
                     f"{self.name}: the chat template reads texts only, so it cannot place images ({problem}). Use a "
                     "checkpoint of this model that was converted for transformers, often named `-hf`."
                 ) from error
+            if (missing := UNDEFINED.fullmatch(problem)) and missing[1] in argument_names(self):
+                raise ModelError(
+                    f"model.template: the chat template of {self.name} needs '{missing[1]}', which is not set. Set "
+                    f"it: `template: {{{missing[1]}: ...}}`."
+                ) from error
             advice = " Use another composer (interleaved makes a single user turn)." if len(turns) > 1 else ""
             raise ModelError(
                 f"{self.name}: the chat template does not accept these turns ({roles}): {problem}.{advice}"
@@ -230,23 +242,36 @@ class PromptRenderer:
         try:
             text = None if self.trusted else self.render_limited(conversation, answers)
             if text is None or overrides_rendering(self.processor):
-                text = str(self.processor.apply_chat_template(conversation, add_generation_prompt=answers))
+                text = str(
+                    self.processor.apply_chat_template(conversation, add_generation_prompt=answers, **self.arguments)
+                )
         except (TemplateError, TypeError) as error:
             raise TemplateRefusedError(str(error)) from error
         return text
 
-    def render_limited(self, conversation: Sequence[Message], answers: bool) -> str:
+    @property
+    def template(self) -> str:
+        """The chat template. A processor may have several by name."""
+        template = self.processor.chat_template
+        return str(template.get("default", "") if isinstance(template, Mapping) else template)
+
+    def render_limited(
+        self, conversation: Sequence[Message], answers: bool, arguments: Mapping[str, Any] | None = None
+    ) -> str:
         """The conversation, rendered in a process with limits.
+
+        Args:
+            conversation: Messages as processors take them.
+            answers: Whether the text ends where the answer begins.
+            arguments: Of the template, in place of the renderer's own.
 
         Raises:
             TemplateRefusedError: The template raises an error.
             ModelError: The template exceeds a limit.
         """
-        template = self.processor.chat_template
-        if isinstance(template, Mapping):
-            template = template.get("default", "")
+        own = self.arguments if arguments is None else arguments
         try:
-            return PROCESS.render(template, conversation, answers, self.tokenizer.special_tokens_map)
+            return PROCESS.render(self.template, conversation, answers, {**self.tokenizer.special_tokens_map, **own})
         except TemplateLimitError as error:
             raise ModelError(
                 f"{self.name}: rendering the chat template was stopped, because it {error}. Use another checkpoint, or "

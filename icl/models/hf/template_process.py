@@ -34,7 +34,7 @@ class TemplateProcess(LimitedProcess):
         """Template -> the limit that it exceeded."""
 
     def render(
-        self, template: str, conversation: Sequence[Mapping[str, Any]], answers: bool, tokens: Mapping[str, Any]
+        self, template: str, conversation: Sequence[Mapping[str, Any]], answers: bool, values: Mapping[str, Any]
     ) -> str:
         """The rendered conversation.
 
@@ -42,14 +42,21 @@ class TemplateProcess(LimitedProcess):
             template: The chat template.
             conversation: Messages as processors take them, as JSON.
             answers: Whether the text ends where the answer begins.
-            tokens: Special tokens by name, the variables of the template.
+            values: Values of the template's variables by name: special tokens and arguments.
 
         Raises:
             TemplateRefusedError: The template raises an error.
             TemplateLimitError: The template exceeds a limit.
             ModelError: The process does not start.
         """
-        request = {"template": template, "conversation": conversation, "answers": answers, "tokens": tokens}
+        request = {"template": template, "conversation": conversation, "answers": answers, "values": values}
+        return str(self._answer(template, request)["text"])
+
+    def arguments(self, template: str) -> tuple[str, ...]:
+        """The names that a template reads from its arguments, special tokens included. Raises as `render`."""
+        return tuple(self._answer(template, {"template": template})["arguments"])
+
+    def _answer(self, template: str, request: Mapping[str, Any]) -> dict[str, Any]:
         with self._lock:
             if template in self._stopped:
                 raise TemplateLimitError(self._stopped[template])
@@ -67,7 +74,7 @@ class TemplateProcess(LimitedProcess):
                 raise TemplateLimitError(answer["limit"])
         if "error" in answer:
             raise TemplateRefusedError(answer["error"])
-        return answer["text"]
+        return answer
 
 
 PROCESS = TemplateProcess()

@@ -4,8 +4,11 @@ The chat template of a checkpoint is a program of its author. transformers runs 
 to files and names of Python, but without limits. Therefore this process ends itself when a template takes longer than
 SECONDS, and its memory is limited where the system can do that. Nothing but transformers is imported.
 
-    in     {"template": ..., "conversation": [...], "answers": true, "tokens": {"bos_token": ...}}
+    in     {"template": ..., "conversation": [...], "answers": true, "values": {"bos_token": ...}}
     out    {"text": ...} or {"error": ...} or {"limit": ...}
+
+    in     {"template": ...}
+    out    {"arguments": [...]} or {"error": ...} or {"limit": ...}
 """
 
 from typing import Any
@@ -22,16 +25,22 @@ BYTES = 2 * 2**30
 """Address space of the process. The imports take a third of it."""
 
 
-def render(request: dict[str, Any]) -> dict[str, str]:
+NOT_ARGUMENTS = frozenset({"messages", "add_generation_prompt", "continue_final_message", "tools", "documents"})
+"""Names that a template reads and that are no settings: the conversation, how it ends, and what no prompt has."""
+
+
+def render(request: dict[str, Any]) -> dict[str, Any]:
     """The answer to one request."""
     from transformers.utils.chat_template_utils import render_jinja_template
 
     try:
+        if "conversation" not in request:
+            return {"arguments": arguments(request["template"])}
         texts, _ = render_jinja_template(
             conversations=[request["conversation"]],
             chat_template=request["template"],
             add_generation_prompt=request["answers"],
-            **request["tokens"],
+            **request["values"],
         )
     except MemoryError:
         return {"limit": f"needs more than {BYTES / 2**30:.0f} GiB of memory"}
@@ -41,6 +50,27 @@ def render(request: dict[str, Any]) -> dict[str, str]:
     if len(texts[0]) > CHARACTERS:
         return {"limit": f"writes more than {CHARACTERS:,} characters"}
     return {"text": texts[0]}
+
+
+def arguments(template: str) -> list[str]:
+    """The names that a template reads from its arguments, special tokens included.
+
+    Jinja also reports names that the template itself sets in a branch. They are arguments only if it asks whether they
+    are set.
+    """
+    from jinja2 import meta, nodes
+    from transformers.utils.chat_template_utils import _compile_jinja_template
+
+    environment = _compile_jinja_template(template).environment
+    tree = environment.parse(template)
+    names = list(tree.find_all(nodes.Name))
+    parameters = {name.name for name in names if name.ctx == "param"}
+    set_here = {name.name for name in names if name.ctx == "store"}
+    checks = [test.node for test in tree.find_all(nodes.Test) if test.name in ("defined", "undefined")]
+    checks += [one.node for one in tree.find_all(nodes.Filter) if one.name in ("default", "d")]
+    checked = {node.name for node in checks if isinstance(node, nodes.Name)}
+    used = meta.find_undeclared_variables(tree) - NOT_ARGUMENTS - environment.globals.keys() - parameters
+    return sorted(used - (set_here - checked))
 
 
 def main() -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from icl.errors import ConfigError, ModelError
 from icl.models.base import Model, Request
 from icl.models.vllm.engine_io import EngineOutput, EngineRequest
-from icl.registry import Fraction, Positive, PositiveInt, component
+from icl.registry import Fraction, Positive, PositiveInt, component, later_parameter
 from icl.text.json_text import canonical_digest
 from icl.types import Generation, Prompt, Usage
 
@@ -69,6 +69,7 @@ class VLLM(Model):
     in_flight: PositiveInt = 1024  # maximum number of requests submitted to the engine at once
     trust_remote_code: bool = False  # whether Python code of a checkpoint may run
     revision: str | None = None  # branch, tag or commit on the hub
+    template: dict[str, Any] = later_parameter({})  # arguments of the chat template, such as enable_thinking
     engine_args: dict[str, Any] = field(
         default_factory=dict, hash=False, metadata={"needs_trust": True}
     )  # any other engine argument of vLLM; some of them name classes
@@ -95,7 +96,7 @@ class VLLM(Model):
         """The model of the backend `hf`, which renders and tokenizes. Its weights are never loaded."""
         from icl.models.hf.model import HF
 
-        return HF(self.path, trust_remote_code=self.trust_remote_code, revision=self.revision)
+        return HF(self.path, trust_remote_code=self.trust_remote_code, revision=self.revision, template=self.template)
 
     @cached_property
     def lora(self) -> "LoraAdapter | None":
@@ -112,6 +113,7 @@ class VLLM(Model):
         settings = {key: value for key, value in asdict(self).items() if key in keys}
         if self.lora is not None:
             settings["adapter"] = self.lora.digest
+        settings |= self.hf.prompt_settings
         if self.merge:
             check_merge(self.hf.checkpoint)
             settings["merge"] = True
@@ -240,6 +242,10 @@ class VLLM(Model):
     def max_tokens(self) -> int | None:
         limits = [limit for limit in (self.max_model_len, self.hf.max_tokens) if limit is not None]
         return min(limits, default=None)
+
+    @property
+    def plan_notes(self) -> tuple[str, ...]:
+        return self.hf.prompt_notes
 
     @property
     def stop_tokens(self) -> frozenset[int]:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import threading
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,11 +18,16 @@ from decoding.arms.arm import parse_arm
 from decoding.lockstep.request_metadata import BranchMetadata, ThinkingLimits, parse_branch
 from decoding.server.http import HTTPError
 from decoding.server.request_parsing import StrategyRequest
+from decoding.server.request_parsing import parse_request as parse_body
 from decoding.server.serving import budgeted_end
 from decoding.server.strategy_server import EngineBalancer, Placement, StrategyServer
-from icl.errors import DataError
+from icl.errors import DataError, ModelError
 from icl.images import Image
+from icl.models import icl_server
+from icl.models.base import Request
+from icl.models.remote import Remote
 from icl.models.vllm.engine_io import EngineRequest
+from icl.streams import StreamKey
 from icl.text.reasoning_blocks import FORCED_TOKENS
 from icl.types import Part, Prompt, Turn
 from tests.decoding.thinker import CLOSING, OPENING, WordTokenizer
@@ -379,6 +385,23 @@ def test_a_preparation_generates_with_ordinary_requests_of_its_placement(
         assert parameters.extra_args is None
         assert parameters.stop == []
         assert parameters.max_tokens > 1
+
+
+def test_a_request_of_the_model_remote_is_written_with_its_arguments_of_the_chat_template(
+    server: StrategyServer,
+) -> None:
+    """The prompt equals that of the model `hf`. Arguments of the server itself hold where a request sets none."""
+    template = "{% for m in messages %}{{ m['content'][-1]['text'] }}{% endfor %}{{ x }}{{ y }}"
+    server.hf = replace(server.hf, template={"x": 0})
+    server.hf.checkpoint.processor.chat_template = template
+    prompt = replace(PROMPT, key=StreamKey(3, "q"))
+    sent = icl_server.strategy_request(Request(prompt, strategy={"name": "greedy"}))
+    body = {**Remote("http://host/v1", "m", template={"y": 2}).prompt_fields, **sent}
+    request = parse_body(json.loads(json.dumps(body)))
+    assert server.inputs_for(request).hf.render(request.prompt) == "Which color?02"
+    assert server.inputs_for(request) is server.inputs_for(request)
+    with pytest.raises(ModelError, match=r"does not read 'z', so it would be ignored\..* takes x, y\."):
+        server.inputs_for(parse_body({**body, "chat_template_kwargs": {"z": 1}}))
 
 
 @pytest.mark.usefixtures("vllm")

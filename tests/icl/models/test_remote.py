@@ -354,6 +354,10 @@ def test_an_endpoint_without_log_probabilities_is_an_error(server: Any, remote: 
         ({"url": "https://me:secret@host/v1"}, "Put the key into `key_env`"),
         ({"url": "https://host/v1?key=secret"}, "Put the key into `key_env`"),
         ({"extra": {"messages": []}}, "messages is set by the backend"),
+        (
+            {"template": {"a": 1}, "extra": {"chat_template_kwargs": {}}},
+            "chat_template_kwargs is set by the backend or its own fields",
+        ),
         ({"concurrency": 0}, "concurrency"),
         ({"api_key": "sk-secret"}, "has no parameter 'api_key'.* It takes url, model, key_env"),
     ],
@@ -366,7 +370,12 @@ def test_wrong_parameters_are_config_errors(node: dict[str, Any], message: str) 
 def test_the_digest_depends_on_requests_and_not_on_speed() -> None:
     own = Remote("http://host/v1", "m").digest
     assert Remote("http://host/v1/", "m", concurrency=1, timeout=3, retries=0, key_env="X").digest == own
-    others = [Remote("http://host/v1", "n"), Remote("http://host/v1", "m", extra={"temperature": 1})]
+    assert Remote("http://host/v1", "m", template={}).digest == own
+    others = [
+        Remote("http://host/v1", "n"),
+        Remote("http://host/v1", "m", extra={"temperature": 1}),
+        Remote("http://host/v1", "m", template={"enable_thinking": False}),
+    ]
     assert own not in {other.digest for other in others}
 
 
@@ -512,6 +521,14 @@ def test_strategies_are_sent_to_icl_serve_with_named_parts_and_all_parameters(
     assert {name: arm.config for name, arm in sent.items()} == {
         arm.config["strategy"]["name"]: arm.config for arm in arms
     }
+
+
+def test_arguments_of_the_chat_template_go_with_every_request(server: Any, remote: Callable[..., Remote]) -> None:
+    remote(template={"enable_thinking": False}).generate([request()])
+    server.get_replies, server.behavior = icl_serve(), lambda number, body: generation("blue")
+    run_requests(remote(template={"enable_thinking": False}), [DecodingRequest(request().prompt, parse_arm("greedy"))])
+    assert ["vllm_xargs" in body for body in server.bodies] == [False, True]
+    assert all(body["chat_template_kwargs"] == {"enable_thinking": False} for body in server.bodies)
 
 
 def test_a_thinking_budget_is_sent_to_icl_serve_and_its_answer_says_what_was_cut(

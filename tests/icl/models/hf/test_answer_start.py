@@ -1,6 +1,5 @@
 """Where a chat template writes an answer: options are scored, and answers are trained, there and nowhere else."""
 
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from published_templates import published_template
 from tiny_models import image, turn
 
 from decoding.arms.arm import Arm, parse_arm
@@ -52,9 +52,6 @@ TEMPLATES = {
 }
 """Name -> a chat template of a published shape, and what it writes between prompt and answer."""
 
-SHARED = Path(os.environ.get("PUBLISHED_TEMPLATES", Path(__file__).parents[5] / "shared" / "templates"))
-"""Published chat templates, one folder each. Tests of them are skipped where there are none."""
-
 QWEN, KIMI, GLM = "<|image_pad|>", "<|media_pad|>", "<|image|>"
 PUBLISHED = {
     "qwen3_5": (QWEN, "\n</think>\n\n"),
@@ -75,13 +72,6 @@ PRINTED = (
     "{% else %}{{ m['content'] }}{% endif %}{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
 )
 """A template that reads lists of items in user turns alone."""
-
-
-def published(name: str) -> str:
-    path = SHARED / name / "chat_template.jinja"
-    if not path.exists():
-        pytest.skip(f"{path} is missing; PUBLISHED_TEMPLATES names a folder of chat templates")
-    return path.read_text(encoding="utf-8")
 
 
 @pytest.fixture
@@ -158,7 +148,7 @@ def test_options_are_scored_where_a_published_template_writes_an_answer(
     name: str, checkpoint: Callable[[str], HF]
 ) -> None:
     slot, start = PUBLISHED[name]
-    check_scores(checkpoint(published(name).replace(slot, "<image>")), start)
+    check_scores(checkpoint(published_template(name).replace(slot, "<image>")), start)
 
 
 @pytest.mark.parametrize("where", [LAST, EVERY])
@@ -265,7 +255,7 @@ def test_a_turn_with_an_image_that_the_template_prints_as_a_list_is_an_error(che
 
 
 def test_demonstrations_of_a_published_template_that_prints_lists_are_strings(checkpoint: Callable[[str], HF]) -> None:
-    hf = checkpoint(published("glm4_1v_thinking").replace(GLM, "<image>"))
+    hf = checkpoint(published_template("glm4_1v_thinking").replace(GLM, "<image>"))
     text = hf.render(Prompt((turn("system", "Be short."), *PROMPT.turns)))
     assert "<|system|>\nBe short." in text
     assert "<|assistant|>\nred<|user|>" in text

@@ -1,0 +1,89 @@
+"""Arguments of a checkpoint's chat template (`model.template`): the names that it reads, and checks of what a config
+sets.
+
+transformers and vLLM ignore a name that the template does not read, so a misspelt one would change nothing.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from icl.errors import ModelError, did_you_mean
+from icl.models.hf.template_process import PROCESS, TemplateRefusedError
+
+if TYPE_CHECKING:
+    from icl.models.hf.rendering import PromptRenderer
+
+Conversation = list[dict[str, Any]]
+
+
+def _turn(role: str, *content: str) -> dict[str, Any]:
+    pieces = [{"type": "image"} if text == "image" else {"type": "text", "text": text} for text in content]
+    return {"role": role, "content": pieces}
+
+
+PROBES: tuple[Conversation, ...] = (
+    [_turn("user", "image", "q")],
+    [_turn("user", "image", "q"), _turn("assistant", "a"), _turn("user", "image", "q")],
+    [_turn("system", "s"), _turn("user", "q")],
+    [_turn("user", "image", "image", "q")],
+)
+"""Conversations with the turns that composers write. An argument without effect on them has none in a run."""
+
+
+def argument_names(renderer: "PromptRenderer") -> tuple[str, ...]:
+    """The names that a config can set. Special tokens are the tokenizer's. Raises ModelError."""
+    try:
+        names = PROCESS.arguments(renderer.template)
+    except TemplateRefusedError as error:
+        raise ModelError(f"{renderer.name}: the chat template cannot be read: {error}.") from error
+    tokens = {*getattr(renderer.tokenizer, "SPECIAL_TOKENS_ATTRIBUTES", ()), *renderer.tokenizer.special_tokens_map}
+    return tuple(name for name in names if name not in tokens)
+
+
+def check_arguments(renderer: "PromptRenderer") -> None:
+    """Raise ModelError if the template does not read an argument, or refuses its value."""
+    try:
+        json.dumps(renderer.arguments)
+    except TypeError as error:
+        raise ModelError(
+            f"model.template: {error}. An argument is a text, a number, true, false, or a list or mapping of these."
+        ) from error
+    names = argument_names(renderer)
+    for argument in renderer.arguments:
+        if argument not in names:
+            takes = f"takes {', '.join(names)}" if names else "takes no arguments"
+            raise ModelError(
+                f"model.template: the chat template of {renderer.name} does not read '{argument}', so it would be "
+                f"ignored.{did_you_mean(argument, names)} The template {takes}."
+            )
+    for probe in PROBES:
+        refusal = _refusal(renderer, probe, renderer.arguments)
+        if refusal and not _refusal(renderer, probe, {}):
+            written = ", ".join(f"{name}: {value!r}" for name, value in renderer.arguments.items())
+            raise ModelError(f"model.template: the chat template of {renderer.name} refuses {{{written}}}: {refusal}")
+
+
+def argument_notes(renderer: "PromptRenderer") -> Iterator[str]:
+    """A sentence for each argument without which the template writes the same."""
+    for name, value in renderer.arguments.items():
+        without = {other: its_value for other, its_value in renderer.arguments.items() if other != name}
+        if all(_written(renderer, probe, renderer.arguments) == _written(renderer, probe, without) for probe in PROBES):
+            yield f"template: {name}: {value!r} has no effect, the chat template writes the same prompts without it"
+
+
+def _refusal(renderer: "PromptRenderer", probe: Conversation, arguments: Mapping[str, Any]) -> str:
+    """Why the template refuses a conversation under some arguments, or ''."""
+    try:
+        renderer.render_limited(probe, answers=True, arguments=arguments)
+    except TemplateRefusedError as error:
+        return str(error)
+    return ""
+
+
+def _written(renderer: "PromptRenderer", probe: Conversation, arguments: Mapping[str, Any]) -> str:
+    """What the template writes under some arguments, or why it refuses."""
+    try:
+        return renderer.render_limited(probe, answers=True, arguments=arguments)
+    except TemplateRefusedError as error:
+        return str(error)
