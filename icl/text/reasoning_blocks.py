@@ -29,16 +29,18 @@ class ReasoningMarkers:
         opening: Begins the block.
         closing: Ends it.
         leads_on: Follows a closing marker that a thinking budget forces.
+        leads_up: Precedes it.
     """
 
     opening: str
     closing: str
     leads_on: str = "\n\n"
+    leads_up: str = "\n"
 
     @property
     def forced(self) -> str:
         """What a thinking budget writes to end the block."""
-        return f"\n{self.closing}{self.leads_on}"
+        return f"{self.leads_up}{self.closing}{self.leads_on}"
 
 
 CHANNEL_MARKERS = ReasoningMarkers(

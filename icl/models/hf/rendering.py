@@ -7,7 +7,6 @@ template that drops a system turn raises an error before any forward pass. Data 
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any
 
@@ -15,9 +14,20 @@ from icl.errors import ModelError
 from icl.lru_cache_bytes import LRUByteCache
 from icl.models.chat_markers import check_markers, marker_pattern
 from icl.models.hf.conventions import image_placeholder
+from icl.models.hf.conversations import (
+    Message,
+    Piece,
+    Script,
+    SlotText,
+    images_in_texts,
+    messages,
+    rendered_as_read,
+    script,
+)
 from icl.models.hf.template_arguments import argument_names
+from icl.models.hf.template_facts import TemplateFacts, read_facts
 from icl.models.hf.template_process import PROCESS, TemplateLimitError, TemplateRefusedError
-from icl.text.reasoning_blocks import opened_block
+from icl.text.reasoning_blocks import opened_block, split_reasoning
 from icl.types import Part, Prompt, Turn
 
 CACHED_TEXTS = 4096
@@ -34,20 +44,6 @@ UNDEFINED = re.compile(r"UndefinedError: '(\w+)' is undefined")
 
 ID_BYTES = 40
 """Size of a token id in a tuple: the number and its reference."""
-
-Message = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class SlotText:
-    """Text in the place of an image (`Part.fills_image_slot`)."""
-
-    text: str
-
-
-Piece = str | SlotText | None
-Script = tuple[tuple[str, tuple[Piece, ...]], ...]
-"""For each turn, its role and its pieces: a text, a text in the place of an image, or None for an image."""
 
 
 class PromptRenderer:
@@ -68,6 +64,17 @@ class PromptRenderer:
         self._ids = LRUByteCache[str, tuple[int, ...]](CACHED_ID_BYTES, lambda ids: ID_BYTES * len(ids))
         self._option = lru_cache(CACHED_TEXTS)(self._option_ids)
         self._start = lru_cache(CACHED_TEXTS)(self._found_start)
+
+    @cached_property
+    def facts(self) -> TemplateFacts:
+        """What the chat template does. Raises ModelError if it exceeds a limit."""
+        return read_facts(self._attempted, self.slot, self.template)
+
+    @property
+    def template(self) -> str:
+        """The chat template. A processor may have several by name."""
+        template = self.processor.chat_template
+        return str(template.get("default", "") if isinstance(template, Mapping) else template)
 
     def text(self, prompt: Prompt) -> str:
         """The rendered prompt with its `answer_start`. Raises ModelError.
@@ -170,9 +177,9 @@ class PromptRenderer:
         the same for an image, but can only write it before the texts.
         """
         text = self._with_items(turns, answers)
-        if self.slot and self._order_problem(turns, text) and not overrides_rendering(self.processor):
+        if self.slot and self._missing(turns, text) and not overrides_rendering(self.processor):
             within = self._template(turns, images_in_texts(turns, self._image_text), answers)
-            if within.count(self.slot) == text.count(self.slot) and not self._order_problem(turns, within):
+            if within.count(self.slot) == text.count(self.slot) and self._missing(turns, within) is None:
                 return within
         return text
 
@@ -184,24 +191,17 @@ class PromptRenderer:
         return self.slot if gap.strip() else self.slot + gap
 
     def _with_items(self, turns: Script, answers: bool) -> str:
-        """The rendered turns. Texts are strings instead of lists of items if the template prints such a list as it is.
-
-        Most templates read lists, and some of them drop strings.
-        """
-        typed = messages(turns)
-        text = self._template(turns, typed, answers)
-        if printed_role(typed, text) is None:
-            return text
-        strings = with_strings(typed)
-        text = self._template(turns, strings, answers)
-        if role := printed_role(strings, text):
+        text, role = rendered_as_read(
+            lambda conversation: self._template(turns, conversation, answers), messages(turns)
+        )
+        if role is not None:
             raise ModelError(
                 f"{self.name}: the chat template prints the content of a {role} turn as a Python list. Use a composer "
                 "whose turns of this role have no images."
             )
-        return text
+        return text or ""
 
-    def _template(self, turns: Script, conversation: list[Message], answers: bool) -> str:
+    def _template(self, turns: Script, conversation: Sequence[Message], answers: bool) -> str:
         try:
             return self._applied(conversation, answers)
         except TemplateRefusedError as error:
@@ -216,10 +216,19 @@ class PromptRenderer:
                     f"model.template: the chat template of {self.name} needs '{missing[1]}', which is not set. Set "
                     f"it: `template: {{{missing[1]}: ...}}`."
                 ) from error
-            advice = " Use another composer (interleaved makes a single user turn)." if len(turns) > 1 else ""
             raise ModelError(
-                f"{self.name}: the chat template does not accept these turns ({roles}): {problem}.{advice}"
+                f"{self.name}: the chat template does not accept these turns ({roles}): {problem}.{self._advice(turns)}"
             ) from error
+
+    def _advice(self, turns: Script) -> str:
+        """What a prompt that the template refuses should be instead, if its turns are the reason."""
+        without_system = tuple(turn for turn in turns if turn[0] != "system")
+        if len(without_system) < len(turns) and self._attempted(messages(without_system), answers=True) is not None:
+            return " It takes them without the system turn: use `instruction_text` of the composer instead."
+        has_turns = any(role == "assistant" for role, _ in turns)
+        if has_turns and self.facts.accepts_images and not self.facts.accepts_turns:
+            return " It takes no answers as turns: use a composer of a single user turn, such as `interleaved`."
+        return ""
 
     @cached_property
     def _reads_strings_only(self) -> bool:
@@ -235,7 +244,14 @@ class PromptRenderer:
             return True
         return False
 
-    def _applied(self, conversation: list[Message], answers: bool) -> str:
+    def _attempted(self, conversation: Sequence[Message], answers: bool) -> str | None:
+        """The rendered conversation, or None if the template refuses it."""
+        try:
+            return self._applied(conversation, answers)
+        except (TemplateRefusedError, ValueError, KeyError, AttributeError, IndexError):
+            return None
+
+    def _applied(self, conversation: Sequence[Message], answers: bool) -> str:
         """The rendered conversation. Raises TemplateRefusedError."""
         from jinja2.exceptions import TemplateError
 
@@ -248,12 +264,6 @@ class PromptRenderer:
         except (TemplateError, TypeError) as error:
             raise TemplateRefusedError(str(error)) from error
         return text
-
-    @property
-    def template(self) -> str:
-        """The chat template. A processor may have several by name."""
-        template = self.processor.chat_template
-        return str(template.get("default", "") if isinstance(template, Mapping) else template)
 
     def render_limited(
         self, conversation: Sequence[Message], answers: bool, arguments: Mapping[str, Any] | None = None
@@ -299,20 +309,33 @@ class PromptRenderer:
 
     def _order_problem(self, turns: Script, text: str) -> str:
         """A sentence on the first piece that the text does not have in its place; '' if all are there."""
+        if (missing := self._missing(turns, text)) is None:
+            return ""
+        role, piece = missing
+        if turns[0][0] == "system" and self._missing(turns[1:], text) is None:
+            return (
+                f"{self.name}: the chat template drops the system turn, or moves it behind other turns. Use "
+                "`instruction_text` of the composer instead."
+            )
+        what = f"the text {piece.strip()[:40]!r}" if isinstance(piece, str) else "an image"
+        problem = f"{self.name}: the chat template drops {what} of a {role} turn, or moves it to another position."
+        if role == "assistant" and isinstance(piece, str) and split_reasoning(piece).has_reasoning:
+            return f"{problem} It removes the reasoning of earlier answers. Use demonstrations without reasoning."
+        if self.facts.images_first:
+            return f"{problem} It puts all images of a turn first. Use a composer with images before texts."
+        return problem
+
+    def _missing(self, turns: Script, text: str) -> tuple[str, Piece] | None:
+        """The role and the content of the first piece that the text does not have in its place."""
         place = 0
         for role, pieces in turns:
             for piece in pieces:
                 needle = piece.strip() if isinstance(piece, str) else self.slot
                 position = text.find(needle, place)
                 if position < 0:
-                    what = f"the text {needle[:40]!r}" if isinstance(piece, str) else "an image"
-                    return (
-                        f"{self.name}: the chat template drops {what} of a {role} turn, or moves it to "
-                        "another position. Some templates put all images of a turn first. Use the composer `chat` with "
-                        "images before questions."
-                    )
+                    return role, piece
                 place = position + len(needle)
-        return ""
+        return None
 
 
 def overrides_rendering(processor: Any) -> bool:
@@ -320,57 +343,3 @@ def overrides_rendering(processor: Any) -> bool:
     from transformers import ProcessorMixin
 
     return type(processor).apply_chat_template is not ProcessorMixin.apply_chat_template
-
-
-def printed_role(conversation: Sequence[Message], text: str) -> str | None:
-    """The role of the first turn that the text contains as a Python list, or None."""
-    lists = [message for message in conversation if isinstance(message["content"], list)]
-    return next((message["role"] for message in lists if str(message["content"]) in text), None)
-
-
-def with_strings(conversation: Sequence[Message]) -> list[Message]:
-    """The conversation, in which the content of each turn without images is a string."""
-    return [
-        message
-        if any(item["type"] == "image" for item in message["content"])
-        else {**message, "content": "".join(item["text"] for item in message["content"])}
-        for message in conversation
-    ]
-
-
-def images_in_texts(turns: Script, image: str) -> list[Message]:
-    """The conversation, in which each turn is one text. image: stands for an image."""
-    texts = ((role, "".join(piece if isinstance(piece, str) else image for piece in own)) for role, own in turns)
-    return [{"role": role, "content": [{"type": "text", "text": text}]} for role, text in texts]
-
-
-def script(prompt: Prompt) -> Script:
-    """Roles, texts and positions of images, as a template needs them."""
-    return tuple((turn.role, tuple(merged(turn))) for turn in prompt.turns)
-
-
-def messages(turns: Script) -> list[Message]:
-    """The conversation in the format of processors."""
-    return [
-        {
-            "role": role,
-            "content": [{"type": "text", "text": p} if isinstance(p, str) else {"type": "image"} for p in pieces],
-        }
-        for role, pieces in turns
-    ]
-
-
-def merged(turn: Turn) -> list[Piece]:
-    """Texts and images (None) of the turn. Neighboring texts are merged, so that the template puts nothing between
-    them.
-    """
-    pieces: list[Piece] = []
-    for part in turn.parts:
-        last = pieces[-1] if pieces else None
-        if part.text is not None and part.fills_image_slot:
-            pieces.append(SlotText(part.text))
-        elif part.text is not None and isinstance(last, str):
-            pieces[-1] = last + part.text
-        else:
-            pieces.append(part.text)
-    return [piece for piece in pieces if piece != ""]

@@ -14,8 +14,9 @@ from transformers.utils.chat_template_utils import render_jinja_template
 
 from icl.errors import ModelError
 from icl.limited_process import READY
+from icl.models.hf.conversations import messages, script
 from icl.models.hf.model import HF
-from icl.models.hf.rendering import PromptRenderer, messages, script
+from icl.models.hf.rendering import PromptRenderer
 from icl.models.hf.template_process import (
     WORKER,
     TemplateLimitError,

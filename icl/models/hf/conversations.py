@@ -1,0 +1,99 @@
+"""Prompts as the messages that chat templates read: lists of items, texts and images, for each turn."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from icl.types import Prompt, Turn
+
+Message = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class SlotText:
+    """Text in the place of an image (`Part.fills_image_slot`)."""
+
+    text: str
+
+
+Piece = str | SlotText | None
+Script = tuple[tuple[str, tuple[Piece, ...]], ...]
+"""For each turn, its role and its pieces: a text, a text in the place of an image, or None for an image."""
+
+
+def rendered_as_read(
+    render: Callable[[Sequence[Message]], str | None], conversation: Sequence[Message]
+) -> tuple[str | None, str | None]:
+    """The rendered conversation, and the role of a turn that it contains as a Python list, or None.
+
+    Most templates read lists of items, and some of them drop strings. Others print the lists of some roles as they are:
+    the turns of these roles become strings.
+    """
+    roles: list[str] = []
+    while (text := render(conversation)) is not None and (role := printed_role(conversation, text)) is not None:
+        if role in roles:
+            return text, role
+        roles.append(role)
+        conversation = with_strings(conversation, role)
+    return text, None
+
+
+def printed_role(conversation: Sequence[Message], text: str) -> str | None:
+    """The role of the first turn that the text contains as a Python list or as JSON, or None."""
+    lists = [message for message in conversation if isinstance(message["content"], list)]
+    return next(
+        (one["role"] for one in lists if any(form(one["content"]) in text for form in (str, json.dumps, _json))), None
+    )
+
+
+def _json(content: Any) -> str:
+    return json.dumps(content, ensure_ascii=False)
+
+
+def with_strings(conversation: Sequence[Message], role: str) -> list[Message]:
+    """The conversation, in which the content of each turn of a role is a string, except those with images."""
+    return [
+        {**message, "content": "".join(item["text"] for item in message["content"])}
+        if message["role"] == role and all(item["type"] == "text" for item in message["content"])
+        else message
+        for message in conversation
+    ]
+
+
+def images_in_texts(turns: Script, image: str) -> list[Message]:
+    """The conversation, in which each turn is one text. image: stands for an image."""
+    texts = ((role, "".join(piece if isinstance(piece, str) else image for piece in own)) for role, own in turns)
+    return [{"role": role, "content": [{"type": "text", "text": text}]} for role, text in texts]
+
+
+def script(prompt: Prompt) -> Script:
+    """Roles, texts and positions of images, as a template needs them."""
+    return tuple((turn.role, tuple(merged(turn))) for turn in prompt.turns)
+
+
+def messages(turns: Script) -> list[Message]:
+    """The conversation in the format of processors."""
+    return [
+        {
+            "role": role,
+            "content": [{"type": "text", "text": p} if isinstance(p, str) else {"type": "image"} for p in pieces],
+        }
+        for role, pieces in turns
+    ]
+
+
+def merged(turn: Turn) -> list[Piece]:
+    """Texts and images (None) of the turn. Neighboring texts are merged, so that the template puts nothing between
+    them.
+    """
+    pieces: list[Piece] = []
+    for part in turn.parts:
+        last = pieces[-1] if pieces else None
+        if part.text is not None and part.fills_image_slot:
+            pieces.append(SlotText(part.text))
+        elif part.text is not None and isinstance(last, str):
+            pieces[-1] = last + part.text
+        else:
+            pieces.append(part.text)
+    return [piece for piece in pieces if piece != ""]

@@ -1,0 +1,95 @@
+"""Published chat templates, and a renderer of a chat template without its checkpoint."""
+
+import importlib.util
+import json
+import os
+import re
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from transformers import ProcessorMixin
+
+from icl.models.hf.rendering import PromptRenderer
+
+PUBLISHED = Path(os.environ.get("PUBLISHED_TEMPLATES", Path(__file__).parents[2] / "shared" / "templates"))
+"""Published chat templates, one folder each, and golden texts of conversations. Tests of them are skipped without."""
+
+NAMES = sorted(path.parent.name for path in PUBLISHED.glob("*/chat_template.jinja")) or ["chat_template"]
+
+MARKS = re.compile(r"<\|[^<>|]*\|>|<[^<>|]*>|\[IMG\]|\]<\]image\[>\[")
+IMAGE = re.compile("im(g|age)|pad|patch", re.IGNORECASE)
+STARTS = re.compile("start|begin|end")
+
+
+class Words:
+    """A tokenizer with special tokens, and without a vocabulary."""
+
+    unk_token = unk_token_id = None
+    all_special_tokens: tuple[str, ...] = ()
+
+    def __init__(self, tokens: dict[str, str]) -> None:
+        self.special_tokens_map, self.bos_token = tokens, tokens.get("bos_token")
+
+    def convert_tokens_to_ids(self, token: str) -> int:
+        return len(token)
+
+
+class Processor(ProcessorMixin):  # type: ignore[misc]
+    """A processor with a chat template."""
+
+    def __init__(self, template: str, slot: str, tokens: dict[str, str]) -> None:
+        self.chat_template, self.image_token, self.tokenizer = template, slot, Words(tokens)
+
+
+def renderer(template: str, slot: str = "<image>", name: str = "checkpoint", **tokens: str) -> PromptRenderer:
+    return PromptRenderer(Processor(template, slot, tokens), name)
+
+
+def published_text(name: str) -> str:
+    path = PUBLISHED / name / "chat_template.jinja"
+    if not path.exists():
+        pytest.skip(f"{path} is missing; PUBLISHED_TEMPLATES names a folder of chat templates")
+    return path.read_text(encoding="utf-8")
+
+
+def published(name: str) -> PromptRenderer:
+    """The renderer of a published template, with the special tokens that its golden texts have."""
+    template = published_text(name)
+    return renderer(template, image_slot(name), name, **golden_renderer().tokens(name))
+
+
+@cache
+def goldens() -> dict[str, dict[str, Any]]:
+    texts: dict[str, dict[str, Any]] = json.loads((PUBLISHED / "goldens.json").read_text(encoding="utf-8"))
+    return texts
+
+
+@cache
+def golden_renderer() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("golden_renderer", PUBLISHED / "render.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def image_slot(name: str) -> str:
+    """The placeholder of an image: what a turn with two images has twice, without the marks around it."""
+    text = goldens()[name]["e two images"]
+    if not isinstance(text, str):
+        return "<image>"
+    marks = [mark for mark in MARKS.findall(text) if text.count(mark) == 2 and IMAGE.search(mark)]
+    return min(marks, key=lambda mark: bool(STARTS.search(mark)))
+
+
+def today_as(text: str, day: datetime) -> str:
+    """The text with another date in place of today's."""
+    now = datetime.now(UTC)
+    for form in ("%Y-%m-%d", "%d %b %Y"):
+        text = text.replace(now.strftime(form), day.strftime(form))
+    return text
