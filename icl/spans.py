@@ -1,12 +1,15 @@
 """Names of the parts of a prompt. This module is the only one that writes and parses them.
 
-    instruction   demo[2].image[0]   demo[2].question   demo[2].answer   query.image[0]   query.question
+    system   instruction   demo[2].image[0]   demo[2].question   demo[2].answer   query.image[0]   query.question
 
 The text before the dot is the owner of the part: `query`, or a demonstration by its index in the prompt, from 0.
 """
 
 import re
 from collections.abc import Mapping, Sequence
+
+SYSTEM = "system"
+"""The name of the text of a composer's system turn."""
 
 INSTRUCTION = "instruction"
 QUERY = "query"
@@ -24,7 +27,7 @@ UNIONS: Mapping[str, tuple[str, ...]] = {
 
 _ANSWER = ".answer"
 _PLACE = re.compile(r"demo\[(-?\d+)\]")
-_NAME = re.compile(r"instruction|(demo\[\d+\]|query)\.(image\[\d+\]|question)|demo\[\d+\]\.answer")
+_NAME = re.compile(r"system|instruction|(demo\[\d+\]|query)\.(image\[\d+\]|question)|demo\[\d+\]\.answer")
 
 
 def demo(place: int) -> str:
@@ -95,7 +98,7 @@ def is_span_name(name: str) -> bool:
 
 
 def group_of(name: str) -> str | None:
-    """The group of a part, such as `demo_images` of `demo[2].image[0]`; None for an instruction and other names."""
+    """The group of a part, such as `demo_images` of `demo[2].image[0]`; None for other names."""
     owner = "query" if is_query(name) else "demo" if demo_index(name) is not None else None
     _, _, kind = name.partition(".")
     group = f"{owner}_{'images' if kind.startswith('image[') else f'{kind}s' if owner == 'demo' else kind}"

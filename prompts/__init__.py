@@ -9,14 +9,15 @@ from icl.lazy_exports import lazy_exports
 
 if TYPE_CHECKING:
     from prompts import pieces as pieces
+    from prompts.base import BaseComposer as BaseComposer
     from prompts.base import Composer as Composer
     from prompts.base import Orderer as Orderer
     from prompts.base import Transform as Transform
 
-__all__ = ["Composer", "Orderer", "Transform", "pieces"]
+__all__ = ["BaseComposer", "Composer", "Orderer", "Transform", "pieces"]
 
 _MODULES: dict[str, tuple[str, ...]] = {
-    "prompts.base": ("Composer", "Orderer", "Transform"),
+    "prompts.base": ("BaseComposer", "Composer", "Orderer", "Transform"),
     "prompts.pieces": (),
 }
 

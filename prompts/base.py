@@ -1,8 +1,14 @@
 """Base protocols of orderers, transforms and composers."""
 
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import ClassVar, Protocol, runtime_checkable
 
-from icl.types import Context, Prompt
+from icl import spans
+from icl.errors import ConfigError
+from icl.registry import later_parameter
+from icl.types import Context, Part, Prompt, Turn
 
 
 @runtime_checkable
@@ -42,7 +48,27 @@ class Transform(Protocol):
 class Composer(Protocol):
     """A component of kind `composer`: it writes a context as a prompt with named parts.
 
-    The prompt ends where the model answers.
+    The prompt ends where the model answers. `BaseComposer` is a base class for it.
     """
 
     def compose(self, context: Context) -> Prompt: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class BaseComposer(ABC):
+    """Base class of composers, with the parameter `system`. A subclass writes the turns after the system turn."""
+
+    system: str | None = later_parameter(None)  # text of a system turn before all others
+
+    @abstractmethod
+    def turns(self, context: Context) -> Sequence[Turn]:
+        """The turns of a context. The last one ends where the model answers."""
+
+    def compose(self, context: Context) -> Prompt:
+        """The prompt. Raises ConfigError if `turns` writes a system turn and `system` is set too."""
+        turns = tuple(self.turns(context))
+        if self.system is not None:
+            if turns[0].role == "system":
+                raise ConfigError("system: the composer writes a system turn of its own. Remove one of the two.")
+            turns = Turn("system", (Part(self.system, spans.SYSTEM),)), *turns
+        return Prompt(turns, context.key)

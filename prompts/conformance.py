@@ -200,7 +200,7 @@ def _check_whole(context: Context, prompt: Prompt, parts: dict[str, Part], at: s
 
 
 def _check_places(context: Context, prompt: Prompt, names: list[str], at: str) -> None:
-    owners = [spans.owner_of(name) for name in names if name != spans.INSTRUCTION]
+    owners = [spans.owner_of(name) for name in names if name not in (spans.SYSTEM, spans.INSTRUCTION)]
     blocks = [owner for i, owner in enumerate(owners) if i == 0 or owners[i - 1] != owner]
     expected = [*(spans.demo(i) for i in range(len(context.demos))), spans.QUERY]
     assert blocks == expected, f"{at}: the pieces stand in the order {blocks}, not {expected}."

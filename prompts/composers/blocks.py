@@ -21,14 +21,15 @@ from typing import Literal
 
 from icl import spans
 from icl.registry import component
-from icl.types import Context, Demo, Part, Prompt, Query, Turn
+from icl.types import Context, Demo, Part, Query, Turn
 from prompts import pieces
+from prompts.base import BaseComposer
 from prompts.pieces import Level
 
 
 @component("composer", "blocks")
 @dataclass(frozen=True)
-class Blocks:
+class Blocks(BaseComposer):
     """A composer of one user turn of blocks. Order, delimiters and place of the instruction are parameters."""
 
     order: Literal["pqa", "qpa", "qap", "paq", "apq", "aqp"] = "pqa"  # order of image, question and answer in a block
@@ -42,7 +43,7 @@ class Blocks:
     def __post_init__(self) -> None:
         pieces.check_instruction(self.instruction, self.instruction_text, "blocks")
 
-    def compose(self, context: Context) -> Prompt:
+    def turns(self, context: Context) -> tuple[Turn]:
         instruction = pieces.instruction(self.instruction, self.instruction_text)
         repeated = tuple(Part(part.content) for part in instruction)
         parts = [*instruction] if self.instruction_at == "head" else []
@@ -56,7 +57,7 @@ class Blocks:
         if self.instruction_at == "tail":
             parts += instruction
         parts.append(Part(self.response.rstrip()))
-        return Prompt((Turn("user", tuple(part for part in parts if part.content != "")),), context.key)
+        return (Turn("user", tuple(part for part in parts if part.content != "")),)
 
     def _block(self, of: Demo | Query, name: str) -> list[Part]:
         """The pieces in order, each text on its own line. An image that does not begin the block also ends its line."""

@@ -9,14 +9,15 @@ from dataclasses import dataclass
 
 from icl import spans
 from icl.registry import component
-from icl.types import Context, Demo, Part, Prompt, Query, Turn
+from icl.types import Context, Demo, Part, Query, Turn
 from prompts import pieces
+from prompts.base import BaseComposer
 from prompts.pieces import First, Level
 
 
 @component("composer", "chat")
 @dataclass(frozen=True)
-class Chat:
+class Chat(BaseComposer):
     """A composer with a user turn and an assistant turn for each demonstration, then the query's user turn."""
 
     first: First = "image"  # first piece of a user turn
@@ -27,14 +28,14 @@ class Chat:
     def __post_init__(self) -> None:
         pieces.check_instruction(self.instruction, self.instruction_text, "chat")
 
-    def compose(self, context: Context) -> Prompt:
+    def turns(self, context: Context) -> list[Turn]:
         turns: list[Turn] = []
         for name, demo in pieces.named(context):
             turns += [Turn("user", self._user_parts(demo, name)), Turn("assistant", (pieces.answer(demo, name),))]
         turns.append(Turn("user", self._user_parts(context.query, spans.QUERY)))
         instruction = pieces.instruction(self.instruction, self.instruction_text)
         turns[0] = Turn("user", instruction + turns[0].parts)
-        return Prompt(tuple(turns), context.key)
+        return turns
 
     def _user_parts(self, of: Demo | Query, name: str) -> tuple[Part, ...]:
         images, question = pieces.images(of, name), pieces.question(of, name)

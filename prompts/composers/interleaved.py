@@ -10,14 +10,15 @@ from dataclasses import dataclass
 
 from icl import spans
 from icl.registry import component
-from icl.types import Context, Demo, Part, Prompt, Query, Turn
+from icl.types import Context, Demo, Part, Query, Turn
 from prompts import pieces
+from prompts.base import BaseComposer
 from prompts.pieces import First, Level
 
 
 @component("composer", "interleaved")
 @dataclass(frozen=True)
-class Interleaved:
+class Interleaved(BaseComposer):
     """A composer of one user turn of question-answer blocks. The query's block ends with 'Answer:'."""
 
     first: First = "image"  # first piece of a block
@@ -28,12 +29,12 @@ class Interleaved:
     def __post_init__(self) -> None:
         pieces.check_instruction(self.instruction, self.instruction_text, "interleaved")
 
-    def compose(self, context: Context) -> Prompt:
+    def turns(self, context: Context) -> tuple[Turn]:
         parts = list(pieces.instruction(self.instruction, self.instruction_text))
         for name, demo in pieces.named(context):
             parts += [*self._block(demo, name), Part(" "), pieces.answer(demo, name), Part(self.delimiter)]
         parts += self._block(context.query, spans.QUERY)
-        return Prompt((Turn("user", tuple(part for part in parts if part.content != "")),), context.key)
+        return (Turn("user", tuple(part for part in parts if part.content != "")),)
 
     def _block(self, of: Demo | Query, name: str) -> list[Part]:
         images, question = pieces.images(of, name), pieces.question(of, name)

@@ -12,7 +12,7 @@ Variables of a template:
 - `demos` and `query`, each with `images`, `question` and `options`. A demonstration also has `answer` and `index`, from
   0. An image has a `number` that counts through the prompt.
 - `instruction`.
-- `user` and `assistant`, which begin a turn of that role.
+- `system`, `user` and `assistant`, which begin a turn of that role. A system turn stands before all others.
 
 The template receives placeholders of the pieces, not their content. So nothing in the data is read as template code,
 and every piece is a named span of the prompt. Templates run in Jinja's sandbox.
@@ -36,8 +36,9 @@ from icl.errors import ConfigError
 from icl.images import Image
 from icl.registry import component
 from icl.streams import StreamKey
-from icl.types import Context, Demo, Example, Part, Prompt, Query, Role, Turn
+from icl.types import Context, Demo, Example, Part, Query, Role, Turn
 from prompts import pieces
+from prompts.base import BaseComposer
 from prompts.pieces import Level
 
 if TYPE_CHECKING:
@@ -45,7 +46,8 @@ if TYPE_CHECKING:
 
 
 FOLDER = Path(__file__).parents[1] / "templates"
-VARIABLES = ("demos", "query", "instruction", "user", "assistant")
+ROLES = ("system", "user", "assistant")
+VARIABLES = ("demos", "query", "instruction", *ROLES)
 
 
 # Text with placeholders for the pieces of a prompt, and its conversion to a prompt.
@@ -86,7 +88,7 @@ class DemoPieces(QueryPieces):
 
 @component("composer", "template")
 @dataclass(frozen=True)
-class Template:
+class Template(BaseComposer):
     """A composer that renders a Jinja template: vl_icl, mmicl, otter, link_context, or a user's file."""
 
     path: str = "vl_icl"  # name in prompts/templates, or a file
@@ -103,7 +105,7 @@ class Template:
         for context in _trials():
             self.compose(context)
 
-    def compose(self, context: Context) -> Prompt:
+    def turns(self, context: Context) -> tuple[Turn, ...]:
         from jinja2 import TemplateError
 
         instruction = pieces.instruction(self.instruction, self.instruction_text)[:1]
@@ -112,7 +114,7 @@ class Template:
         except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError) as error:
             raise ConfigError(f"template '{self.path}', query '{context.query.id}': {error}.") from error
         parts = {part.name: part for part in (*instruction, *_parts(context))}
-        return prompt_of(text, parts, context, f"template '{self.path}'")
+        return turns_of(text, parts, f"template '{self.path}', query '{context.query.id}'")
 
     @cached_property
     def _compiled(self) -> "Compiled":
@@ -146,8 +148,7 @@ def _variables(context: Context, instruction: bool) -> Mapping[str, Any]:
         "demos": [_pieces(demo, name, numbers, i) for i, (name, demo) in enumerate(pieces.named(context))],
         "query": _pieces(context.query, spans.QUERY, numbers),
         "instruction": Mark.of(spans.INSTRUCTION) if instruction else "",
-        "user": role_mark("user"),
-        "assistant": role_mark("assistant"),
+        **{role: role_mark(role) for role in ROLES},
     }
 
 
@@ -182,7 +183,6 @@ def _never() -> Any:
 
 
 NUL = "\x00"
-ROLES = ("user", "assistant")
 
 
 def role_mark(role: str) -> Mark:
@@ -190,9 +190,8 @@ def role_mark(role: str) -> Mark:
     return Mark.of(f"@{role}")
 
 
-def prompt_of(text: str, parts: Mapping[str, Part], context: Context, who: str) -> Prompt:
-    """The prompt of a marked text. Raises ConfigError unless it has each part once and ends with a user turn."""
-    at = f"{who}, query '{context.query.id}'"
+def turns_of(text: str, parts: Mapping[str, Part], at: str) -> tuple[Turn, ...]:
+    """The turns of a marked text. Raises ConfigError unless they have each part once and end with a user turn."""
     roles = "|".join(ROLES)
     pieces = re.split(f"{NUL}([^{NUL}]*){NUL}", re.sub(rf"\s*({NUL}@(?:{roles}){NUL})\s*", r"\1", text))
     turns: list[tuple[Role, list[Part]]] = [("user", [])]
@@ -201,7 +200,7 @@ def prompt_of(text: str, parts: Mapping[str, Part], context: Context, who: str) 
             if NUL in piece:
                 raise ConfigError(f"{at}: a filter changed a piece. Images, questions and answers must stay unchanged.")
             if piece:
-                turns[-1][1].append(Part(piece))
+                turns[-1][1].append(Part(piece, spans.SYSTEM if turns[-1] == ("system", []) else ""))
         elif piece.removeprefix("@") in ROLES and piece.startswith("@"):
             turns.append((cast(Role, piece[1:]), []))
         elif piece in parts:
@@ -215,7 +214,9 @@ def prompt_of(text: str, parts: Mapping[str, Part], context: Context, who: str) 
             f"{at}: the prompt ends in the assistant's turn, so the model is not asked anything. "
             "End the prompt with the query."
         )
-    return Prompt(filled, context.key)
+    if any(turn.role == "system" for turn in filled[1:]):
+        raise ConfigError(f"{at}: a system turn stands before all others. Move {{{{ system }}}} to the start.")
+    return filled
 
 
 def _check(counts: Counter[str], parts: Mapping[str, Part], at: str) -> None:

@@ -1,15 +1,19 @@
 """The published prompts, word for word. The shipped model is trained on exactly these."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
 from PIL import Image as PILImage
 
+from decoding.prompt_edits import remove_demonstrations, replace_instruction
 from icl.errors import ConfigError
 from icl.images import Image
-from icl.registry import build
+from icl.registry import build, describe, entries
 from icl.streams import StreamKey
-from icl.types import Context, Demo, Example, Prompt
+from icl.types import Context, Demo, Example, Part, Prompt, Turn
+from prompts import BaseComposer
+from prompts.conformance import check_composer
 
 LONG = (
     "Look at the examples, then answer the last question about its picture with one word, in the same form as the "
@@ -98,3 +102,36 @@ def test_delimiters() -> None:
 def test_two_instructions_are_refused(name: str) -> None:
     with pytest.raises(ConfigError, match="instruction is 'long' and instruction_text is set too"):
         build("composer", {"name": name, "instruction": "long", "instruction_text": "mine"})
+
+
+@pytest.mark.parametrize("name", list(entries("composer")))
+def test_a_system_turn_stands_before_all_others_and_changes_nothing_else(name: str) -> None:
+    plain, with_system = (_composed({"name": name, **more}, _context(2)) for more in ({}, {"system": "Be short."}))
+    assert with_system.turns == (Turn("system", (Part("Be short.", "system"),)), *plain.turns)
+    assert with_system.key == plain.key
+    check_composer(build("composer", {"name": name, "system": "Be short."}))
+    assert describe(build("composer", {"name": name, "system": None})) == describe(build("composer", name))
+    assert describe(build("composer", {"name": name, "system": ""}))["system"] == ""
+
+
+def test_edits_of_demonstrations_and_instructions_leave_the_system_turn() -> None:
+    node: dict[str, Any] = {"name": "chat", "system": "Be short."}
+    prompt = _composed(node, _context(2))
+    assert remove_demonstrations(prompt).turns == _composed(node, _context(0)).turns
+    edited = replace_instruction(prompt, "Look.")
+    assert [turn.role for turn in edited.turns] == [turn.role for turn in prompt.turns]
+    assert edited.turns[0] == prompt.turns[0]
+    assert edited.turns[1].parts[0].text == "Look."
+
+
+def test_an_own_composer_has_a_system_turn_from_its_base_class() -> None:
+    @dataclass(frozen=True)
+    class Short(BaseComposer):
+        mark: str = "!"
+
+        def turns(self, context: Context) -> list[Turn]:
+            return [Turn("user", (Part(context.query.question), Part(self.mark)))]
+
+    prompt = Short("?", system="s").compose(_context(0))
+    assert _turn_texts(prompt)[0] == ("system", "s")
+    assert _turn_texts(prompt)[1][1].endswith("?")

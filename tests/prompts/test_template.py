@@ -10,8 +10,8 @@ from icl.errors import ConfigError
 from icl.loading import component_search_folder
 from icl.registry import build, describe
 from icl.streams import StreamKey
-from icl.types import Context, Demo, Example, Part, Prompt
-from prompts.composers.template import NUL, Mark, prompt_of, role_mark
+from icl.types import Context, Demo, Example, Part, Prompt, Turn
+from prompts.composers.template import NUL, Mark, role_mark, turns_of
 from prompts.conformance import sample_contexts
 
 GOOD = "{% for demo in demos %}{{ demo.images | join }}{{ demo.question }} {{ demo.answer }};{% endfor %}"
@@ -152,9 +152,8 @@ A, B, USER, ASSISTANT = Mark.of("a"), Mark.of("b"), role_mark("user"), role_mark
 
 
 def _turns(text: str) -> list[tuple[str, str]]:
-    prompt = prompt_of(text, PARTS, CONTEXT, "template 't'")
-    assert prompt.key == CONTEXT.key
-    return [(turn.role, "".join(str(part.text) for part in turn.parts)) for turn in prompt.turns]
+    turns = turns_of(text, PARTS, "template 't', query 'q'")
+    return [(turn.role, "".join(str(part.text) for part in turn.parts)) for turn in turns]
 
 
 def test_text_and_pieces_stand_in_the_turns_that_the_marks_begin() -> None:
@@ -164,8 +163,18 @@ def test_text_and_pieces_stand_in_the_turns_that_the_marks_begin() -> None:
     assert _turns(f"{USER}{A}{ASSISTANT}{USER}{B}") == [("user", "<a>"), ("user", "<b>")]
 
 
+def test_a_mark_begins_a_system_turn_whose_text_has_a_name(template: Any) -> None:
+    own = template("{{ system }}Be {{ 'short' }}.{{ user }}{{ query.images | join }}{{ query.question }}"
+                    "{% for d in demos %}{{ d.images | join }}{{ d.question }}{{ d.answer }}{% endfor %}")  # fmt: skip
+    system, user = own.compose(CONTEXT).turns
+    assert system == Turn("system", (Part("Be short.", "system"),))
+    assert [part.name for part in user.parts] == ["query.question"]
+    with pytest.raises(ConfigError, match=r"system: the composer writes a system turn of its own\. Remove one"):
+        build("composer", {"name": "template", "path": own.path, "system": "Be long."})
+
+
 def test_pieces_keep_their_names_and_text_has_none() -> None:
-    (turn,) = prompt_of(f"one {A}{B}", PARTS, CONTEXT, "t").turns
+    (turn,) = turns_of(f"one {A}{B}", PARTS, "t")
     assert [part.name for part in turn.parts] == ["", "a", "b"]
 
 
@@ -175,8 +184,9 @@ def test_pieces_keep_their_names_and_text_has_none() -> None:
     (f"{A}{B}{A}", "it contains a more than once"),
     (f"{A}{B}{NUL}", "a filter changed a piece"),
     (f"{A}{B}{NUL}A{NUL}", "a filter changed a piece into 'A'"),
-    (f"{A}{B}{NUL}@system{NUL}", "a filter changed a piece into '@system'"),
+    (f"{A}{B}{NUL}@tool{NUL}", "a filter changed a piece into '@tool'"),
     (f"{A}{B}{NUL}user{NUL}", "a filter changed a piece into 'user'"),
+    (f"{A}{role_mark('system')}x{USER}{B}", "a system turn stands before all others"),
     (f"{USER}{A}{ASSISTANT}{B}", "the prompt ends in the assistant's turn"),
 ])  # fmt: skip
 def test_a_changed_missing_or_repeated_piece_is_an_error(text: str, says: str) -> None:
@@ -186,7 +196,7 @@ def test_a_changed_missing_or_repeated_piece_is_an_error(text: str, says: str) -
 
 def test_no_text_and_no_piece_is_no_prompt() -> None:
     with pytest.raises(ConfigError, match="ends in the assistant's turn"):
-        prompt_of("", {}, CONTEXT, "t")
+        turns_of("", {}, "t")
 
 
 def test_a_mark_carries_the_number_of_its_image() -> None:
