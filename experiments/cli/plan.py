@@ -63,6 +63,7 @@ def command(
             memory_plans,
         )
         from experiments.running.pilot import time_run
+        from experiments.running.preflight import Preflight
         from experiments.running.run import check_limit
         from experiments.store.run_state import load_run_state, next_free_folder
         from experiments.store.store import Store
@@ -73,6 +74,7 @@ def command(
         check_sizes(grid)
         report_progress("reading", 0, 0)
         check_data(grid)
+        Preflight(grid.cells).check_prompts()
         check_limit(grid, limit)
         store = Store(runs / grid.config.name)
         refused, state = "", None

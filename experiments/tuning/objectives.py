@@ -249,10 +249,11 @@ def encode_images_alone(model: "HF") -> None:
 
     In a batch, the last bits of an image's features depend on the other images. After an interruption these are others.
     """
-    encoder = model.engine.prompt_encoder.encoder
-    if encoder is None:
+    prompt_encoder = model.engine.prompt_encoder
+    if not prompt_encoder.by_parts:
         raise ModelError(f"model.path: {model.path} cannot be tuned, because its image cache is off (icl doctor).")
-    encoder.limit = BatchLimit(1)
+    if prompt_encoder.encoder is not None:
+        prompt_encoder.encoder.limit = BatchLimit(1)
 
 
 def encode_answered(model: "HF", prompts: "Sequence[Prompt]", answers: Sequence[str]) -> list[AnsweredPrompt]:

@@ -123,5 +123,6 @@ class TrainedProjector(TrainedAdapter):
 
 def _encoder(model: "HF") -> ImageEncoder:
     encoder = model.engine.prompt_encoder.encoder
-    assert encoder is not None  # `encode_images_alone` refuses a model without one
+    if encoder is None:
+        raise ModelError(f"{model.path} reads text only, so it has no projector.")
     return encoder

@@ -10,6 +10,7 @@ from typing import Any
 
 from icl.errors import ModelError, did_you_mean
 from icl.models.hf import conventions
+from icl.models.hf.text_processor import TextProcessor
 from icl.parameter_files import expand_user
 from icl.quiet_progress import SMALL_SOURCE_BYTES, hide_transformers_progress
 from icl.text.json_text import parse_json_object
@@ -28,6 +29,7 @@ SHIPPED: Mapping[str, Callable[[], Path]] = {"tiny": lambda: TINY, "small": _sma
 
 WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 PROCESSORS = ("processor_config.json", "preprocessor_config.json")
+TOKENIZERS = ("tokenizer*", "vocab*")
 SAMPLES, BLOCK = 64, 2**16
 """Of a large weight file, this many blocks of this many bytes enter its digest, evenly spaced."""
 
@@ -48,7 +50,7 @@ class Checkpoint:
 
     @cached_property
     def folder(self) -> Path | None:
-        """The folder, or None for a hub id. Raises ModelError if it has no config or no processor."""
+        """The folder, or None for a hub id. Raises ModelError if it has no config."""
         resolve = SHIPPED.get(self.path)
         folder = resolve() if resolve else expand_user(self.path)
         if resolve is None and not folder.exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", self.path):
@@ -62,11 +64,6 @@ class Checkpoint:
             )
         if not (folder / "config.json").is_file():
             raise ModelError(f"model.path: {folder} has no config.json, so it is not a checkpoint.")
-        if not any((folder / name).is_file() for name in PROCESSORS):
-            raise ModelError(
-                f"model.path: {folder} has no processor ({' or '.join(PROCESSORS)}), which a plan needs too: it counts "
-                "tokens. Save it next to config.json with `processor.save_pretrained`."
-            )
         return folder
 
     def check_weights(self) -> None:
@@ -101,14 +98,34 @@ class Checkpoint:
 
     @cached_property
     def processor(self) -> Any:
-        """The processor, with tokenizer, image processor and chat template. Raises ModelError if a part is missing."""
+        """The processor, with tokenizer, image processor and chat template. Raises ModelError if a part is missing.
+
+        For a language model that reads text only, its tokenizer (`TextProcessor`).
+        """
         from transformers import AutoProcessor
 
+        if conventions.reads_text_only(self.config):
+            return self._text_processor()
+        if self.folder is not None and not any((self.folder / name).is_file() for name in PROCESSORS):
+            raise ModelError(
+                f"model.path: {self.folder} has no processor ({' or '.join(PROCESSORS)}), which a plan needs too: it "
+                "counts tokens. Save it next to config.json with `processor.save_pretrained`."
+            )
         processor = self._read(AutoProcessor, "processor")
         if not getattr(processor, "chat_template", None):  # some classes leave it to the tokenizer
             processor.chat_template = getattr(getattr(processor, "tokenizer", None), "chat_template", None)
         conventions.check_processor(processor, self.path)
         return processor
+
+    def _text_processor(self) -> TextProcessor:
+        from transformers import AutoTokenizer
+
+        if self.folder is not None and not any(any(self.folder.glob(name)) for name in TOKENIZERS):
+            raise ModelError(
+                f"model.path: {self.folder} has no tokenizer ({' or '.join(TOKENIZERS)}), which a plan needs too: it "
+                "counts tokens. Save it next to config.json with `tokenizer.save_pretrained`."
+            )
+        return TextProcessor(self._read(AutoTokenizer, "tokenizer"))
 
     @cached_property
     def generation(self) -> Any:

@@ -1,7 +1,8 @@
 """Conventions of transformers that a checkpoint must follow, and the error message for the first one that it breaks.
 
 This backend names no architecture. A checkpoint that follows these conventions works, even a new one. The processor is
-checked before any weights are read.
+checked before any weights are read. A language model that reads text only (`reads_text_only`) has a tokenizer in the
+place of the processor, and needs the fifth convention alone.
 
  1. The processor has a `tokenizer` and an `image_processor`.
  2. It has a chat template that takes typed content and writes one `image_token` for each image, in its place.
@@ -87,8 +88,26 @@ def image_placeholder(processor: Any, config: Any = None) -> ImagePlaceholder:
     )
 
 
+def reads_text_only(config: Any) -> bool:
+    """Whether a config is that of a language model, which reads neither images nor sounds.
+
+    For a class of the checkpoint's own code, `auto_map` decides, unless the config mentions images.
+    """
+    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoModelForMultimodalLM
+
+    if any(type(config) in kind._model_mapping for kind in (AutoModelForImageTextToText, AutoModelForMultimodalLM)):
+        return False
+    own = getattr(config, "auto_map", None) or {}
+    mentions_images = any(getattr(config, name, None) is not None for name in ("vision_config", *CONFIG_IDS))
+    return type(config) in AutoModelForCausalLM._model_mapping or (
+        AutoModelForCausalLM.__name__ in own and AutoModelForImageTextToText.__name__ not in own and not mentions_images
+    )
+
+
 def image_token_problem(config: Any) -> str | None:
     """Why images have no tokens in prompts of a model, according to its config. None if they have."""
+    if reads_text_only(config):
+        return "this model reads text only. Name texts instead."
     text = config.get_text_config(decoder=True)
     if not any(getattr(text, name, None) for name in CROSS_ATTENTION_KEYS):
         return None
@@ -128,12 +147,15 @@ def check_processor(processor: Any, path: str) -> None:
 
 def auto_class(config: Any) -> Any:
     """The class of transformers that loads models of this config: `AutoModelForImageTextToText`, or
-    `AutoModelForMultimodalLM` if only that one has the type, as for Phi-4 multimodal.
+    `AutoModelForMultimodalLM` if only that one has the type, as for Phi-4 multimodal. `AutoModelForCausalLM` for a
+    language model that reads text only.
 
-    Raises ModelError if neither has it, and the checkpoint's own code has no class for it.
+    Raises ModelError if none has it, and the checkpoint's own code has no class for it.
     """
-    from transformers import AutoModelForImageTextToText, AutoModelForMultimodalLM
+    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoModelForMultimodalLM
 
+    if reads_text_only(config):
+        return AutoModelForCausalLM
     here, there = (kind._model_mapping for kind in (AutoModelForImageTextToText, AutoModelForMultimodalLM))
     is_only_there = type(config) in there and type(config) not in here
     own = getattr(config, "auto_map", None) or {}

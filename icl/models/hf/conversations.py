@@ -61,6 +61,13 @@ def with_strings(conversation: Sequence[Message], role: str) -> list[Message]:
     ]
 
 
+def as_strings(conversation: Sequence[Message]) -> list[Message]:
+    """The conversation with strings as contents, as templates of models that read text only take them."""
+    for role in dict.fromkeys(message["role"] for message in conversation if isinstance(message["content"], list)):
+        conversation = with_strings(conversation, role)
+    return list(conversation)
+
+
 def images_in_texts(turns: Script, image: str) -> list[Message]:
     """The conversation, in which each turn is one text. image: stands for an image."""
     texts = ((role, "".join(piece if isinstance(piece, str) else image for piece in own)) for role, own in turns)

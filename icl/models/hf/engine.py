@@ -136,6 +136,8 @@ class HFEngine:
 
     def _make_prompt_encoder(self, hf: "HF") -> PromptEncoder:
         plain = PromptEncoder(hf.renderer, hf.pixels, self.runner, None)
+        if hf.renderer.text_only:
+            return plain
         if not hasattr(self.runner.model.base_model, "get_image_features"):
             verdict = self_check.CheckResult(False, "the architecture has no get_image_features")
         else:
@@ -150,7 +152,7 @@ class HFEngine:
         return plain
 
     def _can_share_prefixes(self) -> bool:
-        if self.prompt_encoder.encoder is None:
+        if not self.prompt_encoder.by_parts:
             return False
         verdict = self_check.check_shared_prefix(self.prompt_encoder, self.runner)
         if not verdict.holds:

@@ -1,4 +1,4 @@
-"""The model `hf`: any vision-language checkpoint of transformers."""
+"""The model `hf`: any vision-language checkpoint of transformers, and any language model that reads text only."""
 
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
@@ -57,7 +57,7 @@ CACHED_CHARACTERS = 32 * 2**20
 @component("model", "hf")
 @dataclass(frozen=True)
 class HF(LogitModel):
-    """Any AutoModelForImageTextToText checkpoint of transformers with its processor.
+    """Any AutoModelForImageTextToText checkpoint of transformers with its processor, or a language model of text.
 
     Image features are cached, common prefixes are prefilled once, and prompts of similar length run together. A batch
     that does not fit into memory is halved.
@@ -395,9 +395,9 @@ class HF(LogitModel):
         """Token ids of a prompt with expanded image placeholders. Cached, because a run asks for them often."""
         whole = self._wholes.get(prompt.digest)
         if whole is None:
-            images = prompt.images
+            text, images = self.renderer.text(prompt), prompt.images
             pieces = [self.pixels.text(image, len(images)) for image in images]
-            whole = self._wholes.put(prompt.digest, self.renderer.expanded(self.renderer.text(prompt), pieces))
+            whole = self._wholes.put(prompt.digest, self.renderer.expanded(text, pieces))
         return self.renderer.ids(whole)
 
     @property
@@ -470,7 +470,7 @@ class HF(LogitModel):
 
     def enable_threads(self) -> bool:
         """Whether prompts are read part by part. Otherwise the processor on whole prompts is not for two threads."""
-        if self.engine.prompt_encoder.encoder is None or not self._by_parts:
+        if not self.engine.prompt_encoder.by_parts or not self._by_parts:
             return False
         self.pixels.separate_tokenizer()
         return True
@@ -508,7 +508,7 @@ class HF(LogitModel):
     def _by_parts(self) -> bool:
         from icl.models.hf.self_check import counts_by_parts
 
-        return counts_by_parts(self.renderer, self.pixels)
+        return self.renderer.text_only or counts_by_parts(self.renderer, self.pixels)
 
     @cached_property
     def _wholes(self) -> LRUByteCache[str, str]:

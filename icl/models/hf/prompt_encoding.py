@@ -29,7 +29,8 @@ class PromptEncoder:
         renderer: Renders and tokenizes prompts.
         pixels: Processes images.
         runner: The language model.
-        encoder: Encodes images. None if the image cache is off and the processor runs on whole prompts.
+        encoder: Encodes images. None if the image cache is off and the processor runs on whole prompts, and for a
+            model that reads text only.
         observed_rows: Numbers of observed rows. They mark keys of prompts, so that no two rows share a prefix.
         slots: Ids of tokens that stand for an image, markers included.
         patches: Ids of tokens that stand for features of an image.
@@ -46,6 +47,11 @@ class PromptEncoder:
         self.patches_alone: dict[str, int] = {}
         self.counted: dict[str, int] = {}
         self.own_positions = _own_positions(runner.model)
+
+    @property
+    def by_parts(self) -> bool:
+        """Whether prompts are token ids with separately encoded images, so that they can share prefixes."""
+        return self.encoder is not None or self.renderer.text_only
 
     def read(self, prompts: Sequence[Prompt], observe: StateObserver | None = None) -> list[EncodedPrompt]:
         """Encoded prompts with their interventions, and an observer. Raises ModelError, ImageError."""
@@ -88,10 +94,11 @@ class PromptEncoder:
         return self.patches_alone[image.digest]
 
     def _read_all(self, prompts: Sequence[Prompt]) -> list[EncodedPrompt]:
-        if self.encoder is None:
+        if not self.by_parts:
             return [self._read_plain(prompt) for prompt in prompts]
         texts = [self.renderer.text(prompt) for prompt in prompts]
-        parts = self.encoder.encode([prompt.images for prompt in prompts])
+        images = [prompt.images for prompt in prompts]
+        parts = [[] for _ in images] if self.encoder is None else self.encoder.encode(images)
         whole = [
             self.renderer.expanded(text, [part.text for part in row]) for text, row in zip(texts, parts, strict=True)
         ]

@@ -7,6 +7,7 @@ template that drops a system turn raises an error before any forward pass. Data 
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property, lru_cache
 from typing import Any
 
@@ -19,6 +20,7 @@ from icl.models.hf.conversations import (
     Piece,
     Script,
     SlotText,
+    as_strings,
     images_in_texts,
     messages,
     rendered_as_read,
@@ -27,6 +29,7 @@ from icl.models.hf.conversations import (
 from icl.models.hf.template_arguments import argument_names
 from icl.models.hf.template_facts import TemplateFacts, read_facts
 from icl.models.hf.template_process import PROCESS, TemplateLimitError, TemplateRefusedError
+from icl.models.hf.text_processor import TextProcessor
 from icl.text.reasoning_blocks import opened_block, split_reasoning
 from icl.types import Part, Prompt, Turn
 
@@ -58,6 +61,7 @@ class PromptRenderer:
     ) -> None:
         self.processor, self.name, self.trusted, self.arguments = processor, name, trusted, dict(arguments or {})
         self.tokenizer = processor.tokenizer
+        self.text_only = isinstance(processor, TextProcessor)
         self.slot: str = image_placeholder(processor).token
         self.marks = marker_pattern(self.tokenizer, self.slot)
         self._text = lru_cache(CACHED_TEXTS)(self._rendered)
@@ -81,7 +85,7 @@ class PromptRenderer:
 
         Cached, because a prompt is counted before it is opened, and its branches often have the same text.
         """
-        text = self._text(script(prompt))
+        text = self._text(self._script(prompt))
         check_markers(prompt, self.marks, self.name)
         return text + prompt.answer_start
 
@@ -93,7 +97,7 @@ class PromptRenderer:
         A reasoning block that is then still open is closed as by a thinking budget: some templates open one in prompts
         only. Empty if the template writes answers elsewhere. Raises ModelError.
         """
-        return self._start(script(prompt))
+        return self._start(self._script(prompt))
 
     def expanded(self, text: str, replacements: Sequence[str]) -> str:
         """The text with each placeholder replaced by the processor's text for that image."""
@@ -121,8 +125,21 @@ class PromptRenderer:
         for option in options:
             check_markers(Prompt((Turn("assistant", (Part(option, "query.option"),)),)), self.marks, self.name)
         text = self.text(prompt)
-        tail = text[text.rfind(self.slot) + len(self.slot) :] if self.slot in text else text
-        return [list(self._option(tail, self._continuation(script(prompt), text, option))) for option in options]
+        tail = text.rpartition(self.slot)[2] if self.slot else text
+        turns = self._script(prompt)
+        return [list(self._option(tail, self._continuation(turns, text, option))) for option in options]
+
+    def _script(self, prompt: Prompt) -> Script:
+        """What the template reads of a prompt. Raises ModelError if a model that reads text only gets an image."""
+        if not self.text_only:
+            return script(prompt)
+        if image_part := next((part for part in prompt.parts() if part.image is not None), None):
+            raise ModelError(
+                f"{self.name} reads text only, and the prompt has an image ({image_part.name or 'unnamed'}). Write its "
+                "images as text (transforms: [{name: captions, where: all}], or the task as_text for generated "
+                "images), or use a vision-language model."
+            )
+        return script(prompt.map(lambda part: replace(part, fills_image_slot=False)))
 
     def _rendered(self, turns: Script) -> str:
         text = self._written(turns, answers=True)
@@ -140,6 +157,8 @@ class PromptRenderer:
     def _filled(self, turns: Script, text: str) -> str:
         """The rendered text with slot texts in the place of their placeholders."""
         slots = [piece for _, pieces in turns for piece in pieces if not isinstance(piece, str)]
+        if not slots:
+            return text
         first, *others = text.split(self.slot)
         fills = [self.slot if piece is None else piece.text for piece in slots]
         return first + "".join(fill + other for fill, other in zip(fills, others, strict=True))
@@ -147,7 +166,8 @@ class PromptRenderer:
     def _tokenized(self, text: str) -> tuple[int, ...]:
         start = self.tokenizer.bos_token
         plain = start is not None and text.startswith(start)
-        return tuple(self.tokenizer(text, add_special_tokens=not plain, verbose=False)["input_ids"])
+        adds = self.processor.adds_special_tokens if self.text_only else not plain
+        return tuple(self.tokenizer(text, add_special_tokens=adds, verbose=False)["input_ids"])
 
     def _option_ids(self, tail: str, option: str) -> tuple[int, ...]:
         """tail: the text after the last image. No token crosses the image's placeholder."""
@@ -255,6 +275,8 @@ class PromptRenderer:
         """The rendered conversation. Raises TemplateRefusedError."""
         from jinja2.exceptions import TemplateError
 
+        if self.text_only:
+            conversation = as_strings(conversation)
         try:
             text = None if self.trusted else self.render_limited(conversation, answers)
             if text is None or overrides_rendering(self.processor):
@@ -290,6 +312,8 @@ class PromptRenderer:
 
     def _check_slots(self, turns: Script, text: str) -> None:
         pieces = [piece for _, own in turns for piece in own]
+        if not self.slot:
+            return
         slots, images = text.count(self.slot), sum(not isinstance(piece, str) for piece in pieces)
         if slots != images or any(isinstance(piece, SlotText) and self.slot in piece.text for piece in pieces):
             raise ModelError(
@@ -342,4 +366,6 @@ def overrides_rendering(processor: Any) -> bool:
     """Whether the class of the processor has its own way of applying the template."""
     from transformers import ProcessorMixin
 
-    return type(processor).apply_chat_template is not ProcessorMixin.apply_chat_template
+    return isinstance(processor, ProcessorMixin) and (
+        type(processor).apply_chat_template is not ProcessorMixin.apply_chat_template
+    )

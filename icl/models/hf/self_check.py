@@ -59,6 +59,8 @@ def check_shared_prefix(reader: PromptEncoder, runner: LanguageModel) -> CheckRe
     def ask() -> CheckResult:
         first, second = _prompts()[:2]
         prompts = [first, Prompt((*first.turns[:-1], *second.turns)), *_single_turns()]
+        if reader.renderer.text_only:
+            prompts = [prompt.map(lambda part: Part("a picture: ") if part.image else part) for prompt in prompts]
         reads: list[EncodedPrompt] = reader.read(_supported(prompts, reader)[:2])
         want = Prefiller(runner, 10**9, sharing=False).open(reads).logits
         before = runner.counters.prefill_tokens

@@ -81,6 +81,24 @@ def test_a_broken_chat_template_ends_the_run_before_the_weights_are_read(
     assert _stored(tmp_path) == 0
 
 
+def test_images_for_a_model_that_reads_text_only_end_the_plan(
+    mapping: Mapping, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from experiments.cli.main import main
+    from tests.random_models.texts import save_text
+
+    node = {"name": "hf", "path": str(save_text("llama", tmp_path / "text"))}
+    for name, text, status in (("seen", [], 2), ("told", [{"name": "captions", "file": "captions.json"}], 0)):
+        config = mapping(model=node, transforms=[*({**one, "where": "all"} for one in text)], max_new_tokens=2)
+        examples = [*(task := expand(load_config(mapping())).tasks[0]).queries, *task.pool("").examples]
+        (tmp_path / "captions.json").write_text(json.dumps({one.id: "a red square" for one in examples}))
+        (tmp_path / f"{name}.yaml").write_text(json.dumps(config))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(tmp_path)
+            assert main(["plan", f"{name}.yaml"]) == status
+        assert ("reads text only, and the prompt has an image" in capsys.readouterr().err) is (status == 2)
+
+
 def test_a_template_that_refuses_one_of_two_composers_ends_the_run(
     mapping: Mapping, checkpoint: Path, tmp_path: Path
 ) -> None:

@@ -1,0 +1,44 @@
+"""The tokenizer of a language model that reads text only, in the place of a processor.
+
+A base model has no chat template. Its prompts are then plain text, as in papers on such models: one user turn, in which
+a composer has written demonstrations and query, and after it the answer.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+PLAIN_TEXT = (
+    "{% for message in messages %}"
+    "{% if message['role'] != ('user', 'assistant', '')[[loop.index0, 2] | min] %}{{ raise_exception("
+    "'the checkpoint has no chat template, so a prompt is one text: use a composer of a single user turn, such as "
+    "interleaved') }}{% endif %}"
+    "{{ ' ' if loop.index0 }}{{ message['content'] }}{% endfor %}"
+)
+"""The chat template of a checkpoint that has none: the text of one turn, and its answer after a blank."""
+
+
+class TextProcessor:
+    """The parts of a processor that a tokenizer has.
+
+    Attributes:
+        tokenizer: The tokenizer.
+        chat_template: Its chat template, or `PLAIN_TEXT`.
+    """
+
+    image_processor = None
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.tokenizer = tokenizer
+        self.chat_template: Any = tokenizer.chat_template or PLAIN_TEXT
+
+    @property
+    def adds_special_tokens(self) -> bool:
+        """Whether a rendered prompt lacks its start token. A chat template writes it where the model needs one."""
+        return self.chat_template is PLAIN_TEXT
+
+    def apply_chat_template(self, conversation: Sequence[Mapping[str, Any]], **arguments: Any) -> str:
+        """The rendered conversation. arguments: those of the tokenizer's method."""
+        template = self.chat_template
+        return str(
+            self.tokenizer.apply_chat_template(conversation, chat_template=template, tokenize=False, **arguments)
+        )
