@@ -35,7 +35,7 @@ MAX_CHARACTERS = 2**20
 
 KNOWN_KEYS = frozenset(
     {"model", "messages", "stream", "stream_options", "max_tokens", "max_completion_tokens", "max_thinking_tokens"}
-    | {"chat_template_kwargs"}
+    | {"chat_template_kwargs", "mm_processor_kwargs"}
     | {"stop", "seed", "user", "return_token_ids", "vllm_xargs", "icl", *SAMPLING}
 )
 IGNORED_KEYS = frozenset(
@@ -79,6 +79,7 @@ WORDS = {
     "stream": "true or false",
     "return_token_ids": "true or false",
     "chat_template_kwargs": "a mapping of arguments of the chat template",
+    "mm_processor_kwargs": "a mapping of settings of the image processor",
     "icl": "a mapping with the keys trace, top, options, normalize, other",
     "options": f"a list of at most {MAX_OPTIONS} strings, each once",
     "normalize": f"one of {', '.join(get_args(Normalize))}",
@@ -180,6 +181,7 @@ class ChatFields(PromptFields):
     stream_options: Any = None
     return_token_ids: bool | None = None
     chat_template_kwargs: dict[str, Any] | None = None
+    mm_processor_kwargs: dict[str, Any] | None = None
     icl: ExtendedOptions | None = None
 
 
@@ -199,6 +201,7 @@ class StrategyRequest:
         stream_usage: Whether the last event of a stream counts tokens.
         max_thinking_tokens: Thinking budget (`decoding.engine.thinking_budget`), or None.
         template: Arguments of the chat template.
+        image_processor: Settings of the image processor.
     """
 
     prompt: Prompt
@@ -212,6 +215,7 @@ class StrategyRequest:
     stream_usage: bool = False
     max_thinking_tokens: int | None = None
     template: Mapping[str, Any] = field(default_factory=dict)
+    image_processor: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def max_output_tokens(self) -> int | None:
@@ -274,6 +278,7 @@ def parse_request(body: Mapping[str, Any]) -> StrategyRequest:
         stream_usage=isinstance(options, dict) and bool(options.get("include_usage")),
         max_thinking_tokens=thinking,
         template=fields.chat_template_kwargs or {},
+        image_processor=fields.mm_processor_kwargs or {},
     )
 
 

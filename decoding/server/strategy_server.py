@@ -17,7 +17,6 @@ from decoding.server.http import HTTPError
 from decoding.server.request_parsing import StrategyRequest
 from icl.errors import DataError, did_you_mean
 from icl.models.hf.model import HF
-from icl.models.hf.template_arguments import check_arguments
 from icl.models.vllm.engine_io import EngineOutput, EngineRequest, InputBuilder, output_from_vllm, sampling_params
 from icl.types import Prompt
 
@@ -74,7 +73,7 @@ class EngineBalancer:
 Value = TypeVar("Value")
 
 MAX_RENDERERS = 16
-"""Distinct arguments of the chat template, as requests name them, whose renderers are kept."""
+"""Distinct arguments of the chat template and settings of the image processor whose renderers are kept."""
 
 MAX_PIXELS = 2**28
 """Maximum number of pixels in all images of a request together, which limits the memory of opened images."""
@@ -112,6 +111,7 @@ class StrategyServer:
             trust_remote_code=self.args.trust_remote_code,
             revision=self.args.revision,
             template=getattr(self.args, "default_chat_template_kwargs", None) or {},
+            image_processor=getattr(self.args, "mm_processor_kwargs", None) or {},
         )
         self.numbers = itertools.count()
         self._inputs_under = lru_cache(MAX_RENDERERS)(self._make_inputs)
@@ -121,16 +121,23 @@ class StrategyServer:
         return InputBuilder(self.hf, self.engine)
 
     def inputs_for(self, request: StrategyRequest) -> InputBuilder:
-        """The builder of a request's inputs, under its arguments of the chat template. Raises ModelError for wrong
-        ones.
+        """The builder of a request's inputs, under its arguments of the chat template and settings of the image
+        processor. Raises ModelError if one is wrong.
         """
-        return self._inputs_under(json.dumps(request.template, sort_keys=True)) if request.template else self.inputs
+        settings = request.template, request.image_processor
+        return self._inputs_under(json.dumps(settings, sort_keys=True)) if any(settings) else self.inputs
 
-    def _make_inputs(self, template: str) -> InputBuilder:
-        hf = replace(self.hf, template={**self.hf.template, **json.loads(template)})
-        vars(hf)["checkpoint"] = self.hf.checkpoint  # its processor is read once
-        check_arguments(hf.renderer)
-        return InputBuilder(hf, self.engine)
+    def _make_inputs(self, settings: str) -> InputBuilder:
+        template, image_processor = json.loads(settings)
+        hf = replace(
+            self.hf,
+            template={**self.hf.template, **template},
+            image_processor={**self.hf.image_processor, **image_processor},
+        )
+        if not image_processor:
+            vars(hf)["checkpoint"] = self.hf.checkpoint  # its processor is read once
+        _ = hf.prompt_settings  # checked
+        return InputBuilder(hf, self.engine, image_processor)
 
     @property
     def adapters(self) -> list[str]:

@@ -86,6 +86,13 @@ class LargestRequests:
             keys = [key for key in by_key if not any(_covers(other, key) for other in by_key if other != key)]
             yield next(iter(of_cells.values()))[0], [by_key[key] for key in keys]
 
+    def images(self) -> "Iterator[tuple[Cell, Image]]":
+        """A cell of each model that reads images, and the largest image."""
+        for cell, sizes in self.by_model():
+            image = max((size.largest_image for size in sizes), key=self._pixels, default=None)
+            if image is not None:
+                yield cell, image
+
     def _key(self, size: RequestSize) -> tuple[float, ...]:
         pixels = self._pixels(size.largest_image)
         return size.prompt_tokens, size.new_tokens, size.branches, size.image_tokens, pixels

@@ -112,6 +112,7 @@ class Plan:
         stop: Sentences on comparisons that end when they are decided.
         cached_fraction: Fraction of prompt tokens in an engine's prefix cache, if it holds all; None without a cache.
         largest: The largest request of each model among the queries that were counted.
+        image_tokens: Sentences on the tokens of each model's largest image.
         answer_files: The files of components from outside the toolkit on which answers depend.
         score_files: Those of metrics.
     """
@@ -130,6 +131,7 @@ class Plan:
     stop: tuple[str, ...] = ()
     cached_fraction: float | None = None
     largest: LargestRequests = field(default_factory=LargestRequests)
+    image_tokens: tuple[str, ...] = ()
     answer_files: tuple[str, ...] = ()
     score_files: tuple[str, ...] = ()
 
@@ -194,6 +196,7 @@ def make_plan(
         work.images += plain.scaled(*counted[task.title])
         work.edited += edited.scaled(*counted[task.title])
         prefix_reuse += prefixes.scaled(*counted[task.title])
+    image_tokens = tuple(_image_tokens(largest, token_counts, several=len(grid.models) > 1))
     for counts in token_counts.values():
         counts.save()
     arms = {_arm(cell): cell for cell in grid.cells}
@@ -215,9 +218,21 @@ def make_plan(
         stop=tuple(stop_lines(grid, pilot)),
         cached_fraction=prefix_reuse.fraction,
         largest=largest,
+        image_tokens=image_tokens,
         answer_files=_own_files([cell.config for cell in grid.cells]),
         score_files=_own_files([describe(metric) for metric in grid.metrics.values()]),
     )
+
+
+def _image_tokens(largest: LargestRequests, counts: Mapping[int, TokenCounts], several: bool) -> Iterator[str]:
+    """'512 for an image of 1024 x 768 pixels (1,024 by default)' for each model that knows it."""
+    for cell, image in largest.images():
+        width, height = image.open().size
+        if tokens := counts[id(cell.model)].tokens_of_image(image):
+            own, default = tokens
+            label = f"{cell.labels['model']}: " if several else ""
+            usual = f" ({default:,} by default)" if default != own else ""
+            yield f"{label}{own:,} for an image of {width} x {height} pixels{usual}"
 
 
 def _own_files(node: Any) -> tuple[str, ...]:

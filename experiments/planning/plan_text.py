@@ -70,6 +70,8 @@ def _lines(plan: Plan, width: int | None) -> Iterator[tuple[str, str]]:
     edited = f" and {format_count(work.edited)} edits of them" if work.edited else ""
     uses = format_count(work.num_images)
     yield "images     ", f"{format_count(work.images)} distinct{edited}, encoded once; shown {uses} times"
+    if plan.image_tokens:
+        yield "image tokens ", "; ".join(plan.image_tokens)
     all_prompts = format_count(work.prompts_alone)
     yield "prompts      ", f"{format_count(work.prompts)} prefilled, {all_prompts} without sharing"
     saved = f" ({1 - work.tokens / work.tokens_alone:.0%} saved)" if work.tokens_alone else ""

@@ -31,6 +31,7 @@ from icl.text.json_text import canonical_digest
 if TYPE_CHECKING:
     from decoding.base import Strategy
     from experiments.contexts.contexts import PromptItem
+    from icl.images import Image
     from icl.models.base import Model
     from icl.types import Prompt
 
@@ -192,6 +193,15 @@ class TokenCounts:
     def count_tokens(self, prompt: "Prompt") -> int:
         """As `Model.count_tokens`, which also raises the errors of prompts that cannot be rendered."""
         return self._get(prompt.digest, lambda: self.model.count_tokens(prompt)) or 0
+
+    def tokens_of_image(self, image: "Image") -> tuple[int, int] | None:
+        """As `Model.tokens_of_image`. Tokens depend on the size of an image only."""
+        width, height = image.open().size
+        keys = (f"image of {width} x {height}", f"image of {width} x {height} by default")
+        if any(self.stored.get(key) is None for key in keys) and keys[0] not in self.used:
+            self.used |= dict(zip(keys, self.model.tokens_of_image(image) or (None, None), strict=True))
+        own, default = (self._get(key, lambda: None) for key in keys)
+        return None if own is None or default is None else (own, default)
 
     def _get(self, key: str, count: Callable[[], int | None]) -> int | None:
         if key not in self.used:

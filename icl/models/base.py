@@ -17,6 +17,7 @@ from icl.types import Example, Generation, Prompt
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from icl.images import Image
     from icl.models.hf.memory import MemoryPlan, RequestSize
     from icl.models.interventions import TokenPart
 
@@ -213,6 +214,10 @@ class Model(ABC):
 
     def render(self, prompt: Prompt) -> str | None:
         """The prompt as the model's processor writes it, with one placeholder for each image. None if unknown."""
+        return None
+
+    def tokens_of_image(self, image: "Image") -> tuple[int, int] | None:
+        """Tokens of an image alone in a prompt, and those under the checkpoint's own settings. None if unknown."""
         return None
 
     def prefix_blocks(self, prompt: Prompt) -> tuple[int, list[int]] | None:

@@ -83,7 +83,8 @@ class Remote(Model):
     limit_name: Literal["max_tokens", "max_completion_tokens"] = (
         "max_tokens"  # the endpoint's name of the limit of an answer
     )
-    template: dict[str, Any] = later_parameter({})  # arguments of the server's chat template (chat_template_kwargs)
+    template: dict[str, Any] = later_parameter({})  # arguments of its chat template (chat_template_kwargs)
+    image_processor: dict[str, Any] = later_parameter({})  # settings of its image processor (mm_processor_kwargs)
     extra: dict[str, Any] = field(
         default_factory=dict, hash=False
     )  # further fields of each request, such as temperature
@@ -116,7 +117,8 @@ class Remote(Model):
     @property
     def prompt_fields(self) -> dict[str, Any]:
         """The fields of each request that change how the server writes its prompt, by their names in vLLM's server."""
-        return {"chat_template_kwargs": self.template} if self.template else {}
+        fields = {"chat_template_kwargs": self.template, "mm_processor_kwargs": self.image_processor}
+        return {name: value for name, value in fields.items() if value}
 
     @property
     def base(self) -> str:

@@ -3,7 +3,7 @@
 import hashlib
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
@@ -42,11 +42,13 @@ class Checkpoint:
         path: Hub id, folder, or the name of a shipped checkpoint.
         revision: Branch, tag or commit on the hub.
         trust_remote_code: Whether Python code of the checkpoint may run.
+        image_processor: Settings of the image processor in place of the checkpoint's own (`image_settings`).
     """
 
     path: str
     revision: str | None = None
     trust_remote_code: bool = False
+    image_processor: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     @cached_property
     def folder(self) -> Path | None:
@@ -111,7 +113,7 @@ class Checkpoint:
                 f"model.path: {self.folder} has no processor ({' or '.join(PROCESSORS)}), which a plan needs too: it "
                 "counts tokens. Save it next to config.json with `processor.save_pretrained`."
             )
-        processor = self._read(AutoProcessor, "processor")
+        processor = self._read(AutoProcessor, "processor", **self.image_processor)
         if not getattr(processor, "chat_template", None):  # some classes leave it to the tokenizer
             processor.chat_template = getattr(getattr(processor, "tokenizer", None), "chat_template", None)
         conventions.check_processor(processor, self.path)

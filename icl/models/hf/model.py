@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
+    from icl.images import Image
     from icl.models.hf.adapter import LoraAdapter
     from icl.models.hf.checkpoint import Checkpoint
     from icl.models.hf.engine import HFEngine
@@ -95,6 +96,7 @@ class HF(LogitModel):
     trust_remote_code: bool = False  # whether Python code of the checkpoint may run
     revision: str | None = None  # branch, tag or commit on the hub
     template: dict[str, Any] = later_parameter({})  # arguments of the chat template, such as enable_thinking
+    image_processor: dict[str, Any] = later_parameter({})  # settings of the image processor, such as max_pixels
 
     def __post_init__(self) -> None:
         values = (self.dtype, self.quantize, self.compute_dtype)
@@ -131,7 +133,7 @@ class HF(LogitModel):
     def checkpoint(self) -> "Checkpoint":
         from icl.models.hf.checkpoint import Checkpoint
 
-        return Checkpoint(self.path, self.revision, self.trust_remote_code)
+        return Checkpoint(self.path, self.revision, self.trust_remote_code, self.image_processor)
 
     @cached_property
     def digest(self) -> str:
@@ -154,12 +156,17 @@ class HF(LogitModel):
     @cached_property
     def prompt_settings(self) -> Mapping[str, Any]:
         """What is set of the parameters that change prompts, for a digest. Raises ModelError if one is wrong."""
+        from icl.models.hf.image_settings import check_settings
         from icl.models.hf.template_arguments import check_arguments
 
-        if not self.template:
-            return {}
-        check_arguments(self.renderer)
-        return {"template": self.template}
+        settings = {}
+        if self.image_processor:
+            check_settings(self.checkpoint)
+            settings["image_processor"] = self.image_processor
+        if self.template:
+            check_arguments(self.renderer)
+            settings["template"] = self.template
+        return settings
 
     @property
     def quantization(self) -> "Quantization":
@@ -228,9 +235,13 @@ class HF(LogitModel):
     @cached_property
     def prompt_notes(self) -> tuple[str, ...]:
         """Notes on how prompts are written, the same for every backend that renders them."""
+        from icl.models.hf.image_settings import setting_notes
         from icl.models.hf.template_arguments import argument_notes
 
-        return tuple(argument_notes(self.renderer)) if self.template else ()
+        return (
+            *(argument_notes(self.renderer) if self.template else ()),
+            *(setting_notes(self.checkpoint) if self.image_processor else ()),
+        )
 
     @property
     def device_type(self) -> str:
@@ -390,6 +401,20 @@ class HF(LogitModel):
             ids: list[int] = process_prompt(self.renderer, prompt)["input_ids"][0].tolist()
             return ids
         return self.ids(prompt)
+
+    def tokens_of_image(self, image: "Image") -> tuple[int, int] | None:
+        """As `Model.tokens_of_image`. None if the processor does not report what it writes for an image."""
+        from icl.models.hf.conventions import image_placeholder
+        from icl.models.hf.image_processing import UNKNOWN_TEXT
+
+        counts = []
+        for model in (self, replace(self, image_processor={})) if self.image_processor else (self,):
+            _, text = model.pixels.process(image.open(), 1)
+            if text == UNKNOWN_TEXT:
+                return None
+            ids = image_placeholder(model.checkpoint.processor, model.checkpoint.config).ids
+            counts.append(sum(token in ids for token in model.renderer.ids(text)))
+        return counts[0], counts[-1]
 
     def ids(self, prompt: Prompt) -> tuple[int, ...]:
         """Token ids of a prompt with expanded image placeholders. Cached, because a run asks for them often."""

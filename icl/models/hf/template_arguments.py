@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from icl.errors import ModelError, did_you_mean
+from icl.models.hf.conversations import as_strings
 from icl.models.hf.template_process import PROCESS, TemplateRefusedError
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ def argument_notes(renderer: "PromptRenderer") -> Iterator[str]:
 def _refusal(renderer: "PromptRenderer", probe: Conversation, arguments: Mapping[str, Any]) -> str:
     """Why the template refuses a conversation under some arguments, or ''."""
     try:
-        renderer.render_limited(probe, answers=True, arguments=arguments)
+        _render(renderer, probe, arguments)
     except TemplateRefusedError as error:
         return str(error)
     return ""
@@ -84,6 +85,13 @@ def _refusal(renderer: "PromptRenderer", probe: Conversation, arguments: Mapping
 def _written(renderer: "PromptRenderer", probe: Conversation, arguments: Mapping[str, Any]) -> str:
     """What the template writes under some arguments, or why it refuses."""
     try:
-        return renderer.render_limited(probe, answers=True, arguments=arguments)
+        return _render(renderer, probe, arguments)
     except TemplateRefusedError as error:
         return str(error)
+
+
+def _render(renderer: "PromptRenderer", probe: Conversation, arguments: Mapping[str, Any]) -> str:
+    if renderer.text_only:
+        texts = ([item for item in turn["content"] if item["type"] == "text"] for turn in probe)
+        probe = as_strings([{**turn, "content": content} for turn, content in zip(probe, texts, strict=True)])
+    return renderer.render_limited(probe, answers=True, arguments=arguments)

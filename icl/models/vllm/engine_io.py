@@ -89,13 +89,14 @@ class InputBuilder:
     named by the digest of the edited image.
     """
 
-    def __init__(self, hf: "HF", llm: Any) -> None:
+    def __init__(self, hf: "HF", llm: Any, image_processor: Mapping[str, Any] | None = None) -> None:
         """
         Args:
             hf: Renders and tokenizes. Its weights are not loaded.
             llm: vLLM's engine or engine client, which has `renderer` and `model_config`.
+            image_processor: Settings of the image processor that the engine itself does not have.
         """
-        self.hf, self.llm = hf, llm
+        self.hf, self.llm, self.image_processor = hf, llm, image_processor or {}
 
     def of(self, prompt: Prompt) -> Any:
         """The input of a prompt. Raises ImageError, and ModelError if vLLM refuses the prompt."""
@@ -148,6 +149,7 @@ class InputBuilder:
             "prompt_token_ids": ids,
             "multi_modal_data": {"image": [image.open() for image in images]},
             "multi_modal_uuids": {"image": names},
+            **({"mm_processor_kwargs": self.image_processor} if self.image_processor else {}),
         }
 
     def _name(self, image: Image, among: int) -> str:

@@ -17,6 +17,7 @@ from icl.text.json_text import canonical_digest
 from icl.types import Generation, Prompt, Usage
 
 if TYPE_CHECKING:
+    from icl.images import Image
     from icl.models.hf.adapter import LoraAdapter
     from icl.models.hf.model import HF
     from icl.models.vllm.engine import OnGroup, Replicas, VLLMEngine
@@ -70,6 +71,7 @@ class VLLM(Model):
     trust_remote_code: bool = False  # whether Python code of a checkpoint may run
     revision: str | None = None  # branch, tag or commit on the hub
     template: dict[str, Any] = later_parameter({})  # arguments of the chat template, such as enable_thinking
+    image_processor: dict[str, Any] = later_parameter({})  # settings of the image processor, such as max_pixels
     engine_args: dict[str, Any] = field(
         default_factory=dict, hash=False, metadata={"needs_trust": True}
     )  # any other engine argument of vLLM; some of them name classes
@@ -85,7 +87,7 @@ class VLLM(Model):
             "revision",
         }
         reserved |= {"scheduler_cls", "logits_processors", "worker_extension_cls", "enable_lora"}
-        reserved.add("data_parallel_size")
+        reserved |= {"data_parallel_size", *(["mm_processor_kwargs"] if self.image_processor else [])}
         if taken := reserved & self.engine_args.keys():
             raise ConfigError(f"model.engine_args: {', '.join(sorted(taken))} is set by the backend or its own fields.")
         if self.merge and self.adapter is None:
@@ -96,7 +98,13 @@ class VLLM(Model):
         """The model of the backend `hf`, which renders and tokenizes. Its weights are never loaded."""
         from icl.models.hf.model import HF
 
-        return HF(self.path, trust_remote_code=self.trust_remote_code, revision=self.revision, template=self.template)
+        return HF(
+            self.path,
+            trust_remote_code=self.trust_remote_code,
+            revision=self.revision,
+            template=self.template,
+            image_processor=self.image_processor,
+        )
 
     @cached_property
     def lora(self) -> "LoraAdapter | None":
@@ -171,6 +179,8 @@ class VLLM(Model):
             "revision": self.revision,
             "seed": 0,
         }
+        if self.image_processor:
+            arguments["mm_processor_kwargs"] = self.image_processor
         if cpu:
             arguments["block_size"] = self.block_size
         if self.request_adapter is not None:
@@ -258,6 +268,9 @@ class VLLM(Model):
     def tokenizer(self) -> Any:
         """The `transformers` tokenizer."""
         return self.hf.tokenizer
+
+    def tokens_of_image(self, image: "Image") -> tuple[int, int] | None:
+        return self.hf.tokens_of_image(image)
 
     def count_tokens(self, prompt: Prompt) -> int:
         return self.hf.count_tokens(prompt)

@@ -1,0 +1,104 @@
+"""Settings of a checkpoint's image processor (`model.image_processor`): the names that it takes, and their effect.
+
+transformers ignores a name that no image processor has, and some image processors ignore a name that they list. So a
+name is compared with those of the processor, and the effect of each is measured on images.
+"""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from icl.errors import ModelError, did_you_mean
+from icl.models.checkpoint_errors import FAILURES, reason
+
+if TYPE_CHECKING:
+    from PIL.Image import Image as PILImage
+
+    from icl.models.hf.checkpoint import Checkpoint
+    from icl.models.hf.image_processing import Processed
+
+NOT_SETTINGS = frozenset(
+    {"return_tensors", "data_format", "input_data_format", "device", "disable_grouping"}
+    | {"image_processor_type", "feature_extractor_type", "processor_class", "auto_map"}
+)
+"""Names of what a call returns, and of classes."""
+
+PROBE_SIZES = ((96, 64), (640, 480), (1600, 1200))
+"""Width and height of the images on which effects are measured: small, usual and large."""
+
+
+def setting_names(checkpoint: "Checkpoint") -> list[str]:
+    """The names that the image processor takes; none if the model reads text only. Raises ModelError."""
+    own = getattr(replace(checkpoint, image_processor={}).processor, "image_processor", None)
+    if own is None:
+        return []
+    names = {*own.to_dict(), *getattr(getattr(own, "valid_kwargs", None), "__annotations__", ())}
+    return sorted(name for name in names - NOT_SETTINGS if not name.startswith("_"))
+
+
+def check_settings(checkpoint: "Checkpoint") -> None:
+    """Raise ModelError if the image processor has no such setting, or no image can be processed with its value."""
+    names = setting_names(checkpoint)
+    for name in checkpoint.image_processor:
+        if name not in names:
+            takes = f"It takes {', '.join(names)}" if names else "The model reads text only"
+            raise ModelError(
+                f"model.image_processor: the image processor of {checkpoint.path} has no setting '{name}', so it would "
+                f"be ignored.{did_you_mean(name, names)} {takes}."
+            )
+    try:
+        _processed(checkpoint)
+    except (*FAILURES, ModelError) as error:
+        written = ", ".join(f"{name}: {value!r}" for name, value in checkpoint.image_processor.items())
+        raise ModelError(
+            f"model.image_processor: the image processor of {checkpoint.path} does not accept {{{written}}}: "
+            f"{reason(error.__cause__ or error)}"
+        ) from error
+
+
+def setting_notes(checkpoint: "Checkpoint") -> Iterator[str]:
+    """A sentence for each setting without which images have the same tokens and pixels."""
+    own = _processed(checkpoint)
+    for name, value in checkpoint.image_processor.items():
+        others = {other: its_value for other, its_value in checkpoint.image_processor.items() if other != name}
+        without = _processed(replace(checkpoint, image_processor=others))
+        if all(_is_same(one, other) for one, other in zip(own, without, strict=True)):
+            sizes = ", ".join(f"{width} x {height}" for width, height in PROBE_SIZES)
+            yield (
+                f"image_processor: {name}: {value!r} has no effect, images of {sizes} pixels have the same tokens and "
+                "pixels without it"
+            )
+
+
+def _processed(checkpoint: "Checkpoint") -> "list[Processed]":
+    """The processed probes: model inputs, and the text that stands for the image."""
+    from icl.models.hf.image_processing import ImageProcessor
+
+    processor = ImageProcessor(checkpoint.processor, 0)
+    return [processor.process(_probe(*size), 1) for size in PROBE_SIZES]
+
+
+@cache
+def _probe(width: int, height: int) -> "PILImage":
+    from PIL import Image as PILImage
+
+    channels = (PILImage.linear_gradient("L"), PILImage.radial_gradient("L"), PILImage.new("L", (256, 256), 90))
+    return PILImage.merge("RGB", channels).resize((width, height))
+
+
+def _is_same(one: "Processed", other: "Processed") -> bool:
+    (inputs, text), (other_inputs, other_text) = one, other
+    return (
+        text == other_text
+        and inputs.keys() == other_inputs.keys()
+        and all(_is_same_value(value, other_inputs[name]) for name, value in inputs.items())
+    )
+
+
+def _is_same_value(one: Any, other: Any) -> bool:
+    from torch import Tensor, equal
+
+    if isinstance(one, Tensor) and isinstance(other, Tensor):
+        return one.shape == other.shape and equal(one, other)
+    return bool(one == other)
