@@ -10,6 +10,7 @@ import pytest
 
 pytest.importorskip("vllm", reason="needs vLLM, which lives in an environment of its own (tests/vllm_env.sh)")
 
+import httpx2
 import openai
 from server_ends import descendants, started_requests, survivors
 from server_process import KEY, Server, shared
@@ -24,6 +25,10 @@ from icl.models.base import Request
 from icl.models.chat_messages import messages
 from icl.models.remote import Remote
 from icl.models.vllm.model import VLLM
+from icl.probe.instrument import Status
+from icl.probe.run import probe
+from icl.probe.server import Server as ProbedServer
+from icl.testing.faulty_server import FaultyServer, forward
 from icl.types import Generation
 
 CONFIG = """
@@ -47,6 +52,7 @@ ARMS = """
     - {name: mask_only, of: vcd}
     - {name: vcd, sampling: {temperature: 1.0, top_p: 0.9}}
 """
+CHECKS = ("reads", "counts", "each", "turns", "order", "cache", "together", "roles", "logprobs", "place")
 OPTIONS = ["max-num-seqs=32", "kv-cache-memory-bytes=250000000"]
 VLLM_NODE = "{name: vllm, path: tiny, cache_gib: 0.25, engine_args: {max_num_seqs: 32}}"
 
@@ -257,3 +263,18 @@ def test_a_server_that_is_killed_leaves_no_engine_behind(serving: Server) -> Non
     assert survivors(children) == []
     for thread in threads:
         thread.join(60)
+
+
+def test_the_probe_accuses_the_server_of_nothing_and_finds_a_fault_in_front_of_it(serving: Server) -> None:
+    upstream = forward(f"http://127.0.0.1:{serving.port}", Authorization=f"Bearer {KEY}")
+
+    def probed(fault: str) -> dict[str, Status]:
+        transport = httpx2.MockTransport(FaultyServer(upstream).respond)
+        result = probe(ProbedServer(f"http://127.0.0.1/{fault}/v1", "tiny", transport=transport), CHECKS)
+        return {row.check: row.status for row in result.rows}
+
+    statuses = probed("none")
+    assert Status.RED not in statuses.values()
+    assert {name for name, status in statuses.items() if status is Status.OK} >= {"reads", "each", "turns", "place"}
+    assert probed("first_repeated")["turns"] is Status.RED
+    assert probed("reversed_from_3")["place"] is Status.RED

@@ -1,0 +1,7 @@
+"""`python -m icl.probe URL`."""
+
+import sys
+
+from .command import main
+
+sys.exit(main())
