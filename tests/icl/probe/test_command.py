@@ -21,9 +21,9 @@ def address():
 def test_a_correct_server_passes_with_a_table_a_badge_and_a_file(address, tmp_path, capsys):
     path = tmp_path / "probe.json"
     assert main(["probe", f"{address}/none/v1", "--json", str(path), "--badge"]) == 0
-    shown = capsys.readouterr().out
-    assert "Few-shot prompts are read as sent." in shown
-    assert "![probe: reads every image](" in shown
+    output = capsys.readouterr().out
+    assert "Few-shot prompts are read as sent." in output
+    assert "![probe: reads every image](" in output
     stored = json.loads(path.read_text())
     assert (stored["status"], stored["server"]["model"], stored["compared"]) == ("ok", "shapes", "log-probabilities")
     assert {row["status"] for row in stored["rows"]} == {"ok", "note"}
@@ -32,10 +32,10 @@ def test_a_correct_server_passes_with_a_table_a_badge_and_a_file(address, tmp_pa
 
 def test_a_fault_comes_first_and_can_be_sent_again(address, tmp_path, capsys):
     assert main(["probe", f"{address}/earlier_dropped/v1", "--curl", str(tmp_path)]) == 1
-    shown = capsys.readouterr().out
-    assert shown.splitlines()[0].startswith("RED")
-    assert "image 1, 2, 3 of 4 in turns never changes the answer" in shown.replace("\n" + " " * 24, " ")
-    assert "Few-shot prompts are not read as sent." in shown
+    output = capsys.readouterr().out
+    assert output.splitlines()[0].startswith("RED")
+    assert "image 1, 2, 3 of 4 in turns never changes the answer" in output.replace("\n" + " " * 24, " ")
+    assert "Few-shot prompts are not read as sent." in output
     script = (tmp_path / "turns.sh").read_text()
     assert script.startswith("# image 1, 2, 3 of 4")
     assert script.count("curl -s ") == 2
