@@ -10,6 +10,7 @@ import tokenize
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
+from functools import cache
 from io import StringIO
 from pathlib import Path
 from typing import (
@@ -166,6 +167,7 @@ def _example(key: str, hint: Any) -> Any:
     return f"<{key}>"
 
 
+@cache
 def _field_comments(cls: type[Any]) -> dict[str, str]:
     """field name -> the comments on its lines and on the comment lines right below it; bases are not included."""
     annotations = vars(cls).get("__annotations__", {}) if cls.__module__ != "builtins" else {}

@@ -1,6 +1,7 @@
 """Properties of every registered strategy beyond `check_strategy`. A new strategy is covered by its registration."""
 
 from dataclasses import dataclass, fields, replace
+from functools import cache
 from typing import Any
 
 import pytest
@@ -25,9 +26,14 @@ from tests.decoding.toy import Row, Toy
 SHARE = {"minimum": 0.0, "maximum": 1.0}
 
 
+@cache
+def schemas() -> list[dict[str, Any]]:
+    return list(schema("strategy")["anyOf"])
+
+
 def parameters(name: str) -> dict[str, Any]:
     """key -> its JSON schema."""
-    (one,) = (o for o in schema("strategy")["anyOf"] if o.get("properties", {}).get("name") == {"const": name})
+    (one,) = (o for o in schemas() if o.get("properties", {}).get("name") == {"const": name})
     return dict(one["properties"])
 
 
