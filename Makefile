@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
+# Processes of tests would compile the packages again each time.
+unexport PYTHONDONTWRITEBYTECODE
 
 VLLM_TESTS := tests/decoding/lockstep tests/decoding/server tests/icl/models/vllm
 # Several engines at once, and the matrix of runners: a third of the time of the tests of vLLM.
@@ -29,7 +31,7 @@ help:
 	@echo "make quickstart   set up $(VENV), run the embedded experiment, print a table and the path of its report"
 	@echo "make test         lint, type check, import layers and all tests (installs what they need)"
 	@echo "make test-fast    the fast tests: pure logic, fake models and the shipped model"
-	@echo "make nightly      kills, damaged files, random input and equal arms, each many times"
+	@echo "make nightly      kills, damaged files, random input and equal arms, each many times; every strategy on five models"
 	@echo "make test-architectures  every row of docs/architectures.md (test checks a sample)"
 	@echo "make test-lab     the tests of lab/: training, benchmarks, GPU checks, the table of architectures, simulations"
 	@echo "make lint         the checks alone"
@@ -95,13 +97,14 @@ test-vllm-long: vllm-env
 	@ICL_TEST_RUNNER=2 PYTHON=$(PYTHON) sh tests/vllm_env.sh -q -k "test_equality or test_weights or test_block_budget or icl_serve_on_the_second"
 	@ICL_TEST_RUNNER=2 ICL_TEST_ASYNC=1 PYTHON=$(PYTHON) sh tests/vllm_env.sh -q -k "test_equality or test_weights or test_block_budget"
 
-# Kills, damaged files, random input and equal arms, each many times. Sizes: make nightly KILLS=200 FUZZ=1000 NULL=1000
+# Kills, damaged files, random input and equal arms, each many times, and every strategy on five architectures. Sizes: make nightly KILLS=200 FUZZ=1000 NULL=1000
 KILLS ?= 100
 FUZZ  ?= 500
 NULL  ?= 1000
-NIGHTLY_TESTS := tests/experiments/test_kill.py tests/experiments/test_fuzz.py tests/lab/simulation/test_null.py
+NIGHTLY_TESTS := tests/experiments/test_kill.py tests/experiments/test_fuzz.py tests/lab/simulation/test_null.py \
+	tests/decoding/test_on_models.py
 nightly: $(VENV)/ready-dev
-	ICL_KILLS=$(KILLS) ICL_FUZZ=$(FUZZ) ICL_NULL=$(NULL) OMP_NUM_THREADS=1 \
+	ICL_KILLS=$(KILLS) ICL_FUZZ=$(FUZZ) ICL_NULL=$(NULL) ICL_ARCHITECTURES=all OMP_NUM_THREADS=1 \
 		$(BIN)/python -m pytest -q -n auto --dist worksteal $(NIGHTLY_TESTS) $(PYTEST_ARGS)
 
 test-fast: $(VENV)/ready-dev

@@ -1,4 +1,4 @@
-"""Runs exported folders where the toolkit cannot be imported: `python generate_alone.py JOBS RESULT` (torch files)."""
+"""Runs exported folders where the toolkit cannot be imported."""
 
 import sys
 import warnings
@@ -17,14 +17,11 @@ class Blocker:
         return None
 
 
-def main(jobs_path: str, result_path: str) -> None:
-    sys.meta_path.insert(0, Blocker())
-    warnings.simplefilter("ignore")
+def answer(jobs: list[Any]) -> list[Any]:
+    """The new tokens of each job's rows."""
     import torch
     from transformers import AutoModelForImageTextToText
 
-    torch.set_num_threads(1)
-    jobs = torch.load(jobs_path, weights_only=False)
     models: dict[str, Any] = {}
     results = []
     for job in jobs:
@@ -35,8 +32,21 @@ def main(jobs_path: str, result_path: str) -> None:
         out = models[job["model"]].generate(**inputs, **folder, **job["arguments"])
         results.append(out[:, inputs["input_ids"].shape[1] :].tolist())
     assert not any(name.partition(".")[0] in BLOCKED for name in sys.modules)
-    torch.save(results, result_path)
+    return results
+
+
+def main() -> None:
+    """Each line of the standard input is the path of a torch file with jobs. Its answers are saved next to it."""
+    sys.meta_path.insert(0, Blocker())
+    warnings.simplefilter("ignore")
+    import torch
+
+    torch.set_num_threads(1)
+    for line in sys.stdin:
+        path = line.rstrip("\n")
+        torch.save(answer(torch.load(path, weights_only=False)), f"{path}.answers")
+        print("answered", flush=True)
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main()

@@ -4,7 +4,7 @@ import ast
 import importlib.util
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -199,20 +199,30 @@ def until_stop(model: HF, rows: list[list[int]]) -> list[tuple[int, ...]]:
     return [tuple(row[:end]) for row, end in zip(rows, ends, strict=True)]
 
 
-@pytest.fixture
-def alone(tmp_path: Path) -> Callable[[list[dict[str, Any]]], list[Any]]:
-    """Runs jobs in a process without the toolkit."""
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[list[dict[str, Any]]], list[Any]]]:
+    """Runs jobs in one process without the toolkit, because importing transformers takes seconds."""
+    folder = tmp_path_factory.mktemp("alone")
+    environment = {"PATH": "/usr/bin:/bin", "HF_HOME": str(folder / "hf"), "HF_HUB_OFFLINE": "1"}
+    command, errors, pipe = [sys.executable, str(ALONE)], folder / "errors.txt", subprocess.PIPE
+    with (
+        errors.open("w") as stderr,
+        subprocess.Popen(
+            command, cwd=folder, stdin=pipe, stdout=pipe, stderr=stderr, text=True, env=environment
+        ) as process,
+    ):
+        assert process.stdin is not None
+        assert process.stdout is not None
 
-    def run(jobs: list[dict[str, Any]]) -> list[Any]:
-        torch.save(jobs, tmp_path / "jobs.pt")
-        command = [sys.executable, str(ALONE), str(tmp_path / "jobs.pt"), str(tmp_path / "result.pt")]
-        environment = {"PATH": "/usr/bin:/bin", "HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "1"}
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment, check=False)
-        assert done.returncode == 0, done.stderr[-3000:]
-        results: list[Any] = torch.load(tmp_path / "result.pt", weights_only=False)
-        return results
+        def run(jobs: list[dict[str, Any]]) -> list[Any]:
+            torch.save(jobs, folder / "jobs.pt")
+            print(folder / "jobs.pt", file=process.stdin, flush=True)
+            assert process.stdout.readline() == "answered\n", errors.read_text()[-3000:]  # type: ignore[union-attr]
+            results: list[Any] = torch.load(folder / "jobs.pt.answers", weights_only=False)
+            return results
 
-    return run
+        yield run
+        process.stdin.close()
 
 
 def job(model: HF, folder: Path | None, branches: list[tuple[Prompt, ...]], **arguments: Any) -> dict[str, Any]:
