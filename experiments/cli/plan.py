@@ -65,6 +65,7 @@ def command(
         from experiments.running.pilot import time_run
         from experiments.running.preflight import Preflight
         from experiments.running.run import check_limit
+        from experiments.store.invocations import run_day
         from experiments.store.run_state import load_run_state, next_free_folder
         from experiments.store.store import Store
 
@@ -74,9 +75,10 @@ def command(
         check_sizes(grid)
         report_progress("reading", 0, 0)
         check_data(grid)
+        store = Store(runs / grid.config.name)
+        grid.set_day(run_day(store))
         Preflight(grid.cells).check_prompts()
         check_limit(grid, limit)
-        store = Store(runs / grid.config.name)
         refused, state = "", None
         try:
             state = load_run_state(store, grid) if os.path.isfile(store.run_file) else None

@@ -13,6 +13,7 @@ import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import date
 from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,7 @@ class Document:
         lines: Path of a value -> its line.
         overridden: Paths that the command line has set.
         untrusted_run: The run directory that it was read from, if the user does not trust it.
+        day: The date of the run that it was read from, or None.
     """
 
     name: str
@@ -57,6 +59,7 @@ class Document:
     lines: Mapping[KeyPath, int] = field(default_factory=dict)
     overridden: frozenset[KeyPath] = frozenset()
     untrusted_run: Path | None = None
+    day: date | None = None
 
     def where(self, *keys: str | int) -> str:
         """'contrast.yaml:11: grid.decoding[1]'. A path without a line takes the line of the nearest path above it."""

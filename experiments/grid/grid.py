@@ -7,6 +7,7 @@ Combinations that cannot differ become one cell. At 0 shots neither retriever no
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import date
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -124,6 +125,11 @@ class Grid:
             except ConfigError as error:
                 raise ConfigError(f"{self.config.where('observe', i)}: {error}") from error
 
+    def set_day(self, day: date) -> None:
+        """Let models write prompts as on the day of the run: some chat templates write the date."""
+        for model in self.models:
+            model.set_day(day)
+
     @property
     def tasks(self) -> "list[Task]":
         return _distinct(cell.task for cell in self.cells)
@@ -161,6 +167,8 @@ def expand(config: Config) -> Grid:
     if launcher_warning := getattr(launcher, "warning", ""):
         warnings.append(f"{config.where('launcher')}: {launcher_warning}")
     grid = Grid(config, cells, metrics, tuple(warnings), launcher, observers)
+    if config.document.day is not None:
+        grid.set_day(config.document.day)
     check_comparable(grid)
     return grid
 

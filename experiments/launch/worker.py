@@ -32,7 +32,7 @@ from experiments.running.run import expand_checked
 from experiments.running.run_session import CostLog, sum_counters
 from experiments.running.runner import Runner
 from experiments.stopping.stopping import open_stopping
-from experiments.store.invocations import Invocation, now
+from experiments.store.invocations import Invocation, now, run_day
 from experiments.store.lock import write_lock
 from experiments.store.run_state import RunState, load_run_state
 from experiments.store.store import Store, write_json
@@ -128,6 +128,7 @@ def _compute(session: "WorkerSession", launch: Launch) -> None:
             f"{launch.folder}: code, data or a checkpoint of the experiment changed after the launch. Run the same "
             "command again."
         )
+    grid.set_day(run_day(session.store))
     stopping = open_stopping(session.store, grid, may_write=False)
     count = len(launch.workers)
     part, work = restrict_grid(grid, session.store, shard(grid, launch.workers.index(session.worker) + 1, count))

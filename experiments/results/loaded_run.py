@@ -80,9 +80,11 @@ class Run:
         """
         from experiments.config.config import parse_config
         from experiments.config.yaml_document import Document
+        from experiments.store.invocations import run_day
 
         refuse_imported(self.path, self.info)
-        document = Document("config", self.config_folder, self.config, untrusted_run=self.untrusted)
+        day = run_day(Store(self.path))
+        document = Document("config", self.config_folder, self.config, untrusted_run=self.untrusted, day=day)
         return parse_config(document)
 
     def cells(self) -> "DataFrame":

@@ -18,7 +18,7 @@ from experiments.running.judging import check_judges, judge_answers
 from experiments.running.recorder import rescore
 from experiments.running.run_session import RunOutcome, RunSession, refresh_run_file
 from experiments.stopping.stopping import open_stopping
-from experiments.store.invocations import Invocation
+from experiments.store.invocations import Invocation, run_day
 from experiments.store.lock import write_lock
 from experiments.store.run_state import RunState, load_run_state, next_free_folder, write_cells
 from experiments.store.store import Store, describe_damaged_lines
@@ -99,6 +99,7 @@ def _compute_missing(
         work = load_run_state(store, grid)
         fields = follow(earlier, store, grid, work, progress=progress, observation=observation)
         return RunOutcome(store.folder, **fields, warnings=grid.warnings)
+    grid.set_day(run_day(store))
     images: dict[str, tuple[str, str]] = {}
     work = load_run_state(store, grid, images=images)
     stopping = open_stopping(store, grid)
@@ -133,6 +134,7 @@ def _compute_missing(
 
         observation.start(store, grid, work.finished_cells)
         with RunSession(store, grid, invocation) as session:
+            grid.set_day(run_day(store))  # that of this session, if it is the first
             on_cell = observation.cell_finished
             outcome = Runner(grid, store, work, progress, session, stopping=stopping, on_cell=on_cell).run()
             session.stop_reason = session.stop_reason or ("" if is_whole else f"--limit {limit}")

@@ -15,6 +15,7 @@ import subprocess
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import date
 from functools import cached_property
 from importlib.metadata import distributions
 from pathlib import Path
@@ -99,6 +100,15 @@ def read_invocations(store: Store) -> dict[int, Mapping[str, Any]]:
         check_shape(InvocationShape, content, where, REMEDY)
         invocations[int(content["id"])] = content
     return invocations
+
+
+def run_day(store: Store) -> date:
+    """The date on which the first process of a run started; today's if none has. Raises StoreError.
+
+    Chat templates may write the date into prompts, so that a run which goes on tomorrow must write the first one.
+    """
+    first: Mapping[str, Any] = next(iter(read_invocations(store).values()), {})
+    return date.fromisoformat(str(first.get("start") or now())[:10])
 
 
 def _in_samples(store: Store) -> set[int]:

@@ -15,6 +15,8 @@ from icl.memory.out_of_memory import first_line, is_out_of_memory
 from icl.types import Example, Generation, Prompt
 
 if TYPE_CHECKING:
+    from datetime import date
+
     from torch import Tensor
 
     from icl.images import Image
@@ -194,6 +196,9 @@ class Model(ABC):
             images: Number of images in a prompt.
             tokens: Number of tokens of prompt and answer together.
         """
+
+    def set_day(self, day: "date") -> None:  # noqa: B027
+        """Write prompts as on a day, before `load`: some chat templates write the date. By default today."""
 
     def check_loadable(self) -> None:  # noqa: B027
         """Raise ModelError if `load` cannot work here: no weights, no package. A plan needs neither, and says so."""

@@ -3,6 +3,7 @@
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from datetime import date
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast, get_args
 
@@ -185,7 +186,19 @@ class HF(LogitModel):
         from icl.models.hf.checkpoint import SHIPPED
         from icl.models.hf.rendering import PromptRenderer
 
-        return PromptRenderer(self.checkpoint.processor, self.path, self.path in SHIPPED, self.template)
+        return PromptRenderer(self.checkpoint.processor, self.path, self.path in SHIPPED, self.template, self.day)
+
+    @cached_property
+    def day(self) -> date:
+        """The date that a chat template may write into prompts."""
+        return date.today()
+
+    def set_day(self, day: date) -> None:
+        if day == self.day:
+            return
+        vars(self)["day"] = day
+        for name in ("renderer", "_wholes"):  # what is cached may have another date
+            vars(self).pop(name, None)
 
     @cached_property
     def pixels(self) -> "ImageProcessor":

@@ -18,6 +18,7 @@ from icl.models.hf.image_processing import ImageProcessor, pixel_name, without_p
 from icl.models.hf.language_model import EncodedPrompt, LanguageModel
 from icl.models.hf.rendering import PromptRenderer, overrides_rendering
 from icl.models.hf.template_process import TemplateRefusedError
+from icl.models.hf.template_worker import set_day
 from icl.models.interventions import StateObserver
 from icl.types import Part, Prompt, Turn
 
@@ -214,6 +215,7 @@ def process_prompt(renderer: PromptRenderer, prompt: Prompt) -> dict[str, Any]:
         if not renderer.trusted:  # the template receives the same conversation below, with names instead of images
             names = [f"<{type(image).__name__}>" for image in images]
             renderer.render_limited(_with_images(prompt, names), answers=True)
+        set_day(renderer.template, renderer.day.isoformat())
         return dict(
             renderer.processor.apply_chat_template(
                 _with_images(prompt, images),

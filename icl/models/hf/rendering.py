@@ -8,6 +8,7 @@ template that drops a system turn raises an error before any forward pass. Data 
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from datetime import date
 from functools import cached_property, lru_cache
 from typing import Any
 
@@ -29,6 +30,7 @@ from icl.models.hf.conversations import (
 from icl.models.hf.template_arguments import argument_names
 from icl.models.hf.template_facts import TemplateFacts, read_facts
 from icl.models.hf.template_process import PROCESS, TemplateLimitError, TemplateRefusedError
+from icl.models.hf.template_worker import set_day
 from icl.models.hf.text_processor import TextProcessor
 from icl.text.reasoning_blocks import opened_block, split_reasoning
 from icl.types import Part, Prompt, Turn
@@ -53,13 +55,20 @@ class PromptRenderer:
     """Renderer and tokenizer of prompts, by one processor.
 
     name: the checkpoint, for error messages. trusted: whether its chat template ships with the toolkit, so that it is
-    rendered in this process and without limits. arguments: of the chat template.
+    rendered in this process and without limits. arguments: of the chat template. day: the date that the template may
+    write; None: today's.
     """
 
     def __init__(
-        self, processor: Any, name: str, trusted: bool = False, arguments: Mapping[str, Any] | None = None
+        self,
+        processor: Any,
+        name: str,
+        trusted: bool = False,
+        arguments: Mapping[str, Any] | None = None,
+        day: date | None = None,
     ) -> None:
-        self.processor, self.name, self.trusted, self.arguments = processor, name, trusted, dict(arguments or {})
+        self.processor, self.name, self.trusted = processor, name, trusted
+        self.arguments, self.day = dict(arguments or {}), day or date.today()
         self.tokenizer = processor.tokenizer
         self.text_only = isinstance(processor, TextProcessor)
         self.slot: str = image_placeholder(processor).token
@@ -280,6 +289,7 @@ class PromptRenderer:
         try:
             text = None if self.trusted else self.render_limited(conversation, answers)
             if text is None or overrides_rendering(self.processor):
+                set_day(self.template, self.day.isoformat())
                 text = str(
                     self.processor.apply_chat_template(conversation, add_generation_prompt=answers, **self.arguments)
                 )
@@ -303,7 +313,8 @@ class PromptRenderer:
         """
         own = self.arguments if arguments is None else arguments
         try:
-            return PROCESS.render(self.template, conversation, answers, {**self.tokenizer.special_tokens_map, **own})
+            values = {**self.tokenizer.special_tokens_map, **own}
+            return PROCESS.render(self.template, conversation, answers, values, self.day)
         except TemplateLimitError as error:
             raise ModelError(
                 f"{self.name}: rendering the chat template was stopped, because it {error}. Use another checkpoint, or "

@@ -6,6 +6,7 @@ costs about 0.1 ms more than without it. A template that exceeded a limit is not
 
 import threading
 from collections.abc import Mapping, Sequence
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,12 @@ class TemplateProcess(LimitedProcess):
         """Template -> the limit that it exceeded."""
 
     def render(
-        self, template: str, conversation: Sequence[Mapping[str, Any]], answers: bool, values: Mapping[str, Any]
+        self,
+        template: str,
+        conversation: Sequence[Mapping[str, Any]],
+        answers: bool,
+        values: Mapping[str, Any],
+        day: date | None = None,
     ) -> str:
         """The rendered conversation.
 
@@ -43,6 +49,7 @@ class TemplateProcess(LimitedProcess):
             conversation: Messages as processors take them, as JSON.
             answers: Whether the text ends where the answer begins.
             values: Values of the template's variables by name: special tokens and arguments.
+            day: The date that the template may write. None: today's.
 
         Raises:
             TemplateRefusedError: The template raises an error.
@@ -50,6 +57,7 @@ class TemplateProcess(LimitedProcess):
             ModelError: The process does not start.
         """
         request = {"template": template, "conversation": conversation, "answers": answers, "values": values}
+        request["day"] = (day or date.today()).isoformat()
         return str(self._answer(template, request)["text"])
 
     def arguments(self, template: str) -> tuple[str, ...]:

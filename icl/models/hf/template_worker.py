@@ -4,13 +4,15 @@ The chat template of a checkpoint is a program of its author. transformers runs 
 to files and names of Python, but without limits. Therefore this process ends itself when a template takes longer than
 SECONDS, and its memory is limited where the system can do that. Nothing but transformers is imported.
 
-    in     {"template": ..., "conversation": [...], "answers": true, "values": {"bos_token": ...}}
+    in     {"template": ..., "conversation": [...], "answers": true, "values": {"bos_token": ...},
+            "day": "2026-12-01"}
     out    {"text": ...} or {"error": ...} or {"limit": ...}
 
     in     {"template": ...}
     out    {"arguments": [...]} or {"error": ...} or {"limit": ...}
 """
 
+from datetime import datetime
 from typing import Any
 
 from icl.limited_process import serve
@@ -36,6 +38,7 @@ def render(request: dict[str, Any]) -> dict[str, Any]:
     try:
         if "conversation" not in request:
             return {"arguments": arguments(request["template"])}
+        set_day(request["template"], request["day"])
         texts, _ = render_jinja_template(
             conversations=[request["conversation"]],
             chat_template=request["template"],
@@ -50,6 +53,13 @@ def render(request: dict[str, Any]) -> dict[str, Any]:
     if len(texts[0]) > CHARACTERS:
         return {"limit": f"writes more than {CHARACTERS:,} characters"}
     return {"text": texts[0]}
+
+
+def set_day(template: str, day: str) -> None:
+    """Makes a template write the date of a day (2026-12-01), in place of the date on which it is rendered."""
+    from transformers.utils.chat_template_utils import _compile_jinja_template
+
+    _compile_jinja_template(template).environment.globals["strftime_now"] = datetime.fromisoformat(day).strftime
 
 
 def arguments(template: str) -> list[str]:

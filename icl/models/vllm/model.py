@@ -17,6 +17,8 @@ from icl.text.json_text import canonical_digest
 from icl.types import Generation, Prompt, Usage
 
 if TYPE_CHECKING:
+    from datetime import date
+
     from icl.images import Image
     from icl.models.hf.adapter import LoraAdapter
     from icl.models.hf.model import HF
@@ -231,6 +233,9 @@ class VLLM(Model):
         from icl.models.vllm.engine import Replicas, VLLMEngine
 
         return VLLMEngine(self) if self.data_parallel_size == 1 else Replicas(self)
+
+    def set_day(self, day: "date") -> None:
+        self.hf.set_day(day)
 
     def check_loadable(self) -> None:
         from icl.models.vllm.engine import INSTALL_HINT

@@ -52,14 +52,14 @@ def test_prompts_are_those_of_a_processor_that_was_loaded_with_the_settings(
 
 
 def test_pixels_and_the_estimate_of_memory_follow(folder_of: FolderOf) -> None:
-    path, shown = str(folder_of("qwen2_5_vl")), image(1, SIZE)
+    path, picture = str(folder_of("qwen2_5_vl")), image(1, SIZE)
     pixels, needs = [], []
     for settings in ({}, SMALL):
         model = HF(path, image_processor=settings)
-        ((inputs, _),) = model.pixels.pixels([(shown, False)])
+        ((inputs, _),) = model.pixels.pixels([(picture, False)])
         pixels.append(inputs["pixel_values"])
         request = RequestSize(
-            100, 4, 1, image_tokens=float((model.tokens_of_image(shown) or (0,))[0]), largest_image=shown
+            100, 4, 1, image_tokens=float((model.tokens_of_image(picture) or (0,))[0]), largest_image=picture
         )
         needs.append(model.memory_needs("float32", request).tower)
     assert len(pixels[1]) < len(pixels[0])
@@ -108,9 +108,9 @@ def test_a_plan_says_how_many_tokens_an_image_has(folder_of: FolderOf) -> None:
     plan = make_plan(expand(load_config(data)))
     lines = [line for line in format_plan(plan) if line.startswith("image tokens")]
     (usual, few), (own, default) = plan.image_tokens, (HF(path), HF(path, image_processor={"max_pixels": 28 * 28}))
-    shown = image(1, (64, 64))
+    picture = image(1, (64, 64))
     assert lines == [f"image tokens {usual}; {few}"]
-    (tokens, _), (fewer, _) = (model.tokens_of_image(shown) or (0, 0) for model in (own, default))
+    (tokens, _), (fewer, _) = (model.tokens_of_image(picture) or (0, 0) for model in (own, default))
     assert usual.endswith(f": {tokens} for an image of 64 x 64 pixels")
     assert few.endswith(f"(max_pixels=784): {fewer} for an image of 64 x 64 pixels ({tokens} by default)")
     assert make_plan(expand(load_config(data))).image_tokens == plan.image_tokens  # from the stored counts

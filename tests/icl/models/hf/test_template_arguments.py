@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Callable
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from tiny_models import conversations, prompt
 from experiments.config.config import load_config
 from experiments.grid.grid import expand
 from icl.errors import ModelError
+from icl.models.hf import prompt_encoding, rendering
 from icl.models.hf.model import HF
 from icl.models.hf.prompt_encoding import process_prompt
 from icl.models.hf.rendering import PromptRenderer
@@ -191,3 +193,24 @@ def test_published_switches_write_the_golden_texts() -> None:
         )
         compared += text == golden
     assert compared == 5
+
+
+DATED = "{{ strftime_now('%d %b %Y') }}" + SWITCHES
+
+
+@pytest.mark.parametrize("own_rendering", [False, True])
+def test_the_date_that_a_template_writes_is_that_of_the_run(
+    own_rendering: bool, checkpoint: Callable[..., HF], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hf = checkpoint(DATED)
+    if own_rendering:
+        monkeypatch.setattr(rendering, "overrides_rendering", lambda processor: True)
+        monkeypatch.setattr(prompt_encoding, "overrides_rendering", lambda processor: True)
+    assert hf.render(prompt([1])).startswith(date.today().strftime("%d %b %Y"))
+    hf.set_day(date(2026, 11, 30))
+    assert hf.render(prompt([1])).startswith("30 Nov 2026<user>")
+    ids = process_prompt(hf.renderer, prompt([1]))["input_ids"][0].tolist()
+    assert hf.tokenizer.decode(ids, skip_special_tokens=True).replace(" ", "").startswith("30Nov2026")
+    vllm = VLLM(hf.path)
+    vllm.set_day(date(2026, 11, 30))
+    assert vllm.render(prompt([1])) == hf.render(prompt([1]))
