@@ -11,22 +11,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field, fields
 from difflib import get_close_matches
 from inspect import get_annotations
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
+from decoding.formulas.sampling import Sampler
+from decoding.interventions.vector_file import VectorFile
+from icl import Model, Prompt, StreamKey, Tensor, describe, later_parameter
 from icl.member_names import SIMILARITY, check_member_names
+from icl.models.hf.model import HF
 from icl.models.interventions import ActsIn
-from icl.registry import describe, later_parameter
-from icl.streams import StreamKey
-from icl.types import Prompt
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from decoding.formulas.sampling import Sampler
-    from decoding.interventions.vector_file import VectorFile
-    from icl.models.base import Model
-    from icl.models.hf.model import HF
-
 
 Note = object
 """Result of `Strategy.prepare` for one prompt, such as a description or a first answer. `branches` receives it."""
@@ -185,7 +177,7 @@ class Strategy:
         return False
 
     @property
-    def sampler(self) -> "Sampler":
+    def sampler(self) -> Sampler:
         """How a token is chosen from the combined scores, unless the config names a sampler."""
         from decoding.formulas.sampling import Greedy
 
@@ -200,7 +192,7 @@ class Strategy:
         """
         return (1.0,)
 
-    def strength(self, logits: "Tensor", step: int) -> "Tensor":
+    def strength(self, logits: Tensor, step: int) -> Tensor:
         """The sum of the branch weights, for strategies with varying weights: logits [n, B, V] -> [B, 1]."""
         raise NotImplementedError(f"{type(self).__name__} has weights that vary and does not define `strength`")
 
@@ -212,11 +204,11 @@ class Strategy:
         """The prompts to read. Branch 0 is the reference."""
         return (prompt,)
 
-    def mask(self, reference: "Tensor") -> "Tensor | None":
+    def mask(self, reference: Tensor) -> Tensor | None:
         """Tokens that stay possible: logits of branch 0, [B, V] float32 -> [B, V] bool, or None for all tokens."""
         return None
 
-    def reference_decides(self, reference: "Tensor") -> "Tensor | None":
+    def reference_decides(self, reference: Tensor) -> Tensor | None:
         """Rows in which the other branches cannot change the distribution.
 
         Engines may leave the other branches unread in these rows and pass the reference in their place. By default
@@ -231,11 +223,11 @@ class Strategy:
         mask = None if self.traits.masks_in_combine else self.mask(reference)
         return None if mask is None else mask.sum(-1) == 1
 
-    def combine(self, logits: "Tensor", step: int) -> "Tensor":
+    def combine(self, logits: Tensor, step: int) -> Tensor:
         """Scores from the logits of all branches: [n, B, V] float32 -> [B, V]. -inf rules a token out."""
         return logits[0]
 
-    def combine_stateful(self, logits: "Tensor", step: int, states: Sequence[StepState]) -> "Tensor":
+    def combine_stateful(self, logits: Tensor, step: int, states: Sequence[StepState]) -> Tensor:
         """`combine` for a strategy that draws random numbers, or depends on earlier steps or the prompt's note.
 
         Engines call this method.
@@ -253,16 +245,16 @@ class Strategy:
 class StatefulStrategy(Strategy):
     """Base of strategies that define `combine_stateful`. `combine` calls it with initial states."""
 
-    def combine(self, logits: "Tensor", step: int) -> "Tensor":
+    def combine(self, logits: Tensor, step: int) -> Tensor:
         return self.combine_stateful(logits, step, [InitialStepState() for _ in range(logits.shape[1])])
 
 
-def unit_strength(logits: "Tensor") -> "Tensor":
+def unit_strength(logits: Tensor) -> Tensor:
     """[B, 1] ones: the strength of weights that vary and sum to one. logits: [n, B, V]."""
     return logits.new_ones(logits.shape[1], 1)
 
 
-def zero_strength(logits: "Tensor") -> "Tensor":
+def zero_strength(logits: Tensor) -> Tensor:
     """[B, 1] zeros: the strength of weights that cancel for identical branches. logits: [n, B, V]."""
     return logits.new_zeros(logits.shape[1], 1)
 
@@ -321,7 +313,7 @@ class SteeringMethod:
         return 1 if self.acts_in == "both" else 2
 
     @property
-    def source(self) -> "VectorFile | None":
+    def source(self) -> VectorFile | None:
         """The file that the method reads, or None."""
         return None
 
@@ -339,14 +331,14 @@ class SteeringMethod:
         """Why the method cannot run, before anything loads. None if it can."""
         return None
 
-    def model_problem(self, model: "Model") -> str | None:
+    def model_problem(self, model: Model) -> str | None:
         """Why the method cannot run on a model, before it is loaded. None if nothing speaks against it."""
         return layer_problem(self, model)
 
-    def check(self, model: "HF") -> None:
+    def check(self, model: HF) -> None:
         """Raises ModelError if the loaded model lacks a site, or has another width."""
 
-    def steered(self, prompts: Sequence[Prompt], model: "HF") -> Sequence[Prompt]:
+    def steered(self, prompts: Sequence[Prompt], model: HF) -> Sequence[Prompt]:
         """The prompts with their interventions, in the same order.
 
         Args:
@@ -360,7 +352,7 @@ class SteeringMethod:
         return ()
 
 
-def layer_problem(method: SteeringMethod, model: "Model") -> str | None:
+def layer_problem(method: SteeringMethod, model: Model) -> str | None:
     """The sentence about the first of `LAYER_KEYS` that is none of the model's layers. None if all are."""
     named = {key: value for key in LAYER_KEYS if (value := getattr(method, key, None)) is not None}
     if not named or named == ALL_LAYERS or (count := model.num_layers) is None:

@@ -19,10 +19,9 @@ from typing import Annotated, Any
 from annotated_types import Ge, Le
 
 from decoding import prompt_edits
-from icl import edits
-from icl.errors import ConfigError, did_you_mean
-from icl.registry import Fraction, PatchesPerSide, entries
-from icl.types import Prompt, Where
+from icl import ConfigError, Fraction, Prompt, did_you_mean, edits, entries
+from icl.registry import PatchesPerSide
+from icl.types import Where
 
 WHOLE = (0.0, 0.0, 1.0, 1.0)
 """The box that covers the whole image."""

@@ -7,7 +7,6 @@ import dataclasses
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from decoding.arms.arm import Arm, default_controls
 from decoding.arms.inspection import (
@@ -25,13 +24,8 @@ from decoding.arms.inspection import (
 )
 from decoding.base import Strategy
 from decoding.formulas.sampling import Sampling
-from icl.errors import ConfigError, ICLError
-from icl.registry import describe
+from icl import ConfigError, ICLError, Prompt, Tensor, describe
 from icl.testing.require import accepts_class, require
-from icl.types import Prompt
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 TOLERANCE = 1e-4
 ROWS, VOCABULARY = 5, 97
@@ -102,7 +96,7 @@ def check_strategy(strategy: Strategy, prompt: Prompt | None = None) -> Strategy
     return StrategyFacts(count - (EXITS if strategy.traits.reads_early_exits else 0), weights, strength, masks)
 
 
-def random_logits(count: int, rows: int = ROWS, scale: float = 3.0, seed: int = 0) -> "Tensor":
+def random_logits(count: int, rows: int = ROWS, scale: float = 3.0, seed: int = 0) -> Tensor:
     """Random logits of similar branches, [n, B, V] float32."""
     import torch
 
@@ -111,7 +105,7 @@ def random_logits(count: int, rows: int = ROWS, scale: float = 3.0, seed: int = 
     return common + torch.randn(count, rows, VOCABULARY, generator=generator)
 
 
-def apply_mask(strategy: Strategy, scores: "Tensor", reference: "Tensor") -> "Tensor":
+def apply_mask(strategy: Strategy, scores: Tensor, reference: Tensor) -> Tensor:
     """The scores with -inf for tokens outside the strategy's mask, as in the engines."""
     mask = strategy.mask(reference)
     return scores if mask is None else scores.masked_fill(~mask, -float("inf"))
@@ -317,14 +311,14 @@ def _check_reference_decides(strategy: Strategy, count: int) -> None:
         )
 
 
-def _same_distribution(strategy: Strategy, combined: "Tensor", reference: "Tensor") -> bool:
+def _same_distribution(strategy: Strategy, combined: Tensor, reference: Tensor) -> bool:
     """Whether scores decode as the reference, under the mask and without the tokens that the scores rule out."""
     is_out = combined == -float("inf")
     expected = apply_mask(strategy, reference.masked_fill(is_out, -float("inf")), reference)
     return _same(apply_mask(strategy, combined, reference).softmax(-1), expected.softmax(-1))
 
 
-def _same(a: "Tensor", b: "Tensor") -> bool:
+def _same(a: Tensor, b: Tensor) -> bool:
     import torch
 
     return bool(torch.allclose(a, b, rtol=TOLERANCE, atol=TOLERANCE))

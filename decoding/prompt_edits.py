@@ -9,9 +9,7 @@ from dataclasses import replace
 from itertools import pairwise
 from typing import Literal
 
-from icl import spans
-from icl.errors import PlanError
-from icl.types import Part, Prompt, Turn
+from icl import Part, PlanError, Prompt, Turn, spans
 
 AblatedPart = Literal["image", "demonstrations", "both"]
 """What is removed from a prompt: the images of the query, all demonstrations, or both."""

@@ -3,30 +3,25 @@
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from experiments.config.config import load_config
 from experiments.config.keys import DEFAULTS
 from experiments.results.loaded_run import Run, load_run
-from icl.errors import ConfigError, ICLWarning, PlanError, did_you_mean
+from icl import ConfigError, ICLWarning, Model, PlanError, Task, build, did_you_mean
 from icl.models.base import MAX_NEW_TOKENS
-from icl.registry import build
 from icl.types import Context, Example, Generation, Prompt, Query
-
-if TYPE_CHECKING:
-    from icl.models.base import Model
-    from icl.tasks.base import Task
 
 __all__ = ["Run", "answer", "compose", "load_model", "load_run", "load_task", "retrieve", "run"]
 
 
-def load_task(name: Any, **parameters: Any) -> "Task":
+def load_task(name: Any, **parameters: Any) -> Task:
     """Loads a task by its name, path or class: `load_task("easy-vqa", queries=200)`. Raises ConfigError."""
     task: Task = build("task", {"name": name, **parameters} if isinstance(name, str | type) else name)
     return task
 
 
-def load_model(name: Any, **parameters: Any) -> "Model":
+def load_model(name: Any, **parameters: Any) -> Model:
     """Loads a model by its name, path or class: `load_model("hf", path="tiny")`. Weights are read at first use."""
     model: Model = build("model", {"name": name, **parameters} if isinstance(name, str | type) else name)
     return model
@@ -34,13 +29,13 @@ def load_model(name: Any, **parameters: Any) -> "Model":
 
 def retrieve(
     retriever: Any,
-    task: "Task",
+    task: Task,
     query: Example | Query | str,
     shots: int = 4,
     seed: int = 0,
     *,
     order: Any = DEFAULTS["order"],
-    model: "Model | None" = None,
+    model: Model | None = None,
 ) -> Context:
     """Retrieves the demonstrations of a query, in prompt order, as a run with this seed does.
 
@@ -85,7 +80,7 @@ def compose(composer: Any, context: Context) -> Prompt:
 
 
 def answer(
-    model: "Model",
+    model: Model,
     prompt: Prompt,
     decoding: Any = "greedy",
     max_new_tokens: int = MAX_NEW_TOKENS,
@@ -233,7 +228,7 @@ def _check_type(function: str, what: str, source: str, value: Any, expected: typ
         raise ConfigError(f"{function}: a value of type {type(value).__name__} is not {what}. {source} returns one.")
 
 
-def _example(task: "Task", query: Example | Query | str) -> Example:
+def _example(task: Task, query: Example | Query | str) -> Example:
     if isinstance(query, Example):
         return query
     if not isinstance(query, Query | str):

@@ -6,10 +6,11 @@ module of the project that this hides is an error that names the folder. A packa
 before `icl` is an error too.
 """
 
+import ast
 import importlib
 import importlib.util
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
@@ -77,27 +78,36 @@ def check_packages() -> None:
             )
 
 
-def lazy_exports(
-    package: str, modules: Mapping[str, Sequence[str]]
-) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """The `__getattr__` and `__dir__` of a package that imports its public names at their first use.
+def lazy_exports(package: str) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
+    """The `__getattr__`, `__dir__` and `__all__` of a package that imports its names at their first use.
 
-    Args:
-        package: Name of the package.
-        modules: Module -> the public names that it defines. An empty sequence exports the module itself.
+    The names stand in `__init__.pyi` beside the package's `__init__.py`, where type checkers read them too. Names that
+    its `__all__` does not list are for the toolkit's own methods.
     """
-    sources = {name: module for module, names in modules.items() for name in names}
-    submodules = {module.rpartition(".")[2]: module for module, names in modules.items() if not names}
+    stub = Path(str(sys.modules[package].__file__)).with_suffix(".pyi")
+    sources, public = read_stub(stub.read_text(encoding="utf-8"))
 
     def get_attribute(name: str) -> Any:
-        if name in sources:
-            check_packages()
-            return getattr(importlib.import_module(sources[name]), name)
-        if name in submodules:
-            return importlib.import_module(submodules[name])
-        raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        if name not in sources:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        check_packages()
+        module = sources[name]
+        if module == package:
+            return importlib.import_module(f"{package}.{name}")
+        return getattr(importlib.import_module(module), name)
 
     def list_names() -> list[str]:
-        return sorted({"__all__", "__doc__", "__name__", *sources, *submodules})
+        return sorted({"__all__", "__doc__", "__name__", *public})
 
-    return get_attribute, list_names
+    return get_attribute, list_names, public
+
+
+def read_stub(text: str) -> tuple[dict[str, str], list[str]]:
+    """(name -> the module that it is imported from, `__all__`) of a stub of imports."""
+    sources, public = dict[str, str](), list[str]()
+    for node in ast.parse(text).body:
+        if isinstance(node, ast.ImportFrom):
+            sources |= {alias.name: str(node.module) for alias in node.names}
+        elif isinstance(node, ast.Assign):
+            public = ast.literal_eval(node.value)
+    return sources, public

@@ -20,7 +20,7 @@ from typing import Any
 from icl.errors import ComponentError, ICLError
 from icl.lazy_exports import PACKAGES
 from icl.loading import import_path
-from icl.memory.out_of_memory import is_out_of_memory
+from icl.memory import is_out_of_memory
 from icl.registry import is_builtin
 
 TracebackSink = Callable[[str, str], None]

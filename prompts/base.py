@@ -5,10 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Protocol, runtime_checkable
 
-from icl import spans
-from icl.errors import ConfigError
-from icl.registry import later_parameter
-from icl.types import Context, Part, Prompt, Turn
+from icl import ConfigError, Context, Part, Prompt, Turn, later_parameter, spans
 
 
 @runtime_checkable

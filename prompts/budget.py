@@ -7,8 +7,7 @@ truncated: a query that does not fit alone is an error.
 from collections.abc import Callable
 from dataclasses import replace
 
-from icl.errors import PlanError
-from icl.types import Context, Prompt
+from icl import Context, PlanError, Prompt
 from prompts.base import Composer
 
 

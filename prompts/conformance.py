@@ -12,14 +12,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
-from icl import spans
-from icl.images import Image
-from icl.models.base import Request
-from icl.registry import build
-from icl.streams import StreamKey
-from icl.tasks.base import Pool
+from icl import Context, Demo, Example, Generation, Image, Part, Pool, Prompt, Query, Request, StreamKey, build, spans
 from icl.testing.require import accepts_class
-from icl.types import Context, Demo, Example, Generation, Part, Prompt, Query
 from prompts.base import Composer, Orderer, Transform
 
 

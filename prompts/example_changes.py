@@ -4,9 +4,8 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from icl.errors import PlanError
-from icl.metrics.normalize import normalize_text
-from icl.types import Context, Demo, Example, Where
+from icl import Context, Demo, Example, PlanError, normalize_text
+from icl.types import Where
 from prompts.label_renaming import compose_names, new_name, with_answer
 
 T = TypeVar("T")

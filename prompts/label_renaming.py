@@ -7,10 +7,8 @@ Answers that it does not contain keep their names.
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from icl.errors import PlanError
-from icl.metrics.normalize import normalize_text
+from icl import Context, Demo, Example, PlanError, normalize_text
 from icl.option_listing import OPTION_TEXTS, in_texts, with_letters
-from icl.types import Context, Demo, Example
 
 
 def answers_of(context: Context) -> tuple[str, ...]:

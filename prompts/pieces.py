@@ -2,9 +2,7 @@
 
 from typing import Literal
 
-from icl import spans
-from icl.errors import ConfigError
-from icl.types import Context, Demo, Part, Query
+from icl import ConfigError, Context, Demo, Part, Query, spans
 
 First = Literal["image", "text"]
 Level = Literal["none", "short", "long"]

@@ -10,12 +10,8 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import ClassVar
 
-from icl.errors import PlanError
-from icl.registry import component
-from icl.streams import StreamKey
-from icl.tasks.base import Pool
-from icl.types import Example, Query, RetrievedExample
-from retrievers.base import EXCLUDE_LEAKS, LeakPolicy, Resources, RetrievedDemos
+from icl import Example, PlanError, Pool, Query, RetrievedExample, StreamKey, component
+from retrievers import EXCLUDE_LEAKS, LeakPolicy, Resources, RetrievedDemos
 
 
 @component("retriever", "balanced")

@@ -12,18 +12,12 @@ import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from itertools import islice
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from icl.errors import DataError, PlanError
-from icl.images import Image
-from icl.tasks.base import Pool
-from icl.types import Example, Query, RetrievedExample
-
-if TYPE_CHECKING:
-    from icl.models.base import Model
+from icl import DataError, Example, Image, Model, PlanError, Pool, Query, RetrievedExample
 
 
 @dataclass(frozen=True)
@@ -56,7 +50,7 @@ class LeakPolicy:
         )
 
 
-EXCLUDE_LEAKS = LeakPolicy(exclude=True)
+EXCLUDE_LEAKS: LeakPolicy = LeakPolicy(exclude=True)
 """The default of every `retrieve`."""
 
 ALLOW_LEAKS = LeakPolicy(exclude=False)
@@ -110,7 +104,7 @@ class Resources:
     """
 
     seed: int = 0
-    model: "Model | None" = None
+    model: Model | None = None
     cache: str | None = None
 
 

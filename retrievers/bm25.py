@@ -17,11 +17,8 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from icl.registry import Fraction, NonNegative, component
-from icl.tasks.base import Pool
-from icl.types import Query, RetrievedExample
-from retrievers.base import FittedRanking, Resources
-from retrievers.machinery.embeddings import TextField, demo_text, split_words
+from icl import Fraction, NonNegative, Pool, Query, RetrievedExample, component
+from retrievers import FittedRanking, Resources, TextField, demo_text, split_words
 
 Posting = tuple[NDArray[np.int64], NDArray[np.float64]]
 

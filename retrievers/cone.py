@@ -18,15 +18,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from icl import spans
-from icl.errors import DataError, PlanError
+from icl import DataError, PlanError, Pool, PositiveInt, Query, RetrievedExample, StreamKey, component, spans
 from icl.models.answer_likelihood import demo_prompt
-from icl.registry import PositiveInt, component
-from icl.streams import StreamKey
-from icl.tasks.base import Pool
-from icl.types import Query, RetrievedExample
-from retrievers.base import FittedRetriever, Resources
-from retrievers.machinery.similarity import FittedSimilarity, ModalityRetriever, Neighbors, fit_similarity
+from retrievers import FittedRetriever, FittedSimilarity, ModalityRetriever, Neighbors, Resources, fit_similarity
 
 BATCH = 32
 

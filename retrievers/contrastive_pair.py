@@ -16,12 +16,9 @@ from typing import ClassVar
 
 import numpy as np
 
-from icl.registry import component
-from icl.tasks.base import Pool
-from icl.types import RetrievedExample
-from retrievers.base import Resources
+from icl import Pool, RetrievedExample, component
+from retrievers import FittedSimilarity, ModalityRetriever, Neighbors, Resources, fit_similarity
 from retrievers.hard_negative import check_two_labels
-from retrievers.machinery.similarity import FittedSimilarity, ModalityRetriever, Neighbors, fit_similarity
 
 
 @component("retriever", "contrastive_pair")

@@ -16,12 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from icl.errors import DataError, PlanError, did_you_mean
-from icl.parameter_files import expand_user, pin_file
-from icl.registry import component
-from icl.tasks.base import Pool
-from icl.types import Query, RetrievedExample
-from retrievers.base import EXCLUDE_LEAKS, LeakPolicy, Resources, RetrievedDemos
+from icl import DataError, PlanError, Pool, Query, RetrievedExample, component, did_you_mean, expand_user
+from icl.parameter_files import pin_file
+from retrievers import EXCLUDE_LEAKS, LeakPolicy, Resources, RetrievedDemos
 
 
 @component("retriever", "external")

@@ -12,10 +12,9 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 
+from icl import Example, Fraction, NestedComponent, Pool, Query, RetrievedExample, component, later_parameter
 from icl.errors import ConfigError, PlanError
-from icl.registry import Fraction, NestedComponent, component, later_parameter
-from icl.tasks.base import Pool
-from icl.types import Example, Query, RetrievedExample
+from retrievers import Encoder, open_source, reads
 from retrievers.base import (
     EXCLUDE_LEAKS,
     Embedder,
@@ -26,8 +25,6 @@ from retrievers.base import (
     Retriever,
     RetrieverWrapper,
 )
-from retrievers.machinery.embeddings import open_source, reads
-from retrievers.machinery.encoder import Encoder
 
 
 @component("retriever", "filtered")

@@ -8,12 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from icl.errors import PlanError
-from icl.registry import component
-from icl.tasks.base import Pool
-from icl.types import RetrievedExample
-from retrievers.base import Resources
-from retrievers.machinery.similarity import FittedSimilarity, ModalityRetriever, Neighbors, fit_similarity
+from icl import PlanError, Pool, RetrievedExample, component
+from retrievers import FittedSimilarity, ModalityRetriever, Neighbors, Resources, fit_similarity
 
 MARK = "hard_negative: no other label left"
 

@@ -21,16 +21,14 @@ from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar
 from weakref import WeakKeyDictionary
 
-from icl.errors import ConfigError, PlanError
-from icl.parameter_files import expand_user, pin_file
+from icl import ConfigError, PlanError, Pool, Query, RetrievedExample, Task, expand_user
+from icl.parameter_files import pin_file
 from icl.registry import Count, NestedComponent, NonNegative, Positive, component
-from icl.tasks.base import Pool, Task
-from icl.types import Query, RetrievedExample
-from retrievers.base import FittedRetriever, LeakPolicy, Resources, Vectors
+from retrievers import FittedRetriever, FittedSimilarity, LeakPolicy, Neighbors, Resources, Vectors, fit_similarity
 from retrievers.machinery.embeddings import EmbeddingSource
-from retrievers.machinery.similarity import FittedSimilarity, Neighbors, build_index, fit_similarity
+from retrievers.machinery.similarity import build_index
 from retrievers.machinery.trained_heads import ContrastiveHead, HeadTraining, Positives, Sum, check_embedder, train_head
-from retrievers.topk_nearest import TopKNearest
+from retrievers.nearest import TopKNearest
 
 _HEADS: "WeakKeyDictionary[Pool, dict[InvariantSelect, ContrastiveHead]]" = WeakKeyDictionary()
 """The heads of all pools in use. Cells that differ in the seed or the number of shots share a head."""

@@ -15,13 +15,8 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from icl.errors import PlanError
-from icl.registry import PositiveInt, component
-from icl.tasks.base import Pool
-from icl.types import Example, Query, RetrievedExample
-from retrievers.base import EXCLUDE_LEAKS, LeakPolicy, Resources, RetrievedDemos, Vectors
-from retrievers.knn import KNN
-from retrievers.machinery.embeddings import EmbeddingSource
+from icl import Example, PlanError, Pool, PositiveInt, Query, RetrievedExample, component
+from retrievers import EXCLUDE_LEAKS, EmbeddingSource, LeakPolicy, Resources, RetrievedDemos, Vectors
 from retrievers.machinery.similarity import (
     FittedSimilarity,
     Neighbors,
@@ -29,6 +24,7 @@ from retrievers.machinery.similarity import (
     embed_by_modality,
     fit_similarity,
 )
+from retrievers.nearest import KNN
 
 
 @component("retriever", "mmices")

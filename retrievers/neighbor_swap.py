@@ -14,9 +14,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Literal
 
-from icl.registry import Count, NestedComponent, component
-from icl.tasks.base import Pool
-from icl.types import Query, RetrievedExample
+from icl import Count, NestedComponent, Pool, Query, RetrievedExample, component
+from retrievers import MODALITIES_OF, Encoder, VectorIndex, check_modalities, embed_by_modality, open_source
 from retrievers.base import (
     EXCLUDE_LEAKS,
     Embedder,
@@ -27,9 +26,6 @@ from retrievers.base import (
     Retriever,
     RetrieverWrapper,
 )
-from retrievers.machinery.embeddings import MODALITIES_OF, check_modalities, open_source
-from retrievers.machinery.encoder import Encoder
-from retrievers.machinery.similarity import VectorIndex, embed_by_modality
 
 SWAPPED = "neighbor_swap: place"
 NO_REPLACEMENT = "neighbor_swap: nothing to swap for"

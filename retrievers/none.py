@@ -4,10 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from icl.registry import component
-from icl.tasks.base import Pool
-from icl.types import Query
-from retrievers.base import EXCLUDE_LEAKS, LeakPolicy, Resources, RetrievedDemos
+from icl import Pool, Query, component
+from retrievers import EXCLUDE_LEAKS, LeakPolicy, Resources, RetrievedDemos
 
 
 @component("retriever", "none")

@@ -18,14 +18,9 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from icl.errors import ConfigError
-from icl.registry import NestedComponent, component
-from icl.tasks.base import Pool
-from icl.types import Example, Query, RetrievedExample
-from retrievers.base import Embedder, FittedRanking, Resources, Vectors
+from icl import ConfigError, Example, NestedComponent, Pool, Query, RetrievedExample, component
+from retrievers import Embedder, Encoder, FittedRanking, Resources, Vectors, demo_text, open_source, source_key
 from retrievers.embedders.probabilistic import Probabilistic, ProbabilisticSource
-from retrievers.machinery.embeddings import demo_text, open_source, source_key
-from retrievers.machinery.encoder import Encoder
 from retrievers.machinery.variance_heads import GaussianEmbeddings, match_probabilities
 
 _SAMPLES: "WeakKeyDictionary[Pool, dict[Any, tuple[ProbabilisticSource, GaussianEmbeddings, Vectors]]]" = (

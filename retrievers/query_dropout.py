@@ -11,10 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
-from icl.registry import Fraction, NestedComponent, component
-from icl.streams import stream
-from icl.tasks.base import Pool
-from icl.types import Query
+from icl import Fraction, NestedComponent, Pool, Query, component, stream
 from retrievers.base import (
     EXCLUDE_LEAKS,
     FittedRetriever,

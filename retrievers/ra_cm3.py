@@ -14,13 +14,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from icl.errors import ConfigError
-from icl.registry import Fraction, component
-from icl.types import Example, Query, RetrievedExample
-from retrievers.base import Vectors, normalize_rows
-from retrievers.machinery.embeddings import EmbeddingSource
+from icl import ConfigError, Example, Fraction, Query, RetrievedExample, component
+from retrievers import EmbeddingSource, Neighbors, SimilarityRetriever, Vectors, normalize_rows
 from retrievers.machinery.greedy_selection import select_dissimilar
-from retrievers.machinery.similarity import Neighbors, SimilarityRetriever
 
 MARK = "ra_cm3: fewer demonstrations than shots"
 

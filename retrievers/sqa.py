@@ -19,16 +19,11 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from icl.errors import PlanError
+from icl import Example, Fraction, PlanError, Pool, PositiveInt, Query, StreamKey, component
 from icl.models.answer_likelihood import demo_prompt
 from icl.models.short_answers import answers
-from icl.registry import Fraction, PositiveInt, component
-from icl.streams import StreamKey
-from icl.tasks.base import Pool
-from icl.types import Example, Query
-from retrievers.base import FittedRetriever, Resources, Vectors
+from retrievers import FittedRetriever, FittedSimilarity, Resources, SimilarityRetriever, Vectors, fit_similarity
 from retrievers.machinery.embeddings import EmbeddingSource
-from retrievers.machinery.similarity import FittedSimilarity, SimilarityRetriever, fit_similarity
 
 
 @component("retriever", "sqa")

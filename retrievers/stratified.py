@@ -10,11 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from icl.registry import component
-from icl.streams import StreamKey
-from icl.tasks.base import Pool
-from icl.types import Query, RetrievedExample
-from retrievers.base import EXCLUDE_LEAKS, LeakPolicy, Resources, RetrievedDemos
+from icl import Pool, Query, RetrievedExample, StreamKey, component
+from retrievers import EXCLUDE_LEAKS, LeakPolicy, Resources, RetrievedDemos
 
 
 @component("retriever", "stratified")

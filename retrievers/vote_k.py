@@ -20,12 +20,9 @@ import numpy as np
 from annotated_types import Ge
 from numpy.typing import NDArray
 
-from icl.errors import PlanError
-from icl.registry import PositiveInt, component
-from icl.tasks.base import Pool
-from icl.types import Query
+from icl import PlanError, Pool, PositiveInt, Query, component
+from retrievers import FittedSimilarity, ModalityRetriever, VectorIndex, fit_similarity
 from retrievers.base import EXCLUDE_LEAKS, LeakPolicy, Resources, RetrievedDemos
-from retrievers.machinery.similarity import FittedSimilarity, ModalityRetriever, VectorIndex, fit_similarity
 
 
 @component("retriever", "vote_k")

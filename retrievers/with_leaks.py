@@ -9,9 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated
 
-from icl.registry import NestedComponent, component
-from icl.tasks.base import Pool
-from icl.types import Query, RetrievedExample
+from icl import NestedComponent, Pool, Query, RetrievedExample, component
 from retrievers.base import (
     ALLOW_LEAKS,
     EXCLUDE_LEAKS,

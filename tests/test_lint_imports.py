@@ -2,7 +2,13 @@
 
 from typing import Any
 
-from lint_imports import circles, import_graph, imports_of_methods
+from lint_imports import (
+    circles,
+    import_graph,
+    imports_from_above,
+    imports_of_methods,
+    imports_of_own_package,
+)
 
 METHOD = '@component("metric", "mine")\nclass Mine: ...\n'
 
@@ -31,3 +37,19 @@ def test_machinery_that_imports_a_method_is_a_finding() -> None:
     assert not imports_of_methods(import_graph(sources), sources, ["m.base"])
     moved = {"m.machinery.mine": METHOD, "m.base": "from m.machinery.mine import Mine"}
     assert not imports_of_methods(import_graph(moved), moved, ())
+
+
+def test_an_exported_name_is_an_import_of_the_module_that_defines_it() -> None:
+    exports = {"icl": {"Prompt": "icl.types"}}
+    own = import_graph({"icl": "", "icl.types": "", "retrievers.nearest": "from icl import Prompt"}, exports)
+    assert [*own.edges] == [("retrievers.nearest", "icl.types")]
+    above = import_graph({"icl.types": "", "icl.base": "from decoding import A", "decoding.base": ""},
+                         {"decoding": {"A": "decoding.base"}})  # fmt: skip
+    assert imports_from_above(above) == ["icl.base imports decoding.base, which stands above it"]
+
+
+def test_machinery_that_imports_from_its_own_package_is_a_finding() -> None:
+    sources = {"m.mine": METHOD + "from m import A", "m.base": "from m import A", "m.other": "from m.base import A"}
+    assert imports_of_own_package(sources, {"m": {"A": "m.base"}}) == [
+        "m.base: import A from m.base, not from its own package"
+    ]

@@ -22,13 +22,13 @@ from decoding.arms.inspection import has_reference_scores, logits_count
 from decoding.arms.logits_processor_config import LogitsProcessorConfig, parse_logits_processors
 from decoding.base import Strategy, Traits
 from decoding.formulas.sampling import Beam, Greedy, Sampler
+from icl import ConfigError, build, canonical_digest, describe, did_you_mean, entries, resolve
 from icl.component_node import Component
 from icl.edits import Edit
-from icl.errors import ConfigError, did_you_mean, truncate
+from icl.errors import truncate
 from icl.loading import location
 from icl.models.interventions import ActsIn
-from icl.registry import build, describe, entries, parse, resolve
-from icl.text.json_text import canonical_digest
+from icl.registry import parse
 
 Normalize = Literal["sum", "mean", "bytes"]
 """Score of an option: the sum of its tokens' log-probabilities, their mean, or the sum per UTF-8 byte."""

@@ -17,15 +17,13 @@ import json
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from decoding.arms.arm import Arm
 from decoding.base import Strategy, Traits
-from icl.errors import ConfigError, ICLError
-from icl.registry import build, is_builtin
+from icl import ConfigError, ICLError, build
+from icl.registry import is_builtin
 from icl.untrusted import untrusted
-
-if TYPE_CHECKING:
-    from decoding.arms.arm import Arm
 
 GREEDY = {"name": "greedy"}
 
@@ -49,7 +47,7 @@ def is_equivalent_to_greedy(arm: Mapping[str, Any], answer_mode: str, shots: int
     return _has_greedy_scores(strategy, shots)
 
 
-def is_control_of_greedy(arm: "Arm", answer_mode: str, shots: int) -> bool:
+def is_control_of_greedy(arm: Arm, answer_mode: str, shots: int) -> bool:
     """Whether an arm with classes from outside the packages answers as greedy decoding does, for any model.
 
     Args:

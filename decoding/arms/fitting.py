@@ -11,13 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
-from decoding.formulas.divergences import mean_logprobs
-from icl.errors import ConfigError, DataError
+from decoding.formulas.distributions import mean_logprobs
+from icl import ConfigError, DataError, Tensor
 from icl.loading import location, search_candidates
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from decoding.base import Strategy
 
 FORMAT = "mm-icl fitted strategy, 1"
@@ -53,7 +51,7 @@ class Fittable(Protocol):
         """The strategies that supply option scores to the fit. shots: demonstrations per prompt."""
         ...
 
-    def fit(self, logprobs: "Tensor", gold: Sequence[int]) -> "Strategy":
+    def fit(self, logprobs: Tensor, gold: Sequence[int]) -> "Strategy":
         """The strategy with fitted parameters.
 
         Args:
@@ -117,7 +115,7 @@ def _find_file(name: str, where: str) -> Path:
     raise ConfigError(f"{location(where)}fitted: there is no file {name} (looked in {searched}). `icl fit` writes one.")
 
 
-def fit_option_bias(scores: "Tensor", gold: Sequence[int]) -> tuple[float, ...]:
+def fit_option_bias(scores: Tensor, gold: Sequence[int]) -> tuple[float, ...]:
     """Biases of `constant_bias` that maximize the accuracy on the split. The first option has the bias 0.
 
     Coordinate ascent: the bias of one option at a time moves to the best value between the thresholds at which queries
@@ -156,7 +154,7 @@ def fit_option_bias(scores: "Tensor", gold: Sequence[int]) -> tuple[float, ...]:
     return tuple(round(float(value), 4) for value in bias)
 
 
-def estimate_option_prior(logprobs: "Tensor") -> tuple[float, ...]:
+def estimate_option_prior(logprobs: Tensor) -> tuple[float, ...]:
     """Prior of `batch_calibration`: the mean probability of each option over queries without labels.
 
     Args:
@@ -174,7 +172,7 @@ def estimate_option_prior(logprobs: "Tensor") -> tuple[float, ...]:
     return tuple(max(sys.float_info.min, float(f"{mean:.6g}")) for mean in means)
 
 
-def fit_mixture_weights(logprobs: "Tensor", gold: Sequence[int]) -> tuple[float, ...]:
+def fit_mixture_weights(logprobs: Tensor, gold: Sequence[int]) -> tuple[float, ...]:
     """Weights of `moicl` that minimize the cross-entropy of the options, by Adam from 1/n on. Without randomness.
 
     Args:
@@ -202,7 +200,7 @@ def fit_mixture_weights(logprobs: "Tensor", gold: Sequence[int]) -> tuple[float,
     return tuple(round(float(value), 4) for value in weights.detach())
 
 
-def _check_gold(scores: "Tensor", gold: Sequence[int]) -> None:
+def _check_gold(scores: Tensor, gold: Sequence[int]) -> None:
     if len(scores) == 0 or len(scores) != len(gold):
         raise DataError(f"a dev split needs one right answer per query, but has {len(gold)} for {len(scores)} queries.")
     if not all(0 <= index < scores.shape[-1] for index in gold):

@@ -1,14 +1,12 @@
 """Greedy decoding: the most probable token of the model, the reference of every comparison."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
+from decoding.arms.arm import Arm, ControlTarget
 from decoding.base import Strategy, Traits
 from decoding.formulas.sampling import Greedy
-from icl.registry import component
-
-if TYPE_CHECKING:
-    from decoding.arms.arm import Arm, ControlTarget
+from icl import component
 
 
 @component("strategy", "greedy")
@@ -20,5 +18,5 @@ class GreedyDecoding(Strategy):
     control_rank: ClassVar[int] = 200
 
     @classmethod
-    def control_for(cls, target: "ControlTarget") -> "Arm | None":
+    def control_for(cls, target: ControlTarget) -> Arm | None:
         return target.with_strategy(GreedyDecoding(), Greedy())

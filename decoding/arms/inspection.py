@@ -11,15 +11,10 @@ from itertools import product
 from typing import TYPE_CHECKING
 
 from decoding.base import Strategy
-from icl import spans
-from icl.errors import ConfigError
-from icl.images import Image
-from icl.streams import StreamKey
-from icl.types import Part, Prompt, Turn
+from icl import ConfigError, Image, Part, Prompt, StreamKey, Tensor, Turn, spans
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PILImage
-    from torch import Tensor
 
 VOCABULARY = 64
 EXITS = 4
@@ -108,7 +103,7 @@ def min_strength(strategy: Strategy) -> float:
     return min(float(varying_strength(strategy, z, step).min()) for z in _random_logits(strategy) for step in STEPS)
 
 
-def varying_strength(strategy: Strategy, logits: "Tensor", step: int) -> "Tensor":
+def varying_strength(strategy: Strategy, logits: Tensor, step: int) -> Tensor:
     """The sum of weights that vary [B, 1]. Raises ConfigError if the strategy does not define it."""
     try:
         return strategy.strength(logits, step)
@@ -156,7 +151,7 @@ def edits_query_image(strategy: Strategy) -> bool:
     return any(part.image is not None and len(part.image.edits) > 0 for part in parts)
 
 
-def _random_logits(strategy: Strategy) -> Iterator["Tensor"]:
+def _random_logits(strategy: Strategy) -> Iterator[Tensor]:
     import torch
 
     generator = torch.Generator().manual_seed(1)
@@ -178,7 +173,7 @@ def measure_weights(strategy: Strategy) -> tuple[float, ...] | None:
     return tuple(round(slope, 3) for slope in first) if is_constant else None
 
 
-def measure_slopes(strategy: Strategy, step: int) -> "Iterator[tuple[Tensor, tuple[float, ...] | None]]":
+def measure_slopes(strategy: Strategy, step: int) -> Iterator[tuple[Tensor, tuple[float, ...] | None]]:
     """Yields random logits [n, 1, V] and the weight of each branch there, or None if the scores are not linear."""
     import torch
 
@@ -196,7 +191,7 @@ def measure_slopes(strategy: Strategy, step: int) -> "Iterator[tuple[Tensor, tup
         yield base, tuple(slopes) if len(slopes) == count else None
 
 
-def _combined(strategy: Strategy, logits: "Tensor", step: int) -> "Tensor":
+def _combined(strategy: Strategy, logits: Tensor, step: int) -> Tensor:
     import torch
 
     scores = strategy.combine(logits, step)
@@ -209,7 +204,7 @@ def _combined(strategy: Strategy, logits: "Tensor", step: int) -> "Tensor":
     return scores
 
 
-def _slope(strategy: Strategy, base: "Tensor", moved: "Tensor", branch: int, step: int) -> float | None:
+def _slope(strategy: Strategy, base: Tensor, moved: Tensor, branch: int, step: int) -> float | None:
     """Change of the combined scores relative to the change of one branch, or None if it is not proportional."""
     before, after = _combined(strategy, base.clone(), step), _combined(strategy, moved.clone(), step)
     is_finite = (before.isfinite() & after.isfinite())[0]

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from icl.errors import ConfigError, did_you_mean
+from icl import ConfigError, did_you_mean
 from icl.loading import code_digest, import_path, load_class
 
 SUFFIX = "LogitsProcessor"

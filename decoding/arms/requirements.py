@@ -1,20 +1,12 @@
 """Needs of a strategy and abilities of a model: whether the model can run it, decided before anything loads."""
 
 from collections.abc import Iterable, Set
-from typing import TYPE_CHECKING
 
 from decoding.arms.arm import Arm
 from decoding.arms.inspection import constant_strength, probe_branches
-from decoding.base import Strategy
+from decoding.base import SteeringMethod, Strategy
 from decoding.formulas.sampling import Beam
-from icl.errors import ConfigError
-from icl.models.base import Model
-from icl.models.interventions import Keys
-from icl.registry import build, entries, resolve
-from icl.types import Prompt
-
-if TYPE_CHECKING:
-    from decoding.base import SteeringMethod
+from icl import ConfigError, Keys, Model, Prompt, build, entries, resolve
 
 SUFFICIENT_ABILITIES = {
     "generate": frozenset({"generate", "logits", "strategies"}),
@@ -88,7 +80,7 @@ def unsupported_reason(strategy: Strategy | Arm, abilities: Set[str], score: str
     )
 
 
-def steering_refusal(method: "SteeringMethod", abilities: Set[str], max_thinking_tokens: int | None) -> str | None:
+def steering_refusal(method: SteeringMethod, abilities: Set[str], max_thinking_tokens: int | None) -> str | None:
     """Why a model cannot run an intervention, or it cannot run at all; None if it can. Nothing is loaded.
 
     Args:
@@ -107,7 +99,7 @@ def steering_refusal(method: "SteeringMethod", abilities: Set[str], max_thinking
     return part_refusal(method, max_thinking_tokens) or method.problem()
 
 
-def part_refusal(method: "SteeringMethod", max_thinking_tokens: int | None) -> str | None:
+def part_refusal(method: SteeringMethod, max_thinking_tokens: int | None) -> str | None:
     """Why an intervention cannot act in one part of the output, or None if it can, or acts in both."""
     if method.acts_in == "both":
         return None

@@ -2,15 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from decoding.base import Generate, Note, StatefulStrategy, StepState, Strategy, Traits, unit_strength
 from decoding.formulas.sampling import Sampler
 from decoding.prompt_edits import AblatedPart, remove_part
-from icl.types import Prompt
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from icl import Prompt, Tensor
 
 
 class StrategyWrapper(StatefulStrategy):
@@ -39,7 +35,7 @@ class StrategyWrapper(StatefulStrategy):
     def branches(self, prompt: Prompt, note: Note = None) -> tuple[Prompt, ...]:
         return self.inner.branches(prompt, note)
 
-    def inner_strength(self, logits: "Tensor", step: int) -> "Tensor":
+    def inner_strength(self, logits: Tensor, step: int) -> Tensor:
         """The sum of the inner strategy's weights, constant or not: logits [n, B, V] -> [B, 1]."""
         from decoding.arms.inspection import constant_strength
 
@@ -50,19 +46,19 @@ class StrategyWrapper(StatefulStrategy):
 class GatedStrategy(StatefulStrategy):
     """Base of strategies that score each row by a decision: `gate` makes it, `gated_scores` uses it."""
 
-    def gate(self, logits: "Tensor", step: int) -> "Tensor":
+    def gate(self, logits: Tensor, step: int) -> Tensor:
         """The decision of each row: logits [n, B, V] -> [B, 1] bool."""
         raise NotImplementedError
 
-    def gated_scores(self, logits: "Tensor", step: int, gate: "Tensor", states: Sequence[StepState]) -> "Tensor":
+    def gated_scores(self, logits: Tensor, step: int, gate: Tensor, states: Sequence[StepState]) -> Tensor:
         """Combined scores under a decision: logits [n, B, V] -> [B, V]."""
         raise NotImplementedError
 
-    def gated_mask(self, reference: "Tensor", gate: "Tensor") -> "Tensor | None":
+    def gated_mask(self, reference: Tensor, gate: Tensor) -> Tensor | None:
         """The mask under a decision (see `Strategy.mask`)."""
         return self.mask(reference)
 
-    def combine_stateful(self, logits: "Tensor", step: int, states: Sequence[StepState]) -> "Tensor":
+    def combine_stateful(self, logits: Tensor, step: int, states: Sequence[StepState]) -> Tensor:
         return self.gated_scores(logits, step, self.gate(logits, step), states)
 
 
@@ -82,5 +78,5 @@ class AdaptiveAblationContrast(AblationContrast):
     def weights(self) -> None:
         return None
 
-    def strength(self, logits: "Tensor", step: int) -> "Tensor":
+    def strength(self, logits: Tensor, step: int) -> Tensor:
         return unit_strength(logits)

@@ -2,15 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from decoding.arms.inspection import constant_weights, logits_count
 from decoding.arms.wrapper import StrategyWrapper
 from decoding.base import Note, StepState, Strategy, Traits
-from icl.types import Prompt
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from icl import Prompt, Tensor
 
 
 class WrappingControl(StrategyWrapper):
@@ -53,16 +49,16 @@ class WrappingControl(StrategyWrapper):
         branches = super().branches(prompt, note)
         return branches if self.needs_all_branches else branches[:1]
 
-    def mask(self, reference: "Tensor") -> "Tensor | None":
+    def mask(self, reference: Tensor) -> Tensor | None:
         return self.of.mask(reference)
 
-    def apply_inner_mask(self, logits: "Tensor", step: int, states: Sequence[StepState], scores: "Tensor") -> "Tensor":
+    def apply_inner_mask(self, logits: Tensor, step: int, states: Sequence[StepState], scores: Tensor) -> Tensor:
         """The scores with -inf where the combined scores of `of` are -inf."""
         if not self.of.traits.masks_in_combine:
             return scores
         return scores.masked_fill(self.of.combine_stateful(logits, step, states) == -float("inf"), -float("inf"))
 
-    def surviving_tokens(self, logits: "Tensor", scores: "Tensor") -> "Tensor":
+    def surviving_tokens(self, logits: Tensor, scores: Tensor) -> Tensor:
         """Tokens that survive `of`: its combined scores [B, V] -> [B, V] bool."""
         mask = self.of.mask(logits[0])
         finite = scores > -float("inf")
@@ -84,7 +80,7 @@ class NegativeReplacement(AllBranchesControl):
     def weights(self) -> tuple[float, ...] | None:
         return constant_weights(self.of)
 
-    def strength(self, logits: "Tensor", step: int) -> "Tensor":
+    def strength(self, logits: Tensor, step: int) -> Tensor:
         return self.of.strength(logits, step)
 
     def negative_prompt(self, prompt: Prompt) -> Prompt:
@@ -95,8 +91,8 @@ class NegativeReplacement(AllBranchesControl):
         first, *others = self.of.branches(prompt, note)
         return first, *[self.negative_prompt(prompt)] * len(others)
 
-    def reference_decides(self, reference: "Tensor") -> "Tensor | None":
+    def reference_decides(self, reference: Tensor) -> Tensor | None:
         return self.of.reference_decides(reference)
 
-    def combine_stateful(self, logits: "Tensor", step: int, states: Sequence[StepState]) -> "Tensor":
+    def combine_stateful(self, logits: Tensor, step: int, states: Sequence[StepState]) -> Tensor:
         return self.of.combine_stateful(logits, step, states)

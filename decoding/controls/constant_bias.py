@@ -9,15 +9,11 @@ No released code was compared.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
+from decoding import Strategy, Traits, constants_like
 from decoding.arms.fitting import fit_option_bias
-from decoding.base import Strategy, Traits
-from decoding.formulas.masks import constants_like
-from icl.registry import component
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from icl import Tensor, component
 
 
 @component("strategy", "constant_bias")
@@ -41,10 +37,10 @@ class ConstantBias(Strategy):
         """The control without biases."""
         return (ConstantBias(),)
 
-    def fit(self, logprobs: "Tensor", gold: Sequence[int]) -> "ConstantBias":
+    def fit(self, logprobs: Tensor, gold: Sequence[int]) -> "ConstantBias":
         return replace(self, biases=fit_option_bias(logprobs[:, 0], gold))
 
-    def combine(self, logits: "Tensor", step: int) -> "Tensor":
+    def combine(self, logits: Tensor, step: int) -> Tensor:
         import torch
 
         options = logits[0]

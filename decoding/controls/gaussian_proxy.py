@@ -11,17 +11,10 @@ No released code was compared.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import Annotated, ClassVar
 
-from decoding.base import StepState, Strategy, Traits
-from decoding.controls.base import AllBranchesControl
-from decoding.formulas.row_steps import steps_per_row
-from icl.registry import NestedComponent, component
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from decoding.arms.arm import Arm, ControlTarget
+from decoding import AllBranchesControl, Arm, ControlTarget, StepState, Strategy, Traits, steps_per_row
+from icl import NestedComponent, Tensor, component
 
 
 @component("strategy", "gaussian_proxy")
@@ -38,17 +31,17 @@ class GaussianProxy(AllBranchesControl):
         return replace(super().traits, draws_random_numbers=True)
 
     @classmethod
-    def control_for(cls, target: "ControlTarget") -> "Arm | None":
+    def control_for(cls, target: ControlTarget) -> Arm | None:
         return target.with_strategy(GaussianProxy(target.strategy))
 
     @property
     def weights(self) -> None:
         return None
 
-    def strength(self, logits: "Tensor", step: int) -> "Tensor":
+    def strength(self, logits: Tensor, step: int) -> Tensor:
         return self.inner_strength(logits, step)
 
-    def combine_stateful(self, logits: "Tensor", step: int, states: Sequence[StepState]) -> "Tensor":
+    def combine_stateful(self, logits: Tensor, step: int, states: Sequence[StepState]) -> Tensor:
         combined = self.of.combine_stateful(logits, step, states)
         base = self.inner_strength(logits, step) * logits[0]
         survives = self.surviving_tokens(logits, combined)
@@ -61,7 +54,7 @@ class GaussianProxy(AllBranchesControl):
         return scores.masked_fill(combined == -float("inf"), -float("inf"))
 
 
-def _noise(logits: "Tensor", step: int, states: Sequence[StepState]) -> "Tensor":
+def _noise(logits: Tensor, step: int, states: Sequence[StepState]) -> Tensor:
     """Standard normal numbers of each row, [B, V] float32, drawn on the host. The host does not wait for the copy."""
     import torch
 

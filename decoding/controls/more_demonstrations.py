@@ -6,15 +6,12 @@ At 0 shots this is the reference.
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import Annotated, ClassVar
 
 from annotated_types import Ge
 
-from decoding.base import Strategy, Traits
-from icl.registry import component
-
-if TYPE_CHECKING:
-    from decoding.arms.arm import Arm, ControlTarget
+from decoding import Arm, ControlTarget, Strategy, Traits
+from icl import component
 
 
 @component("strategy", "more_demonstrations")
@@ -27,7 +24,7 @@ class MoreDemonstrations(Strategy):
     control_rank: ClassVar[int] = 240
 
     @classmethod
-    def control_for(cls, target: "ControlTarget") -> "Arm | None":
+    def control_for(cls, target: ControlTarget) -> Arm | None:
         """For runs with demonstrations."""
         return None if target.shots == 0 else target.with_strategy(MoreDemonstrations(), target.sampler)
 

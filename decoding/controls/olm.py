@@ -10,13 +10,9 @@ Differs from the released code in the tokens of yes and no, which are all spelli
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from decoding.base import Strategy, Traits, unit_strength
-from icl.registry import Count, Fraction, component
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from decoding import Strategy, Traits, unit_strength
+from icl import Count, Fraction, Tensor, component
 
 
 @component("strategy", "olm")
@@ -34,10 +30,10 @@ class OLM(Strategy):
     def weights(self) -> None:
         return None
 
-    def strength(self, logits: "Tensor", step: int) -> "Tensor":
+    def strength(self, logits: Tensor, step: int) -> Tensor:
         return unit_strength(logits)
 
-    def combine(self, logits: "Tensor", step: int) -> "Tensor":
+    def combine(self, logits: Tensor, step: int) -> Tensor:
         import torch
 
         options = logits[0]

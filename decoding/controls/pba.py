@@ -8,15 +8,9 @@ Differs from the released code in nothing known: the suffix is as released.
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from decoding.base import Note, Strategy, Traits
-from decoding.prompt_edits import wrap_question
-from icl.registry import component
-from icl.types import Prompt
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from decoding import Note, Strategy, Traits, wrap_question
+from icl import Prompt, Tensor, component
 
 SUFFIX = " Answer the question using a single word or phrase. Answer yes whenever possible."
 
@@ -37,5 +31,5 @@ class PBA(Strategy):
     def branches(self, prompt: Prompt, note: Note = None) -> tuple[Prompt, Prompt]:
         return prompt, wrap_question(prompt, after=self.suffix)
 
-    def combine(self, logits: "Tensor", step: int) -> "Tensor":
+    def combine(self, logits: Tensor, step: int) -> Tensor:
         return logits[1]

@@ -6,21 +6,11 @@ is better than this control. `probability` should be the frequency at which the 
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import Annotated, ClassVar
 
-from decoding.arms.wrapper import GatedStrategy
-from decoding.base import StepState, Strategy, Traits
-from decoding.controls.base import AllBranchesControl
-from decoding.formulas.row_steps import steps_per_row
+from decoding import AllBranchesControl, Arm, ControlTarget, GatedStrategy, StepState, Strategy, Traits, steps_per_row
 from decoding.strategies.dcd import DCD
-from icl.errors import ConfigError
-from icl.memory.device_copies import copied_to_device
-from icl.registry import Fraction, NestedComponent, component
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from decoding.arms.arm import Arm, ControlTarget
+from icl import ConfigError, Fraction, NestedComponent, Tensor, component, copied_to_device
 
 
 @component("strategy", "random_gate")
@@ -38,7 +28,7 @@ class RandomGate(AllBranchesControl):
         return replace(super().traits, draws_random_numbers=True, masks_in_combine=True)  # the mask depends on the gate
 
     @classmethod
-    def control_for(cls, target: "ControlTarget") -> "Arm | None":
+    def control_for(cls, target: ControlTarget) -> Arm | None:
         return target.with_strategy(RandomGate(target.strategy)) if isinstance(target.strategy, GatedStrategy) else None
 
     def __post_init__(self) -> None:
@@ -49,13 +39,13 @@ class RandomGate(AllBranchesControl):
     def weights(self) -> None:
         return None
 
-    def strength(self, logits: "Tensor", step: int) -> "Tensor":
+    def strength(self, logits: Tensor, step: int) -> Tensor:
         return self.of.strength(logits, step)
 
-    def mask(self, reference: "Tensor") -> None:
+    def mask(self, reference: Tensor) -> None:
         return None
 
-    def combine_stateful(self, logits: "Tensor", step: int, states: Sequence[StepState]) -> "Tensor":
+    def combine_stateful(self, logits: Tensor, step: int, states: Sequence[StepState]) -> Tensor:
         import torch
 
         assert isinstance(self.of, GatedStrategy)

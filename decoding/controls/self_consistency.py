@@ -8,17 +8,12 @@ No released code was compared.
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import Annotated, ClassVar
 
 from annotated_types import Ge
 
-from decoding.arms.inspection import branch_count
-from decoding.base import Strategy, Traits
-from decoding.formulas.sampling import Sampler, Sampling
-from icl.registry import Positive, component, parameter
-
-if TYPE_CHECKING:
-    from decoding.arms.arm import Arm, ControlTarget
+from decoding import Arm, ControlTarget, Sampler, Sampling, Strategy, Traits, branch_count
+from icl import Positive, component, parameter
 
 
 @component("strategy", "self_consistency")
@@ -32,7 +27,7 @@ class SelfConsistency(Strategy):
     control_rank: ClassVar[int] = 230
 
     @classmethod
-    def control_for(cls, target: "ControlTarget") -> "Arm | None":
+    def control_for(cls, target: ControlTarget) -> Arm | None:
         """One sample per branch of the target, at equal cost."""
         if target.options:
             return None

@@ -23,10 +23,8 @@ from decoding.engine.thinking_budget import begin_thinking
 from decoding.engine.token_choice import build_processors
 from decoding.engine.token_loop import decode
 from decoding.formulas.sampling import Beam, Sampler
-from icl.errors import PlanError
-from icl.models.base import LogitModel, Session
+from icl import Generation, LogitModel, PlanError, Prompt, Session
 from icl.models.interventions import ActsIn, acts_in_part
-from icl.types import Generation, Prompt
 
 
 def decode_batch(

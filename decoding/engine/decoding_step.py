@@ -6,23 +6,20 @@ scores gets an error message and does not affect other rows.
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import torch
 
 from decoding.base import InitialStepState, StepState, Strategy
-from decoding.formulas.row_steps import RowSteps
-from icl.errors import PlanError
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from decoding.formulas.distributions import RowSteps
+from icl import PlanError, Tensor
 
 NEG_INF = -float("inf")
 
 
 def combine_branches(
-    strategy: Strategy, logits: "Tensor", step: int, states: Sequence[StepState] = ()
-) -> "tuple[Tensor, dict[int, str]]":
+    strategy: Strategy, logits: Tensor, step: int, states: Sequence[StepState] = ()
+) -> tuple[Tensor, dict[int, str]]:
     """Combined scores of a step.
 
     Tokens that the reference bans (-inf) stay banned. Any other -inf, NaN or +inf in the logits is a fault.
@@ -45,8 +42,8 @@ def combine_branches(
 
 
 def masked_scores(
-    strategy: Strategy, logits: "Tensor", step: int, states: Sequence[StepState], banned: "Tensor | None"
-) -> "Tensor":
+    strategy: Strategy, logits: Tensor, step: int, states: Sequence[StepState], banned: Tensor | None
+) -> Tensor:
     """Combined scores [B, V] of logits [n, B, V] without faults, -inf where the mask or `banned` [B, V] excludes.
 
     Raises:
@@ -69,8 +66,8 @@ def masked_scores(
 
 
 def combine_branches_on_device(
-    strategy: Strategy, logits: "Tensor", step: "int | RowSteps", states: Sequence[StepState] = ()
-) -> "tuple[Tensor, Tensor, Tensor]":
+    strategy: Strategy, logits: Tensor, step: "int | RowSteps", states: Sequence[StepState] = ()
+) -> tuple[Tensor, Tensor, Tensor]:
     """As `combine_branches`, but the host does not wait for the device, and rows may stand at different steps.
 
     Returns:
@@ -88,7 +85,7 @@ def combine_branches_on_device(
     return scores.masked_fill(is_faulty[:, None], 0.0), is_faulty, torch.cat([best[None], extremes]).T
 
 
-def fault_message(strategy: Strategy, step: int, numbers: Sequence[float], logits: "Tensor", row: int) -> str:
+def fault_message(strategy: Strategy, step: int, numbers: Sequence[float], logits: Tensor, row: int) -> str:
     """What is wrong with a row, '' if nothing is. Reads the logits only if something is.
 
     Args:
@@ -111,7 +108,7 @@ def fault_message(strategy: Strategy, step: int, numbers: Sequence[float], logit
     return unusable_message(best, f"step {step}: the combined scores of {type(strategy).__name__}")
 
 
-def zero_unusable_rows(scores: "Tensor") -> "tuple[Tensor, Tensor]":
+def zero_unusable_rows(scores: Tensor) -> tuple[Tensor, Tensor]:
     """Scores [B, V], zero in rows without a finite best score, and the best scores [B, 1]."""
     best = scores.amax(-1, keepdim=True)
     return scores.masked_fill(~(best.abs() < math.inf), 0.0), best

@@ -22,11 +22,8 @@ from decoding.engine.batch import decode_batch
 from decoding.engine.requests import Counters, DecodingRequest, Failure, LazyBranches, PreparedRequest, distinct_prompts
 from decoding.engine.result_collector import GenerationCache, OnResult, PrepareGenerator, Result, ResultCollector
 from decoding.engine.voting import with_voting
-from icl.errors import ICLError
-from icl.memory.out_of_memory import BatchLimit, first_line, is_out_of_memory
-from icl.models.base import LogitModel
-from icl.types import Prompt
-from icl.user_errors import convert_user_errors
+from icl import ICLError, LogitModel, Prompt, convert_user_errors
+from icl.memory import BatchLimit, first_line, is_out_of_memory
 
 # Work on the host for later prompts, in a thread, while the model decodes.
 #

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 
@@ -12,17 +12,10 @@ from decoding.engine.thinking_budget import Detokenizer, Thinking
 from decoding.engine.trace import TRACE_FIELDS, StepTrace, serialize_step_traces
 from decoding.engine.trace_precision import round_nats
 from decoding.formulas.sampling import Beam, Sampler, uniform_numbers
-from icl.memory.device_copies import StepIndices, copied_to_device, wide_dtype
-from icl.models.interventions import ActsIn, TokenPart
-from icl.streams import StreamKey
+from icl import Generation, LogitModel, StreamKey, Tensor, TokenPart, Usage, copied_to_device
+from icl.memory import StepIndices, wide_dtype
+from icl.models.interventions import ActsIn
 from icl.text.reasoning_blocks import split_reasoning
-from icl.types import Generation, Usage
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from icl.models.base import LogitModel
-
 
 STEPS_AHEAD = 16
 """Steps per draw of numbers. Drawing early changes no number: each depends only on its query and step."""
@@ -38,7 +31,7 @@ class UniformNumbers:
 
     def at(
         self, step: int, keys: Sequence[StreamKey], group_keys: Sequence[StreamKey], left: int, indices: StepIndices
-    ) -> "Tensor":
+    ) -> Tensor:
         """The numbers of a step, [B, 1] in the widest type of the device.
 
         Args:
@@ -259,7 +252,7 @@ class BeamSearch:
         return not score / hypothesis.steps**self.sampler.length_penalty > beams.finished[-1][0]
 
 
-def build_stop_criterion(model: "LogitModel", stop_strings: Sequence[str]) -> StopCriterion | None:
+def build_stop_criterion(model: LogitModel, stop_strings: Sequence[str]) -> StopCriterion | None:
     """The criterion for these stop strings, or None if there are none. Raises ModelError without a tokenizer."""
     if not stop_strings:
         return None

@@ -15,7 +15,7 @@ whole. The strategy then masks and combines these log-probabilities.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -23,12 +23,7 @@ from decoding.arms.arm import Normalize
 from decoding.base import InitialStepState, Note, StepState, Strategy
 from decoding.engine.decoding_step import NEG_INF, combine_branches
 from decoding.engine.step_batch import gather_early_exits
-from icl.memory.device_copies import copied_to_device
-from icl.models.base import Session
-from icl.streams import StreamKey
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from icl import Session, StreamKey, Tensor, copied_to_device
 
 FLOOR = -1000.0
 """Offset that is added to the log-probability of a masked token."""
@@ -121,7 +116,7 @@ def _combine_branch_scores(scoring: OptionScoring, branches: Sequence[OptionScor
         _combine_options(scoring, torch.tensor([[branch.scores()] for branch in branches]))
 
 
-def _combine_first_tokens(scoring: OptionScoring, logits: "Tensor") -> None:
+def _combine_first_tokens(scoring: OptionScoring, logits: Tensor) -> None:
     """Combines the summed probabilities of the options' first tokens. logits: [R, V] of the session."""
     if not all(scoring.first_tokens):
         scoring.fault = "an option shares all its possible first tokens with other options"
@@ -131,7 +126,7 @@ def _combine_first_tokens(scoring: OptionScoring, logits: "Tensor") -> None:
     _combine_options(scoring, torch.stack(sums, -1)[:, None])
 
 
-def _combine_options(scoring: OptionScoring, logprobs: "Tensor") -> None:
+def _combine_options(scoring: OptionScoring, logprobs: Tensor) -> None:
     """logprobs: log-probabilities of the options under each branch, [n, 1, options]."""
     combined, faults = combined_logprobs(scoring.strategy, logprobs, 0, [scoring])
     scoring.fault, scoring.combined_scores = faults.get(0, ""), combined[0].tolist()
@@ -159,10 +154,10 @@ class _InnerDistributions:
         early_exits: [early layers, tokens, V] of the early layers, for strategies that read them.
     """
 
-    logprobs: dict[tuple[int, tuple[int, ...]], "Tensor"]
-    early_exits: dict[tuple[int, tuple[int, ...]], "Tensor"]
+    logprobs: dict[tuple[int, tuple[int, ...]], Tensor]
+    early_exits: dict[tuple[int, tuple[int, ...]], Tensor]
 
-    def at(self, scoring: OptionScoring, option: int, step: int) -> "Tensor":
+    def at(self, scoring: OptionScoring, option: int, step: int) -> Tensor:
         """[n, V]: what the strategy combines at a position inside an option."""
         ids = scoring.ids[option]
         logits = torch.stack([self.logprobs[row, ids][step] for row in scoring.rows])
@@ -181,7 +176,7 @@ def _read_options(session: Session, scorings: Sequence[OptionScoring]) -> _Inner
 
 def _read_rows(
     session: Session, scorings: Sequence[OptionScoring], early_exits: bool
-) -> dict[tuple[int, tuple[int, ...]], "Tensor"]:
+) -> dict[tuple[int, tuple[int, ...]], Tensor]:
     options_by_row: dict[int, dict[tuple[int, ...], None]] = {}
     for scoring in scorings:
         for row in scoring.rows:
@@ -232,8 +227,8 @@ def _score_tokens(scorings: Sequence[OptionScoring], session: Session, inner: _I
 
 
 def combined_logprobs(
-    strategy: Strategy, logits: "Tensor", step: int, states: Sequence[StepState] = ()
-) -> "tuple[Tensor, dict[int, str]]":
+    strategy: Strategy, logits: Tensor, step: int, states: Sequence[StepState] = ()
+) -> tuple[Tensor, dict[int, str]]:
     """Log-probabilities of the combined distribution, and row -> fault.
 
     Args:
@@ -253,7 +248,7 @@ def combined_logprobs(
     return logprobs, faults
 
 
-def floor_masked(logprobs: "Tensor", reference: "Tensor", is_masked: "Tensor") -> "Tensor":
+def floor_masked(logprobs: Tensor, reference: Tensor, is_masked: Tensor) -> Tensor:
     """Log-probabilities [B, V] in which masked tokens are below FLOOR, in the order of the reference [B, V]."""
     return torch.where(is_masked, FLOOR + reference.log_softmax(-1).clamp(min=FLOOR), logprobs)
 
@@ -272,5 +267,5 @@ def _chunks(scorings: Sequence[OptionScoring], vocabulary: int) -> list[list[Opt
     return chunks
 
 
-def _index(numbers: Sequence[int], like: "Tensor") -> "Tensor":
+def _index(numbers: Sequence[int], like: Tensor) -> Tensor:
     return copied_to_device(list(numbers), torch.long, like.device)

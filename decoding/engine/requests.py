@@ -3,17 +3,14 @@
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from decoding.arms.arm import Arm, Normalize
-from decoding.base import Note
+from decoding.base import Note, SteeringMethod
 from decoding.formulas.sampling import Beam
+from icl import Prompt
 from icl.models.base import MAX_NEW_TOKENS
 from icl.text.reasoning_blocks import max_output_tokens
-from icl.types import Prompt
-
-if TYPE_CHECKING:
-    from decoding.base import SteeringMethod
 
 AnswerMode = Literal["generate", "options"]
 """Whether the answer is a generated text or the best of the given options."""
@@ -49,7 +46,7 @@ class DecodingRequest:
     top_logprobs: int = 0
     stop_strings: tuple[str, ...] = ()
     max_thinking_tokens: int | None = None
-    intervene: "SteeringMethod | None" = None
+    intervene: SteeringMethod | None = None
 
     @property
     def max_output_tokens(self) -> int:

@@ -5,25 +5,18 @@ Requests are steered by attaching interventions to their prompts before branches
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeAlias
 
 from decoding.arms.arm import Arm
 from decoding.arms.greedy import GreedyDecoding
 from decoding.arms.requirements import BEAMS_AND_BUDGET, arm_part_refusal, part_refusal
-from decoding.base import DefaultNote, Generate, Note, Strategy
+from decoding.base import DefaultNote, Generate, Note, SteeringMethod, Strategy
 from decoding.engine.requests import AnswerMode, Counters, DecodingRequest, Failure, PreparedRequest
 from decoding.formulas.sampling import Beam
-from icl.errors import ICLError, ModelError
-from icl.models.base import Model, Request
+from icl import Generation, ICLError, Model, ModelError, Prompt, Request, convert_user_errors
 from icl.models.interventions import OutputPart, PartEdit, acts_in_part
-from icl.types import Generation, Prompt
-from icl.user_errors import convert_user_errors
 
-if TYPE_CHECKING:
-    from decoding.base import SteeringMethod
-
-
-Result = Generation | Failure
+Result: TypeAlias = Generation | Failure
 OnResult = Callable[[int, Result], None]
 """Receives the index of a request and its result."""
 
@@ -164,7 +157,7 @@ def steered_requests(model: Any, requests: Sequence[DecodingRequest]) -> list[De
     return steered
 
 
-def _steered(method: "SteeringMethod", prompts: list[Prompt], model: Any) -> Sequence[Prompt | Failure]:
+def _steered(method: SteeringMethod, prompts: list[Prompt], model: Any) -> Sequence[Prompt | Failure]:
     """The prompts of one method. If the batch fails, prompts are steered one by one, so that only some fail."""
     try:
         with convert_user_errors(method):

@@ -16,10 +16,7 @@ from decoding.engine.requests import Counters, DecodingRequest, Failure
 from decoding.engine.result_collector import OnResult, Result, ResultCollector
 from decoding.engine.voting import with_voting
 from decoding.formulas.sampling import Greedy, Sampling
-from icl.errors import ICLError, PlanError
-from icl.models.base import Request
-from icl.registry import describe
-from icl.types import Generation
+from icl import Generation, ICLError, PlanError, Request, describe
 
 
 class StrategyEndpoint(Protocol):

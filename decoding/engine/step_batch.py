@@ -4,23 +4,18 @@ If the strategy of a group acts in one part of the output, hypotheses outside th
 from the logits of branch 0. So the strategy never sees the steps outside. It needs no branches there.
 
 An index on the device gathers the rows of a session. It is copied only if the rows have changed since the previous step
-(`icl.memory.device_copies.StepIndices`). Adjacent rows need no index.
+(`icl.memory.StepIndices`). Adjacent rows need no index.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import torch
 
 from decoding.base import Strategy
-from icl.memory.device_copies import StepIndices
-from icl.models.base import Session
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from decoding.engine.hypotheses import DecodingGroup, Hypothesis
+from decoding.engine.hypotheses import DecodingGroup, Hypothesis
+from icl import Session, Tensor
+from icl.memory import StepIndices
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,10 +52,10 @@ class StepBatch:
         is_outside: Whether they are outside the part of the output in which the strategy of the group acts.
     """
 
-    group: "DecodingGroup"
-    hypotheses: "Sequence[Hypothesis]"
-    logits: "Tensor"
-    is_decided: "Tensor | None" = None
+    group: DecodingGroup
+    hypotheses: Sequence[Hypothesis]
+    logits: Tensor
+    is_decided: Tensor | None = None
     is_outside: bool = False
 
     @property
@@ -70,7 +65,7 @@ class StepBatch:
 
 
 def reference_batches(
-    session: Session, group: "DecodingGroup", indices: StepIndices, *, may_defer: bool
+    session: Session, group: DecodingGroup, indices: StepIndices, *, may_defer: bool
 ) -> list[StepBatch]:
     """The batches of a group that the session's own rows allow.
 
@@ -100,7 +95,7 @@ def reference_batches(
     return [with_early_exits(session, batch, indices) for batch in batches]
 
 
-def _by_part(group: "DecodingGroup") -> "list[tuple[bool, list[Hypothesis]]]":
+def _by_part(group: DecodingGroup) -> list[tuple[bool, list[Hypothesis]]]:
     """The hypotheses inside and outside the part in which the strategy acts: whether outside, and at least one each."""
     if group.acts_in == "both":
         return [(False, list(group.hypotheses))]
@@ -118,12 +113,12 @@ def with_early_exits(session: Session, batch: StepBatch, indices: StepIndices) -
     return replace(batch, logits=torch.cat([batch.logits, exits]))
 
 
-def branch_rows(hypotheses: "Sequence[Hypothesis]") -> list[list[int]]:
+def branch_rows(hypotheses: Sequence[Hypothesis]) -> list[list[int]]:
     """[n][B] rows of hypotheses with equal numbers of branches."""
     return [[h.rows[b] for h in hypotheses] for b in range(len(hypotheses[0].rows))]
 
 
-def gather_logits(logits: "Tensor", rows: list[list[int]], indices: StepIndices) -> "Tensor":
+def gather_logits(logits: Tensor, rows: list[list[int]], indices: StepIndices) -> Tensor:
     """Logits of rows: [R, V] and [n][B] row numbers -> [n, B, V] float32. Adjacent rows are not copied."""
     flat = [row for branch in rows for row in branch]
     if flat == list(range(flat[0], flat[0] + len(flat))):
@@ -133,7 +128,7 @@ def gather_logits(logits: "Tensor", rows: list[list[int]], indices: StepIndices)
     return selected.float().view(len(rows), len(rows[0]), -1)
 
 
-def gather_early_exits(session: Session, rows: "Tensor") -> "Tensor":
+def gather_early_exits(session: Session, rows: Tensor) -> Tensor:
     """[early layers, rows, V] float32 logits of rows [R] int64, from a session that was opened with early exits."""
     selected: Tensor = session.early_exit_logits.index_select(1, rows)
     return selected.float()

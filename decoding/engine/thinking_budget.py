@@ -11,14 +11,11 @@ Only one block is cut. Whatever follows counts as answer, so an output ends afte
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
-from icl.models.interventions import TokenPart
+from icl import Prompt, TokenPart
 from icl.text.reasoning_blocks import REASONING_MARKERS, ReasoningMarkers, opened_block
 from icl.types import ThinkingEnd
-
-if TYPE_CHECKING:
-    from icl.types import Prompt
 
 BLANK_TOKENS = 4
 """So many blank tokens between a block and its answer count as neither."""
@@ -159,10 +156,10 @@ class Renderer(Protocol):
 
     @property
     def tokenizer(self) -> Any: ...
-    def render(self, prompt: "Prompt") -> str | None: ...
+    def render(self, prompt: Prompt) -> str | None: ...
 
 
-def begin_thinking(model: Renderer, prompt: "Prompt", limit: int | None) -> Thinking | None:
+def begin_thinking(model: Renderer, prompt: Prompt, limit: int | None) -> Thinking | None:
     """The state of an answer under a thinking budget, or None without one.
 
     Raises:

@@ -9,7 +9,7 @@ A choice names its tensors, and finds the numbers under the same names after the
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -25,11 +25,8 @@ from decoding.engine.hypotheses import AnswerBeams, Hypothesis, append_token, en
 from decoding.engine.step_batch import LoopStep, StepBatch
 from decoding.engine.trace import TRACE_FIELDS, StepTrace, step_traces, trace_numbers, trace_tensors
 from decoding.formulas.sampling import Sampling
-from icl.memory.device_copies import copied_to_device, read_together
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
+from icl import Tensor, copied_to_device
+from icl.memory import read_together
 
 Rows = list[list[float]]
 """The rows of a tensor [B, K] on the host."""
@@ -56,7 +53,7 @@ class StepChoice:
         if batch.is_decided is not None:
             self.tensors["is_decided"] = batch.is_decided[:, None]
 
-    def process(self, scores: "Tensor") -> "Tensor":
+    def process(self, scores: Tensor) -> Tensor:
         """The scores after the logits processors of the group, [B, V]."""
         if self.batch.group.processors is None:
             return scores
@@ -154,7 +151,7 @@ def decided_hypotheses(choices: Sequence[StepChoice]) -> Iterator[Hypothesis]:
     return (h for choice in choices for i, h in enumerate(choice.batch.hypotheses) if choice.is_decided(i))
 
 
-def _sampled(batch: StepBatch, scores: "Tensor", step: LoopStep) -> "Tensor":
+def _sampled(batch: StepBatch, scores: Tensor, step: LoopStep) -> Tensor:
     """The tokens that the sampler chooses, [B]."""
     sampler, keys = batch.group.sampler, [h.key for h in batch.hypotheses]
     if not isinstance(sampler, Sampling) or sampler.deterministic:
@@ -334,7 +331,7 @@ def build_processors(configs: Sequence[LogitsProcessorConfig]) -> Any:
     return LogitsProcessorList([config.build() for config in configs])
 
 
-def apply_processors(processors: Any, scores: "Tensor", hypotheses: Sequence["Hypothesis"]) -> "tuple[Tensor, Tensor]":
+def apply_processors(processors: Any, scores: Tensor, hypotheses: Sequence["Hypothesis"]) -> tuple[Tensor, Tensor]:
     """Processed scores of a step.
 
     Each row is processed alone, because prompts differ in length and padding would count as tokens.

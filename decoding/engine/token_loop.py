@@ -38,11 +38,10 @@ The last two are drawn step by step in `decoding.engine.token_loop`.
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING
 
 import torch
 
-from decoding.engine.hypotheses import DecodingGroup, LoopWork
+from decoding.engine.hypotheses import DecodingGroup, Hypothesis, LoopWork
 from decoding.engine.step_batch import (
     LoopStep,
     StepBatch,
@@ -52,15 +51,8 @@ from decoding.engine.step_batch import (
     with_early_exits,
 )
 from decoding.engine.token_choice import BeamChoice, StepChoice, TokenChoice, decided_hypotheses, read_choices
-from icl.memory.device_copies import StepIndices, copied_to_device
-from icl.models.base import Session
-from icl.models.interventions import TokenPart
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from decoding.engine.hypotheses import Hypothesis
-
+from icl import Session, Tensor, TokenPart, copied_to_device
+from icl.memory import StepIndices
 
 # Contrast branches that are read only when a step needs them.
 #
@@ -221,7 +213,7 @@ class DeferredBranches:
         self,
         session: Session,
         groups: Sequence["DecodingGroup"],
-        undecided: Sequence[tuple["DecodingGroup", "Hypothesis"]],
+        undecided: Sequence[tuple["DecodingGroup", Hypothesis]],
     ) -> tuple[Session, list[StepBatch]]:
         """Prefills the branches that this step needs.
 
@@ -244,7 +236,7 @@ class DeferredBranches:
                 batches.append(with_early_exits(session, batch, self.indices))
         return session, batches
 
-    def _branch_logits(self, session: Session, group: "DecodingGroup", hypotheses: Sequence["Hypothesis"]) -> "Tensor":
+    def _branch_logits(self, session: Session, group: "DecodingGroup", hypotheses: Sequence[Hypothesis]) -> Tensor:
         """Logits of all branches, [n, B, V]."""
         if not group.is_gated:
             return gather_logits(session.logits, branch_rows(hypotheses), self.indices)
@@ -254,7 +246,7 @@ class DeferredBranches:
         return torch.cat([reference, gather_logits(self.gated_session.logits, rows, self.indices)])
 
     def _add_lazy_rows(
-        self, session: Session, groups: Sequence["DecodingGroup"], hypotheses: Sequence["Hypothesis"]
+        self, session: Session, groups: Sequence["DecodingGroup"], hypotheses: Sequence[Hypothesis]
     ) -> Session:
         """Adds the missing rows of lazy hypotheses to the session. Rows in the same state are shared, not added."""
         if not hypotheses:
@@ -275,7 +267,7 @@ class DeferredBranches:
             _mark_read(hypothesis)
         return session
 
-    def _read_gated_rows(self, groups: Sequence["DecodingGroup"], hypotheses: Sequence["Hypothesis"]) -> None:
+    def _read_gated_rows(self, groups: Sequence["DecodingGroup"], hypotheses: Sequence[Hypothesis]) -> None:
         """Makes the contrast rows of gated hypotheses, and lets existing ones read all tokens chosen so far."""
         if not hypotheses:
             return
@@ -381,12 +373,12 @@ class DeferredBranches:
         return part, row_of
 
 
-def _contrast_states(hypothesis: "Hypothesis") -> list[RowState]:
+def _contrast_states(hypothesis: Hypothesis) -> list[RowState]:
     """States of the contrast branches once they have read the answer so far."""
     return [_state(prompt, hypothesis) for prompt in hypothesis.prompts[1:]]
 
 
-def _state(prompt: str, hypothesis: "Hypothesis") -> RowState:
+def _state(prompt: str, hypothesis: Hypothesis) -> RowState:
     """The state of a branch that has read the answer so far."""
     return prompt, tuple(hypothesis.tokens), tuple(hypothesis.parts or ())
 
@@ -399,7 +391,7 @@ def _extend(session: Session, chunks: Sequence[Sequence[int]], parts: Sequence[S
         session.extend(chunks)
 
 
-def _waiting_prompts(groups: Iterable["DecodingGroup"], excluded: Sequence["Hypothesis"]) -> set[str]:
+def _waiting_prompts(groups: Iterable["DecodingGroup"], excluded: Sequence[Hypothesis]) -> set[str]:
     """Prompts that hypotheses without prefilled branches may need later."""
     excluded_ids = {id(h) for h in excluded}
     return {
@@ -411,7 +403,7 @@ def _waiting_prompts(groups: Iterable["DecodingGroup"], excluded: Sequence["Hypo
     }
 
 
-def _mark_read(hypothesis: "Hypothesis") -> None:
+def _mark_read(hypothesis: Hypothesis) -> None:
     """Records that the deferred branches have read all tokens, the new ones in one forward pass."""
     hypothesis.is_prefilled = True
     hypothesis.branch_forwards += hypothesis.branch_tokens < len(hypothesis.tokens)

@@ -8,19 +8,16 @@ The number of plausible tokens is in `decoding.engine.trace.TRACE_FIELDS`.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from decoding.arms.inspection import constant_weights
 from decoding.base import StepState, Strategy
 from decoding.engine.trace_precision import round_nats, round_probabilities
-from decoding.formulas.divergences import entropy, jensen_shannon
-from icl.memory.device_copies import on_device_with_float64, read_together
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
+from decoding.formulas.distributions import entropy, jensen_shannon
+from icl import Tensor
+from icl.memory import on_device_with_float64, read_together
 
 MAX_RESIDUAL = 1e-3
 """Scores count as a weighted sum of the branches if the residual has at most this proportion of their norm."""
@@ -54,8 +51,8 @@ class StepTrace:
 
 def trace_branches(
     strategy: Strategy,
-    logits: "Tensor",
-    scores: "Tensor",
+    logits: Tensor,
+    scores: Tensor,
     chosen: Sequence[int],
     *,
     step: int,
@@ -78,8 +75,8 @@ def trace_branches(
 
 
 def trace_tensors(
-    strategy: Strategy, logits: "Tensor", scores: "Tensor", *, step: int, states: Sequence[StepState], top: int
-) -> "list[Tensor]":
+    strategy: Strategy, logits: Tensor, scores: Tensor, *, step: int, states: Sequence[StepState], top: int
+) -> list[Tensor]:
     """What the step traces of all rows are made of, on the device: tensors [B, K] for `step_traces`."""
     distributions = torch.cat([logits, scores[None]])
     best = distributions.softmax(-1).topk(min(top, distributions.shape[-1]), dim=-1)
@@ -125,7 +122,7 @@ def step_traces(
 
 
 def step_weights(
-    strategy: Strategy, logits: "Tensor", step: int, states: Sequence[StepState]
+    strategy: Strategy, logits: Tensor, step: int, states: Sequence[StepState]
 ) -> list[list[float] | None]:
     """The weights of the branches in the combined scores of a step: [n] for each row, or None.
 
@@ -142,7 +139,7 @@ def _constant_weights(strategy: Strategy, num_branches: int) -> list[float] | No
     return list(constant) if constant is not None and len(constant) == num_branches else None
 
 
-def _weight_equations(strategy: Strategy, logits: "Tensor", step: int, states: Sequence[StepState]) -> "list[Tensor]":
+def _weight_equations(strategy: Strategy, logits: Tensor, step: int, states: Sequence[StepState]) -> list[Tensor]:
     """The normal equations of the fit of `step_weights`: G [B, n * n], b [B, n], and [B, 2] |target|^2 and the number
     of tokens. Nothing for constant weights.
     """
@@ -152,12 +149,12 @@ def _weight_equations(strategy: Strategy, logits: "Tensor", step: int, states: S
     return _normal_equations(on_device_with_float64(logits), on_device_with_float64(scores))
 
 
-def _normal_equations(logits: "Tensor", scores: "Tensor") -> "list[Tensor]":
+def _normal_equations(logits: Tensor, scores: Tensor) -> list[Tensor]:
     """The equations of `_weight_equations` in float64: in float32 the residual of an exact fit would not vanish."""
     is_finite = scores.isfinite() & logits.isfinite().all(0)
     count = is_finite.sum(-1, keepdim=True)
 
-    def center(z: "Tensor") -> "Tensor":
+    def center(z: Tensor) -> Tensor:
         z = z.double().masked_fill(~is_finite, 0.0)
         return (z - z.sum(-1, keepdim=True) / count.clamp(min=1)).masked_fill(~is_finite, 0.0)
 
@@ -235,7 +232,7 @@ MAX_GAP = 1000.0
 """Value of `gap` if the mask keeps a single token."""
 
 
-def trace_numbers(scores: "Tensor", reference: "Tensor", chosen: "Tensor") -> "Tensor":
+def trace_numbers(scores: Tensor, reference: Tensor, chosen: Tensor) -> Tensor:
     """TRACE_FIELDS of a step for each hypothesis, [B, 5] float32.
 
     Args:

@@ -12,10 +12,8 @@ from functools import wraps
 from typing import Any, TypeVar, cast
 
 from decoding.engine.requests import DecodingRequest, Failure
-from icl.metrics.normalize import normalize_text
-from icl.streams import StreamKey
+from icl import Generation, StreamKey, Usage, normalize_text
 from icl.text.reasoning_blocks import split_reasoning
-from icl.types import Generation, Usage
 
 RunRequests = TypeVar("RunRequests", bound=Callable[..., list[Generation | Failure]])
 

@@ -21,9 +21,8 @@ from decoding.arms.arm import Arm
 from decoding.arms.inspection import probe_branches, probe_prompt
 from decoding.base import Strategy
 from decoding.formulas.sampling import Beam, Sampling
+from icl import ConfigError, describe
 from icl.edits import DiffusionNoise, diffusion_scales
-from icl.errors import ConfigError
-from icl.registry import describe
 
 RUNTIME = Path(__file__).with_name("custom_generate_runtime.py")
 GENERATED = Path("custom_generate/generate.py")

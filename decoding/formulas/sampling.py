@@ -7,15 +7,12 @@ on the batch. All arms of a query use the same random numbers, which makes their
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
-from decoding.formulas.row_steps import steps_per_row
-from icl.memory.device_copies import copied_to_device, wide_dtype, widened
-from icl.registry import BeamCount, Count, Fraction, LengthPenalty, Temperature, component
-from icl.streams import StreamKey
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from decoding.formulas.distributions import steps_per_row
+from icl import Count, Fraction, StreamKey, Tensor, component, copied_to_device
+from icl.memory import wide_dtype, widened
+from icl.registry import BeamCount, LengthPenalty, Temperature
 
 COLDEST = 1e-6
 """Below this temperature the best token is chosen, because divided scores would overflow float32."""
@@ -32,7 +29,7 @@ class Sampler(Protocol):
         """Whether equal scores always give equal tokens."""
         ...
 
-    def choose(self, scores: "Tensor", keys: Sequence[StreamKey], step: int) -> "Tensor":
+    def choose(self, scores: Tensor, keys: Sequence[StreamKey], step: int) -> Tensor:
         """One token per row.
 
         Args:
@@ -53,7 +50,7 @@ class Greedy:
 
     deterministic = True
 
-    def choose(self, scores: "Tensor", keys: Sequence[StreamKey], step: int) -> "Tensor":
+    def choose(self, scores: Tensor, keys: Sequence[StreamKey], step: int) -> Tensor:
         return scores.argmax(-1)
 
 
@@ -70,7 +67,7 @@ class Beam:
 
     deterministic = True
 
-    def choose(self, scores: "Tensor", keys: Sequence[StreamKey], step: int) -> "Tensor":
+    def choose(self, scores: Tensor, keys: Sequence[StreamKey], step: int) -> Tensor:
         return scores.argmax(-1)
 
 
@@ -88,13 +85,13 @@ class Sampling:
     def deterministic(self) -> bool:
         return self.temperature < COLDEST
 
-    def choose(self, scores: "Tensor", keys: Sequence[StreamKey], step: int) -> "Tensor":
+    def choose(self, scores: Tensor, keys: Sequence[StreamKey], step: int) -> Tensor:
         if self.deterministic:
             return scores.argmax(-1)
         uniform = copied_to_device(uniform_numbers(keys, step), wide_dtype(scores.device), scores.device)[:, None]
         return self.invert(scores, uniform)
 
-    def invert(self, scores: "Tensor", uniform: "Tensor") -> "Tensor":
+    def invert(self, scores: Tensor, uniform: Tensor) -> Tensor:
         """The tokens at these places of the cumulative distribution: [B, V] and [B, 1] in [0, 1) -> [B].
 
         The distribution is summed in the widest type of the device.
@@ -107,7 +104,7 @@ class Sampling:
         below = torch.nextafter(total, torch.zeros_like(total))  # the total itself would match no token
         return torch.searchsorted(cumulative, torch.minimum(uniform * total, below), right=True)[:, 0]
 
-    def distribution(self, scores: "Tensor") -> "Tensor":
+    def distribution(self, scores: Tensor) -> Tensor:
         """Probabilities that `choose` draws from, [B, V] float32. Ties with the last kept token are kept."""
         scores = scores.float() / self.temperature
         if 0 < self.top_k < scores.shape[-1]:
@@ -128,11 +125,11 @@ def uniform_numbers(keys: Sequence[StreamKey], step: int) -> list[float]:
     return [key.number(f"sampling/{one}", 53) / 2**53 for key, one in zip(keys, steps, strict=True)]
 
 
-def _cut_below(scores: "Tensor", threshold: "Tensor") -> "Tensor":
+def _cut_below(scores: Tensor, threshold: Tensor) -> Tensor:
     return scores.masked_fill(scores < threshold, -float("inf"))
 
 
-def nucleus_threshold(scores: "Tensor", top_p: float) -> "Tensor":
+def nucleus_threshold(scores: Tensor, top_p: float) -> Tensor:
     """Lowest score in the nucleus, the smallest set of best tokens with this probability: [B, V] -> [B, 1]."""
     total = scores.logsumexp(-1, keepdim=True)
     guesses = NUCLEUS_GUESSES if scores.device.type == "cpu" else ()  # to test a guess waits for the device

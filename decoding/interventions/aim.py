@@ -27,12 +27,11 @@ compared.
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import Annotated, ClassVar
 
 from annotated_types import Gt
 
-from decoding.base import SteeringMethod
-from decoding.interventions.base import FittedTensors
+from decoding import FitData, FittedTensors, SteeringMethod
 from decoding.interventions.virtual_tokens import (
     START_PROMPTS,
     DemonstrationBank,
@@ -42,14 +41,8 @@ from decoding.interventions.virtual_tokens import (
     text_states,
     texts_only,
 )
-from icl.registry import component
-from icl.types import Prompt
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from decoding.interventions.fit_data import FitData
-    from icl.models.hf.model import HF
+from icl import Prompt, Tensor, component
+from icl.models.hf.model import HF
 
 
 @component("intervention", "aim")
@@ -65,7 +58,7 @@ class AIM(VirtualTokenMethod):
 
     tensor: ClassVar[str] = "map"
 
-    def steered(self, prompts: Sequence[Prompt], model: "HF") -> Sequence[Prompt]:
+    def steered(self, prompts: Sequence[Prompt], model: HF) -> Sequence[Prompt]:
         if self.text_only:
             return [texts_only(prompt) for prompt in prompts]
         self.check(model)
@@ -76,15 +69,15 @@ class AIM(VirtualTokenMethod):
             return ()
         return (replace(self, text_only=True), *super().controls())
 
-    def start(self, model: "HF", prompts: Iterable[Prompt], seed: int) -> FittedTensors:
+    def start(self, model: HF, prompts: Iterable[Prompt], seed: int) -> FittedTensors:
         affine = ridge_map(*text_states(islice(prompts, START_PROMPTS), model), self.ridge)
         return FittedTensors({"map": affine}, {"ridge": self.ridge}, {})
 
-    def steered_by(self, trained: FittedTensors, prompts: Sequence[Prompt], model: "HF") -> Sequence[Prompt]:
+    def steered_by(self, trained: FittedTensors, prompts: Sequence[Prompt], model: HF) -> Sequence[Prompt]:
         bank = DemonstrationBank(self.strength)  # of this step: the last bits of states depend on the batch
         return bank.virtual(prompts, model, trained.tensors["map"], ("in training",))
 
-    def fit(self, data: "FitData") -> FittedTensors:
+    def fit(self, data: FitData) -> FittedTensors:
         states, embeddings = text_states([one.prompt for one in data.sources], data.model)
         affine = ridge_map(states, embeddings, self.ridge)
         prompts = [one.prompt for one in data.choice]
@@ -99,7 +92,7 @@ class AIM(VirtualTokenMethod):
         return FittedTensors({"map": affine}, {"ridge": self.ridge}, report)
 
 
-def explained_share(values: "Tensor", targets: "Tensor") -> float:
+def explained_share(values: Tensor, targets: Tensor) -> float:
     """Share of the variance of targets [n, d] that values explain."""
     spread = (targets - targets.mean(0)).square().sum()
     return float(1 - (targets - values).square().sum() / spread)

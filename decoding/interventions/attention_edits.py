@@ -7,21 +7,12 @@ cut      the lowest number, so that no weight remains
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from decoding.base import SteeringMethod
 from decoding.interventions.edits import Copies, tensor_digest
-from icl import spans
-from icl.errors import ConfigError, did_you_mean
-from icl.models.interventions import END, Keys, Site, Where
-from icl.registry import describe
-from icl.text.json_text import canonical_digest
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from icl.models.base import Model
-    from icl.models.hf.model import HF
+from icl import END, ConfigError, Keys, Model, Site, Tensor, Where, canonical_digest, describe, did_you_mean, spans
+from icl.models.hf.model import HF
 
 RandomTokens = Literal["none", "random_tokens"]
 """Controls of methods that edit scores."""
@@ -30,13 +21,13 @@ IMPLEMENTATIONS = ("auto", "sdpa", "eager")
 """Values of `attn_implementation` with scores that can be edited."""
 
 
-def raised(scores: "Tensor", alpha: float, log_factors: "Tensor | None" = None) -> "Tensor":
+def raised(scores: Tensor, alpha: float, log_factors: Tensor | None = None) -> Tensor:
     """Scores [n, H, keys] plus a share of their size, and the logarithm of a factor of each head [H or more]."""
     new = scores + alpha * scores.abs() if alpha else scores
     return new if log_factors is None else new + log_factors[: scores.shape[1], None]
 
 
-def cut(scores: "Tensor") -> "Tensor":
+def cut(scores: Tensor) -> Tensor:
     """Scores that give a key no weight."""
     import torch
 
@@ -54,7 +45,7 @@ class RaisedScores:
         where: The tokens that attend.
     """
 
-    log_factors: "Mapping[Site, Tensor]"
+    log_factors: Mapping[Site, Tensor]
     alpha: float
     keys: Keys
     where: Where = END
@@ -76,7 +67,7 @@ class RaisedScores:
     def _copies(self) -> Copies:
         return Copies(self.log_factors)
 
-    def edit(self, site: Site, x: "Tensor", rows: Sequence[int]) -> "Tensor":
+    def edit(self, site: Site, x: Tensor, rows: Sequence[int]) -> Tensor:
         return raised(x, self.alpha, self._copies.on(x.device, site))
 
 
@@ -102,7 +93,7 @@ class CutScores:
     def digest(self) -> str:
         return canonical_digest(["cut scores", sorted(map(str, self.sites)), repr(self.keys), repr(self.where)])[:32]
 
-    def edit(self, site: Site, x: "Tensor", rows: Sequence[int]) -> "Tensor":
+    def edit(self, site: Site, x: Tensor, rows: Sequence[int]) -> Tensor:
         return cut(x)
 
 
@@ -141,11 +132,11 @@ class ScoreMethod(SteeringMethod):
     def revision(self) -> int:
         return 2 if names_images(self.keys) else super().revision
 
-    def model_problem(self, model: "Model") -> str | None:
+    def model_problem(self, model: Model) -> str | None:
         return attention_problem(model, self.keys) or super().model_problem(model)
 
 
-def score_sites(model: "HF", first: int, last: int) -> tuple[Site, ...]:
+def score_sites(model: HF, first: int, last: int) -> tuple[Site, ...]:
     """The sites of scores from one layer to another, both included; negative: from the top.
 
     Layers without scores, such as linear attention, are left out. Raises ModelError if none is left.
@@ -156,7 +147,7 @@ def score_sites(model: "HF", first: int, last: int) -> tuple[Site, ...]:
     return sites or (model.sites.resolve(Site("scores", first)),)
 
 
-def attention_problem(model: "Model", names: Sequence[str] = ()) -> str | None:
+def attention_problem(model: Model, names: Sequence[str] = ()) -> str | None:
     """Why attention logits of a model cannot be edited, before it is loaded. None if they can.
 
     Args:

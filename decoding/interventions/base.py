@@ -19,21 +19,13 @@ A method without a file overrides `steered`. It may observe other prompts first:
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from decoding.base import SteeringMethod
+from decoding.interventions.fit_data import FitData
 from decoding.interventions.vector_file import VectorFile, find_vector_file, read_vector_file
-from icl.errors import ConfigError, ICLError
-from icl.models.interventions import Intervention, steer
-from icl.registry import Count, describe
-from icl.text.json_text import canonical_digest
-from icl.types import Prompt
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from decoding.interventions.fit_data import FitData
-    from icl.models.hf.model import HF
+from icl import ConfigError, Count, ICLError, Intervention, Prompt, Tensor, canonical_digest, describe, steer
+from icl.models.hf.model import HF
 
 Control = Literal["none", "random", "random_heads", "shuffled", "zero_shot"]
 """What replaces the fitted vectors: nothing, random ones of equal norm, an equal number of random heads that were not
@@ -121,7 +113,7 @@ class FittedMethod(SteeringMethod):
                 return str(error)
         return None
 
-    def check(self, model: "HF") -> None:
+    def check(self, model: HF) -> None:
         width = self.file.record.get("width")
         if width is not None and width != model.sites.width:
             from icl.errors import ModelError
@@ -143,7 +135,7 @@ class FittedMethod(SteeringMethod):
         return self.file.parameters[key]
 
     @cached_property
-    def vectors(self) -> "Tensor":
+    def vectors(self) -> Tensor:
         """The tensor of the method or of its control."""
         own = self.file.tensors[self.tensor]
         if self.control in ("none", "random_heads"):
@@ -155,7 +147,7 @@ class FittedMethod(SteeringMethod):
             raise ConfigError(f"{self.file.path} has no control '{self.control}'. Fit it again.")
         return self.file.tensors[name]
 
-    def random_vectors(self, own: "Tensor") -> "Tensor":
+    def random_vectors(self, own: Tensor) -> Tensor:
         """Random vectors of equal norm, which belong to this file and `draw`."""
         return random_of_equal_norm(own, f"{self.file.method} {self.file.digest} {self.draw}")
 
@@ -177,7 +169,7 @@ class FittedMethod(SteeringMethod):
         """The edit."""
         raise NotImplementedError(f"{type(self).__name__} does not define `intervention`")
 
-    def fit(self, data: "FitData") -> "FittedTensors":
+    def fit(self, data: FitData) -> "FittedTensors":
         """The tensors and the chosen parameters, from a dev split."""
         raise NotImplementedError(f"{type(self).__name__} does not define `fit`")
 
@@ -185,7 +177,7 @@ class FittedMethod(SteeringMethod):
     def _intervention(self) -> Intervention:
         return self.intervention()
 
-    def steered(self, prompts: Sequence[Prompt], model: "HF") -> Sequence[Prompt]:
+    def steered(self, prompts: Sequence[Prompt], model: HF) -> Sequence[Prompt]:
         self.check(model)
         return [steer(prompt, self._intervention) for prompt in prompts]
 
@@ -206,13 +198,13 @@ class FittedTensors:
         warnings: What makes the vectors doubtful.
     """
 
-    tensors: "Mapping[str, Tensor]"
+    tensors: Mapping[str, Tensor]
     parameters: Mapping[str, Any]
     report: Mapping[str, Any]
     warnings: tuple[str, ...] = ()
 
 
-def random_of_equal_norm(vectors: "Tensor", name: str) -> "Tensor":
+def random_of_equal_norm(vectors: Tensor, name: str) -> Tensor:
     """Random vectors, each with the norm of the vector in its place. name: of the random stream."""
     import torch
 

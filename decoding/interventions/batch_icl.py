@@ -19,20 +19,13 @@ chooses it on the test set); `groups`, `state`, `strength` and controls.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
-from decoding.base import SteeringMethod
-from decoding.interventions.base import random_of_equal_norm
-from decoding.interventions.edits import VectorEdit
+from decoding import SteeringMethod, VectorEdit, random_of_equal_norm
 from decoding.prompt_edits import demonstration_windows, demonstrations, remove_demonstrations, replace_answers
-from icl.models.interventions import Intervention, Site, Where, steer
-from icl.registry import Count, PositiveInt, component, describe, later_parameter
-from icl.types import Prompt
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from icl.models.hf.model import HF
+from icl import Count, Intervention, PositiveInt, Prompt, Site, Where, component, describe, later_parameter, steer
+from icl.annotations import Tensor
+from icl.models.hf.model import HF
 
 
 @component("intervention", "batch_icl")
@@ -84,10 +77,10 @@ class BatchICL(SteeringMethod):
         assert self.layer is not None
         return Site(self.state, self.layer)
 
-    def check(self, model: "HF") -> None:
+    def check(self, model: HF) -> None:
         model.sites.resolve(self.site)
 
-    def steered(self, prompts: Sequence[Prompt], model: "HF") -> Sequence[Prompt]:
+    def steered(self, prompts: Sequence[Prompt], model: HF) -> Sequence[Prompt]:
         self.check(model)
         windows = [self._source_prompts(prompt) for prompt in prompts]
         distinct = {one.digest: one for own in windows for one in own}
@@ -113,7 +106,7 @@ class BatchICL(SteeringMethod):
         source = replace_answers(prompt, "shuffled") if self.control == "shuffled" else prompt
         return sorted(demonstration_windows(source, self.groups), key=lambda one: one.digest)
 
-    def _edits(self, digests: Sequence[str], states: "Mapping[str, Tensor | None]") -> list[Intervention]:
+    def _edits(self, digests: Sequence[str], states: Mapping[str, Tensor | None]) -> list[Intervention]:
         """One edit for each of the last tokens, from the states of the source prompts by digest."""
         import torch
 

@@ -7,7 +7,7 @@ import json
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from decoding.arms.inspection import probe_prompt
 from decoding.base import SteeringMethod
@@ -15,15 +15,10 @@ from decoding.interventions.base import FittedMethod, FittedTensors
 from decoding.interventions.fit_data import DevPrompt, FitData
 from decoding.interventions.trainable import TrainableMethod
 from decoding.interventions.vector_file import write_vector_file
+from icl import END, Intervention, Prompt, StreamKey, build
 from icl.models.answer_likelihood import demo_prompt
-from icl.models.interventions import END, Intervention
-from icl.registry import build
-from icl.streams import StreamKey
+from icl.models.hf.model import HF
 from icl.testing.require import accepts_class
-from icl.types import Prompt
-
-if TYPE_CHECKING:
-    from icl.models.hf.model import HF
 
 CLOSE = 1e-3
 """Largest difference of a logit between a prompt in a batch and alone."""
@@ -57,7 +52,7 @@ class InterventionFacts:
 
 
 @accepts_class
-def check_intervention(method: SteeringMethod, model: "HF | None" = None) -> InterventionFacts:
+def check_intervention(method: SteeringMethod, model: HF | None = None) -> InterventionFacts:
     """Checks that a steering method does what engines rely on.
 
     Args:
@@ -85,7 +80,7 @@ def check_intervention(method: SteeringMethod, model: "HF | None" = None) -> Int
     return replace(facts, is_fitted_here=True)
 
 
-def fitted_for_check(method: FittedMethod, model: "HF", path: Path) -> FittedMethod:
+def fitted_for_check(method: FittedMethod, model: HF, path: Path) -> FittedMethod:
     """The method with a file of vectors of a few generated prompts, fitted with few steps.
 
     Args:
@@ -144,7 +139,7 @@ def _controls(name: str, method: SteeringMethod) -> tuple[SteeringMethod, ...]:
     return controls
 
 
-def _check_ready(name: str, method: SteeringMethod, model: "HF") -> InterventionFacts:
+def _check_ready(name: str, method: SteeringMethod, model: HF) -> InterventionFacts:
     """Checks a method that can run."""
     controls = _controls(name, method)
     json.dumps(method.config)
@@ -166,7 +161,7 @@ def _check_ready(name: str, method: SteeringMethod, model: "HF") -> Intervention
     return InterventionFacts(True, len(edits) // 2, len(controls))
 
 
-def _check_purity(name: str, edits: list[Intervention], model: "HF") -> None:
+def _check_purity(name: str, edits: list[Intervention], model: HF) -> None:
     """Edits keep the shape, and leave the tensor that they get unchanged.
 
     An edit may have an attribute `tokens`: the number of tokens that it addresses in each row.
@@ -193,7 +188,7 @@ def _check_purity(name: str, edits: list[Intervention], model: "HF") -> None:
             assert after.shape == x.shape, f"{name}: the edit of {site} returns {tuple(after.shape)} for {shape}."
 
 
-def _check_rows(name: str, steered: list[Prompt], model: "HF") -> None:
+def _check_rows(name: str, steered: list[Prompt], model: HF) -> None:
     """A row in a batch equals the row alone."""
     together = model.open(steered).logits
     for row, prompt in enumerate(steered):

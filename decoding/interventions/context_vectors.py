@@ -22,11 +22,11 @@ what it reads, its form, and its start are ours. No released code was compared.
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import Annotated, ClassVar
 
 from annotated_types import Gt
 
-from decoding.interventions.base import FittedTensors
+from decoding import FittedTensors, demonstrations, remove_demonstrations
 from decoding.interventions.virtual_tokens import (
     START_PROMPTS,
     DemonstrationBank,
@@ -37,18 +37,8 @@ from decoding.interventions.virtual_tokens import (
     ridge_map,
     text_states,
 )
-from decoding.prompt_edits import demonstrations, remove_demonstrations
-from icl import spans
-from icl.errors import ModelError
-from icl.models.interventions import steer
-from icl.registry import PositiveInt, component
-from icl.text.json_text import canonical_digest
-from icl.types import Part, Prompt, Turn
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from icl.models.hf.model import HF
+from icl import ModelError, Part, PositiveInt, Prompt, Tensor, Turn, canonical_digest, component, spans, steer
+from icl.models.hf.model import HF
 
 SLOTS = spans.question(spans.demo(0))
 """Name of the part. The vectors replace its tokens."""
@@ -70,12 +60,12 @@ class ContextVectors(VirtualTokenMethod):
 
     tensor: ClassVar[str] = "pooler"
 
-    def steered(self, prompts: Sequence[Prompt], model: "HF") -> Sequence[Prompt]:
+    def steered(self, prompts: Sequence[Prompt], model: HF) -> Sequence[Prompt]:
         self.check(model)
         own = FittedTensors({self.tensor: self.vectors}, self.file.parameters, {})
         return self._virtual(prompts, model, self.bank, own, (self.file.digest, self.control, self.draw))
 
-    def start(self, model: "HF", prompts: Iterable[Prompt], seed: int) -> FittedTensors:
+    def start(self, model: HF, prompts: Iterable[Prompt], seed: int) -> FittedTensors:
         import torch
 
         states, embeddings = text_states(islice(prompts, START_PROMPTS), model)
@@ -85,14 +75,14 @@ class ContextVectors(VirtualTokenMethod):
         pooler = torch.cat([torch.zeros(self.count, width), queries, affine.cpu()])
         return FittedTensors({self.tensor: pooler}, {"soft": self.soft}, {})
 
-    def steered_by(self, trained: FittedTensors, prompts: Sequence[Prompt], model: "HF") -> Sequence[Prompt]:
+    def steered_by(self, trained: FittedTensors, prompts: Sequence[Prompt], model: HF) -> Sequence[Prompt]:
         bank = DemonstrationBank()  # of this step: the last bits of states depend on the batch
         return self._virtual(prompts, model, bank, trained, ("in training",))
 
     def _virtual(
         self,
         prompts: Sequence[Prompt],
-        model: "HF",
+        model: HF,
         bank: DemonstrationBank,
         module: FittedTensors,
         name: tuple[object, ...],
@@ -112,7 +102,7 @@ class ContextVectors(VirtualTokenMethod):
         return made
 
 
-def pooled(pooler: "Tensor", states: "Tensor | None") -> "Tensor":
+def pooled(pooler: Tensor, states: Tensor | None) -> Tensor:
     """The context vectors [n, d].
 
     Args:
@@ -130,14 +120,14 @@ def pooled(pooler: "Tensor", states: "Tensor | None") -> "Tensor":
     return vectors
 
 
-def unit_rms(states: "Tensor") -> "Tensor":
+def unit_rms(states: Tensor) -> Tensor:
     """States [t, d], each divided by its root mean square, float32."""
     states = states.float()
     units: Tensor = states / states.square().mean(-1, keepdim=True).sqrt().clamp(min=1e-6)
     return units
 
 
-def with_slots(prompt: Prompt, count: int, model: "HF") -> Prompt:
+def with_slots(prompt: Prompt, count: int, model: HF) -> Prompt:
     """The prompt without demonstrations, and a text of some tokens before its query.
 
     Raises:

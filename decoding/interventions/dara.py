@@ -13,19 +13,12 @@ code was compared.
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar, Literal
 
-from decoding.interventions.attention_edits import RaisedScores, attention_problem, check_span_names, score_sites
+from decoding import FitData, RaisedScores, attention_problem, check_span_names, score_sites
 from decoding.interventions.base import Control, FittedMethod, FittedTensors
-from decoding.interventions.fit_data import FitData
 from decoding.interventions.trainable import minimize
-from icl.models.interventions import Keys, Site, Where
-from icl.registry import PositiveInt, component
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from icl.models.base import Model
+from icl import Keys, Model, PositiveInt, Site, Tensor, Where, component
 
 
 @component("intervention", "dara")
@@ -55,7 +48,7 @@ class DARA(FittedMethod):
     def revision(self) -> int:
         return 2
 
-    def model_problem(self, model: "Model") -> str | None:
+    def model_problem(self, model: Model) -> str | None:
         return attention_problem(model, self.keys) or super().model_problem(model)
 
     def intervention(self) -> RaisedScores:
@@ -89,7 +82,7 @@ class DARA(FittedMethod):
         return FittedTensors(tensors, parameters, report)
 
 
-def scaled(layers: list[int], log_factors: "Tensor", keys: tuple[str, ...], tokens: str) -> RaisedScores:
+def scaled(layers: list[int], log_factors: Tensor, keys: tuple[str, ...], tokens: str) -> RaisedScores:
     """The edit of logarithms [L, H] of factors, H: of the layer with the largest number of heads."""
     sites = {Site("scores", int(layer)): own for layer, own in zip(layers, log_factors, strict=True)}
     return RaisedScores(sites, 0.0, Keys(keys), Where(tokens, "both"))

@@ -10,12 +10,10 @@ from dataclasses import astuple, dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
-from icl.models.interventions import END, Site, Where
-from icl.text.json_text import canonical_digest
+from icl import END, Site, Tensor, Where, canonical_digest
 
 if TYPE_CHECKING:
     import torch
-    from torch import Tensor
 
     from icl.models.hf.model import HF
 
@@ -23,17 +21,17 @@ if TYPE_CHECKING:
 How = Literal["replace", "add"]
 
 
-def replaced(x: "Tensor", vector: "Tensor", strength: float) -> "Tensor":
+def replaced(x: Tensor, vector: Tensor, strength: float) -> Tensor:
     """The states moved to a vector: [n, ...], [...] -> [n, ...]. At strength 1 they are the vector, bit for bit."""
     return vector.expand_as(x) if strength == 1 else x + strength * (vector - x)
 
 
-def shifted(x: "Tensor", vector: "Tensor", strength: float) -> "Tensor":
+def shifted(x: Tensor, vector: Tensor, strength: float) -> Tensor:
     """The states plus a vector: [n, ...], [...] -> [n, ...]."""
     return x + strength * vector
 
 
-def with_heads(x: "Tensor", heads: Sequence[int], values: "Tensor", strength: float, how: How = "replace") -> "Tensor":
+def with_heads(x: Tensor, heads: Sequence[int], values: Tensor, strength: float, how: How = "replace") -> Tensor:
     """The head inputs [n, H, e] with some heads moved to values [len(heads), e], or with these added."""
     own = x.clone()
     own[:, list(heads)] = (replaced if how == "replace" else shifted)(x[:, list(heads)], values, strength)
@@ -43,11 +41,11 @@ def with_heads(x: "Tensor", heads: Sequence[int], values: "Tensor", strength: fl
 class Copies:
     """The float32 tensors of an edit, with one copy on each device that needs them."""
 
-    def __init__(self, tensors: "Mapping[Any, Tensor]") -> None:
+    def __init__(self, tensors: Mapping[Any, Tensor]) -> None:
         self.tensors = tensors
         self._copies: dict[tuple[Hashable, object], Tensor] = {}
 
-    def on(self, device: "torch.device", name: Hashable) -> "Tensor":
+    def on(self, device: "torch.device", name: Hashable) -> Tensor:
         """The tensor of a site or layer on the device."""
         key = name, device
         if key not in self._copies:
@@ -66,7 +64,7 @@ class VectorEdit:
         where: The tokens.
     """
 
-    vectors: "Mapping[Site, Tensor]"
+    vectors: Mapping[Site, Tensor]
     how: How = "add"
     strength: float = 1.0
     where: Where = END
@@ -87,7 +85,7 @@ class VectorEdit:
     def _copies(self) -> Copies:
         return Copies(self.vectors)
 
-    def edit(self, site: Site, x: "Tensor", rows: Sequence[int]) -> "Tensor":
+    def edit(self, site: Site, x: Tensor, rows: Sequence[int]) -> Tensor:
         vector = self._copies.on(x.device, site)
         return replaced(x, vector, self.strength) if self.how == "replace" else shifted(x, vector, self.strength)
 
@@ -105,7 +103,7 @@ class HeadEdit:
     """
 
     heads: Mapping[int, tuple[int, ...]]
-    values: "Mapping[int, Tensor]"
+    values: Mapping[int, Tensor]
     strength: float = 1.0
     where: Where = END
     how: How = "replace"
@@ -128,19 +126,19 @@ class HeadEdit:
     def _copies(self) -> Copies:
         return Copies(self.values)
 
-    def edit(self, site: Site, x: "Tensor", rows: Sequence[int]) -> "Tensor":
+    def edit(self, site: Site, x: Tensor, rows: Sequence[int]) -> Tensor:
         values = self._copies.on(x.device, site.layer)
         return with_heads(x, self.heads[site.layer], values, self.strength, self.how)
 
 
-def tensor_digest(tensor: "Tensor") -> str:
+def tensor_digest(tensor: Tensor) -> str:
     """A digest of the values of a tensor, as float32."""
     import hashlib
 
     return hashlib.sha256(tensor.float().cpu().contiguous().numpy().tobytes()).hexdigest()
 
 
-def edit_digest(what: str, tensors: "Mapping[Site, Tensor]", strength: float, where: Where) -> str:
+def edit_digest(what: str, tensors: Mapping[Site, Tensor], strength: float, where: Where) -> str:
     """A digest of everything that decides an edit."""
     values = [(str(site), list(tensor.shape), tensor_digest(tensor)) for site, tensor in sorted(tensors.items())]
     return canonical_digest([what, values, strength, astuple(where)])[:32]
@@ -156,7 +154,7 @@ EVERYWHERE = Where("all", "both")
 """Every token of the prompt and of the answer."""
 
 
-def turned(x: "Tensor", direction: "Tensor", lam: float) -> "Tensor":
+def turned(x: Tensor, direction: Tensor, lam: float) -> Tensor:
     """The states turned towards a unit direction [d], with their own lengths: [n, d] -> [n, d]."""
     from torch.nn import functional
 
@@ -177,7 +175,7 @@ class DirectionEdit:
         where: The tokens.
     """
 
-    directions: "Mapping[Site, Tensor]"
+    directions: Mapping[Site, Tensor]
     lam: float
     where: Where = EVERYWHERE
 
@@ -199,11 +197,11 @@ class DirectionEdit:
 
         return Copies({site: functional.normalize(own.float(), dim=-1) for site, own in self.directions.items()})
 
-    def edit(self, site: Site, x: "Tensor", rows: Sequence[int]) -> "Tensor":
+    def edit(self, site: Site, x: Tensor, rows: Sequence[int]) -> Tensor:
         return turned(x, self._units.on(x.device, site), self.lam)
 
 
-def directions_by_site(model: "HF", vectors: "Tensor") -> "dict[Site, Tensor]":
+def directions_by_site(model: "HF", vectors: Tensor) -> dict[Site, Tensor]:
     """The direction of each layer at its site `mlp`: vectors [layers, d]. Directions of length 0 are left out."""
     sites = model.sites.all("mlp")
     return {site: vectors[site.layer] for site in sites if float(vectors[site.layer].norm()) > 0}

@@ -10,18 +10,10 @@ made from them. Accuracy compares normalized greedy answers with the accepted on
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 from decoding.prompt_edits import remove_demonstrations, replace_answers
-from icl.errors import DataError, PlanError
-from icl.metrics.normalize import normalize_text
-from icl.models.interventions import END, Intervention, Site, Where, steer
-from icl.types import Prompt
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from icl.models.hf.model import HF
+from icl import END, DataError, Intervention, PlanError, Prompt, Site, Tensor, Where, normalize_text, steer
+from icl.models.hf.model import HF
 
 ROWS_AT_ONCE = 256
 """Prompts that are open at the same time while first tokens are scored."""
@@ -75,7 +67,7 @@ class FitData:
         on_progress: Called with a text and the number of steps done and planned.
     """
 
-    model: "HF"
+    model: HF
     sources: tuple[DevPrompt, ...]
     choice: tuple[DevPrompt, ...]
     seed: int = 0
@@ -88,14 +80,14 @@ class FitData:
         if same := {one.id for one in self.sources} & {one.id for one in self.choice}:
             raise DataError(f"query '{min(same)}' is a source and also chooses parameters. The parts must be disjoint.")
 
-    def states(self, prompts: Sequence[Prompt], sites: Sequence[Site], where: Where = END) -> "Tensor":
+    def states(self, prompts: Sequence[Prompt], sites: Sequence[Site], where: Where = END) -> Tensor:
         """States of each prompt at its last token, or at another one: [prompts, sites, ...]. Raises ModelError."""
         import torch
 
         observed = self.model.observe(prompts, sites, where)
         return torch.stack([torch.stack([own[site][-1] for site in sites]) for own in observed])
 
-    def mean_states(self, sites: Sequence[Site]) -> "dict[str, Tensor]":
+    def mean_states(self, sites: Sequence[Site]) -> dict[str, Tensor]:
         """Means over the sources: 'few_shot', 'zero_shot' and 'shuffled', each [sites, ...].
 
         'shuffled' is missing if no source has two different answers to exchange.
@@ -117,7 +109,7 @@ class FitData:
         parts = {"sources": self.sources, "choice": self.choice}
         return {f"{name}_not_shuffled": sum(not one.is_shuffled for one in part) for name, part in parts.items()}
 
-    def answer_states(self, sites: Sequence[Site]) -> "tuple[Tensor, Tensor]":
+    def answer_states(self, sites: Sequence[Site]) -> tuple[Tensor, Tensor]:
         """States before and after the answer of each source, without demonstrations.
 
         Returns:
@@ -173,7 +165,7 @@ class FitData:
             right.append(is_right(result.text, self.choice[i % len(base)].answers))
         return [sum(right[i : i + len(base)]) / len(base) for i in range(0, len(right), len(base))] if base else []
 
-    def first_token_logprobs(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> "Tensor":
+    def first_token_logprobs(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> Tensor:
         """Log-probability of the first token of each answer, [prompts] float32 on the host.
 
         Prompts that differ in interventions at their end share everything before it, so each costs one token.
@@ -209,7 +201,7 @@ def best(scores: Mapping[int, float]) -> int:
     return max(scores, key=lambda key: (scores[key], -key))
 
 
-def common_share(differences: "Tensor") -> float:
+def common_share(differences: Tensor) -> float:
     """Share of a shift that all sources have in common: |v|^2 / (|v|^2 + mean |dz - v|^2), of [sources, d]."""
     mean = differences.mean(0)
     own = float((differences - mean).square().sum(-1).mean())

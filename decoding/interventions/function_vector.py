@@ -16,9 +16,7 @@ release edits every new token); each row is edited (the release edits the last r
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from decoding.interventions.base import Control, FittedMethod, FittedTensors
-from decoding.interventions.edits import VectorEdit
-from decoding.interventions.fit_data import FitData
+from decoding import Control, FitData, FittedMethod, FittedTensors, VectorEdit
 from decoding.interventions.head_effects import (
     Base,
     Heads,
@@ -31,8 +29,7 @@ from decoding.interventions.head_effects import (
     strongest,
     summed,
 )
-from icl.models.interventions import Site, Where
-from icl.registry import Count, PositiveInt, component
+from icl import Count, PositiveInt, Site, Where, component
 
 HEAD_COUNTS = (1, 3, 5, 10)
 """Numbers of heads that a fit tries."""

@@ -13,17 +13,12 @@ All edits are at the end of a prompt, so the rows of all heads share everything 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from decoding.interventions.edits import HeadEdit, How
 from decoding.interventions.fit_data import DevPrompt, FitData
-from icl.errors import ConfigError, DataError, ModelError
-from icl.models.interventions import END, Site, Where, steer
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from icl.models.hf.model import HF
+from icl import END, ConfigError, DataError, ModelError, Site, Tensor, Where, steer
+from icl.models.hf.model import HF
 
 MAX_EFFECT_PROMPTS = 25
 """Prompts that effects are averaged over, as in the paper."""
@@ -48,7 +43,7 @@ class HeadEffects:
         base_probability: Mean probability of the first answer token on them, without an edit.
     """
 
-    effects: "Tensor"
+    effects: Tensor
     base: Base
     base_probability: float
 
@@ -92,7 +87,7 @@ class HeadEffects:
         return tuple(warnings)
 
 
-def head_sites(model: "HF") -> tuple[Site, ...]:
+def head_sites(model: HF) -> tuple[Site, ...]:
     """The sites of all layers with heads. Raises ModelError if there are none."""
     sites = model.sites.all("heads")
     if not sites:
@@ -100,12 +95,12 @@ def head_sites(model: "HF") -> tuple[Site, ...]:
     return sites
 
 
-def mean_head_inputs(data: FitData) -> "dict[str, Tensor]":
+def mean_head_inputs(data: FitData) -> dict[str, Tensor]:
     """'few_shot', 'zero_shot' and 'shuffled' -> [layers with heads, H, e]."""
     return data.mean_states(head_sites(data.model))
 
 
-def head_contributions(model: "HF", inputs: "Tensor") -> "Tensor":
+def head_contributions(model: HF, inputs: Tensor) -> Tensor:
     """What each head adds to the stream: [layers with heads, H, e] -> [layers with heads, H, d].
 
     The projection itself runs, so adapters and quantized weights count. Its bias, which belongs to no head, is removed.
@@ -131,7 +126,7 @@ def head_contributions(model: "HF", inputs: "Tensor") -> "Tensor":
     return torch.stack(rows)
 
 
-def head_effects(data: FitData, inputs: "Tensor", prompts: Sequence[DevPrompt], base: Base = "shuffled") -> HeadEffects:
+def head_effects(data: FitData, inputs: Tensor, prompts: Sequence[DevPrompt], base: Base = "shuffled") -> HeadEffects:
     """The average indirect effect of each head.
 
     Args:
@@ -159,13 +154,13 @@ def head_effects(data: FitData, inputs: "Tensor", prompts: Sequence[DevPrompt], 
     return HeadEffects(effects, base, float(probabilities[:, 0].mean()))
 
 
-def strongest(effects: "Tensor", count: int) -> Heads:
+def strongest(effects: Tensor, count: int) -> Heads:
     """(index of the layer, head) of the heads with the largest effects, the strongest first."""
     order = effects.flatten().argsort(descending=True, stable=True)[:count].tolist()
     return [divmod(place, effects.shape[1]) for place in order]
 
 
-def chosen_heads(effects: "Tensor", count: int) -> Heads:
+def chosen_heads(effects: Tensor, count: int) -> Heads:
     """The `count` strongest heads, all with an effect above 0; or all heads of the model, as a control.
 
     Raises:
@@ -179,7 +174,7 @@ def chosen_heads(effects: "Tensor", count: int) -> Heads:
     return strongest(effects, count)
 
 
-def summed(contributions: "Tensor", heads: Sequence[tuple[int, int]]) -> "Tensor":
+def summed(contributions: Tensor, heads: Sequence[tuple[int, int]]) -> Tensor:
     """The sum of what some heads add [d], in an order of its own: contributions [layers with heads, H, d]."""
     import torch
 
@@ -216,7 +211,7 @@ def random_heads(shape: Sequence[int], chosen: Heads, draw: int) -> Heads:
 
 def head_edit(
     layers: Sequence[int],
-    inputs: "Tensor",
+    inputs: Tensor,
     heads: Sequence[tuple[int, int]],
     strength: float = 1.0,
     *,
@@ -245,7 +240,7 @@ def head_edit(
     )
 
 
-def _check_adds_projection(model: "HF", layer: int) -> None:
+def _check_adds_projection(model: HF, layer: int) -> None:
     """Raises ModelError if another module stands between attention and the stream."""
     sites = model.sites
     if Site("attention", layer) not in sites.all("attention"):

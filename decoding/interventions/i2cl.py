@@ -17,17 +17,12 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
-from decoding.interventions.base import Control, FittedMethod, FittedTensors, random_of_equal_norm
-from decoding.interventions.edits import EVERYWHERE, Copies, edit_digest, tensor_digest
-from decoding.interventions.fit_data import FitData
+from decoding import Control, Copies, FitData, FittedMethod, FittedTensors, random_of_equal_norm, tensor_digest
+from decoding.interventions.edits import EVERYWHERE, edit_digest
 from decoding.interventions.trainable import minimize
-from icl.models.interventions import Site, Where
-from icl.registry import PositiveInt, component
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from icl import PositiveInt, Site, Tensor, Where, component
 
 FIRST_A, FIRST_B, RATE, DECAY, BATCH, WARMUP = 0.1, 1.0, 0.01, 1e-3, 2, 0.05
 
@@ -36,7 +31,7 @@ FIRST_A, FIRST_B, RATE, DECAY, BATCH, WARMUP = 0.1, 1.0, 0.01, 1e-3, 2, 0.05
 class MixEdit:
     """An intervention b out + a c at each of its sites. mixes: site -> tensor [2 + d] of a, b and c."""
 
-    mixes: "Mapping[Site, Tensor]"
+    mixes: Mapping[Site, Tensor]
     where: Where = EVERYWHERE
     neutral: bool = False
 
@@ -52,7 +47,7 @@ class MixEdit:
     def _copies(self) -> Copies:
         return Copies(self.mixes)
 
-    def edit(self, site: Site, x: "Tensor", rows: Sequence[int]) -> "Tensor":
+    def edit(self, site: Site, x: Tensor, rows: Sequence[int]) -> Tensor:
         mix = self._copies.on(x.device, site)
         return mix[1] * x + mix[0] * mix[2:]
 
@@ -93,7 +88,7 @@ class I2CL(FittedMethod):
         parameters = {"sites": [[site.kind == "attention", site.layer] for site in sites], "draw": self.draw}
         return FittedTensors(tensors, parameters, report)
 
-    def _mixes(self, data: FitData, sites: Sequence[Site], vectors: "Tensor") -> "tuple[Tensor, list[float]]":
+    def _mixes(self, data: FitData, sites: Sequence[Site], vectors: Tensor) -> tuple[Tensor, list[float]]:
         import torch
 
         a = torch.full((len(sites), 1), FIRST_A, requires_grad=True)

@@ -17,16 +17,10 @@ images; sources of `icl fit` instead of the demonstrations of the prompt.
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar, Literal
 
-from decoding.interventions.base import Control, FittedMethod, FittedTensors
-from decoding.interventions.edits import DirectionEdit
-from decoding.interventions.fit_data import FitData
-from icl.models.interventions import Site
-from icl.registry import NonNegative, component
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from decoding import Control, DirectionEdit, FitData, FittedMethod, FittedTensors
+from icl import NonNegative, Site, Tensor, component
 
 
 @component("intervention", "icv")
@@ -67,7 +61,7 @@ class ICV(FittedMethod):
         return FittedTensors(tensors, {"layers": layers}, report)
 
 
-def principal_direction(differences: "Tensor") -> "Tensor":
+def principal_direction(differences: Tensor) -> Tensor:
     """The first principal direction of [n, layers, d], of length 1 over all layers: [layers, d].
 
     Its sign makes the largest projection of a centered difference positive, as the released code's `svd_flip`.

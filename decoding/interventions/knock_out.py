@@ -13,24 +13,11 @@ Differs from the released code in the spans: parts of prompts by their names ins
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from decoding.interventions.attention_edits import (
-    CutScores,
-    RandomTokens,
-    ScoreMethod,
-    attention_problem,
-    check_span_names,
-    names_images,
-    score_sites,
-)
-from icl.models.interventions import Site, Where, steer
-from icl.registry import Count, component
-from icl.types import Prompt
-
-if TYPE_CHECKING:
-    from icl.models.base import Model
-    from icl.models.hf.model import HF
+from decoding import RandomTokens, ScoreMethod, attention_problem, check_span_names, names_images, score_sites
+from decoding.interventions.attention_edits import CutScores
+from icl import Count, Model, Prompt, Site, Where, component, steer
+from icl.models.hf.model import HF
 
 
 @component("intervention", "knock_out")
@@ -63,22 +50,22 @@ class KnockOut(ScoreMethod):
     def revision(self) -> int:
         return 2 if names_images([self.tokens]) else super().revision
 
-    def model_problem(self, model: "Model") -> str | None:
+    def model_problem(self, model: Model) -> str | None:
         return attention_problem(model, [self.tokens]) or super().model_problem(model)
 
     @property
     def min_shots(self) -> int:
         return int(all(key.startswith("demo") for key in self.keys))
 
-    def check(self, model: "HF") -> None:
+    def check(self, model: HF) -> None:
         self._sites(model)
 
-    def steered(self, prompts: Sequence[Prompt], model: "HF") -> Sequence[Prompt]:
+    def steered(self, prompts: Sequence[Prompt], model: HF) -> Sequence[Prompt]:
         where = Where(self.tokens, "both" if self.acts_on_output else "prompt")
         edit = CutScores(self._sites(model), self.edited_keys(own=False), where)
         return [steer(prompt, edit) for prompt in prompts]
 
-    def _sites(self, model: "HF") -> tuple[Site, ...]:
+    def _sites(self, model: HF) -> tuple[Site, ...]:
         if self.layers is None:
             return score_sites(model, 0, -1)
         return tuple(model.sites.resolve(Site("scores", layer)) for layer in self.layers)

@@ -15,19 +15,12 @@ of all heads into H slices of the stream, so that its W scales slices and not he
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar, Literal
 
-from decoding.interventions.base import Control, FittedMethod, FittedTensors, random_of_equal_norm
-from decoding.interventions.edits import VectorEdit, tensor_digest
-from decoding.interventions.fit_data import FitData
+from decoding import Control, FitData, FittedMethod, FittedTensors, VectorEdit, random_of_equal_norm, tensor_digest
 from decoding.interventions.head_effects import head_contributions, head_sites, mean_head_inputs
 from decoding.interventions.trainable import minimize
-from icl.errors import ConfigError
-from icl.models.interventions import Site
-from icl.registry import PositiveInt, component
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from icl import ConfigError, PositiveInt, Site, Tensor, component
 
 
 @component("intervention", "ltv")
@@ -71,7 +64,7 @@ class LTV(FittedMethod):
             report |= {key: data.accuracies([(edit,)])[0], f"{key}_loss": losses[-1]}
         return FittedTensors(tensors, {"layers": layers, "variant": self.variant, "draw": self.draw}, report)
 
-    def _weights(self, data: FitData, layers: list[int], directions: "Tensor") -> "tuple[Tensor, list[float]]":
+    def _weights(self, data: FitData, layers: list[int], directions: Tensor) -> tuple[Tensor, list[float]]:
         import torch
 
         weights = torch.zeros(directions.shape[:2], requires_grad=True)
@@ -89,12 +82,12 @@ class LTV(FittedMethod):
         return weights.detach(), losses
 
 
-def weighted(weights: "Tensor", directions: "Tensor") -> "Tensor":
+def weighted(weights: Tensor, directions: Tensor) -> Tensor:
     """The sum over heads: [L, H], [L, H, d] -> [L, d]."""
     return (weights[..., None] * directions).sum(1)
 
 
-def sliced(contributions: "Tensor") -> "Tensor":
+def sliced(contributions: Tensor) -> Tensor:
     """The release's parts: slice h of what all heads add, zero elsewhere. [L, H, d] -> [L, H, d]."""
     import torch
 

@@ -21,19 +21,12 @@ released code was compared.
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
-from decoding.interventions.base import FittedTensors
-from decoding.interventions.edits import VectorEdit
+from decoding import FittedTensors, VectorEdit
 from decoding.interventions.trainable import TrainableMethod
-from icl.models.interventions import Site, Where
-from icl.registry import component
-from icl.types import Prompt
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from icl.models.hf.model import HF
+from icl import Prompt, Site, Tensor, Where, component
+from icl.models.hf.model import HF
 
 
 @component("intervention", "m2iv")
@@ -50,12 +43,12 @@ class M2IV(TrainableMethod):
     def intervention(self) -> VectorEdit:
         return self.edit(self.vectors, self.file.parameters)
 
-    def edit(self, tensor: "Tensor", parameters: Mapping[str, Any]) -> VectorEdit:
+    def edit(self, tensor: Tensor, parameters: Mapping[str, Any]) -> VectorEdit:
         sites = [Site(kind, int(layer)) for kind, layer in parameters["sites"]]
         where = Where(str(parameters["tokens"]), "both")
         return VectorEdit(dict(zip(sites, tensor, strict=True)), "add", self.strength, where)
 
-    def start(self, model: "HF", prompts: Iterable[Prompt], seed: int) -> FittedTensors:
+    def start(self, model: HF, prompts: Iterable[Prompt], seed: int) -> FittedTensors:
         import torch
 
         sites = [site for kind in self.kinds for site in model.sites.all(kind)]

@@ -23,11 +23,9 @@ left out.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar, Literal
 
-from decoding.interventions.base import Control, FittedMethod, FittedTensors
-from decoding.interventions.edits import HeadEdit, How
-from decoding.interventions.fit_data import FitData
+from decoding import Control, FitData, FittedMethod, FittedTensors, HeadEdit, How
 from decoding.interventions.head_effects import (
     Base,
     Heads,
@@ -40,11 +38,7 @@ from decoding.interventions.head_effects import (
     random_heads,
     strongest,
 )
-from icl.models.interventions import Where, steer
-from icl.registry import PositiveInt, component, later_parameter
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from icl import PositiveInt, Tensor, Where, component, later_parameter, steer
 
 MASKS, FINAL_MASKS, RATE, FIRST_LOGIT = 32, 10, 0.1, -1.0
 """Masks of a step, sampled masks at the end, Adam's rate, and the first Bernoulli logit of every head."""
@@ -140,7 +134,7 @@ class MTV(FittedMethod):
 
 
 def sampled_masks(
-    data: FitData, layers: Sequence[int], inputs: "Tensor", steps: int, how: How = "replace"
+    data: FitData, layers: Sequence[int], inputs: Tensor, steps: int, how: How = "replace"
 ) -> list[Heads]:
     """Masks of the distribution that REINFORCE learned. Random numbers come from the seed of the data.
 
@@ -179,11 +173,11 @@ def _first_token_loss(data: FitData, edit: HeadEdit) -> float:
     return -float(data.first_token_logprobs(prompts, [one.answers[0] for one in data.choice]).mean())
 
 
-def _as_heads(mask: "Tensor") -> Heads:
+def _as_heads(mask: Tensor) -> Heads:
     return [(int(i), int(head)) for i, head in mask.nonzero().tolist()]
 
 
-def _as_mask(inputs: "Tensor", heads: Heads) -> "Tensor":
+def _as_mask(inputs: Tensor, heads: Heads) -> Tensor:
     import torch
 
     mask = torch.zeros(inputs.shape[:2])

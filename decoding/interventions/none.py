@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from decoding.base import SteeringMethod
-from icl.registry import component
+from decoding import SteeringMethod
+from icl import component
 
 
 @component("intervention", "none")

@@ -18,9 +18,7 @@ No released code was compared.
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from decoding.interventions.base import Control, FittedMethod, FittedTensors
-from decoding.interventions.edits import HeadEdit
-from decoding.interventions.fit_data import FitData
+from decoding import Control, FitData, FittedMethod, FittedTensors, HeadEdit
 from decoding.interventions.head_effects import (
     MAX_EFFECT_PROMPTS,
     head_edit,
@@ -29,13 +27,10 @@ from decoding.interventions.head_effects import (
     random_heads,
     strongest,
 )
-from icl.models.interventions import Where, steer
-from icl.registry import PositiveInt, component
+from icl import PositiveInt, Tensor, Where, component, steer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    from torch import Tensor
 
 
 @component("intervention", "stv")
@@ -106,7 +101,7 @@ class STV(FittedMethod):
         return losses
 
 
-def sensitivities(differences: "Tensor", before: "Tensor") -> "Tensor":
+def sensitivities(differences: Tensor, before: Tensor) -> Tensor:
     """How much and how consistently demonstrations change each head: [n, L, H, e], [n, L, H, e] -> [L, H].
 
     The mean cosine is over all pairs of different sources.
@@ -120,7 +115,7 @@ def sensitivities(differences: "Tensor", before: "Tensor") -> "Tensor":
     return scores
 
 
-def cluster_centers(inputs: "Tensor", count: int, seed: int) -> "Tensor":
+def cluster_centers(inputs: Tensor, count: int, seed: int) -> Tensor:
     """Centers of k-means, [clusters, e] of [n, e]. Clusters without members are left out."""
     import torch
     from scipy.cluster.vq import kmeans2

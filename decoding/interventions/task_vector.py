@@ -15,17 +15,11 @@ user's (the release averages 2 dummy queries and chooses on 50 dev sets); answer
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
-from decoding.interventions.base import Control, FittedMethod, FittedTensors
-from decoding.interventions.edits import How, VectorEdit
-from decoding.interventions.fit_data import FitData, best, common_share
-from icl.errors import ConfigError
-from icl.models.interventions import Site
-from icl.registry import Count, component
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from decoding import Control, FitData, FittedMethod, FittedTensors, How, VectorEdit
+from decoding.interventions.fit_data import best, common_share
+from icl import ConfigError, Count, Site, Tensor, component
 
 
 @component("intervention", "task_vector")

@@ -13,17 +13,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from decoding.interventions.base import Control, FittedMethod, FittedTensors
 from decoding.interventions.fit_data import FitData
-from icl.errors import ConfigError, DataError
-from icl.memory.out_of_memory import report_out_of_memory
-from icl.models.interventions import Intervention, Keys, Site, Where, steer
+from icl import ConfigError, DataError, Intervention, Keys, Prompt, Site, Tensor, Where, steer
+from icl.memory import report_out_of_memory
+from icl.models.hf.model import HF
 from icl.registry import class_name
-from icl.types import Prompt
 
 if TYPE_CHECKING:
     import torch
-    from torch import Tensor
-
-    from icl.models.hf.model import HF
 
 
 @dataclass(frozen=True)
@@ -35,7 +31,7 @@ class TrainableMethod(FittedMethod):
 
     available_controls: ClassVar[tuple[Control, ...]] = ("random",)
 
-    def start(self, model: "HF", prompts: Iterable[Prompt], seed: int) -> FittedTensors:
+    def start(self, model: HF, prompts: Iterable[Prompt], seed: int) -> FittedTensors:
         """What training begins with. All of its tensors are trained.
 
         Args:
@@ -45,11 +41,11 @@ class TrainableMethod(FittedMethod):
         """
         raise NotImplementedError(f"{type(self).__name__} does not define `start`")
 
-    def edit(self, tensor: "Tensor", parameters: Mapping[str, Any]) -> Intervention:
+    def edit(self, tensor: Tensor, parameters: Mapping[str, Any]) -> Intervention:
         """The edit with the tensor that `tensor` names and the parameters of its file."""
         raise NotImplementedError(f"{type(self).__name__} does not define `edit`")
 
-    def steered_by(self, trained: FittedTensors, prompts: Sequence[Prompt], model: "HF") -> Sequence[Prompt]:
+    def steered_by(self, trained: FittedTensors, prompts: Sequence[Prompt], model: HF) -> Sequence[Prompt]:
         """The prompts, read under the tensors in training.
 
         Their interventions keep the graph of the tensors, and their digests do not name the values.
@@ -98,7 +94,7 @@ class Unnamed:
     def where(self) -> Where:
         return self.acts.where
 
-    def edit(self, site: Site, x: "Tensor", rows: Sequence[int]) -> "Tensor":
+    def edit(self, site: Site, x: Tensor, rows: Sequence[int]) -> Tensor:
         return self.acts.edit(site, x, rows)
 
 

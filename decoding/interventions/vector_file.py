@@ -10,13 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from icl.errors import ConfigError
+from icl import ConfigError, Tensor
 from icl.loading import search_candidates
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 FORMAT = "mm-icl vectors, 1"
 SUFFIX = ".safetensors"
@@ -43,7 +40,7 @@ class VectorFile:
     parameters: Mapping[str, Any]
     record: Mapping[str, Any]
     report: Mapping[str, Any]
-    tensors: "Mapping[str, Tensor]"
+    tensors: Mapping[str, Tensor]
     digest: str
 
 
@@ -51,7 +48,7 @@ def write_vector_file(
     path: Path,
     method: str,
     *,
-    tensors: "Mapping[str, Tensor]",
+    tensors: Mapping[str, Tensor],
     parameters: Mapping[str, Any],
     record: Mapping[str, Any],
     report: Mapping[str, Any],

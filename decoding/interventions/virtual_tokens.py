@@ -8,22 +8,14 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from decoding.interventions.edits import Copies, replaced
 from decoding.interventions.trainable import TrainableMethod
 from decoding.prompt_edits import demonstrations, keep_demonstrations
-from icl import spans
-from icl.errors import ModelError
+from icl import ModelError, Part, Prompt, Site, Tensor, Turn, Where, canonical_digest, spans, steer
 from icl.lru_cache_bytes import LRUByteCache
-from icl.models.interventions import Site, Where, steer
-from icl.text.json_text import canonical_digest
-from icl.types import Part, Prompt, Turn
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from icl.models.hf.model import HF
+from icl.models.hf.model import HF
 
 EMBEDDING = Site("embedding", 0)
 TEXTS = Where("demo_texts")
@@ -42,7 +34,7 @@ class VirtualTokenMethod(TrainableMethod):
     def acts_on_output(self) -> bool:
         return False
 
-    def check(self, model: "HF") -> None:
+    def check(self, model: HF) -> None:
         """Raises ModelError if the map does not lead to the input embeddings of the model."""
         width = self.vectors.shape[-1]
         if width != model.sites.width:
@@ -70,9 +62,7 @@ class DemonstrationBank:
         self.strength = strength
         self.states = LRUByteCache[tuple[str, str], Any](BANK_BYTES, lambda one: one.numel() * one.element_size())
 
-    def virtual(
-        self, prompts: Sequence[Prompt], model: "HF", affine: "Tensor", name: tuple[Any, ...]
-    ) -> "list[Prompt]":
+    def virtual(self, prompts: Sequence[Prompt], model: HF, affine: Tensor, name: tuple[Any, ...]) -> "list[Prompt]":
         """The prompts with virtual tokens in place of their demonstrations.
 
         Args:
@@ -95,7 +85,7 @@ class DemonstrationBank:
             made.append(steer(texts_only(prompt), EmbeddingEdit(values, digest, self.strength)))
         return made
 
-    def read(self, alone: Mapping[str, Prompt], model: "HF") -> "dict[str, Tensor]":
+    def read(self, alone: Mapping[str, Prompt], model: HF) -> dict[str, Tensor]:
         """Digest -> states [n, d] of demonstrations. Those of the bank are not read again."""
         states: dict[str, Any] = {digest: self.states.get((model.digest, digest)) for digest in alone}
         missing = [digest for digest, value in states.items() if value is None]
@@ -117,7 +107,7 @@ class EmbeddingEdit:
         strength: Share of the edit.
     """
 
-    values: "Tensor"
+    values: Tensor
     digest: str
     strength: float = 1.0
 
@@ -137,7 +127,7 @@ class EmbeddingEdit:
     def _copies(self) -> Copies:
         return Copies({"values": self.values})
 
-    def edit(self, site: Site, x: "Tensor", rows: Sequence[int]) -> "Tensor":
+    def edit(self, site: Site, x: Tensor, rows: Sequence[int]) -> Tensor:
         count = len(set(rows))
         if len(x) != count * self.tokens:
             raise ModelError(
@@ -148,7 +138,7 @@ class EmbeddingEdit:
         return replaced(x, self._copies.on(x.device, "values").repeat(count, 1), self.strength)
 
 
-def text_states(prompts: Iterable[Prompt], model: "HF") -> "tuple[Tensor, Tensor]":
+def text_states(prompts: Iterable[Prompt], model: HF) -> tuple[Tensor, Tensor]:
     """Last-layer states and input embeddings [n, d] of the texts of all demonstrations, each read alone as text."""
     import torch
 
@@ -199,7 +189,7 @@ def read_alone(prompt: Prompt, place: int) -> Prompt:
     return replace(prompt, turns=tuple(turns), interventions=())
 
 
-def ridge_map(states: "Tensor", targets: "Tensor", ridge: float) -> "Tensor":
+def ridge_map(states: Tensor, targets: Tensor, ridge: float) -> Tensor:
     """The affine map of a ridge regression, with the intercept, which is not penalized, in its first row.
 
     Args:
@@ -221,6 +211,6 @@ def ridge_map(states: "Tensor", targets: "Tensor", ridge: float) -> "Tensor":
     return torch.cat([(y_mean - x_mean @ weights)[None], weights]).float()
 
 
-def apply_map(affine: "Tensor", states: "Tensor") -> "Tensor":
+def apply_map(affine: Tensor, states: Tensor) -> Tensor:
     """Images of states [n, d] under an affine map [1 + d, d]."""
     return affine[0] + states.to(affine) @ affine[1:]

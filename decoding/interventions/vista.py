@@ -15,18 +15,12 @@ one pair, which is that of a zero matrix and adds 1 to the first coordinate); de
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
-from decoding.base import SteeringMethod
-from decoding.interventions.base import random_of_equal_norm
-from decoding.interventions.edits import DirectionEdit, directions_by_site
-from decoding.prompt_edits import remove_query_image
-from icl.models.interventions import steer
-from icl.registry import NonNegative, component
-from icl.types import Prompt
-
-if TYPE_CHECKING:
-    from icl.models.hf.model import HF
+from decoding import DirectionEdit, SteeringMethod, random_of_equal_norm, remove_query_image
+from decoding.interventions.edits import directions_by_site
+from icl import NonNegative, Prompt, component, steer
+from icl.models.hf.model import HF
 
 
 @component("intervention", "vista")
@@ -47,7 +41,7 @@ class Vista(SteeringMethod):
     def controls(self) -> tuple[SteeringMethod, ...]:
         return () if self.control != "none" else (replace(self, control="random"), replace(self, control="opposite"))
 
-    def steered(self, prompts: Sequence[Prompt], model: "HF") -> Sequence[Prompt]:
+    def steered(self, prompts: Sequence[Prompt], model: HF) -> Sequence[Prompt]:
         import torch
 
         sites = model.sites.all("residual")

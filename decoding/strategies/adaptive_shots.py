@@ -13,27 +13,21 @@ No released code: a reconstruction; it is no single paper's method.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar, Literal
 
-from decoding.base import Note, StatefulStrategy, StepState, Strategy, Traits, unit_strength
+from decoding import Note, StatefulStrategy, StepState, Strategy, Traits, unit_strength
 from decoding.prompt_edits import demonstrations, keep_demonstrations
-from icl.errors import ConfigError
-from icl.memory.device_copies import copied_to_device
-from icl.registry import Count, Fraction, NonNegative, component
-from icl.types import Prompt
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from icl import ConfigError, Count, Fraction, NonNegative, Prompt, Tensor, component, copied_to_device
 
 
-def margins(logits: "Tensor") -> "Tensor":
+def margins(logits: Tensor) -> Tensor:
     """Difference of the two best log-probabilities: [..., V] -> [...]."""
     best = logits.log_softmax(-1).topk(min(2, logits.shape[-1]), -1).values
     difference: Tensor = best[..., 0] - best[..., -1]
     return difference
 
 
-def first_clear(values: "Tensor", margin: float) -> "Tensor":
+def first_clear(values: Tensor, margin: float) -> Tensor:
     """The first rung at or above the margin, else the last one: margins [rungs, B] -> [B] indices."""
     clear = values >= margin
     clear[-1] = True
@@ -68,7 +62,7 @@ class AdaptiveShots(StatefulStrategy):
     def weights(self) -> None:
         return None
 
-    def strength(self, logits: "Tensor", step: int) -> "Tensor":
+    def strength(self, logits: Tensor, step: int) -> Tensor:
         return unit_strength(logits)
 
     def calibration_strategies(self, shots: int) -> tuple[Strategy, ...]:
@@ -81,7 +75,7 @@ class AdaptiveShots(StatefulStrategy):
             for rung in range(count)
         )
 
-    def fit(self, logprobs: "Tensor", gold: Sequence[int]) -> "AdaptiveShots":
+    def fit(self, logprobs: Tensor, gold: Sequence[int]) -> "AdaptiveShots":
         """The smallest margin with the highest accuracy. logprobs: [queries, rungs, options]."""
         import torch
 
@@ -100,7 +94,7 @@ class AdaptiveShots(StatefulStrategy):
         ordered = numbers[::-1] if self.near == "last" else numbers
         return prompt, *(keep_demonstrations(prompt, ordered[:k]) for k in self.ladder), prompt
 
-    def combine_stateful(self, logits: "Tensor", step: int, states: Sequence[StepState]) -> "Tensor":
+    def combine_stateful(self, logits: Tensor, step: int, states: Sequence[StepState]) -> Tensor:
         import torch
 
         rungs = logits[1:]

@@ -11,15 +11,9 @@ No released code.
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from decoding.arms.wrapper import AblationContrast
-from decoding.formulas.masks import kth_plausibility_mask
-from decoding.prompt_edits import AblatedPart
-from icl.registry import Fraction, PositiveInt, component
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from decoding import AblatedPart, AblationContrast, kth_plausibility_mask
+from icl import Fraction, PositiveInt, Tensor, component
 
 
 @component("strategy", "cd_k")
@@ -35,10 +29,10 @@ class CDK(AblationContrast):
     def weights(self) -> tuple[float, float]:
         return 1.0, -1.0
 
-    def mask(self, reference: "Tensor") -> "Tensor | None":
+    def mask(self, reference: Tensor) -> Tensor | None:
         return kth_plausibility_mask(reference, self.alpha, self.k)
 
-    def combine(self, logits: "Tensor", step: int) -> "Tensor":
+    def combine(self, logits: Tensor, step: int) -> Tensor:
         with_condition, without_condition = logits.log_softmax(-1)
         scores: Tensor = with_condition - without_condition
         return scores

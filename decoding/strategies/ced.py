@@ -12,16 +12,9 @@ only (there also in the system text), in the visual texts, which are inputs, and
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from decoding.base import Note, Strategy
-from decoding.formulas.masks import plausibility_mask
-from decoding.prompt_edits import remove_demonstrations
-from icl.registry import Fraction, component
-from icl.types import Prompt
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from decoding import Note, Strategy, plausibility_mask, remove_demonstrations
+from icl import Fraction, Prompt, Tensor, component
 
 
 @component("strategy", "ced")
@@ -38,10 +31,10 @@ class CED(Strategy):
     def branches(self, prompt: Prompt, note: Note = None) -> tuple[Prompt, Prompt]:
         return prompt, remove_demonstrations(prompt)
 
-    def mask(self, reference: "Tensor") -> "Tensor | None":
+    def mask(self, reference: Tensor) -> Tensor | None:
         return plausibility_mask(reference, self.beta)
 
-    def combine(self, logits: "Tensor", step: int) -> "Tensor":
+    def combine(self, logits: Tensor, step: int) -> Tensor:
         with_demos, without_demos = logits.log_softmax(-1)
         scores: Tensor = with_demos - without_demos
         return scores

@@ -10,14 +10,10 @@ the last token, or a negative prompt of text).
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
-from decoding.arms.wrapper import AblationContrast
-from decoding.prompt_edits import AblatedPart
-from icl.registry import NonNegative, component
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from decoding import AblatedPart, AblationContrast
+from icl import NonNegative, Tensor, component
 
 
 @component("strategy", "cfg")
@@ -34,7 +30,7 @@ class CFG(AblationContrast):
     def weights(self) -> tuple[float, float]:
         return self.gamma, 1 - self.gamma
 
-    def combine(self, logits: "Tensor", step: int) -> "Tensor":
+    def combine(self, logits: Tensor, step: int) -> Tensor:
         conditional, unconditional = logits.log_softmax(-1)
         scores: Tensor = self.gamma * conditional + (1 - self.gamma) * unconditional
         return scores

@@ -10,15 +10,11 @@ No released code.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
-from decoding.arms.wrapper import GatedStrategy, StrategyWrapper
-from decoding.base import StepState, Strategy, Traits
+from decoding import GatedStrategy, StepState, Strategy, StrategyWrapper, Traits
 from decoding.strategies.vcd import VCD
-from icl.registry import Fraction, NestedComponent, component
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from icl import Fraction, NestedComponent, Tensor, component
 
 
 @component("strategy", "chasd")
@@ -41,27 +37,27 @@ class CHASD(StrategyWrapper, GatedStrategy):
     def weights(self) -> None:
         return None
 
-    def strength(self, logits: "Tensor", step: int) -> "Tensor":
+    def strength(self, logits: Tensor, step: int) -> Tensor:
         return self.inner_strength(logits, step).where(self.gate(logits, step), 1.0)
 
-    def mask(self, reference: "Tensor") -> "Tensor | None":
+    def mask(self, reference: Tensor) -> Tensor | None:
         return self.gated_mask(reference, self._is_open(reference))
 
-    def reference_decides(self, reference: "Tensor") -> "Tensor | None":
+    def reference_decides(self, reference: Tensor) -> Tensor | None:
         """Rows with a closed gate, and those that the method itself leaves to the reference."""
         is_closed, decides = ~self._is_open(reference)[:, 0], self.method.reference_decides(reference)
         return is_closed if decides is None else is_closed | decides
 
-    def gated_mask(self, reference: "Tensor", gate: "Tensor") -> "Tensor | None":
+    def gated_mask(self, reference: Tensor, gate: Tensor) -> Tensor | None:
         mask = self.method.mask(reference)
         return None if mask is None else mask | ~gate
 
-    def gate(self, logits: "Tensor", step: int) -> "Tensor":
+    def gate(self, logits: Tensor, step: int) -> Tensor:
         return self._is_open(logits[0])
 
-    def gated_scores(self, logits: "Tensor", step: int, gate: "Tensor", states: Sequence[StepState]) -> "Tensor":
+    def gated_scores(self, logits: Tensor, step: int, gate: Tensor, states: Sequence[StepState]) -> Tensor:
         return self.method.combine_stateful(logits, step, states).where(gate, logits[0])
 
-    def _is_open(self, reference: "Tensor") -> "Tensor":
+    def _is_open(self, reference: Tensor) -> Tensor:
         is_open: Tensor = reference.softmax(-1).amax(-1, keepdim=True) < self.threshold
         return is_open

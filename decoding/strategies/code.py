@@ -16,18 +16,12 @@ size is 1.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, cast
+from typing import ClassVar, cast
 
-from decoding.base import Generate, Note, Strategy, Traits, unit_strength
-from decoding.formulas.divergences import bounded_divergence
+from decoding import Generate, Note, Strategy, Traits, bounded_divergence, unit_strength
 from decoding.prompt_edits import replace_images
-from icl import spans
-from icl.errors import PlanError
-from icl.registry import NonNegative, PositiveInt, component
-from icl.types import Part, Prompt, Turn, Where
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from icl import NonNegative, Part, PlanError, PositiveInt, Prompt, Tensor, Turn, component, spans
+from icl.types import Where
 
 INSTRUCTION = (
     "Provide a detailed description of the image, covering all visible elements and their interactions, so as to "
@@ -56,7 +50,7 @@ class CODE(Strategy):
     def weights(self) -> None:
         return None
 
-    def strength(self, logits: "Tensor", step: int) -> "Tensor":
+    def strength(self, logits: Tensor, step: int) -> Tensor:
         return unit_strength(logits)
 
     def prepare(self, prompts: Sequence[Prompt], generate: Generate) -> Sequence[Mapping[str, str]]:
@@ -83,7 +77,7 @@ class CODE(Strategy):
             )
         return prompt, replace_images(prompt, cast("Mapping[str, str]", note or {}), self.in_image_slot)
 
-    def combine(self, logits: "Tensor", step: int) -> "Tensor":
+    def combine(self, logits: Tensor, step: int) -> Tensor:
         import torch
 
         original, described = logits

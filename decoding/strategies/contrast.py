@@ -16,18 +16,11 @@ The reference is branch 0 and has the first weight. Logits and log-probabilities
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
-from decoding.base import Note, Strategy, unit_strength
+from decoding import Note, Strategy, constants_like, kth_plausibility_mask, typical_mask, unit_strength
 from decoding.branch import Branch, BranchesField
-from decoding.formulas.masks import constants_like, kth_plausibility_mask, typical_mask
-from icl.errors import ConfigError
-from icl.registry import Fraction, NonNegative, PositiveInt, component, parameter
-from icl.types import Prompt
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
+from icl import ConfigError, Fraction, NonNegative, PositiveInt, Prompt, Tensor, component, parameter
 
 MASK_PARAMETERS: Mapping[str, tuple[str, ...]] = {
     "none": (),
@@ -68,20 +61,20 @@ class Contrast(Strategy):
     def weights(self) -> tuple[float, ...] | None:
         return None if self.space == "probabilities" else self.branch_weights
 
-    def strength(self, logits: "Tensor", step: int) -> "Tensor":
+    def strength(self, logits: Tensor, step: int) -> Tensor:
         return unit_strength(logits)
 
     def branches(self, prompt: Prompt, note: Note = None) -> tuple[Prompt, ...]:
         return prompt, *(branch.apply(prompt) for branch in self.contrasts)
 
-    def mask(self, reference: "Tensor") -> "Tensor | None":
+    def mask(self, reference: Tensor) -> Tensor | None:
         if self.mask_name == "none":
             return None
         if self.mask_name == "typical":
             return typical_mask(reference, self.width)
         return kth_plausibility_mask(reference, self.beta, self.k if self.mask_name == "kth_best" else 1)
 
-    def combine(self, logits: "Tensor", step: int) -> "Tensor":
+    def combine(self, logits: Tensor, step: int) -> Tensor:
         import torch
 
         weights = constants_like(self.branch_weights, logits)[:, None, None]

@@ -10,16 +10,12 @@ box, which is a parameter, and in its color.
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
-from decoding.base import Note, Strategy
+from decoding import Note, Strategy
 from decoding.branch import WHOLE
+from icl import Fraction, NonNegative, Prompt, Tensor, component
 from icl.edits import RegionMask
-from icl.registry import Fraction, NonNegative, component
-from icl.types import Prompt
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 ALMOST_BLACK = 1
 
@@ -44,7 +40,7 @@ class CRG(Strategy):
     def branches(self, prompt: Prompt, note: Note = None) -> tuple[Prompt, Prompt]:
         return prompt, prompt.edit(RegionMask(*self.region, ALMOST_BLACK, ALMOST_BLACK, ALMOST_BLACK), "query")
 
-    def combine(self, logits: "Tensor", step: int) -> "Tensor":
+    def combine(self, logits: Tensor, step: int) -> Tensor:
         original, masked = logits
         scores: Tensor = (1 + self.alpha) * original - self.alpha * masked
         return scores

@@ -18,20 +18,18 @@ The masks act on the last token and on generated ones, and need a model of `hf` 
 
 Differs from the released code in `inputs`, and in `attention`: there one layer chooses the tokens once, masks also act
 on tokens of the prompt, and the number of text tokens grows from 10 to 40 in long answers. Here each layer and step
-chooses by its own attention, and the number is fixed. The released code has no batches.
-"""
+chooses by its own attention, and the number is fixed. The released code has no batches."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Literal
+from functools import cached_property
+from typing import Annotated, Literal
 
-from decoding.base import Note, Strategy, Traits, unit_strength
-from decoding.formulas.masks import plausibility_mask
-from decoding.formulas.row_steps import weight_per_row
-from decoding.interventions.least_attended import Choice, LeastAttended
-from decoding.prompt_edits import remove_query_image
+from decoding import Note, Strategy, Traits, plausibility_mask, remove_query_image, unit_strength, weight_per_row
+from decoding.interventions.attention_edits import cut
+from icl import Keys, Prompt, Site, Tensor, Where, canonical_digest, steer
 from icl.edits import Edit, ShuffledPatches
-from icl.models.interventions import Keys, steer
 from icl.registry import (
     Count,
     Fraction,
@@ -42,10 +40,82 @@ from icl.registry import (
     component,
     later_parameter,
 )
-from icl.types import Prompt
 
-if TYPE_CHECKING:
-    from torch import Tensor
+Choice = Literal["least", "random"]
+ROUNDING = 1e-3
+"""More than the error of a share of a number of keys in float32, which shall not be rounded up."""
+
+
+def chosen_keys(order: Tensor, keys: Tensor, count: int | None, share: float) -> Tensor:
+    """The keys of each row that stay.
+
+    Args:
+        order: [n, K]: the smallest numbers are taken.
+        keys: Whether a key is a candidate [n, K].
+        count: Number of keys that stay, or None.
+        share: Share of a row's candidates that stay, rounded up, if `count` is None.
+
+    Returns:
+        Whether a key stays [n, K]. Of equal numbers the earlier key is taken.
+    """
+    ranks = order.masked_fill(~keys, math.inf).argsort(dim=-1, stable=True).argsort(-1)
+    if count is not None:
+        return keys & (ranks < count)
+    return keys & (ranks < share * keys.sum(-1, keepdim=True) - ROUNDING)
+
+
+@dataclass(frozen=True, eq=False)
+class LeastAttended:
+    """An intervention after which the last token and generated ones attend to few of some tokens.
+
+    Attributes:
+        keys: The tokens to choose from.
+        count: Number of tokens that stay in each layer, or None.
+        share: Share of the tokens that stays if `count` is None.
+        layer: The first layer of the edit.
+        choice: `least`: those with the least attention. `random`: random ones, the same for all prompts.
+    """
+
+    keys: Keys
+    count: int | None = None
+    share: float = 1.0
+    layer: int = 2
+    choice: Choice = "least"
+
+    @property
+    def sites(self) -> tuple[Site, ...]:
+        return (Site("scores", self.layer, onward=True),)
+
+    @property
+    def where(self) -> Where:
+        return Where("end", "both")
+
+    @property
+    def neutral(self) -> bool:
+        return self.count is None and self.share == 1
+
+    @cached_property
+    def digest(self) -> str:
+        parts = ["least attended", repr(self.keys), self.count, self.share, self.layer, self.choice]
+        return canonical_digest(parts)[:32]
+
+    def edit(self, site: Site, x: Tensor, rows: Sequence[int]) -> Tensor:
+        return self.edit_keys(site, x, x > -math.inf)
+
+    def edit_keys(self, site: Site, x: Tensor, keys: Tensor) -> Tensor:
+        candidates = keys.any(1)
+        order = x.softmax(-1).mean(1) if self.choice == "least" else _random(x)
+        stays = chosen_keys(order, candidates, self.count, self.share)
+        return cut(x).where((candidates & ~stays)[:, None], x)
+
+
+def _random(x: Tensor) -> Tensor:
+    """A random number of each key, which depends on the key's place alone: scores [n, H, K] -> [n, K]."""
+    import numpy as np
+    import torch
+
+    numbers = torch.from_numpy(np.random.default_rng(0).random(x.shape[-1]))
+    return numbers.to(x).expand(x.shape[0], -1)
 
 
 @component("strategy", "crops")
@@ -71,7 +141,7 @@ class CRoPS(Strategy):
     def weights(self) -> None:
         return None
 
-    def strength(self, logits: "Tensor", step: int) -> "Tensor":
+    def strength(self, logits: Tensor, step: int) -> Tensor:
         return unit_strength(logits)
 
     def branches(self, prompt: Prompt, note: Note = None) -> tuple[Prompt, Prompt, Prompt]:
@@ -84,13 +154,13 @@ class CRoPS(Strategy):
         statistics = LeastAttended(images, share=self.image_kept, layer=self.layer, choice=choice)
         return prompt, steer(text, language), steer(prompt, statistics)
 
-    def mask(self, reference: "Tensor") -> "Tensor | None":
+    def mask(self, reference: Tensor) -> Tensor | None:
         return plausibility_mask(reference, self.beta)
 
-    def reference_decides(self, reference: "Tensor") -> "Tensor":
+    def reference_decides(self, reference: Tensor) -> Tensor:
         return self._kept_logprobs(reference).amax(-1).exp() > self.confident
 
-    def combine(self, logits: "Tensor", step: int) -> "Tensor":
+    def combine(self, logits: Tensor, step: int) -> Tensor:
         """logits: [3, B, V] float32 -> scores [B, V]."""
         reference, (language, statistics) = self._kept_logprobs(logits[0]), logits[1:].log_softmax(-1)
         growth = weight_per_row(step, lambda number: math.expm1(self.rate * (number + 1)), reference)  # (1 - g) / g
@@ -98,7 +168,7 @@ class CRoPS(Strategy):
         scores: Tensor = (1 + self.alpha) * full - self.alpha * statistics
         return scores.where(~self.reference_decides(logits[0])[:, None], reference)
 
-    def _kept_logprobs(self, reference: "Tensor") -> "Tensor":
+    def _kept_logprobs(self, reference: Tensor) -> Tensor:
         """Logits minus the logsumexp of those that the mask keeps: log-probabilities of kept tokens. [B, V]."""
         mask = self.mask(reference)
         plausible = reference if mask is None else reference.masked_fill(~mask, -math.inf)

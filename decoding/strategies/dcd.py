@@ -17,17 +17,10 @@ never opens, because `kl_div` gets probabilities.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
-from decoding.arms.wrapper import GatedStrategy
-from decoding.base import Generate, Note, StepState, Traits
-from decoding.prompt_edits import remove_query_image, wrap_question
-from icl import spans
-from icl.registry import PositiveInt, component
-from icl.types import Part, Prompt, Turn
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from decoding import GatedStrategy, Generate, Note, StepState, Traits, remove_query_image, wrap_question
+from icl import Part, PositiveInt, Prompt, Tensor, Turn, component, spans
 
 INSTRUCTION = "What is in the image? Just give a named entity."
 
@@ -67,33 +60,33 @@ class DCD(GatedStrategy):
         text = remove_query_image(prompt)
         return prompt, wrap_question(text, before=f"This is an image of {note}. ") if note else text
 
-    def gate(self, logits: "Tensor", step: int) -> "Tensor":
+    def gate(self, logits: Tensor, step: int) -> Tensor:
         """Whether the text branch is more confident."""
         image, text = _confidence(logits)
         return text > image
 
-    def gated_scores(self, logits: "Tensor", step: int, gate: "Tensor", states: Sequence[StepState]) -> "Tensor":
+    def gated_scores(self, logits: Tensor, step: int, gate: Tensor, states: Sequence[StepState]) -> Tensor:
         image, text = logits
         image_weight, text_weight = self._weights(logits, gate)
         scores: Tensor = image_weight * image + text_weight * text
         return scores.where(self._differ(logits), image)
 
-    def strength(self, logits: "Tensor", step: int) -> "Tensor":
+    def strength(self, logits: Tensor, step: int) -> Tensor:
         image_weight, text_weight = self._weights(logits, self.gate(logits, step))
         total: Tensor = (image_weight + text_weight).where(self._differ(logits), 1.0)
         return total
 
-    def _weights(self, logits: "Tensor", gate: "Tensor") -> "tuple[Tensor, Tensor]":
+    def _weights(self, logits: Tensor, gate: Tensor) -> tuple[Tensor, Tensor]:
         image, text = _confidence(logits)
         if self.direction != "dynamic":
             gate = gate.new_full(gate.shape, self.direction == "text")
         return image.where(~gate, -image), text.where(gate, -text)
 
-    def _differ(self, logits: "Tensor") -> "Tensor":
+    def _differ(self, logits: Tensor) -> Tensor:
         best = logits.argmax(-1, keepdim=True)
         return best[0] != best[1]
 
 
-def _confidence(logits: "Tensor") -> "tuple[Tensor, Tensor]":
+def _confidence(logits: Tensor) -> tuple[Tensor, Tensor]:
     image, text = logits.softmax(-1).amax(-1, keepdim=True)
     return image, text

@@ -15,17 +15,11 @@ Differs from the released code in the comparison of answers and in the entity (s
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
-from decoding.base import Generate, Note, Strategy, Traits
-from decoding.prompt_edits import wrap_question
+from decoding import Generate, Note, Strategy, Traits, wrap_question
 from decoding.strategies.dcd import DCD, INSTRUCTION
-from icl.metrics.normalize import normalize_text
-from icl.registry import PositiveInt, component
-from icl.types import Prompt
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from icl import PositiveInt, Prompt, Tensor, component, normalize_text
 
 REMINDER = "Be aware that your visual memory might differ from your text memory, causing a conflict in your knowledge."
 ANSWERS = "Your text memory is: {text} and your visual memory is: {visual}."
@@ -60,7 +54,7 @@ class DCDPrompt(Strategy):
         """The prompt, and the prompt with the hint. note: the hint."""
         return prompt, wrap_question(prompt, after=f" {note}") if note else prompt
 
-    def combine(self, logits: "Tensor", step: int) -> "Tensor":
+    def combine(self, logits: Tensor, step: int) -> Tensor:
         return logits[1]
 
     def _hint(self, visual: str, text: str) -> str:

@@ -15,16 +15,11 @@ matrix with the embeddings have no layer 0.
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
-from decoding.base import Strategy, Traits, zero_strength
-from decoding.formulas.divergences import jensen_shannon, reversed_jensen_shannon
-from decoding.formulas.masks import plausibility_mask
-from icl.registry import Fraction, component
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
+from decoding import Strategy, Traits, jensen_shannon, plausibility_mask, zero_strength
+from decoding.formulas.distributions import reversed_jensen_shannon
+from icl import Fraction, Tensor, component
 
 MAX_CANDIDATES = 10
 """Even layers of a bucket of 20 layers."""
@@ -46,13 +41,13 @@ class DoLa(Strategy):
         """None, because the subtracted layer varies."""
         return None
 
-    def strength(self, logits: "Tensor", step: int) -> "Tensor":
+    def strength(self, logits: Tensor, step: int) -> Tensor:
         return zero_strength(logits)
 
-    def mask(self, reference: "Tensor") -> "Tensor | None":
+    def mask(self, reference: Tensor) -> Tensor | None:
         return plausibility_mask(reference, self.beta)
 
-    def combine(self, logits: "Tensor", step: int) -> "Tensor":
+    def combine(self, logits: Tensor, step: int) -> Tensor:
         """Scores [B, V] from logits [1 + early layers, B, V]: the last layer, then early layers, lowest first."""
         import torch
 
@@ -63,7 +58,7 @@ class DoLa(Strategy):
         scores: Tensor = last.log_softmax(-1) - early[chosen, rows].log_softmax(-1)
         return scores
 
-    def _candidates(self, early: "Tensor") -> "Tensor":
+    def _candidates(self, early: Tensor) -> Tensor:
         half = len(early) // 2
         if self.layers == "all" or len(early) < 2:
             return early

@@ -11,16 +11,10 @@ puts it into the Q-Former's text. The release adds the contrast of its optional 
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
-from decoding.base import Note, Strategy
-from decoding.formulas.masks import plausibility_mask
-from decoding.prompt_edits import wrap_question
-from icl.registry import Fraction, NonNegative, component
-from icl.types import Prompt
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from decoding import Note, Strategy, plausibility_mask, wrap_question
+from icl import Fraction, NonNegative, Prompt, Tensor, component
 
 DISTURBANCE = "You are a confused objects detector to provide a fuzzy overview or impression of the image. "
 
@@ -50,10 +44,10 @@ class ICD(Strategy):
     def branches(self, prompt: Prompt, note: Note = None) -> tuple[Prompt, Prompt]:
         return prompt, wrap_question(prompt, before=self.disturbance)
 
-    def mask(self, reference: "Tensor") -> "Tensor | None":
+    def mask(self, reference: Tensor) -> Tensor | None:
         return plausibility_mask(reference, self.beta)
 
-    def combine(self, logits: "Tensor", step: int) -> "Tensor":
+    def combine(self, logits: Tensor, step: int) -> Tensor:
         original, disturbed = logits
         scores: Tensor = (1 + self.alpha) * original - self.alpha * disturbed
         return scores

@@ -13,17 +13,10 @@ No released code. The re-implementations of AvisC and RITUAL differ in the numbe
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
-from decoding.base import Note, Strategy, unit_strength
-from decoding.formulas.masks import plausibility_mask
-from decoding.formulas.row_steps import weight_per_row
-from decoding.prompt_edits import remove_query_image
-from icl.registry import Count, Fraction, NonNegative, component
-from icl.types import Prompt
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from decoding import Note, Strategy, plausibility_mask, remove_query_image, unit_strength, weight_per_row
+from icl import Count, Fraction, NonNegative, Prompt, Tensor, component
 
 
 @component("strategy", "m3id")
@@ -49,16 +42,16 @@ class M3ID(Strategy):
     def weights(self) -> None:
         return None
 
-    def strength(self, logits: "Tensor", step: int) -> "Tensor":
+    def strength(self, logits: Tensor, step: int) -> Tensor:
         return unit_strength(logits)
 
     def branches(self, prompt: Prompt, note: Note = None) -> tuple[Prompt, Prompt]:
         return prompt, remove_query_image(prompt)
 
-    def mask(self, reference: "Tensor") -> "Tensor | None":
+    def mask(self, reference: Tensor) -> Tensor | None:
         return plausibility_mask(reference, self.beta)
 
-    def combine(self, logits: "Tensor", step: int) -> "Tensor":
+    def combine(self, logits: Tensor, step: int) -> Tensor:
         original, imageless = logits.log_softmax(-1)
         scores: Tensor = (
             weight_per_row(step, lambda number: 1 + self._weight(number), logits) * original

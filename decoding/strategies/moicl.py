@@ -12,18 +12,11 @@ Differs from the released code in the hypernetwork and the learned sparse mask, 
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
+from decoding import Note, Strategy, constants_like, demonstration_windows
 from decoding.arms.fitting import fit_mixture_weights
-from decoding.base import Note, Strategy
-from decoding.formulas.masks import constants_like
-from decoding.prompt_edits import demonstration_windows
-from icl.errors import ConfigError
-from icl.registry import Count, component, parameter
-from icl.types import Prompt
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from icl import ConfigError, Count, Prompt, Tensor, component, parameter
 
 
 @component("strategy", "moicl")
@@ -48,7 +41,7 @@ class MoICL(Strategy):
         one_hot = [tuple(float(i == group) for i in range(count)) for group in range(count)]
         return tuple(replace(self, groups=count, group_weights=weights, top_k=0) for weights in one_hot)
 
-    def fit(self, logprobs: "Tensor", gold: Sequence[int]) -> "MoICL":
+    def fit(self, logprobs: Tensor, gold: Sequence[int]) -> "MoICL":
         return replace(self, groups=logprobs.shape[1], group_weights=fit_mixture_weights(logprobs, gold))
 
     @property
@@ -56,7 +49,7 @@ class MoICL(Strategy):
         """None, because they depend on the number of demonstrations."""
         return None
 
-    def strength(self, logits: "Tensor", step: int) -> "Tensor":
+    def strength(self, logits: Tensor, step: int) -> Tensor:
         return logits.new_full((logits.shape[1], 1), sum(self.effective_weights(len(logits) - 1)))
 
     def effective_weights(self, count: int) -> tuple[float, ...]:
@@ -72,7 +65,7 @@ class MoICL(Strategy):
         """The prompt, and one prompt per group."""
         return prompt, *demonstration_windows(prompt, self.groups or len(self.group_weights))
 
-    def combine(self, logits: "Tensor", step: int) -> "Tensor":
+    def combine(self, logits: Tensor, step: int) -> Tensor:
         experts = logits[1:].log_softmax(-1)
         weights = constants_like(self.effective_weights(len(experts)), logits)
         scores: Tensor = (weights[:, None, None] * experts).sum(0)

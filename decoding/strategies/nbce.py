@@ -13,17 +13,12 @@ Differs from the released code in the windows, which are groups of demonstration
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
-from decoding.base import Note, StatefulStrategy, StepState, Traits, unit_strength
-from decoding.formulas.row_steps import steps_per_row
+from decoding import Note, StatefulStrategy, StepState, Traits, steps_per_row, unit_strength
 from decoding.formulas.sampling import nucleus_threshold
 from decoding.prompt_edits import demonstration_windows, remove_demonstrations
-from icl.registry import Count, Fraction, NonNegative, component
-from icl.types import Prompt
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from icl import Count, Fraction, NonNegative, Prompt, Tensor, component
 
 NEG_INF = -float("inf")
 
@@ -45,14 +40,14 @@ class NBCE(StatefulStrategy):
     def weights(self) -> None:
         return None
 
-    def strength(self, logits: "Tensor", step: int) -> "Tensor":
+    def strength(self, logits: Tensor, step: int) -> Tensor:
         return unit_strength(logits)
 
     def branches(self, prompt: Prompt, note: Note = None) -> tuple[Prompt, ...]:
         """The prompt, its windows, the query alone."""
         return prompt, *demonstration_windows(prompt, self.windows), remove_demonstrations(prompt)
 
-    def combine_stateful(self, logits: "Tensor", step: int, states: Sequence[StepState]) -> "Tensor":
+    def combine_stateful(self, logits: Tensor, step: int, states: Sequence[StepState]) -> Tensor:
         logprobs = logits[1:].log_softmax(-1)
         if self.pooling == "mean":
             mean: Tensor = (1 + self.beta) * logprobs[:-1].mean(0) - self.beta * logprobs[-1]
@@ -62,14 +57,14 @@ class NBCE(StatefulStrategy):
         scores: Tensor = (1 + self.beta) * window - self.beta * empty
         return scores.where(empty > NEG_INF, window)
 
-    def _cut(self, logprobs: "Tensor") -> "Tensor":
+    def _cut(self, logprobs: Tensor) -> Tensor:
         """Log-probabilities [n, B, V], -inf outside the nucleus of each row."""
         if self.top_p == 1:
             return logprobs
         rows = logprobs.flatten(0, 1)
         return rows.masked_fill(rows < nucleus_threshold(rows, self.top_p), NEG_INF).view_as(logprobs)
 
-    def _pool(self, windows: "Tensor", step: int, states: Sequence[StepState]) -> "Tensor":
+    def _pool(self, windows: Tensor, step: int, states: Sequence[StepState]) -> Tensor:
         """The window with minimal entropy of each row: log-probabilities [n, B, V] -> [B, V]."""
         import torch
 

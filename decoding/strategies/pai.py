@@ -9,16 +9,10 @@ Differs from the released code in the attention part, which is a component of it
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
-from decoding.base import Note, Strategy
-from decoding.formulas.masks import plausibility_mask
-from decoding.prompt_edits import remove_query_image
-from icl.registry import Fraction, NonNegative, component
-from icl.types import Prompt
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from decoding import Note, Strategy, plausibility_mask, remove_query_image
+from icl import Fraction, NonNegative, Prompt, Tensor, component
 
 
 @component("strategy", "pai")
@@ -42,10 +36,10 @@ class PAI(Strategy):
     def branches(self, prompt: Prompt, note: Note = None) -> tuple[Prompt, Prompt]:
         return prompt, remove_query_image(prompt)
 
-    def mask(self, reference: "Tensor") -> "Tensor | None":
+    def mask(self, reference: Tensor) -> Tensor | None:
         return plausibility_mask(reference, self.beta)
 
-    def combine(self, logits: "Tensor", step: int) -> "Tensor":
+    def combine(self, logits: Tensor, step: int) -> Tensor:
         original, text = logits.log_softmax(-1)
         scores: Tensor = self.gamma * (original - text) + text
         return scores

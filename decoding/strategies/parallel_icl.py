@@ -13,20 +13,15 @@ No released code: a reconstruction from the abstract. tau, the vectors and the n
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from decoding.base import Generate, Note, StatefulStrategy, StepState, Traits, unit_strength
+from decoding import Generate, Note, StatefulStrategy, StepState, Traits, unit_strength
 from decoding.prompt_edits import demonstrations, keep_demonstrations
-from icl.errors import PlanError
+from icl import PlanError, Positive, PositiveInt, Prompt, Query, Tensor, build, component
 from icl.lru_cache_bytes import LRUByteCache
-from icl.registry import Positive, PositiveInt, build, component
-from icl.types import Prompt, Query
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 Floats = NDArray[np.float64]
 
@@ -58,7 +53,7 @@ class ParallelICL(StatefulStrategy):
         """None, because they depend on the number of demonstrations."""
         return None
 
-    def strength(self, logits: "Tensor", step: int) -> "Tensor":
+    def strength(self, logits: Tensor, step: int) -> Tensor:
         return unit_strength(logits)
 
     def prepare(self, prompts: Sequence[Prompt], generate: Generate) -> list[Note]:
@@ -74,7 +69,7 @@ class ParallelICL(StatefulStrategy):
         chunks, _ = cast("Chunks", self._chunks_and_weights(prompt) if note is None else note)
         return prompt, *(keep_demonstrations(prompt, chunk) for chunk in chunks)
 
-    def combine_stateful(self, logits: "Tensor", step: int, states: Sequence[StepState]) -> "Tensor":
+    def combine_stateful(self, logits: Tensor, step: int, states: Sequence[StepState]) -> Tensor:
         """logits: [1 + chunks, B, V] float32 -> scores [B, V]. Without notes, as in measurements, weights are equal."""
         count = len(logits) - 1
         notes = [cast("Chunks | None", state.note) for state in states]

@@ -10,15 +10,10 @@ No released code was compared.
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
-from decoding.base import Note, Strategy, Traits
-from decoding.prompt_edits import remove_part, replace_question
-from icl.registry import component
-from icl.types import Prompt
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from decoding import Note, Strategy, Traits, remove_part, replace_question
+from icl import Prompt, Tensor, component
 
 
 @component("strategy", "pmi")
@@ -38,6 +33,6 @@ class PMI(Strategy):
     def branches(self, prompt: Prompt, note: Note = None) -> tuple[Prompt, Prompt]:
         return prompt, replace_question(remove_part(prompt, self.without), self.premise)
 
-    def combine(self, logits: "Tensor", step: int) -> "Tensor":
+    def combine(self, logits: Tensor, step: int) -> Tensor:
         scores: Tensor = logits[0] - logits[1]
         return scores

@@ -13,20 +13,13 @@ and beta are not the paper's.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar, Literal
 
-from decoding.base import StatefulStrategy, StepState, Traits
-from decoding.formulas.divergences import jensen_shannon
-from decoding.formulas.masks import plausibility_mask
-from icl.registry import Fraction, NonNegative, PositiveInt, component
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from icl.types import Prompt
+from decoding import StatefulStrategy, StepState, Traits, jensen_shannon, plausibility_mask
+from icl import Fraction, NonNegative, PositiveInt, Prompt, Tensor, component
 
 
-def residual(logprobs: "Tensor", divergences: "Tensor", stable: bool = True) -> "Tensor":
+def residual(logprobs: Tensor, divergences: Tensor, stable: bool = True) -> Tensor:
     """The weighted mean of a history: log-probabilities [N, V] and divergences [N] -> [V].
 
     Args:
@@ -58,13 +51,13 @@ class ResidualDecoding(StatefulStrategy):
     def weights(self) -> tuple[float]:
         return (1.0,)
 
-    def branches(self, prompt: "Prompt", note: object = None) -> "tuple[Prompt]":
+    def branches(self, prompt: Prompt, note: object = None) -> tuple[Prompt]:
         return (prompt,)
 
-    def mask(self, reference: "Tensor") -> "Tensor | None":
+    def mask(self, reference: Tensor) -> Tensor | None:
         return plausibility_mask(reference, self.beta)
 
-    def combine_stateful(self, logits: "Tensor", step: int, states: Sequence[StepState]) -> "Tensor":
+    def combine_stateful(self, logits: Tensor, step: int, states: Sequence[StepState]) -> Tensor:
         """logits: [1, B, V] float32 -> scores [B, V]. A state keeps (log-probabilities, divergence) of each step."""
         import torch
 

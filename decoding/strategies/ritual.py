@@ -9,16 +9,12 @@ Differs from the released code in the augmentation's random numbers, which come 
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
-from decoding.base import Note, Strategy
-from decoding.formulas.masks import plausibility_mask
+from decoding import Note, Strategy, plausibility_mask
+from icl import Fraction, NonNegative, Prompt, Tensor, component
 from icl.edits import RandomAugmentation
-from icl.registry import Fraction, NonNegative, component
-from icl.types import Prompt, Where
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from icl.types import Where
 
 
 @component("strategy", "ritual")
@@ -39,10 +35,10 @@ class RITUAL(Strategy):
     def branches(self, prompt: Prompt, note: Note = None) -> tuple[Prompt, Prompt]:
         return prompt, prompt.edit(RandomAugmentation(), self.images)
 
-    def mask(self, reference: "Tensor") -> "Tensor | None":
+    def mask(self, reference: Tensor) -> Tensor | None:
         return plausibility_mask(reference, self.beta)
 
-    def combine(self, logits: "Tensor", step: int) -> "Tensor":
+    def combine(self, logits: Tensor, step: int) -> Tensor:
         original, augmented = logits
         scores: Tensor = original + self.alpha * augmented
         return scores

@@ -15,17 +15,11 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar, Literal
 
+from decoding import entropy, question_text, remove_demonstrations, replace_question
 from decoding.base import DefaultNote, Generate, Note, Strategy, Traits
-from decoding.formulas.divergences import entropy
-from decoding.prompt_edits import question_text, remove_demonstrations, replace_question
-from icl import edits
-from icl.registry import Fraction, NonNegative, PositiveInt, component
-from icl.types import Prompt
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from icl import Fraction, NonNegative, PositiveInt, Prompt, Tensor, component, edits
 
 CHANGES: Mapping[str, edits.Edit] = {
     "noise": edits.DiffusionNoise(500),
@@ -44,7 +38,7 @@ REQUEST = (
 )
 
 
-def entropy_plausibility_mask(reference: "Tensor", beta: float) -> "Tensor":
+def entropy_plausibility_mask(reference: Tensor, beta: float) -> Tensor:
     """p(v) >= beta (1 - H(p) / ln V) max p: logits [B, V] -> [B, V] bool. The best token always stays."""
     share = (beta * (1 - entropy(reference) / math.log(reference.shape[-1]))).clamp(min=1e-12, max=1.0)
     mask: Tensor = reference >= reference.amax(-1, keepdim=True) + share.log()
@@ -86,10 +80,10 @@ class SAVCD(Strategy):
         name = str(note) if note is not None else next(iter(CHANGES))
         return prompt, prompt.edit(CHANGES[name], "query")
 
-    def mask(self, reference: "Tensor") -> "Tensor | None":
+    def mask(self, reference: Tensor) -> Tensor | None:
         return entropy_plausibility_mask(reference, self.sharpest) if self.sharpest else None
 
-    def combine(self, logits: "Tensor", step: int) -> "Tensor":
+    def combine(self, logits: Tensor, step: int) -> Tensor:
         original, changed = logits
         scores: Tensor = (1 + self.alpha) * original - self.alpha * changed
         return scores

@@ -12,18 +12,10 @@ No released code: a reconstruction without a source; the wording and the numbers
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+from decoding import question_text, remove_demonstrations, replace_question, wrap_question
 from decoding.base import Generate, Note, Strategy, Traits
-from decoding.prompt_edits import question_text, remove_demonstrations, replace_question, wrap_question
-from icl import spans
-from icl.errors import ConfigError
-from icl.metrics.normalize import normalize_text
-from icl.registry import PositiveInt, component
-from icl.types import Prompt
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from icl import ConfigError, PositiveInt, Prompt, Tensor, component, normalize_text, spans
 
 VARY = "{question}\nWrite another short question of the same kind about this image. Variation {number}:"
 CONFIRM = "Question: {question} Answer: {answer}\nIs this answer right? Answer yes or no."
@@ -82,7 +74,7 @@ class SelfDemonstrations(Strategy):
         """The prompt, and the prompt with the demonstrations. note: their text."""
         return prompt, wrap_question(prompt, before=str(note)) if note else prompt
 
-    def combine(self, logits: "Tensor", step: int) -> "Tensor":
+    def combine(self, logits: Tensor, step: int) -> Tensor:
         return logits[1]
 
     def _written(self, pairs: Sequence[Pair]) -> str:

@@ -11,19 +11,13 @@ from the second token on.
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from annotated_types import Ge, Le
 
-from decoding.base import Note, Strategy
-from decoding.formulas.masks import plausibility_mask
+from decoding import Note, Strategy, plausibility_mask
+from icl import Fraction, NonNegative, PlanError, Prompt, Tensor, component
 from icl.edits import DIFFUSION_STEPS, DiffusionNoise
-from icl.errors import PlanError
-from icl.registry import Fraction, NonNegative, component
-from icl.types import Prompt
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 @component("strategy", "vcd")
@@ -69,10 +63,10 @@ class VCD(Strategy):
             )
         return prompt, noised
 
-    def mask(self, reference: "Tensor") -> "Tensor | None":
+    def mask(self, reference: Tensor) -> Tensor | None:
         return plausibility_mask(reference, self.beta)
 
-    def combine(self, logits: "Tensor", step: int) -> "Tensor":
+    def combine(self, logits: Tensor, step: int) -> Tensor:
         """logits: [2, B, V] float32 -> scores [B, V]."""
         original, noised = logits
         scores: Tensor = (1 + self.alpha) * original - self.alpha * noised

@@ -15,19 +15,12 @@ text view (there the mean vector of the captions is classified by CLIP).
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
-from decoding.base import Note, Strategy, unit_strength
-from decoding.formulas.divergences import entropy
-from decoding.prompt_edits import remove_demonstrations, remove_query_image, wrap_question
+from decoding import Note, Strategy, entropy, remove_demonstrations, remove_query_image, unit_strength, wrap_question
+from icl import ConfigError, PlanError, PositiveInt, Prompt, Query, Tensor, build, component, later_parameter
 from icl import parameter_files as files
-from icl.errors import ConfigError, PlanError
 from icl.lru_cache_bytes import LRUByteCache
-from icl.registry import PositiveInt, build, component, later_parameter
-from icl.types import Prompt, Query
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 _VECTORS = LRUByteCache[tuple[str, str], Any](64 * 2**20, lambda vectors: vectors.nbytes + 200)
 """Vectors of the captions of the latest files, by embedder and content."""
@@ -68,7 +61,7 @@ class XMoRe(Strategy):
     def weights(self) -> None:
         return None
 
-    def strength(self, logits: "Tensor", step: int) -> "Tensor":
+    def strength(self, logits: Tensor, step: int) -> Tensor:
         return unit_strength(logits)
 
     def branches(self, prompt: Prompt, note: Note = None) -> tuple[Prompt, ...]:
@@ -80,7 +73,7 @@ class XMoRe(Strategy):
         described = wrap_question(query, before=f"Captions of similar images:\n{texts}")
         return (prompt, described) if self.view == "one_prompt" else (prompt, query, remove_query_image(described))
 
-    def combine(self, logits: "Tensor", step: int) -> "Tensor":
+    def combine(self, logits: Tensor, step: int) -> Tensor:
         import torch
 
         views = logits[1:].log_softmax(-1)
@@ -89,7 +82,7 @@ class XMoRe(Strategy):
         scores: Tensor = torch.logsumexp(views + self._view_weights(views).log(), 0)
         return scores
 
-    def _view_weights(self, views: "Tensor") -> "Tensor":
+    def _view_weights(self, views: Tensor) -> Tensor:
         """Weights that sum to one: log-probabilities [2, B, V] -> [2, B, 1]."""
         if self.by == "entropy":
             return (-entropy(views)).softmax(0)

@@ -13,10 +13,11 @@ better, they enter with the other sign. Only samples that were answered in all t
 """
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from experiments import RunView
 from experiments.analyses.shared import (
     add_cell_column,
     answered_samples,
@@ -25,19 +26,14 @@ from experiments.analyses.shared import (
     prefixed_interval,
     require_sample_metric,
 )
-from experiments.stats.arms import UNIT
-from icl.errors import ConfigError
-
-if TYPE_CHECKING:
-    from pandas import DataFrame
-
-    from experiments.results.run_view import RunView
+from experiments.stats import UNIT
+from icl import ConfigError, DataFrame
 
 FORM = "demonstrations"
 ADVICE = "In grid, shots: [0, 4] and transforms: [[], [{name: images, how: blank, where: demos}]]."
 
 
-def analyze(view: "RunView") -> "DataFrame":
+def analyze(view: RunView) -> DataFrame:
     """One row per setting with shots. Raises ConfigError if one of the three settings was not run."""
     require_sample_metric(view)
     rows = add_cell_column(view, answered_samples(view, with_demos=False), FORM, _form)
@@ -63,7 +59,7 @@ def analyze(view: "RunView") -> "DataFrame":
     )
 
 
-def _verdict(wide: "DataFrame", lower_is_better: bool) -> dict[str, Any]:
+def _verdict(wide: DataFrame, lower_is_better: bool) -> dict[str, Any]:
     sign = -1 if lower_is_better else 1
     clusters = wide.index.get_level_values(UNIT).to_numpy()
     line: dict[str, Any] = {"zero": float(wide["zero"].mean())}

@@ -12,18 +12,14 @@ Where the forms differ between two arms, a difference of strict scores can be on
 """
 
 from math import isnan
-from typing import TYPE_CHECKING, Any, get_args
+from typing import Any, get_args
 
-from experiments.analyses.shared import answered_samples, make_table
+from experiments import RunView, answered_samples, make_table
+from icl import DataFrame
 from icl.metrics.machinery.answer_extraction import AnswerForm
 
-if TYPE_CHECKING:
-    from pandas import DataFrame
 
-    from experiments.results.run_view import RunView
-
-
-def analyze(view: "RunView") -> "DataFrame":
+def analyze(view: RunView) -> DataFrame:
     """One row per setting: mean strict and lenient scores, and the fraction of the outputs in each form that occurs."""
     answered_samples(view, with_demos=False)
     arms = view.arm_answers

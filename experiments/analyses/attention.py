@@ -14,21 +14,15 @@ layers x heads x tokens x 4 bytes for each prompt of a batch of 8, never tokens 
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import numpy as np
 
-from decoding.interventions.attention_edits import attention_problem, score_sites
+from decoding import attention_problem, score_sites
+from experiments import RunView, interval_columns, make_table
 from experiments.analyses.run_prompts import QUERIES, RunPrompt, run_prompts
-from experiments.analyses.shared import interval_columns, make_table
-from icl.errors import ConfigError
-
-if TYPE_CHECKING:
-    from pandas import DataFrame
-
-    from experiments.results.run_view import RunView
-    from icl.models.hf.model import HF
-    from icl.types import Prompt
+from icl import ConfigError, DataFrame, Prompt
+from icl.models.hf.model import HF
 
 SPANS = ("demo_images", "demo_questions", "demo_answers", "query_images", "query_question")
 OTHER = "other"
@@ -36,7 +30,7 @@ BATCH = 8
 """Prompts whose scores are stored at once."""
 
 
-def analyze(view: "RunView", queries: int = QUERIES) -> "DataFrame":
+def analyze(view: RunView, queries: int = QUERIES) -> DataFrame:
     """One row per setting, layer and span. Raises PlanError, ConfigError or ModelError without readable attention."""
     arms = run_prompts(view, "interventions", queries, with_demos=False)
     rows = [row for setting, prompts in arms for row in _rows(setting, prompts)]
@@ -60,7 +54,7 @@ def token_owners(ranges: Mapping[str, Sequence[tuple[int, int]]], length: int) -
     return owners
 
 
-def layer_masses(model: "HF", prompts: "Sequence[Prompt]") -> "Iterator[tuple[dict[int, Any], Any]]":
+def layer_masses(model: HF, prompts: Sequence[Prompt]) -> "Iterator[tuple[dict[int, Any], Any]]":
     """For each prompt: layer -> mass [H, spans], and the share of its tokens in each span [spans].
 
     Raises:

@@ -16,28 +16,22 @@ reference's. Accuracy counts the likeliest option as the answer; a tie at the to
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from experiments.analyses.shared import answered_samples, interval_columns, iter_settings, make_table
-from experiments.stats.sample_rows import text_items, to_records, unit_labels
-from icl.errors import ConfigError
+from experiments import RunView, answered_samples, interval_columns, iter_settings, make_table
+from experiments.stats import text_items, to_records, unit_labels
+from icl import ConfigError, DataFrame, normalize_text
 from icl.metrics.machinery.option_parsing import option_probabilities
-from icl.metrics.normalize import normalize_text
-
-if TYPE_CHECKING:
-    from pandas import DataFrame
-
-    from experiments.results.run_view import RunView
 
 BINS = 15
 Floats = NDArray[np.float64]
 Shares = dict[str, float]
 
 
-def analyze(view: "RunView") -> "DataFrame":
+def analyze(view: RunView) -> DataFrame:
     """One row per setting whose options were scored. Raises ConfigError if none were."""
     table_rows: list[dict[str, Any]] = []
     for setting, samples in iter_settings(view, answered_samples(view, with_demos=False)):

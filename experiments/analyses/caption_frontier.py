@@ -21,22 +21,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from experiments.analyses.shared import answered_samples, make_table, run_tasks
-from experiments.stats.arms import UNIT, iter_arms, label_axes, tidy_frame, varying_axes
-from experiments.stats.findings import reference_decoding
-from experiments.stats.intervals import estimate_mean
+from experiments import RunView, answered_samples, make_table, run_tasks
+from experiments.stats import UNIT, estimate_mean, iter_arms, label_axes, reference_decoding, tidy_frame, varying_axes
 from experiments.stats.pairs import KEYS
-from icl.errors import ConfigError
+from icl import ConfigError, DataFrame, Example
 from icl.metrics.run_level import Floats, pseudo_values
 from icl.text.object_mentions import mentions_and_objects
-from icl.types import Example
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from pandas import DataFrame
-
-    from experiments.results.run_view import RunView
 
 CUTS = 24
 """The number of lengths at which the reference's captions are cut. The frontier interpolates between them."""
@@ -109,7 +102,7 @@ class CaptionGroup:
     """
 
     rows: "list[dict[str, Any]]"
-    reference: "DataFrame | None"
+    reference: DataFrame | None
     examples: dict[str, Example]
     to: "dict[str, Any]"
 
@@ -125,7 +118,7 @@ class CaptionGroup:
         return [(recall, frontier(recall, cuts, objects)) for recall in sorted(recalls) if recall > 0 and cuts[-1, 1]]
 
 
-def analyze(view: "RunView") -> "DataFrame":
+def analyze(view: RunView) -> DataFrame:
     """One row per arm with its reference. Raises ConfigError if no task has objects for CHAIR."""
     groups = caption_groups(view)
     lines = [row for group in groups for row in group.rows]
@@ -135,7 +128,7 @@ def analyze(view: "RunView") -> "DataFrame":
     return make_table(lines, "Hallucination at equal length and at equal recall", note=note, signed=signed)
 
 
-def caption_groups(view: "RunView") -> list[CaptionGroup]:
+def caption_groups(view: RunView) -> list[CaptionGroup]:
     """The arms of each task and setting. Raises ConfigError if no task has objects for CHAIR."""
     rows = tidy_frame(answered_samples(view, with_demos=False), view.axes)
     tasks = run_tasks(view, rows)
@@ -157,7 +150,7 @@ def caption_groups(view: "RunView") -> list[CaptionGroup]:
 
 
 def _groups(
-    view: "RunView", rows: "DataFrame", examples: dict[str, Example], to: dict[str, Any]
+    view: RunView, rows: DataFrame, examples: dict[str, Example], to: dict[str, Any]
 ) -> "Iterator[CaptionGroup]":
     shared = [axis for axis in view.axes if axis not in to]
     named = label_axes(view.frame, view.axes)
@@ -168,7 +161,7 @@ def _groups(
         yield CaptionGroup(lines, reference, examples, to)
 
 
-def _line(arm: "DataFrame", reference: "DataFrame | None", examples: dict[str, Example]) -> dict[str, Any]:
+def _line(arm: DataFrame, reference: DataFrame | None, examples: dict[str, Example]) -> dict[str, Any]:
     line = _means(arm, examples) | dict.fromkeys(COMPARISONS, np.nan) | {"n": len(arm)}
     if reference is None or reference is arm:
         return line
@@ -184,7 +177,7 @@ def _line(arm: "DataFrame", reference: "DataFrame | None", examples: dict[str, E
     return line | dict(zip(COMPARISONS, compared, strict=True)) | {"n": len(arm)}
 
 
-def _means(arm: "DataFrame", examples: dict[str, Example]) -> dict[str, float]:
+def _means(arm: DataFrame, examples: dict[str, Example]) -> dict[str, float]:
     captions = [str(text or "") for text in arm["output"]]
     counts = [caption_counts(text, examples[str(query)]) for text, query in zip(captions, arm["query"], strict=True)]
     mentions, objects = sum(count.mentions for count in counts), sum(count.objects for count in counts)
@@ -195,7 +188,7 @@ def _means(arm: "DataFrame", examples: dict[str, Example]) -> dict[str, float]:
     }
 
 
-def _keys(rows: "DataFrame") -> "list[tuple[Any, ...]]":
+def _keys(rows: DataFrame) -> "list[tuple[Any, ...]]":
     return list(rows[list(KEYS)].itertuples(index=False, name=None))
 
 

@@ -13,16 +13,13 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from icl.errors import ConfigError
+from icl import ConfigError, DataFrame, convert_user_errors
 from icl.loading import import_path, load_function
 from icl.registry import ENTRY_POINT_GROUP
 from icl.renamed_names import suggest
 from icl.untrusted import untrusted
-from icl.user_errors import convert_user_errors
 
 if TYPE_CHECKING:
-    from pandas import DataFrame
-
     from experiments.results.run_view import RunView
 
 Analysis = Callable[..., "DataFrame"]
@@ -51,7 +48,7 @@ def find_analysis(name: str) -> Analysis:
     function = _function(name)
 
     @functools.wraps(function)
-    def analyze(view: "RunView", **options: Any) -> "DataFrame":
+    def analyze(view: "RunView", **options: Any) -> DataFrame:
         with untrusted(None if view.trust else view.path):
             return function(view, **options)
 
@@ -90,7 +87,7 @@ def _users_own(target: str) -> Analysis:
     function = load_function(target)
 
     @functools.wraps(function)
-    def analyze(view: "RunView", **options: Any) -> "DataFrame":
+    def analyze(view: "RunView", **options: Any) -> DataFrame:
         try:
             inspect.signature(function).bind(view, **options)
         except TypeError as error:
@@ -114,7 +111,7 @@ def with_queries(analysis: Analysis, name: str, queries: int) -> Analysis:
     return functools.partial(analysis, queries=queries)
 
 
-def analyze_by(analysis: Analysis, view: "RunView", columns: Sequence[str]) -> "DataFrame":
+def analyze_by(analysis: Analysis, view: "RunView", columns: Sequence[str]) -> DataFrame:
     """The analysis of the samples with each value of columns of the data, one below the other.
 
     Args:

@@ -9,19 +9,14 @@ The key `claims` of the experiment file has the claims (`experiments.results.cla
 except that "ruled out" rests on an interval that is widened for the number of claims.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from experiments.analyses.shared import make_table
+from experiments import RunView, make_table
 from experiments.results.claims import judge_claims
-from icl.errors import ConfigError
-
-if TYPE_CHECKING:
-    from pandas import DataFrame
-
-    from experiments.results.run_view import RunView
+from icl import ConfigError, DataFrame
 
 
-def analyze(view: "RunView") -> "DataFrame":
+def analyze(view: RunView) -> DataFrame:
     """One row per claim, task and model. Raises ConfigError if the run has no claims, or is not finished."""
     if view.is_sequential:
         raise ConfigError(f"{view.path}: {view.sequential_note}")

@@ -18,25 +18,19 @@ code of DCD.
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from experiments.analyses.shared import answered_samples, interval_columns, iter_settings, make_table
-from experiments.stats.sample_rows import as_mapping, predicted_option, text_items, to_records, unit_labels
-from icl.errors import ConfigError
+from experiments import RunView, answered_samples, interval_columns, iter_settings, make_table
+from experiments.stats import as_mapping, predicted_option, text_items, to_records, unit_labels
+from icl import ConfigError, DataFrame, normalize_text
 from icl.metrics.machinery.option_parsing import option_probability
-from icl.metrics.normalize import normalize_text
-
-if TYPE_CHECKING:
-    from pandas import DataFrame
-
-    from experiments.results.run_view import RunView
 
 Row = Mapping[str, Any]
 
 
-def analyze(view: "RunView") -> "DataFrame":
+def analyze(view: RunView) -> DataFrame:
     """One row per setting that asked items from text and from the image. Raises ConfigError if none did."""
     table_rows: list[dict[str, Any]] = []
     for setting, samples in iter_settings(view, answered_samples(view, with_demos=False)):

@@ -13,30 +13,19 @@ Places count from the query; 1 is next to it. Recency is place 1 above the other
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from experiments.analyses.shared import (
-    BEST_SCORE,
-    answered_samples,
-    interval_columns,
-    iter_settings,
-    make_table,
-    require_sample_metric,
-)
-from experiments.stats.sample_rows import demos_of, read_answer, to_records, unit_labels
-from icl.metrics.normalize import normalize_text
-
-if TYPE_CHECKING:
-    from pandas import DataFrame
-
-    from experiments.results.run_view import RunView
+from experiments import RunView, answered_samples, interval_columns, iter_settings, make_table, require_sample_metric
+from experiments.analyses.shared import BEST_SCORE
+from experiments.stats import demos_of, read_answer, to_records, unit_labels
+from icl import DataFrame, normalize_text
 
 Row = Mapping[str, Any]
 
 
-def analyze(view: "RunView") -> "DataFrame":
+def analyze(view: RunView) -> DataFrame:
     """One row per setting and place ('any', then 1, 2, … from the query)."""
     require_sample_metric(view)
     table_rows: list[dict[str, Any]] = []

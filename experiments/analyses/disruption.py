@@ -9,33 +9,22 @@ that were run. Arms are the retriever `neighbor_swap`, against the retriever ins
 """
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from experiments.analyses.shared import (
-    answered_samples,
-    interval_columns,
-    iter_settings,
-    make_table,
-    read_cells,
-    require_sample_metric,
-)
-from experiments.stats.sample_rows import read_answer, text_items, to_records, unit_labels
-from icl.errors import ConfigError
+from experiments import answered_samples, interval_columns, iter_settings, make_table, read_cells, require_sample_metric
+from experiments.results.run_view import RunView
+from experiments.stats import read_answer, text_items, to_records, unit_labels
+from icl import ConfigError, DataFrame
 from retrievers.neighbor_swap import SWAPPED
-
-if TYPE_CHECKING:
-    from pandas import DataFrame
-
-    from experiments.results.run_view import RunView
 
 NAME = "neighbor_swap"
 BASE, PLACE = "base", "place"
 Row = Mapping[str, Any]
 
 
-def analyze(view: "RunView") -> "DataFrame":
+def analyze(view: RunView) -> DataFrame:
     """One row per setting and place ('any', then 1, 2, …). Raises ConfigError without an arm and its base."""
     require_sample_metric(view)
     rows = answered_samples(view)

@@ -14,25 +14,17 @@ it with the precision of `retrieval`. Vectors come from the cache of embeddings.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from experiments.analyses.shared import answered_samples, build_retriever, make_table, read_cells
-from icl.errors import ConfigError, PlanError
-from icl.registry import build
-from icl.tasks.base import Pool
+from experiments import RunView, answered_samples, build_retriever, make_table, read_cells
+from icl import ConfigError, DataFrame, PlanError, Pool, build
+from retrievers import SimilarityRetriever, TextField, VectorIndex, demo_text, for_text, open_source, reads
 from retrievers.base import Embedder, Vectors
-from retrievers.machinery.embeddings import TextField, demo_text, for_text, open_source, reads
-from retrievers.machinery.similarity import SimilarityRetriever, VectorIndex
-
-if TYPE_CHECKING:
-    from pandas import DataFrame
-
-    from experiments.results.run_view import RunView
 
 
-def analyze(view: "RunView") -> "DataFrame":
+def analyze(view: RunView) -> DataFrame:
     """One row per encoder and task. Raises ConfigError if no retriever of the run compares vectors."""
     rows: dict[tuple[str, str], dict[str, Any]] = {}
     for cell in read_cells(view, answered_samples(view, with_demos=False)).values():

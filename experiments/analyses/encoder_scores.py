@@ -21,25 +21,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from experiments import RunView, answered_samples, build_retriever, interval_columns, make_table, read_cells
 from experiments.analyses.retrieval import retrieval_statistics
-from experiments.analyses.shared import answered_samples, build_retriever, interval_columns, make_table, read_cells
-from experiments.stats.sample_rows import to_records, unit_labels
+from experiments.stats import to_records, unit_labels
+from icl import ConfigError, DataFrame, Example, Image, PlanError, StreamKey, Task, build
 from icl.edits import Crop, Edit, Flip, Rotate
-from icl.errors import ConfigError, PlanError
-from icl.images import Image
-from icl.registry import build
-from icl.streams import StreamKey
-from retrievers.base import Embedder, Vectors
-from retrievers.machinery.embeddings import demo_text, open_source, reads
-from retrievers.machinery.similarity import SimilarityRetriever
+from retrievers import Embedder, SimilarityRetriever, Vectors, demo_text, open_source, reads
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-    from pandas import DataFrame
-
-    from experiments.results.run_view import RunView
-    from icl.tasks.base import Task
-    from icl.types import Example
 
 
 IMAGES, WARPED = 500, 50
@@ -53,7 +43,7 @@ SCORES = ("mutual", "cka", "pck")
 class _Arms:
     """An encoder and the cells that retrieve by it."""
 
-    task: "Task"
+    task: Task
     embedder: Embedder
     cells: list[str] = field(default_factory=list)
 
@@ -62,7 +52,7 @@ class _Arms:
         return str(getattr(type(self.embedder), "component", ("", type(self.embedder).__name__))[1])
 
 
-def analyze(view: "RunView") -> "DataFrame":
+def analyze(view: RunView) -> DataFrame:
     """One row per encoder and task. Raises ConfigError if no retriever of the run compares images."""
     rows = answered_samples(view)
     arms = _arms(read_cells(view, rows))
@@ -122,7 +112,7 @@ def _arms(cells: Mapping[str, Mapping[str, Any]]) -> list[_Arms]:
     return list(arms.values())
 
 
-def _texts(arms: Sequence[_Arms], examples: "Sequence[Example]") -> Any:
+def _texts(arms: Sequence[_Arms], examples: Sequence[Example]) -> Any:
     """Vectors of the examples' texts by the first encoder that reads texts. None if none does."""
     one = next((one for one in arms if "text" in reads(one.embedder)), None)
     if one is None:
@@ -131,7 +121,7 @@ def _texts(arms: Sequence[_Arms], examples: "Sequence[Example]") -> Any:
     return open_source(one.embedder, None, pool).embed_texts([demo_text(example, "both") for example in examples])
 
 
-def _alignment(one: _Arms, examples: "Sequence[Example]", texts: Any) -> dict[str, float]:
+def _alignment(one: _Arms, examples: Sequence[Example], texts: Any) -> dict[str, float]:
     """The columns of alignment; NaN without texts."""
     if texts is None:
         return {"mutual": np.nan, "cka": np.nan, "cka_chance": np.nan}
@@ -144,7 +134,7 @@ def _alignment(one: _Arms, examples: "Sequence[Example]", texts: Any) -> dict[st
     }
 
 
-def _correspondence(one: _Arms, examples: "Sequence[Example]") -> dict[str, float]:
+def _correspondence(one: _Arms, examples: Sequence[Example]) -> dict[str, float]:
     """The columns of correspondence; NaN without vectors of patches."""
     if getattr(one.embedder, "embed_patches", None) is None:
         return dict.fromkeys(("pck", *WARPS), np.nan)

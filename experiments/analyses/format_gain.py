@@ -8,21 +8,16 @@ same query and seed; Holm corrects over the arms of a reference.
 """
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from experiments.analyses.shared import make_table
+from experiments import RunView, make_table
 from experiments.config.keys import DEFAULT_REFERENCES
-from experiments.stats.arms import describe_arm, label_axes, varying_axes
+from experiments.stats import describe_arm, label_axes, varying_axes
 from experiments.stats.compare import compare
-from icl.errors import ConfigError
-
-if TYPE_CHECKING:
-    from pandas import DataFrame
-
-    from experiments.results.run_view import RunView
+from icl import ConfigError, DataFrame
 
 
-def analyze(view: "RunView") -> "DataFrame":
+def analyze(view: RunView) -> DataFrame:
     """One row per arm and reference. Raises ConfigError without both scores, or without a reference."""
     if lacking := [metric for metric in ("strict", "lenient") if metric not in view.scores]:
         raise ConfigError(f"{view.path}: format gain needs the scores strict and lenient; it has no {lacking[0]}.")
@@ -37,13 +32,13 @@ def analyze(view: "RunView") -> "DataFrame":
     return make_table(rows, "How much of the gain is format", note="p after Holm", signed=signed)
 
 
-def _references(view: "RunView") -> list[dict[str, Any]]:
+def _references(view: RunView) -> list[dict[str, Any]]:
     references = {"shots": 0, "retriever": DEFAULT_REFERENCES["retriever"], "decoding": view.reference}
     varying = varying_axes(view.scores, [axis for axis in references if axis in view.axes])
     return [{axis: references[axis]} for axis in varying if references[axis] in set(view.scores[axis])]
 
 
-def _rows(view: "RunView", reference: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _rows(view: RunView, reference: Mapping[str, Any]) -> list[dict[str, Any]]:
     scores = view.scores.assign(form=view.scores["strict"] - view.scores["lenient"])
     form, strict, lenient = (
         compare(scores, reference, metric, axes=view.axes) for metric in ("form", "strict", "lenient")

@@ -9,8 +9,9 @@ the answer, and the ceiling is below 1. A task reports this for each sample in `
 """
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from experiments import RunView
 from experiments.analyses.shared import (
     answered_samples,
     interval_columns,
@@ -19,18 +20,13 @@ from experiments.analyses.shared import (
     prefixed_interval,
     require_sample_metric,
 )
-from experiments.stats.sample_rows import as_mapping, to_records, unit_labels
-from icl.errors import ConfigError
-
-if TYPE_CHECKING:
-    from pandas import DataFrame
-
-    from experiments.results.run_view import RunView
+from experiments.stats import as_mapping, to_records, unit_labels
+from icl import ConfigError, DataFrame
 
 FACT = "identifiable"
 
 
-def analyze(view: "RunView") -> "DataFrame":
+def analyze(view: RunView) -> DataFrame:
     """One row per setting, 0 shots included. Raises ConfigError if no sample has `meta.identifiable`."""
     require_sample_metric(view)
     table_rows: list[dict[str, Any]] = []

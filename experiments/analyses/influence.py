@@ -16,22 +16,14 @@ The influence of a demonstration is measured given all others, so each of two eq
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from experiments import RunView, interval_columns, make_table, prefixed_interval
 from experiments.analyses.run_prompts import QUERIES, QUERY_ANSWER, RunPrompt, run_prompts, with_answer
-from experiments.analyses.shared import interval_columns, make_table, prefixed_interval
-from icl.errors import ConfigError
-from icl.metrics.normalize import normalize_text
-from icl.streams import StreamKey
-from icl.types import Demo, Example, Prompt
-from retrievers.base import EXCLUDE_LEAKS
-
-if TYPE_CHECKING:
-    from pandas import DataFrame
-
-    from experiments.results.run_view import RunView
+from icl import ConfigError, DataFrame, Demo, Example, Prompt, StreamKey, normalize_text
+from retrievers import EXCLUDE_LEAKS
 
 BATCH = 32
 """Prompts that are scored in one call."""
@@ -57,7 +49,7 @@ class Influence:
     replaced: float
 
 
-def analyze(view: "RunView", queries: int = QUERIES) -> "DataFrame":
+def analyze(view: RunView, queries: int = QUERIES) -> DataFrame:
     """Rows of demonstrations for each setting. Raises PlanError if the model scores no texts."""
     table_rows: list[dict[str, Any]] = []
     for setting, prompts in run_prompts(view, "text_logprobs", queries):

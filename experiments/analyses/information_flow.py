@@ -21,29 +21,22 @@ x tokens x tokens x 4 bytes and a little more, and 1 + 2 x layers answers. A pro
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import numpy as np
 
-from decoding.interventions.attention_edits import attention_problem, score_sites
+from decoding import attention_problem, score_sites
 from decoding.interventions.knock_out import KnockOut
+from experiments import RunView, make_table, paired_columns
 from experiments.analyses.run_prompts import QUERIES, RunPrompt, run_prompts
-from experiments.analyses.shared import make_table, paired_columns
-from icl.errors import ConfigError, DataError
+from icl import ConfigError, DataError, DataFrame, Example, Prompt, Tensor
 from icl.metrics.strict import is_exact_match
-
-if TYPE_CHECKING:
-    from pandas import DataFrame
-    from torch import Tensor
-
-    from experiments.results.run_view import RunView
-    from icl.models.hf.model import HF
-    from icl.types import Example, Prompt
+from icl.models.hf.model import HF
 
 ANSWERS = "demo_answers"
 
 
-def analyze(view: "RunView", queries: int = QUERIES) -> "DataFrame":
+def analyze(view: RunView, queries: int = QUERIES) -> DataFrame:
     """One row per setting and layer. Raises PlanError, ConfigError or ModelError without readable attention."""
     arms = run_prompts(view, "interventions", queries)
     rows = [row for setting, prompts in arms for row in _rows(setting, prompts)]
@@ -77,7 +70,7 @@ def flow_means(saliency: Any, labels: Sequence[int], last: int) -> tuple[float, 
     return cast("tuple[float, float, float]", tuple(means))
 
 
-def gold_loss(model: "HF", prompt: "Prompt", example: "Example", logits: "Tensor") -> "Tensor":
+def gold_loss(model: HF, prompt: Prompt, example: Example, logits: Tensor) -> Tensor:
     """-log p of the first token of the gold answer, among the options' first tokens if these differ; a scalar."""
     gold = model.option_ids(prompt, [example.answers[0]])[0][0]
     first = [ids[0] for ids in model.option_ids(prompt, example.options)] if example.options else []
@@ -86,7 +79,7 @@ def gold_loss(model: "HF", prompt: "Prompt", example: "Example", logits: "Tensor
     return -scores[among.index(gold) if among else gold]
 
 
-def saliency_flows(model: "HF", prompts: Sequence[RunPrompt]) -> dict[int, Any]:
+def saliency_flows(model: HF, prompts: Sequence[RunPrompt]) -> dict[int, Any]:
     """Layer -> [prompts, 3], the means of `flow_means` of each prompt."""
     from icl.models.hf.gradients import attention_saliency
 
@@ -101,7 +94,7 @@ def saliency_flows(model: "HF", prompts: Sequence[RunPrompt]) -> dict[int, Any]:
     return {layer: np.array(means) for layer, means in flows.items()}
 
 
-def cut_accuracies(model: "HF", prompts: Sequence[RunPrompt], layers: Sequence[int]) -> dict[str, Any]:
+def cut_accuracies(model: HF, prompts: Sequence[RunPrompt], layers: Sequence[int]) -> dict[str, Any]:
     """'uncut' -> [prompts] of 0 and 1; 'cut' and 'others' -> [layers, prompts].
 
     Raises:

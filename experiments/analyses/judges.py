@@ -10,23 +10,16 @@
 `icl check metric judge ... --cases FILE`.
 """
 
-from typing import TYPE_CHECKING
-
-from experiments.analyses.shared import make_table
+from experiments import RunView, make_table
 from experiments.running.judging import CONTROL_FILE
-from experiments.stats.intervals import wilson
+from experiments.stats import wilson
 from experiments.store.store import read_mapping
-from icl.errors import StoreError
-
-if TYPE_CHECKING:
-    from pandas import DataFrame
-
-    from experiments.results.run_view import RunView
+from icl import DataFrame, StoreError
 
 EXPECTED = {"gold": 1.0, "empty": 0.0, "other": 0.0, "swapped": 1.0}
 
 
-def analyze(view: "RunView") -> "DataFrame":
+def analyze(view: RunView) -> DataFrame:
     """One row per judge and control: the share of a perfect judge, the judge's share with its interval, and counts."""
     controls = read_mapping(view.path / CONTROL_FILE, "Run the experiment again to write it.")
     if not controls:

@@ -12,27 +12,19 @@ reference, paired by query and seed, with its own p over those comparisons.
 """
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from experiments.analyses.shared import answered_samples, interval_columns, iter_settings, make_table
-from experiments.stats.arms import UNIT
+from experiments import RunView, answered_samples, interval_columns, iter_settings, make_table
+from experiments.stats import UNIT, Pairs, corrected_tests, read_answer, text_items, to_records, unit_labels
 from experiments.stats.compare import compare
-from experiments.stats.pairs import Pairs, corrected_tests
-from experiments.stats.sample_rows import read_answer, text_items, to_records, unit_labels
-from icl.errors import ConfigError, ICLError
-from icl.metrics.normalize import normalize_text
-
-if TYPE_CHECKING:
-    from pandas import DataFrame
-
-    from experiments.results.run_view import RunView
+from icl import ConfigError, DataFrame, ICLError, normalize_text
 
 SIGNED = ("more", "more_low", "more_high", "change", "change_low", "change_high")
 
 
-def analyze(view: "RunView") -> "DataFrame":
+def analyze(view: RunView) -> DataFrame:
     """One row per setting with transformed labels. Raises ConfigError if there is none."""
     every = answered_samples(view)
     rows = every[[bool(text_items(row, "gold_before_after")) for row in to_records(every)]]
@@ -74,7 +66,7 @@ def analyze(view: "RunView") -> "DataFrame":
     return make_table(table_rows, "Do answers follow the demonstrations' labels?", note=note, signed=SIGNED)
 
 
-def _changes(view: "RunView", rows: "DataFrame", table_rows: list[dict[str, Any]]) -> str:
+def _changes(view: RunView, rows: DataFrame, table_rows: list[dict[str, Any]]) -> str:
     """Adds the change against the reference to the rows that have one, and returns its note."""
     try:
         tested = compare(rows, view.to, "follow", axes=view.axes, correct=view.correct).to_dict("records")

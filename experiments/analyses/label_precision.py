@@ -9,21 +9,14 @@ nothing else is refused. If tasks are folds (`held_out`), the first rows are ove
 matter, so a fake model suffices.
 """
 
-from typing import TYPE_CHECKING
-
-from experiments.analyses.distinct_choices import distinct_choices
-from experiments.analyses.reference_comparison import compare_with_reference
+from experiments import RunView, answered_samples, make_table
+from experiments.analyses.reference_comparison import compare_with_reference, distinct_choices
 from experiments.analyses.retrieval import retrieval_statistics
-from experiments.analyses.shared import answered_samples, make_table
-from experiments.stats.sample_rows import to_records
-
-if TYPE_CHECKING:
-    from pandas import DataFrame
-
-    from experiments.results.run_view import RunView
+from experiments.stats import to_records
+from icl import DataFrame
 
 
-def analyze(view: "RunView") -> "DataFrame":
+def analyze(view: RunView) -> DataFrame:
     """One row per arm with a reference. Raises ConfigError if no reference has other demonstrations."""
     chosen, rows = distinct_choices(view, answered_samples(view), "what is retrieved")
     share = [retrieval_statistics(row, int(row["shots"]))["precision"] for row in to_records(rows)]

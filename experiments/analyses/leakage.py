@@ -16,22 +16,18 @@ setting, and a prompt that several of them read counts once (a control that show
 
 from collections import Counter
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from experiments.analyses.shared import answered_samples, iter_settings, make_table
-from experiments.stats.sample_rows import as_mapping, as_sequence, demos_of, text_items, to_records
-
-if TYPE_CHECKING:
-    from pandas import DataFrame
-
-    from experiments.results.run_view import RunView
+from experiments import RunView, answered_samples, iter_settings, make_table
+from experiments.stats import as_mapping, as_sequence, demos_of, text_items, to_records
+from icl import DataFrame
 
 LEAKS = ("itself", "image", "twice", "alike")
 SOURCE, DEMO_SOURCES = "source", "demo_sources"
 """Keys of a sample's `meta`: who made the query's image, and who made the demonstrations' images."""
 
 
-def analyze(view: "RunView") -> "DataFrame":
+def analyze(view: RunView) -> DataFrame:
     """One row per setting with counts of samples."""
     table_rows: list[dict[str, Any]] = []
     for setting, samples in iter_settings(

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from icl.errors import PlanError
-from retrievers.base import Vectors, normalize_rows
+from icl import PlanError
+from retrievers import Vectors, normalize_rows
 
 SCALE, DECAY = 100.0, 1e-4
 

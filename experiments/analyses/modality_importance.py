@@ -15,10 +15,11 @@ query}]]; `where: all` removes the demonstrations' too. If lower is better, the 
 """
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from experiments import RunView
 from experiments.analyses.shared import (
     add_cell_column,
     answered_samples,
@@ -27,19 +28,14 @@ from experiments.analyses.shared import (
     prefixed_interval,
     require_sample_metric,
 )
-from experiments.stats.arms import UNIT
-from icl.errors import ConfigError
-
-if TYPE_CHECKING:
-    from pandas import DataFrame
-
-    from experiments.results.run_view import RunView
+from experiments.stats import UNIT
+from icl import ConfigError, DataFrame
 
 CLASSES = ("image", "text", "both", "either", "unanswered")
 FULL_INPUT = "shown"
 
 
-def analyze(view: "RunView") -> "DataFrame":
+def analyze(view: RunView) -> DataFrame:
     """One row per setting. Raises ConfigError if one of the three sets of modalities was not run."""
     require_sample_metric(view)
     rows = add_cell_column(view, answered_samples(view, with_demos=False), FULL_INPUT, _set)

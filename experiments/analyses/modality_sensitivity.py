@@ -8,21 +8,17 @@ If lower is better, a drop is a rise of the score: above 0 the change always hur
 fall, and there is no share. One row per change and setting: the axis `transforms` against no transform.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from experiments.analyses.shared import as_deterioration, make_table
-from experiments.stats.arms import NO_VALUE, label_axes, matches_setting
+from experiments import RunView, as_deterioration, make_table
+from experiments.stats import NO_VALUE, label_axes, matches_setting
 from experiments.stats.compare import compare
-
-if TYPE_CHECKING:
-    from pandas import DataFrame
-
-    from experiments.results.run_view import RunView
+from icl import DataFrame
 
 
-def analyze(view: "RunView") -> "DataFrame":
+def analyze(view: RunView) -> DataFrame:
     """One row per change and setting. Raises ConfigError without arms with and without transforms."""
     changed = compare(view.scores, {"transforms": NO_VALUE}, view.metric, axes=view.axes)
     named = label_axes(changed, view.axes)
@@ -47,7 +43,7 @@ def analyze(view: "RunView") -> "DataFrame":
     )
 
 
-def _at_zero(view: "RunView", arm: dict[str, Any]) -> float:
+def _at_zero(view: RunView, arm: dict[str, Any]) -> float:
     """Accuracy of the same setting at 0 shots without a transform; NaN if it was not run."""
     zero_shot_arm = {**arm, "shots": 0, "transforms": NO_VALUE}
     zeros = view.scores[(view.scores["shots"] == 0) & (view.scores["transforms"] == NO_VALUE)]

@@ -9,26 +9,19 @@ The transform `noisy_labels` in the axis `transforms` sets the shares; [] is sha
 """
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from experiments.analyses.shared import add_cell_column, answered_samples, as_deterioration, iter_settings, make_table
-from experiments.stats.pairs import align_pairs, paired_test
-from experiments.stats.significance import holm
-from experiments.stats.summary import estimate_arm
-from icl.errors import ConfigError
-
-if TYPE_CHECKING:
-    from pandas import DataFrame
-
-    from experiments.results.run_view import RunView
+from experiments import RunView, add_cell_column, answered_samples, as_deterioration, iter_settings, make_table
+from experiments.stats import align_pairs, estimate_arm, holm, paired_test
+from icl import ConfigError, DataFrame
 
 NAME = "noisy_labels"
 SHARE = "share"
 
 
-def analyze(view: "RunView") -> "DataFrame":
+def analyze(view: RunView) -> DataFrame:
     """One row per setting and share. Raises ConfigError if no setting has two shares."""
     rows = add_cell_column(view, answered_samples(view), SHARE, _share)
     table_rows: list[dict[str, Any]] = []
@@ -72,7 +65,7 @@ def analyze(view: "RunView") -> "DataFrame":
     )
 
 
-def _against(first: "DataFrame", point: "DataFrame", view: "RunView") -> dict[str, float]:
+def _against(first: DataFrame, point: DataFrame, view: RunView) -> dict[str, float]:
     result = paired_test(align_pairs(first, point, view.metric))
     return {"drop": as_deterioration(view.better, result.low, result.difference, result.high)[1], "p": result.p}
 

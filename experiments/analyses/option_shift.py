@@ -14,21 +14,14 @@ Over the questions that were asked under every cyclic shift of their options (th
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from experiments.analyses.shared import add_cell_column, answered_samples, interval_columns, iter_settings, make_table
-from experiments.stats.arms import UNIT
-from experiments.stats.sample_rows import as_mapping, predicted_option, text_items, to_records
-from icl.errors import ConfigError
-from icl.metrics.normalize import normalize_text
+from experiments import RunView, add_cell_column, answered_samples, interval_columns, iter_settings, make_table
+from experiments.stats import UNIT, as_mapping, predicted_option, text_items, to_records
+from icl import ConfigError, DataFrame, normalize_text
 from icl.option_listing import OPTION_TEXTS
-
-if TYPE_CHECKING:
-    from pandas import DataFrame
-
-    from experiments.results.run_view import RunView
 
 NAME, SHIFT = "option_list", "shift"
 FOUR = 4
@@ -36,7 +29,7 @@ Turns = Sequence[tuple[int | None, int | None, bool]]
 """For each shift of a question: (place of the answer or None if unread, place of the gold or None, is right)."""
 
 
-def analyze(view: "RunView") -> "DataFrame":
+def analyze(view: RunView) -> DataFrame:
     """One row per setting. Raises ConfigError if no question was asked under all shifts of its options."""
     rows = add_cell_column(view, answered_samples(view, with_demos=False), SHIFT, _shift)
     table_rows: list[dict[str, Any]] = []

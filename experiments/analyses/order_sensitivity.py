@@ -9,29 +9,17 @@ values that do not use the gold answer: the order of an oracle is not random.
 """
 
 from itertools import combinations
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from experiments.analyses.shared import (
-    answered_samples,
-    interval_columns,
-    iter_settings,
-    make_table,
-    read_cells,
-    require_sample_metric,
-)
-from experiments.stats.pairs import UnpairedError
-from experiments.stats.sample_rows import read_answer, text_items, to_records, unit_labels
-from icl.errors import ConfigError
-
-if TYPE_CHECKING:
-    from pandas import DataFrame
-
-    from experiments.results.run_view import RunView
+from experiments import answered_samples, interval_columns, iter_settings, make_table, read_cells, require_sample_metric
+from experiments.results.run_view import RunView
+from experiments.stats import UnpairedError, read_answer, text_items, to_records, unit_labels
+from icl import ConfigError, DataFrame
 
 
-def analyze(view: "RunView") -> "DataFrame":
+def analyze(view: RunView) -> DataFrame:
     """One row per setting. Raises ConfigError for fewer than two orders, UnpairedError for missing samples."""
     require_sample_metric(view)
     rows = answered_samples(view)
@@ -71,7 +59,7 @@ def analyze(view: "RunView") -> "DataFrame":
     return make_table(table_rows, f"Sensitivity to the order of demonstrations ({view.measure})")
 
 
-def _by_chance(view: "RunView", rows: "DataFrame") -> set[str]:
+def _by_chance(view: RunView, rows: DataFrame) -> set[str]:
     """The cells to compare by order."""
     ordered = {digest: node for digest, cell in read_cells(view, rows).items() if (node := cell.get("order"))}
     permuted = {digest for digest, node in ordered.items() if node.get("name") == "permutation"}

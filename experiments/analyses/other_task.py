@@ -17,22 +17,15 @@ A model that ignores the vector has `more` near 0. One that breaks answers by ne
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from experiments import RunView, answered_samples, interval_columns, make_table
 from experiments.analyses.recovery import ALL_TASKS, label_without_task
-from experiments.analyses.shared import answered_samples, interval_columns, make_table
 from experiments.config.keys import NO_INTERVENTION
-from experiments.stats.pairs import Pairs, corrected_tests
-from experiments.stats.sample_rows import as_sequence, read_answer, text_items, to_records
-from icl.errors import ConfigError
-from icl.metrics.normalize import normalize_text
-
-if TYPE_CHECKING:
-    from pandas import DataFrame
-
-    from experiments.results.run_view import RunView
+from experiments.stats import Pairs, as_sequence, corrected_tests, read_answer, text_items, to_records
+from icl import ConfigError, DataFrame, normalize_text
 
 QUERY = ("query", "seed", "shots")
 """The columns that an answer with an intervention and one without have in common."""
@@ -69,7 +62,7 @@ class FollowedTask:
         return np.unique([" ".join(images) for images in self.images], return_inverse=True)[1]
 
 
-def analyze(view: "RunView") -> "DataFrame":
+def analyze(view: RunView) -> DataFrame:
     """One row per pair of tasks and intervention. Raises ConfigError without vectors of another task of the run."""
     every = list(_pairs(answered_samples(view, with_demos=False)))
     if not every:
@@ -89,7 +82,7 @@ def analyze(view: "RunView") -> "DataFrame":
     )
 
 
-def _pairs(rows: "DataFrame") -> Iterator[FollowedTask]:
+def _pairs(rows: DataFrame) -> Iterator[FollowedTask]:
     if "intervene" not in rows:
         return
     records = to_records(rows)

@@ -14,34 +14,18 @@ the pool, without transforms.
 
 from collections.abc import Mapping, Sequence
 from itertools import combinations
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from experiments.analyses.shared import (
-    answered_samples,
-    interval_columns,
-    iter_settings,
-    make_table,
-    mean_of_defined,
-    run_tasks,
-)
-from experiments.stats.sample_rows import demos_of, text_items, to_records, unit_labels
-from icl.errors import DataError
-from icl.metrics.normalize import normalize_text
-from icl.types import Example, Query
-from retrievers.base import EXCLUDE_LEAKS
-from retrievers.machinery.embeddings import split_words
-
-if TYPE_CHECKING:
-    from pandas import DataFrame
-
-    from experiments.results.run_view import RunView
-    from icl.tasks.base import Pool
-    from retrievers.base import Vectors
+from experiments import answered_samples, interval_columns, iter_settings, make_table, mean_of_defined, run_tasks
+from experiments.results.run_view import RunView
+from experiments.stats import demos_of, text_items, to_records, unit_labels
+from icl import DataError, DataFrame, Example, Pool, Query, normalize_text
+from retrievers import EXCLUDE_LEAKS, Vectors, split_words
 
 
-def analyze(view: "RunView") -> "DataFrame":
+def analyze(view: RunView) -> DataFrame:
     """One row per setting; arms with the same demonstrations have the same numbers."""
     table_rows: list[dict[str, Any]] = []
     rows_of = answered_samples(view)
@@ -81,7 +65,7 @@ def analyze(view: "RunView") -> "DataFrame":
     )
 
 
-def pool_coverage(row: Mapping[str, Any], demos: Sequence[Example], pool: "Pool", query: Query) -> dict[str, float]:
+def pool_coverage(row: Mapping[str, Any], demos: Sequence[Example], pool: Pool, query: Query) -> dict[str, float]:
     """Recall, label coverage and token coverage of one sample; NaN where undefined."""
     gold = {normalize_text(answer) for answer in text_items(row, "gold")}
     allowed = list(filter(EXCLUDE_LEAKS.allowed_for(query), pool.examples))
@@ -105,20 +89,20 @@ def diversity(demos: Sequence[Sequence[Example]]) -> list[float]:
     return [mean_pairwise_distance([vectors[example.id] for example in own if example.id in vectors]) for own in demos]
 
 
-def mean_pairwise_distance(rows: "Sequence[Vectors]") -> float:
+def mean_pairwise_distance(rows: Sequence[Vectors]) -> float:
     """The mean of 1 - cosine over unordered pairs of unit vectors [n, D]."""
     pairs = [1 - float(one @ other) for one, other in combinations(rows, 2)]
     return float(np.mean(pairs)) if pairs else np.nan
 
 
-def _vectors(members: Sequence[Example]) -> "Vectors":
+def _vectors(members: Sequence[Example]) -> Vectors:
     from retrievers.machinery.embeddings import shared_cache
     from retrievers.machinery.encoder import Encoder
 
     return shared_cache(Encoder(), None).embed_images(members)
 
 
-def _members(row: Mapping[str, Any], pool: "Pool") -> list[Example]:
+def _members(row: Mapping[str, Any], pool: Pool) -> list[Example]:
     names = [name for name, *_ in demos_of(row)]
     if unknown := next((name for name in names if name not in pool.by_id), None):
         raise DataError(

@@ -18,30 +18,16 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from experiments.analyses.distinct_choices import distinct_choices
+from experiments import RunView, Store, answered_samples, build_retriever, make_table
 from experiments.analyses.linear_probe import fit_probe
-from experiments.analyses.reference_comparison import compare_with_reference
-from experiments.analyses.shared import answered_samples, build_retriever, make_table
-from experiments.stats.arms import resolve_setting
-from experiments.stats.sample_rows import demos_of, text_items, to_records
-from experiments.store.store import Store
-from icl.errors import ConfigError
-from icl.metrics.normalize import normalize_text
-from icl.registry import build
-from icl.tasks.base import Task
-from retrievers.base import Resources
-from retrievers.machinery.embeddings import reads
-from retrievers.machinery.similarity import FittedSimilarity, SimilarityRetriever
-
-if TYPE_CHECKING:
-    from pandas import DataFrame
-
-    from experiments.results.run_view import RunView
-    from icl.tasks.base import Pool
+from experiments.analyses.reference_comparison import compare_with_reference, distinct_choices
+from experiments.stats import demos_of, resolve_setting, text_items, to_records
+from icl import ConfigError, DataFrame, Pool, Task, build, normalize_text
+from retrievers import FittedSimilarity, Resources, SimilarityRetriever, reads
 
 LABELS = 128
 """The largest number of classes of a probe on a pool; more would take hours."""
@@ -52,7 +38,7 @@ PROBES = ("vote", "demonstrations", "pool", f"demonstrations{TEXTS}", f"pool{TEX
 Row = Mapping[str, Any]
 
 
-def analyze(view: "RunView") -> "DataFrame":
+def analyze(view: RunView) -> DataFrame:
     """One row per arm with a reference. Raises ConfigError if no arm has vectors, or none has a reference."""
     chosen, rows = distinct_choices(view, answered_samples(view), "the accuracy of the demonstrations without a model")
     right = {name: np.full(len(rows), np.nan) for name in PROBES}
@@ -75,7 +61,7 @@ def analyze(view: "RunView") -> "DataFrame":
     return make_table(table_rows, f"Right without a model, against {names}", signed=("difference", "low", "high"))
 
 
-def _reference_rows(chosen: "RunView", rows: "DataFrame") -> Any:
+def _reference_rows(chosen: RunView, rows: DataFrame) -> Any:
     """Which rows are of a reference arm; [n] bool."""
     to = resolve_setting(rows, chosen.to, chosen.axes, "--to")
     return np.logical_and.reduce([(rows[axis] == value).to_numpy() for axis, value in to.items()])
@@ -93,7 +79,7 @@ class _Space:
     """The task and the fitted retriever of one cell; its queries share a pool."""
 
     task: Task
-    pool: "Pool"
+    pool: Pool
     fitted: FittedSimilarity
 
     @cached_property

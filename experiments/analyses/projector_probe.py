@@ -20,37 +20,22 @@ multi-layer perceptron. No released code was compared.
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import numpy as np
 
+from experiments import RunView, answered_samples, interval_columns, make_table, paired_columns, prefixed_interval
 from experiments.analyses.linear_probe import cross_validated
 from experiments.analyses.run_prompts import load_models
-from experiments.analyses.shared import (
-    answered_samples,
-    interval_columns,
-    make_table,
-    paired_columns,
-    prefixed_interval,
-)
-from icl.errors import ConfigError
-from icl.metrics.normalize import normalize_text
-from icl.streams import StreamKey
-
-if TYPE_CHECKING:
-    from pandas import DataFrame
-
-    from experiments.results.run_view import RunView
-    from icl.models.hf.model import HF
-    from icl.tasks.base import Task
-    from icl.types import Example
+from icl import ConfigError, DataFrame, Example, StreamKey, Task, normalize_text
+from icl.models.hf.model import HF
 
 IMAGES, FOLDS = 300, 5
 """The largest number of images, and the number of folds, which is the smallest number of groups of a label."""
 BEFORE, AFTER = "encoder", "projected"
 
 
-def analyze(view: "RunView", queries: int = IMAGES) -> "DataFrame":
+def analyze(view: RunView, queries: int = IMAGES) -> DataFrame:
     """Two rows per task and model. Raises ConfigError without classes to compare, PlanError or ModelError."""
     table_rows: list[dict[str, Any]] = []
     problems: list[str] = []
@@ -77,7 +62,7 @@ def analyze(view: "RunView", queries: int = IMAGES) -> "DataFrame":
     return table
 
 
-def labeled_images(task: "Task", limit: int) -> "list[Example]":
+def labeled_images(task: Task, limit: int) -> list[Example]:
     """Examples of the pool of the first query, each with one image of its own, of labels with FOLDS groups."""
     first: dict[str, Example] = {}
     for example in task.pool(task.queries[0].id).examples:
@@ -105,15 +90,15 @@ def assign_folds(labels: Sequence[str], groups: Sequence[str], order: Sequence[i
     return [folds[group] for group in groups]
 
 
-def _group(example: "Example") -> str:
+def _group(example: Example) -> str:
     return example.group or example.id
 
 
-def _labels(examples: "Sequence[Example]") -> set[str]:
+def _labels(examples: Sequence[Example]) -> set[str]:
     return {normalize_text(example.class_name) for example in examples}
 
 
-def _rows(model: "HF", title: str, examples: "Sequence[Example]") -> Iterator[dict[str, Any]]:
+def _rows(model: HF, title: str, examples: Sequence[Example]) -> Iterator[dict[str, Any]]:
     from icl.models.hf.projector import projector_means
 
     labels = [normalize_text(example.class_name) for example in examples]

@@ -12,31 +12,23 @@ by its settings nor by its checkpoint (GPTQ, AWQ).
 """
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from experiments import RunView, Store, make_table
 from experiments.analyses.quantization_measurements import measure_models
-from experiments.analyses.shared import make_table
 from experiments.results.view_run import cells_by_label
-from experiments.stats.arms import axis_values
-from experiments.stats.pairs import KEYS, align_pairs, corrected_tests
-from experiments.stats.sample_rows import as_mapping, read_answer, to_records
-from experiments.store.store import Store
-from icl.errors import ConfigError
+from experiments.stats import KEYS, align_pairs, as_mapping, axis_values, corrected_tests, read_answer, to_records
+from icl import ConfigError, DataFrame
 from icl.models.hf.prequantized import comes_as
 
-if TYPE_CHECKING:
-    from pandas import DataFrame
 
-    from experiments.results.run_view import RunView
-
-
-def analyze(view: "RunView") -> "DataFrame":
+def analyze(view: RunView) -> DataFrame:
     """One row per precision. Raises ConfigError for a single precision."""
     full = full_precision(view)
     return compare_precisions(view, full, measure_models(view, full))
 
 
-def compare_precisions(view: "RunView", full: str, costs: Mapping[str, Mapping[str, float]]) -> "DataFrame":
+def compare_precisions(view: RunView, full: str, costs: Mapping[str, Mapping[str, float]]) -> DataFrame:
     """One row per precision. `costs` has further columns of each model, if they were measured."""
     frames = {model: view.scores[view.scores["model"] == model] for model in axis_values(view.scores, "model")}
     on = [*KEYS, *(axis for axis in view.axes if axis != "model")]
@@ -63,7 +55,7 @@ def compare_precisions(view: "RunView", full: str, costs: Mapping[str, Mapping[s
     return frame
 
 
-def full_precision(view: "RunView") -> str:
+def full_precision(view: RunView) -> str:
     """The label of the full-precision model. Raises ConfigError if it is not clear."""
     labels = axis_values(view.scores, "model") if "model" in view.scores else []
     if len(labels) < 2:
@@ -79,7 +71,7 @@ def full_precision(view: "RunView") -> str:
     return str(whole[0])
 
 
-def precisions(view: "RunView") -> dict[str, Any]:
+def precisions(view: RunView) -> dict[str, Any]:
     """How each model is quantized, by its setting or its checkpoint; 'none' or None if it is not."""
     cells = cells_by_label(view.frame, "model", Store(view.path))
     mappings = {label: as_mapping(cell.get("model")) for label, cell in cells.items()}
@@ -89,7 +81,7 @@ def precisions(view: "RunView") -> dict[str, Any]:
     }
 
 
-def _agreement(view: "RunView", model: str, full: str, on: list[str]) -> float:
+def _agreement(view: RunView, model: str, full: str, on: list[str]) -> float:
     """The answer of each row (`read_answer`)."""
     rows = view.frame[view.frame["model"].isin((model, full)) & view.frame["failed"].isna()]
     answers = {(row["model"], *(row[key] for key in on)): read_answer(row) for row in to_records(rows)}

@@ -10,26 +10,20 @@ interval shows how large the change could be.
 """
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from experiments import RunView, make_table
 from experiments.analyses.quantization import full_precision
-from experiments.analyses.shared import make_table
 from experiments.config.keys import DEFAULT_REFERENCES, DEMONSTRATION_AXES
-from experiments.stats.arms import NO_VALUE, UNIT, axis_values
-from experiments.stats.pairs import Pairs, corrected_tests, paired_test
-from icl.errors import ConfigError
-
-if TYPE_CHECKING:
-    from pandas import DataFrame, Series
-
-    from experiments.results.run_view import RunView
+from experiments.stats import NO_VALUE, UNIT, Pairs, axis_values, corrected_tests, paired_test
+from icl import ConfigError, DataFrame, Series
 
 GAIN = "gain"
 
 
-def analyze(view: "RunView") -> "DataFrame":
+def analyze(view: RunView) -> DataFrame:
     """One row per gain and precision. Raises ConfigError for a single precision, or without any gain."""
     full = full_precision(view)
     statistics: list[dict[str, Any]] = []
@@ -54,7 +48,7 @@ def analyze(view: "RunView") -> "DataFrame":
     return make_table(statistics, "Gains with fewer bits", note=note, signed=signed)
 
 
-def _gains(view: "RunView", scores: "DataFrame") -> Iterator[tuple[str, "DataFrame"]]:
+def _gains(view: RunView, scores: DataFrame) -> Iterator[tuple[str, DataFrame]]:
     """(name, samples with a column GAIN) of each gain."""
     if "shots" in scores and {0} < set(scores["shots"]):
         max_shots = axis_values(scores, "shots")[-1]
@@ -73,14 +67,14 @@ def _gains(view: "RunView", scores: "DataFrame") -> Iterator[tuple[str, "DataFra
                 yield f"{value} over {base}", _paired(view, ours, theirs, [axis])
 
 
-def _paired(view: "RunView", ours: "DataFrame", theirs: "DataFrame", without: Sequence[str]) -> "DataFrame":
+def _paired(view: RunView, ours: DataFrame, theirs: DataFrame, without: Sequence[str]) -> DataFrame:
     keys = [axis for axis in view.axes if axis not in without] + ["query", "seed"]
     reference = theirs[[*keys, view.metric]].rename(columns={view.metric: "reference"})
     both = ours.merge(reference, on=keys, validate="many_to_one")
     return both.assign(**{GAIN: both[view.metric] - both["reference"]})
 
 
-def _rows(view: "RunView", task: str, name: str, gains: "DataFrame", full: str) -> Iterator[dict[str, Any]]:
+def _rows(view: RunView, task: str, name: str, gains: DataFrame, full: str) -> Iterator[dict[str, Any]]:
     keys = [axis for axis in view.axes if axis != "model"] + ["query", "seed"]
     whole = gains[gains["model"] == full]
     graded = not view.of_samples  # the numbers of a run-level metric are neither right nor wrong

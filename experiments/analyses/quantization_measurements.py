@@ -19,12 +19,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from icl.errors import ICLError, ModelError
+from icl import ICLError, ModelError, Prompt
 
 if TYPE_CHECKING:
+    from experiments import RunView
     from experiments.grid.grid import Cell, Grid
-    from experiments.results.run_view import RunView
-    from icl.types import Prompt
 
 QUERIES_PER_SETTING = 16
 """The number of queries of each task, number of shots and retriever."""
@@ -121,7 +120,7 @@ def main(run: Path, label: str, file: Path, trust: bool = False) -> None:
     file.with_suffix(".part").replace(file)
 
 
-def measurement_prompts(grid: "Grid", cells: "list[Cell]") -> "list[Prompt]":
+def measurement_prompts(grid: "Grid", cells: "list[Cell]") -> list[Prompt]:
     """The first queries of every task, number of shots and retriever, under the first seed."""
     from experiments.contexts.contexts import Retrieval, build_contexts, prompt_specs, render
 

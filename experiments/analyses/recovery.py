@@ -26,27 +26,15 @@ Run it with `zip: {shots: [0, 0, 8], intervene: [none, {name: task_vector, fitte
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import numpy as np
 
-from experiments.analyses.shared import (
-    answered_samples,
-    make_table,
-    prefixed_interval,
-    require_sample_metric,
-)
+from experiments import RunView, answered_samples, make_table, prefixed_interval, require_sample_metric
 from experiments.config.keys import DEMONSTRATION_AXES, NO_INTERVENTION
-from experiments.stats.arms import UNIT, iter_arms, varying_axes
+from experiments.stats import SIGNIFICANCE_LEVEL, UNIT, Pairs, corrected_tests, iter_arms, paired_test, varying_axes
 from experiments.stats.intervals import cluster_codes, cluster_sums, t_quantile
-from experiments.stats.pairs import Pairs, corrected_tests, paired_test
-from experiments.stats.significance import SIGNIFICANCE_LEVEL
-from icl.errors import ConfigError
-
-if TYPE_CHECKING:
-    from pandas import DataFrame
-
-    from experiments.results.run_view import RunView
+from icl import ConfigError, DataFrame
 
 PAIR = ["query", "seed"]
 """The columns that two samples of a pair have in common."""
@@ -96,7 +84,7 @@ class ComparedScores:
         }
 
 
-def analyze(view: "RunView") -> "DataFrame":
+def analyze(view: RunView) -> DataFrame:
     """One row per intervention. Raises ConfigError if the run lacks interventions, 0 shots or demonstrations."""
     require_sample_metric(view)
     rows = answered_samples(view, with_demos=False)
@@ -184,7 +172,7 @@ def label_without_task(label: str, task: str) -> str:
 
 
 def _pairs(
-    view: "RunView", setting: Mapping[str, Any], of_demos: Sequence[str], rows: "DataFrame"
+    view: RunView, setting: Mapping[str, Any], of_demos: Sequence[str], rows: DataFrame
 ) -> Iterator[ComparedScores]:
     """The pairs of one setting, for each value of the axes `of_demos`. They have the 0-shot side in common."""
     plain = rows[rows["intervene"] == NO_INTERVENTION]
@@ -197,7 +185,7 @@ def _pairs(
 
 
 def _compared(
-    view: "RunView", setting: Mapping[str, Any], zero: "DataFrame", references: "DataFrame", rows: "DataFrame"
+    view: RunView, setting: Mapping[str, Any], zero: DataFrame, references: DataFrame, rows: DataFrame
 ) -> Iterator[ComparedScores]:
     sign = 1 if view.better == "higher" else -1
     for key, arm in rows.groupby(["intervene", "shots"], sort=False):
@@ -214,7 +202,7 @@ def _compared(
         yield ComparedScores(setting, name, shots, reference_shots, before, after, steered, clusters, keys)
 
 
-def _scores(metric: str, rows: "DataFrame", name: str) -> "DataFrame":
+def _scores(metric: str, rows: DataFrame, name: str) -> DataFrame:
     """The mean score of each query and seed, in a column `name`."""
     return rows.groupby(PAIR)[[metric]].mean().rename(columns={metric: name})
 

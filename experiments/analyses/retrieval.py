@@ -12,21 +12,17 @@ encoder (`pool_coverage`).
 """
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from experiments.analyses.shared import answered_samples, interval_columns, iter_settings, make_table, mean_of_defined
-from experiments.stats.sample_rows import demos_of, ranks_of, text_items, to_records, unit_labels
-from icl.metrics.normalize import normalize_text
-
-if TYPE_CHECKING:
-    from pandas import DataFrame
-
-    from experiments.results.run_view import RunView
+from experiments import RunView, answered_samples, interval_columns, iter_settings, make_table, mean_of_defined
+from experiments.stats import demos_of, text_items, to_records, unit_labels
+from experiments.stats.sample_rows import ranks_of
+from icl import DataFrame, normalize_text
 
 
-def analyze(view: "RunView") -> "DataFrame":
+def analyze(view: RunView) -> DataFrame:
     """One row per setting; arms with the same demonstrations have the same numbers."""
     table_rows: list[dict[str, Any]] = []
     rows_of = answered_samples(view)

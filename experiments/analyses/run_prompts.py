@@ -7,21 +7,14 @@ The answer next to it comes from the setting's first cell without an interventio
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from experiments.analyses.shared import answered_samples
+from experiments import RunView, answered_samples
 from experiments.contexts.contexts import PromptItem, PromptSpec, Retrieval, build_contexts, render
 from experiments.grid.grid import Cell, expand
 from experiments.results.loaded_run import load_run
-from experiments.stats.arms import UNIT, label_axes
-from icl.errors import PlanError, StoreError
-from icl.types import Part, Prompt, Turn
-
-if TYPE_CHECKING:
-    from pandas import DataFrame
-
-    from experiments.results.run_view import RunView
-    from icl.models.base import Model
+from experiments.stats import UNIT, label_axes
+from icl import DataFrame, Model, Part, PlanError, Prompt, StoreError, Turn
 
 QUERIES = 50
 """The number of queries that analyses of the model read in each cell, unless `--queries` sets another."""
@@ -57,7 +50,7 @@ class RunPrompt:
 
 
 def run_prompts(
-    view: "RunView", ability: str, queries: int, with_demos: bool = True
+    view: RunView, ability: str, queries: int, with_demos: bool = True
 ) -> Iterator[tuple[dict[str, Any], list[RunPrompt]]]:
     """(setting, prompts) of each setting, with its model loaded, and no other. Settings of a model follow each other.
 
@@ -93,7 +86,7 @@ def run_prompts(
             yield setting, prompts
 
 
-def load_models(view: "RunView", rows: "DataFrame", ability: str) -> "Iterator[tuple[Model, list[Cell]]]":
+def load_models(view: RunView, rows: DataFrame, ability: str) -> Iterator[tuple[Model, list[Cell]]]:
     """(model, its cells) of each model of the run, which is loaded, and no other.
 
     Args:
@@ -116,20 +109,20 @@ def load_models(view: "RunView", rows: "DataFrame", ability: str) -> "Iterator[t
         yield loaded, own
 
 
-def _stored_cells(view: "RunView", rows: "DataFrame") -> list[Cell]:
+def _stored_cells(view: RunView, rows: DataFrame) -> list[Cell]:
     """The cells of the rows that the config still has."""
     stored = set(rows["cell"])
     return [cell for cell in expand(load_run(view.path, view.trust).load_config()).cells if cell.digest in stored]
 
 
-def _no_cells(view: "RunView") -> StoreError:
+def _no_cells(view: RunView) -> StoreError:
     return StoreError(
         f"{view.path}: none of its cells can be composed again: a component or the checkpoint has changed since. "
         "Use the version and the checkpoint of the run, or run it again."
     )
 
 
-def _load(view: "RunView", cell: Cell, ability: str, loaded: "Model | None") -> "Model":
+def _load(view: RunView, cell: Cell, ability: str, loaded: Model | None) -> Model:
     """The model of a cell, loaded in place of another one. Raises PlanError if it lacks the ability."""
     model = cell.model
     if ability not in model.abilities:

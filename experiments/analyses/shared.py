@@ -1,30 +1,20 @@
 """Helpers of analyses: answered samples, settings, intervals and tables."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from experiments.stats.arms import iter_arms, label_axes
-from experiments.stats.intervals import estimate_mean
-from experiments.stats.pairs import Pairs, paired_test
-from experiments.stats.sample_rows import as_sequence
+from experiments.results.run_view import RunView
+from experiments.stats import Pairs, as_sequence, estimate_mean, iter_arms, label_axes, paired_test
 from experiments.store.store import Store
-from icl.errors import ConfigError, StoreError
-from icl.metrics.base import Better
-from icl.registry import build
-
-if TYPE_CHECKING:
-    from pandas import DataFrame
-
-    from experiments.results.run_view import RunView
-    from icl.tasks.base import Task
+from icl import Better, ConfigError, DataFrame, StoreError, Task, build
 
 BEST_SCORE = {"higher": 1, "lower": 0}
 """The best score of a sample for each good direction."""
 
 
-def answered_samples(view: "RunView", with_demos: bool = True) -> "DataFrame":
+def answered_samples(view: RunView, with_demos: bool = True) -> DataFrame:
     """The samples that did not fail, by default those with demonstrations. Raises ConfigError if there are none."""
     rows = view.frame[view.frame["failed"].isna()]
     if with_demos:
@@ -37,7 +27,7 @@ def answered_samples(view: "RunView", with_demos: bool = True) -> "DataFrame":
     return rows
 
 
-def require_sample_metric(view: "RunView") -> None:
+def require_sample_metric(view: RunView) -> None:
     """Raises ConfigError for a run-level metric, which has no score of a single sample."""
     if view.of_samples:
         return
@@ -55,13 +45,13 @@ def build_retriever(cell: Mapping[str, Any]) -> Any:
     return build("retriever", cell["retriever"])
 
 
-def read_cells(view: "RunView", rows: "DataFrame") -> dict[str, Mapping[str, Any]]:
+def read_cells(view: RunView, rows: DataFrame) -> dict[str, Mapping[str, Any]]:
     """Digest -> description of each cell of the rows. A description is empty if the run does not store it."""
     store = Store(view.path)
     return {str(digest): store.read_cell(str(digest)) or {} for digest in rows["cell"].unique()}
 
 
-def run_tasks(view: "RunView", rows: "DataFrame") -> "dict[str, Task]":
+def run_tasks(view: RunView, rows: DataFrame) -> dict[str, Task]:
     """Label -> task of the run's config, for all tasks of the rows.
 
     Raises:
@@ -86,9 +76,7 @@ def run_tasks(view: "RunView", rows: "DataFrame") -> "dict[str, Task]":
     return tasks
 
 
-def add_cell_column(
-    view: "RunView", rows: "DataFrame", name: str, read: Callable[[Mapping[str, Any]], Any]
-) -> "DataFrame":
+def add_cell_column(view: RunView, rows: DataFrame, name: str, read: Callable[[Mapping[str, Any]], Any]) -> DataFrame:
     """The rows with a column `name` of what `read` returns for their cell, without those for which it is None."""
     values = {digest: read(cell) for digest, cell in read_cells(view, rows).items()}
     rows = rows.assign(**{name: rows["cell"].map(values)})
@@ -96,8 +84,8 @@ def add_cell_column(
 
 
 def iter_settings(
-    view: "RunView", rows: "DataFrame", without: Sequence[str] = ()
-) -> Iterator[tuple[dict[str, Any], "DataFrame"]]:
+    view: RunView, rows: DataFrame, without: Sequence[str] = ()
+) -> Iterator[tuple[dict[str, Any], DataFrame]]:
     """(setting, rows) of each combination of the axes that vary; the setting always has task and shots."""
     among = [axis for axis in view.axes if axis not in without]
     yield from iter_arms(rows, label_axes(rows, among))
@@ -139,7 +127,7 @@ def paired_columns(reference: Any, other: Any, units: Any, name: str) -> dict[st
 
 def make_table(
     rows: Sequence[Mapping[str, Any]], title: str, *, note: str = "", signed: Sequence[str] = ()
-) -> "DataFrame":
+) -> DataFrame:
     """A frame with title, note and the names of signed columns in `attrs`."""
     import pandas as pd
 

@@ -5,20 +5,15 @@ curves. `experiments.stats.summary` defines efficiency, headroom and peak.
 """
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from experiments.analyses.shared import make_table
-from experiments.stats.arms import better_of, iter_arms, varying_axes
+from experiments import RunView, make_table
+from experiments.stats import better_of, iter_arms, summarize_curve, varying_axes
 from experiments.stats.compare import compare
-from experiments.stats.summary import summarize_curve
-
-if TYPE_CHECKING:
-    from pandas import DataFrame
-
-    from experiments.results.run_view import RunView
+from icl import DataFrame
 
 
-def analyze(view: "RunView") -> "DataFrame":
+def analyze(view: RunView) -> DataFrame:
     """One row per curve. Raises ConfigError if the run has no arm at 0 shots."""
     gains = compare(view.scores, {"shots": 0}, view.metric, axes=view.axes, correct="none")
     axes = [axis for axis in view.axes if axis != "shots"]

@@ -13,19 +13,16 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 import icl
-from experiments.stats.formatting import format_count, join_words
+from experiments import Store
+from experiments.stats import format_count, join_words
 from experiments.store.json_shapes import Scalar, check_shape
-from experiments.store.store import Store, read_mapping, refuse_links, write_json
-from icl.errors import ConfigError, StoreError
-from icl.text.json_text import canonical_digest
-
-if TYPE_CHECKING:
-    from pandas import DataFrame
+from experiments.store.store import read_mapping, refuse_links, write_json
+from icl import ConfigError, DataFrame, StoreError, canonical_digest
 
 FOLDER = "analyses"
 FORMAT = 1
@@ -108,7 +105,7 @@ class StoredResult:
     """
 
     options: AnalysisOptions
-    table: "DataFrame"
+    table: DataFrame
     doc: str
     version: str
     outdated: str
@@ -178,7 +175,7 @@ def analysis_doc(analyze: Callable[..., Any]) -> str:
     return ((module.__doc__ if module else "") or analyze.__doc__ or "").strip()
 
 
-def store_result(run: Path, options: AnalysisOptions, basis: Basis, table: "DataFrame", doc: str) -> Path:
+def store_result(run: Path, options: AnalysisOptions, basis: Basis, table: DataFrame, doc: str) -> Path:
     """Writes a result in place of an earlier one with the same options.
 
     Args:

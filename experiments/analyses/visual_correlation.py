@@ -17,26 +17,14 @@ images that are left out in place of masked attention.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from experiments import RunView, interval_columns, make_table, prefixed_interval
 from experiments.analyses.run_prompts import QUERIES, QUERY_ANSWER, RunPrompt, run_prompts, with_answer
-from experiments.analyses.shared import interval_columns, make_table, prefixed_interval
-from experiments.stats.formatting import format_count
-from icl import spans
-from icl.errors import ConfigError
-from icl.images import Image
-from icl.metrics.normalize import normalize_text
-from icl.streams import StreamKey
-from icl.types import Part, Prompt
-
-if TYPE_CHECKING:
-    from pandas import DataFrame
-    from torch import Tensor
-
-    from experiments.results.run_view import RunView
-
+from experiments.stats import format_count
+from icl import ConfigError, DataFrame, Image, Part, Prompt, StreamKey, Tensor, normalize_text, spans
 
 Scores = Mapping[str, Mapping[int, tuple[list[float], ...]]]
 """Owner -> number of the prompt -> log-probabilities of the answer with, without and with other images."""
@@ -45,7 +33,7 @@ BATCH = 32
 """Answers that are scored in one call, each after three prompts."""
 
 
-def analyze(view: "RunView", queries: int = QUERIES) -> "DataFrame":
+def analyze(view: RunView, queries: int = QUERIES) -> DataFrame:
     """One row per answer of a prompt and setting. Raises PlanError if the model scores no texts."""
     table_rows: list[dict[str, Any]] = []
     left_out = 0
@@ -178,7 +166,7 @@ LOWEST, HIGHEST = 1.0, 5.0
 """Bounds of the scores in the paper. With 1 as lower bound no token is dropped."""
 
 
-def cal_weights(scores: "Tensor", counts: "Tensor", lowest: float = LOWEST, highest: float = HIGHEST) -> "Tensor":
+def cal_weights(scores: Tensor, counts: Tensor, lowest: float = LOWEST, highest: float = HIGHEST) -> Tensor:
     """The weight of each token in the loss of its row.
 
     Args:

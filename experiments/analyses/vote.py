@@ -10,22 +10,18 @@ With retrieved demonstrations a model is often no better than the vote of their 
 """
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from experiments.analyses.shared import answered_samples, interval_columns, iter_settings, make_table
+from experiments import RunView, answered_samples, interval_columns, iter_settings, make_table
+from experiments.stats import read_answer, scores_by_names_used, to_records, unit_labels
 from experiments.stats.pairs import Pairs, align_pairs, corrected_tests
-from experiments.stats.sample_rows import read_answer, scores_by_names_used, to_records, unit_labels, vote_answer
-from icl.errors import ConfigError
-
-if TYPE_CHECKING:
-    from pandas import DataFrame
-
-    from experiments.results.run_view import RunView
+from experiments.stats.sample_rows import vote_answer
+from icl import ConfigError, DataFrame
 
 
-def analyze(view: "RunView") -> "DataFrame":
+def analyze(view: RunView) -> DataFrame:
     """One row per setting. Raises ConfigError if the metric has no baseline `vote`."""
     if "vote" not in view.frame:
         raise ConfigError(
@@ -69,7 +65,7 @@ def analyze(view: "RunView") -> "DataFrame":
     )
 
 
-def _judged_by_names_used(view: "RunView", samples: "DataFrame") -> "DataFrame":
+def _judged_by_names_used(view: RunView, samples: DataFrame) -> DataFrame:
     if view.metric not in view.accuracies or not view.of_samples:
         return samples
     renamed = scores_by_names_used(samples).reindex(samples.index)

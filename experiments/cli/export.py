@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from icl.errors import ConfigError, did_you_mean, strip_control_characters
+from icl import ConfigError, did_you_mean, strip_control_characters
 
 FORMATS = ("custom_generate",)
 

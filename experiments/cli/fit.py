@@ -1,8 +1,9 @@
 """Fit a strategy or an intervention, or train an adapter, as a file says."""
 
+import json
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,11 +11,12 @@ import typer
 
 from experiments.cli.main import INTERRUPTED
 from experiments.cli.options import ConfigFile, Overrides, Quiet, RunsFolder
+from experiments.config.config import Config
 from experiments.config.keys import TuningControl
-from icl.errors import ConfigError
+from experiments.report.figure import Figure, Line, dashed_lines, encode_lines
+from icl import ConfigError, StoreError
 
 if TYPE_CHECKING:
-    from experiments.config.config import Config
     from experiments.tuning.train import TrainingOutcome
 
 
@@ -82,7 +84,7 @@ def command(
         raise ConfigError(f"{error.reason} This command chooses one of each:\n    {shlex.join(words)}") from error
 
 
-def _fit_strategy(config: "Config", out: Path | None, _: int | None) -> None:
+def _fit_strategy(config: Config, out: Path | None, _: int | None) -> None:
     from decoding.arms.arm import Arm
     from decoding.arms.fitting import write_parameter_file
     from experiments.running.fit import fit
@@ -99,7 +101,7 @@ def _fit_strategy(config: "Config", out: Path | None, _: int | None) -> None:
     print(f"wrote        {path}   (decoding: {{name: {name}, fitted: {path}}})")
 
 
-def _fit_vectors(config: "Config", out: Path | None, sources: int | None) -> None:
+def _fit_vectors(config: Config, out: Path | None, sources: int | None) -> None:
     """Fits and writes the vectors of an intervention."""
     from decoding.interventions.vector_file import SUFFIX, write_vector_file
     from experiments.running.fit import fit_vectors
@@ -136,13 +138,13 @@ def _fit_vectors(config: "Config", out: Path | None, sources: int | None) -> Non
 
 
 def _train(
-    config: "Config", out: Path | None, controls: Sequence[TuningControl], runs: Path, figure: Path | None,
+    config: Config, out: Path | None, controls: Sequence[TuningControl], runs: Path, figure: Path | None,
     *, evaluate: bool, quiet: bool,
 ) -> None:  # fmt: skip
     """Trains the adapters of a file with `tune`, and runs its study with each of them."""
+    from experiments.cli.fit import draw_losses
     from experiments.cli.run import run_config
     from experiments.report.figure import check_figure_file
-    from experiments.report.loss_curves import draw_losses
     from experiments.terminal.spinner import spinner
     from experiments.tuning.checkpoint import CURVE
     from experiments.tuning.tune import TUNED, evaluation_config, tune
@@ -179,3 +181,35 @@ def _line(outcome: "TrainingOutcome") -> str:
     losses = f"loss {outcome.first_loss:.3f} → {outcome.last_loss:.3f}" if outcome.computed else "nothing to do"
     speed = f", {outcome.tokens / outcome.seconds:,.0f} tokens/s" if outcome.tokens else ""
     return f"tuned        {outcome.folder}   {outcome.steps:,} steps, {losses}{speed}"
+
+
+PANELS = {"loss": "loss of the step", "dev_loss": "loss on dev episodes"}
+"""Key of a line -> title of its panel."""
+
+
+def read_curve(path: Path, key: str) -> list[tuple[int, float]]:
+    """(step, loss) of each line with this key. Raises StoreError if the file is not one of losses."""
+    try:
+        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        return [(int(line["step"]), float(line[key])) for line in lines if key in line]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise StoreError(f"{path} is no file of losses ({type(error).__name__}: {error}).") from error
+
+
+def draw_losses(curves: Mapping[str, Path], path: Path) -> None:
+    """Draws the losses of several adapters: name -> its file. Raises StoreError."""
+    import altair as alt
+    import pandas as pd
+
+    panels, looks = {}, {name: Line(number, number) for number, name in enumerate(curves)}
+    for key, title in PANELS.items():
+        rows = [(name, *point) for name, file in curves.items() for point in read_curve(file, key)]
+        data = pd.DataFrame(rows, columns=["line", "step", "loss"])
+        x = alt.X("step:Q", title="finished steps")
+        y = alt.Y("loss:Q", title="loss, in nats", scale=alt.Scale(zero=False))
+        marks = alt.Chart(data).mark_point(filled=True, size=30, opacity=float(key != "loss"))
+        if rows or key == "loss":
+            panels[title] = alt.layer(
+                *dashed_lines(data, looks, 1, x=x, y=y), marks.encode(x=x, y=y, **encode_lines(looks))
+            )
+    Figure(panels, looks).write(path.with_suffix(""), [path.suffix[1:]])

@@ -11,7 +11,7 @@ from experiments.imports.logs import read_logs
 from experiments.imports.merged_runs import describe_merge, merge_runs
 from experiments.imports.run_of_logs import Axis, write_imported_run
 from experiments.terminal.spinner import spinner
-from icl.errors import ConfigError
+from icl import ConfigError
 
 
 def command(

@@ -18,8 +18,8 @@ from functools import wraps
 from pathlib import Path
 from typing import Any
 
-from icl import __version__
-from icl.errors import ComponentError, ConfigError, ICLError, ICLWarning, did_you_mean, strip_control_characters
+from icl import ConfigError, ICLError, ICLWarning, __version__, did_you_mean, strip_control_characters
+from icl.errors import ComponentError
 
 HEAD = "Research on in-context learning with multimodal language models."
 GROUPS = {

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from icl.errors import ConfigError, did_you_mean
+from icl import ConfigError, did_you_mean
 
 TEMPLATES = Path(__file__).parent / "templates"
 """One file per kind, such as strategy.py.txt. `$name` stands for the name of the file, `$Name` for the class."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from experiments.config.shipped import SUFFIXES, shipped_configs
-from icl.errors import ConfigError, did_you_mean
+from icl import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
     from experiments.report.section import Section

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from experiments.cli.options import ConfigFile, Limit, Overrides, RunsFolder
-from icl.errors import StoreError
+from icl import StoreError
 
 if TYPE_CHECKING:
     from experiments.stopping.forecast import Pilot

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from experiments.cli.options import Trust
-from icl.errors import ConfigError
+from icl import ConfigError
 
 MAX_LISTED = 40
 

@@ -9,20 +9,17 @@ import typer
 from experiments.cli.options import By, To, Trust, view_of
 from experiments.config.keys import MAX_NAME_LENGTH
 from experiments.imports.merged_runs import describe_merge, merge_runs
-from experiments.report.leaderboard.columns import collect_leaderboard, split_by_columns
-from experiments.report.leaderboard.frontier import frontier_tables
-from experiments.report.leaderboard.page import leaderboard_frame, render_leaderboard
-from experiments.report.leaderboard.repeated_runs import distinct_runs
+from experiments.report.leaderboard import distinct_runs, frontier_tables, leaderboard_frame, render_leaderboard
+from experiments.report.leaderboard_columns import collect_leaderboard, split_by_columns
 from experiments.report.page import write_report
 from experiments.results import loaded_run
 from experiments.results.view_run import view_run
 from experiments.sharing.card import make_card
 from experiments.sharing.card_text import card_text
-from experiments.stats.formatting import format_count
-from experiments.stats.strategy_verdicts import DEFAULT_MARGIN
+from experiments.stats import DEFAULT_MARGIN, format_count
 from experiments.store.store import refuse_links, report_write_errors, write_csv, write_json, write_text
 from experiments.terminal.spinner import spinner
-from icl.errors import ConfigError, StoreError, did_you_mean
+from icl import ConfigError, StoreError, did_you_mean
 
 KINDS = ("page", "card", "leaderboard")
 

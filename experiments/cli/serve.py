@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from icl.errors import ConfigError
+from icl import ConfigError
 
 if TYPE_CHECKING:
     from icl.models.vllm.model import VLLM

@@ -17,7 +17,7 @@ from experiments.report.sample_detail import MAX_EXAMPLE_IDS, parse_settings, pr
 from experiments.report.section import Section
 from experiments.results.run_view import RunView
 from experiments.terminal.progress import make_progress
-from icl.errors import ConfigError
+from icl import ConfigError
 
 
 def command(

@@ -22,12 +22,10 @@ from experiments.results import loaded_run
 from experiments.results.run_view import RunView
 from experiments.results.view_run import view_run
 from experiments.running.run import run
-from experiments.stats.formatting import format_share
+from experiments.stats import format_share
 from experiments.store.store import report_write_errors, write_text
 from experiments.terminal.progress import make_progress
-from icl.errors import ConfigError, DataError, PlanError
-from icl.registry import build, entries, resolve
-from icl.types import Prompt
+from icl import ConfigError, DataError, PlanError, Prompt, build, entries, resolve
 
 QUERIES, SHOTS, STRATEGY = 100, [0, 4, 8], "vcd"
 GAIN = 0.03

@@ -12,22 +12,21 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 from annotated_types import Ge, Gt, Le, Lt, MinLen
 from pydantic import AfterValidator, AllowInfNan, BeforeValidator, ConfigDict, Strict, model_validator
 
-from decoding.engine.requests import AnswerMode, LazyBranches
+from decoding import AnswerMode, LazyBranches
+from icl import ConfigError, NestedComponent, build, did_you_mean
 from icl.component_node import FLOAT32_MAX
-from icl.errors import ConfigError, did_you_mean
 from icl.metrics.baselines import BASELINES
 from icl.models.base import MAX_NEW_TOKENS
-from icl.registry import NestedComponent, build
 from icl.renamed_names import suggest
 
 METRIC_PREFERENCE = ("lenient", "strict", "option")
 """The primary metric of a run that names none is the first of these that it has."""
 DEFAULT_METRICS = ("strict", "lenient")
 """Metrics of a run that names none. Where a run has them, tables show them next to the primary metric."""
-DEFAULT_METRIC = METRIC_PREFERENCE[0]
+DEFAULT_METRIC: str = METRIC_PREFERENCE[0]
 Correction = Literal["holm", "none"]
 CORRECTIONS: tuple[Correction, ...] = get_args(Correction)
-DEFAULT_CORRECTION = CORRECTIONS[0]
+DEFAULT_CORRECTION: Correction = CORRECTIONS[0]
 DEFAULT_LAUNCHER = "local"
 MAX_NAME_LENGTH = 200
 """A name becomes the name of a folder, and file systems take at most 255 bytes."""

@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from icl.errors import ConfigError, did_you_mean
+from icl import ConfigError, did_you_mean
 
 FOLDER = Path(__file__).parents[1] / "configs"
 SUFFIXES = (".yaml", ".yml", ".json")

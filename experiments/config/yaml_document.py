@@ -24,7 +24,7 @@ from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 from ruamel.yaml.resolver import Resolver, VersionedResolver
 
 from experiments.config.keys import AXES, KEYS, LIST_AXES
-from icl.errors import ConfigError
+from icl import ConfigError
 from icl.renamed_names import suggest
 
 KeyPath = tuple[str | int, ...]

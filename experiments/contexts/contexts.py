@@ -15,23 +15,16 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from experiments.grid.grid import Cell
-from icl.errors import ICLError, PlanError
+from icl import ICLError, Model, PlanError, Pool, StreamKey, Task, convert_user_errors
 from icl.option_listing import list_options
-from icl.streams import StreamKey
 from icl.types import Context, Demo, Example, Prompt, Query, RetrievedExample
-from icl.user_errors import convert_user_errors
+from prompts import Orderer, Transform
 from prompts.budget import fit
 from prompts.label_renaming import scored_example
-from retrievers.base import EXCLUDE_LEAKS, FittedRetriever, Resources, check_takes_policy, declared
-
-if TYPE_CHECKING:
-    from icl.models.base import Model
-    from icl.tasks.base import Pool, Task
-    from prompts.base import Orderer, Transform
-    from retrievers.base import Retriever
+from retrievers import EXCLUDE_LEAKS, FittedRetriever, Resources, Retriever, check_takes_policy, declared
 
 LARGE_POOL_RATIO = 4
 """In a pool this many times larger than the demonstrations, allowed examples are not counted."""
@@ -95,7 +88,7 @@ class Retrieval:
     Fitted retrievers are cached for pools that several queries share. Those of a single query's pool are not.
     """
 
-    def __init__(self, task: "Task", model: "Model") -> None:
+    def __init__(self, task: Task, model: Model) -> None:
         self.task, self.model = task, model
         self.fitted: dict[tuple[int, int, int], tuple[FittedRetriever, Pool]] = {}
 
@@ -132,7 +125,7 @@ class Retrieval:
                 outcomes[i] = answer
         return outcomes
 
-    def _prepare(self, retriever: "Retriever", seed: int, pools: Sequence["Pool"], queries: Sequence[Example]) -> None:
+    def _prepare(self, retriever: Retriever, seed: int, pools: Sequence[Pool], queries: Sequence[Example]) -> None:
         """Calls the retriever's optional `prepare`, which reads many small pools at once."""
         prepare = getattr(retriever, "prepare", None)
         if prepare is None:
@@ -144,10 +137,10 @@ class Retrieval:
         except ICLError:
             return  # an example cannot be read; fitting pool by pool assigns the error to its sample
 
-    def _resources(self, retriever: "Retriever", seed: int) -> Resources:
+    def _resources(self, retriever: Retriever, seed: int) -> Resources:
         return Resources(seed, self.model if "model" in retriever.needs else None)
 
-    def _fit(self, retriever: "Retriever", seed: int, pool: "Pool", shared: bool) -> FittedRetriever:
+    def _fit(self, retriever: Retriever, seed: int, pool: Pool, shared: bool) -> FittedRetriever:
         key = (id(retriever), seed, id(pool))
         if key not in self.fitted:
             with convert_user_errors(retriever):
@@ -159,7 +152,7 @@ class Retrieval:
         return self.fitted[key][0]
 
 
-def _num_available(count: int, pool: "Pool", queries: Sequence[Query]) -> int:
+def _num_available(count: int, pool: Pool, queries: Sequence[Query]) -> int:
     """At most `count` examples that the pool may show to each query. Images of a large pool are not opened."""
     if len(pool) >= LARGE_POOL_RATIO * count:
         return count
@@ -189,7 +182,7 @@ def _retrieve_isolating_errors(
     return rankings
 
 
-def check_demos(retriever: "Retriever", ranking: RetrievalOutcome, shots: int, pool: "Pool") -> RetrievalOutcome:
+def check_demos(retriever: Retriever, ranking: RetrievalOutcome, shots: int, pool: Pool) -> RetrievalOutcome:
     """The ranking, or what is wrong with it. A result with too few demonstrations would not be of that many shots."""
     if isinstance(ranking, str):
         return ranking
@@ -302,11 +295,11 @@ def render(item: PromptItem, tokens: TokenCounter | None = None) -> PromptItem:
 def arrange(
     query: Query | Example,
     ranking: Sequence[RetrievedExample],
-    pool: "Pool",
+    pool: Pool,
     seed: int,
     *,
-    order: "Orderer | None" = None,
-    transforms: "Sequence[Transform]" = (),
+    order: Orderer | None = None,
+    transforms: Sequence[Transform] = (),
 ) -> Context:
     """The context of a query: its demonstrations, ordered and transformed, with listed options.
 
@@ -334,14 +327,14 @@ def arrange(
     return list_options(context)
 
 
-def bind_resources(component: Any, pool: "Pool", model: "Model | None") -> Any:
+def bind_resources(component: Any, pool: Pool, model: Model | None) -> Any:
     """The orderer or transform with the model and the pool, if it needs them. Raises PlanError."""
     needed = component is not None and component.needs & {"model", "pool"}
     with convert_user_errors(component):
         return component.fitted(pool, model) if needed else component
 
 
-def _with_gold(component: "Orderer | Transform", context: Context, query: Query | Example) -> Context:
+def _with_gold(component: Orderer | Transform, context: Context, query: Query | Example) -> Context:
     """The context with the gold of its query, if the component needs it. Changes of the query by transforms stay."""
     if "gold" not in component.needs or not isinstance(query, Example):
         return context
@@ -356,7 +349,7 @@ def _without_gold(context: Context) -> Context:
     return replace(context, query=query.query) if isinstance(query, Example) else context
 
 
-def _with_context(example: Example, spec: PromptSpec, pool: "Pool", outcome: RetrievalOutcome) -> PromptItem:
+def _with_context(example: Example, spec: PromptSpec, pool: Pool, outcome: RetrievalOutcome) -> PromptItem:
     cell = spec.cell
     without_demos = Context(example.query, key=StreamKey(cell.seed, example.id))
     if isinstance(outcome, str):

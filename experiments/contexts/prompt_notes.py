@@ -13,9 +13,7 @@ from dataclasses import dataclass, field
 from experiments.contexts.contexts import PromptItem
 from experiments.contexts.request_sizes import has_placeholder_retriever
 from experiments.grid.grid import Cell
-from icl.errors import ICLError
-from icl.images import Image
-from icl.types import Demo
+from icl import Demo, ICLError, Image
 
 MAX_REASONS = 3
 """Different reasons for missing prompts that `notes` lists."""

@@ -7,20 +7,14 @@ sample: an engine that meets a larger prompt restarts with its largest size.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 from experiments.config.keys import DEFAULTS
 from experiments.contexts.contexts import Retrieval, build_contexts, prompt_specs, render
 from experiments.grid.grid import Cell
-from icl.errors import ICLError
+from icl import Example, ICLError, Image, Model, nested_choice
 from icl.models.hf.memory import RequestSize
-from icl.tasks.base import nested_choice
-from icl.types import Example
-
-if TYPE_CHECKING:
-    from icl.images import Image
-    from icl.models.base import Model
-    from retrievers.base import Retriever
+from retrievers import Retriever
 
 SAMPLED_QUERIES = 8
 """Queries of each task and number of shots whose prompts are measured."""
@@ -45,7 +39,7 @@ class LargestRequests:
     uses: dict[int, float] = field(default_factory=dict)
     pixels: dict[str, int] = field(default_factory=dict)
 
-    def add(self, cell: Cell, branches: int, tokens: int, images: "Sequence[Image]") -> None:
+    def add(self, cell: Cell, branches: int, tokens: int, images: Sequence[Image]) -> None:
         """Add a prompt of `tokens` tokens with these images; each image has at most an equal share of the tokens."""
         of_model = self.sizes.setdefault(id(cell.model), {})
         before = of_model.get(id(cell), (cell, RequestSize(0, 0, 0)))[1]
@@ -60,7 +54,7 @@ class LargestRequests:
         )
         of_model[id(cell)] = cell, size
 
-    def _pixels(self, image: "Image | None") -> int:
+    def _pixels(self, image: Image | None) -> int:
         """Width times height; 0 for none, and for one that cannot be read, which fails the samples that show it."""
         try:
             if image is not None and image.digest not in self.pixels:
@@ -70,7 +64,7 @@ class LargestRequests:
         except ICLError:
             return 0
 
-    def add_image_uses(self, model: "Model", uses: float) -> None:
+    def add_image_uses(self, model: Model, uses: float) -> None:
         """Count images that contexts of a model read."""
         self.uses[id(model)] = self.uses.get(id(model), 0.0) + uses
 
@@ -136,7 +130,7 @@ def sample_queries(queries: Sequence[Example], limit: int) -> list[Example]:
     return [queries[i] for i in sorted(nested_choice([query.id for query in queries], limit, 0, "plan"))]
 
 
-def placeholder_retriever() -> "Retriever":
+def placeholder_retriever() -> Retriever:
     """The default retriever, which needs no model, for prompts that are only counted."""
     from icl.registry import build
 

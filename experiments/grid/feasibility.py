@@ -2,17 +2,15 @@
 
 import hashlib
 import json
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from experiments.config.keys import MAX_COLUMN_VALUES
 from experiments.grid.grid import Cell, Grid
-from icl.errors import ConfigError, DataError, ICLError, PlanError, did_you_mean
+from icl import ConfigError, DataError, ICLError, PlanError, Task, did_you_mean
 from icl.models.short_answers import ANSWERING
 from icl.option_listing import has_letter
-from retrievers.base import declared, run_preflight
-
-if TYPE_CHECKING:
-    from icl.tasks.base import Task
+from retrievers import declared
+from retrievers.base import run_preflight
 
 MAX_POOLS_HASHED = 32
 """Pools of single queries whose digests identify the demonstrations of a run."""
@@ -181,7 +179,7 @@ def check_data(grid: Grid) -> None:
     _check_columns(grid)
 
 
-def _check_letters(task: "Task", where: str) -> None:
+def _check_letters(task: Task, where: str) -> None:
     """Checks that each answer is an option where options have letters: it has no letter otherwise."""
     for example in (*task.queries, *task.pool(task.queries[0].id).examples):
         if example.listing and example.listing.letters and not has_letter(example):
@@ -192,7 +190,7 @@ def _check_letters(task: "Task", where: str) -> None:
             )
 
 
-def _check_meta(task: "Task", where: str) -> None:
+def _check_meta(task: Task, where: str) -> None:
     """Checks that the facts of each query can be stored with its samples."""
     for query in task.queries:
         try:
@@ -271,7 +269,7 @@ def _check_spare_examples(grid: Grid, cell: Cell) -> None:
         )
 
 
-def data_digests(task: "Task") -> dict[str, str]:
+def data_digests(task: Task) -> dict[str, str]:
     """Digests of a task's queries (with their gold) and of its pools (the first 32 of them)."""
     queries = hashlib.sha256()
     for query in task.queries:

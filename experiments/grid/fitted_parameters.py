@@ -5,14 +5,11 @@ of parameters may be the question. Vectors of another model or template are refu
 """
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from experiments.grid.axis_labels import short_labels
 from experiments.grid.grid import Cell, Grid, short_digest
-from icl.registry import describe
-
-if TYPE_CHECKING:
-    from icl.models.base import Model
+from icl import Model, describe
 
 SIZE_PARAMETERS = ("queries", "pool_size", "items", "whole_groups")
 """Parameters of a task that set its size. A smaller size has a subset of the queries of a larger one."""
@@ -72,7 +69,7 @@ def template_digest(cell: Cell) -> str:
     return short_digest([describe(cell.composer), [describe(one) for one in cell.transforms]])
 
 
-def vector_record(cell: Cell, model: "Model") -> dict[str, Any]:
+def vector_record(cell: Cell, model: Model) -> dict[str, Any]:
     """What a file of vectors records of the cell that it was fitted on."""
     return {
         "model": cell.config["model"],

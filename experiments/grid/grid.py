@@ -11,7 +11,8 @@ from datetime import date
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from decoding.arms.arm import Arm, build_arm, default_controls
+from decoding import AnswerMode, Arm, SteeringMethod, default_controls
+from decoding.arms.arm import build_arm
 from experiments.config.config import Config
 from experiments.config.keys import (
     AXES,
@@ -23,24 +24,18 @@ from experiments.config.keys import (
 )
 from experiments.grid.axis_labels import short_labels
 from experiments.grid.matching import check_comparable, matches_all
+from icl import ConfigError, Model, ModelError, Task, build, canonical_digest, describe, did_you_mean
 from icl.component_node import Component
-from icl.errors import ConfigError, ModelError, did_you_mean
-from icl.registry import build, component_search_folder, describe, parse
+from icl.registry import component_search_folder, parse
 from icl.streams import DRAWS
-from icl.text.json_text import canonical_digest
 from icl.text.reasoning_blocks import max_output_tokens
 from icl.untrusted import untrusted
-from retrievers.base import declared
+from prompts import Composer, Orderer, Transform
+from retrievers import Reranker, Retriever, declared
 
 if TYPE_CHECKING:
-    from decoding.base import SteeringMethod
-    from decoding.engine.requests import AnswerMode
     from experiments.launch.base import Launcher
     from experiments.observers.base import Observer
-    from icl.models.base import Model
-    from icl.tasks.base import Task
-    from prompts.base import Composer, Orderer, Transform
-    from retrievers.base import Reranker, Retriever
 
 CELL_COLUMNS = ("seed", *AXES)
 """The columns that describe a cell, in the order of tables."""
@@ -62,15 +57,15 @@ class Cell:
         intervene: Edits the states of the model.
     """
 
-    task: "Task"
-    model: "Model"
+    task: Task
+    model: Model
     shots: int
-    retriever: "Retriever | None"
-    order: "Orderer | None"
-    transforms: "tuple[Transform, ...]"
-    composer: "Composer"
+    retriever: Retriever | None
+    order: Orderer | None
+    transforms: tuple[Transform, ...]
+    composer: Composer
     decoding: "Arm"
-    answer_mode: "AnswerMode"
+    answer_mode: AnswerMode
     max_new_tokens: int
     seed: int
     config: Mapping[str, Any]
@@ -78,11 +73,11 @@ class Cell:
     control: bool = False
     controls: tuple[str, ...] = ()
     labels: Mapping[str, Any] = field(default_factory=dict)
-    rerankers: "tuple[Reranker, ...] | None" = ()
+    rerankers: tuple[Reranker, ...] | None = ()
     rerank_candidates: int | None = None
     stop_strings: tuple[str, ...] = ()
     max_thinking_tokens: int | None = None
-    intervene: "SteeringMethod | None" = None
+    intervene: SteeringMethod | None = None
 
     @property
     def max_output_tokens(self) -> int:
@@ -90,7 +85,7 @@ class Cell:
         return max_output_tokens(self.max_new_tokens, self.max_thinking_tokens)
 
     @property
-    def steering(self) -> "SteeringMethod | None":
+    def steering(self) -> SteeringMethod | None:
         """The intervention, or None if it changes nothing."""
         return None if self.intervene is None or self.intervene.neutral else self.intervene
 
@@ -131,11 +126,11 @@ class Grid:
             model.set_day(day)
 
     @property
-    def tasks(self) -> "list[Task]":
+    def tasks(self) -> list[Task]:
         return _distinct(cell.task for cell in self.cells)
 
     @property
-    def models(self) -> "list[Model]":
+    def models(self) -> list[Model]:
         return _distinct(cell.model for cell in self.cells)
 
 
@@ -331,7 +326,7 @@ class _CellBuilder:
         arms: list[tuple[Arm, bool]] = self._once(with_controls, "arms", id(arm), options, has_shots)
         return arms
 
-    def _interventions(self, point: Point, add_controls: bool) -> "tuple[SteeringMethod, ...]":
+    def _interventions(self, point: Point, add_controls: bool) -> tuple[SteeringMethod, ...]:
         """The intervention of a point, and its controls if the config adds them. They are arms like any other."""
         own = self._built(point["intervene"])
         controls = self._once(own.controls, "controls", id(own)) if add_controls else ()
@@ -354,7 +349,7 @@ class _CellBuilder:
             points.append({**plain, "decoding": parse("strategy", bias, where)})
         return points
 
-    def _values(self, point: Point, arm: "Arm", method: "SteeringMethod", seed: int) -> dict[str, Any]:
+    def _values(self, point: Point, arm: "Arm", method: SteeringMethod, seed: int) -> dict[str, Any]:
         """Axis -> the component or number of a cell, with its seed."""
         values = {
             axis: tuple(map(self._built, value)) if axis in LIST_AXES else self._built(value)
@@ -431,7 +426,7 @@ def short_digest(value: Any) -> str:
     return canonical_digest(value, ascii_only=False, compact=True, default=repr)[:16]
 
 
-def _model_digest(model: "Model", where: str) -> str:
+def _model_digest(model: Model, where: str) -> str:
     """The model's digest. Raises ModelError with the model's line if its checkpoint is incomplete."""
     try:
         return model.digest

@@ -11,18 +11,14 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from experiments.config.keys import AXES, BASELINE_KEY, PublishedSpec, primary_metric
 from experiments.grid.feasibility import locate
 from experiments.grid.fitted_parameters import mismatch_warnings, vector_warnings
 from experiments.grid.grid import Cell, Grid
 from experiments.grid.matching import match_label
-from icl.errors import ConfigError, ICLError, ModelError, did_you_mean
-
-if TYPE_CHECKING:
-    from icl.models.base import Model
-
+from icl import ConfigError, ICLError, Model, ModelError, did_you_mean
 
 TOLERANCE = 1e-6
 """Of the sum of weights from 0 and 1."""
@@ -114,7 +110,7 @@ def _models(grid: Grid) -> Iterator[str]:
             yield f"{locate(grid, 'model', cell)}: model '{cell.labels['model']}': {note}"
 
 
-def loading_problems(grid: Grid, models: "Iterable[Model]") -> Iterator[str]:
+def loading_problems(grid: Grid, models: Iterable[Model]) -> Iterator[str]:
     """A sentence for each model that cannot be loaded on this machine. A plan needs none of them loaded."""
     for model in models:
         cell = next(cell for cell in grid.cells if cell.model is model)

@@ -8,8 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from experiments.config.keys import LIST_AXES
-from icl.errors import ConfigError, did_you_mean
-from icl.registry import describe
+from icl import ConfigError, describe, did_you_mean
 
 if TYPE_CHECKING:
     from experiments.grid.grid import Grid

@@ -12,7 +12,7 @@ from experiments.config.keys import AXES
 from experiments.config.yaml_document import to_flow_yaml
 from experiments.grid.grid import Cell
 from experiments.grid.matching import matches
-from icl.errors import ConfigError
+from icl import ConfigError
 
 
 class SeveralSettingsError(ConfigError):

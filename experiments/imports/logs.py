@@ -15,8 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from icl.errors import DataError
-from icl.text.json_text import canonical_digest, parse_json_object
+from icl import DataError, canonical_digest, parse_json_object
 
 
 @dataclass(frozen=True)

@@ -21,14 +21,13 @@ from typing import Any
 
 from experiments.config.keys import AXES
 from experiments.grid.axis_labels import short_labels
-from experiments.stats.formatting import format_count, join_words
+from experiments.stats import format_count, join_words
 from experiments.stopping.looks import read_families
 from experiments.store.imported import IMPORTED, MERGED, files_size
 from experiments.store.invocations import invocations_file, read_invocations
 from experiments.store.lock import is_locked
 from experiments.store.store import Store, image_files, report_write_errors
-from icl.errors import StoreError
-from icl.text.json_text import canonical_digest
+from icl import StoreError, canonical_digest
 
 NUMBERS = ("shots", "max_new_tokens")
 """Axes whose labels are their values."""

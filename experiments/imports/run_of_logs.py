@@ -17,9 +17,7 @@ from experiments.store.imported import IMPORTED
 from experiments.store.invocations import Invocation
 from experiments.store.lock import write_lock
 from experiments.store.store import ROUNDING, SampleWriter, Store
-from icl.errors import ConfigError, DataError, StoreError, did_you_mean
-from icl.text.json_text import canonical_digest
-from icl.types import Sample
+from icl import ConfigError, DataError, Sample, StoreError, canonical_digest, did_you_mean
 
 Axis = Literal["model", "decoding"]
 TOLERANCE = 1e-4

@@ -24,8 +24,8 @@ from typing import Any, Literal, Protocol
 
 from experiments.config.yaml_document import Document
 from experiments.store.store import write_json
+from icl import StoreError
 from icl.component_json import config_nodes
-from icl.errors import StoreError
 
 
 @dataclass(frozen=True)

@@ -25,9 +25,8 @@ from experiments.running.run import run
 from experiments.store.lock import write_lock
 from experiments.store.run_state import json_round_trip, load_run_state, write_cells
 from experiments.store.store import Store
-from icl.errors import ConfigError, ICLError
+from icl import ConfigError, ICLError, build, describe
 from icl.loading import component_search_folder
-from icl.registry import build, describe
 from icl.testing.require import accepts_class, require
 
 Jobs = Mapping[str, WorkerStatus]

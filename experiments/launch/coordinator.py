@@ -21,8 +21,7 @@ from experiments.store.invocations import now
 from experiments.store.run_state import RunState, json_round_trip, load_run_state, write_cells
 from experiments.store.store import Store
 from experiments.terminal.progress import Progress, SilentProgress
-from icl.errors import StoreError
-from icl.registry import build, describe
+from icl import StoreError, build, describe
 
 logger = logging.getLogger(f"icl.{__name__}")
 

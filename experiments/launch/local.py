@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from experiments.launch.base import Launch, WorkerGroup, WorkerStatus, shared_gpus_warning
-from icl.registry import PositiveInt, component, parameter
+from icl import PositiveInt, component, parameter
 
 DEVICES = "CUDA_VISIBLE_DEVICES"
 

@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from experiments.launch.base import Launch, WorkerGroup, WorkerStatus
-from icl.errors import PlanError
-from icl.registry import Count, NonNegative, PositiveInt, component
+from icl import Count, NonNegative, PlanError, PositiveInt, component
 
 CONNECT_TIMEOUT = 10.0
 """Seconds in which the address of a cluster must answer."""

@@ -20,15 +20,12 @@ from contextlib import redirect_stderr
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from types import FrameType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from experiments.launch.base import Launch, WorkerGroup, WorkerStatus, shared_gpus_warning
 from experiments.launch.local import visible_gpus, worker_environments
-from icl.errors import ConfigError, PlanError
-from icl.registry import Count, PositiveInt, component, later_parameter
-
-if TYPE_CHECKING:
-    from experiments.launch.worker import WorkerSession
+from experiments.launch.worker import WorkerSession
+from icl import ConfigError, Count, PlanError, PositiveInt, component, later_parameter
 
 RESERVED_OPTIONS = ("array", "error", "job-name", "nodes", "open-mode", "output", "signal", "time", "wckey")
 """Options of sbatch that other parameters set."""
@@ -200,7 +197,7 @@ class SlurmTask:
 
         return DelayedSubmission(SlurmTask(self.run, self.workers))
 
-    def _set_session(self, session: "WorkerSession") -> None:
+    def _set_session(self, session: WorkerSession) -> None:
         self.session = session
 
     def _handle_signals(self, job: str) -> None:

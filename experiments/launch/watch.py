@@ -18,8 +18,7 @@ from experiments.store.line_tail import LineTail
 from experiments.store.lock import is_locked
 from experiments.store.store import Store, sample_files
 from experiments.terminal.progress import Progress
-from icl.errors import ICLError, StoreError
-from icl.registry import build
+from icl import ICLError, StoreError, build
 from icl.untrusted import untrusted
 
 POLL_SECONDS = 1.0

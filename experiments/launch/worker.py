@@ -37,7 +37,7 @@ from experiments.store.lock import write_lock
 from experiments.store.run_state import RunState, load_run_state
 from experiments.store.store import Store, write_json
 from experiments.terminal.progress import LineProgress
-from icl.errors import ICLError, StoreError
+from icl import ICLError, StoreError
 
 LAUNCH_TIMEOUT = 5.0
 """Seconds that a worker waits for the file of its launch, which may come later than the job on a slow network disk."""

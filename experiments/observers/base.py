@@ -10,7 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal, Protocol
 
-from icl.errors import ICLError
+from icl import ICLError
 from icl.registry import REQUIRED_MEMBERS
 from icl.testing.require import accepts_class, require
 

@@ -9,19 +9,14 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from experiments.grid.grid import Cell, Grid
 from experiments.observers.base import ObservedState, Observer
 from experiments.store.run_state import describe_metrics
 from experiments.store.store import Store, read_mapping, scored_sample, write_json
-from icl.errors import StoreError
+from icl import DataFrame, StoreError, canonical_digest, describe
 from icl.metrics.run_level import run_statistic
-from icl.registry import describe
-from icl.text.json_text import canonical_digest
-
-if TYPE_CHECKING:
-    from pandas import DataFrame
 
 logger = logging.getLogger(f"icl.{__name__}")
 
@@ -85,7 +80,7 @@ class Observation:
         labels = {name: cell.seed if name == "seed" else cell.labels[name] for name in self.varying}
         self._call("cell", labels, _scores(samples, self.grid.metrics), len(samples))
 
-    def frame(self, name: str, frame: "DataFrame") -> None:
+    def frame(self, name: str, frame: DataFrame) -> None:
         """Reports a data frame as a table, unless it is empty."""
         if self.active and len(frame):
             rows = frame.astype(object).where(frame.notna(), None).to_numpy().tolist()

@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, cast
 
 from experiments.observers.base import ObservedState, Observer
-from experiments.stats.formatting import markdown_text
-from icl.errors import ConfigError
-from icl.registry import component
+from experiments.stats import markdown_text
+from icl import ConfigError, component
 
 PROCESS_COUNTS = ("LOCAL_RANK", "WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 """Variables by which accelerate believes that there are several processes."""

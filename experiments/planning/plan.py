@@ -7,8 +7,9 @@ sample on its own. The others count each distinct prompt once, as the runner pre
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from decoding import Strategy
 from experiments.contexts.contexts import Retrieval, build_contexts, prompt_specs, render
 from experiments.contexts.prompt_notes import ContextOverflow, RepeatedImages
 from experiments.contexts.request_sizes import (
@@ -28,12 +29,8 @@ from experiments.planning.prompt_counts import (
 )
 from experiments.stopping.forecast import Pilot, stop_lines
 from experiments.terminal.spinner import ReportProgress
+from icl import Example, Prompt, Task
 from icl.code_files import names_of_files
-
-if TYPE_CHECKING:
-    from decoding.base import Strategy
-    from icl.tasks.base import Task
-    from icl.types import Example, Prompt
 
 SAMPLED_QUERIES = 24
 """Queries of each task whose prompts are counted."""
@@ -242,7 +239,7 @@ def _own_files(node: Any) -> tuple[str, ...]:
     return tuple(dict.fromkeys((*own, *(name for part in parts for name in _own_files(part)))))
 
 
-def _groups(grid: Grid, task: "Task") -> list[tuple[list[Cell], list[str]]]:
+def _groups(grid: Grid, task: Task) -> list[tuple[list[Cell], list[str]]]:
     """The task's cells by model and shots, with placeholders for what a plan cannot run, and notes on these."""
     groups: dict[tuple[int, int], list[Cell]] = {}
     for cell in grid.cells:
@@ -298,7 +295,7 @@ class PlanCounters:
     tokens: TokenCounts
 
 
-def _image_notes(title: str, queries: "Sequence[Example]") -> Iterator[str]:
+def _image_notes(title: str, queries: Sequence[Example]) -> Iterator[str]:
     """A sentence if some queries have images and others do not, as in a table with empty cells."""
     without = [query.id for query in queries if not query.images]
     if 0 < len(without) < len(queries):
@@ -309,7 +306,7 @@ def _image_notes(title: str, queries: "Sequence[Example]") -> Iterator[str]:
 
 
 def _count(
-    cells: Sequence[Cell], queries: "Sequence[Example]", retrieval: Retrieval, counters: PlanCounters
+    cells: Sequence[Cell], queries: Sequence[Example], retrieval: Retrieval, counters: PlanCounters
 ) -> WorkEstimate:
     """Counts the prompts of cells of one task, model and number of shots."""
     from decoding.arms.inspection import probe_branches
@@ -402,13 +399,13 @@ def _name(cell: Cell) -> str:
     return label.partition("(")[0] if hasattr(strategy, "of") else label
 
 
-def generates_first(strategy: "Strategy") -> bool:
+def generates_first(strategy: Strategy) -> bool:
     """Whether the strategy generates text before decoding."""
     from decoding.arms.inspection import probe_prompt
 
     calls: list[int] = []
 
-    def generate(prompts: "Sequence[Prompt]", max_new_tokens: int) -> list[str]:
+    def generate(prompts: Sequence[Prompt], max_new_tokens: int) -> list[str]:
         calls.append(len(prompts))
         return [""] * len(prompts)
 
@@ -416,7 +413,7 @@ def generates_first(strategy: "Strategy") -> bool:
     return bool(calls)
 
 
-def _num_clusters(queries: "Sequence[Example]") -> int:
+def _num_clusters(queries: Sequence[Example]) -> int:
     """Number of independent units: groups if the task has them (questions about one image), else queries."""
     return len({query.group or query.id for query in queries})
 

@@ -6,26 +6,14 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import compress
-from typing import TYPE_CHECKING
 
 from experiments.planning.plan import DecodingPlan, Plan
 from experiments.stats.formatting import format_count as counted_noun
-from icl.errors import ConfigError, ModelError
+from icl import ConfigError, Model, ModelError, expand_user
 from icl.metrics.machinery.judge import CONTROLS, Judge
-from icl.parameter_files import expand_user
-from retrievers.machinery.embedding_models import (
-    GIB,
-    SHIPPED,
-    PlacedEmbedder,
-    gpu_memory,
-    needed_bytes,
-    placed_embedders,
-)
-
-if TYPE_CHECKING:
-    from experiments.planning.plan import Plan
-    from icl.models.base import Model
-    from icl.models.hf.memory import MemoryPlan
+from icl.models.hf.memory import MemoryPlan
+from retrievers import GIB, PlacedEmbedder
+from retrievers.machinery.embedding_models import SHIPPED, gpu_memory, needed_bytes, placed_embedders
 
 GAP = 3
 """Spaces between two columns of the table."""
@@ -186,13 +174,13 @@ def device_bytes(text: str) -> float:
     return float(match[1]) * UNITS[f"{match[2].upper()}B"]
 
 
-def local_gpu_bytes(models: "Sequence[Model]") -> float | None:
+def local_gpu_bytes(models: Sequence[Model]) -> float | None:
     """Size of the first GPU here, or of its slice if it is divided (MIG). None if no model computes on it."""
     is_used = any(model.device_type == "cuda" and not model.owns_gpu for model in models)
     return gpu_memory()[1] if is_used else None
 
 
-def memory_plans(plan: "Plan", device: float) -> Iterator[tuple[str, "MemoryPlan | None", str]]:
+def memory_plans(plan: Plan, device: float) -> Iterator[tuple[str, MemoryPlan | None, str]]:
     """(label of the model, its memory on a device, embedders next to it). None: the memory cannot be estimated.
 
     Args:
@@ -206,21 +194,21 @@ def memory_plans(plan: "Plan", device: float) -> Iterator[tuple[str, "MemoryPlan
         yield str(cell.labels["model"]), memory, _embedders(plan, cell.model, memory, device)
 
 
-def memory_lines(plans: Sequence[tuple[str, "MemoryPlan | None", str]]) -> Iterator[str]:
+def memory_lines(plans: Sequence[tuple[str, MemoryPlan | None, str]]) -> Iterator[str]:
     """One line for each model."""
     for label, memory, embedders in plans:
         text = memory.describe() if memory else "no estimate; only models of `hf` that are not stored packed have one"
         yield f"{label}: {text}{embedders}"
 
 
-def check_memory(plans: Sequence[tuple[str, "MemoryPlan | None", str]]) -> None:
+def check_memory(plans: Sequence[tuple[str, MemoryPlan | None, str]]) -> None:
     """Raise ModelError if one request of a model does not fit on the device."""
     problems = [f"{label}: {memory.problem}" for label, memory, _ in plans if memory and memory.problem]
     if problems:
         raise ModelError(" ".join(problems))
 
 
-def _embedders(plan: "Plan", model: "Model", memory: "MemoryPlan | None", device: float) -> str:
+def _embedders(plan: Plan, model: Model, memory: MemoryPlan | None, device: float) -> str:
     """'; embedder on cpu': the device of each embedder with a checkpoint that the model's cells use."""
     parts = [
         part for cell in plan.grid.cells if cell.model is model for part in (cell.retriever, *(cell.rerankers or ()))

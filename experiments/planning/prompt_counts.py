@@ -15,25 +15,16 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from decoding import Strategy
+from experiments.contexts.contexts import PromptItem
 from experiments.grid.grid import Cell
 from experiments.grid.grid_warnings import TOLERANCE, degenerate_at_shots
 from experiments.store.store import write_json
-from icl import __version__
-from icl.errors import StoreError
+from icl import Image, Model, Prompt, StoreError, __version__, cache_folder, canonical_digest, normalize_text
 from icl.metrics.machinery.yes_no import asks_yes_no
-from icl.metrics.normalize import normalize_text
 from icl.option_listing import OPTION_TEXTS
-from icl.parameter_files import cache_folder
-from icl.text.json_text import canonical_digest
-
-if TYPE_CHECKING:
-    from decoding.base import Strategy
-    from experiments.contexts.contexts import PromptItem
-    from icl.images import Image
-    from icl.models.base import Model
-    from icl.types import Prompt
 
 
 @dataclass
@@ -48,7 +39,7 @@ class IdenticalBranches:
     cells: dict[str, Cell] = field(default_factory=dict)
     shots: dict[str, set[int]] = field(default_factory=dict)
 
-    def add(self, cell: Cell, branches: "Sequence[Prompt]") -> None:
+    def add(self, cell: Cell, branches: Sequence[Prompt]) -> None:
         if len(branches) > 1 and not (cell.control or cell.decoding.strategy.traits.is_control):
             label = str(cell.labels["decoding"])
             self.cells[label] = cell
@@ -65,7 +56,7 @@ class IdenticalBranches:
         ]
 
 
-def _note(label: str, strategy: "Strategy", prompts: int) -> str:
+def _note(label: str, strategy: Strategy, prompts: int) -> str:
     from decoding.arms.inspection import constant_strength
 
     strength = constant_strength(strategy)
@@ -107,7 +98,7 @@ class PrefixBlocks:
     in_blocks: int = 0
     first: dict[tuple[int, int], tuple[int, int]] = field(default_factory=dict)
 
-    def add(self, model: Any, branch: "Prompt", tokens: int, times: int, index: int) -> None:
+    def add(self, model: Any, branch: Prompt, tokens: int, times: int, index: int) -> None:
         """Counts a prompt that the query at this index reads `times` times."""
         if (blocks := model.prefix_blocks(branch)) is None:
             return
@@ -136,7 +127,7 @@ class UnlistedOptions:
 
     missing: dict[str, dict[str, str | None]] = field(default_factory=dict)
 
-    def add(self, item: "PromptItem") -> None:
+    def add(self, item: PromptItem) -> None:
         """Reads a rendered prompt. Yes-no questions and single options need no list."""
         example = item.example
         if item.prompt is None or len(example.options) < 2 or asks_yes_no(example):
@@ -174,7 +165,7 @@ class TokenCounts:
     An endpoint's counts are not stored: its digest does not identify the tokenizer of the server.
     """
 
-    def __init__(self, model: "Model") -> None:
+    def __init__(self, model: Model) -> None:
         self.model, self.is_stored = model, not model.is_endpoint
         self.used: dict[str, int | None] = {}
 
@@ -190,11 +181,11 @@ class TokenCounts:
     def max_tokens(self) -> int | None:
         return self._get(CONTEXT, lambda: self.model.max_tokens)
 
-    def count_tokens(self, prompt: "Prompt") -> int:
+    def count_tokens(self, prompt: Prompt) -> int:
         """As `Model.count_tokens`, which also raises the errors of prompts that cannot be rendered."""
         return self._get(prompt.digest, lambda: self.model.count_tokens(prompt)) or 0
 
-    def tokens_of_image(self, image: "Image") -> tuple[int, int] | None:
+    def tokens_of_image(self, image: Image) -> tuple[int, int] | None:
         """As `Model.tokens_of_image`. Tokens depend on the size of an image only."""
         width, height = image.open().size
         keys = (f"image of {width} x {height}", f"image of {width} x {height} by default")

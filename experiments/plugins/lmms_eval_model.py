@@ -18,14 +18,10 @@ from typing import TYPE_CHECKING, Any
 from lmms_eval.api.instance import GenerationResult, TokenCounts
 from lmms_eval.api.model import lmms
 
-from icl import spans
-from icl.errors import ConfigError, ModelError
-from icl.images import Image
-from icl.streams import StreamKey
-from icl.types import Generation, Part, Prompt, Turn
+from icl import ConfigError, Generation, Image, ModelError, Part, Prompt, StreamKey, Turn, spans
 
 if TYPE_CHECKING:
-    from decoding.arms.arm import Arm
+    from decoding import Arm
 
 MAX_NEW_TOKENS = 1024
 """The limit of a task that names none, as in lmms-eval's own models."""

@@ -11,13 +11,10 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from experiments.store.store import report_write_errors, write_bytes
-from icl.errors import ConfigError
-
-if TYPE_CHECKING:
-    from pandas import DataFrame
+from icl import ConfigError, DataFrame
 
 FORMATS = ("pdf", "png", "svg")
 COLORS = ("#0b6cb8", "#c8500a", "#00805c", "#a8478c", "#8a6a00", "#3d4fc4", "#5f6b00", "#666666")
@@ -170,7 +167,7 @@ def encode_lines(lines: Mapping[str, Line]) -> dict[str, Any]:
     }
 
 
-def dashed_lines(data: "DataFrame", lines: Mapping[str, Line], width: float, **encodings: Any) -> list[Any]:
+def dashed_lines(data: DataFrame, lines: Mapping[str, Line], width: float, **encodings: Any) -> list[Any]:
     """A layer for each dash: an encoded dash would draw the marks of the key dashed, too."""
     import altair as alt
 
@@ -187,7 +184,7 @@ def dashed_lines(data: "DataFrame", lines: Mapping[str, Line], width: float, **e
     ]
 
 
-def dot_chart(data: "DataFrame", lines: Mapping[str, Line], x: str, y: str, whole: bool = False) -> Any:
+def dot_chart(data: DataFrame, lines: Mapping[str, Line], x: str, y: str, whole: bool = False) -> Any:
     """A row per value of `row` with a dot and its interval for each line.
 
     Args:
@@ -215,7 +212,7 @@ def dot_chart(data: "DataFrame", lines: Mapping[str, Line], x: str, y: str, whol
     return alt.layer(*layers).properties(width=300, height=alt.Step(9 if several else 18))
 
 
-def curve_chart(data: "DataFrame", lines: Mapping[str, Line], y: str, whole: bool = False) -> Any:
+def curve_chart(data: DataFrame, lines: Mapping[str, Line], y: str, whole: bool = False) -> Any:
     """Lines against the number of shots, on a logarithmic axis, with intervals side by side.
 
     Args:

@@ -3,35 +3,18 @@
 import io
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from experiments.report.rendering import render_body
 from experiments.report.sample_browser import finite_or_none, image_data_uri, images_by_owner
-from experiments.report.sample_detail import (
-    answer_text,
-    arm_text,
-    choose_sample,
-    image_path,
-    print_chosen_sample,
-)
+from experiments.report.sample_detail import answer_text, arm_text, choose_sample, image_path, print_chosen_sample
 from experiments.report.sections.scores import scores_section
+from experiments.results.loaded_run import Run
 from experiments.results.run_view import RunView
 from experiments.results.view_run import view_run
-from experiments.stats.formatting import format_count, format_share
-from experiments.stats.sample_rows import as_sequence, text_items, text_value
-from icl.errors import ICLError
-from icl.text.notebook_html import (
-    MAX_IMAGES,
-    THUMBNAIL_SIDE,
-    box_html,
-    dim_html,
-    image_tag,
-    table_html,
-    text_html,
-)
-
-if TYPE_CHECKING:
-    from experiments.results.loaded_run import Run
+from experiments.stats import as_sequence, format_count, format_share, text_items, text_value
+from icl import ICLError
+from icl.text.notebook_html import MAX_IMAGES, THUMBNAIL_SIDE, box_html, dim_html, image_tag, table_html, text_html
 
 MAX_SAMPLES = 50_000
 """The largest run whose scores a notebook shows unasked: their computation takes seconds."""
@@ -64,7 +47,7 @@ class SampleView:
         return str(console.file.getvalue())  # type: ignore[attr-defined]  # the file is the StringIO above
 
 
-def find_sample(run: "Run", query: str, arm: Mapping[str, str], seed: int | None) -> SampleView:
+def find_sample(run: Run, query: str, arm: Mapping[str, str], seed: int | None) -> SampleView:
     """The sample that `icl show RUN sample QUERY --arm ...` prints. Without a query it is an informative one.
 
     Raises:
@@ -74,7 +57,7 @@ def find_sample(run: "Run", query: str, arm: Mapping[str, str], seed: int | None
     return SampleView(choose_sample(view, query, arm, seed), view)
 
 
-def run_html(run: "Run") -> str:
+def run_html(run: Run) -> str:
     """The state of a run, the table of its scores and one sample of it."""
     head = f"<div><b>{text_html(run.path.name)}</b></div>"
     try:

@@ -6,29 +6,25 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from experiments.report import sample_browser
 from experiments.report.rendering import load_template, policy_digest, read_asset
-from experiments.report.section import Section
+from experiments.report.section import Column, Section
 from experiments.report.sections.analyses import analysis_sections, own_sections
-from experiments.report.sections.answers import answers_section
 from experiments.report.sections.by import by_sections
 from experiments.report.sections.controls import controls_section
 from experiments.report.sections.costs import costs_sections
 from experiments.report.sections.differences import differences_section
 from experiments.report.sections.headline import findings_section, headline, looks_section
 from experiments.report.sections.scores import curves_section, other_scores, scores_section
+from experiments.results.loaded_run import Run
 from experiments.results.run_view import RunView
+from experiments.results.sample_notes import is_unremarkable
 from experiments.results.view_run import view_run
-from experiments.stats import formatting
+from experiments.stats import deciding_digests, formatting, iter_arms
 from experiments.store.store import refuse_links, report_write_errors, write_csv, write_text
-from icl.errors import ConfigError, did_you_mean
-
-if TYPE_CHECKING:
-    from pandas import DataFrame
-
-    from experiments.results.loaded_run import Run
+from icl import ConfigError, DataFrame, did_you_mean
 
 
 def sections(view: RunView) -> list[Section]:
@@ -58,10 +54,10 @@ class ReportFiles:
     report: Path
     tables: tuple[Path, ...]
     figures: tuple[Path, ...]
-    frames: "Mapping[str, DataFrame]"
+    frames: Mapping[str, DataFrame]
 
 
-def write_report(run: "Run | RunView", per_cell: int = sample_browser.QUERIES_PER_TASK) -> ReportFiles:
+def write_report(run: Run | RunView, per_cell: int = sample_browser.QUERIES_PER_TASK) -> ReportFiles:
     """Writes report.html, and the table and figure of each section: tables/NAME.csv, figures/NAME.svg.
 
     Raises:
@@ -211,3 +207,42 @@ def file_names(titles: Sequence[str]) -> list[str]:
 
 def _slug(name: str) -> str:
     return "-".join("".join(c if c.isalnum() and c.isascii() else " " for c in name.lower()).split())
+
+
+SHARES = {"unparsed": "no answer", "cut_answer": "answer cut", "cut_thinking": "thinking cut"}
+
+
+def answers_section(view: RunView) -> Section | None:
+    """A row for each arm. An arm is hidden if its answers are another arm's by construction."""
+    import pandas as pd
+
+    if not (arms := view.arm_answers):
+        return None
+    axes = list(arms[0].arm)
+    decided = {tuple(arm[x] for x in axes): deciding_digests(own) for arm, own in iter_arms(view.scores, axes)}
+    frame = pd.DataFrame([{**one.arm, **vars(one), "forms": one.wrapping} for one in arms])
+    frame = frame[[*axes, "count", "strict", "lenient", *SHARES, "forms"]]
+    keys = pd.Series([decided.get(tuple(one.arm[x] for x in axes)) or place for place, one in enumerate(arms)])
+    frame["repeated"] = keys.duplicated()
+    visible = frame[~frame["repeated"]]
+    labels = [axis for axis in axes if axis != "task" and visible[axis].nunique() > 1] or axes[-1:]
+    shares = [name for name in SHARES if name == "unparsed" or visible[name].gt(0).any()]
+    columns = [
+        *map(Column, labels),
+        Column("strict", kind="share"),
+        Column("lenient", kind="share"),
+        *(Column(name, SHARES[name], "share") for name in shares),
+        Column("forms"),
+    ]
+    notes = [
+        "strict: the whole output is an accepted answer. lenient: the output gives one in any form. answer cut: it "
+        "ended at max_new_tokens.",
+        "Arms with the answers of another by construction are left out." if frame["repeated"].any() else "",
+    ]
+    summary = f"All arms write their answers alike ({arms[0].wrapping}), and every output gives an answer."
+    folded = (
+        summary if is_unremarkable(arms) else "; ".join(view.answer_notes) or "The arms write their answers differently"
+    )
+    return Section(
+        "answers", "Answers", frame=frame, columns=columns, parts="task", hidden="repeated", notes=notes, folded=folded
+    )

@@ -19,9 +19,7 @@ from experiments.contexts.contexts import PromptSpec, Retrieval, build_contexts,
 from experiments.grid.grid import Cell, Grid, expand
 from experiments.grid.matching import name_of
 from experiments.terminal.spinner import spinner
-from icl.errors import ConfigError, DataError, PlanError, did_you_mean, strip_control_characters
-from icl.models.base import Model
-from icl.types import Example, Prompt
+from icl import ConfigError, DataError, Example, Model, PlanError, Prompt, did_you_mean, strip_control_characters
 
 if TYPE_CHECKING:
     from rich.console import Console

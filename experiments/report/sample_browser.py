@@ -12,17 +12,13 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from experiments.results.run_view import RunView
-from experiments.stats.arms import better_of
-from experiments.stats.sample_rows import as_mapping, as_sequence, text_items, text_value
+from experiments.stats import as_mapping, as_sequence, better_of, text_items, text_value
+from icl import DataFrame, nested_choice
 from icl.images import decode_image
-from icl.tasks.base import nested_choice
 from icl.types import IMAGE_PLACEHOLDER
-
-if TYPE_CHECKING:
-    from pandas import DataFrame
 
 QUERIES_PER_TASK = 24
 """The number of queries per task in the page."""
@@ -102,7 +98,7 @@ def collect_samples(view: RunView, per_cell: int = QUERIES_PER_TASK, budget: int
     return shelf
 
 
-def choose_queries(frame: "DataFrame", metric: str, limit: int) -> list[str]:
+def choose_queries(frame: DataFrame, metric: str, limit: int) -> list[str]:
     """At most `limit` queries of a task, in the order of the run."""
     order = list(dict.fromkeys(frame["query"]))
     if len(order) <= limit:

@@ -11,22 +11,19 @@ from typing import TYPE_CHECKING, Any
 from experiments.config.keys import AXES, DEMONSTRATION_AXES
 from experiments.report.sample_browser import finite_or_none
 from experiments.report.steps import print_steps, read_steps
-from experiments.results.arm_answers import ArmAnswers, is_unremarkable
 from experiments.results.invocations import describe_invocation
 from experiments.results.run_view import RunView
-from experiments.stats.arms import NO_VALUE, better_of, describe_arm, resolve_setting
+from experiments.results.sample_notes import ArmAnswers, is_unremarkable
+from experiments.stats import NO_VALUE, better_of, describe_arm, format_share, resolve_setting, text_items, text_value
 from experiments.stats.compare import BASELINE
-from experiments.stats.formatting import format_share
-from experiments.stats.sample_rows import text_items, text_value
 from experiments.store.invocations import read_invocations
 from experiments.store.store import Store
 from experiments.terminal.failure_kinds import failure_kind
-from icl.errors import ConfigError, DataError, did_you_mean, strip_control_characters
+from icl import ConfigError, DataError, DataFrame, did_you_mean, strip_control_characters
 from icl.metrics.machinery.answer_extraction import extract_answer
 from icl.types import IMAGE_PLACEHOLDER
 
 if TYPE_CHECKING:
-    from pandas import DataFrame
     from rich.console import Console
     from rich.text import Text
 
@@ -68,7 +65,7 @@ def _split_settings(word: str) -> Iterator[str]:
     yield word[begin:]
 
 
-def find_samples(frame: "DataFrame", query: str) -> "DataFrame":
+def find_samples(frame: DataFrame, query: str) -> DataFrame:
     """The samples of a query, given its id, or the beginning of the id or of its image's digest.
 
     Raises:
@@ -88,7 +85,7 @@ def find_samples(frame: "DataFrame", query: str) -> "DataFrame":
     raise DataError(f"the run has no query '{query}'.{did_you_mean(query, ids)} IDs look like {named}.")
 
 
-def _with_image(frame: "DataFrame", digest: str) -> list[str]:
+def _with_image(frame: DataFrame, digest: str) -> list[str]:
     """The queries that have an image of their own whose digest begins so."""
     if len(digest) < 4 or not {"images", "image_of"} <= set(frame) or set(digest) - set("0123456789abcdef"):
         return []

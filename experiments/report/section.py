@@ -12,23 +12,15 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
+from experiments.report.figure import Figure
+from experiments.stats import format_interval, format_share, format_signed, markdown_table, markdown_text
 from experiments.stats.arms import NO_VALUE, resolve_setting
-from experiments.stats.formatting import (
-    format_interval,
-    format_p_number,
-    format_share,
-    format_signed,
-    markdown_table,
-    markdown_text,
-)
-from icl.errors import ConfigError, did_you_mean, strip_control_characters
+from experiments.stats.formatting import format_p_number
+from icl import ConfigError, DataFrame, did_you_mean, strip_control_characters
 
 if TYPE_CHECKING:
-    from pandas import DataFrame
     from rich.console import Console
     from rich.text import Text
-
-    from experiments.report.figure import Figure
 
 EMPTY = "–"
 MAX_COLUMNS = 50
@@ -110,19 +102,19 @@ class Section:
     name: str
     title: str
     sentences: Sequence[Sentence] = ()
-    frame: "DataFrame | None" = None
+    frame: DataFrame | None = None
     columns: Sequence[Column] = ()
     across: str = ""
     parts: str = ""
     faint: str = ""
     hidden: str = ""
     shared: Sequence[str] = ()
-    draw: "Callable[[DataFrame], Figure] | None" = None
+    draw: Callable[[DataFrame], Figure] | None = None
     notes: Sequence[str] = ()
     folded: str = ""
 
     @cached_property
-    def visible(self) -> "DataFrame":
+    def visible(self) -> DataFrame:
         """The rows of tables and figures: hidden ones are left out, shared ones stand in each of their places."""
         frame = self.frame
         assert frame is not None
@@ -130,7 +122,7 @@ class Section:
         return _spread(frame, self) if self.shared else frame
 
     @cached_property
-    def figure(self) -> "Figure | None":
+    def figure(self) -> Figure | None:
         return self.draw(self.visible) if self.draw and self.frame is not None and len(self.visible) else None
 
     @cached_property
@@ -313,7 +305,7 @@ def _total(widths: Sequence[int]) -> int:
     return sum(widths) + GAP * max(0, len(widths) - 1)
 
 
-def _spread(frame: "DataFrame", one: Section) -> "DataFrame":
+def _spread(frame: DataFrame, one: Section) -> DataFrame:
     """The frame with each row that has 'none' in all shared columns repeated for the values that it stands for."""
     import pandas as pd
 
@@ -342,7 +334,7 @@ def _tables(one: Section) -> Iterator[Table]:
         yield Table(str(part), [Head(c.head or c.name, c.kind, c.says, c.spare) for c in columns], body)
 
 
-def _pivoted(one: Section, title: str, rows: "DataFrame") -> Table:
+def _pivoted(one: Section, title: str, rows: DataFrame) -> Table:
     """A table in which each value of the column `across` has a column of estimates. Constant labels are left out."""
     (value,) = (c for c in one.columns if c.kind != "text")
     labels = [c for c in one.columns if c.kind == "text"]

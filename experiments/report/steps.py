@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from experiments.stats.formatting import format_count, format_share, format_signed
-from icl.errors import strip_control_characters
+from experiments.stats import format_count, format_share, format_signed
+from icl import strip_control_characters
 
 if TYPE_CHECKING:
     from rich.console import Console

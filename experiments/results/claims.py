@@ -13,11 +13,11 @@ report, in the topic "Claims".
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from experiments.config.keys import BASELINE_KEY, DEMONSTRATION_AXES, ClaimSpec
 from experiments.results.data_columns import ScoreView
-from experiments.stats.arm_comparisons import ArmComparison, compare_arms
+from experiments.stats import DEFAULT_MARGIN, SIGNIFICANCE_LEVEL, ArmComparison, compare_arms
 from experiments.stats.arms import (
     better_of,
     describe_arm,
@@ -28,12 +28,8 @@ from experiments.stats.arms import (
     shared_settings,
     varying_axes,
 )
-from experiments.stats.significance import SIGNIFICANCE_LEVEL
-from experiments.stats.strategy_verdicts import DEFAULT_MARGIN, largest_plausible
-from icl.errors import ConfigError
-
-if TYPE_CHECKING:
-    from pandas import DataFrame
+from experiments.stats.strategy_verdicts import largest_plausible
+from icl import ConfigError, DataFrame
 
 MARGIN = DEFAULT_MARGIN
 """The smallest difference that counts for a claim."""
@@ -140,12 +136,12 @@ def _resolve(view: ScoreView, claim: ClaimSpec, metric: str) -> tuple[dict[str, 
     return arm, {}, column
 
 
-def _matching(part: "DataFrame", axes: Sequence[str], setting: Mapping[str, Any]) -> "DataFrame":
+def _matching(part: DataFrame, axes: Sequence[str], setting: Mapping[str, Any]) -> DataFrame:
     rows = [i for arm, own in iter_arms(part, axes) if matches_setting(arm, setting) for i in own.index]
     return part.loc[rows]
 
 
-def _pooled_axes(part: "DataFrame", axes: Sequence[str], named: Sequence[str], shots_differ: bool) -> list[str]:
+def _pooled_axes(part: DataFrame, axes: Sequence[str], named: Sequence[str], shots_differ: bool) -> list[str]:
     """The axes over which pairs are pooled. If the shots differ, axes that 0 shots do not have are not."""
     without = (*named, *(DEMONSTRATION_AXES if shots_differ else ()))
     return [axis for axis in varying_axes(part, axes) if axis not in without]

@@ -26,11 +26,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from math import nan
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from experiments.results.data_columns import ScoreView, missing_note, split_view
+from experiments.stats import SIGNIFICANCE_LEVEL, Finding, format_count, format_p, format_signed, holm, level_of_test
 from experiments.stats.arm_comparisons import ArmComparison
 from experiments.stats.arms import (
     MISSING_VALUE,
@@ -44,19 +45,11 @@ from experiments.stats.arms import (
     resolve_setting,
     varying_axes,
 )
-from experiments.stats.findings import Finding
-from experiments.stats.formatting import format_count, format_p, format_signed
-from experiments.stats.intervals import Codes, Floats, cluster_codes, cluster_sums
+from experiments.stats.intervals import Codes, Estimate, Floats, cluster_codes, cluster_sums
 from experiments.stats.pairs import PairedTestResult, UnpairedError, align_pairs
 from experiments.stats.sign_flips import ROUNDING, TwoSidedTest, exactly_summable, sign_flip_test, subsets
-from experiments.stats.significance import SIGNIFICANCE_LEVEL, holm, level_of_test
 from experiments.stats.summary import estimate_macro_average
-from icl.errors import ConfigError
-
-if TYPE_CHECKING:
-    from pandas import DataFrame
-
-    from experiments.stats.intervals import Estimate
+from icl import ConfigError, DataFrame
 
 
 @dataclass(frozen=True)
@@ -161,7 +154,7 @@ def interaction_test(differences: Floats, parts: Codes, clusters: Any) -> Intera
 
 
 def arm_interactions(
-    frame: "DataFrame", column: str, to: Mapping[str, Any], metric: str, *, axes: Sequence[str]
+    frame: DataFrame, column: str, to: Mapping[str, Any], metric: str, *, axes: Sequence[str]
 ) -> list[ArmInteraction]:
     """Tests for every arm with a reference whether its effect differs between the values of a column.
 
@@ -265,7 +258,7 @@ def column_effects(view: ScoreView, name: str) -> ColumnEffects:
     return ColumnEffects(name, split, tests, note=note)
 
 
-def macro_averages(effects: ColumnEffects) -> "list[tuple[dict[str, Any], Estimate]]":
+def macro_averages(effects: ColumnEffects) -> list[tuple[dict[str, Any], Estimate]]:
     """(arm, its mean over the values of the column) of each arm with scores at two values or more."""
     if effects.view is None:
         return []
@@ -277,7 +270,7 @@ def macro_averages(effects: ColumnEffects) -> "list[tuple[dict[str, Any], Estima
     return [(arm, average) for arm, average in averages if average is not None]
 
 
-def interactions_frame(effects: ColumnEffects) -> "DataFrame":
+def interactions_frame(effects: ColumnEffects) -> DataFrame:
     """One row per arm and value of the column.
 
     Returns:

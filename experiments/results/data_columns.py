@@ -10,21 +10,15 @@ from collections import Counter
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import Field, replace
 from math import isnan
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import numpy as np
 
 from experiments.config.keys import MAX_COLUMN_VALUES
-from experiments.stats.arms import EQUIVALENCE, MISSING_VALUE
-from experiments.stats.formatting import format_count
-from experiments.stats.run_statistics import add_run_level, within_parts
-from icl.errors import ConfigError, did_you_mean
+from experiments.stats import EQUIVALENCE, MISSING_VALUE, ArmComparison, Topic, add_run_level, format_count
+from experiments.stats.run_statistics import within_parts
+from icl import ConfigError, DataFrame, Series, did_you_mean
 from icl.tasks.presets import preset_columns
-
-if TYPE_CHECKING:
-    from pandas import DataFrame, Series
-
-    from experiments.stats.arm_comparisons import ArmComparison, Topic
 
 ANSWER = "answer"
 """The column with the first accepted answer of a query, such as yes or no."""
@@ -38,11 +32,11 @@ class ScoreView(Protocol):
     __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
 
     @property
-    def frame(self) -> "DataFrame": ...
+    def frame(self) -> DataFrame: ...
     @property
-    def scores(self) -> "DataFrame": ...
+    def scores(self) -> DataFrame: ...
     @property
-    def paired_scores(self) -> "DataFrame": ...
+    def paired_scores(self) -> DataFrame: ...
     @property
     def axes(self) -> tuple[str, ...]: ...
     @property
@@ -58,7 +52,7 @@ class ScoreView(Protocol):
     @property
     def sequential_note(self) -> str: ...
     @property
-    def comparisons(self) -> "dict[Topic, list[ArmComparison]]": ...
+    def comparisons(self) -> dict[Topic, list[ArmComparison]]: ...
 
 
 View = TypeVar("View", bound=ScoreView)
@@ -117,7 +111,7 @@ def parts_of(view: View, columns: Sequence[str]) -> Iterator[tuple[dict[str, Any
         yield named, replace(split, frame=split.frame.iloc[rows], scores=split.scores.iloc[rows], axes=view.axes)
 
 
-def column_values(frame: "DataFrame", name: str, axes: Sequence[str] = ()) -> "Series[Any]":
+def column_values(frame: DataFrame, name: str, axes: Sequence[str] = ()) -> "Series[Any]":
     """The value of a column for each sample: a number or a text; MISSING_VALUE where the query has no value.
 
     Args:
@@ -160,7 +154,7 @@ def column_values(frame: "DataFrame", name: str, axes: Sequence[str] = ()) -> "S
     return pd.Series([MISSING_VALUE if value is None else value for value in values], index=frame.index, dtype=object)
 
 
-def available_columns(frame: "DataFrame", axes: Sequence[str] = ()) -> list[str]:
+def available_columns(frame: DataFrame, axes: Sequence[str] = ()) -> list[str]:
     """The names that `column_values` may take, the most frequent first."""
     metas = [meta for meta in frame["meta"] if isinstance(meta, Mapping)] if "meta" in frame else []
     counts = Counter(key for meta in metas for key in meta)
@@ -180,7 +174,7 @@ def missing_note(labels: "Series[Any]", queries: "Series[Any]", name: str) -> st
     )
 
 
-def _raw_values(frame: "DataFrame", name: str) -> list[Any]:
+def _raw_values(frame: DataFrame, name: str) -> list[Any]:
     metas = list(frame["meta"]) if "meta" in frame else []
     values = [meta.get(name) if isinstance(meta, Mapping) else None for meta in metas]
     if name == ANSWER and "gold" in frame and all(value is None for value in values):
@@ -188,7 +182,7 @@ def _raw_values(frame: "DataFrame", name: str) -> list[Any]:
     return [None if isinstance(value, float) and isnan(value) else value for value in values]
 
 
-def _no_such_column(frame: "DataFrame", name: str, axes: Sequence[str]) -> str:
+def _no_such_column(frame: DataFrame, name: str, axes: Sequence[str]) -> str:
     have = available_columns(frame, axes)
     if name in axes:
         return f"--by: '{name}' is an axis of the run, not a column of the data. Tables have it as rows or columns."

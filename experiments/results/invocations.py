@@ -2,26 +2,23 @@
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from experiments.stats.formatting import format_count, join_words
+from experiments.stats import format_count, join_words
 from experiments.store.invocations import read_invocations
+from experiments.store.store import Store
+from icl import DataFrame
 
-if TYPE_CHECKING:
-    from pandas import DataFrame
-
-    from experiments.store.store import Store
-
-COLUMNS = ("invocation", "scores_invocation")
+COLUMNS: tuple[str, str] = ("invocation", "scores_invocation")
 """The columns of samples that name the processes that computed and scored them."""
 MAX_DIFFERENCES = 6
 FIRST = ("device", "driver", "python", "torch", "transformers", "vllm", "numpy", "pillow")
 """What is listed first, because it changes answers most often."""
 
 
-def version_differences(frame: "DataFrame", store: "Store") -> str:
+def version_differences(frame: DataFrame, store: Store) -> str:
     """A sentence on what differs among the processes that computed or scored the samples, or '' if nothing does."""
     counts = Counter[int]()
     for column in COLUMNS:
@@ -49,7 +46,7 @@ def version_differences(frame: "DataFrame", store: "Store") -> str:
     return f"Samples of this run come from different versions: {'; '.join(listed)}. Arms may differ because of them."
 
 
-def differing_environments(first: "Store", second: "Store") -> str:
+def differing_environments(first: Store, second: Store) -> str:
     """The versions, devices and commits in which the processes of two runs differ: 'torch 2.3 → 2.4', or ''."""
     sides: list[dict[str, dict[str, None]]] = []
     for store in (first, second):

@@ -10,25 +10,21 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from experiments.config.config import Config
 from experiments.config.keys import AXES, DEFAULT_CORRECTION, DEFAULT_METRIC, primary_metric
 from experiments.results.invocations import COLUMNS
 from experiments.results.run_metrics import UNAVAILABLE, run_level
-from experiments.stats.arms import NO_VALUE, baseline_column, is_accuracy
-from experiments.stats.run_statistics import copy_scores
+from experiments.stats import NO_VALUE, baseline_column, copy_scores, is_accuracy
 from experiments.stopping.looks import read_families
-from experiments.store.equivalent_cells import equivalence_digest
 from experiments.store.imported import refuse_imported
 from experiments.store.lock import last_state
+from experiments.store.run_state import equivalence_digest
 from experiments.store.sample_table import FLAT, SampleTable, column_path
 from experiments.store.store import Store, describe_damaged_lines
-from icl.errors import ICLWarning, StoreError, did_you_mean
-from icl.metrics.base import Better
+from icl import Better, DataFrame, ICLWarning, StoreError, did_you_mean
 from icl.untrusted import untrusted
 
 if TYPE_CHECKING:
-    from pandas import DataFrame
-
-    from experiments.config.config import Config
     from experiments.report.notebook import SampleView
 
 EAGER = ("query", "seed", "group", "failed", "output", *COLUMNS)
@@ -71,7 +67,7 @@ class Run:
         """The folder of the experiment file, to which its paths are relative."""
         return self.path / str(self.info.get("folder", ""))
 
-    def load_config(self) -> "Config":
+    def load_config(self) -> Config:
         """The config, checked, to build its components again.
 
         Raises:
@@ -87,7 +83,7 @@ class Run:
         document = Document("config", self.config_folder, self.config, untrusted_run=self.untrusted, day=day)
         return parse_config(document)
 
-    def cells(self) -> "DataFrame":
+    def cells(self) -> DataFrame:
         """One row per cell of the run's last config: digest, axes as labels, numbers of finished and failed samples."""
         import pandas as pd
 
@@ -99,7 +95,7 @@ class Run:
             rows.append({"cell": digest, **labels, "finished": len(finished), "failed": len(failed)})
         return pd.DataFrame(rows)
 
-    def samples(self) -> "DataFrame":
+    def samples(self) -> DataFrame:
         """One row per sample: cell, axes as labels, seed, query, prompt, demonstrations, answer, metrics, baselines.
 
         Returns:
@@ -109,13 +105,13 @@ class Run:
             `compare.metric`. `failed` is the reason of a failed sample. A run-level metric
             (`icl.metrics.run_level`) has numbers whose mean in a cell is its statistic, and `attrs` has what the metric
             read (`experiments.stats.run_statistics`). Samples of one query with equal `decided_by`
-            have equal answers by construction (`experiments.store.equivalent_cells`).
+            have equal answers by construction (`experiments.store.run_state`).
         """
         from experiments.results.lazy_column import load_details
 
         return load_details(self.lazy_samples(), shared=False)
 
-    def lazy_samples(self) -> "DataFrame":
+    def lazy_samples(self) -> DataFrame:
         """The frame of `samples`, except that details such as prompts and traces are read when they are used.
 
         Equal details may share an object: do not change them in place.
@@ -158,7 +154,7 @@ class Run:
         frame.attrs |= {"accuracies": accuracies, UNAVAILABLE: unavailable}
         return frame
 
-    def scores(self, metric: str | None = None, by: str | Sequence[str] = (), *, all_axes: bool = False) -> "DataFrame":
+    def scores(self, metric: str | None = None, by: str | Sequence[str] = (), *, all_axes: bool = False) -> DataFrame:
         """The mean score of every arm with its interval, as in tables/scores.csv.
 
         Args:
@@ -193,7 +189,7 @@ class Run:
         correct: str | None = None,
         *,
         all_axes: bool = False,
-    ) -> "DataFrame":
+    ) -> DataFrame:
         """Compares every arm with its reference, in pairs. Defaults come from the config's `compare`.
 
         Axes that have a single value are left out, unless `all_axes`.
@@ -219,7 +215,7 @@ class Run:
         table = compare(samples, reference, metric or usual, correct=correction)
         return table if all_axes else drop_constant_axes(table, axes_of(samples))
 
-    def looks(self) -> "DataFrame":
+    def looks(self) -> DataFrame:
         """The comparisons of a run with `stop`, as they stand after the last look.
 
         Returns:
@@ -232,7 +228,7 @@ class Run:
         better = {name: _better(name, node) for name, node in self.info.get("metrics", {}).items()}
         return looks_frame(read_families(self.path), better)
 
-    def analyze(self, name: str, metric: str | None = None) -> "DataFrame":
+    def analyze(self, name: str, metric: str | None = None) -> DataFrame:
         """The table of an analysis, such as "copying"; `icl analyze` lists them. Raises ConfigError or StoreError."""
         from experiments.analyses.catalog import find_analysis
         from experiments.results.view_run import view_run
@@ -320,7 +316,7 @@ def _columns(table: SampleTable) -> "Iterator[tuple[str, Any]]":
             yield name, LazyColumn(table, name, rows)
 
 
-def _as_judged_by(frame: "DataFrame", baselines: Iterable[str], metric: str | None) -> "DataFrame":
+def _as_judged_by(frame: DataFrame, baselines: Iterable[str], metric: str | None) -> DataFrame:
     """Adds a column of each baseline by its own name: as this metric judges it."""
     columns = {baseline: baseline_column(baseline, str(metric)) for baseline in baselines}
     return copy_scores(frame, {baseline: column for baseline, column in columns.items() if column in frame})

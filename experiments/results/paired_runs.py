@@ -9,23 +9,18 @@ run on both sides.
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from experiments.config.keys import AXES
 from experiments.results.invocations import differing_environments
 from experiments.results.run_view import RunView
+from experiments.stats import RUN_LEVEL, SAMPLE, RunLevelColumns, RunLevelScores, UnpairedError, run_level_columns
 from experiments.stats.arms import EQUIVALENCE, NO_VALUE, describe_arm, varying_axes
-from experiments.stats.pairs import UnpairedError
-from experiments.stats.run_statistics import RUN_LEVEL, SAMPLE, RunLevelColumns, RunLevelScores, run_level_columns
 from experiments.store.store import Store
-from icl.errors import ConfigError, truncate
-from icl.metrics.base import ScoredSample
-from icl.registry import describe
-
-if TYPE_CHECKING:
-    from pandas import DataFrame
+from icl import ConfigError, DataFrame, ScoredSample, describe
+from icl.errors import truncate
 
 RUN = "run"
 """The axis of the joined frame: which run a sample is from."""
@@ -103,7 +98,7 @@ def pair_runs(first: RunView, second: RunView) -> PairedRuns:
     return PairedRuns(view, tuple(_notes((first, second), arms, pairs, names)))
 
 
-def concat_scores(frames: "Sequence[DataFrame]") -> "DataFrame":
+def concat_scores(frames: Sequence[DataFrame]) -> DataFrame:
     """The rows of frames of several runs; run-level columns refer to the samples of all of them.
 
     Raises:
@@ -186,7 +181,7 @@ def _nearest(key: tuple[str, ...], arms: tuple[_Arms, _Arms], names: tuple[str, 
     )
 
 
-def _check_questions(frame: "DataFrame", names: tuple[str, str]) -> None:
+def _check_questions(frame: DataFrame, names: tuple[str, str]) -> None:
     """Refuses runs that ask other questions, or have other answers, under the id of one query."""
     columns = [name for name in ("question", "gold") if name in frame]
     if "gold_before_after" in frame and any(isinstance(value, list) and value for value in frame["gold_before_after"]):

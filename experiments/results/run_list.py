@@ -10,12 +10,11 @@ from typing import Any
 from experiments.results.loaded_run import load_run
 from experiments.results.run_view import RunView
 from experiments.results.view_run import NO_REFERENCE, view_run
-from experiments.stats.arms import describe_arm, iter_arms, varying_axes
-from experiments.stats.formatting import format_share
+from experiments.stats import describe_arm, format_share, iter_arms, varying_axes
 from experiments.store.imported import IMPORTED, MERGED
 from experiments.store.lock import is_locked, last_state
 from experiments.store.store import Store
-from icl.errors import ICLError, StoreError
+from icl import ICLError, StoreError
 
 
 @dataclass(frozen=True)

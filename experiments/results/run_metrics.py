@@ -8,23 +8,17 @@ each number was computed from (`experiments.stats.run_statistics`).
 import warnings
 from collections.abc import Hashable, Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from experiments.stats import RUN_LEVEL, SAMPLE, RunLevelColumns, RunLevelScores, add_run_level, as_mapping, text_value
 from experiments.stats.arms import baseline_column
-from experiments.stats.run_statistics import RUN_LEVEL, SAMPLE, RunLevelColumns, RunLevelScores, add_run_level
-from experiments.stats.sample_rows import as_mapping, text_value
-from icl.errors import ConfigError, DataError, ICLError, ICLWarning, StoreError
+from icl import ConfigError, DataError, DataFrame, Demo, Example, ICLError, ICLWarning, Query, ScoredSample, StoreError
 from icl.loading import file_code
-from icl.metrics.base import ScoredSample
 from icl.metrics.baselines import BASELINES
 from icl.metrics.run_level import RunLevelMetric
-from icl.types import Demo, Example, Query
 from icl.untrusted import untrusted_run
-
-if TYPE_CHECKING:
-    from pandas import DataFrame
 
 UNAVAILABLE = "unavailable"
 """The key of a frame's `attrs` with the reasons why run-level metrics have no values."""
@@ -37,9 +31,7 @@ DETAILS = ("query", "group", "output", "gold", "options", "meta", "demos", "rank
 """The columns that run-level metrics and baselines read, in addition to the score's column."""
 
 
-def run_level(
-    frame: "DataFrame", info: Mapping[str, Any], baselines: Iterable[str], folder: Path = Path()
-) -> "DataFrame":
+def run_level(frame: DataFrame, info: Mapping[str, Any], baselines: Iterable[str], folder: Path = Path()) -> DataFrame:
     """Computes the columns of run-level metrics in a frame.
 
     A metric that run.json names by the path of its code keeps its stored numbers in a run that is not trusted
@@ -92,14 +84,14 @@ def run_level(
     return frame
 
 
-def _without(frame: "DataFrame", name: str, baselines: Iterable[str], error: ICLError) -> "DataFrame":
+def _without(frame: DataFrame, name: str, baselines: Iterable[str], error: ICLError) -> DataFrame:
     """The frame without the columns of a metric, after a warning with the reason."""
     warnings.warn(str(error), ICLWarning, stacklevel=3)
     own = [name, *(baseline_column(baseline, name) for baseline in baselines)]
     return frame.drop(columns=[column for column in own if column in frame])
 
 
-def _judged(frame: "DataFrame", column: str, baseline: str) -> list[ScoredSample]:
+def _judged(frame: DataFrame, column: str, baseline: str) -> list[ScoredSample]:
     """The samples as the metric reads them. baseline: the baseline whose answers count; '' for the model's answers."""
     rows = frame[[name for name in (*DETAILS, column) if name in frame]]
     return [

@@ -4,10 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from experiments.config.keys import DEFAULT_CORRECTION, DEFAULT_METRICS, METRIC_PREFERENCE
-from experiments.results.arm_answers import CUT_ANSWER, CUT_THINKING, UNPARSED, ArmAnswers, arm_answers, cut_columns
 from experiments.results.claims import compare_claims
 from experiments.results.column_effects import (
     ColumnEffects,
@@ -16,9 +15,19 @@ from experiments.results.column_effects import (
     interaction_comparisons,
 )
 from experiments.results.invocations import version_differences
-from experiments.results.sample_notes import label_transform_names, label_transform_note, part_notes
+from experiments.results.sample_notes import (
+    CUT_ANSWER,
+    CUT_THINKING,
+    UNPARSED,
+    ArmAnswers,
+    arm_answers,
+    cut_columns,
+    label_transform_names,
+    label_transform_note,
+    part_notes,
+)
+from experiments.stats import FORM, ArmComparison, Topic, drop_scores, format_count, is_run_level, scores_by_names_used
 from experiments.stats.answer_forms import (
-    FORM,
     answer_forms,
     ceiling_effects,
     floor_effects,
@@ -27,15 +36,7 @@ from experiments.stats.answer_forms import (
     rarely_an_option,
     unparsed_outputs,
 )
-from experiments.stats.arm_comparisons import ArmComparison, Topic
-from experiments.stats.arms import (
-    NO_VALUE,
-    axis_values,
-    better_of,
-    find_baseline_column,
-    is_accuracy,
-    varying_axes,
-)
+from experiments.stats.arms import NO_VALUE, axis_values, better_of, find_baseline_column, is_accuracy, varying_axes
 from experiments.stats.decoding_effects import DecodingEffect, decoding_effects
 from experiments.stats.findings import (
     Finding,
@@ -44,18 +45,12 @@ from experiments.stats.findings import (
     page_comparisons,
     reference_decoding,
 )
-from experiments.stats.formatting import format_count
-from experiments.stats.run_statistics import drop_scores, is_run_level
-from experiments.stats.sample_rows import scores_by_names_used
 from experiments.stopping.findings import WARNING, anytime_findings, stopped_findings
 from experiments.stopping.looks import Family
 from experiments.store.imported import changed_since_merge
 from experiments.store.lock import last_state
 from experiments.store.store import Store
-from icl.metrics.base import Better
-
-if TYPE_CHECKING:
-    from pandas import DataFrame, Series
+from icl import Better, DataFrame, Series
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,8 +79,8 @@ class RunView:
 
     path: Path
     name: str
-    frame: "DataFrame"
-    scores: "DataFrame"
+    frame: DataFrame
+    scores: DataFrame
     axes: tuple[str, ...]
     metrics: tuple[str, ...]
     baselines: tuple[str, ...]
@@ -105,7 +100,7 @@ class RunView:
         return tuple(column_effects(self, name) for name in self.by)
 
     @cached_property
-    def paired_scores(self) -> "DataFrame":
+    def paired_scores(self) -> DataFrame:
         """The frame in which only queries and seeds that every arm of the task has answered have a score.
 
         Means of all arms then stand on the same queries. An arm without any score takes none from the others.
@@ -299,7 +294,7 @@ class RunView:
         )
 
     @property
-    def _scores_by_names_used(self) -> "DataFrame | None":
+    def _scores_by_names_used(self) -> DataFrame | None:
         """The scores of samples with renamed labels, as the topic Vote reads them; None for other metrics."""
         rows = self.frame[(self._renamed != "") & self.frame["failed"].isna() & (self.scores["shots"] != 0)]
         is_judged = self.of_samples and self.metric in self.accuracies
@@ -311,8 +306,8 @@ class RunView:
         return names_option(self.frame)
 
     @cached_property
-    def answers(self) -> "DataFrame":
-        """The scores with the columns that `experiments.results.arm_answers` reads."""
+    def answers(self) -> DataFrame:
+        """The scores with the columns that `experiments.results.sample_notes` reads."""
         forms = answer_forms(self.frame)
         unparsed = unparsed_outputs(self.frame, forms[FORM], self.names_option)
         return self.scores.assign(**forms, **{UNPARSED: unparsed}, **cut_columns(self.frame))

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -11,6 +11,7 @@ from experiments.grid.matching import node_matches
 from experiments.results.data_columns import declared_columns
 from experiments.results.run_metrics import UNAVAILABLE
 from experiments.results.run_view import RunView
+from experiments.stats import RUN_LEVEL, SAMPLE, copy_scores, drop_scores, run_level_columns
 from experiments.stats.arms import (
     EQUIVALENCE,
     UNIT,
@@ -22,22 +23,11 @@ from experiments.stats.arms import (
     tidy_frame,
 )
 from experiments.stats.findings import InterventionControls, reference_decoding
-from experiments.stats.run_statistics import (
-    RUN_LEVEL,
-    SAMPLE,
-    SharedAttrs,
-    copy_scores,
-    drop_scores,
-    run_level_columns,
-)
+from experiments.stats.run_statistics import SharedAttrs
 from experiments.stopping.looks import common_queries, read_families
 from experiments.store.store import Store
-from icl.errors import ConfigError, StoreError, did_you_mean
+from icl import ConfigError, DataFrame, StoreError, did_you_mean
 from icl.metrics.baselines import BASELINES
-
-if TYPE_CHECKING:
-    from pandas import DataFrame
-
 
 NO_REFERENCE: Mapping[str, Any] = {}
 """The setting of a view that does not compare arms with each other."""
@@ -50,7 +40,7 @@ class StoredRun(Protocol):
     def path(self) -> Path: ...
     @property
     def trust(self) -> bool: ...
-    def lazy_samples(self) -> "DataFrame": ...
+    def lazy_samples(self) -> DataFrame: ...
 
 
 def view_run(
@@ -117,7 +107,7 @@ def view_run(
     )
 
 
-def restrict_samples(samples: "DataFrame", queries: Mapping[str, set[str]]) -> "DataFrame":
+def restrict_samples(samples: DataFrame, queries: Mapping[str, set[str]]) -> DataFrame:
     """The samples of these queries of each task. Run-level metrics are computed again on them."""
     keep = np.array([query in queries.get(str(task), ()) for task, query in samples[["task", "query"]].to_numpy()])
     rest = drop_scores(samples, ~keep, list(run_level_columns(samples)))[keep].reset_index(drop=True)
@@ -125,7 +115,7 @@ def restrict_samples(samples: "DataFrame", queries: Mapping[str, set[str]]) -> "
     return rest
 
 
-def _sole(samples: "DataFrame", setting: Mapping[str, Any], store: Store) -> dict[str, Any]:
+def _sole(samples: DataFrame, setting: Mapping[str, Any], store: Store) -> dict[str, Any]:
     """Replaces a setting by the axis' label if the axis has one value; its label then has no parameters to match."""
     labels = dict(setting)
     for axis, value in setting.items():
@@ -136,7 +126,7 @@ def _sole(samples: "DataFrame", setting: Mapping[str, Any], store: Store) -> dic
     return labels
 
 
-def _scores(samples: "DataFrame", axes: Sequence[str], metrics: Sequence[str], attrs: dict[Any, Any]) -> "DataFrame":
+def _scores(samples: DataFrame, axes: Sequence[str], metrics: Sequence[str], attrs: dict[Any, Any]) -> DataFrame:
     baseline_columns = {name: [baseline_column(name, metric) for metric in metrics] for name in _baselines(samples)}
     judged = [column for name, columns in baseline_columns.items() for column in (name, *columns) if column in samples]
     optional = [name for name in (EQUIVALENCE, SAMPLE) if name in samples]
@@ -149,13 +139,13 @@ def _scores(samples: "DataFrame", axes: Sequence[str], metrics: Sequence[str], a
     return scores
 
 
-def _baselines(frame: "DataFrame") -> list[str]:
+def _baselines(frame: DataFrame) -> list[str]:
     return [
         name for name in BASELINES if name in frame or any(str(c).startswith(baseline_column(name, "")) for c in frame)
     ]
 
 
-def _usual_reference(samples: "DataFrame") -> dict[str, Any]:
+def _usual_reference(samples: DataFrame) -> dict[str, Any]:
     """The reference without a setting in the config: the default decoding, else random retrieval, else 0 shots."""
     if "decoding" in samples and samples["decoding"].nunique() > 1:
         return {"decoding": reference_decoding(samples)}
@@ -165,7 +155,7 @@ def _usual_reference(samples: "DataFrame") -> dict[str, Any]:
     return {"shots": 0} if "shots" in samples and 0 in set(samples["shots"]) else {}
 
 
-def _controls(samples: "DataFrame", store: Store) -> dict[str, tuple[str, ...]]:
+def _controls(samples: DataFrame, store: Store) -> dict[str, tuple[str, ...]]:
     """The labels of each strategy's controls: those that the run added, and wrappers with the same sampler."""
     if "decoding" not in samples or "cell" not in samples:
         return {}
@@ -183,7 +173,7 @@ def _controls(samples: "DataFrame", store: Store) -> dict[str, tuple[str, ...]]:
     return {label: names for label, names in controls.items() if names}
 
 
-def _intervention_controls(samples: "DataFrame", store: Store) -> InterventionControls:
+def _intervention_controls(samples: DataFrame, store: Store) -> InterventionControls:
     """The controls of each intervention: the same method with another value of its parameter `control`."""
     if "intervene" not in samples or "cell" not in samples:
         return InterventionControls()
@@ -207,7 +197,7 @@ def _without_control(node: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in node.items() if key not in ("control", "draw")}
 
 
-def cells_by_label(samples: "DataFrame", axis: str, store: Store) -> dict[str, Mapping[str, Any]]:
+def cells_by_label(samples: DataFrame, axis: str, store: Store) -> dict[str, Mapping[str, Any]]:
     """Label of an axis -> the description of the first cell that has it. It is empty if it is not stored."""
     first = samples.drop_duplicates(axis)
     return {
@@ -222,7 +212,7 @@ def _wraps(control: Any, arm: Any) -> bool:
     return all(control.get(key) == arm.get(key) for key in ("sampler", "acts_in"))
 
 
-def _metrics(frame: "DataFrame") -> Sequence[str]:
+def _metrics(frame: DataFrame) -> Sequence[str]:
     metrics = [metric for metric in (*METRIC_PREFERENCE, "yes_ratio") if metric in frame]
     if not metrics:
         raise StoreError("the run's samples have no scores.")

@@ -12,8 +12,10 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
+from decoding import DevPrompt, FittedMethod, FittedTensors, Strategy
+from decoding.arms.fitting import Fittable
 from experiments.config.config import Config
 from experiments.config.keys import AXES, DEMONSTRATION_AXES, NO_INTERVENTION
 from experiments.contexts.contexts import PromptItem, Retrieval, build_contexts, prompt_specs, render
@@ -22,19 +24,9 @@ from experiments.grid.fitted_parameters import fitting_origin, vector_record
 from experiments.grid.grid import Cell, expand
 from experiments.grid.single_setting import SeveralSettingsError, check_single_setting, single_setting_overrides
 from experiments.running.generation import engine_for
-from experiments.stats.formatting import join_words
-from icl.errors import ConfigError, DataError, PlanError
-from icl.metrics.normalize import normalize_text
-from icl.registry import build, entries, resolve
-
-if TYPE_CHECKING:
-    from decoding.arms.fitting import Fittable
-    from decoding.base import Strategy
-    from decoding.interventions.base import FittedMethod, FittedTensors
-    from decoding.interventions.fit_data import DevPrompt
-    from icl.models.hf.model import HF
-    from icl.tasks.base import Task
-    from icl.types import Example
+from experiments.stats import join_words
+from icl import ConfigError, DataError, Example, PlanError, Task, build, entries, normalize_text, resolve
+from icl.models.hf.model import HF
 
 BATCH_QUERIES = 64
 """Queries that are computed together."""
@@ -51,7 +43,7 @@ class FitResult:
         how: The setting, for the file.
     """
 
-    strategy: "Strategy"
+    strategy: Strategy
     samples: int
     left_out: dict[str, int]
     how: dict[str, Any]
@@ -128,7 +120,7 @@ def _single_setting(config: Config, cells: Sequence[Cell], all_cells: Sequence[C
 
 
 def _option_scores(
-    cells: Sequence[Cell], strategy: "Fittable", calibration_strategies: "Sequence[Strategy]", left_out: Counter[str]
+    cells: Sequence[Cell], strategy: Fittable, calibration_strategies: Sequence[Strategy], left_out: Counter[str]
 ) -> tuple[list[list[list[float]]], list[int]]:
     """Log-probabilities, and the index of each right option if the strategy needs labels.
 
@@ -168,7 +160,7 @@ def _option_scores(
     return scores, gold if strategy.needs_labels else []
 
 
-def _fit(strategy: "Fittable", option_scores: list[list[list[float]]], gold: list[int]) -> "Strategy":
+def _fit(strategy: Fittable, option_scores: list[list[list[float]]], gold: list[int]) -> Strategy:
     import torch
 
     counts = {len(scores) for sample in option_scores for scores in sample}
@@ -209,8 +201,8 @@ class VectorFit:
         left_out: Number of samples without a prompt.
     """
 
-    method: "FittedMethod"
-    fitted: "FittedTensors"
+    method: FittedMethod
+    fitted: FittedTensors
     record: dict[str, Any]
     warnings: tuple[str, ...]
     left_out: int
@@ -295,7 +287,7 @@ def _option_biases(cell: Cell) -> tuple[tuple[float, ...], tuple[str, ...]]:
         return (), (f"there will be no control `constant_bias`: {error}",)
 
 
-def group_border(queries: "Sequence[Example]", count: int, where: str, least: int = 2) -> int:
+def group_border(queries: Sequence[Example], count: int, where: str, least: int = 2) -> int:
     """The number of first queries nearest to `count` that divides no group. At least `least`, and less than all.
 
     Raises:
@@ -312,7 +304,7 @@ def group_border(queries: "Sequence[Example]", count: int, where: str, least: in
     return min(borders, key=lambda border: (abs(border - count), -border))
 
 
-def check_no_shared_image(sources: "Sequence[Example]", choice: "Sequence[Example]", where: str) -> None:
+def check_no_shared_image(sources: Sequence[Example], choice: Sequence[Example], where: str) -> None:
     """Raises DataError if a query of each part have an image in common, compared by pixels."""
     owners = {image.digest: query.id for query in sources for image in query.images}
     for query in choice:
@@ -325,7 +317,7 @@ def check_no_shared_image(sources: "Sequence[Example]", choice: "Sequence[Exampl
                 )
 
 
-def _parts(cells: Sequence[Cell], count: int) -> "tuple[tuple[tuple[DevPrompt, ...], tuple[DevPrompt, ...]], int]":
+def _parts(cells: Sequence[Cell], count: int) -> tuple[tuple[tuple[DevPrompt, ...], tuple[DevPrompt, ...]], int]:
     """Sources and choice: prompts of the first `count` queries and of the others; and samples without a prompt."""
     from decoding.interventions.fit_data import DevPrompt
 
@@ -341,7 +333,7 @@ def _parts(cells: Sequence[Cell], count: int) -> "tuple[tuple[tuple[DevPrompt, .
     return (tuple(parts[0]), tuple(parts[1])), left_out
 
 
-def _warnings(task: "Task", fitted: "FittedTensors") -> list[str]:
+def _warnings(task: Task, fitted: FittedTensors) -> list[str]:
     """What makes vectors worth nothing: sources of several mappings, demonstrations without a gain."""
     warnings = []
     if mixed := mixed_mappings(task):
@@ -359,7 +351,7 @@ def _warnings(task: "Task", fitted: "FittedTensors") -> list[str]:
     return [*warnings, *fitted.warnings]
 
 
-def mixed_mappings(task: "Task", queries: int = 12) -> tuple[str, list[str]] | None:
+def mixed_mappings(task: Task, queries: int = 12) -> tuple[str, list[str]] | None:
     """A fact that all demonstrations of a query share with it, but not all queries, and its values. None if none.
 
     Args:

@@ -2,15 +2,12 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from decoding import Counters, LazyBranches
 from experiments.contexts.contexts import PromptItem
 from experiments.grid.grid import Cell
-from icl.models.base import Model, Request
-from icl.types import Generation, Prompt
-
-if TYPE_CHECKING:
-    from decoding.engine.requests import Counters, LazyBranches
+from icl import Generation, Model, Prompt, Request
 
 Answer = Generation | str
 """What a model generated, or why there is no answer."""
@@ -36,11 +33,11 @@ AnswerCallback = Callable[[SampleRequest, Answer], None]
 def answer(
     model: Model,
     requests: Sequence[SampleRequest],
-    counters: "Counters",
+    counters: Counters,
     on_answer: AnswerCallback,
     *,
     top_logprobs: int = 0,
-    lazy_branches: "LazyBranches" = "auto",
+    lazy_branches: LazyBranches = "auto",
 ) -> None:
     """Answers requests on one model.
 
@@ -63,7 +60,7 @@ def answer(
 def _through_engine(
     model: Any,
     requests: Sequence[SampleRequest],
-    counters: "Counters",
+    counters: Counters,
     on_answer: AnswerCallback,
     top_logprobs: int,
     **options: str,

@@ -8,8 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
+from icl import Image
 from icl.errors import ImageError
-from icl.images import Image
 
 T = TypeVar("T")
 

@@ -20,14 +20,12 @@ from typing import Any
 from experiments.grid.grid import Grid
 from experiments.running.generation import answer_prompts
 from experiments.running.recorder import as_stored
-from experiments.stats.formatting import join_words
+from experiments.stats import join_words
 from experiments.store.invocations import Invocation
 from experiments.store.store import Store, write_json
 from experiments.terminal.progress import Progress
-from icl.errors import ConfigError, ICLError
+from icl import ConfigError, Generation, ICLError, nested_choice
 from icl.metrics.machinery.judge import CONTROLS, Judge, JudgeRequest
-from icl.tasks.base import nested_choice
-from icl.types import Generation
 
 CONTROL_FILE = "judges.json"
 """In the run directory: the counts of the controls of each judge."""

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from experiments.contexts.contexts import Retrieval
 from experiments.grid.grid import Cell, Grid
@@ -25,10 +25,7 @@ from experiments.store.invocations import Invocation
 from experiments.store.run_state import RunState
 from experiments.store.store import Store
 from experiments.terminal.progress import SilentProgress, format_duration
-from icl.errors import PlanError
-
-if TYPE_CHECKING:
-    from icl.models.base import Model
+from icl import Model, PlanError
 
 PILOT_SECONDS = 120.0
 """The time of a pilot, without loading models. One block of queries is always finished."""
@@ -174,7 +171,7 @@ class PilotRunner(Runner):
         self.classes: list[ClassTime] = []
         self.num_classes = len({(id(cell.model), id(cell.task), cell.shots) for cell in self.grid.cells})
 
-    def _run_group(self, model: "Model", cells: Sequence[Cell], retrieval: Retrieval) -> None:
+    def _run_group(self, model: Model, cells: Sequence[Cell], retrieval: Retrieval) -> None:
         ids = {name for cell in cells for name in self._left(cell)}
         queries = [query.id for query in cells[0].task.queries if query.id in ids]
         everything, blocks, done = self.needed, list[tuple[int, float]](), 0

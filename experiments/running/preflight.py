@@ -12,7 +12,6 @@ task. Random demonstrations stand in for a retriever's. Nothing is stored.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from experiments.contexts.contexts import PromptItem, PromptSpec, Retrieval, build_contexts
 from experiments.contexts.request_sizes import (
@@ -23,14 +22,9 @@ from experiments.contexts.request_sizes import (
 )
 from experiments.grid.grid import Cell
 from experiments.running.generation import Answer, SampleRequest, answer
-from icl.errors import ICLError, ModelError
-from icl.types import Example, Prompt
-from icl.user_errors import convert_user_errors
+from icl import Example, ICLError, Model, ModelError, Prompt, convert_user_errors
+from icl.models.hf.memory import RequestSize
 from prompts.budget import ContextTooShortError, fit
-
-if TYPE_CHECKING:
-    from icl.models.base import Model
-    from icl.models.hf.memory import RequestSize
 
 MAX_QUERIES = 3
 """Queries of each task that are tried."""
@@ -77,7 +71,7 @@ class Preflight:
         for model in {id(cell.model): cell.model for cell in self.cells}.values():
             model.check_memory(self._requests(model))
 
-    def _requests(self, model: "Model") -> "Iterator[RequestSize]":
+    def _requests(self, model: Model) -> Iterator[RequestSize]:
         """The largest requests of a model's cells. Nothing is rendered before a model that checks its memory asks.
 
         Cells with as many demonstrations and as long an answer have one prompt. Branches count as equally long.
@@ -105,7 +99,7 @@ class Preflight:
         for _, sizes in requests.by_model():
             yield from sizes
 
-    def check_answer(self, model: "Model") -> None:
+    def check_answer(self, model: Model) -> None:
         """Answer the longest prompt of a loaded model with one token, once. Raises ModelError.
 
         The counters of the run's engine do not contain this work.
@@ -169,7 +163,7 @@ def _item(cell: Cell, number: int) -> PromptItem:
     return replace(item, prompt=prompt, context=context, num_dropped=len(dropped))
 
 
-def _answers(model: "Model", cell: Cell, item: PromptItem) -> list[Answer]:
+def _answers(model: Model, cell: Cell, item: PromptItem) -> list[Answer]:
     from decoding.engine.requests import Counters
 
     answers: list[Answer] = []

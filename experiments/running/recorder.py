@@ -7,7 +7,7 @@ lost.
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from experiments.contexts.contexts import PromptItem
 from experiments.grid.grid import Cell, Grid
@@ -15,18 +15,12 @@ from experiments.running.generation import Answer, SampleRequest
 from experiments.store.invocations import Invocation
 from experiments.store.run_state import describe_metrics, json_round_trip, read_cell_states
 from experiments.store.store import ROUNDING, Store
-from icl.errors import ComponentError, DataError
-from icl.metrics.base import Metric
+from icl import DataError, Demo, Example, Generation, Metric, Prompt, Sample, canonical_digest, convert_user_errors
+from icl.errors import ComponentError
 from icl.metrics.baselines import BASELINES
 from icl.metrics.machinery.judge import Judge
 from icl.option_listing import OPTION_TEXTS
-from icl.text.json_text import canonical_digest
-from icl.types import Demo, Example, Generation, Prompt, Sample
-from icl.user_errors import convert_user_errors
 from prompts.label_renaming import gold_before_after
-
-if TYPE_CHECKING:
-    from icl.metrics.base import Metric
 
 
 class Recorder:
@@ -172,7 +166,7 @@ def rescore(store: Store, grid: Grid, invocation: Invocation) -> int:
 
 
 def _rescored(
-    store: Store, cell: Cell, metrics: "Mapping[str, Metric]", judged: Sequence[str], invocation: Invocation
+    store: Store, cell: Cell, metrics: Mapping[str, Metric], judged: Sequence[str], invocation: Invocation
 ) -> Iterator[dict[str, Any]]:
     """The samples with new scores. judged: unchanged judges; another machine may have stored their verdicts."""
     examples: dict[str, Example] = {example.id: example for example in cell.task.queries}
@@ -190,7 +184,7 @@ def _rescored(
 
 
 def stored_answer_scores(
-    metrics: "Mapping[str, Metric]", sample: Mapping[str, Any], example: Example
+    metrics: Mapping[str, Metric], sample: Mapping[str, Any], example: Example
 ) -> dict[str, float]:
     """The scores of a stored answer by metrics that may have changed."""
     answer = Generation(

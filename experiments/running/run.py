@@ -23,7 +23,7 @@ from experiments.store.lock import write_lock
 from experiments.store.run_state import RunState, load_run_state, next_free_folder, write_cells
 from experiments.store.store import Store, describe_damaged_lines
 from experiments.terminal.progress import Progress, SilentProgress
-from icl.errors import ConfigError
+from icl import ConfigError
 
 logger = logging.getLogger(f"icl.{__name__}")
 

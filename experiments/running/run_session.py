@@ -10,17 +10,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from experiments.grid.grid import Grid
 from experiments.store.invocations import Invocation, now
 from experiments.store.run_state import describe_metrics, json_round_trip, write_cells
 from experiments.store.store import Store
+from icl import Model, StoreError
 from icl.component_json import config_nodes
-from icl.errors import StoreError
-
-if TYPE_CHECKING:
-    from icl.models.base import Model
 
 SAVE_EVERY = 10.0
 """Seconds between two updates of run.json while samples are computed."""
@@ -113,12 +110,12 @@ class CostLog:
             if kind is None:
                 raise
 
-    def count(self, model: "Model") -> None:
+    def count(self, model: Model) -> None:
         """Reads the model's counters."""
         if counters := model.counters():
             self.models[model.digest] = dict(counters)
 
-    def save(self, model: "Model") -> None:
+    def save(self, model: Model) -> None:
         """Writes the counters if the last write was more than `SAVE_EVERY` seconds ago."""
         if time.monotonic() - self.saved > SAVE_EVERY:
             self.count(model)

@@ -41,7 +41,7 @@ from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import copy_context
 from threading import Event
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from experiments.contexts.contexts import Retrieval
 from experiments.contexts.prompt_notes import ContextOverflow, RepeatedImages
@@ -58,13 +58,9 @@ from experiments.stopping.stopping import Stopping
 from experiments.store.run_state import RunState
 from experiments.store.store import SampleWriter, Store
 from experiments.terminal.progress import Progress
-from icl.errors import DataError, ModelError
-from icl.types import Sample
+from icl import DataError, Model, ModelError, Sample
 from icl.user_errors import TracebackLog, collect_tracebacks
 from retrievers.machinery.embedding_models import reserve_for_models
-
-if TYPE_CHECKING:
-    from icl.models.base import Model
 
 logger = logging.getLogger(f"icl.{__name__}")
 
@@ -187,7 +183,7 @@ class Runner:
         missing = self.state.missing[cell.digest]
         return missing & self.needed.get(cell.digest, missing)
 
-    def _run_model(self, model: "Model") -> None:
+    def _run_model(self, model: Model) -> None:
         """Computes the model's groups, if any needed sample of them is missing."""
         groups = [cells for cells in cell_groups(self.grid, model) if any(self._left(c) for c in cells)]
         if not groups:
@@ -202,7 +198,7 @@ class Runner:
             self._run_group(model, cells, self.retrievals[task])
         self.costs.count(model)
 
-    def _load(self, model: "Model") -> None:
+    def _load(self, model: Model) -> None:
         if self.loaded is model:
             return
         self._unload()
@@ -226,7 +222,7 @@ class Runner:
             self.loaded = None
             self.retrievals.clear()
 
-    def _run_group(self, model: "Model", cells: Sequence[Cell], retrieval: Retrieval) -> None:
+    def _run_group(self, model: Model, cells: Sequence[Cell], retrieval: Retrieval) -> None:
         """Computes the missing samples of cells of one model, task and number of shots, window by window."""
         task = cells[0].task
         # Task i of n (from 0) may fill the store up to (i+1)/n of the limit, so that early tasks cannot use all of it.
@@ -243,7 +239,7 @@ class Runner:
             for window in windows:
                 self._run_window(model, window)
 
-    def _run_window(self, model: "Model", window: Window, record: Callable[..., None] | None = None) -> None:
+    def _run_window(self, model: Model, window: Window, record: Callable[..., None] | None = None) -> None:
         """Answers the samples of a window and records them. record: makes a call in another thread."""
         window = [(cell, item) for cell, item in window if not self.failing.is_given_up(cell)]
         requests = [SampleRequest(cell, item, item.prompt) for cell, item in window if item.prompt is not None]
@@ -265,7 +261,7 @@ class Runner:
         self.progress.set_phase("retrieving demonstrations")
 
     def _answer(
-        self, model: "Model", requests: Sequence[SampleRequest], record: Callable[..., None] | None = None
+        self, model: Model, requests: Sequence[SampleRequest], record: Callable[..., None] | None = None
     ) -> None:
         def on_answer(request: SampleRequest, result: Answer) -> None:
             if record is None:

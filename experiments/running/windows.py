@@ -8,20 +8,15 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from threading import Event
-from typing import TYPE_CHECKING
 
 from experiments.contexts.contexts import PromptItem, Retrieval, build_contexts, prompt_specs, render
 from experiments.grid.grid import Cell, Grid
 from experiments.running.image_store import ImageStore, prefetch_images
-from experiments.stats.formatting import format_count
+from experiments.stats import format_count
 from experiments.store.run_state import FINISHED_FILE
 from experiments.store.store import Store
 from experiments.terminal.failure_kinds import failure_kind
-from icl.images import Image
-from icl.types import Example, Sample
-
-if TYPE_CHECKING:
-    from icl.models.base import Model
+from icl import Example, Image, Model, Sample
 
 RETRIEVAL_BATCH = 64
 """Queries whose demonstrations are retrieved together."""
@@ -120,7 +115,7 @@ def _prefill_tokens(cells: Sequence[Cell], item: PromptItem, num_branches: Mappi
     return model.count_tokens(item.prompt) * (1 + sum(num_branches[cell.digest] - 1 for cell in cells))
 
 
-def cell_groups(grid: Grid, model: "Model") -> list[list[Cell]]:
+def cell_groups(grid: Grid, model: Model) -> list[list[Cell]]:
     """The model's cells by task and number of shots, in the order of the tasks, few shots first."""
     groups: dict[tuple[int, int], list[Cell]] = {}
     order = {id(task): i for i, task in enumerate(grid.tasks)}

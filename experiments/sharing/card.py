@@ -9,7 +9,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
@@ -17,18 +17,14 @@ from experiments.report.sections.controls import controls_frame
 from experiments.results.loaded_run import Run
 from experiments.results.run_view import RunView
 from experiments.results.view_run import view_run
-from experiments.stats.summary import summarize_arms
+from experiments.stats import summarize_arms
 from experiments.store.imported import IMPORTED, MERGED
 from experiments.store.invocations import read_invocations
 from experiments.store.json_shapes import check_shape, excerpt
 from experiments.store.run_state import json_round_trip
 from experiments.store.store import Store, read_mapping
-from icl import __version__
-from icl.errors import StoreError
-from icl.text.json_text import canonical_bytes, canonical_digest
-
-if TYPE_CHECKING:
-    from pandas import DataFrame
+from icl import DataFrame, StoreError, __version__, canonical_digest
+from icl.text.json_text import canonical_bytes
 
 CARD_FORMAT = 1
 DIGEST = "digest"
@@ -160,7 +156,7 @@ def cell_digest(digests: Mapping[str, str]) -> str:
     return hashlib.sha256("".join(f"{query}\0{digest}\n" for query, digest in digests.items()).encode()).hexdigest()
 
 
-def environments(run: Run, frame: "DataFrame") -> list[dict[str, Any]]:
+def environments(run: Run, frame: DataFrame) -> list[dict[str, Any]]:
     """What computed the samples: versions, devices and commit, each with its number of samples."""
     counts = Counter[int](frame["invocation"].dropna().astype(int).tolist() if "invocation" in frame else ())
     records = read_invocations(Store(run.path))
@@ -225,7 +221,7 @@ def _scores(view: RunView) -> list[dict[str, Any]]:
     ]
 
 
-def _records(frame: "DataFrame", columns: Sequence[str]) -> list[dict[str, Any]]:
+def _records(frame: DataFrame, columns: Sequence[str]) -> list[dict[str, Any]]:
     """The rows as plain values; None for what is missing."""
     part = frame[[column for column in columns if column in frame]]
     return [

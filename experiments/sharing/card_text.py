@@ -6,7 +6,7 @@ from typing import Any
 
 from experiments.config.yaml_document import to_flow_yaml
 from experiments.sharing.card import CONTROL_COLUMNS
-from experiments.stats.formatting import format_count, format_estimate, markdown_table, markdown_text
+from experiments.stats import format_count, format_estimate, markdown_table, markdown_text
 
 SCORE_COLUMNS = ("metric", "mean", "low", "high", "samples", "clusters", "seeds", "missing")
 TAGS = ("mm-icl", "in-context-learning", "multimodal", "evaluation")

@@ -28,7 +28,7 @@ from experiments.stopping.looks import family_folders
 from experiments.store.imported import IMPORTED, MERGED
 from experiments.store.invocations import invocations_file, read_invocations
 from experiments.store.store import Store, image_files, read_mapping, write_json, write_text
-from icl.errors import ConfigError, ICLError, StoreError
+from icl import ConfigError, ICLError, StoreError
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi

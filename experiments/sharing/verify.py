@@ -23,7 +23,7 @@ from experiments.sharing.card import (
     make_card,
     sample_digests,
 )
-from experiments.stats.formatting import format_count
+from experiments.stats import format_count
 from experiments.stopping.stopping import open_stopping
 from experiments.store.invocations import Invocation, collect_environment
 from experiments.store.run_state import (
@@ -36,8 +36,7 @@ from experiments.store.run_state import (
 )
 from experiments.store.store import Store, describe_damaged_lines
 from experiments.terminal.progress import Progress
-from icl.errors import StoreError
-from icl.types import Example
+from icl import Example, StoreError
 
 TOLERANCE = 1e-6
 """The largest difference of a score or an end of an interval between two versions of numpy."""

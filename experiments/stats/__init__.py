@@ -7,3 +7,7 @@ run level    `run_statistics` (F1, AUC, CIDEr: intervals, pairs and tests)
 many arms    `compare` (a table), `arm_comparisons`, `strategy_verdicts`, `decoding_effects`
 text         `findings` (sentences), `answer_forms`, `formatting` (numbers)
 """
+
+from icl.lazy_exports import lazy_exports
+
+__getattr__, __dir__, __all__ = lazy_exports(__name__)

@@ -17,14 +17,12 @@ from typing import TYPE_CHECKING, Any, get_args
 from experiments.stats.arms import axis_values, iter_arms
 from experiments.stats.formatting import format_share
 from experiments.stats.sample_rows import as_sequence, read_answer, text_items, to_records
+from icl import DataFrame, Series, normalize_text
 from icl.metrics.machinery.answer_extraction import AnswerForm, extract_answer
 from icl.metrics.machinery.yes_no import read_yes_no
-from icl.metrics.normalize import normalize_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    from pandas import DataFrame, Series
 
 
 FORM = "answer_form"
@@ -40,7 +38,7 @@ MIN_SHARE = 0.02
 """A form of fewer outputs is not named in a sentence."""
 
 
-def answer_forms(frame: "DataFrame") -> "dict[str, Series[Any]]":
+def answer_forms(frame: DataFrame) -> "dict[str, Series[Any]]":
     """The columns FORM and REASONED of samples with `output` and `failed`."""
     outputs = frame["output"].astype(object).where(frame["output"].notna(), "")
     answers = {text: extract_answer(str(text)) for text in outputs.unique()}
@@ -50,7 +48,7 @@ def answer_forms(frame: "DataFrame") -> "dict[str, Series[Any]]":
     return {FORM: forms.where(answered, None), REASONED: reasoned & answered}
 
 
-def unparsed_outputs(frame: "DataFrame", forms: "Series[Any]", named: "Series[bool] | None") -> "Series[bool]":
+def unparsed_outputs(frame: DataFrame, forms: "Series[Any]", named: "Series[bool] | None") -> "Series[bool]":
     """Whether each output gives no answer that a metric could read.
 
     Either the output has no answer, or the question asks for yes or no or for an option and the output names none.
@@ -105,7 +103,7 @@ def forms_differ(first: Mapping[AnswerForm, float], second: Mapping[AnswerForm, 
     return distance >= MIN_DIFFERENCE
 
 
-def wrapping_note(reference: "DataFrame", samples: "DataFrame", names: tuple[str, str]) -> str:
+def wrapping_note(reference: DataFrame, samples: DataFrame, names: tuple[str, str]) -> str:
     """A sentence if the outputs of two arms write their answers differently, else ''. names: of the two arms."""
     if FORM not in samples or FORM not in reference:
         return ""
@@ -141,7 +139,7 @@ CEILING = 0.97
 """An arm with a higher mean is at the ceiling: the rest is smaller than the interval of a few hundred queries."""
 
 
-def ceiling_effects(scores: "DataFrame", metric: str, axes: "Sequence[str]") -> dict[str, str]:
+def ceiling_effects(scores: DataFrame, metric: str, axes: "Sequence[str]") -> dict[str, str]:
     """A sentence for each task with all arms at the ceiling.
 
     Args:
@@ -154,7 +152,7 @@ def ceiling_effects(scores: "DataFrame", metric: str, axes: "Sequence[str]") -> 
     return {task: sentence for task, sentence in sentences.items() if sentence}
 
 
-def _at_ceiling(rows: "DataFrame", metric: str, axes: "Sequence[str]") -> str:
+def _at_ceiling(rows: DataFrame, metric: str, axes: "Sequence[str]") -> str:
     means = [float(own[metric].mean()) for _, own in iter_arms(rows[rows[metric].notna()], axes)]
     if len(means) < 2 or not CEILING <= min(means) <= max(means) <= 1:
         return ""
@@ -165,7 +163,7 @@ def _at_ceiling(rows: "DataFrame", metric: str, axes: "Sequence[str]") -> str:
     return f"ceiling effect: no arm is below {format_share(min(means))}{without}, so no gain can be measured."
 
 
-def names_option(frame: "DataFrame") -> "Series[bool] | None":
+def names_option(frame: DataFrame) -> "Series[bool] | None":
     """Whether each output names an option of its question; true if the question has no options. Failed samples are left
     out.
 
@@ -195,7 +193,7 @@ def names_option(frame: "DataFrame") -> "Series[bool] | None":
     return pd.Series(named, index=answered.index, dtype=bool)
 
 
-def floor_effects(frame: "DataFrame", axes: "Sequence[str]", named: "Series[bool]") -> dict[str, str]:
+def floor_effects(frame: DataFrame, axes: "Sequence[str]", named: "Series[bool]") -> dict[str, str]:
     """A sentence for each task at the floor, or with the same answers in all arms.
 
     Args:
@@ -215,7 +213,7 @@ def floor_effects(frame: "DataFrame", axes: "Sequence[str]", named: "Series[bool
     return sentences
 
 
-def rarely_an_option(frame: "DataFrame", axes: "Sequence[str]", named: "Series[bool]") -> dict[str, str]:
+def rarely_an_option(frame: DataFrame, axes: "Sequence[str]", named: "Series[bool]") -> dict[str, str]:
     """A sentence for each task with answers that are rarely options. Takes the same arguments as `floor_effects`."""
     answered = frame.loc[named.index, list(dict.fromkeys(["task", *axes]))]
     sentences = {}

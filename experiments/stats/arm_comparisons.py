@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -22,10 +22,7 @@ from experiments.stats.pairs import (
     paired_test,
 )
 from experiments.stats.significance import SIGNIFICANCE_LEVEL, holm
-from icl.metrics.base import Better
-
-if TYPE_CHECKING:
-    from pandas import DataFrame
+from icl import Better, DataFrame
 
 Verdict = Literal["better", "worse", "differs", "equal", "open", "unpaired"]
 """'differs' is for metrics without a good direction, 'open' for a difference that is not significant.
@@ -147,7 +144,7 @@ def compare_arms(
     subject: str,
     arm: str,
     against: str,
-    frames: "tuple[DataFrame, DataFrame]",
+    frames: tuple[DataFrame, DataFrame],
     metric: str,
     *,
     on: Sequence[str] = (),
@@ -215,7 +212,7 @@ def _corrected(t: ArmComparison, p: float, family: int, topics: int) -> ArmCompa
     return replace(t, result=result, p=p, family=family, topics=topics)
 
 
-def _second_difference(reference: "DataFrame", samples: "DataFrame", pairs: Pairs, metric: str) -> float | None:
+def _second_difference(reference: DataFrame, samples: DataFrame, pairs: Pairs, metric: str) -> float | None:
     """The mean difference under another metric on the same pairs; None if no pair has both scores."""
     if metric not in samples:
         return None
@@ -226,7 +223,7 @@ def _second_difference(reference: "DataFrame", samples: "DataFrame", pairs: Pair
     return float(both.mean()) if len(both) else None
 
 
-def _units(samples: "DataFrame", pairs: Pairs, result: PairedTestResult) -> str:
+def _units(samples: DataFrame, pairs: Pairs, result: PairedTestResult) -> str:
     """The numbers of queries, groups and seeds of the pairs, such as 'n = 200 in 57 groups x 3 seeds'."""
     assert pairs.rows is not None
     paired = samples.iloc[pairs.rows[1]]

@@ -8,7 +8,7 @@ A subject of findings is the samples of one task and setting; two arms are compa
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -16,12 +16,7 @@ from experiments.config.keys import AXES, DEMONSTRATION_AXES
 from experiments.grid.matching import match_label
 from experiments.stats.formatting import format_count, join_words
 from experiments.stats.run_statistics import RUN_LEVEL, is_run_level
-from icl.errors import ConfigError, did_you_mean
-from icl.metrics.base import Better
-from icl.registry import entries, resolve
-
-if TYPE_CHECKING:
-    from pandas import DataFrame
+from icl import Better, ConfigError, DataFrame, did_you_mean, entries, resolve
 
 NO_VALUE = "none"
 MISSING_VALUE = "(no value)"
@@ -29,23 +24,23 @@ MISSING_VALUE = "(no value)"
 MAIN_AXES = ("task", "shots", "retriever", "decoding")
 UNIT = "unit"
 EQUIVALENCE = "decided_by"
-"""An optional column: a digest of what determines a sample's answer (`experiments.store.equivalent_cells`)."""
+"""An optional column: a digest of what determines a sample's answer (`experiments.store.run_state`)."""
 Arm = dict[str, Any]
 
 
-def deciding_digests(rows: "DataFrame") -> frozenset[Any] | None:
+def deciding_digests(rows: DataFrame) -> frozenset[Any] | None:
     """The digests of what determines an arm's answers, with their seeds; None if the frame lacks them."""
     if EQUIVALENCE not in rows or not rows[EQUIVALENCE].astype(bool).all():
         return None
     return frozenset(rows[["seed", EQUIVALENCE]].drop_duplicates().itertuples(index=False, name=None))
 
 
-def axes_of(frame: "DataFrame") -> tuple[str, ...]:
+def axes_of(frame: DataFrame) -> tuple[str, ...]:
     """The axes in `attrs['axes']`, or else the columns that are axes."""
     return tuple(frame.attrs.get("axes") or (axis for axis in AXES if axis in frame))
 
 
-def better_of(frame: "DataFrame", metric: str) -> Better:
+def better_of(frame: DataFrame, metric: str) -> Better:
     """The good direction of a metric: the entry in `attrs['better']`, else 'higher'."""
     better: Better = frame.attrs.get("better", {}).get(metric, "higher")
     return better
@@ -61,7 +56,7 @@ def baseline_column(baseline: str, metric: str) -> str:
     return f"{baseline}:{metric}"
 
 
-def find_baseline_column(frame: "DataFrame", baseline: str, metric: str) -> str | None:
+def find_baseline_column(frame: DataFrame, baseline: str, metric: str) -> str | None:
     """The column of a baseline under a metric, or None if the frame lacks it.
 
     A frame of an older run, or one made by hand, has a single column such as `vote`. It is used for every sample-level
@@ -74,7 +69,7 @@ def find_baseline_column(frame: "DataFrame", baseline: str, metric: str) -> str 
     return baseline if baseline in frame and not has_judged and fits else None
 
 
-def tidy_frame(frame: "DataFrame", axes: Sequence[str]) -> "DataFrame":
+def tidy_frame(frame: DataFrame, axes: Sequence[str]) -> DataFrame:
     """A copy with plain axis labels, 'none' for missing ones, and the column UNIT. A tidy frame is returned as it is.
 
     UNIT numbers the independent units of a task: the sample's group, or its query if it has no group.
@@ -98,23 +93,23 @@ def tidy_frame(frame: "DataFrame", axes: Sequence[str]) -> "DataFrame":
     return tidy
 
 
-def varying_axes(frame: "DataFrame", axes: Sequence[str]) -> tuple[str, ...]:
+def varying_axes(frame: DataFrame, axes: Sequence[str]) -> tuple[str, ...]:
     """The axes with more than one value."""
     return tuple(axis for axis in axes if frame[axis].nunique(dropna=False) > 1)
 
 
-def drop_constant_axes(frame: "DataFrame", axes: Sequence[str]) -> "DataFrame":
+def drop_constant_axes(frame: DataFrame, axes: Sequence[str]) -> DataFrame:
     """The frame without axes that have a single value, except MAIN_AXES."""
     return frame.drop(columns=[axis for axis in axes if axis not in MAIN_AXES and frame[axis].nunique() < 2])
 
 
-def label_axes(frame: "DataFrame", axes: Sequence[str]) -> list[str]:
+def label_axes(frame: DataFrame, axes: Sequence[str]) -> list[str]:
     """The axes that name an arm in a table: task, shots, and those with more than one value."""
     varying = varying_axes(frame, axes)
     return [axis for axis in axes if axis in ("task", "shots") or axis in varying]
 
 
-def iter_arms(frame: "DataFrame", axes: Sequence[str]) -> Iterator[tuple[Arm, "DataFrame"]]:
+def iter_arms(frame: DataFrame, axes: Sequence[str]) -> Iterator[tuple[Arm, DataFrame]]:
     """Each arm of a tidy frame with its samples, in order of first appearance."""
     if not axes:
         yield {}, frame
@@ -123,7 +118,7 @@ def iter_arms(frame: "DataFrame", axes: Sequence[str]) -> Iterator[tuple[Arm, "D
         yield dict(zip(axes, values if isinstance(values, tuple) else (values,), strict=True)), rows
 
 
-def axis_values(frame: "DataFrame", axis: str) -> list[Any]:
+def axis_values(frame: DataFrame, axis: str) -> list[Any]:
     """The values of an axis: numbers in ascending order, labels in order of first appearance.
 
     'none' comes first, and MISSING_VALUE last.
@@ -135,7 +130,7 @@ def axis_values(frame: "DataFrame", axis: str) -> list[Any]:
     return [*ordered, *([MISSING_VALUE] if MISSING_VALUE in every else [])]
 
 
-def resolve_setting(frame: "DataFrame", setting: Mapping[str, Any], axes: Sequence[str], what: str) -> Arm:
+def resolve_setting(frame: DataFrame, setting: Mapping[str, Any], axes: Sequence[str], what: str) -> Arm:
     """`setting` in the frame's own values: '0' finds 0. Raises ConfigError for an unknown axis or value."""
     arm: Arm = {}
     for axis, label in setting.items():
@@ -198,7 +193,7 @@ def _plain(value: Any) -> Any:
     return value if isinstance(value, int | float | str) else str(value)
 
 
-def drop_unscored_tasks(samples: "DataFrame", metric: str) -> "DataFrame":
+def drop_unscored_tasks(samples: DataFrame, metric: str) -> DataFrame:
     """The samples without the tasks that have no score of this metric (captions have no yes-ratio)."""
     attrs = samples.attrs
     scored = samples[samples.groupby("task")[metric].transform("count") > 0]
@@ -206,7 +201,7 @@ def drop_unscored_tasks(samples: "DataFrame", metric: str) -> "DataFrame":
     return scored
 
 
-def shared_settings(a: "DataFrame", b: "DataFrame", over: Sequence[str]) -> "tuple[tuple[DataFrame, DataFrame], str]":
+def shared_settings(a: DataFrame, b: DataFrame, over: Sequence[str]) -> tuple[tuple[DataFrame, DataFrame], str]:
     """Both frames restricted to the settings of the axes `over` that both have, and those settings in words."""
     over = [axis for axis in over if axis in a]
     if not over or not len(a) or not len(b):
@@ -220,7 +215,7 @@ def shared_settings(a: "DataFrame", b: "DataFrame", over: Sequence[str]) -> "tup
     return (a, b), f" over {' and '.join(pooled)}" if several and pooled else ""
 
 
-def split_by_subject(frame: "DataFrame", settings: Sequence[str]) -> "Iterator[tuple[str, DataFrame]]":
+def split_by_subject(frame: DataFrame, settings: Sequence[str]) -> Iterator[tuple[str, DataFrame]]:
     """(subject in words, samples) of each task and setting of the other axes, with the 0-shot arms that it shares."""
     keys = list(settings) or ["task"]
     arms = list(iter_arms(frame, [*keys, "shots"] if "shots" in frame else keys))

@@ -5,13 +5,13 @@ seeds, otherwise the comparison is refused. Right/wrong metrics use the exact Mc
 sign flips of clusters (`sign_flips`), run-level metrics a randomization test (`run_statistics`). Holm corrects
 p and intervals over all rows, or within each value of the axes `by`.
 
-Two arms are not tested if their answers cannot differ (`experiments.store.equivalent_cells`). Comparisons of equivalent
+Two arms are not tested if their answers cannot differ (`experiments.store.run_state`). Comparisons of equivalent
 pairs of arms count once. Both cost the other comparisons no power, and both are known before there are answers.
 """
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -31,12 +31,8 @@ from experiments.stats.arms import (
 )
 from experiments.stats.pairs import KEYS, PairedTestResult, Pairs, align_pairs, corrected_interval, paired_test
 from experiments.stats.significance import holm
-from icl.errors import ConfigError, did_you_mean
-from icl.metrics.base import Better
+from icl import Better, ConfigError, DataFrame, did_you_mean
 from icl.metrics.baselines import BASELINES
-
-if TYPE_CHECKING:
-    from pandas import DataFrame
 
 BASELINE = "baseline"
 """`to={"baseline": "vote"}` compares every arm with the majority vote of its demonstrations."""
@@ -46,14 +42,14 @@ RESULT_COLUMNS = ["reference", "reference_mean", "mean", *TEST_COLUMNS, "p_corre
 
 
 def compare(
-    frame: "DataFrame",
+    frame: DataFrame,
     to: Mapping[str, Any],
     metric: str = DEFAULT_METRIC,
     *,
     correct: str = DEFAULT_CORRECTION,
     by: Sequence[str] = (),
     axes: Sequence[str] | None = None,
-) -> "DataFrame":
+) -> DataFrame:
     """Compares every arm of a frame with its reference.
 
     Args:
@@ -117,15 +113,13 @@ def compare(
     return table
 
 
-def verdicts(table: "DataFrame") -> list[Verdict]:
+def verdicts(table: DataFrame) -> list[Verdict]:
     """The verdict of each row of a comparison: 'open' if the corrected p is above .05."""
     better: Better = table.attrs.get("better", "higher")
     return [verdict_of(p, d, better) for p, d in zip(table["p_corrected"], table["difference"], strict=True)]
 
 
-def _against_arms(
-    samples: "DataFrame", to: Mapping[str, Any], metric: str, axes: Sequence[str]
-) -> list[dict[str, Any]]:
+def _against_arms(samples: DataFrame, to: Mapping[str, Any], metric: str, axes: Sequence[str]) -> list[dict[str, Any]]:
     to = resolve_setting(samples, to, axes, "--to")
     arms = list(iter_arms(samples, axes))
     label_axes = varying_axes(samples, axes)
@@ -149,7 +143,7 @@ def _against_arms(
 
 
 def _against_baseline(
-    samples: "DataFrame", to: Mapping[str, Any], metric: str, axes: Sequence[str], *, column: str
+    samples: DataFrame, to: Mapping[str, Any], metric: str, axes: Sequence[str], *, column: str
 ) -> list[dict[str, Any]]:
     name = str(to[BASELINE])
     rows = []
@@ -162,7 +156,7 @@ def _against_baseline(
     return rows
 
 
-def _column(frame: "DataFrame", to: Mapping[str, Any], metric: str) -> str:
+def _column(frame: DataFrame, to: Mapping[str, Any], metric: str) -> str:
     """The column of the baseline under the metric. Raises ConfigError with the baselines that exist."""
     name = str(to[BASELINE])
     if len(to) > 1:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, groupby, repeat
 from math import nan
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -32,11 +32,8 @@ from experiments.stats.intervals import Estimate, is_binary
 from experiments.stats.pairs import KEYS, UnpairedError, align_pairs
 from experiments.stats.strategy_verdicts import StrategyVerdict, compare_controls, judge_strategy
 from experiments.stats.summary import estimate_arm
+from icl import DataFrame, normalize_text
 from icl.metrics.machinery.yes_no import read_yes_no
-from icl.metrics.normalize import normalize_text
-
-if TYPE_CHECKING:
-    from pandas import DataFrame
 
 Role = Literal["reference", "strategy", "control"]
 MAX_ANSWERS = 6
@@ -109,8 +106,8 @@ class DecodingEffect:
 
 
 def decoding_effects(
-    frame: "DataFrame",
-    scores: "DataFrame",
+    frame: DataFrame,
+    scores: DataFrame,
     axes: Sequence[str],
     metric: str,
     *,
@@ -174,9 +171,7 @@ def decoding_effects(
     return effects
 
 
-def count_transitions(
-    reference: "DataFrame", arm: "DataFrame", metric: str, better: str = "higher"
-) -> Transitions | None:
+def count_transitions(reference: DataFrame, arm: DataFrame, metric: str, better: str = "higher") -> Transitions | None:
     """How the scores of pairs changed; None if the arms are not paired or the metric is run-level."""
     on = [*KEYS, *(axis for axis in ("shots", "retriever") if axis in arm)]
     try:
@@ -207,7 +202,7 @@ class AnswerReader:
     by_option: bool = False
 
 
-def answer_reader(rows: "DataFrame") -> AnswerReader | None:
+def answer_reader(rows: DataFrame) -> AnswerReader | None:
     """How an answer is counted: as yes or no, one of few options, or the place of an option.
 
     Args:
@@ -231,7 +226,7 @@ def answer_reader(rows: "DataFrame") -> AnswerReader | None:
     return None
 
 
-def answer_shares(rows: "DataFrame", reader: AnswerReader | None) -> dict[str, float]:
+def answer_shares(rows: DataFrame, reader: AnswerReader | None) -> dict[str, float]:
     """The share of each answer, in alphabetical order with OTHER_ANSWER last."""
     if reader is None:
         return {}
@@ -244,7 +239,7 @@ def answer_shares(rows: "DataFrame", reader: AnswerReader | None) -> dict[str, f
     return {name: counts[name] / total for name in sorted(counts, key=lambda name: (name == OTHER_ANSWER, name))}
 
 
-def trace_means(rows: "DataFrame") -> dict[str, float]:
+def trace_means(rows: DataFrame) -> dict[str, float]:
     """Means over all steps of all answers, from traces and usage."""
     both = zip(_column(rows, "trace"), _column(rows, "usage"), strict=True)
     traced = [(t, u) for t, u in both if isinstance(t, dict) and t.get("plausible_tokens")]
@@ -282,7 +277,7 @@ def _rows(have: Sequence[Any], base: str, controls: Mapping[str, Sequence[str]])
         yield from ((c, "control", str(name)) for c in own)
 
 
-def _settings(part: "DataFrame", whole: "DataFrame") -> str:
+def _settings(part: DataFrame, whole: DataFrame) -> str:
     """The values of the axes in which a part has fewer than the whole, such as '8 shots' or 'retriever knn'."""
     fewer = {
         axis: values
@@ -295,7 +290,7 @@ def _settings(part: "DataFrame", whole: "DataFrame") -> str:
     return text or "a part of the settings"
 
 
-def _changed_share(frame: "DataFrame", reference: "DataFrame", arm: "DataFrame") -> float:
+def _changed_share(frame: DataFrame, reference: DataFrame, arm: DataFrame) -> float:
     """The share of pairs with different answers."""
     keys = [key for key in (*KEYS, "shots", "retriever") if key in reference]
     outputs = [
@@ -310,12 +305,12 @@ def _changed_share(frame: "DataFrame", reference: "DataFrame", arm: "DataFrame")
     return float(np.mean([normalize_text(str(a)) != normalize_text(str(b)) for a, b in pairs]))
 
 
-def _distinct(rows: "DataFrame", name: str) -> set[tuple[str, ...]]:
+def _distinct(rows: DataFrame, name: str) -> set[tuple[str, ...]]:
     """The different lists of texts in a column; () stands for a missing one."""
     return {tuple(map(str, value)) if isinstance(value, list | tuple) else () for value in _column(rows, name)}
 
 
-def _column(rows: "DataFrame", name: str) -> list[Any]:
+def _column(rows: DataFrame, name: str) -> list[Any]:
     return list(rows[name]) if name in rows else [None] * len(rows)
 
 

@@ -33,7 +33,6 @@ import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
-from typing import TYPE_CHECKING
 
 from experiments.config.keys import DEFAULT_METRIC, DEFAULT_REFERENCES, NO_INTERVENTION
 from experiments.grid.matching import name_of
@@ -54,10 +53,7 @@ from experiments.stats.arms import (
 )
 from experiments.stats.formatting import format_signed, join_words
 from experiments.stats.strategy_verdicts import compare_strategies
-from icl.metrics.base import Better
-
-if TYPE_CHECKING:
-    from pandas import DataFrame, Series
+from icl import Better, DataFrame, Series
 
 VERDICT_PHRASES = {
     "better": "beats",
@@ -120,7 +116,7 @@ class Finding:
 
 
 def findings(
-    frame: "DataFrame",
+    frame: DataFrame,
     metric: str = DEFAULT_METRIC,
     *,
     axes: Sequence[str] | None = None,
@@ -138,7 +134,7 @@ def findings(
 
 
 def page_comparisons(
-    frame: "DataFrame",
+    frame: DataFrame,
     metric: str = DEFAULT_METRIC,
     *,
     axes: Sequence[str] | None = None,
@@ -148,7 +144,7 @@ def page_comparisons(
     also: str | None = "strict",
     excluded: "Series[bool] | None" = None,
     interventions: InterventionControls | None = None,
-    by_names_used: "DataFrame | None" = None,
+    by_names_used: DataFrame | None = None,
     by_column: Sequence[ArmComparison] = (),
     claims: Sequence[ArmComparison] = (),
 ) -> dict[Topic, list[ArmComparison]]:
@@ -228,7 +224,7 @@ def describe_comparisons(comparisons: Mapping[Topic, Sequence[ArmComparison]], a
     ]
 
 
-def reference_decoding(samples: "DataFrame", preferred: str | None = None) -> str:
+def reference_decoding(samples: DataFrame, preferred: str | None = None) -> str:
     """The decoding that the others are compared with: the preferred one, else the default, else the first."""
     have = [str(value) for value in axis_values(samples, "decoding")]
     return next(
@@ -237,7 +233,7 @@ def reference_decoding(samples: "DataFrame", preferred: str | None = None) -> st
 
 
 def _gain_comparisons(
-    plain: "DataFrame", settings: Sequence[str], metric: str, better: Better, also: str | None
+    plain: DataFrame, settings: Sequence[str], metric: str, better: Better, also: str | None
 ) -> list[ArmComparison]:
     trials = []
     for subject, part in split_by_subject(plain, settings):
@@ -250,7 +246,7 @@ def _gain_comparisons(
 
 
 def _retrieval_comparisons(
-    plain: "DataFrame", settings: Sequence[str], metric: str, better: Better
+    plain: DataFrame, settings: Sequence[str], metric: str, better: Better
 ) -> list[ArmComparison]:
     trials = []
     for subject, part in split_by_subject(plain, settings):
@@ -269,7 +265,7 @@ def _retrieval_comparisons(
 
 
 def _vote_comparisons(
-    plain: "DataFrame", settings: Sequence[str], metric: str, better: Better, vote: str
+    plain: DataFrame, settings: Sequence[str], metric: str, better: Better, vote: str
 ) -> list[ArmComparison]:
     trials = []
     for subject, part in split_by_subject(plain, settings):
@@ -288,7 +284,7 @@ def _vote_comparisons(
 
 
 def _intervention_comparisons(
-    samples: "DataFrame", settings: Sequence[str], metric: str, better: Better, interventions: InterventionControls
+    samples: DataFrame, settings: Sequence[str], metric: str, better: Better, interventions: InterventionControls
 ) -> list[ArmComparison]:
     """Each intervention of each subject with none, with its controls, and with its items as demonstrations."""
     trials = []

@@ -7,7 +7,7 @@ pairs are formed first, and the statistic of either arm is computed on the remai
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,10 +25,7 @@ from experiments.stats.run_statistics import (
 )
 from experiments.stats.sign_flips import paired_proportions_test, sign_flip_test
 from experiments.stats.significance import holm, level_of_test
-from icl.errors import ConfigError, ICLError
-
-if TYPE_CHECKING:
-    from pandas import DataFrame
+from icl import ConfigError, DataFrame, ICLError
 
 KEYS = ("query", "seed")
 ROUNDING = 1e-12
@@ -103,8 +100,8 @@ class PairedTestResult:
 
 
 def align_pairs(
-    reference: "DataFrame",
-    arm: "DataFrame",
+    reference: DataFrame,
+    arm: DataFrame,
     metric: str,
     on: Sequence[str] = KEYS,
     *,
@@ -221,9 +218,7 @@ def corrected_tests(every: Sequence[Pairs], names: tuple[str, str] = ("reference
     ]
 
 
-def _key_codes(
-    frames: "tuple[DataFrame, DataFrame]", keys: Sequence[str]
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _key_codes(frames: tuple[DataFrame, DataFrame], keys: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """The keys of both frames as numbers: equal numbers are equal keys."""
     import pandas as pd
 
@@ -247,7 +242,7 @@ def _matching_rows(left: NDArray[np.int64], right: NDArray[np.int64]) -> NDArray
     return order[np.minimum(np.searchsorted(right, left, sorter=order), len(right) - 1)]
 
 
-def _refuse_duplicates(frame: "DataFrame", codes: NDArray[np.int64], keys: Sequence[str], name: str) -> None:
+def _refuse_duplicates(frame: DataFrame, codes: NDArray[np.int64], keys: Sequence[str], name: str) -> None:
     unique, first = np.unique(codes, return_index=True)
     if len(unique) < len(codes):
         duplicate = frame[list(keys)].iloc[int(np.setdiff1d(np.arange(len(codes)), first)[0])]
@@ -258,7 +253,7 @@ def _refuse_duplicates(frame: "DataFrame", codes: NDArray[np.int64], keys: Seque
 
 
 def _refuse_missing(
-    frame: "DataFrame",
+    frame: DataFrame,
     codes: NDArray[np.int64],
     other_codes: NDArray[np.int64],
     keys: Sequence[str],

@@ -29,7 +29,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import ceil
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -54,13 +54,8 @@ from experiments.stats.sign_flips import (
     invert_flips,
     subsets,
 )
-from icl.errors import ConfigError
-from icl.metrics.base import ScoredSample
-from icl.metrics.run_level import RunLevelMetric, RunStatistic, run_statistic, sum_rows
-from icl.streams import StreamKey
-
-if TYPE_CHECKING:
-    from pandas import DataFrame
+from icl import ConfigError, DataFrame, RunStatistic, ScoredSample, StreamKey
+from icl.metrics.run_level import RunLevelMetric, run_statistic, sum_rows
 
 Indices = NDArray[np.intp]
 
@@ -189,7 +184,7 @@ PairedCells = Sequence[tuple[Indices, RunStatistic, RunStatistic]]
 # frames
 
 
-def add_run_level(frame: "DataFrame", columns: Mapping[str, RunLevelScores]) -> "DataFrame":
+def add_run_level(frame: DataFrame, columns: Mapping[str, RunLevelScores]) -> DataFrame:
     """The frame, which has SAMPLE, with these run-level columns."""
     changed = frame.assign(**{name: scores.numbers()[frame[SAMPLE]] for name, scores in columns.items()})
     if columns:
@@ -199,7 +194,7 @@ def add_run_level(frame: "DataFrame", columns: Mapping[str, RunLevelScores]) -> 
     return changed
 
 
-def copy_scores(frame: "DataFrame", names: Mapping[str, str]) -> "DataFrame":
+def copy_scores(frame: DataFrame, names: Mapping[str, str]) -> DataFrame:
     """The frame with columns of scores under further names: new name -> column."""
     run_level = run_level_columns(frame)
     copied = frame.assign(**{new: frame[old] for new, old in names.items()})
@@ -209,7 +204,7 @@ def copy_scores(frame: "DataFrame", names: Mapping[str, str]) -> "DataFrame":
     return copied
 
 
-def run_level_columns(frame: "DataFrame") -> Mapping[str, RunLevelScores]:
+def run_level_columns(frame: DataFrame) -> Mapping[str, RunLevelScores]:
     """The run-level columns of a frame."""
     columns = frame.attrs.get(RUN_LEVEL)
     if not isinstance(columns, RunLevelColumns):
@@ -219,12 +214,12 @@ def run_level_columns(frame: "DataFrame") -> Mapping[str, RunLevelScores]:
     return {name: scores for name, scores in columns.scores.items() if name in frame}
 
 
-def is_run_level(frame: "DataFrame", column: str) -> bool:
+def is_run_level(frame: DataFrame, column: str) -> bool:
     """Whether a column has a run-level metric; its numbers are not scores of samples."""
     return column in run_level_columns(frame)
 
 
-def drop_scores(frame: "DataFrame", lost: NDArray[np.bool_], columns: Sequence[str]) -> "DataFrame":
+def drop_scores(frame: DataFrame, lost: NDArray[np.bool_], columns: Sequence[str]) -> DataFrame:
     """The frame as if some of its samples had failed: they have no score, and run-level metrics leave them out.
 
     Args:
@@ -238,7 +233,7 @@ def drop_scores(frame: "DataFrame", lost: NDArray[np.bool_], columns: Sequence[s
     return add_run_level(masked, changed)
 
 
-def within_parts(frame: "DataFrame", parts: Codes) -> dict[str, RunLevelScores]:
+def within_parts(frame: DataFrame, parts: Codes) -> dict[str, RunLevelScores]:
     """The run-level columns of a frame, computed within parts of their cells. parts: [n], the part of each sample."""
     changed = {}
     for name, scores in run_level_columns(frame).items():

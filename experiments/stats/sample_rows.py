@@ -2,17 +2,13 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from experiments.stats.arms import UNIT
+from icl import DataFrame, Demo, Example, Query, normalize_text
 from icl.metrics.baselines import vote
 from icl.metrics.machinery.option_parsing import named_option
-from icl.metrics.normalize import normalize_text
 from icl.option_listing import OPTION_TEXTS
-from icl.types import Demo, Example, Query
-
-if TYPE_CHECKING:
-    from pandas import DataFrame
 
 EMPTY_QUERY = Query("", (), "")
 Demonstration = tuple[str, float, str]
@@ -40,7 +36,7 @@ class SampleRow(Mapping[str, Any]):
 class _Columns(dict[str, list[Any]]):
     """The columns of a frame that were read, as lists."""
 
-    def __init__(self, frame: "DataFrame") -> None:
+    def __init__(self, frame: DataFrame) -> None:
         super().__init__()
         self.frame, self.names = frame, frozenset(map(str, frame))
 
@@ -51,7 +47,7 @@ class _Columns(dict[str, list[Any]]):
         return self[name]
 
 
-def to_records(rows: "DataFrame") -> list[SampleRow]:
+def to_records(rows: DataFrame) -> list[SampleRow]:
     """The rows as mappings."""
     columns = _Columns(rows)
     return [SampleRow(columns, place) for place in range(len(rows))]
@@ -112,7 +108,7 @@ def vote_answer(row: Mapping[str, Any]) -> str:
     return normalize_text(vote(demos, EMPTY_QUERY) or "")
 
 
-def scores_by_names_used(rows: "DataFrame") -> "DataFrame":
+def scores_by_names_used(rows: DataFrame) -> DataFrame:
     """Scores of the model and of the vote for samples in which the demonstrations rename the right answer.
 
     Under `flip_labels` the gold answer keeps its name, so a vote of flipped labels, and a model that follows it, would

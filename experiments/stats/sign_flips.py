@@ -62,7 +62,7 @@ from experiments.stats.intervals import (
     wilson_bounds,
 )
 from experiments.stats.significance import exact_sign_flip_p
-from icl.streams import StreamKey
+from icl import StreamKey
 
 MAX_ENUMERATED = 12
 """With at most so many clusters, every subset of them is used."""

@@ -25,17 +25,14 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from statistics import NormalDist
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from experiments.stats.arm_comparisons import ArmComparison, Verdict, compare_arms, correct_topics
 from experiments.stats.arms import axis_values, shared_settings, short_control_name, split_by_subject
 from experiments.stats.formatting import join_words
 from experiments.stats.pairs import PairedTestResult
 from experiments.stats.significance import SIGNIFICANCE_LEVEL
-from icl.metrics.base import Better
-
-if TYPE_CHECKING:
-    from pandas import DataFrame
+from icl import Better, DataFrame
 
 MAX_NAMED_CONTROLS = 3
 """The number of controls that a verdict names; further ones are counted."""
@@ -57,7 +54,7 @@ class StrategyVerdict:
 
 
 def compare_strategies(
-    samples: "DataFrame",
+    samples: DataFrame,
     settings: Sequence[str],
     metric: str,
     better: Better,
@@ -93,7 +90,7 @@ def compare_strategies(
 
 
 def compare_controls(
-    samples: "DataFrame",
+    samples: DataFrame,
     settings: Sequence[str],
     metric: str,
     better: Better,
@@ -111,7 +108,7 @@ def compare_controls(
 
 
 def _trials(
-    samples: "DataFrame",
+    samples: DataFrame,
     settings: Sequence[str],
     metric: str,
     better: Better,
@@ -216,7 +213,7 @@ class ComparedSamples:
         controls: The labels of the controls of each method.
     """
 
-    samples: "DataFrame"
+    samples: DataFrame
     settings: Sequence[str]
     metric: str
     better: Better

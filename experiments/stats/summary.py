@@ -23,7 +23,7 @@ lowest score, and a monotone curve falls. Without a good direction headroom, pea
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -40,13 +40,10 @@ from experiments.stats.intervals import (
     mean_variance,
 )
 from experiments.stats.run_statistics import NO_SPREAD, SAMPLE, cells_of_rows, estimate_run_statistic, run_level_columns
-from icl.metrics.base import Better
-
-if TYPE_CHECKING:
-    from pandas import DataFrame
+from icl import Better, DataFrame
 
 
-def estimate_arm(rows: "DataFrame", metric: str, level: float = 0.95) -> Estimate:
+def estimate_arm(rows: DataFrame, metric: str, level: float = 0.95) -> Estimate:
     """The mean score of an arm with its interval.
 
     Args:
@@ -61,9 +58,7 @@ def estimate_arm(rows: "DataFrame", metric: str, level: float = 0.95) -> Estimat
     return estimate_mean(values, clusters, level)
 
 
-def summarize_arms(
-    frame: "DataFrame", metric: str, axes: Sequence[str] | None = None, level: float = 0.95
-) -> "DataFrame":
+def summarize_arms(frame: DataFrame, metric: str, axes: Sequence[str] | None = None, level: float = 0.95) -> DataFrame:
     """The mean of a metric in each arm, with its interval.
 
     The mean is over samples, the interval is over clusters (`intervals`), so seeds of a query are not independent.
@@ -122,7 +117,7 @@ def part_weights(parts: Codes) -> Floats:
 
 
 def estimate_macro_average(
-    rows: "DataFrame", metric: str, column: str, unit: str, level: float = 0.95
+    rows: DataFrame, metric: str, column: str, unit: str, level: float = 0.95
 ) -> Estimate | None:
     """The macro average of an arm over the values of a column; None if fewer than two values have a score.
 

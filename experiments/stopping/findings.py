@@ -11,25 +11,18 @@ finds a difference between equal arms in 13.6 % of runs.
 
 from collections.abc import Iterator, Mapping, Sequence
 from math import isnan
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from experiments.config.keys import StopSpec
-from experiments.stats.arm_comparisons import Verdict
+from experiments.stats import KEYS, Finding, Verdict, format_interval, format_p, format_signed, is_run_level
 from experiments.stats.arms import UNIT, Arm, describe_arm, iter_arms, reference_of, varying_axes
-from experiments.stats.findings import Finding
-from experiments.stats.formatting import format_interval, format_p, format_signed
-from experiments.stats.pairs import KEYS
-from experiments.stats.run_statistics import is_run_level
 from experiments.stats.sign_flips import paired_proportions_test, sign_flip_test
 from experiments.stopping.looks import Family
 from experiments.stopping.rule import DEFAULT_LOOKS, Standing
 from experiments.stopping.sequential import Floats, look_sizes, repeated_interval, z_boundaries
-from icl.metrics.base import Better
-
-if TYPE_CHECKING:
-    from pandas import DataFrame
+from icl import Better, DataFrame
 
 WARNING = (
     "The run is not finished, so there are no p-values: looking at them while a run grows finds differences between "
@@ -57,7 +50,7 @@ def stopped_findings(families: Sequence[Family], metric: str, better: Better) ->
     return findings
 
 
-def looks_frame(families: Sequence[Family], better: Mapping[str, Better]) -> "DataFrame":
+def looks_frame(families: Sequence[Family], better: Mapping[str, Better]) -> DataFrame:
     """One row per comparison (`experiments.results.loaded_run.Run.looks`). better: metric -> its good direction."""
     import pandas as pd
 
@@ -128,7 +121,7 @@ def _as_one_look(family: Family, i: int) -> str:
 
 
 def anytime_findings(
-    scores: "DataFrame",
+    scores: DataFrame,
     to: Mapping[str, Any],
     metric: str,
     axes: Sequence[str],
@@ -170,9 +163,7 @@ def _so_far(sums: Floats, sizes: Floats, planned: int) -> str:
     return f"{difference}, at any time {interval}, n = {n:,} of {planned:,} clusters"
 
 
-def discordance_by_task(
-    scores: "DataFrame", to: Mapping[str, Any], metric: str, axes: Sequence[str]
-) -> dict[str, float]:
+def discordance_by_task(scores: DataFrame, to: Mapping[str, Any], metric: str, axes: Sequence[str]) -> dict[str, float]:
     """Task -> the mean share of clusters on which an arm and its reference have other scores."""
     shares: dict[str, list[float]] = {}
     for arm, _, theirs, mine in _with_references(scores, to, axes):
@@ -183,8 +174,8 @@ def discordance_by_task(
 
 
 def _with_references(
-    scores: "DataFrame", to: Mapping[str, Any], axes: Sequence[str]
-) -> "Iterator[tuple[Arm, Arm, DataFrame, DataFrame]]":
+    scores: DataFrame, to: Mapping[str, Any], axes: Sequence[str]
+) -> Iterator[tuple[Arm, Arm, DataFrame, DataFrame]]:
     """(arm, its reference, samples of the reference, samples of the arm) of each arm that has a reference."""
     arms = list(iter_arms(scores, axes))
     for arm, mine in arms if to else ():
@@ -193,9 +184,7 @@ def _with_references(
             yield arm, reference, next(rows for other, rows in arms if other == reference), mine
 
 
-def complete_clusters(
-    scores: "DataFrame", reference: "DataFrame", arm: "DataFrame", metric: str
-) -> tuple[Floats, Floats]:
+def complete_clusters(scores: DataFrame, reference: DataFrame, arm: DataFrame, metric: str) -> tuple[Floats, Floats]:
     """([n] sums, [n] numbers of pairs) of the clusters whose samples both arms have, in the order of completion.
 
     The place of a cluster is the later one of its two arms, which does not depend on their names.

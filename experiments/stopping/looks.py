@@ -30,8 +30,8 @@ from experiments.stopping.rule import ComparisonTest, End, LookResult, NaNFromNu
 from experiments.store.json_shapes import Shape, check_shape
 from experiments.store.line_tail import LineTail
 from experiments.store.store import Store, read_mapping, scored_sample, write_json
+from icl import ScoredSample
 from icl.errors import DamagedFileError
-from icl.metrics.base import ScoredSample
 from icl.metrics.run_level import RunLevelMetric
 
 FOLDER = "looks"

@@ -20,15 +20,12 @@ from annotated_types import Ge, MinLen
 from experiments.config.keys import DEFAULT_CORRECTION, DEFAULT_REFERENCES, DEMONSTRATION_AXES, StopSpec, primary_metric
 from experiments.grid.grid import Cell, Grid
 from experiments.grid.matching import match_label
-from experiments.stats.arms import NO_VALUE, Arm, describe_arm, reference_of
+from experiments.stats import NO_VALUE, Arm, describe_arm, reference_of
 from experiments.stopping.rule import DEFAULT_LOOKS, LOOKS_OF_SEVERAL_MODELS, MAX_RUN_LEVEL_FAMILY, LookDesign
 from experiments.stopping.sequential import look_sizes
-from experiments.store.equivalent_cells import equivalence_digest
 from experiments.store.json_shapes import Digest, Shape
-from experiments.store.run_state import describe_metrics
-from icl.errors import ConfigError
-from icl.streams import StreamKey
-from icl.types import Example
+from experiments.store.run_state import describe_metrics, equivalence_digest
+from icl import ConfigError, Example, StreamKey
 
 REMEDY = "Run the same command again: it makes the file again from the config and the samples."
 

@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from experiments.stats.intervals import normal_quantile
+from experiments.stats import normal_quantile
 
 Floats = NDArray[np.float64]
 Whole = NDArray[np.int64]

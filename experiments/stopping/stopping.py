@@ -10,17 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from experiments.grid.grid import Grid
-from experiments.stopping.looks import (
-    Family,
-    Samples,
-    family_folder,
-    family_folders,
-    read_plan,
-)
+from experiments.stopping.looks import Family, Samples, family_folder, family_folders, read_plan
 from experiments.stopping.plan import StopPlan, make_stop_plan
 from experiments.store.run_state import RunState, json_round_trip
 from experiments.store.store import Store, write_json
-from icl.errors import DamagedFileError, StoreError
+from icl import StoreError
+from icl.errors import DamagedFileError
 
 REMEDY = "The error level is spent on the plan of the first look. Undo the change, or use another name, or --fork."
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from icl.errors import StoreError
+from icl import StoreError
 
 IMPORTED = "imported"
 """The key of run.json (the harnesses) and of cell.json (`from`, `version`, `model_args` and `date` of the log)."""

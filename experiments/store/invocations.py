@@ -24,8 +24,7 @@ from typing import Any
 from decoding.engine.trace_precision import TRACE_DECIMALS
 from experiments.store.json_shapes import InvocationShape, check_shape
 from experiments.store.store import Store, truncate_partial_line
-from icl.errors import StoreError
-from icl.text.json_text import parse_json_object
+from icl import StoreError, parse_json_object
 
 REMEDY = "Restore the file from a copy, or remove it: samples are still valid without it."
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.store.store import parse_line
-from icl.errors import StoreError
+from icl import StoreError
 
 
 class LineTail:

@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from icl.errors import StoreError
+from icl import StoreError
 
 PROBE_SECONDS = 0.2
 """Seconds to wait for the lock, because `is_locked` has it for a moment."""

@@ -10,8 +10,7 @@ The finished and failed queries of each cell are stored with the state of the fi
 
 The JSON lines are the source of truth. Reading all lines of a large run takes seconds, and looking at its files takes
 milliseconds. An entry is used only if size, inode and both times of every file of the cell are as they were; for a
-reader of images, of every saved image too. A cell with damaged lines has no entry, so that each reader reports them.
-"""
+reader of images, of every saved image too. A cell with damaged lines has no entry, so that each reader reports them."""
 
 import json
 import os
@@ -23,15 +22,13 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from decoding.arms.equivalence import is_control_of_greedy, registered_traits
-from experiments.config.keys import DEMONSTRATION_AXES
+from decoding.arms.equivalence import GREEDY, is_control_of_greedy, is_equivalent_to_greedy, registered_traits
+from experiments.config.keys import AXES, DEMONSTRATION_AXES
 from experiments.grid.feasibility import data_digests
 from experiments.grid.grid import Cell, Grid
-from experiments.store.equivalent_cells import EQUIVALENT
 from experiments.store.imported import refuse_imported
 from experiments.store.store import Store, write_bytes
-from icl.errors import StoreError
-from icl.text.json_text import canonical_digest
+from icl import StoreError, canonical_digest
 from icl.version import __version__
 
 REMEDY = "Use another name, or --fork to start a new run from its config."
@@ -351,3 +348,36 @@ def _read(store: Store) -> dict[str, CellState]:
         index: dict[str, CellState] = _adapter().validate_json((store.folder / FINISHED_FILE).read_bytes())
         return index
     return {}
+
+
+EQUIVALENT = "equivalent_to_greedy"
+"""The key of cell.json that is true for a control of a strategy with code of its own, if it answers as greedy does."""
+DECIDES = ("seed", "model_digest", *AXES)
+
+
+def equivalence_digest(cell: Mapping[str, Any]) -> str:
+    """The digest (16 hex) of what decides the answers of a cell, given its cell.json; '' if that is incomplete."""
+    arm, score, shots = cell.get("decoding"), str(cell.get("answer_mode")), cell.get("shots")
+    if not isinstance(arm, Mapping) or not isinstance(shots, int):
+        return ""
+    parts = {key: cell.get(key) for key in DECIDES}
+    if "stop_strings" in cell:
+        parts["stop_strings"] = cell["stop_strings"]
+    parts["decoding"] = _arm(arm, score, shots, cell.get(EQUIVALENT) is True)
+    if shots * _demonstrations(arm) <= 1 and ":" not in str((cell.get("order") or {}).get("name")):
+        parts["order"] = None
+    return canonical_digest(parts, ascii_only=False, compact=True, default=repr)[:16]
+
+
+def _arm(arm: Mapping[str, Any], score: str, shots: int, is_recorded: bool) -> dict[str, Any]:
+    unread = ("sampler", "logits_processors") if score == "options" else ("normalize",)
+    node = {key: value for key, value in arm.items() if key not in unread}
+    if not is_recorded and not is_equivalent_to_greedy(arm, score, shots):
+        return node
+    return {key: value for key, value in node.items() if key != "acts_in"} | {"strategy": GREEDY}
+
+
+def _demonstrations(arm: Mapping[str, Any]) -> int:
+    """The number of demonstrations in its prompts per shot; 2 if the strategy is not registered."""
+    traits = registered_traits(arm.get("strategy"))
+    return 2 if traits is None else traits.demonstration_factor

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from pydantic_core import from_json, to_json
 
 from experiments.store.store import LISTS, MAPPINGS, Store
-from icl.errors import StoreError
+from icl import StoreError
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -25,18 +25,13 @@ from dataclasses import dataclass, fields
 from io import FileIO
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic_core import from_json
 
-from icl.errors import DamagedFileError, StoreError
-from icl.metrics.base import ScoredSample
+from icl import DataFrame, Sample, ScoredSample, StoreError
+from icl.errors import DamagedFileError
 from icl.text.json_text import parse_json
-from icl.types import Sample
-
-if TYPE_CHECKING:
-    from pandas import DataFrame
-
 
 OPEN_FILES = 128
 ROUNDING = 1e-6
@@ -344,12 +339,12 @@ def report_write_errors(path: Path) -> Iterator[None]:
         raise StoreError(f"{error.filename or path} cannot be written: {error.strerror or error}.") from error
 
 
-def write_csv(path: Path, frame: "DataFrame") -> None:
+def write_csv(path: Path, frame: DataFrame) -> None:
     """Writes a table for spreadsheets (`csv_text`)."""
     write_text(path, csv_text(frame))
 
 
-def csv_text(frame: "DataFrame") -> str:
+def csv_text(frame: DataFrame) -> str:
     """A table as CSV. A text that a spreadsheet would compute as a formula begins with an apostrophe."""
     texts = frame.select_dtypes(exclude="number").columns
     safe = frame.assign(**{name: frame[name].map(_without_formula) for name in texts})

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from icl.errors import strip_control_characters
+from icl import strip_control_characters
 
 CLEAR_LINE = "\r\x1b[K"
 

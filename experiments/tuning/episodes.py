@@ -19,19 +19,11 @@ the other image. Here it is the answer that the data give for that image.
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count
-from typing import TYPE_CHECKING
 
 from experiments.contexts.contexts import PromptItem, Retrieval, build_contexts, prompt_specs, render
-from icl.errors import DataError
-from icl.metrics.normalize import normalize_text
-from icl.streams import StreamKey
-from retrievers.base import EXCLUDE_LEAKS
-
-if TYPE_CHECKING:
-    from experiments.grid.grid import Cell
-    from icl.types import Example, Prompt
-    from retrievers.base import Retriever
-
+from experiments.grid.grid import Cell
+from icl import DataError, Example, Prompt, StreamKey, normalize_text
+from retrievers import EXCLUDE_LEAKS, Retriever
 
 Alternatives = list["tuple[Prompt, str]"]
 """Prompts, each with an answer that is worse than the episode's."""
@@ -55,7 +47,7 @@ class Episode:
         alternatives: Prompts with answers that the answer is preferred to.
     """
 
-    prompt: "Prompt"
+    prompt: Prompt
     answer: str
     alternatives: Alternatives = field(default_factory=list)
 
@@ -73,10 +65,10 @@ class EpisodeStream:
 
     def __init__(
         self,
-        cell: "Cell",
+        cell: Cell,
         batch: int,
         alternatives: MakeAlternatives = no_alternatives,
-        relations: "Sequence[Retriever]" = (),
+        relations: Sequence[Retriever] = (),
         shots: Sequence[int] = (),
     ) -> None:
         self.cell, self.batch, self.alternatives = cell, batch, alternatives
@@ -99,7 +91,7 @@ class EpisodeStream:
             raise DataError(f"tune.task: no episode of step {step + 1} has a prompt: {problem}")
         return made
 
-    def prompts(self) -> "Iterator[Prompt]":
+    def prompts(self) -> Iterator[Prompt]:
         """The prompts of all steps, without end."""
         for step in count():
             yield from (one.prompt for one in self.episodes(step))
@@ -112,7 +104,7 @@ class EpisodeStream:
             self.retrieval = Retrieval(self.cell.task, self.cell.model)
         return self._make(self.queries[self.order[place]], epoch)
 
-    def _make(self, query: "Example", epoch: int) -> tuple[Episode | None, str]:
+    def _make(self, query: Example, epoch: int) -> tuple[Episode | None, str]:
         key = StreamKey(self.cell.seed + epoch, query.id)
         cell = replace(self.cell, seed=key.seed, shots=self.shots[_random_place(key, "tune/shots", len(self.shots))])
         if self.relations:
@@ -151,7 +143,7 @@ class NearestImage:
         retriever: Ranks the pool.
     """
 
-    def __init__(self, cell: "Cell", retriever: "Retriever") -> None:
+    def __init__(self, cell: Cell, retriever: Retriever) -> None:
         self.retriever = retriever
         self.retrieval = Retrieval(cell.task, cell.model)
         self.queries = {query.id: query for query in cell.task.queries}
@@ -166,7 +158,7 @@ class NearestImage:
             raise DataError(f"tune.task: query '{item.example.id}' with the image of '{other.id}': {elsewhere.failure}")
         return [(item.prompt, answer), (elsewhere.prompt, item.example.answer)]
 
-    def _other(self, item: PromptItem) -> "tuple[Example, str]":
+    def _other(self, item: PromptItem) -> tuple[Example, str]:
         """The member of the pool, and its answer in the names of the demonstrations."""
         query, context = self.queries[item.example.id], item.context
         pool = self.retrieval.task.pool(query.id)
@@ -189,5 +181,5 @@ class NearestImage:
         )
 
 
-def _is_wrong(answer: str, example: "Example") -> bool:
+def _is_wrong(answer: str, example: Example) -> bool:
     return normalize_text(answer) not in {normalize_text(one) for one in example.answers}

@@ -20,26 +20,21 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from itertools import chain
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from decoding.prompt_edits import remove_demonstrations
+from decoding import remove_demonstrations
 from experiments.config.keys import TuneSpec
-from icl.errors import ModelError
-from icl.memory.out_of_memory import BatchLimit
+from experiments.tuning.episodes import Episode
+from experiments.tuning.trained_parts import TrainedPart
+from icl import ModelError, Prompt
+from icl.memory import BatchLimit
 from icl.models.hf.image_features import EncodedImage, vision_arguments
 from icl.models.hf.language_model import EncodedPrompt, LanguageModel, keep_columns
+from icl.models.hf.model import HF
 from icl.models.hf.token_ranges import row_edit
-
-if TYPE_CHECKING:
-    from experiments.tuning.episodes import Episode
-    from experiments.tuning.trained_parts import TrainedPart
-    from icl.models.hf.model import HF
-    from icl.types import Prompt
-
 
 IGNORED = -100
 """Target of a position without a loss, as in `torch.nn.functional.cross_entropy`."""
@@ -87,24 +82,24 @@ class Objective:
     loss: Loss
 
 
-def encode_step(model: "HF", part: "TrainedPart", spec: TuneSpec, episodes: "Sequence[Episode]") -> EncodedStep:
+def encode_step(model: HF, part: TrainedPart, spec: TuneSpec, episodes: Sequence[Episode]) -> EncodedStep:
     """The episodes, which have equally many alternatives, as model inputs. Raises ModelError."""
     return OBJECTIVES[spec.objective].encode(model, part, episodes)
 
 
-def chunk_loss(runner: LanguageModel, part: "TrainedPart", spec: TuneSpec, step: EncodedStep, start: int) -> Tensor:
+def chunk_loss(runner: LanguageModel, part: TrainedPart, spec: TuneSpec, step: EncodedStep, start: int) -> Tensor:
     """The share of the step's loss that the `spec.rows` episodes from `start` on have, a scalar with gradients."""
     return OBJECTIVES[spec.objective].loss(runner, part, spec, step, slice(start, start + spec.rows))
 
 
-def _with_alternatives(model: "HF", part: "TrainedPart", episodes: "Sequence[Episode]") -> EncodedStep:
+def _with_alternatives(model: HF, part: TrainedPart, episodes: Sequence[Episode]) -> EncodedStep:
     prompts, answers = [one.prompt for one in episodes], [one.answer for one in episodes]
     alternatives = zip(*(one.alternatives for one in episodes), strict=True)
     columns = [encode_answered(model, *map(list, zip(*pairs, strict=True))) for pairs in alternatives]
     return EncodedStep(encode_answered(model, part.prompts(prompts), answers), columns)
 
 
-def _with_teachers(model: "HF", part: "TrainedPart", episodes: "Sequence[Episode]") -> EncodedStep:
+def _with_teachers(model: HF, part: TrainedPart, episodes: Sequence[Episode]) -> EncodedStep:
     """The prompts without demonstrations, and with them for the base model."""
     prompts, answers = [one.prompt for one in episodes], [one.answer for one in episodes]
     students = prompts if part.reads_demonstrations else [remove_demonstrations(one) for one in prompts]
@@ -113,12 +108,12 @@ def _with_teachers(model: "HF", part: "TrainedPart", episodes: "Sequence[Episode
     )
 
 
-def _supervised(runner: LanguageModel, part: "TrainedPart", spec: TuneSpec, step: EncodedStep, chosen: slice) -> Tensor:
+def _supervised(runner: LanguageModel, part: TrainedPart, spec: TuneSpec, step: EncodedStep, chosen: slice) -> Tensor:
     logits, targets = answer_logits(runner, step.chosen[chosen], part.image_features)
     return answer_loss(logits, targets)[0] / step.answer_tokens
 
 
-def _preferred(runner: LanguageModel, part: "TrainedPart", spec: TuneSpec, step: EncodedStep, chosen: slice) -> Tensor:
+def _preferred(runner: LanguageModel, part: TrainedPart, spec: TuneSpec, step: EncodedStep, chosen: slice) -> Tensor:
     own = step.chosen[chosen]
     rows = [*own, *chain.from_iterable(each[chosen] for each in step.alternatives)]
     with torch.no_grad(), part.disabled():
@@ -129,7 +124,7 @@ def _preferred(runner: LanguageModel, part: "TrainedPart", spec: TuneSpec, step:
     return preference + spec.sft_weight * answer_loss(logits[:count], targets[:count])[0] / step.answer_tokens
 
 
-def _distilled(runner: LanguageModel, part: "TrainedPart", spec: TuneSpec, step: EncodedStep, chosen: slice) -> Tensor:
+def _distilled(runner: LanguageModel, part: TrainedPart, spec: TuneSpec, step: EncodedStep, chosen: slice) -> Tensor:
     [teachers] = step.alternatives
     with torch.no_grad(), part.disabled():
         teacher, expected = answer_logits(runner, teachers[chosen], part.image_features)
@@ -238,13 +233,13 @@ def is_finite(value: Tensor) -> bool:
     return bool(torch.isfinite(value).all())
 
 
-def end_token(model: "HF") -> int:
+def end_token(model: HF) -> int:
     """The token that ends an answer: the tokenizer's own, if it ends answers of this model."""
     own = model.tokenizer.eos_token_id
     return int(own if own in model.stop_tokens else min(model.stop_tokens))
 
 
-def encode_images_alone(model: "HF") -> None:
+def encode_images_alone(model: HF) -> None:
     """Lets the model encode one image at a time.
 
     In a batch, the last bits of an image's features depend on the other images. After an interruption these are others.
@@ -256,7 +251,7 @@ def encode_images_alone(model: "HF") -> None:
         prompt_encoder.encoder.limit = BatchLimit(1)
 
 
-def encode_answered(model: "HF", prompts: "Sequence[Prompt]", answers: Sequence[str]) -> list[AnsweredPrompt]:
+def encode_answered(model: HF, prompts: Sequence[Prompt], answers: Sequence[str]) -> list[AnsweredPrompt]:
     """Each prompt with its answer and the end token, as model inputs; and the number of tokens of the two.
 
     Interventions of the prompts act in `answer_logits`.

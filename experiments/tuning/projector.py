@@ -9,16 +9,17 @@ Differs from the released code in the mapping: MAPL's is new, with 4 layers and 
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from experiments.config.keys import TuneSpec
 from experiments.tuning.trained_parts import TrainedAdapter
-from icl.errors import ModelError
+from icl import ModelError
 from icl.models.hf.image_encoder import ImageEncoder, itself
 from icl.models.hf.image_features import EncodedImage, nbytes
+from icl.models.hf.model import HF
 from icl.models.hf.projector import (
     CONSTANT,
     Call,
@@ -28,9 +29,6 @@ from icl.models.hf.projector import (
     projector_modules,
     tensors,
 )
-
-if TYPE_CHECKING:
-    from icl.models.hf.model import HF
 
 NO_MODULES = "dummy-target-modules"
 """peft's `target_modules` if no module gets LoRA matrices."""
@@ -71,7 +69,7 @@ class ProjectedImage(EncodedImage):
 class TrainedProjector(TrainedAdapter):
     """All weights of the projector, which train inside the model of an engine."""
 
-    def __init__(self, model: "HF", spec: TuneSpec) -> None:
+    def __init__(self, model: HF, spec: TuneSpec) -> None:
         super().__init__(model, spec)
         self.encoder = _encoder(model)
         self.encoder.cache.clear()
@@ -79,7 +77,7 @@ class TrainedProjector(TrainedAdapter):
         self.recorder = CallRecorder([base.get_submodule(name) for name in self.config.modules_to_save or ()])
         self.encoder.finish = self._with_calls
 
-    def _settings(self, model: "HF", spec: TuneSpec) -> dict[str, Any]:
+    def _settings(self, model: HF, spec: TuneSpec) -> dict[str, Any]:
         try:
             modules = projector_modules(model, _encoder(model))
         except ModelError as error:
@@ -121,7 +119,7 @@ class TrainedProjector(TrainedAdapter):
         return source
 
 
-def _encoder(model: "HF") -> ImageEncoder:
+def _encoder(model: HF) -> ImageEncoder:
     encoder = model.engine.prompt_encoder.encoder
     if encoder is None:
         raise ModelError(f"{model.path} reads text only, so it has no projector.")

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,16 +20,13 @@ from experiments.tuning.episodes import Episode, EpisodeStream
 from experiments.tuning.objectives import chunk_loss, encode_images_alone, encode_step, is_finite, learning_rate
 from experiments.tuning.projector import TrainedProjector
 from experiments.tuning.trained_parts import TrainedLora, TrainedPart, TrainedVectors
-from icl.errors import ModelError
-from icl.memory.out_of_memory import report_out_of_memory
-from icl.streams import StreamKey
-
-if TYPE_CHECKING:
-    from icl.models.hf.model import HF
+from icl import ModelError, StreamKey
+from icl.memory import report_out_of_memory
+from icl.models.hf.model import HF
 
 Record = Mapping[str, Any]
 """What a file of vectors says about its training."""
-PARTS: Mapping[str, Callable[["HF", TuneSpec, EpisodeStream, Record], TrainedPart]] = {
+PARTS: Mapping[str, Callable[[HF, TuneSpec, EpisodeStream, Record], TrainedPart]] = {
     "lora": lambda model, spec, stream, record: TrainedLora(model, spec),
     "projector": lambda model, spec, stream, record: TrainedProjector(model, spec),
     "vectors": lambda model, spec, stream, record: TrainedVectors(model, spec, stream.prompts(), record),
@@ -64,7 +61,7 @@ class TrainingOutcome:
 
 
 def train(
-    model: "HF",
+    model: HF,
     spec: TuneSpec,
     stream: EpisodeStream,
     folder: TrainingFolder,
@@ -136,7 +133,7 @@ def train(
 
 
 def _backward(
-    model: "HF", part: TrainedPart, spec: TuneSpec, episodes: Sequence[Episode], step: int
+    model: HF, part: TrainedPart, spec: TuneSpec, episodes: Sequence[Episode], step: int
 ) -> tuple[Tensor, int]:
     """Loss of a step's episodes, and their tokens. The gradient of the loss is added up if gradients are on."""
     encoded = encode_step(model, part, spec, episodes)
@@ -155,7 +152,7 @@ def _backward(
     return total, encoded.tokens
 
 
-def _dev_loss(model: "HF", part: TrainedPart, spec: TuneSpec, dev: EpisodeStream) -> float:
+def _dev_loss(model: HF, part: TrainedPart, spec: TuneSpec, dev: EpisodeStream) -> float:
     """Mean loss of the first dev batches, without dropout."""
     spec = replace(spec, dropout=0.0)
     batches = range(min(DEV_STEPS, -(-len(dev.queries) // dev.batch)))

@@ -18,23 +18,20 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from decoding.interventions.base import FittedTensors
+from decoding import FittedTensors
 from decoding.interventions.vector_file import write_vector_file
 from experiments.config.keys import TuneSpec
 from experiments.tuning.checkpoint import replacement, report_write_errors
-from icl.errors import ConfigError, ModelError, did_you_mean
+from icl import ConfigError, ModelError, Prompt, build, did_you_mean
 from icl.models.hf.adapter import CONFIG, WEIGHTS
 from icl.models.hf.image_features import EncodedImage
-from icl.registry import build, class_name
-
-if TYPE_CHECKING:
-    from icl.models.hf.model import HF
-    from icl.types import Prompt
+from icl.models.hf.model import HF
+from icl.registry import class_name
 
 
 class TrainedPart(ABC):
@@ -48,7 +45,7 @@ class TrainedPart(ABC):
     parameters: dict[str, nn.Parameter]
     reads_demonstrations: bool = False
 
-    def prompts(self, prompts: "Sequence[Prompt]") -> "Sequence[Prompt]":
+    def prompts(self, prompts: Sequence[Prompt]) -> Sequence[Prompt]:
         """The prompts of a step as the model reads them now."""
         return prompts
 
@@ -81,7 +78,7 @@ class TrainedPart(ABC):
 class TrainedAdapter(TrainedPart):
     """Parameters that train inside the model of an engine. At first they change no output bit."""
 
-    def __init__(self, model: "HF", spec: TuneSpec) -> None:
+    def __init__(self, model: HF, spec: TuneSpec) -> None:
         logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # peft imports it, and it warns
         try:
             from peft import LoraConfig, get_peft_model
@@ -103,7 +100,7 @@ class TrainedAdapter(TrainedPart):
         }
 
     @abstractmethod
-    def _settings(self, model: "HF", spec: TuneSpec) -> dict[str, Any]:
+    def _settings(self, model: HF, spec: TuneSpec) -> dict[str, Any]:
         """The arguments of peft's config that say what trains. Raises ConfigError, ModelError."""
 
     def close(self) -> None:
@@ -143,7 +140,7 @@ class TrainedAdapter(TrainedPart):
 class TrainedLora(TrainedAdapter):
     """LoRA matrices that train inside the model of an engine."""
 
-    def _settings(self, model: "HF", spec: TuneSpec) -> dict[str, Any]:
+    def _settings(self, model: HF, spec: TuneSpec) -> dict[str, Any]:
         runner = model.engine.runner
         return {
             "r": spec.rank,
@@ -179,7 +176,7 @@ class TrainedVectors(TrainedPart):
         trained: Its tensors as they are now, and its other values.
     """
 
-    def __init__(self, model: "HF", spec: TuneSpec, prompts: "Iterable[Prompt]", record: Mapping[str, Any]) -> None:
+    def __init__(self, model: HF, spec: TuneSpec, prompts: Iterable[Prompt], record: Mapping[str, Any]) -> None:
         """Starts from the file that the intervention names, or as the method starts.
 
         Args:
@@ -204,7 +201,7 @@ class TrainedVectors(TrainedPart):
         }
         self.trained = replace(start, tensors=self.parameters)
 
-    def prompts(self, prompts: "Sequence[Prompt]") -> "Sequence[Prompt]":
+    def prompts(self, prompts: Sequence[Prompt]) -> Sequence[Prompt]:
         steered: Sequence[Prompt] = self.method.steered_by(self.trained, prompts, self.model)
         return steered
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from decoding.interventions.trainable import TrainableMethod
 from experiments.config.config import Config, parse_config
@@ -25,16 +25,10 @@ from experiments.tuning.checkpoint import TrainingFolder, replacement
 from experiments.tuning.episodes import EpisodeStream, MakeAlternatives, NearestImage, no_alternatives, wrong_answer
 from experiments.tuning.train import ReportProgress, TrainingOutcome, train
 from experiments.tuning.trained_parts import VECTOR_FILE
-from icl.errors import ConfigError, DataError, PlanError
-from icl.registry import build, class_name, entries, resolve
-from icl.text.json_text import canonical_digest
-
-if TYPE_CHECKING:
-    from icl.models.hf.model import HF
-    from icl.tasks.base import Task
-    from icl.types import Example
-    from retrievers.base import Retriever
-
+from icl import ConfigError, DataError, Example, PlanError, Task, build, canonical_digest, entries, resolve
+from icl.models.hf.model import HF
+from icl.registry import class_name
+from retrievers import Retriever
 
 TUNED = "tuned"
 PROMPT_AXES = ("model", "retriever", "rerankers", "rerank_candidates", "order", "transforms", "composer")
@@ -252,7 +246,7 @@ def _spec(config: Config) -> TuneSpec:
     return config.tune
 
 
-def _retriever(config: Config, spec: TuneSpec, node: Any) -> "Retriever":
+def _retriever(config: Config, spec: TuneSpec, node: Any) -> Retriever:
     """The retriever that a key of `tune` names. Raises ConfigError."""
     plain = replace(_plain(config), retriever=node, rerankers=[], grid={}, zip={}, exclude=[], transforms=[])
     (cell,) = expand(replace(plain, model=config.model or config.grid["model"][0], shots=1, seeds=(0,))).cells
@@ -277,7 +271,7 @@ def _most_shots(config: Config) -> int:
     return int(max(values))
 
 
-def _trainable(config: Config, cell: Cell) -> "HF":
+def _trainable(config: Config, cell: Cell) -> HF:
     """The model of a cell. Raises PlanError if it has no weights that can be trained here."""
     from icl.models.hf.model import HF
 
@@ -295,7 +289,7 @@ def _named(name: str, report_progress: ReportProgress) -> ReportProgress:
     return lambda what, done, of: report_progress(f"{name}, {what}", done, of)
 
 
-def check_disjoint(train: "Task", tests: "Iterable[tuple[str, Task]]", name: str = "tune.task") -> int:
+def check_disjoint(train: Task, tests: Iterable[tuple[str, Task]], name: str = "tune.task") -> int:
     """Checks that no image of a test or dev query is a training image.
 
     Training images belong to the training queries and to their pools, which appear as demonstrations.
@@ -329,7 +323,7 @@ def check_disjoint(train: "Task", tests: "Iterable[tuple[str, Task]]", name: str
     return len(digests)
 
 
-def _examples(task: "Task") -> "Iterator[Example]":
+def _examples(task: Task) -> Iterator[Example]:
     """Queries and members of their pools, each pool once."""
     pools: set[int] = set()
     read_pools = []

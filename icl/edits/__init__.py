@@ -9,18 +9,10 @@ the same noise in any batch and at any decoding step. `stream` holds that bindin
 """
 
 from icl.edits.base import Box, ColorLevel, Edit, ReplacementImage, build_edit
-from icl.edits.blank import Blank
-from icl.edits.blur import Blur
-from icl.edits.color import Color
-from icl.edits.crop import Crop
-from icl.edits.flip import Flip
-from icl.edits.mean_color import MeanColor
+from icl.edits.colors import Blank, Blur, Color, MeanColor, RandomColors
+from icl.edits.geometry import Crop, Flip, RegionMask, Rotate, ShuffledPatches
 from icl.edits.noise import DIFFUSION_STEPS, DiffusionNoise, diffusion_scales
 from icl.edits.random_augmentation import RandomAugmentation
-from icl.edits.random_colors import RandomColors
-from icl.edits.region import RegionMask
-from icl.edits.rotate import Rotate
-from icl.edits.shuffled_patches import ShuffledPatches
 
 __all__ = [
     "DIFFUSION_STEPS",

@@ -5,7 +5,9 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from annotated_types import Ge, Le
 
+from icl.annotations import Tensor
 from icl.errors import ConfigError
+from icl.images import Image
 from icl.loading import location
 from icl.registry import Fraction, build, describe
 from icl.streams import StreamKey
@@ -13,9 +15,6 @@ from icl.text.json_text import canonical_bytes
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PILImage
-    from torch import Tensor
-
-    from icl.images import Image
 
 
 ColorLevel = Annotated[int, Ge(0), Le(255)]
@@ -45,7 +44,7 @@ class Edit:
     def apply_to_image(self, image: "PILImage") -> "PILImage":
         return image
 
-    def apply_to_pixel_values(self, pixels: "Tensor") -> "Tensor":
+    def apply_to_pixel_values(self, pixels: Tensor) -> Tensor:
         return pixels
 
 
@@ -87,7 +86,7 @@ class ReplacementImage(Edit):
 
     keeps_size: ClassVar[bool] = False
 
-    image: "Image"
+    image: Image
 
     def describe(self) -> str:
         return f"Another({self.image.digest})"

@@ -13,9 +13,8 @@ Differs from the released code in the regions (Set-of-Mark marks masks of SAM) a
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from icl.edits.base import Box, Edit
-from icl.errors import ConfigError
-from icl.registry import Fraction, PositiveInt, component
+from icl import ConfigError, Edit, Fraction, PositiveInt, component
+from icl.edits.base import Box
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PILImage

@@ -1,16 +1,11 @@
 """Diffusion noise on the processed pixels, as in published code."""
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import Annotated, ClassVar
 
 from annotated_types import Ge, Le
 
-from icl.edits.base import Edit
-from icl.registry import component
-from icl.streams import StreamKey
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from icl import Edit, StreamKey, Tensor, component
 
 DIFFUSION_STEPS = 1000
 
@@ -35,7 +30,7 @@ class DiffusionNoise(Edit):
     def bind(self, key: StreamKey, place: str) -> "DiffusionNoise":
         return replace(self, stream=key.number(f"noise/{place}", 63))
 
-    def apply_to_pixel_values(self, pixels: "Tensor") -> "Tensor":
+    def apply_to_pixel_values(self, pixels: Tensor) -> Tensor:
         import torch
 
         generator = torch.Generator().manual_seed(self.stream)

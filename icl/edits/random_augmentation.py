@@ -3,14 +3,9 @@
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Annotated
 
-from icl.edits.base import Edit
-from icl.edits.blur import Blur
-from icl.edits.color import Color
-from icl.edits.crop import Crop
-from icl.edits.flip import Flip
-from icl.edits.rotate import Rotate
-from icl.registry import NestedComponent, component
-from icl.streams import StreamKey
+from icl import Edit, NestedComponent, StreamKey, component
+from icl.edits.colors import Blur, Color
+from icl.edits.geometry import Crop, Flip, Rotate
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PILImage

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from icl.errors import ICLError, ModelError
 from icl.member_names import check_member_names
-from icl.memory.out_of_memory import first_line, is_out_of_memory
+from icl.memory import first_line, is_out_of_memory
 from icl.types import Example, Generation, Prompt
 
 if TYPE_CHECKING:

@@ -7,11 +7,10 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from icl.errors import ImageError, strip_control_characters
+from icl.images import Image
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PILImage
-
-    from icl.images import Image
 
 THUMBNAIL_SIDE = 96
 """The longest side of an image in pixels."""
@@ -77,7 +76,7 @@ class Thumbnails:
     def __init__(self) -> None:
         self.count, self.sources = 0, dict[str, str]()
 
-    def tag(self, image: "Image", name: str = "") -> str:
+    def tag(self, image: Image, name: str = "") -> str:
         """The thumbnail of an image after its edits, or the reason why it cannot be read."""
         self.count += 1
         edits = "".join(f", {type(edit).__name__.lower()}" for edit in image.edits)
@@ -91,7 +90,7 @@ class Thumbnails:
             return dim_html(f"[{error}]")
         return image_tag(self.sources[image.digest], title)
 
-    def row(self, images: Iterable["Image"]) -> str:
+    def row(self, images: Iterable[Image]) -> str:
         return "".join(map(self.tag, images))
 
     def remark(self) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from icl.errors import ICLError
-from icl.memory.out_of_memory import first_line
+from icl.memory import first_line
 from lab.gpu.check import Bench, NotHereError, load_check
 
 MAX_CHARACTERS = 400

@@ -13,11 +13,8 @@ No released code was compared.
 from dataclasses import dataclass
 from typing import Literal
 
-from icl.metrics.normalize import normalize_text
-from icl.registry import component
-from icl.types import Context, Demo
-from prompts.example_changes import derange, random_answer, random_places, replace_demos, sort_by_rank
-from prompts.label_renaming import rivals, rivals_of, with_answer
+from icl import Context, Demo, component, normalize_text
+from prompts import derange, random_answer, random_places, replace_demos, rivals, rivals_of, sort_by_rank, with_answer
 
 
 @component("transform", "answers")

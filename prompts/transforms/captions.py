@@ -11,11 +11,10 @@ import json
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
+from icl import ConfigError, Context, DataError, component
 from icl import parameter_files as files
-from icl.errors import ConfigError, DataError
-from icl.registry import component
-from icl.types import Context, Where
-from prompts.example_changes import change_examples
+from icl.types import Where
+from prompts import change_examples
 
 
 @component("transform", "captions")

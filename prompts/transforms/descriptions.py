@@ -19,15 +19,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
-from icl import spans
-from icl.errors import ConfigError, PlanError
+from icl import ConfigError, Context, Example, Model, Part, PlanError, Pool, PositiveInt, Prompt, Turn, component, spans
 from icl.models.answer_likelihood import demo_prompt
-from icl.models.base import Model
 from icl.models.short_answers import answers
-from icl.registry import PositiveInt, component
-from icl.tasks.base import Pool
-from icl.types import Context, Example, Part, Prompt, Turn, Where
-from prompts.example_changes import change_examples, sort_by_rank
+from icl.types import Where
+from prompts import change_examples, sort_by_rank
 
 REQUESTS: Mapping[str, str] = {
     "caption": "Describe the picture in one sentence.",

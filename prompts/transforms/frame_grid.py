@@ -14,10 +14,9 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from icl.images import Image
-from icl.registry import PositiveInt, component
-from icl.types import Context, Where
-from prompts.example_changes import change_examples
+from icl import Context, Image, PositiveInt, component
+from icl.types import Where
+from prompts import change_examples
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PILImage

@@ -12,11 +12,11 @@ No released code was compared.
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, ClassVar
 
+from icl import Context, NestedComponent, component, describe
 from icl.edits import Edit
 from icl.edits.mark import RegionMarks
-from icl.registry import NestedComponent, component, describe
-from icl.types import Context, Where
-from prompts.example_changes import change_examples
+from icl.types import Where
+from prompts import change_examples
 
 
 @component("transform", "image_edit")

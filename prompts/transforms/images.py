@@ -17,13 +17,10 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge, Le
 
+from icl import ConfigError, Context, Image, PlanError, Pool, component
 from icl.edits import DIFFUSION_STEPS, Blank, DiffusionNoise
-from icl.errors import ConfigError, PlanError
-from icl.images import Image
-from icl.registry import component
-from icl.tasks.base import Pool
-from icl.types import Context, Where
-from prompts.example_changes import change_examples, derange, random_places, replace_demos, sort_by_rank
+from icl.types import Where
+from prompts import change_examples, derange, random_places, replace_demos, sort_by_rank
 
 
 @component("transform", "images")

@@ -15,11 +15,10 @@ No released code was compared.
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from icl.errors import ConfigError
+from icl import ConfigError, Context, Count, OptionListing, component, later_parameter
 from icl.option_listing import LETTERED, with_listed_options
-from icl.registry import Count, component, later_parameter
-from icl.types import Context, OptionListing, Where
-from prompts.example_changes import change_examples
+from icl.types import Where
+from prompts import change_examples
 
 
 @component("transform", "option_list")

@@ -9,10 +9,9 @@ No released code was compared.
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
-from icl.errors import ConfigError
-from icl.registry import component
-from icl.types import Context, Where
-from prompts.example_changes import change_examples, derange, random_places, replace_demos, sort_by_rank
+from icl import ConfigError, Context, component
+from icl.types import Where
+from prompts import change_examples, derange, random_places, replace_demos, sort_by_rank
 
 
 @component("transform", "questions")

@@ -15,16 +15,23 @@ No released code was compared.
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
-from icl import spans
-from icl.errors import ConfigError, PlanError
-from icl.metrics.normalize import normalize_text
-from icl.models.base import Model
+from icl import (
+    ConfigError,
+    Context,
+    Demo,
+    Model,
+    Part,
+    PlanError,
+    PositiveInt,
+    Prompt,
+    Turn,
+    component,
+    normalize_text,
+    spans,
+)
 from icl.models.short_answers import answers
-from icl.registry import PositiveInt, component
 from icl.tasks.base import Pool
-from icl.types import Context, Demo, Part, Prompt, Turn
-from prompts.example_changes import derange, random_places, replace_demos, sort_by_rank
-from prompts.label_renaming import with_answer
+from prompts import derange, random_places, replace_demos, sort_by_rank, with_answer
 
 REQUEST = "{question}\n{fact}Explain in one sentence, from the image, how to get to the answer."
 

@@ -11,11 +11,8 @@ No released code.
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from icl.metrics.normalize import normalize_text
-from icl.registry import component
-from icl.types import Context
-from prompts.example_changes import gold_of, replace_demos, sort_by_rank
-from prompts.label_renaming import check_gold_unchanged, new_name, rivals_of, with_answer
+from icl import Context, component, normalize_text
+from prompts import check_gold_unchanged, gold_of, new_name, replace_demos, rivals_of, sort_by_rank, with_answer
 
 
 @component("transform", "unlearn")

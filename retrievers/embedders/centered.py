@@ -15,12 +15,8 @@ from typing import Annotated
 
 import numpy as np
 
-from icl.errors import PlanError
-from icl.registry import NestedComponent, component
-from icl.tasks.base import Pool
-from icl.types import Example, Query
-from retrievers.base import Embedder, Vectors, normalize_rows
-from retrievers.machinery.embeddings import EmbeddingSource, PoolFitted, TextField, demo_text, open_source
+from icl import Example, NestedComponent, PlanError, Pool, Query, component
+from retrievers import Embedder, EmbeddingSource, PoolFitted, TextField, Vectors, demo_text, normalize_rows, open_source
 
 
 @component("embedder", "centered")

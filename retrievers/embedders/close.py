@@ -17,13 +17,8 @@ from typing import Annotated, Any
 
 import numpy as np
 
-from icl.errors import PlanError
-from icl.registry import NestedComponent, NonNegative, component
-from icl.streams import StreamKey
-from icl.tasks.base import Pool
-from icl.types import Example, Query
-from retrievers.base import Embedder, Vectors, normalize_rows
-from retrievers.machinery.embeddings import EmbeddingSource, PoolFitted, TextField, demo_text, open_source
+from icl import Example, NestedComponent, NonNegative, PlanError, Pool, Query, StreamKey, component
+from retrievers import Embedder, EmbeddingSource, PoolFitted, TextField, Vectors, demo_text, normalize_rows, open_source
 
 
 def shifted_texts(texts: Vectors, shift: Any, noise: Any) -> Vectors:

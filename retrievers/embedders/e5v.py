@@ -11,12 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
-from icl.errors import ConfigError
-from icl.models.base import Model
-from icl.registry import NestedComponent, component
-from icl.types import Example, Part, Prompt, Query, Turn
-from retrievers.base import Vectors, all_images, mean_per_item, stack_batches
-from retrievers.machinery.embedding_models import EmbedderPlacement
+from icl import ConfigError, Example, Model, NestedComponent, Part, Prompt, Query, Turn, component
+from retrievers import EmbedderPlacement, Vectors, all_images, mean_per_item, stack_batches
 
 BATCH = 16
 

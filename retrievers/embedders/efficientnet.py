@@ -8,20 +8,13 @@ in the package.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
-from icl.errors import PlanError
-from icl.images import Image
+from icl import Example, Image, PlanError, Query, Tensor, component
 from icl.models.small.efficientnet import load_network, pixels_of, weights_file
-from icl.registry import component
-from icl.types import Example, Query
-from retrievers.base import Vectors, all_images, mean_per_item, normalize_rows
-from retrievers.machinery.embedding_models import decode_batches
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from retrievers import Vectors, all_images, decode_batches, mean_per_item, normalize_rows
 
 SIDE, BATCH = 224, 64
 
@@ -56,7 +49,7 @@ class EfficientNet:
         )
 
 
-def feature_maps(images: Sequence[Image], side: int = SIDE) -> "Iterator[Tensor]":
+def feature_maps(images: Sequence[Image], side: int = SIDE) -> Iterator[Tensor]:
     """The features at each position, in batches: [images, 1280, side / 32, side / 32]."""
     import torch
 

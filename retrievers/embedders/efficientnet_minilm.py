@@ -20,10 +20,8 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from icl.images import Image
-from icl.registry import component
-from icl.types import Example, Query
-from retrievers.base import Vectors, all_images, mean_per_item, normalize_rows, stack_batches
+from icl import Example, Image, Query, component
+from retrievers import Vectors, all_images, mean_per_item, normalize_rows, stack_batches
 from retrievers.embedders.efficientnet import EfficientNet, feature_maps
 from retrievers.embedders.minilm import MAX_TOKENS, MiniLM, minilm_folder
 from retrievers.machinery.embedding_models import EmbedderDtype, PlacedEmbedder, weight_bytes

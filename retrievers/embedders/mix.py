@@ -11,12 +11,8 @@ from typing import Annotated
 
 import numpy as np
 
-from icl.errors import ConfigError
-from icl.registry import Fraction, NestedComponent, component
-from icl.tasks.base import Pool
-from icl.types import Example, Query
-from retrievers.base import Embedder, Vectors
-from retrievers.machinery.embeddings import EmbeddingSource, open_source, reads
+from icl import ConfigError, Example, Fraction, NestedComponent, Pool, Query, component
+from retrievers import Embedder, EmbeddingSource, Vectors, open_source, reads
 
 
 @component("embedder", "mix")

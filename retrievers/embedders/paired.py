@@ -8,12 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
-from icl.errors import ConfigError
-from icl.registry import NestedComponent, component
-from icl.tasks.base import Pool
-from icl.types import Example, Query
-from retrievers.base import Embedder, Vectors
-from retrievers.machinery.embeddings import EmbeddingSource, open_source, reads
+from icl import ConfigError, Example, NestedComponent, Pool, Query, component
+from retrievers import Embedder, EmbeddingSource, Vectors, open_source, reads
 
 
 @component("embedder", "paired")

@@ -16,13 +16,10 @@ from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Le
 
-from icl.errors import ConfigError, DataError
-from icl.parameter_files import expand_user, pin_file
-from icl.registry import Count, NestedComponent, NonNegative, component
+from icl import ConfigError, Count, DataError, Example, NestedComponent, NonNegative, Query, component, expand_user
+from icl.parameter_files import pin_file
 from icl.tasks.base import Pool
-from icl.types import Example, Query
-from retrievers.base import Embedder, Vectors
-from retrievers.machinery.embeddings import EmbeddingSource, demo_text, open_source, reads
+from retrievers import Embedder, EmbeddingSource, Vectors, demo_text, open_source, reads
 from retrievers.machinery.trained_heads import check_embedder
 from retrievers.machinery.variance_heads import (
     MAX_LOG_DEVIATION,

@@ -11,12 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from icl.errors import ModelError
-from icl.parameter_files import expand_user
-from icl.registry import component, later_parameter
-from icl.types import Example, Query
+from icl import Example, ModelError, Query, component, expand_user, later_parameter
+from retrievers import GIB, EmbedderDtype, EmbedderPlacement, PlacedEmbedder, weight_bytes
 from retrievers.base import Vectors, all_images, mean_per_item, normalize_rows
-from retrievers.machinery.embedding_models import GIB, EmbedderDtype, EmbedderPlacement, PlacedEmbedder, weight_bytes
 
 
 @component("embedder", "sentence_transformers")

@@ -10,11 +10,8 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from icl.errors import ModelError, PlanError
-from icl.images import Image
-from icl.registry import component, later_parameter
-from icl.types import Example, Query
-from retrievers.base import Vectors, all_images, mean_per_item, stack_batches
+from icl import Example, Image, ModelError, PlanError, Query, component, later_parameter
+from retrievers import Vectors, all_images, mean_per_item, stack_batches
 from retrievers.machinery.embedding_models import (
     BATCH,
     EmbedderDtype,

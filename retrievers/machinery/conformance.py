@@ -22,12 +22,9 @@ from typing import Any
 
 import numpy as np
 
+from icl import Example, ICLError, Image, PlanError, Pool, Query, RetrievedExample
 from icl.edits import Blank
-from icl.errors import ICLError, PlanError
-from icl.images import Image
-from icl.tasks.base import Pool
 from icl.testing.require import accepts_class
-from icl.types import Example, Query, RetrievedExample
 from retrievers.base import (
     EXCLUDE_LEAKS,
     Embedder,

@@ -10,11 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from icl.errors import ModelError
-from icl.images import Image
-from icl.models.base import Model
+from icl import Image, Model, ModelError, expand_user
 from icl.models.hf.device_placement import has_cuda, resolve_device
-from icl.parameter_files import expand_user
 from icl.quiet_progress import hide_transformers_progress
 from retrievers.base import Vectors, stack_batches
 

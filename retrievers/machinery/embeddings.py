@@ -19,12 +19,8 @@ from typing import Any, Literal, Protocol, TypeVar
 
 import numpy as np
 
+from icl import ConfigError, Example, Image, ModelError, PlanError, Pool, Query, cache_folder
 from icl.component_json import describe
-from icl.errors import ConfigError, ModelError, PlanError
-from icl.images import Image
-from icl.parameter_files import cache_folder
-from icl.tasks.base import Pool
-from icl.types import Example, Query
 from retrievers.base import Embedder, Vectors, all_images, mean_per_item
 from retrievers.machinery.embedding_models import placements
 from retrievers.machinery.vector_store import FORMAT, VectorStore, warn

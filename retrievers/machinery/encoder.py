@@ -12,10 +12,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from icl.errors import ModelError
-from icl.images import Image
-from icl.registry import component, later_parameter
-from icl.types import Example, Query
+from icl import Example, Image, ModelError, Query, component, later_parameter
 from retrievers.base import Vectors, all_images, mean_per_item, normalize_rows
 from retrievers.machinery.embedding_models import (
     BATCH,

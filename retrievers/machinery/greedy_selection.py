@@ -14,12 +14,8 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from icl import LogitModel, Pool, PositiveInt, Query, RetrievedExample, StreamKey
 from icl.models.answer_likelihood import demo_prompt, entropy, options_of, probabilities, scorer
-from icl.models.base import LogitModel
-from icl.registry import PositiveInt
-from icl.streams import StreamKey
-from icl.tasks.base import Pool
-from icl.types import Query, RetrievedExample
 from retrievers.base import FittedRetriever, Resources
 from retrievers.machinery.similarity import FittedSimilarity, ModalityRetriever, Neighbors, fit_similarity
 

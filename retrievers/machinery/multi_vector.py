@@ -18,10 +18,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 from numpy.typing import NDArray
 
-from icl.errors import ConfigError, DataError
-from icl.registry import Fraction, NestedComponent
-from icl.tasks.base import Pool
-from icl.types import Example, Query, RetrievedExample
+from icl import ConfigError, DataError, Example, Fraction, NestedComponent, Pool, Query, RetrievedExample
 from retrievers.base import EXCLUDE_LEAKS, Embedder, LeakPolicy, Resources, RetrievedDemos, Vectors, all_images
 from retrievers.machinery.embeddings import EmbeddingCache, shared_cache
 from retrievers.machinery.encoder import Encoder

@@ -12,10 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
-from icl.errors import ConfigError, PlanError
-from icl.registry import NestedComponent, PositiveInt, component
-from icl.tasks.base import Pool
-from icl.types import Query, RetrievedExample
+from icl import ConfigError, NestedComponent, PlanError, Pool, PositiveInt, Query, RetrievedExample, component
 from retrievers.base import (
     EXCLUDE_LEAKS,
     FittedReranker,

@@ -26,10 +26,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 from numpy.typing import NDArray
 
-from icl.errors import ConfigError, PlanError
-from icl.registry import Fraction, NestedComponent, PositiveInt
-from icl.tasks.base import Pool
-from icl.types import Example, Query, RetrievedExample
+from icl import ConfigError, Example, Fraction, NestedComponent, PlanError, Pool, PositiveInt, Query, RetrievedExample
 from retrievers.base import EXCLUDE_LEAKS, Embedder, FittedRetriever, LeakPolicy, Resources, RetrievedDemos, Vectors
 from retrievers.machinery.embeddings import (
     MODALITIES_OF,

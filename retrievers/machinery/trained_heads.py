@@ -5,16 +5,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 
-from icl.errors import DataError, PlanError
+from icl import DataError, PlanError, Tensor
 from retrievers.base import Vectors, normalize_rows
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
 
 CHECKSUM = "checksum"
 """Metadata key of the sha256 of everything else in the file."""
@@ -181,7 +177,7 @@ def train_head(
     return ContrastiveHead(weights.detach().numpy().astype(np.float32), embedder, training_domains)
 
 
-def contrastive_loss(rows: "Tensor", classes: "Tensor", domains: "Tensor", training: HeadTraining) -> "Tensor":
+def contrastive_loss(rows: Tensor, classes: Tensor, domains: Tensor, training: HeadTraining) -> Tensor:
     """The mean loss over anchors with a positive; 0 without such anchors.
 
     rows: [N, D], unit rows. classes, domains: [N] long.
@@ -202,14 +198,14 @@ def contrastive_loss(rows: "Tensor", classes: "Tensor", domains: "Tensor", train
     return (losses[has_positive] / count[has_positive]).mean() if bool(has_positive.any()) else rows.sum() * 0
 
 
-def _numbers(values: Sequence[str | None]) -> "Tensor":
+def _numbers(values: Sequence[str | None]) -> Tensor:
     import torch
 
     order = {value: i for i, value in enumerate(dict.fromkeys(values))}
     return torch.tensor([order[value] for value in values])
 
 
-def _batch(rng: np.random.Generator, size: int, limit: int) -> "Tensor":
+def _batch(rng: np.random.Generator, size: int, limit: int) -> Tensor:
     import torch
 
     return torch.arange(size) if size <= limit else torch.from_numpy(rng.permutation(size)[:limit])

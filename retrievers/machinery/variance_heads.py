@@ -17,19 +17,14 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from icl.errors import DataError, PlanError
-from icl.streams import stream
+from icl import DataError, PlanError, Tensor, stream
 from retrievers.base import Vectors
 from retrievers.machinery.trained_heads import check_width, load_head, save_head
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
 
 FORMAT = "mm-icl spreads 2"
 A, B = 10.0, 10.0
@@ -219,8 +214,8 @@ def fit_variance_heads(
 
 
 def soft_contrastive(
-    one: "Tensor", other: "Tensor", classes: "Tensor", scale: "Sequence[Tensor]", released: bool, *, alone: bool
-) -> "Tensor":
+    one: Tensor, other: Tensor, classes: Tensor, scale: Sequence[Tensor], released: bool, *, alone: bool
+) -> Tensor:
     """The soft contrastive loss over all pairs of rows.
 
     one, other: [N, S, D] samples; classes: [N]. alone: both are the same rows, and no row is paired with itself.
@@ -240,7 +235,7 @@ def soft_contrastive(
     return sum((part.mean() + pairs) / 2 for part in losses if len(part)) + by_pair.sum() * 0
 
 
-def _sample(mean: "Tensor", log_deviation: "Tensor", rng: np.random.Generator) -> "Tensor":
+def _sample(mean: Tensor, log_deviation: Tensor, rng: np.random.Generator) -> Tensor:
     """Samples of Gaussians: [N, D] and [N, D] -> [N, SAMPLES, D]."""
     import torch
 

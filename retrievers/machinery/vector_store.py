@@ -25,7 +25,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from icl.errors import ICLWarning, StoreError
+from icl import ICLWarning, StoreError
 from retrievers.base import Vectors
 
 KEY_BYTES = 32

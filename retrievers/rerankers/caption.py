@@ -10,21 +10,14 @@ No released code.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
 
+from icl import Model, NestedComponent, Part, Pool, PositiveInt, Prompt, Query, RetrievedExample, Turn, component
 from icl.errors import ConfigError, DataError, PlanError
 from icl.models.short_answers import answers
-from icl.registry import NestedComponent, PositiveInt, component
-from icl.tasks.base import Pool
-from icl.types import Part, Prompt, Query, RetrievedExample, Turn
-from retrievers.base import Embedder, Resources, RetrievedDemos, Vectors
-from retrievers.machinery.embeddings import EmbeddingSource, open_source, reads
-from retrievers.machinery.encoder import Encoder
-
-if TYPE_CHECKING:
-    from icl.models.base import Model
+from retrievers import Embedder, EmbeddingSource, Encoder, Resources, RetrievedDemos, Vectors, open_source, reads
 
 
 @component("reranker", "caption")
@@ -59,7 +52,7 @@ class FittedCaption:
     reranker: Caption
     pool: Pool
     source: EmbeddingSource
-    model: "Model"
+    model: Model
 
     def rerank(
         self, queries: Sequence[Query], candidates: Sequence[Sequence[RetrievedExample]], k: int

@@ -10,10 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from icl.registry import component
-from icl.tasks.base import Pool
-from icl.types import Query, RetrievedExample
-from retrievers.base import Resources, RetrievedDemos
+from icl import Pool, Query, RetrievedExample, component
+from retrievers import Resources, RetrievedDemos
 
 
 @component("reranker", "label_balance")

@@ -10,11 +10,9 @@ from torch import Tensor
 
 from decoding.base import Strategy
 from decoding.engine.decoding_step import combine_branches
-from decoding.strategies.adacad import AdaCAD
-from decoding.strategies.cad import CAD
 from decoding.strategies.chasd import CHASD
 from decoding.strategies.code import CODE, INSTRUCTION
-from decoding.strategies.coiecd import COIECD
+from decoding.strategies.context_aware import CAD, COIECD, AdaCAD
 from decoding.strategies.m3id import M3ID
 from decoding.strategies.vcd import VCD
 from icl.errors import PlanError

@@ -9,8 +9,7 @@ from decoding.arms.arm import parse_arm
 from decoding.controls.constant_bias import ConstantBias
 from decoding.engine.engine import run_requests
 from decoding.engine.requests import DecodingRequest, Failure
-from decoding.strategies.batch_calibration import BatchCalibration
-from decoding.strategies.contextual_calibration import ContextualCalibration
+from decoding.strategies.calibration import BatchCalibration, ContextualCalibration
 from decoding.strategies.moicl import MoICL
 from decoding.strategies.pmi import PMI
 from icl import edits

@@ -10,7 +10,7 @@ from decoding.arms.requirements import unsupported_reason
 from decoding.engine.decoding_step import combine_branches
 from decoding.engine.engine import run_requests
 from decoding.engine.requests import DecodingRequest
-from decoding.formulas.divergences import jensen_shannon, reversed_jensen_shannon
+from decoding.formulas.distributions import jensen_shannon, reversed_jensen_shannon
 from decoding.strategies.dola import DoLa
 from icl.types import Generation
 from tests.decoding.prompts import prompt

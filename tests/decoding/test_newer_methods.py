@@ -13,8 +13,7 @@ from decoding.arms.inspection import measure_weights
 from decoding.base import DefaultNote, InitialStepState
 from decoding.engine.engine import run_requests
 from decoding.engine.requests import DecodingRequest
-from decoding.formulas.divergences import jensen_shannon
-from decoding.formulas.row_steps import RowSteps
+from decoding.formulas.distributions import RowSteps, jensen_shannon
 from decoding.formulas.sampling import Greedy
 from decoding.prompt_edits import keep_demonstrations
 from decoding.strategies.adaptive_shots import AdaptiveShots, first_clear, margins

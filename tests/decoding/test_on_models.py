@@ -14,7 +14,7 @@ from torch import Tensor
 
 from decoding.arms.arm import Arm, default_controls, parse_arm
 from decoding.base import InitialStepState, Strategy
-from decoding.controls.entropy_matched import EntropyMatched
+from decoding.controls.matched_sharpness import EntropyMatched
 from decoding.engine.engine import run_requests
 from decoding.engine.requests import Counters, DecodingRequest, Failure
 from decoding.formulas.sampling import Greedy, Sampling

@@ -11,7 +11,7 @@ from decoding.arms.inspection import branch_count
 from decoding.base import InitialStepState, Strategy
 from decoding.controls.base import WrappingControl
 from decoding.controls.gaussian_proxy import GaussianProxy
-from decoding.controls.mask_only import MaskOnly
+from decoding.controls.recombinations import MaskOnly
 from decoding.engine.decoding_step import combine_branches
 from decoding.lockstep.request_metadata import BranchMetadata, deserialize, serialize
 from decoding.lockstep.step_records import RECORD_STORE

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from experiments import doctor as facts
+from experiments.cli.doctor import GPU, Folder, Machine, MachineFinding, PackageVersion, findings, parse_gpus
 from experiments.cli.main import main
-from experiments.doctor import GPU, Folder, Machine, MachineFinding, PackageVersion, findings, parse_gpus
 
 GIB = 2**30
 H100 = GPU("NVIDIA H100", 80 * GIB, 79 * GIB, (9, 0))

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from paper_data import ROWS, TINY, stand_in_config, write_stand_ins
 
+from experiments.analyses.published import compare_published
 from experiments.api import run
 from experiments.cli.main import main
 from experiments.config.config import load_config
@@ -15,7 +16,6 @@ from experiments.grid.grid import expand
 from experiments.grid.grid_warnings import statement_warnings
 from experiments.planning.plan import make_plan
 from experiments.results.claims import judge_claims
-from experiments.results.published import compare_published
 from experiments.results.view_run import view_run
 
 EVERY_ROW = ("papers/code", "papers/dcd", "papers/vcd")

@@ -11,7 +11,7 @@ from experiments.config.config import load_config
 from experiments.grid.grid import expand
 from experiments.results.loaded_run import load_run
 from experiments.running.run import run
-from experiments.store.equivalent_cells import equivalence_digest
+from experiments.store.run_state import equivalence_digest
 from experiments.store.store import Store
 from icl.errors import StoreError
 

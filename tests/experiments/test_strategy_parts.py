@@ -11,7 +11,7 @@ from experiments.grid.grid import expand
 from experiments.results.loaded_run import load_run
 from experiments.results.view_run import view_run
 from experiments.running.run import run
-from experiments.store.equivalent_cells import equivalence_digest
+from experiments.store.run_state import equivalence_digest
 from icl.errors import PlanError
 from icl.text.reasoning_blocks import ReasoningMarkers
 from tests.experiments.test_intervene_axis import MINUS, TINY

@@ -1,5 +1,6 @@
 """Public names are imported at their first use, and a file that shadows a package is reported then."""
 
+import importlib
 import logging
 import subprocess
 import sys
@@ -9,10 +10,11 @@ import pytest
 
 import icl
 from icl import testing
-from icl.lazy_exports import lazy_exports
+from icl.lazy_exports import PACKAGES, lazy_exports, read_stub
 from icl.registry import PACKAGES as KINDS
 
 ROOT = Path(icl.__file__).parents[1]
+STUBS = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("__init__.pyi"))
 
 
 def run_python(code: str, folder: Path) -> subprocess.CompletedProcess[str]:
@@ -60,10 +62,20 @@ def test_a_projects_module_that_is_hidden_is_an_error_that_names_its_folder(tmp_
 
 
 def test_an_unknown_name_is_an_attribute_error() -> None:
-    get_attribute, list_names = lazy_exports("package", {"icl.types": ("Prompt",)})
-    with pytest.raises(AttributeError, match="module 'package' has no attribute 'Promt'"):
+    get_attribute, list_names, public = lazy_exports("icl")
+    with pytest.raises(AttributeError, match="module 'icl' has no attribute 'Promt'"):
         get_attribute("Promt")
     assert "Prompt" in list_names()
+    assert "Prompt" in public
+
+
+@pytest.mark.parametrize("stub", STUBS, ids=lambda path: path.parent.name)
+def test_every_exported_name_comes_from_the_module_that_defines_it(stub: Path) -> None:
+    package = importlib.import_module(".".join(stub.parent.relative_to(ROOT).parts))
+    sources, _ = read_stub(stub.read_text())
+    for name, module in sources.items():
+        defined = importlib.import_module(module if module != package.__name__ else f"{module}.{name}")
+        assert getattr(package, name) is (defined if module == package.__name__ else getattr(defined, name))
 
 
 def test_the_base_classes_of_all_kinds_are_public() -> None:

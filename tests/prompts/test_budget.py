@@ -12,8 +12,7 @@ from icl.types import Context, Demo, Example, Prompt
 from prompts.budget import fit
 from prompts.composers.chat import Chat
 from prompts.composers.interleaved import Interleaved
-from prompts.orderers.random import RandomOrderer
-from prompts.orderers.reversed import Reversed
+from prompts.orderers.simple_orders import RandomOrderer, Reversed
 
 IMAGE = 100
 

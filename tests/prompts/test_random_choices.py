@@ -111,8 +111,7 @@ def test_a_swapped_image_changes_only_if_a_new_member_of_the_pool_is_drawn() -> 
 
 
 def test_probes_of_an_order_depend_on_the_ids() -> None:
-    from prompts.orderers.entropy import Entropy
-    from prompts.orderers.model_orderer import FittedOrderer, Trial
+    from prompts.orderers.model_orders import Entropy, FittedOrderer, Trial
 
     orderer: Any = Entropy(probes=3)
 

@@ -10,10 +10,11 @@ from icl.errors import ConfigError, DataError, PlanError
 from icl.registry import build
 from icl.tasks.base import Pool
 from icl.types import Example
-from retrievers import dpp, ra_cm3
+from retrievers import ra_cm3
+from retrievers import subsets as dpp
 from retrievers.base import Resources
 from retrievers.machinery.similarity import fit_similarity
-from retrievers.set_coverage import FittedSetCoverage
+from retrievers.subsets import FittedSetCoverage
 from retrievers.vote_k import most_voted
 
 Make = Callable[..., Any]

@@ -69,7 +69,7 @@ def test_diagnose_measures_a_pool(example: Make, pointing: Make, number_embedder
     assert diagnosis.alignment == pytest.approx(1, abs=0.02)
     assert [(one, other) for one, other, _ in diagnosis.near_duplicates] == [("x", "again")]
     assert diagnosis.hubness_images is None
-    from retrievers.embedders.histogram import Histogram
+    from retrievers.embedders.image_statistics import Histogram
 
     assert diagnose(pool, Histogram()).gap is None
 
@@ -79,8 +79,7 @@ def test_blind_pairs_are_similar_for_one_encoder_only(example: Make, color: Make
     from PIL import Image as PILImage
 
     from icl.images import Image
-    from retrievers.embedders.histogram import Histogram
-    from retrievers.embedders.pixels import Pixels
+    from retrievers.embedders.image_statistics import Histogram, Pixels
 
     def halves(left: str, right: str, mark: int) -> Image:
         image = PILImage.new("RGB", (32, 32), left)

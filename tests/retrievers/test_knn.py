@@ -14,10 +14,10 @@ from icl.registry import build
 from icl.tasks.base import Pool
 from icl.types import Example
 from retrievers.base import Resources
-from retrievers.embedders.histogram import Histogram
-from retrievers.knn import KNN
+from retrievers.embedders.image_statistics import Histogram
 from retrievers.machinery.embeddings import num_embedded
 from retrievers.machinery.encoder import Encoder
+from retrievers.nearest import KNN
 
 Make = Callable[..., Any]
 COLORS = ("red", "lime", "blue", "yellow")

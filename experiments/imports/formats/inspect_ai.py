@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.imports.logs import Log, LoggedSample, log_format, score_of, text_of
-from icl.errors import DataError
-from icl.text.json_text import parse_json_object
+from icl import DataError, parse_json_object
 
 VALUES = {"C": 1.0, "I": 0.0, "P": 0.5, "N": 0.0}
 """The values of a score that is a letter: correct, incorrect, partly correct, no answer."""

@@ -9,16 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from experiments.imports.logs import (
-    Log,
-    LoggedSample,
-    json_lines,
-    json_object,
-    log_format,
-    score_of,
-    task_log,
-    text_of,
-)
+from experiments.imports.logs import Log, LoggedSample, json_lines, json_object, log_format, score_of, task_log, text_of
 
 PATTERN = r"samples_(?P<task>.+)_(?P<date>\d{4}-\d\d-\d\dT[^_]+)\.jsonl"
 

@@ -8,16 +8,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from experiments.imports.logs import (
-    Log,
-    LoggedSample,
-    json_lines,
-    json_object,
-    log_format,
-    score_of,
-    task_log,
-    text_of,
-)
+from experiments.imports.logs import Log, LoggedSample, json_lines, json_object, log_format, score_of, task_log, text_of
 
 PATTERN = r"(?P<date>\d[^/]*?)_samples_(?P<task>.+)\.jsonl"
 FIELDS = frozenset(

@@ -14,9 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.imports.logs import Log, LoggedSample, log_format
-from icl.errors import DataError
-from icl.registry import build
-from icl.types import Example, Generation
+from icl import DataError, Example, Generation, build
 
 SCORES = ("hit", "score")
 FAILED = "Failed to obtain answer"

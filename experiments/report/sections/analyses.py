@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence, Set
 from dataclasses import replace
 from itertools import groupby
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -26,11 +26,8 @@ from experiments.report.figure import Figure, Line, dot_chart
 from experiments.report.section import Column, Kind, Section, Sentence
 from experiments.results.claims import JudgedClaim, judge_claims
 from experiments.results.run_view import RunView
-from experiments.stats.formatting import format_count
-from icl.errors import ConfigError, did_you_mean
-
-if TYPE_CHECKING:
-    from pandas import DataFrame, Series
+from experiments.stats import format_count
+from icl import ConfigError, DataFrame, Series, did_you_mean
 
 FOLDED_ROWS = 24
 """A longer table is folded on a page."""
@@ -124,7 +121,7 @@ def _precisions(view: RunView) -> Iterator[Section]:
         return
 
 
-def analysis_section(table: "DataFrame", name: str, stored: StoredResult | None = None) -> Section:
+def analysis_section(table: DataFrame, name: str, stored: StoredResult | None = None) -> Section:
     """The table of an analysis. Every table that `analyze()` of a user's module returns is a section, too.
 
     Raises:
@@ -153,7 +150,7 @@ def analysis_section(table: "DataFrame", name: str, stored: StoredResult | None 
     )  # fmt: skip
 
 
-def figure_spec(frame: "DataFrame", name: str) -> FigureSpec | None:
+def figure_spec(frame: DataFrame, name: str) -> FigureSpec | None:
     """What the table of an analysis draws; None if it has no figure.
 
     Raises:
@@ -179,7 +176,7 @@ def figure_spec(frame: "DataFrame", name: str) -> FigureSpec | None:
     return spec
 
 
-def figure_caption(frame: "DataFrame", spec: FigureSpec) -> str:
+def figure_caption(frame: DataFrame, spec: FigureSpec) -> str:
     """A sentence: what is plotted, the interval and n."""
     import pandas as pd
 
@@ -194,7 +191,7 @@ def figure_caption(frame: "DataFrame", spec: FigureSpec) -> str:
     return f"{caption}, n = {size}{f' {spec.n}' if spec.n else ''}{'' if few == many else ' per point'}."
 
 
-def dot_figure(frame: "DataFrame", spec: FigureSpec) -> Figure:
+def dot_figure(frame: DataFrame, spec: FigureSpec) -> Figure:
     """A panel per setting: a row per value of `x`, a dot with its interval per measure."""
     data = measured_points(frame, spec)
     lines = {name: Line(number, number) for number, name in enumerate(dict.fromkeys(data["line"]))}
@@ -205,7 +202,7 @@ def dot_figure(frame: "DataFrame", spec: FigureSpec) -> Figure:
     )
 
 
-def measured_points(frame: "DataFrame", spec: FigureSpec) -> "DataFrame":
+def measured_points(frame: DataFrame, spec: FigureSpec) -> DataFrame:
     """The points of the figure. Returns: part (the setting), row, line (the measure), mean, low, high and says."""
     import pandas as pd
 
@@ -224,7 +221,7 @@ def measured_points(frame: "DataFrame", spec: FigureSpec) -> "DataFrame":
     return data
 
 
-def _columns(table: "DataFrame", settings: set[str]) -> Iterator[Column]:
+def _columns(table: DataFrame, settings: set[str]) -> Iterator[Column]:
     """The columns by their values: an interval is NAME_low and NAME_high, a p is `p` or NAME_p."""
     signed, heads = table.attrs.get("signed", ()), table.attrs.get("heads", {})
     for name in (str(column) for column in table if column not in settings):

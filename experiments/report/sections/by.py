@@ -1,19 +1,14 @@
 """The run by a column of its data: scores of each value, and whether the effects differ between values."""
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from experiments.report.section import Column, Section
 from experiments.report.sections.differences import are_controls
 from experiments.results.column_effects import ColumnEffects, interactions_frame, is_significant, macro_averages
 from experiments.results.data_columns import ScoreView
 from experiments.results.run_view import RunView
-from experiments.stats.arms import axis_values, varying_axes
-from experiments.stats.formatting import format_count
-from experiments.stats.summary import summarize_arms
-
-if TYPE_CHECKING:
-    from pandas import DataFrame
+from experiments.stats import axis_values, format_count, summarize_arms, varying_axes
+from icl import DataFrame
 
 TESTS = (
     "effect: the paired difference from the reference. contrast: the effect minus the one on all other values, with "
@@ -68,7 +63,7 @@ def _scores(view: RunView, one: ColumnEffects, split: ScoreView) -> Section:
     )  # fmt: skip
 
 
-def _effects(frame: "DataFrame", one: ColumnEffects, split: ScoreView) -> Section:
+def _effects(frame: DataFrame, one: ColumnEffects, split: ScoreView) -> Section:
     tested = frame[frame["p_corrected"].notna()].copy()
     tested["sure"] = [is_significant(row) for row in tested.to_dict("records")]
     number = int(tested["sure"].sum())

@@ -2,17 +2,15 @@
 
 from collections.abc import Iterator
 from itertools import groupby
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from experiments.config.keys import DEFAULT_METRICS
 from experiments.report.section import Column, Section, Sentence
 from experiments.report.sections.differences import MOVES, no_moves_note
 from experiments.results.run_view import RunView
-from experiments.stats.decoding_effects import OTHER_ANSWER, DecodingEffect
-from experiments.stats.formatting import few_units_note, format_count, format_share, format_signed, join_words
-
-if TYPE_CHECKING:
-    from pandas import DataFrame
+from experiments.stats import DecodingEffect, few_units_note, format_count, format_share, format_signed, join_words
+from experiments.stats.decoding_effects import OTHER_ANSWER
+from icl import DataFrame
 
 PARTIAL_MARK = "†"
 """Marks an arm that lacks settings of the reference."""
@@ -158,7 +156,7 @@ def _answer(row: DecodingEffect, name: str) -> str:
     return f"{name} {format_share(row.answers.get(name, 0.0), 2)}{before}"
 
 
-def controls_frame(view: RunView) -> "DataFrame":
+def controls_frame(view: RunView) -> DataFrame:
     """One row per arm, with numbers."""
     import pandas as pd
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from experiments.report.section import Column, Section
 from experiments.results.run_view import RunView
-from experiments.stats.formatting import format_count
+from experiments.stats import format_count
 
 LINES = (
     ("answers", "decoding_requests", "requests_reused", True),

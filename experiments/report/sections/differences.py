@@ -2,17 +2,12 @@
 
 from collections.abc import Iterable
 from functools import lru_cache
-from typing import TYPE_CHECKING
 
 from experiments.report.section import Column, Section
 from experiments.results.run_view import RunView
-from experiments.stats.arms import describe_arm, drop_constant_axes
-from experiments.stats.compare import compare, verdicts
-from experiments.stats.formatting import few_units_note, format_count
-from experiments.stats.pairs import UnpairedError
-
-if TYPE_CHECKING:
-    from pandas import DataFrame
+from experiments.stats import UnpairedError, describe_arm, drop_constant_axes, few_units_note, format_count, verdicts
+from experiments.stats.compare import compare
+from icl import DataFrame
 
 TESTS = {
     frozenset({"mcnemar"}): "exact McNemar",
@@ -23,7 +18,7 @@ MOVES = {"neither": ("down", "up"), "graded": ("worse", "better"), "accuracy": (
 """The headings of the numbers of samples that move."""
 
 
-def differences_section(view: RunView, frame: "DataFrame | None" = None) -> Section | None:
+def differences_section(view: RunView, frame: DataFrame | None = None) -> Section | None:
     """The differences of a view. frame: the differences of `compare`, if they are not the usual ones."""
     refused = ""
     if frame is None:
@@ -70,7 +65,7 @@ def differences_section(view: RunView, frame: "DataFrame | None" = None) -> Sect
 
 
 @lru_cache(maxsize=4)
-def differences_or_reason(view: RunView) -> "tuple[DataFrame | None, str]":
+def differences_or_reason(view: RunView) -> tuple[DataFrame | None, str]:
     """The `difference_frame`, and why there is none although arms could be compared; '' if nothing can be."""
     if view.is_sequential:
         return None, view.sequential_note
@@ -80,27 +75,27 @@ def differences_or_reason(view: RunView) -> "tuple[DataFrame | None, str]":
         return None, str(error)
 
 
-def difference_frame(view: RunView) -> "DataFrame | None":
+def difference_frame(view: RunView) -> DataFrame | None:
     """Each arm compared with its reference, or None if there is nothing to compare. Raises UnpairedError."""
     if not view.to or all(view.scores[axis].nunique() < 2 for axis in view.to):
         return None
     return compare(view.scores, view.to, view.metric, correct=view.correct, axes=view.axes)
 
 
-def are_controls(frame: "DataFrame", view: RunView) -> "list[bool]":
+def are_controls(frame: DataFrame, view: RunView) -> "list[bool]":
     """For each row, whether its decoding is a control, but neither a strategy with controls nor the reference."""
     names = {*view.control_names} - {*view.controls, str(view.to.get("decoding"))}
     return [name in names for name in frame["decoding"]] if "decoding" in frame else [False] * len(frame)
 
 
-def moves_of(view: RunView, tested: "DataFrame") -> str:
+def moves_of(view: RunView, tested: DataFrame) -> str:
     """The key of MOVES."""
     if view.better == "neither":
         return "neither"
     return "accuracy" if set(tested["test"]) == {"mcnemar"} else "graded"
 
 
-def _how(tested: "DataFrame", family: str) -> str:
+def _how(tested: DataFrame, family: str) -> str:
     """The test, its units and its family."""
     units = " or ".join(f"{number:,}" for number in sorted(set(tested["clusters"])))
     holm = f"; Holm over {family} comparisons corrects p and interval. Bold: 0 is outside" if family else ""
@@ -109,7 +104,7 @@ def _how(tested: "DataFrame", family: str) -> str:
     return f"{describe_tests(tested['test'])}, {units} independent units; {each} of query and seed{holm}."
 
 
-def _what_is_missing(view: RunView, tested: "DataFrame") -> list[str]:
+def _what_is_missing(view: RunView, tested: DataFrame) -> list[str]:
     dropped = int(tested["dropped_pairs"].sum())
     return [
         f"{format_count(dropped, 'pair')} without both scores are left out." if dropped else "",
@@ -134,7 +129,7 @@ def describe_tests(tests: Iterable[str]) -> str:
     return "; ".join(TESTS[frozenset({one})] for one in sorted(names))
 
 
-def _reference(view: RunView, frame: "DataFrame") -> str:
+def _reference(view: RunView, frame: DataFrame) -> str:
     """The reference in words: of `compare`, which may be another one than the view's."""
     name = ", ".join(dict.fromkeys(frame["reference"]))
     return describe_arm(view.to) if name == ", ".join(map(str, view.to.values())) else name

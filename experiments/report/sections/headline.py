@@ -10,8 +10,7 @@ from experiments.report.section import Column, Section, Sentence
 from experiments.report.sections.controls import control_sentences
 from experiments.report.sections.scores import scores_section
 from experiments.results.run_view import RunView
-from experiments.stats.arm_comparisons import ArmComparison
-from experiments.stats.findings import Finding
+from experiments.stats import ArmComparison, Finding, smallest_detectable_difference
 from experiments.stats.formatting import (
     format_count,
     format_interval,
@@ -20,7 +19,6 @@ from experiments.stats.formatting import (
     format_signed,
     join_words,
 )
-from experiments.stats.significance import smallest_detectable_difference
 from experiments.stopping.findings import looks_frame
 
 DETECTABLE = 1.4

@@ -9,6 +9,7 @@ from experiments.report.figure import Figure, Line, curve_chart, dot_chart
 from experiments.report.section import Column, Section
 from experiments.report.sections.differences import are_controls, differences_or_reason
 from experiments.results.run_view import RunView
+from experiments.stats import estimate_arm, few_units_note, format_count, summarize_arms, summarize_curve, verdicts
 from experiments.stats.arms import (
     NO_VALUE,
     axis_values,
@@ -18,14 +19,10 @@ from experiments.stats.arms import (
     iter_arms,
     varying_axes,
 )
-from experiments.stats.compare import verdicts
-from experiments.stats.formatting import few_units_note, format_count
-from experiments.stats.summary import estimate_arm, summarize_arms, summarize_curve
+from icl import DataFrame
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-    from pandas import DataFrame
 
 VOTE = "vote"
 VOTE_AXES = ("retriever", "rerankers", "rerank_candidates", "transforms")
@@ -70,7 +67,7 @@ def _section(view: RunView, name: str, title: str, better: set[tuple[Any, ...]])
     )  # fmt: skip
 
 
-def _notes(view: RunView, frame: "DataFrame") -> "Iterator[str]":
+def _notes(view: RunView, frame: DataFrame) -> "Iterator[str]":
     scored = view.paired_scores[view.paired_scores[view.metric].notna()]
     queries = sorted(set(scored.groupby("task")["query"].nunique()))
     size = " to ".join(f"{number:,}" for number in dict.fromkeys([queries[0], queries[-1]])) if queries else "0"
@@ -101,7 +98,7 @@ def _better(view: RunView) -> set[tuple[Any, ...]]:
     return {tuple(row) for row in better_rows[list(view.axes)].itertuples(index=False)}
 
 
-def _ordered(frame: "DataFrame", view: RunView) -> "DataFrame":
+def _ordered(frame: DataFrame, view: RunView) -> DataFrame:
     """The rows in the order of the config; the vote after the arms of its demonstrations."""
     keys = ["task", *view.row_axes]
     orders = {axis: {str(v): i for i, v in enumerate(axis_values(view.scores, axis))} for axis in keys}
@@ -109,7 +106,7 @@ def _ordered(frame: "DataFrame", view: RunView) -> "DataFrame":
     return frame.assign(**places).sort_values([*places, "shots"], kind="stable", ignore_index=True).drop(columns=places)
 
 
-def _votes(view: RunView) -> "DataFrame":
+def _votes(view: RunView) -> DataFrame:
     """The vote of each choice of demonstrations. Transforms that do not change it, such as transforms of images, share
     one."""
     import pandas as pd
@@ -136,7 +133,7 @@ def _votes(view: RunView) -> "DataFrame":
     return frame.drop_duplicates([*every], ignore_index=True)
 
 
-def score_figure(frame: "DataFrame", view: RunView) -> Figure:
+def score_figure(frame: DataFrame, view: RunView) -> Figure:
     """A panel per task: a line per setting against shots, or with one number of shots a dot per setting.
 
     Color is the choice of demonstrations, dash and mark the decoding. More than MAX_LINES lines are divided into a
@@ -168,14 +165,14 @@ def score_figure(frame: "DataFrame", view: RunView) -> Figure:
     return Figure(panels, lines if data["shots"].nunique() > 1 else {})
 
 
-def _many(data: "DataFrame", axes: list[str]) -> bool:
+def _many(data: DataFrame, axes: list[str]) -> bool:
     return bool(
         data[~data["vote"].eq(True)].groupby("task")[axes].apply(lambda own: len(own.drop_duplicates())).max()
         > MAX_LINES
     )
 
 
-def _lines(data: "DataFrame", axes: list[str]) -> dict[str, Line]:
+def _lines(data: DataFrame, axes: list[str]) -> dict[str, Line]:
     """The looks: a color for each value of all axes but the last, a dash for each of the last; one axis has colors."""
     first = data.drop_duplicates("line")
     colors: dict[str, int] = {}

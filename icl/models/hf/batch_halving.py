@@ -1,4 +1,4 @@
-"""Batches within a limit that out-of-memory errors lower (`icl.memory.out_of_memory`)."""
+"""Batches within a limit that out-of-memory errors lower (`icl.memory`)."""
 
 import copy
 import gc
@@ -8,7 +8,7 @@ from typing import TypeVar
 import torch
 
 from icl.errors import ICLError, ModelError
-from icl.memory.out_of_memory import BatchLimit, first_line, is_out_of_memory
+from icl.memory import BatchLimit, first_line, is_out_of_memory
 
 V = TypeVar("V")
 T = TypeVar("T")

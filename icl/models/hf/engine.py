@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from icl.errors import ModelError
-from icl.memory.out_of_memory import BatchLimit
+from icl.memory import BatchLimit
 from icl.models.hf import conventions, device_placement, quantization, self_check
 from icl.models.hf.batch_halving import free
 from icl.models.hf.counters import ModelCounters

@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from icl.errors import ModelError
-from icl.memory.out_of_memory import report_out_of_memory
+from icl.memory import report_out_of_memory
 from icl.models.hf.attention_calls import AttentionCall, Route
 from icl.models.hf.batch_halving import free
 from icl.models.hf.language_model import EncodedPrompt, LanguageModel

@@ -14,8 +14,7 @@ import torch
 from torch import Tensor
 
 from icl.lru_cache_bytes import LRUByteCache
-from icl.memory.device_copies import moved_to_device
-from icl.memory.out_of_memory import BatchLimit
+from icl.memory import BatchLimit, moved_to_device
 from icl.models.hf.batch_halving import run_within_limit
 from icl.models.hf.counters import ModelCounters
 from icl.models.hf.device_placement import execution_device

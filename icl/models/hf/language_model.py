@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 
 from icl.errors import ModelError
-from icl.memory.device_copies import copied_to_device
-from icl.memory.out_of_memory import BatchLimit
+from icl.memory import BatchLimit, copied_to_device
 from icl.models.hf import layers, step_arguments
 from icl.models.hf.batch_halving import run_within_limit
 from icl.models.hf.counters import ModelCounters

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from icl.errors import ModelError
-from icl.memory.device_copies import RowIndex, copied_to_device
+from icl.memory import RowIndex, copied_to_device
 from icl.models.hf import shared_prefix, step_arguments
 from icl.models.hf.shared_prefix import Place, SharedPrefixLayer
 from icl.models.hf.step_arguments import CrossAttentionLayer, PromptLayer

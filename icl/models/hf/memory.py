@@ -47,7 +47,7 @@ from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from icl.errors import ModelError
-from icl.memory.host_memory import host_memory
+from icl.memory import host_memory
 from icl.models.hf import conventions
 from icl.models.hf.device_placement import execution_device
 

@@ -28,7 +28,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from icl.memory.out_of_memory import BatchLimit
+from icl.memory import BatchLimit
 from icl.models.hf.batch_halving import run_within_limit
 from icl.models.hf.language_model import EncodedPrompt, LanguageModel
 from icl.models.hf.session import HFSession, join_sessions

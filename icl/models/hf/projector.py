@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from icl.errors import ModelError
 from icl.images import Image
-from icl.memory.out_of_memory import BatchLimit
+from icl.memory import BatchLimit
 from icl.models.hf.counters import ModelCounters
 from icl.models.hf.image_encoder import ImageEncoder
 from icl.models.hf.image_features import EncodedImage

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from icl.errors import ModelError
 from icl.images import Image
-from icl.memory.device_copies import moved_to_device
+from icl.memory import moved_to_device
 from icl.models.hf.conventions import image_placeholder, image_token_problem, takes_interleaved_images
 from icl.models.hf.conversations import messages, script
 from icl.models.hf.image_encoder import ImageEncoder, on_model

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from icl.errors import ICLError, ModelError
 from icl.images import Image
-from icl.memory.out_of_memory import is_out_of_memory
+from icl.memory import is_out_of_memory
 from icl.models.hf import conventions, quantization
 from icl.models.hf.image_processing import ImageProcessor
 from icl.models.hf.language_model import EncodedPrompt, LanguageModel

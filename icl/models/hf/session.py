@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from icl.errors import ModelError
-from icl.memory.device_copies import RowIndex, copied_to_device
+from icl.memory import RowIndex, copied_to_device
 from icl.models.base import Session
 from icl.models.hf import layers
 from icl.models.hf.layers import mask_of_chunk, mask_of_rows, mask_of_step, pad_chunks

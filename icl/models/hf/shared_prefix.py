@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicLayer
 
-from icl.memory.device_copies import RowIndex
+from icl.memory import RowIndex
 
 MIN_SPARE, MAX_SPARE = 16, 32
 """Bounds of the spare slots behind a row, so that few steps copy it. In between, a sixteenth of the own slots."""

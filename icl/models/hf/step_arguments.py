@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicLayer
 
-from icl.memory.device_copies import RowIndex
+from icl.memory import RowIndex
 from icl.models.hf.shared_prefix import concat_rows
 
 PASSED_ALREADY = frozenset(

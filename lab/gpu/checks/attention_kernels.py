@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from importlib.util import find_spec
 
-from experiments.doctor import FLASH_ATTENTION_CAPABILITY
+from experiments.cli.doctor import FLASH_ATTENTION_CAPABILITY
 from lab.gpu.check import Bench, BenchCheck, Figure
 
 LENGTH = 8

@@ -9,7 +9,7 @@ RECORDED = ("python", "torch", "transformers", "vllm", "bitsandbytes", "flash-at
 
 def run(bench: Bench) -> Iterator[Figure]:
     """The findings of `icl doctor` that decide what runs, and whether NVML answers."""
-    from experiments.doctor import findings, inspect_machine
+    from experiments.cli.doctor import findings, inspect_machine
 
     for finding in findings(inspect_machine()):
         if finding.name in RECORDED or finding.name.startswith(("gpu", "visible", "quantize")):

@@ -9,7 +9,7 @@ from decoding.arms import arm as arm_module
 from decoding.arms.arm import Arm, ControlTarget, default_controls, parse_arm
 from decoding.arms.fitting import ParameterSource
 from decoding.arms.greedy import GreedyDecoding
-from decoding.controls.entropy_matched import EntropyMatched
+from decoding.controls.matched_sharpness import EntropyMatched
 from decoding.formulas.sampling import Greedy, Sampling
 from decoding.strategies.vcd import VCD
 from icl.errors import ConfigError

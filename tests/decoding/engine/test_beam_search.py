@@ -15,7 +15,7 @@ from decoding.engine.step_batch import LoopStep, StepBatch
 from decoding.engine.token_choice import BeamChoice, read_choices
 from decoding.formulas.sampling import Beam
 from icl.errors import ConfigError
-from icl.memory.device_copies import StepIndices
+from icl.memory import StepIndices
 from icl.types import Generation, Prompt
 from tests.decoding.prompts import prompt
 from tests.decoding.test_engine_all import TOKENS, branches_and_note, step

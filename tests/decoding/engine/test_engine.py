@@ -21,7 +21,7 @@ from decoding.engine.result_collector import prepare_requests
 from decoding.engine.trace import TRACE_FIELDS
 from icl.errors import ImageError
 from icl.images import Image
-from icl.memory.out_of_memory import BatchLimit
+from icl.memory import BatchLimit
 from icl.models.hf.image_processing import ImageProcessor
 from icl.models.hf.model import HF
 from icl.streams import StreamKey

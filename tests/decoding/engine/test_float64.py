@@ -8,11 +8,11 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
+import icl.memory as device_copies
 from decoding.arms.arm import parse_arm
 from decoding.engine import trace
 from decoding.engine.engine import run_requests
 from decoding.engine.requests import Counters, DecodingRequest, Failure
-from icl.memory import device_copies
 from tests.decoding.toy import Toy
 
 SAMPLED = {"temperature": 1.0, "top_k": 20, "top_p": 0.9, "min_p": 0.01}

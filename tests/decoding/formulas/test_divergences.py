@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from decoding.formulas.divergences import (
+from decoding.formulas.distributions import (
     bounded_divergence,
     entropy,
     jensen_shannon,

@@ -3,7 +3,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from decoding.formulas.masks import kth_plausibility_mask, plausibility_mask, typical_mask
+from decoding.formulas.distributions import kth_plausibility_mask, plausibility_mask, typical_mask
 from icl.errors import PlanError
 
 

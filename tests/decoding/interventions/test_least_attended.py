@@ -9,8 +9,7 @@ import torch
 from decoding.arms.arm import parse_arm
 from decoding.arms.requirements import unsupported_reason
 from decoding.engine.engine import DecodingRequest, run_requests
-from decoding.interventions.least_attended import LeastAttended, chosen_keys
-from decoding.strategies.crops import CRoPS
+from decoding.strategies.crops import CRoPS, LeastAttended, chosen_keys
 from icl.models.interventions import Keys, Site, steer
 from icl.types import Prompt
 from tests.decoding.interventions.dev_split import dev, tiny

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from decoding import Strategy
-from decoding.formulas.masks import plausibility_mask
+from decoding.formulas.distributions import plausibility_mask
 from icl.types import Prompt
 
 

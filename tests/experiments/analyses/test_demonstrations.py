@@ -17,7 +17,7 @@ from icl.errors import ConfigError
 from icl.metrics.normalize import normalize_text
 from icl.registry import build
 from retrievers.base import Resources
-from retrievers.knn import KNN
+from retrievers.nearest import KNN
 
 PARTS = Path(__file__).parent / "parts.py"
 LEAKS = ["itself", "image", "twice", "alike", "labels", "gold"]

@@ -6,8 +6,7 @@ from typing import Any
 
 import pytest
 
-from experiments.cli.component_kinds import kind_of
-from experiments.cli.ls import component_page, examples, wrap_text
+from experiments.cli.ls import component_page, examples, kind_of, wrap_text
 from experiments.config.config import load_config
 from experiments.config.keys import COMPONENT_KINDS
 from experiments.config.yaml_document import parse_yaml, to_flow_yaml

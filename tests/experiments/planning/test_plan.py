@@ -97,7 +97,7 @@ def test_arms_that_share_their_demonstrations_are_counted(mapping: Any) -> None:
 
 def test_a_large_pool_is_not_embedded_for_a_plan(mapping: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(planning, "MAX_EMBEDDED_POOL", 5)
-    monkeypatch.setattr("retrievers.knn.KNN.fit", lambda *_: pytest.fail("the pool was embedded"))
+    monkeypatch.setattr("retrievers.nearest.KNN.fit", lambda *_: pytest.fail("the pool was embedded"))
     plan = planned(mapping(retriever="knn"))
     assert plan.notes == ("counted with random demonstrations instead of knn, whose pool is large",)
 
@@ -107,7 +107,7 @@ def test_a_plan_does_not_call_the_model(mapping: Any, toy: str, monkeypatch: pyt
         "retrievers.machinery.greedy_selection.SubsetRetriever.fit", lambda *_: pytest.fail("the model was called")
     )
     monkeypatch.setattr(
-        "prompts.orderers.model_orderer.ModelOrderer.fitted", lambda *_: pytest.fail("the model was called")
+        "prompts.orderers.model_orders.ModelOrderer.fitted", lambda *_: pytest.fail("the model was called")
     )
     plan = planned(mapping(model=toy, retriever="mdl", order="demo"))
     assert plan.notes == ("counted with random demonstrations instead of mdl, which calls the model",)

@@ -11,9 +11,8 @@ from rich.console import Console
 
 from experiments.analyses import format_gain
 from experiments.api import run
-from experiments.report.page import write_report
+from experiments.report.page import answers_section, write_report
 from experiments.report.sample_detail import print_sample
-from experiments.report.sections.answers import answers_section
 from experiments.report.terminal import print_summary
 from experiments.results.run_view import RunView
 from experiments.results.view_run import view_run

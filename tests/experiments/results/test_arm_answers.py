@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from experiments.results.arm_answers import ArmAnswers, arm_answers, cut_columns, is_unremarkable
+from experiments.results.sample_notes import ArmAnswers, arm_answers, cut_columns, is_unremarkable
 
 AXES = ("task", "shots", "order", "decoding")
 

@@ -4,11 +4,10 @@ from typing import Any
 
 import pytest
 
-from experiments.analyses.published import analyze
+from experiments.analyses.published import analyze, compare_published
 from experiments.api import run
 from experiments.config.config import load_config
 from experiments.report.page import write_report
-from experiments.results.published import compare_published
 from experiments.results.run_view import RunView
 from experiments.results.view_run import view_run
 from icl.errors import ConfigError

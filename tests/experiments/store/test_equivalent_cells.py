@@ -5,7 +5,7 @@ import pytest
 
 from experiments.api import run
 from experiments.stats.compare import compare, verdicts
-from experiments.store.equivalent_cells import equivalence_digest
+from experiments.store.run_state import equivalence_digest
 
 
 def cell(**changed):

@@ -8,8 +8,7 @@ import IPython
 import IPython.display
 import pytest
 
-from experiments.terminal.notebook_progress import NotebookProgress, is_in_notebook
-from experiments.terminal.progress import LineProgress, make_progress
+from experiments.terminal.progress import LineProgress, NotebookProgress, is_in_notebook, make_progress
 
 
 class Handle:
@@ -35,7 +34,7 @@ def handle(monkeypatch: pytest.MonkeyPatch) -> Handle:
 
 
 def test_one_output_is_updated_and_ends_with_the_counts(handle: Handle, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("experiments.terminal.notebook_progress.UPDATE_EVERY", 0)
+    monkeypatch.setattr("experiments.terminal.progress.UPDATE_EVERY", 0)
     bar = NotebookProgress()
     bar.begin(cells=2, samples=8, cells_done=0, samples_done=2)
     bar.advance(2)

@@ -10,11 +10,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from experiments.cli.fit import draw_losses, read_curve
 from experiments.cli.main import main
 from experiments.config.config import Config, load_config
 from experiments.config.keys import TuneSpec, TuningControl
 from experiments.contexts.contexts import Retrieval, build_contexts, prompt_specs, render
-from experiments.report.loss_curves import draw_losses, read_curve
 from experiments.results.loaded_run import load_run
 from experiments.store.lock import write_lock
 from experiments.tuning.checkpoint import CURVE, STATE, Curve, TrainingFolder, replacement

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from icl.memory.host_memory import host_memory
+from icl.memory import host_memory
 
 GIB = 2**30
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from icl.memory.out_of_memory import FULL_BATCHES, BatchLimit, first_line, is_out_of_memory
+from icl.memory import FULL_BATCHES, BatchLimit, first_line, is_out_of_memory
 from icl.models.hf.batch_halving import run_within_limit
 from icl.user_errors import convert_user_errors
 

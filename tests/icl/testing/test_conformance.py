@@ -23,7 +23,7 @@ from icl.testing import check_orderer, check_strategy
 from icl.testing.conformance import _EXAMPLES, _request, check_edit, check_metric, check_model, check_task
 from icl.testing.sessions import check_sessions
 from icl.types import Example
-from prompts.orderers.reversed import Reversed
+from prompts.orderers.simple_orders import Reversed
 
 
 def load_toy():

@@ -10,8 +10,7 @@ from icl.errors import ConfigError, PlanError
 from icl.registry import build
 from icl.tasks.base import Pool
 from retrievers.base import ALLOW_LEAKS, Resources, normalize_rows
-from retrievers.embedders.histogram import Histogram
-from retrievers.embedders.pixels import Pixels
+from retrievers.embedders.image_statistics import Histogram, Pixels
 
 Make = Callable[..., Any]
 

@@ -27,7 +27,6 @@ from retrievers.embedders.mix import Mix
 from retrievers.embedders.paired import Paired
 from retrievers.embedders.sentence_transformers import SentenceTransformers
 from retrievers.embedders.vision import Vision
-from retrievers.knn import KNN
 from retrievers.machinery import embedding_models
 from retrievers.machinery.embedding_models import (
     GIB,
@@ -39,6 +38,7 @@ from retrievers.machinery.embedding_models import (
 )
 from retrievers.machinery.embeddings import embedder_identity
 from retrievers.machinery.encoder import Encoder
+from retrievers.nearest import KNN
 
 
 class Endpoint(Model):

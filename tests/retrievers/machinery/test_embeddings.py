@@ -13,7 +13,7 @@ from icl.errors import ICLWarning, ModelError
 from icl.parameter_files import cache_folder
 from icl.registry import build
 from retrievers.base import Vectors, normalize_rows
-from retrievers.embedders.histogram import Histogram
+from retrievers.embedders.image_statistics import Histogram
 from retrievers.machinery import embeddings as cache_module
 from retrievers.machinery.embeddings import EmbeddingCache, num_embedded, shared_cache
 from retrievers.machinery.encoder import Encoder

@@ -10,9 +10,8 @@ from written_run import GREEDY, MASK_ONLY, VCD
 
 from experiments.api import run
 from experiments.cli.main import main
-from experiments.report.leaderboard.columns import collect_leaderboard
-from experiments.report.leaderboard.frontier import frontier_tables
-from experiments.report.leaderboard.page import leaderboard_frame, leaderboard_sections, render_leaderboard
+from experiments.report.leaderboard import frontier_tables, leaderboard_frame, leaderboard_sections, render_leaderboard
+from experiments.report.leaderboard_columns import collect_leaderboard
 from experiments.results.view_run import view_run
 from experiments.stats.compare import compare
 from icl.errors import ConfigError

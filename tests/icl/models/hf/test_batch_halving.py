@@ -9,7 +9,7 @@ import torch
 from tiny_models import prompt, prompts
 
 from icl.errors import ModelError
-from icl.memory.out_of_memory import BatchLimit
+from icl.memory import BatchLimit
 from icl.models.hf.batch_halving import run_within_limit
 from icl.models.hf.model import HF
 

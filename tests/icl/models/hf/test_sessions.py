@@ -10,7 +10,7 @@ from live_storages import LiveStorages
 from tiny_models import conversations, prompts
 from torch import Tensor
 
-from icl.memory.device_copies import RowIndex
+from icl.memory import RowIndex
 from icl.models.hf import layers
 from icl.models.hf.layers import mask_of_chunk, mask_of_rows
 from icl.models.hf.model import HF

@@ -7,7 +7,7 @@ import pytest
 pytest.importorskip("vllm", reason="needs vLLM, which lives in an environment of its own (tests/vllm_env.sh)")
 
 from decoding.arms.arm import parse_arm
-from decoding.strategies.cad import CAD
+from decoding.strategies.context_aware import CAD
 from icl.types import Generation
 from lab.gpu.check import Bench
 from lab.gpu.checks import lockstep_equality

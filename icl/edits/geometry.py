@@ -1,0 +1,93 @@
+"""Edits that move, cut or hide parts of an image."""
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
+
+from icl import Edit, StreamKey, component
+from icl.edits.base import Box, ColorLevel
+from icl.registry import PatchesPerSide
+
+if TYPE_CHECKING:
+    from PIL.Image import Image as PILImage
+
+
+@component("edit", "crop")
+@dataclass(frozen=True)
+class Crop(Box):
+    """A crop: the content of the box, resized to the image's size."""
+
+    def apply_to_image(self, image: "PILImage") -> "PILImage":
+        from PIL import Image as PILImage
+
+        return image.crop(self.of(image)).resize(image.size, PILImage.Resampling.BICUBIC)  # nothing from outside it
+
+
+@component("edit", "flip")
+@dataclass(frozen=True)
+class Flip(Edit):
+    """The image mirrored left to right or top to bottom."""
+
+    axis: Literal["horizontal", "vertical"] = "horizontal"  # horizontal: left to right; vertical: top to bottom
+
+    def apply_to_image(self, image: "PILImage") -> "PILImage":
+        from PIL import ImageOps
+
+        return ImageOps.mirror(image) if self.axis == "horizontal" else ImageOps.flip(image)
+
+
+@component("edit", "rotate")
+@dataclass(frozen=True)
+class Rotate(Edit):
+    """The image rotated counterclockwise at its size, with gray corners."""
+
+    degrees: float = 180.0  # counterclockwise
+
+    def apply_to_image(self, image: "PILImage") -> "PILImage":
+        from PIL import Image as PILImage
+
+        return image.rotate(self.degrees, PILImage.Resampling.BICUBIC, fillcolor=(128, 128, 128))
+
+
+@component("edit", "region")
+@dataclass(frozen=True)
+class RegionMask(Box):
+    """The content of the box in one color (CRG, Wan et al. 2024: the region that the answer needs, in black)."""
+
+    red: ColorLevel = 0  # of 255
+    green: ColorLevel = 0  # of 255
+    blue: ColorLevel = 0  # of 255
+
+    def apply_to_image(self, image: "PILImage") -> "PILImage":
+        masked = image.copy()
+        masked.paste((self.red, self.green, self.blue), self.of(image))
+        return masked
+
+
+@component("edit", "shuffled_patches")
+@dataclass(frozen=True)
+class ShuffledPatches(Edit):
+    """The image cut into `grid` x `grid` patches that change places: content without arrangement.
+
+    Content without arrangement.
+
+    The order is drawn once for each prompt. If `grid` does not divide a side, its last pixels at the right or bottom
+    stay in place.
+    """
+
+    grid: PatchesPerSide = 4  # patches along a side
+    stream: int = 0  # random stream, set by the prompt that binds the edit
+
+    def bind(self, key: StreamKey, place: str) -> "ShuffledPatches":
+        return replace(self, stream=key.number(f"patches/{place}", 63))
+
+    def apply_to_image(self, image: "PILImage") -> "PILImage":
+        import numpy as np
+
+        shuffled = image.copy()
+        wide, high = image.width // self.grid, image.height // self.grid
+        corners = [(x * wide, y * high) for y in range(self.grid) for x in range(self.grid)]
+        order = np.random.default_rng(self.stream).permutation(len(corners)).tolist()
+        for (x, y), source in zip(corners, order, strict=True):
+            left, top = corners[source]
+            shuffled.paste(image.crop((left, top, left + wide, top + high)), (x, y))
+        return shuffled
