@@ -35,12 +35,12 @@ def test_prompts_are_those_of_a_processor_that_was_loaded_with_the_settings(
     from transformers import AutoProcessor
 
     path = str(folder_of(name))
-    plain, own, asked = HF(path), HF(path, image_processor=dict(settings)), prompt([1, 2], size=SIZE)
-    (conversation,) = conversations([asked])
+    plain, own, few_shot = HF(path), HF(path, image_processor=dict(settings)), prompt([1, 2], size=SIZE)
+    (conversation,) = conversations([few_shot])
     expected = AutoProcessor.from_pretrained(path, **settings).apply_chat_template(
         conversation, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
     )
-    assert list(own.token_ids(asked)) == expected["input_ids"][0].tolist()
+    assert list(own.token_ids(few_shot)) == expected["input_ids"][0].tolist()
     counts, default = own.tokens_of_image(image(1, SIZE)), plain.tokens_of_image(image(1, SIZE))
     assert counts is not None
     assert default == (counts[1], counts[1])
@@ -48,18 +48,18 @@ def test_prompts_are_those_of_a_processor_that_was_loaded_with_the_settings(
     assert own.digest != plain.digest
     assert own.plan_notes == ()
     assert VLLM(path, image_processor=dict(settings)).arguments()["mm_processor_kwargs"] == settings
-    assert VLLM(path, image_processor=dict(settings)).count_tokens(asked) == own.count_tokens(asked)
+    assert VLLM(path, image_processor=dict(settings)).count_tokens(few_shot) == own.count_tokens(few_shot)
 
 
 def test_pixels_and_the_estimate_of_memory_follow(folder_of: FolderOf) -> None:
-    path, picture = str(folder_of("qwen2_5_vl")), image(1, SIZE)
+    path, large_image = str(folder_of("qwen2_5_vl")), image(1, SIZE)
     pixels, needs = [], []
     for settings in ({}, SMALL):
         model = HF(path, image_processor=settings)
-        ((inputs, _),) = model.pixels.pixels([(picture, False)])
+        ((inputs, _),) = model.pixels.pixels([(large_image, False)])
         pixels.append(inputs["pixel_values"])
         request = RequestSize(
-            100, 4, 1, image_tokens=float((model.tokens_of_image(picture) or (0,))[0]), largest_image=picture
+            100, 4, 1, image_tokens=float((model.tokens_of_image(large_image) or (0,))[0]), largest_image=large_image
         )
         needs.append(model.memory_needs("float32", request).tower)
     assert len(pixels[1]) < len(pixels[0])
@@ -108,9 +108,9 @@ def test_a_plan_says_how_many_tokens_an_image_has(folder_of: FolderOf) -> None:
     plan = make_plan(expand(load_config(data)))
     lines = [line for line in format_plan(plan) if line.startswith("image tokens")]
     (usual, few), (own, default) = plan.image_tokens, (HF(path), HF(path, image_processor={"max_pixels": 28 * 28}))
-    picture = image(1, (64, 64))
+    large_image = image(1, (64, 64))
     assert lines == [f"image tokens {usual}; {few}"]
-    (tokens, _), (fewer, _) = (model.tokens_of_image(picture) or (0, 0) for model in (own, default))
+    (tokens, _), (fewer, _) = (model.tokens_of_image(large_image) or (0, 0) for model in (own, default))
     assert usual.endswith(f": {tokens} for an image of 64 x 64 pixels")
     assert few.endswith(f"(max_pixels=784): {fewer} for an image of 64 x 64 pixels ({tokens} by default)")
     assert make_plan(expand(load_config(data))).image_tokens == plan.image_tokens  # from the stored counts

@@ -1,5 +1,6 @@
 """Arguments of the chat template (`model.template`): how prompts change with them, and what a wrong one says."""
 
+import re
 import shutil
 from collections.abc import Callable
 from datetime import date
@@ -8,9 +9,10 @@ from typing import Any
 
 import pytest
 from published_templates import published_template, published_texts
-from tiny_models import conversations, prompt
+from tiny_models import conversations, image, prompt
 
 from experiments.config.config import load_config
+from experiments.contexts.contexts import Retrieval, build_contexts, prompt_specs, render
 from experiments.grid.grid import expand
 from icl.errors import ModelError
 from icl.models.hf import prompt_encoding, rendering
@@ -20,6 +22,7 @@ from icl.models.hf.rendering import PromptRenderer
 from icl.models.hf.template_arguments import argument_names
 from icl.models.hf.template_process import PROCESS
 from icl.models.vllm.model import VLLM
+from tests.random_models.twins.twin import save_twin
 
 FolderOf = Callable[[str], Path]
 
@@ -214,3 +217,26 @@ def test_the_date_that_a_template_writes_is_that_of_the_run(
     vllm = VLLM(hf.path)
     vllm.set_day(date(2026, 11, 30))
     assert vllm.render(prompt([1])) == hf.render(prompt([1]))
+
+
+@pytest.mark.parametrize("own_template", [True, False], ids=["template of the same shape", "published template"])
+def test_the_page_on_backends_shows_the_prompt_of_its_three_keys(own_template: bool, tmp_path: Path) -> None:
+    if not own_template:
+        published_template("qwen3_6")
+    page = (Path(__file__).parents[4] / "docs" / "backends.md").read_text(encoding="utf-8")
+    (text,) = re.findall(r"^```yaml\n(# without_thinking.*?)^```", page, re.DOTALL | re.MULTILINE)
+    (expected,) = re.findall(r"^```text\n(<.*?)^```", page, re.DOTALL | re.MULTILINE)
+    path = save_twin("qwen3_6", tmp_path / "twin", own_template=own_template)
+    (tmp_path / "grid.yaml").write_text(text.replace("Qwen/Qwen3.6-27B", str(path)), encoding="utf-8")
+    (cell,) = expand(load_config(tmp_path / "grid.yaml")).cells
+    ((item,),) = build_contexts(Retrieval(cell.task, cell.model), prompt_specs([cell]), cell.task.queries[:1])
+    written = render(item).prompt
+    assert written is not None
+    assert cell.model.render(written) == expected
+    assert cell.model.plan_notes == ()
+    tokens, default = cell.model.tokens_of_image(image(1, (1200, 1600))) or (0, 0)
+    assert 512 >= tokens > 460
+    assert default == 1900
+    (same,) = expand(load_config(tmp_path / "grid.yaml", ["model.name=vllm"])).cells
+    assert same.model.render(written) == expected
+    assert same.model.count_tokens(written) == cell.model.count_tokens(written)
