@@ -28,6 +28,21 @@ def hide_transformers_progress(really: bool = True) -> Iterator[None]:
 
 
 @contextmanager
+def hide_hub_progress(quick: bool) -> Iterator[None]:
+    """Hide the progress bars of `huggingface_hub` for small files or without a terminal, and restore the setting."""
+    from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+
+    if are_progress_bars_disabled() or not (quick or not sys.stderr.isatty()):
+        yield
+        return
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        enable_progress_bars()
+
+
+@contextmanager
 def hide_datasets_progress(quick: bool) -> Iterator[None]:
     """Hide the progress bars of `datasets` for a quick source or without a terminal, and restore the setting."""
     import datasets

@@ -199,6 +199,7 @@ def _cell(store: Store, digest: str) -> dict[str, Any]:
         "seed": description.get("seed"),
         "control": description.get("control", False),
         "model_digest": description.get("model_digest"),
+        **{key: description[key] for key in ("model_revision",) if key in description},
         "data": description.get("data", {}),
         "samples": len(samples),
         "failed": sum(bool(sample.get("failed")) for sample in samples),

@@ -55,10 +55,12 @@ def _body(card: Mapping[str, Any]) -> Iterator[str]:
         yield f"- {_escape(describe(one))}"
     yield from ("", "## Digests", "")
     rows = [
-        {"model": digest, "cells": count}
-        for digest, count in Counter(cell["model_digest"] for cell in card["cells"].values()).items()
+        {"model": digest, "revision": revision, "cells": count}
+        for (digest, revision), count in Counter(
+            (cell["model_digest"], cell.get("model_revision", "")) for cell in card["cells"].values()
+        ).items()
     ]
-    yield from _table(("model", "cells"), rows)
+    yield from _table(("model", *(["revision"] if any(row["revision"] for row in rows) else []), "cells"), rows)
     data = [
         {"queries": queries, "pool": pool, "cells": count}
         for (queries, pool), count in Counter(

@@ -134,6 +134,7 @@ def describe_cells(grid: Grid) -> Iterator[tuple[Cell, dict[str, Any]]]:
             "metrics": metrics,
             "data": digests[id(cell.task)],
             "model_digest": cell.model.digest,
+            **({"model_revision": revision} if (revision := cell.model.model_revision) else {}),
         }
         has_own_code = registered_traits(cell.config["decoding"]["strategy"]) is None
         if has_own_code and is_control_of_greedy(cell.decoding, cell.answer_mode, cell.shots):
@@ -237,7 +238,11 @@ def _differences(store: Store, old: Sequence[str], grid: Grid) -> str:
     if not parts and not any(cell.get("stop_strings", []) in stop_strings for cell in before):
         parts.append(f"stop_strings {stop_strings[0]}")
     if not parts and not {cell.get("model_digest") for cell in before} & {cell.model.digest for cell in grid.cells}:
-        parts.append("the model's weights or settings have changed")
+        gone = {str(cell.get("model_revision", "")) for cell in before} - {
+            one.model.model_revision for one in grid.cells
+        }
+        moved = f" from {' and '.join(sorted(gone))}, which `revision` of the model can name" if any(gone) else ""
+        parts.append(f"the model's weights or settings have changed{moved}")
     return "; ".join(parts) or "no combination is the same"
 
 

@@ -112,6 +112,11 @@ class Model(ABC):
         """Number of tokens of the rendered prompt, including each image at the size that this model gives it."""
 
     @property
+    def model_revision(self) -> str:
+        """The hub id and commit of its checkpoint, as "owner/name@commit"; '' for any other model."""
+        return ""
+
+    @property
     def max_tokens(self) -> int | None:
         """Context length in tokens, prompt and answer together. None if there is no limit."""
         return None

@@ -68,7 +68,7 @@ def _large(folder: Path) -> Path:
     """The shipped architecture with a wider language model of random weights."""
     import transformers
 
-    source = VLLM().hf.checkpoint.source
+    source = VLLM().hf.checkpoint.folder
     config = transformers.AutoConfig.from_pretrained(source)
     text = config.text_config
     text.hidden_size, text.intermediate_size, text.num_hidden_layers = WIDTH, 4 * WIDTH, LAYERS

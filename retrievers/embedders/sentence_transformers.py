@@ -41,7 +41,7 @@ class SentenceTransformers(PlacedEmbedder):
         if folder.is_dir():
             parts = [checkpoint_digest(each) for each in (folder, *sorted(p for p in folder.iterdir() if p.is_dir()))]
             return f"sentence-1-{sha256(''.join(parts).encode()).hexdigest()}"
-        return f"sentence-1-{self.path}@{_revision(self.path)}"
+        return f"sentence-1-{self.path}@{_commit(self.path)}"
 
     def checkpoint_bytes(self) -> int:
         """Bytes of the weights of a folder and its subfolders. A checkpoint on the hub counts as 1 GiB."""
@@ -73,14 +73,15 @@ def _load(path: str, placement: EmbedderPlacement) -> Any:
         raise ModelError(f"embedder 'sentence_transformers': {path} cannot be loaded: {reason(error)}") from error
 
 
-def _revision(path: str) -> str:
-    from huggingface_hub import model_info
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
+def _commit(path: str) -> str:
+    """The commit of a hub id, which the cache is enough for. Raises ModelError."""
+    from huggingface_hub.errors import HFValidationError
+
+    from icl.models.hub_model import HubModel
 
     try:
-        return str(model_info(path).sha)
-    except (HfHubHTTPError, HFValidationError, OfflineModeIsEnabled, OSError) as error:
+        return HubModel(path, key="embedder 'sentence_transformers'").commit
+    except HFValidationError as error:
         raise ModelError(
-            f"embedder 'sentence_transformers': there is no folder '{path}', and the hub has no such model "
-            f"({type(error).__name__}). Use a folder or a hub ID."
+            f"embedder 'sentence_transformers': there is no folder '{path}', and it is no id of the hub."
         ) from error

@@ -123,15 +123,16 @@ def load_pretrained(folder: Path, processor_class: str, name: str, placement: Em
 
 
 def _from_hub(name: str) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
+    from huggingface_hub.errors import HFValidationError
+
+    from icl.models.hub_model import HubModel
 
     try:
-        return Path(snapshot_download(name, allow_patterns=[f"*{suffix}" for suffix in CHECKPOINT_FILES]))
-    except (HFValidationError, RepositoryNotFoundError, LocalEntryNotFoundError, OSError) as error:
+        return HubModel(name, key="embedder 'encoder'").downloaded([f"*{suffix}" for suffix in CHECKPOINT_FILES])
+    except HFValidationError as error:
         raise ModelError(
-            f"embedder 'encoder': there is no folder '{name}', and the hub has no checkpoint of that name "
-            f"({type(error).__name__}). Use a folder, a hub ID, or 'tiny'."
+            f"embedder 'encoder': there is no folder '{name}', and it is no id of the hub. Use a folder, a hub id, or "
+            "'tiny'."
         ) from error
 
 

@@ -170,6 +170,10 @@ class HF(LogitModel):
         return settings
 
     @property
+    def model_revision(self) -> str:
+        return self.checkpoint.hub_name
+
+    @property
     def quantization(self) -> "Quantization":
         from icl.models.hf.quantization import Quantization
 

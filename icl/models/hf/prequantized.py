@@ -58,11 +58,11 @@ def comes_as(node: Mapping[str, Any]) -> str | None:
     path, revision = node.get("path"), node.get("revision")
     if not isinstance(path, str):
         return None
+    checkpoint = Checkpoint(path, revision)
     try:
-        folder = Checkpoint(path, revision).folder
+        file = checkpoint.folder / "config.json" if checkpoint.hub is None else _cached(path, revision)
     except ModelError:
         return None
-    file = folder / "config.json" if folder is not None else _cached(path, revision)
     try:
         config = parse_json(file.read_bytes()) if file else {}
     except ValueError:

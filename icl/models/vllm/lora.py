@@ -147,7 +147,6 @@ def _write(checkpoint: Checkpoint, adapter: LoraAdapter, precision: str, work: P
 
     from icl.quiet_progress import SMALL_SOURCE_BYTES, hide_transformers_progress
 
-    _ = checkpoint.processor  # downloads the files of a hub id
     dtype = "auto" if precision == "auto" else getattr(torch, precision)
     merged_model = adapter.apply_to(checkpoint.weights(dtype=dtype), checkpoint.path, merge=True)
     size = int(merged_model.get_memory_footprint())
@@ -159,7 +158,7 @@ def _write(checkpoint: Checkpoint, adapter: LoraAdapter, precision: str, work: P
         )
     with hide_transformers_progress(size < SMALL_SOURCE_BYTES):
         merged_model.save_pretrained(work)
-    source = _folder(checkpoint)
+    source = checkpoint.folder
     source_names, names = set(_weight_names(source)), set(_weight_names(work))
     if source_names and (other := sorted(names - source_names)):
         raise ModelError(
@@ -171,15 +170,6 @@ def _write(checkpoint: Checkpoint, adapter: LoraAdapter, precision: str, work: P
             if path.is_file() and not path.name.endswith(".index.json"):
                 shutil.copyfile(path, work / path.name)
     _check_unchanged(checkpoint, adapter)
-
-
-def _folder(checkpoint: Checkpoint) -> Path:
-    """The folder of a checkpoint. The folder of a hub id is in the local cache."""
-    if checkpoint.folder is not None:
-        return checkpoint.folder
-    from transformers.utils.hub import cached_file
-
-    return Path(str(cached_file(checkpoint.path, "config.json", revision=checkpoint.revision))).parent
 
 
 def _weight_names(folder: Path) -> Iterator[str]:

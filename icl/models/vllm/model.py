@@ -132,6 +132,10 @@ class VLLM(Model):
         )[:32]
 
     @property
+    def model_revision(self) -> str:
+        return self.hf.model_revision
+
+    @property
     def device_type(self) -> str:
         """'cpu', or the kind of accelerator."""
         from icl.models.vllm.model import has_gpu
@@ -158,7 +162,7 @@ class VLLM(Model):
 
         if self.merge and self.lora is not None:
             return str(merged(self.hf.checkpoint, self.lora, self.precision))
-        return self.hf.checkpoint.source
+        return str(self.hf.checkpoint.folder_with_weights)
 
     def arguments(self) -> dict[str, Any]:
         """The arguments of the engine."""
@@ -178,7 +182,6 @@ class VLLM(Model):
             "mm_device_do_normalize": False,  # pixels as the checkpoint's own processor makes them, for edits on them
             "limit_mm_per_prompt": {"image": self.max_images or self.planned[0] or DEFAULT_MAX_IMAGES, "video": 0},
             "trust_remote_code": self.trust_remote_code,
-            "revision": self.revision,
             "seed": 0,
         }
         if self.image_processor:

@@ -1,0 +1,114 @@
+"""Errors of a hub of models and data sets as sentences: what is missing, who may read it, when to try again.
+
+The libraries wrap an answer of the hub in other errors, such as "not in the cache". The answer counts.
+"""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from huggingface_hub.errors import HfHubHTTPError
+
+MISMATCH = "Consistency check failed"
+"""Beginning of the error of `huggingface_hub` for a file of another size than on the hub."""
+
+Kind = Literal["model", "data set"]
+
+
+def hub_problem(error: BaseException, name: str, revision: str | None = None, kind: Kind = "model") -> str:
+    """A sentence about an error of the hub, with what to do. '' for an error of another kind.
+
+    Args:
+        error: What a library raised.
+        name: Id of the repository.
+        revision: The branch, tag or commit that was asked for. None: the newest.
+        kind: What the repository holds.
+    """
+    import httpx2
+    from huggingface_hub import constants, errors
+
+    chain, what, cache = list(_causes(error)), f"{kind} '{name}'", constants.HF_HUB_CACHE
+    page = f"{constants.ENDPOINT}/{'datasets/' if kind == 'data set' else ''}{name}"
+    answer = next((one for one in chain if isinstance(one, errors.HfHubHTTPError)), None)
+    if answer is not None:
+        return _answer_problem(answer, what, page, revision)
+    at, of_revision = (f" --revision {revision}", f" at revision '{revision}'") if revision else ("", "")
+    download = f"Download it once with a connection: `hf download {name}{at}`."
+    broken = next((one for one in chain if isinstance(one, httpx2.TransportError) or MISMATCH in str(one)), None)
+    says = ""
+    if any(isinstance(one, errors.IncompleteSnapshotError) for one in chain):
+        says = f"the copy of {what} in {cache} is not complete, and the hub is out of reach. {download}"
+    elif any(isinstance(one, errors.OfflineModeIsEnabled) for one in chain) or constants.is_offline_mode():
+        says = f"{what}{of_revision} is not in {cache}, and HF_HUB_OFFLINE=1 forbids downloads. {download}"
+    elif isinstance(broken, httpx2.ConnectError | httpx2.TimeoutException):
+        says = (
+            f"{what} is not in {cache}, and the hub {constants.ENDPOINT} cannot be reached. Check the connection and "
+            "HF_ENDPOINT, or name a folder."
+        )
+    elif broken is not None:
+        says = (
+            f"a file of {what} did not arrive whole, and nothing of it is used ({_first_line(broken)}). Run the "
+            "command again: it downloads what is missing."
+        )
+    elif any(isinstance(one, errors.FileMetadataError) for one in chain):
+        says = f"{constants.ENDPOINT} does not answer like a hub ({_first_line(error)}). Check HF_ENDPOINT and proxies."
+    return says
+
+
+def retry_seconds(error: BaseException) -> int | None:
+    """After how many seconds a hub that got too many requests (429) answers again. None if the error says nothing."""
+    from huggingface_hub.errors import HfHubHTTPError
+    from huggingface_hub.utils._http import parse_ratelimit_headers
+
+    if not isinstance(error, HfHubHTTPError) or error.response.status_code != 429:
+        return None
+    after, limit = error.response.headers.get("Retry-After", ""), parse_ratelimit_headers(error.response.headers)
+    if after.isdigit():
+        return int(after)
+    return None if limit is None else limit.reset_in_seconds
+
+
+def _answer_problem(error: "HfHubHTTPError", what: str, page: str, revision: str | None) -> str:
+    """A sentence about an answer with an error status."""
+    from huggingface_hub import constants, errors, get_token
+
+    status, has_token = error.response.status_code, get_token() is not None
+    login = "log in (`hf auth login`, or HF_TOKEN)"
+    if isinstance(error, errors.RevisionNotFoundError):
+        return (
+            f"the {what} has no revision '{revision or constants.DEFAULT_REVISION}' on the hub. Take a branch, tag or "
+            f"commit of {page}/commits/main as `revision`."
+        )
+    if isinstance(error, errors.GatedRepoError):
+        account = "with the account of your token" if has_token else f"and {login}"
+        return f"the {what} is gated. Accept its conditions on {page} {account}."
+    if isinstance(error, errors.RepositoryNotFoundError):
+        closed = "may not be read with your token" if has_token else f"is private. Check the name, or {login}"
+        return f"the hub has no {what}, or it {closed}."
+    if status == 429:
+        seconds = retry_seconds(error)
+        again = "later" if seconds is None else f"in {seconds} seconds"
+        return f"the hub does not give the {what}, because of too many requests (429). Try again {again}."
+    reasons = {
+        401: f"the hub does not accept your token for the {what}. Check HF_TOKEN, or {login}.",
+        403: f"your token may not read the {what}. Give it the right to read gated and private repositories.",
+    }
+    if status >= 500:
+        reasons[status] = (
+            f"the hub {constants.ENDPOINT} has an error of its own ({status}) at the {what}. Try again later."
+        )
+    return reasons.get(status, f"the hub refuses the {what}: {_first_line(error)}.")
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """The error, what caused it, and so on."""
+    visited = set[int]()
+    while error is not None and id(error) not in visited:
+        visited.add(id(error))
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0].rstrip(".") if lines else type(error).__name__
