@@ -118,8 +118,8 @@ class _Reader:
         if prompt is None:
             return TemplateFacts()
         answered = self.text(*self.turns[:2], answers=False) or ""
-        lead, is_answered, _ = answered.removeprefix(prompt).partition(answer)
-        answer_start = lead.rstrip(" ") if is_answered and answered.startswith(prompt) else ""
+        start, is_answered, _ = answered.removeprefix(prompt).partition(answer)
+        answer_start = start.rstrip(" ") if is_answered and answered.startswith(prompt) else ""
         user_start = between(demos or "", answer, QUESTIONS[1])
         block, opens = self.block(prompt, answer_start)
         if opens and block is not None and not answer_start:
@@ -152,19 +152,21 @@ class _Reader:
 
     def block(self, prompt: str, answer_start: str) -> tuple[ReasoningMarkers | None, bool]:
         """The markers of the reasoning block, and whether the prompt ends in one that is open."""
-        known, answer, (first, second) = opened_block(prompt), ANSWERS[0], QUESTIONS
+        listed, answer, (first, second) = opened_block(prompt), ANSWERS[0], QUESTIONS
         users = self.text(user(first), user(second)) or self.text(user(first), bot(answer), user(second)) or ""
         user_start = re.split(f"{first}|{answer}", users.partition(second)[0])[-1]
         reasoned = self.text(self.turns[0], bot(answer, REASONING), answers=False) or ""
         head, has_block, rest = reasoned.partition(REASONING)
         end, is_answered, _ = rest.partition(answer)
         if has_block and is_answered and end.strip():
-            if prompt.startswith(head.rstrip()) and not prompt[len(head.rstrip()) :].strip():
-                return markers_of(known.opening if known else opening_of(head, user_start), end), True
+            opening = listed.opening if listed else opening_of(head, user_start)
+            if opening and prompt.startswith(head.rstrip()) and not prompt[len(head.rstrip()) :].strip():
+                return markers_of(opening, end), True
             own = head.removeprefix(prompt) if head.startswith(prompt) else opening_of(head, user_start)
-            return markers_of(own.strip(), end), False
-        if known is not None:
-            return (markers_of(known.opening, answer_start) if known.closing in answer_start else known), True
+            if own.strip():
+                return markers_of(own.strip(), end), False
+        if listed is not None:
+            return (markers_of(listed.opening, answer_start) if listed.closing in answer_start else listed), True
         opening = opening_of(prompt, user_start) if answer_start.strip() else ""
         if opening and is_marker(opening) and is_marker(answer_start.strip()):
             return markers_of(opening, answer_start), True

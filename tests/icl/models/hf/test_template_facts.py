@@ -32,7 +32,7 @@ MERGES = (
     "{% set messages = messages[1:] %}{% else %}{% set head = '' %}{% endif %}"
 )
 DEFAULT = "{% if messages[0].role != 'system' %}<system>\nYou are a helpful model.</turn>\n{% endif %}"
-KEPT = {"accepts_images": True, "accepts_turns": True, "system": "own turn", "reasoning": "kept"}
+COMMON = {"accepts_images": True, "accepts_turns": True, "system": "own turn", "reasoning": "kept"}
 
 
 def headed(condition: str, block: str) -> str:
@@ -46,32 +46,32 @@ OPEN = {"prompt_end": "</turn>\n<assistant>\n<think>\n", "answer_start": "\n</th
 EMPTY = "</turn>\n<assistant>\n<think>\n\n</think>\n\n"
 
 SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
-    "turns": (template(PLAIN, "<assistant>\n"), {**KEPT, **STARTS}),
+    "turns": (template(PLAIN, "<assistant>\n"), {**COMMON, **STARTS}),
     "block opened in prompts alone": (
         template(headed(LAST, THINK), "<assistant>\n<think>\n"),
-        {**KEPT, **STARTS, **OPEN, "block": TAGS},
+        {**COMMON, **STARTS, **OPEN, "block": TAGS},
     ),
     "empty block in every answer": (
         template(headed("m.role == 'assistant'", THINK), "<assistant>\n<think>\n"),
-        {**KEPT, **OPEN, "demo_start": EMPTY, "block": TAGS, "reasoning": "after an empty block"}
+        {**COMMON, **OPEN, "demo_start": EMPTY, "block": TAGS, "reasoning": "after an empty block"}
         | {"accepts_reasoning": True},
     ),
     "empty block in answers, none in prompts": (
         template(headed("m.role == 'assistant'", "<think>{{ m.thinking }}</think>\n"), "<assistant>\n"),
-        {**KEPT, "prompt_end": STARTS["prompt_end"], "answer_start": "<think></think>\n"}
+        {**COMMON, "prompt_end": STARTS["prompt_end"], "answer_start": "<think></think>\n"}
         | {"demo_start": "</turn>\n<assistant>\n<think></think>\n", "block": INLINE}
         | {"reasoning": "after an empty block", "accepts_reasoning": True},
     ),
     "closed block in prompts alone": (
         template(headed(LAST + " and m.reasoning", THINK), "<assistant>\n<think>\n\n</think>\n\n"),
-        {**KEPT, "prompt_end": EMPTY, "demo_start": STARTS["demo_start"], "block": TAGS},
+        {**COMMON, "prompt_end": EMPTY, "demo_start": STARTS["demo_start"], "block": TAGS},
     ),
     "markers that are in no list": (
         template(
             headed("m.role == 'assistant'", "<|open|>muse<|sep|>{{ m.reasoning }}<|close|>muse<|sep|>"),
             "<assistant>\n<|open|>muse<|sep|>",
         ),
-        {**KEPT, "prompt_end": "</turn>\n<assistant>\n<|open|>muse<|sep|>", "opens_block": True}
+        {**COMMON, "prompt_end": "</turn>\n<assistant>\n<|open|>muse<|sep|>", "opens_block": True}
         | {"answer_start": "<|close|>muse<|sep|>", "reasoning": "after an empty block", "accepts_reasoning": True}
         | {"demo_start": "</turn>\n<assistant>\n<|open|>muse<|sep|><|close|>muse<|sep|>"}
         | {"block": ReasoningMarkers("<|open|>muse<|sep|>", "<|close|>muse<|sep|>", "", "")},
@@ -82,25 +82,25 @@ SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
             "<assistant{% endif %} to user{% endif %}|>CONTENT</turn>\n",
             "<assistant",
         ),
-        {**KEPT, "prompt_end": "</turn>\n<assistant", "answer_start": " to user|>", "accepts_reasoning": True}
+        {**COMMON, "prompt_end": "</turn>\n<assistant", "answer_start": " to user|>", "accepts_reasoning": True}
         | {"demo_start": "</turn>\n<assistant to user|>"}
         | {"block": ReasoningMarkers("to self|>", "</part>\n<assistant to user|>", "", "")},
     ),
     "trimmed texts": (
         template(PLAIN.replace("CONTENT", BODY.replace("c.text", "c.text | trim")), "<assistant>\n"),
-        {**KEPT, **STARTS, "keeps_white_space": False},
+        {**COMMON, **STARTS, "keeps_white_space": False},
     ),
     "system text in the user turn": (
         template("<{{ m.role }}>\n{% if loop.first %}{{ head }}{% endif %}CONTENT</turn>\n", "<assistant>\n", MERGES),
-        {**KEPT, **STARTS, "system": "in the user turn"},
+        {**COMMON, **STARTS, "system": "in the user turn"},
     ),
     "system turn refused": (
         template(REFUSES + PLAIN, "<assistant>\n"),
-        {**KEPT, **STARTS, "system": "refused"},
+        {**COMMON, **STARTS, "system": "refused"},
     ),
     "system turn dropped": (
         template("{% if m.role != 'system' %}" + PLAIN + "{% endif %}", "<assistant>\n"),
-        {**KEPT, **STARTS, "system": "dropped"},
+        {**COMMON, **STARTS, "system": "dropped"},
     ),
     "system text at the end": (
         template(
@@ -109,11 +109,11 @@ SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
             "<assistant>\n",
             MERGES,
         ),
-        {**KEPT, **STARTS, "system": "moved"},
+        {**COMMON, **STARTS, "system": "moved"},
     ),
     "default system turn": (
         template(PLAIN, "<assistant>\n", DEFAULT),
-        {**KEPT, **STARTS, "replaces_default": True} | {"default_system": "<system>\nYou are a helpful model."},
+        {**COMMON, **STARTS, "replaces_default": True} | {"default_system": "<system>\nYou are a helpful model."},
     ),
     "images before texts": (
         template(
@@ -121,14 +121,14 @@ SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
             "{% for c in m.content if c.type != 'image' %}{{ c.text }}{% endfor %}</turn>\n",
             "<assistant>\n",
         ),
-        {**KEPT, **STARTS, "images_first": True},
+        {**COMMON, **STARTS, "images_first": True},
     ),
     "lists printed": (
         template(
             "<{{ m.role }}>\n{% if m.role == 'user' %}CONTENT{% else %}{{ m.content }}{% endif %}</turn>\n",
             "<assistant>\n",
         ),
-        {**KEPT, **STARTS},
+        {**COMMON, **STARTS},
     ),
     "reasoning removed": (
         template(
@@ -136,11 +136,11 @@ SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
             "{% else %}CONTENT{% endif %}</turn>\n",
             "<assistant>\n",
         ),
-        {**KEPT, **STARTS, "reasoning": "removed"},
+        {**COMMON, **STARTS, "reasoning": "removed"},
     ),
     "date": (
         template(PLAIN, "<assistant>\n", "Today: {{ strftime_now('%d %b %Y') }}\n"),
-        {**KEPT, **STARTS, "writes_date": True},
+        {**COMMON, **STARTS, "writes_date": True},
     ),
     "texts alone": (
         template("<{{ m.role }}>\n{{ m.content + '</turn>' }}\n", "<assistant>\n"),
