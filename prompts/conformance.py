@@ -240,7 +240,7 @@ class GuessingModel:
     def load(self) -> None:
         """There is nothing to read."""
 
-    def before_answer(self, prompt: Prompt) -> Prompt:
+    def before_answer(self, prompt: Prompt, reasoning: str = "") -> Prompt:
         return prompt
 
     def option_ids(self, prompt: Prompt, options: Sequence[str]) -> list[list[int]]:

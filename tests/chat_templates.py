@@ -11,6 +11,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from random_models.common import tokenizer
 from transformers import ProcessorMixin
 
 from icl.models.hf.rendering import PromptRenderer
@@ -41,12 +42,21 @@ class Words:
 class Processor(ProcessorMixin):  # type: ignore[misc]
     """A processor with a chat template."""
 
-    def __init__(self, template: str, slot: str, tokens: dict[str, str]) -> None:
-        self.chat_template, self.image_token, self.tokenizer = template, slot, Words(tokens)
+    def __init__(self, template: str, slot: str, tokenizer: Any) -> None:
+        self.chat_template, self.image_token, self.tokenizer = template, slot, tokenizer
 
 
 def renderer(template: str, slot: str = "<image>", name: str = "checkpoint", **tokens: str) -> PromptRenderer:
-    return PromptRenderer(Processor(template, slot, tokens), name)
+    return PromptRenderer(Processor(template, slot, Words(tokens)), name)
+
+
+def with_byte_tokens(own: PromptRenderer) -> PromptRenderer:
+    """A renderer of the same template with a byte tokenizer, to which all bracketed marks are special tokens."""
+    marks = tuple(dict.fromkeys(mark for mark in MARKS.findall(own.template) if mark != own.slot))
+    words = tokenizer({"image_token": own.slot}, marks)
+    for name, token in own.tokenizer.special_tokens_map.items():
+        setattr(words, name, token)
+    return PromptRenderer(Processor(own.template, own.slot, words), own.name)
 
 
 def published_text(name: str) -> str:

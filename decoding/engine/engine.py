@@ -19,6 +19,7 @@ from weakref import WeakKeyDictionary
 import torch
 
 from decoding.engine.batch import decode_batch
+from decoding.engine.reasoned_options import with_reasoned_options
 from decoding.engine.requests import Counters, DecodingRequest, Failure, LazyBranches, PreparedRequest, distinct_prompts
 from decoding.engine.result_collector import GenerationCache, OnResult, PrepareGenerator, Result, ResultCollector
 from decoding.engine.voting import with_voting
@@ -47,6 +48,7 @@ DECODE_LIMITS: WeakKeyDictionary[LogitModel, BatchLimit] = WeakKeyDictionary()
 
 
 @with_voting
+@with_reasoned_options
 def run_requests(
     model: LogitModel,
     requests: Sequence[DecodingRequest],

@@ -36,6 +36,7 @@ class DecodingRequest:
         stop_strings: Texts that end an answer (`decoding.engine.hypotheses`).
         max_thinking_tokens: Length limit of a reasoning block (`decoding.engine.thinking_budget`), or None.
         intervene: Steers the prompt before the strategy makes branches of it, or None.
+        reasoning: What the model has thought before options are scored (`decoding.engine.reasoned_options`).
     """
 
     prompt: Prompt
@@ -47,6 +48,7 @@ class DecodingRequest:
     stop_strings: tuple[str, ...] = ()
     max_thinking_tokens: int | None = None
     intervene: SteeringMethod | None = None
+    reasoning: str = ""
 
     @property
     def max_output_tokens(self) -> int:

@@ -20,6 +20,9 @@ Result: TypeAlias = Generation | Failure
 OnResult = Callable[[int, Result], None]
 """Receives the index of a request and its result."""
 
+BeforeAnswer = Callable[[Prompt, str], Prompt]
+"""`LogitModel.before_answer`."""
+
 RunRequests = Callable[..., list[Result]]
 """The `run_requests` of an engine."""
 
@@ -182,7 +185,7 @@ def prepare_requests(
     requests: Sequence[DecodingRequest | Failure],
     generate: Generate,
     count_tokens: Callable[[Prompt], int],
-    before_answer: Callable[[Prompt], Prompt] = lambda prompt: prompt,
+    before_answer: BeforeAnswer = lambda prompt, reasoning: prompt,
 ) -> list[PreparedRequest | Failure]:
     """The branch prompts of each request, or a `Failure`. A prompt is prepared once per strategy.
 
@@ -211,16 +214,17 @@ def prepare_requests(
             lengths[branch.digest] = count_tokens(branch)
         return lengths[branch.digest]
 
-    branches: dict[tuple[Strategy, str, AnswerMode], _Branches | Failure] = {}
+    branches: dict[tuple[Strategy, str, AnswerMode, str], _Branches | Failure] = {}
 
     def branches_of(request: DecodingRequest, key: str) -> _Branches | Failure:
-        strategy, mode = request.arm.strategy, request.answer_mode
-        if (strategy, key, mode) not in branches:
-            note, end = notes[strategy, key], before_answer if mode == "options" else None
-            branches[strategy, key, mode] = (
+        strategy, note = request.arm.strategy, notes[request.arm.strategy, key]
+        own = strategy, key, request.answer_mode, request.reasoning
+        if own not in branches:
+            end = (lambda one: before_answer(one, request.reasoning)) if request.answer_mode == "options" else None
+            branches[own] = (
                 note if isinstance(note, Failure) else _make_branches(strategy, request.prompt, note, length, end)
             )
-        return branches[strategy, key, mode]
+        return branches[own]
 
     return [
         request

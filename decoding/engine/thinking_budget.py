@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from icl import Prompt, TokenPart
-from icl.text.reasoning_blocks import REASONING_MARKERS, ReasoningMarkers, opened_block
+from icl.text.reasoning_blocks import ReasoningMarkers, known_markers, opened_block
 from icl.types import ThinkingEnd
 
 BLANK_TOKENS = 4
@@ -45,6 +45,7 @@ class Thinking:
         forced: Tokens that come next, whatever the model prefers.
         end: How the last block ended.
         blocks: Markers, first token and end of each finished block, without its opening marker.
+        own: Markers of the model's chat template, besides the table.
     """
 
     tokenizer: Any
@@ -55,6 +56,7 @@ class Thinking:
     forced: list[int] = field(default_factory=list)
     end: ThinkingEnd = ""
     blocks: list[tuple[ReasoningMarkers, int, int]] = field(default_factory=list)
+    own: ReasoningMarkers | None = None
     _start: int = 0  # the first token that the search for a marker reads
     _is_forcing: bool = False
     _forced_answer: int | None = None  # the first token after a forced closing marker
@@ -106,15 +108,16 @@ class Thinking:
         if self.end or len(tokens) > MARKER_WINDOW:
             return False
         text = self._window(tokens).strip()
-        return any(markers.opening.startswith(text) for markers in REASONING_MARKERS)
+        return any(markers.opening.startswith(text) for markers in known_markers(self.own))
 
     def text(self, detokenizer: Detokenizer, tokens: Sequence[int]) -> str:
         """The output with the markers of its blocks, which are special tokens of some models."""
         text, start = detokenizer.text(tokens), 0
-        if all(markers.closing in text for markers, _, _ in self.blocks):
+        blocks = [(markers.in_outputs, first, end) for markers, first, end in self.blocks]
+        if all(markers.closing in text for markers, _, _ in blocks):
             return text
         parts: list[str] = []
-        for markers, first, end in self.blocks:
+        for markers, first, end in blocks:
             parts += [detokenizer.text(tokens[start:first]), markers.opening if first else ""]
             parts += [detokenizer.text(tokens[first:end]), markers.forced]
             start = end
@@ -129,7 +132,7 @@ class Thinking:
 
     def _find_opening(self, tokens: Sequence[int]) -> None:
         window = self._window(tokens)
-        self.markers = next((markers for markers in REASONING_MARKERS if markers.opening in window), None)
+        self.markers = next((markers for markers in known_markers(self.own) if markers.opening in window), None)
         if self.markers is None:
             return
         length = 1
@@ -156,6 +159,8 @@ class Renderer(Protocol):
 
     @property
     def tokenizer(self) -> Any: ...
+    @property
+    def reasoning_block(self) -> ReasoningMarkers | None: ...
     def render(self, prompt: Prompt) -> str | None: ...
 
 
@@ -167,4 +172,5 @@ def begin_thinking(model: Renderer, prompt: Prompt, limit: int | None) -> Thinki
     """
     if limit is None:
         return None
-    return Thinking(model.tokenizer, limit, opened_block(model.render(prompt) or ""))
+    own = model.reasoning_block
+    return Thinking(model.tokenizer, limit, opened_block(model.render(prompt) or "", own), own=own)

@@ -74,7 +74,8 @@ class BudgetedOutput:
 
 def empty_output(limits: "ThinkingLimits", tokenizer: Any) -> Hypothesis:
     """The output of a group before its first token."""
-    thinking = Thinking(tokenizer, limits.max_thinking_tokens, opened_block(limits.opening))
+    own = limits.own_markers
+    thinking = Thinking(tokenizer, limits.max_thinking_tokens, opened_block(limits.opening, own), own=own)
     return Hypothesis([], limits.max_new_tokens, thinking=thinking)
 
 

@@ -9,12 +9,14 @@ import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
+from decoding.engine.reasoned_options import with_reasoned_options
 from decoding.engine.requests import Counters, DecodingRequest, Failure, PreparedRequest
 from decoding.engine.result_collector import OnResult, PrepareGenerator, Result, ResultCollector
 from decoding.engine.voting import with_voting
 from decoding.lockstep.grouping import PromptGroup, build_answer, build_groups
 from icl.errors import ICLError
 from icl.models.vllm.engine_io import EngineOutput, EngineRequest
+from icl.text.reasoning_blocks import ReasoningMarkers
 from icl.types import Generation, Prompt
 
 FETCH_SIZE = 256
@@ -32,15 +34,18 @@ class StrategyModel(Protocol):
     @property
     def tokenizer(self) -> Any: ...
     def count_tokens(self, prompt: Prompt) -> int: ...
+    @property
+    def reasoning_block(self) -> ReasoningMarkers | None: ...
     def render(self, prompt: Prompt) -> str | None: ...
     def text(self, tokens: Sequence[int]) -> str: ...
-    def before_answer(self, prompt: Prompt) -> Prompt: ...
+    def before_answer(self, prompt: Prompt, reasoning: str = "") -> Prompt: ...
     def option_ids(self, prompt: Prompt, options: Sequence[str]) -> list[list[int]]: ...
     def run_groups(self, groups: Any, on_group: Callable[[int, list[EngineOutput]], None]) -> None: ...
     def take_records(self, groups: Sequence[str]) -> Mapping[str, Mapping[str, Any]]: ...
 
 
 @with_voting
+@with_reasoned_options
 def run_requests(
     model: StrategyModel,
     requests: Sequence[DecodingRequest],

@@ -6,7 +6,7 @@ first tokens of all options.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Any, Protocol
 
 from decoding.arms.greedy import GreedyDecoding
@@ -80,9 +80,10 @@ def thinking_limits(
     """The thinking budget of a group with this reference prompt, or None without a budget."""
     if max_thinking_tokens is None:
         return None
-    opened = opened_block(tokenizer.render(reference) or "")
+    own = tokenizer.reasoning_block
+    opened = opened_block(tokenizer.render(reference) or "", own)
     stop_tokens, opening = tuple(sorted(tokenizer.stop_tokens)), "" if opened is None else opened.opening
-    return ThinkingLimits(max_thinking_tokens, max_new_tokens, stop_tokens, opening)
+    return ThinkingLimits(max_thinking_tokens, max_new_tokens, stop_tokens, opening, astuple(own) if own else ())
 
 
 def _option_groups(prepared: PreparedRequest, tokenizer: OptionTokenizer, name_prefix: str) -> list[PromptGroup]:

@@ -15,6 +15,7 @@ from decoding.formulas.sampling import Greedy, Sampler, Sampling
 from icl.errors import PlanError
 from icl.registry import build, to_config
 from icl.streams import StreamKey
+from icl.text.reasoning_blocks import ReasoningMarkers
 
 METADATA_KEY = "lockstep"
 SECRET_VARIABLE = "ICL_LOCKSTEP_SECRET"
@@ -35,12 +36,19 @@ class ThinkingLimits:
         max_new_tokens: Length limit of the answer.
         stop_tokens: Tokens that end an answer.
         opening: The opening marker at the end of the prompt of branch 0, '' if there is none.
+        own: The fields of `ReasoningMarkers` of the model's chat template, if it has a block.
     """
 
     max_thinking_tokens: int
     max_new_tokens: int
     stop_tokens: tuple[int, ...]
     opening: str = ""
+    own: tuple[str, ...] = ()
+
+    @property
+    def own_markers(self) -> ReasoningMarkers | None:
+        """The markers of the model's chat template, or None."""
+        return ReasoningMarkers(*self.own) if self.own else None
 
 
 @dataclass(frozen=True)
@@ -109,7 +117,8 @@ def parse_branch(extra_args: Mapping[str, Any] | None) -> BranchMetadata | None:
         raise ValueError(f"'{METADATA_KEY}' is a mapping of {', '.join(sorted(allowed))}, not {text[:200]}")
     values |= {key: tuple(values.get(key, ())) for key in ("first", "force")}
     if (limits := values.get("thinking")) is not None:
-        values["thinking"] = ThinkingLimits(**limits | {"stop_tokens": tuple(limits["stop_tokens"])})
+        tuples = {key: tuple(limits.get(key, ())) for key in ("stop_tokens", "own")}
+        values["thinking"] = ThinkingLimits(**limits | tuples)
     return BranchMetadata(**values)
 
 

@@ -18,6 +18,9 @@ MAX_POOLS_HASHED = 32
 MIN_CHECKED_TOKENS = 1024
 """Longer answers are compared with the model's context, which needs the model's config."""
 
+ENGINES = {"logits", "strategies"}
+"""Abilities of models whose strategies run here or inside vLLM."""
+
 MODEL_OUTPUTS = {"generate": "answers", "text_logprobs": "likelihoods of texts in prompts"}
 """Ability of the model that a retriever needs -> what it reads."""
 
@@ -25,7 +28,9 @@ MODEL_OUTPUTS = {"generate": "answers", "text_logprobs": "likelihoods of texts i
 def check_sizes(grid: Grid) -> None:
     """Raises PlanError if an answer may be longer than the model's context. Reads no weights."""
     for cell in {(id(cell.model), cell.max_output_tokens): cell for cell in grid.cells}.values():
-        if cell.max_output_tokens < MIN_CHECKED_TOKENS or cell.answer_mode == "options":
+        if cell.max_output_tokens < MIN_CHECKED_TOKENS or (
+            cell.answer_mode == "options" and cell.max_thinking_tokens is None
+        ):
             continue
         context = cell.model.max_tokens
         if context is not None and cell.max_output_tokens >= context:
@@ -54,11 +59,12 @@ def check_requirements(grid: Grid) -> None:
             hint = cell.model.strategies_hint
             message = cell.model.not_ready or (f"{problem} {hint}" if hint else problem)
             raise PlanError(f"{locate(grid, 'decoding', cell)}: model '{cell.labels['model']}': {message}")
-        problem = arm_part_refusal(cell.decoding, cell.max_thinking_tokens) or _server_refusal(cell)
+        problem = arm_part_refusal(cell.decoding, cell.part_budget) or _server_refusal(cell)
         if problem := problem or branch_edit_refusal(cell.decoding, cell.model):
             where = locate(grid, "decoding", cell)
             raise PlanError(f"{where}: model '{cell.labels['model']}': decoding '{cell.decoding.label}': {problem}")
-        if cell.max_thinking_tokens is not None and (problem := thinking_budget_refusal(cell.decoding, cell.model)):
+        problem = _reasoned_options_refusal(cell) or thinking_budget_refusal(cell.decoding, cell.model)
+        if cell.max_thinking_tokens is not None and problem:
             where, subject = locate(grid, "max_thinking_tokens", cell), f"decoding '{cell.decoding.label}'"
             raise PlanError(f"{where}: model '{cell.labels['model']}', {subject}: {problem}")
         _check_steering(grid, cell)
@@ -87,18 +93,16 @@ def check_requirements(grid: Grid) -> None:
             run_preflight(metric)
         except ICLError as error:
             raise type(error)(f"{grid.config.where('metrics')}: {error}") from error
-    _check_thinking_budget(grid)
 
 
-def _check_thinking_budget(grid: Grid) -> None:
-    """Raises PlanError if there is a thinking budget and no cell generates. A grid may score options in other cells."""
-    axis, config = "max_thinking_tokens", grid.config
-    budgets = (config.max_thinking_tokens, *config.grid.get(axis, ()), *config.zip.get(axis, ()))
-    if any(value is not None for value in budgets) and all(cell.answer_mode == "options" for cell in grid.cells):
-        raise PlanError(
-            f"{locate(grid, axis, grid.cells[0])}: answer_mode: options scores options after an empty reasoning "
-            "block, so a thinking budget changes nothing. Remove max_thinking_tokens, or use answer_mode: generate."
-        )
+def _reasoned_options_refusal(cell: Cell) -> str | None:
+    """Why the model cannot reason before options are scored, or None if it can."""
+    if cell.answer_mode != "options" or (cell.model.abilities & ENGINES and not cell.model.is_endpoint):
+        return None
+    return (
+        "answer_mode: options with max_thinking_tokens reasons first and scores the options after it, which needs the "
+        "model 'hf' or 'vllm'. Remove max_thinking_tokens, or use answer_mode: generate."
+    )
 
 
 def _check_steering(grid: Grid, cell: Cell) -> None:
@@ -108,7 +112,7 @@ def _check_steering(grid: Grid, cell: Cell) -> None:
 
     if cell.steering is None:
         return
-    problem = steering_refusal(cell.steering, cell.model.abilities, cell.max_thinking_tokens) or vector_problem(cell)
+    problem = steering_refusal(cell.steering, cell.model.abilities, cell.part_budget) or vector_problem(cell)
     problem = problem or cell.steering.model_problem(cell.model)
     if not problem and cell.steering.reads_demonstrations and cell.shots == 0:
         problem = "it is made of the prompt's demonstrations, and shots is 0. Pair it with shots above 0 (zip)."

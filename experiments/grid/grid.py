@@ -85,6 +85,11 @@ class Cell:
         return max_output_tokens(self.max_new_tokens, self.max_thinking_tokens)
 
     @property
+    def part_budget(self) -> int | None:
+        """The thinking budget, if the cell generates answers, whose parts are then known."""
+        return self.max_thinking_tokens if self.answer_mode == "generate" else None
+
+    @property
     def steering(self) -> SteeringMethod | None:
         """The intervention, or None if it changes nothing."""
         return None if self.intervene is None or self.intervene.neutral else self.intervene
@@ -358,14 +363,12 @@ class _CellBuilder:
         }
         task_limit = None if self._sets_token_limit else getattr(values["task"], "max_new_tokens", None)
         limit = task_limit or point["max_new_tokens"]
-        thinking = point["max_thinking_tokens"] if point["answer_mode"] == "generate" else None
         return {
             **point,
             **values,
             "decoding": arm,
             "intervene": method,
             "max_new_tokens": limit,
-            "max_thinking_tokens": thinking,
             "seed": seed,
         }
 

@@ -5,6 +5,7 @@
 - A strategy with unfitted parameters changes nothing. Parameters may be fitted on another model or task.
 - Some models and answer modes give no top log-probabilities.
 - A model has notes of its own, for example that its checkpoint is already quantized.
+- A chat template changes prompts, or begins answers in its own way.
 - A claim or a published number is about an arm or a metric that the grid lacks. This is no error, because an override
   such as `grid.shots=[0]` may leave out the arms of a claim.
 """
@@ -18,6 +19,7 @@ from experiments.grid.feasibility import locate
 from experiments.grid.fitted_parameters import mismatch_warnings, vector_warnings
 from experiments.grid.grid import Cell, Grid
 from experiments.grid.matching import match_label
+from experiments.grid.template_notes import template_notes
 from icl import ConfigError, ICLError, Model, ModelError, did_you_mean
 
 TOLERANCE = 1e-6
@@ -26,7 +28,7 @@ TOLERANCE = 1e-6
 
 def grid_warnings(grid: Grid) -> tuple[str, ...]:
     """Sentences with their places in the file, each once. Controls that the grid adds cause no warnings."""
-    checks = (_branches, _temperatures, _traces, _unfitted, _fitted, _models, statement_warnings)
+    checks = (_branches, _temperatures, _traces, _unfitted, _fitted, _models, _templates, statement_warnings)
     return tuple(dict.fromkeys(sentence for check in checks for sentence in check(grid)))
 
 
@@ -108,6 +110,11 @@ def _models(grid: Grid) -> Iterator[str]:
         cell = next(cell for cell in grid.cells if cell.model is model)
         for note in model.plan_notes:
             yield f"{locate(grid, 'model', cell)}: model '{cell.labels['model']}': {note}"
+
+
+def _templates(grid: Grid) -> Iterator[str]:
+    for cell, note in template_notes(grid):
+        yield f"{locate(grid, 'model', cell)}: model '{cell.labels['model']}': {note}."
 
 
 def loading_problems(grid: Grid, models: Iterable[Model]) -> Iterator[str]:

@@ -336,9 +336,14 @@ def _is_accuracy(name: str, node: Mapping[str, Any]) -> bool:
     return bool(node.get("accuracy")) or is_accuracy(str(node.get("name", name)))
 
 
-def _is_generating(axis: str, cell: Mapping[str, Any]) -> bool:
-    """Whether the axis is the thinking budget and matters: None is a value of it unless options are scored."""
-    return axis == "max_thinking_tokens" and cell.get("answer_mode") != "options"
+def _is_budget(axis: str, mode: object, cells: Iterable[Mapping[str, Any]]) -> bool:
+    """Whether the axis is the thinking budget and None is a value of it.
+
+    It is unless options are scored, and if another cell with options has a budget.
+    """
+    if axis != "max_thinking_tokens" or mode != "options":
+        return axis == "max_thinking_tokens"
+    return any(cell.get("answer_mode") == "options" and cell.get(axis) is not None for cell in cells)
 
 
 def _labels(store: Store, digests: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -362,7 +367,7 @@ def _labels(store: Store, digests: Sequence[str]) -> dict[str, dict[str, Any]]:
             if axis != "intervene"
             and value == NO_VALUE
             and cells[digest].get(axis) is None
-            and not _is_generating(axis, cells[digest])
+            and not _is_budget(axis, cells[digest].get("answer_mode"), cells.values())
         }
         others = {value for digest, value in values.items() if digest not in free}
         usual = others.pop() if len(others) == 1 else NO_VALUE

@@ -145,6 +145,7 @@ class RunSession(CostLog):
         self.content = {
             "name": self.store.folder.name,
             **describe_grid(self.store, self.grid),
+            "templates": _describe_templates(self.grid),
             "sessions": [
                 *previous.get("sessions", []),
                 {"start": now(), "state": "running", "invocation": self.invocation.id},
@@ -158,6 +159,13 @@ class RunSession(CostLog):
         self.content["sessions"] = [*self.content["sessions"][:-1], session]
         self.store.write_run(self.content)
         self.saved = time.monotonic()
+
+
+def _describe_templates(grid: Grid) -> dict[str, Any]:
+    """Label of each model whose chat template is known -> what it does (`icl.models.hf.template_facts`)."""
+    labels = {id(cell.model): str(cell.labels["model"]) for cell in grid.cells}
+    facts = {labels[id(model)]: model.template_facts for model in grid.models}
+    return {label: own.to_dict() for label, own in facts.items() if own is not None}
 
 
 def sum_counters(counters: list[Mapping[str, Any]]) -> dict[str, Any]:

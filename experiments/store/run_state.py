@@ -368,16 +368,21 @@ def equivalence_digest(cell: Mapping[str, Any]) -> str:
     parts = {key: cell.get(key) for key in DECIDES}
     if "stop_strings" in cell:
         parts["stop_strings"] = cell["stop_strings"]
-    parts["decoding"] = _arm(arm, score, shots, cell.get(EQUIVALENT) is True)
+    modes = [score, "generate"] if cell.get("max_thinking_tokens") is not None else [score]
+    parts["decoding"] = _arm(arm, modes, shots, cell.get(EQUIVALENT) is True)
     if shots * _demonstrations(arm) <= 1 and ":" not in str((cell.get("order") or {}).get("name")):
         parts["order"] = None
     return canonical_digest(parts, ascii_only=False, compact=True, default=repr)[:16]
 
 
-def _arm(arm: Mapping[str, Any], score: str, shots: int, is_recorded: bool) -> dict[str, Any]:
-    unread = ("sampler", "logits_processors") if score == "options" else ("normalize",)
+def _arm(arm: Mapping[str, Any], modes: Sequence[str], shots: int, is_recorded: bool) -> dict[str, Any]:
+    """The description of an arm without what cannot matter.
+
+    modes: 'generate', 'options', or both if options are scored after reasoning.
+    """
+    unread = [*("normalize",) * ("options" not in modes), *("sampler", "logits_processors") * ("generate" not in modes)]
     node = {key: value for key, value in arm.items() if key not in unread}
-    if not is_recorded and not is_equivalent_to_greedy(arm, score, shots):
+    if not is_recorded and not all(is_equivalent_to_greedy(arm, mode, shots) for mode in modes):
         return node
     return {key: value for key, value in node.items() if key != "acts_in"} | {"strategy": GREEDY}
 

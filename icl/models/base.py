@@ -6,7 +6,7 @@ run any strategy on it. A model without logits (an endpoint, most fakes) only an
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from icl.errors import ICLError, ModelError
@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 
     from icl.images import Image
     from icl.models.hf.memory import MemoryPlan, RequestSize
+    from icl.models.hf.template_facts import TemplateFacts
     from icl.models.interventions import TokenPart
+    from icl.text.reasoning_blocks import ReasoningMarkers
 
 MAX_NEW_TOKENS = 16
 """Default length limit of an answer. Most answers are a few words."""
@@ -222,6 +224,16 @@ class Model(ABC):
         """Work done since loading, such as `prompt_tokens` or `images_encoded`. Empty if nothing is counted."""
         return {}
 
+    @property
+    def template_facts(self) -> "TemplateFacts | None":
+        """What the chat template of the model does, or None if it is not known. Raises ModelError."""
+        return None
+
+    @property
+    def reasoning_block(self) -> "ReasoningMarkers | None":
+        """The markers of the reasoning block that the model's chat template writes, or None if it is not known."""
+        return None
+
     def render(self, prompt: Prompt) -> str | None:
         """The prompt as the model's processor writes it, with one placeholder for each image. None if unknown."""
         return None
@@ -418,12 +430,21 @@ class LogitModel(Model):
     def text(self, tokens: Sequence[int]) -> str:
         """Decode the tokens of an answer, without special tokens."""
 
-    def before_answer(self, prompt: Prompt) -> Prompt:
+    def before_answer(self, prompt: Prompt, reasoning: str = "") -> Prompt:
         """The prompt with all text that the chat template writes before an answer, such as an empty reasoning block.
 
         Options are scored, and answers are trained, after this prompt. By default it is the prompt itself.
+
+        Args:
+            prompt: The prompt.
+            reasoning: What the reasoning block contains.
         """
-        return prompt
+        if not reasoning:
+            return prompt
+        from icl.text.reasoning_blocks import REASONING_MARKERS
+
+        markers = REASONING_MARKERS[0]
+        return replace(prompt, answer_start=f"{markers.opening}{reasoning}{markers.forced}")
 
     @abstractmethod
     def option_ids(self, prompt: Prompt, options: Sequence[str]) -> list[list[int]]:

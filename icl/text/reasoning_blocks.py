@@ -5,10 +5,11 @@ The table serves the thinking budget (`decoding.engine.thinking_budget`) and the
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 _TAGS = (
-    "think thinking thought thoughts reasoning reason reflection scratchpad analysis seed:think cot".split()  # noqa: SIM905
+    "think mm:think thinking thought thoughts reasoning reason reflection scratchpad analysis seed:think cot".split()  # noqa: SIM905
 )
 _END_TOKEN = re.compile(
     r"<\|(?:im_end|endoftext|eot_id|eom_id|end|end_of_text|end_of_sentence|end▁of▁sentence|eos|return|END_OF_TURN_TOKEN)\|>"
@@ -41,6 +42,13 @@ class ReasoningMarkers:
     def forced(self) -> str:
         """What a thinking budget writes to end the block."""
         return f"{self.leads_up}{self.closing}{self.leads_on}"
+
+    @property
+    def in_outputs(self) -> "ReasoningMarkers":
+        """The markers that outputs have instead, so that whoever reads them knows the markers: <think> if they are not
+        in the table.
+        """
+        return self if any(self.opening == one.opening for one in REASONING_MARKERS) else TAG_MARKERS[0]
 
 
 CHANNEL_MARKERS = ReasoningMarkers(
@@ -87,9 +95,14 @@ def max_output_tokens(max_new_tokens: int, max_thinking_tokens: int | None) -> i
     return max_new_tokens + (0 if max_thinking_tokens is None else max_thinking_tokens + FORCED_TOKENS)
 
 
-def opened_block(rendered: str) -> ReasoningMarkers | None:
+def known_markers(own: ReasoningMarkers | None = None) -> tuple[ReasoningMarkers, ...]:
+    """The table, after the markers of a chat template of its own."""
+    return REASONING_MARKERS if own is None else (own, *REASONING_MARKERS)
+
+
+def opened_block(rendered: str, own: ReasoningMarkers | None = None) -> ReasoningMarkers | None:
     """Markers of the block that a prompt opens at its end, as some chat templates do. None if it opens none."""
-    return next((markers for markers in REASONING_MARKERS if rendered.rstrip().endswith(markers.opening)), None)
+    return next((markers for markers in known_markers(own) if rendered.rstrip().endswith(markers.opening)), None)
 
 
 def split_reasoning(output: str) -> SplitOutput:
@@ -107,6 +120,28 @@ def split_reasoning(output: str) -> SplitOutput:
         return SplitOutput(_until_end_token(rest), bool(closes))
     before = rest[: opened.start()]
     return SplitOutput(_until_end_token(before), True, "" if before.strip() else rest[opened.end() :])
+
+
+def reasoning_text(output: str) -> str:
+    """The first reasoning block of an output, without its markers. A prompt may have opened it."""
+    body = output.lstrip()
+    markers = next((one for one in REASONING_MARKERS if body.startswith(one.opening)), None)
+    if markers is not None:
+        return body.removeprefix(markers.opening).partition(markers.closing)[0].rstrip()
+    closing = _CLOSES.search(output)
+    return output[: closing.start() if closing else None].rstrip()
+
+
+def with_table_markers(output: str, block: ReasoningMarkers, ends: Sequence[str]) -> str:
+    """The output with the markers of the table in place of others.
+
+    ends: Texts that begin the end of a turn. The answer has none of them.
+    """
+    opening, closing = block.in_outputs.opening, block.in_outputs.closing
+    text = output.replace(block.opening, opening, 1).replace(block.closing, f"{closing}{block.leads_on}", 1)
+    reasoning, marker, answer = text.rpartition(closing)
+    places = [place for end in ends if (place := answer.find(end)) >= 0]
+    return f"{reasoning}{marker}{answer[: min(places)]}".strip() if places else text
 
 
 def _until_end_token(text: str) -> str:

@@ -256,8 +256,7 @@ def test_arms_of_a_study_act_in_their_own_parts_of_the_output(
     vectors: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """<a> ends every prompt. As the opening marker of reasoning, it lets the tiny model think."""
-    for module in ("icl.text.reasoning_blocks", "decoding.engine.thinking_budget"):
-        monkeypatch.setattr(f"{module}.REASONING_MARKERS", (ReasoningMarkers("<a>", "<q>"),))
+    monkeypatch.setattr("icl.text.reasoning_blocks.REASONING_MARKERS", (ReasoningMarkers("<a>", "<q>"),))
     method = {"name": "task_vector", "fitted": str(vectors), "strength": 2.0}
     parts: list[Any] = [{**method, "acts_in": part} for part in ("think", "answer", "both")]
     config = keys(

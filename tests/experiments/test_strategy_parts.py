@@ -58,8 +58,7 @@ def test_the_plan_refuses_it_where_no_output_has_such_parts(more: dict[str, Any]
 
 def test_arms_of_a_study_act_in_their_own_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """<a> ends every prompt. As the opening marker of reasoning, it lets the tiny model think."""
-    for module in ("icl.text.reasoning_blocks", "decoding.engine.thinking_budget"):
-        monkeypatch.setattr(f"{module}.REASONING_MARKERS", (ReasoningMarkers("<a>", "<q>"),))
+    monkeypatch.setattr("icl.text.reasoning_blocks.REASONING_MARKERS", (ReasoningMarkers("<a>", "<q>"),))
     arms = ["greedy", *({**CAD, "acts_in": part, "label": part} for part in ("think", "answer", "both"))]
     run(load_config(keys(max_thinking_tokens=1, grid={"decoding": arms})), tmp_path)
     frame = load_run(tmp_path / "t").samples()

@@ -32,7 +32,7 @@ from icl.models.hf.template_facts import TemplateFacts, read_facts
 from icl.models.hf.template_process import PROCESS, TemplateLimitError, TemplateRefusedError
 from icl.models.hf.template_worker import set_day
 from icl.models.hf.text_processor import TextProcessor
-from icl.text.reasoning_blocks import opened_block, split_reasoning
+from icl.text.reasoning_blocks import REASONING_MARKERS, ReasoningMarkers, opened_block, split_reasoning
 from icl.types import Part, Prompt, Turn
 
 CACHED_TEXTS = 4096
@@ -81,7 +81,11 @@ class PromptRenderer:
     @cached_property
     def facts(self) -> TemplateFacts:
         """What the chat template does. Raises ModelError if it exceeds a limit."""
-        return read_facts(self._attempted, self.slot, self.template)
+        try:
+            arguments = argument_names(self)
+        except ModelError:  # no prompt can be rendered, and its error says why
+            arguments = ()
+        return read_facts(self._attempted, self.slot, self.template, arguments)
 
     @property
     def template(self) -> str:
@@ -98,15 +102,34 @@ class PromptRenderer:
         check_markers(prompt, self.marks, self.name)
         return text + prompt.answer_start
 
-    def answer_start(self, prompt: Prompt) -> str:
+    def answer_start(self, prompt: Prompt, reasoning: str = "") -> str:
         """What the template writes between the prompt and an answer, without the blank before the answer's first word.
 
             <assistant>⏎<think>⏎ | ⏎</think>⏎⏎ | red      prompt, `answer_start`, answer
 
         A reasoning block that is then still open is closed as by a thinking budget: some templates open one in prompts
         only. Empty if the template writes answers elsewhere. Raises ModelError.
+
+        Args:
+            prompt: The prompt.
+            reasoning: What the reasoning block contains; nothing if it is empty.
         """
-        return self._start(self._script(prompt))
+        start = self._start(self._script(prompt))
+        if not reasoning:
+            return start
+        block = self._block(prompt)
+        if self.opened_block(replace(prompt, answer_start="")) is not None:
+            return f"{reasoning}{block.forced}"
+        return f"{start[: len(start) - len(start.lstrip())]}{block.opening}{reasoning}{block.forced}"
+
+    def _block(self, prompt: Prompt) -> ReasoningMarkers:
+        """Markers of the block in which the model reasons about a prompt."""
+        opened = self.opened_block(replace(prompt, answer_start=""))
+        return self.facts.block or opened or REASONING_MARKERS[0]
+
+    def opened_block(self, prompt: Prompt) -> ReasoningMarkers | None:
+        """Markers of the reasoning block in which the rendered prompt ends, or None."""
+        return opened_block(self.text(prompt), self.facts.block)
 
     def expanded(self, text: str, replacements: Sequence[str]) -> str:
         """The text with each placeholder replaced by the processor's text for that image."""
@@ -126,17 +149,17 @@ class PromptRenderer:
         Raises:
             ModelError: The prompt lacks its `answer_start`. An option has no own tokens, or contains a chat marker.
         """
-        if prompt.answer_start != (start := self.answer_start(prompt)):
+        start = self.answer_start(prompt)
+        if prompt.answer_start != start and not prompt.answer_start.endswith(self._block(prompt).forced):
             raise ModelError(
                 f"{self.name}: the chat template writes {start!r} between this prompt and an answer, so options cannot "
                 "follow the prompt directly. Pass the prompt that before_answer(prompt) of the model returns."
             )
         for option in options:
             check_markers(Prompt((Turn("assistant", (Part(option, "query.option"),)),)), self.marks, self.name)
-        text = self.text(prompt)
-        tail = text.rpartition(self.slot)[2] if self.slot else text
-        turns = self._script(prompt)
-        return [list(self._option(tail, self._continuation(turns, text, option))) for option in options]
+        text, turns = self.text(prompt), self._script(prompt)
+        tail, answered = text.rpartition(self.slot)[2] if self.slot else text, self._text(turns) + start
+        return [list(self._option(tail, self._continuation(turns, answered, option))) for option in options]
 
     def _script(self, prompt: Prompt) -> Script:
         """What the template reads of a prompt. Raises ModelError if a model that reads text only gets an image."""
@@ -160,7 +183,7 @@ class PromptRenderer:
         text = self._text(turns)
         gap, match, _ = self._after(turns, text, ANSWER).partition(ANSWER)
         start = gap.rstrip(" ") if match else ""
-        markers = opened_block(text + start)
+        markers = opened_block(text + start, self.facts.block)
         return start if markers is None else start + markers.forced
 
     def _filled(self, turns: Script, text: str) -> str:

@@ -7,13 +7,21 @@
 Texts of the conversations are private characters that no template contains.
 """
 
+import json
+import os
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from contextlib import suppress
+from dataclasses import asdict, dataclass, fields, replace
 from datetime import datetime
+from importlib.metadata import version
+from tempfile import NamedTemporaryFile
 from typing import Any, Literal
 
+from icl import __version__
 from icl.models.hf.conversations import Message, rendered_as_read
+from icl.parameter_files import cache_folder
+from icl.text.json_text import canonical_digest
 from icl.text.reasoning_blocks import REASONING_MARKERS, TAG_MARKERS, ReasoningMarkers, opened_block
 
 Render = Callable[[Sequence[Message], bool], str | None]
@@ -49,6 +57,7 @@ class TemplateFacts:
         reasoning: What becomes of a reasoning block in the text of a demonstration.
         accepts_reasoning: Whether it writes the field `reasoning_content` of a demonstration.
         writes_date: Whether a prompt has the date of the day on which it is rendered.
+        arguments: The names that `model.template` can set.
     """
 
     accepts_images: bool = False
@@ -66,6 +75,7 @@ class TemplateFacts:
     reasoning: Reasoning = "refused"
     accepts_reasoning: bool = False
     writes_date: bool = False
+    arguments: tuple[str, ...] = ()
 
     @property
     def query_start(self) -> str:
@@ -85,22 +95,42 @@ class TemplateFacts:
     def from_dict(cls, facts: dict[str, Any]) -> "TemplateFacts":
         """The inverse of `to_dict`."""
         block = facts["block"]
-        return cls(**{**facts, "block": None if block is None else ReasoningMarkers(**block)})
+        own = {"block": None if block is None else ReasoningMarkers(**block), "arguments": tuple(facts["arguments"])}
+        return cls(**{**facts, **own})
 
 
-def read_facts(render: Render, slot: str, source: str) -> TemplateFacts:
+def kept_facts(identity: Any, read: Callable[[], TemplateFacts]) -> TemplateFacts:
+    """The facts from the cache folder, or those that `read` returns, which are then kept there.
+
+    identity: What they depend on besides the versions of the toolkit and of transformers.
+    """
+    versions = [__version__, version("transformers"), [one.name for one in fields(TemplateFacts)]]
+    path = cache_folder() / "template_facts" / f"{canonical_digest([identity, versions])[:32]}.json"
+    with suppress(OSError, ValueError, TypeError, KeyError):
+        return TemplateFacts.from_dict(json.loads(path.read_text(encoding="utf-8")))
+    facts = read()
+    with suppress(OSError):  # the next plan reads them again
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with NamedTemporaryFile("w", dir=path.parent, encoding="utf-8", delete=False) as file:
+            json.dump(facts.to_dict(), file)
+        os.replace(file.name, path)
+    return facts
+
+
+def read_facts(render: Render, slot: str, source: str, arguments: tuple[str, ...] = ()) -> TemplateFacts:
     """The facts of a template.
 
     Args:
         render: Renders messages.
         slot: The placeholder of an image.
         source: The text of the template.
+        arguments: The names of its arguments.
     """
     one = render([user(None, QUESTIONS[0])], True)
-    has_images = one is not None and one.count(slot) == 1
+    has_images = bool(slot) and one is not None and one.count(slot) == 1
     pieces = (None,) if has_images else ()
     turns = [user(*pieces, QUESTIONS[0]), bot(ANSWERS[0]), user(*pieces, QUESTIONS[1])]
-    return _Reader(render, slot if has_images else "", source, turns).read()
+    return replace(_Reader(render, slot if has_images else "", source, turns).read(), arguments=arguments)
 
 
 @dataclass(frozen=True)

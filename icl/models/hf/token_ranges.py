@@ -17,7 +17,6 @@ from icl.models.hf.prefill import common_prefix_length
 from icl.models.hf.row_edits import ALL_KEYS, KeyRanges, RowEdit
 from icl.models.interventions import Intervention, Keys, PartEdit, ScoreIntervention, Site, StateObserver, Where
 from icl.text.json_text import canonical_digest
-from icl.text.reasoning_blocks import opened_block
 from icl.types import Part, Prompt
 
 if TYPE_CHECKING:
@@ -126,7 +125,7 @@ def row_edit(
     """An intervention or an observer on a prompt. For the arguments and errors see `with_edits`."""
     if isinstance(acts, PartEdit):
         inner = row_edit(encoder, acts.inner, prompt, encoded, row)
-        begins = acts.acts_in == "think" and opened_block(encoder.renderer.text(prompt)) is not None
+        begins = acts.acts_in == "think" and encoder.renderer.opened_block(prompt) is not None
         ranges = addressed(encoder, prompt, encoded, Where(part=acts.where.part)) if begins else []
         return replace(inner, ranges=tuple(ranges), acts_in=acts.acts_in)
     return RowEdit(

@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from icl.images import Image
     from icl.models.hf.adapter import LoraAdapter
     from icl.models.hf.model import HF
+    from icl.models.hf.template_facts import TemplateFacts
     from icl.models.vllm.engine import OnGroup, Replicas, VLLMEngine
+    from icl.text.reasoning_blocks import ReasoningMarkers
 
 
 GIB = 2**30
@@ -283,14 +285,22 @@ class VLLM(Model):
     def count_tokens(self, prompt: Prompt) -> int:
         return self.hf.count_tokens(prompt)
 
+    @property
+    def template_facts(self) -> "TemplateFacts":
+        return self.hf.template_facts
+
+    @property
+    def reasoning_block(self) -> "ReasoningMarkers | None":
+        return self.hf.reasoning_block
+
     def render(self, prompt: Prompt) -> str:
         return self.hf.render(prompt)
 
     def text(self, tokens: Sequence[int]) -> str:
         return self.hf.text(tokens)
 
-    def before_answer(self, prompt: Prompt) -> Prompt:
-        return self.hf.before_answer(prompt)
+    def before_answer(self, prompt: Prompt, reasoning: str = "") -> Prompt:
+        return self.hf.before_answer(prompt, reasoning)
 
     def option_ids(self, prompt: Prompt, options: Sequence[str]) -> list[list[int]]:
         return self.hf.option_ids(prompt, options)

@@ -58,8 +58,7 @@ def vector() -> Tensor:
 @pytest.fixture(params=[OPENED, WRITTEN], ids=["opened by the prompt", "opened by the model"])
 def markers(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> ReasoningMarkers:
     """The only markers of reasoning blocks. Nothing but limits ends an output."""
-    for module in ("icl.text.reasoning_blocks", "decoding.engine.thinking_budget"):
-        monkeypatch.setattr(f"{module}.REASONING_MARKERS", (request.param,))
+    monkeypatch.setattr("icl.text.reasoning_blocks.REASONING_MARKERS", (request.param,))
     monkeypatch.setitem(vars(tiny()), "stop_tokens", frozenset())  # of the instance, which a loaded model has cached
     own: ReasoningMarkers = request.param
     return own

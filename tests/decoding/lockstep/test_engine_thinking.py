@@ -76,8 +76,7 @@ def test_outputs_are_those_of_the_token_loop(engine: groups.Watched, monkeypatch
     plain = [DecodingRequest(prompt, parse_arm("greedy"), max_new_tokens=14) for prompt in prompts]
     texts = [engine.text(answer.tokens) for answer in groups.run_requests(engine, plain)]
     markers = usual_markers(engine.render(prompts[0]), texts)
-    for module in ("decoding.engine.thinking_budget", "icl.text.reasoning_blocks"):
-        monkeypatch.setattr(f"{module}.REASONING_MARKERS", (markers,))
+    monkeypatch.setattr("icl.text.reasoning_blocks.REASONING_MARKERS", (markers,))
     jobs = [
         DecodingRequest(prompt, parse_arm(arm), max_new_tokens=answer, max_thinking_tokens=thinking)
         for prompt in prompts

@@ -57,6 +57,10 @@ class ToyEngine:
     def tokenizer(self) -> Any:
         return self.toy.tokenizer
 
+    @property
+    def reasoning_block(self) -> None:
+        return None
+
     def render(self, prompt: Prompt) -> str | None:
         return self.toy.render(prompt)
 
@@ -66,8 +70,8 @@ class ToyEngine:
     def text(self, tokens: Sequence[int]) -> str:
         return self.toy.text(tokens)
 
-    def before_answer(self, prompt: Prompt) -> Prompt:
-        return self.toy.before_answer(prompt)
+    def before_answer(self, prompt: Prompt, reasoning: str = "") -> Prompt:
+        return self.toy.before_answer(prompt, reasoning)
 
     def option_ids(self, prompt: Prompt, options: Sequence[str]) -> list[list[int]]:
         return self.toy.option_ids(prompt, options)

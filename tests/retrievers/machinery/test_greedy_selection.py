@@ -129,7 +129,7 @@ class Votes:
 
     def load(self) -> None: ...
 
-    def before_answer(self, prompt: Prompt) -> Prompt:
+    def before_answer(self, prompt: Prompt, reasoning: str = "") -> Prompt:
         return prompt
 
     def option_ids(self, prompt: Prompt, options: Sequence[str]) -> list[list[int]]:

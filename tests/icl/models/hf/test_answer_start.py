@@ -260,3 +260,85 @@ def test_demonstrations_of_a_published_template_that_prints_lists_are_strings(ch
     assert "<|system|>\nBe short." in text
     assert "<|assistant|>\nred<|user|>" in text
     assert "[{" not in text
+
+
+@pytest.mark.parametrize(
+    ("name", "reasoning", "start"),
+    [
+        ("opened block", "It is red.", "It is red.\n</think>\n\n"),
+        ("opened block, empty ones before", "It is red.", "It is red.</think>"),
+        ("block of answers alone", "It is red.", "<think>It is red.\n</think>\n\n"),
+        ("nothing", "It is red.", "<think>It is red.\n</think>\n\n"),
+    ],
+)
+def test_options_may_follow_reasoning_in_the_block_of_the_template(
+    name: str, reasoning: str, start: str, checkpoint: Callable[[str], HF]
+) -> None:
+    hf = checkpoint(TEMPLATES[name][0])
+    prompt = hf.before_answer(PROMPT, reasoning)
+    assert prompt.answer_start.strip("\n") == start.strip("\n")
+    assert hf.option_ids(prompt, OPTIONS) == hf.option_ids(hf.before_answer(PROMPT), OPTIONS)
+
+
+def continued_logprobs(hf: HF, text: str, option: str) -> float:
+    """Log-probability of an option after a rendered prompt and more text, in one forward pass of `transformers`."""
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    processor = AutoProcessor.from_pretrained(hf.path)
+    model = AutoModelForImageTextToText.from_pretrained(hf.path).eval()
+    images = [one.open() for one in PROMPT.images]
+    inputs = processor(text=[text + option], images=[images], return_tensors="pt", add_special_tokens=False)
+    size = len(processor.tokenizer(option, add_special_tokens=False)["input_ids"])
+    with torch.inference_mode():
+        logprobs = model(**inputs).logits[0].float().log_softmax(-1)
+    ids = inputs["input_ids"][0]
+    return sum(float(logprobs[place - 1, ids[place]]) for place in range(len(ids) - size, len(ids)))
+
+
+def test_the_model_reasons_up_to_its_budget_and_then_options_are_scored(checkpoint: Callable[[str], HF]) -> None:
+    hf, arm, counters = checkpoint(TEMPLATES["opened block"][0]), Arm(GreedyDecoding()), Counters()
+    reasoned = DecodingRequest(PROMPT, arm, OPTIONS, "options", max_thinking_tokens=6)
+    plain = DecodingRequest(PROMPT, arm, OPTIONS, "options")
+    chosen, quick = run_requests(hf, [reasoned, plain], counters, trace=False)
+    (thought,) = run_requests(hf, [DecodingRequest(PROMPT, arm, max_new_tokens=1, max_thinking_tokens=6)], trace=False)
+    assert isinstance(chosen, Generation), chosen
+    assert isinstance(quick, Generation), quick
+    assert isinstance(thought, Generation), thought
+    reasoning = thought.text.partition("</think>")[0].rstrip()
+    text = f"{hf.render(PROMPT)}{reasoning}\n</think>\n\n"
+    for option in OPTIONS:
+        assert chosen.option_scores[option] == pytest.approx(continued_logprobs(hf, text, option), abs=1e-3)
+    assert chosen.option_scores != quick.option_scores
+    assert (chosen.thinking, chosen.usage.thinking_tokens, quick.thinking) == ("cut", 6, "")
+    best = max(OPTIONS, key=lambda option: chosen.option_scores[option])
+    assert chosen.text == f"<think>{reasoning}\n</think>\n\n{best}"
+    assert counters.prompts_prepared == 1
+
+
+def test_all_branches_of_an_arm_read_its_own_reasoning(checkpoint: Callable[[str], HF]) -> None:
+    hf, arm = checkpoint(TEMPLATES["opened block"][0]), Arm(VCD())
+    requests = [
+        DecodingRequest(PROMPT, arm, OPTIONS, "options", max_thinking_tokens=4),
+        DecodingRequest(PROMPT, arm, max_new_tokens=1, max_thinking_tokens=4),
+    ]
+    chosen, thought = run_requests(hf, requests, trace=False)
+    assert isinstance(chosen, Generation), chosen
+    assert isinstance(thought, Generation), thought
+    reasoning = thought.text.partition("</think>")[0].rstrip()
+    (same,) = run_requests(hf, [DecodingRequest(PROMPT, arm, OPTIONS, "options", reasoning=reasoning)], trace=False)
+    assert isinstance(same, Generation), same
+    assert same.option_scores == pytest.approx(chosen.option_scores, rel=1e-6)
+    branches = arm.strategy.branches(PROMPT, None)
+    tokens = sum(hf.count_tokens(hf.before_answer(branch, reasoning)) for branch in branches)
+    assert chosen.usage.prompt_tokens == tokens
+
+
+def test_an_arm_that_only_scores_options_reasons_greedily(checkpoint: Callable[[str], HF]) -> None:
+    hf = checkpoint(TEMPLATES["opened block"][0])
+    requests = [
+        DecodingRequest(NAMED, parse_arm(name), OPTIONS, "options", max_thinking_tokens=4) for name in ("olm", "greedy")
+    ]
+    olm, greedy = run_requests(hf, requests, trace=False)
+    assert isinstance(olm, Generation), olm
+    assert isinstance(greedy, Generation), greedy
+    assert olm.text.partition("</think>")[0] == greedy.text.partition("</think>")[0]
