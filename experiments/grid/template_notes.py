@@ -4,7 +4,7 @@ The prompts are those that the composers write for two made-up demonstrations, s
 """
 
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from experiments.grid.grid import Cell, Grid
 from icl.errors import ICLError
@@ -108,7 +108,7 @@ def _context(shots: int) -> Context:
     return Context(query, tuple(Demo(example, 0.5, i) for i, example in enumerate(examples)))
 
 
-def _never() -> None:
+def _never() -> Any:
     raise AssertionError("images are not opened")
 
 

@@ -1,4 +1,4 @@
-"""The text of an output: without special tokens, but with the markers of its reasoning block, which may be some."""
+"""The text of an output: no special tokens but those of the markers of its reasoning block."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,7 +10,7 @@ from icl.text.reasoning_blocks import TAG_MARKERS, with_table_markers
 class AnswerDecoder:
     """Decoder of outputs.
 
-    Markers that are not in the table of `icl.text.reasoning_blocks` are written as <think> and </think>, so that whoever
+    Markers that are not in the table of `icl.text.reasoning_blocks` are written as <think> and </think>, so that who
     reads the text needs no chat template.
     """
 
@@ -21,16 +21,20 @@ class AnswerDecoder:
         texts = {text for one in TAG_MARKERS for text in (one.opening, one.closing)}
         if facts.block is not None:
             texts |= {facts.block.opening, facts.block.closing, facts.answer_start}
-        self.kept = {number: token for number, token in special.items() if any(token in text for text in texts)}
+        self.marker_tokens = {
+            number: token for number, token in special.items() if any(token in text for text in texts)
+        }
         """Id -> text of each special token that is within a marker."""
-        self.dropped = special.keys() - self.kept.keys()
+        self.dropped = special.keys() - self.marker_tokens.keys()
 
     def text(self, tokens: Sequence[int]) -> str:
         """The text of some tokens."""
-        if not self.kept:
+        if not self.marker_tokens:
             return str(self.tokenizer.decode(list(tokens), skip_special_tokens=True)).strip()
         text = str(self.tokenizer.decode([token for token in tokens if token not in self.dropped])).strip()
         block = self.facts.block
         if block is None or block.in_outputs is block:
             return text
-        return with_table_markers(text.removeprefix(self.facts.answer_start.strip()), block, tuple(self.kept.values()))
+        return with_table_markers(
+            text.removeprefix(self.facts.answer_start.strip()), block, tuple(self.marker_tokens.values())
+        )

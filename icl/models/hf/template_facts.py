@@ -12,13 +12,12 @@ import os
 import re
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from importlib.metadata import version
 from tempfile import NamedTemporaryFile
 from typing import Any, Literal
 
-from icl import __version__
 from icl.models.hf.conversations import Message, rendered_as_read
 from icl.parameter_files import cache_folder
 from icl.text.json_text import canonical_digest
@@ -29,6 +28,9 @@ Render = Callable[[Sequence[Message], bool], str | None]
 
 SystemTurn = Literal["own turn", "in the user turn", "moved", "dropped", "refused"]
 Reasoning = Literal["kept", "removed", "after an empty block", "refused"]
+
+REVISION = 1
+"""Increased if facts are read in another way, so that kept ones are read again."""
 
 QUESTIONS = "\ue001", "\ue002"
 ANSWERS = "\ue003", "\ue004"
@@ -102,10 +104,10 @@ class TemplateFacts:
 def kept_facts(identity: Any, read: Callable[[], TemplateFacts]) -> TemplateFacts:
     """The facts from the cache folder, or those that `read` returns, which are then kept there.
 
-    identity: What they depend on besides the versions of the toolkit and of transformers.
+    identity: What they depend on besides REVISION and the version of transformers.
     """
-    versions = [__version__, version("transformers"), [one.name for one in fields(TemplateFacts)]]
-    path = cache_folder() / "template_facts" / f"{canonical_digest([identity, versions])[:32]}.json"
+    digest = canonical_digest([identity, REVISION, version("transformers")])
+    path = cache_folder() / "template_facts" / f"{digest[:32]}.json"
     with suppress(OSError, ValueError, TypeError, KeyError):
         return TemplateFacts.from_dict(json.loads(path.read_text(encoding="utf-8")))
     facts = read()

@@ -21,6 +21,7 @@ from decoding.interventions.knock_out import KnockOut
 from decoding.interventions.vista import Vista
 from icl.errors import ConfigError
 from icl.models.hf.model import HF
+from icl.models.hf.template_facts import TemplateFacts
 from icl.models.interventions import END, OutputPart, PartEdit, Site, TokenPart, Where, steer
 from icl.text.reasoning_blocks import ReasoningMarkers
 from icl.types import Generation, Prompt
@@ -59,6 +60,7 @@ def vector() -> Tensor:
 def markers(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> ReasoningMarkers:
     """The only markers of reasoning blocks. Nothing but limits ends an output."""
     monkeypatch.setattr("icl.text.reasoning_blocks.REASONING_MARKERS", (request.param,))
+    monkeypatch.setitem(vars(tiny().renderer), "facts", TemplateFacts())
     monkeypatch.setitem(vars(tiny()), "stop_tokens", frozenset())  # of the instance, which a loaded model has cached
     own: ReasoningMarkers = request.param
     return own

@@ -79,9 +79,9 @@ SYSTEM = {"name": "chat", "system": "Be short."}
 def test_a_plan_says_what_matters_for_the_grid(
     name: str, composers: list[Any], cell: dict[str, Any], expected: list[str]
 ) -> None:
-    found = notes(facts_of(name), *composers, **cell)
-    assert [note[: len(start)] for note, start in zip(found, expected, strict=False)] == expected
-    assert len(found) == len(expected), found
+    sentences = notes(facts_of(name), *composers, **cell)
+    assert [note[: len(start)] for note, start in zip(sentences, expected, strict=False)] == expected
+    assert len(sentences) == len(expected), sentences
 
 
 COMPOSERS: list[Any] = ["chat", "interleaved", "blocks", "vl_icl", "mmicl", "otter", "link_context"]
