@@ -4,7 +4,7 @@ import importlib.util
 import json
 import os
 import re
-from datetime import UTC, datetime
+from datetime import date
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -46,8 +46,12 @@ class Processor(ProcessorMixin):  # type: ignore[misc]
         self.chat_template, self.image_token, self.tokenizer = template, slot, tokenizer
 
 
+DAY = date(2026, 11, 30)
+"""The day of the golden texts."""
+
+
 def renderer(template: str, slot: str = "<image>", name: str = "checkpoint", **tokens: str) -> PromptRenderer:
-    return PromptRenderer(Processor(template, slot, Words(tokens)), name)
+    return PromptRenderer(Processor(template, slot, Words(tokens)), name, day=DAY)
 
 
 def with_byte_tokens(own: PromptRenderer) -> PromptRenderer:
@@ -95,11 +99,3 @@ def image_slot(name: str) -> str:
         return "<image>"
     marks = [mark for mark in MARKS.findall(text) if text.count(mark) == 2 and IMAGE.search(mark)]
     return min(marks, key=lambda mark: bool(STARTS.search(mark)))
-
-
-def today_as(text: str, day: datetime) -> str:
-    """The text with another date in place of today's."""
-    now = datetime.now(UTC)
-    for form in ("%Y-%m-%d", "%d %b %Y"):
-        text = text.replace(now.strftime(form), day.strftime(form))
-    return text

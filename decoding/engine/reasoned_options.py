@@ -14,11 +14,10 @@ from typing import Any, TypeVar, cast
 from decoding.arms.arm import Arm
 from decoding.arms.greedy import GreedyDecoding
 from decoding.engine.requests import Counters, DecodingRequest, Failure
+from icl import Generation, Usage
 from icl.text.reasoning_blocks import REASONING_MARKERS, reasoning_text
-from icl.types import Generation, Usage
 
-Result = Generation | Failure
-RunRequests = TypeVar("RunRequests", bound=Callable[..., list[Result]])
+RunRequests = TypeVar("RunRequests", bound=Callable[..., list[Generation | Failure]])
 
 
 def with_reasoned_options(run_requests: RunRequests) -> RunRequests:
@@ -30,9 +29,9 @@ def with_reasoned_options(run_requests: RunRequests) -> RunRequests:
         requests: Sequence[DecodingRequest],
         counters: Counters | None = None,
         *,
-        on_result: Callable[[int, Result], None] | None = None,
+        on_result: Callable[[int, Generation | Failure], None] | None = None,
         **settings: Any,
-    ) -> list[Result]:
+    ) -> list[Generation | Failure]:
         reasons = [request.answer_mode == "options" and request.max_thinking_tokens is not None for request in requests]
         if not any(reasons):
             return run_requests(model, requests, counters, on_result=on_result, **settings)
@@ -42,9 +41,9 @@ def with_reasoned_options(run_requests: RunRequests) -> RunRequests:
         counters.prompts_prepared += len(places)
         counters.add_work(work)
         by_place = dict(zip(places, thoughts, strict=True))
-        results: dict[int, Result] = {}
+        results: dict[int, Generation | Failure] = {}
 
-        def add(i: int, result: Result) -> None:
+        def add(i: int, result: Generation | Failure) -> None:
             thought = by_place.get(i)
             if isinstance(thought, Generation) and isinstance(result, Generation):
                 result = _with_thought(result, thought)

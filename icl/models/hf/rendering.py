@@ -8,7 +8,7 @@ template that drops a system turn raises an error before any forward pass. Data 
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from datetime import date
+from datetime import date, timedelta
 from functools import cached_property, lru_cache
 from typing import Any
 
@@ -85,7 +85,10 @@ class PromptRenderer:
             arguments = argument_names(self)
         except ModelError:  # no prompt can be rendered, and its error says why
             arguments = ()
-        return read_facts(self._attempted, self.slot, self.template, arguments)
+        other_day = PromptRenderer(
+            self.processor, self.name, self.trusted, self.arguments, self.day - timedelta(days=400)
+        )
+        return read_facts(self._attempted, self.slot, arguments, self.template, other_day._attempted)
 
     @property
     def template(self) -> str:

@@ -13,7 +13,6 @@ import re
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
-from datetime import datetime
 from importlib.metadata import version
 from tempfile import NamedTemporaryFile
 from typing import Any, Literal
@@ -119,20 +118,24 @@ def kept_facts(identity: Any, read: Callable[[], TemplateFacts]) -> TemplateFact
     return facts
 
 
-def read_facts(render: Render, slot: str, source: str, arguments: tuple[str, ...] = ()) -> TemplateFacts:
+def read_facts(
+    render: Render, slot: str, arguments: tuple[str, ...], source: str, render_other_day: Render
+) -> TemplateFacts:
     """The facts of a template.
 
     Args:
         render: Renders messages.
         slot: The placeholder of an image.
+        arguments: The names of the template's arguments.
         source: The text of the template.
-        arguments: The names of its arguments.
+        render_other_day: Renders messages with another date.
     """
     one = render([user(None, QUESTIONS[0])], True)
     has_images = bool(slot) and one is not None and one.count(slot) == 1
     pieces = (None,) if has_images else ()
     turns = [user(*pieces, QUESTIONS[0]), bot(ANSWERS[0]), user(*pieces, QUESTIONS[1])]
-    return replace(_Reader(render, slot if has_images else "", source, turns).read(), arguments=arguments)
+    facts = _Reader(render, slot if has_images else "", source, turns).read()
+    return replace(facts, arguments=arguments, writes_date=render(turns[:1], True) != render_other_day(turns[:1], True))
 
 
 @dataclass(frozen=True)
@@ -175,7 +178,6 @@ class _Reader:
             images_first=self.images_first(),
             reasoning=self.reasoning(block),
             accepts_reasoning=REASONING in (self.text(self.turns[0], bot(answer, REASONING), self.turns[2]) or ""),
-            writes_date="strftime_now" in self.source and f"{datetime.now():%Y}" in prompt,
         )
 
     def text(self, *messages: Message, answers: bool = True) -> str | None:
