@@ -87,10 +87,11 @@ def render_page(view: RunView, made: Sequence[Section], per_cell: int) -> str:
 
     shelf = sample_browser.collect_samples(view, per_cell)
     script, style = read_asset("report.js") + read_asset("page.js"), read_asset("report.css") + read_asset("page.css")
+    undecided = [sentence for sentence, is_warning in view.probes.items() if is_warning]
     return load_template("page.html.j2").render(
         name=view.name,
         subtitle=_subtitle(view),
-        warnings=[w.rstrip(".") for w in (view.unfinished, view.mixed_versions, *view.answer_notes) if w],
+        warnings=[w.rstrip(".") for w in (view.unfinished, view.mixed_versions, *undecided, *view.answer_notes) if w],
         answer=headline(view),
         measure=view.measure[0].upper() + view.measure[1:],
         previews=prompt_previews(view, shelf),

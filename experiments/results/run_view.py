@@ -48,6 +48,7 @@ from experiments.stats.findings import (
 from experiments.stopping.findings import WARNING, anytime_findings, stopped_findings
 from experiments.stopping.looks import Family
 from experiments.store.imported import changed_since_merge
+from experiments.store.invocations import describe_probe
 from experiments.store.lock import last_state
 from experiments.store.store import Store
 from icl import Better, DataFrame, Series
@@ -191,6 +192,15 @@ class RunView:
         reason = sessions[-1].get("reason")
         because = f"{state}: {reason.rstrip('.')}" if isinstance(reason, str) and reason else state
         return "" if state == "finished" else f"The run is not finished ({because}): this is what it has so far."
+
+    @cached_property
+    def probes(self) -> dict[str, bool]:
+        """A sentence for each server that was probed before samples were computed -> whether it is a warning."""
+        return {
+            describe_probe(record): bool(record.get("open"))
+            for session in self.info.get("sessions") or []
+            for record in (session.get("probes") or {}).values()
+        }
 
     @cached_property
     def is_growing(self) -> bool:

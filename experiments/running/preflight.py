@@ -10,8 +10,9 @@ A single query may be at fault. So a problem ends the run only if MAX_QUERIES qu
 task. Random demonstrations stand in for a retriever's. Nothing is stored.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from experiments.contexts.contexts import PromptItem, PromptSpec, Retrieval, build_contexts
 from experiments.contexts.request_sizes import (
@@ -99,16 +100,19 @@ class Preflight:
         for _, sizes in requests.by_model():
             yield from sizes
 
-    def check_answer(self, model: Model) -> None:
-        """Answer the longest prompt of a loaded model with one token, once. Raises ModelError.
+    def check_answer(self, model: Model) -> Mapping[str, Any] | None:
+        """Answer the longest prompt of a loaded model with one token, and probe its server, once. Raises ModelError.
 
         The counters of the run's engine do not contain this work.
+
+        Returns:
+            What the probe says (`Model.probe_server`).
         """
         from decoding.arms.arm import parse_arm
 
         _, cell = self.longest.pop(id(model), (0, None))
         if cell is None:
-            return
+            return None
         limit = cell.max_new_tokens if model.is_endpoint else 1  # some endpoints refuse a limit of one token
         cell = replace(cell, decoding=parse_arm("greedy"), answer_mode="generate", max_new_tokens=limit)
         problem, queries = "", _queries(cell)
@@ -119,10 +123,11 @@ class Preflight:
                 continue
             answers = _answers(model, cell, item)
             if not answers or not isinstance(answers[0], str):
-                return
+                return None if item.prompt is None else model.probe_server(item.prompt)
             problem = answers[0]
         if problem:
             raise ModelError(_message(cell, "the model does not answer", problem))
+        return None
 
 
 def _with_random_demos(cell: Cell) -> Cell:

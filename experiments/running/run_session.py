@@ -97,6 +97,8 @@ class CostLog:
         self.store, self.invocation = store, invocation
         self.counters: Counters = Counters()
         self.models: dict[str, dict[str, int]] = {}
+        self.probes: dict[str, Mapping[str, Any]] = {}
+        """Label of a model -> what the probe says of its server."""
         self.content: dict[str, Any] = {}
         self.saved = time.monotonic()
         self.stop_reason = ""
@@ -122,12 +124,13 @@ class CostLog:
             self._write({})
 
     def counted(self) -> dict[str, Any]:
-        """The sum of the models' and the engine's counters, and the engine's counters by arm."""
+        """The sum of the models' and the engine's counters, the engine's counters by arm, and the probes of servers."""
         counters: dict[str, int] = dict(self.counters.to_dict())
         for model_counters in self.models.values():
             for name, value in model_counters.items():
                 counters[name] = counters.get(name, 0) + value
-        return {"counters": counters, "arms": self.counters.arms_to_dict()}
+        probes = {"probes": self.probes} if self.probes else {}
+        return {"counters": counters, "arms": self.counters.arms_to_dict(), **probes}
 
     def _write(self, more: Mapping[str, Any]) -> None:
         raise NotImplementedError

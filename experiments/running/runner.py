@@ -55,6 +55,7 @@ from experiments.running.recorder import Recorder
 from experiments.running.run_session import CostLog, RunOutcome
 from experiments.running.windows import FailingArms, Window, Windows, cell_groups
 from experiments.stopping.stopping import Stopping
+from experiments.store.invocations import describe_probe
 from experiments.store.run_state import RunState
 from experiments.store.store import SampleWriter, Store
 from experiments.terminal.progress import Progress
@@ -212,7 +213,9 @@ class Runner:
         logger.info("model %s is loaded", label)
         for note in model.notes:
             self.progress.note(f"model: {note}")
-        self.preflight.check_answer(model)
+        if record := self.preflight.check_answer(model):
+            self.costs.probes[label] = record
+            self.progress.note(describe_probe(record))
 
     def _unload(self) -> None:
         """Counts the work of the loaded model and unloads it."""

@@ -94,6 +94,7 @@ def make_card(run: Run) -> dict[str, Any]:
         "unfinished": view.unfinished,
         "config": {key: value for key, value in (info.get("config") or {}).items() if key not in PRIVATE_KEYS},
         "environments": environments(run, view.frame),
+        **({"probes": list(view.probes)} if view.probes else {}),
         "metrics": info.get("metrics", {}),
         "metric": view.metric,
         "fixed": view.fixed,

@@ -53,6 +53,7 @@ def _body(card: Mapping[str, Any]) -> Iterator[str]:
     yield from ("## Environment", "")
     for one in card["environments"]:
         yield f"- {_escape(describe(one))}"
+    yield from (f"- {_escape(sentence)}" for sentence in card.get("probes", ()))
     yield from ("", "## Digests", "")
     rows = [
         {"model": digest, "revision": revision, "cells": count}

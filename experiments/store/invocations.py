@@ -123,6 +123,13 @@ def _is_complete(line: bytes) -> bool:
         return False
 
 
+def describe_probe(record: Mapping[str, Any]) -> str:
+    """A sentence on what a probe said of a model's server (`Model.probe_server`)."""
+    undecided = record.get("open") or {}
+    result = f"no fault was found; it cannot tell about {', '.join(undecided)}" if undecided else "it reads every image"
+    return f"The server {record.get('url')} ({record.get('model')}) was probed at {record.get('date')}: {result}."
+
+
 TIMEOUT = 10.0
 """Seconds that git or the driver may take."""
 

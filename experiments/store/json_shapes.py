@@ -48,12 +48,20 @@ class _ConfigNode(Shape):
     compare: _Compare | None = None
 
 
+class _Probe(Shape):
+    date: str = ""
+    url: str = ""
+    model: str = ""
+    open: dict[str, str] = {}
+
+
 class _Session(Shape):
     start: Time | None = None
     end: Time | None = None
     state: str = ""
     counters: dict[str, Number] = {}
     arms: dict[str, dict[str, int]] = {}
+    probes: dict[str, _Probe] = {}
 
 
 class RunShape(Shape):

@@ -178,6 +178,14 @@ class Model(ABC):
             requests: Its largest requests. They are counted as they are read.
         """
 
+    def probe_server(self, prompt: Prompt) -> Mapping[str, Any] | None:
+        """What a probe says of the server that will answer prompts of this shape. None if there is nothing to probe.
+
+        Raises:
+            ModelError: The server does not read such prompts as they are sent.
+        """
+        return None
+
     @property
     def not_ready(self) -> str:
         """Why it is not known yet what this instance can do, if its server is starting. '' if it is known."""

@@ -85,6 +85,7 @@ class Remote(Model):
     )
     template: dict[str, Any] = later_parameter({})  # arguments of its chat template (chat_template_kwargs)
     image_processor: dict[str, Any] = later_parameter({})  # settings of its image processor (mm_processor_kwargs)
+    probe: bool | None = later_parameter(None)  # run `icl probe` before the first sample; none: in a private network
     extra: dict[str, Any] = field(
         default_factory=dict, hash=False
     )  # further fields of each request, such as temperature
@@ -216,6 +217,18 @@ class Remote(Model):
                 f"{did_you_mean(self.adapter, adapters)} {available}: start it with "
                 f"`icl serve --adapter {self.adapter}=DIR`."
             )
+
+    def probe_server(self, prompt: Prompt) -> Mapping[str, Any] | None:
+        """See `icl.models.server_probe`. About 150 requests for one token, so by default not where they may cost."""
+        from icl.models.server_probe import is_private, probe_server
+        from icl.probe.server import Server
+
+        if not (is_private(self.url) if self.probe is None else self.probe):
+            return None
+        extra = {**self.extra, **self.prompt_fields}
+        return probe_server(
+            Server(self.base, self.adapter or self.model, self.endpoint.key, self.timeout, extra=extra), prompt
+        )
 
     def unload(self) -> None:
         """Closes the connections."""

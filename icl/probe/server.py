@@ -42,6 +42,7 @@ class Server:
         key: API key; it stands in no message and no result.
         of_texts: Compare texts, because the server gives no log-probabilities.
         listed: Number of log-probabilities to ask for.
+        extra: Further fields of each request, such as arguments of the chat template.
         questions: Questions of which texts are compared.
         requests: Requests so far.
     """
@@ -53,6 +54,7 @@ class Server:
     transport: httpx2.BaseTransport | None = field(default=None, repr=False)
     of_texts: bool = False
     listed: int = LISTED[0]
+    extra: Mapping[str, Any] = field(default_factory=dict)
     questions: Sequence[str] = QUESTIONS
     requests: int = 0
     _lock: Lock = field(default_factory=Lock, repr=False)
@@ -94,7 +96,7 @@ class Server:
             RefusedError: This request is refused, or the response is no chat completion.
             UnusableServerError: The server cannot be reached, or refuses every request.
         """
-        response = self._send("POST", "/chat/completions", json={"model": self.model, **body})
+        response = self._send("POST", "/chat/completions", json={**self.extra, "model": self.model, **body})
         if response.status_code in (401, 403):
             raise UnusableServerError(
                 f"{self.url} asks for a key (status {response.status_code}). Name the environment variable that holds "
@@ -144,7 +146,7 @@ class Server:
         text, top = "", dict[str, float]()
         with self._lock:
             self.requests += 1
-        body = {"model": self.model, **self.body(prompt, question), "stream": True}
+        body = {**self.extra, "model": self.model, **self.body(prompt, question), "stream": True}
         with self.client.stream("POST", self.url + "/chat/completions", json=body) as response:
             if response.status_code != 200:
                 return None
@@ -157,7 +159,7 @@ class Server:
 
     def curl(self, prompt: Prompt) -> str:
         """A command that sends a prompt, without the key."""
-        body = json.dumps({"model": self.model, **self.body(prompt)}).replace("'", "'\\''")
+        body = json.dumps({**self.extra, "model": self.model, **self.body(prompt)}).replace("'", "'\\''")
         key = ' -H "Authorization: Bearer $KEY"' if self.key else ""
         return f"curl -s {self.url}/chat/completions -H 'Content-Type: application/json'{key} -d '{body}'"
 

@@ -58,7 +58,7 @@ def costs_sections(view: RunView) -> Iterator[Section]:
         Column("saved", kind="share", says="1 - computed / requested"),
     ]
     every = ", ".join(f"{name} {_number(value)}" for name, value in total.items() if value)
-    notes = [*remarks(total), SHARED, f"Every counter: {every}." if every else ""]
+    notes = [*remarks(total), SHARED, f"Every counter: {every}." if every else "", *view.probes]
     time = f"Wall time of all sessions: {_clock(seconds)}" if seconds else "The run recorded no time."
     yield Section("costs", "Costs", frame=frame, columns=columns, notes=notes, folded=time)
     if branches := branch_costs(view.info):

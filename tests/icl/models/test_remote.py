@@ -383,7 +383,7 @@ def experiment(folder: Path, url: str, more: str = "") -> Path:
     file = folder / "grid.yaml"
     file.write_text(
         f"name: far\ntask: {{name: {SHAPES}:Shapes, queries: 6}}\nshots: 2\nseeds: [0, 1]\n"
-        f"model: {{name: remote, url: {url}, model: m, retries: 1, backoff: 0.01, concurrency: 2, "
+        f"model: {{name: remote, url: {url}, model: m, retries: 1, backoff: 0.01, concurrency: 2, probe: false, "
         f"key_env: TEST_ENDPOINT_KEY}}\n{more}"
     )
     return file

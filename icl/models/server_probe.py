@@ -1,0 +1,99 @@
+"""Probes the server of a model before a run: whether it reads prompts of this shape as they are sent.
+
+See `icl.probe`. A result is kept for a day, by server, model, version and checks.
+"""
+
+import ipaddress
+import json
+import os
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from icl.errors import ModelError
+from icl.parameter_files import cache_folder
+from icl.probe.instrument import Status
+from icl.probe.run import VERSION, probe
+from icl.probe.server import Server, UnusableServerError
+from icl.text.json_text import canonical_digest, parse_json_object
+from icl.types import Prompt
+
+DAY = 24 * 3600
+ALWAYS = ("reads", "counts", "repeat", "cache", "together")
+IN_ONE_TURN = ("each", "order")
+IN_TURNS = ("turns", "roles", "earlier", "place")
+
+
+def is_private(url: str) -> bool:
+    """Whether an address is on this machine or in a private network, where a request costs nothing."""
+    host = urlsplit(url).hostname or ""
+    try:
+        return ipaddress.ip_address(host).is_private
+    except ValueError:  # a name
+        return host == "localhost" or "." not in host
+
+
+def checks_of(prompt: Prompt) -> tuple[str, ...]:
+    """The checks that matter for prompts of this shape; none without images."""
+    images = [sum(part.image is not None for part in turn.parts) for turn in prompt.turns]
+    if not sum(images):
+        return ()
+    in_one = IN_ONE_TURN if max(images) > 1 else ()
+    return (*ALWAYS, *in_one, *(IN_TURNS if sum(bool(n) for n in images) > 1 else ()))
+
+
+def probe_server(server: Server, prompt: Prompt) -> dict[str, Any] | None:
+    """What the probe says of the server: date, status, and a sentence for each check that is not ok.
+
+    None if prompts of this shape have no images.
+
+    Raises:
+        ModelError: The server has a fault that changes such prompts.
+    """
+    if not (checks := checks_of(prompt)):
+        return None
+    try:
+        identity = server.connect()
+        content = {"server": identity, "checks": checks, "extra": server.extra, "version": VERSION}
+        path = cache_folder() / "probes" / f"{canonical_digest(content)[:32]}.json"
+        record = _stored(path) or _probe(server, checks, path)
+    except UnusableServerError as error:  # it answered the run's own prompt
+        record = {"date": _now(), "status": str(Status.OPEN), "red": {}, "open": {"all": str(error)}}
+    if red := record["red"]:
+        name, text = next(iter(red.items()))
+        more = f" (and {len(red) - 1} more)" if len(red) > 1 else ""
+        raise ModelError(
+            f"model.url: the server at {server.url} does not read prompts as they are sent. {name}: {text}{more}. "
+            f"`icl probe {server.url} {server.model}` shows all of it; `model.probe: false` runs without this check."
+        )
+    return {"url": server.url, "model": server.model, **record}
+
+
+def _stored(path: Path) -> dict[str, Any] | None:
+    try:
+        if time.time() - path.stat().st_mtime < DAY:
+            return parse_json_object(path.read_bytes())
+    except (OSError, ValueError):  # none yet, or a damaged one: the server is probed again
+        pass
+    return None
+
+
+def _probe(server: Server, checks: tuple[str, ...], path: Path) -> dict[str, Any]:
+    result = probe(server, checks)
+
+    def texts(status: Status) -> dict[str, str]:
+        return {row.check: row.text for row in result.rows if row.status is status}
+
+    record = {"date": _now(), "status": str(result.status), "red": texts(Status.RED), "open": texts(Status.OPEN)}
+    with suppress(OSError):  # the next run probes again
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.with_suffix(f".{os.getpid()}")
+        file.write_text(json.dumps(record), encoding="utf-8")
+        file.replace(path)
+    return record
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S%z")
