@@ -29,7 +29,7 @@ from icl.types import Generation
 CONFIG = """
 name: far
 task: {{name: binding, ways: 2, queries: 80}}
-model: {{name: remote, url: 'http://127.0.0.1:{port}/v1', model: tiny, key_env: ICL_TEST_KEY,
+model: {{name: remote, url: 'http://127.0.0.1:{port}/v1', model: tiny, key_env: ICL_TEST_KEY, probe: false,
   retries: 1, backoff: 0.1, concurrency: 2}}
 shots: 2
 max_new_tokens: 6
