@@ -63,7 +63,8 @@ def serving() -> Server:
 
 
 def remote_node(serving: Server) -> str:
-    return f"{{name: remote, url: 'http://127.0.0.1:{serving.port}/v1', model: tiny, key_env: ICL_TEST_KEY, probe: false}}"
+    url = f"http://127.0.0.1:{serving.port}/v1"
+    return f"{{name: remote, url: '{url}', model: tiny, key_env: ICL_TEST_KEY, probe: false}}"
 
 
 def samples(folder: Path, name: str, model: str, **more: str) -> dict[tuple[Any, ...], dict[str, Any]]:
