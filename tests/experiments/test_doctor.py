@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments import doctor as facts
+from experiments.cli import doctor as facts
 from experiments.cli.doctor import GPU, Folder, Machine, MachineFinding, PackageVersion, findings, parse_gpus
 from experiments.cli.main import main
 
