@@ -305,7 +305,7 @@ def test_no_two_requests_have_one_name(server: StrategyServer, engine: Engine) -
             await server.run_branch(
                 engine_input, parse_request(), BranchMetadata("g", index, 2, "[]"), asyncio.Queue(), Placement()
             )
-        await server._generate([PROMPT, PROMPT], 3, Placement())
+        await server._generate(server.inputs, [PROMPT, PROMPT], 3, Placement())
 
     asyncio.run(all_of())
     assert len({name for _, _, name, _ in engine.requests}) == 5
