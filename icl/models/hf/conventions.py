@@ -5,7 +5,7 @@ checked before any weights are read. A language model that reads text only (`rea
 place of the processor, and needs the fifth convention alone.
 
  1. The processor has a `tokenizer` and an `image_processor`.
- 2. It has a chat template that takes typed content and writes one `image_token` for each image, in its place.
+ 2. Its chat template, if it has one, takes typed content and writes one `image_token` for each image, in its place.
  3. It names this placeholder and the ids of the tokens that it writes for images, or its tokenizer or the config does
     (`image_placeholder`).
  4. It writes as many of these tokens as the vision tower returns features.
@@ -126,11 +126,6 @@ def check_processor(processor: Any, path: str) -> None:
                 f"model.path: the processor of {path} has no {what}. Use a vision-language checkpoint with "
                 "its complete processor."
             )
-    if not getattr(processor, "chat_template", None):
-        raise ModelError(
-            f"model.path: the processor of {path} has no chat template, so prompts cannot be written in "
-            "the format that this model was trained on. Add its chat_template.jinja to the folder."
-        )
     placeholder = image_placeholder(processor)
     if not placeholder.token:
         raise ModelError(

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
     from icl.images import Image
     from icl.models.hf.adapter import LoraAdapter
-    from icl.models.hf.answer_decoding import AnswerDecoder
     from icl.models.hf.checkpoint import Checkpoint
     from icl.models.hf.engine import HFEngine
     from icl.models.hf.image_processing import ImageProcessor
@@ -31,9 +30,7 @@ if TYPE_CHECKING:
     from icl.models.hf.rendering import PromptRenderer
     from icl.models.hf.session import HFSession
     from icl.models.hf.sites import DecoderSites
-    from icl.models.hf.template_facts import TemplateFacts
     from icl.models.interventions import Intervention, Site, StateObserver
-    from icl.text.reasoning_blocks import ReasoningMarkers
 
 CHOICE_KEYS = ("dtype", "quantize", "compute_dtype")
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
@@ -173,10 +170,6 @@ class HF(LogitModel):
         return settings
 
     @property
-    def model_revision(self) -> str:
-        return self.checkpoint.hub_name
-
-    @property
     def quantization(self) -> "Quantization":
         from icl.models.hf.quantization import Quantization
 
@@ -246,19 +239,24 @@ class HF(LogitModel):
 
     @property
     def plan_notes(self) -> tuple[str, ...]:
-        """Notes on a quantized checkpoint, and on prompts."""
+        """Notes on a quantized checkpoint, on its generation config, and on prompts."""
         from icl.models.hf import prequantized
+        from icl.models.hf.checkpoint import penalty_notes
 
         method = prequantized.method(self.checkpoint)
-        return (*((prequantized.note(method),) if method else ()), *self.prompt_notes)
+        packed = (prequantized.note(method),) if method else ()
+        return (*packed, *penalty_notes(self.checkpoint), *self.prompt_notes)
 
     @cached_property
     def prompt_notes(self) -> tuple[str, ...]:
         """Notes on how prompts are written, the same for every backend that renders them."""
         from icl.models.hf.image_settings import setting_notes
         from icl.models.hf.template_arguments import argument_notes
+        from icl.models.hf.text_processor import is_plain_text
 
+        plain = f"{self.path} has no chat template: a prompt is plain text without roles, as for a base model."
         return (
+            *([plain] if is_plain_text(self.checkpoint.processor.chat_template) else []),
             *(argument_notes(self.renderer) if self.template else ()),
             *(setting_notes(self.checkpoint) if self.image_processor else ()),
         )
@@ -400,17 +398,6 @@ class HF(LogitModel):
             del engine
             free(collect=model() is not None)
 
-    @cached_property
-    def template_facts(self) -> "TemplateFacts":
-        """What the chat template does. Kept in the cache folder, so that a plan need not load the processor."""
-        from icl.models.hf.template_facts import kept_facts
-
-        return kept_facts([self.checkpoint.digest, self.template], lambda: self.renderer.facts)
-
-    @property
-    def reasoning_block(self) -> "ReasoningMarkers | None":
-        return self.renderer.facts.block
-
     def render(self, prompt: Prompt) -> str:
         """The text that the model reads, with one placeholder for each image. Raises ModelError."""
         return self.renderer.text(prompt)
@@ -549,22 +536,16 @@ class HF(LogitModel):
         return text_logprobs(self.engine.prompt_encoder, prompts, name)
 
     def text(self, tokens: Sequence[int]) -> str:
-        return self._answers.text(tokens)
+        return str(self.renderer.tokenizer.decode(list(tokens), skip_special_tokens=True)).strip()
 
-    def before_answer(self, prompt: Prompt, reasoning: str = "") -> Prompt:
-        return replace(prompt, answer_start=self.renderer.answer_start(prompt, reasoning))
+    def before_answer(self, prompt: Prompt) -> Prompt:
+        return replace(prompt, answer_start=self.renderer.answer_start(prompt))
 
     def option_ids(self, prompt: Prompt, options: Sequence[str]) -> list[list[int]]:
         return self.renderer.option_ids(prompt, options)
 
     def counters(self) -> Mapping[str, int]:
         return self.engine.counters.to_dict()
-
-    @cached_property
-    def _answers(self) -> "AnswerDecoder":
-        from icl.models.hf.answer_decoding import AnswerDecoder
-
-        return AnswerDecoder(self.renderer.tokenizer, self.renderer.facts)
 
     @cached_property
     def _by_parts(self) -> bool:

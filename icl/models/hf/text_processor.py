@@ -1,4 +1,4 @@
-"""The tokenizer of a language model that reads text only, in the place of a processor.
+"""Prompts of base models, and the tokenizer of a language model that reads text only, in the place of a processor.
 
 A base model has no chat template. Its prompts are then plain text, as in papers on such models: one user turn, in which
 a composer has written demonstrations and query, and after it the answer.
@@ -15,6 +15,18 @@ PLAIN_TEXT = (
     "{{ ' ' if loop.index0 }}{{ message['content'] }}{% endfor %}"
 )
 """The chat template of a checkpoint that has none: the text of one turn, and its answer after a blank."""
+
+
+def plain_text(slot: str) -> str:
+    """`PLAIN_TEXT` for turns of images and texts. slot: the placeholder of an image."""
+    item = "{% if item['type'] == 'image' %}SLOT{% else %}{{ item['text'] }}{% endif %}".replace("SLOT", slot)
+    items = "{% for item in message['content'] %}" + item + "{% endfor %}"
+    return PLAIN_TEXT.replace("{{ message['content'] }}", items)
+
+
+def is_plain_text(template: Any) -> bool:
+    """Whether a checkpoint has no chat template of its own."""
+    return str(template).startswith(PLAIN_TEXT.partition("{{ message['content'] }}")[0])
 
 
 class TextProcessor:

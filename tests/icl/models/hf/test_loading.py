@@ -76,7 +76,7 @@ def test_a_path_that_does_not_exist(tmp_path: Path) -> None:
 
 
 def test_an_unavailable_hub_id() -> None:
-    with pytest.raises(ModelError, match=r"'nobody/nothing' is not in \S+, and HF_HUB_OFFLINE=1 forbids downloads"):
+    with pytest.raises(ModelError, match="'nobody/nothing' could not be had from the hub"):
         HF(path="nobody/nothing").count_tokens(tiny_models.prompt([], "hi"))
 
 
@@ -107,10 +107,13 @@ def test_a_folder_without_a_processor(copied: Path) -> None:
         HF(path=str(copied)).load()
 
 
-def test_a_processor_without_a_chat_template(copied: Path) -> None:
+def test_a_processor_without_a_chat_template_writes_a_prompt_of_one_turn_as_plain_text(copied: Path) -> None:
     (copied / "chat_template.jinja").unlink()
-    with pytest.raises(ModelError, match="no chat template"):
-        HF(path=str(copied)).load()
+    hf = HF(path=str(copied))
+    assert hf.renderer.text(tiny_models.prompt([1], "color?")) == hf.renderer.slot + "color?"
+    with pytest.raises(ModelError, match=r"has no chat template, so a prompt is one text: use .* such as interleaved"):
+        hf.renderer.text(tiny_models.prompt([1, 2]))
+    assert [note for note in hf.plan_notes if "has no chat template: a prompt is plain text without roles" in note]
 
 
 def test_code_of_a_checkpoint_does_not_run_by_default(copied: Path) -> None:
