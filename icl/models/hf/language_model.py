@@ -164,6 +164,14 @@ class LanguageModel:
         return dtype
 
     @cached_property
+    def drops_columns(self) -> bool:
+        """Whether upper layers, which share keys and values, read the last columns alone if a number of them is kept.
+
+        Then edits of other columns would be lost, so columns are named in a tensor.
+        """
+        return bool(getattr(self.model.config.get_text_config(), "num_kv_shared_layers", 0))
+
+    @cached_property
     def shareable_length(self) -> int:
         """Slots up to which no layer drops entries (`layers.shareable_length`)."""
         return layers.shareable_length(layers.new_cache(self.model.config).layers)
@@ -211,6 +219,8 @@ class LanguageModel:
             more[self.token_types_name] = token_types
         if states:
             more["output_hidden_states"] = True
+        if isinstance(keep, int) and self.drops_columns:
+            keep = torch.arange(tokens.shape[1] - keep if keep else 0, tokens.shape[1], device=tokens.device)
         self.counters.forwards += 1
         with torch.set_grad_enabled(gradients), nullcontext() if edits is None else edits.attached(self.sites):
             output = self.model(

@@ -57,8 +57,9 @@ def check_shared_prefix(reader: PromptEncoder, runner: LanguageModel) -> CheckRe
     """
 
     def ask() -> CheckResult:
-        first, second = _prompts()[:2]
-        prompts = [first, Prompt((*first.turns[:-1], *second.turns)), *_single_turns()]
+        first = _prompts()[0]
+        query = _ask("what color is it?", _image(64, 128, seed=1))  # as wide as the first, so that both run together
+        prompts = [first, Prompt((*first.turns[:-1], query)), *_single_turns()]
         if reader.renderer.text_only:
             prompts = [prompt.map(lambda part: Part("a picture: ") if part.image else part) for prompt in prompts]
         reads: list[EncodedPrompt] = reader.read(_supported(prompts, reader)[:2])
@@ -125,10 +126,10 @@ def _single_turns() -> list[Prompt]:
     return [Prompt((_ask(question, *images),)) for question in ("which is larger?", "are they the same thing?")]
 
 
-def _image(width: int, height: int) -> Part:
+def _image(width: int, height: int, seed: int | None = None) -> Part:
     from PIL import Image as PILImage
 
-    noise = torch.Generator().manual_seed(width)
+    noise = torch.Generator().manual_seed(width if seed is None else seed)
     pixels = torch.randint(0, 256, (height // 8, width // 8, 3), generator=noise, dtype=torch.uint8).numpy()
     return Part(Image.from_pil(PILImage.fromarray(pixels).resize((width, height)), "self-check"))
 
