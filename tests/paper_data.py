@@ -14,6 +14,7 @@ from PIL import Image as PILImage
 
 from experiments.config.config import load_config
 from icl.tasks.presets import PRESETS
+from tests.random_models.twins.twin import save_twin, twin_of
 
 ROWS = 40
 QUERIES, POOL_SIZE = 6, 18
@@ -35,21 +36,34 @@ def write_stand_ins(folder: Path, node: Any, rows: int = ROWS) -> None:
                 _write_rows(folder / pool, whole, rows, "pool")
 
 
-def stand_in_config(name: str, model: Any = None, **changes: Any) -> dict[str, Any]:
+def stand_in_config(name: str, model: Any = None, queries: int = QUERIES, **changes: Any) -> dict[str, Any]:
     """The keys of a shipped experiment with few queries, another model, and the embedded encoder."""
-    keys = _smaller(load_config(name).document.data)
+    keys = _smaller(load_config(name).document.data, queries)
     return {**keys, "model": model or TINY, **changes}
 
 
-def _smaller(node: Any) -> Any:
+def twin_config(name: str, folders: Path) -> dict[str, Any]:
+    """The keys of an experiment of a paper with one query, on the twin of the model that it names.
+
+    Args:
+        name: The shipped experiment.
+        folders: Where twins are written.
+    """
+    twin = twin_of(load_config(name).document.data["model"]["path"])
+    folder = folders / twin
+    model = {"name": "hf", "path": str(folder if folder.is_dir() else save_twin(twin, folder)), "dtype": "float32"}
+    return stand_in_config(name, model, queries=1, seeds=[0], max_new_tokens=2, controls="none")
+
+
+def _smaller(node: Any, queries: int) -> Any:
     if isinstance(node, Mapping):
-        limits = {"queries": QUERIES, "pool_size": POOL_SIZE}
+        limits = {"queries": queries, "pool_size": POOL_SIZE}
         return {
-            key: min(limits.get(key, 0), value) if key in limits else _smaller(value)
+            key: min(limits.get(key, 0), value) if key in limits else _smaller(value, queries)
             for key, value in node.items()
             if key != "embedder"
         }
-    return [_smaller(one) for one in node] if isinstance(node, list) else node
+    return [_smaller(one, queries) for one in node] if isinstance(node, list) else node
 
 
 def _tasks(node: Any) -> Iterator[Node]:

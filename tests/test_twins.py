@@ -4,11 +4,20 @@ import json
 from pathlib import Path
 
 import pytest
+from paper_data import twin_config, write_stand_ins
 from transformers import AutoProcessor
 
+from decoding.arms.arm import parse_arm
+from experiments.api import run
+from experiments.config.config import load_config
+from experiments.grid.grid import expand
+from experiments.planning.plan import make_plan
+from experiments.results.view_run import view_run
 from icl.errors import ConfigError
 from icl.models.hf.model import HF
 from lab.architectures.inputs import processor_inputs, prompts
+from lab.models import checks
+from tests.random_models.conversations import conversation
 from tests.random_models.twins import twin as twin_module
 from tests.random_models.twins.twin import save_twin, twins
 
@@ -23,7 +32,7 @@ def test_a_twin_reads_the_prompts_of_its_own_processor(name: str, own_template: 
     twin, hf = twins()[name], HF(path=str(folder), dtype="float32", device="cpu")
     processor = AutoProcessor.from_pretrained(folder)
     for prompt in prompts()[:2]:
-        inputs = processor_inputs(processor, prompt, token_types=False)
+        inputs = processor_inputs(processor, conversation(prompt), token_types=False)
         assert hf.count_tokens(prompt) == inputs["input_ids"].shape[1]
     assert hf.tokenizer.convert_ids_to_tokens(sorted(hf.stop_tokens)) == sorted(
         twin.stop, key=hf.tokenizer.get_vocab().get
@@ -41,6 +50,23 @@ def test_a_twin_has_the_settings_of_its_text_file(tmp_path: Path) -> None:
     processor = AutoProcessor.from_pretrained(folder)
     assert (processor.image_processor.patch_size, processor.image_processor.size["shortest_edge"]) == (16, 65536)
     assert processor.tokenizer.decode(processor.tokenizer("<think>x<|im_end|>").input_ids, True) == "<think>x"
+
+
+def test_the_penalty_of_a_generation_config_is_that_of_a_processor_of_logits(tmp_path: Path) -> None:
+    folder = save_twin("qwen2_5_vl", tmp_path)
+    hf = HF(path=str(folder), dtype="float32", device="cpu")
+    assert checks.compare_with_generate(hf, checks.greedy_arm(hf)).word == "yes"
+    assert checks.compare_with_generate(hf, parse_arm("greedy")).word == "no"
+    (note,) = [note for note in hf.plan_notes if "penalty" in note]
+    assert "`logits_processors: [{name: repetition_penalty, penalty: 1.05}]` in `decoding` does." in note
+
+
+def test_a_paper_runs_on_the_twin_of_its_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    keys = twin_config("papers/invariant_select", tmp_path)
+    write_stand_ins(tmp_path, keys)
+    view = view_run(run(keys, runs=tmp_path, quiet=True))
+    assert (len(view.scores), view.failed) == (make_plan(expand(load_config(keys))).samples, 0)
 
 
 def test_a_twin_without_the_key_of_its_text_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

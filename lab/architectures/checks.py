@@ -34,6 +34,7 @@ from icl.types import Generation, Part, Prompt
 from lab.architectures import recomputation
 from lab.architectures.inputs import NEW_TOKENS, processor_inputs, prompts
 from lab.architectures.verdicts import Entry, ReferenceAnswers, Verdict
+from tests.random_models.conversations import conversation
 from tests.random_models.site_checks import KINDS, check_sites
 
 if TYPE_CHECKING:
@@ -61,17 +62,17 @@ def check_hf(name: str, folder: Path) -> Entry:
         all_prompts = prompts()
         answers: dict[str, ReferenceAnswers] = {}
         verdicts = {
-            "generate": _verdict_of(lambda: _generate(hf, all_prompts, answers)),
-            "batch": _verdict_of(lambda: _batch(hf, all_prompts, answers)),
-            "cache": _verdict_of(lambda: _cache(hf, all_prompts)),
-            "identity": _verdict_of(lambda: _identity(hf, all_prompts, answers)),
-            "branches": _verdict_of(lambda: _branches(hf, all_prompts)),
-            "prefix": _verdict_of(lambda: recomputation.check_prefix(hf)),
-            "options": _verdict_of(lambda: recomputation.check_options(hf)),
-            "attention": _verdict_of(lambda: recomputation.check_attention(hf, folder, answers["greedy"])),
-            "sites": _verdict_of(lambda: _sites(hf, all_prompts)),
-            "named": _verdict_of(lambda: check_named(hf, all_prompts[0])),
-            "gradients": _verdict_of(lambda: check_gradients(hf, all_prompts[1])),
+            "generate": verdict_of(lambda: _generate(hf, all_prompts, answers)),
+            "batch": verdict_of(lambda: _batch(hf, all_prompts, answers)),
+            "cache": verdict_of(lambda: _cache(hf, all_prompts)),
+            "identity": verdict_of(lambda: _identity(hf, all_prompts, answers)),
+            "branches": verdict_of(lambda: _branches(hf, all_prompts)),
+            "prefix": verdict_of(lambda: recomputation.check_prefix(hf)),
+            "options": verdict_of(lambda: recomputation.check_options(hf)),
+            "attention": verdict_of(lambda: recomputation.check_attention(hf, folder, answers["greedy"])),
+            "sites": verdict_of(lambda: _sites(hf, all_prompts)),
+            "named": verdict_of(lambda: check_named(hf, all_prompts[0])),
+            "gradients": verdict_of(lambda: check_gradients(hf, all_prompts[1])),
         }
         kind = type(hf.engine.runner.model).__name__
         return Entry(name, kind, verdicts, answers, tuple(note.replace(str(folder), name) for note in hf.notes))
@@ -167,7 +168,7 @@ def _generate(hf: HF, all_prompts: Sequence[Prompt], answers: dict[str, Referenc
     answers["greedy"] = ReferenceAnswers.of(alone)
     for i, (prompt, own) in enumerate(zip(all_prompts, alone, strict=True)):
         inputs = processor_inputs(
-            hf.checkpoint.processor, prompt, token_types=hf.engine.runner.token_types_name is not None
+            hf.checkpoint.processor, conversation(prompt), token_types=hf.engine.runner.token_types_name is not None
         )
         width = inputs["input_ids"].shape[1]
         with torch.inference_mode():
@@ -231,7 +232,7 @@ def _gap(one: "Tensor", other: "Tensor") -> float:
     return float((one - other).abs().max())
 
 
-def _verdict_of(ask: Callable[[], Verdict]) -> Verdict:
+def verdict_of(ask: Callable[[], Verdict]) -> Verdict:
     """The verdict of a check. An exception is a verdict too, because the model's code is not ours."""
     try:
         return ask()

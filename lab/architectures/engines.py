@@ -6,40 +6,44 @@ lockstep  tokens of contrastive decoding inside the engine equal those of the to
 Steps with a margin below CLOSE may differ between engines; answers are compared up to there.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from decoding.arms.arm import parse_arm
 from decoding.engine.requests import DecodingRequest, Failure
+from icl.types import Prompt
 from lab.architectures.checks import ARMS
-from lab.architectures.inputs import NEW_TOKENS, prompts
+from lab.architectures.inputs import NEW_TOKENS
 from lab.architectures.verdicts import Entry, ReferenceAnswers, Verdict, compare_tokens
 
 COLUMNS = {"vllm": "greedy", "lockstep": "vcd"}
 """The arm of each column."""
 
 
-def check_vllm(entry: Entry, folder: Path) -> dict[str, Verdict]:
+def check_vllm(entry: Entry, folder: Path, all_prompts: Sequence[Prompt], *, max_model_len: int) -> dict[str, Verdict]:
     """The verdicts of vLLM, which must be installed. An exception of it is the verdict."""
+    from icl.models.hf.checkpoint import Checkpoint, max_tokens
     from icl.models.vllm.model import VLLM
 
     missing = [arm for arm in COLUMNS.values() if arm not in entry.answers]
     if missing:
         return dict.fromkeys(COLUMNS, Verdict("not run", "the Hugging Face backend has no answers to compare with"))
-    model = VLLM(str(folder), max_model_len=1024, max_images=4, cache_gib=0.25)
+    length = min(max_model_len, max_tokens(Checkpoint(str(folder)).config) or max_model_len)
+    model = VLLM(str(folder), max_model_len=length, max_images=4, cache_gib=0.25)
     try:
         model.load()
-        return {column: _compare_arm(model, arm, entry.answers[arm]) for column, arm in COLUMNS.items()}
+        return {column: _compare_arm(model, arm, entry.answers[arm], all_prompts) for column, arm in COLUMNS.items()}
     except Exception as error:  # noqa: BLE001
         return dict.fromkeys(COLUMNS, Verdict("no", _first(error)))
     finally:
         model.unload()
 
 
-def _compare_arm(model: Any, arm: str, reference: ReferenceAnswers) -> Verdict:
+def _compare_arm(model: Any, arm: str, reference: ReferenceAnswers, all_prompts: Sequence[Prompt]) -> Verdict:
     from decoding.lockstep.engine import run_requests
 
-    jobs = [DecodingRequest(prompt, parse_arm(ARMS[arm]), max_new_tokens=NEW_TOKENS) for prompt in prompts()]
+    jobs = [DecodingRequest(prompt, parse_arm(ARMS[arm]), max_new_tokens=NEW_TOKENS) for prompt in all_prompts]
     results = run_requests(model, jobs, trace=False)
     fail = [answer.reason for answer in results if isinstance(answer, Failure)]
     whole = [i for i, answer in enumerate(results) if not isinstance(answer, Failure)]

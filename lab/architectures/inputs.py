@@ -12,7 +12,6 @@ from icl.images import Image
 from icl.streams import StreamKey
 from icl.types import Part, Prompt, Turn
 from tests.random_models.common import Size
-from tests.random_models.conversations import conversation
 from tests.random_models.make import save
 from tests.random_models.published_weights import write_as_published
 
@@ -49,9 +48,14 @@ def checkpoint(name: str, folder: Path) -> Path:
     return folder
 
 
-def processor_inputs(processor: Any, prompt: Prompt, token_types: bool) -> Any:
-    """The inputs of `generate`, by the processor alone. token_types: whether the class takes token types."""
-    turns = conversation(prompt)
+def processor_inputs(processor: Any, turns: list[dict[str, Any]], token_types: bool) -> Any:
+    """The inputs of `generate` for a conversation, by the processor alone.
+
+    Args:
+        processor: The processor.
+        turns: The conversation, with images.
+        token_types: Whether the class takes token types.
+    """
     if hasattr(processor, "image_token"):
         more = {"processor_kwargs": {"return_mm_token_type_ids": True}} if token_types else {}
         return processor.apply_chat_template(

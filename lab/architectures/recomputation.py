@@ -76,9 +76,9 @@ def check_branches(hf: HF, arms: Mapping[str, tuple[Mapping[str, Any], Sequence[
     return Verdict("yes", f"{total} tokens" + (f", without {', '.join(skipped)}" if skipped else ""))
 
 
-def check_options(hf: HF) -> Verdict:
-    """Log-probabilities of options of several lengths."""
-    chosen = [prompts()[number] for number in CHOSEN]
+def check_options(hf: HF, chosen: Sequence[Prompt] = ()) -> Verdict:
+    """Log-probabilities of options of several lengths after these prompts, by default the `CHOSEN` ones."""
+    chosen = chosen or [prompts()[number] for number in CHOSEN]
     scored = hf.open(chosen).suffix_logprobs([OPTIONS] * len(chosen))
     gap = 0.0
     for prompt, row in zip(chosen, scored, strict=True):

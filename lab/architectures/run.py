@@ -1,6 +1,6 @@
-"""Checks architectures and stores the results in a folder.
+"""Checks architectures or twins and stores the results in a folder.
 
-vLLM and the Hugging Face backend need different releases of transformers. So each architecture is checked in two
+vLLM and the Hugging Face backend need different releases of transformers. So each row is checked in two
 halves on the same checkpoint: one in an environment of the backend `hf`, one in an environment of vLLM. `vllm_process`
 runs the second half with the Python of the other environment. Results of the installed releases are reused.
 """
@@ -14,8 +14,9 @@ from pathlib import Path
 
 from icl.errors import ConfigError, ModelError, did_you_mean
 from icl.models.hf import conventions
+from icl.types import Prompt
 from lab.architectures import checks, engines
-from lab.architectures.inputs import checkpoint
+from lab.architectures.inputs import checkpoint, prompts
 from lab.architectures.verdicts import Entry, Half, read_entries, write_entries
 from tests.random_models.make import ARCHITECTURES
 
@@ -36,19 +37,48 @@ class Table:
 
 
 @dataclass(frozen=True)
+class Subjects:
+    """What a table has rows for.
+
+    Attributes:
+        command: The module whose command checks them.
+        kind: What one is called in messages.
+        names: Their names, in the order of the rows.
+        write: Writes the checkpoint of a name into a folder.
+        check: The checks of the Hugging Face backend on a checkpoint.
+        prompts: The prompts of the checks.
+        max_model_len: The number of tokens that vLLM has to hold.
+    """
+
+    command: str
+    kind: str
+    names: tuple[str, ...]
+    write: Callable[[str, Path], Path]
+    check: Callable[[str, Path], Entry]
+    prompts: Callable[[], list[Prompt]]
+    max_model_len: int
+
+
+ALL_ARCHITECTURES = Subjects(
+    "lab.architectures", "architecture", tuple(ARCHITECTURES), checkpoint, checks.check_hf, prompts, 1024
+)
+
+
+@dataclass(frozen=True)
 class ResultsFile:
     """The results file of a folder, which is rewritten after every check."""
 
     path: Path
+    names: tuple[str, ...] = ALL_ARCHITECTURES.names
 
     @property
     def entries(self) -> dict[str, Entry]:
         entries = {entry.name: entry for entry in read_entries(self.path)}
-        return {name: entries[name] for name in ARCHITECTURES if name in entries}
+        return {name: entries[name] for name in self.names if name in entries}
 
     def put(self, entry: Entry) -> None:
         entries = self.entries | {entry.name: entry}
-        write_entries([entries[name] for name in ARCHITECTURES if name in entries], self.path)
+        write_entries([entries[name] for name in self.names if name in entries], self.path)
 
 
 def check_architectures(
@@ -60,10 +90,26 @@ def check_architectures(
     again: bool = False,
     vllm: Path | None = None,
 ) -> Table:
-    """Checks architectures and returns all results.
+    """Checks architectures and returns all results; the arguments and errors are those of `check_subjects`."""
+    entries = check_subjects(ALL_ARCHITECTURES, names, work, report_entry, half=half, again=again, vllm=vllm)
+    return Table(entries)
+
+
+def check_subjects(
+    subjects: Subjects,
+    names: Sequence[str],
+    work: Path,
+    report_entry: ReportEntry = lambda _: None,
+    *,
+    half: Half | None = None,
+    again: bool = False,
+    vllm: Path | None = None,
+) -> tuple[Entry, ...]:
+    """Checks rows of a table and returns all results.
 
     Args:
-        names: The architectures; all if empty.
+        subjects: All rows that there are.
+        names: The rows to check; all if empty.
         work: The folder of checkpoints and results.
         report_entry: Called with each entry after a half of it was checked.
         half: The half to check; by default all that this environment can.
@@ -71,37 +117,37 @@ def check_architectures(
         vllm: The Python of an environment with vLLM, which checks the other half.
 
     Raises:
-        ConfigError: For an unknown architecture or program.
+        ConfigError: For an unknown name or program.
         ModelError: If no half can be checked.
     """
     from lab.architectures import vllm_process
 
-    chosen = _chosen(names)
+    chosen = _chosen(subjects, names)
     work.mkdir(parents=True, exist_ok=True)
-    results = ResultsFile(work / RESULTS)
-    for one in _halves(results, half):
+    results = ResultsFile(work / RESULTS, subjects.names)
+    for one in _halves(subjects, results, half):
         releases = RELEASES[one]()
         for name in chosen:
             entry = results.entries.get(name)
             if again or entry is None or entry.releases.get(one) != releases:
-                results.put(CHECKS[one](name, work, entry).answered(one, releases))
+                results.put(CHECKS[one](subjects, name, work, entry).answered(one, releases))
             report_entry(results.entries[name])
     if vllm is not None:
-        vllm_process.check_in_process(vllm, chosen, work, report_entry, again=again)
-    return Table(tuple(results.entries.values()))
+        vllm_process.check_in_process(vllm, chosen, work, report_entry, subjects, again=again)
+    return tuple(results.entries.values())
 
 
-def _chosen(names: Sequence[str]) -> list[str]:
+def _chosen(subjects: Subjects, names: Sequence[str]) -> list[str]:
     for name in names:
-        if name not in ARCHITECTURES:
+        if name not in subjects.names:
             raise ConfigError(
-                f"no architecture named '{name}'.{did_you_mean(name, ARCHITECTURES)} There are "
-                f"{', '.join(ARCHITECTURES)}."
+                f"no {subjects.kind} named '{name}'.{did_you_mean(name, subjects.names)} There are "
+                f"{', '.join(subjects.names)}."
             )
-    return list(names or ARCHITECTURES)
+    return list(names or subjects.names)
 
 
-def _halves(results: ResultsFile, half: Half | None) -> list[Half]:
+def _halves(subjects: Subjects, results: ResultsFile, half: Half | None) -> list[Half]:
     """The halves that this environment checks. Raises ModelError if there are none."""
     halves: list[Half] = []
     problem: ModelError | None = None
@@ -120,23 +166,27 @@ def _halves(results: ResultsFile, half: Half | None) -> list[Half]:
     if halves == ["vllm"] and not results.entries:
         raise ModelError(
             f"there is nothing in {results.path.parent} to compare vLLM with: {problem or ''} Run `python "
-            f"-m lab.architectures --work {results.path.parent}` there first."
+            f"-m {subjects.command} --work {results.path.parent}` there first."
         )
     return halves
 
 
-def _by_hf(name: str, work: Path, entry: Entry | None) -> Entry:
+def _by_hf(subjects: Subjects, name: str, work: Path, entry: Entry | None) -> Entry:
     """Checks a new checkpoint; the results of vLLM for the previous one are dropped."""
     shutil.rmtree(work / name, ignore_errors=True)
-    return checks.check_hf(name, checkpoint(name, work / name))
+    return subjects.check(name, subjects.write(name, work / name))
 
 
-def _by_vllm(name: str, work: Path, entry: Entry | None) -> Entry:
+def _by_vllm(subjects: Subjects, name: str, work: Path, entry: Entry | None) -> Entry:
     if entry is None:
         raise ModelError(
             f"{name} was not checked with the backend 'hf' yet: there is nothing in {work} to compare with."
         )
-    return entry.with_verdicts(engines.check_vllm(entry, work / name)) if entry.answers else entry
+    if not entry.answers:
+        return entry
+    return entry.with_verdicts(
+        engines.check_vllm(entry, work / name, subjects.prompts(), max_model_len=subjects.max_model_len)
+    )
 
 
 def _version(package: str) -> str:
@@ -148,7 +198,7 @@ def _version(package: str) -> str:
     return "of unknown version"
 
 
-CHECKS: dict[Half, Callable[[str, Path, Entry | None], Entry]] = {"hf": _by_hf, "vllm": _by_vllm}
+CHECKS: dict[Half, Callable[[Subjects, str, Path, Entry | None], Entry]] = {"hf": _by_hf, "vllm": _by_vllm}
 RELEASES: dict[Half, Callable[[], str]] = {
     "hf": lambda: f"torch {_version('torch')}, transformers {_version('transformers')}",
     "vllm": lambda: f"vllm {_version('vllm')} (with transformers {_version('transformers')})",

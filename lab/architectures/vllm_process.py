@@ -10,7 +10,7 @@ from pathlib import Path
 from signal import Signals
 
 from icl.errors import ConfigError, ModelError
-from lab.architectures.run import RESULTS, ReportEntry, ResultsFile
+from lab.architectures.run import ALL_ARCHITECTURES, RESULTS, ReportEntry, ResultsFile, Subjects
 from lab.architectures.verdicts import Verdict
 
 LOG = "vllm.log"
@@ -18,13 +18,19 @@ COLUMNS = ("vllm", "lockstep")
 
 
 def check_in_process(
-    python: Path, names: Sequence[str], work: Path, report_entry: ReportEntry, *, again: bool = False
+    python: Path,
+    names: Sequence[str],
+    work: Path,
+    report_entry: ReportEntry,
+    subjects: Subjects = ALL_ARCHITECTURES,
+    *,
+    again: bool = False,
 ) -> None:
     """Checks the half of vLLM. Raises ConfigError if there is no such program, ModelError if it fails."""
-    left, results = list(names), ResultsFile(work / RESULTS)
+    left, results = list(names), ResultsFile(work / RESULTS, subjects.names)
     (work / LOG).unlink(missing_ok=True)
     while left:
-        code, done = _run_process(python, left, work, report_entry, again=again)
+        code, done = _run_process(python, left, work, report_entry, subjects, again=again)
         left = left[done:]
         if code > 0 or (code == 0 and left):
             raise ModelError(f"{python} does not answer for vLLM: {_last(work / LOG)} (more in {work / LOG})")
@@ -35,11 +41,11 @@ def check_in_process(
 
 
 def _run_process(
-    python: Path, names: Sequence[str], work: Path, report_entry: ReportEntry, *, again: bool
+    python: Path, names: Sequence[str], work: Path, report_entry: ReportEntry, subjects: Subjects, *, again: bool
 ) -> tuple[int, int]:
     """(exit status, number of finished architectures)."""
-    call = [str(python), "-m", "lab.architectures", *names, "--work", str(work), "--half", "vllm"]
-    done, results = 0, ResultsFile(work / RESULTS)
+    call = [str(python), "-m", subjects.command, *names, "--work", str(work), "--half", "vllm"]
+    done, results = 0, ResultsFile(work / RESULTS, subjects.names)
     with (work / LOG).open("a", encoding="utf-8") as log:
         try:
             process = subprocess.Popen(

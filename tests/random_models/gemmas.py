@@ -14,13 +14,13 @@ _LINES = tuple("\n" * count for count in (1, 2, 3, 4))
 def gemma3(size: Size) -> Made:
     """Bidirectional attention within an image; sliding-window and full layers."""
     words, images, config = _gemma3(size, transformers.Gemma3Config)
-    return Made(config, transformers.Gemma3Processor(images, words, image_seq_length=4), "<soi>")
+    return Made(config, transformers.Gemma3Processor(images, words, image_seq_length=4), "<start_of_image>")
 
 
 def shieldgemma2(size: Size) -> Made:
     """Gemma 3 under a processor for safety policies."""
     words, images, config = _gemma3(size, transformers.ShieldGemma2Config)
-    return Made(config, transformers.ShieldGemma2Processor(images, words, image_seq_length=4), "<soi>")
+    return Made(config, transformers.ShieldGemma2Processor(images, words, image_seq_length=4), "<start_of_image>")
 
 
 def gemma4(size: Size) -> Made:
@@ -50,7 +50,7 @@ def gemma4_unified(size: Size) -> Made:
 
 
 def _gemma3(size: Size, kind: Any) -> tuple[PreTrainedTokenizerFast, Any, Any]:
-    named = {"image_token": "<image_soft_token>", "boi_token": "<soi>", "eoi_token": "<eoi>"}
+    named = {"image_token": "<image_soft_token>", "boi_token": "<start_of_image>", "eoi_token": "<end_of_image>"}
     words = tokenizer(named, unused=_LINES)
     text = text_settings(words, size, query_pre_attn_scalar=size.width // 4, **_windows(size))
     config = kind(

@@ -90,4 +90,5 @@ def draw_weights(model: torch.nn.Module, seed: int) -> None:
                 parameter.normal_(0, parameter[0].numel() ** -0.5, generator=generator)
             elif parameter.numel() == 1 and not parameter.any():
                 parameter.fill_(1)  # a gate, which is closed before training
-        model.get_input_embeddings().weight.normal_(0, 1, generator=generator)  # type: ignore[operator]
+        reader = getattr(model, "thinker", model)  # the part of a model that also speaks
+        reader.get_input_embeddings().weight.normal_(0, 1, generator=generator)  # type: ignore[operator]

@@ -3,10 +3,13 @@
 The keys of `models/NAME.yaml`:
 
 model       the published checkpoint
+also        further checkpoints that differ in size alone
 builder     the function of `tests.random_models` that makes classes of the same architecture at a small size
 layers      the number of layers of the language model, at least one period of its pattern
-template    the folder of its published chat template; none if it is not to be had
-shape       the template of `shapes/` that replaces the published one where there is none
+width       the width of the language model, for real head sizes
+template    the folder of its published chat template, or the variable of a package that holds it; none if it is not
+            to be had
+shape       the template of `shapes/` that replaces the published one where there is none; "" if the model has none
 special     the special tokens by role: bos_token, eos_token, pad_token
 tokens      further special tokens
 words       further tokens that are not special, such as <think>
@@ -15,26 +18,29 @@ stop        the tokens that end an answer
 config      keys of config.json, merged into the builder's; a string for a token id is that token
 processor   keys of processor_config.json, merged one level deep
 generation  further keys of generation_config.json
+type, code  instead of a builder, for a checkpoint whose classes are not those of transformers: `model_type`, and its
+            keys that name Python code
 """
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
+from safetensors.torch import save_file
 
 from icl.errors import ConfigError, did_you_mean
+from tests.published_templates import SHARED
 from tests.random_models.common import WORDS, Made, Size
 from tests.random_models.make import ARCHITECTURES, merge, write
 from tests.random_models.published_weights import write_as_published
+from tests.random_models.twins.builders import MAKERS
 
 HERE = Path(__file__).parent
-PUBLISHED = Path(os.environ.get("PUBLISHED_TEMPLATES", Path(__file__).parents[4] / "shared" / "templates"))
-"""Published chat templates, one folder each."""
 WIDTH = 128
 """The width of language models: vLLM's attention for CPUs needs heads of at least 32."""
 
@@ -45,10 +51,12 @@ class Twin:
 
     name: str
     model: str
-    builder: str
-    shape: str
+    builder: str = ""
+    shape: str = ""
+    also: tuple[str, ...] = ()
     template: str | None = None
     layers: int = 2
+    width: int = WIDTH
     special: Mapping[str, str] = field(default_factory=dict)
     tokens: tuple[str, ...] = ()
     words: tuple[str, ...] = ()
@@ -57,18 +65,26 @@ class Twin:
     config: Mapping[str, Any] = field(default_factory=dict)
     processor: Mapping[str, Any] = field(default_factory=dict)
     generation: Mapping[str, Any] = field(default_factory=dict)
+    type: str = ""
+    code: Mapping[str, Any] = field(default_factory=dict)
 
     @property
-    def published_template(self) -> Path | None:
-        """The file of the published template, if it is there."""
-        path = PUBLISHED / self.template / "chat_template.jinja" if self.template else None
-        return path if path is not None and path.is_file() else None
+    def published_template(self) -> str | None:
+        """The text of the published template, if it is there."""
+        if self.template is None:
+            return None
+        module, _, variable = self.template.partition(":")
+        if variable:
+            return str(getattr(import_module(module), variable))
+        path = SHARED / self.template / "chat_template.jinja"
+        return path.read_text(encoding="utf-8") if path.is_file() else None
 
-    def template_text(self, slot: str) -> str:
-        """The chat template. slot: the text of an image."""
-        if path := self.published_template:
-            return path.read_text(encoding="utf-8")
-        return (HERE / "shapes" / f"{self.shape}.jinja").read_text(encoding="utf-8").replace("SLOT", slot)
+    def template_text(self, slot: str) -> str | None:
+        """The chat template, if the model has one. slot: the text of an image."""
+        if not self.shape:
+            return None
+        own = HERE / "shapes" / f"{self.shape}.jinja"
+        return self.published_template or own.read_text(encoding="utf-8").replace("SLOT", slot)
 
 
 @cache
@@ -79,12 +95,20 @@ def twins() -> Mapping[str, Twin]:
 
 def _read(path: Path) -> Twin:
     keys = YAML(typ="safe", pure=True).load(path)
-    for name in ("tokens", "words", "stop"):
+    for name in ("also", "tokens", "words", "stop"):
         keys[name] = tuple(keys.get(name, ()))
     try:
         return Twin(path.stem, **keys)
     except TypeError as error:
         raise ConfigError(f"{path.name}: {error}") from error
+
+
+def twin_of(model: str) -> str:
+    """The name of the twin of a published checkpoint. Raises ConfigError if there is none."""
+    for name, twin in twins().items():
+        if model in (twin.model, *twin.also):
+            return name
+    raise ConfigError(f"there is no twin of {model}.")
 
 
 def save_twin(name: str, folder: Path, seed: int = 0, *, own_template: bool = False) -> Path:
@@ -103,8 +127,14 @@ def save_twin(name: str, folder: Path, seed: int = 0, *, own_template: bool = Fa
         raise ConfigError(f"no twin named '{name}'.{did_you_mean(name, twins())} There are {', '.join(twins())}.")
     twin = twins()[name]
     twin = replace(twin, template=None) if own_template else twin
-    made = _parts(twin)
     folder.mkdir(parents=True, exist_ok=True)
+    (folder / "README.md").write_text(_card(twin), encoding="utf-8")
+    if twin.type:
+        save_file({}, folder / "model.safetensors")
+        for file in ("config.json", "preprocessor_config.json"):
+            (folder / file).write_text(json.dumps({"model_type": twin.type, **twin.code}) + "\n", encoding="utf-8")
+        return folder
+    made = _parts(twin)
     write(made, folder, seed)
     words = made.processor.tokenizer
     special = sorted(words.convert_tokens_to_ids(list({*words.all_special_tokens, *_added(words)})))
@@ -112,12 +142,11 @@ def save_twin(name: str, folder: Path, seed: int = 0, *, own_template: bool = Fa
     ends = {"eos_token_id": [words.convert_tokens_to_ids(token) for token in twin.stop]}
     _rewrite(folder / "generation_config.json", lambda keys: {**keys, **ends, **twin.generation})
     write_as_published(folder, special)
-    (folder / "README.md").write_text(_card(twin), encoding="utf-8")
     return folder
 
 
 def _parts(twin: Twin) -> Made:
-    made = ARCHITECTURES[twin.builder](Size(width=WIDTH, layers=twin.layers))
+    made = {**ARCHITECTURES, **MAKERS}[twin.builder](Size(width=twin.width, layers=twin.layers))
     words = made.processor.tokenizer
     _add_tokens(words, twin)
     made.processor.chat_template = twin.template_text(made.slot)
@@ -125,7 +154,17 @@ def _parts(twin: Twin) -> Made:
     keys = made.config.to_dict()
     own = {"text_config": ids} if "text_config" in keys else {}
     keys = merge(merge(keys, {**ids, **own}), _with_ids(twin.config, words))
-    return made._replace(config=type(made.config).from_dict(_with_vocabulary(keys, len(words))))
+    config = type(made.config).from_dict(_with_vocabulary(keys, len(words)))
+    return made._replace(config=config, published=merge(made.published, _only(twin.config, made.published)))
+
+
+def _only(node: Mapping[str, Any], keys: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys of the node that `keys` has too."""
+    return {
+        key: _only(node[key], value) if isinstance(value, Mapping) else node[key]
+        for key, value in keys.items()
+        if key in node
+    }
 
 
 def _add_tokens(words: Any, twin: Twin) -> None:
@@ -184,7 +223,8 @@ def _rewrite(path: Path, change: Any) -> None:
 
 
 def _card(twin: Twin) -> str:
-    source = "the published one" if twin.published_template else f"this project's own, in the shape '{twin.shape}'"
+    own = f"this project's own, in the shape '{twin.shape}'" if twin.shape else "missing, as in the release"
+    source = "the published one" if twin.published_template else own
     return (
         f"A twin of {twin.model} with random weights, for tests. Its chat template is {source}.\n\n"
         "Real: the classes, the pattern of layers, the settings of config, processor and generation in "

@@ -1,0 +1,1 @@
+"""Checks of twins of published models, and the table of models in the documentation."""

@@ -1,0 +1,15 @@
+"""The rows of the table of models: all twins."""
+
+from pathlib import Path
+
+from lab.architectures.run import Subjects
+from lab.models.checks import check_twin, prompts
+from tests.random_models.twins.twin import save_twin, twins
+
+
+def twin_folder(name: str, folder: Path) -> Path:
+    """The twin in `folder`, written if it does not exist."""
+    return folder if (folder / "README.md").is_file() else save_twin(name, folder)
+
+
+MODELS = Subjects("lab.models", "twin", tuple(twins()), twin_folder, check_twin, prompts, 16384)

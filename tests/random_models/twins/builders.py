@@ -1,0 +1,93 @@
+"""Builders of classes without a row in the table of architectures: a tower of timm, a model that also speaks."""
+
+from typing import Any
+
+import transformers
+
+from tests.random_models.common import Made, Maker, Size, merging_tower, sections, text_settings, tokenizer
+
+
+def gemma3n(size: Size) -> Made:
+    """A convolutional tower of timm; embeddings of each layer; several residual streams; shared keys and values."""
+    named = {
+        "image_token": "<image_soft_token>",
+        "boi_token": "<start_of_image>",
+        "eoi_token": "<end_of_image>",
+        "audio_token": "<audio_soft_token>",
+        "boa_token": "<start_of_audio>",
+        "eoa_token": "<end_of_audio>",
+    }
+    words = tokenizer(named)
+    names = ("image_token", "boi_token", "eoi_token", "audio_token", "boa_token", "eoa_token")
+    text = text_settings(words, size, vocab_size=512, vocab_size_per_layer_input=384)
+    config = transformers.Gemma3nConfig(
+        text_config={
+            **text,
+            "intermediate_size": [2 * size.width] * size.layers,
+            "head_dim": size.width // 4,
+            "hidden_size_per_layer_input": 16,
+            "laurel_rank": 8,
+            "layer_types": (["sliding_attention", "full_attention"] * size.layers)[: size.layers],
+            "num_kv_shared_layers": 0,
+            "activation_sparsity_pattern": [0.0] * size.layers,
+        },
+        vision_config={"vocab_offset": 384, "vocab_size": 64, "model_args": {"channel_multiplier": 0.125}},
+        audio_config={
+            "vocab_offset": 448,
+            "vocab_size": 64,
+            "hidden_size": 32,
+            "conf_num_attention_heads": 2,
+            "conf_num_hidden_layers": 1,
+            "sscp_conv_channel_size": [8, 8],
+        },
+        **{f"{name}_id": words.convert_tokens_to_ids(named[name]) for name in names},
+    )
+    images = transformers.SiglipImageProcessor(
+        size={"height": 256, "width": 256}
+    )  # published: 768, which takes a CPU seconds
+    sound = transformers.Gemma3nAudioFeatureExtractor()
+    return Made(config, transformers.Gemma3nProcessor(sound, images, words), "<start_of_image>")
+
+
+def qwen2_5_omni(size: Size) -> Made:
+    """A model that reads images (the thinker) inside one that also speaks."""
+    named = {
+        "image_token": "<|IMAGE|>",
+        "video_token": "<|VIDEO|>",
+        "audio_token": "<|AUDIO|>",
+        "vision_bos_token": "<|vision_bos|>",
+        "vision_eos_token": "<|vision_eos|>",
+        "audio_bos_token": "<|audio_bos|>",
+        "audio_eos_token": "<|audio_eos|>",
+    }
+    words = tokenizer(named)
+    rope = {"rope_type": "default", "rope_theta": 1000000.0, "mrope_section": sections(size, 32, 32, 16)}
+    ids = {
+        f"{name}_token_index": words.convert_tokens_to_ids(named[f"{name}_token"])
+        for name in ("image", "video", "audio")
+    }
+    tower = merging_tower(size, 14, intermediate_size=2 * size.tower, window_size=112, fullatt_block_indexes=[1])
+    sound = {"d_model": 32, "encoder_layers": 1, "encoder_attention_heads": 2, "encoder_ffn_dim": 64}
+    config = transformers.Qwen2_5OmniConfig(
+        thinker_config={
+            "text_config": text_settings(words, size, rope_parameters=rope),
+            "vision_config": tower,
+            "audio_config": {**sound, "output_dim": size.width},
+            **ids,
+        },
+        talker_config={
+            "hidden_size": 64,
+            "num_hidden_layers": 1,
+            "intermediate_size": 64,
+            "embedding_size": size.width,
+        },
+        enable_audio_output=False,
+    )
+    images = transformers.Qwen2VLImageProcessor(patch_size=14, min_pixels=3136, max_pixels=12845056)
+    video: Any = transformers.Qwen2VLVideoProcessor(patch_size=14)
+    listener = transformers.WhisperFeatureExtractor(feature_size=128)
+    slot = "<|vision_bos|><|IMAGE|><|vision_eos|>"
+    return Made(config, transformers.Qwen2_5OmniProcessor(images, video, listener, words), slot)
+
+
+MAKERS: dict[str, Maker] = {make.__name__: make for make in (gemma3n, qwen2_5_omni)}
