@@ -11,6 +11,7 @@ from typing import Any
 from icl.errors import ModelError, did_you_mean
 from icl.models.hf import conventions
 from icl.models.hf.text_processor import TextProcessor, plain_text
+from icl.models.hub_model import HubModel, indexed_names
 from icl.parameter_files import expand_user
 from icl.quiet_progress import SMALL_SOURCE_BYTES, hide_transformers_progress
 from icl.text.json_text import parse_json_object
@@ -51,35 +52,61 @@ class Checkpoint:
     image_processor: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     @cached_property
-    def folder(self) -> Path | None:
-        """The folder, or None for a hub id. Raises ModelError if it has no config."""
-        resolve = SHIPPED.get(self.path)
-        folder = resolve() if resolve else expand_user(self.path)
-        if resolve is None and not folder.exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", self.path):
+    def hub(self) -> HubModel | None:
+        """The model on the hub, or None for a folder. Raises ModelError if the path is neither."""
+        if self.path in SHIPPED or expand_user(self.path).is_dir():
             return None
-        if not folder.is_dir():
-            expected = "a folder with a checkpoint, a hub id (owner/name)"
-            missing = "it is a file" if folder.exists() else f"there is no folder {folder.absolute()}"
-            raise ModelError(
-                f"model.path: '{self.path}' is not {expected} or one of {', '.join(SHIPPED)}: {missing}."
-                f"{did_you_mean(self.path, SHIPPED)}"
-            )
+        folder = expand_user(self.path)
+        if not folder.exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", self.path):
+            return HubModel(self.path, self.revision)
+        expected = "a folder with a checkpoint, a hub id (owner/name)"
+        missing = "it is a file" if folder.exists() else f"there is no folder {folder.absolute()}"
+        raise ModelError(
+            f"model.path: '{self.path}' is not {expected} or one of {', '.join(SHIPPED)}: {missing}."
+            f"{did_you_mean(self.path, SHIPPED)}"
+        )
+
+    @cached_property
+    def folder(self) -> Path:
+        """The folder; for a hub id, that of its commit in the cache. Raises ModelError if it has no config.
+
+        The weights of a hub id may be absent (`folder_with_weights`).
+        """
+        resolve = SHIPPED.get(self.path)
+        folder = self.hub.folder if self.hub is not None else resolve() if resolve else expand_user(self.path)
         if not (folder / "config.json").is_file():
-            raise ModelError(f"model.path: {folder} has no config.json, so it is not a checkpoint.")
+            raise ModelError(f"model.path: {self.hub_name or folder} has no config.json, so it is not a checkpoint.")
         return folder
 
+    @property
+    def hub_name(self) -> str:
+        """The hub id with its commit, such as owner/name@0123…; '' for a folder."""
+        return "" if self.hub is None else f"{self.path}@{self.hub.commit}"
+
+    @property
+    def _place(self) -> str:
+        """Where its files are, for error messages."""
+        return self.hub_name or str(self.folder)
+
     def check_weights(self) -> None:
-        """Raises ModelError if a folder has no weights. A plan does not need them."""
-        if self.folder is not None and not any(any(self.folder.glob(pattern)) for pattern in WEIGHTS):
+        """Raises ModelError if weights are missing. A plan does not need them. Downloads nothing large."""
+        if self.hub is not None:
+            _ = self.folder, self.hub.weight_names
+            return
+        indexed_names(self.folder, {path.name for path in self.folder.iterdir()}, f"model.path: {self.folder}")
+        if not any(any(self.folder.glob(pattern)) for pattern in WEIGHTS):
             raise ModelError(
                 f"model.path: {self.folder} has a config.json but no weights (*.safetensors). Save the model there "
                 "with `save_pretrained`, or use another folder."
             )
 
     @property
-    def source(self) -> str:
-        """The first argument of `from_pretrained`."""
-        return str(self.folder or self.path)
+    def folder_with_weights(self) -> Path:
+        """The folder after its weights are downloaded. Raises ModelError if some are missing."""
+        self.check_weights()
+        if self.hub is not None:
+            self.hub.download_weights()
+        return self.folder
 
     @cached_property
     def config(self) -> Any:
@@ -89,12 +116,11 @@ class Checkpoint:
 
     @cached_property
     def config_dict(self) -> Mapping[str, Any]:
-        """The config as stored. A folder's config is read without transformers, which a finished run does not need."""
-        if self.folder is not None:
-            try:
-                return parse_json_object((self.folder / "config.json").read_bytes())
-            except ValueError:
-                pass  # `config` raises the error
+        """The config as stored, read without transformers, which a finished run does not need."""
+        try:
+            return parse_json_object((self.folder / "config.json").read_bytes())
+        except ValueError:
+            pass  # `config` raises the error
         written: dict[str, Any] = self.config.to_dict()
         return written
 
@@ -108,9 +134,9 @@ class Checkpoint:
 
         if conventions.reads_text_only(self.config):
             return self._text_processor()
-        if self.folder is not None and not any((self.folder / name).is_file() for name in PROCESSORS):
+        if not any((self.folder / name).is_file() for name in PROCESSORS):
             raise ModelError(
-                f"model.path: {self.folder} has no processor ({' or '.join(PROCESSORS)}), which a plan needs too: it "
+                f"model.path: {self._place} has no processor ({' or '.join(PROCESSORS)}), which a plan needs too: it "
                 "counts tokens. Save it next to config.json with `processor.save_pretrained`."
             )
         processor = self._read(AutoProcessor, "processor", **self.image_processor)
@@ -124,9 +150,9 @@ class Checkpoint:
     def _text_processor(self) -> TextProcessor:
         from transformers import AutoTokenizer
 
-        if self.folder is not None and not any(any(self.folder.glob(name)) for name in TOKENIZERS):
+        if not any(any(self.folder.glob(name)) for name in TOKENIZERS):
             raise ModelError(
-                f"model.path: {self.folder} has no tokenizer ({' or '.join(TOKENIZERS)}), which a plan needs too: it "
+                f"model.path: {self._place} has no tokenizer ({' or '.join(TOKENIZERS)}), which a plan needs too: it "
                 "counts tokens. Save it next to config.json with `tokenizer.save_pretrained`."
             )
         return TextProcessor(self._read(AutoTokenizer, "tokenizer"))
@@ -139,9 +165,9 @@ class Checkpoint:
         from icl.models.checkpoint_errors import FAILURES
 
         try:
-            return GenerationConfig.from_pretrained(self.source, revision=self.revision)
+            return GenerationConfig.from_pretrained(str(self.folder))
         except FAILURES as error:
-            is_there = self.folder is not None and (self.folder / "generation_config.json").is_file()
+            is_there = (self.folder / "generation_config.json").is_file()
             if is_there or not isinstance(error, OSError):
                 raise ModelError(self._sentence("generation config", error)) from error
             return GenerationConfig.from_model_config(self.config)
@@ -152,6 +178,7 @@ class Checkpoint:
         Args:
             how: Arguments of `from_pretrained`, such as dtype, device_map and attn_implementation.
         """
+        _ = self.folder_with_weights
         model, info = self._read(conventions.auto_class(self.config), "weights", output_loading_info=True, **how)
         if missing := sorted(info["missing_keys"]):
             raise ModelError(
@@ -166,39 +193,44 @@ class Checkpoint:
 
         try:
             with hide_transformers_progress(self._small):
-                return kind.from_pretrained(
-                    self.source, revision=self.revision, trust_remote_code=self.trust_remote_code, **how
-                )
+                return kind.from_pretrained(str(self.folder), trust_remote_code=self.trust_remote_code, **how)
         except FAILURES as error:
             raise ModelError(self._sentence(what, error)) from error
 
     def _sentence(self, what: str, error: Exception) -> str:
         from icl.models.checkpoint_errors import damaged_json_file, reason
 
-        first = damaged_json_file(self.folder) or reason(error)
+        damaged = damaged_json_file(self.folder)
         if "trust_remote_code" in str(error):
             return (
                 f"model.path: {self.path} brings its own Python code, which does not run by default. Read that code, "
                 "then set `trust_remote_code: true` (and a `revision`), or take a checkpoint that transformers knows."
             )
-        if isinstance(error, OSError) and self.folder is None:
+        if damaged:
+            return f"model.path: the {what} of {self.path} cannot be loaded: {damaged}"
+        if "does not recognize this architecture" in str(error):
+            import transformers
+
             return (
-                f"model.path: the {what} of '{self.path}' could not be had from the hub ({first}). Check the name and "
-                "the connection, or name a folder."
+                f"model.path: config.json of {self._place} has the model_type "
+                f"'{self.config_dict.get('model_type')}', which transformers {transformers.__version__} does not know. "
+                "A newer release may know it, or another checkpoint of this model (often named `-hf`) has a known one."
             )
-        return f"model.path: the {what} of {self.path} cannot be loaded: {first}"
+        if "Unrecognized model" in str(error):
+            return f"model.path: config.json of {self._place} has no model_type, so it has no class."
+        return f"model.path: the {what} of {self.path} cannot be loaded: {reason(error)}"
 
     @property
     def _small(self) -> bool:
         """Whether the weights load so fast that no progress bar is needed."""
-        files = [path for pattern in WEIGHTS for path in (self.folder.glob(pattern) if self.folder else ())]
+        files = [path for pattern in WEIGHTS for path in self.folder.glob(pattern)]
         return bool(files) and sum(path.stat().st_size for path in files) < SMALL_SOURCE_BYTES
 
     @cached_property
     def digest(self) -> str:
-        """sha256 of the files that determine the outputs. For a hub id, its commit."""
-        if self.folder is None:
-            return f"{self.path}@{self._commit()}"
+        """sha256 of the files that determine the outputs. For a hub id, `hub_name`."""
+        if self.hub is not None:
+            return self.hub_name
         hasher = hashlib.sha256()
         for path in sorted(self._files(self.folder)):
             if not path.is_file():
@@ -210,17 +242,6 @@ class Checkpoint:
     def _files(self, folder: Path) -> Iterator[Path]:
         for pattern in (*WEIGHTS, "*.json", "*.jinja", "*.model", "*.txt", "*.py"):
             yield from folder.glob(pattern)
-
-    def _commit(self) -> str:
-        """The commit of a hub id in the local cache."""
-        from transformers.utils.hub import cached_file
-
-        try:
-            file = cached_file(self.path, "config.json", revision=self.revision)
-        except OSError as error:
-            raise ModelError(self._sentence("config", error)) from error
-        parts = Path(str(file)).parts
-        return parts[parts.index("snapshots") + 1] if "snapshots" in parts else str(self.revision)
 
 
 @lru_cache(4096)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from icl.images import Image
     from icl.models.hf.adapter import LoraAdapter
+    from icl.models.hf.answer_decoding import AnswerDecoder
     from icl.models.hf.checkpoint import Checkpoint
     from icl.models.hf.engine import HFEngine
     from icl.models.hf.image_processing import ImageProcessor
@@ -30,7 +31,9 @@ if TYPE_CHECKING:
     from icl.models.hf.rendering import PromptRenderer
     from icl.models.hf.session import HFSession
     from icl.models.hf.sites import DecoderSites
+    from icl.models.hf.template_facts import TemplateFacts
     from icl.models.interventions import Intervention, Site, StateObserver
+    from icl.text.reasoning_blocks import ReasoningMarkers
 
 CHOICE_KEYS = ("dtype", "quantize", "compute_dtype")
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
@@ -168,6 +171,10 @@ class HF(LogitModel):
             check_arguments(self.renderer)
             settings["template"] = self.template
         return settings
+
+    @property
+    def model_revision(self) -> str:
+        return self.checkpoint.hub_name
 
     @property
     def quantization(self) -> "Quantization":
@@ -398,6 +405,17 @@ class HF(LogitModel):
             del engine
             free(collect=model() is not None)
 
+    @cached_property
+    def template_facts(self) -> "TemplateFacts":
+        """What the chat template does. Kept in the cache folder, so that a plan need not load the processor."""
+        from icl.models.hf.template_facts import kept_facts
+
+        return kept_facts([self.checkpoint.digest, self.template], lambda: self.renderer.facts)
+
+    @property
+    def reasoning_block(self) -> "ReasoningMarkers | None":
+        return self.renderer.facts.block
+
     def render(self, prompt: Prompt) -> str:
         """The text that the model reads, with one placeholder for each image. Raises ModelError."""
         return self.renderer.text(prompt)
@@ -536,16 +554,22 @@ class HF(LogitModel):
         return text_logprobs(self.engine.prompt_encoder, prompts, name)
 
     def text(self, tokens: Sequence[int]) -> str:
-        return str(self.renderer.tokenizer.decode(list(tokens), skip_special_tokens=True)).strip()
+        return self._answers.text(tokens)
 
-    def before_answer(self, prompt: Prompt) -> Prompt:
-        return replace(prompt, answer_start=self.renderer.answer_start(prompt))
+    def before_answer(self, prompt: Prompt, reasoning: str = "") -> Prompt:
+        return replace(prompt, answer_start=self.renderer.answer_start(prompt, reasoning))
 
     def option_ids(self, prompt: Prompt, options: Sequence[str]) -> list[list[int]]:
         return self.renderer.option_ids(prompt, options)
 
     def counters(self) -> Mapping[str, int]:
         return self.engine.counters.to_dict()
+
+    @cached_property
+    def _answers(self) -> "AnswerDecoder":
+        from icl.models.hf.answer_decoding import AnswerDecoder
+
+        return AnswerDecoder(self.renderer.tokenizer, self.renderer.facts)
 
     @cached_property
     def _by_parts(self) -> bool:

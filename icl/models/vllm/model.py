@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from icl.images import Image
     from icl.models.hf.adapter import LoraAdapter
     from icl.models.hf.model import HF
+    from icl.models.hf.template_facts import TemplateFacts
     from icl.models.vllm.engine import OnGroup, Replicas, VLLMEngine
+    from icl.text.reasoning_blocks import ReasoningMarkers
 
 
 GIB = 2**30
@@ -132,6 +134,10 @@ class VLLM(Model):
         )[:32]
 
     @property
+    def model_revision(self) -> str:
+        return self.hf.model_revision
+
+    @property
     def device_type(self) -> str:
         """'cpu', or the kind of accelerator."""
         from icl.models.vllm.model import has_gpu
@@ -158,7 +164,7 @@ class VLLM(Model):
 
         if self.merge and self.lora is not None:
             return str(merged(self.hf.checkpoint, self.lora, self.precision))
-        return self.hf.checkpoint.source
+        return str(self.hf.checkpoint.folder_with_weights)
 
     def arguments(self) -> dict[str, Any]:
         """The arguments of the engine."""
@@ -178,7 +184,6 @@ class VLLM(Model):
             "mm_device_do_normalize": False,  # pixels as the checkpoint's own processor makes them, for edits on them
             "limit_mm_per_prompt": {"image": self.max_images or self.planned[0] or DEFAULT_MAX_IMAGES, "video": 0},
             "trust_remote_code": self.trust_remote_code,
-            "revision": self.revision,
             "seed": 0,
         }
         if self.image_processor:
@@ -282,14 +287,22 @@ class VLLM(Model):
     def count_tokens(self, prompt: Prompt) -> int:
         return self.hf.count_tokens(prompt)
 
+    @property
+    def template_facts(self) -> "TemplateFacts":
+        return self.hf.template_facts
+
+    @property
+    def reasoning_block(self) -> "ReasoningMarkers | None":
+        return self.hf.reasoning_block
+
     def render(self, prompt: Prompt) -> str:
         return self.hf.render(prompt)
 
     def text(self, tokens: Sequence[int]) -> str:
         return self.hf.text(tokens)
 
-    def before_answer(self, prompt: Prompt) -> Prompt:
-        return self.hf.before_answer(prompt)
+    def before_answer(self, prompt: Prompt, reasoning: str = "") -> Prompt:
+        return self.hf.before_answer(prompt, reasoning)
 
     def option_ids(self, prompt: Prompt, options: Sequence[str]) -> list[list[int]]:
         return self.hf.option_ids(prompt, options)
