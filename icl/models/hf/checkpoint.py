@@ -54,9 +54,12 @@ class Checkpoint:
     @cached_property
     def hub(self) -> HubModel | None:
         """The model on the hub, or None for a folder. Raises ModelError if the path is neither."""
-        if self.path in SHIPPED or expand_user(self.path).is_dir():
-            return None
         folder = expand_user(self.path)
+        if self.path in SHIPPED or folder.is_dir():
+            if self.revision is not None:
+                where = f"model.revision: {self.path} is on this machine"
+                raise ModelError(f"{where} and has no revisions. Remove `revision`.")
+            return None
         if not folder.exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", self.path):
             return HubModel(self.path, self.revision)
         expected = "a folder with a checkpoint, a hub id (owner/name)"

@@ -17,8 +17,9 @@ from experiments.api import run
 from experiments.sharing.card import make_card
 from experiments.sharing.card_text import card_text
 from icl.errors import ICLWarning, ModelError, StoreError
-from icl.models.hf.checkpoint import Checkpoint
+from icl.models.hf.checkpoint import TINY, Checkpoint
 from icl.models.hf.model import HF
+from icl.models.vllm.model import VLLM
 from tests.random_models.texts import save_text
 
 NAME = "me/model"
@@ -277,6 +278,22 @@ def test_the_cache_is_enough_without_a_connection(hub: Hub, source: Path, monkey
     planned().load()
     with pytest.raises(ModelError, match=r"and the hub http://127\.0\.0\.1:9 cannot be reached"):
         planned(path="me/none")
+
+
+def test_a_vision_language_model_and_an_engine_read_the_same_folder(hub: Hub) -> None:
+    commit = hub.push(NAME, TINY)
+    prompts = [tiny_models.prompt([1, 2])]
+    assert torch.equal(HF(path=NAME).open(prompts).logits, HF(path="tiny").open(prompts).logits)
+    engine = VLLM(path=NAME, revision="main")
+    assert engine.weights() == str(HF(path=NAME).checkpoint.folder)
+    assert "revision" not in engine.arguments()
+    assert engine.model_revision == f"{NAME}@{commit}"
+
+
+def test_a_folder_has_no_revisions(source: Path) -> None:
+    for path in (str(source), "tiny"):
+        with pytest.raises(ModelError, match=rf"^model\.revision: {path} is on this machine and has no revisions"):
+            _ = HF(path=path, revision="main").digest
 
 
 def test_the_commit_stands_in_run_and_card(hub: Hub, source: Path, tmp_path: Path) -> None:
