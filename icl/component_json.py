@@ -95,9 +95,11 @@ def _all_fields(thing: Any) -> Mapping[str, Any]:
 
 
 def _fields_of_identity(thing: Any) -> Mapping[str, Any]:
-    """As `_all_fields`, with what stands for the default of a field (`icl.registry.later_parameter`)."""
+    """As `_all_fields`, with what stands for a value (`icl.registry.later_parameter`, `renamed_values`)."""
     values = dict(_all_fields(thing))
     for f in fields(thing):
+        if former := f.metadata.get("former"):
+            values[config_key(f)] = former(values[config_key(f)])
         if "identity" in f.metadata and values[config_key(f)] == f.metadata["before"]:
             del values[config_key(f)]
             values |= {config_key(f): value for value in f.metadata["identity"]}

@@ -177,6 +177,16 @@ def later_parameter(default: Any, *identity: Any, before: Any = MISSING) -> Any:
     return field(default=default, metadata=metadata)
 
 
+def renamed_values(former: Callable[[Any], Any], **default: Any) -> Any:
+    """A dataclass field whose values got other names after cells were stored under their digests.
+
+    Args:
+        former: Gives the former name of a value, which stays in the identity; other values as they are.
+        default: `default=VALUE`, if the parameter is not required.
+    """
+    return field(metadata={"former": former}, **default)
+
+
 @dataclass(frozen=True)
 class FunctionPath:
     """Field metadata for a parameter that is a function: `answer: Annotated[Callable[..., str], FunctionPath()]`.

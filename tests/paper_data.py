@@ -1,6 +1,6 @@
 """Data with the columns of published data sets, small and made up, in the places that an experiment file names.
 
-A path such as `lmms-lab/POPE` is read from the working directory if there is such a folder. So an experiment on real
+A path such as `lmms-lab-encoder/POPE` is read from the working directory if there is such a folder. So an experiment on real
 data runs unchanged in a folder of stand-ins, with another model.
 """
 

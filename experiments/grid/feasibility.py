@@ -9,6 +9,7 @@ from experiments.grid.grid import Cell, Grid
 from icl import ConfigError, DataError, ICLError, PlanError, Task, did_you_mean
 from icl.models.short_answers import ANSWERING
 from icl.option_listing import has_letter
+from icl.tasks.base import task_parts
 from retrievers import declared
 from retrievers.base import run_preflight
 
@@ -274,13 +275,15 @@ def _check_spare_examples(grid: Grid, cell: Cell) -> None:
 
 
 def data_digests(task: Task) -> dict[str, str]:
-    """Digests of a task's queries (with their gold) and of its pools (the first 32 of them)."""
+    """Digests of a task's queries (with their gold) and of its pools (the first 32 of them), and its commit on a hub."""
     queries = hashlib.sha256()
     for query in task.queries:
         queries.update(repr((query.id, query.question, query.answers, query.options)).encode())
     pools = {id(pool): pool for pool in (task.pool(query.id) for query in task.queries[:MAX_POOLS_HASHED])}
     pool_digest = hashlib.sha256("".join(pool.digest for pool in pools.values()).encode()).hexdigest()
-    return {"queries": queries.hexdigest()[:16], "pool": pool_digest[:16]}
+    revision = ", ".join(filter(None, (str(getattr(part, "data_revision", "")) for part in task_parts(task))))
+    digests = {"queries": queries.hexdigest()[:16], "pool": pool_digest[:16]}
+    return {**digests, **({"revision": revision} if revision else {})}
 
 
 def locate(grid: Grid, axis: str, cell: Cell) -> str:

@@ -1,4 +1,4 @@
-"""Warnings about a grid that need no data: what a config asks for is not what it seems to be.
+"""Warnings about a grid that need no model: what a config asks for is not what it seems to be.
 
 - A contrast is one of its own controls if its branches all equal the prompt.
 - Weights that do not sum to one are a hidden temperature.
@@ -6,6 +6,7 @@
 - Some models and answer modes give no top log-probabilities.
 - A model has notes of its own, for example that its checkpoint is already quantized.
 - A chat template changes prompts, or begins answers in its own way.
+- A task has notes of its own, for example on rows that it leaves out. They need its data, which are read by then.
 - A claim or a published number is about an arm or a metric that the grid lacks. This is no error, because an override
   such as `grid.shots=[0]` may leave out the arms of a claim.
 """
@@ -21,6 +22,8 @@ from experiments.grid.grid import Cell, Grid
 from experiments.grid.matching import match_label
 from experiments.grid.template_notes import template_notes
 from icl import ConfigError, ICLError, Model, ModelError, did_you_mean
+from icl.tasks.base import task_parts
+
 
 TOLERANCE = 1e-6
 """Of the sum of weights from 0 and 1."""
@@ -28,7 +31,7 @@ TOLERANCE = 1e-6
 
 def grid_warnings(grid: Grid) -> tuple[str, ...]:
     """Sentences with their places in the file, each once. Controls that the grid adds cause no warnings."""
-    checks = (_branches, _temperatures, _traces, _unfitted, _fitted, _models, _templates, statement_warnings)
+    checks = (_branches, _temperatures, _traces, _unfitted, _fitted, _models, _templates, _data, statement_warnings)
     return tuple(dict.fromkeys(sentence for check in checks for sentence in check(grid)))
 
 
@@ -44,6 +47,12 @@ def degenerate_at_shots(cell: Cell, shots: int) -> str | None:
         return degenerate_contrast(cell.decoding.strategy, probe_prompt(shots))
     except ICLError:
         return None
+
+
+def _data(grid: Grid) -> Iterator[str]:
+    for cell in {id(cell.task): cell for cell in grid.cells}.values():
+        for note in (note for part in task_parts(cell.task) for note in getattr(part, "notes", ())):
+            yield f"{locate(grid, 'task', cell)}: {note}"
 
 
 def _branches(grid: Grid) -> Iterator[str]:

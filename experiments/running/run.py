@@ -157,12 +157,17 @@ def _mend_images(store: Store, grid: Grid, images: Mapping[str, tuple[str, str]]
 
 
 def _state_notes(store: Store, grid: Grid, work: RunState) -> Iterator[str]:
-    """Sentences on damaged files, and on finished samples that were recorded with another `top_logprobs`."""
+    """Sentences on damaged files, on changed data, and on finished samples recorded with another `top_logprobs`."""
     if work.lost:
         more = f", and {len(work.lost) - 1:,} more," if len(work.lost) > 1 else ""
         yield (
             f"{store.cell_folder(work.lost[0]) / 'cell.json'}{more} was missing or damaged and is written again. "
             "Finished samples are kept."
+        )
+    for title, had in work.changed.items():
+        yield (
+            f"finished samples of task '{title}' are of {had}, and its data set has changed since. To keep one version "
+            "of it, set the task's `revision` to that commit in a new run (--fork)."
         )
     if work.damaged:
         yield describe_damaged_lines(work.damaged, "Its sample is computed again.")

@@ -9,6 +9,7 @@ from experiments.sharing.card import CONTROL_COLUMNS
 from experiments.stats import format_count, format_estimate, markdown_table, markdown_text
 
 SCORE_COLUMNS = ("metric", "mean", "low", "high", "samples", "clusters", "seeds", "missing")
+DATA_KEYS = ("queries", "pool", "revision")
 TAGS = ("mm-icl", "in-context-learning", "multimodal", "evaluation")
 
 
@@ -63,12 +64,12 @@ def _body(card: Mapping[str, Any]) -> Iterator[str]:
     ]
     yield from _table(("model", *(["revision"] if any(row["revision"] for row in rows) else []), "cells"), rows)
     data = [
-        {"queries": queries, "pool": pool, "cells": count}
-        for (queries, pool), count in Counter(
-            (cell["data"].get("queries"), cell["data"].get("pool")) for cell in card["cells"].values()
+        {**dict(zip(DATA_KEYS, values, strict=True)), "cells": count}
+        for values, count in Counter(
+            tuple(cell["data"].get(key) for key in DATA_KEYS) for cell in card["cells"].values()
         ).items()
     ]
-    yield from _table(("queries", "pool", "cells"), data)
+    yield from _table((*(key for key in DATA_KEYS if any(row[key] for row in data)), "cells"), data)
     yield "card.json has a digest for the samples of each cell. Its own digest is"
     yield f"`{card['digest']}`. To check it in a copy of the run directory, and to compute 50 of its samples again:"
     yield from ("", "    icl check card.json")

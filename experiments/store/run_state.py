@@ -29,6 +29,7 @@ from experiments.grid.grid import Cell, Grid
 from experiments.store.imported import refuse_imported
 from experiments.store.store import Store, write_bytes
 from icl import StoreError, canonical_digest
+from icl.tasks.source import former_id
 from icl.version import __version__
 
 REMEDY = "Use another name, or --fork to start a new run from its config."
@@ -45,6 +46,7 @@ class RunState:
         total: The number of samples.
         damaged: The places of lines that are not complete samples of their cells.
         lost: Cells with samples whose cell.json is missing or damaged. `write_cells` writes it again.
+        changed: For each title of a task whose data set has another commit on its hub than it had, the one it had.
     """
 
     missing: dict[str, set[str]] = field(default_factory=dict)
@@ -53,6 +55,7 @@ class RunState:
     total: int = 0
     damaged: list[str] = field(default_factory=list)
     lost: list[str] = field(default_factory=list)
+    changed: dict[str, str] = field(default_factory=dict)
 
     def restrict(self, grid: Grid, limit: int) -> None:
         """Leaves the first `limit` queries of each task. The others are neither missing nor present."""
@@ -103,6 +106,9 @@ def load_run_state(
     for cell in grid.cells:
         stored = states[cell.digest]
         _check_data(store, cell, stored.data or {}, digests[id(cell.task)])
+        had, has = (former_id(one.get("revision")) for one in (stored.data or {}, digests[id(cell.task)]))
+        if had and had != has and stored.finished:
+            state.changed[cell.task.title] = had
         if stored.data is None and (stored.finished or stored.failed):
             state.lost.append(cell.digest)
         queries = ids[id(cell.task)]

@@ -6,7 +6,7 @@ Most tasks share one pool among all queries. Episodic tasks, which draw new name
 import hashlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from functools import cached_property
 from heapq import nsmallest
 from typing import Any, Protocol, runtime_checkable
@@ -68,7 +68,9 @@ class Task(Protocol):
     A task whose pool may contain the query's own image sets `pool_shares_images = True`. Such an example is never a
     demonstration of that query. An optional method `facts(demos) -> mapping` adds facts about a set of demonstrations
     to a sample's `meta`, such as whether they determine the answer. Optional attributes: `max_new_tokens`, the length
-    limit of answers where the experiment file has none; `warning`, a text that is printed before a run.
+    limit of answers where the experiment file has none; `warning`, a text that is printed before a run; `notes`,
+    sentences about the data, such as rows that are left out, which a plan and a run print; `data_revision`, the commit
+    of its data on the hub, which a run stores.
     """
 
     @property
@@ -89,6 +91,14 @@ class Task(Protocol):
     def pool_size(self) -> int:
         """Number of examples in the smallest pool. More shots are an error before the run starts."""
         ...
+
+
+def task_parts(task: Any) -> Iterator[Any]:
+    """A task and the tasks that it is made from (`of`, `support`), at any depth."""
+    yield task
+    for f in fields(task) if is_dataclass(task) else ():
+        if hasattr(type(part := getattr(task, f.name)), "pool_size"):
+            yield from task_parts(part)
 
 
 class SharedPoolTask:

@@ -68,14 +68,14 @@ def cell_images(view: "Dataset", source: DataSource, column: str, row: int) -> I
     from datasets import Image as ImageFeature
 
     if isinstance(source.features[column], ImageFeature):
-        origin = f"{source.name} row {row}, column '{column}'"
+        origin = f"{source.identity} row {row}, column '{column}'"
         yield Image.from_source(StoredImage(source, view, column, row, 0), origin)
         return
     for place, cell in enumerate(_cells(view[row][column])):
         if isinstance(cell, str):
             yield _named_image(cell, source, f"{source.name} row {row}")
         else:
-            origin = f"{source.name} row {row}, column '{column}', image {place}"
+            origin = f"{source.identity} row {row}, column '{column}', image {place}"
             yield Image.from_source(StoredImage(source, view, column, row, place), origin)
 
 

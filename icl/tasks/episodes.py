@@ -25,11 +25,11 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from icl.errors import DataError, did_you_mean
-from icl.registry import PositiveInt, component, later_parameter, parameter
+from icl.registry import PositiveInt, component, later_parameter, parameter, renamed_values
 from icl.tasks.base import Pool, SeveralPoolsTask, limited_choice
 from icl.tasks.cell_values import RelativePaths, text_of
 from icl.tasks.columns import ColumnMapping, read_examples
-from icl.tasks.source import DataSource, open_source
+from icl.tasks.source import DataSource, former_id, open_source
 from icl.types import Example
 
 
@@ -48,11 +48,12 @@ class EpisodesTask(RelativePaths, SeveralPoolsTask):
         }
     }
 
-    path: str  # hub id, folder or file
+    path: str = renamed_values(former_id)  # hub id, folder or file
     columns: Mapping[str, str | Sequence[str]]  # role -> column or columns, as in `hub`
     episode: str  # column with the name of the episode
     order: str | None = None  # column by which the rows of an episode are sorted; None: the order of the data
     config: str | None = None  # configuration of a hub data set
+    revision: str | None = later_parameter(None)  # branch, tag or commit of a hub data set; None: the newest
     split: str | None = later_parameter(None, "test")  # split of the data; None: all rows of a file, or test
     answers_as_options: bool = False  # whether the different answers of an episode are the options of its query
     query_limit: PositiveInt | None = parameter("queries", None)  # number of queries, a nested choice; None: all
@@ -102,7 +103,9 @@ class EpisodesTask(RelativePaths, SeveralPoolsTask):
 
     @cached_property
     def _source(self) -> DataSource:
-        source = open_source(self.path, self.config, self.split, folders=self._folders)
+        source = open_source(
+            self.path, self.config, self.split, revision=self.revision, folders=self._folders
+        )
         self._layout.check(source)
         for key, column in (("episode", self.episode), ("order", self.order)):
             if column is not None and column not in source.columns:

@@ -2,7 +2,7 @@
 
     task:
       name: hub
-      path: lmms-lab/POPE
+      path: lmms-lab-encoder/POPE
       split: test
       columns: {question: question, image: image, answer: answer, meta: [category]}
       options: ["yes", "no"]
@@ -15,6 +15,8 @@ data's folder: in a column, or by `image: "images/{image}.jpg"`.
 
 `preset: pope` stands for the columns of a published data set. Keys next to it override the preset's. A preset is a file
 of `icl/tasks/presets/` with the keys of this task and the names of its metrics.
+
+`revision` is a branch, tag or commit of the hub, for `path`. A run stores the commit that was read, with or without it.
 
 `split` and `pool_split` are splits of the source, or values of the column `split` of a file. A split that the source
 does not have is an error. Without `split`, queries are all rows of a file, or the split `test` of other data.
@@ -37,12 +39,12 @@ from typing import Any, ClassVar, Literal
 
 from icl.errors import ConfigError, DataError
 from icl.option_listing import LETTERED
-from icl.registry import Fraction, PositiveInt, component, later_parameter, parameter
+from icl.registry import Fraction, PositiveInt, component, later_parameter, parameter, renamed_values
 from icl.tasks.base import Pool, SharedPoolTask, connected_components, divide_by_group, limited_choice, nested_choice
 from icl.tasks.cell_values import RelativePaths, text_of
 from icl.tasks.columns import AnswerIs, ColumnMapping, group_name, read_examples, row_image_keys, short_columns
 from icl.tasks.presets import PRESETS
-from icl.tasks.source import DEFAULT_SPLIT, DataSource, open_source
+from icl.tasks.source import DEFAULT_SPLIT, DataSource, former_id, open_source
 from icl.types import Example, OptionListing
 
 Text = str | bool | int | float
@@ -64,12 +66,13 @@ class HubTask(SharedPoolTask, RelativePaths):
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = PRESETS
 
-    path: str  # hub id, folder or file
+    path: str = renamed_values(former_id)  # hub id, folder or file
     columns: Mapping[str, str | Sequence[str]]  # role -> column or columns
     config: str | None = None  # configuration of a hub data set
+    revision: str | None = later_parameter(None)  # branch, tag or commit of a hub data set; None: the newest
     split: str | None = later_parameter(None, "test")  # split of the queries; None: all rows of a file, or test
     pool_split: str | None = None  # split of the pool; None: `split` is divided by group
-    pool_path: str | None = None  # path of the pool's data; None: `path`
+    pool_path: str | None = renamed_values(former_id, default=None)  # path of the pool's data; None: `path`
     pool_fraction: Fraction = 0.5  # share of the groups of a divided split that become the pool
     leave_one_out: bool = later_parameter(False)  # whether the pool is the split of the queries, undivided
     question: str | None = None  # question of all rows, with {column} placeholders
@@ -136,11 +139,10 @@ class HubTask(SharedPoolTask, RelativePaths):
 
     @cached_property
     def _pool(self) -> Pool:
-        split = self.pool_split or self._split
+        split, source = self.pool_split or self._split, self._pool_source
         if self._one_split:
-            source, rows = self._source, list(self._divided[1])
+            rows = list(self._divided[1])
         else:
-            source = self._opened(self.pool_path or self.path, self.pool_split, self._split)
             rows = list(range(len(source)))
             if len(source) == len(self._source) and self._contents(source) == self._contents(self._source):
                 raise DataError(
@@ -149,6 +151,22 @@ class HubTask(SharedPoolTask, RelativePaths):
                 )
         chosen = self._choice(source, rows, self.support_limit, "pool")
         return Pool(self._read(source, chosen, self._ids(source, split, not self._one_split)))
+
+    @cached_property
+    def _pool_source(self) -> DataSource:
+        if self._one_split:
+            return self._source
+        return self._opened(self.pool_path or self.path, self.pool_split, self._split)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Sentences about the data that a plan and a run print."""
+        return tuple(dict.fromkeys(filter(None, (self._source.note, self._pool_source.note))))
+
+    @property
+    def data_revision(self) -> str:
+        """The ids and commits of its data sets of the hub, such as "owner/name@commit"."""
+        return ", ".join(dict.fromkeys(filter(None, (self._source.revision, self._pool_source.revision))))
 
     def _contents(self, source: DataSource) -> list[str]:
         """The rows of a source by questions, answers and images, in an order that is their own."""
@@ -198,6 +216,7 @@ class HubTask(SharedPoolTask, RelativePaths):
             path,
             self.config,
             split,
+            revision=self.revision if path == self.path else None,
             allow_outside=self.allow_outside,
             folders=self._folders,
             default_split=default_split,

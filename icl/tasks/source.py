@@ -11,6 +11,10 @@
 A split that a source does not have is an error. A file without the column `split` has the splits that its name contains
 (test.jsonl, birds_train.csv). Without a split, a file is all its rows, and any other source is its split `test`.
 
+A data set that has moved on the hub is found under both ids (`FORMER_OWNERS`): the former one is opened if the present
+one does not exist or is not in the cache of a machine without a network, and `DataSource.note` says so. `revision` is a
+branch, tag or commit of the hub; `DataSource.revision` is the commit that was read.
+
 A `metadata.csv` or `.jsonl` of an image folder is read as usual. Images stay encoded (`decode=False`).
 """
 
@@ -40,7 +44,10 @@ DEFAULT_SPLIT = "test"
 """The split of a source with several splits, if none is named."""
 SPLIT_COLUMN = "split"
 """The column that names the split of each row of a file."""
+COMMIT = re.compile(r"^[0-9a-f]{40}$")
 HUB_ID = re.compile(r"^\w[\w.-]*(/\w[\w.-]*)?$")
+FORMER_OWNERS = {"lmms-lab-encoder": "lmms-lab"}
+"""Owner on the hub -> who owned its data sets before they moved, with the same names (July 2026)."""
 SAVED = ("dataset_dict.json", "state.json")  # files that `save_to_disk` writes
 
 
@@ -51,12 +58,21 @@ class DataSource:
     Attributes:
         folder: The folder of local data, from which relative image paths start. None for a data set of the hub.
         allow_outside: Whether a row may name an image file outside the folder of the data.
+        revision: The id and commit of a data set of the hub, as "owner/name@commit"; '' for local data.
+        note: A sentence for users, if the data set was not found where the config says.
     """
 
     data: "Dataset"
     name: str
     folder: Path | None
     allow_outside: bool = False
+    revision: str = ""
+    note: str = ""
+
+    @property
+    def identity(self) -> str:
+        """The name in the identity of images. It does not change if the data set moves."""
+        return str(former_id(self.name))
 
     def __len__(self) -> int:
         return len(self.data)
@@ -94,11 +110,18 @@ class DataSource:
         raise ValueError(f"the path '{text}' points outside {where}. Set allow_outside: true if you trust the data")
 
 
+def former_id(path: str | None) -> str | None:
+    """The id of a data set before it moved on the hub; the path itself if it has not moved."""
+    owner, slash, name = (path or "").partition("/")
+    return f"{FORMER_OWNERS[owner]}/{name}" if slash and owner in FORMER_OWNERS else path
+
+
 def open_source(
     path: str,
     config: str | None,
     split: str | None,
     *,
+    revision: str | None = None,
     allow_outside: bool = False,
     folders: Sequence[Path] = (),
     default_split: str = DEFAULT_SPLIT,
@@ -109,6 +132,7 @@ def open_source(
         path: A local file or folder, or the id of a data set of the hub.
         config: The configuration of a data set of the hub.
         split: The split. None: all rows of a file, else `default_split`.
+        revision: Branch, tag or commit of a data set of the hub. None: the newest.
         allow_outside: Whether a row may name an image file outside the folder of the data.
         folders: The folders to which a local path may be relative, before the working directory.
         default_split: The split of a source with several splits, if none is named.
@@ -118,16 +142,21 @@ def open_source(
     """
     from datasets.exceptions import DatasetsError
 
-    places = search_candidates(path, folders)
-    here = next((place for place in places if os.path.exists(place)), places[0])
+    places, former = search_candidates(path, folders), str(former_id(path))
+    here = next((place for place in (*places, *search_candidates(former, folders)) if os.path.exists(place)), places[0])
     if not os.path.exists(here) and not (HUB_ID.match(path) and here.suffix.lower() not in BUILDERS):
         looked_in = ", ".join(str(place.parent) for place in places)
         raise DataError(f"data set {path}: there is no such file or folder (looked in {looked_in}).")
-    name = split or default_split
+    if revision is not None and here.exists():
+        raise DataError(f"revision: {here} is on this machine and has no revisions. Remove `revision`.")
+    name, file, found, note = split or default_split, None, "", ""
     logger.info("opening data set %s, split %s", path, name)
     try:
         with hide_datasets_progress(_quick(here)):
-            data, file = _read(path, here, config, name)
+            if here.exists():
+                data, file = _read(here, config, name)
+            else:
+                data, found, note = _read_hub(path, config, name, revision)
     except (
         DatasetsError,
         FileNotFoundError,
@@ -138,10 +167,11 @@ def open_source(
         StopIteration,
     ) as error:
         kind = "" if here.exists() else " (there is no such file or folder, so it was taken for a data set of the hub)"
+        kind += f", revision '{revision}'" if revision else ""
         raise DataError(f"data set {path}{kind}, split '{name}': {_first_line(error)}") from error
     folder = (here if here.is_dir() else here.parent).resolve() if here.exists() else None
     rows = _split_of(data, path, name) if file is None else _rows_of_split(data, file, split)
-    source = DataSource(encoded(rows), f"{path}[{name}]", folder, allow_outside)
+    source = DataSource(encoded(rows), f"{path}[{name}]", folder, allow_outside, found, note)
     logger.debug("%s has %d rows with the columns %s", source.name, len(source), ", ".join(source.columns))
     return source
 
@@ -167,8 +197,66 @@ def _caches() -> tuple[Path, ...]:
     return tuple(Path(str(getattr(config, name))) for name in names if getattr(config, name, None))
 
 
-def _read(path: str, here: Path, config: str | None, split: str) -> tuple[Any, Path | None]:
-    """The data and the file or folder that has all its rows, of whatever split; None if the data is by splits."""
+def _read_hub(path: str, config: str | None, split: str, revision: str | None) -> tuple[Any, str, str]:
+    """A data set of the hub, its id and commit, and a sentence if it was found under its former id."""
+    from datasets.exceptions import DatasetNotFoundError, DatasetsError
+
+    former, note = str(former_id(path)), ""
+    try:
+        data = _load(path, config, split, revision)
+    except (DatasetNotFoundError, ConnectionError) as error:
+        if former == path:
+            raise
+        try:
+            data = _load(former, config, split, revision)
+        except (DatasetsError, ConnectionError, ValueError):
+            raise error from None
+        note = f"the data set {path} is neither on the hub nor in its cache, so {former} was read, its former id."
+        path = former
+    commit = _commit(data)
+    return data, f"{path}@{commit}" if commit else path, note
+
+
+def _load(path: str, config: str | None, split: str, revision: str | None) -> Any:
+    """Raises ValueError if what is read, such as an older copy in the cache, is not the revision."""
+    import datasets
+
+    wanted = None if revision is None else _resolved(path, revision)
+    data = datasets.load_dataset(path, config, split=split, revision=wanted)
+    if wanted not in (None, found := _commit(data)):
+        raise ValueError(f"revision '{revision}' is the commit {wanted}, and the cache has {found or 'another one'}.")
+    return data
+
+
+def _resolved(path: str, revision: str) -> str:
+    """The commit of a branch or a tag; a whole commit id is its own."""
+    import datasets
+    import httpx
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
+
+    if COMMIT.match(revision):
+        return revision
+    try:
+        return str(HfApi(endpoint=datasets.config.HF_ENDPOINT).dataset_info(path, revision=revision).sha)
+    except RevisionNotFoundError as error:
+        raise ValueError(f"{path} has no branch, tag or commit '{revision}' (any more). Correct `revision`.") from error
+    except RepositoryNotFoundError as error:
+        raise datasets.exceptions.DatasetNotFoundError(f"Dataset '{path}' doesn't exist on the Hub.") from error
+    except (ConnectionError, httpx.TransportError) as error:
+        raise ConnectionError(
+            f"the commit of revision '{revision}' cannot be asked for without a network. Give the whole commit id."
+        ) from error
+
+
+def _commit(data: Any) -> str:
+    """The commit of a data set of the hub, by its place in the cache; '' if it is not in the cache."""
+    folders = {Path(file["filename"]).parent.name for file in data.cache_files}
+    return next((name for name in folders if COMMIT.match(name)), "")
+
+
+def _read(here: Path, config: str | None, split: str) -> tuple[Any, Path | None]:
+    """Local data and the file or folder that has all its rows, of whatever split; None if the data is by splits."""
     import datasets
 
     if here.is_dir() and any((here / name).is_file() for name in SAVED):
@@ -180,30 +268,28 @@ def _read(path: str, here: Path, config: str | None, split: str) -> tuple[Any, P
         rows = _rows_beside_images(here, split)
         if rows is not None:
             _check_inside([rows], here)
-            return _read(str(rows), rows, config, split)
+            return _read(rows, config, split)
         _check_card(here)
         builder = datasets.load_dataset_builder(str(here.resolve()), config)
         for files in (builder.config.data_files or {}).values():
             _check_inside(files, here)
         builder.download_and_prepare()
         return builder.as_dataset(), None
-    if here.exists() and not here.is_file():
+    if not here.is_file():
         raise ValueError("it is a pipe or a device, not a file.")
-    if here.is_file():
-        builder = BUILDERS.get(here.suffix.lower())
-        if builder is None:
-            raise ValueError(f"a file is one of {', '.join(BUILDERS)}, not '{here.suffix}'. Save it as one of them.")
-        if builder != "parquet":
-            _check_encoding(here)
-        if (objects := _rows_of_object(here)) is not None:
-            return datasets.Dataset.from_list(objects), here
-        options = {"sep": _separator(here)} if builder == "csv" else {}
-        try:
-            return datasets.load_dataset(builder, data_files={"data": str(here)}, split="data", **options), here
-        except (datasets.exceptions.DatasetsError, ValueError):
-            _check_lines(here)
-            raise
-    return datasets.load_dataset(path, config, split=split), None
+    builder = BUILDERS.get(here.suffix.lower())
+    if builder is None:
+        raise ValueError(f"a file is one of {', '.join(BUILDERS)}, not '{here.suffix}'. Save it as one of them.")
+    if builder != "parquet":
+        _check_encoding(here)
+    if (objects := _rows_of_object(here)) is not None:
+        return datasets.Dataset.from_list(objects), here
+    options = {"sep": _separator(here)} if builder == "csv" else {}
+    try:
+        return datasets.load_dataset(builder, data_files={"data": str(here)}, split="data", **options), here
+    except (datasets.exceptions.DatasetsError, ValueError):
+        _check_lines(here)
+        raise
 
 
 def _rows_of_split(data: "Dataset", file: Path, split: str | None) -> "Dataset":

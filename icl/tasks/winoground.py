@@ -31,6 +31,7 @@ class WinogroundTask(SharedPoolTask, RelativePaths):
     """
 
     path: str = "facebook/winoground"  # hub id, folder or file
+    revision: str | None = later_parameter(None)  # branch, tag or commit of a hub data set; None: the newest
     split: str | None = later_parameter(None, "test")  # split that is divided; None: all rows of a file, or test
     question: str = 'does the caption "{caption}" match the image?'  # question with the placeholder {caption}
     pool_fraction: Fraction = 0.5  # share of the items that become the pool
@@ -69,7 +70,7 @@ class WinogroundTask(SharedPoolTask, RelativePaths):
 
     @cached_property
     def _source(self) -> DataSource:
-        source = open_source(self.path, None, self.split, folders=self._folders)
+        source = open_source(self.path, None, self.split, revision=self.revision, folders=self._folders)
         missing = [column for column in COLUMNS if column not in source.columns]
         if missing:
             raise DataError(
@@ -77,6 +78,11 @@ class WinogroundTask(SharedPoolTask, RelativePaths):
                 f"Columns: {', '.join(source.columns)}."
             )
         return source
+
+    @property
+    def data_revision(self) -> str:
+        """The id and commit of the data set of the hub."""
+        return self._source.revision
 
     @cached_property
     def _rows(self) -> list[int]:
