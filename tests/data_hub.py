@@ -40,7 +40,7 @@ class DataHub(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.commits: dict[str, dict[str, Files]] = {}
         self.refs: dict[str, dict[str, str]] = {}
-        self.asked: list[str] = []
+        self.requests: list[str] = []
 
     @property
     def url(self) -> str:
@@ -68,40 +68,39 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self, body: bytes = b"") -> None:
         path = self.path.split("?")[0].replace("%2F", "/")
-        self.server.asked.append(path)
+        self.server.requests.append(path)
         match = _REPOSITORY.match(path)
         if match is None or match[1] not in self.server.commits:
             return self._send(404, {"error": "Repository not found"}, {"X-Error-Code": "RepoNotFound"})
-        name, verb, revision, rest = match.groups()
+        name, _, revision, _ = match.groups()
         commit = self.server.refs[name].get(revision or "main", revision)
-        files = self.server.commits[name].get(commit)
-        if files is None:
+        if commit not in self.server.commits[name]:
             return self._send(404, {"error": f"Invalid rev id: {revision}"}, {"X-Error-Code": "RevisionNotFound"})
-        if verb == "resolve":
-            if rest not in files:
-                return self._send(404, {"error": "Entry not found"}, {"X-Error-Code": "EntryNotFound"})
-            etag = f'"{hashlib.sha1(files[rest]).hexdigest()}"'
-            return self._send(200, files[rest], {"X-Repo-Commit": commit, "ETag": etag})
+        return self._content(match, commit, body)
+
+    def _content(self, match: re.Match[str], commit: str, body: bytes) -> None:
+        name, verb, _, rest = (group or "" for group in match.groups())
+        files = self.server.commits[name][commit]
+        missing = 404, {"error": "Entry not found"}, {"X-Error-Code": "EntryNotFound"}
         entries = [
             {"type": "file", "path": file, "size": len(data), "oid": hashlib.sha1(data).hexdigest()}
             for file, data in files.items()
-            if verb != "tree" or not rest or file.startswith(f"{rest}/")
         ]
-        folders = {file.rpartition("/")[0] for file in files if "/" in file} - {rest or ""}
-        entries += [
-            {"type": "directory", "path": folder, "oid": "0" * 40, "size": 0}
-            for folder in sorted(folders)
-            if verb != "tree" or not rest or folder.startswith(f"{rest}/")
-        ]
-        if verb == "tree":
-            return self._send(200, entries) if entries or not rest else self._send(
-                404, {"error": "Entry not found"}, {"X-Error-Code": "EntryNotFound"}
-            )
-        if verb == "paths-info":
-            wanted = json.loads(body)["paths"]
-            return self._send(200, [entry for entry in entries if entry["path"] in wanted])
-        siblings = [{"rfilename": file} for file in files]
-        return self._send(200, {"id": name, "sha": commit, "private": False, "tags": [], "siblings": siblings})
+        if verb == "resolve":
+            etag = f'"{hashlib.sha1(files.get(rest, b"")).hexdigest()}"'
+            headers = {"X-Repo-Commit": commit, "ETag": etag}
+            self._send(*((200, files[rest], headers) if rest in files else missing))
+        elif verb == "tree":
+            folders = sorted({file.rpartition("/")[0] for file in files if "/" in file} - {rest})
+            entries += [{"type": "directory", "path": folder, "oid": "0" * 40, "size": 0} for folder in folders]
+            inside = [entry for entry in entries if str(entry["path"]).startswith(f"{rest}/" if rest else "")]
+            self._send(*((200, inside) if inside or not rest else missing))
+        elif verb == "paths-info":
+            paths = json.loads(body)["paths"]
+            self._send(200, [entry for entry in entries if entry["path"] in paths])
+        else:
+            siblings = [{"rfilename": file} for file in files]
+            self._send(200, {"id": name, "sha": commit, "private": False, "tags": [], "siblings": siblings})
 
     def _send(self, status: int, content: Any, headers: Mapping[str, str] | None = None) -> None:
         data = content if isinstance(content, bytes) else json.dumps(content).encode()
@@ -127,7 +126,10 @@ def data_hub(monkeypatch: Any, cache: Any) -> Iterator[DataHub]:
         ("datasets.config.HF_DATASETS_CACHE", cache / "datasets"),
         ("datasets.config.HF_MODULES_CACHE", str(cache / "modules")),
         ("huggingface_hub.constants.ENDPOINT", server.url),
-        ("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", server.url + "/{repo_id}/resolve/{revision}/{filename}"),
+        (
+            "huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE",
+            server.url + "/{repo_id}/resolve/{revision}/{filename}",
+        ),
         ("huggingface_hub.constants.HF_HUB_CACHE", str(cache / "hub")),
         ("huggingface_hub.constants.HF_HUB_OFFLINE", False),
         ("datasets.config.HF_HUB_OFFLINE", False),

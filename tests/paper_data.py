@@ -1,7 +1,7 @@
 """Data with the columns of published data sets, small and made up, in the places that an experiment file names.
 
-A path such as `lmms-lab-encoder/POPE` is read from the working directory if there is such a folder. So an experiment on real
-data runs unchanged in a folder of stand-ins, with another model.
+A path such as `lmms-lab-encoder/POPE` is read from the working directory if there is such a folder. So an experiment on
+real data runs unchanged in a folder of stand-ins, with another model.
 """
 
 import csv
@@ -131,12 +131,14 @@ def _value(task: Node, role: str, name: str, i: int, split: str) -> Any:
         return _answer(task, name, i, list(task.get("options", ())))
     if role == "domain" and name not in VALUES:
         return f"{split} {i % 2}"
-    if role == "group":
-        return f"group {i // 2}"
+    if role in ("box", "group"):
+        return f"group {i // 2}" if role == "group" else 0 if name.endswith(("_x", "_y")) else 8
     return VALUES[name][i % len(VALUES[name])] if name in VALUES else f"{split} {name} {i}"
 
 
 def _answer(task: Node, name: str, i: int, options: Sequence[Any]) -> Any:
+    if task.get("answer_is") == "number":
+        return 20.123456 + i
     if task.get("answer_is") == "letter":
         return "(a)" if name == "Correct Answer" else "ABCD"[i % 4]
     if task.get("answer_is") == "index":

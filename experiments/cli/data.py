@@ -1,10 +1,10 @@
 """Get data: fetch drawings, check what a data set has, or mine pairs that an encoder confuses."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import typer
@@ -54,43 +54,93 @@ def check(
         str, typer.Argument(help="a file or folder, or a preset of the task hub, such as pope", show_default=False)
     ],
     rows: Annotated[int, typer.Option(min=1, help="the number of queries to read")] = 10,
+    record: Annotated[
+        bool, typer.Option("--record", help="store date, revision and columns with the preset, for a checkout")
+    ] = False,
 ) -> None:
-    """Read some queries of your data or of a preset, and say which roles and columns are empty or unused.
+    """Read some queries of your data or of a preset, and say which roles and columns are empty, unused, new or absent.
 
-    The columns of your own data are guessed, as by `icl new study --data` and `icl try`. Exit status: 1 if a column
-    that is mapped is empty in all rows.
+    The columns of your own data are guessed, as by `icl new study --data` and `icl try`. A column is new if the data
+    of a preset did not have it when it was last checked. Exit status: 1 if a column that is mapped is absent, or
+    empty in all rows.
     """
     from experiments.cli.column_guess import guess_task
     from icl.registry import build
-    from icl.tasks.presets import PRESETS
+    from icl.tasks.presets import CHECKS, PRESETS, record_check
 
     if not (is_preset := data in PRESETS) and not checked_path(data).exists():
         raise ConfigError(f"there is no file, folder or preset '{data}'. Presets: {', '.join(PRESETS)}.")
     guess = None if is_preset else guess_task(Path(data), Path())
     node = {"name": "hub", "preset": data} if guess is None else guess.task
     columns = PRESETS[data]["columns"] if guess is None else guess.columns
+    if is_preset and "path" not in PRESETS[data]:
+        raise ConfigError(
+            f"preset '{data}' reads files of yours, not a data set of the hub. `icl plan` of a study with it names "
+            "columns that are missing."
+        )
+    if record and not is_preset:
+        raise ConfigError("--record stores the check of a preset. Name one, or leave the option out.")
     for note in guess.notes if guess else ():
         print(f"note         {note}")
     if "answer" not in columns:
         raise ConfigError("Without answers nothing can be read. Name their column: columns: {answer: COLUMN}.")
-    queries = build("task", {**node, "queries": rows}).queries
+    task = build("task", {**node, "queries": rows})
+    named = {column: key for key, column in task.named_columns}
+    if absent := [f"{column} ({key})" for column, key in named.items() if column not in task.data_columns]:
+        print(f"absent       {', '.join(absent)}: the data do not have what is mapped. Set these keys.")
+    else:
+        empty = _print_roles(task, columns)
+    earlier = CHECKS.get(data, {}).get("columns", task.data_columns) if is_preset else task.data_columns
+    _print_columns("unused", [name for name in task.data_columns if name not in named])
+    _print_columns("new", [name for name in task.data_columns if name not in earlier])
+    _print_columns("gone", [name for name in earlier if name not in task.data_columns])
+    if absent:
+        raise typer.Exit(1)
+    if record:
+        record_check(data, task.data_revision, task.data_columns)
+        print(f"recorded     {preset_row(data)}")
+    if empty:
+        print(f"empty        {', '.join(empty)}: set `columns`, or leave these roles out.")
+        raise typer.Exit(1)
+
+
+def _print_roles(task: Any, columns: Mapping[str, Any]) -> list[str]:
+    """Prints in how many queries each role has a value. Returns the mapped roles without any."""
+    queries, empty = task.queries, []
     values_by_role = {
         "question": [one.question for one in queries], "image": [one.images for one in queries],
         "options": [one.options for one in queries], "answer": [one.answers for one in queries],
-        "group": [one.group for one in queries],
+        "group": [one.group for one in queries], "hint": [one.question.startswith("Hint: ") for one in queries],
     }  # fmt: skip
-    empty = []
     for role, values in values_by_role.items():
         count = sum(bool(value) for value in values)
         names = columns.get(role, "")
         written = " + ".join(names) if isinstance(names, list | tuple) else str(names)
-        print(f"{role:<12} {count:,} of {len(queries):,} rows{f'   column {written}' if written else ''}")
-        empty += [role] if written and not count else []
-    if guess and (unused := [name for name in guess.names if name not in str([*columns.values()])]):
-        print(f"unused       {', '.join(unused)}")
-    if empty:
-        print(f"empty        {', '.join(empty)}: set `columns`, or leave these roles out.")
-        raise typer.Exit(1)
+        if written or role != "hint":
+            print(f"{role:<12} {count:,} of {len(queries):,} rows{f'   column {written}' if written else ''}")
+        empty += [role] if written and not count and role != "hint" else []  # few rows have a hint
+    for note in task.notes:
+        print(f"note         {note}")
+    if task.data_revision:
+        print(f"revision     {task.data_revision}")
+    return empty
+
+
+def _print_columns(what: str, names: Sequence[str]) -> None:
+    if names:
+        print(f"{what:<12} {', '.join(names)}")
+
+
+def preset_row(name: str) -> str:
+    """The row of a preset in the table of docs/data.md."""
+    from icl.tasks.presets import CHECKS, PRESETS
+
+    one, path = CHECKS.get(name, {}), PRESETS[name].get("path")
+    if "date" in one:
+        checked = f"{one['date']}, {one['revision'] or 'local files'}"
+    else:
+        checked = "never" if path else "files of yours"
+    return f"| `{name}` | {path or '–'} | {one.get('against', '–')} | {checked} |"
 
 
 def mine(

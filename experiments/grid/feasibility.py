@@ -275,7 +275,7 @@ def _check_spare_examples(grid: Grid, cell: Cell) -> None:
 
 
 def data_digests(task: Task) -> dict[str, str]:
-    """Digests of a task's queries (with their gold) and of its pools (the first 32 of them), and its commit on a hub."""
+    """Digests of a task's queries (with their gold) and of its pools (the first 32), and the commit of its data."""
     queries = hashlib.sha256()
     for query in task.queries:
         queries.update(repr((query.id, query.question, query.answers, query.options)).encode())

@@ -79,14 +79,21 @@ class ChairCorpus:
         if read is None:
             return None
         named = read[0][:MAX_MENTIONS]
-        return (1000 * sum(name not in read[1] for name in named) + MAX_MENTIONS - len(named)) / 1_000_000
+        return encoded_share(sum(name not in read[1] for name in named), len(named))
 
     def run_level(self, samples: Sequence[ScoredSample]) -> RunStatistic:
-        return on_scored_samples(samples, self._parts)
+        return on_scored_samples(samples, ratio_of_shares)
 
-    def _parts(self, samples: Sequence[ScoredSample]) -> RunStatistic:
-        counts = [divmod(round(1_000_000 * (sample.score or 0)), 1000) for sample in samples]
-        return ratio([wrong for wrong, _ in counts], [MAX_MENTIONS - left for _, left in counts])
+
+def encoded_share(part: int, whole: int) -> float:
+    """Two counts, of at most 999, as one score: (1000 part + 999 - whole) / 10^6."""
+    return (1000 * min(part, MAX_MENTIONS) + MAX_MENTIONS - min(whole, MAX_MENTIONS)) / 1_000_000
+
+
+def ratio_of_shares(samples: Sequence[ScoredSample]) -> RunStatistic:
+    """The sum of the parts over the sum of the wholes, of samples with encoded shares."""
+    counts = [divmod(round(1_000_000 * (sample.score or 0)), 1000) for sample in samples]
+    return ratio([part for part, _ in counts], [MAX_MENTIONS - left for _, left in counts])
 
 
 @component("metric", "caption_length")

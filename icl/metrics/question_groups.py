@@ -5,17 +5,21 @@
     mme              100 (accuracy + accuracy+) of each subtask, summed, as a share of the maximum (200 for each
                      subtask). The published score is this times 200 times the number of subtasks (perception 2000,
                      cognition 800)
+    naturalbench     NaturalBench (Li et al., NeurIPS 2024): two questions about two images, four rows that follow one
+                     another. A group (G-Acc), a question with both images (Q-Acc), or an image with both questions
+                     (I-Acc) is right if all its answers are
 
 An answer is right by its option scores if there are any, otherwise by the rules of `lenient`. The published MMVP uses a
 language model as judge. A task marks groups by `group` and, for `mme`, stores the name of the subtask in `meta`. Groups
 with a failed sample are left out.
 
-Differs from the released code in the judge of MMVP, which is a language model there.
+Differs from the released code in the judge of MMVP, which is a language model there, and in how NaturalBench's outputs
+are read: there the first of "yes" and "no", or of the words "A" and "B" ("a dog" is A).
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from icl.metrics.base import Better, ScoredSample
 from icl.metrics.machinery.option_parsing import is_correct
@@ -83,6 +87,33 @@ class MME:
                     both = float(mine[k].score or 0) / len(mine) + plus
                     parts[members[k]] = both / 2 * len(samples) / len(places)
         return parts
+
+
+@component("metric", "naturalbench")
+@dataclass(frozen=True)
+class NaturalBench:
+    """Share of groups, questions or images of NaturalBench whose answers are all right: G-Acc, Q-Acc, I-Acc."""
+
+    better: ClassVar[Better] = "higher"
+
+    of: Literal["group", "question", "image"] = "group"  # what has to be right
+    index: str = "Index"  # key of a row's number in a sample's `meta`: question 0 with both images, then question 1
+
+    def score(self, generation: Generation, example: Example) -> float | None:
+        number = str(example.stored_meta.get(self.index))
+        return float(is_correct(generation, example)) if number.isdigit() else None
+
+    def run_level(self, samples: Sequence[ScoredSample]) -> RunStatistic:
+        return mean_over_groups(
+            [replace(s, group=self._part(str(s.meta.get(self.index)))) for s in samples], all_correct
+        )
+
+    def _part(self, number: str) -> str | None:
+        if not number.isdigit():
+            return None
+        place = int(number)
+        parts = {"group": "", "question": f" question {place % 4 // 2}", "image": f" image {place % 2}"}
+        return f"{place // 4}{parts[self.of]}"
 
 
 def all_correct(members: Sequence[ScoredSample]) -> float:

@@ -103,6 +103,25 @@ class StoredImage:
         raise ValueError("the cell has neither bytes nor a path")
 
 
+@dataclass(frozen=True, eq=False)
+class ImagePart:
+    """A loader of a part of an image."""
+
+    whole: Image
+    box: tuple[int, int, int, int]  # left, top, right, bottom in pixels
+
+    def __call__(self) -> "PILImage":
+        image, (left, top, right, bottom) = self.whole.open(), self.box
+        if not (0 <= left < right <= image.width and 0 <= top < bottom <= image.height):
+            raise ValueError(f"the box {self.box} is not inside its {image.width} x {image.height} pixels")
+        return image.crop(self.box)
+
+
+def image_part(image: Image, box: tuple[int, int, int, int]) -> Image:
+    """The part of an image in a box, unopened."""
+    return Image.from_source(ImagePart(image, box), f"{image.origin}, box {box}")
+
+
 def image_at_path(path: str, values: Mapping[str, Any], source: DataSource, at: str) -> Image:
     """The image of a row by its path, relative to the data's folder. It must stay in the folder that `path` names."""
     filled = path.format(**{key: text_of(value) for key, value in values.items()})

@@ -7,7 +7,8 @@ as text "['open', 'closed']". A missing value and the text nan are no option. Op
 letters of their own ("A. open"). A row without options has a text answer, also with `answer_is: letter`. A hint
 precedes its question. Of several image columns, a row may leave some empty. A column of `video` has paths of video
 files; their frames become images. All answers of several annotators are accepted. With repetitions they are stored as
-`secret["votes"]`. A column of `objects` lists the COCO objects in the image, for CHAIR.
+`secret["votes"]`. A column of `objects` lists the COCO objects in the image, for CHAIR. The four columns of `box`
+(left, top, width, height in pixels) cut the images. Several letters ("ACD") are one answer: all of them are right.
 """
 
 import math
@@ -20,7 +21,15 @@ from typing import TYPE_CHECKING, Any, Literal
 from icl.errors import ConfigError, DataError, did_you_mean
 from icl.images import Image
 from icl.option_listing import without_letters
-from icl.tasks.cell_values import cell_images, image_at_path, image_keys, parse_list, text_of, video_frames
+from icl.tasks.cell_values import (
+    cell_images,
+    image_at_path,
+    image_keys,
+    image_part,
+    parse_list,
+    text_of,
+    video_frames,
+)
 from icl.tasks.source import DataSource
 from icl.text.object_mentions import shipped_vocabulary
 from icl.types import Example, OptionListing
@@ -28,13 +37,17 @@ from icl.types import Example, OptionListing
 if TYPE_CHECKING:
     from datasets import Dataset
 
-ROLES = ("question", "hint", "image", "video", "answer", "options", "id", "label", "group", "domain", "objects", "meta")
-SEVERAL = ("image", "options", "group", "meta")  # roles that may have several columns
+ROLES = (
+    *("question", "hint", "image", "box", "video", "answer", "options", "id", "label", "group", "domain", "objects"),
+    "meta",
+)
+SEVERAL = ("image", "box", "options", "group", "meta")  # roles that may have several columns
 STORED_ROLES = ("question", "image", "video", "answer", "options", "id", "objects")  # in each sample already
 MAX_SHORT_TEXT = 200
 """Bytes of the longest text in a column that is stored without being named."""
-AnswerIs = Literal["text", "index", "letter", "class"]
+AnswerIs = Literal["text", "index", "letter", "class", "number"]
 _LETTERED = re.compile(r"\(([a-zA-Z])\)\s*")  # letter of an option in "(a) open (b) closed"
+_BETWEEN_LETTERS = re.compile(r"[\s,;&、，]+")
 _FILED = re.compile(r"^\d+[._]")  # number of a folder's name: 001.Black_footed_Albatross
 
 
@@ -52,6 +65,7 @@ class ColumnMapping:
     image: str | None = None
     frames: int = 6
     listing: OptionListing | None = None
+    decimals: int | None = None
 
     def __post_init__(self) -> None:
         for role, column in self.columns.items():
@@ -60,6 +74,10 @@ class ColumnMapping:
                 raise ConfigError(f"columns has no '{role}'.{did_you_mean(role, ROLES)} It has: {roles}.")
             if not isinstance(column, str) and role not in SEVERAL:
                 raise ConfigError(f"columns.{role} is one column, not {list(column)}.")
+        if "box" in self.columns and len(self.of("box")) != 4:
+            raise ConfigError("columns.box is four columns: left, top, width and height in pixels.")
+        if self.decimals is not None and self.answer_is != "number":
+            raise ConfigError("decimals needs answer_is: number.")
         if "answer" not in self.columns:
             raise ConfigError("columns has no 'answer'. Specify the column that contains the answer.")
         if self.question is None and "question" not in self.columns:
@@ -92,11 +110,15 @@ class ColumnMapping:
         """Columns in braces in the question's text and the image's path."""
         return (*_named_in(self.question), *_named_in(self.image))
 
+    @property
+    def named(self) -> list[tuple[str, str]]:
+        """The key and the name of each column that the mapping reads."""
+        named = [(f"columns.{role}", column) for role in self.columns for column in self.of(role)]
+        return named + [(key, name) for key in ("question", "image") for name in _named_in(getattr(self, key))]
+
     def check(self, source: DataSource) -> None:
         """Raise ConfigError if a named column is missing. The message lists the columns."""
-        named = [(f"columns.{role}", column) for role in self.columns for column in self.of(role)]
-        named += [(key, name) for key in ("question", "image") for name in _named_in(getattr(self, key))]
-        for key, column in named:
+        for key, column in self.named:
             if column not in source.columns:
                 raise ConfigError(
                     f"{key}: {source.name} has no column '{column}'.{did_you_mean(column, source.columns)} "
@@ -165,12 +187,18 @@ def read_examples(
         yield Example(
             id=name,
             images=(
-                *(
-                    image
-                    for column in _filled(views, row, at)
-                    for image in cell_images(views[column], source, column, row)
+                *_cut(
+                    (
+                        *(
+                            image
+                            for column in _filled(views, row, at)
+                            for image in cell_images(views[column], source, column, row)
+                        ),
+                        *([image_at_path(layout.image, values, source, at)] if layout.image else ()),
+                    ),
+                    [values[column] for column in layout.of("box")],
+                    at,
                 ),
-                *([image_at_path(layout.image, values, source, at)] if layout.image else ()),
                 *(
                     frame
                     for column in layout.of("video")
@@ -189,6 +217,17 @@ def read_examples(
             listing=layout.listing if options else None,
             columns={column: _short(values[column], source, column) for column in more},
         )
+
+
+def _cut(images: Sequence[Image], box: Sequence[Any], at: str) -> Sequence[Image]:
+    """The parts of images in a box [left, top, width, height]; without a box, the images."""
+    if not box:
+        return images
+    try:
+        left, top, width, height = map(round, box)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{at}: the box {list(box)} is not four numbers. Correct the columns of `box`.") from error
+    return [image_part(image, (left, top, left + width, top + height)) for image in images]
 
 
 def _frames(value: Any, source: DataSource, count: int, at: str) -> tuple[Image, ...]:
@@ -338,8 +377,13 @@ def _answer(item: Any, source: DataSource, layout: ColumnMapping, options: tuple
     text = _named(item, source, layout.of("answer")[0])
     if layout.answer_is == "class":
         return _class_of(text)
+    if layout.answer_is == "number":
+        return _number(item, layout, at)
     if layout.answer_is != "text" and options:
         letter = text.strip("().: ") if layout.answer_is == "letter" else ""
+        letters = sorted(set(_BETWEEN_LETTERS.sub("", letter.upper())))
+        if len(letters) > 1 and all(0 <= ord(one) - ord("A") < len(options) for one in letters):
+            return "".join(letters)
         place = ord(letter.upper()) - ord("A") if len(letter) == 1 else _whole(text_of(item))
         if place is None or not 0 <= place < len(options):
             first = "A" if layout.answer_is == "letter" else "0"
@@ -354,6 +398,20 @@ def _answer(item: Any, source: DataSource, layout: ColumnMapping, options: tuple
                 return layout.answer_map[key]
         raise DataError(f"{at}: answer_map has no '{text}'. It has: {', '.join(layout.answer_map)}.")
     return text
+
+
+def _number(item: Any, layout: ColumnMapping, at: str) -> str:
+    """The number of an answer as text, rounded to `decimals`."""
+    try:
+        value = math.nan if isinstance(item, bool) else float(item)
+    except (TypeError, ValueError):
+        value = math.nan
+    if not math.isfinite(value):
+        raise DataError(
+            f"{at}: the answer {item!r} in column '{layout.of('answer')[0]}' is not a number. Correct it, or remove "
+            "answer_is: number."
+        )
+    return text_of(value) if layout.decimals is None else f"{value:.{layout.decimals}f}"
 
 
 def _whole(text: str) -> int | None:

@@ -12,6 +12,8 @@
 of a query is the rest of its episode. Any retriever takes `shots` of it, at most the size of the shortest episode.
 Columns work as in the task `hub`.
 
+An episode with a row whose image is missing is left out, as in SMMILE's released code. A plan and a run say how many.
+
 SMMILE's multiple-choice form has the answers of an episode as options: `answers_as_options: true`. Its open form is
 scored by exact match (`strict`) and by a language model, which is not here.
 
@@ -103,9 +105,7 @@ class EpisodesTask(RelativePaths, SeveralPoolsTask):
 
     @cached_property
     def _source(self) -> DataSource:
-        source = open_source(
-            self.path, self.config, self.split, revision=self.revision, folders=self._folders
-        )
+        source = open_source(self.path, self.config, self.split, revision=self.revision, folders=self._folders)
         self._layout.check(source)
         for key, column in (("episode", self.episode), ("order", self.order)):
             if column is not None and column not in source.columns:
@@ -115,13 +115,34 @@ class EpisodesTask(RelativePaths, SeveralPoolsTask):
                 )
         return source
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Sentences about the data that a plan and a run print."""
+        left_out = list(self._incomplete)
+        names = f"{len(left_out):,} of {len(self._rows) + len(left_out):,} episodes of {self._source.name}"
+        note = f"{names} are left out: an image is missing, for example in '{left_out[0]}'." if left_out else ""
+        return tuple(filter(None, (self._source.note, note)))
+
+    @property
+    def data_revision(self) -> str:
+        """The id and commit of its data set of the hub."""
+        return self._source.revision
+
+    @cached_property
+    def _incomplete(self) -> dict[str, None]:
+        """The episodes with a row that has no image in any of its image columns."""
+        columns, names = list(self._layout.of("image")), self._source.data[self.episode]
+        images = self._source.data.select_columns(columns).with_format("arrow")[:] if columns else None
+        filled = [images.column(name).is_valid().to_pylist() for name in columns] if images else []
+        return {text_of(name): None for name, *row in zip(names, *filled, strict=True) if row and not any(row)}
+
     @cached_property
     def _rows(self) -> dict[str, list[int]]:
-        """The rows of each episode, in order."""
+        """The rows of each complete episode, in order."""
         rows: dict[str, list[int]] = {}
         for row, value in enumerate(self._source.data[self.episode]):
             rows.setdefault(text_of(value), []).append(row)
         if self.order is not None:
             keys = list(self._source.data[self.order])
             rows = {name: sorted(own, key=keys.__getitem__) for name, own in rows.items()}
-        return rows
+        return {name: own for name, own in rows.items() if name not in self._incomplete}

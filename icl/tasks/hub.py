@@ -35,7 +35,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import PurePath
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
+
+from annotated_types import Ge, Le
 
 from icl.errors import ConfigError, DataError
 from icl.option_listing import LETTERED
@@ -58,10 +60,11 @@ class HubTask(SharedPoolTask, RelativePaths):
     """Any data set of the hub or of this machine, with a map from columns to question, image and answer.
 
     Roles of columns: question, hint (text before the question), image (one column or several; a cell holds one image or
-    a list), video (a path; frames are images), answer (a text, a number, a class, or a list of accepted ones), options
-    (a list, or several columns), group (one column or several), id, label, domain (one column each), objects (a list of
-    the COCO objects in the image, for CHAIR), meta (columns of lists or long texts to store with each sample, and
-    columns that components read; never the gold). Other columns with one number or short text a row are stored too.
+    a list), box (four columns that cut the images: left, top, width, height), video (a path; frames are images), answer
+    (a text, a number, a class, or a list of accepted ones), options (a list, or several columns), group (one column or
+    several), id, label, domain (one column each), objects (a list of the COCO objects in the image, for CHAIR), meta
+    (columns of lists or long texts to store with each sample, and columns that components read; never the gold). Other
+    columns with one number or short text a row are stored too.
     """
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = PRESETS
@@ -81,7 +84,8 @@ class HubTask(SharedPoolTask, RelativePaths):
     options: tuple[Text, ...] = ()  # options of all rows
     list_options: ListOptions | None = later_parameter(None, before="none")  # how prompts list options; None: see above
     answer_map: Mapping[Text, Text] | None = None  # value of the answer column -> answer; must contain every value
-    answer_is: AnswerIs = "text"  # index or letter of an option (0 or A is the first), or class: a folder's name
+    answer_is: AnswerIs = "text"  # index or letter of an option (0 or A is the first); class: a folder's name; number
+    decimals: Annotated[int, Ge(0), Le(9)] | None = later_parameter(None)  # of answers that are numbers; None: all
     group_rows: PositiveInt | None = None  # consecutive rows in a group, if no column names it
     whole_groups: bool = False  # whether `queries` keeps groups complete, for scores of pairs; never more rows
     query_limit: PositiveInt | None = parameter("queries", None)  # number of queries, nested; None: all
@@ -156,7 +160,9 @@ class HubTask(SharedPoolTask, RelativePaths):
     def _pool_source(self) -> DataSource:
         if self._one_split:
             return self._source
-        return self._opened(self.pool_path or self.path, self.pool_split, self._split)
+        source = self._opened(self.pool_path or self.path, self.pool_split, self._split)
+        self._layout.check(source)
+        return source
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -191,6 +197,7 @@ class HubTask(SharedPoolTask, RelativePaths):
             self.answer_is,
             self.image,
             self.frames,
+            decimals=self.decimals,
         )
 
     @property
@@ -200,7 +207,12 @@ class HubTask(SharedPoolTask, RelativePaths):
     @property
     def data_columns(self) -> list[str]:
         """All columns of the queries' data."""
-        return self._source.columns
+        return self._unchecked_source.columns
+
+    @property
+    def named_columns(self) -> list[tuple[str, str]]:
+        """The key and the name of each column that the task reads, whether the data has it or not."""
+        return self._columns.named
 
     @property
     def _split(self) -> str:
@@ -208,11 +220,16 @@ class HubTask(SharedPoolTask, RelativePaths):
 
     @cached_property
     def _source(self) -> DataSource:
+        self._layout.check(self._unchecked_source)
+        return self._unchecked_source
+
+    @cached_property
+    def _unchecked_source(self) -> DataSource:
         is_named = self.split is not None or (self.pool_split is not None and self.pool_path is None)
         return self._opened(self.path, self._split if is_named else None, DEFAULT_SPLIT)
 
     def _opened(self, path: str, split: str | None, default_split: str) -> DataSource:
-        source = open_source(
+        return open_source(
             path,
             self.config,
             split,
@@ -221,8 +238,6 @@ class HubTask(SharedPoolTask, RelativePaths):
             folders=self._folders,
             default_split=default_split,
         )
-        self._layout.check(source)
-        return source
 
     def _ids(self, source: DataSource, split: str, prefixed: bool) -> list[str]:
         """Ids of all rows: the id column's, or split and number. Ids of a separate pool begin with its split."""

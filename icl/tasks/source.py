@@ -149,14 +149,14 @@ def open_source(
         raise DataError(f"data set {path}: there is no such file or folder (looked in {looked_in}).")
     if revision is not None and here.exists():
         raise DataError(f"revision: {here} is on this machine and has no revisions. Remove `revision`.")
-    name, file, found, note = split or default_split, None, "", ""
+    name, file, commit, note = split or default_split, None, "", ""
     logger.info("opening data set %s, split %s", path, name)
     try:
         with hide_datasets_progress(_quick(here)):
             if here.exists():
                 data, file = _read(here, config, name)
             else:
-                data, found, note = _read_hub(path, config, name, revision)
+                data, commit, note = _read_hub(path, config, name, revision)
     except (
         DatasetsError,
         FileNotFoundError,
@@ -171,7 +171,7 @@ def open_source(
         raise DataError(f"data set {path}{kind}, split '{name}': {_first_line(error)}") from error
     folder = (here if here.is_dir() else here.parent).resolve() if here.exists() else None
     rows = _split_of(data, path, name) if file is None else _rows_of_split(data, file, split)
-    source = DataSource(encoded(rows), f"{path}[{name}]", folder, allow_outside, found, note)
+    source = DataSource(encoded(rows), f"{path}[{name}]", folder, allow_outside, commit, note)
     logger.debug("%s has %d rows with the columns %s", source.name, len(source), ", ".join(source.columns))
     return source
 
@@ -221,10 +221,10 @@ def _load(path: str, config: str | None, split: str, revision: str | None) -> An
     """Raises ValueError if what is read, such as an older copy in the cache, is not the revision."""
     import datasets
 
-    wanted = None if revision is None else _resolved(path, revision)
-    data = datasets.load_dataset(path, config, split=split, revision=wanted)
-    if wanted not in (None, found := _commit(data)):
-        raise ValueError(f"revision '{revision}' is the commit {wanted}, and the cache has {found or 'another one'}.")
+    commit = None if revision is None else _resolved(path, revision)
+    data = datasets.load_dataset(path, config, split=split, revision=commit)
+    if commit not in (None, cached := _commit(data)):
+        raise ValueError(f"revision '{revision}' is the commit {commit}, and the cache has {cached or 'another one'}.")
     return data
 
 

@@ -11,7 +11,10 @@ from experiments.grid.grid import expand
 from icl.tasks.presets import PRESETS
 from tests.paper_data import write_stand_ins
 
-OWN_ROWS = {"amber", "hallusion_bench", "hateful_memes", "mme", "sugarcrepe"}
+OWN_ROWS = {
+    *("amber", "hallusion_bench", "hateful_memes", "mme", "sugarcrepe", "aro", "mathvista"),
+    *("koniq10k", "kadid10k", "scut_fbp5500"),
+}
 """Presets whose tests write the rows themselves: their answers or files have a form of their own."""
 
 

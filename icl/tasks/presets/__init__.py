@@ -1,10 +1,13 @@
 """Published data sets as presets of the task `hub`: one YAML file each, read at first use.
 
 A file holds the keys of `hub`, and `by`: the columns by which the benchmark reports its scores, which is no parameter.
-It begins with a comment on the paper, its metrics here and the download.
+It begins with a comment on the paper, its metrics here and the download. `checks.json` says for each preset against
+what its columns were checked, and when `icl data check NAME --record` last read its data: date, commit and columns.
 """
 
-from collections.abc import Iterator, Mapping
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -29,6 +32,16 @@ class Presets(Mapping[str, Mapping[str, Any]]):
 
 
 PRESETS = Presets()
+CHECKS: dict[str, dict[str, Any]] = json.loads((FOLDER / "checks.json").read_text(encoding="utf-8"))
+"""Preset -> `against` (what its columns were compared with), `date`, `revision` and `columns` of its last check."""
+
+
+def record_check(name: str, revision: str, columns: Sequence[str]) -> None:
+    """Stores a check of a preset on its data."""
+    now = {"date": f"{datetime.now(UTC):%Y-%m-%d}", "revision": revision, "columns": list(columns)}
+    CHECKS[name] = {**CHECKS.get(name, {}), **now}
+    text = json.dumps(dict(sorted(CHECKS.items())), indent=1, ensure_ascii=False)
+    (FOLDER / "checks.json").write_text(text + "\n", encoding="utf-8")
 
 
 def preset_columns(name: str) -> tuple[str, ...]:

@@ -1,17 +1,21 @@
 """`icl try DATA --model M`: guesses, a picture of one prompt, three sentences, and a study that `icl run` repeats."""
 
 import json
+import shutil
 import sys
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
 import yaml
+from datasets import Dataset, DatasetDict
 from PIL import Image
 
 from experiments.api import load_run
+from icl.tasks.presets import FOLDER
 from icl.types import Prompt
 
 ICL = Callable[..., Any]
@@ -198,3 +202,42 @@ def test_data_check_says_what_is_empty_or_unused(icl: ICL, tmp_path: Path) -> No
     done = icl("data", "check", "popee")
     assert (done.status, "there is no file, folder or preset 'popee'" in done.err) == (2, True)
     assert "columns: {answer: COLUMN}" in icl("data", "check", write(tmp_path, answer=None, hue="red")).err
+
+
+def test_data_check_of_a_preset_says_what_the_data_gained_and_lost(
+    icl: ICL, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    folder = shutil.copytree(FOLDER, tmp_path / "presets")
+    monkeypatch.setattr("icl.tasks.presets.FOLDER", folder)
+    monkeypatch.setattr("icl.tasks.presets.CHECKS", {})
+
+    def pope(**more: object) -> None:
+        rows = [{"question": f"q{i}", "answer": "no", "image_source": str(i), "category": "popular", "id": i,
+                 "image": Image.new("RGB", (8, 8), (i, 1, 2)), **more} for i in range(24)]  # fmt: skip
+        data = Dataset.from_list([{key: value for key, value in row.items() if value is not None} for row in rows])
+        shutil.rmtree("lmms-lab-encoder", ignore_errors=True)
+        DatasetDict({"test": data}).save_to_disk("lmms-lab-encoder/POPE")
+
+    pope()
+    done = icl("data", "check", "pope", "--record")
+    assert done.status == 0, done.err
+    assert done.out.splitlines()[-2:] == [
+        "unused       id",
+        f"recorded     | `pope` | lmms-lab-encoder/POPE | – | {datetime.now(UTC):%Y-%m-%d}, local files |",
+    ]
+    assert "id" in json.loads((folder / "checks.json").read_text())["pope"]["columns"]
+    pope(id=None, image_source=None, image_id="7")
+    done = icl("data", "check", "pope")
+    assert (done.status, done.out.splitlines()) == (
+        1,
+        [
+            "absent       image_source (columns.group): the data do not have what is mapped. Set these keys.",
+            "unused       image_id",
+            "new          image_id",
+            "gone         image_source, id",
+        ],
+    )
+    assert "reads files of yours" in icl("data", "check", "amber").err
+    assert "--record stores the check of a preset" in icl("data", "check", write(tmp_path), "--record").err

@@ -106,3 +106,16 @@ def test_a_query_of_mmlongbench_has_one_set_of_its_domain_shuffled_in_rounds(set
     Path(sets["path"]).write_text('{"cars": {}}')
     with pytest.raises(DataError, match="must map domains"):
         _ = build("task", {**sets, "seed": 1}).queries
+
+
+def test_an_episode_with_a_missing_image_is_left_out_and_counted(smmile, tmp_path) -> None:
+    lines = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
+    for row in lines:
+        if (row["problem_id"], row["order"]) == (3, 1):
+            row["image"] = None
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    task = build("task", smmile)
+    assert sorted(q.question for q in task.queries) == ["1 1?", "2 2?"]
+    (note,) = task.notes
+    assert note.startswith("1 of 4 episodes of ")
+    assert note.endswith("rows.jsonl[test] are left out: an image is missing, for example in '3'.")

@@ -46,7 +46,9 @@ def test_a_moved_data_set_is_read_where_it_is_now_and_else_where_it_was(hub: Dat
     old = hub.push(OLD, pope_files())
     task = pope()
     assert task.data_revision == f"{OLD}@{old}"
-    assert task.notes == (f"the data set {NEW} is neither on the hub nor in its cache, so {OLD} was read, its former id.",)
+    assert task.notes == (
+        f"the data set {NEW} is neither on the hub nor in its cache, so {OLD} was read, its former id.",
+    )
     before = data_digests(task)
     new = hub.push(NEW, pope_files())
     moved = pope()
@@ -65,7 +67,9 @@ def test_the_former_id_has_the_same_identity() -> None:
     assert describe(pope(path=OLD)) == describe(pope()) != describe(pope(path="other/POPE"))
     moved = [name for name in PRESETS if PRESETS[name].get("path", "").startswith("lmms-lab-encoder/")]
     assert len(moved) >= 13
-    assert all(describe(build("task", {"name": "hub", "preset": name}))["path"].startswith("lmms-lab/") for name in moved)
+    assert all(
+        describe(build("task", {"name": "hub", "preset": name}))["path"].startswith("lmms-lab/") for name in moved
+    )
 
 
 def test_a_folder_at_the_former_path_is_still_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -75,7 +79,7 @@ def test_a_folder_at_the_former_path_is_still_found(tmp_path: Path, monkeypatch:
         (tmp_path / OLD / name).write_bytes(data)
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
     assert len(answers(pope())) == 4
-    with pytest.raises(DataError, match="revision: .* is on this machine and has no revisions. Remove `revision`"):
+    with pytest.raises(DataError, match=r"revision: .* is on this machine and has no revisions\. Remove"):
         _ = pope(revision="v1").queries
 
 
@@ -94,7 +98,9 @@ def test_a_revision_is_read_as_it_was_and_counts_in_the_identity_only_if_it_is_s
 def test_a_revision_that_is_gone_is_an_error_although_the_cache_has_another_one(hub: DataHub, revision: str) -> None:
     hub.push(NEW, pope_files())
     assert len(answers(pope())) == 4
-    with pytest.raises(DataError, match=f"revision '{revision}'.*(has no branch, tag or commit|doesn't exist|is the commit)"):
+    with pytest.raises(
+        DataError, match=f"revision '{revision}'.*(has no branch, tag or commit|doesn't exist|is the commit)"
+    ):
         _ = pope(revision=revision).queries
 
 
@@ -123,4 +129,7 @@ def test_a_run_stores_the_commit_shows_it_in_the_card_and_says_when_it_changed(
     assert f"so {OLD} was read, its former id" in capsys.readouterr().err
     hub.push(OLD, {**pope_files(), "README.md": b"# POPE, corrected\n"})
     icl.run(config)
-    assert f"finished samples of task 'POPE' are of {OLD}@{commit}, and its data set has changed" in capsys.readouterr().err
+    assert (
+        f"finished samples of task 'POPE' are of {OLD}@{commit}, and its data set has changed"
+        in capsys.readouterr().err
+    )

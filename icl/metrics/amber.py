@@ -1,0 +1,107 @@
+"""AMBER's scores of descriptions (Wang et al., 2311.07397), over the objects that its annotators marked.
+
+    amber_chair    hallucinated mentions / mentions of AMBER's 340 objects and their other words
+    amber_cover    objects of the image that the description names / objects of the image
+    amber_hal      descriptions with a hallucinated mention / descriptions
+    amber_cog      objects that people expect and the image lacks, and that the description names / all such objects
+
+All but `amber_hal` are ratios of sums over a cell, as released. The task `amber` stores what they need in `secret`.
+
+Differs from the released code in words: any word in the singular counts there if a tagger calls it a noun, and here
+without a tagger; near synonyms of an object by word vectors (spaCy, .8) are hallucinations here.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
+
+from icl.metrics.base import Better, ScoredSample
+from icl.metrics.chair import encoded_share, ratio_of_shares
+from icl.metrics.run_level import RunStatistic, on_scored_samples
+from icl.registry import component
+from icl.text.object_mentions import singular, split_words
+from icl.types import Example, Generation
+
+
+class Counts(NamedTuple):
+    """What a description names: (part, whole) of each ratio."""
+
+    chair: tuple[int, int]
+    cover: tuple[int, int]
+    cog: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class AmberRatio:
+    """Base class of the ratios. `counts` picks one of them."""
+
+    counts: ClassVar[Callable[[Counts], tuple[int, int]]]
+
+    def score(self, generation: Generation, example: Example) -> float | None:
+        read = read_description(generation.text, example)
+        return None if read is None else encoded_share(*type(self).counts(read))
+
+    def run_level(self, samples: Sequence[ScoredSample]) -> RunStatistic:
+        return on_scored_samples(samples, ratio_of_shares)
+
+
+@component("metric", "amber_chair")
+@dataclass(frozen=True)
+class AmberChair(AmberRatio):
+    """CHAIR of AMBER: share of mentions that are hallucinated."""
+
+    better: ClassVar[Better] = "lower"
+    counts: ClassVar[Callable[[Counts], tuple[int, int]]] = lambda read: read.chair
+
+
+@component("metric", "amber_cover")
+@dataclass(frozen=True)
+class AmberCover(AmberRatio):
+    """Cover of AMBER: share of the images' objects that are named."""
+
+    better: ClassVar[Better] = "higher"
+    counts: ClassVar[Callable[[Counts], tuple[int, int]]] = lambda read: read.cover
+
+
+@component("metric", "amber_cog")
+@dataclass(frozen=True)
+class AmberCog(AmberRatio):
+    """Cog of AMBER: share of the objects that people expect in vain and that are named."""
+
+    better: ClassVar[Better] = "lower"
+    counts: ClassVar[Callable[[Counts], tuple[int, int]]] = lambda read: read.cog
+
+
+@component("metric", "amber_hal")
+@dataclass(frozen=True)
+class AmberHal:
+    """Hal of AMBER: 1 if a description has a hallucinated mention, otherwise 0."""
+
+    better: ClassVar[Better] = "lower"
+
+    def score(self, generation: Generation, example: Example) -> float | None:
+        read = read_description(generation.text, example)
+        return None if read is None else float(read.chair[0] > 0)
+
+
+def read_description(text: str, example: Example) -> Counts | None:
+    """The counts of a description; None for an example that is not AMBER's."""
+    facts: Any = example.secret.get("amber")
+    if facts is None:
+        return None
+    truth, expected = (_places(facts[key], facts["related"]) for key in ("truth", "hallu"))
+    mentions = [word for word in map(singular, split_words(text)) if word in facts["words"]]
+    uncertain = [word for word in mentions if word not in facts["safe"]]
+    wrong = [word for word in uncertain if word not in truth]
+    return Counts(
+        (len(wrong), len(mentions)),
+        (len({truth[word] for word in uncertain if word in truth}), len(facts["truth"])),
+        (len({expected[word] for word in wrong if word in expected}), len(facts["hallu"])),
+    )
+
+
+def _places(objects: Sequence[str], related: Any) -> dict[str, int]:
+    """Word -> the place of the object that it names. Other words of objects come first, as released."""
+    pairs = [(word, place) for place, name in enumerate(objects) for word in related.get(name, ())]
+    pairs += [(name, place) for place, name in enumerate(objects)]
+    return dict(reversed(pairs))

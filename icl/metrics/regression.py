@@ -1,0 +1,146 @@
+"""Numbers as answers: the error of the number that an output states.
+
+    mae         mean of |output - gold|
+    rmse        square root of the mean of (output - gold)^2
+    spearman    rank correlation of outputs and gold answers, ties with their mean rank
+
+The number is the one that an output states, as `lenient` reads it (`icl.metrics.machinery.quantities`). An output
+without a number has no score: tables count it as missing. Numbers are in the units of the data.
+
+A sample's own score is |error| / (1 + |error|), in which the error can be read back.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import numpy as np
+
+from icl.metrics.base import Better, ScoredSample
+from icl.metrics.machinery.answer_extraction import extract_answer
+from icl.metrics.machinery.quantities import stated_number
+from icl.metrics.normalize import parse_numbers
+from icl.metrics.run_level import Floats, RunStatistic, mean, on_scored_samples
+from icl.registry import component
+from icl.types import Example, Generation
+
+
+@dataclass(frozen=True)
+class NumberMetric:
+    """Base class of the three: the score of a sample."""
+
+    def score(self, generation: Generation, example: Example) -> float | None:
+        output, gold = read_number(generation.text), _gold_number(example.answers)
+        return None if output is None or gold is None else abs(output - gold) / (1 + abs(output - gold))
+
+
+@component("metric", "mae")
+@dataclass(frozen=True)
+class MeanAbsoluteError(NumberMetric):
+    """Mean absolute error of the numbers that outputs state, in the units of the answers."""
+
+    better: ClassVar[Better] = "lower"
+
+    def run_level(self, samples: Sequence[ScoredSample]) -> RunStatistic:
+        errors = _absolute_errors(samples)
+        return mean(errors, high=max((error for error in errors if error is not None), default=1.0))
+
+
+@component("metric", "rmse")
+@dataclass(frozen=True)
+class RootMeanSquareError(NumberMetric):
+    """Root mean square error of the numbers that outputs state, in the units of the answers."""
+
+    better: ClassVar[Better] = "lower"
+
+    def run_level(self, samples: Sequence[ScoredSample]) -> RunStatistic:
+        errors = [None if error is None else error**2 for error in _absolute_errors(samples)]
+        squares = mean(errors, high=max((error for error in errors if error is not None), default=1.0))
+        return replace(squares, value=lambda sums: np.sqrt(squares.value(sums)), scores=None)
+
+
+@component("metric", "spearman")
+@dataclass(frozen=True)
+class Spearman(NumberMetric):
+    """Spearman's rank correlation of the numbers that outputs state with the gold answers."""
+
+    better: ClassVar[Better] = "higher"
+
+    def run_level(self, samples: Sequence[ScoredSample]) -> RunStatistic:
+        return on_scored_samples(samples, self._parts)
+
+    def _parts(self, samples: Sequence[ScoredSample]) -> RunStatistic:
+        outputs = [read_number(sample.output or "") for sample in samples]
+        golds = [_gold_number(sample.gold) for sample in samples]
+        nan = float("nan")
+        return rank_correlation([nan if x is None else x for x in outputs], [nan if y is None else y for y in golds])
+
+
+def read_number(output: str) -> float | None:
+    """The number that an output states as its answer; None without one. "None" is no number here, and "zero" is."""
+    text = extract_answer(output).text
+    number = stated_number(text)
+    return number if number or parse_numbers(text) else None
+
+
+def rank_correlation(one: Sequence[float] | Floats, other: Sequence[float] | Floats) -> RunStatistic:
+    """Spearman's correlation, exact for any choice of samples; undefined if all values of a side are equal.
+
+    The sums are the weights of the samples, and ranks are computed from them. Two more places stand for a sample with
+    the lowest and the highest values.
+
+    Args:
+        one: [n].
+        other: [n].
+    """
+    from scipy.sparse import csr_matrix
+
+    size = len(one)
+    sides = [
+        _Ranks(np.append(np.asarray(values, dtype=np.float64), ends))
+        for values, ends in ((one, (-np.inf, np.inf)), (other, (np.inf, np.inf)))
+    ]
+    worst, best = np.eye(size + 2)[-2:]
+
+    def correlation(sums: Floats) -> Floats:
+        total = sums.sum(axis=-1, keepdims=True)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            x, y = (ranks - (sums * ranks).sum(axis=-1, keepdims=True) / total for ranks in (s.of(sums) for s in sides))
+            spread = np.sqrt((sums * x**2).sum(axis=-1) * (sums * y**2).sum(axis=-1))
+            return np.asarray((sums * x * y).sum(axis=-1) / np.where(spread > 0, spread, np.nan), dtype=np.float64)
+
+    return RunStatistic(
+        rows=csr_matrix((np.ones(size), (np.arange(size), np.arange(size))), shape=(size, size + 2)),
+        value=correlation,
+        counted=np.ones(size, dtype=bool),
+        informative=np.ones(size, dtype=bool),
+        worst=worst,
+        best=best,
+    )
+
+
+class _Ranks:
+    """The ranks of values for any weights of them."""
+
+    def __init__(self, values: Floats) -> None:
+        from scipy.sparse import csr_matrix
+
+        different, self.place = np.unique(values, return_inverse=True)
+        one = np.ones(len(values))
+        self.groups = csr_matrix((one, (np.arange(len(values)), self.place)), shape=(len(values), len(different)))
+
+    def of(self, weights: Floats) -> Floats:
+        """[..., n]: half of the weight of equal values and the weight of all smaller ones."""
+        of_values = np.asarray(weights @ self.groups)
+        return np.asarray((np.cumsum(of_values, axis=-1) - of_values / 2)[..., self.place], dtype=np.float64)
+
+
+def _absolute_errors(samples: Sequence[ScoredSample]) -> list[float | None]:
+    return [None if sample.score is None else sample.score / (1 - sample.score) for sample in samples]
+
+
+def _gold_number(answers: Sequence[str]) -> float | None:
+    try:
+        return float(answers[0])
+    except (ValueError, IndexError):
+        return None
