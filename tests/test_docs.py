@@ -207,6 +207,14 @@ def test_every_finding_on_the_page_of_results_has_a_verdict_that_the_page_define
     assert [row for row in rows if not row.split(" | ")[-1].startswith(VERDICTS)] == []
 
 
+def test_the_table_of_presets_says_when_their_data_were_last_checked() -> None:
+    from experiments.cli.data import preset_row
+    from icl.tasks.presets import PRESETS
+
+    lines = (ROOT / "docs" / "data.md").read_text(encoding="utf-8").splitlines()
+    assert [line for line in lines if line.startswith("| `")] == [preset_row(name) for name in PRESETS]
+
+
 def test_the_comparison_counts_the_presets_that_exist() -> None:
     count = len(list((ROOT / "icl" / "tasks" / "presets").glob("*.yaml")))
     for page in ("README.md", "docs/comparison.md"):

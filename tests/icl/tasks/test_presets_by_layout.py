@@ -48,7 +48,9 @@ def test_mmstar_has_its_options_in_the_question_and_scores_letters(tmp_path: Pat
     ]  # fmt: skip
     task = hub("mmstar", table(tmp_path, rows), pool_fraction=0)
     second = next(e for e in task.queries if e.id == "1")
-    assert (second.answer, second.options, second.listing) == ("B", ("A", "B", "C", "D"), None)
+    assert (second.answer, second.options, second.listing) == ("B", (), None)
+    more = {"options": ["A", "B", "C", "D"], "list_options": "none"}
+    assert [e.options for e in hub("mmstar", tmp_path / "rows.parquet", **more).queries] == [(*"ABCD",)] * 2
     assert [score("lenient", text, second) for text in ("B", "(B) blue", "The answer is B.", "C", "A or B")] == [
         1, 1, 1, 0, 0,
     ]  # fmt: skip
