@@ -24,7 +24,6 @@ from experiments.grid.template_notes import template_notes
 from icl import ConfigError, ICLError, Model, ModelError, did_you_mean
 from icl.tasks.base import task_parts
 
-
 TOLERANCE = 1e-6
 """Of the sum of weights from 0 and 1."""
 

@@ -104,7 +104,7 @@ class StoredImage:
 
 
 @dataclass(frozen=True, eq=False)
-class ImagePart:
+class CutImage:
     """A loader of a part of an image."""
 
     whole: Image
@@ -119,7 +119,7 @@ class ImagePart:
 
 def image_part(image: Image, box: tuple[int, int, int, int]) -> Image:
     """The part of an image in a box, unopened."""
-    return Image.from_source(ImagePart(image, box), f"{image.origin}, box {box}")
+    return Image.from_source(CutImage(image, box), f"{image.origin}, box {box}")
 
 
 def image_at_path(path: str, values: Mapping[str, Any], source: DataSource, at: str) -> Image:
