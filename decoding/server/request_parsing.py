@@ -15,6 +15,7 @@ import base64
 import binascii
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import date
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError
@@ -80,7 +81,8 @@ WORDS = {
     "return_token_ids": "true or false",
     "chat_template_kwargs": "a mapping of arguments of the chat template",
     "mm_processor_kwargs": "a mapping of settings of the image processor",
-    "icl": "a mapping with the keys trace, top, options, normalize, other",
+    "icl": "a mapping with the keys trace, top, options, normalize, other, day",
+    "day": "a date, such as 2026-12-01",
     "options": f"a list of at most {MAX_OPTIONS} strings, each once",
     "normalize": f"one of {', '.join(get_args(Normalize))}",
     "top": f"a number of tokens, at most {MAX_OPTIONS}",
@@ -149,6 +151,7 @@ class ExtendedOptions(_Fields):
         options: Options to score, in place of a text.
         normalize: Normalization of option scores; None: the strategy's own.
         other: The prompt of another sample.
+        day: The date that the chat template may write, such as 2026-12-01; None: today's.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -163,6 +166,7 @@ class ExtendedOptions(_Fields):
     ] = ()
     normalize: Normalize | None = None
     other: PromptFields | None = None
+    day: Annotated[date, Field(strict=False)] | None = None
 
 
 class ChatFields(PromptFields):

@@ -47,6 +47,7 @@ from icl import __version__
 from icl.errors import ConfigError, ICLError
 from icl.models import icl_server
 from icl.models.hf.model import HF
+from icl.models.hf.template_arguments import argument_names
 from icl.models.vllm.engine_io import EngineOutput
 from icl.registry import entries
 
@@ -110,12 +111,14 @@ class StrategyMiddleware:
         return StrategyModels(config.get(CONFIG_KEY, {}))
 
     async def _send_info(self, scope: Any, send: Any) -> None:
+        server = self._server(scope)
         info = {
             "server": icl_server.WHO,
             "version": __version__,
             "branches": MAX_BRANCHES,
             "strategies": list(entries("strategy")),
-            "adapters": self._server(scope).adapters,
+            "adapters": server.adapters,
+            "template": await asyncio.to_thread(argument_names, server.hf.renderer),
             "strategy_models": list(self._strategy_models(scope).nodes),
         }
         await http.send_json(send, 200, info)

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, Future
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from datetime import date
 from functools import cached_property, lru_cache
 from threading import Event, Thread
 from typing import Any, TypeVar
@@ -122,13 +123,15 @@ class StrategyServer:
 
     def inputs_for(self, request: StrategyRequest) -> InputBuilder:
         """The builder of a request's inputs, under its arguments of the chat template and settings of the image
-        processor. Raises ModelError if one is wrong.
+        processor, and on its day. Raises ModelError if one is wrong.
         """
-        settings = request.template, request.image_processor
+        day = request.extended.day if request.extended is not None else None
+        other_day = "" if day in (None, date.today()) else str(day)
+        settings = request.template, request.image_processor, other_day
         return self._inputs_under(json.dumps(settings, sort_keys=True)) if any(settings) else self.inputs
 
     def _make_inputs(self, settings: str) -> InputBuilder:
-        template, image_processor = json.loads(settings)
+        template, image_processor, day = json.loads(settings)
         hf = replace(
             self.hf,
             template={**self.hf.template, **template},
@@ -136,6 +139,8 @@ class StrategyServer:
         )
         if not image_processor:
             vars(hf)["checkpoint"] = self.hf.checkpoint  # its processor is read once
+        if day:
+            hf.set_day(date.fromisoformat(day))
         _ = hf.prompt_settings  # checked
         return InputBuilder(hf, self.engine, image_processor)
 

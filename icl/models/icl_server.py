@@ -9,6 +9,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from datetime import date
 from typing import Any
 
 from icl.errors import ModelError
@@ -32,12 +33,14 @@ class ServerInfo:
         max_branches: Maximum number of branches of one request.
         version: Version of its toolkit.
         adapters: Names of its adapters, None if the server does not list them.
+        template: Arguments that its chat template takes. None from a server that writes its own day into prompts.
     """
 
     strategies: frozenset[str]
     max_branches: int
     version: str
     adapters: tuple[str, ...] | None = None
+    template: tuple[str, ...] | None = None
 
     def refusal(self, node: Mapping[str, Any]) -> str | None:
         """Why this server does not run a strategy, or None.
@@ -73,19 +76,20 @@ def server_info(endpoint: Endpoint) -> ServerInfo | str:
     try:
         if reply["server"] != WHO:
             raise ValueError(reply["server"])
-        adapters = tuple(map(str, reply["adapters"])) if "adapters" in reply else None
-        return ServerInfo(
-            frozenset(map(str, reply["strategies"])), int(reply["branches"]), str(reply["version"]), adapters
-        )
+        adapters, template = (tuple(map(str, reply[key])) if key in reply else None for key in ("adapters", "template"))
+        strategies = frozenset(map(str, reply["strategies"]))
+        return ServerInfo(strategies, int(reply["branches"]), str(reply["version"]), adapters, template)
     except (KeyError, TypeError, ValueError, OverflowError):
         return f"{endpoint.url}{PATH} answers something else"
 
 
-def strategy_request(request: Request) -> dict[str, Any]:
-    """The fields of a chat request that has a strategy."""
+def strategy_request(request: Request, day: date | None = None) -> dict[str, Any]:
+    """The fields of a chat request that has a strategy. day: the date that a chat template may write; None: today's."""
     key = request.prompt.key
     more: dict[str, Any] = {"trace": not request.score_options, "top": request.top, "normalize": request.normalize}
     budget: dict[str, Any] = {}
+    if day is not None:
+        more["day"] = day.isoformat()
     if request.score_options:
         more["options"] = list(request.options)
     if (other := request.prompt.paired_prompt) is not None:

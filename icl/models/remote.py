@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
+from datetime import date
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -205,6 +206,25 @@ class Remote(Model):
         """Prompt tokens that were in the endpoint's prefix cache, for each answer that reports them."""
         return []
 
+    @property
+    def plan_notes(self) -> tuple[str, ...]:
+        """A note that arguments of the chat template are not checked. Raises ModelError for one that is wrong."""
+        if not self.template:
+            return ()
+        names = self.server.template if isinstance(self.server, ServerInfo) else None
+        if names is None:
+            return ("template: this endpoint does not say which arguments its chat template reads; it ignores others",)
+        for name in self.template:
+            if name not in names:
+                raise ModelError(
+                    f"model.template: the chat template at {self.base} does not read '{name}', so it would be ignored."
+                    f"{did_you_mean(name, names)} It takes {', '.join(names) or 'no arguments'}."
+                )
+        return ()
+
+    def set_day(self, day: date) -> None:
+        vars(self)["day"] = day
+
     def load(self) -> None:
         endpoint = self.endpoint
         if isinstance(self.server, str):  # it may have been started since the last request
@@ -307,7 +327,9 @@ class Remote(Model):
         limit: dict[str, Any] = {self.limit_name: request.max_new_tokens}
         model = self.adapter or self.model
         if request.strategy is not None:
-            body = {"model": model, **self.extra, **self.prompt_fields, **icl_server.strategy_request(request), **limit}
+            takes_day = isinstance(self.server, ServerInfo) and self.server.template is not None
+            strategy = icl_server.strategy_request(request, vars(self).get("day") if takes_day else None)
+            body = {"model": model, **self.extra, **self.prompt_fields, **strategy, **limit}
             return self._read(body, lambda content: icl_server.generation_in(content, self.base))
         body = {"model": model, "messages": messages(request.prompt), "temperature": 0}
         body |= {**self.extra, **self.prompt_fields, **limit}

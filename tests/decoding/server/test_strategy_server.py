@@ -7,6 +7,7 @@ import threading
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from datetime import date
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -391,14 +392,16 @@ def test_a_request_of_the_model_remote_is_written_with_its_arguments_of_the_chat
     server: StrategyServer,
 ) -> None:
     """The prompt equals that of the model `hf`. Arguments of the server itself hold where a request sets none."""
-    template = "{% for m in messages %}{{ m['content'][-1]['text'] }}{% endfor %}{{ x }}{{ y }}"
+    template = (
+        "{% for m in messages %}{{ m['content'][-1]['text'] }}{% endfor %}{{ x }}{{ y }}{{ strftime_now(' %d') }}"
+    )
     server.hf = replace(server.hf, template={"x": 0})
     server.hf.checkpoint.processor.chat_template = template
     prompt = replace(PROMPT, key=StreamKey(3, "q"))
-    sent = icl_server.strategy_request(Request(prompt, strategy={"name": "greedy"}))
+    sent = icl_server.strategy_request(Request(prompt, strategy={"name": "greedy"}), date(2026, 11, 30))
     body = {**Remote("http://host/v1", "m", template={"y": 2}).prompt_fields, **sent}
     request = parse_body(json.loads(json.dumps(body)))
-    assert server.inputs_for(request).hf.render(request.prompt) == "Which color?02"
+    assert server.inputs_for(request).hf.render(request.prompt) == "Which color?02 30"
     assert server.inputs_for(request) is server.inputs_for(request)
     with pytest.raises(ModelError, match=r"does not read 'z', so it would be ignored\..* takes x, y\."):
         server.inputs_for(parse_body({**body, "chat_template_kwargs": {"z": 1}}))

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -529,6 +530,25 @@ def test_arguments_of_the_chat_template_go_with_every_request(server: Any, remot
     run_requests(remote(template={"enable_thinking": False}), [DecodingRequest(request().prompt, parse_arm("greedy"))])
     assert ["vllm_xargs" in body for body in server.bodies] == [False, True]
     assert all(body["chat_template_kwargs"] == {"enable_thinking": False} for body in server.bodies)
+
+
+def test_the_day_of_the_run_goes_to_a_server_that_takes_it(server: Any, remote: Callable[..., Remote]) -> None:
+    server.behavior = lambda number, body: generation("blue")
+    for more in ({}, {"template": ["enable_thinking"]}):
+        server.get_replies = {"/v1/strategies": icl_serve()["/v1/strategies"] | more}
+        model = remote()
+        model.set_day(date(2026, 11, 30))
+        run_requests(model, [DecodingRequest(request().prompt, parse_arm("greedy"))])
+    assert [body["icl"].get("day") for body in server.bodies] == [None, "2026-11-30"]
+
+
+def test_a_plan_checks_arguments_that_the_server_lists(server: Any, remote: Callable[..., Remote]) -> None:
+    model = remote(template={"enable_thinkin": False})
+    assert model.plan_notes[0].startswith("template: this endpoint does not say which arguments its chat template")
+    server.get_replies = {"/v1/strategies": icl_serve()["/v1/strategies"] | {"template": ["enable_thinking"]}}
+    with pytest.raises(ModelError, match=r"^model\.template: the chat template at .* does not read 'enable_thinkin'"):
+        _ = remote(template={"enable_thinkin": False}).plan_notes
+    assert remote(template={"enable_thinking": False}).plan_notes == remote().plan_notes == ()
 
 
 def test_a_thinking_budget_is_sent_to_icl_serve_and_its_answer_says_what_was_cut(
