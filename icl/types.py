@@ -202,6 +202,9 @@ class Turn:
 
 
 Where = Literal["all", "query", "demos"]
+EmptyBlocks = Literal["as_template", "everywhere", "nowhere"]
+"""Which answers of demonstrations and query follow an empty reasoning block: as the template has it, all, or none."""
+
 IMAGE_PLACEHOLDER = "<image>"
 """Placeholder of an image in `Prompt.text`."""
 
@@ -217,6 +220,7 @@ class Prompt:
         interventions: Edits of hidden states under which a model reads the prompt (`icl.models.interventions.steer`).
         answer_start: Text that follows the rendered prompt: what the chat template writes before an answer
             (`LogitModel.before_answer`).
+        empty_blocks: Which answers follow an empty reasoning block, if the chat template has one.
     """
 
     turns: tuple[Turn, ...]
@@ -224,6 +228,7 @@ class Prompt:
     paired_prompt: "Prompt | None" = field(default=None, compare=False, repr=False)
     interventions: "tuple[Intervention, ...]" = ()
     answer_start: str = ""
+    empty_blocks: EmptyBlocks = "as_template"
 
     def parts(self) -> Iterator[Part]:
         return (part for turn in self.turns for part in turn.parts)
@@ -262,6 +267,8 @@ class Prompt:
             content.append([one.digest for one in self.interventions])
         if self.answer_start:
             content.append(self.answer_start)
+        if self.empty_blocks != "as_template":
+            content.append(["empty blocks", self.empty_blocks])
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
     def map(self, change: Callable[[Part], Part | None]) -> "Prompt":

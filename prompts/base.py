@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Protocol, runtime_checkable
 
 from icl import ConfigError, Context, Part, Prompt, Turn, later_parameter, spans
+from icl.types import EmptyBlocks
 
 
 @runtime_checkable
@@ -53,9 +54,10 @@ class Composer(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class BaseComposer(ABC):
-    """Base class of composers, with the parameter `system`. A subclass writes the turns after the system turn."""
+    """Base class of composers, with parameters of its own. A subclass writes the turns after the system turn."""
 
     system: str | None = later_parameter(None)  # text of a system turn before all others
+    empty_blocks: EmptyBlocks = later_parameter("as_template")  # empty reasoning blocks before answers
 
     @abstractmethod
     def turns(self, context: Context) -> Sequence[Turn]:
@@ -68,4 +70,4 @@ class BaseComposer(ABC):
             if turns[0].role == "system":
                 raise ConfigError("system: the composer writes a system turn of its own. Remove one of the two.")
             turns = Turn("system", (Part(self.system, spans.SYSTEM),)), *turns
-        return Prompt(turns, context.key)
+        return Prompt(turns, context.key, empty_blocks=self.empty_blocks)

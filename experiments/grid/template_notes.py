@@ -29,7 +29,11 @@ def template_notes(grid: Grid) -> Iterator[tuple[Cell, str]]:
 def _notes(facts: "TemplateFacts", cells: list[Cell]) -> Iterator[str]:
     prompts = dict(_prompts(cells))
     all_pieces = [pieces for own in prompts.values() for pieces in own.values()]
-    yield from _answer_notes(facts, cells, has_turns=any(_roles(pieces) >= {"assistant"} for pieces in all_pieces))
+    yield from _answer_notes(
+        facts,
+        cells,
+        has_turns=any("assistant" in _roles(pieces) and "empty blocks" not in _roles(pieces) for pieces in all_pieces),
+    )
     if not facts.keeps_white_space and (losing := [label for label, own in prompts.items() if _trimmed(own) != own]):
         yield (
             "the chat template removes white space around images and at the ends of turns, so "
@@ -62,7 +66,10 @@ def _answer_notes(facts: "TemplateFacts", cells: list[Cell], has_turns: bool) ->
     if has_turns and not facts.accepts_turns:
         yield "the chat template takes no answers as turns. Use a composer of a single user turn, such as interleaved"
     elif has_turns and facts.demos_lack_block and facts.block is not None:
-        yield f"the query has a reasoning block ({facts.block.opening}) before its answer, and demonstrations have none"
+        yield (
+            f"the query has a reasoning block ({facts.block.opening}) before its answer, and demonstrations have none "
+            "(composer.empty_blocks: everywhere writes an empty one before all answers)"
+        )
 
 
 def _system_notes(facts: "TemplateFacts", has_system: bool) -> Iterator[str]:
@@ -115,7 +122,8 @@ def _never() -> Any:
 def _pieces(prompt: Prompt) -> Pieces:
     from icl.models.hf.conversations import merged
 
-    return tuple(
+    changed: Pieces = (("empty blocks", (prompt.empty_blocks,)),) if prompt.empty_blocks != "as_template" else ()
+    return changed + tuple(
         (turn.role, tuple(piece if isinstance(piece, str) else None for piece in merged(turn))) for turn in prompt.turns
     )
 

@@ -34,9 +34,14 @@ SLACK = 1e-3
 def messages(prompt: Prompt) -> list[dict[str, Any]]:
     """The prompt as chat messages. Neighboring texts are merged, because servers put a line break between two.
 
-    Raises ModelError if data contains a turn marker.
+    Raises ModelError if data contains a turn marker, or if the prompt sets `empty_blocks`.
     """
     check_markers(prompt, TURN_MARKERS, "the endpoint")
+    if prompt.empty_blocks != "as_template":
+        raise ModelError(
+            f"composer.empty_blocks: {prompt.empty_blocks}: an endpoint applies the chat template itself. Use the "
+            "model 'hf' or 'vllm', or remove it."
+        )
     return [{"role": turn.role, "content": _content(turn)} for turn in prompt.turns]
 
 

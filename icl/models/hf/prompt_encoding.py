@@ -202,7 +202,8 @@ def process_prompt(renderer: PromptRenderer, prompt: Prompt) -> dict[str, Any]:
         if takes_interleaved_images(renderer.processor):
             return dict(renderer.processor(text=[_interleaved(renderer, text, images)], return_tensors="pt"))
         has_slot_text = any(part.fills_image_slot for part in prompt.parts())
-        if has_slot_text or prompt.answer_start or not overrides_rendering(renderer.processor):
+        is_changed = prompt.answer_start or prompt.empty_blocks != "as_template"
+        if has_slot_text or is_changed or not overrides_rendering(renderer.processor):
             is_complete = text.startswith(renderer.tokenizer.bos_token or "\0")
             return dict(
                 renderer.processor(

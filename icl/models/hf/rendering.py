@@ -28,12 +28,12 @@ from icl.models.hf.conversations import (
     script,
 )
 from icl.models.hf.template_arguments import argument_names
-from icl.models.hf.template_facts import TemplateFacts, read_facts
+from icl.models.hf.template_facts import TemplateFacts, read_facts, with_empty_blocks
 from icl.models.hf.template_process import PROCESS, TemplateLimitError, TemplateRefusedError
 from icl.models.hf.template_worker import set_day
 from icl.models.hf.text_processor import TextProcessor
 from icl.text.reasoning_blocks import REASONING_MARKERS, ReasoningMarkers, opened_block, split_reasoning
-from icl.types import Part, Prompt, Turn
+from icl.types import EmptyBlocks, Part, Prompt, Turn
 
 CACHED_TEXTS = 4096
 """Number of rendered texts in the cache."""
@@ -101,9 +101,31 @@ class PromptRenderer:
 
         Cached, because a prompt is counted before it is opened, and its branches often have the same text.
         """
-        text = self._text(self._script(prompt))
+        turns = self._script(prompt)
+        text = self._text(turns)
+        if prompt.empty_blocks != "as_template":
+            text = self._with_blocks(prompt.empty_blocks, turns, text)
         check_markers(prompt, self.marks, self.name)
         return text + prompt.answer_start
+
+    def _with_blocks(self, mode: EmptyBlocks, turns: Script, text: str) -> str:
+        if not self.facts.empty_block:
+            raise ModelError(
+                f"{self.name}: composer.empty_blocks: {mode}: the chat template writes no empty reasoning block before "
+                "an answer. Remove it."
+            )
+        return with_empty_blocks(mode, text, self._answer_places(turns, text), self.facts)
+
+    def _answer_places(self, turns: Script, text: str) -> list[int]:
+        """Where the answers of demonstrations are in a rendered prompt."""
+        places, place = [], 0
+        for role, pieces in turns:
+            for number, piece in enumerate(pieces):
+                written = piece.strip() if isinstance(piece, str) else self.slot if piece is None else piece.text
+                place = text.find(written, place)
+                places += [place] if role == "assistant" and number == 0 else []
+                place += len(written)
+        return places
 
     def answer_start(self, prompt: Prompt, reasoning: str = "") -> str:
         """What the template writes between the prompt and an answer, without the blank before the answer's first word.
@@ -117,7 +139,7 @@ class PromptRenderer:
             prompt: The prompt.
             reasoning: What the reasoning block contains; nothing if it is empty.
         """
-        start = self._start(self._script(prompt))
+        start = self._start(self._script(prompt)) if prompt.empty_blocks == "as_template" else ""
         if not reasoning:
             return start
         block = self._block(prompt)

@@ -21,6 +21,7 @@ from icl.models.hf.conversations import Message, rendered_as_read
 from icl.parameter_files import cache_folder
 from icl.text.json_text import canonical_digest
 from icl.text.reasoning_blocks import REASONING_MARKERS, TAG_MARKERS, ReasoningMarkers, opened_block
+from icl.types import EmptyBlocks
 
 Render = Callable[[Sequence[Message], bool], str | None]
 """The rendered messages, up to the next answer if the second argument is true; None if the template refuses them."""
@@ -84,6 +85,15 @@ class TemplateFacts:
         return self.prompt_end + self.answer_start
 
     @property
+    def empty_block(self) -> str:
+        """The empty reasoning block that it writes before an answer of the query, '' if it writes none."""
+        query = self.query_start
+        if self.demos_lack_block and query.startswith(self.demo_start):
+            return query[len(self.demo_start) :]
+        markers = () if self.block is None else (self.block.opening, self.block.closing)
+        return query[min(places) :] if (places := [i for one in markers if (i := query.rfind(one)) >= 0]) else ""
+
+    @property
     def demos_lack_block(self) -> bool:
         """Whether the query has an empty reasoning block before its answer, and demonstrations have none."""
         return self.accepts_turns and len(self.query_start.strip()) > len(self.demo_start.strip())
@@ -98,6 +108,26 @@ class TemplateFacts:
         block = facts["block"]
         own = {"block": None if block is None else ReasoningMarkers(**block), "arguments": tuple(facts["arguments"])}
         return cls(**{**facts, **own})
+
+
+def with_empty_blocks(mode: EmptyBlocks, text: str, answers: Sequence[int], facts: TemplateFacts) -> str:
+    """A rendered prompt with an empty reasoning block before all answers, or before none.
+
+    Args:
+        mode: Which answers follow a block.
+        text: The prompt as the template writes it.
+        answers: The places of the answers of demonstrations.
+        facts: What the template does; it has an empty block.
+    """
+    block, whole = facts.empty_block, text + facts.answer_start
+    if mode == "nowhere":
+        text = whole.removesuffix(block)
+    elif mode == "everywhere":
+        text = whole
+    for place in sorted(answers, reverse=True):
+        before = text[:place].removesuffix(block) if mode != "as_template" else text[:place]
+        text = before + (block if mode == "everywhere" else "") + text[place:]
+    return text
 
 
 def kept_facts(identity: Any, read: Callable[[], TemplateFacts]) -> TemplateFacts:

@@ -54,6 +54,7 @@ SYSTEM = {"name": "chat", "system": "Be short."}
         ("block opened in prompts alone", ["interleaved"], {"max_thinking_tokens": 9, "answer_mode": "options"}, []),
         ("closed block in prompts alone", ["chat"], {}, ["the query has a reasoning block (<think>)"]),
         ("closed block in prompts alone", ["interleaved"], {}, []),
+        ("closed block in prompts alone", [{"name": "chat", "empty_blocks": "everywhere"}], {}, []),
         ("trimmed texts", ["chat"], {}, []),
         ("trimmed texts", ["interleaved"], {}, ["the chat template removes white space around images"]),
         (

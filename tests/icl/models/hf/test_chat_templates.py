@@ -87,6 +87,20 @@ def test_prompts_and_facts_of_a_published_template_are_those_of_the_table(name: 
     assert json.loads(json.dumps(entry(name))) == json.loads(TABLE.read_text(encoding="utf-8"))[name]
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_empty_blocks_of_a_published_template_are_before_all_answers_or_before_none(name: str) -> None:
+    published_text(name)
+    own = published(name)
+    if not (block := own.facts.empty_block):
+        return
+    everywhere = own.text(Prompt(DEMOS, empty_blocks="everywhere")).partition(QUESTION)[2]
+    assert everywhere.count(block) == 3
+    assert everywhere.endswith(block)
+    nowhere = own.text(Prompt(DEMOS, empty_blocks="nowhere")).partition(QUESTION)[2]
+    assert block not in nowhere
+    assert everywhere.replace(block, "") == nowhere
+
+
 def write_table() -> None:
     """Writes the table of the published templates that are here."""
     table = {name: entry(name) for name in NAMES}

@@ -189,6 +189,42 @@ def test_a_refused_prompt_says_what_to_do(name: str, turns: tuple[Turn, ...], se
     assert "images" not in str(caught.value) or "texts only" in sentence
 
 
+BLOCKS = {
+    "block opened in prompts alone": "<think>\n\n</think>\n\n",
+    "empty block in every answer": "<think>\n\n</think>\n\n",
+    "empty block in answers, none in prompts": "<think></think>\n",
+    "closed block in prompts alone": "<think>\n\n</think>\n\n",
+    "markers that are in no list": "<|open|>muse<|sep|><|close|>muse<|sep|>",
+}
+
+
+def starts(text: str) -> list[str]:
+    """What a prompt has after each question, up to the answer."""
+    return [part.partition("red")[0] for part in text.split("Which?")[1:]]
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+def test_demonstrations_and_query_have_the_same_empty_block_or_none(name: str) -> None:
+    own, block = renderer(SHAPES[name][0]), BLOCKS[name]
+    header = own.facts.query_start.removesuffix(block)
+    assert own.facts.empty_block == block
+    turns = (*DEMOS[:2], *DEMOS)
+    everywhere = Prompt(turns, empty_blocks="everywhere")
+    assert starts(own.text(everywhere)) == [header + block] * 3
+    assert own.answer_start(everywhere) == ""
+    assert starts(own.text(Prompt(turns, empty_blocks="nowhere"))) == [header] * 3
+    assert block not in own.text(Prompt(turns, empty_blocks="nowhere"))
+    plain = own.text(Prompt(turns))
+    assert own.text(Prompt((turn("user", image(1), "Which?"),), empty_blocks="everywhere")).endswith(header + block)
+    assert Prompt(turns).digest != everywhere.digest
+    assert starts(plain)[0] == own.facts.demo_start
+
+
+def test_empty_blocks_of_a_template_without_any_are_an_error() -> None:
+    with pytest.raises(ModelError, match="empty_blocks: nowhere: the chat template writes no empty reasoning block"):
+        renderer(SHAPES["recipients"][0]).text(Prompt(DEMOS, empty_blocks="nowhere"))
+
+
 def test_only_the_turns_of_roles_whose_lists_are_printed_become_strings() -> None:
     lists_in_user_turns = SHAPES["lists printed"][0].replace("c.text", "c['text'].upper()")
     assert renderer(lists_in_user_turns).text(Prompt((SYSTEM, turn("user", "a"), turn("assistant", "b")))) == (
