@@ -33,7 +33,8 @@ def hub_problem(error: BaseException, name: str, revision: str | None = None, ki
     if answer is not None:
         return _answer_problem(answer, what, page, revision)
     at, of_revision = (f" --revision {revision}", f" at revision '{revision}'") if revision else ("", "")
-    download = f"Download it once with a connection: `hf download {name}{at}`."
+    of_kind = " --repo-type dataset" if kind == "data set" else ""
+    download = f"Download it once with a connection: `hf download {name}{of_kind}{at}`."
     broken = next((one for one in chain if isinstance(one, httpx2.TransportError) or MISMATCH in str(one)), None)
     says = ""
     if any(isinstance(one, errors.IncompleteSnapshotError) for one in chain):
@@ -90,7 +91,7 @@ def _answer_problem(error: "HfHubHTTPError", what: str, page: str, revision: str
         again = "later" if seconds is None else f"in {seconds} seconds"
         return f"the hub does not give the {what}, because of too many requests (429). Try again {again}."
     reasons = {
-        401: f"the hub does not accept your token for the {what}. Check HF_TOKEN, or {login}.",
+        401: f"the hub does not accept your token for the {what}. Correct HF_TOKEN, or log in again (`hf auth login`).",
         403: f"your token may not read the {what}. Give it the right to read gated and private repositories.",
     }
     if status >= 500:

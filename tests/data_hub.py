@@ -34,13 +34,20 @@ def parquet_bytes(rows: list[dict[str, Any]], images: tuple[str, ...] = ("image"
 
 
 class DataHub(ThreadingHTTPServer):
-    """The server. commits: name of a repository -> its commits; refs: name -> branch or tag -> commit."""
+    """The server.
+
+    Attributes:
+        commits: Name of a repository -> its commits.
+        refs: Name of a repository -> branch or tag -> commit.
+        faults: Part of an address -> the status and headers of its answers.
+    """
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.commits: dict[str, dict[str, Files]] = {}
         self.refs: dict[str, dict[str, str]] = {}
         self.requests: list[str] = []
+        self.faults: dict[str, tuple[int, Mapping[str, str]]] = {}
 
     @property
     def url(self) -> str:
@@ -69,6 +76,9 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self, body: bytes = b"") -> None:
         path = self.path.split("?")[0].replace("%2F", "/")
         self.server.requests.append(path)
+        for part, (status, headers) in self.server.faults.items():
+            if part in path:
+                return self._send(status, {"error": "a fault"}, headers)
         match = _REPOSITORY.match(path)
         if match is None or match[1] not in self.server.commits:
             return self._send(404, {"error": "Repository not found"}, {"X-Error-Code": "RepoNotFound"})

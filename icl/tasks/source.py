@@ -29,6 +29,7 @@ from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 from icl.errors import DataError, did_you_mean
+from icl.hub_errors import hub_problem
 from icl.loading import search_candidates
 from icl.quiet_progress import SMALL_SOURCE_BYTES, hide_datasets_progress
 
@@ -141,6 +142,7 @@ def open_source(
         DataError: It cannot be opened. The message lists the splits if there is no such split.
     """
     from datasets.exceptions import DatasetsError
+    from httpx2 import HTTPError
 
     places, former = search_candidates(path, folders), str(former_id(path))
     here = next((place for place in (*places, *search_candidates(former, folders)) if os.path.exists(place)), places[0])
@@ -165,10 +167,13 @@ def open_source(
         ValueError,
         RuntimeError,
         StopIteration,
+        HTTPError,
     ) as error:
         kind = "" if here.exists() else " (there is no such file or folder, so it was taken for a data set of the hub)"
         kind += f", revision '{revision}'" if revision else ""
-        raise DataError(f"data set {path}{kind}, split '{name}': {_first_line(error)}") from error
+        is_answer = isinstance(error, OSError | HTTPError) and not isinstance(error, ConnectionError)
+        problem = hub_problem(error, path, revision, "data set") if is_answer and not here.exists() else ""
+        raise DataError(f"data set {path}{kind}, split '{name}': {problem or _first_line(error)}") from error
     folder = (here if here.is_dir() else here.parent).resolve() if here.exists() else None
     rows = _split_of(data, path, name) if file is None else _rows_of_split(data, file, split)
     source = DataSource(encoded(rows), f"{path}[{name}]", folder, allow_outside, commit, note)
@@ -231,7 +236,7 @@ def _load(path: str, config: str | None, split: str, revision: str | None) -> An
 def _resolved(path: str, revision: str) -> str:
     """The commit of a branch or a tag; a whole commit id is its own."""
     import datasets
-    import httpx
+    import httpx2
     from huggingface_hub import HfApi
     from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 
@@ -243,7 +248,7 @@ def _resolved(path: str, revision: str) -> str:
         raise ValueError(f"{path} has no branch, tag or commit '{revision}' (any more). Correct `revision`.") from error
     except RepositoryNotFoundError as error:
         raise datasets.exceptions.DatasetNotFoundError(f"Dataset '{path}' doesn't exist on the Hub.") from error
-    except (ConnectionError, httpx.TransportError) as error:
+    except (ConnectionError, httpx2.TransportError) as error:
         raise ConnectionError(
             f"the commit of revision '{revision}' cannot be asked for without a network. Give the whole commit id."
         ) from error

@@ -83,7 +83,7 @@ CASES = (
          settings={"path": "me/none"}),
     Case("no such id, with a token", r"the hub has no model 'me/none', or it may not be read with your token\.",
          settings={"path": "me/none"}, token="hf_other"),
-    Case("a wrong token", r"the hub does not accept your token for the model 'me/model'\. Check HF_", token="hf_x"),
+    Case("a wrong token", r"the hub does not accept your token for the model 'me/model'\. Correct HF_", token="hf_x"),
     Case("gated, without a token", r"'me/model' is gated\. Accept its conditions on http://.*/me/model and log in \(",
          is_gated=True),
     Case("gated, with another's token", r"'me/model' is gated\. .*/me/model with the account of your token\.",

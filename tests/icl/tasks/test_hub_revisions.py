@@ -104,6 +104,39 @@ def test_a_revision_that_is_gone_is_an_error_although_the_cache_has_another_one(
         _ = pope(revision=revision).queries
 
 
+BUSY = r"because of too many requests \(429\)\. Try again"
+BAD_TOKEN = {"X-Error-Message": "Invalid credentials in Authorization header"}
+
+
+@pytest.mark.parametrize(
+    ("part", "answer", "revision", "says"),
+    [
+        ("/datasets/", (429, {"Retry-After": "9"}), None, rf"{BUSY} in 9 seconds"),
+        ("/datasets/", (429, {}), "v1", rf"{BUSY} later"),
+        ("/datasets/", (503, {}), "v1", r"the hub http\S+ has an error of its own \(503\) at the data set"),
+        (".parquet", (500, {}), None, r"the hub http\S+ has an error of its own \(500\) at the data set"),
+        ("/api/datasets/", (401, BAD_TOKEN), "v1", "the hub does not accept your token for the data set"),
+        ("/resolve/", (401, {"X-Error-Code": "GatedRepo"}), None, "is a gated dataset on the Hub"),
+    ],
+)
+def test_what_a_hub_answers_is_a_sentence(
+    part: str, answer: Any, revision: str | None, says: str, hub: DataHub
+) -> None:
+    hub.push("me/data", pope_files(), "v1")
+    hub.faults[part] = answer
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("time.sleep", lambda seconds: None)
+        with pytest.raises(DataError, match=f"data set me/data .*{says}"):
+            _ = pope(path="me/data", revision=revision).queries
+
+
+def test_a_hub_that_cannot_be_reached_is_a_sentence(hub: DataHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    for target in ("datasets.config.HF_ENDPOINT", "huggingface_hub.constants.ENDPOINT"):
+        monkeypatch.setattr(target, "http://127.0.0.1:9")
+    with pytest.raises(DataError, match="the commit of revision 'v1' cannot be asked for without a network"):
+        _ = pope(path="me/data", revision="v1").queries
+
+
 def test_without_a_network_a_whole_commit_is_read_from_the_cache_and_a_branch_is_refused(
     hub: DataHub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
