@@ -67,8 +67,11 @@ def keep_demonstrations(prompt: Prompt, keep: Collection[int]) -> Prompt:
     # text before the demonstrations moves to the turn of the first part that remains
     old_turn, new_turn = pieces[first][0], remaining[0][0]
     remaining = [(new_turn if t == old_turn else t, part) for t, part in pieces[:first]] + remaining
-    turns = (Turn(turn.role, tuple(p for t, p in remaining if t == i)) for i, turn in enumerate(prompt.turns))
-    return replace(prompt, turns=tuple(turn for turn in turns if turn.parts))
+    parts: dict[int, list[Part]] = {}
+    for t, part in remaining:
+        parts.setdefault(t, []).append(part)
+    turns = (Turn(turn.role, tuple(parts[i])) for i, turn in enumerate(prompt.turns) if i in parts)
+    return replace(prompt, turns=tuple(turns))
 
 
 def demonstration_windows(prompt: Prompt, count: int) -> tuple[Prompt, ...]:

@@ -7,6 +7,7 @@ The text before the dot is the owner of the part: `query`, or a demonstration by
 
 import re
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 
 SYSTEM = "system"
 """The name of the text of a composer's system turn."""
@@ -76,6 +77,7 @@ def owner_of(name: str) -> str:
     return name.split(".", maxsplit=1)[0]
 
 
+@lru_cache(maxsize=4096)
 def demo_index(name: str) -> int | None:
     """The index of the demonstration that a part belongs to, or None."""
     match = _PLACE.match(name)

@@ -3,6 +3,7 @@
 import re
 import shlex
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import click
@@ -84,6 +85,11 @@ def test_all_python_compiles(text: str) -> None:
     compile(text, "block", "exec")
 
 
+@cache
+def parsed_command(name: str) -> click.Command:
+    return typer.main.get_command(parser_of(name, "", lambda function: function))
+
+
 @pytest.mark.parametrize("page", PAGES, ids=page_name)
 def test_every_command_exists_and_takes_its_arguments(page: Path) -> None:
     for words in [*block_commands(page), *inline_commands(page)]:
@@ -92,7 +98,7 @@ def test_every_command_exists_and_takes_its_arguments(page: Path) -> None:
         if not arguments:
             continue
         try:
-            command = typer.main.get_command(parser_of(name, "", lambda function: function))
+            command = parsed_command(name)
             if hasattr(command, "resolve_command"):
                 name, command, arguments = command.resolve_command(click.Context(command), arguments)
             if arguments:

@@ -2,6 +2,7 @@
 
 import ast
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -44,8 +45,10 @@ print("all imported")
 
 @cache
 def sources() -> tuple[tuple[str, ast.Module], ...]:
+    """The modules in which the text has a name of `os` or `signal`, or a `kill`."""
     paths = [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
-    return tuple((str(path.relative_to(ROOT)), ast.parse(path.read_text(encoding="utf-8"))) for path in paths)
+    texts = {str(path.relative_to(ROOT)): path.read_text(encoding="utf-8") for path in paths}
+    return tuple((name, ast.parse(text)) for name, text in texts.items() if re.search(r"\b(os|signal|kill)\b", text))
 
 
 def attributes(tree: ast.Module, module: str) -> Iterator[ast.Attribute]:

@@ -13,6 +13,8 @@ from PIL import Image as PILImage
 
 from experiments.config.keys import AXES
 from experiments.results.loaded_run import Run, load_run
+from experiments.results.run_view import RunView
+from experiments.results.view_run import view_run
 from experiments.store.store import SampleWriter, Store
 from icl.images import Image
 from icl.types import Sample
@@ -82,6 +84,20 @@ def write_run(
 def writer() -> Callable[..., Run]:
     """`writer(folder, queries=8)`: for fixtures that outlive a test."""
     return write_run
+
+
+@pytest.fixture(scope="session")
+def viewed(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., RunView]:
+    """`viewed(queries=8)`: the view of a synthetic run, computed once for all tests, which must leave it as it is."""
+    views: dict[str, RunView] = {}
+
+    def get(**how: Any) -> RunView:
+        key = repr(sorted(how.items()))
+        if key not in views:
+            views[key] = view_run(write_run(tmp_path_factory.mktemp("viewed") / "run", **how))
+        return views[key]
+
+    return get
 
 
 @pytest.fixture

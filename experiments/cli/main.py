@@ -14,7 +14,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from functools import wraps
+from functools import cache, wraps
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +118,7 @@ def _print_trace(sentence: str, trace: str) -> None:
     print(strip_control_characters(trace), file=sys.stderr)
 
 
+@cache
 def commands() -> dict[str, str]:
     """The name and the summary of every command, read without importing it."""
     summaries = {}

@@ -231,7 +231,8 @@ def paired_proportions_test(sums: Floats, sizes: Floats, level: float = 0.95) ->
     z = normal_quantile(0.5 + level / 2)
     share_low, share_high = _discordance(sums, sizes, level, z * np.sin(phi))
     tails = ndtr(-z * np.cos(phi))
-    low, high = _Direction(sums, p <= 1 - level).bounds(tails), _Direction(-sums, p <= 1 - level).bounds(tails)
+    signs = np.sort(sums[sums != 0])
+    low, high = (_eta_bounds(one.tobytes(), p <= 1 - level, tails.tobytes()) for one in (signs, -signs[::-1]))
     return TwoSidedTest(
         p,
         float(np.minimum(low * share_low, low * share_high).min()),
@@ -248,6 +249,12 @@ def _discordance(sums: Floats, sizes: Floats, level: float, z: Floats) -> tuple[
     variance = mean_variance(discordant, sizes, share * (1 - share))
     size = share * (1 - share) / variance if variance else float(len(sums))
     return wilson_bounds(share, size * (1.0 if len(sums) == n else few_clusters_factor(sizes, level)), z)
+
+
+@lru_cache(maxsize=4096)
+def _eta_bounds(sums: bytes, is_significant: bool, tails: bytes) -> Floats:
+    """`_Direction.bounds` of sorted sums without zeros. The pages of a report ask for many of them several times."""
+    return _Direction(np.frombuffer(sums), is_significant).bounds(np.frombuffer(tails))
 
 
 class _Direction:

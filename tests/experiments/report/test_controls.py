@@ -19,8 +19,8 @@ def printed(section, width):
 
 
 @pytest.mark.parametrize("width", [60, 80, 120, 200])
-def test_every_column_is_shown_at_any_width(written, width):
-    text = printed(controls_section(view_run(written(queries=12, traced=True))), width)
+def test_every_column_is_shown_at_any_width(viewed, width):
+    text = printed(controls_section(viewed(queries=12, traced=True)), width)
     assert max(map(len, text.splitlines())) <= width
     rows = [line.split()[0] for line in text.splitlines() if line.startswith(("greedy", "vcd ", "· mask_only"))]
     assert rows == ["greedy", "vcd", "·"] * (len(rows) // 3)
@@ -30,8 +30,8 @@ def test_every_column_is_shown_at_any_width(written, width):
     assert "p after Holm over 4 comparisons" in " ".join(text.split())
 
 
-def test_a_strategy_has_the_number_of_controls_that_it_beats(written):
-    view = view_run(written(queries=12, traced=True))
+def test_a_strategy_has_the_number_of_controls_that_it_beats(viewed):
+    view = viewed(queries=12, traced=True)
     section = controls_section(view)
     judged = [row for row in view.effects if row.judgment]
     assert [one.claim for one in section.sentences] == [f"{r.subject}, vcd: {r.judgment.words}." for r in judged]
@@ -41,19 +41,18 @@ def test_a_strategy_has_the_number_of_controls_that_it_beats(written):
     assert "the closest, mask_only(vcd): " in next(control_sentences(view)).numbers
 
 
-def test_the_family_is_that_of_the_sentences(written):
-    view = view_run(written(queries=12))
+def test_the_family_is_that_of_the_sentences(viewed):
+    view = viewed(queries=12)
     sentences = [one.numbers for one in view.findings if one.topic == "Decoding"]
     assert sentences
     assert all("(Holm over 4" in numbers for numbers in sentences)
     assert {row.judgment.family for row in view.effects if row.judgment} == {4}
 
 
-def test_the_page_has_the_table_with_its_transitions(written):
-    run = written(queries=12, traced=True)
-    text = write_report(run).report.read_text()
+def test_the_page_has_the_table_with_its_transitions(viewed, written):
+    view = viewed(queries=12, traced=True)
+    text = write_report(view).report.read_text()
     assert '<section id="controls"' in text
-    view = view_run(run)
     row = next(row for row in view.effects if row.decoding == "vcd")
     assert row.judgment.words in text
     table = controls_section(view).tables[0]
@@ -77,9 +76,9 @@ def test_an_arm_that_lacks_settings_has_the_reference_of_its_settings(written):
     assert labels == [["greedy", "vcd †", "· mask_only"]] * 2
 
 
-def test_the_csv_has_numbers(written):
-    run = written(queries=12, traced=True)
-    files = write_report(run)
+def test_the_csv_has_numbers(viewed):
+    view = viewed(queries=12, traced=True)
+    files = write_report(view)
     table = pd.read_csv(next(path for path in files.tables if path.name == "controls.csv"))
     assert list(table["decoding"][:3]) == ["greedy", "vcd", "mask_only(vcd)"]
     assert list(table["of"][:3].fillna("")) == ["", "", "vcd"]
@@ -87,11 +86,11 @@ def test_the_csv_has_numbers(written):
     assert moved[1] == table["samples"][1]
     assert table["plausible_tokens"][1] == 1.5
     assert table["length"][1] == 2.0
-    assert controls_frame(view_run(run))["lenient"][0] == pytest.approx(table["lenient"][0])
+    assert controls_frame(view)["lenient"][0] == pytest.approx(table["lenient"][0])
 
 
-def test_colors_are_counted_and_the_two_that_moved_most_are_named(written):
-    frame = controls_section(view_run(written(queries=12))).frame
+def test_colors_are_counted_and_the_two_that_moved_most_are_named(viewed):
+    frame = controls_section(viewed(queries=12)).frame
     assert all(cell.count("(") == 2 for cell in frame["answers"][1:3])
 
 

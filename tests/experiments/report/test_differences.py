@@ -63,16 +63,16 @@ def test_page_csv_and_terminal_print_one_interval_that_agrees_with_the_corrected
 
 
 @pytest.mark.parametrize("correct", ["holm", "none"])
-def test_a_correction_is_named_even_if_it_changes_no_p(written, correct):
-    view = view_run(written(queries=4))
+def test_a_correction_is_named_even_if_it_changes_no_p(viewed, correct):
+    view = viewed(queries=4)
     table = compare(view.scores, view.to, view.metric, correct=correct, axes=view.axes)
     table[["p", "p_corrected"]] = 1.0
     text = " ".join(printed(differences_section(view, table), 200).split())
     assert (f"Holm over {len(table)} comparisons" in text) == (correct == "holm")
 
 
-def test_the_reference_is_the_one_that_was_asked_for(written):
-    view = view_run(written(queries=4))
+def test_the_reference_is_the_one_that_was_asked_for(viewed):
+    view = viewed(queries=4)
     table = compare(view.scores, {"baseline": "vote"}, view.metric, axes=view.axes)
     section = differences_section(view, table)
     assert "against vote" in section.title
@@ -101,8 +101,8 @@ def test_where_neither_way_is_good_nothing_is_lost_or_won(written):
     assert not {"R→W", "W→R"} & set(heads)
 
 
-def test_controls_come_only_when_asked_for_and_are_in_the_family(written):
-    section = differences_section(view_run(written(queries=6)))
+def test_controls_come_only_when_asked_for_and_are_in_the_family(viewed):
+    section = differences_section(viewed(queries=6))
     family = int(section.frame["family"].max())
     assert set(section.visible["decoding"]) == {"vcd"}
     assert family == len(section.frame) > len(section.visible)

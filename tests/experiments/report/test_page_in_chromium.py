@@ -49,14 +49,28 @@ def browser(tmp_path_factory):
     opened.quit()
 
 
+@pytest.fixture(scope="module")
+def report(writer, tmp_path_factory):
+    """`report(queries=6)`: the page of a written run. Pages of equal runs are written once."""
+    pages = {}
+
+    def write(**how):
+        key = repr(sorted(how.items()))
+        if key not in pages:
+            pages[key] = write_report(writer(tmp_path_factory.mktemp("page"), **how)).report
+        return pages[key]
+
+    return write
+
+
 @pytest.fixture
-def page(browser, written):
-    """`page(queries=6)`: a written report, opened. Gives the browser."""
+def page(browser, report):
+    """`page(queries=6)`: the report of a written run, opened. Gives the browser."""
 
     def show(**how):
         browser.get_log("browser")
         browser.get_log("performance")
-        browser.get(write_report(written(**how)).report.as_uri())
+        browser.get(report(**how).as_uri())
         return browser
 
     return show
@@ -135,7 +149,7 @@ def test_a_sample_shows_its_demonstrations_prompt_and_the_other_arms(page):
 def test_arrow_keys_walk_through_the_samples(page):
     from selenium.webdriver.common.keys import Keys
 
-    opened = page(queries=4)
+    opened = page(queries=6)
     first, second = opened.find_elements("css selector", "#list button")[:2]
     first.send_keys(Keys.ARROW_DOWN)
     assert second.get_attribute("aria-current") == "true"
@@ -164,7 +178,7 @@ def test_a_script_that_got_into_the_page_would_not_run(browser, written):
 
 
 def test_the_page_fits_a_phone_and_has_both_color_schemes(page):
-    opened = page(queries=4)
+    opened = page(queries=6)
     try:
         metrics = {"width": 390, "height": 800, "deviceScaleFactor": 1, "mobile": True}
         opened.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
@@ -203,7 +217,7 @@ def test_an_answer_is_displayed_token_by_token_with_the_tokens_of_each_branch(pa
 
 
 def test_a_run_without_steps_draws_none(page):
-    assert page(queries=3).find_elements("css selector", ".strip") == []
+    assert page(queries=6).find_elements("css selector", ".strip") == []
 
 
 def test_no_table_is_wider_than_a_page_of_1280_pixels(page):
@@ -297,16 +311,16 @@ def test_a_mark_shows_its_numbers_and_the_figure_has_the_colors_of_the_page(page
 
 
 def test_folded_sections_are_open_on_paper(page):
-    opened = page(queries=4)
+    opened = page(queries=6)
     folded = "return [...document.querySelectorAll('section:not(#record) details')].filter(one => !one.open).length"
     assert opened.execute_script(folded) > 3
     opened.execute_script("window.dispatchEvent(new Event('beforeprint'))")
     assert opened.execute_script(folded) == 0
 
 
-def test_a_page_of_100000_samples_opens_in_a_second_and_filters_in_a_tenth(browser, written, tmp_path):
+def test_a_page_of_100000_samples_opens_in_a_second_and_filters_in_a_tenth(browser, report, tmp_path):
     """The samples of a small page, repeated. The fastest of some filters and of some openings is measured."""
-    text = write_report(written(queries=4)).report.read_text(encoding="utf-8")
+    text = report(queries=6).read_text(encoding="utf-8")
     head, rest = text.split('id="data">')
     content, tail = rest.split("</script>", 1)
     data = json.loads(content)

@@ -44,8 +44,8 @@ def stored(view):
     return view.path / "tables"
 
 
-def test_rows_are_arms_and_columns_are_shots(written):
-    section = scores_section(view_run(written(queries=6))).select(controls=True)
+def test_rows_are_arms_and_columns_are_shots(viewed):
+    section = scores_section(viewed(queries=6)).select(controls=True)
     assert [table.title for table in section.tables] == ["shapes", "binding, 2-way"]
     assert [head.text for head in section.tables[0].heads] == ["retriever", "decoding", "0 shots", "2 shots", "4 shots"]
     assert list(rows_of(section)) == [
@@ -56,16 +56,16 @@ def test_rows_are_arms_and_columns_are_shots(written):
     assert "n = 6 queries × 2 seeds" in section.notes[0]
 
 
-def test_controls_are_in_no_table_and_figure_unless_asked_for(written):
-    section = scores_section(view_run(written(queries=6)))
+def test_controls_are_in_no_table_and_figure_unless_asked_for(viewed):
+    section = scores_section(viewed(queries=6))
     assert [name for _, name in rows_of(section)] == ["greedy", "vcd", "vote"] * 2
     assert not any("mask_only" in name for name in section.figure.lines)
     assert "1 control of strategies is not shown." in section.notes
     assert any("mask_only" in name for name in section.select(controls=True).figure.lines)
 
 
-def test_every_row_shows_the_shared_arm_at_zero_shots(written):
-    rows = rows_of(scores_section(view_run(written(queries=6))))
+def test_every_row_shows_the_shared_arm_at_zero_shots(viewed, written):
+    rows = rows_of(scores_section(viewed(queries=6)))
     assert rows["random", "vcd"]["0 shots"] == rows["knn", "vcd"]["0 shots"]
     assert rows["random", "vcd"]["4 shots"] != rows["knn", "vcd"]["4 shots"]
     alone = scores_section(view_run(written("alone", queries=6, retrievers=("knn",))))
@@ -143,8 +143,8 @@ def test_a_run_whose_comparisons_are_those_of_looks_has_no_bold(view):
     assert growing.sequential_note in of_looks.notes
 
 
-def test_flat_frames_hold_every_arm_and_every_comparison(written):
-    view = view_run(written(queries=4))
+def test_flat_frames_hold_every_arm_and_every_comparison(viewed):
+    view = viewed(queries=4)
     frame = scores_section(view).frame
     assert int((~frame["vote"].eq(True)).sum()) == 2 * (3 + 2 * 2 * 3)
     assert len(difference_frame(view)) == 2 * (2 + 2 * 2 * 2)

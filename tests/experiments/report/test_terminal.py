@@ -9,6 +9,7 @@ from rich.console import Console
 from experiments.report.page import find_section
 from experiments.report.sections.headline import findings_section, headline
 from experiments.report.terminal import print_summary
+from experiments.results.loaded_run import load_run
 from experiments.results.view_run import view_run
 from experiments.stats.findings import Finding
 
@@ -20,8 +21,8 @@ def printed(run, width):
 
 
 @pytest.mark.parametrize("width", [80, 100, 120])
-def test_everything_fits_the_width_and_every_label_is_there(written, width):
-    text = printed(written(queries=8, shots=(0, 2, 4, 8)), width)
+def test_everything_fits_the_width_and_every_label_is_there(viewed, width):
+    text = printed(viewed(queries=8, shots=(0, 2, 4, 8)), width)
     lines = text.split("report  ")[0].splitlines()
     assert max(map(len, lines)) <= width
     assert "…" not in text
@@ -29,8 +30,8 @@ def test_everything_fits_the_width_and_every_label_is_there(written, width):
     assert {"greedy", "vcd", "vote", "random", "knn", "shapes"} <= words
 
 
-def test_the_table_has_a_row_an_arm_and_the_vote(written):
-    lines = printed(written(queries=8), 100).splitlines()
+def test_the_table_has_a_row_an_arm_and_the_vote(viewed):
+    lines = printed(viewed(queries=8), 100).splitlines()
     head = next(i for i, line in enumerate(lines) if line.startswith("retriever"))
     assert lines[head].split() == ["retriever", "decoding", "0", "shots", "2", "shots", "4", "shots"]
     firsts = [line.split()[0] for line in lines[head + 1 : head + 7]]
@@ -38,16 +39,16 @@ def test_the_table_has_a_row_an_arm_and_the_vote(written):
     assert lines[head + 3].split()[1] == "–"  # the vote needs demonstrations
 
 
-def test_numbers_are_those_of_the_samples(written):
-    run = written(queries=8)
-    frame = run.samples()
+def test_numbers_are_those_of_the_samples(viewed):
+    view = viewed(queries=8)
+    frame = load_run(view.path).samples()
     own = frame[(frame["task"] == "shapes") & (frame["shots"] == 0) & (frame["decoding"] == "greedy")]
-    row = next(line for line in printed(run, 100).splitlines() if line.startswith("random") and "greedy" in line)
+    row = next(line for line in printed(view, 100).splitlines() if line.startswith("random") and "greedy" in line)
     assert row.split()[2] == f"{own['lenient'].mean():.3f}".lstrip("0")
 
 
 def test_the_answer_stands_first_and_the_reports_path_at_the_end(written):
-    run = written(queries=8)
+    run = view_run(written(queries=8))
     text = printed(run, 100)
     assert text.startswith("Do demonstrations, their retrieval and vcd help tiny on shapes and binding, 2-way?")
     order = [

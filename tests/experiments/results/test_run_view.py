@@ -9,16 +9,16 @@ from experiments.running.run import run
 from icl.errors import ConfigError, StoreError
 
 
-def test_a_view_reads_axes_scores_and_reference_from_the_run(written):
-    view = view_run(written(queries=3))
+def test_a_view_reads_axes_scores_and_reference_from_the_run(viewed):
+    view = viewed(queries=3)
     assert view.row_axes == ("retriever", "decoding")
     assert (view.metric, view.to, view.correct) == ("lenient", {"decoding": "greedy"}, "holm")
     assert (view.metrics, view.baselines) == (("lenient", "strict"), ("vote",))
     assert view.fixed["model"] == "tiny"
 
 
-def test_controls_are_known_by_what_they_wrap(written):
-    assert view_run(written(queries=3)).controls == {"vcd": ("mask_only(vcd)",)}
+def test_controls_are_known_by_what_they_wrap(viewed):
+    assert viewed(queries=3).controls == {"vcd": ("mask_only(vcd)",)}
 
 
 def test_a_control_of_other_parameters_or_another_sampler_is_not_its_own(written):
@@ -72,8 +72,8 @@ def test_failed_samples_are_counted(written):
     assert view.failed == 2 * (3 + 2 * 2 * 3)
 
 
-def test_a_score_is_called_an_accuracy_where_it_is_one_and_says_which_way_is_good(written):
-    view = view_run(written(queries=3))
+def test_a_score_is_called_an_accuracy_where_it_is_one_and_says_which_way_is_good(viewed, written):
+    view = viewed(queries=3)
     assert (view.better, view.measure) == ("higher", "lenient accuracy")
     for name, better, measure in (
         ("chair_s", "lower", "chair_s (lower is better)"),

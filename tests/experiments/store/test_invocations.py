@@ -26,6 +26,11 @@ from icl.types import Sample
 Mapping = Callable[..., dict[str, Any]]
 
 
+@pytest.fixture(autouse=True)
+def environment_once() -> None:
+    """Each line has the environment of its time."""
+
+
 @pytest.fixture
 def fast_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("experiments.store.invocations.collect_environment", dict)
