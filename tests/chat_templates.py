@@ -1,23 +1,19 @@
 """Published chat templates, and a renderer of a chat template without its checkpoint."""
 
 import importlib.util
-import json
-import os
 import re
 from datetime import date
 from functools import cache
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import pytest
+from published_templates import SHARED as PUBLISHED
+from published_templates import published_template as published_text
+from published_templates import published_texts
 from random_models.common import tokenizer
 from transformers import ProcessorMixin
 
 from icl.models.hf.rendering import PromptRenderer
-
-PUBLISHED = Path(os.environ.get("PUBLISHED_TEMPLATES", Path(__file__).parents[2] / "shared" / "templates"))
-"""Published chat templates, one folder each, and golden texts of conversations. Tests of them are skipped without."""
 
 NAMES = sorted(path.parent.name for path in PUBLISHED.glob("*/chat_template.jinja")) or ["chat_template"]
 
@@ -63,13 +59,6 @@ def with_byte_tokens(own: PromptRenderer) -> PromptRenderer:
     return PromptRenderer(Processor(own.template, own.slot, words), own.name)
 
 
-def published_text(name: str) -> str:
-    path = PUBLISHED / name / "chat_template.jinja"
-    if not path.exists():
-        pytest.skip(f"{path} is missing; PUBLISHED_TEMPLATES names a folder of chat templates")
-    return path.read_text(encoding="utf-8")
-
-
 def published(name: str) -> PromptRenderer:
     """The renderer of a published template, with the special tokens that its golden texts have."""
     template = published_text(name)
@@ -78,8 +67,7 @@ def published(name: str) -> PromptRenderer:
 
 @cache
 def goldens() -> dict[str, dict[str, Any]]:
-    texts: dict[str, dict[str, Any]] = json.loads((PUBLISHED / "goldens.json").read_text(encoding="utf-8"))
-    return texts
+    return published_texts()  # type: ignore[no-any-return]
 
 
 @cache

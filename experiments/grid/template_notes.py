@@ -48,7 +48,7 @@ def _notes(facts: "TemplateFacts", cells: list[Cell]) -> Iterator[str]:
         )
     yield from _system_notes(facts, any("system" in _roles(pieces) for pieces in all_pieces))
     if facts.writes_date:
-        yield "the chat template writes the date of the day into prompts"
+        yield "the chat template writes a date into prompts: the day on which the run starts, also if it goes on later"
 
 
 def _answer_notes(facts: "TemplateFacts", cells: list[Cell], has_turns: bool) -> Iterator[str]:
@@ -74,8 +74,9 @@ def _answer_notes(facts: "TemplateFacts", cells: list[Cell], has_turns: bool) ->
 
 def _system_notes(facts: "TemplateFacts", has_system: bool) -> Iterator[str]:
     """Notes on system turns, of the composers or of the template itself."""
-    if facts.default_system and not (has_system and facts.replaces_default):
-        yield f"the chat template adds a system prompt of its own, of {len(facts.default_system):,} characters"
+    if facts.default_system:
+        adds = f"the chat template adds a system prompt of its own, of {len(facts.default_system):,} characters"
+        yield f"{adds}, which `system` replaces" if has_system and facts.replaces_default else adds
     if has_system and facts.system == "in the user turn":
         yield "the chat template writes the system turn into the first user turn"
     elif has_system and facts.system in ("moved", "dropped", "refused"):

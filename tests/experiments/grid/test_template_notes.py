@@ -72,9 +72,14 @@ SYSTEM = {"name": "chat", "system": "Be short."}
         ("system text at the end", [SYSTEM], {}, ["the chat template moves the system turn behind other turns"]),
         ("system text in the user turn", [SYSTEM], {}, ["the chat template writes the system turn into the"]),
         ("default system turn", ["chat"], {}, ["the chat template adds a system prompt of its own, of 33 characters"]),
-        ("default system turn", [SYSTEM], {}, []),
+        (
+            "default system turn",
+            [SYSTEM],
+            {},
+            ["the chat template adds a system prompt of its own, of 33 characters, which `system` replaces"],
+        ),
         ("one turn alone", ["chat"], {}, ["the chat template takes no answers as turns. Use a"]),
-        ("date", ["chat"], {}, ["the chat template writes the date of the day into prompts"]),
+        ("date", ["chat"], {}, ["the chat template writes a date into prompts: the day on which the run starts"]),
     ],
 )  # fmt: skip
 def test_a_plan_says_what_matters_for_the_grid(
