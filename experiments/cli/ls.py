@@ -292,7 +292,7 @@ def component_page(kind: str, name: str, width: int) -> Iterator[str]:
         longest = max(map(len, presets))
         for preset, values in presets.items():
             line = ", ".join(f"{key}: {to_flow_yaml(value)}" for key, value in values.items())
-            yield from hanging_lines(f"  {preset:<{longest}}  ", line, width)
+            yield from hanging_lines(f"  {preset:<{longest}}  ", line, width, further=" " * min(longest + 4, 10))
     yield ""
     yield "In an experiment file"
     for line in examples(kind, name, parameters, presets):

@@ -210,7 +210,7 @@ def _read_hub(path: str, config: str | None, split: str, revision: str | None) -
     try:
         data = _load(path, config, split, revision)
     except (DatasetNotFoundError, ConnectionError) as error:
-        if former == path:
+        if former == path or (isinstance(error, ConnectionError) and not _is_cached(former)):
             raise
         try:
             data = _load(former, config, split, revision)
@@ -252,6 +252,13 @@ def _resolved(path: str, revision: str) -> str:
         raise ConnectionError(
             f"the commit of revision '{revision}' cannot be asked for without a network. Give the whole commit id."
         ) from error
+
+
+def _is_cached(path: str) -> bool:
+    """Whether the cache has data sets of the owner. Without any, a second search without a network costs minutes."""
+    from datasets import config
+
+    return any(Path(config.HF_DATASETS_CACHE).glob(f"{path.partition('/')[0]}___*"))
 
 
 def _commit(data: Any) -> str:

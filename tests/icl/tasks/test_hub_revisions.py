@@ -149,6 +149,18 @@ def test_without_a_network_a_whole_commit_is_read_from_the_cache_and_a_branch_is
         _ = pope(revision="main").queries
 
 
+def test_without_a_network_a_copy_from_the_former_place_is_read(hub: DataHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    commit = hub.push(OLD, pope_files())
+    online = answers(pope())
+    for module in ("datasets.config", "huggingface_hub.constants"):
+        monkeypatch.setattr(f"{module}.HF_HUB_OFFLINE", True)
+    task = pope()
+    assert (answers(task), task.data_revision) == (online, f"{OLD}@{commit}")
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", Path("other"))
+    with pytest.raises(DataError, match=f"data set {NEW} "):
+        _ = pope().queries
+
+
 def test_a_run_stores_the_commit_shows_it_in_the_card_and_says_when_it_changed(
     hub: DataHub, capsys: pytest.CaptureFixture[str]
 ) -> None:
