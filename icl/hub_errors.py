@@ -40,7 +40,9 @@ def hub_problem(error: BaseException, name: str, revision: str | None = None, ki
     if any(isinstance(one, errors.IncompleteSnapshotError) for one in chain):
         says = f"the copy of {what} in {cache} is not complete, and the hub is out of reach. {download}"
     elif any(isinstance(one, errors.OfflineModeIsEnabled) for one in chain) or constants.is_offline_mode():
-        says = f"{what}{of_revision} is not in {cache}, and HF_HUB_OFFLINE=1 forbids downloads. {download}"
+        says = (
+            f"{what}{of_revision} is no folder here and not in {cache}. HF_HUB_OFFLINE=1 forbids downloads. {download}"
+        )
     elif isinstance(broken, httpx2.ConnectError | httpx2.TimeoutException):
         says = (
             f"{what} is not in {cache}, and the hub {constants.ENDPOINT} cannot be reached. Check the connection and "
@@ -85,7 +87,7 @@ def _answer_problem(error: "HfHubHTTPError", what: str, page: str, revision: str
         return f"the {what} is gated. Accept its conditions on {page} {account}."
     if isinstance(error, errors.RepositoryNotFoundError):
         closed = "may not be read with your token" if has_token else f"is private. Check the name, or {login}"
-        return f"the hub has no {what}, or it {closed}."
+        return f"there is no such folder here, and the hub has no {what}, or it {closed}."
     if status == 429:
         seconds = retry_seconds(error)
         again = "later" if seconds is None else f"in {seconds} seconds"

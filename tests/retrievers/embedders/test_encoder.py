@@ -82,7 +82,10 @@ def test_a_checkpoint_without_two_towers_is_an_error(tmp_path: Path, clip: Path)
 @pytest.mark.parametrize(
     ("name", "says"),
     [
-        ("nobody/has-this", r"model 'nobody/has-this' is not in \S+, and HF_HUB_OFFLINE=1 forbids downloads"),
+        (
+            "nobody/has-this",
+            r"model 'nobody/has-this' is no folder here and not in \S+\. HF_HUB_OFFLINE=1 forbids downloads",
+        ),
         ("not a name/at all", "there is no folder 'not a name/at all', and it is no id of the hub"),
         ("/no/such/folder", "there is no folder '/no/such/folder', and it is no id of the hub"),
     ],

@@ -76,7 +76,9 @@ def test_a_path_that_does_not_exist(tmp_path: Path) -> None:
 
 
 def test_an_unavailable_hub_id() -> None:
-    with pytest.raises(ModelError, match=r"'nobody/nothing' is not in \S+, and HF_HUB_OFFLINE=1 forbids downloads"):
+    with pytest.raises(
+        ModelError, match=r"'nobody/nothing' is no folder here and not in \S+\. HF_HUB_OFFLINE=1 forbids downloads"
+    ):
         HF(path="nobody/nothing").count_tokens(tiny_models.prompt([], "hi"))
 
 
