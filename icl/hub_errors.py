@@ -32,17 +32,14 @@ def hub_problem(error: BaseException, name: str, revision: str | None = None, ki
     answer = next((one for one in chain if isinstance(one, errors.HfHubHTTPError)), None)
     if answer is not None:
         return _answer_problem(answer, what, page, revision)
-    at, of_revision = (f" --revision {revision}", f" at revision '{revision}'") if revision else ("", "")
-    of_kind = " --repo-type dataset" if kind == "data set" else ""
-    download = f"Download it once with a connection: `hf download {name}{of_kind}{at}`."
+    options = f"{' --repo-type dataset' if kind == 'data set' else ''}{f' --revision {revision}' if revision else ''}"
+    download = f"Download it once with a connection: `hf download {name}{options}`."
     broken = next((one for one in chain if isinstance(one, httpx2.TransportError) or MISMATCH in str(one)), None)
     says = ""
     if any(isinstance(one, errors.IncompleteSnapshotError) for one in chain):
         says = f"the copy of {what} in {cache} is not complete, and the hub is out of reach. {download}"
     elif any(isinstance(one, errors.OfflineModeIsEnabled) for one in chain) or constants.is_offline_mode():
-        says = (
-            f"{what}{of_revision} is no folder here and not in {cache}. HF_HUB_OFFLINE=1 forbids downloads. {download}"
-        )
+        says = f"{what} is no folder here and not in {cache}. HF_HUB_OFFLINE=1 forbids downloads. {download}"
     elif isinstance(broken, httpx2.ConnectError | httpx2.TimeoutException):
         says = (
             f"{what} is not in {cache}, and the hub {constants.ENDPOINT} cannot be reached. Check the connection and "
