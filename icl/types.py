@@ -328,6 +328,7 @@ class Generation:
         option_scores: Option -> log-probability, if options were scored.
         steps: The likeliest tokens of each branch at every step, if requested (`decoding.engine.trace.compact`).
         thinking: How the reasoning block ended, if there is a thinking budget.
+        reasoning: What the model thought before it chose an option. Elsewhere the reasoning is part of the text.
     """
 
     text: str
@@ -338,6 +339,7 @@ class Generation:
     option_scores: Mapping[str, float] = field(default_factory=dict)
     steps: Mapping[str, Json] = field(default_factory=dict)
     thinking: ThinkingEnd = ""
+    reasoning: str = ""
 
 
 @dataclass(frozen=True)
@@ -353,6 +355,7 @@ class Sample:
         image_of: Owner of each image: the index of its demonstration, or -1 for the query.
         finish: 'length' if the answer was cut at its limit of tokens, else 'stop'.
         thinking: How the reasoning block ended, if there is a thinking budget (`ThinkingEnd`).
+        reasoning: What the model thought before it chose an option.
         gold_before_after: The canonical answer before and after a renaming of answers.
         scores: Metric -> value in [0, 1].
         baselines: Baseline -> metric -> value: answers from the same demonstrations without a model.
@@ -381,6 +384,7 @@ class Sample:
     output: str = ""
     finish: str = ""
     thinking: str = ""
+    reasoning: str = ""
     scores: Mapping[str, float] = field(default_factory=dict)
     baselines: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     option_scores: Mapping[str, float] = field(default_factory=dict)

@@ -15,7 +15,7 @@ from decoding.arms.arm import Arm
 from decoding.arms.greedy import GreedyDecoding
 from decoding.engine.requests import Counters, DecodingRequest, Failure
 from icl import Generation, Usage
-from icl.text.reasoning_blocks import REASONING_MARKERS, reasoning_text
+from icl.text.reasoning_blocks import reasoning_text
 
 RunRequests = TypeVar("RunRequests", bound=Callable[..., list[Generation | Failure]])
 
@@ -80,18 +80,10 @@ def _reasoning_request(request: DecodingRequest) -> DecodingRequest:
 
 
 def _with_thought(choice: Generation, thought: Generation) -> Generation:
-    """The choice, with its reasoning in the text and in the usage."""
-    if not thought.thinking:
-        return choice
-    markers, one, other = REASONING_MARKERS[0], choice.usage, thought.usage
-    return replace(
-        choice,
-        text=f"{markers.opening}{reasoning_text(thought.text)}{markers.forced}{choice.text}",
-        thinking=thought.thinking,
-        usage=Usage(
-            one.prompt_tokens,
-            one.new_tokens + other.new_tokens,
-            one.forwards + other.forwards,
-            other.thinking_tokens,
-        ),
+    """The choice, with its reasoning and the usage of both."""
+    one, other = choice.usage, thought.usage
+    usage = Usage(
+        one.prompt_tokens, one.new_tokens + other.new_tokens, one.forwards + other.forwards, other.thinking_tokens
     )
+    reasoning = reasoning_text(thought.text) if thought.thinking else ""
+    return replace(choice, reasoning=reasoning, thinking=thought.thinking, usage=usage)

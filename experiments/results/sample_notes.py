@@ -39,7 +39,7 @@ def part_notes(frame: DataFrame, store: Store) -> list[str]:
         for label, rows in frame[frame["failed"].isna()].groupby(axis, sort=False):
             node = (store.read_cell(str(rows["cell"].iloc[0])) or {}).get(axis) or {}
             part = str(node.get("acts_in", "both"))
-            num = int((rows["thinking"].fillna("") == "").sum()) if "thinking" in rows else len(rows)
+            num = int((rows["thinking"].astype(object).fillna("") == "").sum()) if "thinking" in rows else len(rows)
             if part in MEANING and num:
                 notes.append(f"{num:,} of {len(rows):,} outputs under {label} have no reasoning block, {MEANING[part]}")
     return notes

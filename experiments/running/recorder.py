@@ -47,6 +47,7 @@ class Recorder:
             output=answer.text,
             finish=answer.finish,
             thinking=answer.thinking,
+            reasoning=answer.reasoning,
             scores=scores(self.metrics, answer, request.item.example),
             option_scores=answer.option_scores,
             trace=answer.trace,

@@ -13,6 +13,7 @@ from experiments.results.loaded_run import load_run
 from experiments.running.run import run
 from icl.errors import ICLError, PlanError
 from icl.models.base import Request
+from icl.text.reasoning_blocks import ReasoningMarkers
 
 Mapping = Callable[..., dict[str, Any]]
 
@@ -87,3 +88,19 @@ def test_options_after_reasoning_are_runnable_with_a_model_of_its_own_engine(map
 def test_a_negative_thinking_budget_is_refused_with_its_place(mapping: Mapping) -> None:
     with pytest.raises(ICLError, match="max_thinking_tokens must be an integer from 0 to 100000 or null, not -1"):
         load_config(mapping(max_thinking_tokens=-1))
+
+
+def test_the_reasoning_before_a_choice_is_stored_with_the_sample(
+    tmp_path: Path, mapping: Mapping, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("icl.text.reasoning_blocks.REASONING_MARKERS", (ReasoningMarkers("<a>", "<q>"),))
+    config = mapping(model="hf", answer_mode="options", grid={"max_thinking_tokens": [None, 3]})
+    assert not run(load_config(config), tmp_path).failed
+    frame = load_run(tmp_path / "t").samples()
+    rows = dict(list(frame.astype(object).groupby("max_thinking_tokens")))
+    assert set(rows["3"]["thinking"]) <= {"open", "cut"}
+    assert all(rows["3"]["reasoning"])
+    assert not rows["none"]["reasoning"].fillna("").any()
+    assert {len(set(own["cell"])) for own in rows.values()} == {1}
+    for _, row in frame.iterrows():
+        assert row["output"] in row["options"]
