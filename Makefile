@@ -13,13 +13,15 @@ VLLM_LONG_TESTS := tests/decoding/lockstep/test_serving_parallel.py tests/decodi
 SLOW_TESTS := tests/journeys tests/icl/models/hf tests/experiments/launch tests/lab/tiny tests/lab/architectures \
 	tests/experiments/notebooks tests/lab/bench tests/experiments/report/test_page_in_chromium.py \
 	tests/experiments/test_kill.py tests/experiments/test_packed_models.py tests/experiments/test_real_model.py \
-	tests/experiments/analyses/test_quantization.py tests/decoding/test_on_models.py \
+	tests/decoding/test_on_models.py \
 	tests/decoding/test_lazy_branches_on_models.py tests/test_environment.py tests/test_one_file_components.py tests/test_readme.py \
 	tests/test_docs.py tests/test_docs_versions.py tests/test_docs_print.py tests/test_site.py tests/test_wheel.py tests/test_portability.py \
 	tests/decoding/export tests/experiments/stopping tests/lab/simulation tests/experiments/test_doctor.py \
 	tests/experiments/store/test_equivalent_cells.py tests/experiments/running/test_preflight.py \
 	tests/test_mutants.py tests/experiments/test_stop_strings.py tests/experiments/tuning tests/experiments/sharing \
-	tests/test_systems.py tests/icl/tasks/drawings tests/lab/small tests/decoding/interventions
+	tests/test_systems.py tests/icl/tasks/drawings tests/lab/small tests/decoding/interventions tests/icl/models/small \
+	tests/decoding/engine/test_device_traffic.py tests/test_skips.py tests/test_project_folders.py \
+	tests/icl/tasks/generated/test_all.py tests/experiments/cli/test_completion.py tests/experiments/analyses
 
 # Checks of keepers that take longest: rows of docs/architectures.md in both environments, and the GPU checks without a GPU.
 LAB_TESTS := tests/lab/architectures tests/lab/gpu

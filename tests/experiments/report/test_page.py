@@ -12,6 +12,7 @@ import icl
 from experiments.report.page import _json, file_names, write_report
 from experiments.results.view_run import view_run
 
+FEW = {"shots": (0, 4), "retrievers": ("random",)}
 HOSTILE = "</script><script>window.hacked=1</script><img src=x onerror=window.hacked=1>\"'&\u2028"
 
 
@@ -77,7 +78,7 @@ def test_sections_without_news_are_folded(page):
 
 
 def test_hostile_text_is_nowhere_markup(written):
-    run = written(queries=4, hostile=HOSTILE, failing={"shapes-0001": HOSTILE}, tasks=("shapes", HOSTILE))
+    run = written(queries=4, hostile=HOSTILE, failing={"shapes-0001": HOSTILE}, tasks=("shapes", HOSTILE), **FEW)
     write_report(run)
     html = (run.path / "report.html").read_text(encoding="utf-8")
     assert html.count("<script") == 2
@@ -111,14 +112,14 @@ def test_facts_without_a_value_are_null_in_the_data_of_the_page():
 
 
 def test_the_browser_says_how_much_it_carries(written):
-    run = written(queries=9)
+    run = written(queries=9, **FEW)
     write_report(run, per_cell=4)
     html = (run.path / "report.html").read_text(encoding="utf-8")
     assert "4 of 9 queries of shapes and 4 of 9 queries of binding, 2-way" in html
 
 
 def test_an_unfinished_arm_is_a_warning_and_the_rest_is_shown(written):
-    run = written(queries=5)
+    run = written(queries=5, **FEW)
     path = next(p for p in sorted((run.path / "cells").iterdir()) if '"shots": 4' in (p / "cell.json").read_text())
     lines = (path / "0.jsonl").read_text().splitlines(keepends=True)
     (path / "0.jsonl").write_text("".join(lines[:-2]))
@@ -162,13 +163,13 @@ def test_the_time_of_the_sessions_is_a_cost(page):
 
 
 def test_page_of_another_metric(written):
-    run = written(queries=4)
+    run = written(queries=4, **FEW)
     write_report(view_run(run, metric="strict"))
     assert "Differences in strict accuracy" in (run.path / "report.html").read_text(encoding="utf-8")
 
 
 def test_the_page_says_which_way_is_good(written):
-    run = written(queries=6, better="lower")
+    run = written(queries=6, better="lower", **FEW)
     write_report(run)
     page = (run.path / "report.html").read_text(encoding="utf-8")
     assert "Lenient accuracy (lower is better): mean [95 % interval]" in page
