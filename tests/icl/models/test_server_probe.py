@@ -68,7 +68,7 @@ def test_a_server_is_probed_once_and_the_run_and_its_card_say_so(start, tmp_path
     assert counted.requests - before < 20  # the kept result is reused: what the server offers, and three samples
 
 
-def test_a_fault_stops_the_run_before_its_samples_unless_it_is_told_to_go_on(start, tmp_path):
+def test_a_fault_stops_the_run_before_its_samples_unless_it_may_go_on(start, tmp_path):
     _, address = start()
     file = study(tmp_path, f"{address}/earlier_dropped/v1")
     with pytest.raises(
@@ -86,7 +86,7 @@ def test_a_fault_that_the_prompts_do_not_meet_stops_nothing(start, tmp_path):
     assert len(done.samples()) == 3
 
 
-def test_what_cannot_be_told_is_a_warning(start, tmp_path):
+def test_what_cannot_be_determined_is_a_warning(start, tmp_path):
     _, address = start(sight=1e-4)
     done = run(study(tmp_path, f"{address}/none/v1"), {}, tmp_path / "runs", quiet=True)
     [(sentence, is_warning)] = view_run(done).probes.items()
