@@ -6,9 +6,9 @@ BIN    := $(VENV)/bin
 unexport PYTHONDONTWRITEBYTECODE
 
 VLLM_TESTS := tests/decoding/lockstep tests/decoding/server tests/icl/models/vllm
-# Several engines at once, and the matrix of runners: a third of the time of the tests of vLLM.
+# Several engines at once, the matrix of runners, and the processors of many models: a third of the time of the tests of vLLM.
 VLLM_LONG_TESTS := tests/decoding/lockstep/test_serving_parallel.py tests/decoding/lockstep/test_runners.py \
-	tests/icl/models/vllm/test_tensor_parallel.py
+	tests/icl/models/vllm/test_tensor_parallel.py tests/icl/models/vllm/test_token_ids.py
 # What starts processes, browsers or clusters, or loads many architectures.
 SLOW_TESTS := tests/journeys tests/icl/models/hf tests/experiments/launch tests/lab/tiny tests/lab/architectures \
 	tests/experiments/notebooks tests/lab/bench tests/experiments/report/test_page_in_chromium.py \

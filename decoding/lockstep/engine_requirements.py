@@ -11,6 +11,8 @@ VERIFIED_VERSIONS = ("0.32.", "0.33.")
 
 SCHEDULER = "decoding.lockstep.scheduler.LockstepScheduler"
 ASYNC_SCHEDULER = "decoding.lockstep.scheduler.AsyncLockstepScheduler"
+PLAIN_SCHEDULERS = ("PlainScheduler", "AsyncPlainScheduler")
+"""Schedulers without groups, of which only the planning ahead matters."""
 MISSING_BRANCH_TIMEOUT_S = 60.0
 """Time that an incomplete group waits for its other branches. Set by `additional_config: {lockstep_patience: 5}`."""
 
@@ -70,6 +72,8 @@ def _problems(config: Any, version: str) -> Iterator[tuple[str, str]]:
 def _scheduler_problems(scheduler: Any) -> Iterator[tuple[str, str]]:
     scheduler_class = getattr(scheduler.scheduler_cls, "__name__", str(scheduler.scheduler_cls).rpartition(".")[2])
     schedulers = {path.rpartition(".")[2]: path for path in (SCHEDULER, ASYNC_SCHEDULER)}
+    if scheduler_class in PLAIN_SCHEDULERS:
+        return
     if scheduler_class not in schedulers:
         needed = schedulers["AsyncLockstepScheduler" if scheduler.async_scheduling else "LockstepScheduler"]
         yield (

@@ -141,7 +141,24 @@ class RequestGroup:
             self.fail(f"{arrived}: {sorted(self.members)}")
 
 
-class GroupRules(VLLMScheduler):
+class CheckedScheduler(VLLMScheduler):
+    """A check of the configuration, and an end with the parent process, as a mixin of one of vLLM's schedulers."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        check_engine(self.vllm_config)
+        exit_with_parent()
+
+
+class PlainScheduler(CheckedScheduler, Scheduler):  # type: ignore[misc]
+    """vLLM's own rules, for an engine whose prompts decode alone: no strategy of its run has a second branch."""
+
+
+class AsyncPlainScheduler(CheckedScheduler, AsyncScheduler):  # type: ignore[misc]
+    """As `PlainScheduler`. It plans a step while the step before runs (`async_scheduling`)."""
+
+
+class GroupRules(CheckedScheduler):
     """The rules for request groups, as a mixin of one of vLLM's schedulers.
 
     Ordinary requests are scheduled as usual, in order with the groups.
@@ -149,10 +166,6 @@ class GroupRules(VLLMScheduler):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        check_engine(self.vllm_config)
-        exit_with_parent()
-        if self.has_mamba_layers:
-            raise ValueError("strategies cannot run in this engine: state-space layers were not verified")
         config = additional_config(self.vllm_config)
         self.missing_branch_timeout_s = float(config.get("lockstep_patience", MISSING_BRANCH_TIMEOUT_S))
         self.waiting = StoppableQueue()
@@ -357,12 +370,13 @@ class GroupRules(VLLMScheduler):
     def _get_local_prefix_cache_hit(self, request: Request, *limit: Any) -> Any:
         """vLLM's hit in the prefix cache, shortened so that a branch has a token to compute before its last one.
 
-        vLLM 0.33 passes a limit of the hit.
+        vLLM 0.33 passes a limit of the hit. A recurrent layer has a state at the end of the hit only, so a shorter hit
+        would lack one: such a branch computes its whole prompt.
         """
         blocks, hit, boundary, diverged = super()._get_local_prefix_cache_hit(request, *limit)
         if self._multi_branch_group(request) is not None and hit == request.num_tokens - 1:
             # The last token waits for the group, and vLLM cannot admit a request with zero tokens to compute.
-            hit = (hit - 1) // self.block_size * self.block_size
+            hit = 0 if self.has_mamba_layers else (hit - 1) // self.block_size * self.block_size
             blocks = self.kv_cache_manager.truncate_computed_blocks(blocks, hit)
             self.counts["shortened hits"] += 1
         return blocks, hit, boundary, diverged
@@ -511,6 +525,11 @@ class BlockBudget:
 
     def too_small_message(self, group: RequestGroup) -> str:
         """Message for a group that does not fit even alone."""
+        if self.scheduler.has_mamba_layers:
+            return (
+                f"its {group.size} branches, with the states of their recurrent layers, need more than the cache of "
+                "this engine: shorten the prompts, or give it a larger cache"
+            )
         size, available = self.scheduler.block_size, self.scheduler.kv_cache_config.num_blocks - 1
         required = sum(-(-request.num_tokens // size) for request in group.requests)
         return (

@@ -96,14 +96,17 @@ def _covers(larger: tuple[float, ...], smaller: tuple[float, ...]) -> bool:
     return all(a >= b for a, b in zip(larger, smaller, strict=True))
 
 
-def estimate_sizes(cells: Sequence[Cell]) -> tuple[int, int]:
-    """(images of the largest prompt, tokens of the largest prompt and its answer with a margin) of one model's cells.
+def estimate_sizes(cells: Sequence[Cell]) -> tuple[int, int, int]:
+    """What the largest prompt of one model's cells needs.
+
+    Returns:
+        Its number of images, its number of tokens with a margin and the answer's, and the largest number of branches.
 
     All branches count. The model is not called: random demonstrations stand in for a retriever's.
     """
     from decoding.arms.inspection import probe_branches
 
-    images = tokens = 0
+    images = tokens = most_branches = 0
     retriever, groups = placeholder_retriever(), dict[tuple[int, int], list[Cell]]()
     for cell in cells:
         groups.setdefault((id(cell.task), cell.shots), []).append(cell)
@@ -122,7 +125,8 @@ def estimate_sizes(cells: Sequence[Cell]) -> tuple[int, int]:
                     continue
                 images = max(images, *(len(branch.images) for branch in branches))
                 tokens = max(tokens, round(MARGIN * length) + cell.max_output_tokens)
-    return images, tokens
+                most_branches = max(most_branches, len(branches))
+    return images, tokens, most_branches
 
 
 def sample_queries(queries: Sequence[Example], limit: int) -> list[Example]:

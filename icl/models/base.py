@@ -204,12 +204,13 @@ class Model(ABC):
         """Why `max_thinking_tokens` cannot limit the model's reasoning, or None if it can."""
         return "this model cannot limit its reasoning: remove max_thinking_tokens, or use the model 'hf' or 'vllm'."
 
-    def expect_prompts(self, images: int, tokens: int) -> None:  # noqa: B027
+    def expect_prompts(self, images: int, tokens: int, branches: int) -> None:  # noqa: B027
         """Prepare for the largest prompt of a run, before `load`.
 
         Args:
             images: Number of images in a prompt.
             tokens: Number of tokens of prompt and answer together.
+            branches: Number of prompts that decode one answer together.
         """
 
     def set_day(self, day: "date") -> None:  # noqa: B027

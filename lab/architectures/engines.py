@@ -3,7 +3,8 @@
 vllm      greedy tokens of ordinary requests equal those of the token loop, from the same token ids
 lockstep  tokens of contrastive decoding inside the engine equal those of the token loop
 
-Steps with a margin below CLOSE may differ between engines; answers are compared up to there.
+Steps with a margin below CLOSE may differ between engines, and below CLOSE_16_BIT where vLLM has kernels for bfloat16
+alone; answers are compared up to there.
 """
 
 from collections.abc import Sequence
@@ -15,7 +16,7 @@ from decoding.engine.requests import DecodingRequest, Failure
 from icl.types import Prompt
 from lab.architectures.checks import ARMS
 from lab.architectures.inputs import NEW_TOKENS
-from lab.architectures.verdicts import Entry, ReferenceAnswers, Verdict, compare_tokens
+from lab.architectures.verdicts import CLOSE, CLOSE_16_BIT, Entry, ReferenceAnswers, Verdict, compare_tokens
 
 COLUMNS = {"vllm": "greedy", "lockstep": "vcd"}
 """The arm of each column."""
@@ -48,7 +49,8 @@ def _compare_arm(model: Any, arm: str, reference: ReferenceAnswers, all_prompts:
     fail = [answer.reason for answer in results if isinstance(answer, Failure)]
     whole = [i for i, answer in enumerate(results) if not isinstance(answer, Failure)]
     tokens = [answer.tokens for answer in results if not isinstance(answer, Failure)]
-    verdict = compare_tokens(tokens, reference.only(whole))
+    close = CLOSE if model.precision == "float32" else CLOSE_16_BIT
+    verdict = compare_tokens(tokens, reference.only(whole), close)
     if not fail or (whole and verdict.word == "no"):
         return verdict
     rest = f" The answers to the other {len(whole)} prompts are the loop's." if whole else ""
@@ -56,8 +58,10 @@ def _compare_arm(model: Any, arm: str, reference: ReferenceAnswers, all_prompts:
 
 
 def _first(error: BaseException) -> str:
-    """The first line of the innermost cause."""
+    """The first line of the innermost cause, of a config's first problem without the frame around it."""
     while error.__cause__ is not None:
         error = error.__cause__
-    first = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    problems = getattr(error, "errors", None)
+    text = str(problems()[0]["msg"]) if callable(problems) else str(error)
+    first = next((line.strip() for line in text.splitlines() if line.strip()), "")
     return f"{type(error).__name__}: {first}"

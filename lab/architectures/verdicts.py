@@ -16,6 +16,8 @@ Half = Literal["hf", "vllm"]
 
 CLOSE = 5e-3
 """A margin between the best two tokens in nats, in float32."""
+CLOSE_16_BIT = 0.1
+"""As CLOSE, in bfloat16."""
 
 
 @dataclass(frozen=True)
@@ -79,8 +81,8 @@ class Entry:
         return replace(self, releases={**self.releases, half: releases})
 
 
-def compare_tokens(token_lists: Sequence[Sequence[int]], reference: ReferenceAnswers) -> Verdict:
-    """Compares the tokens of all prompts, up to the first step with a small margin."""
+def compare_tokens(token_lists: Sequence[Sequence[int]], reference: ReferenceAnswers, close: float = CLOSE) -> Verdict:
+    """Compares the tokens of all prompts, up to the first step with a margin below `close`."""
     total = equal = 0
     for number, (own, other, gaps) in enumerate(zip(token_lists, reference.tokens, reference.gaps, strict=True)):
         total += len(other)
@@ -89,7 +91,7 @@ def compare_tokens(token_lists: Sequence[Sequence[int]], reference: ReferenceAns
             continue
         ends = ((*own, -1), (*other, -1))
         place = next((i for i, (a, b) in enumerate(zip(*ends, strict=False)) if a != b), min(len(own), len(other)))
-        if gaps[place] >= CLOSE:
+        if gaps[place] >= close:
             return Verdict("no", f"prompt {number} differs at token {place}, decided by {gaps[place]:.2g} nats")
         equal += place
     return Verdict(

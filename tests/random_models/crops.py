@@ -188,8 +188,8 @@ def _minicpm(size: Size, kind: Any, processor: Any) -> Made:
         head_dim=size.width // 4,
         rope_parameters=rope,
         layer_types=kinds,
-        linear_key_head_dim=16,
-        linear_value_head_dim=16,
+        linear_key_head_dim=size.width // 2,
+        linear_value_head_dim=size.width // 2,
         linear_num_key_heads=2,
         linear_num_value_heads=4,
     )

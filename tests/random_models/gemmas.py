@@ -9,6 +9,8 @@ from tests.random_models.common import Made, Maker, Size, text_settings, tokeniz
 
 _LINES = tuple("\n" * count for count in (1, 2, 3, 4))
 """Tokens that vLLM looks up."""
+_MOST_TOKENS = 70
+"""Of an image. vLLM reads the number from the config, under the names of published configs."""
 
 
 def gemma3(size: Size) -> Made:
@@ -27,24 +29,24 @@ def gemma4(size: Size) -> Made:
     """Any resolution, patches pooled; embeddings of each layer; two head sizes."""
     words = _gemma4_tokenizer()
     tower = tower_settings(size, pooling_kernel_size=2, position_embedding_size=64, head_dim=size.tower // 2)
-    tower |= {"num_key_value_heads": 2}
+    tower |= {"num_key_value_heads": 2, "default_output_length": _MOST_TOKENS}
     text = _gemma4_text(words, size) | {
         "hidden_size_per_layer_input": 16,
         "vocab_size_per_layer_input": 320,
     }
     config = transformers.Gemma4Config(text_config=text, vision_config=tower, **_gemma4_ids(words))
-    images = transformers.Gemma4ImageProcessor(patch_size=8, pooling_kernel_size=2, max_soft_tokens=70)
+    images = transformers.Gemma4ImageProcessor(patch_size=8, pooling_kernel_size=2, max_soft_tokens=_MOST_TOKENS)
     return _gemma4(config, words, images, transformers.Gemma4Processor, transformers.Gemma4VideoProcessor)
 
 
 def gemma4_unified(size: Size) -> Made:
     """Gemma 4 without a vision tower: patches are projected into the language model."""
     words = _gemma4_tokenizer()
-    tower = {"patch_size": 8, "pooling_kernel_size": 2}
+    tower = {"patch_size": 8, "pooling_kernel_size": 2, "num_soft_tokens": _MOST_TOKENS}
     config = transformers.Gemma4UnifiedConfig(
         text_config=_gemma4_text(words, size), vision_config=tower, **_gemma4_ids(words)
     )
-    images = transformers.Gemma4UnifiedImageProcessor(patch_size=8, pooling_kernel_size=2, max_soft_tokens=70)
+    images = transformers.Gemma4UnifiedImageProcessor(patch_size=8, pooling_kernel_size=2, max_soft_tokens=_MOST_TOKENS)
     kinds = transformers.Gemma4UnifiedProcessor, transformers.Gemma4UnifiedVideoProcessor
     return _gemma4(config, words, images, *kinds)
 
@@ -88,7 +90,8 @@ def _gemma4_text(words: PreTrainedTokenizerFast, size: Size) -> dict[str, Any]:
         "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0},
         "full_attention": {"rope_type": "proportional", "partial_rotary_factor": 0.25, "rope_theta": 1000000.0},
     }
-    return text_settings(words, size, rope_parameters=rope, **kinds)
+    # As published, and required by vLLM, which reads the embeddings of token 0 in each layer where an image stands.
+    return text_settings(words, size, rope_parameters=rope, pad_token_id=0, **kinds)
 
 
 def _gemma4_ids(words: PreTrainedTokenizerFast) -> dict[str, Any]:
@@ -99,7 +102,7 @@ def _gemma4_ids(words: PreTrainedTokenizerFast) -> dict[str, Any]:
 
 def _gemma4(config: Any, words: PreTrainedTokenizerFast, images: Any, kind: Any, video: Any) -> Made:
     sound = transformers.Gemma4AudioFeatureExtractor()
-    processor = kind(sound, images, words, video(patch_size=8, pooling_kernel_size=2), image_seq_length=70)
+    processor = kind(sound, images, words, video(patch_size=8, pooling_kernel_size=2), image_seq_length=_MOST_TOKENS)
     return Made(config, processor, "<|image|>")
 
 

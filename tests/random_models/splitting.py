@@ -141,7 +141,7 @@ def lfm2_vl(size: Size) -> Made:
             vision_use_head=False,
         ),
         text_config=transformers.Lfm2Config(
-            **text_settings(words, size),
+            **text_settings(words, size, tie_word_embeddings=True),
             layer_types=kinds,
             block_auto_adjust_ff_dim=False,
             conv_dim=size.width,
@@ -150,7 +150,7 @@ def lfm2_vl(size: Size) -> Made:
         image_token_id=words.image_token_id,
         projector_hidden_size=2 * size.width,
         downsample_factor=2,
-        tie_word_embeddings=False,
+        tie_word_embeddings=True,  # as published, and required by vLLM
     )
     images = transformers.Lfm2VlImageProcessor(
         tile_size=32,

@@ -24,6 +24,10 @@ PLUGIN_ARGS: dict[str, Any] = {
     "logits_processors": ["decoding.lockstep.logits_processor:LockstepLogitsProcessor"],
     "worker_extension_cls": "decoding.lockstep.step_records.LockstepWorkerExtension",
 }
+PLAIN_SCHEDULERS = {
+    False: "decoding.lockstep.scheduler.PlainScheduler",
+    True: "decoding.lockstep.scheduler.AsyncPlainScheduler",
+}
 SCHEDULERS = {
     False: "decoding.lockstep.scheduler.LockstepScheduler",
     True: "decoding.lockstep.scheduler.AsyncLockstepScheduler",
@@ -62,13 +66,19 @@ OnGroup = Callable[[int, list[EngineOutput]], None]
 NumberedGroup = tuple[int, Sequence[EngineRequest]]
 
 
-def scheduling_args(is_async: bool) -> dict[str, Any]:
-    """Engine arguments for the scheduler: whether it plans a step while the step before runs."""
-    return {"scheduler_cls": SCHEDULERS[is_async], "async_scheduling": is_async}
+def scheduling_args(is_async: bool, has_groups: bool = True) -> dict[str, Any]:
+    """Engine arguments for the scheduler.
+
+    Args:
+        is_async: Whether it plans a step while the step before runs.
+        has_groups: Whether prompts decode in groups. Without groups, vLLM's own rules apply.
+    """
+    schedulers = SCHEDULERS if has_groups else PLAIN_SCHEDULERS
+    return {"scheduler_cls": schedulers[is_async], "async_scheduling": is_async}
 
 
 class _PlanExceededError(Exception):
-    """A prompt does not fit an engine that was started for planned prompts, but may fit one without a plan."""
+    """A group does not fit an engine that was started for planned prompts, but may fit one without a plan."""
 
 
 class VLLMEngine:
@@ -86,7 +96,7 @@ class VLLMEngine:
         model = self.model
         if model.lora is not None:
             lora.check(model.lora, model.hf)
-        self.is_planned = model.is_planned
+        self.is_planned, self.has_groups = model.is_planned, model.has_groups
         self.llm = start(model)
         watch(self.llm.llm_engine.engine_core)
         self.lora_request = None if model.request_adapter is None else lora.load(model.request_adapter, self.llm)
@@ -97,7 +107,7 @@ class VLLMEngine:
         """Starts the engine again with the checkpoint's own limits."""
         self.earlier_records |= self.llm.collective_rpc("lockstep_take_records")[0]
         self.stop()
-        self.model.expect_prompts(0, 0)
+        self.model.expect_prompts(0, 0, 0)
         self._start()
 
     def run(self, groups: Iterable[Sequence[EngineRequest]], on_group: OnGroup) -> None:
@@ -131,7 +141,7 @@ class VLLMEngine:
             if not running:
                 self._restart_without_plan()
                 plan_exceeded = False
-            for output in self.llm.llm_engine.step() if running else ():
+            for output in self._step() if running else ():
                 if output.finished and output.request_id in running:
                     number, place = running.pop(output.request_id)
                     outputs[number][place] = self._count(output_from_vllm(output))
@@ -140,10 +150,24 @@ class VLLMEngine:
                         del unfinished[number]
                         on_group(number, outputs.pop(number))
 
+    def _step(self) -> Sequence[Any]:
+        """The outputs of a step. Raises ModelError if the code of the model fails in it."""
+        from vllm.exceptions import VLLMServerError
+
+        try:
+            outputs: Sequence[Any] = self.llm.llm_engine.step()
+        except VLLMServerError:
+            raise
+        except Exception as error:  # an engine of this process raises what the model raises
+            raise ModelError(f"{self.model.path}: vLLM fails while it runs the model: {_reason(error)}") from error
+        return outputs
+
     def _submit(self, number: int, requests: Sequence[EngineRequest], running: dict[str, tuple[int, int]]) -> str:
         """Submits all prompts of a group or none. Returns the reason for none, or ''."""
         from vllm.exceptions import VLLMError, VLLMServerError
 
+        if len(requests) > 1 and not self.has_groups:
+            raise _PlanExceededError
         inputs: list[Any] = []
         try:
             with RENDER_LOCK:
@@ -232,10 +256,16 @@ def start(model: "VLLM") -> Any:
         raise ModelError(
             f"the backend 'vllm' needs the package vllm, which cannot be imported here ({error}). {INSTALL_HINT}"
         ) from error
+    from vllm.distributed import parallel_state
+
     weights, arguments = model.weights(), model.arguments()
+    had_groups = parallel_state.model_parallel_is_initialized()
     try:
         return LLM(weights, **arguments)
     except Exception as error:  # an engine process may raise anything
+        if not had_groups:  # the next model of the run would take them for its own
+            parallel_state.destroy_model_parallel()
+            parallel_state.destroy_distributed_environment()
         remedy = ""
         if model.quantization is not None:
             remedy = (

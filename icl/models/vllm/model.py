@@ -36,6 +36,9 @@ DEFAULT_MAX_IMAGES = 64
 SIXTEEN_BIT_FORMATS = frozenset({"awq", "gptq", "auto_awq", "auto_gptq", "awq_marlin", "gptq_marlin"})
 """Quantization formats with kernels that need 16-bit inputs."""
 
+RECURRENT_LAYERS = frozenset({"linear_attention", "conv"})
+"""Types of layers, in a checkpoint's config, that store a state in place of keys and values."""
+
 LENGTH_STEP = 256
 """A planned length is a multiple of this number of tokens."""
 
@@ -146,12 +149,22 @@ class VLLM(Model):
 
     @property
     def precision(self) -> str:
-        """The value of vLLM's `dtype`; 'auto' is the checkpoint's own. AWQ and GPTQ have no kernels for float32."""
+        """The value of vLLM's `dtype`; 'auto' is the checkpoint's own.
+
+        AWQ, GPTQ and linear attention have no kernels for float32 on a CPU.
+        """
         from icl.models.hf.prequantized import method
 
         if self.device_type != "cpu" or self.dtype != "auto":
             return self.dtype
-        return "bfloat16" if (self.quantization or method(self.hf.checkpoint)) in SIXTEEN_BIT_FORMATS else "float32"
+        is_16_bit = (self.quantization or method(self.hf.checkpoint)) in SIXTEEN_BIT_FORMATS
+        return "bfloat16" if is_16_bit or "linear_attention" in self._layer_types else "float32"
+
+    @property
+    def _layer_types(self) -> frozenset[str]:
+        from icl.models.hf.checkpoint import text_config
+
+        return frozenset(getattr(text_config(self.hf.checkpoint.config), "layer_types", None) or ())
 
     @property
     def request_adapter(self) -> "LoraAdapter | None":
@@ -195,7 +208,7 @@ class VLLM(Model):
 
             arguments |= lora.arguments(self.request_adapter)
         is_async = bool(self.engine_args.get("async_scheduling", not cpu))
-        return arguments | PLUGIN_ARGS | self.engine_args | scheduling_args(is_async)
+        return arguments | PLUGIN_ARGS | self.engine_args | scheduling_args(is_async, self.has_groups)
 
     @property
     def block_size(self) -> int:
@@ -205,21 +218,31 @@ class VLLM(Model):
     def prefix_blocks(self, prompt: Prompt) -> tuple[int, list[int]]:
         """Block size, and a number for each block of a prompt that can be in the prefix cache.
 
-        Equal numbers mean equal prompts up to the end of the block.
+        Equal numbers mean equal prompts up to the end of the block. A model with recurrent layers has no numbers: vLLM
+        chooses blocks of the size of a state when it starts.
         """
         from icl.models.vllm.engine_io import blocks
 
-        hashes = blocks(self.hf, prompt, self.block_size) if self.enable_prefix_caching else []
+        is_cached = self.enable_prefix_caching and not self._layer_types & RECURRENT_LAYERS
+        hashes = blocks(self.hf, prompt, self.block_size) if is_cached else []
         return self.block_size, hashes
 
     @cached_property
-    def planned(self) -> tuple[int, int]:
-        """Numbers of images and tokens that a run will need; (0, 0) if there is no plan."""
-        return 0, 0
+    def planned(self) -> tuple[int, int, int]:
+        """Numbers of images, tokens and branches that a run will need; 0 without a plan."""
+        return 0, 0, 0
 
-    def expect_prompts(self, images: int, tokens: int) -> None:
+    def expect_prompts(self, images: int, tokens: int, branches: int) -> None:
         """Sets what the largest prompt of a run needs, before the engine starts. A larger prompt restarts it."""
-        vars(self)["planned"] = images, tokens
+        vars(self)["planned"] = images, tokens, branches
+
+    @property
+    def has_groups(self) -> bool:
+        """Whether an engine that starts now decodes the branches of strategies in step, by this project's scheduler.
+
+        Otherwise every prompt of the run decodes alone, by vLLM's own scheduler.
+        """
+        return self.planned[2] != 1
 
     @property
     def is_planned(self) -> bool:

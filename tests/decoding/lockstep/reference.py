@@ -57,7 +57,7 @@ class Reference:
 
     def _inputs(self, prompt: Prompt) -> dict[str, Any]:
         messages = conversation(prompt, with_pixels=False)
-        text = self.processor.apply_chat_template(messages, add_generation_prompt=True)
+        text = self.processor.apply_chat_template(messages, add_generation_prompt=True) + prompt.answer_start
         images = prompt.images
         pil_images = [image.open() for image in images] or None
         inputs = dict(self.processor(text=[text], images=pil_images, return_tensors="pt"))

@@ -12,7 +12,7 @@ from vllm.engine.arg_utils import EngineArgs
 from vllm.sampling_params import SamplingParams
 from vllm.utils.hashing import sha256
 from vllm.v1.core.kv_cache_utils import get_request_block_hasher, init_none_hash
-from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig, KVCacheGroupSpec
+from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig, KVCacheGroupSpec, MambaSpec
 from vllm.v1.outputs import ModelRunnerOutput
 from vllm.v1.request import Request
 from vllm.v1.structured_output import StructuredOutputManager
@@ -45,11 +45,16 @@ def config(
     return made
 
 
-def scheduler(engine: Any, blocks: int, kind: type[Any] | None = None) -> Any:
+def scheduler(engine: Any, blocks: int, kind: type[Any] | None = None, *, recurrent: bool = False) -> Any:
     kind = kind or engine.scheduler_config.scheduler_cls
     engine.cache_config.num_gpu_blocks = blocks
     spec = FullAttentionSpec(block_size=BLOCK, num_kv_heads=1, head_size=1, dtype=torch.float32)
-    cache = KVCacheConfig(blocks, [], [KVCacheGroupSpec(["layer"], spec)])
+    layers = [KVCacheGroupSpec(["layer"], spec)]
+    if recurrent:
+        engine.cache_config.mamba_cache_mode = "align"
+        state = MambaSpec(block_size=BLOCK, shapes=((4, 8),), dtypes=(torch.float32,), mamba_cache_mode="align")
+        layers.append(KVCacheGroupSpec(["recurrent layer"], state))
+    cache = KVCacheConfig(blocks, [], layers)
     return kind(engine, cache, StructuredOutputManager(engine), BLOCK, log_stats=False)
 
 

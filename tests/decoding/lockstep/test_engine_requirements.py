@@ -48,6 +48,13 @@ def test_the_scheduler_class_is_accepted_in_place_of_its_name() -> None:
         check_engine(engine(scheduler_cls=type("Scheduler", (), {})), "0.32.1")
 
 
+def test_an_engine_without_groups_may_schedule_as_vllm_does() -> None:
+    for scheduler in ("a.PlainScheduler", "a.AsyncPlainScheduler"):
+        check_engine(engine(scheduler_cls=scheduler, policy="priority", prefill_schedule_interval=4), "0.32.1")
+        with pytest.raises(ValueError, match="speculative"):
+            check_engine(engine(scheduler_cls=scheduler, speculative_config=object()), "0.32.1")
+
+
 NOT_VERIFIED: tuple[tuple[str, dict[str, Any], str, str], ...] = (
     ("version", {}, "0.34.0", r"vLLM 0\.34\.0 was not verified \(verified: 0\.32\.x, 0\.33\.x\)$"),
     ("scheduler", {"scheduler_cls": None}, "0.32.0", "drift apart"),

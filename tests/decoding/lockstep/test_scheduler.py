@@ -271,19 +271,6 @@ def test_more_branches_than_tokens_in_a_step_are_refused(folder: Path) -> None:
     assert ends["fits.3"] == "length"
 
 
-def test_state_space_layers_are_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import torch
-    from vllm.v1.kv_cache_interface import KVCacheConfig, KVCacheGroupSpec, MambaSpec
-    from vllm.v1.structured_output import StructuredOutputManager
-
-    engine = simulate.config(folder, 64, 8, False)
-    engine.cache_config.num_gpu_blocks = 20
-    spec = MambaSpec(block_size=simulate.BLOCK, shapes=((4, 4),), dtypes=(torch.float32,))
-    cache = KVCacheConfig(20, [], [KVCacheGroupSpec(["layer"], spec)])
-    with pytest.raises(ValueError, match="state-space layers were not verified"):
-        simulate.LockstepScheduler(engine, cache, StructuredOutputManager(engine), simulate.BLOCK, log_stats=False)
-
-
 def test_the_scheduler_checks_the_configuration_too(folder: Path) -> None:
     engine = simulate.config(folder, 64, 8, False)
     engine.scheduler_config.policy = "priority"
@@ -520,3 +507,14 @@ def test_the_first_final_status_stands() -> None:
 
 def test_groups_are_distinguished_by_identity() -> None:
     assert len({group_of(request()), group_of(request())}) == 2
+
+
+def test_a_cached_state_at_the_last_token_is_not_used_because_no_earlier_one_is_stored(folder: Path) -> None:
+    engine = simulate.config(folder, 64, 8, True)
+    world = simulate.World(simulate.scheduler(engine, 100, recurrent=True), random.Random(1), stop_rate=0.0)
+    world.group("one", [33, 70], 4, shared=70)
+    finish(world)
+    world.group("two", [33, 70], 4, shared=70)
+    hits = [world.scheduler._get_local_prefix_cache_hit(r)[1] for r in world.scheduler.groups["two"].requests]
+    assert hits == [0, 64]
+    assert set(finish(world).values()) == {"length"}

@@ -19,8 +19,8 @@ def grid(**more: Any) -> Grid:
 
 def test_images_and_tokens_of_the_largest_prompt_are_covered() -> None:
     own = grid(grid={"shots": [0, 4], "decoding": ["greedy", "vcd"], "retriever": [{"name": "knn", "by": "image"}]})
-    images, tokens = estimate_sizes(own.cells)
-    assert images == 5
+    images, tokens, branches = estimate_sizes(own.cells)
+    assert (images, branches) == (5, 2)
     largest = 0
     for shots in (0, 4):
         cells = [cell for cell in own.cells if cell.shots == shots]
@@ -48,4 +48,4 @@ def test_a_model_that_is_not_loaded_is_not_called(monkeypatch: pytest.MonkeyPatc
 
 
 def test_no_cells_have_no_size() -> None:
-    assert estimate_sizes([]) == (0, 0)
+    assert estimate_sizes([]) == (0, 0, 0)

@@ -44,7 +44,7 @@ def test_every_registered_model_has_the_base_class() -> None:
 def test_optional_members_have_defaults() -> None:
     model, prompt = Minimal(), _request("x").prompt
     model.load()
-    model.expect_prompts(images=1, tokens=100)
+    model.expect_prompts(images=1, tokens=100, branches=1)
     model.unload()
     assert (model.needs, model.quantizations, model.abilities_when_served) == (frozenset(), (), frozenset())
     assert (model.supports_adapters, model.is_endpoint, model.plans_prompt_sizes) == (False, False, False)

@@ -43,7 +43,7 @@ def test_larger_prompts_than_planned_restart_the_engine_and_lose_nothing(model: 
         for prompt in prompts
         for arm in ("greedy", groups.ARMS[0])
     ]
-    model.expect_prompts(1, 60)
+    model.expect_prompts(1, 60, 2)
     model.load()
     assert model.engine.max_model_len == 256
     answers = groups.run_requests(model, requests)

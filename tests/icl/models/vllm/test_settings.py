@@ -65,6 +65,14 @@ def test_steps_are_planned_ahead_on_a_gpu(
     assert arguments["scheduler_cls"].endswith(".AsyncLockstepScheduler") is is_async
 
 
+@pytest.mark.parametrize(("branches", "kind"), [(0, "Lockstep"), (1, "Plain"), (2, "Lockstep")])
+def test_prompts_that_decode_alone_have_the_scheduler_of_vllm(branches: int, kind: str) -> None:
+    model = VLLM()
+    model.expect_prompts(0, 0, branches)
+    assert model.arguments()["scheduler_cls"] == f"decoding.lockstep.scheduler.{kind}Scheduler"
+    assert model.digest == VLLM().digest
+
+
 def test_nothing_is_merged_without_an_adapter() -> None:
     with pytest.raises(ConfigError, match="there is no `adapter` to merge"):
         VLLM(merge=True)
@@ -93,7 +101,7 @@ def test_the_digest_depends_on_settings_that_change_an_output() -> None:
 )
 def test_a_plan_sets_length_and_images(settings: Any, plan: tuple[int, int], length: int | None, images: int) -> None:
     model = VLLM(**settings)
-    model.expect_prompts(*plan)
+    model.expect_prompts(*plan, branches=2)
     arguments = model.arguments()
     assert (arguments["max_model_len"], arguments["limit_mm_per_prompt"]["image"]) == (length, images)
     assert model.is_planned == (not settings and (length is not None or plan[0] > 0))
