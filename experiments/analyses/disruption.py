@@ -17,7 +17,7 @@ from experiments import answered_samples, interval_columns, iter_settings, make_
 from experiments.results.run_view import RunView
 from experiments.stats import read_answer, text_items, to_records, unit_labels
 from icl import ConfigError, DataFrame
-from retrievers.neighbor_swap import SWAPPED
+from retrievers.wrappers import SWAPPED
 
 NAME = "neighbor_swap"
 BASE, PLACE = "base", "place"

@@ -18,13 +18,13 @@ from icl.types import Example
 from lab.bench import Row
 from lab.bench.timing import cpu_rounds, round_ratios, with_spread
 from retrievers.base import Resources, normalize_rows
+from retrievers.baselines import RandomRetriever
 from retrievers.embedders.image_statistics import Histogram
 from retrievers.machinery.embeddings import num_embedded
 from retrievers.machinery.greedy_selection import PartMatches, dpp, mmr
 from retrievers.machinery.multi_vector import PoolParts
 from retrievers.machinery.similarity import VectorIndex, build_index
 from retrievers.nearest import KNN
-from retrievers.random import RandomRetriever
 
 ROWS, DIM, QUERIES, SHOTS = 100_000, 128, 1_000, 8
 CANDIDATES, PICKED, PARTS = 1_000, 16, 8

@@ -23,7 +23,7 @@ from icl.streams import StreamKey
 from icl.tasks.drawings.table import DrawingRecord
 from lab.small.drawings_data import DrawingSet, for_training
 from retrievers.base import Vectors, normalize_rows
-from retrievers.embedders.efficientnet_minilm import EfficientNetMiniLM, map_vectors, sentence_vectors
+from retrievers.embedders.efficientnet import EfficientNetMiniLM, map_vectors, sentence_vectors
 from retrievers.machinery.trained_heads import save_head
 
 DIMENSIONS, STEPS, BATCH, RATE, NOISE = 128, 400, 256, 2e-3, 0.01

@@ -13,8 +13,8 @@ from decoding.engine.decoding_step import combine_branches
 from decoding.strategies.chasd import CHASD
 from decoding.strategies.code import CODE, INSTRUCTION
 from decoding.strategies.context_aware import CAD, COIECD, AdaCAD
-from decoding.strategies.m3id import M3ID
 from decoding.strategies.vcd import VCD
+from decoding.strategies.without_image import M3ID
 from icl.errors import PlanError
 from icl.types import Part, Prompt
 from tests.decoding.prompts import prompt

@@ -10,8 +10,8 @@ from decoding.controls.constant_bias import ConstantBias
 from decoding.engine.engine import run_requests
 from decoding.engine.requests import DecodingRequest, Failure
 from decoding.strategies.calibration import BatchCalibration, ContextualCalibration
-from decoding.strategies.moicl import MoICL
-from decoding.strategies.pmi import PMI
+from decoding.strategies.prior_of_answer import PMI
+from decoding.strategies.several_prompts import MoICL
 from icl import edits
 from icl.errors import ConfigError, PlanError
 from icl.types import Generation, Part, Prompt, Turn

@@ -13,12 +13,12 @@ from decoding.arms.greedy import GreedyDecoding
 from decoding.arms.inspection import measure_weights
 from decoding.base import Note, Strategy
 from decoding.conformance import check_strategy
-from decoding.strategies.ced import CED
 from decoding.strategies.chasd import CHASD
 from decoding.strategies.dola import DoLa
-from decoding.strategies.m3id import M3ID
+from decoding.strategies.prior_of_answer import CED
 from decoding.strategies.ritual import RITUAL
 from decoding.strategies.vcd import VCD
+from decoding.strategies.without_image import M3ID
 from icl.edits import DiffusionNoise
 from icl.errors import ConfigError, PlanError
 from icl.types import Prompt

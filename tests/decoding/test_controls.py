@@ -14,25 +14,21 @@ from decoding.arms.requirements import unsupported_reason
 from decoding.base import InitialStepState, Note, Strategy, Traits
 from decoding.conformance import check_strategy, random_logits
 from decoding.controls.constant_bias import ConstantBias
-from decoding.controls.gaussian_proxy import GaussianProxy
 from decoding.controls.matched_sharpness import EntropyMatched, TemperatureMatched, temperature_of_entropy
-from decoding.controls.more_demonstrations import MoreDemonstrations
 from decoding.controls.negative_replacements import NoImage, OtherAnswers, ShuffledNegative, UnrelatedImage
-from decoding.controls.olm import OLM
-from decoding.controls.pba import PBA
-from decoding.controls.random_gate import RandomGate
+from decoding.controls.other_methods import OLM, PBA, MoreDemonstrations, SelfConsistency
+from decoding.controls.random_numbers import GaussianProxy, RandomGate
 from decoding.controls.recombinations import MaskOnly, PlainAverage, Plus, SignFlip
-from decoding.controls.self_consistency import SelfConsistency
 from decoding.engine.decoding_step import combine_branches
 from decoding.engine.engine import run_requests
 from decoding.engine.requests import DecodingRequest, Failure
 from decoding.formulas.distributions import entropy
 from decoding.formulas.sampling import Sampling
-from decoding.strategies.ced import CED
 from decoding.strategies.chasd import CHASD
 from decoding.strategies.code import CODE
 from decoding.strategies.context_aware import AdaCAD
 from decoding.strategies.dcd import DCD
+from decoding.strategies.prior_of_answer import CED
 from decoding.strategies.sampling import SamplingDecoding
 from decoding.strategies.vcd import VCD
 from icl import edits

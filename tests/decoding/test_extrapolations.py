@@ -9,15 +9,12 @@ from torch import Tensor
 from decoding.arms.arm import parse_arm
 from decoding.base import Strategy
 from decoding.engine.decoding_step import combine_branches
-from decoding.strategies.cd_k import CDK
-from decoding.strategies.ced import CED
-from decoding.strategies.cfg import CFG
 from decoding.strategies.context_aware import CAD
-from decoding.strategies.crg import CRG
 from decoding.strategies.icd import DISTURBANCE, ICD
-from decoding.strategies.pai import PAI
+from decoding.strategies.prior_of_answer import CDK, CED
 from decoding.strategies.ritual import RITUAL
 from decoding.strategies.vdd import VDD, VDDPostHoc
+from decoding.strategies.without_image import CFG, CRG, PAI
 from icl.edits import DiffusionNoise, RandomAugmentation, RegionMask
 from icl.errors import ConfigError, PlanError
 from tests.decoding.prompts import prompt

@@ -10,8 +10,7 @@ from decoding.base import InitialStepState
 from decoding.engine.decoding_step import combine_branches
 from decoding.engine.engine import run_requests
 from decoding.engine.requests import DecodingRequest
-from decoding.strategies.moicl import MoICL
-from decoding.strategies.nbce import NBCE
+from decoding.strategies.several_prompts import NBCE, MoICL
 from decoding.strategies.xmore import XMoRe
 from icl.types import Generation
 from tests.decoding.prompts import prompt

@@ -18,11 +18,10 @@ from decoding.formulas.sampling import Greedy
 from decoding.prompt_edits import keep_demonstrations
 from decoding.strategies.adaptive_shots import AdaptiveShots, first_clear, margins
 from decoding.strategies.crops import CRoPS
-from decoding.strategies.moicl import MoICL
-from decoding.strategies.parallel_icl import ParallelICL
 from decoding.strategies.residual import ResidualDecoding, residual
 from decoding.strategies.savcd import CHANGES, SAVCD, chosen_change, entropy_plausibility_mask
 from decoding.strategies.self_demonstrations import SelfDemonstrations, chosen_pairs
+from decoding.strategies.several_prompts import MoICL, ParallelICL
 from decoding.strategies.vcd import VCD
 from decoding.strategies.xmore import XMoRe
 from icl.errors import ConfigError, PlanError

@@ -10,13 +10,13 @@ from decoding.arms.arm import parse_arm
 from decoding.arms.inspection import branch_count
 from decoding.base import InitialStepState, Strategy
 from decoding.controls.base import WrappingControl
-from decoding.controls.gaussian_proxy import GaussianProxy
+from decoding.controls.random_numbers import GaussianProxy
 from decoding.controls.recombinations import MaskOnly
 from decoding.engine.decoding_step import combine_branches
 from decoding.lockstep.request_metadata import BranchMetadata, deserialize, serialize
 from decoding.lockstep.step_records import RECORD_STORE
 from decoding.lockstep.token_selection import BatchRow, complete_groups, select_tokens
-from decoding.strategies.nbce import NBCE
+from decoding.strategies.several_prompts import NBCE
 from decoding.strategies.vcd import VCD
 from icl.errors import ConfigError
 from icl.registry import entries, resolve

@@ -9,10 +9,8 @@ import torch
 
 from decoding.arms.wrapper import StrategyWrapper
 from decoding.base import TRAITS, Strategy, Traits
-from decoding.controls.more_demonstrations import MoreDemonstrations
-from decoding.controls.olm import OLM
+from decoding.controls.other_methods import OLM, MoreDemonstrations, SelfConsistency
 from decoding.controls.recombinations import MaskOnly
-from decoding.controls.self_consistency import SelfConsistency
 from decoding.strategies.vcd import VCD
 from icl.errors import ConfigError
 from icl.registry import NestedComponent, entries, resolve

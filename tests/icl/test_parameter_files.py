@@ -10,7 +10,7 @@ from icl.models.hf.model import HF
 from icl.parameter_files import cache_folder, expand_user
 from icl.registry import build
 from icl.tasks.drawings.table import drawings_folder
-from retrievers.embedders.sentence_transformers import SentenceTransformers
+from retrievers.embedders.sentence_encoders import SentenceTransformers
 from retrievers.machinery.embedding_models import find_checkpoint
 
 STRANGER = "~no-such-user/files"

@@ -9,9 +9,9 @@ import pytest
 from icl.errors import PlanError
 from icl.registry import build
 from icl.tasks.base import Pool
-from retrievers import hard_negative
+from retrievers import by_label as hard_negative
 from retrievers.base import Resources
-from retrievers.stratified import quotas
+from retrievers.by_label import quotas
 
 Make = Callable[..., Any]
 

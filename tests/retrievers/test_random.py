@@ -9,11 +9,9 @@ import pytest
 from icl.errors import PlanError
 from icl.tasks.base import Pool
 from icl.types import Query
-from retrievers.balanced import Balanced
 from retrievers.base import Resources
-from retrievers.none import NoDemos
-from retrievers.random import RandomRetriever
-from retrievers.stratified import Stratified
+from retrievers.baselines import NoDemos, RandomRetriever
+from retrievers.by_label import Balanced, Stratified
 
 Make = Callable[..., Any]
 

@@ -12,7 +12,7 @@ from icl.tasks.base import Pool
 from icl.types import Query
 from retrievers.base import Resources, declared
 from retrievers.machinery.conformance import sample_pool, sample_queries
-from retrievers.query_dropout import FittedQueryDropout
+from retrievers.wrappers import FittedQueryDropout
 
 Make = Callable[..., Any]
 COLORS = ("red", "lime", "blue")

@@ -24,9 +24,9 @@ from decoding.engine.batch import (
 from decoding.engine.engine import run_requests
 from decoding.engine.requests import ArmWork, Counters, DecodingRequest, Failure, LazyBranches, PreparedRequest
 from decoding.formulas.sampling import Greedy, Sampler, Sampling
-from decoding.strategies.cd_k import CDK
 from decoding.strategies.chasd import CHASD
-from decoding.strategies.nbce import NBCE
+from decoding.strategies.prior_of_answer import CDK
+from decoding.strategies.several_prompts import NBCE
 from decoding.strategies.vcd import VCD
 from icl.edits import Blank
 from icl.types import Generation, Prompt

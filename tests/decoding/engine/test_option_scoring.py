@@ -12,7 +12,7 @@ from decoding.engine.engine import run_requests
 from decoding.engine.option_scoring import FLOOR, OptionScoring, combined_logprobs, normalize_score, score_options
 from decoding.engine.requests import DecodingRequest, Failure
 from decoding.strategies.dola import DoLa
-from decoding.strategies.pmi import PMI
+from decoding.strategies.prior_of_answer import PMI
 from decoding.strategies.vcd import VCD
 from icl.types import Generation
 from tests.decoding.prompts import prompt

@@ -30,7 +30,7 @@ from decoding.lockstep.request_metadata import (
 )
 from decoding.lockstep.step_records import RECORD_STORE, GroupRecord, LockstepWorkerExtension, RecordStore
 from decoding.lockstep.token_selection import BatchRow, complete_groups, select_tokens
-from decoding.strategies.m3id import M3ID
+from decoding.strategies.without_image import M3ID
 from icl.errors import PlanError
 from tests.decoding.thinker import CLOSING, OPENING, WordTokenizer
 

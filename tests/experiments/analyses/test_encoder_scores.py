@@ -21,7 +21,7 @@ from icl.errors import ConfigError, PlanError
 from icl.images import Image
 from icl.registry import build
 from retrievers.base import normalize_rows
-from retrievers.embedders.minilm import MiniLM
+from retrievers.embedders.sentence_encoders import MiniLM
 from retrievers.machinery.embeddings import demo_text
 
 TASK = {"name": "counting", "queries": 4, "pool_size": 14}

@@ -11,7 +11,7 @@ import torch
 
 from decoding.arms.arm import parse_arm
 from decoding.arms.fitting import fit_mixture_weights, read_parameter_file, write_parameter_file
-from decoding.strategies.moicl import MoICL
+from decoding.strategies.several_prompts import MoICL
 from experiments.cli.main import main
 from experiments.config.config import load_config
 from experiments.grid.grid import expand

@@ -12,7 +12,7 @@ from lab.small import encoder
 from lab.small.drawings_data import DrawingSet, split
 from lab.small.encoder import CARD_TEXT, EncoderData, contrastive_loss, recall, train_maps, without_part
 from retrievers.base import normalize_rows
-from retrievers.embedders.efficientnet_minilm import MAPS
+from retrievers.embedders.efficientnet import MAPS
 
 AUTHORS = ("Ann", "Bob", "Cleo", "Dan", "Eve", "Fay", "Gil", "Hal")
 

@@ -15,7 +15,7 @@ from icl.streams import StreamKey
 from icl.tasks.base import Pool
 from icl.types import Context, Demo, Example, Query
 from prompts.example_changes import derange
-from prompts.transforms.frame_grid import middles
+from prompts.transforms.images import middles
 
 Make = Callable[..., Context]
 

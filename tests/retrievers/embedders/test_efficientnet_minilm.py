@@ -8,13 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-import retrievers.embedders.efficientnet_minilm as module
+import retrievers.embedders.efficientnet as module
 from icl.errors import DataError
 from icl.registry import build
 from icl.tasks.base import Pool
 from retrievers.base import Resources, normalize_rows
-from retrievers.embedders.efficientnet import feature_maps
-from retrievers.embedders.efficientnet_minilm import EfficientNetMiniLM
+from retrievers.embedders.efficientnet import EfficientNetMiniLM, feature_maps
 from retrievers.machinery.trained_heads import load_head
 
 Make = Callable[..., Any]

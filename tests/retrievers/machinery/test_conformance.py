@@ -14,7 +14,7 @@ from icl.types import RetrievedExample
 from retrievers.base import ALLOW_LEAKS, EXCLUDE_LEAKS, Resources
 from retrievers.machinery.conformance import check_retriever, sample_pool, sample_queries
 from retrievers.machinery.embedding_models import SHIPPED
-from retrievers.with_leaks import WithLeaks
+from retrievers.wrappers import WithLeaks
 
 NAMES = list(entries("retriever"))
 FIELDS = {name: {f.name for f in fields(resolve("retriever", name))} for name in NAMES}

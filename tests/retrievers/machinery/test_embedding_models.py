@@ -20,12 +20,10 @@ from icl.models.hf.model import HF
 from icl.models.vllm.model import VLLM
 from icl.registry import build
 from retrievers.base import normalize_rows
+from retrievers.embedders.combined import Mix, Paired
 from retrievers.embedders.e5v import E5V
 from retrievers.embedders.efficientnet import EfficientNet
-from retrievers.embedders.minilm import MiniLM
-from retrievers.embedders.mix import Mix
-from retrievers.embedders.paired import Paired
-from retrievers.embedders.sentence_transformers import SentenceTransformers
+from retrievers.embedders.sentence_encoders import MiniLM, SentenceTransformers
 from retrievers.embedders.vision import Vision
 from retrievers.machinery import embedding_models
 from retrievers.machinery.embedding_models import (

@@ -1,0 +1,278 @@
+"""Mixtures of prompts that share the demonstrations between them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from decoding import Generate, Note, StatefulStrategy, StepState, Strategy, Traits, unit_strength
+from decoding.arms.fitting import fit_mixture_weights
+from decoding.formulas.distributions import constants_like, steps_per_row
+from decoding.formulas.sampling import nucleus_threshold
+from decoding.prompt_edits import demonstration_windows, demonstrations, keep_demonstrations, remove_demonstrations
+from icl import Count, Fraction, NonNegative, Positive, PositiveInt, Prompt, Query, Tensor, build, component, parameter
+from icl.errors import ConfigError, PlanError
+from icl.lru_cache_bytes import LRUByteCache
+
+NEG_INF = -float("inf")
+
+
+@component("strategy", "nbce")
+@dataclass(frozen=True)
+class NBCE(StatefulStrategy):
+    """Window of demonstrations with minimal entropy, contrasted with the prompt without demonstrations.
+
+    Naive Bayes context extension (Su et al., NAACL 2024, 2403.17552): windows of demonstrations, pooled at each step.
+
+        scores = (1 + beta) l(y | window) - beta l(y | no demonstrations)
+
+    `window` is the window with minimal entropy at each step, after a top-p cut of all branches. As in the author's
+    code, `eta` nats are subtracted from the entropy of the window of the step before. Tokens without probability in the
+    empty context after its cut are scored by the window alone. `pooling: mean` averages the log-probabilities of all
+    windows, without a cut; beta = n - 1 is then Bayes' rule for n independent windows. The whole prompt is branch 0,
+    for traces and controls, and has no weight.
+
+    Differs from the released code in the windows, which are groups of demonstrations (there parts of a long text).
+    """
+
+    beta: NonNegative = 0.25  # strength of the contrast with the empty context
+    windows: Count = 0  # windows of consecutive demonstrations; 0: one per demonstration
+    pooling: Literal["min_entropy", "mean"] = "min_entropy"  # how windows are pooled
+    top_p: Fraction = 0.95  # cut of each branch before entropies are compared; 1: none
+    eta: NonNegative = 0.1  # nats subtracted from the entropy of the last step's window
+
+    traits = Traits(keeps_state=True, masks_in_combine=True)
+
+    @property
+    def weights(self) -> None:
+        return None
+
+    def strength(self, logits: Tensor, step: int) -> Tensor:
+        return unit_strength(logits)
+
+    def branches(self, prompt: Prompt, note: Note = None) -> tuple[Prompt, ...]:
+        """The prompt, its windows, the query alone."""
+        return prompt, *demonstration_windows(prompt, self.windows), remove_demonstrations(prompt)
+
+    def combine_stateful(self, logits: Tensor, step: int, states: Sequence[StepState]) -> Tensor:
+        logprobs = logits[1:].log_softmax(-1)
+        if self.pooling == "mean":
+            mean: Tensor = (1 + self.beta) * logprobs[:-1].mean(0) - self.beta * logprobs[-1]
+            return mean
+        cut = self._cut(logprobs)
+        window, empty = self._pool(cut[:-1], step, states), cut[-1]
+        scores: Tensor = (1 + self.beta) * window - self.beta * empty
+        return scores.where(empty > NEG_INF, window)
+
+    def _cut(self, logprobs: Tensor) -> Tensor:
+        """Log-probabilities [n, B, V], -inf outside the nucleus of each row."""
+        if self.top_p == 1:
+            return logprobs
+        rows = logprobs.flatten(0, 1)
+        return rows.masked_fill(rows < nucleus_threshold(rows, self.top_p), NEG_INF).view_as(logprobs)
+
+    def _pool(self, windows: Tensor, step: int, states: Sequence[StepState]) -> Tensor:
+        """The window with minimal entropy of each row: log-probabilities [n, B, V] -> [B, V]."""
+        import torch
+
+        entropies = torch.special.entr(windows.exp()).sum(-1)
+        steps = steps_per_row(step, len(states))
+        previous = [state.memory.get(steps[row] - 1) for row, state in enumerate(states)]
+        if any(number is not None for number in previous):
+            numbers_before = [-1 if number is None else number for number in previous]
+            window_before = torch.stack([torch.as_tensor(one, device=entropies.device) for one in numbers_before])
+            numbers = torch.arange(len(entropies), device=entropies.device)[:, None]
+            entropies = torch.where(numbers == window_before, entropies - self.eta, entropies)
+        chosen: Tensor = entropies.argmin(0)
+        for row, state in enumerate(states):
+            state.memory[steps[row]] = chosen[row]  # stays on the device, so that the host need not wait for it
+        window: Tensor = windows[chosen, torch.arange(len(chosen), device=windows.device)]
+        return window
+
+
+@component("strategy", "moicl")
+@dataclass(frozen=True)
+class MoICL(Strategy):
+    """Weighted mixture of groups of demonstrations, each read in a prompt of its own.
+
+    Mixtures of in-context learners (Hong et al., ACL 2025, 2411.02830): groups of demonstrations as weighted experts.
+
+        scores = sum_i w_i l(y | demonstrations of group i, query)
+
+    By default each of n groups has the weight 1/n. `icl fit` learns the weights on a dev split from the cross-entropy
+    of its options (`decoding.arms.fitting.fit_mixture_weights`). A negative weight makes an anti-expert. `top_k` keeps
+    the largest weights by magnitude, without renormalization. The whole prompt is branch 0, for traces and controls,
+    and has no weight. The paper's hypernetwork, which predicts weights of new groups, is not implemented.
+
+    Differs from the released code in the hypernetwork and the learned sparse mask, which are missing.
+
+    A prompt with fewer groups than weights uses the first weights.
+    """
+
+    groups: Count = 0  # groups of consecutive demonstrations; 0: one per weight, or one per demonstration
+    group_weights: tuple[float, ...] = parameter("weights", ())  # of the groups, in prompt order; none: all equal
+    top_k: Count = 0  # number of weights that are used, the largest by magnitude; 0: all
+
+    needs_labels: ClassVar[bool] = True
+
+    def calibration_strategies(self, shots: int) -> tuple[Strategy, ...]:
+        """One strategy per group, with the weight 1 for this group. Raises ConfigError without demonstrations."""
+        count = min(self.groups or shots, shots)
+        if not count:
+            raise ConfigError("moicl has weights for groups of demonstrations, but there are none at 0 shots.")
+        one_hot = [tuple(float(i == group) for i in range(count)) for group in range(count)]
+        return tuple(replace(self, groups=count, group_weights=weights, top_k=0) for weights in one_hot)
+
+    def fit(self, logprobs: Tensor, gold: Sequence[int]) -> "MoICL":
+        return replace(self, groups=logprobs.shape[1], group_weights=fit_mixture_weights(logprobs, gold))
+
+    @property
+    def weights(self) -> None:
+        """None, because they depend on the number of demonstrations."""
+        return None
+
+    def strength(self, logits: Tensor, step: int) -> Tensor:
+        return logits.new_full((logits.shape[1], 1), sum(self.effective_weights(len(logits) - 1)))
+
+    def effective_weights(self, count: int) -> tuple[float, ...]:
+        """The weights of `count` groups."""
+        weights = self.group_weights[:count] if self.group_weights else (1 / count,) * count
+        weights += (0.0,) * (count - len(weights))
+        if not self.top_k:
+            return weights
+        largest = sorted(range(count), key=lambda i: -abs(weights[i]))[: self.top_k]
+        return tuple(weight if i in largest else 0.0 for i, weight in enumerate(weights))
+
+    def branches(self, prompt: Prompt, note: Note = None) -> tuple[Prompt, ...]:
+        """The prompt, and one prompt per group."""
+        return prompt, *demonstration_windows(prompt, self.groups or len(self.group_weights))
+
+    def combine(self, logits: Tensor, step: int) -> Tensor:
+        experts = logits[1:].log_softmax(-1)
+        weights = constants_like(self.effective_weights(len(experts)), logits)
+        scores: Tensor = (weights[:, None, None] * experts).sum(0)
+        return scores
+
+
+Floats = NDArray[np.float64]
+
+_VECTORS = LRUByteCache[tuple[str, tuple[str, ...]], Floats](32 * 2**20, lambda vector: vector.nbytes + 400)
+"""The latest vectors of this process by embedder and images."""
+
+Chunks = tuple[Sequence[Sequence[int]], Sequence[float]]
+"""A note: the numbers of the demonstrations of each chunk, and the weight of each chunk."""
+
+
+@component("strategy", "parallel_icl")
+@dataclass(frozen=True)
+class ParallelICL(StatefulStrategy):
+    """Mixture of clusters of demonstrations, weighted by their similarity to the query's image.
+
+    Parallel-ICL (2603.16092): clusters of demonstrations read in parallel, weighted by their similarity to the query.
+
+        chunks = k-means of the demonstrations' image vectors
+        w = softmax(s / tau),      s_n = mean cosine of chunk n's images to the query's image
+        scores = sum_n w_n l(y | chunk n, query)
+
+    The chunks and their weights are the prompt's note. A chunk whose weight is 0 is not read. The whole prompt is
+    branch 0, for traces and controls, and has no weight. Controls: `chunks: random`, `share: equal` (`moicl` with
+    clustered groups), `share: nearest` and the vote. One group is the whole prompt.
+
+    No released code: a reconstruction from the abstract. tau, the vectors and the number of chunks are not the paper's.
+    """
+
+    groups: PositiveInt = 2  # number of chunks
+    chunks: Literal["clustered", "consecutive", "random"] = "clustered"  # how demonstrations are divided
+    share: Literal["similarity", "equal", "nearest"] = "similarity"  # weights of the chunks
+    tau: Positive = 0.1  # temperature of the weights; small: the nearest chunk alone
+    embedder: Any = "encoder"  # embedder of the images: its name, or a mapping
+
+    def __post_init__(self) -> None:
+        build("embedder", self.embedder)  # refuses an unknown name
+
+    traits = Traits(combines_notes=True)
+
+    @property
+    def weights(self) -> None:
+        """None, because they depend on the number of demonstrations."""
+        return None
+
+    def strength(self, logits: Tensor, step: int) -> Tensor:
+        return unit_strength(logits)
+
+    def prepare(self, prompts: Sequence[Prompt], generate: Generate) -> list[Note]:
+        """The chunks of each prompt and their weights.
+
+        Raises:
+            PlanError: A demonstration or the query has no image to compare.
+        """
+        return [self._chunks_and_weights(prompt) for prompt in prompts]
+
+    def branches(self, prompt: Prompt, note: Note = None) -> tuple[Prompt, ...]:
+        """The prompt, and one prompt for each chunk."""
+        chunks, _ = cast("Chunks", self._chunks_and_weights(prompt) if note is None else note)
+        return prompt, *(keep_demonstrations(prompt, chunk) for chunk in chunks)
+
+    def combine_stateful(self, logits: Tensor, step: int, states: Sequence[StepState]) -> Tensor:
+        """logits: [1 + chunks, B, V] float32 -> scores [B, V]. Without notes, as in measurements, weights are equal."""
+        count = len(logits) - 1
+        notes = [cast("Chunks | None", state.note) for state in states]
+        weights = logits.new_tensor([[1 / count] * count if note is None else note[1] for note in notes])
+        scores: Tensor = (weights.T[..., None] * logits[1:].log_softmax(-1)).sum(0)
+        return scores
+
+    def _chunks_and_weights(self, prompt: Prompt) -> Chunks:
+        numbers = demonstrations(prompt)
+        if not numbers or self.groups == 1:
+            return [numbers], [1.0]
+        needs_vectors = self.chunks == "clustered" or self.share != "equal"
+        vectors = self._vectors(prompt, numbers) if needs_vectors else np.zeros((len(numbers) + 1, 1))
+        chunks = self._chunks(prompt, numbers, vectors[:-1])
+        weights = np.full(len(chunks), 1 / len(chunks))
+        if self.share != "equal":
+            weights = self._weights(np.array([float((vectors[:-1][chunk] @ vectors[-1]).mean()) for chunk in chunks]))
+        pairs = [(chunk, float(weight)) for chunk, weight in zip(chunks, weights, strict=True) if weight > 0]
+        return [[numbers[i] for i in chunk] for chunk, _ in pairs], [weight for _, weight in pairs]
+
+    def _weights(self, similarity: Floats) -> Floats:
+        scaled = similarity / (self.tau if self.share == "similarity" else 1e-9)
+        weights = np.exp(scaled - scaled.max())
+        return np.asarray(weights / weights.sum())
+
+    def _chunks(self, prompt: Prompt, numbers: Sequence[int], vectors: Floats) -> list[list[int]]:
+        """Places of the demonstrations of each chunk, in prompt order."""
+        count = min(self.groups, len(numbers))
+        if self.chunks == "clustered":
+            from scipy.cluster.vq import kmeans2
+
+            labels = kmeans2(vectors, count, minit="++", seed=prompt.key.numpy("parallel_icl/clusters"))[1].tolist()
+        else:
+            order = list(range(len(numbers)))
+            if self.chunks == "random":
+                order = prompt.key.order("parallel_icl/chunks", [str(number) for number in numbers])
+            labels = [place * count // len(numbers) for place in np.argsort(order).tolist()]
+        chunks = [[i for i, label in enumerate(labels) if label == chunk] for chunk in range(count)]
+        return [chunk for chunk in chunks if chunk]
+
+    def _vectors(self, prompt: Prompt, numbers: Sequence[int]) -> Floats:
+        """Unit vectors of the images of each demonstration, then of the query: [demonstrations + 1, D]."""
+        owners: list[int | None] = [*numbers, None]
+        images = {owner: [p.image for p in prompt.parts() if p.image and p.demo == owner] for owner in owners}
+        bare = [owner for owner, own in images.items() if not own]
+        if bare and bare[0] is not None:
+            raise PlanError(f"parallel_icl compares images, and demonstration {bare[0]} has none.")
+        if bare:
+            raise PlanError(
+                "parallel_icl compares images, and the query has none. Set chunks: consecutive and share: equal."
+            )
+        items = [Query(str(owner), tuple(images[owner]), "") for owner in owners]
+        embedder = build("embedder", self.embedder)
+        keys = [(embedder.digest, tuple(image.digest for image in item.images)) for item in items]
+        vectors = {key: vector for key in keys if (vector := _VECTORS.get(key)) is not None}
+        new = {key: item for key, item in zip(keys, items, strict=True) if key not in vectors}
+        if new:
+            rows = np.asarray(embedder.embed_images(list(new.values())), dtype=np.float64)
+            vectors |= {key: _VECTORS.put(key, row) for key, row in zip(new, rows, strict=True)}
+        return np.stack([vectors[key] for key in keys])
