@@ -10,7 +10,7 @@ VLLM_TESTS := tests/decoding/lockstep tests/decoding/server tests/icl/models/vll
 VLLM_LONG_TESTS := tests/decoding/lockstep/test_serving_parallel.py tests/decoding/lockstep/test_runners.py \
 	tests/icl/models/vllm/test_tensor_parallel.py tests/icl/models/vllm/test_token_ids.py
 # What starts processes, browsers or clusters, or loads many architectures.
-SLOW_TESTS := tests/journeys tests/icl/models/hf tests/experiments/launch tests/lab/tiny tests/lab/architectures \
+SLOW_TESTS := tests/journeys tests/icl/models/hf tests/experiments/launch tests/lab/tiny tests/lab/architectures tests/lab/models \
 	tests/experiments/notebooks tests/lab/bench tests/experiments/report/test_page_in_chromium.py \
 	tests/experiments/test_kill.py tests/experiments/test_packed_models.py tests/experiments/test_real_model.py \
 	tests/decoding/test_on_models.py \
@@ -23,8 +23,9 @@ SLOW_TESTS := tests/journeys tests/icl/models/hf tests/experiments/launch tests/
 	tests/decoding/engine/test_device_traffic.py tests/test_skips.py tests/test_project_folders.py \
 	tests/icl/tasks/generated/test_all.py tests/experiments/cli/test_completion.py tests/experiments/analyses
 
-# Checks of keepers that take longest: rows of docs/architectures.md in both environments, and the GPU checks without a GPU.
-LAB_TESTS := tests/lab/architectures tests/lab/gpu
+# Checks of keepers that take longest: rows of docs/architectures.md in both environments and
+# of docs/models.md, papers on twins of their models, and the GPU checks without a GPU.
+LAB_TESTS := tests/lab/architectures tests/lab/models tests/lab/gpu
 
 .DEFAULT_GOAL := help
 .PHONY: help quickstart docs docs-versions test test-fast test-main test-vllm test-vllm-long test-architectures test-tools nightly vllm-env lint test-lab bench gpu clean
@@ -34,7 +35,7 @@ help:
 	@echo "make test         lint, type check, import layers and all tests (installs what they need)"
 	@echo "make test-fast    the fast tests: pure logic, fake models and the shipped model"
 	@echo "make nightly      kills, damaged files, random input and equal arms, each many times; every strategy on five models"
-	@echo "make test-architectures  every row of docs/architectures.md (test checks a sample)"
+	@echo "make test-architectures  every row of docs/architectures.md and docs/models.md (test-lab checks a sample)"
 	@echo "make test-lab     the tests of lab/: training, benchmarks, GPU checks, the table of architectures, simulations"
 	@echo "make lint         the checks alone"
 	@echo "make docs         the documentation site, in build/docs"
@@ -69,7 +70,7 @@ docs-versions: $(VENV)/ready-docs
 	OMP_NUM_THREADS=1 $(BIN)/python docs/versions.py $(VERSIONS)
 
 test-architectures: $(VENV)/ready-dev
-	ICL_ARCHITECTURES=all OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/lab/architectures -k shipped_page
+	ICL_ARCHITECTURES=all ICL_MODELS=all OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/lab/architectures tests/lab/models -k shipped_page
 
 lint: $(VENV)/ready-dev
 	$(BIN)/ruff check .

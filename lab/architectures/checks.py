@@ -111,7 +111,9 @@ def _blanked(part: Part, name: str) -> Part:
 
 
 def _decoder_input(hf: HF, prompt: Prompt) -> "Tensor":
-    """What the lowest layer of the decoder reads: [tokens, d]."""
+    """What the lowest layer of the decoder reads: [tokens, …]. Several residual streams [streams, 1, tokens, d] are
+    joined.
+    """
     states: list[Tensor] = []
 
     def remember(module: Any, args: Any, kwargs: Any) -> None:
@@ -122,7 +124,8 @@ def _decoder_input(hf: HF, prompt: Prompt) -> "Tensor":
         hf.engine.runner.prefill(hf.engine.prompt_encoder.read([prompt]))
     finally:
         handle.remove()
-    return states[0][0]
+    (state,) = states
+    return state[:, 0].movedim(0, 1).flatten(1) if state.ndim == 4 and state.shape[1] == 1 else state[0]
 
 
 def check_gradients(hf: HF, prompt: Prompt) -> Verdict:

@@ -30,15 +30,17 @@ def check_vllm(entry: Entry, folder: Path, all_prompts: Sequence[Prompt], *, max
     missing = [arm for arm in COLUMNS.values() if arm not in entry.answers]
     if missing:
         return dict.fromkeys(COLUMNS, Verdict("not run", "the Hugging Face backend has no answers to compare with"))
-    length = min(max_model_len, max_tokens(Checkpoint(str(folder)).config) or max_model_len)
-    model = VLLM(str(folder), max_model_len=length, max_images=4, cache_gib=0.25)
+    model: VLLM | None = None
     try:
+        length = min(max_model_len, max_tokens(Checkpoint(str(folder)).config) or max_model_len)
+        model = VLLM(str(folder), max_model_len=length, max_images=4, cache_gib=0.25)
         model.load()
         return {column: _compare_arm(model, arm, entry.answers[arm], all_prompts) for column, arm in COLUMNS.items()}
     except Exception as error:  # noqa: BLE001
         return dict.fromkeys(COLUMNS, Verdict("no", _first(error)))
     finally:
-        model.unload()
+        if model is not None:
+            model.unload()
 
 
 def _compare_arm(model: Any, arm: str, reference: ReferenceAnswers, all_prompts: Sequence[Prompt]) -> Verdict:

@@ -59,8 +59,12 @@ class Subjects:
     max_model_len: int
 
 
+def _check(name: str, folder: Path) -> Entry:
+    return checks.check_hf(name, folder)
+
+
 ALL_ARCHITECTURES = Subjects(
-    "lab.architectures", "architecture", tuple(ARCHITECTURES), checkpoint, checks.check_hf, prompts, 1024
+    "lab.architectures", "architecture", tuple(ARCHITECTURES), checkpoint, _check, prompts, 1024
 )
 
 

@@ -94,8 +94,8 @@ One command makes this page and continues where it stopped:
 It checks tiny checkpoints with random weights of each architecture: real model classes, configs and processors,
 float32 on a CPU, six prompts with one to four images of several sizes, 12 tokens each. In a random model, a wrong
 position, mask, image or padding changes the tokens. So the table shows whether the code is right for an architecture.
-It evaluates no trained model and covers no published chat template: all checkpoints share one short template of this
-project.
+It evaluates no trained model, and its configs are nobody's: all checkpoints share one short chat template of this
+project. [Models](models.md) checks published templates and settings.
 
 - **loop = generate**: for each prompt alone, the token loop and `generate` of transformers give the same greedy tokens,
   on inputs of the processor's own `apply_chat_template`.

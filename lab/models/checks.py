@@ -19,6 +19,7 @@ from decoding.engine.engine import run_requests
 from decoding.engine.requests import DecodingRequest, Failure
 from icl.errors import ICLError, ModelError
 from icl.models.hf.model import HF
+from icl.models.hf.text_processor import is_plain_text
 from icl.types import Generation, Prompt
 from lab.architectures import checks, inputs, recomputation
 from lab.architectures.checks import check_named, verdict_of
@@ -37,6 +38,12 @@ def prompts() -> list[Prompt]:
     return [made[0], made[1], made[3]]
 
 
+def prompts_of(hf: HF) -> list[Prompt]:
+    """`prompts`, or prompts of a single turn for a base model, which has no chat template."""
+    made = inputs.prompts()
+    return [made[5], made[1], made[5]] if is_plain_text(hf.checkpoint.processor.chat_template) else prompts()
+
+
 def check_twin(name: str, folder: Path) -> Entry:
     """All checks of one twin, with its answers for the comparison with vLLM."""
     hf = HF(path=str(folder), dtype="float32", device="cpu")
@@ -49,7 +56,7 @@ def check_twin(name: str, folder: Path) -> Entry:
         verdicts = {
             "prompts": verdict_of(lambda: _prompts(hf)),
             "answers": verdict_of(lambda: _answers(hf, answers)),
-            "options": verdict_of(lambda: recomputation.check_options(hf, prompts()[:2])),
+            "options": verdict_of(lambda: recomputation.check_options(hf, prompts_of(hf)[:2])),
             "interleaved": _interleaved(hf),
             "quantized": verdict_of(lambda: _quantized(folder)),
             "interventions": verdict_of(lambda: _interventions(hf)),
@@ -79,7 +86,7 @@ def _joined(turn: dict[str, Any]) -> str:
 
 def _prompts(hf: HF) -> Verdict:
     counts = []
-    for number, prompt in enumerate(prompts()):
+    for number, prompt in enumerate(prompts_of(hf)):
         expected = _ids(hf, prompt)["input_ids"][0]
         (read,) = hf.engine.prompt_encoder.read([prompt])
         if not torch.equal(read.ids, expected):
@@ -106,14 +113,15 @@ def _answers(hf: HF, answers: dict[str, ReferenceAnswers]) -> Verdict:
     """Compares answers with `generate`, and keeps those of the arms that vLLM repeats."""
     verdict = compare_with_generate(hf, greedy_arm(hf))
     for arm in ("greedy", "vcd"):
-        answers[arm] = ReferenceAnswers.of(checks.generate(hf, arm, prompts()))
+        answers[arm] = ReferenceAnswers.of(checks.generate(hf, arm, prompts_of(hf)))
     return verdict
 
 
 def compare_with_generate(hf: HF, arm: Arm) -> Verdict:
     """Compares the greedy tokens of an arm with those of `generate` under the checkpoint's generation config."""
     total = 0
-    for number, (prompt, own) in enumerate(zip(prompts(), _generate(hf, arm, prompts()), strict=True)):
+    chosen = prompts_of(hf)
+    for number, (prompt, own) in enumerate(zip(chosen, _generate(hf, arm, chosen), strict=True)):
         tensors = _ids(hf, prompt)
         width = tensors["input_ids"].shape[1]
         with torch.inference_mode():
@@ -144,7 +152,7 @@ def _quantized(folder: Path) -> Verdict:
 
 
 def _interventions(hf: HF) -> Verdict:
-    _, short, long = prompts()
+    _, short, long = prompts_of(hf)
     if problem := next(check_sites(hf, [short, long], SITE_KINDS), None):
         return Verdict("no", problem)
     verdict = check_named(hf, long)

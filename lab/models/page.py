@@ -38,7 +38,7 @@ text file in `tests/random_models/twins/models/`.
 - **Published, where the column *template* says so**: the chat template. These files are not part of this repository;
   `PUBLISHED_TEMPLATES` names their folder. Elsewhere a twin takes a template of a few lines in the same shape.
 - **Not real**: weights, widths, the number of layers, ids of tokens, and the tokenizer, which has bytes and special
-  tokens but no merges.
+  tokens but no merges. Gemma 3n and Llama 3.2 Vision read smaller images here, because theirs take a CPU minutes.
 
 [Architectures](architectures.md) checks more classes in more ways, with one template of this project.
 

@@ -12,4 +12,5 @@ def twin_folder(name: str, folder: Path) -> Path:
     return folder if (folder / "README.md").is_file() else save_twin(name, folder)
 
 
-MODELS = Subjects("lab.models", "twin", tuple(twins()), twin_folder, check_twin, prompts, 16384)
+ROWS = tuple(name for name, twin in twins().items() if twin.images)
+MODELS = Subjects("lab.models", "twin", ROWS, twin_folder, check_twin, prompts, 16384)

@@ -1,5 +1,9 @@
-"""Builders of classes without a row in the table of architectures: a tower of timm, a model that also speaks."""
+"""Builders of classes without a row in the table of architectures: a tower of timm, models that also speak or read text
+only.
+"""
 
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import transformers
@@ -90,4 +94,22 @@ def qwen2_5_omni(size: Size) -> Made:
     return Made(config, transformers.Qwen2_5OmniProcessor(images, video, listener, words), slot)
 
 
-MAKERS: dict[str, Maker] = {make.__name__: make for make in (gemma3n, qwen2_5_omni)}
+@dataclass
+class Words:
+    """A tokenizer in the place of a processor."""
+
+    tokenizer: Any
+    chat_template: str | None = None
+
+    def save_pretrained(self, folder: Path) -> None:
+        self.tokenizer.chat_template = self.chat_template
+        self.tokenizer.save_pretrained(folder)
+
+
+def llama(size: Size) -> Made:
+    """A language model that reads text only."""
+    words = tokenizer({})
+    return Made(transformers.LlamaConfig(**text_settings(words, size)), Words(words), "")
+
+
+MAKERS: dict[str, Maker] = {make.__name__: make for make in (gemma3n, qwen2_5_omni, llama)}

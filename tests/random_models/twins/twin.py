@@ -7,6 +7,7 @@ also        further checkpoints that differ in size alone
 builder     the function of `tests.random_models` that makes classes of the same architecture at a small size
 layers      the number of layers of the language model, at least one period of its pattern
 width       the width of the language model, for real head sizes
+images      whether it reads images, so that the table of models has a row
 template    the folder of its published chat template, or the variable of a package that holds it; none if it is not
             to be had
 shape       the template of `shapes/` that replaces the published one where there is none; "" if the model has none
@@ -18,6 +19,7 @@ stop        the tokens that end an answer
 config      keys of config.json, merged into the builder's; a string for a token id is that token
 processor   keys of processor_config.json, merged one level deep
 generation  further keys of generation_config.json
+files       further files of the release that the class loads, which are empty here
 type, code  instead of a builder, for a checkpoint whose classes are not those of transformers: `model_type`, and its
             keys that name Python code
 """
@@ -30,6 +32,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import torch
 from ruamel.yaml import YAML
 from safetensors.torch import save_file
 
@@ -54,6 +57,7 @@ class Twin:
     builder: str = ""
     shape: str = ""
     also: tuple[str, ...] = ()
+    images: bool = True
     template: str | None = None
     layers: int = 2
     width: int = WIDTH
@@ -65,6 +69,7 @@ class Twin:
     config: Mapping[str, Any] = field(default_factory=dict)
     processor: Mapping[str, Any] = field(default_factory=dict)
     generation: Mapping[str, Any] = field(default_factory=dict)
+    files: tuple[str, ...] = ()
     type: str = ""
     code: Mapping[str, Any] = field(default_factory=dict)
 
@@ -95,7 +100,7 @@ def twins() -> Mapping[str, Twin]:
 
 def _read(path: Path) -> Twin:
     keys = YAML(typ="safe", pure=True).load(path)
-    for name in ("also", "tokens", "words", "stop"):
+    for name in ("also", "files", "tokens", "words", "stop"):
         keys[name] = tuple(keys.get(name, ()))
     try:
         return Twin(path.stem, **keys)
@@ -136,9 +141,12 @@ def save_twin(name: str, folder: Path, seed: int = 0, *, own_template: bool = Fa
         return folder
     made = _parts(twin)
     write(made, folder, seed)
+    for file in twin.files:
+        torch.save({}, folder / file)
     words = made.processor.tokenizer
     special = sorted(words.convert_tokens_to_ids(list({*words.all_special_tokens, *_added(words)})))
-    _rewrite(folder / "processor_config.json", lambda keys: _merge_parts(keys, twin.processor))
+    if twin.processor:
+        _rewrite(folder / "processor_config.json", lambda keys: _merge_parts(keys, twin.processor))
     ends = {"eos_token_id": [words.convert_tokens_to_ids(token) for token in twin.stop]}
     _rewrite(folder / "generation_config.json", lambda keys: {**keys, **ends, **twin.generation})
     write_as_published(folder, special)
