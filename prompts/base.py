@@ -54,7 +54,7 @@ class Composer(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class BaseComposer(ABC):
-    """Base class of composers, with parameters of its own. A subclass writes the turns after the system turn."""
+    """Base class of composers, with the parameters that all have. A subclass writes the turns after the system turn."""
 
     system: str | None = later_parameter(None)  # text of a system turn before all others
     empty_blocks: EmptyBlocks = later_parameter("as_template")  # empty reasoning blocks before answers
