@@ -2,8 +2,9 @@
 
     a view of a run -> a builder (`experiments.report.sections`) -> Section -> Table -> a renderer
 
-Builders know statistics and no format; renderers know formats and no statistics. The frame is the truth: CSV files hold
-it, tables lay it out, figures draw it. No renderer computes a number or chooses a row.
+Builders know statistics and no format; renderers (this module, and `page` for HTML) know formats and no statistics. The
+frame is the truth: CSV files hold it, tables lay it out, figures draw it. No renderer computes a number or chooses a
+row.
 """
 
 import re
@@ -50,12 +51,11 @@ class Column:
     Attributes:
         name: The column of the frame.
         head: The heading; by default the name. Under `across`: what follows each value, as in '4 shots'.
-        kind: How its values are written: 'estimate' as '.42 [.38, .46]', 'interval' as ends with signs, 'between' as
-            ends without, 'forest' as a drawing (on a page only).
+        kind: How its values are written: 'estimate' as '.42 [.38, .46]', 'interval' as two ends with signs,
+            'between' as two ends without signs, 'forest' as a drawing (on a page only).
         ends: The columns with the ends of an estimate, an interval or a drawing.
         says: What the numbers mean, in one sentence.
-        spare: Rank for leaving out. A narrow terminal adds columns from the smallest rank as long as they fit; 0 always
-            stays.
+        spare: 0: always shown. A narrow terminal tries the others from the smallest rank on, and shows each that fits.
         bold: Where it is bold: a column of booleans.
     """
 
@@ -88,7 +88,8 @@ class Section:
         sentences: What it says.
         frame: The numbers: one row per arm or comparison.
         columns: The columns of the table.
-        across: A column of the frame; its values become columns of the table. Exactly one column is then no text.
+        across: A column of the frame; its values become columns of the table. Then exactly one column has another kind
+            than 'text'.
         parts: A column of the frame with a table for each value.
         faint: A column of booleans: rows in gray, such as controls.
         hidden: A column of booleans: rows that tables and figures leave out, until `select(controls=True)`.

@@ -69,14 +69,17 @@ TRACEBACK_FILE = "errors.log"
 """In the run directory: tracebacks of users' own components."""
 
 MAX_INITIAL_FAILURES = 50
-"""Failures in a row after which the runner gives an arm up, from the first sample of this process on.
+"""If so many first samples of an arm in this process all fail, the arm is given up.
 
-Samples that the run directory already has do not count.
+Samples that the run directory already has do not count. `FailingArms` says which arms are given up together.
 """
 
 
 class Runner:
     """A computation of a grid's missing samples in this process.
+
+    An arm is a setting under all its seeds. With `stop`, comparisons of arms are tested after parts of the queries.
+    Each test is a look, and arms whose comparisons are decided end there.
 
     Args:
         grid: The cells.
@@ -116,6 +119,7 @@ class Runner:
         self.failed = self.computed = 0
         self.stopping, self.on_cell = stopping or Stopping(), on_cell
         self.needed: Mapping[str, set[str]] = {}
+        """Cell digest -> queries that comparisons need before the next look. A cell without an entry needs all."""
         self.loaded: Model | None = None
         self.retrievals: dict[int, Retrieval] = {}
         self.window_thread, self.calls = ThreadPoolExecutor(1, thread_name_prefix="windows"), BackgroundCalls()
@@ -193,7 +197,7 @@ class Runner:
         for cells in groups:
             task = id(cells[0].task)
             if task not in self.retrievals:
-                if not self.stopping.families:  # each task has one turn
+                if not self.stopping.families:  # a finished task does not come back; with looks it does
                     self.retrievals.clear()
                 self.retrievals[task] = Retrieval(cells[0].task, model)
             self._run_group(model, cells, self.retrievals[task])
@@ -242,8 +246,8 @@ class Runner:
             for window in windows:
                 self._run_window(model, window)
 
-    def _run_window(self, model: Model, window: Window, record: Callable[..., None] | None = None) -> None:
-        """Answers the samples of a window and records them. record: makes a call in another thread."""
+    def _run_window(self, model: Model, window: Window, run_in_thread: Callable[..., None] | None = None) -> None:
+        """Answers the samples of a window and records them. run_in_thread: makes a call in another thread."""
         window = [(cell, item) for cell, item in window if not self.failing.is_given_up(cell)]
         requests = [SampleRequest(cell, item, item.prompt) for cell, item in window if item.prompt is not None]
         self.image_store.save(image for request in requests for image in request.prompt.images)
@@ -254,7 +258,7 @@ class Runner:
                 self._record(self.recorder.without_prompt(cell, item))
         self.progress.set_phase("answering")
         try:
-            self._answer(model, requests, record)
+            self._answer(model, requests, run_in_thread)
         finally:  # an interrupt loses no answer
             self.calls.wait()
             while self.finished_cells:
@@ -264,13 +268,13 @@ class Runner:
         self.progress.set_phase("retrieving demonstrations")
 
     def _answer(
-        self, model: Model, requests: Sequence[SampleRequest], record: Callable[..., None] | None = None
+        self, model: Model, requests: Sequence[SampleRequest], run_in_thread: Callable[..., None] | None = None
     ) -> None:
         def on_answer(request: SampleRequest, result: Answer) -> None:
-            if record is None:
+            if run_in_thread is None:
                 self._record_answer(request, result)
             else:
-                record(self._record_answer, request, result)
+                run_in_thread(self._record_answer, request, result)
 
         config, counters = self.grid.config, self.costs.counters
         answer(

@@ -17,11 +17,14 @@ pooled settings) is the mean of their statistics, weighted by their numbers of s
                 and both statistics are computed again. `randomization_test` exchanges the arms within clusters (Fisher
                 1935; for F1: Yeh 2000). p is the share of exchanges with a difference as large as the observed one, D.
                 It is exact under the null that exchanging changes nothing. The interval holds the differences m that
-                the same exchanges do not reject: one that leaves the net share b of the pairs in place is as extreme as
-                D if |D(exchange) - m b| >= |D - m|. For a mean these are the sign flips of the differences minus m
-                (`sign_flips`); for other statistics this holds to first order.
+                the same exchanges do not reject. D' is the difference after an exchange that moves a share q of the
+                pairs to the other arm. If the true difference were m, D' would be m (1 - 2 q) on average and D would
+                be m, so the exchange is as extreme as the data if |D' - m (1 - 2 q)| >= |D - m|. For a mean these are
+                the sign flips of the differences minus m (`sign_flips`); for other statistics this holds to first
+                order.
     no spread   If no exchange, or no sample, changes anything, the interval ends at the statistic with z^2 more
-                clusters of the worst, or the best, samples. For a proportion of 0 or 1 this is Wilson.
+                clusters of the worst, or the best, samples, with z the normal quantile of the level. For a proportion
+                of 0 or 1 this is Wilson.
     looks       `differences_at_look` gives the differences under exchanges that stay the same while a run grows.
 """
 
@@ -65,6 +68,8 @@ SAMPLE = "sample:number"
 """The column of a frame with the number of each sample in its `RunLevelScores`. No data have such a column."""
 NO_SPREAD = 1e-9
 """A standard deviation, or the width of an interval, below this counts as zero."""
+OVERWHELMING = 1e9
+"""So many added clusters that the data no longer matter: the statistic is that of the added ones."""
 ROUNDING = 1e-12
 """A difference below this is rounding."""
 MANY_SUMS = 64
@@ -104,7 +109,7 @@ class RunLevelScores:
                 numbers[members] = self._whole(cell).numbers()
         return numbers
 
-    def on(self, sample_numbers: Indices) -> RunStatistic:
+    def statistic_of(self, sample_numbers: Indices) -> RunStatistic:
         """The statistic of some samples of one cell. The cell's other samples count as failed."""
         cell = int(self.cells[sample_numbers[0]])
         members = self._members[cell]
@@ -139,7 +144,7 @@ class RunLevelScores:
 
 
 class RunLevelColumns(list[str]):
-    """The names of a frame's run-level columns with their scores, which a file of the frame does not have."""
+    """The names of a frame's run-level columns with their scores, which are not written when a frame is saved."""
 
     def __init__(self, scores: Mapping[str, RunLevelScores]) -> None:
         super().__init__(scores)
@@ -251,7 +256,7 @@ def cells_of_rows(scores: RunLevelScores, sample_numbers: Indices) -> Iterator[t
     """For each cell of an arm: the places of its samples in `sample_numbers`, and its statistic on them."""
     for cell in np.unique(scores.cells[sample_numbers]):
         places = np.flatnonzero(scores.cells[sample_numbers] == cell)
-        yield places, scores.on(sample_numbers[places])
+        yield places, scores.statistic_of(sample_numbers[places])
 
 
 def estimate_run_statistic(
@@ -274,16 +279,18 @@ def estimate_run_statistic(
     variance = mean_variance(sums, sizes, float(values.var())) if len(sizes) > 1 else 0.0
     is_proportion = all(statistic.is_proportion for _, statistic in cells)
     if variance**0.5 < NO_SPREAD or (is_proportion and min(mean, 1 - mean) < NO_SPREAD):
-        low, high = _bounds(cells, codes, normal_quantile(0.5 + level / 2) ** 2)
+        low, high = _extremes_of_arm(cells, codes, normal_quantile(0.5 + level / 2) ** 2)
     else:
         low, high = interval_of_mean(mean, variance, sizes, level, is_share=is_proportion)
-        lowest, highest = _bounds(cells, codes, 1 / NO_SPREAD)
+        lowest, highest = _extremes_of_arm(cells, codes, OVERWHELMING)
         if lowest <= mean <= highest:  # a metric that does not name its range has the range of a share
             low, high = max(low, lowest), min(high, highest)
     return Estimate(mean, low, high, len(values), len(sizes))
 
 
-def _bounds(cells: Sequence[tuple[Indices, RunStatistic]], codes: Codes, clusters: float) -> tuple[float, float]:
+def _extremes_of_arm(
+    cells: Sequence[tuple[Indices, RunStatistic]], codes: Codes, clusters: float
+) -> tuple[float, float]:
     """The statistic with so many more clusters of the worst samples, and of the best."""
     ends = [0.0, 0.0]
     for places, statistic in cells:
@@ -324,16 +331,18 @@ def align_run_statistics(
     both = np.stack([reference.cells[pairs[0]], arm.cells[pairs[1]]])
     for own in np.unique(both, axis=1).T:
         places = np.flatnonzero((both == own[:, None]).all(axis=0))
-        left, right = reference.on(pairs[0][places]), arm.on(pairs[1][places])
+        left, right = reference.statistic_of(pairs[0][places]), arm.statistic_of(pairs[1][places])
         counted = left.counted & right.counted
         if counted.any() and not counted.all():  # failures may affect other samples, such as those of a group
             common = places[counted]
-            left, right = reference.on(pairs[0][common]), arm.on(pairs[1][common])
+            left, right = reference.statistic_of(pairs[0][common]), arm.statistic_of(pairs[1][common])
             places, counted = common, left.counted & right.counted
         numbers[:, places] = np.where(counted, [left.numbers(), right.numbers()], np.nan)
         counted &= np.isfinite(numbers[:, places]).all(axis=0)
         numbers[:, places[~counted]] = np.nan
-        names = {type(scores.metric).__qualname__ for scores in (reference, arm)}  # a file's class is another per run
+        names = {
+            type(scores.metric).__qualname__ for scores in (reference, arm)
+        }  # not the classes: a class of a user's file is a new object in each run
         if len(names) > 1 or left.rows.shape != right.rows.shape:
             raise ConfigError(f"the arms are scored by different metrics: {', '.join(sorted(names))}.")
         if counted.any():
@@ -377,10 +386,10 @@ def randomization_test(
     width = max(len(stratum.worst) for stratum in strata)
     samples = min(samples, FEWER_EXCHANGES) if width > MANY_SUMS else samples
     observed = float(exchanged_differences(strata, np.zeros((1, len(differing))), differing)[0])
-    ends = _ends(strata, 1 / NO_SPREAD)
+    ends = _extremes_of_difference(strata, OVERWHELMING)
     lowest, highest = min(ends[0], -abs(observed)), max(ends[1], abs(observed))
     generator, pieces = StreamKey(0, "").numpy("clusters without a difference"), []
-    # Clusters without a difference do not change D', but they change b. If few clusters differ, each pattern of these
+    # Clusters without a difference do not change D', but they change q. If few clusters differ, each pattern of these
     # is used with several random patterns of the others.
     repeats = 1 if differs.all() else ceil(samples / 2 ** min(len(differing), 30))
     for chosen in subsets(len(differing), samples):
@@ -388,15 +397,15 @@ def randomization_test(
             exchanged_difference = exchanged_differences(strata, exchanged, differing)
             moved = np.tile(exchanged @ sizes[differs], repeats)
             moved += _random_sums(sizes[~differs], len(moved), generator)
-            # as extreme as D for m from (D - D') / (1 - b) to (D + D') / (1 + b); 1 - b is twice the moved share
-            halves = np.stack([observed - exchanged_difference, observed + exchanged_difference])
-            halves[np.abs(halves) <= ROUNDING] = 0.0
-            parts = 2 * np.stack([moved, sizes.sum() - moved]) / sizes.sum()
-            pieces.append(enclosed_means(np.tile(halves, repeats), parts, lowest, highest))
+            # As extreme as D for m from (D - D') / (2 q) to (D + D') / (2 (1 - q)).
+            numerators = np.stack([observed - exchanged_difference, observed + exchanged_difference])
+            numerators[np.abs(numerators) <= ROUNDING] = 0.0
+            denominators = 2 * np.stack([moved, sizes.sum() - moved]) / sizes.sum()
+            pieces.append(enclosed_means(np.tile(numerators, repeats), denominators, lowest, highest))
     result = invert_flips(np.concatenate(pieces, axis=1), level, lowest, highest)
     if result.high - result.low >= NO_SPREAD:
         return result
-    ends = _ends(strata, normal_quantile(0.5 + level / 2) ** 2)
+    ends = _extremes_of_difference(strata, normal_quantile(0.5 + level / 2) ** 2)
     if abs(observed) <= ROUNDING:
         return TwoSidedTest(result.p, *ends)
     low, high = interval_of_equal_clusters(observed, len(differing), result.p, level, (lowest, highest))
@@ -460,7 +469,7 @@ def _pattern(cluster: str, rows: int, seed: int) -> NDArray[np.uint8]:
     return bits
 
 
-def _ends(strata: Sequence[Stratum], clusters: float) -> tuple[float, float]:
+def _extremes_of_difference(strata: Sequence[Stratum], clusters: float) -> tuple[float, float]:
     """The differences with so many more clusters that are worst in one arm and best in the other."""
 
     def difference(one: Stratum, arm: Floats, reference: Floats) -> float:

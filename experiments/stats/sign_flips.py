@@ -108,17 +108,19 @@ def sign_flip_test(
     return TwoSidedTest(result.p, *interval_of_equal_clusters(mean, len(sums), result.p, level, (lowest, highest)))
 
 
-def enclosed_means(halves: Floats, sizes: Floats, lowest: float, highest: float) -> Floats:
+def enclosed_means(numerators: Floats, denominators: Floats, lowest: float, highest: float) -> Floats:
     """[2, K]: for each flip the lowest and the highest mean under which it is as extreme as the observed sum.
 
+    These are the two quotients.
+
     Args:
-        halves: [2, K], the sum of a subset of the clusters and the sum of the remaining ones.
-        sizes: [2, K], their numbers of differences. A flip with an empty half is extreme under every mean.
+        numerators: [2, K]. For a mean, the sum of a subset of the clusters and the sum of the remaining ones.
+        denominators: [2, K]. For a mean, their numbers of differences. A flip with a 0 is extreme under every mean.
         lowest: The lowest possible mean.
         highest: The highest possible mean.
     """
     with np.errstate(divide="ignore", invalid="ignore"):
-        means = halves / sizes
+        means = numerators / denominators
     undefined = ~np.isfinite(means).all(axis=0)
     return np.stack([np.where(undefined, lowest, means.min(axis=0)), np.where(undefined, highest, means.max(axis=0))])
 

@@ -49,7 +49,7 @@ class Stopping:
             self.advance(given_up())
             if self.num_running < running:
                 note("; ".join(one.describe() for one in self.families))
-        yield self.needed()  # samples that failed in an earlier session
+        yield self.needed()  # what no look waited for: samples that failed in an earlier session
         self.advance(given_up())
 
     def needed(self, family: Family | None = None, look: int = 0) -> dict[str, set[str]]:
@@ -88,7 +88,9 @@ class Stopping:
             yield f"{path} was damaged or missing and is made again from the config and the samples."
 
     def _targets(self) -> Iterator[tuple[Family, int]]:
-        """(family, look) of each block of work, in order: the samples up to this look of what still runs."""
+        """(family, look) of each block of work, in order: the samples up to this look of what still runs.
+
+        A comparison that lost a cell to failures may need one look after the last."""
         for family in self.families:
             for look in range(family.look + 1, max(family.plan.num_looks, family.look + 1) + 1):
                 if not family.running:

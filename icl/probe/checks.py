@@ -13,13 +13,14 @@ class Check:
     """One check.
 
     Attributes:
-        question: What holds for a server that reads its prompts.
+        name: The name on the command line.
+        claim: What holds for a server that reads its prompts.
         few_shot: Whether few-shot prompts depend on it, so that it runs before an experiment.
         deep: Whether it takes so many requests that it runs only if asked for.
     """
 
     name: str
-    question: str
+    claim: str
     run: Function
     few_shot: bool
     deep: bool
@@ -30,7 +31,7 @@ CHECKS: dict[str, Check] = {}
 
 
 def check(*, few_shot: bool = False, deep: bool = False) -> Callable[[Function], Function]:
-    """Adds a function, whose docstring is the question, to the table."""
+    """Adds a function, whose docstring is the claim, to the table."""
 
     def add(function: Function) -> Function:
         name = function.__name__

@@ -64,7 +64,7 @@ class Instrument:
     scale: Scale = field(init=False)
     repeat_distances: tuple[float, ...] = field(init=False)
     usual_distance: float = field(init=False)
-    pairs: tuple[float, ...] = field(init=False)
+    pair_distances: tuple[float, ...] = field(init=False)
     _memory: dict[str, Answer] = field(default_factory=dict)
 
     def calibrate(self) -> None:
@@ -75,7 +75,7 @@ class Instrument:
             stable = [
                 i
                 for i in range(len(self.server.questions))
-                if all(len({answers[j].texts[i] for answers in rounds}) == 1 for j in range(2))
+                if all(len({answers[j].texts[i] for answers in rounds}) == 1 for j in range(len(prompts)))
             ]
             if 0 < len(stable) < len(self.server.questions):
                 self.server.questions = [self.server.questions[i] for i in stable]
@@ -84,10 +84,10 @@ class Instrument:
         repeat_distances = [[distance(a[j], b[j]) for a, b in itertools.combinations(rounds, 2)] for j in range(3)]
         self.repeat_distances = tuple(max(of_one) for of_one in repeat_distances)
         self.usual_distance = statistics.median(itertools.chain(*repeat_distances))
-        self.pairs = tuple(
+        self.pair_distances = tuple(
             distance(self.ask(user(a)), self.ask(user(b))) for a, b in itertools.combinations("ABCDE", 2)
         )
-        noise, signal = statistics.median(self.repeat_distances), statistics.median(self.pairs)
+        noise, signal = statistics.median(self.repeat_distances), statistics.median(self.pair_distances)
         self.scale = Scale(noise, signal, self.server.of_texts)
 
     def ask(self, prompt: Prompt) -> Answer:
@@ -109,11 +109,11 @@ class Instrument:
         return distance(self.ask(a), self.ask(b))
 
     def red_if(self, is_clear: bool, text: str, *witness: Prompt) -> Verdict:
-        """RED, or "cannot tell" if the expected change is too small to be missed for certain."""
+        """RED, or "cannot tell" if the expected change is so small that its absence proves nothing."""
         return Verdict(Status.RED if is_clear else Status.OPEN, text, witness)
 
-    def exchanged(self, answers: Iterable[Answer], names: Sequence[str], own: Mapping[str, Answer]) -> list[str]:
-        """What is wrong with the answers that belong to other names, such as "A as B".
+    def mismatched(self, answers: Iterable[Answer], names: Sequence[str], own: Mapping[str, Answer]) -> list[str]:
+        """Names whose answer is clearly another image's ("A as B") or nobody's ("A as no other").
 
         Args:
             own: The answers that each name has alone.

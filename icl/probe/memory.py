@@ -36,7 +36,7 @@ def cache(p: Instrument) -> Verdict:
         own = {name: p.fresh(build(name)) for name in some}
         for _ in range(rounds):
             line = rng.sample(some, len(some))
-            wrong += p.exchanged([p.fresh(build(name)) for name in line], line, own)
+            wrong += p.mismatched([p.fresh(build(name)) for name in line], line, own)
     number = 2 * len(names) + 4
     if wrong:
         first, _, other = wrong[0].partition(" as ")
@@ -60,7 +60,7 @@ def together(p: Instrument) -> Verdict:
         alone = {name: p.fresh(build(name)) for name in some}
         for _ in range(rounds):
             answers = p.server.ask_at_once([build(name) for name in some])
-            wrong += p.exchanged(answers, some, alone)
+            wrong += p.mismatched(answers, some, alone)
             number += len(some)
     if wrong:
         text = f"{len(wrong)} of {number} answers to parallel requests are others: {', '.join(wrong[:4])}"

@@ -37,7 +37,7 @@ def of(image: Image.Image, kind: str = "PNG", **options: Any) -> Prompt:
 def reads(p: Instrument) -> Verdict:
     """An image changes the answer, and another image changes it again."""
     none, answers = p.ask(user("")), [p.ask(user(name)) for name in "ABCDE"]
-    differ = sum(size > p.scale.tolerance for size in p.pairs)
+    differ = sum(size > p.scale.tolerance for size in p.pair_distances)
     witness = (user("A"), user("B"))
     if differ >= 8:
         return Verdict(Status.OK, f"{differ} of 10 pairs of images give different answers")
@@ -54,7 +54,7 @@ def reads(p: Instrument) -> Verdict:
             f"(p = {p_value:.2g}): a cache ignores the image"
         )
         return Verdict(Status.RED, text, witness)
-    if not p.server.of_texts and max(p.pairs) <= max(p.scale.noise, 1e-6):
+    if not p.server.of_texts and max(p.pair_distances) <= max(p.scale.noise, 1e-6):
         text = "five images give equal log-probabilities to the last digit: pixels never reach the model"
         return Verdict(Status.RED, text, witness)
     if any(p.scale.changed(none, answer) for answer in answers):

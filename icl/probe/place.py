@@ -1,4 +1,6 @@
-"""Do images stand in the places where they were put? A fixed permutation keeps every relation between answers.
+"""Do images stand in the places where they were put?
+
+Comparing answers cannot reveal a server that always permutes images in the same way.
 
 Three ways to find it, the first that the server offers. By cause, with log-probabilities of the prompt: a causal model
 cannot show a change before the image that was changed. By cause, with the number of cached tokens: a cache ends at the
@@ -20,9 +22,12 @@ OTHERS = "WXYZ"
 WORDS = 24
 """Words after each image, so that caches in blocks of 16 tokens end at another block for each image."""
 CACHED = 64
+"""Cached tokens of a repeated prompt below which the server is taken to have no prefix cache."""
 BLOCKS = 8
+"""Pairs of images in the test by ability: four prompts each."""
 NONSENSE = ("dax", "wug")
 LEAST = 8
+"""Answers with one of the two words that each case needs."""
 P_VALUE = 0.005
 Build = Callable[[str], Prompt]
 
@@ -90,7 +95,7 @@ def _by_cached_tokens(p: Instrument, build: Build) -> Verdict | None:
 
 
 def _judge(starts: Sequence[int | None], text: str, build: Build) -> Verdict | None:
-    """What the places say where each image begins to matter. None if two of them are one: texts may have been moved."""
+    """What the first tokens that feel each image say. None if two images have one: texts may have been moved."""
     numbers = [start for start in starts if start is not None]
     if len(set(numbers)) < len(numbers):
         return None
@@ -104,45 +109,53 @@ def _judge(starts: Sequence[int | None], text: str, build: Build) -> Verdict | N
 
 
 def _by_ability(p: Instrument) -> Verdict:
-    """Whose name is copied? Read in place, the query's is, whether its image is the first or second demonstration's.
+    """Does the model copy the label of the demonstration that shows the query's image? Labels are made-up words.
 
-    A permutation moves the query's image or exchanges names, so that one of the two cases falls to chance or below it;
-    pooled, they would hide this. A model that always copies one place has one case at 1 and the other at 0, which is
-    no fault of the server.
+    Case 0: the query shows the first demonstration's image; case 1: the second's. Shares of copied labels; C is chance:
+
+        case 0  case 1
+        > C     > C      ok
+        < C     any      RED, images are exchanged; not if the other case is > C, since a model that always copies one
+                         place has such shares on a correct server
+        > C     other    RED, images of one place stand elsewhere; `other` differs from case 0 (Fisher), and is not < C
+        C       C        cannot tell
+
+    The cases are not pooled, which would hide an exchange.
     """
     hits, tries, others, witness = [0, 0], [0, 0], 0, None
     rng = random.Random(3)
     for _ in range(BLOCKS):
         pair = rng.sample("ABCDEFGHIJKLMNOPQR", 2)
-        for names in (pair, pair[::-1]):
-            words = rng.sample(NONSENSE, 2)
+        for image_names in (pair, pair[::-1]):
+            labels = rng.sample(NONSENSE, 2)
             for case in (0, 1):
-                prompt = _binding(names, words, names[case])
+                prompt = _binding(image_names, labels, image_names[case])
                 body = {"messages": to_messages(prompt, "what is this?"), "max_tokens": 4, "temperature": 0}
                 answer = p.server.text(body).strip().lower()
                 copied = next((word for word in NONSENSE if answer.startswith(word)), None)
                 others += copied is None
                 tries[case] += copied is not None
-                hits[case] += copied == words[case]
-                if copied not in (None, words[case]):
+                hits[case] += copied == labels[case]
+                if copied not in (None, labels[case]):
                     witness = prompt
     (a, b), (n, m) = hits, tries
     if min(n, m) < LEAST:
-        text = f"{others} of {4 * BLOCKS} answers are no name of a demonstration: this model cannot show the order"
+        text = f"{others} of {4 * BLOCKS} answers are no label of a demonstration: this model cannot show the order"
         return Verdict(Status.OPEN, text)
-    text = f"the name of the query's image is copied {a} of {n} times if it comes first, {b} of {m} if second"
-    high = [binomial_tail(a, n), binomial_tail(b, m)]
-    low = [binomial_tail(n - a, n), binomial_tail(m - b, m)]
-    if max(high) < P_VALUE:
-        return Verdict(Status.OK, f"{text} (p = {max(high):.2g})")
-    one_place = min(high) < P_VALUE and min(low) < P_VALUE
+    text = f"the label of the query's image is copied {a} of {n} times if it comes first, {b} of {m} if second"
+    p_above = [binomial_tail(a, n), binomial_tail(b, m)]
+    p_below = [binomial_tail(n - a, n), binomial_tail(m - b, m)]
+    if max(p_above) < P_VALUE:
+        return Verdict(Status.OK, f"{text} (p = {max(p_above):.2g})")
+    copies_one_place = min(p_above) < P_VALUE and min(p_below) < P_VALUE
     shown_by = () if witness is None else (witness,)
-    if not one_place and min(low) < P_VALUE / 2:
-        return Verdict(Status.RED, f"{text} (p = {2 * min(low):.2g}): images are exchanged", shown_by)
-    difference = 2 * min(fisher_fewer(a, n, b, m), fisher_fewer(b, m, a, n))
-    if not one_place and min(high) < P_VALUE / 2 and difference < P_VALUE:
-        return Verdict(Status.RED, f"{text} (p = {difference:.2g}): images of one place stand elsewhere", shown_by)
-    return Verdict(Status.OPEN, f"{text}: the model does not bind names to images, or copies one place")
+    # Each of these is the smaller of two p-values, so it is doubled.
+    if not copies_one_place and 2 * min(p_below) < P_VALUE:
+        return Verdict(Status.RED, f"{text} (p = {2 * min(p_below):.2g}): images are exchanged", shown_by)
+    p_differ = 2 * min(fisher_fewer(a, n, b, m), fisher_fewer(b, m, a, n))
+    if not copies_one_place and 2 * min(p_above) < P_VALUE and p_differ < P_VALUE:
+        return Verdict(Status.RED, f"{text} (p = {p_differ:.2g}): images of one place stand elsewhere", shown_by)
+    return Verdict(Status.OPEN, f"{text}: the model does not bind labels to images, or copies one place")
 
 
 def _binding(names: Sequence[str], words: Sequence[str], query: str) -> Prompt:

@@ -24,7 +24,7 @@ class Row:
 
     check: str
     status: Status
-    question: str
+    claim: str
     text: str
     requests: int
     curl: tuple[str, ...] = ()
@@ -120,7 +120,7 @@ def probe(
             verdict = Verdict(verdict.status, f"{verdict.text} (means of {MEANS} answers)", verdict.witness)
         to_show = verdict.witness if verdict.status is Status.RED else ()
         curl = tuple(server.curl(prompt) for prompt in to_show)
-        rows.append(Row(check.name, verdict.status, check.question, verdict.text, server.requests - before, curl))
+        rows.append(Row(check.name, verdict.status, check.claim, verdict.text, server.requests - before, curl))
         show(rows[-1])
     scale = once.scale
     return Result(

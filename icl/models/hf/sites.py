@@ -12,9 +12,10 @@ module that has these states as its input or output (`Hookable`); `row_edits` th
     `heads` is the input of the attention block's output projection, cut into heads; `scores` are computed inside the
     attention block; `embedding` is what layer 0 reads. An `onward` site covers its own layer and all later ones.
 
-Names find most of it: the layers are the outermost `ModuleList` as long as the config says, and blocks and projections
-have common names (below). Three facts differ between architectures that name their modules alike. They are measured,
-not listed: a probe pass reads five tokens of text, and hooks on each layer and its children record inputs and outputs.
+Names find most of it: the layers are the outermost `ModuleList` whose length is the number of layers in the config, and
+blocks and projections have common names (below). Three facts differ between architectures that name their modules
+alike. They are measured, not listed: a probe pass reads five tokens of text, and hooks on each layer and its children
+record inputs and outputs.
 
     Which module gives a, which gives m?   The block, or a norm after it (gemma3): the two modules whose outputs sum to
                                            the layer's output minus its input. If no two do, it has no such sites.
@@ -42,7 +43,7 @@ PROJECTION_NAMES = ("o_proj", "out_proj", "dense")
 """Names of attention blocks, of all blocks that mix tokens, of MLPs, and of the output projection of attention."""
 
 FAILURES = (TypeError, ValueError, AttributeError, KeyError, IndexError, RuntimeError)
-"""Exceptions of a class that reads no text without an image."""
+"""What a model may raise when it gets text without an image."""
 
 TOLERANCE = 1e-2
 """Largest error of a sum of a layer's parts, as a share of what the layer adds. Half precision needs that much."""
@@ -72,12 +73,12 @@ class LayerParts:
     Attributes:
         attention: The module that gives a. None: none was recognized.
         mlp: The module that gives m. None: none was recognized.
-        mlp_reads_sum: Whether the MLP reads x + a.
+        has_middle: Whether the MLP, or a norm before it, reads x + a.
     """
 
     attention: nn.Module | None = None
     mlp: nn.Module | None = None
-    mlp_reads_sum: bool = False
+    has_middle: bool = False
 
 
 class DecoderSites:
@@ -88,14 +89,14 @@ class DecoderSites:
         probe_error: Why the probe pass failed, for messages. '' if it did not, or has not run.
     """
 
-    def __init__(self, model: Any, read_text: Callable[[], None]) -> None:
+    def __init__(self, model: Any, run_probe_pass: Callable[[], None]) -> None:
         """Finds the layers. Raises ModelError if there are none.
 
         Args:
             model: A model of transformers.
-            read_text: Calls the model on a few tokens: the probe pass.
+            run_probe_pass: Calls the model on a few tokens: the probe pass.
         """
-        self.model, self.read_text, self.name = model, read_text, type(model).__name__
+        self.model, self.run_probe_pass, self.name = model, run_probe_pass, type(model).__name__
         self.config = model.config.get_text_config(decoder=True)
         self.probe_error = ""
         count = self.config.num_hidden_layers
@@ -135,7 +136,7 @@ class DecoderSites:
     def resolve_all(self, site: Site) -> tuple[Site, ...]:
         """The resolved site, and all later ones of its kind if it is `onward`. Raises ModelError as `resolve`.
 
-        The first layer of an `onward` site may lack it.
+        If the first layer of an `onward` site lacks the kind, the site begins at the next layer that has it.
         """
         if not site.onward:
             return (self.resolve(site),)
@@ -197,7 +198,7 @@ class DecoderSites:
         if parts is None:
             return None
         modules = {"residual": layer, "attention": parts.attention, "mlp": parts.mlp}
-        modules["middle"] = parts.attention if parts.mlp_reads_sum else None
+        modules["middle"] = parts.attention if parts.has_middle else None
         module = modules.get(site.kind)  # no layer but the first has the site `embedding`
         if module is None:
             return None
@@ -217,7 +218,7 @@ class DecoderSites:
 
     @cached_property
     def _has_scores(self) -> list[bool]:
-        """Whether the attention of each layer is softmax(scores) v through the registry, as a probe pass shows."""
+        """Whether the attention of each layer is softmax(scores) v by `AttentionInterface`, as a probe pass shows."""
         verdicts = [False] * len(self.layers)
 
         def compare(number: int, call: AttentionCall, output: Tensor) -> Tensor:
@@ -238,7 +239,7 @@ class DecoderSites:
     def _probe(self, hooks: Sequence[Any]) -> bool:
         """Run a probe pass, then remove the hooks. False, with `probe_error`, if the class reads no text alone."""
         try:
-            self.read_text()
+            self.run_probe_pass()
         except FAILURES as error:
             self.probe_error = f" (a text alone cannot be read: {next(iter(str(error).splitlines()), '')})"
             return False
