@@ -169,7 +169,7 @@ def exceptions(entries: Sequence[Entry]) -> Iterator[tuple[str, str, str]]:
                 reasons.setdefault(why, []).append(title)
                 firsts.setdefault(why, column)
         if not entry.verdicts:
-            reasons[_short("; ".join(entry.notes))] = ["not run"]
+            reasons[short("; ".join(entry.notes))] = ["not run"]
         for why, columns in reasons.items():
             meaning = EXPLAINED.get((entry.name, firsts.get(why, "")))
             yield entry.name, " and ".join(columns), f"{why.rstrip('.')}. {meaning}" if meaning else why
@@ -177,7 +177,7 @@ def exceptions(entries: Sequence[Entry]) -> Iterator[tuple[str, str, str]]:
 
 def _why(entry: Entry, column: str, verdict: Verdict) -> str:
     own = next((note for note in entry.notes if column == "cache" and "image cache" in note), verdict.why)
-    return _short(own)
+    return short(own)
 
 
 def _rows(entries: Sequence[Entry], peculiar: Mapping[str, str]) -> Iterator[Sequence[str]]:
@@ -190,7 +190,8 @@ def _rows(entries: Sequence[Entry], peculiar: Mapping[str, str]) -> Iterator[Seq
         yield (entry.name, kind, *cells, peculiar.get(entry.name, ""))
 
 
-def _short(text: str) -> str:
+def short(text: str) -> str:
+    """A reason in a line, without local folders and lists whose order varies."""
     whole = re.sub(r"\s+", " ", text).strip()
     whole = re.sub(r"^(greedy|vcd\([^)]*\)): ", "", whole)  # the column names the arm
     whole = re.sub(r"\.\.$", ".", whole)

@@ -1,9 +1,8 @@
 """The page of models: a row for each twin, and a sentence for each cell that is not yes."""
 
-import re
 from collections.abc import Iterator, Sequence
 
-from lab.architectures.table import LONGEST
+from lab.architectures.table import short
 from lab.architectures.verdicts import Entry, Verdict
 from tests.random_models.twins.twin import Twin, twins
 
@@ -78,15 +77,15 @@ def verdict(entry: Entry) -> str:
 def caveats(entry: Entry) -> Iterator[str]:
     """A sentence for each note of the backend, and for each cell that is not yes; equal reasons are joined."""
     if not entry.verdicts:
-        yield _short("; ".join(entry.notes))
+        yield _line("; ".join(entry.notes))
         return
     reasons: dict[str, list[str]] = {}
     for column, title in COLUMNS.items():
         own = entry.verdicts.get(column)
         if own is not None and own.word != "yes":
-            reasons.setdefault(_short(own.why), []).append(title)
+            reasons.setdefault(_line(own.why), []).append(title)
     for note in entry.notes:
-        yield _short(note)
+        yield _line(note)
     for why, columns in reasons.items():
         yield f"{' and '.join(columns)}: {why}"
 
@@ -107,8 +106,5 @@ def _template(twin: Twin) -> str:
     return "published" if twin.published_template else "own"
 
 
-def _short(text: str) -> str:
-    whole = re.sub(r"\s+", " ", text).strip()
-    whole = re.sub(r"(?<![\w.])/(?:[\w.-]+/)+", "", whole)  # local folders
-    whole = whole if len(whole) <= LONGEST else whole[:LONGEST].rsplit(" ", 1)[0] + " …"
-    return whole.replace("|", "\\|")
+def _line(text: str) -> str:
+    return short(text).replace("|", "\\|")
