@@ -54,11 +54,13 @@ def test_a_twin_has_the_settings_of_its_text_file(tmp_path: Path) -> None:
 
 def test_the_penalty_of_a_generation_config_is_that_of_a_processor_of_logits(tmp_path: Path) -> None:
     folder = save_twin("qwen2_5_vl", tmp_path)
+    path = folder / "generation_config.json"
+    path.write_text(path.read_text().replace('"repetition_penalty": 1.05', '"repetition_penalty": 3.0'))
     hf = HF(path=str(folder), dtype="float32", device="cpu")
     assert checks.compare_with_generate(hf, checks.greedy_arm(hf)).word == "yes"
     assert checks.compare_with_generate(hf, parse_arm("greedy")).word == "no"
     (note,) = [note for note in hf.plan_notes if "penalty" in note]
-    assert "`logits_processors: [{name: repetition_penalty, penalty: 1.05}]` in `decoding` does." in note
+    assert "`logits_processors: [{name: repetition_penalty, penalty: 3.0}]` in `decoding` does." in note
 
 
 def test_a_paper_runs_on_the_twin_of_its_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
