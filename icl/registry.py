@@ -1,6 +1,6 @@
 """The registry of components.
 
-A component is a frozen dataclass in a module of its own, marked with `@component(kind, name)`. The registry finds
+A component is a frozen dataclass, marked with `@component(kind, name)`. The registry finds
 components by reading the files in the folders of their kind as text. Listing therefore imports nothing, and a new
 component needs no change in another file.
 

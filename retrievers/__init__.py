@@ -1,4 +1,4 @@
-"""Retrievers: they choose the demonstrations of a query. One file per retriever.
+"""Retrievers: they choose the demonstrations of a query. One file per retriever or family of small ones.
 
 `__all__` of `__init__.pyi` lists the public names.
 """

@@ -1,1 +1,1 @@
-"""Controls: strategies that isolate one ingredient of another strategy, one file each."""
+"""Controls: strategies that isolate one ingredient of another strategy."""

@@ -1,4 +1,4 @@
-"""Decoding strategies, one file per paper.
+"""Decoding strategies, one file per method or family of small methods.
 
 Methods that are not here, and the nearest one that is:
 

@@ -1,1 +1,1 @@
-"""Orderers, which put the same demonstrations in another order. One file each."""
+"""Orderers, which put the same demonstrations in another order."""

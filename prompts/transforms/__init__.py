@@ -1,1 +1,1 @@
-"""Transforms, which change a context. One file each."""
+"""Transforms, which change a context."""

@@ -1,1 +1,1 @@
-"""Embedders: images and texts as vectors, one file each."""
+"""Embedders: images and texts as vectors."""

@@ -1,1 +1,1 @@
-"""Rerankers: they select from the candidates of a retriever. One file per reranker."""
+"""Rerankers: they select from the candidates of a retriever."""
