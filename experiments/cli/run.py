@@ -125,7 +125,7 @@ def _show_results(folder: Path, quiet: bool, observation: "Observation") -> None
     """Writes the report for the observers, then prints the table, what it shows, and the report's path."""
     from rich.console import Console
 
-    from experiments.report.terminal import read_summary, write_summary
+    from experiments.report.stored_summary import read_summary, write_summary
 
     console = Console()
     if not observation.active and (text := read_summary(folder, console)) is not None:

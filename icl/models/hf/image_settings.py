@@ -10,7 +10,6 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from icl.errors import ModelError, did_you_mean
-from icl.models.checkpoint_errors import FAILURES, reason
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PILImage
@@ -39,6 +38,8 @@ def setting_names(checkpoint: "Checkpoint") -> list[str]:
 
 def check_settings(checkpoint: "Checkpoint") -> None:
     """Raise ModelError if the image processor has no such setting, or no image can be processed with its value."""
+    from icl.models.checkpoint_errors import FAILURES, reason
+
     names = setting_names(checkpoint)
     for name in checkpoint.image_processor:
         if name not in names:

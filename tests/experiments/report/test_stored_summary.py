@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from experiments.report import terminal as stored_summary
-from experiments.report.terminal import read_summary, write_summary
+from experiments.report import stored_summary
+from experiments.report.stored_summary import read_summary, write_summary
 
 CONSOLE = Console(width=80)
 
