@@ -15,7 +15,7 @@ COUNTERS = {
 def test_sessions_are_summed_and_what_was_spared_is_a_share() -> None:
     session = {"start": "2026-01-02T03:04:05", "end": "2026-01-02T04:04:15", "counters": COUNTERS}
     info = {"sessions": [session, session, {"counters": {"decoding_requests": 50}}]}
-    (costs,) = costs_sections(SimpleNamespace(info=info))  # type: ignore[arg-type]  # it reads this alone
+    (costs,) = costs_sections(SimpleNamespace(info=info, probes=()))  # type: ignore[arg-type]  # it reads these alone
     assert costs.folded == "Wall time of all sessions: 2:00:20"
     lines = cost_lines(sum_counters(info))
     assert [line[:3] for line in lines] == [
