@@ -77,7 +77,6 @@ def command(
         check_data(grid)
         store = Store(runs / grid.config.name)
         grid.set_day(run_day(store))
-        Preflight(grid.cells).check_prompts()
         check_limit(grid, limit)
         refused, state = "", None
         try:
@@ -89,6 +88,7 @@ def command(
             state.restrict(grid, limit)
         present = state.present if state else 0
         plan = make_plan(grid, present, report_progress, _pilot(pilot) if pilot else None, limit)
+        Preflight(grid.cells if plan.work.failed else ()).check_prompts()  # a run would end if a model can write none
         problems = [f"icl run would stop on this machine: {text}" for text in loading_problems(grid, grid.models)]
         plan = replace(plan, notes=(*filter(None, [refused]), *problems, *plan.notes))
         memory = [] if available is None else list(memory_plans(plan, available))

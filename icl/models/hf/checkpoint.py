@@ -71,7 +71,7 @@ class Checkpoint:
 
     @cached_property
     def folder(self) -> Path:
-        """The folder; for a hub id, that of its commit in the cache. Raises ModelError if it has no config.
+        """The folder; for a hub id, that of its commit in the cache. Raises ModelError without a config or a processor.
 
         The weights of a hub id may be absent (`folder_with_weights`).
         """
@@ -79,6 +79,12 @@ class Checkpoint:
         folder = self.hub.folder if self.hub is not None else resolve() if resolve else expand_user(self.path)
         if not (folder / "config.json").is_file():
             raise ModelError(f"model.path: {self.hub_name or folder} has no config.json, so it is not a checkpoint.")
+        if not any(any(folder.glob(name)) for name in (*PROCESSORS, *TOKENIZERS)):
+            raise ModelError(
+                f"model.path: {self.hub_name or folder} has no processor ({' or '.join(PROCESSORS)}) and "
+                f"has no tokenizer ({' or '.join(TOKENIZERS)}), which a plan needs too: it counts tokens. Save one next "
+                "to config.json with `save_pretrained`."
+            )
         return folder
 
     @property
@@ -126,6 +132,11 @@ class Checkpoint:
             pass  # `config` raises the error
         written: dict[str, Any] = self.config.to_dict()
         return written
+
+    @property
+    def stores_template(self) -> bool:
+        """Whether a file of its own has the chat template. It may also be in the configs of processor and tokenizer."""
+        return any((self.folder / f"chat_template.{end}").is_file() for end in ("jinja", "json"))
 
     @cached_property
     def processor(self) -> Any:
@@ -274,7 +285,13 @@ def max_tokens(config: Any) -> int | None:
 
 def penalty_notes(checkpoint: Checkpoint) -> tuple[str, ...]:
     """A note if `generate` of transformers lowers the scores of repeated tokens, as the authors ask."""
-    penalty = checkpoint.generation.repetition_penalty
+    try:  # without transformers, which a plan of counted prompts does not need
+        settings = parse_json_object((checkpoint.folder / "generation_config.json").read_bytes())
+    except FileNotFoundError:
+        settings = dict(checkpoint.config_dict)
+    except (OSError, ValueError):
+        return ()  # `generation` raises the error
+    penalty = settings.get("repetition_penalty")
     if penalty in (None, 1.0):
         return ()
     return (

@@ -160,14 +160,15 @@ class HF(LogitModel):
     @cached_property
     def prompt_settings(self) -> Mapping[str, Any]:
         """What is set of the parameters that change prompts, for a digest. Raises ModelError if one is wrong."""
-        from icl.models.hf.image_settings import check_settings
-        from icl.models.hf.template_arguments import check_arguments
-
         settings = {}
         if self.image_processor:
+            from icl.models.hf.image_settings import check_settings
+
             check_settings(self.checkpoint)
             settings["image_processor"] = self.image_processor
         if self.template:
+            from icl.models.hf.template_arguments import check_arguments
+
             check_arguments(self.renderer)
             settings["template"] = self.template
         return settings
@@ -259,14 +260,21 @@ class HF(LogitModel):
         """Notes on how prompts are written, the same for every backend that renders them."""
         from icl.models.hf.image_settings import setting_notes
         from icl.models.hf.template_arguments import argument_notes
-        from icl.models.hf.text_processor import is_plain_text
 
         plain = f"{self.path} has no chat template: a prompt is plain text without roles, as for a base model."
         return (
-            *([plain] if is_plain_text(self.checkpoint.processor.chat_template) else []),
+            *([plain] if self._is_plain_text else []),
             *(argument_notes(self.renderer) if self.template else ()),
             *(setting_notes(self.checkpoint) if self.image_processor else ()),
         )
+
+    @property
+    def _is_plain_text(self) -> bool:
+        """Whether the checkpoint has no chat template. A plan of counted prompts reads no processor for that."""
+        from icl.models.hf.text_processor import is_plain_text
+
+        stores_template = self.checkpoint.stores_template
+        return not stores_template and is_plain_text(self.checkpoint.processor.chat_template)
 
     @property
     def device_type(self) -> str:
