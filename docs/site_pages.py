@@ -15,7 +15,7 @@ from decoding.arms.arm import Arm, default_controls, parse_arm
 from experiments.cli.ls import examples
 from experiments.config.yaml_document import parse_yaml, to_flow_yaml
 from icl.errors import ICLError
-from icl.parameter_docs import ParameterDoc, parameter_docs
+from icl.parameter_docs import ParameterDoc, page_texts, parameter_docs
 from icl.registry import PACKAGES, entries, resolve
 
 DOCS = Path(__file__).parent
@@ -112,12 +112,10 @@ def plural_of(kind: str) -> str:
 def component_page(kind: str, name: str) -> str:
     """The page of a component: what `icl ls KIND NAME` prints, and the controls and the cost of a strategy."""
     cls = resolve(kind, name)
-    module = inspect.getmodule(cls)
-    first, _, further = inspect.cleandoc(cls.__doc__ or "").partition("\n\n")
     parameters, presets = parameter_docs(cls), getattr(cls, "presets", {})
     # Pages outside the tree of contents: a tree with all of them on every page would be most of the site.
     parts = ["---\norphan: true\n---", f"# {name}", f"One of the [{plural_of(kind)}](index.md)."]
-    parts += [*(body(text) for text in (first, inspect.getdoc(module) or "", further) if text)]
+    parts += map(body, page_texts(cls))
     if parameters:
         rows = "".join(map(parameter_row, parameters))
         parts.append(f"## Parameters\n\n| name | values | default | meaning |\n|---|---|---|---|\n{rows}")

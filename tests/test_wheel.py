@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-FEW = ("grid.task.queries=[2]", "seeds=[0]", "grid.shots=[2]")
+FEW = ("grid.task.queries=[2]", "seeds=[0]", "grid.shots=[0,2]")
 
 
 @pytest.fixture(scope="module")

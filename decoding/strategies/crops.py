@@ -68,6 +68,11 @@ def chosen_keys(order: Tensor, keys: Tensor, count: int | None, share: float) ->
 class LeastAttended:
     """An intervention after which the last token and generated ones attend to few of some tokens.
 
+        a_j = mean over heads of the attention to token j in this layer
+        s'_j = lowest number, unless j is among the `count` tokens, or the `share` of them, with the smallest a_j
+
+    A token keeps its own key, and keys outside of `keys` keep their scores.
+
     Attributes:
         keys: The tokens to choose from.
         count: Number of tokens that stay in each layer, or None.

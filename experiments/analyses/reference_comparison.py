@@ -84,7 +84,7 @@ def _without(node: Any) -> Any:
 
 
 AXES_AFTER_CHOICE = ("order", "composer", "decoding", "answer_mode", "max_new_tokens")
-"""The axes that do not change the demonstrations."""
+"""The axes that change no demonstration (except `more_demonstrations`, a decoding)."""
 
 
 def distinct_choices(view: RunView, rows: DataFrame, what: str) -> tuple[RunView, DataFrame]:

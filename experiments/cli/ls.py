@@ -1,6 +1,5 @@
 """List components, shipped experiments, runs, or the keys of an experiment file; show one of them."""
 
-import inspect
 import json
 import re
 import shutil
@@ -17,7 +16,7 @@ from experiments.config.keys import COMPONENT_KINDS, LIST_AXES
 from experiments.config.shipped import find_config, shipped_configs, summary
 from experiments.config.yaml_document import to_flow_yaml
 from icl import ConfigError, did_you_mean, entries, resolve, with_article
-from icl.parameter_docs import ParameterDoc, parameter_docs
+from icl.parameter_docs import ParameterDoc, page_texts, parameter_docs
 from icl.registry import PACKAGES, called_here
 
 PLURALS = {f"{kind[:-1]}ies" if kind.endswith("y") else f"{kind}s": kind for kind in PACKAGES}
@@ -270,17 +269,9 @@ def component_page(kind: str, name: str, width: int) -> Iterator[str]:
     cls = resolve(kind, name)
     width = min(width, WIDEST)
     yield f"{kind} {name}"
-    own = inspect.cleandoc(cls.__doc__ or "")
-    module_doc = inspect.getdoc(inspect.getmodule(cls)) or ""
-    first, _, further = own.partition("\n\n")
-    for text in (
-        first,
-        module_doc,
-        further,
-    ):  # description, paper, details
-        if text:
-            yield ""
-            yield from wrap_text(text, width)
+    for text in page_texts(cls):
+        yield ""
+        yield from wrap_text(text, width)
     parameters, presets = parameter_docs(cls), getattr(cls, "presets", {})
     if parameters:
         yield ""

@@ -367,7 +367,14 @@ DECIDES = ("seed", "model_digest", *AXES)
 
 
 def equivalence_digest(cell: Mapping[str, Any]) -> str:
-    """The digest (16 hex) of what decides the answers of a cell, given its cell.json; '' if that is incomplete."""
+    """The digest (16 hex) of what decides the answers of a cell, given its cell.json; '' if that is incomplete.
+
+    Cells with equal digests have equal answers with every model. It covers the cell's description without what cannot
+    matter: the sampler if options are scored, the normalization if answers are generated, and the order of a
+    single demonstration. A decoding that is equivalent to greedy (`decoding.arms.equivalence`) counts as greedy;
+    cell.json says so of a control of a class that only the run itself has imported (EQUIVALENT). The digest depends on
+    the description alone, never on answers: arms that happen to give equal answers are still tested.
+    """
     arm, score, shots = cell.get("decoding"), str(cell.get("answer_mode")), cell.get("shots")
     if not isinstance(arm, Mapping) or not isinstance(shots, int):
         return ""

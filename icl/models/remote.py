@@ -208,19 +208,25 @@ class Remote(Model):
 
     @property
     def plan_notes(self) -> tuple[str, ...]:
-        """A note that arguments of the chat template are not checked. Raises ModelError for one that is wrong."""
+        """Notes on settings that the endpoint may ignore. Raises ModelError for an argument that is wrong."""
+        notes = []
+        if self.image_processor:
+            notes.append("image_processor: this endpoint may ignore mm_processor_kwargs, which vLLM reads")
         if not self.template:
-            return ()
+            return tuple(notes)
         names = self.server.template if isinstance(self.server, ServerInfo) else None
         if names is None:
-            return ("template: this endpoint does not say which arguments its chat template reads; it ignores others",)
+            return (
+                *notes,
+                "template: this endpoint does not say which arguments its chat template reads; it ignores others",
+            )
         for name in self.template:
             if name not in names:
                 raise ModelError(
                     f"model.template: the chat template at {self.base} does not read '{name}', so it would be ignored."
                     f"{did_you_mean(name, names)} It takes {', '.join(names) or 'no arguments'}."
                 )
-        return ()
+        return tuple(notes)
 
     def set_day(self, day: date) -> None:
         vars(self)["day"] = day

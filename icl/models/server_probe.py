@@ -6,6 +6,7 @@ See `icl.probe`. A result is kept for a day, by server, model, version and check
 import ipaddress
 import json
 import os
+import threading
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -14,6 +15,7 @@ from urllib.parse import urlsplit
 
 from icl.errors import ModelError
 from icl.parameter_files import cache_folder
+from icl.probe.checks import CHECKS, Prompts
 from icl.probe.instrument import Status
 from icl.probe.run import VERSION, probe
 from icl.probe.server import Server, UnusableServerError
@@ -21,9 +23,6 @@ from icl.text.json_text import canonical_digest, parse_json_object
 from icl.types import Prompt
 
 DAY = 24 * 3600
-ALWAYS = ("reads", "counts", "repeat", "cache", "together")
-IN_ONE_TURN = ("each", "order")
-IN_TURNS = ("turns", "roles", "earlier", "place")
 
 
 def is_private(url: str) -> bool:
@@ -38,10 +37,12 @@ def is_private(url: str) -> bool:
 def checks_of(prompt: Prompt) -> tuple[str, ...]:
     """The checks that matter for prompts of this shape; none without images."""
     images = [sum(part.image is not None for part in turn.parts) for turn in prompt.turns]
-    if not sum(images):
-        return ()
-    in_one = IN_ONE_TURN if max(images) > 1 else ()
-    return (*ALWAYS, *in_one, *(IN_TURNS if sum(bool(n) for n in images) > 1 else ()))
+    kinds = {
+        Prompts.WITH_IMAGES: max(images) > 0,
+        Prompts.WITH_SEVERAL_IN_ONE_TURN: max(images) > 1,
+        Prompts.WITH_IMAGES_IN_TURNS: sum(count > 0 for count in images) > 1,
+    }
+    return tuple(check.name for check in CHECKS.values() if kinds.get(check.matters_for))
 
 
 def probe_server(server: Server, prompt: Prompt) -> dict[str, Any] | None:
@@ -89,7 +90,7 @@ def _probe(server: Server, checks: tuple[str, ...], path: Path) -> dict[str, Any
     record = {"date": _now(), "status": str(result.status), "red": texts(Status.RED), "open": texts(Status.OPEN)}
     with suppress(OSError):  # the next run probes again
         path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.with_suffix(f".{os.getpid()}")
+        file = path.with_suffix(f".{os.getpid()}-{threading.get_ident()}")
         file.write_text(json.dumps(record), encoding="utf-8")
         file.replace(path)
     return record

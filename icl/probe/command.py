@@ -9,7 +9,7 @@ import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
-from .checks import CHECKS
+from .checks import CHECKS, Prompts
 from .instrument import Status
 from .run import Result, Row, probe
 from .server import Server, UnusableServerError
@@ -18,8 +18,6 @@ UNUSABLE = 3
 LABEL_WIDTH = 24
 """Columns of status and name."""
 SHOWN_FIRST = (Status.RED, Status.OPEN, Status.NOTE)
-IN_ONE_MESSAGE = {"between", "each", "order", "twice", "many"}
-"""Checks of several images in one message: a server that fails in these alone still reads images in turns."""
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -115,9 +113,10 @@ def conclusion(result: Result) -> str:
     """What the result means for few-shot prompts."""
     red = {row.check for row in result.rows if row.status is Status.RED}
     turns_read = any(row.check == "turns" and row.status is Status.OK for row in result.rows)
-    if red and red <= IN_ONE_MESSAGE and turns_read:
+    touched = {CHECKS[name].matters_for for name in red}
+    if touched == {Prompts.WITH_SEVERAL_IN_ONE_TURN} and turns_read:
         return "Several images in one message are not read as sent. Put each image into a turn of its own: this works."
-    if any(CHECKS[name].few_shot for name in red):
+    if touched - {Prompts.OTHER}:
         return "Few-shot prompts are not read as sent. --curl FOLDER writes the requests that show it."
     if red:
         return "Few-shot prompts are read as sent; the faults above do not touch them."

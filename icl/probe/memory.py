@@ -4,7 +4,7 @@ import json
 import random
 
 from . import images
-from .checks import check
+from .checks import Prompts, check
 from .distances import FLOOR
 from .instrument import Instrument, Status, Verdict
 from .prompts import QUESTION, ImagePart, Prompt, shots, turn, user
@@ -15,7 +15,7 @@ SMALL = 64
 FIRST_SEED = 1000
 
 
-@check(few_shot=True)
+@check(Prompts.WITH_IMAGES)
 def repeat(p: Instrument) -> Verdict:
     """The same request gives the same answer."""
     worst = max(p.repeat_distances)
@@ -27,7 +27,7 @@ def repeat(p: Instrument) -> Verdict:
     return Verdict(Status.OPEN if 9 * p.scale.noise > p.scale.signal else Status.OK, text)
 
 
-@check(few_shot=True)
+@check(Prompts.WITH_IMAGES)
 def cache(p: Instrument) -> Verdict:
     """Requests with the same text keep their images, in any turn."""
     names = images.NAMES[: 5 if p.server.of_texts else 8]
@@ -51,7 +51,7 @@ def cache(p: Instrument) -> Verdict:
     return Verdict(status, f"{number} requests in shuffled order; images that differ in one quarter differ")
 
 
-@check(few_shot=True)
+@check(Prompts.WITH_IMAGES)
 def together(p: Instrument) -> Verdict:
     """Requests at the same time give what each gives alone."""
     names, pairs = images.NAMES[:8], ["AB", "BA", "CD", "DC", "EF", "FE", "GH", "HG"]

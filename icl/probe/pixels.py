@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from PIL import Image
 
 from . import images
-from .checks import check
+from .checks import Prompts, check
 from .distances import distance, energy_test
 from .instrument import P_VALUE, Instrument, Status, Verdict
 from .prompts import QUESTION, ImagePart, Prompt, to_parts, turn, user
@@ -33,7 +33,7 @@ def of(image: Image.Image, kind: str = "PNG", **options: Any) -> Prompt:
     return user([ImagePart(images.data_url(image, kind, **options))])
 
 
-@check(few_shot=True)
+@check(Prompts.WITH_IMAGES)
 def reads(p: Instrument) -> Verdict:
     """An image changes the answer, and another image changes it again."""
     none, answers = p.ask(user("")), [p.ask(user(name)) for name in "ABCDE"]
@@ -98,7 +98,7 @@ def detail(p: Instrument) -> Verdict:
     return Verdict(Status.NOTE, f"{text}: the server makes images very small")
 
 
-@check(few_shot=True)
+@check(Prompts.WITH_IMAGES)
 def counts(p: Instrument) -> Verdict:
     """Each image costs the same number of prompt tokens."""
     tokens = [p.ask(user(images.NAMES[:n])).tokens for n in range(4)]

@@ -10,7 +10,7 @@ change. By ability: a model copies the name of the demonstration that shows the 
 import random
 from collections.abc import Callable, Sequence
 
-from .checks import check
+from .checks import Prompts, check
 from .distances import binomial_tail, fisher_fewer
 from .instrument import Instrument, Status, Verdict
 from .prompts import QUESTION, QUESTIONS, Prompt, replaced, to_messages, to_parts, turn
@@ -32,7 +32,7 @@ P_VALUE = 0.005
 Build = Callable[[str], Prompt]
 
 
-@check(few_shot=True)
+@check(Prompts.WITH_IMAGES_IN_TURNS)
 def place(p: Instrument) -> Verdict:
     """Images stand in the places where they were put."""
     new = "".join(random.choices("bcdfghjklm", k=6))  # the server's cache holds the prompts of the probe before

@@ -2,7 +2,7 @@
 
 import itertools
 
-from .checks import check
+from .checks import Prompts, check
 from .distances import fisher_fewer
 from .images import NAMES
 from .instrument import P_VALUE, Instrument, Status, Verdict
@@ -12,19 +12,19 @@ from .server import RefusedError
 MANY = (8, 16)
 
 
-@check(few_shot=True)
+@check(Prompts.WITH_SEVERAL_IN_ONE_TURN)
 def each(p: Instrument) -> Verdict:
     """Each image of one message matters."""
     return p.judge_effects(user, "ABC", "in a message")
 
 
-@check(few_shot=True)
+@check(Prompts.WITH_IMAGES_IN_TURNS)
 def turns(p: Instrument) -> Verdict:
     """Each image of few-shot turns matters."""
     return p.judge_effects(shots, "ABCD", "in turns")
 
 
-@check(few_shot=True)
+@check(Prompts.WITH_SEVERAL_IN_ONE_TURN)
 def order(p: Instrument) -> Verdict:
     """The order of images matters."""
     orders = ["".join(names) for names in itertools.permutations("ABC")][1:]
@@ -44,7 +44,7 @@ def order(p: Instrument) -> Verdict:
     return p.red_if(clear >= 2 or (len(same) < 5 and p.scale.expects(max(sizes.values()))), text, *witness)
 
 
-@check()
+@check(Prompts.WITH_SEVERAL_IN_ONE_TURN)
 def twice(p: Instrument) -> Verdict:
     """The same image twice is two images."""
     one, two, other = (p.ask(user(names)).tokens for names in ("A", "AA", "AB"))
@@ -59,7 +59,7 @@ def twice(p: Instrument) -> Verdict:
     return p.red_if(p.scale.sees and len(same) >= 2, f"equal answers to {listed}", *map(user, same[0]))
 
 
-@check()
+@check(Prompts.WITH_SEVERAL_IN_ONE_TURN)
 def between(p: Instrument) -> Verdict:
     """Text between images stays between them."""
     a, b = to_parts("AB")
@@ -79,7 +79,7 @@ def between(p: Instrument) -> Verdict:
     return Verdict(Status.OPEN, "moving the text does not change the answer", (inside, same))
 
 
-@check()
+@check(Prompts.WITH_SEVERAL_IN_ONE_TURN)
 def many(p: Instrument) -> Verdict:
     """Up to 16 images are read or refused, never dropped."""
     status, notes = Status.OK, list[str]()

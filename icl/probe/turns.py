@@ -1,6 +1,6 @@
 """Do roles, answers, system prompts and early turns arrive unedited?"""
 
-from .checks import check
+from .checks import Prompts, check
 from .images import NAMES
 from .instrument import Instrument, Status, Verdict
 from .prompts import QUESTION, Prompt, shots, to_parts, turn, user
@@ -10,7 +10,7 @@ ASK = "What is this?"
 DEMONSTRATIONS = 8
 
 
-@check(few_shot=True)
+@check(Prompts.WITH_IMAGES_IN_TURNS)
 def roles(p: Instrument) -> Verdict:
     """Roles and the text of demonstrations arrive unedited."""
     base, (a, b, c) = shots("ABC", ["dax", "wug"]), to_parts("ABC")
@@ -57,7 +57,7 @@ def system(p: Instrument) -> Verdict:
     return p.red_if(p.scale.sees, f"no effect: {', '.join(without)}", base, others[without[0]])
 
 
-@check(few_shot=True)
+@check(Prompts.WITH_IMAGES_IN_TURNS)
 def earlier(p: Instrument) -> Verdict:
     """The first of eight demonstrations still matters."""
     names = NAMES[: DEMONSTRATIONS + 1]

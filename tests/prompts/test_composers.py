@@ -108,7 +108,7 @@ def test_two_instructions_are_refused(name: str) -> None:
 def test_a_system_turn_stands_before_all_others_and_changes_nothing_else(name: str) -> None:
     plain, with_system = (_composed({"name": name, **more}, _context(2)) for more in ({}, {"system": "Be short."}))
     assert with_system.turns == (Turn("system", (Part("Be short.", "system"),)), *plain.turns)
-    assert with_system.key == plain.key
+    assert with_system.key == plain.key == _context(2).key
     check_composer(build("composer", {"name": name, "system": "Be short."}))
     assert describe(build("composer", {"name": name, "system": None})) == describe(build("composer", name))
     assert describe(build("composer", {"name": name, "system": ""}))["system"] == ""

@@ -82,7 +82,7 @@ class Checkpoint:
         if not any(any(folder.glob(name)) for name in (*PROCESSORS, *TOKENIZERS)):
             raise ModelError(
                 f"model.path: {self.hub_name or folder} has no processor ({' or '.join(PROCESSORS)}) and "
-                f"has no tokenizer ({' or '.join(TOKENIZERS)}), which a plan needs too: it counts tokens. Save one next "
+                f"has no tokenizer ({' or '.join(TOKENIZERS)}), which a plan needs too: it counts tokens. Put one next "
                 "to config.json with `save_pretrained`."
             )
         return folder

@@ -223,6 +223,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[list[d
 
         yield run
         process.stdin.close()
+        assert process.wait(timeout=60) == 0, errors.read_text()[-3000:]
 
 
 def job(model: HF, folder: Path | None, branches: list[tuple[Prompt, ...]], **arguments: Any) -> dict[str, Any]:
