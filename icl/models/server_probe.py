@@ -74,11 +74,17 @@ def probe_server(server: Server, prompt: Prompt) -> dict[str, Any] | None:
 
 def _stored(path: Path) -> dict[str, Any] | None:
     try:
-        if time.time() - path.stat().st_mtime < DAY:
-            return parse_json_object(path.read_bytes())
+        record = parse_json_object(path.read_bytes())
+        is_new = 0 <= time.time() - path.stat().st_mtime < DAY
     except (OSError, ValueError):  # none yet, or a damaged one: the server is probed again
-        pass
-    return None
+        return None
+    tables = [record.get(key) for key in ("red", "open")]
+    is_whole = all(isinstance(one, dict) and all(map(_is_text, [*one, *one.values()])) for one in tables)
+    return record if is_new and is_whole and _is_text(record.get("date")) else None
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
 
 
 def _probe(server: Server, checks: tuple[str, ...], path: Path) -> dict[str, Any]:

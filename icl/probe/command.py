@@ -52,13 +52,13 @@ def run_command(
 ) -> int:
     """Probes a server, prints a table and returns the exit status: 0 ok, 1 fault, 2 cannot tell, 3 no usable server."""
     names = [name for name in only.replace(" ", "").split(",") if name]
-    if unknown := [name for name in names if name not in CHECKS]:
-        print(f"error: no check is named {', '.join(unknown)}. There are: {', '.join(CHECKS)}", file=sys.stderr)
+    key = os.environ.get(key_env, "").strip() if key_env else ""
+    unknown = [name for name in names if name not in CHECKS] or ([only] if only and not names else [])
+    unknown_text = f"no check is named {', '.join(unknown)}. There are: {', '.join(CHECKS)}" if unknown else ""
+    if problem := unknown_text or _key_problem(key_env, key) or _path_problem(json, curl):
+        print(f"error: {problem}", file=sys.stderr)
         return UNUSABLE
-    if key_env and not os.environ.get(key_env):
-        print(f"error: the environment variable {key_env}, which --key-env names, is not set", file=sys.stderr)
-        return UNUSABLE
-    server = Server(base_address(url), model, os.environ.get(key_env) if key_env else None, of_texts=texts)
+    server = Server(base_address(url), model, key or None, of_texts=texts)
     progress = sys.stderr.isatty()
 
     def show(row: Row) -> None:
@@ -83,6 +83,28 @@ def run_command(
     if badge:
         print(result.badge)
     return result.exit_status
+
+
+def _key_problem(key_env: str, key: str) -> str:
+    """What is wrong with a key, or ''."""
+    if key_env and not key:
+        return f"the environment variable {key_env}, which --key-env names, is not set"
+    if not (key.isascii() and key.isprintable()):
+        return f"the key in {key_env} has characters that no header takes"
+    return ""
+
+
+def _path_problem(json: Path | None, curl: Path | None) -> str:
+    """Why files cannot be written, or ''. Makes their folders, since it would be too late after all requests."""
+    try:
+        if json is not None:
+            json.parent.mkdir(parents=True, exist_ok=True)
+            json.touch()
+        if curl is not None:
+            curl.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        return f"{error.filename} cannot be written: {error.strerror}"
+    return "" if json is None or json.is_file() else f"{json} is no file"
 
 
 def base_address(url: str) -> str:
@@ -138,5 +160,4 @@ def _to_text(result: Result) -> str:
 
 
 def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")

@@ -10,7 +10,7 @@ import httpx2
 from .checks import CHECKS, Check
 from .distances import FLOOR
 from .instrument import Instrument, Status, Verdict
-from .server import RefusedError, Server, UnusableServerError
+from .server import MALFORMED, RefusedError, Server, UnusableServerError
 
 MEANS = 8
 """Answers that are averaged when a check cannot tell on a noisy server."""
@@ -142,5 +142,5 @@ def _run(check: Check, instrument: Instrument) -> Verdict:
         return Verdict(Status.OPEN, f"refused: {error}")
     except httpx2.HTTPError as error:  # of a stream
         return Verdict(Status.OPEN, f"{type(error).__name__}: {error}")
-    except (KeyError, TypeError, IndexError, ValueError) as error:
+    except (*MALFORMED, ArithmeticError) as error:
         return Verdict(Status.OPEN, f"the response is not of the protocol ({type(error).__name__}: {error})")

@@ -1,6 +1,7 @@
 """An OpenAI-compatible server: what it is, and its answers to prompts."""
 
 import json
+import math
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +21,10 @@ WORKERS = 8
 TEXT_TOKENS = 16
 LISTED = (20, 5)
 """Numbers of log-probabilities to ask for: the first one that the server gives."""
+MOST_BYTES = 16 * 2**20
+"""A longer response is no answer of one token."""
+MALFORMED = (AttributeError, TypeError, LookupError, ValueError, RecursionError)
+"""What reading a response of another shape raises."""
 LEAST = -100.0
 """Stands for minus infinity, which servers write as -9999."""
 
@@ -106,11 +111,16 @@ class Server:
             raise RefusedError(f"status {response.status_code}: {_start_of(response.text)}")
         try:
             data = response.json()
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise RefusedError(f"the response is not JSON: {_start_of(response.text)}") from error
-        if not isinstance(data, dict) or not data.get("choices") or "message" not in data["choices"][0]:
-            raise RefusedError(f"the response is no chat completion: {_start_of(response.text)}")
-        return data
+        try:
+            texts = [choice["message"].get("content") for choice in data["choices"]]
+            _ = (data.get("usage") or {}).get("prompt_tokens")
+        except MALFORMED as error:
+            raise RefusedError(f"the response is no chat completion: {_start_of(response.text)}") from error
+        if not texts or not all(text is None or isinstance(text, str) for text in texts):
+            raise RefusedError(f"the response has no text: {_start_of(response.text)}")
+        return dict(data)
 
     def body(self, prompt: Prompt, question: str = QUESTIONS[0]) -> dict[str, Any]:
         """The request for one answer, without the name of the model."""
@@ -121,7 +131,13 @@ class Server:
 
     def answer(self, prompt: Prompt, question: str = QUESTIONS[0]) -> Answer:
         """The answer to one question."""
-        return to_answer(self.post(self.body(prompt, question)))
+        data = self.post(self.body(prompt, question))
+        try:
+            return to_answer(data)
+        except MALFORMED as error:
+            raise RefusedError(
+                f"its log-probabilities are not of the protocol: {_start_of(json.dumps(data))}"
+            ) from error
 
     def ask(self, prompt: Prompt, repeats: int = 1) -> Answer:
         """The mean answer to the first question, or the texts of all questions."""
@@ -169,7 +185,7 @@ class Server:
         for attempt in range(ATTEMPTS):
             last = attempt == ATTEMPTS - 1
             try:
-                response = self.client.request(method, self.url + path, **more)
+                response = self._receive(method, path, more)
             except httpx2.InvalidURL as error:
                 raise UnusableServerError(f"{self.url} is not an address: {error}") from error
             except (httpx2.ConnectError, httpx2.UnsupportedProtocol) as error:
@@ -180,6 +196,8 @@ class Server:
                 if last:
                     raise RefusedError(f"the connection broke {ATTEMPTS} times ({error})") from error
                 continue
+            except httpx2.HTTPError as error:
+                raise RefusedError(f"the response cannot be read ({error})") from error
             if response.status_code not in (429, 502, 503, 504):
                 return response
             if last:
@@ -190,13 +208,27 @@ class Server:
             time.sleep(_wait(response, attempt))
         raise AssertionError("unreachable")
 
+    def _receive(self, method: str, path: str, more: Mapping[str, Any]) -> httpx2.Response:
+        """The response with its content. Raises RefusedError if it is too long."""
+        with self.client.stream(method, self.url + path, **more) as response:
+            content = bytearray()
+            for piece in response.iter_bytes():
+                content += piece
+                if len(content) > MOST_BYTES:
+                    raise RefusedError(f"the response has more than {MOST_BYTES // 2**20} MiB")
+            headers = {name: value for name, value in response.headers.items() if name == "retry-after"}
+            return httpx2.Response(response.status_code, headers=headers, content=bytes(content))
+
     def _models(self) -> dict[str, dict[str, Any]]:
         """Name -> entry of the served models; empty if the server does not list them."""
-        response = self._send("GET", "/models")
+        try:
+            response = self._send("GET", "/models")
+        except RefusedError as error:
+            raise UnusableServerError(f"{self.url}/models: {error}") from error
         try:
             entries = response.json()["data"] if response.status_code == 200 else []
-            return {str(entry["id"]): dict(entry) for entry in entries}
-        except (ValueError, KeyError, TypeError) as error:
+            return {entry["id"]: dict(entry) for entry in entries if isinstance(entry["id"], str)}
+        except MALFORMED as error:
             raise UnusableServerError(
                 f"{self.url}/models is not a list of models: {_start_of(response.text)}. Is this the base address of "
                 "an OpenAI-compatible API? It mostly ends in /v1."
@@ -207,7 +239,7 @@ class Server:
         try:
             response = self._send("GET", "/../version" if self.url.endswith("/v1") else "/version")
             return str(response.json()["version"]) if response.status_code == 200 else None
-        except (RefusedError, UnusableServerError, ValueError, KeyError, TypeError):
+        except (RefusedError, UnusableServerError, *MALFORMED):
             return None  # most servers have no such page
 
     def _check(self, prompt: Prompt, what: str) -> None:
@@ -245,9 +277,10 @@ def _first_token(choice: Mapping[str, Any]) -> dict[str, float]:
 
 def _wait(response: httpx2.Response, attempt: int) -> float:
     try:
-        return min(float(response.headers["Retry-After"]), LONGEST_WAIT)
+        seconds = float(response.headers["Retry-After"])
     except (KeyError, ValueError):  # no header, or a date
         return float(2**attempt)
+    return min(max(seconds, 0.0), LONGEST_WAIT) if math.isfinite(seconds) else LONGEST_WAIT
 
 
 def _names(listed: Mapping[str, Any]) -> str:

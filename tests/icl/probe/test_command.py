@@ -1,6 +1,7 @@
 """The command, over a socket."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -82,3 +83,19 @@ def test_it_runs_without_the_libraries_of_the_toolkit(address):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
     assert "2 checks" in done.stdout
+
+
+def test_paths_and_keys_are_checked_before_the_first_request(tmp_path, capsys, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("ODD_KEY", "bad\nkey")
+    for words, sentence in (
+        (["--json", str(tmp_path)], "cannot be written|is no file"),
+        (["--json", str(tmp_path / "file" / "x.json")], "cannot be written"),
+        (["--curl", str(tmp_path / "file")], "cannot be written"),
+        (["--only", ","], "no check is named ,"),
+        (["--key-env", "ODD_KEY"], "the key in ODD_KEY has characters that no header takes"),
+    ):
+        assert main(["probe", "http://127.0.0.1:9/v1", *words]) == 3
+        error = capsys.readouterr().err
+        assert re.search(sentence, error)
+        assert "bad" not in error

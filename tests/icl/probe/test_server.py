@@ -134,3 +134,59 @@ def test_fewer_log_probabilities_are_asked_for_if_twenty_are_refused():
 )
 def test_the_address_gets_a_scheme_and_v1(written, address):
     assert base_address(written) == address
+
+
+def completion(**choice):
+    return {"choices": [{"message": {"content": "a"}, **choice}], "usage": {"prompt_tokens": 3}}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"choices": {"0": 1}},
+        {"choices": [None]},
+        {"choices": [{"message": None}]},
+        {"choices": [{"message": {"content": ["a"]}}]},
+        {**completion(), "usage": [1]},
+        completion(logprobs=["a"]),
+        completion(logprobs={"content": [None]}),
+        completion(logprobs={"content": [{"top_logprobs": [None]}]}),
+        completion(logprobs={"content": [{"top_logprobs": [{"logprob": -1.0}]}]}),
+        completion(logprobs={"content": [{"top_logprobs": [{"token": "a", "logprob": "x"}]}]}),
+    ],
+)
+def test_a_response_of_another_shape_is_a_refusal(content):
+    with pytest.raises(RefusedError, match=r"chat completion|has no text|not of the protocol"):
+        server(reply(200, json=content)).answer(user("A"))
+
+
+def test_deep_long_and_wrongly_packed_responses_are_refusals():
+    deep = "[" * 200_000
+    for respond, sentence in (
+        (reply(200, text=deep), "is not JSON"),
+        (lambda _: httpx2.Response(200, stream=httpx2.ByteStream(b"x" * (17 * 2**20))), "more than 16 MiB"),
+        (
+            lambda _: httpx2.Response(200, headers={"Content-Encoding": "gzip"}, stream=httpx2.ByteStream(b"no gzip")),
+            "cannot be read",
+        ),
+    ):
+        with pytest.raises(RefusedError, match=sentence):
+            server(respond).answer(user("A"))
+
+
+@pytest.mark.parametrize(("header", "seconds"), [("nan", 30.0), ("-5", 0.0), ("1e9", 30.0), ("Wed, 1 Dec", 1.0)])
+def test_an_odd_time_to_wait_is_kept_within_bounds(header, seconds, monkeypatch):
+    waited = []
+    monkeypatch.setattr("icl.probe.server.time.sleep", waited.append)
+    left = [header]
+    busy = server(lambda r: httpx2.Response(429, headers={"Retry-After": left.pop()}) if left else CHAT.respond(r))
+    assert busy.answer(user("A")).top
+    assert waited == [seconds]
+
+
+def test_a_list_of_models_that_does_not_arrive_is_a_sentence():
+    def drop(_):
+        raise httpx2.RemoteProtocolError("gone")
+
+    with pytest.raises(UnusableServerError, match=r"/models: the connection broke 4 times"):
+        Server("http://test/v1", "", transport=httpx2.MockTransport(drop)).connect()
