@@ -5,7 +5,8 @@ processor is tested once for this.
 """
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
 from threading import Lock
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from icl.errors import ModelError
 from icl.lru_cache_bytes import LRUByteCache
+from icl.models.checkpoint_errors import FAILURES, reason
 from icl.models.hf.conventions import image_placeholder
 from icl.models.hf.image_features import Key, nbytes, slice_field
 from icl.models.hf.memory import TOWER_IMAGES
@@ -74,12 +76,14 @@ class ImageProcessor:
         return image.digest, among > 1 and self.depends_on_others
 
     def text(self, image: "Image", among: int) -> str:
-        """Placeholders of an image. They depend on its size only, so each size is processed once."""
+        """Placeholders of an image. They depend on its size only, so each size is processed once. Raises ModelError."""
         pil_image = image.open()
         several = among > 1 and self.depends_on_others
         key = (pil_image.width, pil_image.height, several)
         if key not in self.texts:
-            self.texts[key] = self.check_text(self.process(pil_image, 2 if several else 1)[1])
+            with _accepted(image, pil_image):
+                _, text = self.process(pil_image, 2 if several else 1)
+            self.texts[key] = self.check_text(text)
         return self.texts[key]
 
     def check_text(self, text: str) -> str:
@@ -98,9 +102,13 @@ class ImageProcessor:
 
         Args:
             images: Images, and whether each has other images next to it.
+
+        Raises:
+            ModelError: The processor does not take an image.
         """
         bases = [(without_pixel_edits(image), several) for image, several in images]
         keys = [(base.digest, several) for base, several in bases]
+        images_of = {key: base for key, (base, _) in zip(keys, bases, strict=True)}
         made: dict[Key, Processed] = {}
         groups: dict[tuple[Any, bool], dict[Key, PILImage]] = {}
         for key, (base, several) in zip(keys, bases, strict=True):
@@ -114,9 +122,9 @@ class ImageProcessor:
             batch = images_per_call(*next(iter(group.values())).size)
             for start in range(0, len(group), batch):
                 some = list(group)[start : start + batch]
-                for key, one in zip(
-                    some, self._process_equal_sizes([group[key] for key in some], some[0][1]), strict=True
-                ):
+                with _accepted(images_of[some[0]], group[some[0]]):
+                    processed = self._process_equal_sizes([group[key] for key in some], some[0][1])
+                for key, one in zip(some, processed, strict=True):
                     made[key] = self.cache.put(key, one)
         return [_edited(made[key], image, several) for key, (image, several) in zip(keys, images, strict=True)]
 
@@ -166,6 +174,18 @@ class ImageProcessor:
                 text=texts, images=images, padding=True, return_tensors="pt", return_text_replacement_offsets=True
             )
         return {name: value for name, value in made.items() if name not in ("input_ids", "attention_mask")}
+
+
+@contextmanager
+def _accepted(image: "Image", pil_image: "PILImage") -> Iterator[None]:
+    """Turn errors of the processor into ModelError with the origin and the size of the image."""
+    try:
+        yield
+    except FAILURES as error:
+        raise ModelError(
+            f"image {image.origin}: the image processor does not take {pil_image.width} x {pil_image.height} pixels: "
+            f"{reason(error)}"
+        ) from error
 
 
 def images_per_call(width: int, height: int) -> int:

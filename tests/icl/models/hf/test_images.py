@@ -8,14 +8,17 @@ from typing import Any
 import pytest
 import tiny_models
 import torch
+from PIL import Image as PILImage
 from tiny_models import conversations, prompts
 
 from icl.edits import Blank, DiffusionNoise
 from icl.errors import ModelError
+from icl.images import Image
 from icl.lru_cache_bytes import LRUByteCache
 from icl.models.hf.image_processing import images_per_call
 from icl.models.hf.model import HF
 from icl.models.hf.prompt_encoding import PromptEncoder
+from icl.types import Prompt
 
 ModelOf = Callable[[str], HF]
 every = pytest.mark.parametrize("name", tiny_models.ARCHITECTURES)
@@ -106,6 +109,18 @@ def test_images_processed_together_are_as_if_alone(name: str, model_of: ModelOf)
         alone, alone_text = pixels.process(image.open(), 1)
         assert text == alone_text
         assert torch.equal(inputs["pixel_values"], alone["pixel_values"])
+
+
+def test_an_image_that_the_processor_does_not_take_is_an_error_with_its_origin_and_size(model_of: ModelOf) -> None:
+    hf, plain = model_of("qwen2_5_vl"), tiny_models.prompt([1])
+    wide = Image.from_pil(PILImage.new("RGB", (3000, 5)), "wide.png")
+    own = Prompt((tiny_models.turn("user", wide, "Which?"),))
+    sentence = r"^image wide\.png: the image processor does not take 3000 x 5 pixels: absolute aspect ratio must be"
+    with pytest.raises(ModelError, match=sentence):
+        hf.count_tokens(own)
+    with pytest.raises(ModelError, match=sentence):
+        hf.pixels.pixels([(wide, False)])
+    assert hf.count_tokens(plain) > 0
 
 
 def test_small_images_are_processed_in_larger_batches(model_of: ModelOf, monkeypatch: pytest.MonkeyPatch) -> None:
