@@ -25,10 +25,10 @@ Script = tuple[tuple[str, tuple[Piece, ...]], ...]
 def rendered_as_read(
     render: Callable[[Sequence[Message]], str | None], conversation: Sequence[Message]
 ) -> tuple[str | None, str | None]:
-    """The rendered conversation, and the role of a turn that it contains as a Python list, or None.
+    """The rendered conversation, and the role of a turn that it contains as Python or JSON, or None.
 
-    Most templates read lists of items, and some of them drop strings. Others print the lists of some roles as they are:
-    the turns of these roles become strings.
+    Most templates read lists of items, and some of them drop strings. Others print the lists of some roles, or their
+    items, as they are: the turns of these roles become strings.
     """
     roles: list[str] = []
     while (text := render(conversation)) is not None and (role := printed_role(conversation, text)) is not None:
@@ -40,11 +40,22 @@ def rendered_as_read(
 
 
 def printed_role(conversation: Sequence[Message], text: str) -> str | None:
-    """The role of the first turn that the text contains as a Python list or as JSON, or None."""
-    lists = [message for message in conversation if isinstance(message["content"], list)]
-    return next(
-        (one["role"] for one in lists if any(form(one["content"]) in text for form in (str, json.dumps, _json))), None
-    )
+    """The role of the first turn of which the text contains the list, or an item with text, as Python or JSON.
+
+    None if there is none. White space does not count: JSON may be indented.
+    """
+    written = _without_space(text)
+    for message in conversation:
+        content = message["content"]
+        if isinstance(content, list):
+            parts = [content, *(item for item in content if item["type"] == "text")]
+            if any(_without_space(form(part)) in written for part in parts for form in (str, json.dumps, _json)):
+                return str(message["role"])
+    return None
+
+
+def _without_space(text: str) -> str:
+    return "".join(text.split())
 
 
 def _json(content: Any) -> str:

@@ -273,8 +273,8 @@ class PromptRenderer:
         )
         if role is not None:
             raise ModelError(
-                f"{self.name}: the chat template prints the content of a {role} turn as a Python list. Use a composer "
-                "whose turns of this role have no images."
+                f"{self.name}: the chat template prints the content of a {role} turn as Python or JSON. Use a "
+                "composer whose turns of this role have no images."
             )
         return text or ""
 

@@ -225,6 +225,20 @@ def test_empty_blocks_of_a_template_without_any_are_an_error() -> None:
         renderer(SHAPES["recipients"][0]).text(Prompt(DEMOS, empty_blocks="nowhere"))
 
 
+@pytest.mark.parametrize(
+    "printed", ["{% for c in m.content %}{{ c }}{% endfor %}", "{{ m.content | tojson(indent=1) }}"]
+)
+def test_printed_items_and_indented_lists_become_strings_or_an_error(printed: str) -> None:
+    shape, _ = SHAPES["lists printed"]
+    own = renderer(shape.replace("{{ m.content }}", printed))
+    assert own.facts.accepts_turns
+    assert own.text(Prompt((turn("user", "a"), turn("assistant", "b c")))) in {
+        f"<user>\na</turn>\n<assistant>\n{answer}</turn>\n<assistant>\n" for answer in ("b c", '"b c"')
+    }
+    with pytest.raises(ModelError, match="prints the content of a assistant turn as Python or JSON"):
+        own.text(Prompt((turn("user", "a"), turn("assistant", image(1), "b"))))
+
+
 def test_only_the_turns_of_roles_whose_lists_are_printed_become_strings() -> None:
     lists_in_user_turns = SHAPES["lists printed"][0].replace("c.text", "c['text'].upper()")
     assert renderer(lists_in_user_turns).text(Prompt((SYSTEM, turn("user", "a"), turn("assistant", "b")))) == (
