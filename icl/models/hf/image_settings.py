@@ -29,15 +29,22 @@ PROBE_SIZES = ((96, 64), (640, 480), (1600, 1200))
 
 def setting_names(checkpoint: "Checkpoint") -> list[str]:
     """The names that the image processor takes; none if the model reads text only. Raises ModelError."""
-    own = getattr(replace(checkpoint, image_processor={}).processor, "image_processor", None)
+    own = _own(checkpoint)
     if own is None:
         return []
     names = {*own.to_dict(), *getattr(getattr(own, "valid_kwargs", None), "__annotations__", ())}
     return sorted(name for name in names - NOT_SETTINGS if not name.startswith("_"))
 
 
+def _own(checkpoint: "Checkpoint") -> Any:
+    """The image processor without the settings. None if the model reads text only."""
+    return getattr(replace(checkpoint, image_processor={}).processor, "image_processor", None)
+
+
 def check_settings(checkpoint: "Checkpoint") -> None:
-    """Raise ModelError if the image processor has no such setting, or no image can be processed with its value."""
+    """Raise ModelError if the image processor has no such setting, if its value contradicts the weights, or if images
+    cannot be processed with it.
+    """
     from icl.models.checkpoint_errors import FAILURES, reason
 
     names = setting_names(checkpoint)
@@ -48,14 +55,33 @@ def check_settings(checkpoint: "Checkpoint") -> None:
                 f"model.image_processor: the image processor of {checkpoint.path} has no setting '{name}', so it would "
                 f"be ignored.{did_you_mean(name, names)} {takes}."
             )
+    _check_weights_fit(checkpoint)
+    written = ", ".join(f"{name}: {value!r}" for name, value in checkpoint.image_processor.items())
     try:
-        _processed(checkpoint)
+        processed = _processed(checkpoint)
     except (*FAILURES, ModelError) as error:
-        written = ", ".join(f"{name}: {value!r}" for name, value in checkpoint.image_processor.items())
         raise ModelError(
             f"model.image_processor: the image processor of {checkpoint.path} does not accept {{{written}}}: "
             f"{reason(error.__cause__ or error)}"
         ) from error
+    if not all(_is_finite(value) for inputs, _ in processed for value in inputs.values()):
+        raise ModelError(
+            f"model.image_processor: with {{{written}}}, the image processor of {checkpoint.path} gives pixels that "
+            "are infinite or no numbers. Use other values."
+        )
+
+
+def _check_weights_fit(checkpoint: "Checkpoint") -> None:
+    """Raise ModelError if a setting differs from the size in the vision config that the processor has by itself."""
+    own, vision = _own(checkpoint), getattr(checkpoint.config, "vision_config", None)
+    for name, value in checkpoint.image_processor.items():
+        for config_name in (name, f"spatial_{name}"):  # merge_size of processors is spatial_merge_size of configs
+            size = getattr(vision, config_name, None)
+            if size is not None and size == getattr(own, name, None) != value:
+                raise ModelError(
+                    f"model.image_processor: {name}: {value!r} contradicts the weights of {checkpoint.path}, which "
+                    f"were trained with {size!r} (vision_config.{config_name} of config.json). Remove it."
+                )
 
 
 def setting_notes(checkpoint: "Checkpoint") -> Iterator[str]:
@@ -86,6 +112,13 @@ def _probe(width: int, height: int) -> "PILImage":
 
     channels = (PILImage.linear_gradient("L"), PILImage.radial_gradient("L"), PILImage.new("L", (256, 256), 90))
     return PILImage.merge("RGB", channels).resize((width, height))
+
+
+def _is_finite(value: Any) -> bool:
+    """Whether all numbers of a tensor are finite. True for other values."""
+    from torch import Tensor
+
+    return not isinstance(value, Tensor) or bool(value.isfinite().all())
 
 
 def _is_same(one: "Processed", other: "Processed") -> bool:

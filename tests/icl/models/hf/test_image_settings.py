@@ -90,6 +90,32 @@ def test_a_value_that_no_image_can_be_processed_with_is_an_error_of_the_key(fold
         _ = HF(str(folder_of("gemma3")), image_processor={"size": "large"}).digest
 
 
+@pytest.mark.parametrize(
+    ("settings", "config_name"),
+    [
+        ({"patch_size": 14}, "patch_size"),
+        ({"merge_size": 4}, "spatial_merge_size"),
+        ({"temporal_patch_size": 1}, "temporal_patch_size"),
+    ],
+)
+def test_a_size_that_the_weights_do_not_have_is_an_error_before_they_are_read(
+    settings: dict[str, int], config_name: str, folder_of: FolderOf
+) -> None:
+    path, (name, value) = str(folder_of("qwen2_5_vl")), *settings.items()
+    own = getattr(HF(path).checkpoint.config.vision_config, config_name)
+    with pytest.raises(
+        ModelError, match=rf"^model\.image_processor: {name}: {value} contradicts .* {own} \(.*\.{config_name} "
+    ):
+        _ = HF(path, image_processor=settings).digest
+    assert HF(path, image_processor={name: own}).digest != HF(path).digest
+
+
+@pytest.mark.parametrize("settings", [{"image_std": [0.0, 0.0, 0.0]}, {"rescale_factor": 1e38}])
+def test_a_value_that_gives_no_finite_pixels_is_an_error(settings: dict[str, object], folder_of: FolderOf) -> None:
+    with pytest.raises(ModelError, match=r"^model\.image_processor: with .* infinite or no numbers"):
+        _ = HF(str(folder_of("qwen2_5_vl")), image_processor=settings).digest
+
+
 def test_a_setting_without_effect_is_a_note_of_the_plan(folder_of: FolderOf) -> None:
     settings = {"crop_size": {"height": 3, "width": 3}, "image_mean": [0.1, 0.2, 0.3]}
     (note,) = HF(str(folder_of("gemma3")), image_processor=settings).plan_notes
