@@ -136,7 +136,12 @@ class _Ranks:
 
 
 def _absolute_errors(samples: Sequence[ScoredSample]) -> list[float | None]:
-    return [None if sample.score is None else sample.score / (1 - sample.score) for sample in samples]
+    """The errors, of outputs and gold answers: scores are rounded, and that of a very large error is 1."""
+    pairs = [(read_number(sample.output or ""), _gold_number(sample.gold)) for sample in samples]
+    return [
+        None if sample.score is None or number is None or gold is None else abs(number - gold)
+        for sample, (number, gold) in zip(samples, pairs, strict=True)
+    ]
 
 
 def _gold_number(answers: Sequence[str]) -> float | None:

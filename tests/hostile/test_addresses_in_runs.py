@@ -25,7 +25,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
 
 
 def remote(server: Server) -> dict[str, Any]:
-    return {"name": "remote", "url": server.url, "model": "m", "key_env": "VARIABLE", "retries": 0}
+    return {"name": "remote", "url": server.url, "model": "m", "key_env": "VARIABLE", "retries": 0, "probe": False}
 
 
 def forget(server: Server) -> None:

@@ -255,17 +255,6 @@ def test_it_describes_itself_to_clients_with_a_key(serving: Server) -> None:
     assert isinstance(VLLM.abilities, frozenset)
 
 
-def test_a_server_that_is_killed_leaves_no_engine_behind(serving: Server) -> None:
-    """The last test of this file, because it ends the server."""
-    children = descendants(serving.process.pid)
-    assert any("EngineCore" in command for command in children.values())
-    threads, _ = started_requests(serving, [{}, {"stream": True}])
-    serving.process.kill()
-    assert survivors(children) == []
-    for thread in threads:
-        thread.join(60)
-
-
 def test_the_probe_accuses_the_server_of_nothing_and_finds_a_fault_in_front_of_it(serving: Server) -> None:
     upstream = forward(f"http://127.0.0.1:{serving.port}", Authorization=f"Bearer {KEY}")
 
@@ -279,3 +268,14 @@ def test_the_probe_accuses_the_server_of_nothing_and_finds_a_fault_in_front_of_i
     assert {name for name, status in statuses.items() if status is Status.OK} >= {"reads", "each", "turns", "place"}
     assert probed("first_repeated")["turns"] is Status.RED
     assert probed("reversed_from_3")["place"] is Status.RED
+
+
+def test_a_server_that_is_killed_leaves_no_engine_behind(serving: Server) -> None:
+    """The last test of this file, because it ends the server."""
+    children = descendants(serving.process.pid)
+    assert any("EngineCore" in command for command in children.values())
+    threads, _ = started_requests(serving, [{}, {"stream": True}])
+    serving.process.kill()
+    assert survivors(children) == []
+    for thread in threads:
+        thread.join(60)
