@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from experiments.grid.grid import Cell, Grid
 from icl.errors import ICLError
 from icl.images import Image
-from icl.types import Context, Demo, Example, Prompt, Query
+from icl.types import Context, Demo, EmptyBlocks, Example, Prompt, Query
 
 if TYPE_CHECKING:
     from icl.models.hf.template_facts import TemplateFacts
@@ -46,6 +46,7 @@ def _notes(facts: "TemplateFacts", cells: list[Cell]) -> Iterator[str]:
             "the chat template puts the images of a turn before its texts; the images of "
             f"{_listed(moved)} are written within the texts instead"
         )
+    yield from _budget_notes(facts, cells)
     yield from _system_notes(facts, any("system" in _roles(pieces) for pieces in all_pieces))
     if facts.writes_date:
         yield "the chat template writes a date into prompts: the day on which the run starts, also if it goes on later"
@@ -70,6 +71,37 @@ def _answer_notes(facts: "TemplateFacts", cells: list[Cell], has_turns: bool) ->
             f"the query has a reasoning block ({facts.block.opening}) before its answer, and demonstrations have none "
             "(composer.empty_blocks: everywhere writes an empty one before all answers)"
         )
+
+
+def _budget_notes(facts: "TemplateFacts", cells: list[Cell]) -> Iterator[str]:
+    """Notes on thinking budgets of prompts that do not end in an open reasoning block."""
+    from icl.models.hf.template_facts import with_empty_blocks
+
+    by_mode: dict[EmptyBlocks, list[Cell]] = {}
+    for cell in cells:
+        if cell.max_thinking_tokens:  # a budget of 0 asks for no reasoning
+            by_mode.setdefault(getattr(cell.composer, "empty_blocks", "as_template"), []).append(cell)
+    for mode, own in by_mode.items():
+        is_own = mode == "as_template"
+        if facts.opens_block if is_own else not facts.empty_block:  # without a block, such prompts are refused
+            continue
+        closing = "" if facts.block is None else facts.block.closing
+        is_closed = bool(closing) and closing in with_empty_blocks(mode, facts.prompt_end, (), facts)
+        if closing and not is_closed and not facts.opens_block:  # the model opens the block itself
+            continue
+        labels = _listed(list(dict.fromkeys(str(cell.labels["composer"]) for cell in own)))
+        effect = (
+            f"max_thinking_tokens has no effect with {labels}: prompts end after {closing!r}"
+            if is_closed
+            else f"max_thinking_tokens limits only reasoning that the model begins by itself with {labels}: prompts "
+            "open no reasoning block"
+        )
+        if any(cell.answer_mode == "options" for cell in own):
+            effect += f", so options are scored without reasoning{'' if is_closed else ' if it begins none'}"
+        changes = [] if is_own else ["composer.empty_blocks: as_template"]
+        if closing and closing in facts.prompt_end and facts.arguments:
+            changes.append(f"model.template, so that prompts open one (it takes {', '.join(facts.arguments)})")
+        yield f"{effect}. Set {' and '.join(changes)}" if changes else effect
 
 
 def _system_notes(facts: "TemplateFacts", has_system: bool) -> Iterator[str]:

@@ -1,5 +1,6 @@
 """What a plan says about the chat template of a model: what matters for the grid, and nothing else."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -54,6 +55,32 @@ SYSTEM = {"name": "chat", "system": "Be short."}
         ("block opened in prompts alone", ["interleaved"], {"max_thinking_tokens": 9, "answer_mode": "options"}, []),
         ("closed block in prompts alone", ["chat"], {}, ["the query has a reasoning block (<think>)"]),
         ("closed block in prompts alone", ["interleaved"], {}, []),
+        (
+            "closed block in prompts alone",
+            ["interleaved"],
+            {"max_thinking_tokens": 9},
+            ["max_thinking_tokens has no effect with composer interleaved: prompts end after '</think>'"],
+        ),
+        ("closed block in prompts alone", ["interleaved"], {"max_thinking_tokens": 0}, []),
+        (
+            "turns",
+            ["interleaved"],
+            {"max_thinking_tokens": 9, "answer_mode": "options"},
+            ["max_thinking_tokens limits only reasoning that the model begins by itself with composer interleaved: "
+             "prompts open no reasoning block, so options are scored without reasoning if it begins none"],
+        ),
+        (
+            "block opened in prompts alone",
+            [{"name": "interleaved", "empty_blocks": "everywhere"}, "interleaved"],
+            {"max_thinking_tokens": 9},
+            ["max_thinking_tokens has no effect with composer {'name'"],
+        ),
+        (
+            "block opened in prompts alone",
+            [{"name": "interleaved", "empty_blocks": "nowhere"}],
+            {"max_thinking_tokens": 9},
+            ["max_thinking_tokens limits only reasoning that the model begins"],
+        ),
         ("closed block in prompts alone", [{"name": "chat", "empty_blocks": "everywhere"}], {}, []),
         ("trimmed texts", ["chat"], {}, []),
         ("trimmed texts", ["interleaved"], {}, ["the chat template removes white space around images"]),
@@ -88,6 +115,17 @@ def test_a_plan_says_what_matters_for_the_grid(
     sentences = notes(facts_of(name), *composers, **cell)
     assert [note[: len(start)] for note, start in zip(sentences, expected, strict=False)] == expected
     assert len(sentences) == len(expected), sentences
+
+
+def test_a_plan_says_how_a_thinking_budget_gets_its_block() -> None:
+    everywhere = {"name": "interleaved", "empty_blocks": "everywhere"}
+    opening, closing = facts_of("block opened in prompts alone"), facts_of("closed block in prompts alone")
+    switched = replace(closing, arguments=("enable_thinking",))
+    ends = [notes(facts, everywhere, max_thinking_tokens=9)[0].split("'. ")[-1] for facts in (opening, switched)]
+    by_template = "model.template, so that prompts open one (it takes enable_thinking)"
+    as_template = "Set composer.empty_blocks: as_template"
+    assert ends == [as_template, f"{as_template} and {by_template}"]
+    assert notes(switched, "interleaved", max_thinking_tokens=9)[0].endswith(f"after '</think>'. Set {by_template}")
 
 
 COMPOSERS: list[Any] = ["chat", "interleaved", "blocks", "vl_icl", "mmicl", "otter", "link_context"]
