@@ -50,6 +50,7 @@ class Guess:
         path: The data, relative to the folder of the study.
         names: All columns of the data.
         shots: Numbers of shots that a small pool allows; None if it allows more, or is not known.
+        queries: The number of rows that can be asked; None if it is not known.
     """
 
     path: str
@@ -60,6 +61,7 @@ class Guess:
     notes: list[str] = field(default_factory=list)
     by: list[str] = field(default_factory=list)
     shots: list[int] | None = None
+    queries: int | None = None
 
     @property
     def task(self) -> dict[str, Any]:
@@ -249,6 +251,7 @@ def _check(task: dict[str, Any], data: Path, guess: Guess) -> list[int] | None:
 
     try:
         built = build("task", {**task, "path": str(data.resolve())})
+        guess.queries = len(built.queries)
         size = built.pool_size if built.queries else 0
     except ICLError as error:
         guess.notes.append(f"The data cannot be used as guessed: {error}")

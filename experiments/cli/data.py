@@ -11,7 +11,8 @@ import typer
 
 from experiments.cli.main import checked_path
 from experiments.cli.options import Overrides
-from icl import ConfigError, Example, Pool
+from icl import ConfigError, Example, ICLError, Image, Pool
+from icl.errors import strip_control_characters
 from retrievers import Embedder, open_source
 
 ROLES, COLUMN = ("question", "image", "answer", "options", "id", "group"), {"group": "pair"}
@@ -61,8 +62,8 @@ def check(
     """Read some queries of your data or of a preset, and say which roles and columns are empty, unused, new or absent.
 
     The columns of your own data are guessed, as by `icl new study --data` and `icl try`. A column is new if the data
-    of a preset did not have it when it was last checked. Exit status: 1 if a column that is mapped is absent, or
-    empty in all rows.
+    of a preset did not have it when it was last checked. Exit status: 1 if a column that is mapped is absent or
+    empty in all rows, or if an image of these queries cannot be opened.
     """
     from experiments.cli.column_guess import guess_task
     from icl.registry import build
@@ -81,27 +82,40 @@ def check(
     if record and not is_preset:
         raise ConfigError("--record stores the check of a preset. Name one, or leave the option out.")
     for note in guess.notes if guess else ():
-        print(f"note         {note}")
+        if "image cannot be opened" not in note:  # images are counted below
+            _print_line("note", note)
     if "answer" not in columns:
         raise ConfigError("Without answers nothing can be read. Name their column: columns: {answer: COLUMN}.")
-    task = build("task", {**node, "queries": rows})
+    available = rows if guess is None or guess.queries is None else guess.queries
+    task = build("task", {**node, "queries": min(rows, available)})
     named = {column: key for key, column in task.named_columns}
     if absent := [f"{column} ({key})" for column, key in named.items() if column not in task.data_columns]:
-        print(f"absent       {', '.join(absent)}: the data do not have what is mapped. Set these keys.")
+        _print_line("absent", f"{', '.join(absent)}: the data do not have what is mapped. Set these keys.")
     else:
         empty = _print_roles(task, columns)
     earlier = CHECKS.get(data, {}).get("columns", task.data_columns) if is_preset else task.data_columns
-    _print_columns("unused", [name for name in task.data_columns if name not in named])
-    _print_columns("new", [name for name in task.data_columns if name not in earlier])
-    _print_columns("gone", [name for name in earlier if name not in task.data_columns])
+    _print_line("unused", ", ".join(name for name in task.data_columns if name not in named))
+    _print_line("new", ", ".join(name for name in task.data_columns if name not in earlier))
+    _print_line("gone", ", ".join(name for name in earlier if name not in task.data_columns))
     if absent:
         raise typer.Exit(1)
     if record:
         record_check(data, task.data_revision, task.data_columns)
         print(f"recorded     {preset_row(data)}")
-    if empty:
-        print(f"empty        {', '.join(empty)}: set `columns`, or leave these roles out.")
+    _print_line("empty", f"{', '.join(empty)}: set `columns`, or leave these roles out." if empty else "")
+    unopened = [problem for query in task.queries for image in query.images if (problem := _problem(image))]
+    _print_line("unopened", f"{len(unopened):,} images, such as: {unopened[0]}" if unopened else "")
+    if empty or unopened:
         raise typer.Exit(1)
+
+
+def _problem(image: Image) -> str:
+    """Why an image cannot be opened; '' if it can."""
+    try:
+        image.open()
+    except ICLError as error:
+        return str(error)
+    return ""
 
 
 def _print_roles(task: Any, columns: Mapping[str, Any]) -> list[str]:
@@ -117,18 +131,18 @@ def _print_roles(task: Any, columns: Mapping[str, Any]) -> list[str]:
         names = columns.get(role, "")
         written = " + ".join(names) if isinstance(names, list | tuple) else str(names)
         if written or role != "hint":
-            print(f"{role:<12} {count:,} of {len(queries):,} rows{f'   column {written}' if written else ''}")
+            _print_line(role, f"{count:,} of {len(queries):,} rows{f'   column {written}' if written else ''}")
         empty += [role] if written and not count and role != "hint" else []  # few rows have a hint
     for note in task.notes:
-        print(f"note         {note}")
-    if task.data_revision:
-        print(f"revision     {task.data_revision}")
+        _print_line("note", note)
+    _print_line("revision", task.data_revision)
     return empty
 
 
-def _print_columns(what: str, names: Sequence[str]) -> None:
-    if names:
-        print(f"{what:<12} {', '.join(names)}")
+def _print_line(what: str, text: str) -> None:
+    """A line with its label, without the control characters of data; nothing without a text."""
+    if text:
+        print(f"{what:<12} {strip_control_characters(text)}")
 
 
 def preset_row(name: str) -> str:

@@ -178,7 +178,9 @@ def _report_interrupt(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def checked_path(path: str | Path) -> Path:
-    """The path. Raises ConfigError if no file can have it, such as one with a name of more than 255 bytes."""
+    """The path. Raises ConfigError if no file can have it: '', or a name of more than 255 bytes."""
+    if not str(path):
+        raise ConfigError("'' cannot be a path: name a file or folder.")
     try:
         os.stat(path)
     except (FileNotFoundError, NotADirectoryError, PermissionError):

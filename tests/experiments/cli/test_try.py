@@ -204,6 +204,21 @@ def test_data_check_says_what_is_empty_or_unused(icl: ICL, tmp_path: Path) -> No
     assert "columns: {answer: COLUMN}" in icl("data", "check", write(tmp_path, answer=None, hue="red")).err
 
 
+def test_data_check_reads_what_a_small_file_has_and_every_image(icl: ICL, tmp_path: Path) -> None:
+    done = icl("data", "check", write(tmp_path, count=12, **{"odd\x1b[31m": "1"}))
+    assert done.status == 0, done.err
+    assert done.out.splitlines()[0] == "question     6 of 6 rows   column question"
+    assert done.out.splitlines()[-1] == "unused       kind, odd�[31m"
+    data = write(tmp_path, count=12)
+    for image in tmp_path.glob("*.png"):
+        image.unlink()
+    done = icl("data", "check", data)
+    assert (done.status, done.out.splitlines()[-1].split(":")[0]) == (1, "unopened     6 images, such as")
+    assert done.out.endswith("does not exist.\n")
+    done = icl("data", "check", "")
+    assert (done.status, done.err) == (2, "'' cannot be a path: name a file or folder.\n")
+
+
 def test_data_check_of_a_preset_says_what_the_data_gained_and_lost(
     icl: ICL, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
