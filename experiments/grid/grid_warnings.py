@@ -7,6 +7,7 @@
 - A model has notes of its own, for example that its checkpoint is already quantized.
 - A chat template changes prompts, or begins answers in its own way.
 - A task has notes of its own, for example on rows that it leaves out. They need its data, which are read by then.
+- A metric of numbers does not score answers that are none.
 - A claim or a published number is about an arm or a metric that the grid lacks. This is no error, because an override
   such as `grid.shots=[0]` may leave out the arms of a claim.
 """
@@ -22,6 +23,7 @@ from experiments.grid.grid import Cell, Grid
 from experiments.grid.matching import match_label
 from experiments.grid.template_notes import template_notes
 from icl import ConfigError, ICLError, Model, ModelError, did_you_mean
+from icl.metrics.machinery.number_answers import gold_number
 from icl.tasks.base import task_parts
 
 TOLERANCE = 1e-6
@@ -30,7 +32,8 @@ TOLERANCE = 1e-6
 
 def grid_warnings(grid: Grid) -> tuple[str, ...]:
     """Sentences with their places in the file, each once. Controls that the grid adds cause no warnings."""
-    checks = (_branches, _temperatures, _traces, _unfitted, _fitted, _models, _templates, _data, statement_warnings)
+    of_arms = (_branches, _temperatures, _traces, _unfitted, _fitted)
+    checks = (*of_arms, _models, _templates, _data, _numbers, statement_warnings)
     return tuple(dict.fromkeys(sentence for check in checks for sentence in check(grid)))
 
 
@@ -52,6 +55,18 @@ def _data(grid: Grid) -> Iterator[str]:
     for cell in {id(cell.task): cell for cell in grid.cells}.values():
         for note in (note for part in task_parts(cell.task) for note in getattr(part, "notes", ())):
             yield f"{locate(grid, 'task', cell)}: {note}"
+
+
+def _numbers(grid: Grid) -> Iterator[str]:
+    names = [name for name, metric in grid.metrics.items() if getattr(metric, "reads_numbers", False)]
+    for cell in {id(cell.task): cell for cell in grid.cells if names}.values():
+        golds = [query.answers for query in cell.task.queries]
+        others = [answers for answers in golds if gold_number(answers) is None]
+        if others:
+            yield (
+                f"{locate(grid, 'task', cell)}: {len(others):,} of {len(golds):,} answers are not numbers, such as "
+                f"{''.join(others[0][:1])!r:.40}, so these queries have no score of {', '.join(names)}."
+            )
 
 
 def _branches(grid: Grid) -> Iterator[str]:

@@ -18,12 +18,14 @@ from experiments.results.invocations import version_differences
 from experiments.results.sample_notes import (
     CUT_ANSWER,
     CUT_THINKING,
+    NUMBERLESS,
     UNPARSED,
     ArmAnswers,
     arm_answers,
     cut_columns,
     label_transform_names,
     label_transform_note,
+    number_metrics,
     part_notes,
 )
 from experiments.stats import FORM, ArmComparison, Topic, drop_scores, format_count, is_run_level, scores_by_names_used
@@ -33,6 +35,7 @@ from experiments.stats.answer_forms import (
     floor_effects,
     iter_notes,
     names_option,
+    numberless_outputs,
     rarely_an_option,
     unparsed_outputs,
 )
@@ -320,7 +323,11 @@ class RunView:
         """The scores with the columns that `experiments.results.sample_notes` reads."""
         forms = answer_forms(self.frame)
         unparsed = unparsed_outputs(self.frame, forms[FORM], self.names_option)
-        return self.scores.assign(**forms, **{UNPARSED: unparsed}, **cut_columns(self.frame))
+        flags = {UNPARSED: unparsed}
+        if numeric := number_metrics(self.info.get("metrics", {})).intersection(self.metrics):
+            numberless = numberless_outputs(self.frame, forms[FORM], of_all=len(numeric) == len(self.metrics))
+            flags = {UNPARSED: unparsed | numberless, NUMBERLESS: numberless}
+        return self.scores.assign(**forms, **flags, **cut_columns(self.frame))
 
     @cached_property
     def arm_answers(self) -> list[ArmAnswers]:
@@ -331,7 +338,8 @@ class RunView:
     def answer_notes(self) -> list[str]:
         """Sentences about outputs that give no answer, what was cut, and parts of outputs that do not exist."""
         answered = self.answers[self.answers[FORM].notna()]
-        notes = iter_notes(*(answered[name] for name in (UNPARSED, CUT_THINKING, CUT_ANSWER)))
+        unparsed, thinking, cut = (answered[name] for name in (UNPARSED, CUT_THINKING, CUT_ANSWER))
+        notes = iter_notes(unparsed, thinking, cut, answered.get(NUMBERLESS))
         return [*notes, *part_notes(self.frame, Store(self.path))]
 
     @cached_property

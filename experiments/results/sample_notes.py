@@ -80,8 +80,16 @@ def _analysis_of(name: str) -> str:
     return str(getattr(resolve("transform", name), "analysis", "")) if name in entries("transform") else ""
 
 
-UNPARSED, CUT_ANSWER, CUT_THINKING = "unparsed", "cut_answer", "cut_thinking"
-"""Columns of a frame: whether an output gives no answer, and whether its answer or its thinking was cut."""
+def number_metrics(metrics: Mapping[str, Any]) -> set[str]:
+    """The labels of metrics that read numbers. metrics: those of run.json, as nodes by label."""
+    names = {label: str(node.get("name", label)) for label, node in metrics.items()}
+    classes = {label: resolve("metric", name) for label, name in names.items() if name in entries("metric")}
+    return {label for label, metric in classes.items() if getattr(metric, "reads_numbers", False)}
+
+
+UNPARSED, NUMBERLESS, CUT_ANSWER, CUT_THINKING = "unparsed", "numberless", "cut_answer", "cut_thinking"
+"""Columns of a frame: whether an output gives no answer, or no number, and whether its answer or its thinking was cut.
+"""
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from experiments.stats.formatting import format_share
 from experiments.stats.sample_rows import as_sequence, read_answer, text_items, to_records
 from icl import DataFrame, Series, normalize_text
 from icl.metrics.machinery.answer_extraction import AnswerForm, extract_answer
+from icl.metrics.machinery.number_answers import gold_number, read_number
 from icl.metrics.machinery.yes_no import read_yes_no
 
 if TYPE_CHECKING:
@@ -77,6 +78,22 @@ def unparsed_outputs(frame: DataFrame, forms: "Series[Any]", named: "Series[bool
     return pd.Series(flags, index=frame.index, dtype=bool)
 
 
+def numberless_outputs(frame: DataFrame, forms: "Series[Any]", *, of_all: bool) -> "Series[bool]":
+    """Whether each output states no number, as metrics of numbers read it. False for failed samples.
+
+    Args:
+        frame: The samples.
+        forms: The column FORM of `answer_forms`.
+        of_all: Whether outputs should state a number also if the gold answer is none.
+    """
+    outputs = frame["output"].astype(object).where(frame["output"].notna(), "")
+    reads = {text: read_number(str(text)) is None for text in outputs.unique()}
+    if not of_all:
+        golds = frame["gold"] if "gold" in frame else outputs.map(lambda _: ())
+        forms = forms.where(golds.map(lambda gold: gold_number([*map(str, as_sequence(gold))]) is not None))
+    return outputs.map(reads).astype(bool) & forms.notna()
+
+
 def _asks_yes_no(gold: Any) -> bool:
     answers = {normalize_text(str(answer)) for answer in as_sequence(gold)}
     return bool(answers) and answers <= {"yes", "no"}
@@ -116,13 +133,22 @@ def wrapping_note(reference: DataFrame, samples: DataFrame, names: tuple[str, st
     return f"The arms write their answers differently ({words}), so this can be format: {measure}."
 
 
-def iter_notes(unparsed: "Series[bool]", cut_thinking: "Series[bool]", cut_answers: "Series[bool]") -> Iterator[str]:
-    """Sentences about outputs that give no answer, and about what was cut."""
+def iter_notes(
+    unparsed: "Series[bool]",
+    cut_thinking: "Series[bool]",
+    cut_answers: "Series[bool]",
+    numberless: "Series[bool] | None" = None,
+) -> Iterator[str]:
+    """Sentences about outputs that give no answer, or no number, and about what was cut."""
     total = len(unparsed)
-    if count := int(unparsed.sum()):
-        cut = int((unparsed & cut_answers).sum())
-        because = f"; {cut:,} of them were cut at max_new_tokens" if cut else ""
-        yield f"{count:,} of {total:,} outputs give no answer that could be read{because}"
+    kinds = {"give no answer that could be read": unparsed}
+    if numberless is not None:
+        kinds = {"state no number": numberless, "give no answer that could be read": unparsed & ~numberless}
+    for what, flags in kinds.items():
+        if count := int(flags.sum()):
+            cut = int((flags & cut_answers).sum())
+            because = f"; {cut:,} of them were cut at max_new_tokens" if cut else ""
+            yield f"{count:,} of {total:,} outputs {what}{because}"
     if count := int(cut_thinking.sum()):
         yield f"the thinking of {count:,} of {total:,} outputs was cut at max_thinking_tokens"
 

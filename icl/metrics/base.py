@@ -21,8 +21,9 @@ class Metric(Protocol):
     """A component of kind `metric`: a pure function of a generation and its example.
 
     A metric with `accuracy = True` gives 1 for a right answer and 0 for any other. Tables call its mean an accuracy. It
-    also decides whether an answer is right if another score cannot. An optional attribute `label` is the name of the
-    metric in tables, in place of the component's.
+    also decides whether an answer is right if another score cannot. Optional attributes: `label`, the name of the
+    metric in tables, in place of the component's; `reads_numbers = True` if it scores only outputs that state a number
+    and gold answers that are numbers, so that plan and report count the others.
 
     Attributes:
         better: Whether higher or lower scores are better.

@@ -17,9 +17,7 @@ from typing import ClassVar
 import numpy as np
 
 from icl.metrics.base import Better, ScoredSample
-from icl.metrics.machinery.answer_extraction import extract_answer
-from icl.metrics.machinery.quantities import stated_number
-from icl.metrics.normalize import parse_numbers
+from icl.metrics.machinery.number_answers import gold_number, read_number
 from icl.metrics.run_level import Floats, RunStatistic, mean, on_scored_samples
 from icl.registry import component
 from icl.types import Example, Generation
@@ -29,8 +27,10 @@ from icl.types import Example, Generation
 class NumberMetric:
     """Base class of the three: the score of a sample."""
 
+    reads_numbers: ClassVar[bool] = True
+
     def score(self, generation: Generation, example: Example) -> float | None:
-        output, gold = read_number(generation.text), _gold_number(example.answers)
+        output, gold = read_number(generation.text), gold_number(example.answers)
         return None if output is None or gold is None else abs(output - gold) / (1 + abs(output - gold))
 
 
@@ -71,16 +71,9 @@ class Spearman(NumberMetric):
 
     def _parts(self, samples: Sequence[ScoredSample]) -> RunStatistic:
         outputs = [read_number(sample.output or "") for sample in samples]
-        golds = [_gold_number(sample.gold) for sample in samples]
+        golds = [gold_number(sample.gold) for sample in samples]
         nan = float("nan")
         return rank_correlation([nan if x is None else x for x in outputs], [nan if y is None else y for y in golds])
-
-
-def read_number(output: str) -> float | None:
-    """The number that an output states as its answer; None without one. "None" is no number here, and "zero" is."""
-    text = extract_answer(output).text
-    number = stated_number(text)
-    return number if number or parse_numbers(text) else None
 
 
 def rank_correlation(one: Sequence[float] | Floats, other: Sequence[float] | Floats) -> RunStatistic:
@@ -137,15 +130,8 @@ class _Ranks:
 
 def _absolute_errors(samples: Sequence[ScoredSample]) -> list[float | None]:
     """The errors, of outputs and gold answers: scores are rounded, and that of a very large error is 1."""
-    pairs = [(read_number(sample.output or ""), _gold_number(sample.gold)) for sample in samples]
+    pairs = [(read_number(sample.output or ""), gold_number(sample.gold)) for sample in samples]
     return [
         None if sample.score is None or number is None or gold is None else abs(number - gold)
         for sample, (number, gold) in zip(samples, pairs, strict=True)
     ]
-
-
-def _gold_number(answers: Sequence[str]) -> float | None:
-    try:
-        return float(answers[0])
-    except (ValueError, IndexError):
-        return None

@@ -18,6 +18,7 @@ from experiments.stats.answer_forms import (
     forms_differ,
     iter_notes,
     names_option,
+    numberless_outputs,
     rarely_an_option,
     unparsed_outputs,
     wrapping_note,
@@ -87,6 +88,16 @@ def test_an_output_without_a_form_or_without_yes_no_or_option_is_unparsed():
     assert unparsed_outputs(frame, forms, named).tolist() == [False, True, False, True, True, False, False]
     without_gold = unparsed_outputs(frame[["output"]], forms, None)
     assert without_gold.tolist() == [False] * 4 + [True, False, False]
+
+
+def test_an_output_without_a_number_counts_where_the_gold_answer_is_one():
+    frame = pd.DataFrame({"output": ["3", "a few", "a few", "a few"], "gold": [["4"], ["4"], ["red"], ["4"]]})
+    forms = pd.Series(["bare", "bare", "bare", None], dtype=object)
+    counted = numberless_outputs(frame, forms, of_all=False)
+    assert counted.tolist() == [False, True, False, False]
+    assert numberless_outputs(frame, forms, of_all=True).tolist() == [False, True, True, False]
+    never = pd.Series([False] * 4)
+    assert list(iter_notes(counted, never, never, counted)) == ["1 of 4 outputs state no number"]
 
 
 def test_notes_count_what_was_cut():

@@ -7,6 +7,10 @@ import pytest
 from scipy.stats import spearmanr
 
 import icl
+from experiments.config.config import load_config
+from experiments.grid.grid import expand
+from experiments.grid.grid_warnings import grid_warnings
+from experiments.results.view_run import view_run
 from icl.metrics.base import ScoredSample
 from icl.metrics.regression import rank_correlation
 from icl.metrics.run_level import sum_rows
@@ -77,3 +81,9 @@ def test_a_run_reports_errors_and_counts_outputs_without_a_number(tmp_path: Any)
     assert (row["mean"], row["missing"]) == (pytest.approx((10 + 4 + 0) / 3), 1)
     (row,) = run.scores("rmse").to_dict("records")
     assert row["mean"] == pytest.approx(((100 + 16 + 0) / 3) ** 0.5)
+    assert view_run(run).answer_notes == ["1 of 4 outputs state no number"]
+    assert list(grid_warnings(expand(load_config(config)))) == []
+    config["task"]["columns"] = {"question": "q", "answer": "q"}
+    config["task"]["answer_is"] = "text"
+    (warning,) = grid_warnings(expand(load_config(config)))
+    assert "4 of 4 answers are not numbers, such as 'old one?', so these queries have no score of mae, rmse" in warning
