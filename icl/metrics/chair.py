@@ -69,7 +69,11 @@ class ChairRecall:
 class ChairCorpus:
     """The published CHAIR_I: share of all object mentions of a cell that are not in their image.
 
-    A sample's own number encodes two counts, hallucinated mentions w and all mentions m: (1000 w + 999 - m) / 10^6.
+    CHAIR (Rohrbach et al., EMNLP 2018), with the columns of `chair_i`. A sample's own number encodes two counts,
+    hallucinated mentions w and all mentions m: (1000 w + 999 - m) / 10^6.
+
+    Differs from the released code in nouns whose singular its library gets wrong ("bus"), which `vocabulary:
+    coco_released` repeats.
     """
 
     better: ClassVar[Better] = "lower"
@@ -101,7 +105,7 @@ def ratio_of_shares(samples: Sequence[ScoredSample]) -> RunStatistic:
 class CaptionLength:
     """Mean number of words of the outputs of a cell. Shorter captions hallucinate less.
 
-    A sample's own score is its number of words over 100, at most 1.
+    A sample's own score is its number of words over 100, at most 1. No released code.
     """
 
     better: ClassVar[Better] = "neither"

@@ -48,7 +48,7 @@ def reads(p: Instrument) -> Verdict:
         text = "images are dropped: they change neither the answer nor the number of prompt tokens"
         return Verdict(Status.RED, text, witness)
     p_value = _with_new_texts(p)
-    if p_value < P_VALUE:
+    if p_value < P_VALUE and (p_value := max(p_value, _with_new_texts(p))) < P_VALUE:  # by chance once in 10,000
         text = (
             "another image with the same text gets the answer to the first one, but not with a new text "
             f"(p = {p_value:.2g}): a cache ignores the image"

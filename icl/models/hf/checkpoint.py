@@ -81,8 +81,8 @@ class Checkpoint:
             raise ModelError(f"model.path: {self.hub_name or folder} has no config.json, so it is not a checkpoint.")
         if not any(any(folder.glob(name)) for name in (*PROCESSORS, *TOKENIZERS)):
             raise ModelError(
-                f"model.path: {self.hub_name or folder} has no processor ({' or '.join(PROCESSORS)}) and "
-                f"has no tokenizer ({' or '.join(TOKENIZERS)}), which a plan needs too: it counts tokens. Put one next "
+                f"model.path: {self.hub_name or folder} has no tokenizer ({' or '.join(TOKENIZERS)}) and "
+                f"has no processor ({' or '.join(PROCESSORS)}), which a plan needs too: it counts tokens. Put one next "
                 "to config.json with `save_pretrained`."
             )
         return folder

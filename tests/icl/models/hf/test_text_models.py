@@ -183,7 +183,7 @@ def test_a_folder_without_a_tokenizer_is_a_sentence(text_model_of: Callable[[str
     folder = Path(shutil.copytree(text_model_of("llama").path, tmp_path / "copy"))
     for file in folder.glob("tokenizer*"):
         file.unlink()
-    with pytest.raises(ModelError, match=r"has no tokenizer \(tokenizer\* or vocab\*\), which a plan needs too"):
+    with pytest.raises(ModelError, match=r"has no tokenizer \(tokenizer\* or vocab\*\) .*which a plan needs too"):
         HF(path=str(folder)).count_tokens(PROMPTS[0])
 
 
