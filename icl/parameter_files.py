@@ -5,10 +5,14 @@ file gives another cell.
 """
 
 import hashlib
+import json
 import os
 import sys
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from icl.errors import ConfigError, did_you_mean
 from icl.loading import search_candidates
@@ -81,3 +85,15 @@ def cache_folder(path: str | None = None) -> Path:
     if sys.platform == "win32":
         return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local") / "mm-icl"
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mm-icl"
+
+
+def write_cache(path: Path, content: Mapping[str, Any]) -> None:
+    """Writes a JSON file of the cache folder in one step. On a full disk there is none, so it is computed again."""
+    file = path.with_name(f"{path.name}.{uuid4().hex}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(content), encoding="utf-8")
+        file.replace(path)
+    except OSError:
+        with suppress(OSError):
+            file.unlink(missing_ok=True)

@@ -4,17 +4,13 @@ See `icl.probe`. A result is kept for a day, by server, model, version and check
 """
 
 import ipaddress
-import json
-import os
-import threading
 import time
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from icl.errors import ModelError
-from icl.parameter_files import cache_folder
+from icl.parameter_files import cache_folder, write_cache
 from icl.probe.checks import CHECKS, Prompts
 from icl.probe.instrument import Status
 from icl.probe.run import VERSION, probe
@@ -59,7 +55,9 @@ def probe_server(server: Server, prompt: Prompt) -> dict[str, Any] | None:
         identity = server.connect()
         content = {"server": identity, "checks": checks, "extra": server.extra, "version": VERSION}
         path = cache_folder() / "probes" / f"{canonical_digest(content)[:32]}.json"
-        record = _stored(path) or _probe(server, checks, path)
+        if (record := _stored(path)) is None:
+            record = _probe(server, checks)
+            write_cache(path, record)
     except UnusableServerError as error:  # it answered the run's own prompt
         record = {"date": _now(), "status": str(Status.OPEN), "red": {}, "open": {"all": str(error)}}
     if red := record["red"]:
@@ -87,19 +85,13 @@ def _is_text(value: object) -> bool:
     return isinstance(value, str)
 
 
-def _probe(server: Server, checks: tuple[str, ...], path: Path) -> dict[str, Any]:
+def _probe(server: Server, checks: tuple[str, ...]) -> dict[str, Any]:
     result = probe(server, checks)
 
     def texts(status: Status) -> dict[str, str]:
         return {row.check: row.text for row in result.rows if row.status is status}
 
-    record = {"date": _now(), "status": str(result.status), "red": texts(Status.RED), "open": texts(Status.OPEN)}
-    with suppress(OSError):  # the next run probes again
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.with_suffix(f".{os.getpid()}-{threading.get_ident()}")
-        file.write_text(json.dumps(record), encoding="utf-8")
-        file.replace(path)
-    return record
+    return {"date": _now(), "status": str(result.status), "red": texts(Status.RED), "open": texts(Status.OPEN)}
 
 
 def _now() -> str:

@@ -8,17 +8,15 @@ Texts of the conversations are private characters that no template contains.
 """
 
 import json
-import os
 import re
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
-from tempfile import NamedTemporaryFile
 from typing import Any, Literal
 
 from icl.models.hf.conversations import Message, rendered_as_read
-from icl.parameter_files import cache_folder
+from icl.parameter_files import cache_folder, write_cache
 from icl.text.json_text import canonical_digest
 from icl.text.reasoning_blocks import REASONING_MARKERS, TAG_MARKERS, ReasoningMarkers, opened_block
 from icl.types import EmptyBlocks
@@ -140,11 +138,7 @@ def kept_facts(identity: Any, read: Callable[[], TemplateFacts]) -> TemplateFact
     with suppress(OSError, ValueError, TypeError, KeyError):
         return TemplateFacts.from_dict(json.loads(path.read_text(encoding="utf-8")))
     facts = read()
-    with suppress(OSError):  # the next plan reads them again
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with NamedTemporaryFile("w", dir=path.parent, encoding="utf-8", delete=False) as file:
-            json.dump(facts.to_dict(), file)
-        os.replace(file.name, path)
+    write_cache(path, facts.to_dict())
     return facts
 
 
