@@ -358,6 +358,7 @@ class Sample:
         reasoning: What the model thought before it chose an option.
         gold_before_after: The canonical answer before and after a renaming of answers.
         scores: Metric -> value in [0, 1].
+        unread: The metrics whose score is not certain, because the output cannot be read (`icl.metrics.reading`).
         baselines: Baseline -> metric -> value: answers from the same demonstrations without a model.
         steps: The likeliest tokens of each branch at every step, if the config requests them.
         marks: Notes on retrieval, order and transforms.
@@ -386,6 +387,7 @@ class Sample:
     thinking: str = ""
     reasoning: str = ""
     scores: Mapping[str, float] = field(default_factory=dict)
+    unread: tuple[str, ...] = ()
     baselines: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     option_scores: Mapping[str, float] = field(default_factory=dict)
     trace: Mapping[str, tuple[float, ...]] = field(default_factory=dict)

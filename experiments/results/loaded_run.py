@@ -14,20 +14,21 @@ from experiments.config.config import Config
 from experiments.config.keys import AXES, DEFAULT_CORRECTION, DEFAULT_METRIC, primary_metric
 from experiments.results.invocations import COLUMNS
 from experiments.results.run_metrics import UNAVAILABLE, run_level
-from experiments.stats import NO_VALUE, baseline_column, copy_scores, is_accuracy
+from experiments.stats import NO_VALUE, baseline_column, copy_scores, is_accuracy, unread_column
 from experiments.stopping.looks import read_families
 from experiments.store.imported import refuse_imported
 from experiments.store.lock import last_state
 from experiments.store.run_state import equivalence_digest
 from experiments.store.sample_table import FLAT, SampleTable, column_path
 from experiments.store.store import Store, describe_damaged_lines
-from icl import Better, DataFrame, ICLWarning, StoreError, did_you_mean
+from icl import Better, DataFrame, ICLWarning, Series, StoreError, did_you_mean
+from icl.metrics.reading import fold
 from icl.untrusted import untrusted
 
 if TYPE_CHECKING:
     from experiments.report.notebook import SampleView
 
-EAGER = ("query", "seed", "group", "failed", "output", *COLUMNS)
+EAGER = ("query", "seed", "group", "failed", "output", "unread", *COLUMNS)
 """The fields of a sample that `lazy_samples` reads at once, besides scores and baselines."""
 
 
@@ -105,7 +106,8 @@ class Run:
             `compare.metric`. `failed` is the reason of a failed sample. A run-level metric
             (`icl.metrics.run_level`) has numbers whose mean in a cell is its statistic, and `attrs` has what the metric
             read (`experiments.stats.run_statistics`). Samples of one query with equal `decided_by`
-            have equal answers by construction (`experiments.store.run_state`).
+            have equal answers by construction (`experiments.store.run_state`). A metric with unread outputs
+            (`icl.metrics.reading`) has a column of their texts (`unread:lenient`).
         """
         from experiments.results.lazy_column import load_details
 
@@ -137,6 +139,8 @@ class Run:
             elif field == "baselines":
                 baselines[path[0]] = None
             columns[baseline_column(*path) if len(path) == 2 else path[0] if path else field] = values
+        if "unread" in columns:
+            columns |= _unread_texts(columns.pop("unread"), columns["output"])
         with untrusted(self.untrusted):
             frame = run_level(pd.DataFrame(columns), info, baselines, self.config_folder)
         unavailable = frame.attrs.get(UNAVAILABLE, {})
@@ -314,6 +318,16 @@ def _columns(table: SampleTable) -> "Iterator[tuple[str, Any]]":
             yield name, pd.Series(table.values([name], rows)[name])
         else:
             yield name, LazyColumn(table, name, rows)
+
+
+def _unread_texts(unread: "Series[Any]", outputs: "Series[Any]") -> "dict[str, Series[Any]]":
+    """A column for each metric with unread outputs (`unread_column`). Outputs with equal folded texts are the same."""
+    names = [value if isinstance(value, list) else () for value in unread]
+    texts = outputs.map(lambda text: fold(str(text)) or " ")
+    return {
+        unread_column(metric): texts.where(np.array([metric in own for own in names]), "")
+        for metric in dict.fromkeys(chain.from_iterable(names))
+    }
 
 
 def _as_judged_by(frame: DataFrame, baselines: Iterable[str], metric: str | None) -> DataFrame:

@@ -23,7 +23,7 @@ from icl.untrusted import untrusted_run
 UNAVAILABLE = "unavailable"
 """The key of a frame's `attrs` with the reasons why run-level metrics have no values."""
 
-FACTS = ("better", "run_level", "accuracy", "code", "revision")
+FACTS = ("better", "run_level", "accuracy", "code", "revision", "reader")
 """The keys of a metric in run.json that are not its parameters."""
 
 

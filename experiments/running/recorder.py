@@ -1,7 +1,7 @@
 """Turn an answer into a sample of the store: scores, baselines of the same demonstrations, ids and digests.
 
-Changed metrics are computed on stored answers (`rescore`). No answer is computed again, and no verdict of a judge is
-lost.
+Changed metrics are computed on stored answers (`rescore`), and a changed reader reads them again. No answer is computed
+again, and no verdict of a judge is lost.
 """
 
 import math
@@ -15,10 +15,22 @@ from experiments.running.generation import Answer, SampleRequest
 from experiments.store.invocations import Invocation
 from experiments.store.run_state import describe_metrics, json_round_trip, read_cell_states
 from experiments.store.store import ROUNDING, Store
-from icl import DataError, Demo, Example, Generation, Metric, Prompt, Sample, canonical_digest, convert_user_errors
+from icl import (
+    DataError,
+    Demo,
+    Example,
+    Generation,
+    Metric,
+    Prompt,
+    Sample,
+    Task,
+    canonical_digest,
+    convert_user_errors,
+)
 from icl.errors import ComponentError
 from icl.metrics.baselines import BASELINES
 from icl.metrics.machinery.judge import Judge
+from icl.metrics.reading import folded_answers, unread_metrics
 from icl.option_listing import OPTION_TEXTS
 from prompts.label_renaming import gold_before_after
 
@@ -29,6 +41,7 @@ class Recorder:
     def __init__(self, metrics: Mapping[str, Metric]) -> None:
         self.metrics = metrics
         self.shared: dict[int, tuple[PromptItem, dict[str, Any]]] = {}
+        self.other_answers: dict[int, tuple[Task, frozenset[str]]] = {}
 
     def clear_shared(self) -> None:
         """Drops the shared fields. The runner calls it after each window, so that they do not pile up."""
@@ -41,6 +54,8 @@ class Recorder:
             answer = f"the model's score of {', '.join(map(repr, options))} is not a number (NaN)."
         if isinstance(answer, str):
             return Sample(cell=request.cell.digest, seed=request.cell.seed, failed=answer, **shared)
+        values = scores(self.metrics, answer, request.item.example)
+        others = self._other_answers(request.cell.task)
         return Sample(
             cell=request.cell.digest,
             seed=request.cell.seed,
@@ -48,7 +63,8 @@ class Recorder:
             finish=answer.finish,
             thinking=answer.thinking,
             reasoning=answer.reasoning,
-            scores=scores(self.metrics, answer, request.item.example),
+            scores=values,
+            unread=unread_metrics(self.metrics, values, answer, request.item.example, others),
             option_scores=answer.option_scores,
             trace=answer.trace,
             steps=answer.steps,
@@ -59,6 +75,11 @@ class Recorder:
     def without_prompt(self, cell: Cell, item: PromptItem) -> Sample:
         """A failed sample whose prompt could not be built."""
         return Sample(cell=cell.digest, seed=cell.seed, failed=item.failure or "no prompt", **self._shared(item))
+
+    def _other_answers(self, task: Task) -> frozenset[str]:
+        if id(task) not in self.other_answers:
+            self.other_answers[id(task)] = task, folded_answers(task.queries)
+        return self.other_answers[id(task)][1]
 
     def _shared(self, item: PromptItem) -> dict[str, Any]:
         if id(item) not in self.shared:
@@ -171,23 +192,29 @@ def _rescored(
 ) -> Iterator[dict[str, Any]]:
     """The samples with new scores. judged: unchanged judges; another machine may have stored their verdicts."""
     examples: dict[str, Example] = {example.id: example for example in cell.task.queries}
+    others = folded_answers(cell.task.queries)
     for sample in store.samples(cell.digest):
         example = examples.get(sample["query"])
         if sample.get("failed") or example is None:
             yield sample
         else:
             verdicts = {name: sample["scores"][name] for name in judged if name in sample.get("scores", {})}
-            yield sample | {
-                "scores": stored_answer_scores(metrics, sample, example) | verdicts,
+            values, unread = stored_answer_scores(metrics, sample, example, others)
+            scored = {name: value for name, value in sample.items() if name != "unread"} | {
+                "scores": values | verdicts,
                 "baselines": baselines(metrics, _demos(sample), as_stored(sample, example)),
                 "scores_invocation": invocation.id,
             }
+            yield scored | ({"unread": list(unread)} if unread else {})
 
 
 def stored_answer_scores(
-    metrics: Mapping[str, Metric], sample: Mapping[str, Any], example: Example
-) -> dict[str, float]:
-    """The scores of a stored answer by metrics that may have changed."""
+    metrics: Mapping[str, Metric], sample: Mapping[str, Any], example: Example, other_answers: frozenset[str]
+) -> tuple[dict[str, float], tuple[str, ...]]:
+    """The scores of a stored answer by metrics that may have changed, and the metrics for which it is unread.
+
+    other_answers: those to all queries of the task (`icl.metrics.reading.folded_answers`).
+    """
     answer = Generation(
         sample.get("output", ""),
         finish=sample.get("finish", "stop"),
@@ -195,7 +222,9 @@ def stored_answer_scores(
         trace=sample.get("trace", {}),
         option_scores=sample.get("option_scores", {}),
     )
-    return scores(metrics, answer, as_stored(sample, example))
+    stored = as_stored(sample, example)
+    values = scores(metrics, answer, stored)
+    return values, unread_metrics(metrics, values, answer, stored, other_answers)
 
 
 def as_stored(sample: Mapping[str, Any], example: Example) -> Example:

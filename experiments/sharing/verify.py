@@ -37,6 +37,7 @@ from experiments.store.run_state import (
 from experiments.store.store import Store, describe_damaged_lines
 from experiments.terminal.progress import Progress
 from icl import Example, StoreError
+from icl.metrics.reading import folded_answers
 
 TOLERANCE = 1e-6
 """The largest difference of a score or an end of an interval between two versions of numpy."""
@@ -322,32 +323,35 @@ def wrong_queries(run: Run, grid: Grid, unfinished: bool = False) -> Iterator[st
 
 
 def scored_by_other_rules(run: Run, grid: Grid) -> list[str]:
-    """The metrics that run.json gives another revision of their rules, which may be why stored scores differ."""
+    """The metrics that run.json gives another revision of their rules or another reader: stored scores may differ."""
     stored = run.info.get("metrics", {})
     return [
         name
         for name, node in describe_metrics(grid).items()
-        if isinstance(stored.get(name), dict) and stored[name].get("revision") != node.get("revision")
+        if isinstance(own := stored.get(name), dict)
+        and any(own.get(key) != node.get(key) for key in ("revision", "reader"))
     ]
 
 
 def wrong_scores(run: Run, grid: Grid) -> Iterator[str]:
-    """A sentence for each stored sample whose scores do not match its stored answer."""
-    store = Store(run.path)
+    """A sentence for each stored sample whose scores, or whose unread metrics, do not match its stored answer."""
+    store, has_flags = Store(run.path), not scored_by_other_rules(run, grid)
     for cell in grid.cells:
         examples: dict[str, Example] = {example.id: example for example in cell.task.queries}
+        others = folded_answers(cell.task.queries)
         for sample in store.samples(cell.digest):
             example = examples.get(sample["query"])
             if sample.get("failed") or example is None:
                 continue
-            right = json_round_trip(stored_answer_scores(grid.metrics, sample, example))
-            for name, value in right.items():
+            right, unread = stored_answer_scores(grid.metrics, sample, example, others)
+            where = f"{describe_cell(cell.labels)}, query {sample['query']}, seed {cell.seed}"
+            if has_flags and set(unread) != set(sample.get("unread", ())):
+                flags = [", ".join(names) or "no metric" for names in (sample.get("unread", ()), unread)]
+                yield f"{where}: the stored answer is marked unread for {flags[0]}, and it is for {flags[1]}"
+            for name, value in json_round_trip(right).items():
                 stored = sample.get("scores", {}).get(name)
                 if stored is None or abs(stored - value) > SCORE_TOLERANCE:
-                    yield (
-                        f"{describe_cell(cell.labels)}, query {sample['query']}, seed {cell.seed}: the stored {name} "
-                        f"is {stored}, and the stored answer scores {value}"
-                    )
+                    yield f"{where}: the stored {name} is {stored}, and the stored answer scores {value}"
 
 
 def _answer(sample: Sample) -> Any:

@@ -28,6 +28,7 @@ from experiments.stats.arms import shared_settings as shared_settings
 from experiments.stats.arms import short_control_name as short_control_name
 from experiments.stats.arms import split_by_subject as split_by_subject
 from experiments.stats.arms import tidy_frame as tidy_frame
+from experiments.stats.arms import unread_column as unread_column
 from experiments.stats.arms import varying_axes as varying_axes
 from experiments.stats.compare import BASELINE as BASELINE
 from experiments.stats.compare import verdicts as verdicts

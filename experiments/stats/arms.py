@@ -56,6 +56,11 @@ def baseline_column(baseline: str, metric: str) -> str:
     return f"{baseline}:{metric}"
 
 
+def unread_column(metric: str) -> str:
+    """The column with the text of each output that a metric cannot read with certainty; '' or missing if it is read."""
+    return f"unread:{metric}"
+
+
 def find_baseline_column(frame: DataFrame, baseline: str, metric: str) -> str | None:
     """The column of a baseline under a metric, or None if the frame lacks it.
 

@@ -151,9 +151,11 @@ def describe_cells(grid: Grid) -> Iterator[tuple[Cell, dict[str, Any]]]:
 def describe_metrics(grid: Grid) -> dict[str, Any]:
     """The canonical node of each metric, with its good direction (`better`), the flags of its class, and a revision.
 
-    The digest of its code is the revision of a metric from outside the toolkit.
+    The digest of its code is the revision of a metric from outside the toolkit. A metric whose outputs can be unread
+    also has the revision of the reader.
     """
     from icl.metrics.base import SCORING_REVISION
+    from icl.metrics.reading import READER_REVISION
     from icl.registry import describe, is_builtin
 
     nodes: dict[str, Any] = {}
@@ -165,6 +167,8 @@ def describe_metrics(grid: Grid) -> dict[str, Any]:
             nodes[name]["revision"] = SCORING_REVISION
         elif getattr(metric, "accuracy", False):  # the name of a built-in metric implies it
             nodes[name]["accuracy"] = True
+        if getattr(metric, "reads_answers", False):
+            nodes[name]["reader"] = READER_REVISION
     return nodes
 
 

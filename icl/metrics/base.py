@@ -23,7 +23,8 @@ class Metric(Protocol):
     A metric with `accuracy = True` gives 1 for a right answer and 0 for any other. Tables call its mean an accuracy. It
     also decides whether an answer is right if another score cannot. Optional attributes: `label`, the name of the
     metric in tables, in place of the component's; `reads_numbers = True` if it scores only outputs that state a number
-    and gold answers that are numbers, so that plan and report count the others.
+    and gold answers that are numbers, so that plan and report count the others; `reads_answers = True` if its score
+    depends on a reading of free text, so that outputs without a certain reading are unread (`icl.metrics.reading`).
 
     Attributes:
         better: Whether higher or lower scores are better.

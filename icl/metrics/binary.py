@@ -31,6 +31,7 @@ class YesNoMetric:
     """Base class of precision, recall and F1. A sample's score is 1 if its answer is the positive class."""
 
     better: ClassVar[Better] = "higher"
+    reads_answers: ClassVar[bool] = True
 
     positive: Class = "yes"  # the positive class
 

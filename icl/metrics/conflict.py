@@ -73,6 +73,7 @@ class ItemRate:
     """Base class of rates over recognized items. A sample's score is whether its answer is right."""
 
     better: ClassVar[Better] = "neither"
+    reads_answers: ClassVar[bool] = True
 
     def score(self, generation: Generation, example: Example) -> float | None:
         return float(is_correct(generation, example)) if example.meta.get("mode") in MODES else None

@@ -28,6 +28,7 @@ class HallusionGroups:
     """Base class of the two. `member` is the key in `meta` that makes a group within a set."""
 
     better: ClassVar[Better] = "higher"
+    reads_answers: ClassVar[bool] = True
     member: ClassVar[str]
 
     def score(self, generation: Generation, example: Example) -> float | None:

@@ -26,6 +26,9 @@ counts.
 
 `answer_matching` has the rules 5 and 6.
 
+An output that these rules read, but not with certainty, is unread (`icl.metrics.reading`): its score stays, and every
+comparison also counts it as right and as wrong.
+
 The modules named here are those of `icl.metrics.machinery`. No released code. `pope`, `vqa`, `vl_icl` and
 `link_context` are released rules.
 """
@@ -55,6 +58,11 @@ class Lenient:
             from icl.metrics.machinery.answer_extraction import check_rule
 
             check_rule(self.answer)
+
+    @property
+    def reads_answers(self) -> bool:
+        """Whether outputs can be unread. A rule of your own is what it is."""
+        return self.answer == "auto"
 
     def score(self, generation: Generation, example: Example) -> float | None:
         from icl.metrics.machinery.answer_matching import contains_answer  # its patterns take time to compile

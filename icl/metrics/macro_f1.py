@@ -33,6 +33,7 @@ class MacroF1:
     """F1 of each label that is gold or predicted, averaged with equal weights, over a whole cell."""
 
     better: ClassVar[Better] = "higher"
+    reads_answers: ClassVar[bool] = True
 
     def score(self, generation: Generation, example: Example) -> float | None:
         return float(is_correct(generation, example)) if example.answers else None

@@ -34,6 +34,7 @@ class GroupAccuracy:
     """Share of groups, such as pairs about one image, in which every answer is right: accuracy+, pair accuracy."""
 
     better: ClassVar[Better] = "higher"
+    reads_answers: ClassVar[bool] = True
 
     by: str | None = later_parameter(None)  # key of a sample's `meta` that makes the groups; None: the task's groups
 
@@ -53,6 +54,7 @@ class MME:
     """MME's score: accuracy and accuracy+ of each subtask, as a share of the maximum."""
 
     better: ClassVar[Better] = "higher"
+    reads_answers: ClassVar[bool] = True
 
     subtask: str = "category"  # key of the subtask in a sample's `meta`
 
@@ -95,6 +97,7 @@ class NaturalBench:
     """Share of groups, questions or images of NaturalBench whose answers are all right: G-Acc, Q-Acc, I-Acc."""
 
     better: ClassVar[Better] = "higher"
+    reads_answers: ClassVar[bool] = True
 
     of: Literal["group", "question", "image"] = "group"  # what has to be right
     index: str = "Index"  # key of a row's number in a sample's `meta`: question 0 with both images, then question 1

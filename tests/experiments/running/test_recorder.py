@@ -7,15 +7,19 @@ import pytest
 
 from experiments.config.config import load_config
 from experiments.grid.grid import expand
+from experiments.results.loaded_run import load_run
 from experiments.running.recorder import baselines, rescore, scores
 from experiments.running.run import run
+from experiments.sharing.verify import wrong_scores
 from experiments.store.invocations import Invocation, read_invocations
 from experiments.store.store import Store
 from icl.errors import DataError
 from icl.metrics.lenient import Lenient
 from icl.metrics.machinery.yes_no import UnparsedRate
 from icl.metrics.option import OptionAccuracy
+from icl.metrics.reading import fold
 from icl.metrics.strict import Strict
+from icl.models.base import Request
 from icl.types import Demo, Example, Generation
 
 
@@ -134,3 +138,51 @@ def test_a_renamed_answer_is_scored_by_its_stored_gold(mapping: Mapping, tmp_pat
     (later, at_once) = (lines(Store(tmp_path / name)) for name in ("later", "at-once"))
     assert {k: line["scores"] for k, line in later.items()} == {k: line["scores"] for k, line in at_once.items()}
     assert {k: line["baselines"] for k, line in later.items()} == {k: line["baselines"] for k, line in at_once.items()}
+
+
+def prose(request: Request) -> str:
+    """The bare answer, and for green prose that names two colors."""
+    (gold,) = request.gold
+    return "Compared with green, this is more like red." if gold == "green" else gold
+
+
+def test_an_output_without_a_certain_reading_is_marked_for_the_metrics_that_read_text(
+    mapping: Mapping, tmp_path: Path
+) -> None:
+    config = mapping(model={"name": "fake-scripted", "answer": f"{__file__}:prose"}, metrics=["strict", "lenient"])
+    run(load_config(config), tmp_path)
+    store = Store(tmp_path / "t")
+    marked = {query: line.get("unread", []) for (_, query), line in lines(store).items()}
+    assert marked == {f"q-{i:04d}": ["lenient"] if i % 3 == 1 else [] for i in range(6)}
+    frame = load_run(tmp_path / "t").samples()
+    texts = frame["unread:lenient"].tolist()
+    assert [bool(text) for text in texts] == [i % 3 == 1 for i in range(6)]
+    assert texts[1] == fold(frame["output"][1])
+    assert "unread:strict" not in frame
+    grid = expand(load_config(config))
+    assert list(wrong_scores(load_run(tmp_path / "t"), grid)) == []
+    (digest,) = (store.read_run() or {})["cells"]
+    store.replace_samples(digest, [{k: v for k, v in s.items() if k != "unread"} for s in store.samples(digest)])
+    problems = list(wrong_scores(load_run(tmp_path / "t"), grid))
+    assert len(problems) == 2
+    assert problems[0].endswith("the stored answer is marked unread for no metric, and it is for lenient")
+
+
+def test_answers_of_a_run_from_before_the_reader_are_read_when_it_is_run_again(
+    mapping: Mapping, tmp_path: Path
+) -> None:
+    config = mapping(model={"name": "fake-scripted", "answer": f"{__file__}:prose"}, metrics=["lenient"])
+    run(load_config(config), tmp_path)
+    store = Store(tmp_path / "t")
+    (digest,) = (store.read_run() or {})["cells"]
+    now = lines(store)
+    cell = store.read_cell(digest) or {}
+    old = {"lenient": {k: v for k, v in cell["metrics"]["lenient"].items() if k != "reader"}}
+    store.replace_samples(digest, [{k: v for k, v in s.items() if k != "unread"} for s in store.samples(digest)])
+    store.write_cell(digest, {**cell, "metrics": old})
+    store.write_run({**(store.read_run() or {}), "metrics": old})
+    frame = load_run(tmp_path / "t").samples()
+    assert "unread:lenient" not in frame
+    assert list(wrong_scores(load_run(tmp_path / "t"), expand(load_config(config)))) == []
+    run(load_config(config), tmp_path)
+    assert {key: {k: v for k, v in line.items() if k not in OWN} for key, line in lines(store).items()} == now
