@@ -1,6 +1,7 @@
 from decoding.arms.arm import Arm, default_controls, parse_arm
 from decoding.arms.arm import ControlTarget as ControlTarget
 from decoding.arms.arm import Normalize as Normalize
+from decoding.arms.greedy import GreedyDecoding as GreedyDecoding
 from decoding.arms.inspection import branch_count as branch_count
 from decoding.arms.inspection import constant_strength as constant_strength
 from decoding.arms.inspection import constant_weights as constant_weights
@@ -11,6 +12,8 @@ from decoding.arms.inspection import logits_count as logits_count
 from decoding.arms.inspection import min_strength as min_strength
 from decoding.arms.inspection import probe_branches as probe_branches
 from decoding.arms.inspection import probe_prompt as probe_prompt
+from decoding.arms.logits_processor_config import LogitsProcessorConfig as LogitsProcessorConfig
+from decoding.arms.requirements import unsupported_reason as unsupported_reason
 from decoding.arms.wrapper import AblationContrast as AblationContrast
 from decoding.arms.wrapper import AdaptiveAblationContrast as AdaptiveAblationContrast
 from decoding.arms.wrapper import GatedStrategy as GatedStrategy

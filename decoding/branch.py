@@ -19,8 +19,7 @@ from typing import Annotated, Any
 from annotated_types import Ge, Le
 
 from decoding import prompt_edits
-from icl import ConfigError, Fraction, Prompt, did_you_mean, edits, entries
-from icl.registry import PatchesPerSide
+from icl import ConfigError, Fraction, PatchesPerSide, Prompt, did_you_mean, edits, entries
 from icl.types import Where
 
 WHOLE = (0.0, 0.0, 1.0, 1.0)

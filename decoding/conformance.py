@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from decoding.arms.arm import Arm, default_controls
+from decoding import Arm, Sampling, default_controls
 from decoding.arms.inspection import (
     EXITS,
     STEPS,
@@ -22,9 +22,7 @@ from decoding.arms.inspection import (
     probe_prompt,
     varying_strength,
 )
-from decoding.base import Strategy
-from decoding.formulas.sampling import Sampling
-from icl import ConfigError, ICLError, Prompt, Tensor, describe
+from icl import ConfigError, ICLError, Prompt, Strategy, Tensor, describe
 from icl.testing.require import accepts_class, require
 
 TOLERANCE = 1e-4

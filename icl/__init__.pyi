@@ -6,18 +6,46 @@ from icl import edits, testing
 from icl.annotations import DataFrame as DataFrame
 from icl.annotations import Series as Series
 from icl.annotations import Tensor as Tensor
+from icl.component_json import config_key as config_key
+from icl.component_node import Component as Component
 from icl.edits.base import Edit
+from icl.errors import ComponentError as ComponentError
 from icl.errors import ConfigError as ConfigError
 from icl.errors import DataError as DataError
 from icl.errors import ICLError as ICLError
 from icl.errors import ICLWarning as ICLWarning
+from icl.errors import ImageError as ImageError
 from icl.errors import ModelError as ModelError
 from icl.errors import PlanError as PlanError
 from icl.errors import StoreError as StoreError
 from icl.errors import did_you_mean as did_you_mean
 from icl.errors import strip_control_characters as strip_control_characters
+from icl.errors import truncate as truncate
+from icl.hub_errors import hub_problem as hub_problem
 from icl.images import Image
+from icl.images import decode_image as decode_image
+from icl.images import open_image_file as open_image_file
+from icl.limited_process import TIMED_OUT as TIMED_OUT
+from icl.limited_process import LimitedProcess as LimitedProcess
+from icl.loading import SEARCH_FOLDERS as SEARCH_FOLDERS
+from icl.loading import code_digest as code_digest
+from icl.loading import import_path as import_path
+from icl.loading import load_class as load_class
+from icl.loading import location as location
+from icl.loading import search_candidates as search_candidates
+from icl.lru_cache_bytes import LRUByteCache as LRUByteCache
+from icl.member_names import check_member_names as check_member_names
+from icl.memory import BatchLimit as BatchLimit
+from icl.memory import RowIndex as RowIndex
+from icl.memory import StepIndices as StepIndices
 from icl.memory import copied_to_device as copied_to_device
+from icl.memory import first_line as first_line
+from icl.memory import is_out_of_memory as is_out_of_memory
+from icl.memory import moved_to_device as moved_to_device
+from icl.memory import read_together as read_together
+from icl.memory import report_out_of_memory as report_out_of_memory
+from icl.memory import wide_dtype as wide_dtype
+from icl.memory import widened as widened
 from icl.metrics.base import Better as Better
 from icl.metrics.base import Metric
 from icl.metrics.base import ScoredSample as ScoredSample
@@ -33,32 +61,58 @@ from icl.models.interventions import END as END
 from icl.models.interventions import Intervention, Site, StateObserver, Where, steer
 from icl.models.interventions import Keys as Keys
 from icl.models.interventions import TokenPart as TokenPart
+from icl.option_listing import LETTERED as LETTERED
+from icl.option_listing import in_texts as in_texts
 from icl.parameter_files import cache_folder as cache_folder
 from icl.parameter_files import expand_user as expand_user
+from icl.parameter_files import pin_file as pin_file
+from icl.parameter_files import write_cache as write_cache
+from icl.quiet_progress import SMALL_SOURCE_BYTES as SMALL_SOURCE_BYTES
+from icl.quiet_progress import hide_datasets_progress as hide_datasets_progress
+from icl.quiet_progress import hide_transformers_progress as hide_transformers_progress
+from icl.registry import BeamCount as BeamCount
 from icl.registry import Count as Count
 from icl.registry import Fraction as Fraction
 from icl.registry import GeneratedCount as GeneratedCount
+from icl.registry import LengthPenalty as LengthPenalty
 from icl.registry import NestedComponent as NestedComponent
 from icl.registry import NonNegative as NonNegative
+from icl.registry import PatchesPerSide as PatchesPerSide
 from icl.registry import Positive as Positive
 from icl.registry import PositiveInt as PositiveInt
+from icl.registry import Temperature as Temperature
 from icl.registry import build as build
+from icl.registry import class_name as class_name
 from icl.registry import component, parameter
 from icl.registry import describe as describe
 from icl.registry import entries as entries
 from icl.registry import later_parameter as later_parameter
+from icl.registry import parse as parse
 from icl.registry import resolve as resolve
 from icl.registry import with_article as with_article
+from icl.renamed_names import suggest as suggest
 from icl.streams import StreamKey, stream
 from icl.tasks.base import Pool, Task
 from icl.tasks.base import SeveralPoolsTask as SeveralPoolsTask
 from icl.tasks.base import SharedPoolTask as SharedPoolTask
 from icl.tasks.base import limited_choice as limited_choice
 from icl.tasks.base import nested_choice as nested_choice
+from icl.text.json_text import canonical_bytes as canonical_bytes
 from icl.text.json_text import canonical_digest as canonical_digest
+from icl.text.json_text import parse_json as parse_json
 from icl.text.json_text import parse_json_object as parse_json_object
+from icl.text.object_mentions import mentions_and_objects as mentions_and_objects
+from icl.text.object_mentions import singular as singular
+from icl.text.reasoning_blocks import REASONING_MARKERS as REASONING_MARKERS
+from icl.text.reasoning_blocks import ReasoningMarkers as ReasoningMarkers
+from icl.text.reasoning_blocks import max_output_tokens as max_output_tokens
+from icl.text.reasoning_blocks import opened_block as opened_block
+from icl.text.reasoning_blocks import split_reasoning as split_reasoning
 from icl.types import Context, Demo, Example, Generation, Part, Prompt, Query, RetrievedExample, Sample, Turn, Usage
+from icl.types import EmptyBlocks as EmptyBlocks
 from icl.types import OptionListing as OptionListing
+from icl.types import ThinkingEnd as ThinkingEnd
+from icl.untrusted import refuse_untrusted as refuse_untrusted
 from icl.user_errors import convert_user_errors as convert_user_errors
 from icl.version import __version__ as __version__
 from prompts.base import Composer, Orderer, Transform

@@ -11,11 +11,8 @@ from functools import cached_property
 from types import UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
-from icl.component_json import config_key
-from icl.errors import ConfigError
-from icl.loading import location
+from icl import ConfigError, config_key, location, refuse_untrusted
 from icl.renamed_names import new_name, suggest
-from icl.untrusted import refuse_untrusted
 
 FLOAT32_MAX = 3.4028234e38
 """The largest float32. Scores use float32, so larger parameters and NaN are refused."""

@@ -16,8 +16,7 @@ from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from icl.errors import ImageError
-from icl.lru_cache_bytes import LRUByteCache
+from icl import ImageError, LRUByteCache
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PILImage

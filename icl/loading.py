@@ -19,11 +19,10 @@ from traceback import extract_tb
 from types import CodeType, ModuleType
 from typing import Any
 
+from icl import ConfigError, ICLError, did_you_mean, refuse_untrusted
 from icl.code_files import code_digest_of_file, forget_edited_modules, is_installed
-from icl.errors import ConfigError, ICLError, did_you_mean
 from icl.lazy_exports import PACKAGES, HiddenModuleError
 from icl.object_digest import object_digest
-from icl.untrusted import refuse_untrusted
 
 logger = logging.getLogger(__name__)
 

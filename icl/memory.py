@@ -10,8 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from icl.annotations import Tensor
-from icl.errors import ICLError, ModelError
+from icl import ICLError, ModelError, Tensor
 
 if TYPE_CHECKING:
     import torch

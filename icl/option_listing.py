@@ -18,8 +18,7 @@ from dataclasses import replace
 from string import ascii_uppercase
 from typing import Any, TypeVar
 
-from icl.errors import DataError
-from icl.types import Context, Example, OptionListing, Query
+from icl import Context, DataError, Example, OptionListing, Query
 
 Item = TypeVar("Item", bound="Example | Query")
 

@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from icl.errors import ConfigError, did_you_mean
-from icl.loading import search_candidates
+from icl import ConfigError, did_you_mean, search_candidates
 
 
 def find(name: str, what: str, shipped: Path | None = None) -> Path:

@@ -21,12 +21,10 @@ from typing import Annotated, Any, TypeVar
 
 from annotated_types import Ge, Gt, Le
 
+from icl import Component, ConfigError, did_you_mean, suggest
 from icl.component_json import config_key, describe, to_config
-from icl.component_node import Component
-from icl.errors import ConfigError, did_you_mean
 from icl.lazy_exports import check_packages
 from icl.loading import component_search_folder, is_builtin, load_class, load_function, load_registered, location
-from icl.renamed_names import suggest
 
 __all__ = [
     "PACKAGES",

@@ -14,10 +14,8 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
-from icl import spans
+from icl import Image, StreamKey, spans
 from icl.edits import Edit
-from icl.images import Image
-from icl.streams import StreamKey
 
 if TYPE_CHECKING:
     from icl.models.interventions import Intervention

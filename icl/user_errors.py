@@ -17,10 +17,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from icl.errors import ComponentError, ICLError
+from icl import ComponentError, ICLError, import_path, is_out_of_memory
 from icl.lazy_exports import PACKAGES
-from icl.loading import import_path
-from icl.memory import is_out_of_memory
 from icl.registry import is_builtin
 
 TracebackSink = Callable[[str, str], None]

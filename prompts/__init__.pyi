@@ -15,6 +15,8 @@ from prompts.label_renaming import new_name as new_name
 from prompts.label_renaming import rivals as rivals
 from prompts.label_renaming import rivals_of as rivals_of
 from prompts.label_renaming import with_answer as with_answer
+from prompts.pieces import First as First
+from prompts.pieces import Level as Level
 
 __all__ = [
     "BaseComposer",

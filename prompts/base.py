@@ -5,8 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Protocol, runtime_checkable
 
-from icl import ConfigError, Context, Part, Prompt, Turn, later_parameter, spans
-from icl.types import EmptyBlocks
+from icl import ConfigError, Context, EmptyBlocks, Part, Prompt, Turn, later_parameter, spans
 
 
 @runtime_checkable

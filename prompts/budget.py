@@ -7,8 +7,7 @@ truncated: a query that does not fit alone is an error.
 from collections.abc import Callable
 from dataclasses import replace
 
-from icl import Context, PlanError, Prompt
-from prompts.base import Composer
+from icl import Composer, Context, PlanError, Prompt
 
 
 class ContextTooShortError(PlanError):

@@ -44,6 +44,9 @@ from retrievers.machinery.embeddings import shared_cache as shared_cache
 from retrievers.machinery.embeddings import source_key as source_key
 from retrievers.machinery.embeddings import split_words as split_words
 from retrievers.machinery.encoder import Encoder as Encoder
+from retrievers.machinery.greedy_selection import Array as Array
+from retrievers.machinery.greedy_selection import PartMatches as PartMatches
+from retrievers.machinery.greedy_selection import select_dissimilar as select_dissimilar
 from retrievers.machinery.similarity import CandidateSetRetriever as CandidateSetRetriever
 from retrievers.machinery.similarity import FittedSimilarity as FittedSimilarity
 from retrievers.machinery.similarity import ModalityRetriever as ModalityRetriever
@@ -52,6 +55,7 @@ from retrievers.machinery.similarity import SimilarityRetriever as SimilarityRet
 from retrievers.machinery.similarity import VectorIndex as VectorIndex
 from retrievers.machinery.similarity import embed_by_modality as embed_by_modality
 from retrievers.machinery.similarity import fit_similarity as fit_similarity
+from retrievers.machinery.trained_heads import check_embedder as check_embedder
 
 __all__ = [
     "ALLOW_LEAKS",

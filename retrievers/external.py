@@ -16,8 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from icl import DataError, PlanError, Pool, Query, RetrievedExample, component, did_you_mean, expand_user
-from icl.parameter_files import pin_file
+from icl import DataError, PlanError, Pool, Query, RetrievedExample, component, did_you_mean, expand_user, pin_file
 from retrievers import EXCLUDE_LEAKS, LeakPolicy, Resources, RetrievedDemos
 
 

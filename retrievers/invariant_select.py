@@ -21,8 +21,7 @@ from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar
 from weakref import WeakKeyDictionary
 
-from icl import ConfigError, PlanError, Pool, Query, RetrievedExample, Task, expand_user
-from icl.parameter_files import pin_file
+from icl import ConfigError, PlanError, Pool, Query, RetrievedExample, Task, expand_user, pin_file
 from icl.registry import Count, NestedComponent, NonNegative, Positive, component
 from retrievers import FittedRetriever, FittedSimilarity, LeakPolicy, Neighbors, Resources, Vectors, fit_similarity
 from retrievers.machinery.embeddings import EmbeddingSource

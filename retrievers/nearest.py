@@ -7,9 +7,8 @@ from typing import ClassVar
 import numpy as np
 
 from icl import Example, PlanError, Pool, Query, component
-from retrievers import EmbeddingSource, ModalityRetriever, SimilarityRetriever, TextField, demo_text
+from retrievers import EmbeddingSource, ModalityRetriever, PartMatches, SimilarityRetriever, TextField, demo_text
 from retrievers.base import LeakPolicy, Vectors
-from retrievers.machinery.greedy_selection import PartMatches
 from retrievers.machinery.multi_vector import MultiVectorRetriever
 
 

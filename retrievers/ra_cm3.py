@@ -15,8 +15,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from icl import ConfigError, Example, Fraction, Query, RetrievedExample, component
-from retrievers import EmbeddingSource, Neighbors, SimilarityRetriever, Vectors, normalize_rows
-from retrievers.machinery.greedy_selection import select_dissimilar
+from retrievers import EmbeddingSource, Neighbors, SimilarityRetriever, Vectors, normalize_rows, select_dissimilar
 
 MARK = "ra_cm3: fewer demonstrations than shots"
 

@@ -20,8 +20,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from icl import Example, Fraction, PlanError, Pool, PositiveInt, Query, StreamKey, component
-from icl.models.answer_likelihood import demo_prompt
-from icl.models.short_answers import answers
+from icl.models import answers, demo_prompt
 from retrievers import FittedRetriever, FittedSimilarity, Resources, SimilarityRetriever, Vectors, fit_similarity
 from retrievers.machinery.embeddings import EmbeddingSource
 

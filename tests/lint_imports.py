@@ -5,8 +5,7 @@ A name that a package exports (`from icl import Prompt`) is an import of the mod
 1. No circle of imports has more than two modules. Imports inside functions and for type checkers count.
 2. Machinery imports no method: a module without a component imports none that defines one. The packages that list
    their components for users (`icl.edits`) may, and so may the folders of `MIXED`, whose components are machinery.
-3. Machinery imports the exported names of its own package from the modules that define them, so that the contracts
-   between the package's folders see what it imports.
+3. The layers of pyproject.toml hold for exported names too, which import-linter takes for imports of the package.
 4. No package imports from one above it, by an exported name either.
 """
 
@@ -14,6 +13,7 @@ import ast
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -46,9 +46,9 @@ def product_modules() -> dict[str, Path]:
 
 def product_exports() -> dict[str, dict[str, str]]:
     """Package -> exported name -> the module that defines it."""
-    stubs = [ROOT / package / "__init__.pyi" for package in PACKAGES] + sorted(ROOT.glob("*/*/__init__.pyi"))
+    stubs = [stub for package in PACKAGES for stub in sorted((ROOT / package).rglob("__init__.pyi"))]
     return {".".join(stub.parent.relative_to(ROOT).parts): read_stub(stub.read_text(encoding="utf-8"))[0]
-            for stub in stubs if stub.relative_to(ROOT).parts[0] in PACKAGES}  # fmt: skip
+            for stub in stubs}  # fmt: skip
 
 
 def imported(name: str, tree: ast.AST, names: Iterable[str], exports: Mapping[str, Mapping[str, str]]) -> set[str]:
@@ -98,18 +98,38 @@ def imports_of_methods(graph: Any, sources: Mapping[str, str], packages: Iterabl
             if other in methods and name not in methods | listing and not name.startswith(ANALYSES)]  # fmt: skip
 
 
-def imports_of_own_package(sources: Mapping[str, str], exports: Mapping[str, Mapping[str, str]]) -> list[str]:
-    """One line for each module of machinery that imports exported names of the package that it is a part of."""
-    methods = methods_of(sources)
-    lines = []
-    for name, text in sorted(sources.items()):
-        package = name.split(".")[0]
-        imports = re.findall(rf"^ *from {package} import ([\w, ]+)", text, re.MULTILINE)
-        if name not in methods and not name.startswith(ANALYSES):
-            lines += [f"{name}: import {word} from {exports[package][word]}, not from its own package"
-                      for word in ", ".join(imports).split(", ") if word in exports.get(package, ())
-                      and word not in ("__version__", "edits")]  # fmt: skip
-    return lines
+def imports_against_layers(graph: Any, contracts: Iterable[Mapping[str, Any]]) -> list[str]:
+    """One line for each import by which a module reaches one of a layer above its own. contracts: of import-linter."""
+    lines = list[str]()
+    for contract in contracts:
+        if contract["type"] == "layers":
+            rank = {part.strip(): number for number, layer in enumerate(contract["layers"])
+                    for part in re.split("[|:]", layer)}  # fmt: skip
+            accepted = {tuple(edge.split(" -> ")) for edge in contract.get("ignore_imports", ())}
+            layered = {name: _layer(name, rank) for name in graph}
+            for name, own in layered.items():
+                lines += [f"{name} imports {other}, against: {contract['name']}" for other in
+                          _next_layered(graph, name, layered, accepted)
+                          if own is not None and layered[other] < own]  # fmt: skip
+    return sorted(lines)
+
+
+def _layer(name: str, rank: Mapping[str, int]) -> int | None:
+    """The number of the layer of a module, from the top; None for a module outside all layers."""
+    parts = name.split(".")
+    return next((rank[one] for one in map(".".join, (parts[:end] for end in range(len(parts), 0, -1))) if one in rank),
+                None)  # fmt: skip
+
+
+def _next_layered(graph: Any, name: str, layered: Mapping[str, int | None], accepted: set[Any]) -> set[Any]:
+    """The modules of layers that a module reaches directly or through modules outside all layers."""
+    waiting, visited = [name], set[str]()
+    while waiting:
+        module = waiting.pop()
+        following = {other for other in graph[module] if (module, other) not in accepted} - visited
+        visited |= following
+        waiting += [other for other in following if layered[other] is None]
+    return {other for other in visited if layered[other] is not None}
 
 
 def imports_from_above(graph: Any) -> list[str]:
@@ -123,15 +143,28 @@ def imports_from_above(graph: Any) -> list[str]:
             if above(name, other) and name != "icl.__main__"]  # fmt: skip
 
 
+def _run_time(text: str) -> str:
+    """The text of a module without what stands there for type checkers."""
+    tree = ast.parse(text)
+    tree.body = [
+        node for node in tree.body if not (isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test))
+    ]
+    return ast.unparse(tree)
+
+
 def main() -> int:
     """Prints the findings. Returns 1 if there are any."""
     modules = product_modules()
     sources = {name: path.read_text(encoding="utf-8") for name, path in modules.items()}
     exports = product_exports()
     graph = import_graph(sources, exports)
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"][
+        "contracts"
+    ]
+    run_time = import_graph({name: _run_time(text) for name, text in sources.items()}, exports)
     packages = [name for name, path in modules.items() if path.name == "__init__.py"]
     findings = [*circles(graph), *imports_of_methods(graph, sources, packages),
-                *imports_of_own_package(sources, exports), *imports_from_above(graph)]  # fmt: skip
+                *imports_against_layers(run_time, contracts), *imports_from_above(graph)]  # fmt: skip
     print("\n".join(findings) or f"imports: {len(modules)} modules, no finding")
     return bool(findings)
 

@@ -5,9 +5,9 @@ from typing import Any
 from lint_imports import (
     circles,
     import_graph,
+    imports_against_layers,
     imports_from_above,
     imports_of_methods,
-    imports_of_own_package,
 )
 
 METHOD = '@component("metric", "mine")\nclass Mine: ...\n'
@@ -48,8 +48,15 @@ def test_an_exported_name_is_an_import_of_the_module_that_defines_it() -> None:
     assert imports_from_above(above) == ["icl.base imports decoding.base, which stands above it"]
 
 
-def test_machinery_that_imports_from_its_own_package_is_a_finding() -> None:
-    sources = {"m.mine": METHOD + "from m import A", "m.base": "from m import A", "m.other": "from m.base import A"}
-    assert imports_of_own_package(sources, {"m": {"A": "m.base"}}) == [
-        "m.base: import A from m.base, not from its own package"
-    ]
+def test_an_exported_name_of_a_layer_above_is_a_finding() -> None:
+    exports = {"m": {"Model": "m.models.base"}}
+    sources = {"m": "", "m.types": "from m import Model", "m.models.base": "", "m.loading": "import m.models.base"}
+    contracts = [{"type": "layers", "name": "flow", "layers": ["m.models", "m.text | m.types"]}]
+    finding = "m.types imports m.models.base, against: flow"
+    assert imports_against_layers(import_graph(sources, exports), contracts) == [finding]
+    through = sources | {"m.types": "import m.loading"}
+    assert imports_against_layers(import_graph(through, exports), contracts) == [finding]
+    accepted = [contracts[0] | {"ignore_imports": ["m.loading -> m.models.base"]}]
+    assert not imports_against_layers(import_graph(through, exports), accepted)
+    down = sources | {"m.types": "", "m.models.base": "import m.types"}
+    assert not imports_against_layers(import_graph(down, exports), contracts)

@@ -17,18 +17,15 @@ from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
 from functools import cached_property, lru_cache
 from typing import Any, Literal, get_args
 
+from decoding import Beam, Greedy, Sampler, Traits, has_reference_scores, logits_count
 from decoding.arms.fitting import ParameterSource, read_parameter_file
-from decoding.arms.inspection import has_reference_scores, logits_count
 from decoding.arms.logits_processor_config import LogitsProcessorConfig, parse_logits_processors
-from decoding.base import Strategy, Traits
-from decoding.formulas.sampling import Beam, Greedy, Sampler
-from icl import ConfigError, build, canonical_digest, describe, did_you_mean, entries, resolve
+from decoding.base import Strategy
+from icl import ConfigError, build, canonical_digest, describe, did_you_mean, entries, parse, resolve, truncate
 from icl.component_node import Component
 from icl.edits import Edit
-from icl.errors import truncate
 from icl.loading import location
 from icl.models.interventions import ActsIn
-from icl.registry import parse
 
 Normalize = Literal["sum", "mean", "bytes"]
 """Score of an option: the sum of its tokens' log-probabilities, their mean, or the sum per UTF-8 byte."""

@@ -19,9 +19,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from decoding.arms.arm import Arm
-from decoding.base import Strategy, Traits
-from icl import ConfigError, ICLError, build
+from decoding import Arm, Traits
+from icl import ConfigError, ICLError, Strategy, build
 from icl.registry import is_builtin
 from icl.untrusted import untrusted
 

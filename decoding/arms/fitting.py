@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 from decoding.formulas.distributions import mean_logprobs
-from icl import ConfigError, DataError, Tensor
-from icl.loading import location, search_candidates
+from icl import ConfigError, DataError, Tensor, location, search_candidates
 
 if TYPE_CHECKING:
     from decoding.base import Strategy

@@ -3,10 +3,8 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from decoding.arms.arm import Arm, ControlTarget
-from decoding.base import Strategy, Traits
-from decoding.formulas.sampling import Greedy
-from icl import component
+from decoding import Arm, ControlTarget, Greedy, Traits
+from icl import Strategy, component
 
 
 @component("strategy", "greedy")

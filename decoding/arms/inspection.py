@@ -10,8 +10,7 @@ from functools import lru_cache
 from itertools import product
 from typing import TYPE_CHECKING
 
-from decoding.base import Strategy
-from icl import ConfigError, Image, Part, Prompt, StreamKey, Tensor, Turn, spans
+from icl import ConfigError, Image, Part, Prompt, Strategy, StreamKey, Tensor, Turn, spans
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PILImage

@@ -12,8 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from icl import ConfigError, did_you_mean
-from icl.loading import code_digest, import_path, load_class
+from icl import ConfigError, code_digest, did_you_mean, import_path, load_class
 
 SUFFIX = "LogitsProcessor"
 

@@ -2,11 +2,8 @@
 
 from collections.abc import Iterable, Set
 
-from decoding.arms.arm import Arm
-from decoding.arms.inspection import constant_strength, probe_branches
-from decoding.base import SteeringMethod, Strategy
-from decoding.formulas.sampling import Beam
-from icl import ConfigError, Keys, Model, Prompt, build, entries, resolve
+from decoding import Arm, Beam, SteeringMethod, constant_strength, probe_branches
+from icl import ConfigError, Keys, Model, Prompt, Strategy, build, entries, resolve
 
 SUFFICIENT_ABILITIES = {
     "generate": frozenset({"generate", "logits", "strategies"}),

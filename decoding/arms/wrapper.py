@@ -3,10 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from decoding.base import Generate, Note, StatefulStrategy, StepState, Strategy, Traits, unit_strength
-from decoding.formulas.sampling import Sampler
-from decoding.prompt_edits import AblatedPart, remove_part
-from icl import Prompt, Tensor
+from decoding import AblatedPart, Sampler, remove_part
+from decoding.base import Generate, Note, StatefulStrategy, StepState, Traits, unit_strength
+from icl import Prompt, Strategy, Tensor
 
 
 class StrategyWrapper(StatefulStrategy):

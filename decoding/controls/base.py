@@ -3,10 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from decoding.arms.inspection import constant_weights, logits_count
-from decoding.arms.wrapper import StrategyWrapper
-from decoding.base import Note, StepState, Strategy, Traits
-from icl import Prompt, Tensor
+from decoding import Note, StepState, StrategyWrapper, Traits, constant_weights, logits_count
+from icl import Prompt, Strategy, Tensor
 
 
 class WrappingControl(StrategyWrapper):

@@ -6,8 +6,7 @@ from typing import Annotated, ClassVar
 
 from decoding import Arm, ControlTarget, StepState, Strategy, Traits, WrappingControl, constant_strength, min_strength
 from decoding.formulas.distributions import entropy
-from icl import ConfigError, NestedComponent, Tensor, component
-from icl.memory import widened
+from icl import ConfigError, NestedComponent, Tensor, component, widened
 
 
 @component("strategy", "temperature_matched")

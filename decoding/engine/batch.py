@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 from weakref import WeakKeyDictionary
 
-from decoding.base import Strategy
 from decoding.engine.hypotheses import (
     BeamSearch,
     DecodingGroup,
@@ -23,7 +22,7 @@ from decoding.engine.thinking_budget import begin_thinking
 from decoding.engine.token_choice import build_processors
 from decoding.engine.token_loop import decode
 from decoding.formulas.sampling import Beam, Sampler
-from icl import Generation, LogitModel, PlanError, Prompt, Session
+from icl import Generation, LogitModel, PlanError, Prompt, Session, Strategy
 from icl.models.interventions import ActsIn, acts_in_part
 
 

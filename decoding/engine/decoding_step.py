@@ -10,9 +10,8 @@ from typing import cast
 
 import torch
 
-from decoding.base import InitialStepState, StepState, Strategy
-from decoding.formulas.distributions import RowSteps
-from icl import PlanError, Tensor
+from decoding import InitialStepState, RowSteps, StepState
+from icl import PlanError, Strategy, Tensor
 
 NEG_INF = -float("inf")
 

@@ -18,13 +18,11 @@ from weakref import WeakKeyDictionary
 
 import torch
 
+from decoding.engine import with_reasoned_options, with_voting
 from decoding.engine.batch import decode_batch
-from decoding.engine.reasoned_options import with_reasoned_options
 from decoding.engine.requests import Counters, DecodingRequest, Failure, LazyBranches, PreparedRequest, distinct_prompts
 from decoding.engine.result_collector import GenerationCache, OnResult, PrepareGenerator, Result, ResultCollector
-from decoding.engine.voting import with_voting
-from icl import ICLError, LogitModel, Prompt, convert_user_errors
-from icl.memory import BatchLimit, first_line, is_out_of_memory
+from icl import BatchLimit, ICLError, LogitModel, Prompt, convert_user_errors, first_line, is_out_of_memory
 
 # Work on the host for later prompts, in a thread, while the model decodes.
 #

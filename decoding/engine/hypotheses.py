@@ -6,16 +6,13 @@ from typing import Any, Literal
 
 import torch
 
-from decoding.base import Note, Strategy
-from decoding.engine.requests import PreparedRequest
-from decoding.engine.thinking_budget import Detokenizer, Thinking
+from decoding import Note, PreparedRequest
+from decoding.engine import Detokenizer, Thinking, round_nats
 from decoding.engine.trace import TRACE_FIELDS, StepTrace, serialize_step_traces
-from decoding.engine.trace_precision import round_nats
 from decoding.formulas.sampling import Beam, Sampler, uniform_numbers
-from icl import Generation, LogitModel, StreamKey, Tensor, TokenPart, Usage, copied_to_device
+from icl import Generation, LogitModel, Strategy, StreamKey, Tensor, TokenPart, Usage, copied_to_device, split_reasoning
 from icl.memory import StepIndices, wide_dtype
 from icl.models.interventions import ActsIn
-from icl.text.reasoning_blocks import split_reasoning
 
 STEPS_AHEAD = 16
 """Steps per draw of numbers. Drawing early changes no number: each depends only on its query and step."""

@@ -19,11 +19,10 @@ from typing import Any
 
 import torch
 
-from decoding.arms.arm import Normalize
-from decoding.base import InitialStepState, Note, StepState, Strategy
+from decoding import InitialStepState, Normalize, Note, StepState
 from decoding.engine.decoding_step import NEG_INF, combine_branches
 from decoding.engine.step_batch import gather_early_exits
-from icl import Session, StreamKey, Tensor, copied_to_device
+from icl import Session, Strategy, StreamKey, Tensor, copied_to_device
 
 FLOOR = -1000.0
 """Offset that is added to the log-probability of a masked token."""

@@ -5,12 +5,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Literal
 
-from decoding.arms.arm import Arm, Normalize
-from decoding.base import Note, SteeringMethod
-from decoding.formulas.sampling import Beam
-from icl import Prompt
+from decoding import Arm, Beam, Normalize, Note, SteeringMethod
+from icl import Prompt, max_output_tokens
 from icl.models.base import MAX_NEW_TOKENS
-from icl.text.reasoning_blocks import max_output_tokens
 
 AnswerMode = Literal["generate", "options"]
 """Whether the answer is a generated text or the best of the given options."""

@@ -7,13 +7,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
-from decoding.arms.arm import Arm
-from decoding.arms.greedy import GreedyDecoding
+from decoding import Arm, Beam, DefaultNote, Generate, GreedyDecoding, Note, SteeringMethod
 from decoding.arms.requirements import BEAMS_AND_BUDGET, arm_part_refusal, part_refusal
-from decoding.base import DefaultNote, Generate, Note, SteeringMethod, Strategy
 from decoding.engine.requests import AnswerMode, Counters, DecodingRequest, Failure, PreparedRequest
-from decoding.formulas.sampling import Beam
-from icl import Generation, ICLError, Model, ModelError, Prompt, Request, convert_user_errors
+from icl import Generation, ICLError, Model, ModelError, Prompt, Request, Strategy, convert_user_errors
 from icl.models.interventions import OutputPart, PartEdit, acts_in_part
 
 Result: TypeAlias = Generation | Failure

@@ -9,13 +9,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
-from decoding.arms.arm import Arm
-from decoding.arms.inspection import branch_count
-from decoding.engine.hypotheses import cut_generation
-from decoding.engine.requests import Counters, DecodingRequest, Failure
-from decoding.engine.result_collector import OnResult, Result, ResultCollector
-from decoding.engine.voting import with_voting
-from decoding.formulas.sampling import Greedy, Sampling
+from decoding import Arm, Counters, DecodingRequest, Failure, Greedy, Sampling, branch_count
+from decoding.engine import OnResult, Result, ResultCollector, cut_generation, with_voting
 from icl import Generation, ICLError, PlanError, Request, describe
 
 

@@ -12,10 +12,8 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from decoding.base import Strategy
 from decoding.engine.hypotheses import DecodingGroup, Hypothesis
-from icl import Session, Tensor
-from icl.memory import StepIndices
+from icl import Session, StepIndices, Strategy, Tensor
 
 
 @dataclass(frozen=True, eq=False)

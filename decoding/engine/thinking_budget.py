@@ -13,9 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from icl import Prompt, TokenPart
+from icl import Prompt, ThinkingEnd, TokenPart
 from icl.text.reasoning_blocks import ReasoningMarkers, known_markers, opened_block
-from icl.types import ThinkingEnd
 
 BLANK_TOKENS = 4
 """So many blank tokens between a block and its answer count as neither."""

@@ -13,7 +13,8 @@ from typing import Any
 
 import torch
 
-from decoding.arms.logits_processor_config import LogitsProcessorConfig
+from decoding import LogitsProcessorConfig, Sampling
+from decoding.engine import TRACE_FIELDS, LoopStep, StepBatch, StepTrace, step_traces, trace_numbers, trace_tensors
 from decoding.engine.decoding_step import (
     NEG_INF,
     combine_branches_on_device,
@@ -22,11 +23,7 @@ from decoding.engine.decoding_step import (
     zero_unusable_rows,
 )
 from decoding.engine.hypotheses import AnswerBeams, Hypothesis, append_token, ends_with_stop_string
-from decoding.engine.step_batch import LoopStep, StepBatch
-from decoding.engine.trace import TRACE_FIELDS, StepTrace, step_traces, trace_numbers, trace_tensors
-from decoding.formulas.sampling import Sampling
-from icl import Tensor, copied_to_device
-from icl.memory import read_together
+from icl import Tensor, copied_to_device, read_together
 
 Rows = list[list[float]]
 """The rows of a tensor [B, K] on the host."""

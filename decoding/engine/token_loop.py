@@ -51,8 +51,7 @@ from decoding.engine.step_batch import (
     with_early_exits,
 )
 from decoding.engine.token_choice import BeamChoice, StepChoice, TokenChoice, decided_hypotheses, read_choices
-from icl import Session, Tensor, TokenPart, copied_to_device
-from icl.memory import StepIndices
+from icl import Session, StepIndices, Tensor, TokenPart, copied_to_device
 
 # Contrast branches that are read only when a step needs them.
 #

@@ -12,11 +12,9 @@ from typing import Any
 
 import torch
 
-from decoding.arms.inspection import constant_weights
-from decoding.base import StepState, Strategy
+from decoding import StepState, constant_weights, entropy, jensen_shannon
 from decoding.engine.trace_precision import round_nats, round_probabilities
-from decoding.formulas.distributions import entropy, jensen_shannon
-from icl import Tensor
+from icl import Strategy, Tensor
 from icl.memory import on_device_with_float64, read_together
 
 MAX_RESIDUAL = 1e-3

@@ -12,8 +12,7 @@ from functools import wraps
 from typing import Any, TypeVar, cast
 
 from decoding.engine.requests import DecodingRequest, Failure
-from icl import Generation, StreamKey, Usage, normalize_text
-from icl.text.reasoning_blocks import split_reasoning
+from icl import Generation, StreamKey, Usage, normalize_text, split_reasoning
 
 RunRequests = TypeVar("RunRequests", bound=Callable[..., list[Generation | Failure]])
 

@@ -17,11 +17,8 @@ from pathlib import Path
 from types import FunctionType, ModuleType
 from typing import Any
 
-from decoding.arms.arm import Arm
-from decoding.arms.inspection import probe_branches, probe_prompt
-from decoding.base import Strategy
-from decoding.formulas.sampling import Beam, Sampling
-from icl import ConfigError, describe
+from decoding import Arm, Beam, Sampling, probe_branches, probe_prompt
+from icl import ConfigError, Strategy, describe
 from icl.edits import DiffusionNoise, diffusion_scales
 
 RUNTIME = Path(__file__).with_name("custom_generate_runtime.py")

@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from decoding.formulas.distributions import steps_per_row
-from icl import Count, Fraction, StreamKey, Tensor, component, copied_to_device
-from icl.memory import wide_dtype, widened
+from icl import Count, Fraction, StreamKey, Tensor, component, copied_to_device, wide_dtype, widened
 from icl.registry import BeamCount, LengthPenalty, Temperature
 
 COLDEST = 1e-6

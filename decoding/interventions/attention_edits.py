@@ -9,8 +9,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
 
-from decoding.base import SteeringMethod
-from decoding.interventions.edits import Copies, tensor_digest
+from decoding import Copies, SteeringMethod, tensor_digest
 from icl import END, ConfigError, Keys, Model, Site, Tensor, Where, canonical_digest, describe, did_you_mean, spans
 from icl.models.hf.model import HF
 

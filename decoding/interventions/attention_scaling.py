@@ -24,10 +24,8 @@ from decoding.interventions.attention_edits import (
     ScoreMethod,
     check_span_names,
     score_sites,
-)  # fmt: skip
-from icl.models.interventions import Where, steer
-from icl.registry import Count, NonNegative, Positive, component
-from icl.types import Prompt
+)
+from icl import Count, NonNegative, Positive, Prompt, Where, component, steer
 
 if TYPE_CHECKING:
     from icl.models.hf.model import HF

@@ -21,8 +21,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar, Literal
 
-from decoding.base import SteeringMethod
-from decoding.interventions.fit_data import FitData
+from decoding import FitData, SteeringMethod
 from decoding.interventions.vector_file import VectorFile, find_vector_file, read_vector_file
 from icl import ConfigError, Count, ICLError, Intervention, Prompt, Tensor, canonical_digest, describe, steer
 from icl.models.hf.model import HF

@@ -9,12 +9,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from decoding.arms.inspection import probe_prompt
-from decoding.base import SteeringMethod
-from decoding.interventions.base import FittedMethod, FittedTensors
-from decoding.interventions.fit_data import DevPrompt, FitData
-from decoding.interventions.trainable import TrainableMethod
-from decoding.interventions.vector_file import write_vector_file
+from decoding import DevPrompt, FitData, FittedMethod, FittedTensors, SteeringMethod, probe_prompt
+from decoding.interventions import TrainableMethod, write_vector_file
 from icl import END, Intervention, Prompt, StreamKey, build
 from icl.models.answer_likelihood import demo_prompt
 from icl.models.hf.model import HF

@@ -145,10 +145,7 @@ class FitData:
         Raises:
             DataError: A prompt could not be answered.
         """
-        from decoding.arms.arm import Arm
-        from decoding.arms.greedy import GreedyDecoding
-        from decoding.engine.engine import run_requests
-        from decoding.engine.requests import DecodingRequest, Failure
+        from decoding import Arm, DecodingRequest, Failure, GreedyDecoding, run_requests
 
         arm = Arm(GreedyDecoding())
         base = [one.without_demonstrations for one in self.choice] if prompts is None else prompts

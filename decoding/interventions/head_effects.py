@@ -15,8 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from decoding.interventions.edits import HeadEdit, How
-from decoding.interventions.fit_data import DevPrompt, FitData
+from decoding import DevPrompt, FitData, HeadEdit, How
 from icl import END, ConfigError, DataError, ModelError, Site, Tensor, Where, steer
 from icl.models.hf.model import HF
 

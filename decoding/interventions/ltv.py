@@ -18,8 +18,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from decoding import Control, FitData, FittedMethod, FittedTensors, VectorEdit, random_of_equal_norm, tensor_digest
-from decoding.interventions.head_effects import head_contributions, head_sites, mean_head_inputs
-from decoding.interventions.trainable import minimize
+from decoding.interventions import head_contributions, head_sites, mean_head_inputs, minimize
 from icl import ConfigError, PositiveInt, Site, Tensor, component
 
 

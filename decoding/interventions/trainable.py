@@ -11,12 +11,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from decoding.interventions.base import Control, FittedMethod, FittedTensors
-from decoding.interventions.fit_data import FitData
-from icl import ConfigError, DataError, Intervention, Keys, Prompt, Site, Tensor, Where, steer
+from decoding import Control, FitData, FittedMethod, FittedTensors
+from icl import ConfigError, DataError, Intervention, Keys, Prompt, Site, Tensor, Where, class_name, steer
 from icl.memory import report_out_of_memory
 from icl.models.hf.model import HF
-from icl.registry import class_name
 
 if TYPE_CHECKING:
     import torch

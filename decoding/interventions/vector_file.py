@@ -12,8 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from icl import ConfigError, Tensor
-from icl.loading import search_candidates
+from icl import ConfigError, Tensor, search_candidates
 
 FORMAT = "mm-icl vectors, 1"
 SUFFIX = ".safetensors"

@@ -13,8 +13,7 @@ from typing import Any, ClassVar
 from decoding.interventions.edits import Copies, replaced
 from decoding.interventions.trainable import TrainableMethod
 from decoding.prompt_edits import demonstrations, keep_demonstrations
-from icl import ModelError, Part, Prompt, Site, Tensor, Turn, Where, canonical_digest, spans, steer
-from icl.lru_cache_bytes import LRUByteCache
+from icl import LRUByteCache, ModelError, Part, Prompt, Site, Tensor, Turn, Where, canonical_digest, spans, steer
 from icl.models.hf.model import HF
 
 EMBEDDING = Site("embedding", 0)

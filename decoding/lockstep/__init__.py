@@ -7,3 +7,7 @@ of a group, and a scheduler that puts these rows into one batch, even if their p
 A request walks through the modules in this order: `engine` (or `decoding.server`) → `grouping` → `request_metadata` →
 `scheduler` → `logits_processor` → `token_selection` → `step_records` → `worker_extension`.
 """
+
+from icl.lazy_exports import lazy_exports
+
+__getattr__, __dir__, __all__ = lazy_exports(__name__)

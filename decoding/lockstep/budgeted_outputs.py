@@ -13,8 +13,7 @@ from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from decoding.engine.hypotheses import Hypothesis, append_token
-from decoding.engine.thinking_budget import Thinking
+from decoding.engine import Hypothesis, Thinking, append_token
 from icl.text.reasoning_blocks import opened_block
 
 if TYPE_CHECKING:

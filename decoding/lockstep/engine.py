@@ -9,15 +9,11 @@ import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
-from decoding.engine.reasoned_options import with_reasoned_options
+from decoding.engine import OnResult, PrepareGenerator, Result, ResultCollector, with_reasoned_options, with_voting
 from decoding.engine.requests import Counters, DecodingRequest, Failure, PreparedRequest
-from decoding.engine.result_collector import OnResult, PrepareGenerator, Result, ResultCollector
-from decoding.engine.voting import with_voting
 from decoding.lockstep.grouping import PromptGroup, build_answer, build_groups
-from icl.errors import ICLError
+from icl import Generation, ICLError, Prompt, ReasoningMarkers
 from icl.models.vllm.engine_io import EngineOutput, EngineRequest
-from icl.text.reasoning_blocks import ReasoningMarkers
-from icl.types import Generation, Prompt
 
 FETCH_SIZE = 256
 """Number of answers per fetch of records from the engine."""

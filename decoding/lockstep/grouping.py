@@ -9,21 +9,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass
 from typing import Any, Protocol
 
-from decoding.arms.greedy import GreedyDecoding
-from decoding.arms.requirements import unsupported_reason
-from decoding.engine.hypotheses import Hypothesis, option_generation, text_generation
+from decoding import Failure, Greedy, GreedyDecoding, PreparedRequest, unsupported_reason
+from decoding.engine import Hypothesis, StepTrace, option_generation, text_generation
 from decoding.engine.option_scoring import normalize_score
-from decoding.engine.requests import Failure, PreparedRequest
 from decoding.engine.thinking_budget import Detokenizer, Renderer, begin_thinking
-from decoding.engine.trace import StepTrace
-from decoding.formulas.sampling import Greedy
-from decoding.lockstep.budgeted_outputs import read_tokens
-from decoding.lockstep.request_metadata import MAX_BRANCHES, BranchMetadata, ThinkingLimits, serialize
-from icl.errors import ModelError
+from decoding.lockstep import MAX_BRANCHES, BranchMetadata, ThinkingLimits, read_tokens, serialize
+from icl import Generation, ModelError, Prompt, opened_block
 from icl.models.vllm.engine_io import EngineOutput, EngineRequest
 from icl.models.vllm.model import VLLM
-from icl.text.reasoning_blocks import opened_block
-from icl.types import Generation, Prompt
 
 
 class OptionTokenizer(Detokenizer, Renderer, Protocol):

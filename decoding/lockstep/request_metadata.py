@@ -10,12 +10,9 @@ from dataclasses import asdict, dataclass, fields
 from functools import lru_cache
 from typing import Any
 
-from decoding.base import Note, Strategy
-from decoding.formulas.sampling import Greedy, Sampler, Sampling
-from icl.errors import PlanError
+from decoding import Greedy, Note, Sampler, Sampling
+from icl import PlanError, ReasoningMarkers, Strategy, StreamKey
 from icl.registry import build, to_config
-from icl.streams import StreamKey
-from icl.text.reasoning_blocks import ReasoningMarkers
 
 METADATA_KEY = "lockstep"
 SECRET_VARIABLE = "ICL_LOCKSTEP_SECRET"

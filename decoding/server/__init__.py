@@ -3,3 +3,7 @@
 A request walks through `serving` → `request_parsing`, `strategy_parsing` → `strategy_server` (placement, branches,
 engine) → `http`, which also answers while the model loads. `shutdown` acts when the server ends.
 """
+
+from icl.lazy_exports import lazy_exports
+
+__getattr__, __dir__, __all__ = lazy_exports(__name__)

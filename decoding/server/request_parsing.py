@@ -24,12 +24,7 @@ from pydantic.functional_validators import AfterValidator
 from decoding.arms.arm import Arm, Normalize
 from decoding.lockstep.request_metadata import METADATA_KEY
 from decoding.server.strategy_parsing import SAMPLING, check_runs, parse_strategy
-from icl import spans
-from icl.errors import ConfigError, DataError, did_you_mean
-from icl.images import Image
-from icl.streams import StreamKey
-from icl.text.reasoning_blocks import max_output_tokens
-from icl.types import Part, Prompt, Turn
+from icl import ConfigError, DataError, Image, Part, Prompt, StreamKey, Turn, did_you_mean, max_output_tokens, spans
 
 MAX_CHARACTERS = 2**20
 """Maximum number of characters in all texts of a request."""

@@ -18,8 +18,7 @@ from collections.abc import AsyncGenerator
 from dataclasses import asdict, replace
 from typing import Any
 
-from decoding.arms.inspection import branch_count
-from decoding.engine.requests import DecodingRequest, Failure, PreparedRequest
+from decoding import DecodingRequest, Failure, PreparedRequest, branch_count
 from decoding.lockstep.budgeted_outputs import empty_output, read_tokens
 from decoding.lockstep.grouping import build_answer, build_groups, thinking_limits
 from decoding.lockstep.request_metadata import (
@@ -43,13 +42,10 @@ from decoding.server.request_parsing import (
 from decoding.server.shutdown import STOPPING_MESSAGE, GracefulShutdown
 from decoding.server.strategy_parsing import CONFIG_KEY, StrategyModels
 from decoding.server.strategy_server import Placement, StrategyServer
-from icl import __version__
-from icl.errors import ConfigError, ICLError
+from icl import ConfigError, ICLError, __version__, entries
 from icl.models import icl_server
-from icl.models.hf.model import HF
-from icl.models.hf.template_arguments import argument_names
+from icl.models.hf import HF, argument_names
 from icl.models.vllm.engine_io import EngineOutput
-from icl.registry import entries
 
 CHAT_PATH = "/v1/chat/completions"
 INFO_PATH = f"/v1{icl_server.PATH}"

@@ -11,9 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from decoding.arms.arm import Arm, parse_arm
-from decoding.arms.requirements import unsupported_reason
-from decoding.engine.requests import AnswerMode
+from decoding import AnswerMode, Arm, parse_arm, unsupported_reason
 from icl.errors import ConfigError, PlanError
 from icl.models.vllm.model import VLLM
 

@@ -12,14 +12,12 @@ from functools import cached_property, lru_cache
 from threading import Event, Thread
 from typing import Any, TypeVar
 
-from decoding.base import Note, Strategy
+from decoding.base import Note
 from decoding.lockstep.request_metadata import MAX_BRANCHES, BranchMetadata
-from decoding.server.http import HTTPError
-from decoding.server.request_parsing import StrategyRequest
-from icl.errors import DataError, did_you_mean
+from decoding.server import HTTPError, StrategyRequest
+from icl import DataError, Prompt, Strategy, did_you_mean
 from icl.models.hf.model import HF
 from icl.models.vllm.engine_io import EngineOutput, EngineRequest, InputBuilder, output_from_vllm, sampling_params
-from icl.types import Prompt
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from decoding import Arm, Beam, ControlTarget, Sampler, Sampling, Strategy
-from icl import Count, Fraction, component
-from icl.registry import BeamCount, LengthPenalty, Temperature
+from icl import BeamCount, Count, Fraction, LengthPenalty, Temperature, component
 
 
 @component("strategy", "sampling")

@@ -13,9 +13,8 @@ No released code: a reconstruction without a source; the wording and the numbers
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from decoding import question_text, remove_demonstrations, replace_question, wrap_question
-from decoding.base import Generate, Note, Strategy, Traits
-from icl import ConfigError, PositiveInt, Prompt, Tensor, component, normalize_text, spans
+from decoding import Generate, Note, Traits, question_text, remove_demonstrations, replace_question, wrap_question
+from icl import ConfigError, PositiveInt, Prompt, Strategy, Tensor, component, normalize_text, spans
 
 VARY = "{question}\nWrite another short question of the same kind about this image. Variation {number}:"
 CONFIRM = "Question: {question} Answer: {answer}\nIs this answer right? Answer yes or no."

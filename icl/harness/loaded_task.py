@@ -14,9 +14,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from icl.errors import ConfigError, DataError, did_you_mean
+from icl import ConfigError, DataError, did_you_mean, hide_datasets_progress
 from icl.harness.task_file import TaskFile, read_task_file, require_installed
-from icl.quiet_progress import hide_datasets_progress
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -18,8 +18,7 @@ from typing import Any
 
 from pydantic import BaseModel, FiniteFloat, TypeAdapter, ValidationError
 
-from icl.errors import ConfigError, did_you_mean
-from icl.loading import search_candidates
+from icl import ConfigError, did_you_mean, search_candidates
 
 FUNCTION = "!function "
 """Start of the text that stands for a function."""

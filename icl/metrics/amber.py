@@ -15,12 +15,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
-from icl.metrics.base import Better, ScoredSample
+from icl import Better, Example, Generation, RunStatistic, ScoredSample, component, on_scored_samples
 from icl.metrics.chair import encoded_share, ratio_of_shares
-from icl.metrics.run_level import RunStatistic, on_scored_samples
-from icl.registry import component
 from icl.text.object_mentions import singular, split_words
-from icl.types import Example, Generation
 
 
 class Counts(NamedTuple):

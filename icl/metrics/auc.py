@@ -13,12 +13,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from icl.metrics.base import Better, ScoredSample
-from icl.metrics.machinery.option_parsing import named_option, option_probability
-from icl.metrics.normalize import normalize_text
-from icl.metrics.run_level import Bools, Floats, RunStatistic, on_scored_samples
-from icl.registry import component
-from icl.types import Example, Generation
+from icl import Better, Example, Generation, RunStatistic, ScoredSample, component, normalize_text, on_scored_samples
+from icl.metrics import Bools, Floats, named_option, option_probability
 
 
 @component("metric", "auc")

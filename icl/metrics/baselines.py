@@ -8,8 +8,7 @@ demonstrations.
 
 from collections.abc import Callable, Mapping, Sequence
 
-from icl.metrics.normalize import normalize_text
-from icl.types import Demo, Query
+from icl import Demo, Query, normalize_text
 
 Baseline = Callable[[Sequence[Demo], Query], str | None]
 

@@ -16,12 +16,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from icl.metrics.base import Better, ScoredSample
-from icl.metrics.machinery.yes_no import asks_yes_no, read_yes_no
-from icl.metrics.normalize import normalize_text
-from icl.metrics.run_level import RunStatistic, on_scored_samples, ratio
-from icl.registry import component
-from icl.types import Example, Generation
+from icl import Better, Example, Generation, RunStatistic, ScoredSample, component, normalize_text, on_scored_samples
+from icl.metrics import asks_yes_no, ratio, read_yes_no
 
 Class = Literal["yes", "no"]
 

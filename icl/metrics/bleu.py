@@ -19,11 +19,8 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from icl.metrics.base import Better, ScoredSample
+from icl import Better, Example, Generation, RunStatistic, ScoredSample, component, on_scored_samples
 from icl.metrics.machinery.penn_tokenizer import CACHE_ENTRIES, words
-from icl.metrics.run_level import RunStatistic, on_scored_samples
-from icl.registry import component
-from icl.types import Example, Generation
 
 MATCHED, POSSIBLE = 1e-15, 1e-9  # what the released code adds to both counts
 Floats = NDArray[np.float64]

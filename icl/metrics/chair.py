@@ -19,11 +19,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from icl.metrics.base import Better, ScoredSample
+from icl import Better, Example, Generation, ScoredSample, component, mentions_and_objects
 from icl.metrics.run_level import RunStatistic, mean, on_scored_samples, ratio
-from icl.registry import component
-from icl.text.object_mentions import mentions_and_objects
-from icl.types import Example, Generation
 
 MAX_MENTIONS = 999  # mentions of a caption that `chair_corpus` can count
 

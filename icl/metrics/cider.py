@@ -21,11 +21,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import ClassVar
 
-from icl.metrics.base import Better, ScoredSample
+from icl import Better, Example, Generation, RunStatistic, ScoredSample, component, mean
 from icl.metrics.machinery.penn_tokenizer import words
-from icl.metrics.run_level import RunStatistic, mean
-from icl.registry import component
-from icl.types import Example, Generation
 
 N, SIGMA = 4, 6.0
 Gram = tuple[str, ...]

@@ -16,10 +16,8 @@ from dataclasses import dataclass
 from difflib import SequenceMatcher
 from typing import ClassVar
 
-from icl.metrics.base import Better
+from icl import Better, Example, Fraction, Generation, component
 from icl.metrics.machinery.option_parsing import is_correct
-from icl.registry import Fraction, component
-from icl.types import Example, Generation
 
 LETTER_CUES = ("故选", "正确选项为", "答案选", "答案为", "答案是", "答案")
 TEXT_CUES = ("答案为", "答案是", "答案", "为", "因此", "结果", " = ")

@@ -15,9 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from icl.metrics.base import Better
-from icl.registry import component
-from icl.types import Example, Generation
+from icl import Better, Example, Generation, component
 
 SIDES = ("latent", "text")
 

@@ -20,12 +20,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from icl.metrics.base import Better, ScoredSample
+from icl import Better, Example, Generation, ScoredSample, component, normalize_text
 from icl.metrics.machinery.option_parsing import is_correct, named_option
-from icl.metrics.normalize import normalize_text
 from icl.metrics.run_level import RunStatistic, ratio_over_groups
-from icl.registry import component
-from icl.types import Example, Generation
 
 MODES = ("text", "image", "recognize")
 

@@ -17,12 +17,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from icl.metrics.base import Better, ScoredSample
+from icl import Better, Example, Fraction, Generation, ScoredSample, component, normalize_text
 from icl.metrics.machinery.option_parsing import yes_probability
-from icl.metrics.normalize import normalize_text
 from icl.metrics.run_level import RunStatistic, mean_over_groups
-from icl.registry import Fraction, component
-from icl.types import Example, Generation
 
 KEYS = {"candidate", "prediction", "confidence"}
 

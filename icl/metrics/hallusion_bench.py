@@ -13,12 +13,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from icl.metrics.base import Better, ScoredSample
+from icl import Better, Example, Generation, RunStatistic, ScoredSample, component, mean_over_groups
 from icl.metrics.machinery.option_parsing import is_correct
 from icl.metrics.question_groups import all_correct
-from icl.metrics.run_level import RunStatistic, mean_over_groups
-from icl.registry import component
-from icl.types import Example, Generation
 
 SET = ("category", "subcategory", "set_id")
 

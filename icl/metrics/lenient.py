@@ -24,7 +24,7 @@ counts.
 7. What these rules refuse is read again with quantities, dates and clock times in one spelling
    (`quantities`): "4 July 2021" is July 4, 2021, and "45 percent" is 45%.
 
-`answer_matching` has the rules 5 and 6.
+`contains_answer` applies the rules 5 and 6.
 
 An output that these rules read, but not with certainty, is unread (`icl.metrics.reading`): its score stays, and every
 comparison also counts it as right and as wrong.
@@ -36,11 +36,8 @@ The modules named here are those of `icl.metrics.machinery`. No released code. `
 from dataclasses import dataclass
 from typing import ClassVar
 
-from icl.metrics.base import Better
+from icl import Better, Example, Generation, component, in_texts
 from icl.metrics.normalize import normalize_vqa
-from icl.option_listing import in_texts
-from icl.registry import component
-from icl.types import Example, Generation
 
 
 @component("metric", "lenient", "accuracy")
@@ -65,8 +62,7 @@ class Lenient:
         return self.answer == "auto"
 
     def score(self, generation: Generation, example: Example) -> float | None:
-        from icl.metrics.machinery.answer_matching import contains_answer  # its patterns take time to compile
-        from icl.metrics.machinery.yes_no import asks_yes_no, read_yes_no
+        from icl.metrics import asks_yes_no, contains_answer, read_yes_no  # their patterns take time to compile
 
         example = in_texts(example)
         if asks_yes_no(example):

@@ -11,9 +11,7 @@ Differs from the released code in the case of the output (see above).
 from dataclasses import dataclass
 from typing import ClassVar
 
-from icl.metrics.base import Better
-from icl.registry import component
-from icl.types import Example, Generation
+from icl import Better, Example, Generation, component
 
 
 def names_only_answer(output: str, answers: tuple[str, ...], options: tuple[str, ...]) -> bool:

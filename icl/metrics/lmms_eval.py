@@ -11,12 +11,8 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
-from icl.errors import ConfigError, DataError, did_you_mean
+from icl import SEARCH_FOLDERS, Better, ConfigError, DataError, Example, Generation, component, did_you_mean, entries
 from icl.harness.task_file import FUNCTION, FunctionName, TaskFile, find_task_file, function_file, module_file
-from icl.loading import SEARCH_FOLDERS
-from icl.metrics.base import Better
-from icl.registry import component, entries
-from icl.types import Example, Generation
 
 DOCUMENT, GOLD = "lmms_eval", "gold"
 """Keys of `Example.secret`: the row of lmms-eval's task, and its answers before a renaming."""

@@ -16,13 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from icl.errors import ConfigError, DataError
+from icl import ConfigError, DataError, Example, Generation, Positive, RunStatistic, ScoredSample, component, mean
 from icl.harness.loaded_task import LoadedTask, load_task
-from icl.metrics.base import ScoredSample
 from icl.metrics.lmms_eval import TaskMetric
-from icl.metrics.run_level import RunStatistic, group_indices, mean
-from icl.registry import Positive, component
-from icl.types import Example, Generation
+from icl.metrics.run_level import group_indices
 
 MAX_BLOCKS = 1000
 """The aggregation is called once for each block. With more groups, several groups are one block."""

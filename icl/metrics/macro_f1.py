@@ -17,14 +17,8 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from icl.metrics.base import Better, ScoredSample
-from icl.metrics.machinery.answer_matching import contains_answer
-from icl.metrics.machinery.option_parsing import is_correct, named_option
-from icl.metrics.machinery.yes_no import read_yes_no
-from icl.metrics.normalize import normalize_text
-from icl.metrics.run_level import Bools, Floats, RunStatistic, on_scored_samples, sum_rows
-from icl.registry import component
-from icl.types import Example, Generation
+from icl import Better, Example, Generation, RunStatistic, ScoredSample, component, normalize_text, on_scored_samples
+from icl.metrics import Bools, Floats, contains_answer, is_correct, named_option, read_yes_no, sum_rows
 
 
 @component("metric", "macro_f1")

@@ -30,12 +30,9 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from icl.errors import ConfigError, DataError, ICLWarning
-from icl.metrics.base import Better, ScoredSample
+from icl import Better, ConfigError, DataError, Example, Generation, ICLWarning, ScoredSample, component
 from icl.metrics.machinery.penn_tokenizer import CACHE_ENTRIES, tokenize
 from icl.metrics.run_level import RunStatistic, mean, on_scored_samples
-from icl.registry import component
-from icl.types import Example, Generation
 
 ALPHA, BETA, GAMMA, DELTA = 0.85, 0.2, 0.6, 0.75  # the parameters for English
 STAGES = np.array([1.0, 0.6, 0.8, 0.6])  # weights of equal words, stems, synonyms, paraphrases

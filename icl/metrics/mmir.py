@@ -14,9 +14,7 @@ import re
 from dataclasses import dataclass
 from typing import ClassVar
 
-from icl.metrics.base import Better
-from icl.registry import component
-from icl.types import Example, Generation
+from icl import Better, Example, Generation, component
 
 _NUMBER = re.compile(r"\d+")
 

@@ -3,9 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from icl.metrics.base import Better
-from icl.registry import component
-from icl.types import Example, Generation
+from icl import Better, Example, Generation, component
 
 
 @component("metric", "option", "accuracy")

@@ -21,11 +21,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
-from icl.metrics.base import Better, ScoredSample
-from icl.metrics.machinery.option_parsing import is_correct
-from icl.metrics.run_level import RunStatistic, group_indices, mean, mean_over_groups
-from icl.registry import component, later_parameter
-from icl.types import Example, Generation
+from icl import Better, Example, Generation, ScoredSample, component, later_parameter
+from icl.metrics import group_indices, is_correct
+from icl.metrics.run_level import RunStatistic, mean, mean_over_groups
 
 
 @component("metric", "group_accuracy")

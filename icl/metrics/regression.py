@@ -16,11 +16,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from icl.metrics.base import Better, ScoredSample
-from icl.metrics.machinery.number_answers import gold_number, read_number
-from icl.metrics.run_level import Floats, RunStatistic, mean, on_scored_samples
-from icl.registry import component
-from icl.types import Example, Generation
+from icl import Better, Example, Generation, RunStatistic, ScoredSample, component, mean, on_scored_samples
+from icl.metrics import Floats, gold_number, read_number
 
 
 @dataclass(frozen=True)

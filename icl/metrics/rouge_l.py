@@ -13,10 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from icl.metrics.base import Better
+from icl import Better, Example, Generation, component
 from icl.metrics.machinery.penn_tokenizer import tokenize
-from icl.registry import component
-from icl.types import Example, Generation
 
 BETA = 1.2  # weight of the recall
 

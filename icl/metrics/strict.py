@@ -7,10 +7,7 @@ This is VL-ICL's "exact match, case-insensitive". A model that answers in a sent
 from dataclasses import dataclass
 from typing import ClassVar
 
-from icl.metrics.base import Better
-from icl.metrics.normalize import normalize_text
-from icl.registry import component
-from icl.types import Example, Generation
+from icl import Better, Example, Generation, component, normalize_text
 
 
 def is_exact_match(output: str, answers: tuple[str, ...]) -> bool:

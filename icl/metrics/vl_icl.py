@@ -16,11 +16,8 @@ import re
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from icl.metrics.base import Better
-from icl.metrics.machinery.yes_no import asks_yes_no
-from icl.metrics.normalize import is_number
-from icl.registry import component
-from icl.types import Example, Generation
+from icl import Better, Example, Generation, component
+from icl.metrics import asks_yes_no, is_number
 
 Rule = Literal["exact", "number", "yes_no"]
 

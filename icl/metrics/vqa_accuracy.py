@@ -17,10 +17,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from icl.metrics.base import Better
+from icl import Better, Example, Generation, component
 from icl.metrics.normalize import normalize_vqa
-from icl.registry import component
-from icl.types import Example, Generation
 
 
 def vqa_accuracy(output: str, votes: Sequence[str], normalize: Literal["always", "official"] = "always") -> float:

@@ -12,12 +12,7 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
-from icl import spans
-from icl.errors import PlanError
-from icl.models.base import LogitModel, Model
-from icl.streams import StreamKey
-from icl.tasks.base import Pool
-from icl.types import Example, Part, Prompt, Query, Turn
+from icl import Example, LogitModel, Model, Part, PlanError, Pool, Prompt, Query, StreamKey, Turn, spans
 
 BATCH = 8
 MAX_OPTIONS = 64

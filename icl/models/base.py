@@ -9,21 +9,15 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
-from icl.errors import ICLError, ModelError
-from icl.member_names import check_member_names
-from icl.memory import first_line, is_out_of_memory
-from icl.types import Example, Generation, Prompt
+from icl import Example, Generation, ICLError, ModelError, Prompt, check_member_names, first_line, is_out_of_memory
 
 if TYPE_CHECKING:
     from datetime import date
 
     from torch import Tensor
 
-    from icl.images import Image
-    from icl.models.hf.memory import MemoryPlan, RequestSize
-    from icl.models.hf.template_facts import TemplateFacts
-    from icl.models.interventions import TokenPart
-    from icl.text.reasoning_blocks import ReasoningMarkers
+    from icl import Image, ReasoningMarkers, TokenPart
+    from icl.models.hf import MemoryPlan, RequestSize, TemplateFacts
 
 MAX_NEW_TOKENS = 16
 """Default length limit of an answer. Most answers are a few words."""

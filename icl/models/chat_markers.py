@@ -9,8 +9,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from icl.errors import ModelError
-from icl.types import Part, Prompt
+from icl import ModelError, Part, Prompt
 
 TURN_MARKERS = re.compile(r"<\|[A-Za-z0-9_-]+\|>|</?(?:start|end)_of_turn>|\[/?INST\]|<</?SYS>>")
 """Common turn markers, for endpoints with an unknown tokenizer."""

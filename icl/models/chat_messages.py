@@ -16,11 +16,8 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, Literal
 
-from icl.errors import ModelError
-from icl.images import Image
-from icl.models.base import Request
+from icl import Generation, Image, ModelError, Prompt, Request, Turn, Usage
 from icl.models.chat_markers import TURN_MARKERS, check_markers
-from icl.types import Generation, Prompt, Turn, Usage
 
 IMAGES_KEPT = 64
 

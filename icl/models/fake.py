@@ -11,13 +11,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated, ClassVar
 
-from icl.errors import ModelError
+from icl import REASONING_MARKERS, Model, ModelError, Request, canonical_digest, max_output_tokens, normalize_text
 from icl.metrics.baselines import last_copy, nearest_copy, vote
-from icl.metrics.normalize import normalize_text
-from icl.models.base import Model, Request
 from icl.registry import Count, Fraction, FunctionPath, PositiveInt, component, describe
-from icl.text.json_text import canonical_digest
-from icl.text.reasoning_blocks import REASONING_MARKERS, max_output_tokens
 from icl.types import Demo, Generation, Prompt, Query, ThinkingEnd, Usage
 
 ANSWER_PROBABILITY = 0.9

@@ -17,11 +17,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from icl.errors import ICLWarning, ModelError
+from icl import ICLWarning, ModelError, parse_json_object
 from icl.hub_errors import hub_problem, retry_seconds
 from icl.models.cached_checkpoint import checksum
 from icl.quiet_progress import hide_hub_progress
-from icl.text.json_text import parse_json_object
 
 SMALL_FILES = ("*.json", "*.jinja", "*.model", "*.txt", "*.py", "*.tiktoken", "tokenizer*", "vocab*", "merges*")
 UNUSED_FILES = ("*/*.json", "*/*.txt", "*/*.model")

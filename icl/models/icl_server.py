@@ -12,11 +12,9 @@ from dataclasses import dataclass
 from datetime import date
 from typing import Any
 
-from icl.errors import ModelError
-from icl.models.base import Request
+from icl import Generation, ModelError, Prompt, Request
 from icl.models.chat_messages import data_url, mended
 from icl.models.endpoint import Endpoint, EndpointUnavailableError
-from icl.types import Generation, Prompt
 
 PATH = "/strategies"
 """Path of the description, relative to the API's address."""

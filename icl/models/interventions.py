@@ -21,8 +21,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, runtime_checkable
 
-from icl.errors import ConfigError
-from icl.text.json_text import canonical_digest
+from icl import ConfigError, canonical_digest
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -75,7 +74,7 @@ class Where:
             )
 
 
-END = Where()
+END: Where = Where()
 """The last token of a prompt."""
 
 

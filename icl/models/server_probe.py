@@ -9,14 +9,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from icl.errors import ModelError
-from icl.parameter_files import cache_folder, write_cache
+from icl import ModelError, Prompt, cache_folder, canonical_digest, parse_json_object, write_cache
 from icl.probe.checks import CHECKS, Prompts
 from icl.probe.instrument import Status
 from icl.probe.run import VERSION, probe
 from icl.probe.server import Server, UnusableServerError
-from icl.text.json_text import canonical_digest, parse_json_object
-from icl.types import Prompt
 
 DAY = 24 * 3600
 

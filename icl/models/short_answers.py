@@ -3,9 +3,7 @@
 from collections.abc import Sequence
 from typing import cast
 
-from icl.lru_cache_bytes import LRUByteCache
-from icl.models.base import LogitModel, Model, Request
-from icl.types import Prompt
+from icl import LogitModel, LRUByteCache, Model, Prompt, Request
 
 BATCH = 16
 

@@ -1,1 +1,5 @@
 """Tasks: sources of queries and support pools, one file each."""
+
+from icl.lazy_exports import lazy_exports
+
+__getattr__, __dir__, __all__ = lazy_exports(__name__)

@@ -18,12 +18,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from icl.errors import DataError
-from icl.images import Image
+from icl import DataError, Example, Image, Pool, SharedPoolTask, limited_choice
 from icl.registry import Fraction, PositiveInt, component, parameter
-from icl.tasks.base import Pool, SharedPoolTask, divide_by_group, limited_choice
-from icl.tasks.cell_values import RelativePaths
-from icl.types import Example
+from icl.tasks import RelativePaths, divide_by_group
 
 Part = Literal["generative", "discriminative", "existence", "attribute", "relation"]
 FILES: Mapping[Part, str] = {

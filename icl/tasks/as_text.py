@@ -13,14 +13,10 @@ Differs from the released code in the tasks, which are generated here, and in th
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
-from icl.errors import DataError
-from icl.images import Image
-from icl.registry import NestedComponent, component
-from icl.tasks.base import AlteredTask, Task
-from icl.tasks.generated.drawing import DigitImage, Drawing, PlacedShapes
+from icl import DataError, Example, Image, NestedComponent, Task, component
+from icl.tasks.base import AlteredTask
+from icl.tasks.generated import PLACES, DigitImage, Drawing, ImageFacts, PlacedShapes
 from icl.tasks.generated.wording import NUMBER_WORDS, caption, plural, with_article
-from icl.tasks.generated.world import PLACES, ImageFacts
-from icl.types import Example
 
 
 @component("task", "as_text")

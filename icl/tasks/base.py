@@ -15,9 +15,8 @@ from weakref import WeakKeyDictionary
 import numpy as np
 from numpy.typing import NDArray
 
-from icl.errors import DataError
+from icl import DataError, Example
 from icl.streams import StreamKey, query_numbers
-from icl.types import Example
 
 Hashes = NDArray[np.uint64]
 

@@ -10,9 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from icl.errors import DataError
-from icl.images import Image, decode_image, open_image_file
-from icl.loading import SEARCH_FOLDERS, search_candidates
+from icl import SEARCH_FOLDERS, DataError, Image, decode_image, open_image_file, search_candidates
 from icl.tasks.source import BUILDERS, DataSource
 
 if TYPE_CHECKING:

@@ -17,12 +17,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from icl.errors import DataError
-from icl.images import Image
+from icl import DataError, Example, Image, Pool, SharedPoolTask, nested_choice
 from icl.registry import Fraction, PositiveInt, component, parameter
-from icl.tasks.base import Pool, SharedPoolTask, nested_choice
 from icl.tasks.cell_values import RelativePaths
-from icl.types import Example
 
 QuestionType = Literal["multiple-choice", "multiple-response", "fill-in-the-blank"]
 KEYS = ("id", "type", "question_info", "answer", "images")

@@ -18,21 +18,11 @@ from dataclasses import dataclass
 from string import Formatter
 from typing import TYPE_CHECKING, Any, Literal
 
-from icl.errors import ConfigError, DataError, did_you_mean
-from icl.images import Image
+from icl import ConfigError, DataError, Example, Image, OptionListing, did_you_mean
 from icl.option_listing import without_letters
-from icl.tasks.cell_values import (
-    cell_images,
-    image_at_path,
-    image_keys,
-    image_part,
-    parse_list,
-    text_of,
-    video_frames,
-)
+from icl.tasks.cell_values import cell_images, image_at_path, image_keys, image_part, parse_list, text_of, video_frames
 from icl.tasks.source import DataSource
 from icl.text.object_mentions import shipped_vocabulary
-from icl.types import Example, OptionListing
 
 if TYPE_CHECKING:
     from datasets import Dataset

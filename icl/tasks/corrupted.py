@@ -15,13 +15,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 from annotated_types import Ge, Le
 
+from icl import ConfigError, Example, Image, StreamKey, Task, did_you_mean
 from icl.edits import Edit, build_edit
-from icl.errors import ConfigError, did_you_mean
-from icl.images import Image
 from icl.registry import NestedComponent, component, describe, entries
-from icl.streams import StreamKey
-from icl.tasks.base import AlteredTask, Task
-from icl.types import Example
+from icl.tasks.base import AlteredTask
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PILImage

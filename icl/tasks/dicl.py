@@ -26,11 +26,9 @@ from typing import Annotated
 
 import numpy as np
 
+from icl import ConfigError, DataError, Example, Pool, SeveralPoolsTask, Task
 from icl import parameter_files as files
-from icl.errors import ConfigError, DataError
 from icl.registry import NestedComponent, PositiveInt, component
-from icl.tasks.base import Pool, SeveralPoolsTask, Task
-from icl.types import Example
 
 Probabilities = Mapping[str, Mapping[str, float]]
 

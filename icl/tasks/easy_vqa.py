@@ -10,11 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
-from icl.errors import DataError
-from icl.images import Image
-from icl.registry import PositiveInt, component, parameter
-from icl.tasks.base import Pool, SharedPoolTask, limited_choice
-from icl.types import Example
+from icl import DataError, Example, Image, Pool, PositiveInt, SharedPoolTask, component, limited_choice, parameter
 
 QuestionType = Literal["yes/no", "shape", "color"]
 

@@ -18,12 +18,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
-from icl.parameter_files import expand_user
-from icl.registry import PositiveInt, component, parameter
-from icl.streams import StreamKey
-from icl.tasks.base import Pool, SharedPoolTask, nested_choice
+from icl import Example, Pool, PositiveInt, SharedPoolTask, StreamKey, component, expand_user, nested_choice, parameter
 from icl.tasks.drawings.emoji import PACKAGES, STYLES, Style, load_emoji, same_vendor
-from icl.types import Example
 
 if TYPE_CHECKING:
     pass

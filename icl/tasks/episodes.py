@@ -26,13 +26,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
-from icl.errors import DataError, did_you_mean
+from icl import DataError, Example, Pool, SeveralPoolsTask, did_you_mean, limited_choice
 from icl.registry import PositiveInt, component, later_parameter, parameter, renamed_values
-from icl.tasks.base import Pool, SeveralPoolsTask, limited_choice
-from icl.tasks.cell_values import RelativePaths, text_of
-from icl.tasks.columns import ColumnMapping, read_examples
-from icl.tasks.source import DataSource, former_id, open_source
-from icl.types import Example
+from icl.tasks import ColumnMapping, DataSource, RelativePaths, former_id, open_source, read_examples, text_of
 
 
 @component("task", "episodes")

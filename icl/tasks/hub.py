@@ -39,15 +39,12 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge, Le
 
-from icl.errors import ConfigError, DataError
-from icl.option_listing import LETTERED
+from icl import LETTERED, ConfigError, DataError, Example, OptionListing
 from icl.registry import Fraction, PositiveInt, component, later_parameter, parameter, renamed_values
-from icl.tasks.base import Pool, SharedPoolTask, connected_components, divide_by_group, limited_choice, nested_choice
-from icl.tasks.cell_values import RelativePaths, text_of
+from icl.tasks import PRESETS, RelativePaths, connected_components, divide_by_group, text_of
+from icl.tasks.base import Pool, SharedPoolTask, limited_choice, nested_choice
 from icl.tasks.columns import AnswerIs, ColumnMapping, group_name, read_examples, row_image_keys, short_columns
-from icl.tasks.presets import PRESETS
 from icl.tasks.source import DEFAULT_SPLIT, DataSource, former_id, open_source
-from icl.types import Example, OptionListing
 
 Text = str | bool | int | float
 ListOptions = Literal["letters", "texts", "none"]

@@ -15,14 +15,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from icl.errors import DataError
-from icl.images import Image
-from icl.registry import PositiveInt, component, parameter
-from icl.streams import StreamKey
+from icl import DataError, Example, Image, PositiveInt, StreamKey, component, parameter
 from icl.tasks.base import Pool, SeveralPoolsTask, limited_choice
 from icl.tasks.cell_values import RelativePaths
 from icl.tasks.generated.episode import shuffled
-from icl.types import Example
 
 KEYS = ("image_name", "label_name", "positive_list", "positive_promt", "negative_list", "negative_promt")
 QUESTION = "What is in the image?"

@@ -21,16 +21,12 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from icl.errors import ConfigError
+from icl import SEARCH_FOLDERS, ConfigError, Example, Image, Pool, SharedPoolTask, limited_choice
 from icl.harness.loaded_task import LoadedTask, TaskDocument, check_kind, load_task
 from icl.harness.task_file import TaskFile, find_task_file
-from icl.images import Image
-from icl.loading import SEARCH_FOLDERS
 from icl.registry import Fraction, PositiveInt, component, parameter
-from icl.tasks.base import Pool, SharedPoolTask, connected_components, divide_by_group, limited_choice
-from icl.tasks.cell_values import image_keys
+from icl.tasks import connected_components, divide_by_group, image_keys
 from icl.tasks.source import DataSource, encoded
-from icl.types import Example
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PILImage

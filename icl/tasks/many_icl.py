@@ -15,12 +15,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
-from icl.errors import DataError
-from icl.images import Image
-from icl.registry import PositiveInt, component, parameter
-from icl.tasks.base import Pool, SharedPoolTask, limited_choice
+from icl import DataError, Example, Image, Pool, PositiveInt, SharedPoolTask, component, limited_choice, parameter
 from icl.tasks.cell_values import RelativePaths
-from icl.types import Example
 
 
 @component("task", "many_icl")

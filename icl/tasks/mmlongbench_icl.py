@@ -14,14 +14,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from icl.errors import DataError
-from icl.images import Image
-from icl.registry import PositiveInt, component, parameter
-from icl.streams import StreamKey
+from icl import DataError, Example, Image, PositiveInt, StreamKey, component, parameter
 from icl.tasks.base import Pool, SeveralPoolsTask, limited_choice
 from icl.tasks.cell_values import RelativePaths
 from icl.tasks.generated.episode import choice, shuffled
-from icl.types import Example
 
 QUESTION = "What is the label of this image?"
 

@@ -15,9 +15,7 @@ from functools import cached_property
 from typing import Annotated
 from weakref import WeakKeyDictionary
 
-from icl.registry import NestedComponent, component
-from icl.tasks.base import Pool, Task
-from icl.types import Example
+from icl import Example, NestedComponent, Pool, Task, component
 
 
 @component("task", "other_support")

@@ -28,10 +28,7 @@ from functools import cached_property
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
-from icl.errors import DataError, did_you_mean
-from icl.hub_errors import hub_problem
-from icl.loading import search_candidates
-from icl.quiet_progress import SMALL_SOURCE_BYTES, hide_datasets_progress
+from icl import SMALL_SOURCE_BYTES, DataError, did_you_mean, hide_datasets_progress, hub_problem, search_candidates
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -22,14 +22,10 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
-from icl.errors import ConfigError, DataError
-from icl.images import Image
-from icl.registry import PositiveInt, component, parameter
-from icl.streams import StreamKey
+from icl import ConfigError, DataError, Example, Image, PositiveInt, StreamKey, component, parameter
 from icl.tasks.base import Pool, SeveralPoolsTask, limited_choice
 from icl.tasks.cell_values import RelativePaths
 from icl.tasks.generated.episode import shuffled
-from icl.types import Example
 
 IMAGE_ANSWERS = ("open_t2i_mi", "fast_attr_t2i", "fast_count_t2i", "operator_induction_t2i")
 """Tasks of the release with an image as the answer."""

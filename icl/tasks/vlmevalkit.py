@@ -26,13 +26,11 @@ from pathlib import Path
 from string import ascii_uppercase
 from typing import TYPE_CHECKING
 
+from icl import SEARCH_FOLDERS, Example, Image, OptionListing, decode_image, search_candidates
 from icl.errors import ConfigError, DataError, did_you_mean
-from icl.images import Image, decode_image
-from icl.loading import SEARCH_FOLDERS, search_candidates
 from icl.registry import Fraction, PositiveInt, component, parameter
-from icl.tasks.base import Pool, SharedPoolTask, connected_components, divide_by_group, limited_choice
-from icl.tasks.cell_values import parse_list
-from icl.types import Example, OptionListing
+from icl.tasks import connected_components, divide_by_group, parse_list
+from icl.tasks.base import Pool, SharedPoolTask, limited_choice
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PILImage

@@ -10,13 +10,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
-from icl.errors import ConfigError, DataError
+from icl import ConfigError, DataError, Example, Pool, SharedPoolTask, StreamKey, nested_choice
 from icl.registry import Fraction, PositiveInt, component, later_parameter
-from icl.streams import StreamKey
-from icl.tasks.base import Pool, SharedPoolTask, nested_choice
-from icl.tasks.cell_values import RelativePaths, cell_images, text_of
-from icl.tasks.source import DataSource, open_source
-from icl.types import Example
+from icl.tasks import DataSource, RelativePaths, cell_images, open_source, text_of
 
 COLUMNS = ("image_0", "image_1", "caption_0", "caption_1")
 

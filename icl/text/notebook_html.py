@@ -6,8 +6,7 @@ import io
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from icl.errors import ImageError, strip_control_characters
-from icl.images import Image
+from icl import Image, ImageError, strip_control_characters
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PILImage

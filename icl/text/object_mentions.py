@@ -18,8 +18,7 @@ from functools import cached_property, lru_cache
 from importlib.resources import files
 from typing import Any
 
-from icl.errors import DataError
-from icl.types import Example
+from icl import DataError, Example
 
 Name = tuple[str, ...]
 """The words of a name in the singular."""

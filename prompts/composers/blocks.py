@@ -19,12 +19,8 @@ No released code was compared.
 from dataclasses import dataclass
 from typing import Literal
 
-from icl import spans
-from icl.registry import component
-from icl.types import Context, Demo, Part, Query, Turn
-from prompts import pieces
-from prompts.base import BaseComposer
-from prompts.pieces import Level
+from icl import Context, Demo, Part, Query, Turn, component, spans
+from prompts import BaseComposer, Level, pieces
 
 
 @component("composer", "blocks")

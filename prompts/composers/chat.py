@@ -7,12 +7,8 @@ The number of shots is the number of assistant turns. The instruction occurs onc
 
 from dataclasses import dataclass
 
-from icl import spans
-from icl.registry import component
-from icl.types import Context, Demo, Part, Query, Turn
-from prompts import pieces
-from prompts.base import BaseComposer
-from prompts.pieces import First, Level
+from icl import Context, Demo, Part, Query, Turn, component, spans
+from prompts import BaseComposer, First, Level, pieces
 
 
 @component("composer", "chat")

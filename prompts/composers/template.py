@@ -30,16 +30,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from icl import ConfigError, Image, StreamKey, component, spans
 from icl import parameter_files as files
-from icl import spans
-from icl.errors import ConfigError
-from icl.images import Image
-from icl.registry import component
-from icl.streams import StreamKey
 from icl.types import Context, Demo, Example, Part, Query, Role, Turn
-from prompts import pieces
-from prompts.base import BaseComposer
-from prompts.pieces import Level
+from prompts import BaseComposer, Level, pieces
 
 if TYPE_CHECKING:
     from jinja2 import Template as Compiled

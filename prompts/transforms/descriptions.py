@@ -20,8 +20,7 @@ from icl import (
     spans,
 )
 from icl import parameter_files as files
-from icl.models.answer_likelihood import demo_prompt
-from icl.models.short_answers import answers
+from icl.models import answers, demo_prompt
 from icl.tasks.base import Pool
 from icl.types import Where
 from prompts import change_examples, sort_by_rank

@@ -7,9 +7,8 @@ from typing import Annotated, ClassVar
 
 import numpy as np
 
-from icl import ConfigError, Example, Fraction, NestedComponent, PlanError, Pool, Query, component
-from retrievers import EmbeddingSource, PoolFitted, TextField, demo_text, open_source, reads
-from retrievers.base import Embedder, Vectors, normalize_rows
+from icl import ConfigError, Embedder, Example, Fraction, NestedComponent, PlanError, Pool, Query, component
+from retrievers import EmbeddingSource, PoolFitted, TextField, Vectors, demo_text, normalize_rows, open_source, reads
 
 
 @component("embedder", "paired")

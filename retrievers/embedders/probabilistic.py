@@ -19,8 +19,7 @@ from annotated_types import Ge, Gt, Le
 from icl import ConfigError, Count, DataError, Example, NestedComponent, NonNegative, Query, component, expand_user
 from icl.parameter_files import pin_file
 from icl.tasks.base import Pool
-from retrievers import Embedder, EmbeddingSource, Vectors, demo_text, open_source, reads
-from retrievers.machinery.trained_heads import check_embedder
+from retrievers import Embedder, EmbeddingSource, Vectors, check_embedder, demo_text, open_source, reads
 from retrievers.machinery.variance_heads import (
     MAX_LOG_DEVIATION,
     MIN_LOG_DEVIATION,

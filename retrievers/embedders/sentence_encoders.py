@@ -110,8 +110,7 @@ class SentenceTransformers(PlacedEmbedder):
 
 @lru_cache(maxsize=2)
 def _load(path: str, placement: EmbedderPlacement) -> Any:
-    from icl.models.checkpoint_errors import FAILURES, reason
-    from icl.models.optional_packages import import_optional
+    from icl.models import FAILURES, import_optional, reason
 
     module = import_optional("sentence_transformers", "embedder 'sentence_transformers'", "sentence-transformers")
     try:

@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from retrievers.base import Vectors
-from retrievers.machinery.similarity import VectorIndex
+from retrievers import VectorIndex, Vectors
 
 LINKS, BUILD, BEAM = 32, 200, 48
 """HNSW: links per row, beam of the build, beam of the search."""

@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from icl import Image, Model, ModelError, expand_user
+from icl import Image, Model, ModelError, expand_user, hide_transformers_progress
 from icl.models.hf.device_placement import has_cuda, resolve_device
-from icl.quiet_progress import hide_transformers_progress
 from retrievers.base import Vectors, stack_batches
 
 if TYPE_CHECKING:

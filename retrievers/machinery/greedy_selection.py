@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 
 from icl import LogitModel, Pool, PositiveInt, Query, RetrievedExample, StreamKey
 from icl.models.answer_likelihood import demo_prompt, entropy, options_of, probabilities, scorer
-from retrievers.base import FittedRetriever, Resources
-from retrievers.machinery.similarity import FittedSimilarity, ModalityRetriever, Neighbors, fit_similarity
+from retrievers import FittedRetriever, FittedSimilarity, ModalityRetriever, Neighbors, Resources, fit_similarity
 
 Array = NDArray[np.floating]
 

@@ -18,11 +18,10 @@ from weakref import WeakKeyDictionary
 import numpy as np
 from numpy.typing import NDArray
 
-from icl import ConfigError, DataError, Example, Fraction, NestedComponent, Pool, Query, RetrievedExample
-from retrievers.base import EXCLUDE_LEAKS, Embedder, LeakPolicy, Resources, RetrievedDemos, Vectors, all_images
+from icl import ConfigError, DataError, Embedder, Example, Fraction, NestedComponent, Pool, Query, RetrievedExample
+from retrievers import Array, Encoder, PartMatches
+from retrievers.base import EXCLUDE_LEAKS, LeakPolicy, Resources, RetrievedDemos, Vectors, all_images
 from retrievers.machinery.embeddings import EmbeddingCache, shared_cache
-from retrievers.machinery.encoder import Encoder
-from retrievers.machinery.greedy_selection import Array, PartMatches
 
 PartVectors = tuple[Vectors, ...]
 """[N, P, D] for each modality that is compared."""

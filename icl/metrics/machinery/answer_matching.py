@@ -8,11 +8,10 @@ import re
 import unicodedata
 from functools import lru_cache
 
-from icl.metrics.machinery.answer_extraction import extract_answer
+from icl import normalize_text, singular
+from icl.metrics import extract_answer, is_number, normalize_vqa, parse_numbers
 from icl.metrics.machinery.option_letters import LETTERS, chosen_by_place, is_letter
 from icl.metrics.machinery.quantities import canonical_quantities, stated_number
-from icl.metrics.normalize import is_number, normalize_text, normalize_vqa, parse_numbers
-from icl.text.object_mentions import singular
 
 _HEDGE = (
     r"(?:maybe|perhaps|probably|possibly|likely|most likely|clearly|definitely|certainly|actually|approximately|about"

@@ -22,12 +22,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, TypedDict
 
-from icl.errors import ConfigError, did_you_mean
-from icl.metrics.base import Better
+from icl import Better, ConfigError, canonical_digest, did_you_mean, split_reasoning
 from icl.parameter_files import cache_folder, find, pin, read
 from icl.registry import NestedComponent, PositiveInt, component
-from icl.text.json_text import canonical_digest
-from icl.text.reasoning_blocks import split_reasoning
 from icl.types import Example, Generation, Part, Prompt, Turn
 
 PROMPTS = Path(__file__).parent / "judge_prompts"

@@ -3,11 +3,8 @@
 import math
 from collections.abc import Mapping
 
-from icl.metrics.machinery.answer_matching import contains_answer
-from icl.metrics.machinery.yes_no import asks_yes_no, read_yes_no
-from icl.metrics.normalize import normalize_text
-from icl.option_listing import in_texts
-from icl.types import Example, Generation
+from icl import Example, Generation, in_texts, normalize_text
+from icl.metrics import asks_yes_no, contains_answer, read_yes_no
 
 
 def named_option(output: str, options: tuple[str, ...]) -> str | None:

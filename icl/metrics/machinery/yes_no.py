@@ -14,13 +14,8 @@ import re
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from icl.metrics.base import Better
-from icl.metrics.machinery.answer_extraction import extract_answer
-from icl.metrics.machinery.option_letters import chosen_by_place
-from icl.metrics.normalize import normalize_text
-from icl.registry import component
-from icl.text.object_mentions import singular
-from icl.types import Example, Generation
+from icl import Better, Example, Generation, component, normalize_text, singular
+from icl.metrics import chosen_by_place, extract_answer
 
 YesNo = Literal["yes", "no"]
 

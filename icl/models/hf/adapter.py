@@ -12,9 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from icl.errors import ModelError
-from icl.parameter_files import expand_user
-from icl.text.json_text import canonical_bytes, parse_json
+from icl import ModelError, canonical_bytes, expand_user, parse_json
 
 CONFIG = "adapter_config.json"
 WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")

@@ -7,8 +7,7 @@ from typing import TypeVar
 
 import torch
 
-from icl.errors import ICLError, ModelError
-from icl.memory import BatchLimit, first_line, is_out_of_memory
+from icl import BatchLimit, ICLError, ModelError, first_line, is_out_of_memory
 
 V = TypeVar("V")
 T = TypeVar("T")

@@ -8,13 +8,10 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
-from icl.errors import ModelError, did_you_mean
+from icl import SMALL_SOURCE_BYTES, ModelError, did_you_mean, expand_user, hide_transformers_progress, parse_json_object
 from icl.models.hf import conventions
 from icl.models.hf.text_processor import TextProcessor, plain_text
 from icl.models.hub_model import HubModel, indexed_names
-from icl.parameter_files import expand_user
-from icl.quiet_progress import SMALL_SOURCE_BYTES, hide_transformers_progress
-from icl.text.json_text import parse_json_object
 
 TINY = Path(__file__).resolve().parent.parent / "tiny" / "checkpoints" / "vlm"
 

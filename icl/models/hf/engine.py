@@ -7,20 +7,14 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from icl.errors import ModelError
-from icl.memory import BatchLimit
-from icl.models.hf import conventions, device_placement, quantization, self_check
-from icl.models.hf.batch_halving import free
+from icl import BatchLimit, ModelError, Prompt, StateObserver
+from icl.models.hf import HFSession, Prefiller, conventions, device_placement, free, quantization, self_check
 from icl.models.hf.counters import ModelCounters
 from icl.models.hf.device_placement import cuda_problem
 from icl.models.hf.image_encoder import ImageEncoder
 from icl.models.hf.language_model import LanguageModel
 from icl.models.hf.memory import DEFAULT_BUDGETS, MemoryBudgets, decoder_shape, measured_budgets, model_memories
-from icl.models.hf.prefill import Prefiller
 from icl.models.hf.prompt_encoding import PromptEncoder
-from icl.models.hf.session import HFSession
-from icl.models.interventions import StateObserver
-from icl.types import Prompt
 
 if TYPE_CHECKING:
     from icl.models.hf.model import HF

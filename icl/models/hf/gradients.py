@@ -21,16 +21,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from icl.errors import ModelError
-from icl.memory import report_out_of_memory
-from icl.models.hf.attention_calls import AttentionCall, Route
-from icl.models.hf.batch_halving import free
-from icl.models.hf.language_model import EncodedPrompt, LanguageModel
+from icl import Intervention, ModelError, Prompt, report_out_of_memory
+from icl.models.hf import AttentionCall, EncodedPrompt, ForwardEdits, LanguageModel, Route, free, row_edit
 from icl.models.hf.memory import gib, model_memories
-from icl.models.hf.row_edits import ForwardEdits
-from icl.models.hf.token_ranges import row_edit
-from icl.models.interventions import Intervention
-from icl.types import Prompt
 
 if TYPE_CHECKING:
     from icl.models.hf.model import HF

@@ -9,14 +9,10 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from icl.errors import ModelError
-from icl.models.hf.batch_halving import run_within_limit
-from icl.models.hf.language_model import EncodedPrompt, LanguageModel
+from icl import ModelError, Prompt, Site, Where
+from icl.models.hf import EncodedPrompt, LanguageModel, PromptEncoder, run_within_limit
 from icl.models.hf.prefill import cut
-from icl.models.hf.prompt_encoding import PromptEncoder
 from icl.models.hf.token_ranges import text_tokens
-from icl.models.interventions import Site, Where
-from icl.types import Prompt
 
 T = TypeVar("T")
 

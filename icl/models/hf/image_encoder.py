@@ -13,13 +13,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from icl.lru_cache_bytes import LRUByteCache
-from icl.memory import BatchLimit, moved_to_device
-from icl.models.hf.batch_halving import run_within_limit
-from icl.models.hf.counters import ModelCounters
-from icl.models.hf.device_placement import execution_device
+from icl import BatchLimit, LRUByteCache, moved_to_device
+from icl.models.hf import ImageProcessor, ModelCounters, execution_device, run_within_limit
 from icl.models.hf.image_features import EncodedImage, Key, slice_field
-from icl.models.hf.image_processing import ImageProcessor
 from icl.models.hf.memory import TOWER_IMAGES, UNBOUNDED, tower_sizes
 
 if TYPE_CHECKING:

@@ -15,12 +15,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from icl.errors import ModelError
-from icl.lru_cache_bytes import LRUByteCache
+from icl import LRUByteCache, ModelError
 from icl.models.checkpoint_errors import FAILURES, reason
-from icl.models.hf.conventions import image_placeholder
-from icl.models.hf.image_features import Key, nbytes, slice_field
-from icl.models.hf.memory import TOWER_IMAGES
+from icl.models.hf import TOWER_IMAGES, Key, image_placeholder, nbytes, slice_field
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PILImage

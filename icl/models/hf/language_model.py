@@ -10,18 +10,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from icl.errors import ModelError
-from icl.memory import BatchLimit, copied_to_device
-from icl.models.hf import layers, step_arguments
+from icl import BatchLimit, ModelError, copied_to_device
+from icl.models.hf import DEFAULT_BUDGETS, DecoderSites, HFSession, ModelCounters, layers, step_arguments
 from icl.models.hf.batch_halving import run_within_limit
-from icl.models.hf.counters import ModelCounters
 from icl.models.hf.device_placement import execution_device
 from icl.models.hf.image_features import EncodedImage, vision_arguments
 from icl.models.hf.layers import mask_of_rows, pad_chunks
-from icl.models.hf.memory import DEFAULT_BUDGETS
 from icl.models.hf.row_edits import ForwardEdits, RowEdit
-from icl.models.hf.session import HFSession
-from icl.models.hf.sites import DecoderSites
 
 if TYPE_CHECKING:
     from icl.models.hf.session import HFSession

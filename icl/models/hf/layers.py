@@ -20,8 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from icl.errors import ModelError
-from icl.memory import RowIndex, copied_to_device
+from icl import ModelError, RowIndex, copied_to_device
 from icl.models.hf import shared_prefix, step_arguments
 from icl.models.hf.shared_prefix import Place, SharedPrefixLayer
 from icl.models.hf.step_arguments import CrossAttentionLayer, PromptLayer

@@ -48,8 +48,7 @@ from typing import TYPE_CHECKING, Any
 
 from icl.errors import ModelError
 from icl.memory import host_memory
-from icl.models.hf import conventions
-from icl.models.hf.device_placement import execution_device
+from icl.models.hf import conventions, execution_device
 
 if TYPE_CHECKING:
     import torch

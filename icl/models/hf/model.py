@@ -7,33 +7,22 @@ from datetime import date
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast, get_args
 
+from icl import END, LogitModel, LRUByteCache, Prompt, Session, Where, canonical_digest, steer
 from icl.errors import ConfigError, ModelError, did_you_mean
-from icl.lru_cache_bytes import LRUByteCache
-from icl.models.base import LogitModel, Session
 from icl.models.hf.device_placement import TYPES
-from icl.models.interventions import END, Where, steer
 from icl.registry import Count, NonNegative, PositiveInt, component, later_parameter
-from icl.text.json_text import canonical_digest
-from icl.types import Prompt
 
 if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
-    from icl.images import Image
-    from icl.models.hf.adapter import LoraAdapter
+    from icl import Image, Intervention, ReasoningMarkers, Site, StateObserver
+    from icl.models.hf import Checkpoint, DecoderSites, HFSession, LoraAdapter, PromptRenderer, TemplateFacts
     from icl.models.hf.answer_decoding import AnswerDecoder
-    from icl.models.hf.checkpoint import Checkpoint
     from icl.models.hf.engine import HFEngine
     from icl.models.hf.image_processing import ImageProcessor
     from icl.models.hf.memory import MemoryNeeds, MemoryPlan, RequestSize
     from icl.models.hf.quantization import Quantization
-    from icl.models.hf.rendering import PromptRenderer
-    from icl.models.hf.session import HFSession
-    from icl.models.hf.sites import DecoderSites
-    from icl.models.hf.template_facts import TemplateFacts
-    from icl.models.interventions import Intervention, Site, StateObserver
-    from icl.text.reasoning_blocks import ReasoningMarkers
 
 CHOICE_KEYS = ("dtype", "quantize", "compute_dtype")
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
@@ -248,8 +237,7 @@ class HF(LogitModel):
     @property
     def plan_notes(self) -> tuple[str, ...]:
         """Notes on a quantized checkpoint, on its generation config, and on prompts."""
-        from icl.models.hf import prequantized
-        from icl.models.hf.checkpoint import penalty_notes
+        from icl.models.hf import penalty_notes, prequantized
 
         method = prequantized.method(self.checkpoint)
         packed = (prequantized.note(method),) if method else ()

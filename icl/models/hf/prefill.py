@@ -29,8 +29,7 @@ import torch
 from torch import Tensor
 
 from icl.memory import BatchLimit
-from icl.models.hf.batch_halving import run_within_limit
-from icl.models.hf.language_model import EncodedPrompt, LanguageModel
+from icl.models.hf import EncodedPrompt, LanguageModel, run_within_limit
 from icl.models.hf.session import HFSession, join_sessions
 
 MIN_SAVED_TOKENS = 48

@@ -21,8 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from icl.errors import ModelError
-from icl.text.json_text import parse_json
+from icl import ModelError, parse_json
 
 if TYPE_CHECKING:
     from icl.models.hf.checkpoint import Checkpoint

@@ -12,12 +12,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from icl.errors import ModelError
-from icl.images import Image
-from icl.memory import BatchLimit
-from icl.models.hf.counters import ModelCounters
-from icl.models.hf.image_encoder import ImageEncoder
-from icl.models.hf.image_features import EncodedImage
+from icl import BatchLimit, Image, ModelError
+from icl.models.hf import EncodedImage, ImageEncoder, ModelCounters
 
 if TYPE_CHECKING:
     from icl.models.hf.model import HF

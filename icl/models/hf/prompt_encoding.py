@@ -7,20 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from icl.errors import ModelError
-from icl.images import Image
-from icl.memory import moved_to_device
+from icl import Image, ModelError, Part, Prompt, StateObserver, Turn, moved_to_device
+from icl.models.hf import EncodedImage, EncodedPrompt, LanguageModel, TemplateRefusedError, messages, script, set_day
 from icl.models.hf.conventions import image_placeholder, image_token_problem, takes_interleaved_images
-from icl.models.hf.conversations import messages, script
 from icl.models.hf.image_encoder import ImageEncoder, on_model
-from icl.models.hf.image_features import EncodedImage
 from icl.models.hf.image_processing import ImageProcessor, pixel_name, without_pixel_edits
-from icl.models.hf.language_model import EncodedPrompt, LanguageModel
 from icl.models.hf.rendering import PromptRenderer, overrides_rendering
-from icl.models.hf.template_process import TemplateRefusedError
-from icl.models.hf.template_worker import set_day
-from icl.models.interventions import StateObserver
-from icl.types import Part, Prompt, Turn
 
 
 class PromptEncoder:

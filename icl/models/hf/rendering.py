@@ -12,10 +12,9 @@ from datetime import date, timedelta
 from functools import cached_property, lru_cache
 from typing import Any
 
-from icl.errors import ModelError
-from icl.lru_cache_bytes import LRUByteCache
+from icl import EmptyBlocks, LRUByteCache, ModelError, Part, Prompt, Turn
 from icl.models.chat_markers import check_markers, marker_pattern
-from icl.models.hf.conventions import image_placeholder
+from icl.models.hf import TextProcessor, argument_names, image_placeholder, set_day
 from icl.models.hf.conversations import (
     Message,
     Piece,
@@ -27,13 +26,9 @@ from icl.models.hf.conversations import (
     rendered_as_read,
     script,
 )
-from icl.models.hf.template_arguments import argument_names
 from icl.models.hf.template_facts import TemplateFacts, read_facts, with_empty_blocks
 from icl.models.hf.template_process import PROCESS, TemplateLimitError, TemplateRefusedError
-from icl.models.hf.template_worker import set_day
-from icl.models.hf.text_processor import TextProcessor
 from icl.text.reasoning_blocks import REASONING_MARKERS, ReasoningMarkers, opened_block, split_reasoning
-from icl.types import EmptyBlocks, Part, Prompt, Turn
 
 CACHED_TEXTS = 4096
 """Number of rendered texts in the cache."""

@@ -11,16 +11,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from icl.errors import ICLError, ModelError
-from icl.images import Image
-from icl.memory import is_out_of_memory
-from icl.models.hf import conventions, quantization
-from icl.models.hf.image_processing import ImageProcessor
+from icl import ICLError, Image, ModelError, Part, Prompt, Turn, is_out_of_memory
+from icl.models.hf import ImageProcessor, Prefiller, PromptRenderer, conventions, quantization
 from icl.models.hf.language_model import EncodedPrompt, LanguageModel
-from icl.models.hf.prefill import Prefiller
 from icl.models.hf.prompt_encoding import PromptEncoder, process_prompt
-from icl.models.hf.rendering import PromptRenderer
-from icl.types import Part, Prompt, Turn
 
 FAILURES = (TypeError, ValueError, AttributeError, KeyError, IndexError, RuntimeError, NotImplementedError, ICLError)
 """Exceptions of an architecture that does not support a feature."""

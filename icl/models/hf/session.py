@@ -26,17 +26,12 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor
 
-from icl.errors import ModelError
-from icl.memory import RowIndex, copied_to_device
-from icl.models.base import Session
-from icl.models.hf import layers
+from icl import ModelError, RowIndex, Session, copied_to_device
+from icl.models.hf import ForwardEdits, RowEdit, SharedPrefixLayer, concat_rows, layers
 from icl.models.hf.layers import mask_of_chunk, mask_of_rows, mask_of_step, pad_chunks
-from icl.models.hf.row_edits import ForwardEdits, RowEdit
-from icl.models.hf.shared_prefix import SharedPrefixLayer, concat_rows
 
 if TYPE_CHECKING:
-    from icl.models.hf.image_features import EncodedImage
-    from icl.models.hf.language_model import LanguageModel
+    from icl.models.hf import EncodedImage, LanguageModel
     from icl.models.interventions import TokenPart
 
 

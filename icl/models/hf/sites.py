@@ -32,9 +32,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from icl.errors import ModelError
+from icl import ModelError, Site
 from icl.models.hf.attention_calls import AttentionCall, Route, own_implementation, recomputed
-from icl.models.interventions import Site
 
 ATTENTION_NAMES = ("self_attn", "cross_attn", "attention", "attn")
 MIXER_NAMES = (*ATTENTION_NAMES, "linear_attn", "conv")

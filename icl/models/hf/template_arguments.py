@@ -9,8 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from icl.errors import ModelError, did_you_mean
-from icl.models.hf.conversations import as_strings
-from icl.models.hf.template_process import PROCESS, TemplateRefusedError
+from icl.models.hf import PROCESS, TemplateRefusedError, as_strings
 
 if TYPE_CHECKING:
     from icl.models.hf.rendering import PromptRenderer

@@ -10,18 +10,14 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from icl import spans
-from icl.errors import ModelError
+from icl import ModelError, Part, Prompt, canonical_digest, spans
 from icl.models.hf.language_model import EncodedPrompt
 from icl.models.hf.prefill import common_prefix_length
 from icl.models.hf.row_edits import ALL_KEYS, KeyRanges, RowEdit
 from icl.models.interventions import Intervention, Keys, PartEdit, ScoreIntervention, Site, StateObserver, Where
-from icl.text.json_text import canonical_digest
-from icl.types import Part, Prompt
 
 if TYPE_CHECKING:
-    from icl.models.hf.prompt_encoding import PromptEncoder
-    from icl.models.hf.sites import DecoderSites
+    from icl.models.hf import DecoderSites, PromptEncoder
 
 OTHERS = (".", "Z")
 """Texts that replace a part, to find its tokens. No word begins with the tokens of both."""

@@ -8,11 +8,9 @@ import hashlib
 import shutil
 from pathlib import Path
 
-from icl.errors import ModelError
+from icl import ModelError, cache_folder, canonical_digest
 from icl.models.cached_checkpoint import cached_checkpoint
 from icl.models.small.packages import LANGUAGE_MODEL, VISION_TOWER, check_packages, check_timm
-from icl.parameter_files import cache_folder
-from icl.text.json_text import canonical_digest
 
 LEARNED = Path(__file__).with_name("small.safetensors")
 FORMAT = 1

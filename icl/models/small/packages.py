@@ -7,8 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from icl.errors import ModelError
-from icl.models.cached_checkpoint import checksum
-from icl.models.optional_packages import import_optional, package_folder
+from icl.models import checksum, import_optional, package_folder
 from icl.models.small import efficientnet
 
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"

@@ -5,10 +5,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from icl.errors import ModelError
-from icl.images import Image
+from icl import Image, ModelError, Prompt
 from icl.models.hf.conventions import image_placeholder
-from icl.types import Prompt
 
 if TYPE_CHECKING:
     from icl.models.hf.model import HF

@@ -14,12 +14,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from icl.errors import ModelError
+from icl import ModelError, cache_folder, canonical_digest
 from icl.models.cached_checkpoint import cached_checkpoint
 from icl.models.hf.adapter import CONFIG, LoraAdapter
 from icl.models.hf.checkpoint import WEIGHTS, Checkpoint
-from icl.parameter_files import cache_folder
-from icl.text.json_text import canonical_digest
 
 if TYPE_CHECKING:
     from icl.models.hf.model import HF

@@ -6,10 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Literal
 
-from icl.errors import DataError
-from icl.registry import PositiveInt, component, parameter
-from icl.streams import StreamKey
-from icl.tasks.base import Pool
+from icl import DataError, Example, Pool, PositiveInt, StreamKey, component, parameter
 from icl.tasks.drawings.table import (
     DrawingRecord,
     NounSet,
@@ -20,9 +17,7 @@ from icl.tasks.drawings.table import (
     read_drawings,
     with_noun,
 )
-from icl.tasks.generated.episode import query_id, query_number, shuffled
-from icl.tasks.generated.wording import BINDING_QUESTIONS, NONCE
-from icl.types import Example
+from icl.tasks.generated import BINDING_QUESTIONS, NONCE, query_id, query_number, shuffled
 
 Names = Literal["made_up", "swapped", "real"]
 

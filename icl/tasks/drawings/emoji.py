@@ -16,8 +16,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
-from icl.errors import DataError
-from icl.images import Image, decode_image
+from icl import DataError, Image, decode_image
 from icl.tasks.drawings.catalog import SourceDrawing
 
 if TYPE_CHECKING:

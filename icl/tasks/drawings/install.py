@@ -24,8 +24,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from icl.errors import DataError
-from icl.limited_process import TIMED_OUT, LimitedProcess
+from icl import TIMED_OUT, DataError, LimitedProcess
 from icl.tasks.drawings.catalog import (
     COMMAND,
     OPENCLIPART,

@@ -6,9 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
-from icl.errors import ConfigError, DataError
-from icl.registry import PositiveInt, component, parameter
-from icl.streams import StreamKey
+from icl import ConfigError, DataError, Example, PositiveInt, StreamKey, component, parameter
 from icl.tasks.base import Pool, SharedPoolTask, nested_choice
 from icl.tasks.drawings.table import (
     DrawingRecord,
@@ -22,7 +20,6 @@ from icl.tasks.drawings.table import (
     read_drawings,
     with_noun,
 )
-from icl.types import Example
 
 Answer = Literal["noun", "category", "title"]
 QUESTIONS: Mapping[Answer, str] = {

@@ -7,10 +7,7 @@ from functools import cached_property
 
 import numpy as np
 
-from icl.errors import ConfigError, DataError
-from icl.registry import PositiveInt, component, parameter
-from icl.streams import StreamKey
-from icl.tasks.base import Pool, SharedPoolTask
+from icl import ConfigError, DataError, Example, Pool, PositiveInt, SharedPoolTask, StreamKey, component, parameter
 from icl.tasks.drawings.table import (
     DrawingRecord,
     SplitBy,
@@ -21,7 +18,6 @@ from icl.tasks.drawings.table import (
     read_drawings,
     with_noun,
 )
-from icl.types import Example
 
 QUESTION = "Which image shows another kind of thing than the others? Answer with its number."
 

@@ -7,11 +7,8 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from icl import Example, Image, StreamKey, cache_folder, expand_user, open_image_file
 from icl.errors import ConfigError, DataError, ImageError, did_you_mean
-from icl.images import Image, open_image_file
-from icl.parameter_files import cache_folder, expand_user
-from icl.streams import StreamKey
-from icl.types import Example
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PILImage

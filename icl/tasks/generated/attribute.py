@@ -9,14 +9,10 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Literal
 
-from icl.registry import component, later_parameter
-from icl.streams import StreamKey
-from icl.tasks.base import Pool
-from icl.tasks.generated.drawing import CONCEPT_SETS, Drawing
+from icl import Example, Pool, StreamKey, component, later_parameter
+from icl.tasks.generated import CONCEPT_SETS, SIZES, TEXTURES, Drawing
 from icl.tasks.generated.episode import BankTask, balanced_choice, choice, query_id, query_number, shuffled
 from icl.tasks.generated.wording import ATTRIBUTE_QUESTIONS, ATTRIBUTES
-from icl.tasks.generated.world import SIZES, TEXTURES
-from icl.types import Example
 
 
 @component("task", "attribute")

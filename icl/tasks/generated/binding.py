@@ -9,15 +9,10 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Literal
 
-from icl.errors import ConfigError
-from icl.registry import GeneratedCount, PositiveInt, component, parameter
-from icl.streams import StreamKey
-from icl.tasks.base import Pool
-from icl.tasks.generated.drawing import CONCEPT_SETS, Drawing
-from icl.tasks.generated.episode import choice, query_id, query_number, shuffled
+from icl import ConfigError, Example, GeneratedCount, Pool, PositiveInt, StreamKey, component, parameter
+from icl.tasks.generated import CONCEPT_SETS, Drawing, choice, query_id, query_number, shuffled
 from icl.tasks.generated.wording import ATTRIBUTE_WORDS, BINDING_QUESTIONS, HINTED_BINDING_QUESTIONS, NONCE
 from icl.tasks.generated.world import MAX_COUNT, SIZES, TEXTURES
-from icl.types import Example
 
 By = Literal["pair", "color", "shape", "texture", "size", "count"]
 Value = str | int | tuple[str, str]

@@ -3,12 +3,9 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from icl.registry import GeneratedCount, component, parameter
-from icl.tasks.generated.drawing import groups_of, noun, scene
-from icl.tasks.generated.episode import NumberedTask, Split
+from icl import Example, GeneratedCount, component, parameter
+from icl.tasks.generated import CONCEPTS, NumberedTask, Split, groups_of, noun, scene
 from icl.tasks.generated.wording import CAPTION_QUESTIONS, caption
-from icl.tasks.generated.world import CONCEPTS
-from icl.types import Example
 
 VOCABULARY = tuple(noun(concept) for concept in CONCEPTS)
 """Every object that a caption can name: the vocabulary of CHAIR."""

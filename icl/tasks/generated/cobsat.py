@@ -17,14 +17,9 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Literal
 
-from icl.errors import ConfigError
-from icl.registry import GeneratedCount, component, parameter
-from icl.streams import StreamKey
-from icl.tasks.base import Pool
-from icl.tasks.generated.drawing import Drawing
-from icl.tasks.generated.episode import balanced_choice, choice, query_id, query_number, shuffled
+from icl import ConfigError, Example, GeneratedCount, Pool, StreamKey, component, parameter
+from icl.tasks.generated import Drawing, balanced_choice, choice, query_id, query_number, shuffled
 from icl.tasks.generated.wording import VALUES
-from icl.types import Example
 
 Attribute = Literal["color", "texture", "size"]
 

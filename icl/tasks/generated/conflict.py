@@ -22,16 +22,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
-from icl.errors import ConfigError
-from icl.registry import GeneratedCount, component, parameter
-from icl.streams import StreamKey
-from icl.tasks.base import Pool
-from icl.tasks.generated.drawing import CONCEPT_SETS, Drawing, noun
+from icl import ConfigError, Example, GeneratedCount, Pool, StreamKey, component, parameter
+from icl.tasks.generated import COLORS, CONCEPT_SETS, SHAPES, Concept, Drawing, noun
 from icl.tasks.generated.episode import choice, query_id, query_number, shuffled
 from icl.tasks.generated.printed_words import LabeledDrawing
 from icl.tasks.generated.wording import PLAIN_COLOR_QUESTIONS, PLAIN_SHAPE_QUESTIONS, with_article
-from icl.tasks.generated.world import COLORS, SHAPES, Concept
-from icl.types import Example
 
 Mode = Literal["text", "image", "recognize"]
 By = Literal["color", "shape"]

@@ -15,12 +15,10 @@ from typing import Annotated, ClassVar, Literal
 
 from annotated_types import Ge, Le
 
+from icl import Example, GeneratedCount, StreamKey, component, parameter
 from icl.edits.mark import RegionMarks
-from icl.registry import GeneratedCount, component, parameter
-from icl.streams import StreamKey
 from icl.tasks.generated.drawing import CELLS, CONCEPT_SETS, PlacedShapes, cell_box
 from icl.tasks.generated.episode import NumberedTask, Split, balanced_choice, shuffled
-from icl.types import Example
 
 QUESTION = "which number in the second image marks the shape in the box of the first?"
 

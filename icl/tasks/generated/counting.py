@@ -8,11 +8,8 @@ induction (Zong et al., ICLR 2025), whose rule is always to count.
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from icl.errors import ConfigError
-from icl.registry import GeneratedCount, component, parameter
-from icl.streams import StreamKey
-from icl.tasks.generated.drawing import Drawing, groups_of, scene
-from icl.tasks.generated.episode import NumberedTask, Split, balanced_choice, shuffled
+from icl import ConfigError, Example, GeneratedCount, StreamKey, component, parameter
+from icl.tasks.generated import Drawing, NumberedTask, Split, balanced_choice, groups_of, scene, shuffled
 from icl.tasks.generated.wording import (
     ATTRIBUTE_WORDS,
     BARE_QUESTIONS,
@@ -24,7 +21,6 @@ from icl.tasks.generated.wording import (
     plural,
 )
 from icl.tasks.generated.world import COLORS, CONCEPTS, MAX_TOTAL, SHAPES, ImageFacts
-from icl.types import Example
 
 Word = tuple[str | None, str | None]
 TRIES = 40  # attempts to draw a scene with the target number; then any is used

@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from icl.images import Image
-from icl.streams import StreamKey
+from icl import Image, StreamKey
 from icl.tasks.generated.ink import SIDE, ZOOM, paint_shape
 from icl.tasks.generated.world import (
     COLORS,

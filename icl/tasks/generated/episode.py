@@ -8,11 +8,7 @@ from typing import ClassVar, Literal, TypeVar
 
 import numpy as np
 
-from icl.errors import ConfigError, DataError
-from icl.registry import GeneratedCount, parameter
-from icl.streams import StreamKey
-from icl.tasks.base import Pool, SharedPoolTask
-from icl.types import Example
+from icl import ConfigError, DataError, Example, GeneratedCount, Pool, SharedPoolTask, StreamKey, parameter
 
 T = TypeVar("T")
 Split = Literal["query", "pool"]

@@ -16,14 +16,10 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from icl.errors import ConfigError
-from icl.registry import Fraction, GeneratedCount, PositiveInt, component, parameter
-from icl.streams import StreamKey
-from icl.tasks.generated.drawing import groups_of, noun, scene
-from icl.tasks.generated.episode import NumberedTask, Split, shuffled
+from icl import ConfigError, Example, Fraction, GeneratedCount, PositiveInt, StreamKey, component, parameter
+from icl.tasks.generated import NumberedTask, Split, groups_of, noun, scene, shuffled
 from icl.tasks.generated.wording import EXISTENCE_QUESTIONS, with_article
 from icl.tasks.generated.world import CONCEPTS, MAX_GROUPS, Concept, companion, popularity
-from icl.types import Example
 
 FREQUENT = 10  # number of the most frequent absent objects that 'popular' draws from
 Sampling = Literal["random", "popular", "adversarial"]

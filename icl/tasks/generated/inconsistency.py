@@ -14,12 +14,9 @@ from typing import Annotated, ClassVar, Literal
 
 from annotated_types import Ge, Le
 
+from icl import Example, GeneratedCount, StreamKey, component, parameter
 from icl.edits.mark import RegionMarks
-from icl.registry import GeneratedCount, component, parameter
-from icl.streams import StreamKey
-from icl.tasks.generated.drawing import CELLS, CONCEPT_SETS, PlacedShapes, cell_box, noun
-from icl.tasks.generated.episode import NumberedTask, Split, shuffled
-from icl.types import Example
+from icl.tasks.generated import CELLS, CONCEPT_SETS, NumberedTask, PlacedShapes, Split, cell_box, noun, shuffled
 
 QUESTIONS = {1: "which number is wrong?", 2: "which two numbers are wrong?"}
 

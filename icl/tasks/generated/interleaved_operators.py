@@ -9,12 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 
-from icl.registry import GeneratedCount, component, parameter
-from icl.streams import StreamKey
-from icl.tasks.base import Pool
+from icl import Example, GeneratedCount, Pool, StreamKey, component, parameter
 from icl.tasks.generated.drawing import DigitImage
 from icl.tasks.generated.operators import OperatorsTask
-from icl.types import Example
 
 
 @component("task", "interleaved_operators")

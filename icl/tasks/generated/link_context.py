@@ -10,15 +10,9 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Literal
 
-from icl.errors import ConfigError
-from icl.registry import GeneratedCount, component, parameter
-from icl.streams import StreamKey
-from icl.tasks.base import Pool
-from icl.tasks.generated.drawing import CONCEPT_SETS, Drawing, noun
+from icl import ConfigError, Example, GeneratedCount, Pool, StreamKey, component, parameter
+from icl.tasks.generated import BINDING_QUESTIONS, CONCEPT_SETS, NONCE, Concept, Drawing, noun
 from icl.tasks.generated.episode import balanced_choice, choice, query_id, query_number, shuffled
-from icl.tasks.generated.wording import BINDING_QUESTIONS, NONCE
-from icl.tasks.generated.world import Concept
-from icl.types import Example
 
 SIDES = ("positive", "neighbor")
 

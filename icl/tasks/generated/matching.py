@@ -9,12 +9,8 @@ followed by a different one, always in this order. So the last answer is always 
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from icl.registry import GeneratedCount, component, parameter
-from icl.streams import StreamKey
-from icl.tasks.generated.drawing import CONCEPT_SETS, Drawing
-from icl.tasks.generated.episode import NumberedTask, Split, balanced_choice, choice
-from icl.tasks.generated.world import Concept
-from icl.types import Example
+from icl import Example, GeneratedCount, StreamKey, component, parameter
+from icl.tasks.generated import CONCEPT_SETS, Concept, Drawing, NumberedTask, Split, balanced_choice, choice
 
 QUESTION = "do they match?"
 ANSWERS = ("yes", "no")

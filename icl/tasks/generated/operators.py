@@ -12,14 +12,9 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Literal
 
-from icl.errors import ConfigError
-from icl.registry import GeneratedCount, component, later_parameter, parameter
-from icl.streams import StreamKey
-from icl.tasks.base import Pool
-from icl.tasks.generated.drawing import Drawing
-from icl.tasks.generated.episode import balanced_choice, choice, query_id, query_number, shuffled
+from icl import ConfigError, Example, GeneratedCount, Pool, StreamKey, component, later_parameter, parameter
+from icl.tasks.generated import Drawing, balanced_choice, choice, query_id, query_number, shuffled
 from icl.tasks.generated.wording import NAMED_OPERATOR_QUESTIONS, OPERATOR_QUESTIONS, OPERATORS
-from icl.types import Example
 
 PAIRS = tuple((left, right) for left in range(10) for right in range(left + 1))
 RESULTS: Mapping[str, Callable[[int, int], int]] = {

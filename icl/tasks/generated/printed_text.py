@@ -8,13 +8,9 @@ outside. `name_box: true` is the published form. The words are made up, so a mod
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
-from icl.registry import component
-from icl.streams import StreamKey
-from icl.tasks.base import Pool
-from icl.tasks.generated.episode import BankTask, balanced_choice, query_id, query_number, shuffled
+from icl import Example, Pool, StreamKey, component
+from icl.tasks.generated import NONCE, BankTask, balanced_choice, query_id, query_number, shuffled
 from icl.tasks.generated.printed_words import WordImage
-from icl.tasks.generated.wording import NONCE
-from icl.types import Example
 
 RULES = ("boxed", "other")
 BARE_QUESTION = "which word is it?"

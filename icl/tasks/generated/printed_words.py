@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from PIL import Image as PILImage
 from PIL import ImageDraw
 
-from icl.images import Image
-from icl.streams import StreamKey
+from icl import Image, StreamKey
 from icl.tasks.generated.drawing import Drawing, generated_image
 from icl.tasks.generated.ink import RGB, ZOOM, Point
 from icl.tasks.generated.world import SIDE

@@ -18,13 +18,8 @@ from typing import Annotated, Literal
 
 from annotated_types import Ge, Le
 
-from icl.registry import GeneratedCount, component, parameter
-from icl.streams import StreamKey
-from icl.tasks.base import Pool, SharedPoolTask
-from icl.tasks.generated.drawing import CELLS, PlacedShapes
-from icl.tasks.generated.episode import Split, balanced_choice, choice, shuffled
-from icl.tasks.generated.world import COLORS, SHAPES, Concept
-from icl.types import Example
+from icl import Example, GeneratedCount, Pool, SharedPoolTask, StreamKey, component, parameter
+from icl.tasks.generated import CELLS, COLORS, SHAPES, Concept, PlacedShapes, Split, balanced_choice, choice, shuffled
 
 QUESTION = "is it correct?"
 RULES = ("rows", "columns", "square")

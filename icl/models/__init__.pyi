@@ -1,0 +1,9 @@
+from icl.models.answer_likelihood import demo_prompt as demo_prompt
+from icl.models.cached_checkpoint import checksum as checksum
+from icl.models.checkpoint_errors import FAILURES as FAILURES
+from icl.models.checkpoint_errors import reason as reason
+from icl.models.optional_packages import import_optional as import_optional
+from icl.models.optional_packages import package_folder as package_folder
+from icl.models.short_answers import answers as answers
+
+__all__: list[str] = []

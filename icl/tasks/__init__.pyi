@@ -1,0 +1,15 @@
+from icl.tasks.base import connected_components as connected_components
+from icl.tasks.base import divide_by_group as divide_by_group
+from icl.tasks.cell_values import RelativePaths as RelativePaths
+from icl.tasks.cell_values import cell_images as cell_images
+from icl.tasks.cell_values import image_keys as image_keys
+from icl.tasks.cell_values import parse_list as parse_list
+from icl.tasks.cell_values import text_of as text_of
+from icl.tasks.columns import ColumnMapping as ColumnMapping
+from icl.tasks.columns import read_examples as read_examples
+from icl.tasks.presets import PRESETS as PRESETS
+from icl.tasks.source import DataSource as DataSource
+from icl.tasks.source import former_id as former_id
+from icl.tasks.source import open_source as open_source
+
+__all__: list[str] = []

@@ -1,0 +1,29 @@
+from icl.tasks.generated.drawing import CELLS as CELLS
+from icl.tasks.generated.drawing import CONCEPT_SETS as CONCEPT_SETS
+from icl.tasks.generated.drawing import DigitImage as DigitImage
+from icl.tasks.generated.drawing import Drawing as Drawing
+from icl.tasks.generated.drawing import PlacedShapes as PlacedShapes
+from icl.tasks.generated.drawing import cell_box as cell_box
+from icl.tasks.generated.drawing import groups_of as groups_of
+from icl.tasks.generated.drawing import noun as noun
+from icl.tasks.generated.drawing import scene as scene
+from icl.tasks.generated.episode import BankTask as BankTask
+from icl.tasks.generated.episode import NumberedTask as NumberedTask
+from icl.tasks.generated.episode import Split as Split
+from icl.tasks.generated.episode import balanced_choice as balanced_choice
+from icl.tasks.generated.episode import choice as choice
+from icl.tasks.generated.episode import query_id as query_id
+from icl.tasks.generated.episode import query_number as query_number
+from icl.tasks.generated.episode import shuffled as shuffled
+from icl.tasks.generated.wording import BINDING_QUESTIONS as BINDING_QUESTIONS
+from icl.tasks.generated.wording import NONCE as NONCE
+from icl.tasks.generated.world import COLORS as COLORS
+from icl.tasks.generated.world import CONCEPTS as CONCEPTS
+from icl.tasks.generated.world import PLACES as PLACES
+from icl.tasks.generated.world import SHAPES as SHAPES
+from icl.tasks.generated.world import SIZES as SIZES
+from icl.tasks.generated.world import TEXTURES as TEXTURES
+from icl.tasks.generated.world import Concept as Concept
+from icl.tasks.generated.world import ImageFacts as ImageFacts
+
+__all__: list[str] = []
