@@ -61,9 +61,10 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 
 def cpu_seconds() -> float:
-    """The CPU seconds of this process and of the children that have ended."""
+    """The CPU seconds of this process, of the children that have ended, and of forked commands."""
     usages = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
+    forked = sys.modules["forked"].used_seconds[0] if "forked" in sys.modules else 0.0
+    return sum(usage.ru_utime + usage.ru_stime for usage in usages) + forked
 
 
 @pytest.hookimpl(wrapper=True)

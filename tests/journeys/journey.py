@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from forked import call_forked
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -21,10 +23,14 @@ def environment(folder: Path) -> dict[str, str]:
     }
 
 
-def call(folder: Path, *command: str, status: int = 0) -> str:
-    """The output of a command in a process of its own."""
-    done = subprocess.run(
-        command, cwd=folder, env=environment(folder), capture_output=True, text=True, check=False, timeout=300
+def call(folder: Path, *command: str, status: int = 0, fresh: bool = False) -> str:
+    """The output of a command in a process of its own. fresh: a new interpreter, which imports all libraries itself."""
+    done = (
+        subprocess.run(
+            command, cwd=folder, env=environment(folder), capture_output=True, text=True, check=False, timeout=300
+        )
+        if fresh
+        else call_forked(command, folder, environment(folder))
     )
     assert done.returncode == status, f"{' '.join(command)}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
     assert "Traceback" not in done.stderr

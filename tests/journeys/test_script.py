@@ -94,7 +94,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def first(folder: Path) -> str:
-    return call(folder, "python", "study.py")
+    return call(folder, "python", "study.py", fresh=True)
 
 
 def test_components_of_the_script_compute_every_sample(folder: Path, first: str) -> None:
