@@ -25,6 +25,7 @@ from experiments.stats import format_count, join_words
 from experiments.stopping.looks import read_families
 from experiments.store.imported import IMPORTED, MERGED, files_size
 from experiments.store.invocations import invocations_file, read_invocations
+from experiments.store.labels import unite_labels
 from experiments.store.lock import is_locked
 from experiments.store.store import Store, image_files, report_write_errors
 from icl import StoreError, canonical_digest
@@ -40,12 +41,13 @@ Cells = dict[str, dict[str, Any]]
 
 @dataclass
 class MergedRun:
-    """What was merged. differing: the number of samples with different answers in two runs."""
+    """What was merged. differing: the number of samples with different answers in two runs. labels: lines of labels."""
 
     cells: int = 0
     samples: int = 0
     shared: int = 0
     differing: int = 0
+    labels: int = 0
     notes: list[str] = field(default_factory=list)
 
 
@@ -181,6 +183,7 @@ def _write(store: Store, out: Path, sources: Sequence[_Source], done: MergedRun)
         done.samples += len(samples)
     done.cells, done.shared = len(cells), sum(len(own) > 1 for own in owners.values())
     _link_images(store.folder / "images", sources)
+    done.labels = unite_labels(store.folder, [source.path for source in sources])
     store.write_run(_info(out, sources, list(cells), [sizes[digest] for digest in cells]))
 
 
@@ -302,4 +305,6 @@ def describe_merge(done: MergedRun) -> Iterator[str]:
                 * bool(done.differing)
             )
         )
+    if done.labels:
+        yield f"{format_count(done.labels, 'label')} of outputs"
     yield from done.notes

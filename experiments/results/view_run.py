@@ -9,6 +9,7 @@ import numpy as np
 from experiments.config.keys import DEFAULT_CORRECTION, DEFAULT_REFERENCES, METRIC_PREFERENCE, primary_metric
 from experiments.grid.matching import node_matches
 from experiments.results.data_columns import declared_columns
+from experiments.results.labeling import apply_labels
 from experiments.results.run_metrics import UNAVAILABLE
 from experiments.results.run_view import RunView
 from experiments.stats import RUN_LEVEL, SAMPLE, copy_scores, drop_scores, run_level_columns
@@ -25,7 +26,9 @@ from experiments.stats.arms import (
 )
 from experiments.stats.findings import InterventionControls, reference_decoding
 from experiments.stats.run_statistics import SharedAttrs
+from experiments.stats.settled import LabelColumn
 from experiments.stopping.looks import common_queries, read_families
+from experiments.store.labels import read_labels
 from experiments.store.store import Store
 from icl import ConfigError, DataFrame, StoreError, did_you_mean
 from icl.metrics.baselines import BASELINES
@@ -79,6 +82,7 @@ def view_run(
         raise ConfigError(
             f"the run has no score '{chosen}'.{did_you_mean(chosen, metrics)} Scores: {', '.join(metrics)}."
         )
+    samples = apply_labels(samples, chosen, read_labels(run.path))
     columns = {name: find_baseline_column(frame, name, chosen) for name in _baselines(frame)}
     judged = {name: column for name, column in columns.items() if column}
     unjudged = [name for name in columns if name in samples and name not in judged]
@@ -130,7 +134,7 @@ def _sole(samples: DataFrame, setting: Mapping[str, Any], store: Store) -> dict[
 def _scores(samples: DataFrame, axes: Sequence[str], metrics: Sequence[str], attrs: dict[Any, Any]) -> DataFrame:
     baseline_columns = {name: [baseline_column(name, metric) for metric in metrics] for name in _baselines(samples)}
     judged = [column for name, columns in baseline_columns.items() for column in (name, *columns) if column in samples]
-    optional = [name for name in (EQUIVALENCE, SAMPLE, *map(unread_column, metrics)) if name in samples]
+    optional = [n for n in (EQUIVALENCE, SAMPLE, *map(unread_column, metrics), *LabelColumn) if n in samples]
     scores = samples[list(dict.fromkeys(["query", "seed", UNIT, *optional, *axes, *metrics, *judged]))].copy()
     scores.attrs = attrs | {key: samples.attrs[key] for key in (RUN_LEVEL,) if key in samples.attrs}
     scores["failed"] = samples["failed"].notna() if "failed" in samples else False

@@ -20,6 +20,7 @@ from experiments.results.view_run import view_run
 from experiments.stats import summarize_arms
 from experiments.store.imported import IMPORTED, MERGED
 from experiments.store.invocations import read_invocations
+from experiments.store.labels import LABELS, Labels, read_labels
 from experiments.store.json_shapes import check_shape, excerpt
 from experiments.store.run_state import json_round_trip
 from experiments.store.store import Store, read_mapping
@@ -95,6 +96,7 @@ def make_card(run: Run) -> dict[str, Any]:
         "config": {key: value for key, value in (info.get("config") or {}).items() if key not in PRIVATE_KEYS},
         "environments": environments(run, view.frame),
         **({"probes": list(view.probes)} if view.probes else {}),
+        **({"labels": label_counts(read_labels(run.path))} if (run.path / LABELS).is_file() else {}),
         "metrics": info.get("metrics", {}),
         "metric": view.metric,
         "fixed": view.fixed,
@@ -109,6 +111,19 @@ def make_card(run: Run) -> dict[str, Any]:
     }
     content = without_nan(json_round_trip(content))
     return {**content, DIGEST: card_digest(content)}
+
+
+def label_counts(labels: Labels) -> dict[str, Any]:
+    """How many outputs have labels of people and of judge models, and a digest of what people say."""
+    verdicts = {key: labels.verdict(key) for key in sorted(labels.people)}
+    return {
+        "outputs": len(verdicts),
+        "people": len(labels.persons),
+        "disputed": len(labels.disputed),
+        "judged": len(labels.judged),
+        "judges": list(labels.judges),
+        "sha256": canonical_digest(verdicts),
+    }
 
 
 def card_digest(card: Mapping[str, Any]) -> str:

@@ -55,6 +55,10 @@ def _body(card: Mapping[str, Any]) -> Iterator[str]:
     for one in card["environments"]:
         yield f"- {_escape(describe(one))}"
     yield from (f"- {_escape(sentence)}" for sentence in card.get("probes", ()))
+    if labels := card.get("labels"):
+        by = format_count(labels["people"], "person", "people")
+        disputed = f", who disagree on {labels['disputed']:,}" if labels["disputed"] else ""
+        yield f"- Labels of {format_count(labels['outputs'], 'output')} by {by}{disputed}."
     yield from ("", "## Digests", "")
     rows = [
         {"model": digest, "revision": revision, "cells": count}

@@ -27,6 +27,7 @@ from experiments.sharing.card_text import card_text
 from experiments.stopping.looks import family_folders
 from experiments.store.imported import IMPORTED, MERGED
 from experiments.store.invocations import invocations_file, read_invocations
+from experiments.store.labels import LABELS, unite_labels
 from experiments.store.store import Store, image_files, read_mapping, write_json, write_text
 from icl import ConfigError, ICLError, StoreError
 
@@ -270,6 +271,7 @@ def copy_scrubbed(run: Run, folder: Path, images: bool = False) -> Run:
         for path in (family / "plan.json", *sorted(family.glob("look-[0-9]*.json"))):
             write_json(folder / path.relative_to(run.path), scrubber.metadata(read_mapping(path) or {}))
     copy_results(run.path, folder, scrubber.metadata)
+    unite_labels(folder, [run.path], anonymous=True)
     if images:
         _copy_images(run, folder / "images")
     return Run(folder, run.trust)
@@ -277,7 +279,15 @@ def copy_scrubbed(run: Run, folder: Path, images: bool = False) -> Run:
 
 def _refuse_links(run: Path, images: bool) -> None:
     """Raises StoreError if a file that would be copied is a link, to whatever file of this machine."""
-    for name in ("run.json", "invocations.jsonl", "cells", "looks", "analyses", *(["images"] if images else [])):
+    for name in (
+        "run.json",
+        "invocations.jsonl",
+        LABELS,
+        "cells",
+        "looks",
+        "analyses",
+        *(["images"] if images else []),
+    ):
         for path in (run / name, *(run / name).rglob("*")):
             if path.is_symlink():
                 raise StoreError(f"{path} is a link, and only files of the run are pushed. Replace it by a copy.")

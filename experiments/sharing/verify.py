@@ -57,6 +57,7 @@ DERIVED = {
     "failed": "the number of failed samples",
     "origin": "the origin",
     "unfinished": "the state",
+    "labels": "the number of labels",
 }
 """Parts of a card that follow from the run directory, in words."""
 DAMAGED_REMEDY = "Remove the line, run the experiment again to compute its sample, and write the card again."

@@ -21,6 +21,7 @@ from experiments.stats.pairs import (
     corrected_interval,
     paired_test,
 )
+from experiments.stats.settled import settle_pairs, settled_interval
 from experiments.stats.significance import SIGNIFICANCE_LEVEL, holm
 from icl import Better, DataFrame
 
@@ -57,6 +58,7 @@ class ArmComparison:
         better: The good direction of the metric.
         family: The number of comparisons of the topic that p is corrected for.
         topics: The number of topics that share the level.
+        labels: How many unread outputs were labeled, in words; '' if none had to be.
         decided: What determines the answers of both arms. Comparisons with equal values are one hypothesis.
         interval: (p, corrected p, size of the family) -> the interval that agrees with the corrected p; None keeps it.
     """
@@ -76,6 +78,7 @@ class ArmComparison:
     better: Better = "higher"
     family: int = 1
     topics: int = 1
+    labels: str = ""
     decided: Hashable = field(default_factory=object, compare=False)
     interval: Callable[[float, float, int], tuple[float, float]] | None = field(default=None, compare=False, repr=False)
 
@@ -105,7 +108,10 @@ class ArmComparison:
         shares = [f"Holm over {self.family}"] if self.family > 1 else []
         shares += [f"{self.topics} topics"] if self.topics > 1 else []
         family = f" ({', '.join(shares)})" if shares else ""
-        return f"{format_signed(self.result.difference)} {interval}, {format_p(self.p)}{family}, {self.n}{lower}"
+        labels = f", {self.labels}" if self.labels else ""
+        return (
+            f"{format_signed(self.result.difference)} {interval}, {format_p(self.p)}{family}, {self.n}{labels}{lower}"
+        )
 
     @property
     def means(self) -> str:
@@ -163,6 +169,11 @@ def compare_arms(
         result = paired_test(pairs, level, (against, arm))
     except UnpairedError as error:
         return ArmComparison(subject, arm, against, None, refused=str(error), better=better)
+    interval: Callable[[float, float, int], tuple[float, float]] = partial(corrected_interval, pairs)
+    settled = None if reference_metric else settle_pairs(reference, samples, pairs, level)
+    if settled is not None:
+        result = settled.replace_in(result)
+        interval = partial(settled_interval, reference, samples, pairs)
     decided = deciding_digests(reference), deciding_digests(samples)
     decided_pair = None if reference_metric or None in decided else decided
     return ArmComparison(
@@ -179,7 +190,8 @@ def compare_arms(
         wrapping=wrapping_note(reference, samples, (against, arm)),
         better=better,
         decided=(decided_pair, pooled) if decided_pair else object(),
-        interval=partial(corrected_interval, pairs),
+        interval=interval,
+        labels=settled.coverage if settled is not None and settled.unread else "",
     )
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from experiments.stats.intervals import Floats
 from experiments.stats.pairs import Pairs, paired_test
-from experiments.stats.settled import Flags, LabelledArm, settle
+from experiments.stats.settled import Flags, LabeledArm, settle
 from lab.simulation.measures import Row
 
 ACCURACY, REDRAWN = 0.6, 0.25
@@ -19,7 +19,7 @@ REFUSED, ACCEPTED = 0.6, 0.03
 
 def draw_arms(
     draw: np.random.Generator, queries: int, prose: float, effect: float = 0.0, seeds: int = 1
-) -> tuple[LabelledArm, LabelledArm]:
+) -> tuple[LabeledArm, LabeledArm]:
     """A reference whose prose is unread and an arm that is read whole, with all labels."""
     n = queries * seeds
     shared = np.repeat(draw.random(queries) < ACCURACY, seeds)
@@ -28,7 +28,7 @@ def draw_arms(
     unread = draw.random(n) < prose
     accepts = np.where(a == 1, draw.random(n) >= REFUSED, draw.random(n) < ACCEPTED)
     proxy = np.where(unread, accepts, a).astype(float)
-    return LabelledArm(np.where(unread, np.nan, a), proxy, a), LabelledArm(b, b, b)
+    return LabeledArm(np.where(unread, np.nan, a), proxy, a), LabeledArm(b, b, b)
 
 
 def choose(draw: np.random.Generator, unread: Flags, labels: int, seeds: int = 1) -> Flags:
@@ -60,7 +60,7 @@ def settling_rows(
             for number in labels:
                 result = settle(reference, arm, choose(draw, reference.unread, number, seeds), units)
                 if result is not None:
-                    covered.setdefault(f"{number} queries labelled", []).append((result.low, result.high))
+                    covered.setdefault(f"{number} queries labeled", []).append((result.low, result.high))
         for name, values in covered.items():
             low, high = np.array(values).T
             yield {"queries": count, "by": name, "n": len(values), **_measures(low, high, effect)}

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from experiments.stats.pairs import Pairs, paired_test
-from experiments.stats.settled import MIN_LABELS, LabelledArm, audit, corrected_values, settle
+from experiments.stats.settled import MIN_LABELS, LabeledArm, OutputStratum, audit, corrected_values, settle
 from lab.simulation.settling import choose, draw_arms, settling_rows
 
 N = 200
@@ -20,17 +20,17 @@ def _ends(result):
     return result.difference, result.low, result.high, result.p
 
 
-def test_with_every_unread_output_labelled_it_is_the_exact_test_of_the_labels(arms):
+def test_with_every_unread_output_labeled_it_is_the_exact_test_of_the_labels(arms):
     reference, arm = arms
     exact = paired_test(Pairs(reference.label, arm.label, UNITS))
-    settled = settle(*arms, reference.unread, UNITS)
-    assert _ends(settled) == (exact.difference, exact.low, exact.high, exact.p)
-    assert settled.labelled == settled.unread == reference.unread.sum()
+    result = settle(*arms, reference.unread, UNITS)
+    assert _ends(result) == (exact.difference, exact.low, exact.high, exact.p)
+    assert result.num_labels == result.unread == reference.unread.sum()
 
 
 def test_without_unread_outputs_it_is_the_exact_test_of_the_scores(arms):
     arm = arms[1]
-    other = LabelledArm(1 - arm.score, arm.proxy, np.full(N, np.nan))
+    other = LabeledArm(1 - arm.score, arm.proxy, np.full(N, np.nan))
     exact = paired_test(Pairs(other.score, arm.score, UNITS))
     assert _ends(settle(other, arm, np.zeros(N, bool), UNITS)) == (exact.difference, exact.low, exact.high, exact.p)
 
@@ -38,14 +38,14 @@ def test_without_unread_outputs_it_is_the_exact_test_of_the_scores(arms):
 def test_the_difference_is_that_of_the_labels_plus_the_proxy_corrected_by_its_mean_error(arms):
     reference, arm = arms
     chosen = choose(np.random.default_rng(1), reference.unread, 30)
-    settled = settle(*arms, chosen, UNITS)
+    result = settle(*arms, chosen, UNITS)
     unread = reference.unread
     g, y = -reference.proxy, -reference.label
-    residual = (y - settled.slope * g)[chosen].mean()
+    residual = (y - result.slope * g)[chosen].mean()
     read = np.where(unread, arm.label, arm.score - np.nan_to_num(reference.score))
-    expected = (read.sum() + (settled.slope * g[unread] + residual).sum()) / N
-    assert settled.difference == pytest.approx(expected)
-    assert settled.coverage == f"30 of {unread.sum()} unread labelled"
+    expected = (read.sum() + (result.slope * g[unread] + residual).sum()) / N
+    assert result.difference == pytest.approx(expected)
+    assert result.coverage == f"30 of {unread.sum()} unread labeled"
 
 
 def test_a_proxy_that_guesses_has_no_weight_and_the_labels_decide_alone(arms):
@@ -66,7 +66,7 @@ def test_a_perfect_proxy_gives_the_mean_of_all_labels_from_few(arms):
 def test_the_order_of_pairs_changes_nothing_and_swapped_arms_change_the_sign(arms):
     reference, arm = arms
     chosen, order = choose(np.random.default_rng(1), reference.unread, 40), np.random.default_rng(2).permutation(N)
-    shuffled = [LabelledArm(one.score[order], one.proxy[order], one.label[order]) for one in arms]
+    shuffled = [LabeledArm(one.score[order], one.proxy[order], one.label[order]) for one in arms]
     straight = settle(*arms, chosen, UNITS)
     assert _ends(settle(*shuffled, chosen[order], UNITS[order])) == pytest.approx(_ends(straight))
     swapped = settle(arm, reference, chosen, UNITS)
@@ -82,10 +82,10 @@ def test_labels_outside_the_sample_are_not_read(arms):
     assert settle(*blind, chosen, UNITS) == settle(*arms, chosen, UNITS)
 
 
-def test_fewer_than_twenty_labelled_pairs_give_no_estimate(arms):
+def test_fewer_than_twenty_labeled_pairs_give_no_estimate(arms):
     chosen = choose(np.random.default_rng(1), arms[0].unread, MIN_LABELS - 1)
     assert settle(*arms, chosen, UNITS) is None
-    assert settle(*(LabelledArm(*[np.zeros(0)] * 3) for _ in range(2)), np.zeros(0, bool), UNITS[:0]) is None
+    assert settle(*(LabeledArm(*[np.zeros(0)] * 3) for _ in range(2)), np.zeros(0, bool), UNITS[:0]) is None
 
 
 def test_outputs_of_which_nobody_can_tell_widen_the_interval_to_both_fillings(arms):
@@ -105,7 +105,7 @@ def test_outputs_of_which_nobody_can_tell_widen_the_interval_to_both_fillings(ar
 
 
 def test_what_the_reader_had_wrong_is_corrected_by_labels_of_read_outputs(arms):
-    reference, arm = (LabelledArm(one.label, one.label, one.label) for one in arms)
+    reference, arm = (LabeledArm(one.label, one.label, one.label) for one in arms)
     misread = np.random.default_rng(3).random(N) < 0.3
     refused = replace(reference, score=np.where(misread, 0.0, reference.label))
     checked = audit(refused.score[:80], refused.label[:80])
@@ -130,16 +130,16 @@ def test_a_reader_that_agrees_with_98_of_100_labels_counts_as_the_truth():
 
 def test_the_values_of_the_pairs_have_the_variance_of_the_mean_of_labels():
     draw = np.random.default_rng(0)
-    truth, labelled = draw.normal(size=500), np.arange(500) < 50
-    values, slope = corrected_values(np.zeros(500), truth, np.ones(500, bool), labelled)
+    truth, sampled = draw.normal(size=500), np.arange(500) < 50
+    values, slope = corrected_values(OutputStratum(np.zeros(500), truth, np.ones(500, bool), sampled))
     assert slope == 1
-    assert values.mean() == pytest.approx(truth[labelled].mean())
-    assert values.var() / 500 == pytest.approx(truth[labelled].var(ddof=1) / 50)
+    assert values.mean() == pytest.approx(truth[sampled].mean())
+    assert values.var() / 500 == pytest.approx(truth[sampled].var(ddof=1) / 50)
 
 
 def test_sixty_labels_cover_a_truth_that_the_proxy_misses():
     rows = {row["by"]: row for row in settling_rows([N], [60], 0.0, runs=200)}
     assert rows["the proxy as the truth"]["coverage"] < 0.2
-    assert rows["60 queries labelled"]["coverage"] >= 0.92  # .95 - 2 standard errors
+    assert rows["60 queries labeled"]["coverage"] >= 0.92  # .95 - 2 standard errors
     real = {row["by"]: row for row in settling_rows([N], [60], 0.14, runs=50)}
-    assert real["60 queries labelled"]["claims a sign"] > 0.8
+    assert real["60 queries labeled"]["claims a sign"] > 0.8

@@ -1,0 +1,191 @@
+"""Label outputs that could not be read: one key for each, right or wrong; it settles undecided comparisons."""
+
+import getpass
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from experiments.cli.options import Metric
+from experiments.report.sample_detail import image_path, printable_text
+from experiments.results.labeling import QUERIES, Output, Queue, audit_reader, make_queue
+from experiments.results.loaded_run import Run, load_run
+from experiments.results.view_run import NO_REFERENCE, view_run
+from experiments.stats import format_count
+from experiments.store.labels import LABELS, Label, Labels, append_labels, read_labels
+from experiments.terminal.keys import END, read_key, single_keys
+from icl import ConfigError, StoreError
+
+RIGHT, WRONG, UNSURE, UNDO, STOP = "j", "f", " ", "u", "q"
+KEYS = {RIGHT: True, WRONG: False, UNSURE: None}
+HELP = "j right   f wrong   space cannot tell   u undo   q stop"
+MAX_LISTED = 8
+BLOCK = 20
+"""Labels between two messages on what is decided."""
+
+
+def command(
+    run: Annotated[Path, typer.Argument(help="a run directory", show_default=False)],
+    *,
+    queries: Annotated[int, typer.Option(help="label the outputs of so many queries", min=1)] = QUERIES,
+    every: Annotated[bool, typer.Option("--all", help="label until no output is unread")] = False,
+    by: Annotated[str, typer.Option(help="who labels; by default the name of the user", show_default=False)] = "",
+    metric: Metric = "",
+    export: Annotated[
+        Path | None, typer.Option("--export", help="write the outputs to label to a CSV file", show_default=False)
+    ] = None,
+    read: Annotated[
+        Path | None,
+        typer.Option("--import", help="read labels of a CSV file that --export wrote", show_default=False),
+    ] = None,
+) -> None:
+    """Shows question, images, accepted answers and output, and not which arm gave it. Equal outputs are shown once.
+
+    The order is random, but fixed, and outputs of one query stand together. Each key is written to labels.jsonl of the
+    run at once, so the same command goes on where it was stopped. `icl compare` and `icl report` use the labels: those
+    of 60 queries correct what the metric says of the outputs that it cannot read. Choose the number of queries before
+    you start; a larger one later counts as a second look, at half of the level.
+
+    `icl label runs/x`; `icl label runs/x --export outputs.csv`, then `icl label runs/x --import outputs.csv --by ana`
+    """
+    work = Work(load_run(run), metric, by.strip() or _user(), None if every else queries)
+    if export is not None and read is not None:
+        raise ConfigError("--export and --import cannot be combined: fill the column 'right' of the file in between.")
+    if export is not None:
+        from experiments.results.label_table import export_outputs
+
+        print(f"wrote {format_count(export_outputs(export, work.missing()), 'output')}   {export}")
+    elif read is not None:
+        from experiments.results.label_table import import_labels
+
+        print(f"read {format_count(import_labels(read, work.run.path, work.queue, work.by, work.look), 'label')}")
+        work.print_state()
+    else:
+        with single_keys():
+            work.ask()
+
+
+@dataclass
+class Work:
+    """What one person labels in one run."""
+
+    run: Run
+    metric: str
+    by: str
+    queries: int | None
+    pressed: list[Output] = field(default_factory=list)
+    queue: Queue = field(init=False)
+
+    def __post_init__(self) -> None:
+        view = view_run(self.run, self.metric or None, NO_REFERENCE)
+        self.queue = make_queue(self.run.lazy_samples(), view.metric)
+        if not self.queue.outputs:
+            raise StoreError(
+                f"{self.run.path} has no output that '{view.metric}' cannot read: nothing is to be labeled."
+            )
+
+    @property
+    def look(self) -> int:
+        """The number of queries that are to be labeled."""
+        return min(self.queries or len(self.queue.outputs), len(self.queue.outputs))
+
+    @property
+    def labels(self) -> Labels:
+        return read_labels(self.run.path)
+
+    def missing(self) -> list[Output]:
+        return self.queue.missing(self.labels, self.look, self.by)
+
+    def write(self, output: Output, right: bool | None, *, withdrawn: bool = False) -> None:
+        append_labels(self.run.path, [Label(output.key, right, self.by, look=self.look, withdrawn=withdrawn)])
+
+    def ask(self) -> None:
+        """Asks for one label after the other until all are there, or the person stops."""
+        labels = self.labels
+        if labels.damaged:
+            print(f"{labels.damaged[0]} is no label and is ignored.", file=sys.stderr)
+        left, whole = self.missing(), len(self.queue.first(self.look))
+        print(f"{format_count(len(left), 'output')} of {format_count(self.look, 'query', 'queries')} to label. {HELP}")
+        while left:
+            self._show(left[0], whole - len(left) + 1, whole)
+            key = read_key().lower()
+            if key in (STOP, END):
+                break
+            if key == UNDO and self.pressed:
+                left.insert(0, self.pressed.pop())
+                self.write(left[0], None, withdrawn=True)
+                print("  taken back")
+            elif key in KEYS:
+                self.write(left[0], KEYS[key])
+                self.pressed.append(left.pop(0))
+                print(f"  {'right' if KEYS[key] else 'cannot tell' if KEYS[key] is None else 'wrong'}")
+                if left and len(self.pressed) % BLOCK == 0:
+                    print(*self._decided(), sep="\n")
+            else:
+                print(f"  {HELP}")
+        self.print_state()
+
+    def _show(self, output: Output, number: int, whole: int) -> None:
+        images = [str(image_path(self.run.path, name)) for name in output.images]
+        lines = {
+            "question": output.question, "images": "  ".join(images), "options": " / ".join(output.options),
+            "accepted": " / ".join(output.gold), "output": output.text or "(empty)",
+        }  # fmt: skip
+        print(f"\n[{number} of {whole}]")
+        for name, text in lines.items():
+            if text:
+                print(f"  {name:<9} {printable_text(text).strip()}")
+        sys.stdout.flush()
+
+    def print_state(self) -> None:
+        """Says how many outputs are labeled, and what the labels decide."""
+        labels = self.labels
+        whole, left = self.queue.first(self.look), self.queue.missing(labels, self.look)
+        print(
+            f"\n{len(whole) - len(left):,} of {format_count(len(whole), 'output')} labeled   {self.run.path / LABELS}"
+        )
+        for sentence in (*_state(self.queue, labels), *self._decided()):
+            print(sentence)
+        if left:
+            print(f"To go on: icl label {self.run.path} --queries {self.look}")
+
+    def _decided(self) -> Iterator[str]:
+        """How many comparisons are decided by now, and those that labels settle."""
+        view = view_run(self.run, self.metric or None)
+        every = [] if view.is_sequential else [one for own in view.comparisons.values() for one in own]
+        if not every:
+            return
+        undecided = sum(one.verdict == "undecided" for one in every)
+        yield f"{len(every) - undecided:,} of {format_count(len(every), 'comparison')} decided by now."
+        for one in [one for one in every if one.labels][:MAX_LISTED]:
+            yield f"  {one.subject}: {one.arm} against {one.against} {one.numbers}"
+
+
+def _state(queue: Queue, labels: Labels) -> Sequence[str]:
+    """Sentences on the reader, and on outputs of which people disagree."""
+    keys = {one.key for one in queue.first(None)}
+    disputed = [one for one in queue.first(None) if one.key in set(labels.disputed)]
+    sentences = [f"{text[0].upper()}{text[1:]}." for text in [audit_reader(queue, labels).describe()] if text]
+    if disputed:
+        examples = ", ".join(f"{printable_text(one.text)[:40]!r} ({one.query})" for one in disputed[:3])
+        people = " and ".join(labels.persons)
+        sentences.append(
+            f"{people} disagree on {format_count(len(disputed), 'output')}, which stay unread: {examples}. The last label "
+            "of each person counts."
+        )
+    if others := len(labels.people.keys() - keys):
+        sentences.append(
+            f"{format_count(others, 'label')} of outputs that the run has no more, or that are read now, "
+            f"{'is' if others == 1 else 'are'} not used."
+        )
+    return sentences
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):  # a container whose user has no name
+        return "unknown"

@@ -1,0 +1,165 @@
+"""The outputs of a run that are to be labeled, and the labels in the frame of its samples.
+
+Queries are labeled in an order that depends on their ids alone, and all unread outputs of a query belong together,
+whichever arms gave them. So the first queries are a random sample for every comparison, also of a merged run. The first
+`AUDITED_QUERIES` are an audit of the reader as well: their read outputs are labeled too.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from experiments.stats import as_sequence, text_items, text_value, unread_column
+from experiments.stats.sample_rows import to_records
+from experiments.stats.settled import LabelColumn, ReaderAudit, audit
+from experiments.store.labels import Labels, label_key
+from icl import DataFrame, canonical_digest
+
+QUERIES = 60
+"""The number of queries that are labeled by default."""
+AUDITED_QUERIES = 20
+
+
+@dataclass(frozen=True)
+class Output:
+    """An output to label. Its arm is left out, so that whoever labels it cannot know it.
+
+    Attributes:
+        key: Its digest (`experiments.store.labels.label_key`).
+        query: The id of the query.
+        images: The digests of the query's images.
+        score: What the metric says: 1 right, 0 wrong.
+        is_unread: Whether the reader could not read it.
+    """
+
+    key: str
+    query: str
+    question: str
+    images: tuple[str, ...]
+    gold: tuple[str, ...]
+    options: tuple[str, ...]
+    text: str
+    score: float
+    is_unread: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Queue:
+    """The outputs of a run by query, in the order in which queries are labeled.
+
+    Attributes:
+        metric: The metric whose outputs are labeled.
+        outputs: Query -> its distinct outputs that are unread or, for the audit, read.
+    """
+
+    metric: str
+    outputs: Mapping[str, Sequence[Output]]
+
+    def first(self, queries: int | None) -> list[Output]:
+        """The outputs to label for the first queries; None: the unread outputs of all queries, and the audit."""
+        names = list(self.outputs)[:queries]
+        return [one for name in names for one in self.outputs[name]]
+
+    def missing(self, labels: Labels, queries: int | None, by: str = "") -> list[Output]:
+        """Those without a label, or without one of the person `by`."""
+        return [
+            one for one in self.first(queries)
+            if (by not in labels.people.get(one.key, {}) if by else one.key not in labels.people)
+        ]  # fmt: skip
+
+    def finished_look(self, labels: Labels) -> int:
+        """The largest number of queries that were to be labeled and are; all queries count. 0 without one."""
+        looks = [*(look for look in labels.looks if look < len(self.outputs)), len(self.outputs)]
+        return max((look for look in looks if not self.missing(labels, look)), default=0)
+
+
+def query_order(query: str) -> str:
+    """What queries are sorted by: a digest of the id, which no output and no arm decides."""
+    return canonical_digest(["label", query])
+
+
+def make_queue(frame: DataFrame, metric: str) -> Queue:
+    """The outputs of samples (`Run.lazy_samples`) that a metric leaves unread, and those of the audit."""
+    return Queue(metric, _outputs_by_query(_outputs(frame, metric)))
+
+
+def is_unread(frame: DataFrame, metric: str) -> NDArray[np.bool_]:
+    """For each sample, whether the metric's score of it is not certain."""
+    column = unread_column(metric)
+    if column not in frame or metric not in frame:
+        return np.zeros(len(frame), dtype=bool)
+    texts = frame[column]
+    return (texts.notna() & (texts != "") & frame[metric].notna()).to_numpy(dtype=bool)
+
+
+def audit_reader(queue: Queue, labels: Labels) -> ReaderAudit:
+    """How many labels of read outputs agree with the reader."""
+    read = [one for one in queue.first(None) if not one.is_unread]
+    return audit(np.array([one.score for one in read]), np.array([_number(labels.verdict(one.key)) for one in read]))
+
+
+def apply_labels(frame: DataFrame, metric: str, labels: Labels) -> DataFrame:
+    """The frame in which a labeled output has its label as score, with the columns `LabelColumn`.
+
+    Without labels, or without unread outputs, it is the frame itself.
+    """
+    outputs = _outputs(frame, metric) if labels.people or labels.judged else {}
+    if not outputs:
+        return frame
+    queue = Queue(metric, _outputs_by_query(outputs))
+    names, look = [*queue.outputs], queue.finished_look(labels)
+    order = frame["query"].astype(str).map(query_order)
+    last, last_audited = (query_order(names[min(look, n) - 1]) if look else "" for n in (len(names), AUDITED_QUERIES))
+    unread, score = is_unread(frame, metric), frame[metric].to_numpy(dtype=np.float64, na_value=np.nan)
+    label, judged = np.full(len(frame), np.nan), np.full(len(frame), np.nan)
+    for place, output in outputs.items():
+        label[place], judged[place] = _number(labels.verdict(output.key)), _number(labels.judged.get(output.key))
+    is_labeled = unread & np.isfinite(label)
+    columns = {
+        LabelColumn.UNREAD: unread,
+        LabelColumn.LABEL: label,
+        LabelColumn.PROXY: np.where(unread & np.isfinite(judged), judged, score),
+        LabelColumn.SAMPLED: (order <= last) | (look == len(names)),
+        LabelColumn.AUDITED: (order <= last_audited) & audit_reader(queue, labels).is_refuted,
+        LabelColumn.LOOKS: sum(one <= look for one in labels.looks),
+        metric: np.where(is_labeled, label, score),
+        unread_column(metric): frame[unread_column(metric)].where(~is_labeled, ""),
+    }
+    return frame.assign(**{str(name): values for name, values in columns.items()})
+
+
+def _outputs(frame: DataFrame, metric: str) -> dict[int, Output]:
+    """Row -> its output, for unread outputs and those of the audit."""
+    unread = is_unread(frame, metric)
+    queries = frame["query"].astype(str)
+    audited = sorted(set(queries[unread]), key=query_order)[:AUDITED_QUERIES]
+    read = queries.isin(audited) & frame[metric].notna() & frame["output"].map(lambda text: isinstance(text, str))
+    places = np.flatnonzero(unread | read.to_numpy())
+    rows = to_records(frame.iloc[places])
+    return {int(place): _output(row, metric, bool(unread[place])) for place, row in zip(places, rows, strict=True)}
+
+
+def _outputs_by_query(outputs: Mapping[int, Output]) -> dict[str, list[Output]]:
+    """The distinct outputs of each query with an unread one. Their order, by digest, says nothing of their arms."""
+    by_query: dict[str, dict[str, Output]] = {}
+    for output in outputs.values():
+        by_query.setdefault(output.query, {}).setdefault(output.key, output)
+    return {
+        query: sorted(by_query[query].values(), key=lambda one: one.key) for query in sorted(by_query, key=query_order)
+    }
+
+
+def _output(row: Mapping[str, Any], metric: str, unread: bool) -> Output:
+    question, text = text_value(row, "question"), text_value(row, "output")
+    gold, options = (text_items(row, name) for name in ("gold", "options"))
+    owners = as_sequence(row.get("image_of"))
+    images = (str(name) for name, owner in zip(as_sequence(row.get("images")), owners, strict=False) if owner == -1)
+    key = label_key(question, gold, options, text)
+    return Output(key, str(row["query"]), question, tuple(images), gold, options, text, float(row[metric]), unread)
+
+
+def _number(right: bool | None) -> float:
+    return np.nan if right is None else float(right)

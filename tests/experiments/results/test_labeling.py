@@ -1,0 +1,135 @@
+import numpy as np
+import pytest
+from unread_run import labels_of, says, write_unread_run
+
+from experiments.results.labeling import AUDITED_QUERIES, audit_reader, make_queue
+from experiments.results.loaded_run import load_run
+from experiments.results.view_run import view_run
+from experiments.stats.compare import compare
+from experiments.stats.settled import LabelColumn
+from experiments.store.labels import Label, append_labels, read_labels
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    return write_unread_run(tmp_path_factory.mktemp("unread") / "run")
+
+
+@pytest.fixture
+def run(source, tmp_path):
+    """A copy whose labels are its own."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    for path in source.path.iterdir():
+        (folder / path.name).symlink_to(path)
+    return load_run(folder)
+
+
+def _queue(run):
+    return make_queue(run.lazy_samples(), "lenient")
+
+
+def _gain(run):
+    (gain,) = view_run(run).comparisons["ICL gain"]
+    return gain
+
+
+def _label(run, queries, by="ana", **changed):
+    append_labels(run.path, labels_of(_queue(run).first(queries), by, queries, **changed))
+
+
+def test_the_queue_has_every_unread_output_once_and_read_ones_of_the_first_queries(run):
+    frame, queue = run.lazy_samples(), _queue(run)
+    unread = [one for one in queue.first(None) if one.is_unread]
+    assert len(unread) == (frame["unread:lenient"].fillna("") != "").sum()
+    assert len({one.key for one in queue.first(None)}) == len(queue.first(None))
+    audited = list(queue.outputs)[:AUDITED_QUERIES]
+    assert {one.query for one in queue.first(None) if not one.is_unread} <= set(audited)
+    shuffled = make_queue(frame.sample(frac=1, random_state=0), "lenient")
+    assert [one.key for one in shuffled.first(None)] == [one.key for one in queue.first(None)]
+
+
+def test_without_labels_a_view_is_as_before(run):
+    assert LabelColumn.LABEL not in view_run(run).frame
+    append_labels(run.path, [Label("of another run", True, "ana")])
+    assert _gain(run).labels == ""
+
+
+def test_a_false_gain_is_gone_with_the_labels_of_sixty_queries(run):
+    before = _gain(run)
+    _label(run, 60)
+    gain = _gain(run)
+    truth = [says(*one) for one in zip(run.samples()["gold"].str[0], run.samples()["output"], strict=True)]
+    arms = run.samples()["shots"].to_numpy()
+    difference = np.mean(np.array(truth)[arms == 4]) - np.mean(np.array(truth)[arms == 0])
+    assert before.result.difference > 0.1 > abs(difference)
+    assert gain.result.low <= difference <= gain.result.high
+    assert gain.verdict == "open"
+    assert gain.labels.startswith("60 of 1")
+    assert gain.labels in gain.numbers
+
+
+def test_a_true_gain_stays(tmp_path):
+    run = write_unread_run(tmp_path / "run", gain=0.2)
+    _label(run, 60)
+    assert _gain(run).verdict == "better"
+
+
+def test_labels_of_a_part_of_the_sample_settle_nothing(run):
+    outputs = _queue(run).first(60)
+    append_labels(run.path, labels_of(outputs[:-1]))
+    assert _gain(run).labels == ""
+    append_labels(run.path, labels_of(outputs[-1:]))
+    assert _gain(run).labels != ""
+
+
+def test_with_all_labels_the_comparison_is_the_exact_test_of_the_truth(run):
+    _label(run, None)
+    frame = run.lazy_samples()
+    truth = [float(says(g[0], o)) for g, o in zip(run.samples()["gold"], run.samples()["output"], strict=True)]
+    exact = compare(frame.assign(lenient=truth).drop(columns="unread:lenient"), {"shots": 0})
+    gain = _gain(run)
+    assert (gain.result.difference, gain.p) == pytest.approx((exact["difference"].iloc[-1], exact["p"].iloc[-1]))
+
+
+def test_a_second_look_costs_half_of_the_level(run):
+    _label(run, 60)
+    one = _gain(run)
+    append_labels(run.path, [Label(next(iter(read_labels(run.path).people)), True, "ana", look=30)])
+    two = _gain(run)
+    assert two.result.low < one.result.low < one.result.high < two.result.high
+    assert two.result.p == pytest.approx(min(1, 2 * one.result.p))
+
+
+def test_two_people_who_disagree_leave_an_output_unread(run):
+    _label(run, 60)
+    settled = _gain(run)
+    unread = [one for one in _queue(run).first(60) if one.is_unread][:5]
+    append_labels(run.path, [Label(one.key, not says(one.gold[0], one.text), "bo", look=60) for one in unread])
+    disputed = _gain(run)
+    assert len(read_labels(run.path).disputed) == 5
+    assert disputed.labels == settled.labels
+    assert disputed.result.high - disputed.result.low > settled.result.high - settled.result.low
+
+
+def test_a_reader_that_misreads_is_corrected_and_one_slip_is_forgiven(run):
+    _label(run, 60)
+    before, read = _gain(run), [one for one in _queue(run).first(60) if not one.is_unread]
+    for number, wide in ((1, False), (2, True)):
+        one = read[number - 1]
+        append_labels(run.path, [Label(one.key, not says(one.gold[0], one.text), "ana", look=60)])
+        assert audit_reader(_queue(run), read_labels(run.path)).errors == number
+        after = _gain(run)
+        assert (after.result.high - after.result.low > before.result.high - before.result.low + 0.01) == wide
+
+
+def test_a_judge_becomes_the_proxy_and_decides_nothing_alone(run):
+    outputs = [one for one in _queue(run).first(None) if one.is_unread]
+    rules = _gain(run)
+    append_labels(run.path, [Label(one.key, says(one.gold[0], one.text), "qwen", judge="d") for one in outputs])
+    assert _gain(run).numbers == rules.numbers
+    _label(run, 60)
+    judged = _gain(run)
+    (run.path / "labels.jsonl").unlink()
+    _label(run, 60)
+    assert judged.result.high - judged.result.low < _gain(run).result.high - _gain(run).result.low
