@@ -64,8 +64,8 @@ def write_unread_run(
 
 def _sample(cell: str, i: int, right: bool, wordy: bool, luck: float) -> Sample:
     gold, other = str(3 + i % 5), str(3 + (i + 1) % 5)
-    said = gold if right else other
-    output = f"Image {1 + i % 4} shows {said} of them, unlike the others." if wordy else said
+    number = gold if right else other
+    output = f"Image {1 + i % 4} shows {number} of them, unlike the others." if wordy else number
     rules = (luck >= 0.6 if right else luck < 0.03) if wordy else right
     return Sample(
         cell=cell,

@@ -173,8 +173,8 @@ def _state(queue: Queue, labels: Labels) -> Sequence[str]:
         examples = ", ".join(f"{printable_text(one.text)[:40]!r} ({one.query})" for one in disputed[:3])
         people = " and ".join(labels.persons)
         sentences.append(
-            f"{people} disagree on {format_count(len(disputed), 'output')}, which stay unread: {examples}. The last label "
-            "of each person counts."
+            f"{people} disagree on {format_count(len(disputed), 'output')}, which stay unread: {examples}. The last "
+            "label of each person counts."
         )
     if others := len(labels.people.keys() - keys):
         sentences.append(

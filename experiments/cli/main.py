@@ -24,7 +24,7 @@ from icl.errors import ComponentError
 HEAD = "Research on in-context learning with multimodal language models."
 GROUPS = {
     "Study": ("try", "new", "plan", "run"),
-    "Read": ("show", "compare", "report", "label", "analyze"),
+    "Read": ("show", "compare", "report", "label", "judge", "analyze"),
     "Share": ("push", "import"),
     "Extend": ("ls", "check", "export"),
     "Models and data": ("fit", "serve", "probe", "data", "doctor"),

@@ -3,12 +3,12 @@
 import glob
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from experiments.config.shipped import SUFFIXES, shipped_configs
-from icl import ConfigError, did_you_mean
+from icl import ConfigError, did_you_mean, entries
 
 if TYPE_CHECKING:
     from experiments.report.section import Section
@@ -73,6 +73,16 @@ def view_of(
     for name in by or ():
         column_values(view.frame, name, view.axes)
     return view
+
+
+def model_node(text: str) -> Any:
+    """The config node of `--model`: a name, a YAML mapping, or the path of a checkpoint. Raises ConfigError."""
+    from experiments.config.yaml_document import parse_yaml
+
+    node, _ = parse_yaml(text, "--model")
+    if isinstance(node, str) and node not in entries("model") and ".py:" not in node:
+        return {"name": "hf", "path": node}
+    return node
 
 
 def check_format(kind: str, out: Path | None) -> None:

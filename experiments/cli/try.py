@@ -11,9 +11,9 @@ import typer
 
 from experiments.cli.column_guess import Guess, guess_task
 from experiments.cli.main import hanging_lines
-from experiments.cli.options import Overrides, RunsFolder
+from experiments.cli.options import Overrides, RunsFolder, model_node
 from experiments.config.config import Config, load_config, parse_config
-from experiments.config.yaml_document import Document, apply_overrides, parse_yaml, to_flow_yaml
+from experiments.config.yaml_document import Document, apply_overrides, to_flow_yaml
 from experiments.contexts.contexts import PromptSpec, Retrieval, build_contexts, render
 from experiments.grid.feasibility import check_data, check_requirements
 from experiments.grid.grid import Cell, expand
@@ -25,7 +25,7 @@ from experiments.running.run import run
 from experiments.stats import format_share
 from experiments.store.store import report_write_errors, write_text
 from experiments.terminal.progress import make_progress
-from icl import ConfigError, DataError, PlanError, Prompt, build, entries, resolve
+from icl import ConfigError, DataError, PlanError, Prompt, build, resolve
 
 QUERIES, SHOTS, STRATEGY = 100, [0, 4, 8], "vcd"
 GAIN = 0.03
@@ -96,9 +96,7 @@ def command(
 
 def _keys(guess: Guess, study: Path, model: str, overrides: list[str]) -> dict[str, Any]:
     """The keys of the study. Raises DataError with the key to write if something is missing."""
-    node, _ = parse_yaml(model, "--model")
-    if isinstance(node, str) and node not in entries("model") and ".py:" not in node:
-        node = {"name": "hf", "path": node}
+    node = model_node(model)
     start = {
         "name": f"try-{study.stem}", "task": guess.task, "model": node, "seeds": [0], "max_new_tokens": 32,
         "grid": {"shots": SHOTS, "decoding": ["greedy", STRATEGY]}, "compare": {"to": {"decoding": "greedy"}},

@@ -10,8 +10,7 @@ from experiments.store.store import write_csv
 from icl import DataError, did_you_mean
 
 KEY, VERDICT = "key", "right"
-VERDICTS = {"right": True, "yes": True, "true": True, "1": True, "wrong": False, "no": False, "false": False, "0": False,
-            "?": None}  # fmt: skip
+VERDICTS = {"right": True, "yes": True, "1": True, "wrong": False, "no": False, "0": False, "?": None}
 """What the column VERDICT may have. An empty cell is no label, and '?' is one of somebody who cannot tell."""
 
 

@@ -125,10 +125,12 @@ def apply_labels(frame: DataFrame, metric: str, labels: Labels) -> DataFrame:
         LabelColumn.SAMPLED: (order <= last) | (look == len(names)),
         LabelColumn.AUDITED: (order <= last_audited) & audit_reader(queue, labels).is_refuted,
         LabelColumn.LOOKS: sum(one <= look for one in labels.looks),
+    }
+    scores = {
         metric: np.where(is_labeled, label, score),
         unread_column(metric): frame[unread_column(metric)].where(~is_labeled, ""),
     }
-    return frame.assign(**{str(name): values for name, values in columns.items()})
+    return frame.assign(**{name.of(metric): values for name, values in columns.items()}, **scores)
 
 
 def _outputs(frame: DataFrame, metric: str) -> dict[int, Output]:

@@ -134,7 +134,8 @@ def _sole(samples: DataFrame, setting: Mapping[str, Any], store: Store) -> dict[
 def _scores(samples: DataFrame, axes: Sequence[str], metrics: Sequence[str], attrs: dict[Any, Any]) -> DataFrame:
     baseline_columns = {name: [baseline_column(name, metric) for metric in metrics] for name in _baselines(samples)}
     judged = [column for name, columns in baseline_columns.items() for column in (name, *columns) if column in samples]
-    optional = [n for n in (EQUIVALENCE, SAMPLE, *map(unread_column, metrics), *LabelColumn) if n in samples]
+    own = [name(metric) for metric in metrics for name in (unread_column, *(column.of for column in LabelColumn))]
+    optional = [name for name in (EQUIVALENCE, SAMPLE, *own) if name in samples]
     scores = samples[list(dict.fromkeys(["query", "seed", UNIT, *optional, *axes, *metrics, *judged]))].copy()
     scores.attrs = attrs | {key: samples.attrs[key] for key in (RUN_LEVEL,) if key in samples.attrs}
     scores["failed"] = samples["failed"].notna() if "failed" in samples else False

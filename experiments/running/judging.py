@@ -26,9 +26,13 @@ from experiments.store.store import Store, write_json
 from experiments.terminal.progress import Progress
 from icl import ConfigError, Generation, ICLError, nested_choice
 from icl.metrics.machinery.judge import CONTROLS, Judge, JudgeRequest
+from icl.types import Example
 
 CONTROL_FILE = "judges.json"
 """In the run directory: the counts of the controls of each judge."""
+
+MAX_EMPTY, MIN_GOLD = 1 / 40, 38 / 40
+"""The largest share of empty answers that a judge may call right, and the smallest one of accepted answers."""
 
 CHUNK = 256
 """Answers that are sent to a judge together."""
@@ -59,11 +63,19 @@ def judge_answers(store: Store, grid: Grid, invocation: Invocation, progress: Pr
         for cell, query, request in _unscored(store, grid, name, judge):
             pending[request.key] = request
             places.append((cell, query, request.key))
-        of_controls = _controls(store, grid, judge)
+        outputs = _first_outputs(store, grid)
+        answered = [
+            (example, str(outputs[example.id].get("output", "")), as_stored(outputs[example.id], example))
+            if example.id in outputs
+            else (example, "", example)
+            for task in grid.tasks
+            for example in task.queries
+        ]
+        of_controls = control_requests(judge, answered)
         requests = {request.key: request for pairs in of_controls.values() for pair in pairs for request in pair}
         collect_verdicts(judge, [*pending.values(), *requests.values()], progress.note, name)
         _write_scores(store, name, judge, places, invocation)
-        controls[name] = {control: _counts(judge, control, pairs) for control, pairs in of_controls.items()}
+        controls[name] = {control: count_controls(judge, control, pairs) for control, pairs in of_controls.items()}
         if pending:
             progress.note(describe_controls(name, controls[name]))
     if controls:
@@ -162,10 +174,18 @@ def _with_score(sample: dict[str, Any], name: str, by_query: Mapping[str, float]
     return {**sample, "scores": scores, "scores_invocation": invocation}
 
 
-def _controls(store: Store, grid: Grid, judge: Judge) -> dict[str, list[tuple[JudgeRequest, ...]]]:
-    """Control -> the requests of each query. `swapped` has two each: as asked, and with the answers exchanged."""
-    examples = [example for task in grid.tasks for example in task.queries if example.answers]
-    chosen = [examples[i] for i in nested_choice([example.id for example in examples], CONTROLS, 0, "judge")]
+def control_requests(
+    judge: Judge, answered: Sequence[tuple[Example, str, Example]]
+) -> dict[str, list[tuple[JudgeRequest, ...]]]:
+    """Control -> the requests of each query. `swapped` has two each: as asked, and with the answers exchanged.
+
+    Args:
+        judge: The judge.
+        answered: Each query, an output of a model or '', and the query as this output was asked.
+    """
+    with_gold = [one for one in answered if one[0].answers]
+    places = nested_choice([example.id for example, _, _ in with_gold], CONTROLS, 0, "judge")
+    chosen = [with_gold[i][0] for i in places]
     by_control: dict[str, list[tuple[JudgeRequest, ...]]] = {"gold": [], "empty": [], "other": [], "swapped": []}
     for example in chosen:
         by_control["gold"].append((judge.request(example.answer, example),))
@@ -173,14 +193,20 @@ def _controls(store: Store, grid: Grid, judge: Judge) -> dict[str, list[tuple[Ju
         others = (one.answer for one in chosen if not set(one.answers) & set(example.answers))
         if (other := next(others, None)) is not None:
             by_control["other"].append((judge.request(other, example),))
-    outputs = _first_outputs(store, grid)
-    for example in chosen:
-        if sample := outputs.get(example.id):
-            stored = as_stored(sample, example)
-            output = str(sample.get("output", ""))
-            if judge.request(output, stored).texts["answer"]:
-                by_control["swapped"].append((judge.request(output, stored), judge.swapped(output, stored)))
+    for _, output, stored in (with_gold[i] for i in places):
+        if judge.request(output, stored).texts["answer"]:
+            by_control["swapped"].append((judge.request(output, stored), judge.swapped(output, stored)))
     return by_control
+
+
+def refusal_of_controls(counts: Mapping[str, Mapping[str, int]]) -> str | None:
+    """Why a judge cannot be used at all: it calls empty answers right, or accepted ones wrong. None if it can."""
+    gold, empty = counts["gold"], counts["empty"]
+    if empty["right"] > MAX_EMPTY * empty["n"]:
+        return f"it calls {empty['right']} of {empty['n']} empty answers right"
+    if gold["n"] == 0 or gold["right"] < MIN_GOLD * gold["n"]:
+        return f"it calls only {gold['right']} of {gold['n']} accepted answers right"
+    return None
 
 
 def _first_outputs(store: Store, grid: Grid) -> dict[str, dict[str, Any]]:
@@ -190,7 +216,7 @@ def _first_outputs(store: Store, grid: Grid) -> dict[str, dict[str, Any]]:
     return {sample["query"]: sample for sample in samples if not sample.get("failed")}
 
 
-def _counts(judge: Judge, control: str, pairs: Sequence[tuple[JudgeRequest, ...]]) -> dict[str, int]:
+def count_controls(judge: Judge, control: str, pairs: Sequence[tuple[JudgeRequest, ...]]) -> dict[str, int]:
     """How often the judge said right (`swapped`: the same twice), of the verdicts that could be read."""
     verdicts = [[judge.verdicts.get(one.key, {"right": None})["right"] for one in pair] for pair in pairs]
     read = [values for values in verdicts if None not in values]

@@ -20,8 +20,8 @@ from experiments.results.view_run import view_run
 from experiments.stats import summarize_arms
 from experiments.store.imported import IMPORTED, MERGED
 from experiments.store.invocations import read_invocations
-from experiments.store.labels import LABELS, Labels, read_labels
 from experiments.store.json_shapes import check_shape, excerpt
+from experiments.store.labels import LABELS, Labels, read_labels
 from experiments.store.run_state import json_round_trip
 from experiments.store.store import Store, read_mapping
 from icl import DataFrame, StoreError, __version__, canonical_digest

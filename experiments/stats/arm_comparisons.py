@@ -21,7 +21,7 @@ from experiments.stats.pairs import (
     corrected_interval,
     paired_test,
 )
-from experiments.stats.settled import settle_pairs, settled_interval
+from experiments.stats.settled import settled_pairs
 from experiments.stats.significance import SIGNIFICANCE_LEVEL, holm
 from icl import Better, DataFrame
 
@@ -170,10 +170,12 @@ def compare_arms(
     except UnpairedError as error:
         return ArmComparison(subject, arm, against, None, refused=str(error), better=better)
     interval: Callable[[float, float, int], tuple[float, float]] = partial(corrected_interval, pairs)
-    settled = None if reference_metric else settle_pairs(reference, samples, pairs, level)
-    if settled is not None:
-        result = settled.replace_in(result)
-        interval = partial(settled_interval, reference, samples, pairs)
+    labels = None if reference_metric else settled_pairs(reference, samples, pairs, metric)
+    by_labels = labels and labels.estimate(level)
+    means = {"mean": float(pairs.arm.mean()), "reference_mean": float(pairs.reference.mean())}
+    if labels and by_labels:
+        means = labels.means(by_labels.difference)
+        result, interval = by_labels.replace_in(result), labels.corrected_interval
     decided = deciding_digests(reference), deciding_digests(samples)
     decided_pair = None if reference_metric or None in decided else decided
     return ArmComparison(
@@ -184,14 +186,13 @@ def compare_arms(
         p=math.nan if decided_pair and decided[0] == decided[1] else result.p,
         n=_units(samples, pairs, result),
         pooled=pooled,
-        mean=float(pairs.arm.mean()),
-        reference_mean=float(pairs.reference.mean()),
+        **means,
         also=_second_difference(reference, samples, pairs, also) if also and also != metric else None,
         wrapping=wrapping_note(reference, samples, (against, arm)),
         better=better,
         decided=(decided_pair, pooled) if decided_pair else object(),
         interval=interval,
-        labels=settled.coverage if settled is not None and settled.unread else "",
+        labels=by_labels.coverage if by_labels else "",
     )
 
 

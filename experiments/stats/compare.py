@@ -11,6 +11,7 @@ pairs of arms count once. Both cost the other comparisons no power, and both are
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,7 @@ from experiments.stats.arms import (
     varying_axes,
 )
 from experiments.stats.pairs import KEYS, PairedTestResult, Pairs, align_pairs, corrected_interval, paired_test
+from experiments.stats.settled import settled_pairs
 from experiments.stats.significance import holm
 from icl import Better, ConfigError, DataFrame, did_you_mean
 from icl.metrics.baselines import BASELINES
@@ -39,6 +41,8 @@ BASELINE = "baseline"
 
 TEST_COLUMNS = [name for name in PairedTestResult.__dataclass_fields__ if name != "is_identical"]
 RESULT_COLUMNS = ["reference", "reference_mean", "mean", *TEST_COLUMNS, "p_corrected", "family", "by_construction"]
+LABELS = "labels"
+"""A further column of a run with labels: how many unread outputs they settle (`experiments.stats.settled`)."""
 
 
 def compare(
@@ -61,8 +65,8 @@ def compare(
         axes: The axes of the frame, by default those that it has.
 
     Returns:
-        One row per arm with a reference: its axes, then RESULT_COLUMNS. `p_corrected` is over `family` comparisons, and
-        the interval leaves out 0 exactly if it is at most .05. If
+        One row per arm with a reference: its axes, then RESULT_COLUMNS and, for a run with labels, LABELS.
+        `p_corrected` is over `family` comparisons, and the interval leaves out 0 exactly if it is at most .05. If
         `by_construction` is true the arm always answers as its reference; then p is NaN and the row is in no family.
         `attrs` has the correction ("correct") and the good direction of the metric ("better").
 
@@ -102,10 +106,10 @@ def compare(
         table.loc[rows_of.index, "family"] = len(distinct)
     table["family"] = table["family"].astype(int)
     if correct == "holm":
-        tested = table.loc[~table["by_construction"], ["pairs_of", "p", "p_corrected", "family"]]
-        ends = [corrected_interval(*row) for row in tested.itertuples(index=False)]
+        tested = table.loc[~table["by_construction"], ["interval_of", "p", "p_corrected", "family"]]
+        ends = [interval(*numbers) for interval, *numbers in tested.itertuples(index=False)]
         table.loc[tested.index, ["low", "high"]] = np.array(ends, dtype=float).reshape(-1, 2)
-    table = table[[*axes, *RESULT_COLUMNS]]
+    table = table[[*axes, *RESULT_COLUMNS, *([LABELS] if table[LABELS].any() else [])]]
     if better_of(frame, metric) == "lower":  # a fall is from wrong to right
         turned = {"right_to_wrong": table["wrong_to_right"], "wrong_to_right": table["right_to_wrong"]}
         table = table.assign(**turned)
@@ -131,8 +135,11 @@ def _against_arms(samples: DataFrame, to: Mapping[str, Any], metric: str, axes: 
         theirs = next(rows for other, rows in arms if other == reference)
         names = (describe_arm(reference, label_axes), describe_arm(arm, label_axes))
         pairs = align_pairs(theirs, mine, metric, names=names)
-        result = paired_test(pairs, names=names)
-        row = _row(arm, ", ".join(str(v) for v in to.values()), pairs, result)
+        row = _row(arm, ", ".join(str(v) for v in to.values()), pairs, paired_test(pairs, names=names))
+        labels = settled_pairs(theirs, mine, pairs, metric)
+        if labels and (by_labels := labels.estimate()):
+            row |= vars(by_labels.replace_in(row["tested"])) | labels.means(by_labels.difference)
+            row |= {LABELS: by_labels.coverage, "interval_of": labels.corrected_interval}
         decided = deciding_digests(theirs), deciding_digests(mine)
         if None not in decided:
             row["compared"] = decided
@@ -171,4 +178,5 @@ def _column(frame: DataFrame, to: Mapping[str, Any], metric: str) -> str:
 
 def _row(arm: Mapping[str, Any], reference: str, pairs: Pairs, result: PairedTestResult) -> dict[str, Any]:
     means = {"reference": reference, "reference_mean": float(pairs.reference.mean()), "mean": float(pairs.arm.mean())}
-    return {**arm, **means, **vars(result), "by_construction": False, "compared": object(), "pairs_of": pairs}
+    internal = {"compared": object(), "tested": result, "interval_of": partial(corrected_interval, pairs)}
+    return {**arm, **means, **vars(result), "by_construction": False, LABELS: "", **internal}

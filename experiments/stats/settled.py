@@ -29,6 +29,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from experiments.stats.arms import UNIT
 from experiments.stats.intervals import Codes, Floats, cluster_codes, cluster_sums, mean_variance, t_quantile
 from experiments.stats.pairs import PairedTestResult, Pairs, paired_test
 from experiments.stats.significance import level_of_test
@@ -38,6 +39,8 @@ Flags = NDArray[np.bool_]
 
 MIN_LABELS = 20
 """With fewer labeled pairs there is no estimate. At 20, 95 % intervals cover .93 to .97 (`lab.simulation`)."""
+LABELS_TEST = "labels"
+"""The `test` of a result that labels of a sample settle."""
 AUDIT_LIMIT = 0.02
 """The share of read outputs that the reader may misread before they are corrected too."""
 
@@ -51,6 +54,10 @@ class LabelColumn(StrEnum):
     SAMPLED = "label:sampled"  # whether the query is of the sample in which all unread outputs were labeled
     AUDITED = "label:audited"  # whether its read outputs were labeled too, and the reader was found to err
     LOOKS = "label:looks"  # the number of samples of increasing size that were finished, this one included
+
+    def of(self, metric: str) -> str:
+        """The column's name for a metric."""
+        return f"{self}:{metric}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,8 +127,9 @@ class SettledDifference:
         return f"{self.num_labels:,} of {self.unread:,} unread labeled"
 
     def replace_in(self, result: PairedTestResult) -> PairedTestResult:
-        """The result of a test with these numbers in place of its own."""
-        return replace(result, difference=self.difference, low=self.low, high=self.high, p=self.p)
+        """The result of a test with these numbers in place of its own. No single output says which scores moved."""
+        moved = dict[str, Any](test=LABELS_TEST, right_to_wrong=None, wrong_to_right=None, is_identical=False)
+        return replace(result, difference=self.difference, low=self.low, high=self.high, p=self.p, **moved)
 
 
 def audit(score: Floats, label: Floats) -> ReaderAudit:
@@ -173,45 +181,82 @@ def settle(
     return SettledDifference((low.difference + high.difference) / 2, low.low, high.high, p, low.slope, *counts)
 
 
-def settle_pairs(
-    reference: DataFrame, samples: DataFrame, pairs: Pairs, level: float = 0.95
-) -> SettledDifference | None:
-    """The difference of two frames with the columns `LabelColumn`, by the labels of queries that both have labeled.
+@dataclass(frozen=True, eq=False)
+class SettledPairs:
+    """Two arms with labels. The arguments of `settle`, and the number of looks at samples of increasing size."""
 
-    With several looks at samples of increasing size, each has its share of the level (Bonferroni).
+    reference: LabeledArm
+    arm: LabeledArm
+    chosen: Flags
+    clusters: NDArray[Any]
+    audited: Flags | None = None
+    looks: int = 1
 
-    Returns:
-        The estimate; None if the frames have no labels, or too few.
-    """
-    if pairs.rows is None or pairs.strata or not all(LabelColumn.UNREAD in frame for frame in (reference, samples)):
+    def estimate(self, level: float = 0.95) -> SettledDifference | None:
+        """As `settle`. Each look has its share of the level (Bonferroni)."""
+        level, audited = 1 - (1 - level) / self.looks, self.audited
+        result = settle(self.reference, self.arm, self.chosen, self.clusters, level=level, audited=audited)
+        return result and replace(result, p=min(1.0, result.p * self.looks))
+
+    def means(self, difference: float) -> dict[str, float]:
+        """The mean score of both arms, as `mean` and `reference_mean`, which differ by the estimated difference."""
+        nothing = LabeledArm(*[np.zeros(len(self.clusters))] * 3)
+        reference, arm = (
+            settle(nothing, side, self.chosen, self.clusters, audited=self.audited)
+            for side in (self.reference, self.arm)
+        )
+        if arm:
+            mean = arm.difference
+        else:
+            mean = reference.difference + difference if reference else float(self.arm.proxy.mean())
+        return {"mean": mean, "reference_mean": mean - difference}
+
+    def corrected_interval(self, p: float, corrected: float, family: int) -> tuple[float, float]:
+        """As `pairs.corrected_interval`."""
+        result = self.estimate(1 - level_of_test(p, corrected, family))
+        assert result is not None
+        return result.low, result.high
+
+
+def settled_pairs(reference: DataFrame, samples: DataFrame, pairs: Pairs, metric: str) -> SettledPairs | None:
+    """The labels of two frames with the columns `LabelColumn`. None without these, or without a finished sample."""
+    if pairs.rows is None or pairs.strata:
         return None
-    parts = [frame.iloc[rows] for frame, rows in zip((reference, samples), pairs.rows, strict=True)]
-    arms, flags = [], []
-    for part in parts:
-        unread, label, proxy, sampled, audited = (part[name].to_numpy() for name in list(LabelColumn)[:5])
-        unread = unread.astype(bool)
-        arms.append(LabeledArm(np.where(unread, np.nan, proxy), proxy.astype(float), label.astype(float)))
-        flags.append((sampled.astype(bool), audited.astype(bool)))
-    chosen, audited = (one & other for one, other in zip(*flags, strict=True))
-    looks = max(1, *(int(part[LabelColumn.LOOKS].max()) for part in parts))
-    result = settle(
-        arms[0],
-        arms[1],
-        chosen,
-        pairs.clusters,
-        level=1 - (1 - level) / looks,
-        audited=audited if audited.any() else None,
+    sides = [
+        labeled_arm(frame.iloc[rows], metric) for frame, rows in zip((reference, samples), pairs.rows, strict=True)
+    ]
+    if not all(sides):
+        return None
+    (one, chosen, audited, looks), (other, also_chosen, also_audited, more_looks) = filter(None, sides)
+    audited = audited & also_audited
+    return SettledPairs(
+        one, other, chosen & also_chosen, pairs.clusters, audited if audited.any() else None, max(looks, more_looks)
     )
-    return result and replace(result, p=min(1.0, result.p * looks))
 
 
-def settled_interval(
-    reference: DataFrame, samples: DataFrame, pairs: Pairs, p: float, corrected: float, family: int
-) -> tuple[float, float]:
-    """As `pairs.corrected_interval`, of the difference of `settle_pairs`."""
-    result = settle_pairs(reference, samples, pairs, 1 - level_of_test(p, corrected, family))
-    assert result is not None
-    return result.low, result.high
+def labeled_arm(rows: DataFrame, metric: str) -> tuple[LabeledArm, Flags, Flags, int] | None:
+    """The arm with its labels, whether each sample is chosen and audited, and the number of looks. None without labels.
+
+    rows: The samples of an arm with a score.
+    """
+    if LabelColumn.LABEL.of(metric) not in rows:
+        return None
+    unread, label, proxy, chosen, audited, looks = (
+        rows[column.of(metric)].to_numpy(dtype=dtype) for column, dtype in zip(LabelColumn, "?dd??i", strict=True)
+    )
+    return LabeledArm(np.where(unread, np.nan, proxy), proxy, label), chosen, audited, max(1, *looks)
+
+
+def settled_mean(rows: DataFrame, metric: str, level: float = 0.95) -> SettledDifference | None:
+    """The mean score of an arm by its labels. None without labels, or if every output is read or labeled."""
+    own = labeled_arm(rows, metric)
+    if own is None or not (own[0].unread & np.isnan(own[0].label)).any():
+        return None
+    nothing = LabeledArm(*[np.zeros(len(rows))] * 3)
+    arm, chosen, audited, looks = own
+    return SettledPairs(
+        nothing, arm, chosen, rows[UNIT].to_numpy(), audited if audited.any() else None, looks
+    ).estimate(level)
 
 
 def _truth(side: LabeledArm, audited: Flags | None) -> Floats:
@@ -268,7 +313,7 @@ def _end(strata: Sequence[OutputStratum], truths: Sequence[Floats], codes: Codes
 
 
 def corrected_values(of: OutputStratum) -> tuple[Floats, float]:
-    """([n] values whose mean estimates that of `truth`, which is read in sampled pairs alone; the slope of the proxy)."""
+    """([n] values whose mean estimates that of `truth`, which is used in sampled pairs only; the proxy's slope)."""
     if of.is_whole:
         return of.truth, 1.0
     u, m = int(of.pairs.sum()), int(of.sampled.sum())

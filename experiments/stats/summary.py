@@ -40,6 +40,7 @@ from experiments.stats.intervals import (
     mean_variance,
 )
 from experiments.stats.run_statistics import NO_SPREAD, SAMPLE, cells_of_rows, estimate_run_statistic, run_level_columns
+from experiments.stats.settled import settled_mean
 from icl import Better, DataFrame
 
 
@@ -47,7 +48,8 @@ def estimate_arm(rows: DataFrame, metric: str, level: float = 0.95) -> Estimate:
     """The mean score of an arm with its interval.
 
     Args:
-        rows: The samples of the arm, tidy. At least one has the score.
+        rows: The samples of the arm, tidy. At least one has the score. Labels of a sample of queries settle outputs
+            that could not be read (`settled`).
         metric: The column of scores.
         level: The confidence level.
     """
@@ -55,6 +57,9 @@ def estimate_arm(rows: DataFrame, metric: str, level: float = 0.95) -> Estimate:
     values, clusters = scored[metric].to_numpy(dtype=np.float64), scored[UNIT].to_numpy()
     if scores := run_level_columns(rows).get(metric):
         return estimate_run_statistic(scores, scored[SAMPLE].to_numpy(), clusters, level)
+    if by_labels := settled_mean(scored, metric, level):
+        mean, low, high = np.clip([by_labels.difference, by_labels.low, by_labels.high], 0, 1).tolist()
+        return Estimate(mean, low, high, len(values), len(set(clusters)))
     return estimate_mean(values, clusters, level)
 
 

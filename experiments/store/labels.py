@@ -64,17 +64,17 @@ class Labels:
 
     def verdict(self, key: str) -> bool | None:
         """What people say of an output; None if nobody can tell, or if two people disagree."""
-        said = {right for right in self.people.get(key, {}).values() if right is not None}
-        return said.pop() if len(said) == 1 else None
+        verdicts = {right for right in self.people.get(key, {}).values() if right is not None}
+        return verdicts.pop() if len(verdicts) == 1 else None
 
     @property
     def disputed(self) -> list[str]:
         """The outputs on which people disagree."""
-        return [key for key, said in self.people.items() if {True, False} <= set(said.values())]
+        return [key for key, verdicts in self.people.items() if {True, False} <= set(verdicts.values())]
 
     @property
     def persons(self) -> list[str]:
-        return list(dict.fromkeys(by for said in self.people.values() for by in said))
+        return list(dict.fromkeys(by for verdicts in self.people.values() for by in verdicts))
 
 
 def read_labels(run: Path) -> Labels:
@@ -97,7 +97,7 @@ def read_labels(run: Path) -> Labels:
         else:
             people.setdefault(label.key, {})[label.by] = label.right
             looks.add(label.look)
-    people = {key: said for key, said in people.items() if said}
+    people = {key: verdicts for key, verdicts in people.items() if verdicts}
     return Labels(people, judged, tuple(sorted(looks - {0})), tuple(judges), tuple(filter(None, damaged)))
 
 

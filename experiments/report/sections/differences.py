@@ -6,10 +6,12 @@ from functools import lru_cache
 from experiments.report.section import Column, Section
 from experiments.results.run_view import RunView
 from experiments.stats import UnpairedError, describe_arm, drop_constant_axes, few_units_note, format_count, verdicts
-from experiments.stats.compare import compare
+from experiments.stats.compare import LABELS, compare
+from experiments.stats.settled import LABELS_TEST
 from icl import DataFrame
 
 TESTS = {
+    frozenset({LABELS_TEST}): "labels of a sample of queries",
     frozenset({"mcnemar"}): "exact McNemar",
     frozenset({"randomization"}): "randomization (arms exchanged within units)",
     frozenset({"randomization", "mcnemar"}): "randomization (arms exchanged within units), McNemar where right/wrong",
@@ -53,6 +55,7 @@ def differences_section(view: RunView, frame: DataFrame | None = None) -> Sectio
             Column(name, head, "count", spare=3)
             for name, head in zip(("right_to_wrong", "wrong_to_right"), MOVES[moves_of(view, tested)], strict=True)
         ),
+        *([Column(LABELS, says="how many unread outputs are labeled")] if LABELS in frame else []),
     ]
     many = f"{number} of {format_count(len(rows), 'comparison')}" if number else f"None of {len(rows)} comparisons"
     arms = f"{arm or 'an arm'} with {to}"

@@ -13,7 +13,7 @@ from experiments.cli.main import main
 from experiments.results.labeling import make_queue
 from experiments.store.labels import LABELS, read_labels
 
-SHOWN = re.compile(r"\[(\d+) of (\d+)\]\n.*?accepted +(\S+)\n.*?output +([^\n]*)\n", re.DOTALL)
+SCREEN = re.compile(r"\[(\d+) of (\d+)\]\n.*?accepted +(\S+)\n.*?output +([^\n]*)\n", re.DOTALL)
 
 
 @pytest.fixture(scope="module")
@@ -46,13 +46,13 @@ def test_each_key_is_written_at_once_and_the_command_goes_on_where_it_stopped(ru
         patched.setattr(label, "read_key", press)
         assert main(["label", str(run), "--by", "ana", "--queries", "10"]) == 130
     labels = read_labels(run)
-    assert [one for said in labels.people.values() for one in said.values()] == [True, False]
-    first = [one[3] for one in SHOWN.findall(capsys.readouterr().out)]
+    assert [one for by_person in labels.people.values() for one in by_person.values()] == [True, False]
+    first = [one[3] for one in SCREEN.findall(capsys.readouterr().out)]
     assert first[2] == first[4]  # taken back
     _press(monkeypatch, ["q"])
     assert main(["label", str(run), "--by", "ana", "--queries", "10"]) == 0
     out = capsys.readouterr().out
-    assert SHOWN.findall(out)[0][3] == first[2]
+    assert SCREEN.findall(out)[0][3] == first[2]
     assert f"To go on: icl label {run} --queries 10" in out
 
 
@@ -62,9 +62,9 @@ def test_neither_arm_nor_score_nor_reading_is_shown_and_each_output_once(run, mo
     out = capsys.readouterr().out
     labeling = out[: out.index("outputs labeled ")]
     assert not re.search("shot|random|greedy|lenient|unread", labeling)
-    shown = re.findall(r"question +([^\n]*)\n.*?output +([^\n]*)\n", out, re.DOTALL)
-    assert len(shown) == len(set(shown)) > 30
-    assert all(verdict is None for said in read_labels(run).people.values() for verdict in said.values())
+    outputs = re.findall(r"question +([^\n]*)\n.*?output +([^\n]*)\n", out, re.DOTALL)
+    assert len(outputs) == len(set(outputs)) > 30
+    assert all(verdict is None for by_person in read_labels(run).people.values() for verdict in by_person.values())
 
 
 def test_a_second_person_labels_all_again_and_disagreement_is_listed(run, monkeypatch, capsys):
@@ -95,12 +95,12 @@ def test_a_file_for_crowd_workers_comes_back_as_the_same_labels(run, tmp_path, m
 
 
 @pytest.mark.parametrize(
-    ("key", "right", "message"),
-    [("own", "mostly", "row 2: 'mostly' is no verdict"), ("0" * 32, "right", "row 2: the run has no such output")],
+    ("row", "message"),
+    [("own,mostly", "row 2: 'mostly' is no verdict"), ("0000,right", "row 2: the run has no such output")],
 )
-def test_a_wrong_row_adds_no_label(run, tmp_path, capsys, key, right, message):
+def test_a_wrong_row_adds_no_label(run, tmp_path, capsys, row, message):
     own = make_queue(label.load_run(run).lazy_samples(), "lenient").first(5)[0].key
-    (tmp_path / "a.csv").write_text(f"key,right\n{own if key == 'own' else key},{right}\n{own},right\n")
+    (tmp_path / "a.csv").write_text(f"key,right\n{row.replace('own', own)}\n{own},right\n")
     assert main(["label", str(run), "--import", str(tmp_path / "a.csv")]) == 2
     assert message in capsys.readouterr().err
     assert not (run / LABELS).exists()
@@ -124,7 +124,7 @@ def test_single_keys_in_a_terminal_label_a_run_to_the_end(run, monkeypatch):
         screen = ""
         while len(data := os.read(terminal, 65536)) > 0 and b"\x04" not in data:
             screen, text = (one + data.decode().replace("\r\n", "\n") for one in (screen, text))
-            while match := SHOWN.search(screen):
+            while match := SCREEN.search(screen):
                 os.write(terminal, b"j" if says(match[3], match[4]) else b"f")
                 screen, keys = screen[match.end() :], keys + 1
 

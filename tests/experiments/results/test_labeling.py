@@ -50,7 +50,7 @@ def test_the_queue_has_every_unread_output_once_and_read_ones_of_the_first_queri
 
 
 def test_without_labels_a_view_is_as_before(run):
-    assert LabelColumn.LABEL not in view_run(run).frame
+    assert LabelColumn.LABEL.of("lenient") not in view_run(run).frame
     append_labels(run.path, [Label("of another run", True, "ana")])
     assert _gain(run).labels == ""
 
@@ -103,13 +103,13 @@ def test_a_second_look_costs_half_of_the_level(run):
 
 def test_two_people_who_disagree_leave_an_output_unread(run):
     _label(run, 60)
-    settled = _gain(run)
+    agreed = _gain(run)
     unread = [one for one in _queue(run).first(60) if one.is_unread][:5]
     append_labels(run.path, [Label(one.key, not says(one.gold[0], one.text), "bo", look=60) for one in unread])
     disputed = _gain(run)
     assert len(read_labels(run.path).disputed) == 5
-    assert disputed.labels == settled.labels
-    assert disputed.result.high - disputed.result.low > settled.result.high - settled.result.low
+    assert disputed.labels == agreed.labels
+    assert disputed.result.high - disputed.result.low > agreed.result.high - agreed.result.low
 
 
 def test_a_reader_that_misreads_is_corrected_and_one_slip_is_forgiven(run):

@@ -76,8 +76,7 @@ def test_the_order_of_pairs_changes_nothing_and_swapped_arms_change_the_sign(arm
 
 
 def test_labels_outside_the_sample_are_not_read(arms):
-    reference, arm = arms
-    chosen = choose(np.random.default_rng(1), reference.unread, 40)
+    chosen = choose(np.random.default_rng(1), arms[0].unread, 40)
     blind = [replace(one, label=np.where(chosen, one.label, np.nan)) for one in arms]
     assert settle(*blind, chosen, UNITS) == settle(*arms, chosen, UNITS)
 

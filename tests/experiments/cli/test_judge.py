@@ -1,0 +1,85 @@
+import json
+
+import pytest
+from unread_run import labels_of, write_unread_run
+
+from experiments.cli.main import main
+from experiments.results.labeling import make_queue
+from experiments.store.labels import LABELS, append_labels, read_labels
+
+JUDGE = '''
+import re
+from dataclasses import dataclass
+from icl.models.fake import FakeModel
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judge(FakeModel):
+    """Reads "shows 7", and refuses what is said of image 1."""
+
+    constant: str = ""
+
+    def answer_to(self, request):
+        lines = dict(line.split(": ", 1) for line in request.prompt.text.splitlines() if ": " in line)
+        answer = lines.get("Answer to check", "")
+        number = re.search(r"shows (\\d+)", answer)
+        said = number[1] if number else answer
+        is_right = said in lines["Accepted answers"].split(" / ") and "Image 1" not in answer
+        return self.constant or ("yes" if is_right else "no")
+'''
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    return write_unread_run(tmp_path_factory.mktemp("unread") / "run", queries=80)
+
+
+@pytest.fixture
+def judge(source, tmp_path, monkeypatch):
+    """`judge(constant="")`: asks a judge about a copy of the run, and returns the run and the status."""
+    monkeypatch.setenv("ICL_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "judge.py").write_text(JUDGE)
+    folder = tmp_path / "run"
+    folder.mkdir()
+    for path in source.path.iterdir():
+        (folder / path.name).symlink_to(path)
+
+    def ask(constant=""):
+        node = json.dumps({"name": f"{tmp_path / 'judge.py'}:Judge", "constant": constant})
+        return folder, main(["judge", str(folder), "--model", node])
+
+    return ask
+
+
+def test_a_judge_says_of_each_unread_output_whether_it_is_right_and_labels_measure_its_error(judge, source, capsys):
+    queue = make_queue(source.lazy_samples(), "lenient")
+    unread = [one for one in queue.first(None) if one.is_unread]
+    truth = {label.key: label.right for label in labels_of(unread)}
+    run, status = judge()
+    assert status == 0
+    assert "No person has labeled" in capsys.readouterr().out
+    judged = read_labels(run).judged
+    assert judged == {one.key: truth[one.key] and "Image 1" not in one.text for one in unread}
+    append_labels(run, labels_of(unread[:30]))
+    size = (run / LABELS).stat().st_size
+    judge()
+    assert (run / LABELS).stat().st_size == size  # equal verdicts are stored once
+    right = [one for one in unread[:30] if truth[one.key]]
+    refused = sum("Image 1" in one.text for one in right)
+    assert f"refuses {refused} of {len(right)} right ones and accepts 0 of {30 - len(right)}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("constant", "reason"), [("yes", "of 40 empty answers right"), ("no", "only 0 of 40 accepted answers right")]
+)
+def test_a_judge_that_fails_its_controls_is_refused_and_stores_nothing(judge, capsys, constant, reason):
+    run, status = judge(constant)
+    assert status == 2
+    assert reason in capsys.readouterr().err
+    assert not (run / LABELS).exists()
+
+
+def test_a_run_that_is_read_whole_has_nothing_to_judge(tmp_path, capsys):
+    run = write_unread_run(tmp_path / "run", queries=20, prose=0)
+    assert main(["judge", str(run.path), "--model", "tiny"]) == 2
+    assert "nothing to judge" in capsys.readouterr().err
