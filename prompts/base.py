@@ -1,9 +1,9 @@
 """Base protocols of orderers, transforms and composers."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import ClassVar, Protocol, runtime_checkable
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal, Protocol, runtime_checkable
 
 from icl import ConfigError, Context, EmptyBlocks, Part, Prompt, Turn, later_parameter, spans
 
@@ -51,12 +51,24 @@ class Composer(Protocol):
     def compose(self, context: Context) -> Prompt: ...
 
 
+MARK = "Answer: "
+AnswerForm = Literal["free", "short", "marked"]
+
+ANSWER_REQUESTS: Mapping[AnswerForm, str] = {
+    "free": "",
+    "short": "Answer the question using a single word or phrase.",  # LLaVA-1.5 (Liu et al., CVPR 2024)
+    "marked": f'End with "{MARK}" and the answer alone.',
+}
+"""Form of an answer -> what follows each question."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class BaseComposer(ABC):
     """Base class of composers, with the parameters that all have. A subclass writes the turns after the system turn."""
 
     system: str | None = later_parameter(None)  # text of a system turn before all others
     empty_blocks: EmptyBlocks = later_parameter("as_template")  # empty reasoning blocks before answers
+    answer: AnswerForm = later_parameter("free")  # form of answer that each question asks for; the report measures it
 
     @abstractmethod
     def turns(self, context: Context) -> Sequence[Turn]:
@@ -64,9 +76,35 @@ class BaseComposer(ABC):
 
     def compose(self, context: Context) -> Prompt:
         """The prompt. Raises ConfigError if `turns` writes a system turn and `system` is set too."""
-        turns = tuple(self.turns(context))
+        turns = tuple(self.turns(asked_for(context, self.answer)))
         if self.system is not None:
             if turns[0].role == "system":
                 raise ConfigError("system: the composer writes a system turn of its own. Remove one of the two.")
             turns = Turn("system", (Part(self.system, spans.SYSTEM),)), *turns
         return Prompt(turns, context.key, empty_blocks=self.empty_blocks)
+
+
+def asked_for(context: Context, form: AnswerForm) -> Context:
+    """The context whose questions, those of demonstrations too, ask for a form of answer.
+
+    'marked' demonstrations answer in this form, because a model follows them before it follows an instruction.
+    """
+    if form == "free":
+        return context
+    request, mark = ANSWER_REQUESTS[form], MARK if form == "marked" else ""
+
+    def ask(question: str) -> str:
+        return f"{question}\n{request}" if question else request
+
+    demos = tuple(
+        replace(
+            demo,
+            example=replace(
+                demo.example,
+                question=ask(demo.example.question),
+                answers=tuple(f"{mark}{answer}" for answer in demo.example.answers),
+            ),
+        )
+        for demo in context.demos
+    )
+    return replace(context, query=replace(context.query, question=ask(context.query.question)), demos=demos)

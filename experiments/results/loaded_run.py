@@ -198,8 +198,10 @@ class Run:
 
         Axes that have a single value are left out, unless `all_axes`.
         """
+        from experiments.results.labeling import apply_labels
         from experiments.stats.arms import axes_of, drop_constant_axes
         from experiments.stats.compare import compare
+        from experiments.store.labels import read_labels
 
         info = self.info
         if read_families(self.path):
@@ -215,7 +217,7 @@ class Run:
             )
         correction: Any = correct or keys.get("correction", DEFAULT_CORRECTION)
         usual = primary_metric(info, tuple(info.get("metrics", {}))) or DEFAULT_METRIC
-        samples = self.samples()
+        samples = apply_labels(self.samples(), metric or usual, read_labels(self.path))
         table = compare(samples, reference, metric or usual, correct=correction)
         return table if all_axes else drop_constant_axes(table, axes_of(samples))
 

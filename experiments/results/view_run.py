@@ -30,7 +30,7 @@ from experiments.stats.settled import LabelColumn
 from experiments.stopping.looks import common_queries, read_families
 from experiments.store.labels import read_labels
 from experiments.store.store import Store
-from icl import ConfigError, DataFrame, StoreError, did_you_mean
+from icl import ConfigError, DataFrame, StoreError, canonical_digest, did_you_mean
 from icl.metrics.baselines import BASELINES
 
 NO_REFERENCE: Mapping[str, Any] = {}
@@ -106,6 +106,7 @@ def view_run(
         correct=str(compare.get("correction", DEFAULT_CORRECTION)),
         controls=_controls(samples, store),
         interventions=_intervention_controls(samples, store),
+        answer_forms=_answer_forms(samples, store),
         info=info,
         families=tuple(families),
         by=declared_columns(info) if by is None else tuple(by),
@@ -197,6 +198,19 @@ def _intervention_controls(samples: DataFrame, store: Store) -> InterventionCont
     decodings = cells_by_label(samples, "decoding", store) if "decoding" in samples else {}
     of_items = [name for name, cell in decodings.items() if cell.get("control") and not cell.get("controls")]
     return InterventionControls(controls, of_items, [label for label, node in methods.items() if node.get("fitted")])
+
+
+def _answer_forms(samples: DataFrame, store: Store) -> dict[str, str]:
+    """Label of a composer with another `answer` than 'free' -> the label of the same composer without it."""
+    if "composer" not in samples or "cell" not in samples or samples["composer"].nunique() < 2:
+        return {}
+    nodes = {
+        label: dict(node) if isinstance(node := cell.get("composer"), Mapping) else {"name": node}
+        for label, cell in cells_by_label(samples, "composer", store).items()
+    }
+    free = {canonical_digest(node): label for label, node in nodes.items() if "answer" not in node}
+    plain = {label: canonical_digest({key: node[key] for key in node if key != "answer"}) for label, node in nodes.items()}
+    return {label: free[plain[label]] for label, node in nodes.items() if "answer" in node and plain[label] in free}
 
 
 def _without_control(node: Mapping[str, Any]) -> dict[str, Any]:

@@ -32,7 +32,7 @@ Verdict = Literal["better", "worse", "differs", "equal", "open", "unpaired"]
 """
 
 Topic = Literal[
-    "Answers", "Comparisons", "ICL gain", "Retrieval", "Vote", "Decoding", "Intervention", "By column", "Claims"
+    "Answers", "Comparisons", "ICL gain", "Retrieval", "Vote", "Decoding", "Intervention", "Answer form", "By column", "Claims"
 ]
 
 
@@ -170,7 +170,7 @@ def compare_arms(
     except UnpairedError as error:
         return ArmComparison(subject, arm, against, None, refused=str(error), better=better)
     interval: Callable[[float, float, int], tuple[float, float]] = partial(corrected_interval, pairs)
-    labels = None if reference_metric else settled_pairs(reference, samples, pairs, metric)
+    labels = settled_pairs(reference, samples, pairs, metric, reference_metric)
     by_labels = labels and labels.estimate(level)
     means = {"mean": float(pairs.arm.mean()), "reference_mean": float(pairs.reference.mean())}
     if labels and by_labels:

@@ -12,6 +12,9 @@ The rules for one metric and the reference decoding (of the run's `compare`, els
     Decoding     Every strategy that is neither the reference nor a control, pooled over shots and retrievers: against
                  the reference, and against each of its controls. It 'beats all its controls' if every one of these
                  differences is significant and in the good direction.
+    Answer form  Every composer that asks for a form of answer (`composer.answer`): against the same composer that asks for
+                 none, pooled over shots and retrievers, with the shares of unread outputs. A request is a treatment: it
+                 can change what a model knows to say, and not only whether it can be read.
     Intervention Every intervention that is no control, pooled over shots and retrievers: against no intervention,
                  against each of its controls, and against its labeled items as demonstrations, if these were run.
 
@@ -31,7 +34,7 @@ their groups (`intervals`).
 
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 
 from experiments.config.keys import DEFAULT_METRIC, DEFAULT_REFERENCES, NO_INTERVENTION
@@ -51,7 +54,8 @@ from experiments.stats.arms import (
     tidy_frame,
     varying_axes,
 )
-from experiments.stats.formatting import format_signed, join_words
+from experiments.stats.formatting import format_share, format_signed, join_words
+from experiments.stats.settled import unread_flags
 from experiments.stats.strategy_verdicts import compare_strategies
 from icl import Better, DataFrame, Series
 
@@ -145,6 +149,7 @@ def page_comparisons(
     excluded: "Series[bool] | None" = None,
     interventions: InterventionControls | None = None,
     by_names_used: DataFrame | None = None,
+    answer_forms: Mapping[str, str] | None = None,
     by_column: Sequence[ArmComparison] = (),
     claims: Sequence[ArmComparison] = (),
 ) -> dict[Topic, list[ArmComparison]]:
@@ -163,6 +168,7 @@ def page_comparisons(
         interventions: The controls of the interventions.
         by_names_used: The columns `model` and `vote` for samples with renamed labels: scores under the names that the
             demonstrations use (`sample_rows.scores_by_names_used`). The topic Vote reads them.
+        answer_forms: Label of a composer that asks for a form of answer -> that of the composer that asks for none.
         by_column: Tests of effects that differ between parts of the data, which join the family.
         claims: Tests of claims of the experiment file, which join the family.
     """
@@ -207,6 +213,7 @@ def page_comparisons(
             )
             if "intervene" in varying
             else [],
+            "Answer form": _form_comparisons(samples, varying, metric, better, answer_forms or {}),
             "By column": by_column,
             "Claims": claims,
         }
@@ -221,6 +228,7 @@ def describe_comparisons(comparisons: Mapping[Topic, Sequence[ArmComparison]], a
         *_vote(comparisons["Vote"]),
         *_decoding(comparisons["Decoding"]),
         *_interventions(comparisons["Intervention"]),
+        *_answer_forms(comparisons["Answer form"]),
     ]
 
 
@@ -310,6 +318,29 @@ def _intervention_comparisons(
                 if len(theirs):
                     trials.append(compare_arms(subject, words, label, (theirs, zero), metric, better=better))
     return trials
+
+
+def _form_comparisons(
+    samples: DataFrame, varying: Sequence[str], metric: str, better: Better, answer_forms: Mapping[str, str]
+) -> list[ArmComparison]:
+    """Each composer that asks for a form of answer with the one that asks for none."""
+    trials = []
+    over = [axis for axis in ("shots", "retriever") if axis in samples]
+    for subject, part in split_by_subject(samples, [axis for axis in varying if axis != "composer"]):
+        for label, base in answer_forms.items():
+            theirs, mine = (part[part["composer"] == name] for name in (base, label))
+            both, where = shared_settings(theirs, mine, over)
+            if len(both[0]) and len(both[1]):
+                one = compare_arms(subject, label, base, both, metric, on=over, pooled=where, better=better)
+                unread = [format_share(float(unread_flags(frame, metric).mean()), 2) for frame in both]
+                trials.append(replace(one, wrapping=f"Unread outputs: {unread[0]} before, {unread[1]} after."))
+    return trials
+
+
+def _answer_forms(trials: Sequence[ArmComparison]) -> Iterator[Finding]:
+    for t in trials:
+        claim = _refused(t) or f"{t.arm} {_words(t)} {t.against}{t.pooled} ({t.means})"
+        yield Finding("Answer form", t.subject, claim, t.numbers, t.wrapping, t.verdict)
 
 
 def _gain(trials: Sequence[ArmComparison], also: str | None) -> Iterator[Finding]:

@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from experiments.stats.arms import UNIT
+from experiments.stats.arms import UNIT, unread_column
 from experiments.stats.intervals import Codes, Floats, cluster_codes, cluster_sums, mean_variance, t_quantile
 from experiments.stats.pairs import PairedTestResult, Pairs, paired_test
 from experiments.stats.significance import level_of_test
@@ -132,6 +132,14 @@ class SettledDifference:
         return replace(result, difference=self.difference, low=self.low, high=self.high, p=self.p, **moved)
 
 
+def unread_flags(frame: DataFrame, metric: str) -> Flags:
+    """[n]: whether the reader could not read an output, also where it has a label now."""
+    if has_labels(frame, metric):
+        return frame[LabelColumn.UNREAD.of(metric)].to_numpy(dtype=bool)
+    column = unread_column(metric)
+    return (frame[column].fillna("") != "").to_numpy() if column in frame else np.zeros(len(frame), dtype=bool)
+
+
 def audit(score: Floats, label: Floats) -> ReaderAudit:
     """Compares the reader with labels. score, label: [n], NaN where an output was not read or has no label."""
     both = np.isfinite(score) & np.isfinite(label)
@@ -218,38 +226,57 @@ class SettledPairs:
         return result.low, result.high
 
 
-def settled_pairs(reference: DataFrame, samples: DataFrame, pairs: Pairs, metric: str) -> SettledPairs | None:
-    """The labels of two frames with the columns `LabelColumn`. None without these, or without a finished sample."""
+def settled_pairs(
+    reference: DataFrame, samples: DataFrame, pairs: Pairs, metric: str, reference_metric: str | None = None
+) -> SettledPairs | None:
+    """The labels of two frames with the columns `LabelColumn`. None without these, or without a finished sample.
+
+    Arguments are those of `pairs.align_pairs`. A baseline, the scores of `reference_metric`, is read whole.
+    """
     if pairs.rows is None or pairs.strata:
         return None
-    sides = [
-        labeled_arm(frame.iloc[rows], metric) for frame, rows in zip((reference, samples), pairs.rows, strict=True)
-    ]
-    if not all(sides):
+    rows = [frame.iloc[places] for frame, places in zip((reference, samples), pairs.rows, strict=True)]
+    if not any(has_labels(own, metric) for own in (rows[1:] if reference_metric else rows)):
         return None
-    (one, chosen, audited, looks), (other, also_chosen, also_audited, more_looks) = filter(None, sides)
-    audited = audited & also_audited
-    return SettledPairs(
-        one, other, chosen & also_chosen, pairs.clusters, audited if audited.any() else None, max(looks, more_looks)
-    )
-
-
-def labeled_arm(rows: DataFrame, metric: str) -> tuple[LabeledArm, Flags, Flags, int] | None:
-    """The arm with its labels, whether each sample is chosen and audited, and the number of looks. None without labels.
-
-    rows: The samples of an arm with a score.
-    """
-    if LabelColumn.LABEL.of(metric) not in rows:
+    sides = [_read_arm(pairs.reference) if reference_metric else labeled_arm(rows[0], metric)]
+    sides.append(labeled_arm(rows[1], metric))
+    one, other = sides
+    if one is None or other is None:
         return None
+    audited = one[2] & other[2]
+    looks = max(one[3], other[3])
+    return SettledPairs(one[0], other[0], one[1] & other[1], pairs.clusters, audited if audited.any() else None, looks)
+
+
+_Side = tuple[LabeledArm, Flags, Flags, int]
+"""An arm, whether each sample is chosen and audited, and the number of looks."""
+
+
+def has_labels(rows: DataFrame, metric: str) -> bool:
+    """Whether samples come from a run with labels; in a frame of two runs, one of them may have none."""
+    column = LabelColumn.UNREAD.of(metric)
+    return column in rows and bool(rows[column].notna().all())
+
+
+def labeled_arm(rows: DataFrame, metric: str) -> _Side | None:
+    """The samples of an arm that have a score, with their labels. None if outputs are unread in a run without labels."""
+    if not has_labels(rows, metric):
+        return None if unread_flags(rows, metric).any() else _read_arm(rows[metric].to_numpy(dtype=np.float64))
     unread, label, proxy, chosen, audited, looks = (
         rows[column.of(metric)].to_numpy(dtype=dtype) for column, dtype in zip(LabelColumn, "?dd??i", strict=True)
     )
     return LabeledArm(np.where(unread, np.nan, proxy), proxy, label), chosen, audited, max(1, *looks)
 
 
+def _read_arm(score: Floats) -> _Side:
+    """An arm whose outputs are all read."""
+    every = np.ones(len(score), dtype=bool)
+    return LabeledArm(score, score, np.full(len(score), np.nan)), every, every, 1
+
+
 def settled_mean(rows: DataFrame, metric: str, level: float = 0.95) -> SettledDifference | None:
     """The mean score of an arm by its labels. None without labels, or if every output is read or labeled."""
-    own = labeled_arm(rows, metric)
+    own = labeled_arm(rows, metric) if has_labels(rows, metric) else None
     if own is None or not (own[0].unread & np.isnan(own[0].label)).any():
         return None
     nothing = LabeledArm(*[np.zeros(len(rows))] * 3)

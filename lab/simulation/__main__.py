@@ -19,6 +19,7 @@ class Kind(StrEnum):
     PAGES = "pages"
     FAMILIES = "families"
     SAVINGS = "savings"
+    LABELS = "labels"
 
 
 def command(
@@ -48,11 +49,12 @@ def command(
     """Prints a Markdown table. Its statistics are those of reports, so it shows how often a report errs.
 
     comparisons: two arms and their paired test. pages: whole reports of equal arms. families: comparisons that stop
-    when they are decided. savings: their share of the queries and power by the size of the effect.
+    when they are decided. savings: their share of the queries and power by the size of the effect. labels: arms of which
+    one writes prose, and labels of a sample (--effect 0: equal arms).
     `python -m lab.simulation comparisons --design seeds --clusters 12 --clusters 50 --runs 1000`
     """
     from experiments.config.keys import StopSpec
-    from lab.simulation import measures
+    from lab.simulation import measures, settling
     from lab.simulation.designs import DESIGNS, DISCORDANCE, PAGE_DESIGNS
 
     spec = StopSpec(level=level, looks=looks, futility=futility or None, margin=margin or None)
@@ -61,6 +63,7 @@ def command(
         Kind.PAGES: list(PAGE_DESIGNS),
         Kind.FAMILIES: [name for name in DESIGNS if name != "f1"],
         Kind.SAVINGS: ["single"],
+        Kind.LABELS: ["single", "seeds"],
     }[what]
     designs = design or offered
     for name in designs:
@@ -83,6 +86,13 @@ def command(
         rows = measures.family_rows(
             designs, sizes, effect, share, comparisons=comparisons, real=real, runs=runs, spec=spec, seed=seed
         )
+    elif what is Kind.LABELS:
+        numbers = clusters or [200, 600]
+        rows = [
+            {"design": name, **row}
+            for name in designs
+            for row in settling.settling_rows(numbers, [20, 40, 60, 100], effect, runs, seed, seeds=DESIGNS[name].seeds)
+        ]
     else:
         rows = measures.saving_rows((clusters or [3000])[0], share, runs, spec, seed)
     _print(list(rows), measures.standard_error_note(runs), csv)

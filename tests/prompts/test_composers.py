@@ -135,3 +135,26 @@ def test_an_own_composer_has_a_system_turn_from_its_base_class() -> None:
     prompt = Short("?", system="s").compose(_context(0))
     assert _turn_texts(prompt)[0] == ("system", "s")
     assert _turn_texts(prompt)[1][1].endswith("?")
+
+
+@pytest.mark.parametrize("name", ["chat", "interleaved", "blocks", "template"])
+def test_a_request_for_short_answers_follows_every_question_and_changes_nothing_else(name: str) -> None:
+    request = "Answer the question using a single word or phrase."
+    free, short = (
+        "".join(text for _, text in _turn_texts(_composed({"name": name, "answer": form}, _context(2))))
+        for form in ("free", "short")
+    )
+    assert short.count(request) == 3
+    assert short.replace(f"\n{request}", "") == free
+
+
+def test_marked_answers_are_asked_for_and_demonstrated() -> None:
+    (_, (_, answer), (_, query)) = _turn_texts(_composed({"name": "chat", "answer": "marked"}, _context(1)))
+    assert answer == "Answer: a0"
+    assert query == '<>q9?\nEnd with "Answer: " and the answer alone.'
+
+
+def test_a_question_that_a_transform_removed_leaves_the_request_alone() -> None:
+    example = Example("e", (), "", ("a",))
+    prompt = _composed({"name": "chat", "answer": "short"}, Context(example.query, (), StreamKey(1, "e")))
+    assert _turn_texts(prompt) == [("user", "Answer the question using a single word or phrase.")]
