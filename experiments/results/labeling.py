@@ -118,7 +118,7 @@ def apply_labels(frame: DataFrame, metric: str, labels: Labels) -> DataFrame:
     for place, output in outputs.items():
         label[place], judged[place] = _number(labels.verdict(output.key)), _number(labels.judged.get(output.key))
     is_labeled = unread & np.isfinite(label)
-    columns = {
+    columns: dict[LabelColumn, Any] = {
         LabelColumn.UNREAD: unread,
         LabelColumn.LABEL: label,
         LabelColumn.PROXY: np.where(unread & np.isfinite(judged), judged, score),
@@ -126,7 +126,7 @@ def apply_labels(frame: DataFrame, metric: str, labels: Labels) -> DataFrame:
         LabelColumn.AUDITED: (order <= last_audited) & audit_reader(queue, labels).is_refuted,
         LabelColumn.LOOKS: sum(one <= look for one in labels.looks),
     }
-    scores = {
+    scores: dict[str, Any] = {
         metric: np.where(is_labeled, label, score),
         unread_column(metric): frame[unread_column(metric)].where(~is_labeled, ""),
     }

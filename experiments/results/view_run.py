@@ -209,7 +209,7 @@ def _answer_forms(samples: DataFrame, store: Store) -> dict[str, str]:
         for label, cell in cells_by_label(samples, "composer", store).items()
     }
     free = {canonical_digest(node): label for label, node in nodes.items() if "answer" not in node}
-    plain = {label: canonical_digest({key: node[key] for key in node if key != "answer"}) for label, node in nodes.items()}
+    plain = {label: canonical_digest({k: v for k, v in one.items() if k != "answer"}) for label, one in nodes.items()}
     return {label: free[plain[label]] for label, node in nodes.items() if "answer" in node and plain[label] in free}
 
 

@@ -32,8 +32,9 @@ Verdict = Literal["better", "worse", "differs", "equal", "open", "unpaired"]
 """
 
 Topic = Literal[
-    "Answers", "Comparisons", "ICL gain", "Retrieval", "Vote", "Decoding", "Intervention", "Answer form", "By column", "Claims"
-]
+    "Answers", "Comparisons", "ICL gain", "Retrieval", "Vote", "Decoding", "Intervention", "Answer form", "By column",
+    "Claims",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -172,7 +173,7 @@ def compare_arms(
     interval: Callable[[float, float, int], tuple[float, float]] = partial(corrected_interval, pairs)
     labels = settled_pairs(reference, samples, pairs, metric, reference_metric)
     by_labels = labels and labels.estimate(level)
-    means = {"mean": float(pairs.arm.mean()), "reference_mean": float(pairs.reference.mean())}
+    means = float(pairs.reference.mean()), float(pairs.arm.mean())
     if labels and by_labels:
         means = labels.means(by_labels.difference)
         result, interval = by_labels.replace_in(result), labels.corrected_interval
@@ -186,7 +187,8 @@ def compare_arms(
         p=math.nan if decided_pair and decided[0] == decided[1] else result.p,
         n=_units(samples, pairs, result),
         pooled=pooled,
-        **means,
+        mean=means[1],
+        reference_mean=means[0],
         also=_second_difference(reference, samples, pairs, also) if also and also != metric else None,
         wrapping=wrapping_note(reference, samples, (against, arm)),
         better=better,

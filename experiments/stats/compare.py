@@ -138,7 +138,8 @@ def _against_arms(samples: DataFrame, to: Mapping[str, Any], metric: str, axes: 
         row = _row(arm, ", ".join(str(v) for v in to.values()), pairs, paired_test(pairs, names=names))
         labels = settled_pairs(theirs, mine, pairs, metric)
         if labels and (by_labels := labels.estimate()):
-            row |= vars(by_labels.replace_in(row["tested"])) | labels.means(by_labels.difference)
+            row |= vars(by_labels.replace_in(row["tested"]))
+            row |= dict(zip(("reference_mean", "mean"), labels.means(by_labels.difference), strict=True))
             row |= {LABELS: by_labels.coverage, "interval_of": labels.corrected_interval}
         decided = deciding_digests(theirs), deciding_digests(mine)
         if None not in decided:

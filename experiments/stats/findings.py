@@ -12,9 +12,9 @@ The rules for one metric and the reference decoding (of the run's `compare`, els
     Decoding     Every strategy that is neither the reference nor a control, pooled over shots and retrievers: against
                  the reference, and against each of its controls. It 'beats all its controls' if every one of these
                  differences is significant and in the good direction.
-    Answer form  Every composer that asks for a form of answer (`composer.answer`): against the same composer that asks for
-                 none, pooled over shots and retrievers, with the shares of unread outputs. A request is a treatment: it
-                 can change what a model knows to say, and not only whether it can be read.
+    Answer form  Every composer that asks for a form of answer (`composer.answer`): against the same composer without
+                 it, pooled over shots and retrievers, with the shares of unread outputs. A request is a treatment: it
+                 can change what a model answers, and not only whether it can be read.
     Intervention Every intervention that is no control, pooled over shots and retrievers: against no intervention,
                  against each of its controls, and against its labeled items as demonstrations, if these were run.
 

@@ -206,8 +206,8 @@ class SettledPairs:
         result = settle(self.reference, self.arm, self.chosen, self.clusters, level=level, audited=audited)
         return result and replace(result, p=min(1.0, result.p * self.looks))
 
-    def means(self, difference: float) -> dict[str, float]:
-        """The mean score of both arms, as `mean` and `reference_mean`, which differ by the estimated difference."""
+    def means(self, difference: float) -> tuple[float, float]:
+        """The mean scores of reference and arm, which differ by the estimated difference."""
         nothing = LabeledArm(*[np.zeros(len(self.clusters))] * 3)
         reference, arm = (
             settle(nothing, side, self.chosen, self.clusters, audited=self.audited)
@@ -217,7 +217,7 @@ class SettledPairs:
             mean = arm.difference
         else:
             mean = reference.difference + difference if reference else float(self.arm.proxy.mean())
-        return {"mean": mean, "reference_mean": mean - difference}
+        return mean - difference, mean
 
     def corrected_interval(self, p: float, corrected: float, family: int) -> tuple[float, float]:
         """As `pairs.corrected_interval`."""
@@ -259,7 +259,7 @@ def has_labels(rows: DataFrame, metric: str) -> bool:
 
 
 def labeled_arm(rows: DataFrame, metric: str) -> _Side | None:
-    """The samples of an arm that have a score, with their labels. None if outputs are unread in a run without labels."""
+    """The samples of an arm that have a score, with their labels. None if a run without labels has unread outputs."""
     if not has_labels(rows, metric):
         return None if unread_flags(rows, metric).any() else _read_arm(rows[metric].to_numpy(dtype=np.float64))
     unread, label, proxy, chosen, audited, looks = (

@@ -49,8 +49,8 @@ def command(
     """Prints a Markdown table. Its statistics are those of reports, so it shows how often a report errs.
 
     comparisons: two arms and their paired test. pages: whole reports of equal arms. families: comparisons that stop
-    when they are decided. savings: their share of the queries and power by the size of the effect. labels: arms of which
-    one writes prose, and labels of a sample (--effect 0: equal arms).
+    when they are decided. savings: their share of the queries and power by the size of the effect. labels: an arm with
+    prose and one without, and labels of a sample (--effect 0: equal arms).
     `python -m lab.simulation comparisons --design seeds --clusters 12 --clusters 50 --runs 1000`
     """
     from experiments.config.keys import StopSpec

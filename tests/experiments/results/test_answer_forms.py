@@ -30,7 +30,7 @@ def test_each_form_is_compared_with_the_composer_that_asks_for_none(mapping: Any
     view = view_run(load_run(run(load_config(config), tmp_path, SilentProgress()).folder))
     (one,) = view.comparisons["Answer form"]
     assert (one.arm, one.against) == ("chat(answer=short)", "chat")
-    assert one.wrapping == "Unread outputs: 1.00 before, 0 after."
+    assert one.wrapping == "Unread outputs: 1.00 before, .00 after."
     (finding,) = [finding for finding in view.findings if finding.topic == "Answer form"]
     assert one.wrapping in finding.sentence
 
