@@ -158,7 +158,7 @@ class Work:
         every = [] if view.is_sequential else [one for own in view.comparisons.values() for one in own]
         if not every:
             return
-        undecided = sum(one.verdict == "undecided" for one in every)
+        undecided = sum(str(one.verdict) == "undecided" for one in every)
         yield f"{len(every) - undecided:,} of {format_count(len(every), 'comparison')} decided by now."
         for one in [one for one in every if one.labels][:MAX_LISTED]:
             yield f"  {one.subject}: {one.arm} against {one.against} {one.numbers}"

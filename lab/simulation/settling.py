@@ -33,7 +33,7 @@ def draw_arms(
 
 def choose(draw: np.random.Generator, unread: Flags, labels: int, seeds: int = 1) -> Flags:
     """The pairs of the first `labels` queries with an unread output, in a random order."""
-    by_query = unread.reshape(-1, seeds).any(axis=1)
+    by_query = np.asarray(unread.reshape(-1, seeds).any(axis=1))
     first = draw.permutation(np.flatnonzero(by_query))[:labels]
     return np.repeat(np.isin(np.arange(len(by_query)), first), seeds)
 
