@@ -44,6 +44,14 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+@pytest.fixture(autouse=True, scope="session")
+def files_without_fsync() -> Iterator[None]:
+    """A process that is killed loses nothing that it wrote: fsync is for a loss of power, 15 ms for each file."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda file: None)
+        yield
+
+
 def refused_skips(config: pytest.Config) -> list[str]:
     """The places and reasons of skips that are not allowed. Reports of xdist's workers come to the controller."""
     reporter = config.pluginmanager.get_plugin("terminalreporter")

@@ -32,7 +32,10 @@ NEEDS_MORE = re.compile(r"fitted: plus\.|enable_thinking: false")
 """In a file that this page alone cannot expand."""
 REST = {"task": "binding", "model": "fake-vote"}
 """Keys of an experiment file that a page which shows a part of one leaves out."""
-FEW = {"quickstart": ("grid.task.queries=[6]", "seeds=[0]", "grid.shots=[0,2]"), "": ("task.queries=6", "seeds=[0]")}
+FEW = {
+    "quickstart": ("grid.task.queries=[4]", "seeds=[0]", "grid.shots=[0,2]", "grid.retriever=[random]"),
+    "": ("task.queries=4", "seeds=[0]"),
+}
 
 
 def page_name(page: Path) -> str:
