@@ -131,7 +131,9 @@ class Thinking:
 
     def _find_opening(self, tokens: Sequence[int]) -> None:
         window = self._window(tokens)
-        self.markers = next((markers for markers in known_markers(self.own) if markers.opening in window), None)
+        self.markers = next(
+            (markers for markers in known_markers(self.own) if markers.opening and markers.opening in window), None
+        )
         if self.markers is None:
             return
         length = 1

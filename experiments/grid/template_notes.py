@@ -60,15 +60,20 @@ def _answer_notes(facts: "TemplateFacts", cells: list[Cell], has_turns: bool) ->
     unlimited = any(cell.answer_mode == "generate" and cell.max_thinking_tokens is None for cell in cells)
     if unlimited and facts.opens_block and facts.block is not None:
         names = f" (it takes {', '.join(facts.arguments)})" if facts.arguments else ""
+        opens = (
+            f"prompts end in an open reasoning block ({facts.block.opening})"
+            if facts.block.opening
+            else f"the chat template asks for reasoning, and for the answer after {facts.block.closing}"
+        )
         yield (
-            f"prompts end in an open reasoning block ({facts.block.opening}), so the tokens of the reasoning count as "
-            f"answer. Set max_thinking_tokens, or switch it off by model.template{names}"
+            f"{opens}, so the tokens of the reasoning count as answer. Set max_thinking_tokens, or switch it off by "
+            f"model.template{names}"
         )
     if has_turns and not facts.accepts_turns:
         yield "the chat template takes no answers as turns. Use a composer of a single user turn, such as interleaved"
     elif has_turns and facts.demos_lack_block and facts.block is not None:
         yield (
-            f"the query has a reasoning block ({facts.block.opening}) before its answer, and demonstrations have none "
+            f"the query has a reasoning block ({facts.block.opening or facts.block.closing}) before its answer, and demonstrations have none "
             "(composer.empty_blocks: everywhere writes an empty one before all answers)"
         )
 

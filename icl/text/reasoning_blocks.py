@@ -27,16 +27,18 @@ class ReasoningMarkers:
     """The texts around the reasoning block of a family of models.
 
     Attributes:
-        opening: Begins the block.
+        opening: Begins the block; '' if an answer begins with its reasoning.
         closing: Ends it.
         leads_on: Follows a closing marker that a thinking budget forces.
         leads_up: Precedes it.
+        answer_end: Follows the answer, '' if the end of the turn does.
     """
 
     opening: str
     closing: str
     leads_on: str = "\n\n"
     leads_up: str = "\n"
+    answer_end: str = ""
 
     @property
     def forced(self) -> str:
@@ -135,8 +137,13 @@ def reasoning_text(output: str) -> str:
 def with_table_markers(output: str, block: ReasoningMarkers, ends: Sequence[str]) -> str:
     """The output with the markers of the table in place of others.
 
+    A block without an opening marker is what stands before its closing marker. Without that, the output is an answer.
+
     ends: Texts that begin the end of a turn. The answer has none of them.
     """
+    ends = (*ends, *filter(None, [block.answer_end]))
+    if not block.opening and block.closing not in output:
+        return output[: min((place for end in ends if (place := output.find(end)) >= 0), default=None)].strip()
     opening, closing = block.in_outputs.opening, block.in_outputs.closing
     text = output.replace(block.opening, opening, 1).replace(block.closing, f"{closing}{block.leads_on}", 1)
     reasoning, marker, answer = text.rpartition(closing)

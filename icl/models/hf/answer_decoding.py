@@ -20,7 +20,7 @@ class AnswerDecoder:
         special = {number: str(token.content) for number, token in added.items() if token.special}
         texts = {text for one in TAG_MARKERS for text in (one.opening, one.closing)}
         if facts.block is not None:
-            texts |= {facts.block.opening, facts.block.closing, facts.answer_start}
+            texts |= {facts.block.opening, facts.block.closing, facts.block.answer_end, facts.answer_start}
         self.marker_tokens = {
             number: token for number, token in special.items() if any(token in text for text in texts)
         }
@@ -29,11 +29,12 @@ class AnswerDecoder:
 
     def text(self, tokens: Sequence[int]) -> str:
         """The text of some tokens."""
-        if not self.marker_tokens:
+        block = self.facts.block
+        has_table_markers = block is None or block.in_outputs is block
+        if not self.marker_tokens and has_table_markers:
             return str(self.tokenizer.decode(list(tokens), skip_special_tokens=True)).strip()
         text = str(self.tokenizer.decode([token for token in tokens if token not in self.dropped])).strip()
-        block = self.facts.block
-        if block is None or block.in_outputs is block:
+        if block is None or has_table_markers:
             return text
         return with_table_markers(
             text.removeprefix(self.facts.answer_start.strip()), block, tuple(self.marker_tokens.values())

@@ -79,10 +79,16 @@ def as_strings(conversation: Sequence[Message]) -> list[Message]:
     return list(conversation)
 
 
+def typed_turn(role: str, *pieces: Piece) -> Message:
+    """A turn of texts and images; whatever is no text is an image."""
+    items = [{"type": "text", "text": piece} if isinstance(piece, str) else {"type": "image"} for piece in pieces]
+    return {"role": role, "content": items}
+
+
 def images_in_texts(turns: Script, image: str) -> list[Message]:
     """The conversation, in which each turn is one text. image: stands for an image."""
     texts = ((role, "".join(piece if isinstance(piece, str) else image for piece in own)) for role, own in turns)
-    return [{"role": role, "content": [{"type": "text", "text": text}]} for role, text in texts]
+    return [typed_turn(role, text) for role, text in texts]
 
 
 def script(prompt: Prompt) -> Script:
@@ -92,13 +98,7 @@ def script(prompt: Prompt) -> Script:
 
 def messages(turns: Script) -> list[Message]:
     """The conversation in the format of processors."""
-    return [
-        {
-            "role": role,
-            "content": [{"type": "text", "text": p} if isinstance(p, str) else {"type": "image"} for p in pieces],
-        }
-        for role, pieces in turns
-    ]
+    return [typed_turn(role, *pieces) for role, pieces in turns]
 
 
 def merged(turn: Turn) -> list[Piece]:

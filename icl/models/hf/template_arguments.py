@@ -10,23 +10,18 @@ from typing import TYPE_CHECKING, Any
 
 from icl.errors import ModelError, did_you_mean
 from icl.models.hf import PROCESS, TemplateRefusedError, as_strings
+from icl.models.hf.conversations import Message, typed_turn
 
 if TYPE_CHECKING:
     from icl.models.hf.rendering import PromptRenderer
 
-Conversation = list[dict[str, Any]]
-
-
-def _turn(role: str, *content: str) -> dict[str, Any]:
-    pieces = [{"type": "image"} if text == "image" else {"type": "text", "text": text} for text in content]
-    return {"role": role, "content": pieces}
-
+Conversation = list[Message]
 
 PROBES: tuple[Conversation, ...] = (
-    [_turn("user", "image", "q")],
-    [_turn("user", "image", "q"), _turn("assistant", "a"), _turn("user", "image", "q")],
-    [_turn("system", "s"), _turn("user", "q")],
-    [_turn("user", "image", "image", "q")],
+    [typed_turn("user", None, "q")],
+    [typed_turn("user", None, "q"), typed_turn("assistant", "a"), typed_turn("user", None, "q")],
+    [typed_turn("system", "s"), typed_turn("user", "q")],
+    [typed_turn("user", None, None, "q")],
 )
 """Conversations with the turns that composers write. An argument without effect on them has none in a run."""
 

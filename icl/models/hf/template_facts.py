@@ -12,10 +12,11 @@ import re
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from importlib.metadata import version
 from typing import Any, Literal
 
-from icl.models.hf.conversations import Message, rendered_as_read
+from icl.models.hf.conversations import Message, rendered_as_read, typed_turn
 from icl.parameter_files import cache_folder, write_cache
 from icl.text.json_text import canonical_digest
 from icl.text.reasoning_blocks import REASONING_MARKERS, TAG_MARKERS, ReasoningMarkers, opened_block
@@ -27,7 +28,7 @@ Render = Callable[[Sequence[Message], bool], str | None]
 SystemTurn = Literal["own turn", "in the user turn", "moved", "dropped", "refused"]
 Reasoning = Literal["kept", "removed", "after an empty block", "refused"]
 
-REVISION = 1
+REVISION = 2
 """Increased if facts are read in another way, so that kept ones are read again."""
 
 QUESTIONS = "\ue001", "\ue002"
@@ -35,6 +36,8 @@ ANSWERS = "\ue003", "\ue004"
 SYSTEM, REASONING = "\ue005", "\ue006"
 WORDS = re.compile(r"[^\W\d_]{2,} [^\W\d_]{2,}")
 """Two words in a row, which no marker of a turn has."""
+MARKED_ANSWER = re.compile(r"(\[[A-Z]+(?: [A-Z]+)+\])(?:\s*(?:\.\.\.|…)\s*(\[[A-Z]+(?: [A-Z]+)+\]))?")
+"""What the system prompt of a template asks for around an answer: [START] ... [END], or [START] alone, in words."""
 
 
 @dataclass(frozen=True)
@@ -180,12 +183,12 @@ class _Reader:
         start, is_answered, _ = answered.removeprefix(prompt).partition(answer)
         answer_start = start.rstrip(" ") if is_answered and answered.startswith(prompt) else ""
         user_start = between(demos or "", answer, QUESTIONS[1])
-        block, opens = self.block(prompt, answer_start)
-        if opens and block is not None and not answer_start:
-            answer_start = block.forced
         head = prompt.partition(self.slot or first)[0]
         preamble = head.removesuffix(common_end(head, user_start.partition(self.slot)[0] if self.slot else user_start))
         default = preamble if WORDS.search(preamble) else ""
+        block, opens = self.block(prompt, answer_start, default)
+        if opens and block is not None and not answer_start:
+            answer_start = block.forced
         system, replaces = self.system(default)
         return TemplateFacts(
             accepts_images=bool(self.slot),
@@ -208,7 +211,7 @@ class _Reader:
         text, role = rendered_as_read(lambda conversation: self.render(conversation, answers), messages)
         return text if role is None else None
 
-    def block(self, prompt: str, answer_start: str) -> tuple[ReasoningMarkers | None, bool]:
+    def block(self, prompt: str, answer_start: str, default: str) -> tuple[ReasoningMarkers | None, bool]:
         """The markers of the reasoning block, and whether the prompt ends in one that is open."""
         listed, answer, (first, second) = opened_block(prompt), ANSWERS[0], QUESTIONS
         users = self.text(user(first), user(second)) or self.text(user(first), bot(answer), user(second)) or ""
@@ -228,11 +231,13 @@ class _Reader:
         opening = opening_of(prompt, user_start) if answer_start.strip() else ""
         if opening and is_marker(opening) and is_marker(answer_start.strip()):
             return markers_of(opening, answer_start), True
+        if marked := MARKED_ANSWER.search(default):
+            return ReasoningMarkers("", marked[1], "\n", answer_end=marked[2] or ""), True
         return next((one for one in TAG_MARKERS if one.opening in self.source), None), False
 
     def system(self, default: str) -> tuple[SystemTurn, bool]:
         """What becomes of a system turn, and whether it replaces the default one."""
-        turn: Message = {"role": "system", "content": [{"type": "text", "text": SYSTEM}]}
+        turn = typed_turn("system", SYSTEM)
         text, plain = self.text(turn, *self.turns), self.text(*self.turns)
         if text is None or plain is None:
             return "refused", False
@@ -273,17 +278,14 @@ class _Reader:
         return "after an empty block" if markers.closing in before else "kept"
 
 
-def user(*pieces: str | None) -> Message:
-    """A user turn of texts and images (None)."""
-    items: list[dict[str, str]] = [{"type": "image"} if p is None else {"type": "text", "text": p} for p in pieces]
-    return {"role": "user", "content": items}
+user = partial(typed_turn, "user")
 
 
 def bot(text: str, reasoning: str | None = None) -> Message:
     """An assistant turn, with reasoning under each name that templates read."""
     names = ("reasoning_content", "reasoning", "thinking")
     more = {} if reasoning is None else dict.fromkeys(names, reasoning)
-    return {"role": "assistant", "content": [{"type": "text", "text": text}], **more}
+    return typed_turn("assistant", text) | more
 
 
 def markers_of(opening: str, end: str) -> ReasoningMarkers:

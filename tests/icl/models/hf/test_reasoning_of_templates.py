@@ -9,7 +9,7 @@ from tiny_models import image, turn
 from decoding.engine.thinking_budget import Thinking, begin_thinking
 from icl.models.hf.answer_decoding import AnswerDecoder
 from icl.models.hf.rendering import PromptRenderer
-from icl.text.reasoning_blocks import split_reasoning
+from icl.text.reasoning_blocks import SplitOutput, split_reasoning
 from icl.types import Prompt
 from tests.icl.models.hf.test_template_facts import SHAPES
 
@@ -47,6 +47,8 @@ def reasoned(model: Model) -> str:
     facts = model.own.facts
     assert facts.block is not None
     opening = "" if facts.opens_block else f"{facts.block.opening}\n"
+    if facts.block.answer_end:
+        return f"{REASONING}{facts.block.forced}{ANSWER}\n{facts.block.answer_end}"
     end = model.own.text(Prompt((*PROMPT.turns, turn("assistant", ANSWER)))).rpartition(ANSWER)[2]
     return f"{opening}{REASONING}{facts.block.forced}{ANSWER}{end[:12] if end.startswith('<|close|>') else ''}"
 
@@ -59,6 +61,11 @@ def check(name: str) -> None:
     assert split_reasoning(text).answer == ANSWER
     direct = model.text(model.encoded(model.own.facts.answer_start + ANSWER))
     assert split_reasoning(direct).answer == ANSWER
+
+
+def test_an_output_without_the_marker_that_the_template_asks_for_is_an_answer() -> None:
+    model = model_of("answer marked in words")
+    assert split_reasoning(model.text(model.encoded(f"{ANSWER}[THE END]"))) == SplitOutput(ANSWER)
 
 
 def read(model: Model, limit: int, tokens: list[int]) -> tuple[Thinking, list[int]]:

@@ -43,6 +43,8 @@ TAGS = ReasoningMarkers("<think>", "</think>")
 INLINE = ReasoningMarkers("<think>", "</think>", "\n", "")
 STARTS = {"prompt_end": "</turn>\n<assistant>\n", "demo_start": "</turn>\n<assistant>\n"}
 OPEN = {"prompt_end": "</turn>\n<assistant>\n<think>\n", "answer_start": "\n</think>\n\n", "opens_block": True}
+ASKS = DEFAULT.replace("You are a helpful model.", "Reason, then write ASKED.")
+MARKED = {"answer_start": "\n[MY ANSWER]\n", "opens_block": True}
 EMPTY = "</turn>\n<assistant>\n<think>\n\n</think>\n\n"
 
 SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -114,6 +116,16 @@ SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
     "default system turn": (
         template(PLAIN, "<assistant>\n", DEFAULT),
         {**COMMON, **STARTS, "replaces_default": True} | {"default_system": "<system>\nYou are a helpful model."},
+    ),
+    "answer marked in words": (
+        template(PLAIN, "<assistant>\n", ASKS.replace("ASKED", "[MY ANSWER] ... [THE END]")),
+        {**COMMON, **STARTS, **MARKED, "default_system": "<system>\nReason, then write [MY ANSWER] ... [THE END]."}
+        | {"block": ReasoningMarkers("", "[MY ANSWER]", "\n", answer_end="[THE END]"), "replaces_default": True},
+    ),
+    "start of the answer marked in words": (
+        template(PLAIN, "<assistant>\n", ASKS.replace("ASKED", "[MY ANSWER]")),
+        {**COMMON, **STARTS, **MARKED, "default_system": "<system>\nReason, then write [MY ANSWER]."}
+        | {"block": ReasoningMarkers("", "[MY ANSWER]", "\n"), "replaces_default": True},
     ),
     "images before texts": (
         template(
@@ -190,6 +202,7 @@ def test_a_refused_prompt_says_what_to_do(name: str, turns: tuple[Turn, ...], se
 
 
 BLOCKS = {
+    "answer marked in words": "\n[MY ANSWER]\n",
     "block opened in prompts alone": "<think>\n\n</think>\n\n",
     "empty block in every answer": "<think>\n\n</think>\n\n",
     "empty block in answers, none in prompts": "<think></think>\n",
