@@ -73,8 +73,8 @@ def _answer_notes(facts: "TemplateFacts", cells: list[Cell], has_turns: bool) ->
         yield "the chat template takes no answers as turns. Use a composer of a single user turn, such as interleaved"
     elif has_turns and facts.demos_lack_block and facts.block is not None:
         yield (
-            f"the query has a reasoning block ({facts.block.opening or facts.block.closing}) before its answer, and demonstrations have none "
-            "(composer.empty_blocks: everywhere writes an empty one before all answers)"
+            f"the query has a reasoning block ({facts.block.opening or facts.block.closing}) before its answer, and "
+            "demonstrations have none (composer.empty_blocks: everywhere writes an empty one before all answers)"
         )
 
 

@@ -24,6 +24,8 @@ IMAGES_KEPT = 64
 BROKEN_OFF = ("abort", "error")
 """Values of `finish_reason` in vLLM's server for an incomplete answer."""
 
+GENERATE = "Use `answer_mode: generate`"
+
 SLACK = 1e-3
 """Nats above zero that rounding may add to a log-probability."""
 
@@ -89,7 +91,7 @@ def read(response: dict[str, Any], request: Request, where: str) -> Generation:
     if not isinstance(text, str):
         raise ModelError(f"{where}: the content of the answer is not a string: {str(text)[:200]}.")
     finish: Literal["stop", "length"] = "length" if choice.get("finish_reason") == "length" else "stop"
-    scores = option_scores(choice, request.options, where) if request.score_options else {}
+    scores = option_scores(choice, text, request.options, where) if request.score_options else {}
     return Generation(mended(text).strip(), finish=finish, usage=counted, option_scores=scores)
 
 
@@ -112,15 +114,9 @@ def _silence(choice: dict[str, Any], message: dict[str, Any]) -> str:
     return f"the answer has no text (content is null, finish_reason {choice.get('finish_reason')!r})."
 
 
-def option_scores(choice: dict[str, Any], options: Sequence[str], where: str) -> dict[str, float]:
+def option_scores(choice: dict[str, Any], text: str, options: Sequence[str], where: str) -> dict[str, float]:
     """Log-probability of the first token of each listed option. Raises ModelError if these do not decide."""
-    listed = _first_tokens(choice)
-    if wrong := [value for _, value in listed if not value <= SLACK]:  # NaN is not below anything
-        raise ModelError(
-            f"{where}: {wrong[0]} is listed as a log-probability but is not one. Use `answer_mode: generate`."
-        )
-    if not listed:
-        raise ModelError(f"{where}: the answer has no log-probabilities. Use `answer_mode: generate`.")
+    listed = _first_tokens(choice, text, where)
     own, shared = dict.fromkeys(options, 0.0), 0.0
     for token, logprob in listed:
         begins = [option for option in options if token and option.casefold().startswith(token)]
@@ -147,12 +143,43 @@ def option_scores(choice: dict[str, Any], options: Sequence[str], where: str) ->
     return {option: math.log(p) for option, p in own.items() if p}
 
 
-def _first_tokens(choice: dict[str, Any]) -> list[tuple[str, float]]:
-    """(stripped, case-folded token, log-probability) of the top tokens at the answer's first word."""
+def _first_tokens(choice: dict[str, Any], text: str, where: str) -> list[tuple[str, float]]:
+    """(stripped, case-folded token, log-probability) of the top tokens at the first word of the answer `text`.
+
+    Raises ModelError if they are missing, have another shape, or belong to another text, such as the reasoning.
+    """
+    reported = choice.get("logprobs")
+    if not reported:
+        raise ModelError(f"{where}: the answer has no log-probabilities. {GENERATE}.")
     try:
-        steps = (choice.get("logprobs") or {}).get("content") or []
-        step = next((step for step in steps if step["token"].strip()), None)
-        listed = [] if step is None else step["top_logprobs"]
-        return [(one["token"].strip().casefold(), float(one["logprob"])) for one in listed]
-    except (KeyError, TypeError, AttributeError, ValueError, OverflowError):
-        return []
+        step = next(step for step in reported["content"] if _text(step).strip())
+        listed = [(_text(one).strip().casefold(), one["logprob"]) for one in step["top_logprobs"]]
+    except StopIteration:
+        raise ModelError(f"{where}: none of the tokens with log-probabilities has a text. {GENERATE}.") from None
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise ModelError(
+            f"{where}: the log-probabilities have another shape than logprobs.content[].top_logprobs of chat "
+            f"completions: {str(reported)[:200]}. {GENERATE}."
+        ) from error
+    if not listed:
+        raise ModelError(f"{where}: no other token is listed beside {step['token']!r} (top_logprobs). {GENERATE}.")
+    for _, value in listed:
+        if not isinstance(value, int | float) or not value <= SLACK:  # NaN is not below anything
+            raise ModelError(f"{where}: {value!r} is listed as a log-probability but is not one. {GENERATE}.")
+    first, written = _text(step).strip(), text.strip()
+    if written and not written.startswith(first) and not first.startswith(written):
+        raise ModelError(
+            f"{where}: the log-probabilities begin with {first!r}, and the answer with {written[: len(first) + 1]!r}: "
+            f"they are of another text, such as reasoning. {GENERATE}, or switch reasoning off by model.template."
+        )
+    return listed
+
+
+def _text(step: dict[str, Any]) -> str:
+    """The text of a token, by its bytes if they are there. Raises TypeError or ValueError for another shape."""
+    if sent := step.get("bytes"):
+        return bytes(sent).decode(errors="replace")
+    token = step["token"]
+    if not isinstance(token, str):
+        raise TypeError(token)
+    return token

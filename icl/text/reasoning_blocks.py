@@ -141,13 +141,12 @@ def with_table_markers(output: str, block: ReasoningMarkers, ends: Sequence[str]
 
     ends: Texts that begin the end of a turn. The answer has none of them.
     """
-    ends = (*ends, *filter(None, [block.answer_end]))
-    if not block.opening and block.closing not in output:
-        return output[: min((place for end in ends if (place := output.find(end)) >= 0), default=None)].strip()
     opening, closing = block.in_outputs.opening, block.in_outputs.closing
-    text = output.replace(block.opening, opening, 1).replace(block.closing, f"{closing}{block.leads_on}", 1)
+    text = output
+    if block.opening or block.closing in output:
+        text = text.replace(block.opening, opening, 1).replace(block.closing, f"{closing}{block.leads_on}", 1)
     reasoning, marker, answer = text.rpartition(closing)
-    places = [place for end in ends if (place := answer.find(end)) >= 0]
+    places = [place for end in (*ends, block.answer_end) if end and (place := answer.find(end)) >= 0]
     return f"{reasoning}{marker}{answer[: min(places)]}".strip() if places else text
 
 

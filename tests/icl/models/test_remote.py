@@ -63,7 +63,8 @@ def test_it_is_a_component_and_passes_the_checks_of_every_model(server: Any, rem
 
     def answer(number: int, body: dict[str, Any]) -> Any:
         words = body["messages"][-1]["content"][-1]["text"].split()
-        more = {"logprobs": listed(likeliest | {words[-1]: 0.4})} if "logprobs" in body else {}
+        tokens = {words[0]: 0.02} | likeliest | {words[-1]: 0.4}
+        more = {"logprobs": listed(tokens)} if "logprobs" in body else {}
         return 200, {}, completion(" ".join(words[: body["max_tokens"] - 1]), **more)
 
     server.behavior = answer
@@ -297,7 +298,7 @@ YES_NO = ("yes", "no")
 
 
 def scores(server: Any, remote: Remote, options: tuple[str, ...], likeliest: dict[str, float]) -> dict[str, float]:
-    server.behavior = lambda number, body: (200, {}, completion("x", logprobs=listed(likeliest)))
+    server.behavior = lambda number, body: (200, {}, completion(next(iter(likeliest)), logprobs=listed(likeliest)))
     return dict(remote.generate([request(options=options, scored=True)])[0].option_scores)
 
 

@@ -75,6 +75,53 @@ def test_a_compressed_answer_is_decompressed(server: Any) -> None:
     assert remote_model(server.url).generate([request()])[0].text == "a cat"
 
 
+RED = {"token": "red", "logprob": -0.1}
+TOP = [RED, {"token": "blue", "logprob": -3.0}]
+
+
+def scored(server: Any, logprobs: Any, text: str = "red") -> dict[str, float]:
+    server.behavior = lambda number, body: (200, {}, completion(text, logprobs=logprobs))
+    return dict(remote_model(server.url).generate([request(("red", "blue"))])[0].option_scores)
+
+
+@pytest.mark.parametrize(
+    ("logprobs", "sentence"),
+    [
+        (None, "has no log-probabilities"),
+        ({}, "has no log-probabilities"),
+        ("none", "another shape than .*: none"),
+        ({"content": None}, "another shape than"),
+        ({"content": []}, "none of the tokens with log-probabilities has a text"),
+        ({"content": [{"token": "\n", "top_logprobs": []}]}, "none of the tokens with log-probabilities has a text"),
+        ({"content": ["red"]}, "another shape than"),
+        ({"content": [{"logprob": -0.1, "top_logprobs": TOP}]}, "another shape than"),
+        ({"content": [{"token": 17, "top_logprobs": TOP}]}, "another shape than"),
+        ({"content": [RED]}, "another shape than"),
+        ({"content": [RED | {"top_logprobs": None}]}, "another shape than"),
+        ({"content": [RED | {"top_logprobs": []}]}, r"no other token is listed beside 'red' \(top_logprobs\)"),
+        ({"content": [RED | {"top_logprobs": {"red": -0.1}}]}, "another shape than"),
+        ({"content": [RED | {"bytes": [999], "top_logprobs": TOP}]}, "another shape than"),
+        ({"tokens": ["red"], "top_logprobs": [{"red": -0.1}]}, "another shape than"),
+        ({"content": [RED | {"top_logprobs": [RED | {"logprob": None}]}]}, "None is listed as a log-probability"),
+        ({"content": [RED | {"top_logprobs": [RED | {"logprob": "-0.1"}]}]}, "'-0.1' is listed as a log-probability"),
+        ({"content": [{"token": "<think>", "top_logprobs": TOP}]}, "begin with '<think>', and the answer with 'red'"),
+    ],
+)
+def test_log_probabilities_of_another_shape_are_named(logprobs: Any, sentence: str, server: Any) -> None:
+    with pytest.raises(ModelError, match=sentence):
+        scored(server, logprobs)
+
+
+@pytest.mark.parametrize("text", ["red", "red.", " red", "Ärger", ""])
+@pytest.mark.parametrize("sent", [{}, {"bytes": None}, {"bytes": "own"}])
+def test_log_probabilities_are_read_with_and_without_bytes(text: str, sent: dict[str, Any], server: Any) -> None:
+    first = text[:1] or "\n"
+    own = {"bytes": list(first.encode())} if sent.get("bytes") else sent
+    steps = [{"token": "\ufffd" if own.get("bytes") else first, **own, "top_logprobs": TOP}]
+    steps += [] if text.strip() and first.strip() else [RED | {"top_logprobs": TOP}]
+    assert scored(server, {"content": steps}, text) == {"red": pytest.approx(-0.1), "blue": pytest.approx(-3.0)}
+
+
 @pytest.mark.parametrize("logprob", [math.nan, math.inf, 3.0, 1e6])
 def test_invalid_log_probabilities_give_no_score(logprob: float, server: Any) -> None:
     top = [{"token": "red", "logprob": -0.1}, {"token": "blue", "logprob": logprob}]
