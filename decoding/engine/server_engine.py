@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 from decoding import Arm, Counters, DecodingRequest, Failure, Greedy, Sampling, branch_count
-from decoding.engine import OnResult, Result, ResultCollector, cut_generation, with_voting
+from decoding.engine import OnResult, Result, ResultCollector, cut_generation, with_reasoned_options, with_voting
 from icl import Generation, ICLError, PlanError, Request, describe
 
 
@@ -24,6 +24,7 @@ class StrategyEndpoint(Protocol):
 
 
 @with_voting
+@with_reasoned_options
 def run_requests(
     model: StrategyEndpoint,
     requests: Sequence[DecodingRequest],
@@ -98,6 +99,7 @@ def _server_request(request: DecodingRequest) -> Request:
         normalize=request.normalize,
         top=request.top_logprobs,
         max_thinking_tokens=request.max_thinking_tokens,
+        reasoning=request.reasoning,
     )
 
 
@@ -110,7 +112,7 @@ def _key(request: DecodingRequest, server_request: Request) -> str:
         and (server_request.score_options or request.arm.sampler.deterministic)
     )
     if server_request.score_options:
-        settings: list[Any] = [server_request.options, server_request.normalize]
+        settings: list[Any] = [server_request.options, server_request.normalize, server_request.reasoning]
     else:
         settings = [server_request.max_new_tokens, server_request.max_thinking_tokens, server_request.top]
     paired_prompt = server_request.prompt.paired_prompt

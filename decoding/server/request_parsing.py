@@ -76,10 +76,11 @@ WORDS = {
     "return_token_ids": "true or false",
     "chat_template_kwargs": "a mapping of arguments of the chat template",
     "mm_processor_kwargs": "a mapping of settings of the image processor",
-    "icl": "a mapping with the keys trace, top, options, normalize, other, day",
+    "icl": "a mapping with the keys trace, top, options, normalize, reasoning, other, day",
     "day": "a date, such as 2026-12-01",
     "options": f"a list of at most {MAX_OPTIONS} strings, each once",
     "normalize": f"one of {', '.join(get_args(Normalize))}",
+    "reasoning": f"a string of at most {MAX_CHARACTERS} characters",
     "top": f"a number of tokens, at most {MAX_OPTIONS}",
     "other": "the prompt of another sample: a mapping with messages",
 }
@@ -145,6 +146,7 @@ class ExtendedOptions(_Fields):
         top: Number of tokens to return of each branch in each step.
         options: Options to score, in place of a text.
         normalize: Normalization of option scores; None: the strategy's own.
+        reasoning: What the reasoning block before the options contains.
         other: The prompt of another sample.
         day: The date that the chat template may write, such as 2026-12-01; None: today's.
     """
@@ -160,6 +162,7 @@ class ExtendedOptions(_Fields):
         AfterValidator(_each_once),
     ] = ()
     normalize: Normalize | None = None
+    reasoning: Annotated[str, Field(max_length=MAX_CHARACTERS)] = ""
     other: PromptFields | None = None
     day: Annotated[date, Field(strict=False)] | None = None
 
@@ -259,7 +262,12 @@ def parse_request(body: Mapping[str, Any]) -> StrategyRequest:
     if extended is not None and (fields.stream or fields.stop):
         raise ConfigError("icl: these results are available for complete answers only. Remove stream and stop.")
     if extended is not None and extended.options and thinking is not None:
-        raise ConfigError("options are scored without reasoning. Remove max_thinking_tokens, or icl.options.")
+        raise ConfigError(
+            "options are scored after the reasoning that icl.reasoning contains. Remove max_thinking_tokens, or "
+            "icl.options."
+        )
+    if extended is not None and extended.reasoning and not extended.options:
+        raise ConfigError("icl.reasoning: it precedes options. Add icl.options, or remove it.")
     paired = None if extended is None or extended.other is None else _prompt(extended.other)
     prompt, arm = _prompt(fields, paired), parse_strategy(body)
     answer_mode: Any = "options" if extended is not None and extended.options else "generate"

@@ -297,7 +297,9 @@ async def extended_response(
     made, note = await server.branches(request, placement)
     branches, builder = tuple(made), await asyncio.to_thread(server.inputs_for, request)
     if extended.options:
-        branches = await asyncio.to_thread(lambda: tuple(map(builder.hf.before_answer, branches)))
+        branches = await asyncio.to_thread(
+            lambda: tuple(builder.hf.before_answer(branch, extended.reasoning) for branch in made)
+        )
     inputs = [await builder.of_async(branch) for branch in branches]
     lengths = tuple(len(branch_input["prompt_token_ids"]) for branch_input in inputs)
     room = max(server.max_model_len - max(lengths), 1)

@@ -98,11 +98,11 @@ def check_requirements(grid: Grid) -> None:
 
 def _reasoned_options_refusal(cell: Cell) -> str | None:
     """Why the model cannot reason before options are scored, or None if it can."""
-    if cell.answer_mode != "options" or (cell.model.abilities & ENGINES and not cell.model.is_endpoint):
+    if cell.answer_mode != "options" or cell.model.abilities & ENGINES:
         return None
     return (
         "answer_mode: options with max_thinking_tokens reasons first and scores the options after it, which needs the "
-        "model 'hf' or 'vllm'. Remove max_thinking_tokens, or use answer_mode: generate."
+        "model 'hf' or 'vllm', or a server of `icl serve`. Remove max_thinking_tokens, or use answer_mode: generate."
     )
 
 

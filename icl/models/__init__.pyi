@@ -4,6 +4,7 @@ from icl.models.checkpoint_errors import FAILURES as FAILURES
 from icl.models.checkpoint_errors import reason as reason
 from icl.models.optional_packages import import_optional as import_optional
 from icl.models.optional_packages import package_folder as package_folder
+from icl.models.setting_names import check_read as check_read
 from icl.models.short_answers import answers as answers
 
 __all__: list[str] = []

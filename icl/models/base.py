@@ -50,6 +50,7 @@ class Request:
         strategy: Config node of a strategy with its `sampling`, for a server that runs strategies.
         normalize: How such a server normalizes option scores.
         top: Number of tokens that its trace keeps for each branch and step.
+        reasoning: What the reasoning block before options contains, for such a server.
     """
 
     prompt: Prompt
@@ -62,6 +63,7 @@ class Request:
     normalize: str = "sum"
     top: int = 0
     max_thinking_tokens: int | None = None
+    reasoning: str = ""
 
 
 class Model(ABC):

@@ -90,6 +90,8 @@ def strategy_request(request: Request, day: date | None = None) -> dict[str, Any
         more["day"] = day.isoformat()
     if request.score_options:
         more["options"] = list(request.options)
+    if request.reasoning:
+        more["reasoning"] = request.reasoning
     if (other := request.prompt.paired_prompt) is not None:
         more["other"] = {"messages": named_messages(other), "seed": other.key.seed, "user": other.key.query}
     if request.max_thinking_tokens is not None:

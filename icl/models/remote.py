@@ -18,7 +18,7 @@ from annotated_types import Ge, Le
 
 from icl import __version__
 from icl.errors import ConfigError, ICLError, ModelError, did_you_mean
-from icl.models import icl_server
+from icl.models import check_read, icl_server
 from icl.models.base import Model, OnAnswer, Request
 from icl.models.chat_messages import messages, read
 from icl.models.endpoint import Endpoint, EndpointUnavailableError
@@ -220,12 +220,7 @@ class Remote(Model):
                 *notes,
                 "template: this endpoint does not say which arguments its chat template reads; it ignores others",
             )
-        for name in self.template:
-            if name not in names:
-                raise ModelError(
-                    f"model.template: the chat template at {self.base} does not read '{name}', so it would be ignored."
-                    f"{did_you_mean(name, names)} It takes {', '.join(names) or 'no arguments'}."
-                )
+        check_read(self.template, names, "model.template", f"the chat template at {self.base}")
         return tuple(notes)
 
     def set_day(self, day: date) -> None:

@@ -6,9 +6,11 @@ from icl.models.hf.batch_halving import run_within_limit as run_within_limit
 from icl.models.hf.checkpoint import Checkpoint as Checkpoint
 from icl.models.hf.checkpoint import penalty_notes as penalty_notes
 from icl.models.hf.conventions import image_placeholder as image_placeholder
+from icl.models.hf.conversations import Message as Message
 from icl.models.hf.conversations import as_strings as as_strings
 from icl.models.hf.conversations import messages as messages
 from icl.models.hf.conversations import script as script
+from icl.models.hf.conversations import typed_turn as typed_turn
 from icl.models.hf.counters import ModelCounters as ModelCounters
 from icl.models.hf.device_placement import execution_device as execution_device
 from icl.models.hf.image_encoder import ImageEncoder as ImageEncoder

@@ -9,7 +9,8 @@ from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from icl.errors import ModelError, did_you_mean
+from icl.errors import ModelError
+from icl.models import check_read
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PILImage
@@ -48,13 +49,8 @@ def check_settings(checkpoint: "Checkpoint") -> None:
     from icl.models.checkpoint_errors import FAILURES, reason
 
     names = setting_names(checkpoint)
-    for name in checkpoint.image_processor:
-        if name not in names:
-            takes = f"It takes {', '.join(names)}" if names else "The model reads text only"
-            raise ModelError(
-                f"model.image_processor: the image processor of {checkpoint.path} has no setting '{name}', so it would "
-                f"be ignored.{did_you_mean(name, names)} {takes}."
-            )
+    reader = f"the image processor of {checkpoint.path}" if names else f"{checkpoint.path}, which reads text only,"
+    check_read(checkpoint.image_processor, names, "model.image_processor", reader)
     _check_weights_fit(checkpoint)
     written = ", ".join(f"{name}: {value!r}" for name, value in checkpoint.image_processor.items())
     try:

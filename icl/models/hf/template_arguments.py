@@ -8,16 +8,14 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from icl.errors import ModelError, did_you_mean
-from icl.models.hf import PROCESS, TemplateRefusedError, as_strings
-from icl.models.hf.conversations import Message, typed_turn
+from icl.errors import ModelError
+from icl.models import check_read
+from icl.models.hf import PROCESS, Message, TemplateRefusedError, as_strings, typed_turn
 
 if TYPE_CHECKING:
     from icl.models.hf.rendering import PromptRenderer
 
-Conversation = list[Message]
-
-PROBES: tuple[Conversation, ...] = (
+PROBES: tuple[list[Message], ...] = (
     [typed_turn("user", None, "q")],
     [typed_turn("user", None, "q"), typed_turn("assistant", "a"), typed_turn("user", None, "q")],
     [typed_turn("system", "s"), typed_turn("user", "q")],
@@ -44,14 +42,7 @@ def check_arguments(renderer: "PromptRenderer") -> None:
         raise ModelError(
             f"model.template: {error}. An argument is a text, a number, true, false, or a list or mapping of these."
         ) from error
-    names = argument_names(renderer)
-    for argument in renderer.arguments:
-        if argument not in names:
-            takes = f"takes {', '.join(names)}" if names else "takes no arguments"
-            raise ModelError(
-                f"model.template: the chat template of {renderer.name} does not read '{argument}', so it would be "
-                f"ignored.{did_you_mean(argument, names)} The template {takes}."
-            )
+    check_read(renderer.arguments, argument_names(renderer), "model.template", f"the chat template of {renderer.name}")
     for probe in PROBES:
         refusal = _refusal(renderer, probe, renderer.arguments)
         if refusal and not _refusal(renderer, probe, {}):
@@ -67,7 +58,7 @@ def argument_notes(renderer: "PromptRenderer") -> Iterator[str]:
             yield f"template: {name}: {value!r} has no effect, the chat template writes the same prompts without it"
 
 
-def _refusal(renderer: "PromptRenderer", probe: Conversation, arguments: Mapping[str, Any]) -> str:
+def _refusal(renderer: "PromptRenderer", probe: list[Message], arguments: Mapping[str, Any]) -> str:
     """Why the template refuses a conversation under some arguments, or ''."""
     try:
         _render(renderer, probe, arguments)
@@ -76,7 +67,7 @@ def _refusal(renderer: "PromptRenderer", probe: Conversation, arguments: Mapping
     return ""
 
 
-def _written(renderer: "PromptRenderer", probe: Conversation, arguments: Mapping[str, Any]) -> str:
+def _written(renderer: "PromptRenderer", probe: list[Message], arguments: Mapping[str, Any]) -> str:
     """What the template writes under some arguments, or why it refuses."""
     try:
         return _render(renderer, probe, arguments)
@@ -84,7 +75,7 @@ def _written(renderer: "PromptRenderer", probe: Conversation, arguments: Mapping
         return str(error)
 
 
-def _render(renderer: "PromptRenderer", probe: Conversation, arguments: Mapping[str, Any]) -> str:
+def _render(renderer: "PromptRenderer", probe: list[Message], arguments: Mapping[str, Any]) -> str:
     if renderer.text_only:
         texts = ([item for item in turn["content"] if item["type"] == "text"] for turn in probe)
         probe = as_strings([{**turn, "content": content} for turn, content in zip(probe, texts, strict=True)])

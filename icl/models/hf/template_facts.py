@@ -16,7 +16,8 @@ from functools import partial
 from importlib.metadata import version
 from typing import Any, Literal
 
-from icl.models.hf.conversations import Message, rendered_as_read, typed_turn
+from icl.models.hf import Message, typed_turn
+from icl.models.hf.conversations import rendered_as_read
 from icl.parameter_files import cache_folder, write_cache
 from icl.text.json_text import canonical_digest
 from icl.text.reasoning_blocks import REASONING_MARKERS, TAG_MARKERS, ReasoningMarkers, opened_block

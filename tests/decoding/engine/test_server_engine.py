@@ -11,6 +11,7 @@ from decoding.engine.server_engine import arm_config, run_requests
 from decoding.formulas.sampling import Greedy
 from icl.errors import PlanError
 from icl.models.base import Request
+from icl.models.icl_server import strategy_request
 from icl.streams import StreamKey
 from icl.types import Generation
 from tests.decoding.prompts import prompt
@@ -60,6 +61,23 @@ def test_equal_requests_are_sent_once_unless_they_draw_random_numbers() -> None:
     assert names == ["greedy", "greedy", "greedy", "vcd", "vcd"]  # greedy once; sampled and noised once per stream
     assert counters.requests_reused == 4
     assert counters.prompts_prefilled == 1 + 2 + 2 * 2
+
+
+def test_options_are_scored_after_the_reasoning_that_the_server_wrote_for_the_same_arm() -> None:
+    server = Server(Generation("<think>It is blue.</think>red", thinking="closed"))
+    requests = [
+        DecodingRequest(prompt(1), parse_arm("vcd"), ("red", "blue"), "options", max_thinking_tokens=limit)
+        for limit in (None, 5, 5)
+    ]
+    plain, *reasoned = run_requests(server, requests)
+    thought, *scored = server.requests
+    assert (thought.score_options, thought.max_thinking_tokens, thought.strategy) == (False, 5, scored[0].strategy)
+    assert [(one.reasoning, one.max_thinking_tokens) for one in scored] == [("", None), ("It is blue.", None)]
+    fields = [strategy_request(one)["icl"] for one in scored]
+    assert [one.get("reasoning") for one in fields] == [None, "It is blue."]
+    assert isinstance(plain, Generation)
+    assert plain.reasoning == ""
+    assert [one.reasoning for one in reasoned if isinstance(one, Generation)] == ["It is blue."] * 2
 
 
 def test_a_failure_names_the_arm() -> None:

@@ -103,10 +103,14 @@ def image_piece(url: Any) -> dict[str, Any]:
         ({"seed": 2**63}, "seed must be an integer of 64 bits, not 9223372036854775808."),
         ({"seed": "x"}, "seed must be an integer of 64 bits, not 'x'."),
         ({"seed": True}, "seed must be an integer of 64 bits, not True."),
-        ({"icl": 5}, "icl must be a mapping with the keys trace, top, options, normalize, other, day, not 5."),
+        (
+            {"icl": 5},
+            "icl must be a mapping with the keys trace, top, options, normalize, reasoning, other, day, not 5.",
+        ),
         (
             {"icl": {"tracing": 1}},
-            "icl must be a mapping with the keys trace, top, options, normalize, other, day, not {'tracing': 1}.",
+            "icl must be a mapping with the keys trace, top, options, normalize, reasoning, other, day, not "
+            "{'tracing': 1}.",
         ),
         ({"icl": {"options": "red"}}, f"{OPTIONS}, not 'red'."),
         ({"icl": {"options": ["red", ""]}}, f"{OPTIONS}, not ['red', '']."),
@@ -115,8 +119,10 @@ def image_piece(url: Any) -> dict[str, Any]:
         ({"icl": {"options": list(map(str, range(257)))}}, f"{OPTIONS}, not {list(map(str, range(257)))!r:.80}."),
         (
             {"icl": {"options": ["a", "b"]}, "max_thinking_tokens": 9},
-            "options are scored without reasoning. Remove max_thinking_tokens, or icl.options.",
+            "options are scored after the reasoning that icl.reasoning contains. Remove max_thinking_tokens, or "
+            "icl.options.",
         ),
+        ({"icl": {"reasoning": "Hm."}}, "icl.reasoning: it precedes options. Add icl.options, or remove it."),
         ({"icl": {"normalize": "words"}}, "icl.normalize must be one of sum, mean, bytes, not 'words'."),
         ({"icl": {"day": "today"}}, "icl.day must be a date, such as 2026-12-01, not 'today'."),
         ({"icl": {"top": -1}}, "icl.top must be a number of tokens, at most 256, not -1."),

@@ -71,13 +71,13 @@ def test_pixels_and_the_estimate_of_memory_follow(folder_of: FolderOf) -> None:
 def test_a_name_that_the_image_processor_does_not_have_is_an_error_with_its_names(folder_of: FolderOf) -> None:
     with pytest.raises(
         ModelError,
-        match=r"^model\.image_processor: the image processor of .* has no setting 'max_pixelz', so it would be ignor"
+        match=r"^model\.image_processor: the image processor of .* does not read 'max_pixelz', so it would be ignor"
         r"ed\. Did you mean 'max_pixels'\? It takes .*max_pixels, merge_size, min_pixels.*size",
     ):
         _ = HF(str(folder_of("qwen2_5_vl")), image_processor={"max_pixelz": 1}).digest
-    with pytest.raises(ModelError, match=r"has no setting 'max_pixels'"):
+    with pytest.raises(ModelError, match=r"does not read 'max_pixels'"):
         _ = VLLM(str(folder_of("gemma3")), image_processor=SMALL).digest
-    with pytest.raises(ModelError, match=r"has no setting 'trust_remote_code'"):  # nothing but settings is passed on
+    with pytest.raises(ModelError, match=r"does not read 'trust_remote_code'"):  # nothing but settings is passed on
         _ = HF(str(folder_of("gemma3")), image_processor={"trust_remote_code": True}).digest
     with pytest.raises(ConfigError, match=r"model\.engine_args: mm_processor_kwargs is set by the backend or its own"):
         VLLM("tiny", image_processor={"size": 1}, engine_args={"mm_processor_kwargs": {}})
