@@ -21,6 +21,7 @@ from experiments.contexts.request_sizes import (
 from experiments.grid.grid import Cell, Grid
 from experiments.grid.grid_warnings import grid_warnings
 from experiments.planning.prompt_counts import (
+    EqualPrompts,
     IdenticalBranches,
     PrefixBlocks,
     PrefixReuse,
@@ -161,7 +162,7 @@ def make_plan(
         dict.fromkeys((*grid.warnings, *grid_warnings(grid))),
     )
     identical, repeated, overflow = IdenticalBranches(), RepeatedImages(), ContextOverflow()
-    unlisted = UnlistedOptions()
+    unlisted, equal = UnlistedOptions(), EqualPrompts(grid)
     all_queries = {id(task): task.queries[:limit] for task in grid.tasks}
     parts = [(task, sample_queries(all_queries[id(task)], SAMPLED_QUERIES), _groups(grid, task)) for task in grid.tasks]
     notes |= dict.fromkeys(note for task in grid.tasks for note in _image_notes(task.title, all_queries[id(task)]))
@@ -180,6 +181,7 @@ def make_plan(
                 edited,
                 prefixes,
                 identical,
+                equal,
                 repeated,
                 overflow,
                 unlisted,
@@ -197,6 +199,7 @@ def make_plan(
     for counts in token_counts.values():
         counts.save()
     arms = {_arm(cell): cell for cell in grid.cells}
+    same = (note for note in equal.notes() if not any(note.partition(" in all")[0] in one for one in notes))
     demos = [(cell.labels["task"], cell.labels["retriever"], cell.shots) for cell in arms.values()]
     return Plan(
         grid=grid,
@@ -210,7 +213,7 @@ def make_plan(
         counted=counted,
         arms=len(arms),
         sharing=sum(demos.count(key) > 1 for key in demos),
-        notes=(*notes, *identical.notes(), *repeated.notes(), *overflow.notes()),
+        notes=(*notes, *identical.notes(), *same, *repeated.notes(), *overflow.notes()),
         unlisted=tuple(unlisted.notes()),
         stop=tuple(stop_lines(grid, pilot)),
         cached_fraction=prefix_reuse.fraction,
@@ -287,6 +290,7 @@ class PlanCounters:
     edited: "DistinctImages"
     prefixes: PrefixBlocks
     identical: "IdenticalBranches"
+    equal: EqualPrompts
     repeated: RepeatedImages
     overflow: ContextOverflow
     unlisted: UnlistedOptions
@@ -324,6 +328,7 @@ def _count(
             counters.repeated.add(item.spec.cells[0], item)
             counters.overflow.add(item.spec.cells[0], item)
             counters.unlisted.add(item)
+            counters.equal.add(item)
             for cell in item.spec.cells:
                 branches = probe_branches(cell.decoding.strategy, item.prompt)
                 counters.identical.add(cell, branches)

@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from decoding import Strategy
+from experiments.config.keys import DEMONSTRATION_AXES
 from experiments.contexts.contexts import PromptItem
-from experiments.grid.grid import Cell
+from experiments.grid.grid import Cell, Grid
 from experiments.grid.grid_warnings import TOLERANCE, degenerate_at_shots
 from experiments.store.store import write_json
 from icl import Image, Model, Prompt, StoreError, __version__, cache_folder, canonical_digest, normalize_text
@@ -65,6 +66,52 @@ def _note(label: str, strategy: Strategy, prompts: int) -> str:
         f"decoding '{label}': in all {prompts:,} prompts that were read every branch is the prompt itself, so it has "
         f"become {control} on these data."
     )
+
+
+FACTORS = {"retriever": "retrievers", "order": "orders", "transforms": "transforms", "composer": "composers"}
+"""The axes whose values write prompts, and their names for several."""
+
+
+@dataclass
+class EqualPrompts:
+    """Finds values of an axis under which all prompts that were read are equal, so that their arms have equal answers.
+
+    Attributes:
+        grid: Prompts of cells that a plan changed, to spare calls of a model, are not compared.
+        digests: The labels that a prompt depends on -> (shots, seed, query) -> digest of the prompt.
+    """
+
+    grid: Grid
+    digests: dict[tuple[str, ...], dict[tuple[int, int, str], str]] = field(default_factory=dict)
+
+    @cached_property
+    def _own(self) -> dict[str, Cell]:
+        return {cell.digest: cell for cell in self.grid.cells}
+
+    def add(self, item: PromptItem) -> None:
+        cell, own = item.spec.cell, self._own[item.spec.cell.digest]
+        is_own = (cell.retriever, cell.order, *cell.transforms) == (own.retriever, own.order, *own.transforms)
+        if item.prompt is not None and is_own:
+            names = (*FACTORS, "rerankers", "task", "model")
+            labels = tuple(str(cell.labels.get(name)) for name in names)
+            self.digests.setdefault(labels, {})[cell.shots, cell.seed, item.example.id] = item.prompt.digest
+
+    def notes(self) -> list[str]:
+        """A sentence for each group of values with equal prompts."""
+        sizes: dict[str, int] = {}
+        for place, axis in enumerate(FACTORS):
+            groups: dict[Any, list[str]] = {}
+            for labels, digests in self.digests.items():
+                own = frozenset(one for one in digests.items() if one[0][0] or axis not in DEMONSTRATION_AXES)
+                if own:
+                    groups.setdefault((*labels[:place], *labels[place + 1 :], own), []).append(labels[place])
+            for rest, values in groups.items():
+                if len(values) > 1:
+                    start = f"the prompts of {FACTORS[axis]} {', '.join(values)} are identical"
+                    sizes[start] = sizes.get(start, 0) + len(rest[-1])
+        return [
+            f"{start} in all {size:,} that were read, so their arms have equal answers" for start, size in sizes.items()
+        ]
 
 
 @dataclass(frozen=True)

@@ -160,9 +160,8 @@ def _write_scores(
     """Adds the scores of new verdicts to the samples. places: (cell, query, key of the verdict)."""
     scores: dict[str, dict[str, float]] = {}
     for cell, query, key in places:
-        verdict = judge.verdicts.get(key)
-        if verdict is not None and verdict["right"] is not None:
-            scores.setdefault(cell, {})[query] = float(verdict["right"])
+        if (score := judge.value(judge.verdicts.get(key))) is not None:
+            scores.setdefault(cell, {})[query] = score
     for cell, by_query in scores.items():
         store.replace_samples(cell, [_with_score(s, name, by_query, invocation.id) for s in store.samples(cell)])
 

@@ -22,13 +22,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, TypedDict
 
-from icl import Better, ConfigError, canonical_digest, did_you_mean, split_reasoning
+from icl import Better, ConfigError, DataError, canonical_digest, did_you_mean, split_reasoning
 from icl.parameter_files import cache_folder, find, pin, read
 from icl.registry import NestedComponent, PositiveInt, component
 from icl.types import Example, Generation, Part, Prompt, Turn
 
 PROMPTS = Path(__file__).parent / "judge_prompts"
-FIELDS = ("question", "gold", "answer", "options")
+FIELDS = ("question", "gold", "answer", "options", "image_content")
+"""image_content: what the image has, from the column of this name in `meta`."""
 REQUIRED_FIELDS = ("question", "answer")
 CONTROLS = 40
 """The largest number of queries for each control of a judge."""
@@ -94,8 +95,16 @@ class Judge:
         return text
 
     def score(self, generation: Generation, example: Example) -> float | None:
-        verdict = self.verdicts.get(self.request(generation.text, example).key)
+        return self.value(self.verdicts.get(self.request(generation.text, example).key))
+
+    def value(self, verdict: JudgeVerdict | None) -> float | None:
+        """The score of a verdict, None if there is none or it was unreadable."""
         return None if verdict is None or verdict["right"] is None else float(verdict["right"])
+
+    @property
+    def rule(self) -> tuple[str | int, ...]:
+        """What reads a reply: a part of the key of a verdict."""
+        return self.right, self.wrong, self.max_new_tokens
 
     def request(self, output: str, example: Example) -> JudgeRequest:
         """The prompt about an answer. A reasoning block of the output is left out."""
@@ -105,12 +114,19 @@ class Judge:
             "options": " / ".join(example.options),
             "answer": split_reasoning(output).answer.strip(),
         }
+        if "{image_content}" in self.template:
+            if "image_content" not in example.meta:
+                raise DataError(
+                    f"the judge's prompt '{self.prompt}' needs image_content of query '{example.id}', which the task "
+                    "does not store. Add image_content to `columns.meta` of the task, or use a prompt without it."
+                )
+            texts["image_content"] = ", ".join(map(str, example.meta["image_content"]))
         text = re.sub(r"\{(\w+)\}", lambda match: texts[match[1]], self.template)
         images = tuple(
             Part(image, f"query.image[{i}]") for i, image in enumerate(example.images if self.images else ())
         )
         prompt = Prompt((Turn("user", (*images, Part(text, "query.question"))),))
-        key = canonical_digest([self.judge.digest, prompt.digest, self.right, self.wrong, self.max_new_tokens, RULE])
+        key = canonical_digest([self.judge.digest, prompt.digest, *self.rule, RULE])
         return JudgeRequest(key, prompt, texts)
 
     def parse(self, reply: str) -> bool | None:
@@ -148,7 +164,7 @@ class Judge:
 
     @cached_property
     def _file(self) -> Path:
-        name = canonical_digest([self.judge.digest, self.code, self.right, self.wrong, self.max_new_tokens])[:16]
+        name = canonical_digest([self.judge.digest, self.code, *self.rule])[:16]
         return cache_folder() / "verdicts" / f"{name}.jsonl"
 
 

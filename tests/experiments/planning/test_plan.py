@@ -161,3 +161,20 @@ def test_queries_without_an_image_among_others_are_counted(mapping: Any, tmp_pat
 def test_one_arm_is_counted_in_the_singular(mapping: Any, shapes: str) -> None:
     config = mapping(shots=0, task={"name": shapes, "queries": 1})
     assert "".join(format_plan(planned(config))).startswith("1 arm   1 cell   1 sample")
+
+
+@pytest.mark.parametrize(
+    ("axes", "sentence"),
+    [
+        ({"shots": [0, 1], "order": ["reversed", "random"]}, "orders reversed, random are identical in all 6 that"),
+        ({"shots": [0, 2], "order": ["reversed", "random"]}, ""),
+        ({"shots": [0], "retriever": ["random", "balanced"]}, ""),
+        ({"transforms": [[], ["captions"]]}, ""),
+    ],
+)
+def test_values_of_an_axis_under_which_the_prompts_of_the_data_are_equal_are_named(
+    axes: dict[str, Any], sentence: str, mapping: Any
+) -> None:
+    equal = [note for note in planned(mapping(grid=axes)).notes if "are identical" in note]
+    assert len(equal) == bool(sentence), equal
+    assert sentence in "".join(equal)

@@ -10,6 +10,7 @@ from PIL import Image as PILImage
 
 from icl.errors import ConfigError
 from icl.images import Image
+from icl.metrics.judge_rating import JudgeRating
 from icl.metrics.machinery.judge import Judge
 from icl.models.base import Request
 from icl.models.fake import FakeGold, FakeModel
@@ -152,3 +153,30 @@ def test_a_judge_is_named_by_the_user_and_reads_a_prompt_alone() -> None:
         judge(prompt="correct.tx")
     with pytest.raises(ConfigError, match="two different words"):
         judge(right="No", wrong="no")
+
+
+@pytest.mark.parametrize(
+    ("reply", "rating", "right"),
+    [
+        ("rating: 4", 4, True),
+        ("Rating: 6, very informative", 6, True),
+        ("The answer has 2 errors of 3.\n**Rating:** 1", 1, False),
+        ("0", 0, False),
+        ("rating: 7", None, None),
+        ("3 or 4", None, None),
+        ("none", None, None),
+        ("<think>rating: 1</think>5", 5, True),
+    ],
+)
+def test_a_rating_is_the_number_of_a_reply(reply: str, rating: float | None, right: bool | None) -> None:
+    metric = JudgeRating(judge=ExactJudge(), prompt="mmhal.txt")
+    metric.add(metric.request("red", EXAMPLE), reply)
+    assert metric.score(Generation("red"), EXAMPLE) == rating
+    assert metric.parse(reply) is right
+    others = [JudgeRating(judge=ExactJudge(), prompt="mmhal.txt", passing=2), judge(prompt="mmhal.txt")]
+    assert all(one.score(Generation("red"), EXAMPLE) is None for one in others)
+
+
+def test_a_judge_that_rates_has_a_passing_rating_within_its_scale() -> None:
+    with pytest.raises(ConfigError, match=r"passing must be a rating from 1 to 6 \(highest\), not 7"):
+        JudgeRating(judge=ExactJudge(), passing=7)

@@ -201,6 +201,12 @@ def test_mmhal_has_a_judge_that_looks_for_what_is_made_up(tmp_path: Path) -> Non
     )
     prompt = judge.request("One cat.", query).texts
     assert (prompt["gold"], prompt["answer"]) == ("Two cats.", "One cat.")
+    rating = build("metric", {"name": "judge_rating", "judge": {"name": "hf", "path": "tiny"}})
+    with pytest.raises(DataError, match=r"needs image_content of query .* Add image_content to `columns\.meta`"):
+        rating.request("One cat.", query)
+    columns = {"question": "question", "image": "image", "answer": "gt_answer", "meta": ["image_content"]}
+    (query,) = hub("mmhal", table(tmp_path, rows), pool_fraction=0, columns=columns, queries=1).queries
+    assert "What the image shows: cat\n" in rating.request("One cat.", query).prompt.text
 
 
 def test_mmvp_is_corrected_in_the_copy_with_images(tmp_path: Path) -> None:
