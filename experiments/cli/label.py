@@ -2,6 +2,7 @@
 
 import getpass
 import sys
+import webbrowser
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +22,7 @@ from icl import ConfigError, StoreError
 
 RIGHT, WRONG, UNSURE, UNDO, STOP = "j", "f", " ", "u", "q"
 KEYS = {RIGHT: True, WRONG: False, UNSURE: None}
+WORDS = {RIGHT: "right", WRONG: "wrong", UNSURE: "cannot tell", UNDO: "undo", STOP: "stop"}
 HELP = "j right   f wrong   space cannot tell   u undo   q stop"
 MAX_LISTED = 8
 BLOCK = 20
@@ -34,6 +36,7 @@ def command(
     every: Annotated[bool, typer.Option("--all", help="label until no output is unread")] = False,
     by: Annotated[str, typer.Option(help="who labels; by default the name of the user", show_default=False)] = "",
     metric: Metric = "",
+    browser: Annotated[bool, typer.Option("--browser", help="label on a page that only this machine can open")] = False,
     export: Annotated[
         Path | None, typer.Option("--export", help="write the outputs to label to a CSV file", show_default=False)
     ] = None,
@@ -64,8 +67,12 @@ def command(
         print(f"read {format_count(import_labels(read, work.run.path, work.queue, work.by, work.look), 'label')}")
         work.print_state()
     else:
-        with single_keys():
-            work.ask()
+        work.begin()
+        if browser:
+            work.serve()
+        else:
+            with single_keys():
+                work.ask()
 
 
 @dataclass
@@ -76,6 +83,7 @@ class Work:
     metric: str
     by: str
     queries: int | None
+    left: list[Output] = field(default_factory=list)
     pressed: list[Output] = field(default_factory=list)
     queue: Queue = field(init=False)
 
@@ -102,39 +110,68 @@ class Work:
     def write(self, output: Output, right: bool | None, *, withdrawn: bool = False) -> None:
         append_labels(self.run.path, [Label(output.key, right, self.by, look=self.look, withdrawn=withdrawn)])
 
-    def ask(self) -> None:
-        """Asks for one label after the other until all are there, or the person stops."""
+    def begin(self) -> None:
+        """Reads which outputs lack a label."""
         labels = self.labels
         if labels.damaged:
             print(f"{labels.damaged[0]} is no label and is ignored.", file=sys.stderr)
-        left, whole = self.missing(), len(self.queue.first(self.look))
-        print(f"{format_count(len(left), 'output')} of {format_count(self.look, 'query', 'queries')} to label. {HELP}")
-        while left:
-            self._show(left[0], whole - len(left) + 1, whole)
+        self.left = self.missing()
+        of = format_count(self.look, "query", "queries")
+        print(f"{format_count(len(self.left), 'output')} of {of} to label. {HELP}")
+
+    def press(self, key: str) -> bool:
+        """Does what a key says about the first missing output. Returns whether it means something."""
+        if key == UNDO and self.pressed:
+            self.left.insert(0, self.pressed.pop())
+            self.write(self.left[0], None, withdrawn=True)
+            print("  taken back")
+        elif key in KEYS and self.left:
+            self.write(self.left[0], KEYS[key])
+            self.pressed.append(self.left.pop(0))
+            print(f"  {WORDS[key]}")
+            if self.left and len(self.pressed) % BLOCK == 0:
+                print(*self._decided(), sep="\n")
+        return key in KEYS or key == UNDO
+
+    @property
+    def standing(self) -> str:
+        """'3 of 80'."""
+        whole = len(self.queue.first(self.look))
+        return f"{whole - len(self.left) + 1} of {whole}" if self.left else f"All {whole} outputs are labeled."
+
+    def ask(self) -> None:
+        """Asks for one label after the other until all are there, or the person stops."""
+        while self.left:
+            self._show(self.left[0])
             key = read_key().lower()
             if key in (STOP, END):
                 break
-            if key == UNDO and self.pressed:
-                left.insert(0, self.pressed.pop())
-                self.write(left[0], None, withdrawn=True)
-                print("  taken back")
-            elif key in KEYS:
-                self.write(left[0], KEYS[key])
-                self.pressed.append(left.pop(0))
-                print(f"  {'right' if KEYS[key] else 'cannot tell' if KEYS[key] is None else 'wrong'}")
-                if left and len(self.pressed) % BLOCK == 0:
-                    print(*self._decided(), sep="\n")
-            else:
+            if not self.press(key):
                 print(f"  {HELP}")
         self.print_state()
 
-    def _show(self, output: Output, number: int, whole: int) -> None:
+    def serve(self) -> None:
+        """As `ask`, on a page in a browser."""
+        from experiments.report.label_page import LabelServer
+
+        def press(key: str, output: str) -> bool:
+            if key == UNDO or (self.left and output == self.left[0].key):  # a form that was sent twice counts once
+                self.press(key)
+            return key != STOP and bool(self.left)
+
+        server = LabelServer(self.run.path, lambda: (next(iter(self.left), None), self.standing), press, WORDS)
+        print(f"{server.address}   (Ctrl-C stops; every key is stored at once)", flush=True)
+        webbrowser.open(server.address)
+        server.serve_forever()
+        self.print_state()
+
+    def _show(self, output: Output) -> None:
         images = [str(image_path(self.run.path, name)) for name in output.images]
         lines = {
             "question": output.question, "images": "  ".join(images), "options": " / ".join(output.options),
             "accepted": " / ".join(output.gold), "output": output.text or "(empty)",
         }  # fmt: skip
-        print(f"\n[{number} of {whole}]")
+        print(f"\n[{self.standing}]")
         for name, text in lines.items():
             if text:
                 print(f"  {name:<9} {printable_text(text).strip()}")

@@ -124,7 +124,7 @@ def apply_labels(frame: DataFrame, metric: str, labels: Labels) -> DataFrame:
         LabelColumn.PROXY: np.where(unread & np.isfinite(judged), judged, score),
         LabelColumn.SAMPLED: (order <= last) | (look == len(names)),
         LabelColumn.AUDITED: (order <= last_audited) & audit_reader(queue, labels).is_refuted,
-        LabelColumn.LOOKS: sum(one <= look for one in labels.looks),
+        LabelColumn.LOOKS: 1 if look == len(names) else sum(one <= look for one in labels.looks),
     }
     scores: dict[str, Any] = {
         metric: np.where(is_labeled, label, score),
