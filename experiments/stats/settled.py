@@ -229,7 +229,8 @@ class SettledPairs:
 def settled_pairs(
     reference: DataFrame, samples: DataFrame, pairs: Pairs, metric: str, reference_metric: str | None = None
 ) -> SettledPairs | None:
-    """The labels of two frames with the columns `LabelColumn`. None without these, or without a finished sample.
+    """The labels of two frames with the columns `LabelColumn`. None without these, and if every output is read or
+    labeled: the scores of the frames are then the truth, and the usual test is exact.
 
     Arguments are those of `pairs.align_pairs`. A baseline, the scores of `reference_metric`, is read whole.
     """
@@ -244,6 +245,8 @@ def settled_pairs(
     if one is None or other is None:
         return None
     audited = one[2] & other[2]
+    if not audited.any() and not any((arm.unread & np.isnan(arm.label)).any() for arm in (one[0], other[0])):
+        return None
     looks = max(one[3], other[3])
     return SettledPairs(one[0], other[0], one[1] & other[1], pairs.clusters, audited if audited.any() else None, looks)
 
