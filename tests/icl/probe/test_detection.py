@@ -57,6 +57,23 @@ def test_a_correct_server_has_no_fault(server, open_checks):
     assert len(statuses(result, Status.OPEN)) == open_checks
 
 
+@pytest.mark.parametrize(("ending", "status"), [("\N{REPLACEMENT CHARACTER}", Status.OK), ("!", Status.RED)])
+def test_a_stream_may_hold_back_a_character_that_the_last_token_cut_and_nothing_else(ending, status):
+    correct = VisionServer(log_probabilities=False, counts_cached=False)
+
+    def respond(request):
+        response = correct.respond(request)
+        if request.method == "GET" or json.loads(request.content).get("stream"):
+            return response
+        data = response.json()
+        for choice in data["choices"]:
+            choice["message"]["content"] += ending
+        return httpx2.Response(response.status_code, json=data)
+
+    [row] = probe(Server("http://test/v1", "", transport=httpx2.MockTransport(respond)), ["stream"]).rows
+    assert row.status is status
+
+
 def test_a_model_that_hardly_sees_is_no_fault_of_its_server_and_never_ok():
     result = probe(Server("http://test/v1", "", transport=VisionServer(sight=1e-4).transport()))
     assert statuses(result, Status.RED) == []
