@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -85,11 +85,10 @@ def started(python: Path, kind: Kind, model: str, log: Path) -> Iterator[str]:
         for _ in range(START_SECONDS):
             if process.poll() is not None:
                 raise ICLError(f"{kind.name} ended before it served {model}; see {log}")
-            try:
+            with suppress(httpx2.HTTPError):
                 if httpx2.get(f"http://127.0.0.1:{port}/health", timeout=2).status_code == 200:
                     break
-            except httpx2.HTTPError:
-                time.sleep(1)
+            time.sleep(1)
         else:
             raise ICLError(f"{kind.name} did not serve {model} within {START_SECONDS} s; see {log}")
         yield f"http://127.0.0.1:{port}/v1"
