@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from icl import Image, ReasoningMarkers, TokenPart
     from icl.models.hf import MemoryPlan, RequestSize, TemplateFacts
+    from icl.models.tracing import Tracer
 
 MAX_NEW_TOKENS = 16
 """Default length limit of an answer. Most answers are a few words."""
@@ -256,6 +257,12 @@ class Model(ABC):
         """
         return None
 
+    def tracer(self) -> "Tracer":
+        """Shows the way of a prompt to its answer, stage by stage, for `icl diff`."""
+        from icl.models.tracing import Tracer
+
+        return Tracer(self)
+
     def generate(self, requests: Sequence[Request]) -> list[Generation]:
         """Greedy answers, one for each request. Raises ModelError if the model decodes through sessions only."""
         raise ModelError(
@@ -384,6 +391,11 @@ class LogitModel(Model):
     @abstractmethod
     def stop_tokens(self) -> frozenset[int]:
         """Token ids that end an answer."""
+
+    def tracer(self) -> "Tracer":
+        from icl.models.tracing import SessionTracer
+
+        return SessionTracer(self)
 
     @property
     def shares_prefix(self) -> bool:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import date
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from urllib.parse import urlsplit
 
 from annotated_types import Ge, Le
@@ -27,6 +27,9 @@ from icl.registry import Count, Positive, PositiveInt, component, later_paramete
 from icl.text.json_text import canonical_digest
 from icl.types import Generation, Prompt
 from icl.untrusted import refusal, untrusted_run
+
+if TYPE_CHECKING:
+    from icl.models.remote_tracing import RemoteTracer
 
 RESERVED_FIELDS = (
     "model",
@@ -250,6 +253,11 @@ class Remote(Model):
         return probe_server(
             Server(self.base, self.adapter or self.model, self.endpoint.key, self.timeout, extra=extra), prompt
         )
+
+    def tracer(self) -> "RemoteTracer":
+        from icl.models.remote_tracing import RemoteTracer
+
+        return RemoteTracer(self)
 
     def unload(self) -> None:
         """Closes the connections."""

@@ -250,6 +250,14 @@ class Checkpoint:
             hasher.update(f"{path.name}:{_file_digest(str(path), stat.st_size, stat.st_mtime_ns)}\n".encode())
         return hasher.hexdigest()
 
+    @property
+    def weights_digest(self) -> str:
+        """sha256 of the files of weights, wherever they are. Raises ModelError if some are missing."""
+        files = sorted(path for pattern in WEIGHTS for path in self.folder_with_weights.glob(pattern))
+        stats = [(path, path.stat()) for path in files]
+        digests = [_file_digest(str(path), stat.st_size, stat.st_mtime_ns) for path, stat in stats]
+        return hashlib.sha256("\n".join(digests).encode()).hexdigest()
+
     def _files(self, folder: Path) -> Iterator[Path]:
         for pattern in (*WEIGHTS, "*.json", "*.jinja", "*.model", "*.txt", "*.py"):
             yield from folder.glob(pattern)

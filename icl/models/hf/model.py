@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from icl.models.hf.image_processing import ImageProcessor
     from icl.models.hf.memory import MemoryNeeds, MemoryPlan, RequestSize
     from icl.models.hf.quantization import Quantization
+    from icl.models.hf.tracing import HFTracer
 
 CHOICE_KEYS = ("dtype", "quantize", "compute_dtype")
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
@@ -548,6 +549,11 @@ class HF(LogitModel):
         from icl.models.hf.hidden_states import text_logprobs
 
         return text_logprobs(self.engine.prompt_encoder, prompts, name)
+
+    def tracer(self) -> "HFTracer":
+        from icl.models.hf.tracing import HFTracer
+
+        return HFTracer(self)
 
     def text(self, tokens: Sequence[int]) -> str:
         return self._answers.text(tokens)

@@ -22,12 +22,14 @@ class EngineRequest:
         max_new_tokens: Maximum number of new tokens.
         extra: `extra_args` of a branch; empty for an ordinary request.
         stops: Whether the model's end-of-text tokens end the answer.
+        top: Number of likeliest tokens that the output lists for each step.
     """
 
     prompt: Prompt
     max_new_tokens: int
     extra: Mapping[str, str] = field(default_factory=dict)
     stops: bool = True
+    top: int = 0
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,7 @@ class EngineOutput:
         reason: Reason of an error.
         prompt_tokens: Number of prompt tokens.
         cached_tokens: Number of prompt tokens that were in the prefix cache.
+        steps: For each new token, the likeliest tokens as id -> log-probability, if the request asks for them.
     """
 
     tokens: tuple[int, ...] = ()
@@ -47,6 +50,7 @@ class EngineOutput:
     reason: str = ""
     prompt_tokens: int = 0
     cached_tokens: int = 0
+    steps: tuple[Mapping[int, float], ...] = ()
 
 
 def output_from_vllm(output: Any) -> EngineOutput:
@@ -59,6 +63,7 @@ def output_from_vllm(output: Any) -> EngineOutput:
         reason,
         len(output.prompt_token_ids),
         output.num_cached_tokens or 0,
+        tuple({token: entry.logprob for token, entry in step.items()} for step in completion.logprobs or ()),
     )
 
 
@@ -74,6 +79,7 @@ def sampling_params(request: EngineRequest, stop_tokens: Iterable[int]) -> Any:
         ignore_eos=True,
         detokenize=False,
         output_kind=RequestOutputKind.FINAL_ONLY,
+        logprobs=request.top or None,
         extra_args=dict(request.extra) or None,
     )
 
@@ -120,6 +126,19 @@ class InputBuilder:
         except (VLLMError, ValueError) as error:
             raise self._refused(error) from error
         return await asyncio.to_thread(self._checked, prompt, engine_input)
+
+    def processed(self, prompt: Prompt) -> Any:
+        """What vLLM's own processor makes of a prompt, with its images, whatever the backend `hf` makes of it.
+
+        It is not submitted, so it leaves vLLM's cache of processed images as it is. Raises as `of`.
+        """
+        from vllm.exceptions import VLLMError
+
+        try:
+            (engine_input,) = self.llm.renderer.render_cmpl([self._parsed(prompt)], skip_mm_cache=True)
+        except (VLLMError, ValueError) as error:
+            raise self._refused(error) from error
+        return engine_input
 
     def _parsed(self, prompt: Prompt) -> Any:
         from vllm.renderers.inputs.preprocess import parse_model_prompt

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from icl.models.hf.model import HF
     from icl.models.hf.template_facts import TemplateFacts
     from icl.models.vllm.engine import OnGroup, Replicas, VLLMEngine
+    from icl.models.vllm.tracing import VLLMTracer
     from icl.text.reasoning_blocks import ReasoningMarkers
 
 
@@ -320,6 +321,11 @@ class VLLM(Model):
 
     def render(self, prompt: Prompt) -> str:
         return self.hf.render(prompt)
+
+    def tracer(self) -> "VLLMTracer":
+        from icl.models.vllm.tracing import VLLMTracer
+
+        return VLLMTracer(self)
 
     def text(self, tokens: Sequence[int]) -> str:
         return self.hf.text(tokens)

@@ -1,0 +1,1 @@
+"""Where do two backends part? (`icl diff`)"""

@@ -1,0 +1,169 @@
+"""Records what a side shows of all prompts, and stores it, so that sides of two environments can be compared."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from experiments.diff.ladder import DEFAULT_EDGE, Rung, ladder
+from experiments.store.store import report_write_errors
+from icl import ConfigError, ICLError, Model, ModelError, Prompt, __version__
+from icl.models.tracing import Stage, Trace, Tracer
+from icl.probe.distances import Answer, distance
+from icl.text.json_text import parse_json_object
+
+FORMAT = "icl diff 1"
+"""Changes with the fields of a stored side."""
+ARRAYS = ("pixels", "features")
+Script = tuple[tuple[str, tuple[str, ...]], ...]
+"""For each turn, its role and its parts: texts, and images as <digest, width x height>."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A prompt as it was composed, and its trace. cause: of a difference; '' for the study's own prompts."""
+
+    name: str
+    script: Script
+    trace: Trace
+    cause: str = ""
+
+
+@dataclass(frozen=True)
+class Side:
+    """What one backend shows.
+
+    Attributes:
+        name: As the user writes it.
+        entries: The ladder, then the study's own prompts.
+        facts: See `Tracer.facts`.
+        hidden: Stages that the backend cannot show, with the reason.
+        edge: Side of the ladder's images in pixels.
+        noise: Distance of the first steps of the first prompt, sent twice, in nats.
+    """
+
+    name: str
+    entries: tuple[Entry, ...]
+    facts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    hidden: Mapping[Stage, str] = field(default_factory=dict)
+    edge: int = DEFAULT_EDGE
+    noise: float = 0.0
+
+
+def record(
+    name: str,
+    model: Model,
+    prompts: Mapping[str, Prompt],
+    edge: int,
+    report: Callable[[str, int, int], None] = lambda *_: None,
+) -> Side:
+    """Loads a model, traces its prompts and the ladder, and unloads it.
+
+    Args:
+        name: Of the side.
+        model: The model.
+        prompts: The study's own, by name.
+        edge: Side of the ladder's images in pixels.
+        report: Receives progress.
+
+    Raises:
+        ModelError: The model cannot be loaded, or refuses even a text.
+    """
+    report(f"loading {name}", 0, 0)
+    try:
+        model.load()
+    except ModelError as error:
+        raise ModelError(
+            f"{name}: {error} A side can be recorded in an environment of its own: icl diff MODEL STUDY --save FILE."
+        ) from error
+    try:
+        tracer = model.tracer()
+        rungs = [*ladder(edge), *(Rung(key, prompt, "") for key, prompt in prompts.items())]
+        first = tracer.trace(rungs[0].prompt)
+        entries = []
+        for i, rung in enumerate(rungs):
+            report(f"tracing {name}", i, len(rungs))
+            entries.append(Entry(rung.name, script(rung.prompt), _trace(tracer, rung), rung.cause))
+        noise = distance(Answer(first.top), Answer(entries[0].trace.top))
+        facts = json.loads(json.dumps(tracer.facts, default=str))  # as a stored side has them
+        return Side(name, tuple(entries), facts, tracer.hidden, edge, noise)
+    finally:
+        model.unload()
+
+
+def _trace(tracer: Tracer, rung: Rung) -> Trace:
+    try:
+        return tracer.trace(rung.prompt, raw_images=rung.raw_images)
+    except ICLError as error:
+        return Trace(error=str(error))
+
+
+def script(prompt: Prompt) -> Script:
+    """The prompt as it was composed."""
+    return tuple(
+        (turn.role, tuple(str(part.text) if part.image is None else _named(part.image) for part in turn.parts))
+        for turn in prompt.turns
+    )
+
+
+def _named(image: Any) -> str:
+    width, height = image.open().size
+    return f"<image {image.digest[:12]}, {width} x {height}>"
+
+
+def save(side: Side, path: Path) -> None:
+    """Writes a side to one file: arrays, and JSON as its metadata. Raises StoreError if it cannot be written."""
+    import numpy as np
+    from safetensors.numpy import save as to_bytes
+
+    arrays: dict[str, Any] = {}
+    entries = []
+    for i, entry in enumerate(side.entries):
+        trace = dict(vars(entry.trace))
+        for key in ARRAYS:
+            values: Sequence[Any] | None = trace[key]
+            trace[key] = None if values is None else len(values)
+            arrays |= {f"{i}.{key}.{n}": np.ascontiguousarray(value) for n, value in enumerate(values or ())}
+        entries.append({**vars(entry), "trace": trace})
+    content = {**vars(side), "entries": entries}
+    text = json.dumps({"format": FORMAT, "mm-icl": __version__, **content}, default=str)
+    with report_write_errors(path):
+        path.write_bytes(to_bytes(arrays, {"icl": text}))
+
+
+def load(path: Path) -> Side:
+    """Reads a stored side. Raises ConfigError for another file, and for one of another version."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "np") as file:
+            content = parse_json_object((file.metadata() or {}).get("icl", "").encode())
+            if content.pop("format") != FORMAT:
+                raise ValueError("it has another version")
+            arrays = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - it is no mapping
+        entries = tuple(_entry(i, item, arrays) for i, item in enumerate(content["entries"]))
+        return Side(
+            name=content["name"],
+            entries=entries,
+            facts=content["facts"],
+            hidden={Stage(stage): str(reason) for stage, reason in content["hidden"].items()},
+            edge=int(content["edge"]),
+            noise=float(content["noise"]),
+        )
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ConfigError(
+            f"{path} is not a side that this version of `icl diff --save` wrote ({error}). Write it again: icl diff "
+            f"MODEL STUDY --save {path}"
+        ) from error
+
+
+def _entry(i: int, item: Mapping[str, Any], arrays: Mapping[str, Any]) -> Entry:
+    trace = dict(item["trace"])
+    for key in ARRAYS:
+        count = trace[key]
+        trace[key] = None if count is None else tuple(arrays[f"{i}.{key}.{n}"] for n in range(count))
+    for key in ("ids", "tokens", "margins"):
+        trace[key] = None if trace[key] is None else tuple(trace[key])
+    written = tuple((role, tuple(parts)) for role, parts in item["script"])
+    return Entry(item["name"], written, Trace(**trace), item["cause"])

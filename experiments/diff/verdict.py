@@ -1,0 +1,117 @@
+"""The first stage at which two sides part, in one sentence with the likely cause.
+
+The rungs of the ladder come first, then the study's own prompts. If the first step differs even without an image, by
+less than ARITHMETIC and with the same tokens, the cause is arithmetic; rungs that stand out of it are named beside it.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from experiments.diff.comparison import PromptComparison, StageStatus
+from experiments.diff.recording import Side
+from icl.models.tracing import Stage
+
+ARITHMETIC = 0.3
+"""Nats. Rounding changes the first step by less."""
+ALONE = 10
+"""Times the difference without an image, above which a rung has a cause of its own."""
+GROUPS: dict[Stage, tuple[str, ...]] = {
+    Stage.PROMPT: (),
+    Stage.TEXT: ("template", "tokenizer", "versions"),
+    Stage.IDS: ("tokenizer", "template", "versions"),
+    Stage.IMAGES: ("images", "versions"),
+    Stage.PIXELS: ("images", "versions"),
+    Stage.FEATURES: ("weights", "arithmetic", "versions"),
+    Stage.FIRST: ("weights", "arithmetic", "versions"),
+    Stage.TOKENS: ("arithmetic", "versions"),
+}
+"""Stage -> groups of facts that can change it, the likeliest first."""
+USUAL: dict[Stage, str] = {
+    Stage.PROMPT: "the study",
+    Stage.TEXT: "chat template",
+    Stage.IDS: "special tokens, chat template or tokenizer",
+    Stage.IMAGES: "resize: image size limit, target size or tiles",
+    Stage.PIXELS: "settings of the image processor",
+    Stage.FEATURES: "dtype or weights of the vision tower",
+    Stage.FIRST: "dtype, kernels, quantization, an adapter, or a stage that a side hides",
+    Stage.TOKENS: "the answer is not greedy, or it is edited",
+}
+"""Stage -> likely cause if nothing tells more."""
+ORDER = list(Stage)
+
+
+@dataclass(frozen=True)
+class Parting:
+    """Where two sides part.
+
+    Attributes:
+        prompt: Name of the first prompt that differs; '' if none does.
+        stage: The first stage that differs there.
+        text: The difference, quantified.
+        causes: Likely causes, the likeliest first.
+        others: Sentences on prompts that differ for another reason.
+    """
+
+    prompt: str = ""
+    stage: Stage | None = None
+    text: str = ""
+    causes: tuple[str, ...] = ()
+    others: tuple[str, ...] = ()
+
+    @property
+    def sentence(self) -> str:
+        if self.stage is None:
+            return "No difference beyond numerical noise."
+        also = "".join(f" Beside it, {text}." for text in self.others)
+        cause = "; ".join(self.causes)
+        return f"They part at {self.prompt}, in the {self.stage}: {self.text}. Likely cause: {cause}.{also}"
+
+
+def verdict(a: Side, b: Side, rows: Sequence[PromptComparison]) -> Parting:
+    """The verdict on compared prompts. The first row is that of a text without images."""
+    parted = [(row, stage) for row in rows if (stage := row.first) is not None]
+    if not parted:
+        return Parting()
+    row, stage = parted[0]
+    level = rows[0].outcomes[Stage.FIRST].size
+    is_arithmetic = row is rows[0] and stage is Stage.FIRST and level < ARITHMETIC
+    own = causes(a, b, row, stage)
+    others: dict[tuple[str, ...], str] = {}
+    for other, its in parted[1:]:
+        size = other.outcomes[its].size
+        is_earlier = ORDER.index(its) < min(ORDER.index(stage), ORDER.index(Stage.FEATURES))
+        if is_earlier or (is_arithmetic and its is Stage.FIRST and size > ALONE * level):
+            likely = causes(a, b, other, its)
+            text = f"{quoted(other)} parts in the {its}: {other.outcomes[its].text} ({'; '.join(likely)})"
+            others.setdefault(likely, text)
+    return Parting(quoted(row), stage, row.outcomes[stage].text, own, tuple(others.values()))
+
+
+def quoted(row: PromptComparison) -> str:
+    """The name of a prompt."""
+    return f"'{row.name}'"
+
+
+def causes(a: Side, b: Side, row: PromptComparison, stage: Stage) -> tuple[str, ...]:
+    """Likely causes of a difference: what its values say, facts that differ, what the rung adds, else the usual one."""
+    own = row.outcomes[stage].cause
+    groups = {group: [text for its, text in fact_differences(a, b) if its == group] for group in GROUPS[stage]}
+    settings = next((texts for group, texts in groups.items() if texts and group != "versions"), [])
+    is_hidden = row.outcomes[Stage.PIXELS].status is StageStatus.HIDDEN
+    rung = row.cause if is_hidden and not settings and stage is not Stage.TOKENS else ""
+    likely = [text for text in (own, *settings, rung) if text] or [USUAL[stage]]
+    return (*likely, *groups.get("versions", ()))
+
+
+def fact_differences(a: Side, b: Side) -> Iterator[tuple[str, str]]:
+    """(group, sentence) of each setting that both sides state and that differs."""
+    for group, facts in a.facts.items():
+        others = b.facts.get(group, {})
+        for name, value in facts.items():
+            if name in others and others[name] != value:
+                yield group, f"{name} is {_written(value)} in A and {_written(others[name])} in B"
+
+
+def _written(value: Any) -> str:
+    return "none" if value is None else str(value)
