@@ -31,6 +31,8 @@ PATHS = (
 )
 """The marks in the key of a page, which is 34 by 16 pixels."""
 FAINT_DASH, FAINT_MARK = (1, 4), "stroke"
+RANGE = ("mean_low", "mean_high")
+"""The columns with the ends of a mean with unread outputs: a bar between them stands where the mean is NaN."""
 INCH = 72
 """The points of an inch. A pixel of a chart is a point of the PDF."""
 ASPECT = 0.65
@@ -188,7 +190,7 @@ def dot_chart(data: DataFrame, lines: Mapping[str, Line], x: str, y: str, whole:
     """A row per value of `row` with a dot and its interval for each line.
 
     Args:
-        data: The columns row, line, mean, low, high and says (the label of the dot).
+        data: The columns row, line, mean, low, high and says (the label of the dot), with unread outputs also RANGE.
         lines: The looks of the lines.
         x: The title of the axis of the means.
         y: The title of the rows.
@@ -205,8 +207,15 @@ def dot_chart(data: DataFrame, lines: Mapping[str, Line], x: str, y: str, whole:
     scale = alt.Scale(domain=[0, 1]) if whole else alt.Scale(zero=False)
     means = alt.X("mean:Q", title=x, scale=scale)
     intervals = base.mark_rule(strokeWidth=1.5).encode(x=alt.X("low:Q", title=x, scale=scale), x2="high:Q")
+    color = encode_lines(lines)["color"]
     layers = [
-        intervals.encode(color=encode_lines(lines)["color"]),
+        intervals.encode(color=color),
+        *(
+            part.mark_bar(filled=False, strokeWidth=1.5, height=6).encode(
+                x=alt.X("mean_low:Q", title=x, scale=scale), x2="mean_high:Q", color=color
+            )
+            for part in _ranges(base)
+        ),
         base.mark_point(filled=True, size=40, opacity=1).encode(x=means, **encode_lines(lines)),
     ]
     return alt.layer(*layers).properties(width=300, height=alt.Step(9 if several else 18))
@@ -216,7 +225,7 @@ def curve_chart(data: DataFrame, lines: Mapping[str, Line], y: str, whole: bool 
     """Lines against the number of shots, on a logarithmic axis, with intervals side by side.
 
     Args:
-        data: The columns shots, line, mean, low, high and says (the label of the mark).
+        data: The columns shots, line, mean, low, high and says (the label of the mark), with unread outputs also RANGE.
         lines: The looks of the lines.
         y: The title of the axis of the means.
         whole: Whether the axis is from 0 to 1.
@@ -236,10 +245,22 @@ def curve_chart(data: DataFrame, lines: Mapping[str, Line], y: str, whole: bool 
     looks = encode_lines(lines)
     layers = [
         base.mark_rule(strokeWidth=1.5).encode(y=low, y2="high:Q", color=looks["color"]),
+        *(
+            part.mark_bar(filled=False, strokeWidth=1.5, width=6).encode(
+                y=alt.Y("mean_low:Q", title=y, scale=scale), y2="mean_high:Q", color=looks["color"]
+            )
+            for part in _ranges(base)
+        ),
         *dashed_lines(data, lines, 2, x=x, y=mean, description="says:N"),
         base.mark_point(filled=True, size=45, opacity=1).encode(y="mean:Q", **looks),
     ]
     return alt.layer(*layers).properties(width=440, height=215)
+
+
+def _ranges(base: Any) -> list[Any]:
+    """The chart of the rows whose mean is a range, if there are any."""
+    rows = base.data[base.data["mean"].isna()] if set(RANGE) <= set(base.data) else base.data[:0]
+    return [base.properties(data=rows)] if len(rows) else []
 
 
 def _themed(

@@ -1,7 +1,7 @@
 """The leaderboard as one self-contained page without a script, and as a table of numbers."""
 
 from collections.abc import Iterator, Sequence
-from math import isnan
+from math import isnan, nan
 from typing import Any
 
 from experiments.analyses.caption_frontier import CaptionGroup, caption_groups
@@ -75,6 +75,7 @@ def leaderboard_sections(board: Leaderboard) -> Iterator[Section]:
     columns = [
         Column("method"),
         Column("score", kind="estimate"),
+        Column("unread", kind="share", says="outputs that cannot be read with certainty"),
         Column("gain", kind="signed", bold="sure", says="over the reference"),
         Column("gain_low", "95 % interval", "interval", ("gain_low", "gain_high")),
         Column("verdict", kind="number"),
@@ -100,6 +101,9 @@ def leaderboard_frame(board: Leaderboard) -> DataFrame:
             row: dict[str, Any] = {"run": column.run, "model": column.model, "subject": column.subject}
             row |= {"metric": column.metric, "method": name, "score": cell.score.mean}
             row |= {"low": cell.score.low, "high": cell.score.high}
+            if bounds := cell.bounds:
+                row |= {"low": bounds.ci_low, "high": bounds.ci_high, "unread": bounds.unread}
+                row |= {"mean_low": bounds.low, "mean_high": bounds.high}
             if cell.verdict:
                 row |= {"verdict": cell.verdict.words, "controls": cell.verdict.num_controls}
                 row |= {"reference": column.reference, **_numbers("gain", cell.verdict.gain)}
@@ -127,7 +131,8 @@ def _numbers(name: str, one: ArmComparison) -> dict[str, float]:
         return {}
     ends = (one.result.low, one.result.high)
     low, high = (-ends[1], -ends[0]) if one.better == "lower" else ends
-    return {name: signed_gain(one), f"{name}_low": low, f"{name}_high": high, f"{name}_p": one.p}
+    gain = nan if one.bounds and one.bounds.is_wide else signed_gain(one)
+    return {name: gain, f"{name}_low": low, f"{name}_high": high, f"{name}_p": one.p}
 
 
 NOTE = (

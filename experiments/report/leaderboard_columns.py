@@ -14,6 +14,7 @@ from experiments.results.run_view import RunView
 from experiments.results.view_run import cells_by_label
 from experiments.stats import DEFAULT_MARGIN, Estimate, estimate_arm, join_words, signed_gain
 from experiments.stats.arms import NO_VALUE, axis_values, better_of, split_by_subject, varying_axes
+from experiments.stats.bounds import ArmBounds, bound_arm
 from experiments.stats.decoding_effects import trace_means
 from experiments.stats.strategy_verdicts import ComparedSamples, MethodVerdict, judge_methods
 from experiments.store.store import Store
@@ -29,6 +30,7 @@ class LeaderboardCell:
 
     Attributes:
         score: The mean score with its interval.
+        bounds: The bounds of the mean score; None if every output is read.
         forwards: Forward passes per token of the answer, one per branch; NaN without traces.
         length: Tokens per answer.
         seconds: Estimated seconds per answer: the time of the run, divided in proportion to forward passes.
@@ -36,6 +38,7 @@ class LeaderboardCell:
     """
 
     score: Estimate
+    bounds: ArmBounds | None
     forwards: float
     length: float
     seconds: float
@@ -196,7 +199,8 @@ def _cell(
 ) -> LeaderboardCell:
     means = trace_means(view.frame.loc[rows.index])
     seconds = means["forwards"] * means["length"] * per_forward
-    return LeaderboardCell(estimate_arm(rows, part.metric), means["forwards"], means["length"], seconds, verdict)
+    score, bounds = estimate_arm(rows, part.metric), bound_arm(rows, part.metric)
+    return LeaderboardCell(score, bounds, means["forwards"], means["length"], seconds, verdict)
 
 
 def _seconds_per_forward(view: RunView) -> float:

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from experiments.report.figure import Figure
 from experiments.stats import format_interval, format_share, format_signed, markdown_table, markdown_text
 from experiments.stats.arms import NO_VALUE, resolve_setting
-from experiments.stats.formatting import format_p_number
+from experiments.stats.bounds import NARROW
+from experiments.stats.formatting import format_p_number, format_range
 from icl import ConfigError, DataFrame, did_you_mean, strip_control_characters
 
 if TYPE_CHECKING:
@@ -374,7 +375,9 @@ def _cell(column: Column, row: Mapping[Any, Any], reach: Mapping[str, float] | N
     if column.kind == "between":
         return TableCell("[{}, {}]".format(*map(format_share, ends)), "", bold)
     if column.kind == "estimate":
-        return TableCell(format_share(value), "[{}, {}]".format(*(format_share(end, 2) for end in ends)), bold)
+        wide = row.get("unread", 0.0) > NARROW  # no number between the bounds means anything
+        main = format_range((row["mean_low"], row["mean_high"])) if wide else format_share(value)
+        return TableCell(main, "[{}, {}]".format(*(format_share(end, 2) for end in ends)), bold)
     if column.kind == "forest":
         edge = (reach or {}).get(column.name) or 1.0
         return TableCell(bold=bold, span=tuple((x / edge + 1) / 2 for x in (ends[0], value, ends[1], 0.0)))

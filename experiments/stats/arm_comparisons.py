@@ -2,34 +2,42 @@
 
 import math
 from collections import Counter
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Literal
 
 import numpy as np
 
 from experiments.stats.answer_forms import wrapping_note
 from experiments.stats.arms import deciding_digests
-from experiments.stats.formatting import format_count, format_interval, format_p, format_share, format_signed
+from experiments.stats.bounds import Bounds, Interval, bounded_test
+from experiments.stats.formatting import (
+    format_count,
+    format_interval,
+    format_p,
+    format_range,
+    format_share,
+    format_signed,
+)
 from experiments.stats.pairs import (
     KEYS,
     PairedTestResult,
     Pairs,
     UnpairedError,
     align_pairs,
-    corrected_interval,
-    paired_test,
 )
 from experiments.stats.settled import settled_pairs
 from experiments.stats.significance import SIGNIFICANCE_LEVEL, holm
 from icl import Better, DataFrame
 
-Verdict = Literal["better", "worse", "differs", "equal", "open", "unpaired"]
+Verdict = Literal["better", "worse", "differs", "equal", "undecided", "open", "unpaired"]
 """'differs' is for metrics without a good direction, 'open' for a difference that is not significant.
 
-'equal' needs a margin (`experiments.stopping.rule`).
+'undecided' is one that unread outputs could make significant. 'equal' needs a margin (`experiments.stopping.rule`).
 """
+
+LABELED_QUERIES = 60
+"""The queries whose labels decide most comparisons: their intervals are then 1.4 times those with all labels."""
 
 Topic = Literal[
     "Answers", "Comparisons", "ICL gain", "Retrieval", "Vote", "Decoding", "Intervention", "Answer form", "By column",
@@ -55,13 +63,14 @@ class ArmComparison:
         reference_mean: The mean score of the other arm.
         also: The untested difference under a second metric.
         refused: Why the comparison was refused.
-        wrapping: A sentence if the two arms write their answers differently, else ''.
+        wrapping: A sentence if the two arms write their answers differently and all of them are read, else ''.
         better: The good direction of the metric.
         family: The number of comparisons of the topic that p is corrected for.
         topics: The number of topics that share the level.
         labels: How many unread outputs were labeled, in words; '' if none had to be.
         decided: What determines the answers of both arms. Comparisons with equal values are one hypothesis.
         interval: (p, corrected p, size of the family) -> the interval that agrees with the corrected p; None keeps it.
+        bounds: What unread outputs leave open; None if every output is read.
     """
 
     subject: str
@@ -81,13 +90,31 @@ class ArmComparison:
     topics: int = 1
     labels: str = ""
     decided: Hashable = field(default_factory=object, compare=False)
-    interval: Callable[[float, float, int], tuple[float, float]] | None = field(default=None, compare=False, repr=False)
+    interval: Interval | None = field(default=None, compare=False, repr=False)
+    bounds: Bounds | None = None
 
     @property
     def verdict(self) -> Verdict:
         if self.result is None:
             return "unpaired"
-        return verdict_of(self.p, self.result.difference, self.better)
+        favorable_p = math.nan if self.bounds is None else self.bounds.favorable_p
+        return verdict_of(self.p, self.result.difference, self.better, favorable_p)
+
+    @property
+    def certain_mean(self) -> float:
+        """The mean score of the arm that no reading of its unread outputs can make worse."""
+        return self.mean if self.bounds is None else self.bounds.arm[self.better == "lower"]
+
+    @property
+    def unread(self) -> str:
+        """'114 of 400 outputs unread; `icl label` settles it with about 60', or '' if every output is read."""
+        if self.bounds is None:
+            return ""
+        outputs = f"{self.bounds.unread:,} of {self.bounds.outputs:,} outputs unread"
+        needs_labels = self.verdict == "undecided"
+        return outputs + (
+            f"; `icl label` settles it with about {min(LABELED_QUERIES, self.bounds.unread)}" * needs_labels
+        )
 
     @property
     def identical(self) -> bool:
@@ -101,7 +128,10 @@ class ArmComparison:
 
     @property
     def numbers(self) -> str:
-        """Difference, 95 % interval, p and n: '+.021 [−.004, +.046], p = .03 (Holm over 4), n = 200 x 3 seeds'."""
+        """Difference, 95 % interval, p and n: '+.021 [−.004, +.046], p = .03 (Holm over 4), n = 200 x 3 seeds'.
+
+        If more than a few outputs are unread, the difference is a range. Their number comes last.
+        """
         if self.result is None or self.by_construction:
             return ""
         interval = format_interval(self.result.low, self.result.high)
@@ -110,14 +140,34 @@ class ArmComparison:
         shares += [f"{self.topics} topics"] if self.topics > 1 else []
         family = f" ({', '.join(shares)})" if shares else ""
         labels = f", {self.labels}" if self.labels else ""
-        return (
-            f"{format_signed(self.result.difference)} {interval}, {format_p(self.p)}{family}, {self.n}{labels}{lower}"
-        )
+        p = "" if self.verdict == "undecided" else f"{format_p(self.p)}{family}, "
+        return "; ".join(filter(None, [f"{self.size} {interval}, {p}{self.n}{labels}{lower}", self.unread]))
+
+    @property
+    def size(self) -> str:
+        """The difference, such as '+.021', or its range '−.200 to +.370' over the readings of unread outputs."""
+        if self.bounds is not None and (self.bounds.is_wide or self.verdict == "undecided"):
+            return " to ".join(map(format_signed, (self.bounds.low, self.bounds.high)))
+        return format_signed(self.result.difference) if self.result else ""
 
     @property
     def means(self) -> str:
-        """'.862 against .465'."""
-        return f"{format_share(self.mean)} against {format_share(self.reference_mean)}"
+        """'.862 against .465', or '.285–.855 against .465' with unread outputs."""
+        return f"{self.arm_mean} against {self.against_mean}"
+
+    @property
+    def arm_mean(self) -> str:
+        """The mean score of the arm, or its range."""
+        return format_range(self.bounds.arm) if self.bounds and self.bounds.is_wide else format_share(self.mean)
+
+    @property
+    def against_mean(self) -> str:
+        """The mean score of the reference, or its range."""
+        return (
+            format_range(self.bounds.reference)
+            if self.bounds and self.bounds.is_wide
+            else format_share(self.reference_mean)
+        )
 
     @property
     def side(self) -> str:
@@ -129,19 +179,23 @@ class ArmComparison:
         """'+.021, p = .03'."""
         if self.by_construction:
             return "the same by construction"
-        return f"{format_signed(self.result.difference)}, {format_p(self.p)}" if self.result else self.refused
+        if self.verdict == "undecided":
+            return f"{self.size}, undecided"
+        return f"{self.size}, {format_p(self.p)}" if self.result else self.refused
 
 
-def verdict_of(p: float, difference: float, better: Better = "higher") -> Verdict:
+def verdict_of(p: float, difference: float, better: Better = "higher", favorable_p: float = math.nan) -> Verdict:
     """The verdict that a corrected p and a difference allow.
 
     Args:
         p: The corrected p; NaN if the comparison was not tested.
         difference: The mean difference, arm minus reference.
         better: The good direction of the metric.
+        favorable_p: The smallest p that unread outputs allow (`bounds.Bounds`); NaN if every output is read.
     """
     if not p <= SIGNIFICANCE_LEVEL or difference == 0:  # NaN: not tested
-        return "open"
+        is_undecided = favorable_p <= SIGNIFICANCE_LEVEL and not math.isnan(p)
+        return "undecided" if is_undecided else "open"
     if better == "neither":
         return "differs"
     return "better" if (difference > 0) == (better == "higher") else "worse"
@@ -167,16 +221,17 @@ def compare_arms(
         pairs = align_pairs(
             reference, samples, metric, [*KEYS, *on], names=(against, arm), reference_metric=reference_metric
         )
-        result = paired_test(pairs, level, (against, arm))
+        result, bounds, interval = bounded_test(
+            frames, pairs, metric, reference_metric, level=level, names=(against, arm)
+        )
     except UnpairedError as error:
         return ArmComparison(subject, arm, against, None, refused=str(error), better=better)
-    interval: Callable[[float, float, int], tuple[float, float]] = partial(corrected_interval, pairs)
     labels = settled_pairs(reference, samples, pairs, metric, reference_metric)
     by_labels = labels and labels.estimate(level)
     means = float(pairs.reference.mean()), float(pairs.arm.mean())
     if labels and by_labels:
         means = labels.means(by_labels.difference)
-        result, interval = by_labels.replace_in(result), labels.corrected_interval
+        result, interval, bounds = by_labels.replace_in(result), labels.corrected_interval, None
     decided = deciding_digests(reference), deciding_digests(samples)
     decided_pair = None if reference_metric or None in decided else decided
     return ArmComparison(
@@ -190,11 +245,12 @@ def compare_arms(
         mean=means[1],
         reference_mean=means[0],
         also=_second_difference(reference, samples, pairs, also) if also and also != metric else None,
-        wrapping=wrapping_note(reference, samples, (against, arm)),
+        wrapping="" if bounds else wrapping_note(reference, samples, (against, arm)),
         better=better,
         decided=(decided_pair, pooled) if decided_pair else object(),
         interval=interval,
         labels=by_labels.coverage if by_labels else "",
+        bounds=bounds,
     )
 
 

@@ -11,7 +11,6 @@ pairs of arms count once. Both cost the other comparisons no power, and both are
 
 import math
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -30,7 +29,8 @@ from experiments.stats.arms import (
     tidy_frame,
     varying_axes,
 )
-from experiments.stats.pairs import KEYS, PairedTestResult, Pairs, align_pairs, corrected_interval, paired_test
+from experiments.stats.bounds import Bounds, Interval, bounded_test
+from experiments.stats.pairs import KEYS, PairedTestResult, Pairs, align_pairs
 from experiments.stats.settled import settled_pairs
 from experiments.stats.significance import holm
 from icl import Better, ConfigError, DataFrame, did_you_mean
@@ -43,6 +43,8 @@ TEST_COLUMNS = [name for name in PairedTestResult.__dataclass_fields__ if name !
 RESULT_COLUMNS = ["reference", "reference_mean", "mean", *TEST_COLUMNS, "p_corrected", "family", "by_construction"]
 LABELS = "labels"
 """A further column of a run with labels: how many unread outputs they settle (`experiments.stats.settled`)."""
+BOUND_COLUMNS = ["difference_low", "difference_high", "unread", "favorable_p"]
+"""Further columns of a table with unread outputs: the bounds of the difference, and the number of these outputs."""
 
 
 def compare(
@@ -65,7 +67,8 @@ def compare(
         axes: The axes of the frame, by default those that it has.
 
     Returns:
-        One row per arm with a reference: its axes, then RESULT_COLUMNS and, for a run with labels, LABELS.
+        One row per arm with a reference: its axes, then RESULT_COLUMNS, for a run with labels LABELS, and with unread
+        outputs BOUND_COLUMNS (`bounds`).
         `p_corrected` is over `family` comparisons, and the interval leaves out 0 exactly if it is at most .05. If
         `by_construction` is true the arm always answers as its reference; then p is NaN and the row is in no family.
         `attrs` has the correction ("correct") and the good direction of the metric ("better").
@@ -109,7 +112,10 @@ def compare(
         tested = table.loc[~table["by_construction"], ["interval_of", "p", "p_corrected", "family"]]
         ends = [interval(*numbers) for interval, *numbers in tested.itertuples(index=False)]
         table.loc[tested.index, ["low", "high"]] = np.array(ends, dtype=float).reshape(-1, 2)
-    table = table[[*axes, *RESULT_COLUMNS, *([LABELS] if table[LABELS].any() else [])]]
+    further = [LABELS] if table[LABELS].any() else []
+    if table["bounds"].notna().any():
+        table, further = table.assign(**_bound_columns(table)), [*further, *BOUND_COLUMNS]
+    table = table[[*axes, *RESULT_COLUMNS, *further]]
     if better_of(frame, metric) == "lower":  # a fall is from wrong to right
         turned = {"right_to_wrong": table["wrong_to_right"], "wrong_to_right": table["right_to_wrong"]}
         table = table.assign(**turned)
@@ -118,9 +124,11 @@ def compare(
 
 
 def verdicts(table: DataFrame) -> list[Verdict]:
-    """The verdict of each row of a comparison: 'open' if the corrected p is above .05."""
+    """The verdict of each row of a comparison: 'open' or 'undecided' if the corrected p is above .05."""
     better: Better = table.attrs.get("better", "higher")
-    return [verdict_of(p, d, better) for p, d in zip(table["p_corrected"], table["difference"], strict=True)]
+    favorable = table["favorable_p"] if "favorable_p" in table else [math.nan] * len(table)
+    rows = zip(table["p_corrected"], table["difference"], favorable, strict=True)
+    return [verdict_of(p, difference, better, favorable_p) for p, difference, favorable_p in rows]
 
 
 def _against_arms(samples: DataFrame, to: Mapping[str, Any], metric: str, axes: Sequence[str]) -> list[dict[str, Any]]:
@@ -135,12 +143,13 @@ def _against_arms(samples: DataFrame, to: Mapping[str, Any], metric: str, axes: 
         theirs = next(rows for other, rows in arms if other == reference)
         names = (describe_arm(reference, label_axes), describe_arm(arm, label_axes))
         pairs = align_pairs(theirs, mine, metric, names=names)
-        row = _row(arm, ", ".join(str(v) for v in to.values()), pairs, paired_test(pairs, names=names))
+        tested = bounded_test((theirs, mine), pairs, metric, names=names)
+        row = _row(arm, ", ".join(str(v) for v in to.values()), pairs, tested)
         labels = settled_pairs(theirs, mine, pairs, metric)
         if labels and (by_labels := labels.estimate()):
-            row |= vars(by_labels.replace_in(row["tested"]))
+            row |= vars(by_labels.replace_in(tested[0]))
             row |= dict(zip(("reference_mean", "mean"), labels.means(by_labels.difference), strict=True))
-            row |= {LABELS: by_labels.coverage, "interval_of": labels.corrected_interval}
+            row |= {LABELS: by_labels.coverage, "interval_of": labels.corrected_interval, "bounds": None}
         decided = deciding_digests(theirs), deciding_digests(mine)
         if None not in decided:
             row["compared"] = decided
@@ -160,7 +169,7 @@ def _against_baseline(
         if len(usable):
             names = (name, describe_arm(arm, varying_axes(samples, axes)))
             pairs = align_pairs(usable, usable, metric, on=KEYS, names=names, reference_metric=column)
-            rows.append(_row(arm, name, pairs, paired_test(pairs, names=names)))
+            rows.append(_row(arm, name, pairs, bounded_test((usable, usable), pairs, metric, column, names=names)))
     return rows
 
 
@@ -177,7 +186,21 @@ def _column(frame: DataFrame, to: Mapping[str, Any], metric: str) -> str:
     raise ConfigError(f"--to baseline={name}: the run has no such baseline judged by '{metric}'.{near} {there}")
 
 
-def _row(arm: Mapping[str, Any], reference: str, pairs: Pairs, result: PairedTestResult) -> dict[str, Any]:
+def _row(
+    arm: Mapping[str, Any], reference: str, pairs: Pairs, tested: tuple[PairedTestResult, Bounds | None, Interval]
+) -> dict[str, Any]:
+    result, bounds, interval = tested
     means = {"reference": reference, "reference_mean": float(pairs.reference.mean()), "mean": float(pairs.arm.mean())}
-    internal = {"compared": object(), "tested": result, "interval_of": partial(corrected_interval, pairs)}
+    internal = {"compared": object(), "interval_of": interval, "bounds": bounds}
     return {**arm, **means, **vars(result), "by_construction": False, LABELS: "", **internal}
+
+
+def _bound_columns(table: DataFrame) -> dict[str, Any]:
+    """The BOUND_COLUMNS; a row whose outputs are all read has its difference twice."""
+    ends: list[tuple[float, float, int, float]] = [
+        (difference, difference, 0, math.nan)
+        if bounds is None
+        else (bounds.low, bounds.high, bounds.unread, bounds.favorable_p)
+        for difference, bounds in zip(table["difference"], table["bounds"], strict=True)
+    ]
+    return dict(zip(BOUND_COLUMNS, zip(*ends, strict=True), strict=True))

@@ -63,6 +63,7 @@ VERDICT_PHRASES = {
     "better": "beats",
     "differs": "differs from",
     "open": "is not distinguishable from",
+    "undecided": "may or may not differ from",
     "unpaired": "was not compared with",
 }
 BY_NAMES_USED = "by_names_used"
@@ -339,7 +340,7 @@ def _form_comparisons(
 
 def _answer_forms(trials: Sequence[ArmComparison]) -> Iterator[Finding]:
     for t in trials:
-        claim = _refused(t) or f"{t.arm} {_words(t)} {t.against}{t.pooled} ({t.means})"
+        claim = _refused(t) or _undecided(t) or f"{t.arm} {_words(t)} {t.against}{t.pooled} ({t.means})"
         yield Finding("Answer form", t.subject, claim, t.numbers, t.wrapping, t.verdict)
 
 
@@ -351,18 +352,20 @@ def _gain(trials: Sequence[ArmComparison], also: str | None) -> Iterator[Finding
                 claim = _refused(t) or f"{t.arm} {_words(t)} 0 shots ({t.means})"
                 yield Finding("ICL gain", subject, claim, t.numbers, t.wrapping, t.verdict, bool(t.wrapping))
             continue
-        best = max(tried, key=lambda t: (t.result is not None, t.mean if better == "higher" else -t.mean))
+        best = max(tried, key=lambda t: (t.result is not None, t.certain_mean * (1 if better == "higher" else -1)))
         worse = [t for t in tried if t.verdict == "worse" and t is not best]
         name = f"the best of {len(tried)} arms, {best.arm}," if len(tried) > 1 else best.arm
         claim = {
             "better": f"{name} is {best.side} 0 shots ({best.means})",
             "worse": f"no gain; even {name} is {best.side} 0 shots ({best.means})",
             "open": f"no significant gain; {name} {_words(best)} 0 shots",
+            "undecided": f"undecided: {name} against 0 shots ({best.means})",
         }.get(best.verdict, best.refused)
         more = ""
         if (
             best.result is not None
             and best.also is not None
+            and best.verdict != "undecided"
             and abs(best.also - best.result.difference) > SECOND_METRIC_GAP
         ):
             more = f"By {also} scoring {format_signed(best.also)}."
@@ -375,7 +378,7 @@ def _gain(trials: Sequence[ArmComparison], also: str | None) -> Iterator[Finding
 def _retrieval(trials: Sequence[ArmComparison]) -> Iterator[Finding]:
     for subject, tried in _by_subject(trials):
         for i, t in enumerate(tried):
-            claim = _refused(t) or f"{t.arm} {_words(t)} {t.against}{t.pooled}"
+            claim = _refused(t) or _undecided(t) or f"{t.arm} {_words(t)} {t.against}{t.pooled}"
             missing = NO_CHANCE.format(t.against) if i == 0 and t.against != CHANCE else ""
             more = " ".join(filter(None, [missing, t.wrapping]))
             yield Finding("Retrieval", subject, claim, t.numbers, more, t.verdict, bool(t.wrapping))
@@ -383,15 +386,22 @@ def _retrieval(trials: Sequence[ArmComparison]) -> Iterator[Finding]:
 
 def _vote(trials: Sequence[ArmComparison]) -> Iterator[Finding]:
     for t in trials:
-        claim = _refused(t) or f"{t.arm} {_words(t)} the vote of the same demonstrations{t.pooled} ({t.means})"
+        claim = (
+            _refused(t)
+            or _undecided(t)
+            or f"{t.arm} {_words(t)} the vote of the same demonstrations{t.pooled} ({t.means})"
+        )
         yield Finding("Vote", t.subject, claim, t.numbers, "", t.verdict)
 
 
 def _decoding(trials: Sequence[ArmComparison]) -> Iterator[Finding]:
     for against, checks in _by_arm(trials):
-        claim = _refused(against) or f"{against.arm} {_words(against)} {against.against}{against.pooled}"
-        is_beaten = all(t.verdict == "better" for t in checks)
-        verdict = "open" if against.verdict == "better" and not is_beaten else against.verdict
+        claim = _refused(against) or _undecided(against)
+        claim = claim or f"{against.arm} {_words(against)} {against.against}{against.pooled}"
+        unbeaten = {t.verdict for t in checks} - {"better"}
+        verdict = against.verdict
+        if verdict == "better" and unbeaten:
+            verdict = "undecided" if unbeaten == {"undecided"} else "open"
         more = " ".join(filter(None, [_checked(checks, against), against.wrapping]))
         yield Finding("Decoding", against.subject, claim, against.numbers, more, verdict, bool(against.wrapping))
 
@@ -401,7 +411,7 @@ def _interventions(trials: Sequence[ArmComparison]) -> Iterator[Finding]:
         words = f"{against.arm} {_words(against)} {against.against}{against.pooled} ({against.means})"
         verdict = against.verdict if all(t.verdict == against.verdict for t in checks) else "open"
         more = " ".join(filter(None, [_beside_controls(checks, against), against.wrapping]))
-        claim = _refused(against) or words
+        claim = _refused(against) or _undecided(against) or words
         yield Finding("Intervention", against.subject, claim, against.numbers, more, verdict, bool(against.wrapping))
 
 
@@ -410,6 +420,11 @@ def _refused(t: ArmComparison) -> str:
     if t.by_construction:
         return f"{t.arm} answers as {t.against} by construction{t.pooled}, so there is nothing to test."
     return t.refused
+
+
+def _undecided(t: ArmComparison) -> str:
+    """The claim of a comparison that its unread outputs could decide either way, if it is one."""
+    return f"undecided: {t.arm} against {t.against}{t.pooled} ({t.means})" if t.verdict == "undecided" else ""
 
 
 def _checked(checks: Sequence[ArmComparison], against: ArmComparison) -> str:

@@ -14,6 +14,11 @@ def format_share(value: float, digits: int = 3) -> str:
     return _bare(f"{value:.{digits}f}")
 
 
+def format_range(ends: tuple[float, float], digits: int = 3) -> str:
+    """A range such as '.285–.855'; a single number if both ends are equal."""
+    return "–".join(dict.fromkeys(format_share(end, digits) for end in ends))
+
+
 def format_estimate(mean: float, low: float, high: float, digits: int = 3) -> str:
     """'.500 ±.041' with half the width, or '.208 [.091, .408]' if the mean is not the center to the digits shown."""
     half = (high - low) / 2

@@ -185,7 +185,12 @@ def _stands(against: ArmComparison) -> str:
         return f"not compared with {against.against}"
     if against.identical:
         return f"always scores the same as {against.against}"
-    phrases = {"better": "beats", "worse": "is worse than", "open": "is not distinguishable from"}
+    phrases = {
+        "better": "beats",
+        "worse": "is worse than",
+        "open": "is not distinguishable from",
+        "undecided": "is undecided against",
+    }
     return f"{phrases[against.verdict]} {against.against}"
 
 
@@ -288,9 +293,11 @@ def judge_methods(parts: Sequence[ComparedSamples], margin: float = DEFAULT_MARG
 
 
 def signed_gain(one: ArmComparison) -> float:
-    """The difference with the sign of a gain: above 0 is better."""
+    """The difference with the sign of a gain: above 0 is better. With unread outputs the smallest that they allow."""
     if one.result is None:
         return float("nan")
+    if one.bounds is not None:
+        return -one.bounds.high if one.better == "lower" else one.bounds.low
     return -one.result.difference if one.better == "lower" else one.result.difference
 
 

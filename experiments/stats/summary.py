@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 
 from experiments.stats.arms import MISSING_VALUE, UNIT, axes_of, iter_arms, tidy_frame
+from experiments.stats.bounds import bound_arm
 from experiments.stats.intervals import (
     Codes,
     Estimate,
@@ -71,7 +72,8 @@ def summarize_arms(frame: DataFrame, metric: str, axes: Sequence[str] | None = N
     Returns:
         One row per arm: its axes, mean, low, high, samples, clusters, queries, seeds, seed_sd (standard deviation of
         the means of single seeds, with n - 1; NaN for one seed), missing (samples without a score). Arms without any
-        score have NaN.
+        score have NaN. If an output of any arm is unread, mean_low and mean_high are the means with unread outputs
+        wrong and right, unread is their share, and the interval covers both.
     """
     import pandas as pd
 
@@ -85,11 +87,16 @@ def summarize_arms(frame: DataFrame, metric: str, axes: Sequence[str] | None = N
             seeds = scored.groupby("seed")[metric].mean()
             row |= {"mean": estimate.mean, "low": estimate.low, "high": estimate.high, "clusters": estimate.clusters}
             row |= {"seed_sd": float(seeds.std(ddof=1))}
+            if bounds := bound_arm(scored, metric, level):
+                row |= {"low": bounds.ci_low, "high": bounds.ci_high, "unread": bounds.unread}
+                row |= {"mean_low": bounds.low, "mean_high": bounds.high}
         else:
             row |= {"mean": np.nan, "low": np.nan, "high": np.nan, "clusters": 0, "seed_sd": np.nan}
         row |= {"samples": len(scored), "queries": scored["query"].nunique(), "seeds": scored["seed"].nunique()}
         rows.append(row | {"missing": len(samples) - len(scored)})
     columns = [*axes, "mean", "low", "high", "samples", "clusters", "queries", "seeds", "seed_sd", "missing"]
+    if any("unread" in row for row in rows):
+        columns += ["mean_low", "mean_high", "unread"]
     return pd.DataFrame(rows, columns=columns)
 
 

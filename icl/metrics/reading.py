@@ -8,9 +8,10 @@ only if it leaves no choice:
    something back ("wait", "actually") is unread.
 2. One marked answer counts: a tag, a box, a JSON key, "Answer: x", "the answer is x", the only bold text. Two different
    marked answers are unread.
-3. An accepted answer is right. Another option is wrong, and so is, without options, the answer to another query of the
-   task. A bare number is compared as a number.
-4. A letter of an option, alone or with its text. If letter and text disagree, the output is unread.
+3. An accepted answer is right. Another option is wrong, and so is the answer to another query of the task; with options
+   only if it is one word that is no part of an accepted answer. A bare number is compared as a number.
+4. A letter of an option, alone or with its text. If letter and text disagree, the output is unread. A letter or number
+   beyond the last option is wrong.
 5. Yes or no: the first word, if it stands by itself and no other of yes, no, true, false, not or but follows.
 6. A text that names exactly one option, or has exactly one number, and no word of `_GUARD`.
 7. A text that names options but no accepted one in any spelling is wrong, and so is a text without a number where a
@@ -93,6 +94,8 @@ _NUMERIC = re.compile(
 _DIGITS = re.compile(r"(?<![\w.])[-−]?\$?(?:\d[\d,]*(?:\.\d+)?|\.\d+)%?(?![\w])")
 _BARE_NUMBER = re.compile(r"[-−$]?\$?(?:\.\d+|\d[\d,.]*)%?")
 _NUMBER_ANSWER = re.compile(r"[-−]?\$?[\d,.]+%?|[a-z]+")
+_INTEGER = re.compile(r"[1-9]\d{0,8}")
+_WORD = re.compile(r"[^\W\d_]{3,}")
 _LETTER = re.compile(r"(?:option\s+)?[(\[]?([a-z])[)\].:]*(?:\s+(.+))?")
 _MARKED_LETTER = re.compile(r"(?:option\s+)?[(\[]?\w[)\].:]")
 _LONE_LETTER = re.compile(r"(?<![\w'])[B-HJ-Z](?![\w'])|[(\[]\w[)\]]|^\W*A\W*[.):]")
@@ -120,7 +123,7 @@ def read_output(
         output: What the model wrote.
         answers: The accepted answers.
         options: The texts of the options, in the order of their letters.
-        other_answers: The folded answers to the other queries of the task (`folded_answers`).
+        other_answers: The folded answers to all queries of the task, and their options (`folded_answers`).
     """
     raw = _answer_text(output)
     if not raw:
@@ -129,20 +132,24 @@ def read_output(
     offered = tuple(dict.fromkeys(map(fold, options))) or (("yes", "no") if accepted <= {"yes", "no"} else ())
     if text in accepted or text in (offered or other_answers):
         return text in accepted
+    is_other = text in other_answers and _WORD.fullmatch(text) is not None
+    if offered and (
+        _is_beyond(text, offered) or (is_other and not any(text in one or one in text for one in accepted))
+    ):
+        return False
     is_bare = _BARE_NUMBER.fullmatch(text) is not None
     if is_bare and (value := _number(text)) is not None and all(map(_BARE_NUMBER.fullmatch, accepted)):
         return value in map(_number, accepted)
     if offered:
         return _read_option(text, raw, accepted, offered)
     golds = [value for value in map(_number, accepted) if value is not None]
-    if golds and all(map(_NUMBER_ANSWER.fullmatch, accepted)):
-        return _read_number(text, golds)
-    return False if _is_unlike(text, accepted) else None
+    is_number = golds and all(map(_NUMBER_ANSWER.fullmatch, accepted))
+    return _read_number(text, golds) if is_number else False if _is_unlike(text, accepted) else None
 
 
 def folded_answers(examples: Iterable[Example]) -> frozenset[str]:
-    """The folded answers of examples without options: another query's answer is no answer to a query like it."""
-    return frozenset(fold(answer) for example in examples if not example.options for answer in example.answers)
+    """The folded answers and options of examples: what answers another query of the task does not answer this one."""
+    return frozenset(fold(text) for example in examples for text in (*example.answers, *example.options))
 
 
 def unread_metrics(
@@ -235,8 +242,9 @@ def _read_option(text: str, raw: str, accepted: frozenset[str], offered: tuple[s
         place = ascii_lowercase.index(letter.lower())
         if place < len(offered) and fold(after).startswith(offered[place]) and not _denied(before):
             return _read_named_letter(fold(after), after, place, accepted, offered)
-    if (chosen := _lettered_option(text, raw, offered, lettered=lettered)) is not None:
-        return chosen in accepted
+    if (chosen := _lettered_option(text, offered, lettered=lettered)) is not None:
+        is_article = raw.strip() == "a" and not lettered
+        return None if is_article and chosen in accepted else chosen in accepted
     if set(offered) <= _BINARY:
         return _read_binary(text, accepted, offered)
     if lettered or not text.isascii() or _LONE_LETTER.search(raw):
@@ -244,12 +252,18 @@ def _read_option(text: str, raw: str, accepted: frozenset[str], offered: tuple[s
     return _read_names(text, accepted, offered)
 
 
-def _lettered_option(text: str, raw: str, offered: tuple[str, ...], *, lettered: bool) -> str | None:
+def _is_beyond(text: str, offered: tuple[str, ...]) -> bool:
+    """Whether a text is a letter, or a number, beyond the last option, and no option is a letter or has a number."""
+    if any(len(option) == 1 or _NUMERIC.search(option) for option in offered):
+        return False
+    place = ascii_lowercase.find(text) if len(text) == 1 else int(text) - 1 if _INTEGER.fullmatch(text) else -1
+    return place >= len(offered)
+
+
+def _lettered_option(text: str, offered: tuple[str, ...], *, lettered: bool) -> str | None:
     """The option that a text chooses by its letter, alone or with its text. None without one, or if they disagree."""
     match = _LETTER.fullmatch(text)
-    is_letter = match is not None and (
-        lettered or _MARKED_LETTER.match(text) or (" " not in text and raw.strip() != "a")
-    )
+    is_letter = match is not None and (lettered or _MARKED_LETTER.match(text) or " " not in text)
     if match is None or not is_letter:
         return None
     place = ascii_lowercase.index(match[1])

@@ -17,6 +17,7 @@ class Kind(StrEnum):
 
     COMPARISONS = "comparisons"
     PAGES = "pages"
+    WORDING = "wording"
     FAMILIES = "families"
     SAVINGS = "savings"
     LABELS = "labels"
@@ -49,13 +50,15 @@ def command(
     """Prints a Markdown table. Its statistics are those of reports, so it shows how often a report errs.
 
     comparisons: two arms and their paired test. pages: whole reports of equal arms. families: comparisons that stop
-    when they are decided. savings: their share of the queries and power by the size of the effect. labels: an arm with
-    prose and one without, and labels of a sample (--effect 0: equal arms).
+    when they are decided. savings: their share of the queries and power by the size of the effect. wording: arms that
+    word their answers differently, with unread outputs. labels: an arm with prose and one without, and labels of a
+    sample (--effect 0: equal arms).
     `python -m lab.simulation comparisons --design seeds --clusters 12 --clusters 50 --runs 1000`
     """
     from experiments.config.keys import StopSpec
     from lab.simulation import measures, settling
     from lab.simulation.designs import DESIGNS, DISCORDANCE, PAGE_DESIGNS
+    from lab.simulation.wording import wording_rows
 
     spec = StopSpec(level=level, looks=looks, futility=futility or None, margin=margin or None)
     offered = {
@@ -64,6 +67,7 @@ def command(
         Kind.FAMILIES: [name for name in DESIGNS if name != "f1"],
         Kind.SAVINGS: ["single"],
         Kind.LABELS: ["single", "seeds"],
+        Kind.WORDING: ["single"],
     }[what]
     designs = design or offered
     for name in designs:
@@ -72,7 +76,7 @@ def command(
                 f"--design: {what} has no design '{name}'.{did_you_mean(name, offered)} There are {', '.join(offered)}."
             )
     share = discordance or (DISCORDANCE / 2 if what is Kind.SAVINGS else DISCORDANCE)
-    if abs(effect) > share and what in (Kind.COMPARISONS, Kind.FAMILIES):
+    if abs(effect) > share and what in (Kind.COMPARISONS, Kind.FAMILIES, Kind.WORDING):
         raise ConfigError(f"--effect: a difference of {effect:g} needs at least as many pairs that differ ({share:g}).")
     if real > comparisons:
         raise ConfigError(f"--real: {real} of {comparisons} comparisons cannot differ.")
@@ -81,6 +85,8 @@ def command(
         rows = measures.comparison_rows(designs, clusters or [12, 50, 200], effect, share, runs=runs, seed=seed)
     elif what is Kind.PAGES:
         rows = measures.page_rows(designs, clusters or [12, 50, 200], runs, seed)
+    elif what is Kind.WORDING:
+        rows = wording_rows(clusters or [200], effect, share, runs, seed)
     elif what is Kind.FAMILIES:
         sizes = clusters or [200]
         rows = measures.family_rows(

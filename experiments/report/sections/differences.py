@@ -6,7 +6,9 @@ from functools import lru_cache
 from experiments.report.section import Column, Section
 from experiments.results.run_view import RunView
 from experiments.stats import UnpairedError, describe_arm, drop_constant_axes, few_units_note, format_count, verdicts
+from experiments.stats.bounds import NARROW
 from experiments.stats.compare import LABELS, compare
+from experiments.stats.formatting import format_signed
 from experiments.stats.settled import LABELS_TEST
 from icl import DataFrame
 
@@ -30,7 +32,8 @@ def differences_section(view: RunView, frame: DataFrame | None = None) -> Sectio
     to = _reference(view, frame)
     corrected = frame.attrs["correct"] != "none" and bool((frame["family"] > 1).any())
     words, controls = verdicts(frame), are_controls(frame, view)
-    frame = frame.assign(verdict=words, sure=[word != "open" for word in words], control=controls)
+    differ = [word not in ("open", "undecided") for word in words]
+    frame = _ranged(frame.assign(verdict=words, sure=differ, control=controls))
     tested, same = frame[~frame["by_construction"]], int(frame["by_construction"].sum())
     same_note = "the same as the reference by construction, not tested"
     same_note = f"{format_count(same, 'arm')}: {same_note}." if same else ""
@@ -49,6 +52,7 @@ def differences_section(view: RunView, frame: DataFrame | None = None) -> Sectio
         Column("reference_mean", to, "share", spare=1),
         Column("difference", kind="signed", bold="sure", says="score minus the score of the reference, in pairs"),
         Column("difference", " ", "forest"),
+        *([Column("range", kind="number"), Column("unread", kind="count")] if "range" in frame else []),
         Column("low", "95 % interval", "interval", says=says or "not corrected"),
         Column("p_corrected", "p", "p", says=f"Holm over {family} comparisons" if corrected else "not corrected"),
         *(
@@ -61,10 +65,29 @@ def differences_section(view: RunView, frame: DataFrame | None = None) -> Sectio
     arms = f"{arm or 'an arm'} with {to}"
     return Section(
         "differences", f"{arm or 'Differences'} against {to}: {view.measure}", frame=frame, columns=columns,
-        notes=[_how(tested, family), same_note, *_what_is_missing(view, tested)], hidden="aside",
+        notes=[_how(tested, family), same_note, *_what_is_missing(view, tested), undecided_note(words)], hidden="aside",
         faint="control", parts="task",
         folded=f"{many} of {arms} {'is' if number <= 1 else 'are'} distinguishable from 0",
     )  # fmt: skip
+
+
+def _ranged(frame: DataFrame) -> DataFrame:
+    """The frame with the range of each difference that has unread outputs; of many, no single number says anything."""
+    if "unread" not in frame:
+        return frame
+    ends = frame[["difference_low", "difference_high"]].itertuples(index=False)
+    ranges = [" to ".join(map(format_signed, own)) if own[0] != own[1] else "" for own in ends]
+    wide = frame["unread"] > 2 * NARROW * frame["pairs"]
+    single = {name: frame[name].mask(wide) for name in ("mean", "reference_mean", "difference")}
+    return frame.assign(range=ranges, **single)
+
+
+def undecided_note(words: Iterable[str]) -> str:
+    """What to do about undecided comparisons, or '' if there is none."""
+    number = sum(word == "undecided" for word in words)
+    return (
+        f"{format_count(number, 'comparison')} undecided: unread outputs (`icl label`) decide them." if number else ""
+    )
 
 
 @lru_cache(maxsize=4)

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import lru_cache
 from itertools import groupby
+from math import nan
 
 from experiments.report.figure import Figure
 from experiments.report.section import Column, Section, Sentence
@@ -16,7 +17,6 @@ from experiments.stats.formatting import (
     format_interval,
     format_p,
     format_share,
-    format_signed,
     join_words,
 )
 from experiments.stopping.findings import looks_frame
@@ -28,10 +28,11 @@ WORDS = {
     "better": "Yes",
     "worse": "No, it hurts",
     "differs": "It differs",
+    "undecided": "Undecided",
     "open": "Not shown",
     "unpaired": "Not compared",
 }
-NEWS = ("better", "worse", "differs", "open", "unpaired")
+NEWS = ("better", "worse", "differs", "undecided", "open", "unpaired")
 """The order in which verdicts are told."""
 
 
@@ -67,7 +68,8 @@ def findings_section(view: RunView) -> Section | None:
         return Section("findings", "What it shows", sentences, notes=notes) if sentences else None
     rows = [
         {"question": topic, "task": c.subject, "arm": c.arm, "against": c.against, "over": c.pooled, "score": c.mean}
-        | {**vars(c.result), "p": c.p, "sure": c.verdict not in ("open", "unpaired")}
+        | {**vars(c.result), "p": c.p, "sure": c.verdict in ("better", "worse", "differs", "equal")}
+        | (_range(c) if c.bounds else {})
         for topic, own in view.comparisons.items()
         for c in own
         if c.result and not c.by_construction
@@ -79,6 +81,11 @@ def findings_section(view: RunView) -> Section | None:
         Column("over", spare=9),
         Column("score", kind="share", spare=2),
         Column("difference", kind="signed", bold="sure"),
+        *(
+            [Column("range", kind="number"), Column("unread", kind="count")]
+            if any("range" in row for row in rows)
+            else []
+        ),
         Column("low", "95 % interval", "interval"),
         Column("p", kind="p"),
     ]
@@ -93,6 +100,13 @@ def findings_section(view: RunView) -> Section | None:
         parts="question", notes=[note],
         folded=f"{number} of {format_count(len(rows), 'comparison')} differ{'s' if number == 1 else ''}",
     )  # fmt: skip
+
+
+def _range(one: ArmComparison) -> dict[str, object]:
+    """The columns of a comparison with unread outputs. If these are many, no single number says anything."""
+    assert one.bounds is not None
+    facts: dict[str, object] = {"range": one.size, "unread": one.bounds.unread}
+    return facts | ({"score": nan, "difference": nan} if one.bounds.is_wide else {})
 
 
 def looks_section(view: RunView) -> Section | None:
@@ -178,11 +192,13 @@ def _interventions(view: RunView) -> Sentence | None:
 
 
 def _means_of(one: ArmComparison) -> str:
-    return f"{one.arm} {format_share(one.mean)}, {one.against} {format_share(one.reference_mean)}"
+    return f"{one.arm} {one.arm_mean}, {one.against} {one.against_mean}"
 
 
 def _best(own: list[ArmComparison]) -> ArmComparison:
-    return min(own, key=lambda c: c.mean) if own[0].better == "lower" else max(own, key=lambda c: c.mean)
+    return (
+        min(own, key=lambda c: c.certain_mean) if own[0].better == "lower" else max(own, key=lambda c: c.certain_mean)
+    )
 
 
 def _by_task(view: RunView, topic: str) -> Iterator[tuple[str, list[ArmComparison]]]:
@@ -221,7 +237,9 @@ def _sentence(
     claim += f" {join_words(sorted(silent))} cannot tell." if silent else ""
     finding = next((f for f in view.findings if f.topic == topic and f.subject == one.subject), None)
     claim += f" {finding.more}" if finding and finding.is_format else ""
-    numbers = f"{format_signed(result.difference)} {format_interval(result.low, result.high)}, {format_p(one.p)}"
+    numbers = f"{one.size} {format_interval(result.low, result.high)}"
+    numbers += "" if one.verdict == "undecided" else f", {format_p(one.p)}"
+    numbers += f"; {one.unread}" if one.bounds and (one.bounds.is_wide or one.verdict == "undecided") else ""
     if one.verdict == "open":  # 80 % power at the level of the interval
         numbers += f"; could have found ±{format_share(DETECTABLE * (result.high - result.low) / 2)}"
     return Sentence(claim, numbers, one.verdict, asks)

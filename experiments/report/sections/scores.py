@@ -1,11 +1,13 @@
 """Scores: the mean of each arm by number of shots, with the vote of the same demonstrations; gains over 0 shots."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import lru_cache
+from math import nan
 from typing import TYPE_CHECKING, Any
 
 from experiments.config.keys import DEMONSTRATION_AXES
-from experiments.report.figure import Figure, Line, curve_chart, dot_chart
+from experiments.report.figure import RANGE, Figure, Line, curve_chart, dot_chart
 from experiments.report.section import Column, Section
 from experiments.report.sections.differences import are_controls, differences_or_reason
 from experiments.results.run_view import RunView
@@ -19,6 +21,7 @@ from experiments.stats.arms import (
     iter_arms,
     varying_axes,
 )
+from experiments.stats.bounds import NARROW
 from icl import DataFrame
 
 if TYPE_CHECKING:
@@ -83,6 +86,9 @@ def _notes(view: RunView, frame: DataFrame) -> "Iterator[str]":
         yield "vote: the majority vote of the same demonstrations, without a model."
     if (frame["shots"] == 0).any() and frame["shots"].nunique() > 1:
         yield "0 shots is one setting, repeated in the row of each retriever." if "retriever" in view.row_axes else ""
+    if "unread" in frame and frame["unread"].gt(0).any():
+        share = f"up to {100 * frame['unread'].max():.1f} % of the outputs of an arm"
+        yield f"Unread: {share}. Ranges and intervals count these outputs as wrong and as right."
     if number := int(frame.loc[frame["control"].eq(True), "decoding"].nunique() if "decoding" in frame else 0):
         yield f"{format_count(number, 'control')} of strategies {'is' if number == 1 else 'are'} not shown."
     yield view.sequential_note if view.is_sequential else ""
@@ -150,19 +156,26 @@ def score_figure(frame: DataFrame, view: RunView) -> Figure:
         for row, voted in zip(data.to_dict("records"), is_vote, strict=True)
     ]
     data["says"] = [
-        f"{line}, {format_count(int(shots), 'shot')}: {mean:.3f} [{low:.3f}, {high:.3f}]"
-        for line, shots, mean, low, high in data[["line", "shots", "mean", "low", "high"]].itertuples(index=False)
+        f"{row['line']}, {format_count(int(row['shots']), 'shot')}: {_mean(row)} [{row['low']:.3f}, {row['high']:.3f}]"
+        for row in data.to_dict("records")
     ]
+    if "unread" in data:
+        data.loc[data["unread"] > NARROW, "mean"] = nan  # a bar from end to end, and no dot within
     lines = _lines(data, own)
     whole, panels = view.metric in view.accuracies, {}
     for (task, *value), rows in data.groupby(["task", *filter(None, [split])], sort=False):
         title = ": ".join(map(str, [task, *value]))
-        points = rows[["shots", "line", "mean", "low", "high", "says"]]
+        points = rows[["shots", "line", "mean", "low", "high", "says", *(RANGE if "unread" in rows else ())]]
         if data["shots"].nunique() > 1:
             panels[title] = curve_chart(points, lines, view.measure, whole)
         else:
             panels[title] = dot_chart(points.assign(row=points["line"], line=""), {"": Line()}, view.measure, "", whole)
     return Figure(panels, lines if data["shots"].nunique() > 1 else {})
+
+
+def _mean(row: Mapping[Any, Any]) -> str:
+    wide = row.get("unread", 0.0) > NARROW
+    return f"{row['mean_low']:.3f} to {row['mean_high']:.3f}" if wide else f"{row['mean']:.3f}"
 
 
 def _many(data: DataFrame, axes: list[str]) -> bool:
@@ -195,6 +208,8 @@ def curves_section(view: RunView) -> Section | None:
     visible = scores_section(view).select(controls=True).visible
     rows = []
     arms = visible[~visible["vote"].eq(True)].dropna(subset=["mean"])
+    if "unread" in arms:
+        arms = arms[~arms["unread"].gt(NARROW)]
     for labels, own in arms.groupby(["task", *view.row_axes], sort=False):
         points = own.sort_values("shots")
         shots = [int(number) for number in points["shots"]]

@@ -1,0 +1,187 @@
+"""Bounds of scores with unread outputs: every unread output counted as wrong, and as right.
+
+    L = the score of a read output, 0 of an unread one        U = the score of a read output, 1 of an unread one
+
+    one arm     mean L <= mean score <= mean U                                      (Manski 1989)
+    two arms    lo_i = L_B - U_A, hi_i = U_B - L_A; both are 0 if the two outputs are the same text
+
+Each end is an ordinary comparison of two arms, with the exact paired test and its clusters. A difference is significant
+only if it is so at the end next to 0: then it is so whatever the unread outputs say. This holds at every moment while
+outputs are labeled, in any order, because a label can only narrow the bounds.
+
+A run-level metric (F1, AUC) is no mean of scores, so two fillings do not bound it: its difference is open.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from experiments.stats.arms import UNIT, unread_column
+from experiments.stats.intervals import estimate_mean
+from experiments.stats.pairs import PairedTestResult, Pairs, corrected_interval, paired_test
+from experiments.stats.run_statistics import run_level_columns
+from experiments.stats.settled import settled_mean
+from icl import DataFrame
+
+Interval = Callable[[float, float, int], tuple[float, float]]
+"""(p, corrected p, size of the family) -> the interval that agrees with the corrected p."""
+
+
+NARROW = 0.02
+"""The largest share of unread outputs up to which a mean is written as one number."""
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """What the unread outputs of a comparison leave open.
+
+    Attributes:
+        low: The mean difference if every unread output speaks against the arm.
+        high: The mean difference if every unread output speaks for it.
+        arm: The mean score of the arm with every unread output wrong, and right.
+        reference: The mean score of the reference, likewise.
+        unread: The number of unread outputs.
+        outputs: The number of outputs.
+        favorable_p: The smallest p that the end of either sign has, not corrected.
+    """
+
+    low: float
+    high: float
+    arm: tuple[float, float]
+    reference: tuple[float, float]
+    unread: int
+    outputs: int
+    favorable_p: float
+
+    @property
+    def is_wide(self) -> bool:
+        """Whether so many outputs are unread that a single number would mislead."""
+        return self.unread > NARROW * self.outputs
+
+
+@dataclass(frozen=True)
+class ArmBounds:
+    """The bounds of the mean score of one arm.
+
+    Attributes:
+        low: The mean with every unread output wrong.
+        high: The mean with every unread output right.
+        ci_low: The lower end of the interval of `low`.
+        ci_high: The upper end of the interval of `high`.
+        unread: The share of unread outputs.
+    """
+
+    low: float
+    high: float
+    ci_low: float
+    ci_high: float
+    unread: float
+
+
+def bounded_test(
+    frames: tuple[DataFrame, DataFrame],
+    pairs: Pairs,
+    metric: str,
+    reference_metric: str | None = None,
+    *,
+    level: float = 0.95,
+    names: tuple[str, str] = ("reference", "arm"),
+) -> tuple[PairedTestResult, Bounds | None, Interval]:
+    """The paired test of two arms over all ways to read their unread outputs.
+
+    Args:
+        frames: The samples of the reference and of the arm.
+        pairs: They as `align_pairs` pairs them by the metrics.
+        metric: The column of scores.
+        reference_metric: The reference's column of scores, if it is another one.
+        level: The confidence level.
+        names: What error messages call the two arms.
+
+    Returns:
+        (result, bounds, interval). Without an unread output the result is that of `paired_test` and there are no
+        bounds. Otherwise p is that of the end next to 0, or 1 if the ends lie on both sides of it, the interval extends
+        from the lower limit of the low end to the upper limit of the high end, pairs count as moved if they moved
+        at both ends, and `difference` counts unread outputs by the metric's own rule, which says nothing by itself.
+    """
+    result = paired_test(pairs, level, names)
+    assert pairs.rows is not None
+    columns = reference_metric or metric, metric
+    texts = [unread_texts(frame, column)[rows] for frame, column, rows in zip(frames, columns, pairs.rows, strict=True)]
+    unread = [own != "" for own in texts]
+    if not any(flags.any() for flags in unread):
+        return result, None, partial(corrected_interval, pairs)
+    scores = pairs.reference, pairs.arm
+    low_a, low_b = (np.where(flags, 0.0, own) for flags, own in zip(unread, scores, strict=True))
+    high_a, high_b = (np.where(flags, 1.0, own) for flags, own in zip(unread, scores, strict=True))
+    bounds = Bounds(
+        low=-1.0,
+        high=1.0,
+        arm=(float(low_b.mean()), float(high_b.mean())),
+        reference=(float(low_a.mean()), float(high_a.mean())),
+        unread=int(sum(flags.sum() for flags in unread)),
+        outputs=2 * len(pairs),
+        favorable_p=0.0,
+    )
+    if pairs.strata:
+        return replace(result, low=-1.0, high=1.0, p=1.0), replace(bounds, arm=(0, 1), reference=(0, 1)), _anything
+    same = unread[0] & unread[1] & (texts[0] == texts[1])
+    low_pairs = replace(pairs, reference=np.where(same, 0.0, high_a), arm=low_b)
+    high_pairs = replace(pairs, reference=low_a, arm=np.where(same, 0.0, high_b))
+    low, high = (paired_test(one, level, names) for one in (low_pairs, high_pairs))
+    sided = [one.p for one, fits in ((high, high.difference > 0), (low, low.difference < 0)) if fits]
+    result = replace(
+        result,
+        low=low.low,
+        high=high.high,
+        p=low.p if low.difference > 0 else high.p if high.difference < 0 else 1.0,
+        right_to_wrong=high.right_to_wrong,
+        wrong_to_right=low.wrong_to_right,
+        is_identical=low.is_identical and high.is_identical,
+    )
+    bounds = replace(bounds, low=low.difference, high=high.difference, favorable_p=min(sided, default=1.0))
+    return result, bounds, partial(_corrected_range, low_pairs, high_pairs)
+
+
+def bound_arm(rows: DataFrame, metric: str, level: float = 0.95) -> ArmBounds | None:
+    """The bounds of the mean score of an arm; None if every output is read, or if labels settle the others.
+
+    A run-level metric can have any value.
+
+    Args:
+        rows: The samples of the arm, tidy.
+        metric: The column of scores.
+        level: The confidence level.
+    """
+    scored = rows[rows[metric].notna()]
+    flags = unread_texts(scored, metric) != ""
+    if not flags.any() or settled_mean(scored, metric, level):
+        return None
+    share = float(flags.mean())
+    if metric in run_level_columns(rows):
+        return ArmBounds(0.0, 1.0, 0.0, 1.0, share)
+    values, clusters = scored[metric].to_numpy(dtype=np.float64), scored[UNIT].to_numpy()
+    low, high = (estimate_mean(np.where(flags, filling, values), clusters, level) for filling in (0.0, 1.0))
+    return ArmBounds(low.mean, high.mean, low.low, high.high, share)
+
+
+def unread_texts(frame: DataFrame, metric: str) -> NDArray[np.object_]:
+    """[n]: the folded text of each output that a metric cannot read with certainty, '' for one that is read."""
+    column = unread_column(metric)
+    if column not in frame:
+        return np.full(len(frame), "", dtype=object)
+    texts: NDArray[Any] = frame[column].fillna("").to_numpy(dtype=object)
+    return texts
+
+
+def _corrected_range(low: Pairs, high: Pairs, p: float, corrected: float, family: int) -> tuple[float, float]:
+    """As `corrected_interval`, from the low end to the high end."""
+    ends = [corrected_interval(pairs, p, corrected, family) for pairs in (low, high)]
+    return ends[0][0], ends[1][1]
+
+
+def _anything(p: float, corrected: float, family: int) -> tuple[float, float]:
+    return -1.0, 1.0
