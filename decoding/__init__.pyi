@@ -1,6 +1,9 @@
 from decoding.arms.arm import Arm, default_controls, parse_arm
 from decoding.arms.arm import ControlTarget as ControlTarget
 from decoding.arms.arm import Normalize as Normalize
+from decoding.arms.arm import build_arm as build_arm
+from decoding.arms.fitting import Fittable as Fittable
+from decoding.arms.fitting import write_parameter_file as write_parameter_file
 from decoding.arms.greedy import GreedyDecoding as GreedyDecoding
 from decoding.arms.inspection import branch_count as branch_count
 from decoding.arms.inspection import constant_strength as constant_strength
@@ -13,6 +16,7 @@ from decoding.arms.inspection import min_strength as min_strength
 from decoding.arms.inspection import probe_branches as probe_branches
 from decoding.arms.inspection import probe_prompt as probe_prompt
 from decoding.arms.logits_processor_config import LogitsProcessorConfig as LogitsProcessorConfig
+from decoding.arms.requirements import degenerate_contrast as degenerate_contrast
 from decoding.arms.requirements import unsupported_reason as unsupported_reason
 from decoding.arms.wrapper import AblationContrast as AblationContrast
 from decoding.arms.wrapper import AdaptiveAblationContrast as AdaptiveAblationContrast
@@ -34,6 +38,7 @@ from decoding.engine.requests import Counters, DecodingRequest, Failure
 from decoding.engine.requests import LazyBranches as LazyBranches
 from decoding.engine.requests import PreparedRequest as PreparedRequest
 from decoding.engine.requests import distinct_prompts as distinct_prompts
+from decoding.export.custom_generate import custom_generate_files as custom_generate_files
 from decoding.formulas.distributions import RowSteps as RowSteps
 from decoding.formulas.distributions import (
     bounded_divergence,

@@ -5,8 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.config.config import load_config
-from experiments.config.keys import DEFAULTS
+from experiments.config import DEFAULTS, load_config
 from experiments.results.loaded_run import Run, load_run
 from icl import ConfigError, ICLWarning, Model, PlanError, Task, build, did_you_mean
 from icl.models.base import MAX_NEW_TOKENS
@@ -105,14 +104,13 @@ def answer(
         ConfigError: For an invalid node, or for different decodings with the same label.
         PlanError: If the model cannot run the decoding, needs more than a prompt (as most fakes do), or failed.
     """
-    from decoding.arms.arm import parse_arm
+    from decoding import DecodingRequest, Failure, parse_arm
     from decoding.arms.requirements import (
         arm_part_refusal,
         steering_refusal,
         thinking_budget_refusal,
         unsupported_reason,
     )
-    from decoding.engine.requests import DecodingRequest, Failure
     from decoding.engine.result_collector import rewritten_prompts
     from experiments.running.generation import engine_for
     from icl.models.base import Request

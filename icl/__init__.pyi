@@ -6,11 +6,15 @@ from icl import edits, testing
 from icl.annotations import DataFrame as DataFrame
 from icl.annotations import Series as Series
 from icl.annotations import Tensor as Tensor
+from icl.code_files import names_of_files as names_of_files
 from icl.component_json import config_key as config_key
+from icl.component_json import config_nodes as config_nodes
+from icl.component_node import FLOAT32_MAX as FLOAT32_MAX
 from icl.component_node import Component as Component
 from icl.edits.base import Edit
 from icl.errors import ComponentError as ComponentError
 from icl.errors import ConfigError as ConfigError
+from icl.errors import DamagedFileError as DamagedFileError
 from icl.errors import DataError as DataError
 from icl.errors import ICLError as ICLError
 from icl.errors import ICLWarning as ICLWarning
@@ -31,6 +35,7 @@ from icl.loading import SEARCH_FOLDERS as SEARCH_FOLDERS
 from icl.loading import code_digest as code_digest
 from icl.loading import import_path as import_path
 from icl.loading import load_class as load_class
+from icl.loading import load_function as load_function
 from icl.loading import location as location
 from icl.loading import search_candidates as search_candidates
 from icl.lru_cache_bytes import LRUByteCache as LRUByteCache
@@ -62,7 +67,9 @@ from icl.models.interventions import Intervention, Site, StateObserver, Where, s
 from icl.models.interventions import Keys as Keys
 from icl.models.interventions import TokenPart as TokenPart
 from icl.option_listing import LETTERED as LETTERED
+from icl.option_listing import OPTION_TEXTS as OPTION_TEXTS
 from icl.option_listing import in_texts as in_texts
+from icl.option_listing import list_options as list_options
 from icl.parameter_files import cache_folder as cache_folder
 from icl.parameter_files import expand_user as expand_user
 from icl.parameter_files import pin_file as pin_file
@@ -70,6 +77,8 @@ from icl.parameter_files import write_cache as write_cache
 from icl.quiet_progress import SMALL_SOURCE_BYTES as SMALL_SOURCE_BYTES
 from icl.quiet_progress import hide_datasets_progress as hide_datasets_progress
 from icl.quiet_progress import hide_transformers_progress as hide_transformers_progress
+from icl.registry import ENTRY_POINT_GROUP as ENTRY_POINT_GROUP
+from icl.registry import REQUIRED_MEMBERS as REQUIRED_MEMBERS
 from icl.registry import BeamCount as BeamCount
 from icl.registry import Count as Count
 from icl.registry import Fraction as Fraction
@@ -91,6 +100,7 @@ from icl.registry import parse as parse
 from icl.registry import resolve as resolve
 from icl.registry import with_article as with_article
 from icl.renamed_names import suggest as suggest
+from icl.streams import DRAWS as DRAWS
 from icl.streams import StreamKey, stream
 from icl.tasks.base import Pool, Task
 from icl.tasks.base import SeveralPoolsTask as SeveralPoolsTask
@@ -101,6 +111,13 @@ from icl.text.json_text import canonical_bytes as canonical_bytes
 from icl.text.json_text import canonical_digest as canonical_digest
 from icl.text.json_text import parse_json as parse_json
 from icl.text.json_text import parse_json_object as parse_json_object
+from icl.text.notebook_html import MAX_IMAGES as MAX_IMAGES
+from icl.text.notebook_html import THUMBNAIL_SIDE as THUMBNAIL_SIDE
+from icl.text.notebook_html import box_html as box_html
+from icl.text.notebook_html import dim_html as dim_html
+from icl.text.notebook_html import image_tag as image_tag
+from icl.text.notebook_html import table_html as table_html
+from icl.text.notebook_html import text_html as text_html
 from icl.text.object_mentions import mentions_and_objects as mentions_and_objects
 from icl.text.object_mentions import singular as singular
 from icl.text.reasoning_blocks import REASONING_MARKERS as REASONING_MARKERS
@@ -108,11 +125,14 @@ from icl.text.reasoning_blocks import ReasoningMarkers as ReasoningMarkers
 from icl.text.reasoning_blocks import max_output_tokens as max_output_tokens
 from icl.text.reasoning_blocks import opened_block as opened_block
 from icl.text.reasoning_blocks import split_reasoning as split_reasoning
+from icl.types import IMAGE_PLACEHOLDER as IMAGE_PLACEHOLDER
 from icl.types import Context, Demo, Example, Generation, Part, Prompt, Query, RetrievedExample, Sample, Turn, Usage
 from icl.types import EmptyBlocks as EmptyBlocks
 from icl.types import OptionListing as OptionListing
 from icl.types import ThinkingEnd as ThinkingEnd
 from icl.untrusted import refuse_untrusted as refuse_untrusted
+from icl.user_errors import TracebackLog as TracebackLog
+from icl.user_errors import collect_tracebacks as collect_tracebacks
 from icl.user_errors import convert_user_errors as convert_user_errors
 from icl.version import __version__ as __version__
 from prompts.base import Composer, Orderer, Transform

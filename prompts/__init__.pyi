@@ -1,5 +1,6 @@
 from prompts import pieces
 from prompts.base import BaseComposer, Composer, Orderer, Transform
+from prompts.budget import fit as fit
 from prompts.example_changes import change_examples as change_examples
 from prompts.example_changes import derange as derange
 from prompts.example_changes import gold_of as gold_of
@@ -14,6 +15,7 @@ from prompts.label_renaming import compose_names as compose_names
 from prompts.label_renaming import new_name as new_name
 from prompts.label_renaming import rivals as rivals
 from prompts.label_renaming import rivals_of as rivals_of
+from prompts.label_renaming import scored_example as scored_example
 from prompts.label_renaming import with_answer as with_answer
 from prompts.pieces import First as First
 from prompts.pieces import Level as Level

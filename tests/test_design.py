@@ -31,5 +31,5 @@ def test_every_stop_of_a_walk_exists(title: str) -> None:
     assert len({folder(module) for module, _ in stops}) == count
 
 
-def test_there_are_four_walks() -> None:
-    assert len(WALKS) == 4
+def test_there_are_five_walks() -> None:
+    assert len(WALKS) == 5

@@ -24,9 +24,8 @@ from numpy.typing import NDArray
 from experiments import RunView, answered_samples, make_table, run_tasks
 from experiments.stats import UNIT, estimate_mean, iter_arms, label_axes, reference_decoding, tidy_frame, varying_axes
 from experiments.stats.pairs import KEYS
-from icl import ConfigError, DataFrame, Example
+from icl import ConfigError, DataFrame, Example, mentions_and_objects
 from icl.metrics.run_level import Floats, pseudo_values
-from icl.text.object_mentions import mentions_and_objects
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -13,10 +13,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from icl import ConfigError, DataFrame, convert_user_errors
-from icl.loading import import_path, load_function
-from icl.registry import ENTRY_POINT_GROUP
-from icl.renamed_names import suggest
+from icl import ENTRY_POINT_GROUP, ConfigError, DataFrame, convert_user_errors, import_path, load_function, suggest
 from icl.untrusted import untrusted
 
 if TYPE_CHECKING:

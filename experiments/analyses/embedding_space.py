@@ -19,9 +19,8 @@ from typing import Any
 import numpy as np
 
 from experiments import RunView, answered_samples, build_retriever, make_table, read_cells
-from icl import ConfigError, DataFrame, PlanError, Pool, build
-from retrievers import SimilarityRetriever, TextField, VectorIndex, demo_text, for_text, open_source, reads
-from retrievers.base import Embedder, Vectors
+from icl import ConfigError, DataFrame, Embedder, PlanError, Pool, build
+from retrievers import SimilarityRetriever, TextField, VectorIndex, Vectors, demo_text, for_text, open_source, reads
 
 
 def analyze(view: RunView) -> DataFrame:

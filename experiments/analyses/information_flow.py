@@ -100,10 +100,7 @@ def cut_accuracies(model: HF, prompts: Sequence[RunPrompt], layers: Sequence[int
     Raises:
         DataError: A prompt could not be answered.
     """
-    from decoding.arms.arm import Arm
-    from decoding.arms.greedy import GreedyDecoding
-    from decoding.engine.engine import run_requests
-    from decoding.engine.requests import DecodingRequest, Failure
+    from decoding import Arm, DecodingRequest, Failure, GreedyDecoding, run_requests
 
     cuts = [KnockOut(layers=(layer,), control=how) for how in ("none", "random_tokens") for layer in layers]
     requests = [

@@ -20,8 +20,7 @@ import numpy as np
 
 from experiments import RunView, add_cell_column, answered_samples, interval_columns, iter_settings, make_table
 from experiments.stats import UNIT, as_mapping, predicted_option, text_items, to_records
-from icl import ConfigError, DataFrame, normalize_text
-from icl.option_listing import OPTION_TEXTS
+from icl import OPTION_TEXTS, ConfigError, DataFrame, normalize_text
 
 NAME, SHIFT = "option_list", "shift"
 FOUR = 4

@@ -96,8 +96,7 @@ def mean_pairwise_distance(rows: Sequence[Vectors]) -> float:
 
 
 def _vectors(members: Sequence[Example]) -> Vectors:
-    from retrievers.machinery.embeddings import shared_cache
-    from retrievers.machinery.encoder import Encoder
+    from retrievers import Encoder, shared_cache
 
     return shared_cache(Encoder(), None).embed_images(members)
 

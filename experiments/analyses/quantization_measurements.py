@@ -92,9 +92,7 @@ def _in_a_process(run: Path, label: str, file: Path, trust: bool) -> None:
 
 def main(run: Path, label: str, file: Path, trust: bool = False) -> None:
     """Measures one model of a run and writes the file."""
-    from decoding.arms.arm import parse_arm
-    from decoding.engine.engine import run_requests
-    from decoding.engine.requests import DecodingRequest
+    from decoding import DecodingRequest, parse_arm, run_requests
     from experiments.grid.grid import expand
     from experiments.results.loaded_run import load_run
 

@@ -17,8 +17,7 @@ from typing import Any
 import numpy as np
 
 from experiments import RunView, answered_samples, interval_columns, iter_settings, make_table, mean_of_defined
-from experiments.stats import demos_of, text_items, to_records, unit_labels
-from experiments.stats.sample_rows import ranks_of
+from experiments.stats import demos_of, ranks_of, text_items, to_records, unit_labels
 from icl import DataFrame, normalize_text
 
 

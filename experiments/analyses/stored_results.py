@@ -20,8 +20,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 import icl
 from experiments import Store
 from experiments.stats import format_count, join_words
-from experiments.store.json_shapes import Scalar, check_shape
-from experiments.store.store import read_mapping, refuse_links, write_json
+from experiments.store import Scalar, check_shape, read_mapping, refuse_links, write_json
 from icl import ConfigError, DataFrame, StoreError, canonical_digest
 
 FOLDER = "analyses"

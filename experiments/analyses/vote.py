@@ -15,9 +15,8 @@ from typing import Any
 import numpy as np
 
 from experiments import RunView, answered_samples, interval_columns, iter_settings, make_table
-from experiments.stats import read_answer, scores_by_names_used, to_records, unit_labels
+from experiments.stats import read_answer, scores_by_names_used, to_records, unit_labels, vote_answer
 from experiments.stats.pairs import Pairs, align_pairs, corrected_tests
-from experiments.stats.sample_rows import vote_answer
 from icl import ConfigError, DataFrame
 
 

@@ -15,8 +15,7 @@ from experiments.cli.ls import kind_of, kind_with
 from experiments.cli.main import checked_path
 from experiments.cli.options import Quiet, Trust
 from experiments.config.yaml_document import parse_override
-from experiments.results import loaded_run
-from experiments.results.loaded_run import Run
+from experiments.results import Run, loaded_run
 from experiments.running.judging import collect_verdicts
 from experiments.sharing.card import read_card
 from experiments.sharing.verify import (
@@ -31,8 +30,7 @@ from experiments.sharing.verify import (
     wrong_queries,
     wrong_scores,
 )
-from experiments.stats import format_count
-from experiments.stats.agreement import measure_agreement
+from experiments.stats import format_count, measure_agreement
 from experiments.store.imported import IMPORTED, MERGED
 from experiments.terminal.progress import make_progress
 from icl import (

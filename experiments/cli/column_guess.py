@@ -9,9 +9,8 @@ from typing import Any
 
 from experiments.config.yaml_document import to_flow_yaml
 from icl import DataError, ICLError
-from icl.tasks.cell_values import parse_list, text_of
+from icl.tasks import IMAGES, SPLIT_COLUMN, DataSource, open_source, parse_list, text_of
 from icl.tasks.columns import ColumnMapping, named_options, options_of, short_columns
-from icl.tasks.source import IMAGES, SPLIT_COLUMN, DataSource, open_source
 
 ROWS = 200
 """The number of rows whose values are read."""

@@ -12,10 +12,7 @@ from experiments.config.keys import CORRECTIONS
 from experiments.report.sample_detail import parse_settings
 from experiments.report.sections.by import by_sections
 from experiments.report.sections.differences import differences_section
-from experiments.results import loaded_run
-from experiments.results.data_columns import split_view
-from experiments.results.paired_runs import pair_runs
-from experiments.results.run_view import RunView
+from experiments.results import RunView, loaded_run, pair_runs, split_view
 from experiments.results.view_run import NO_REFERENCE, view_run
 from experiments.stats import BASELINE
 from experiments.stats.compare import compare

@@ -11,8 +11,7 @@ import typer
 
 from experiments.cli.main import checked_path
 from experiments.cli.options import Overrides
-from icl import ConfigError, Example, ICLError, Image, Pool
-from icl.errors import strip_control_characters
+from icl import ConfigError, Example, ICLError, Image, Pool, strip_control_characters
 from retrievers import Embedder, open_source
 
 ROLES, COLUMN = ("question", "image", "answer", "options", "id", "group"), {"group": "pair"}
@@ -177,8 +176,7 @@ def mine(
 
     `icl data mine x.yaml --blind encoder --reference efficientnet --out pairs`
     """
-    from experiments.config.config import load_config
-    from experiments.config.yaml_document import parse_yaml
+    from experiments.config import load_config, parse_yaml
     from experiments.grid.grid import expand
     from experiments.store.store import report_write_errors
     from icl.registry import build

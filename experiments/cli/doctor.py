@@ -34,8 +34,6 @@ def command(
     ok: works. note: an optional part is missing. not here: needs a GPU, and this machine has none. red: something that
     you would try fails; the row says what to do. Exit status: 1 if a row is red.
     """
-    from experiments.cli.doctor import findings, inspect_machine
-
     rows = findings(inspect_machine())
     is_healthy = all(row.status != "red" for row in rows)
     if as_json:

@@ -23,8 +23,7 @@ def command(
     The folder has custom_generate/generate.py, which needs torch and transformers only, and README.md for the hub.
     `negative` is the processor's output for the strategy's other prompts.
     """
-    from decoding.arms.arm import parse_arm
-    from decoding.export.custom_generate import custom_generate_files
+    from decoding import custom_generate_files, parse_arm
     from experiments.config.yaml_document import parse_yaml
     from experiments.store.store import report_write_errors
 

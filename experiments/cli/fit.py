@@ -11,8 +11,7 @@ import typer
 
 from experiments.cli.main import INTERRUPTED
 from experiments.cli.options import ConfigFile, Overrides, Quiet, RunsFolder
-from experiments.config.config import Config
-from experiments.config.keys import TuningControl
+from experiments.config import Config, TuningControl
 from experiments.report.figure import Figure, Line, dashed_lines, encode_lines
 from icl import ConfigError, StoreError
 
@@ -66,8 +65,7 @@ def command(
     `tune.parameters: vectors`, the tensors of an intervention train, as in `icl fit tune_m2iv`.
     """
     from experiments.config.config import load_config
-    from experiments.grid.single_setting import SeveralSettingsError
-    from experiments.running.fit import names_intervention
+    from experiments.running.fit import SeveralSettingsError, names_intervention
 
     parsed = load_config(config, overrides or [])
     if parsed.tune is not None:
@@ -85,8 +83,7 @@ def command(
 
 
 def _fit_strategy(config: Config, out: Path | None, _: int | None) -> None:
-    from decoding.arms.arm import Arm
-    from decoding.arms.fitting import write_parameter_file
+    from decoding import Arm, write_parameter_file
     from experiments.running.fit import fit
     from experiments.store.store import report_write_errors
 
@@ -142,7 +139,6 @@ def _train(
     *, evaluate: bool, quiet: bool,
 ) -> None:  # fmt: skip
     """Trains the adapters of a file with `tune`, and runs its study with each of them."""
-    from experiments.cli.fit import draw_losses
     from experiments.cli.run import run_config
     from experiments.report.figure import check_figure_file
     from experiments.terminal.spinner import spinner

@@ -12,9 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from experiments.cli.main import checked_path, hanging_lines, print_names
-from experiments.config.keys import COMPONENT_KINDS, LIST_AXES
-from experiments.config.shipped import find_config, shipped_configs, summary
-from experiments.config.yaml_document import to_flow_yaml
+from experiments.config import COMPONENT_KINDS, LIST_AXES, find_config, shipped_configs, summary, to_flow_yaml
 from icl import ConfigError, did_you_mean, entries, resolve, with_article
 from icl.parameter_docs import ParameterDoc, page_texts, parameter_docs
 from icl.registry import PACKAGES, called_here

@@ -6,14 +6,15 @@ A subcommand is a module of this folder with a typer function `command`, or with
 
 import ast
 import io
+import logging
 import os
 import shutil
 import sys
 import textwrap
 import traceback
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from functools import cache, wraps
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,7 @@ VERBOSE = {"--verbose": 1, "-v": 1, "-vv": 2}
 COMMON_OPTIONS = (
     "Every command takes --verbose (log messages on stderr; twice: debug messages) and --debug (tracebacks)."
 )
+CLEAR_LINE = "\r\x1b[K"
 COMPLETION_HELP = "`icl --install-completion` sets up the completion of your shell; `icl --show-completion` prints it."
 
 
@@ -132,7 +134,6 @@ def _call(name: str, words: list[str], debug: bool, verbosity: int) -> int:
     default_format = warnings.formatwarning
     try:
         from experiments.cli.parser import parser_of
-        from experiments.terminal.log_handler import verbose_logging
         from icl import user_errors
 
         warnings.formatwarning = lambda message, category, *more: (
@@ -152,6 +153,47 @@ def _call(name: str, words: list[str], debug: bool, verbosity: int) -> int:
     finally:
         warnings.formatwarning = default_format
     return 0
+
+
+class StderrHandler(logging.Handler):
+    """A handler that writes to the current `sys.stderr`, above a progress display.
+
+    rich replaces `sys.stderr` while a progress bar is shown, and prints above the bar what is written to it. The line
+    of `spinner` is cleared first; its next update writes it again.
+    """
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            stream = sys.stderr
+            is_plain_terminal = stream.isatty() and not hasattr(stream, "rich_proxied_file")
+            stream.write(f"{CLEAR_LINE if is_plain_terminal else ''}{strip_control_characters(self.format(record))}\n")
+            stream.flush()
+        except Exception:  # noqa: BLE001 (a record that cannot be written must not end a run)
+            self.handleError(record)
+
+
+@contextmanager
+def verbose_logging(verbosity: int) -> Iterator[None]:
+    """Shows the records of the logger `icl` and its children, to which all packages log, on stderr (`--verbose`).
+
+    Without it, and in a library, only a `NullHandler` is attached to `icl`: the handlers of the calling program decide.
+
+    Args:
+        verbosity: 0 shows none, 1 shows INFO and above, 2 or more shows DEBUG too.
+    """
+    if not verbosity:
+        yield
+        return
+    logger, handler = logging.getLogger("icl"), StderrHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s", "%H:%M:%S"))
+    level = logger.level
+    logger.setLevel(logging.INFO if verbosity == 1 else logging.DEBUG)
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
 
 
 def _report_interrupt(command: Callable[..., None]) -> Callable[..., None]:

@@ -49,9 +49,7 @@ def command(
     with spinner() as report_progress:
         report_progress("starting", 0, 0)  # imports take longer than reading the file
         from experiments.config.config import load_config
-        from experiments.grid.feasibility import check_data, check_requirements, check_sizes
-        from experiments.grid.grid import expand
-        from experiments.grid.grid_warnings import loading_problems
+        from experiments.grid import check_data, check_requirements, check_sizes, expand, loading_problems
         from experiments.planning.plan import make_plan
         from experiments.planning.plan_text import (
             check_memory,
@@ -62,12 +60,8 @@ def command(
             memory_lines,
             memory_plans,
         )
-        from experiments.running.pilot import time_run
-        from experiments.running.preflight import Preflight
-        from experiments.running.run import check_limit
-        from experiments.store.invocations import run_day
-        from experiments.store.run_state import load_run_state, next_free_folder
-        from experiments.store.store import Store
+        from experiments.running import Preflight, check_limit, time_run
+        from experiments.store import Store, load_run_state, next_free_folder, run_day
 
         grid = expand(load_config(file, overrides or ()))
         available = device_bytes(device) if device is not None else local_gpu_bytes(grid.models)
@@ -112,8 +106,7 @@ def _pilot(path: Path) -> "Pilot":
     """How often arms and references of a run differ, by task."""
     from experiments.results.loaded_run import load_run
     from experiments.results.view_run import view_run
-    from experiments.stopping.findings import discordance_by_task
-    from experiments.stopping.forecast import Pilot
+    from experiments.stopping import Pilot, discordance_by_task
 
     view = view_run(load_run(path))
     return Pilot(str(path), discordance_by_task(view.scores, view.to, view.metric, view.axes))

@@ -9,9 +9,8 @@ import typer
 from experiments.cli.options import By, To, Trust, view_of
 from experiments.config.keys import MAX_NAME_LENGTH
 from experiments.imports.merged_runs import describe_merge, merge_runs
+from experiments.report import collect_leaderboard, split_by_columns, write_report
 from experiments.report.leaderboard import distinct_runs, frontier_tables, leaderboard_frame, render_leaderboard
-from experiments.report.leaderboard_columns import collect_leaderboard, split_by_columns
-from experiments.report.page import write_report
 from experiments.results import loaded_run
 from experiments.results.view_run import view_run
 from experiments.sharing.card import make_card

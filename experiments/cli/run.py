@@ -52,8 +52,7 @@ def command(
 
 def _run(file: Path, overrides: list[str], runs: Path, quiet: bool, *, fork: bool, limit: int | None) -> None:
     from experiments.config.config import load_config
-    from experiments.store.imported import refuse_imported
-    from experiments.store.store import Store
+    from experiments.store import Store, refuse_imported
 
     folder = file.parent if file.name == "run.json" else file
     if os.path.isdir(folder):  # unlike `Path.is_dir`, no error for a name that is too long
@@ -92,8 +91,7 @@ def run_config(config: "Config", runs: Path, quiet: bool, fork: bool = False, *,
 
 def _print_outcome(done: "RunOutcome", quiet: bool, observation: "Observation") -> None:
     """Prints the outcome, writes the report and passes it to the observers."""
-    from experiments.store.run_state import dropped_cells_note
-    from experiments.store.store import Store
+    from experiments.store import Store, dropped_cells_note
 
     for warning in filter(None, [*done.warnings, dropped_cells_note(Store(done.folder))]):
         print(warning, file=sys.stderr)
@@ -125,18 +123,15 @@ def _show_results(folder: Path, quiet: bool, observation: "Observation") -> None
     """Writes the report for the observers, then prints the table, what it shows, and the report's path."""
     from rich.console import Console
 
-    from experiments.report.stored_summary import read_summary, write_summary
+    from experiments.report import print_summary, read_summary, write_report, write_summary
+    from experiments.results.loaded_run import load_run
+    from experiments.results.view_run import view_run
+    from experiments.terminal.spinner import spinner
 
     console = Console()
     if not observation.active and (text := read_summary(folder, console)) is not None:
         console.file.write(text)
         return
-
-    from experiments.report.page import write_report
-    from experiments.report.terminal import print_summary
-    from experiments.results.loaded_run import load_run
-    from experiments.results.view_run import view_run
-    from experiments.terminal.spinner import spinner
 
     problem: ICLError | None = None
     try:

@@ -10,11 +10,9 @@ from rich.console import Console
 from experiments.cli.main import INTERRUPTED
 from experiments.cli.options import As, By, Metric, Out, To, Trust, check_format, print_section, view_of
 from experiments.launch.watch import RunWatcher
-from experiments.report.figure import read_width
+from experiments.report import Section, print_prompt, read_width
 from experiments.report.page import find_section, sections
-from experiments.report.rendered_prompt import print_prompt
 from experiments.report.sample_detail import MAX_EXAMPLE_IDS, parse_settings, print_failures, print_sample
-from experiments.report.section import Section
 from experiments.results.run_view import RunView
 from experiments.terminal.progress import make_progress
 from icl import ConfigError

@@ -1,1 +1,5 @@
 """Experiment files: keys, YAML, overrides of the command line, the loader, and the JSON schema."""
+
+from icl.lazy_exports import lazy_exports
+
+__getattr__, __dir__, __all__ = lazy_exports(__name__)

@@ -23,10 +23,8 @@ from experiments.config.keys import (
 )
 from experiments.config.shipped import find_config
 from experiments.config.yaml_document import Document, KeyPath, apply_overrides, format_key_path, read_document
-from icl import ConfigError, did_you_mean, with_article
-from icl.component_node import FLOAT32_MAX
+from icl import FLOAT32_MAX, ConfigError, did_you_mean, suggest, with_article
 from icl.parameter_docs import parameter_docs, type_text
-from icl.renamed_names import suggest
 from icl.untrusted import untrusted
 
 

@@ -13,11 +13,9 @@ from annotated_types import Ge, Gt, Le, Lt, MinLen
 from pydantic import AfterValidator, AllowInfNan, BeforeValidator, ConfigDict, Strict, model_validator
 
 from decoding import AnswerMode, LazyBranches
-from icl import ConfigError, NestedComponent, build, did_you_mean
-from icl.component_node import FLOAT32_MAX
+from icl import FLOAT32_MAX, ConfigError, NestedComponent, build, did_you_mean, suggest
 from icl.metrics.baselines import BASELINES
 from icl.models.base import MAX_NEW_TOKENS
-from icl.renamed_names import suggest
 
 METRIC_PREFERENCE = ("lenient", "strict", "option")
 """The primary metric of a run that names none is the first of these that it has."""

@@ -24,8 +24,7 @@ from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 from ruamel.yaml.resolver import Resolver, VersionedResolver
 
 from experiments.config.keys import AXES, KEYS, LIST_AXES
-from icl import ConfigError
-from icl.renamed_names import suggest
+from icl import ConfigError, suggest
 
 KeyPath = tuple[str | int, ...]
 """The path of a value in a document: ('grid', 'decoding', 1)."""

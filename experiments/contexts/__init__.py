@@ -1,1 +1,5 @@
 """From cells and queries to prompts: retrieval, order, transforms and rendering."""
+
+from icl.lazy_exports import lazy_exports
+
+__getattr__, __dir__, __all__ = lazy_exports(__name__)

@@ -18,12 +18,9 @@ from functools import lru_cache
 from typing import Any, Protocol
 
 from experiments.grid.grid import Cell
-from icl import ICLError, Model, PlanError, Pool, StreamKey, Task, convert_user_errors
-from icl.option_listing import list_options
+from icl import ICLError, Model, PlanError, Pool, StreamKey, Task, convert_user_errors, list_options
 from icl.types import Context, Demo, Example, Prompt, Query, RetrievedExample
-from prompts import Orderer, Transform
-from prompts.budget import fit
-from prompts.label_renaming import scored_example
+from prompts import Orderer, Transform, fit, scored_example
 from retrievers import EXCLUDE_LEAKS, FittedRetriever, Resources, Retriever, check_takes_policy, declared
 
 LARGE_POOL_RATIO = 4

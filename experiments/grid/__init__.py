@@ -1,1 +1,5 @@
 """From a config to cells: axes, components, labels, and checks that need no model."""
+
+from icl.lazy_exports import lazy_exports
+
+__getattr__, __dir__, __all__ = lazy_exports(__name__)

@@ -298,6 +298,6 @@ def locate(grid: Grid, axis: str, cell: Cell) -> str:
 
 
 def _is(node: Any, axis: str, cell: Cell) -> bool:
-    from experiments.grid.matching import matches
+    from experiments.config.matching import matches
 
     return matches(cell.axis_value(axis), axis, node)

@@ -11,9 +11,8 @@ from datetime import date
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from decoding import AnswerMode, Arm, SteeringMethod, default_controls
-from decoding.arms.arm import build_arm
-from experiments.config.config import Config
+from decoding import AnswerMode, Arm, SteeringMethod, build_arm, default_controls
+from experiments.config import Config, match_label, matches, matches_all
 from experiments.config.keys import (
     AXES,
     COMPONENT_KINDS,
@@ -23,19 +22,15 @@ from experiments.config.keys import (
     NO_INTERVENTION,
 )
 from experiments.grid.axis_labels import short_labels
-from experiments.grid.matching import check_comparable, matches_all
-from icl import ConfigError, Model, ModelError, Task, build, canonical_digest, describe, did_you_mean
-from icl.component_node import Component
+from icl import DRAWS, Component, ConfigError, Model, ModelError, Task, build, canonical_digest, describe, did_you_mean
 from icl.registry import component_search_folder, parse
-from icl.streams import DRAWS
 from icl.text.reasoning_blocks import max_output_tokens
 from icl.untrusted import untrusted
 from prompts import Composer, Orderer, Transform
 from retrievers import Reranker, Retriever, declared
 
 if TYPE_CHECKING:
-    from experiments.launch.base import Launcher
-    from experiments.observers.base import Observer
+    from icl import Launcher, Observer
 
 CELL_COLUMNS = ("seed", *AXES)
 """The columns that describe a cell, in the order of tables."""
@@ -169,8 +164,29 @@ def expand(config: Config) -> Grid:
     grid = Grid(config, cells, metrics, tuple(warnings), launcher, observers)
     if config.document.day is not None:
         grid.set_day(config.document.day)
-    check_comparable(grid)
+    _check_comparable(grid)
     return grid
+
+
+def _check_comparable(grid: Grid) -> None:
+    """Raises ConfigError if `compare` names a value or a metric that the grid lacks, or several values at once."""
+    compare = grid.config.compare
+    if compare is None:
+        return
+    for axis, value in compare.to.items():
+        labels = list(dict.fromkeys(str(cell.labels[axis]) for cell in grid.cells))
+        where = grid.config.where("compare", "to", axis)
+        if not any(matches(cell.axis_value(axis), axis, value) or cell.labels[axis] == value for cell in grid.cells):
+            hint = did_you_mean(str(value), labels)
+            raise ConfigError(f"{where}: no cell has {axis} {value!r}.{hint} It has {', '.join(labels)}.")
+        if len(labels) > 1:
+            match_label(value, labels, axis, where)
+    if compare.metric not in grid.metrics:
+        where = grid.config.where("compare", "metric")
+        hint = did_you_mean(compare.metric, grid.metrics)
+        raise ConfigError(
+            f"{where}: no metric '{compare.metric}' in metrics.{hint} There are {', '.join(grid.metrics)}."
+        )
 
 
 Point = Mapping[str, Any]

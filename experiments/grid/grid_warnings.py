@@ -16,11 +16,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from typing import Any
 
-from experiments.config.keys import AXES, BASELINE_KEY, PublishedSpec, primary_metric
+from experiments.config import AXES, BASELINE_KEY, PublishedSpec, match_label, primary_metric
 from experiments.grid.feasibility import locate
 from experiments.grid.fitted_parameters import mismatch_warnings, vector_warnings
 from experiments.grid.grid import Cell, Grid
-from experiments.grid.matching import match_label
 from experiments.grid.template_notes import template_notes
 from icl import ConfigError, ICLError, Model, ModelError, did_you_mean
 from icl.metrics.machinery.number_answers import gold_number
@@ -42,8 +41,7 @@ def degenerate_at_shots(cell: Cell, shots: int) -> str | None:
 
     Also None if the strategy cannot read the made-up prompt. Its samples then fail with the reason.
     """
-    from decoding.arms.inspection import probe_prompt
-    from decoding.arms.requirements import degenerate_contrast
+    from decoding import degenerate_contrast, probe_prompt
 
     try:
         return degenerate_contrast(cell.decoding.strategy, probe_prompt(shots))

@@ -13,10 +13,7 @@ from typing import Any, Literal
 
 from experiments.config.keys import AXES, DEFAULT_CORRECTION, METRIC_PREFERENCE
 from experiments.imports.logs import Log, LoggedSample
-from experiments.store.imported import IMPORTED
-from experiments.store.invocations import Invocation
-from experiments.store.lock import write_lock
-from experiments.store.store import ROUNDING, SampleWriter, Store
+from experiments.store import IMPORTED, ROUNDING, Invocation, SampleWriter, Store, write_lock
 from icl import ConfigError, DataError, Sample, StoreError, canonical_digest, did_you_mean
 
 Axis = Literal["model", "decoding"]

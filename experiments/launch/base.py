@@ -12,7 +12,6 @@ the run directory, next to the samples:
 Each worker writes samples to `cells/<digest>/<worker>.jsonl`. The end of the launch merges these files.
 """
 
-import json
 import platform
 import sys
 import time
@@ -23,9 +22,8 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from experiments.config.yaml_document import Document
-from experiments.store.store import write_json
-from icl import StoreError
-from icl.component_json import config_nodes
+from experiments.store import read_json, write_json
+from icl import StoreError, config_nodes
 
 
 @dataclass(frozen=True)
@@ -249,12 +247,3 @@ def live_workers(launch: Launch) -> list[str]:
 def is_alive(state: Mapping[str, Any]) -> bool:
     """Whether the state belongs to a running worker with a recent heartbeat."""
     return state.get("state") == "running" and time.time() - float(state.get("beat", 0)) < HEARTBEAT_TIMEOUT
-
-
-def read_json(path: Path) -> dict[str, Any] | None:
-    """The mapping in a file; None if it is incomplete, for example on a slow network disk."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return content if isinstance(content, dict) else None

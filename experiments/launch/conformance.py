@@ -16,15 +16,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from experiments.config.config import load_config, parse_config
-from experiments.config.yaml_document import Document
+from experiments.config import Document, load_config, parse_config
 from experiments.grid.grid import Grid, expand
 from experiments.launch.base import Launch, Launcher, WorkerGroup, WorkerStatus
 from experiments.launch.coordinator import death_messages, finish_launch, start_workers
 from experiments.running.run import run
-from experiments.store.lock import write_lock
-from experiments.store.run_state import json_round_trip, load_run_state, write_cells
-from experiments.store.store import Store
+from experiments.store import Store, json_round_trip, load_run_state, write_cells, write_lock
 from icl import ConfigError, ICLError, build, describe
 from icl.loading import component_search_folder
 from icl.testing.require import accepts_class, require

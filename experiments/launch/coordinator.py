@@ -17,9 +17,7 @@ from experiments.launch.watch import SampleCounter
 from experiments.observers.observation import Observation
 from experiments.running.run_session import describe_grid, sum_counters
 from experiments.stopping.stopping import open_stopping
-from experiments.store.invocations import now
-from experiments.store.run_state import RunState, json_round_trip, load_run_state, write_cells
-from experiments.store.store import Store
+from experiments.store import RunState, Store, json_round_trip, load_run_state, now, write_cells
 from experiments.terminal.progress import Progress, SilentProgress
 from icl import StoreError, build, describe
 

@@ -3,7 +3,6 @@
 The cluster is asked only if the run directory shows no worker at work.
 """
 
-import json
 import math
 import platform
 import time
@@ -14,9 +13,7 @@ from typing import Any
 
 from experiments.launch.base import Launch, is_alive
 from experiments.stopping.looks import read_families
-from experiments.store.line_tail import LineTail
-from experiments.store.lock import is_locked
-from experiments.store.store import Store, sample_files
+from experiments.store import HOLDER, LineTail, Store, is_locked, read_json, sample_files
 from experiments.terminal.progress import Progress
 from icl import ICLError, StoreError, build
 from icl.untrusted import untrusted
@@ -281,8 +278,5 @@ def _job_states(launch: Launch) -> Mapping[str, str]:
 
 def _is_locked(folder: Path) -> bool:
     """Whether a process runs the grid. A process on another machine is assumed to live."""
-    try:
-        machine = json.loads((folder / ".holder.json").read_text(encoding="utf-8"))["machine"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
-    return machine != platform.node() or is_locked(folder)
+    machine = (read_json(folder / HOLDER) or {}).get("machine")
+    return machine is not None and (machine != platform.node() or is_locked(folder))

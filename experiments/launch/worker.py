@@ -22,20 +22,23 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from experiments.config.config import Config, parse_config
-from experiments.config.keys import DEFAULT_LAUNCHER
-from experiments.config.yaml_document import Document
+from experiments.config import DEFAULT_LAUNCHER, Config, Document, parse_config
 from experiments.grid.grid import Grid, expand
-from experiments.launch.base import HEARTBEAT_SECONDS, Launch, launch_folder, read_json, worker_lock
+from experiments.launch.base import HEARTBEAT_SECONDS, Launch, launch_folder, worker_lock
 from experiments.launch.coordinator import join_launch
-from experiments.running.run import expand_checked
-from experiments.running.run_session import CostLog, sum_counters
-from experiments.running.runner import Runner
+from experiments.running import CostLog, Runner, expand_checked, sum_counters
 from experiments.stopping.stopping import open_stopping
-from experiments.store.invocations import Invocation, now, run_day
-from experiments.store.lock import write_lock
-from experiments.store.run_state import RunState, load_run_state
-from experiments.store.store import Store, write_json
+from experiments.store import (
+    Invocation,
+    RunState,
+    Store,
+    load_run_state,
+    now,
+    read_json,
+    run_day,
+    write_json,
+    write_lock,
+)
 from experiments.terminal.progress import LineProgress
 from icl import ICLError, StoreError
 

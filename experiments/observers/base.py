@@ -10,8 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal, Protocol
 
-from icl import ICLError
-from icl.registry import REQUIRED_MEMBERS
+from icl import REQUIRED_MEMBERS, ICLError
 from icl.testing.require import accepts_class, require
 
 ObservedState = Literal["finished", "stopped", "interrupted"]

@@ -13,8 +13,7 @@ from typing import Any
 
 from experiments.grid.grid import Cell, Grid
 from experiments.observers.base import ObservedState, Observer
-from experiments.store.run_state import describe_metrics
-from experiments.store.store import Store, read_mapping, scored_sample, write_json
+from experiments.store import Store, describe_metrics, read_mapping, scored_sample, write_json
 from icl import DataFrame, StoreError, canonical_digest, describe
 from icl.metrics.run_level import run_statistic
 

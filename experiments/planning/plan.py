@@ -10,8 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from decoding import Strategy
-from experiments.contexts.contexts import Retrieval, build_contexts, prompt_specs, render
-from experiments.contexts.prompt_notes import ContextOverflow, RepeatedImages
+from experiments.contexts import ContextOverflow, RepeatedImages, Retrieval, build_contexts, prompt_specs, render
 from experiments.contexts.request_sizes import (
     LargestRequests,
     placeholder_retriever,
@@ -30,8 +29,7 @@ from experiments.planning.prompt_counts import (
 )
 from experiments.stopping.forecast import Pilot, stop_lines
 from experiments.terminal.spinner import ReportProgress
-from icl import Example, Prompt, Task
-from icl.code_files import names_of_files
+from icl import Example, Prompt, Task, names_of_files
 
 SAMPLED_QUERIES = 24
 """Queries of each task whose prompts are counted."""
@@ -201,15 +199,14 @@ def make_plan(
     arms = {_arm(cell): cell for cell in grid.cells}
     same = (note for note in equal.notes() if not any(note.partition(" in all")[0] in one for one in notes))
     demos = [(cell.labels["task"], cell.labels["retriever"], cell.shots) for cell in arms.values()]
+    units = {task.title: len({query.group or query.id for query in all_queries[id(task)]}) for task in grid.tasks}
     return Plan(
         grid=grid,
         samples=sum(len(all_queries[id(cell.task)]) for cell in grid.cells),
         present=present,
         work=work,
         decodings=tuple(_decodings(grid)),
-        smallest_differences={
-            task.title: smallest_detectable_difference(_num_clusters(all_queries[id(task)])) for task in grid.tasks
-        },
+        smallest_differences={title: smallest_detectable_difference(count) for title, count in units.items()},
         counted=counted,
         arms=len(arms),
         sharing=sum(demos.count(key) > 1 for key in demos),
@@ -416,11 +413,6 @@ def generates_first(strategy: Strategy) -> bool:
 
     strategy.prepare([probe_prompt()], generate)
     return bool(calls)
-
-
-def _num_clusters(queries: Sequence[Example]) -> int:
-    """Number of independent units: groups if the task has them (questions about one image), else queries."""
-    return len({query.group or query.id for query in queries})
 
 
 def _arm(cell: Cell) -> tuple[Any, ...]:

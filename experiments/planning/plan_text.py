@@ -12,8 +12,7 @@ from experiments.stats.formatting import format_count as counted_noun
 from icl import ConfigError, Model, ModelError, expand_user
 from icl.metrics.machinery.judge import CONTROLS, Judge
 from icl.models.hf.memory import MemoryPlan
-from retrievers import GIB, PlacedEmbedder
-from retrievers.machinery.embedding_models import SHIPPED, gpu_memory, needed_bytes, placed_embedders
+from retrievers import GIB, SHIPPED, PlacedEmbedder, gpu_memory, needed_bytes, placed_embedders
 
 GAP = 3
 """Spaces between two columns of the table."""

@@ -1,1 +1,5 @@
 """The report: one self-contained HTML file of a run."""
+
+from icl.lazy_exports import lazy_exports
+
+__getattr__, __dir__, __all__ = lazy_exports(__name__)

@@ -9,12 +9,10 @@ from experiments.report.rendering import render_body
 from experiments.report.sample_browser import finite_or_none, image_data_uri, images_by_owner
 from experiments.report.sample_detail import answer_text, arm_text, choose_sample, image_path, print_chosen_sample
 from experiments.report.sections.scores import scores_section
-from experiments.results.loaded_run import Run
-from experiments.results.run_view import RunView
+from experiments.results import Run, RunView
 from experiments.results.view_run import view_run
 from experiments.stats import as_sequence, format_count, format_share, text_items, text_value
-from icl import ICLError
-from icl.text.notebook_html import MAX_IMAGES, THUMBNAIL_SIDE, box_html, dim_html, image_tag, table_html, text_html
+from icl import MAX_IMAGES, THUMBNAIL_SIDE, ICLError, box_html, dim_html, image_tag, table_html, text_html
 
 MAX_SAMPLES = 50_000
 """The largest run whose scores a notebook shows unasked: their computation takes seconds."""

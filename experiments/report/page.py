@@ -18,9 +18,7 @@ from experiments.report.sections.costs import costs_sections
 from experiments.report.sections.differences import differences_section
 from experiments.report.sections.headline import findings_section, headline, looks_section
 from experiments.report.sections.scores import curves_section, other_scores, scores_section
-from experiments.results.loaded_run import Run
-from experiments.results.run_view import RunView
-from experiments.results.sample_notes import is_unremarkable
+from experiments.results import Run, RunView, is_unremarkable
 from experiments.results.view_run import view_run
 from experiments.stats import deciding_digests, formatting, iter_arms
 from experiments.store.store import refuse_links, report_write_errors, write_csv, write_text

@@ -13,11 +13,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments.config.config import load_config
-from experiments.config.keys import AXES
+from experiments.config import AXES, load_config, name_of
 from experiments.contexts.contexts import PromptSpec, Retrieval, build_contexts, render
 from experiments.grid.grid import Cell, Grid, expand
-from experiments.grid.matching import name_of
 from experiments.terminal.spinner import spinner
 from icl import ConfigError, DataError, Example, Model, PlanError, Prompt, did_you_mean, strip_control_characters
 

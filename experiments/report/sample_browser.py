@@ -16,9 +16,7 @@ from typing import Any
 
 from experiments.results.run_view import RunView
 from experiments.stats import as_mapping, as_sequence, better_of, text_items, text_value
-from icl import DataFrame, nested_choice
-from icl.images import decode_image
-from icl.types import IMAGE_PLACEHOLDER
+from icl import IMAGE_PLACEHOLDER, DataFrame, decode_image, nested_choice
 
 QUERIES_PER_TASK = 24
 """The number of queries per task in the page."""

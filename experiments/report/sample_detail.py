@@ -11,17 +11,13 @@ from typing import TYPE_CHECKING, Any
 from experiments.config.keys import AXES, DEMONSTRATION_AXES
 from experiments.report.sample_browser import finite_or_none
 from experiments.report.steps import print_steps, read_steps
-from experiments.results.invocations import describe_invocation
-from experiments.results.run_view import RunView
-from experiments.results.sample_notes import ArmAnswers, is_unremarkable
+from experiments.results import ArmAnswers, RunView, describe_invocation, is_unremarkable
 from experiments.stats import NO_VALUE, better_of, describe_arm, format_share, resolve_setting, text_items, text_value
 from experiments.stats.compare import BASELINE
-from experiments.store.invocations import read_invocations
-from experiments.store.store import Store
-from experiments.terminal.failure_kinds import failure_kind
-from icl import ConfigError, DataError, DataFrame, did_you_mean, strip_control_characters
+from experiments.store import Store, read_invocations
+from experiments.terminal.progress import failure_kind
+from icl import IMAGE_PLACEHOLDER, ConfigError, DataError, DataFrame, did_you_mean, strip_control_characters
 from icl.metrics.machinery.answer_extraction import extract_answer
-from icl.types import IMAGE_PLACEHOLDER
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from experiments.config.keys import BASELINE_KEY, DEMONSTRATION_AXES, ClaimSpec
 from experiments.results.data_columns import ScoreView
-from experiments.stats import DEFAULT_MARGIN, SIGNIFICANCE_LEVEL, ArmComparison, compare_arms
+from experiments.stats import DEFAULT_MARGIN, SIGNIFICANCE_LEVEL, ArmComparison, compare_arms, largest_plausible
 from experiments.stats.arms import (
     better_of,
     describe_arm,
@@ -28,7 +28,6 @@ from experiments.stats.arms import (
     shared_settings,
     varying_axes,
 )
-from experiments.stats.strategy_verdicts import largest_plausible
 from icl import ConfigError, DataFrame
 
 MARGIN = DEFAULT_MARGIN

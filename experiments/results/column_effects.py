@@ -41,7 +41,7 @@ from experiments.stats.arms import (
     deciding_digests,
     describe_arm,
     iter_arms,
-    reference_of,
+    iter_compared_arms,
     resolve_setting,
     varying_axes,
 )
@@ -175,14 +175,9 @@ def arm_interactions(
         ConfigError: The reference is not an arm of the frame.
     """
     to = resolve_setting(frame, to, axes, "--to")
-    arms = list(iter_arms(frame[frame[column] != MISSING_VALUE], axes))
-    names = varying_axes(frame, axes)
+    present, names = frame[frame[column] != MISSING_VALUE], varying_axes(frame, axes)
     results = []
-    for arm, mine in arms:
-        reference = reference_of(arm, to, [other for other, _ in arms])
-        if reference is None:
-            continue
-        theirs = next(rows for other, rows in arms if other == reference)
+    for arm, reference, theirs, mine in iter_compared_arms(present, to, axes):
         own = describe_arm(reference, names), describe_arm(arm, names)
         values, differences, clusters = [], [], []
         for value in dict.fromkeys(mine[column]):

@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 
 from experiments.stats import format_count, join_words
-from experiments.store.invocations import read_invocations
-from experiments.store.store import Store
+from experiments.store import Store, read_invocations
 from icl import DataFrame
 
 COLUMNS: tuple[str, str] = ("invocation", "scores_invocation")

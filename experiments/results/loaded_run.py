@@ -10,17 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from experiments.config.config import Config
-from experiments.config.keys import AXES, DEFAULT_CORRECTION, DEFAULT_METRIC, primary_metric
+from experiments.config import AXES, DEFAULT_CORRECTION, DEFAULT_METRIC, Config, primary_metric
 from experiments.results.invocations import COLUMNS
 from experiments.results.run_metrics import UNAVAILABLE, run_level
 from experiments.stats import NO_VALUE, baseline_column, copy_scores, is_accuracy, unread_column
 from experiments.stopping.looks import read_families
-from experiments.store.imported import refuse_imported
-from experiments.store.lock import last_state
-from experiments.store.run_state import equivalence_digest
+from experiments.store import DECIDED_BY, Store, describe_damaged_lines, equivalence_digest, last_state, refuse_imported
 from experiments.store.sample_table import FLAT, SampleTable, column_path
-from experiments.store.store import Store, describe_damaged_lines
 from icl import Better, DataFrame, ICLWarning, Series, StoreError, did_you_mean
 from icl.metrics.reading import fold
 from icl.untrusted import untrusted
@@ -75,8 +71,7 @@ class Run:
             StoreError: The run was imported from logs.
             ConfigError: A key is wrong. `expand` refuses what needs trust.
         """
-        from experiments.config.config import parse_config
-        from experiments.config.yaml_document import Document
+        from experiments.config import Document, parse_config
         from experiments.store.invocations import run_day
 
         refuse_imported(self.path, self.info)
@@ -128,8 +123,9 @@ class Run:
         numbers = table.cell_numbers()
         metrics, baselines, columns = dict.fromkeys(info.get("metrics", {})), dict[str, None](), dict[str, Any]()
         for digest, labels in cells.items():
-            labels |= {"cell": digest, "decided_by": equivalence_digest(store.read_cell(digest) or {})}
-        for label in ("cell", "decided_by", *AXES) if len(table) else ():
+            cell = store.read_cell(digest) or {}
+            labels |= {"cell": digest, DECIDED_BY: cell.get(DECIDED_BY) or equivalence_digest(cell)}
+        for label in ("cell", DECIDED_BY, *AXES) if len(table) else ():
             values = pd.Series([labels[label] for labels in cells.values()])
             columns[label] = values.iloc[numbers].reset_index(drop=True)
         for name, values in _columns(table):
@@ -145,7 +141,7 @@ class Run:
             frame = run_level(pd.DataFrame(columns), info, baselines, self.config_folder)
         unavailable = frame.attrs.get(UNAVAILABLE, {})
         metrics = {name: None for name in metrics if name not in unavailable}
-        first = ("cell", "decided_by", *AXES, "seed", "query", "group", "failed", "output", *metrics, *baselines)
+        first = ("cell", DECIDED_BY, *AXES, "seed", "query", "group", "failed", "output", *metrics, *baselines)
         frame = _as_judged_by(frame, baselines, primary_metric(info, tuple(metrics)))
         for column in first:
             if column not in frame:
@@ -153,7 +149,7 @@ class Run:
         frame = frame[[*first, *(column for column in frame if column not in first)]]
         frame["failed"] = frame["failed"].astype(object).where(frame["failed"].notna(), None)
         better = {name: _better(name, info.get("metrics", {}).get(name, {})) for name in metrics}
-        accuracies = tuple(name for name in metrics if _is_accuracy(name, info.get("metrics", {}).get(name, {})))
+        accuracies = tuple(name for name in metrics if _is_accuracy(name, info))
         frame.attrs |= {"axes": AXES, "metrics": tuple(metrics), "baselines": tuple(baselines), "better": better}
         frame.attrs |= {"accuracies": accuracies, UNAVAILABLE: unavailable}
         return frame
@@ -177,8 +173,7 @@ class Run:
         """
         from experiments.results.data_columns import split_view
         from experiments.results.view_run import view_run
-        from experiments.stats.arms import drop_constant_axes
-        from experiments.stats.summary import summarize_arms
+        from experiments.stats import drop_constant_axes, summarize_arms
 
         view = view_run(self, metric)
         if by:
@@ -347,8 +342,11 @@ def _better(name: str, node: Mapping[str, Any]) -> Better:
     return better
 
 
-def _is_accuracy(name: str, node: Mapping[str, Any]) -> bool:
+def _is_accuracy(name: str, info: Mapping[str, Any]) -> bool:
     """Whether a metric is a proportion of right answers: from run.json, or from the class in older runs."""
+    node = info.get("metrics", {}).get(name, {})
+    if node and "accuracies" in info:
+        return name in info["accuracies"]
     return bool(node.get("accuracy")) or is_accuracy(str(node.get("name", name)))
 
 

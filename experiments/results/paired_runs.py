@@ -19,8 +19,7 @@ from experiments.results.run_view import RunView
 from experiments.stats import RUN_LEVEL, SAMPLE, RunLevelColumns, RunLevelScores, UnpairedError, run_level_columns
 from experiments.stats.arms import EQUIVALENCE, NO_VALUE, describe_arm, varying_axes
 from experiments.store.store import Store
-from icl import ConfigError, DataFrame, ScoredSample, describe
-from icl.errors import truncate
+from icl import ConfigError, DataFrame, ScoredSample, describe, truncate
 
 RUN = "run"
 """The axis of the joined frame: which run a sample is from."""

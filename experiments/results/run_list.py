@@ -1,7 +1,6 @@
 """The runs of a folder: name, time, arms, samples, the best score and the state of each."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -11,9 +10,7 @@ from experiments.results.loaded_run import load_run
 from experiments.results.run_view import RunView
 from experiments.results.view_run import NO_REFERENCE, view_run
 from experiments.stats import describe_arm, format_share, iter_arms, varying_axes
-from experiments.store.imported import IMPORTED, MERGED
-from experiments.store.lock import is_locked, last_state
-from experiments.store.store import Store
+from experiments.store import IMPORTED, MERGED, Store, is_locked, last_state
 from icl import ICLError, StoreError
 
 
@@ -95,13 +92,5 @@ def _state(path: Path, info: dict[str, Any]) -> str:
 
 
 def _time(info: dict[str, Any]) -> datetime | None:
-    times: Sequence[str] = [
-        str(session.get("end") or session.get("start"))
-        for session in info.get("sessions", ())
-        if session.get("end") or session.get("start")
-    ]
-    return max(map(_local, times)) if times else None
-
-
-def _local(text: str) -> datetime:
-    return datetime.fromisoformat(text).astimezone()
+    times = [str(time) for one in info.get("sessions", ()) if (time := one.get("end") or one.get("start"))]
+    return max((datetime.fromisoformat(time).astimezone() for time in times), default=None)

@@ -16,8 +16,7 @@ from experiments.stats import RUN_LEVEL, SAMPLE, RunLevelColumns, RunLevelScores
 from experiments.stats.arms import baseline_column
 from icl import ConfigError, DataError, DataFrame, Demo, Example, ICLError, ICLWarning, Query, ScoredSample, StoreError
 from icl.loading import file_code
-from icl.metrics.baselines import BASELINES
-from icl.metrics.run_level import RunLevelMetric
+from icl.metrics import BASELINES, RunLevelMetric
 from icl.untrusted import untrusted_run
 
 UNAVAILABLE = "unavailable"

@@ -48,12 +48,8 @@ from experiments.stats.findings import (
     page_comparisons,
     reference_decoding,
 )
-from experiments.stopping.findings import WARNING, anytime_findings, stopped_findings
-from experiments.stopping.looks import Family
-from experiments.store.imported import changed_since_merge
-from experiments.store.invocations import describe_probe
-from experiments.store.lock import last_state
-from experiments.store.store import Store
+from experiments.stopping import WARNING, Family, anytime_findings, stopped_findings
+from experiments.store import Store, changed_since_merge, describe_probe, last_state
 from icl import Better, DataFrame, Series
 
 
@@ -366,7 +362,14 @@ class RunView:
         if note := label_transform_note(renamed[self.scores["shots"] != 0]):
             answers.append(Finding("Answers", "other labels", note, "", "", "open"))
         remaining = [one for one in every if not (self._empty(one) and self._task(one.subject) in same)]
-        remaining = [one for one in remaining if not (_of_ceiling(one) and self._task(one.subject) in full)]
+        # Better than the vote or than random retrieval says nothing of a task at its ceiling.
+        remaining = [
+            one
+            for one in remaining
+            if one.topic not in ("Vote", "Retrieval")
+            or one.verdict not in ("open", "better")
+            or self._task(one.subject) not in full
+        ]
         return [*answers, *remaining, *parts]
 
     def _reasons(self, every: Sequence[Finding], task: str) -> str:
@@ -382,11 +385,6 @@ class RunView:
         """The task of a finding: the one that its subject begins with, or the only task."""
         begins = [task for task in self.tasks if f"{subject}, ".startswith(f"{task}, ")]
         return max(begins, key=len, default=self.tasks[0])
-
-
-def _of_ceiling(one: Finding) -> bool:
-    """Whether a finding adds nothing for a task at its ceiling: comparisons with the vote and random retrieval."""
-    return one.topic in ("Vote", "Retrieval") and one.verdict in ("open", "better")
 
 
 def planned_clusters(view: RunView) -> dict[str, int]:

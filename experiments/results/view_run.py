@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from experiments.config.keys import DEFAULT_CORRECTION, DEFAULT_REFERENCES, METRIC_PREFERENCE, primary_metric
-from experiments.grid.matching import node_matches
+from experiments.config.matching import node_matches
 from experiments.results.data_columns import declared_columns
 from experiments.results.labeling import apply_labels
 from experiments.results.run_metrics import UNAVAILABLE
@@ -27,6 +27,7 @@ from experiments.stats.arms import (
 from experiments.stats.findings import InterventionControls, reference_decoding
 from experiments.stats.run_statistics import SharedAttrs
 from experiments.stats.settled import LabelColumn
+from experiments.stopping.looks import FOLDER as LOOKS
 from experiments.stopping.looks import common_queries, read_families
 from experiments.store.labels import read_labels
 from experiments.store.store import Store
@@ -67,7 +68,7 @@ def view_run(
         raise StoreError(f"{run.path} has no finished sample yet. Start it with `icl run`, then try again.")
     axes = axes_of(frame)
     samples = tidy_frame(frame, axes)
-    if families := read_families(run.path):
+    if families := read_families(run.path) if (run.path / LOOKS).is_dir() else ():
         samples = restrict_samples(samples, common_queries(families))
         if not len(samples):
             raise StoreError(f"{run.path} has taken no look yet. Its first look is after some more samples.")

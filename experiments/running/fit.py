@@ -8,21 +8,17 @@ queries has the sources, and the rest chooses layers, heads and strengths, each 
 and no image of a query is in both parts.
 """
 
+import shlex
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Any, cast
 
-from decoding import DevPrompt, FittedMethod, FittedTensors, Strategy
-from decoding.arms.fitting import Fittable
-from experiments.config.config import Config
-from experiments.config.keys import AXES, DEMONSTRATION_AXES, NO_INTERVENTION
+from decoding import DevPrompt, Fittable, FittedMethod, FittedTensors, Strategy
+from experiments.config import AXES, DEMONSTRATION_AXES, NO_INTERVENTION, Config, matches, to_flow_yaml
 from experiments.contexts.contexts import PromptItem, Retrieval, build_contexts, prompt_specs, render
-from experiments.grid.feasibility import check_data
-from experiments.grid.fitted_parameters import fitting_origin, vector_record
-from experiments.grid.grid import Cell, expand
-from experiments.grid.single_setting import SeveralSettingsError, check_single_setting, single_setting_overrides
+from experiments.grid import Cell, check_data, expand, fitting_origin, vector_record
 from experiments.running.generation import engine_for
 from experiments.stats import join_words
 from icl import ConfigError, DataError, Example, PlanError, Task, build, entries, normalize_text, resolve
@@ -57,8 +53,7 @@ def fit(config: Config) -> FitResult:
         PlanError: The model cannot score what the strategy is fitted on.
         DataError: No sample can be used.
     """
-    from decoding.arms.fitting import Fittable
-    from decoding.arms.requirements import unsupported_reason
+    from decoding import Fittable, unsupported_reason
 
     grid = expand(replace(config, compare=None, controls="none"))
     cells = [cell for cell in grid.cells if isinstance(cell.decoding.strategy, Fittable) and not cell.control]
@@ -127,8 +122,7 @@ def _option_scores(
     Returns:
         Scores of shape [samples][calibration strategies][options], and labels of length samples or 0.
     """
-    from decoding.arms.arm import Arm
-    from decoding.engine.requests import DecodingRequest, Failure
+    from decoding import Arm, DecodingRequest, Failure
 
     scores: list[list[list[float]]] = []
     gold: list[int] = []
@@ -186,6 +180,65 @@ def _label(item: PromptItem) -> int | None:
     return next((i for i, option in enumerate(item.example.options) if normalize_text(option) in accepted), None)
 
 
+class SeveralSettingsError(ConfigError):
+    """The error for a grid with several settings. overrides: command-line arguments that leave one of them."""
+
+    def __init__(self, reason: str, overrides: Sequence[str]) -> None:
+        super().__init__(f"{reason} Choose one of each: {shlex.join(overrides)}")
+        self.reason, self.overrides = reason, list(overrides)
+
+
+def check_single_setting(config: Config, cells: Sequence[Cell], what: str) -> None:
+    """Raises SeveralSettingsError if the cells differ on an axis. what: what is fitted, such as 'vectors'."""
+    if several := list(_differing_axes(cells)):
+        raise SeveralSettingsError(
+            f"{config.document.name}: {what} are fitted in one setting, and this file has several values of "
+            f"{', '.join(several)}.",
+            single_setting_overrides(config, cells),
+        )
+
+
+def single_setting_overrides(config: Config, cells: Sequence[Cell]) -> list[str]:
+    """Overrides such as `grid.shots=[8]`, one for each axis of the file with several values.
+
+    The chosen setting has the most shots. Of other axes it has the first value in the file.
+    """
+    chosen = max(cells, key=lambda cell: cell.shots)
+    overrides = [
+        _override("grid", axis, next((value for value in values if _is(chosen, axis, value)), values[0]))
+        for axis, values in config.grid.items()
+        if len(values) > 1
+    ]
+    rows = range(len(next(iter(config.zip.values()), [])))
+    row = next((i for i in rows if all(_is(chosen, axis, values[i]) for axis, values in config.zip.items())), 0)
+    zipped = config.zip.items() if len(rows) > 1 else ()
+    return [*overrides, *(_override("zip", axis, values[row]) for axis, values in zipped)]
+
+
+def _is(cell: Cell, axis: str, value: Any) -> bool:
+    """Whether the cell has this value on an axis, which may be a parameter: `decoding.alpha`."""
+    head, *path = axis.split(".")
+    for key in reversed(path):
+        value = {key: value}
+    cannot_matter = cell.config.get(head) is None  # such as the retriever at 0 shots
+    return cannot_matter or matches(cell.axis_value(head), head, value)
+
+
+def _override(key: str, axis: str, value: Any) -> str:
+    return f"{key}.{axis}={to_flow_yaml([value])}"
+
+
+def _differing_axes(cells: Sequence[Cell]) -> Iterator[str]:
+    """'shots (0, 4)' for each axis on which the cells differ.
+
+    An axis that cannot matter to a cell, such as the retriever at 0 shots, does not count as a difference.
+    """
+    for axis in AXES:
+        labels = {repr(cell.config[axis]): str(cell.labels[axis]) for cell in cells if cell.config[axis] is not None}
+        if len(labels) > 1:
+            yield f"{axis} ({', '.join(labels.values())})"
+
+
 ReportProgress = Callable[[str, int, int], None]
 
 
@@ -230,8 +283,7 @@ def fit_vectors(
         PlanError: The model has no hidden states to edit.
         DataError: There are too few queries, no border between groups, or an image in both parts.
     """
-    from decoding.interventions.base import FittedMethod
-    from decoding.interventions.fit_data import FitData
+    from decoding import FitData, FittedMethod
 
     grid = expand(replace(config, compare=None, controls="none"))
     cells = [cell for cell in grid.cells if isinstance(cell.intervene, FittedMethod)]

@@ -95,8 +95,7 @@ def answer_prompts(
     if not model.abilities & {"logits", "strategies"}:
         model.generate_each([Request(prompt, max_new_tokens=max_new_tokens) for prompt in prompts], on_answer)
         return
-    from decoding.arms.arm import parse_arm
-    from decoding.engine.requests import DecodingRequest, Failure
+    from decoding import DecodingRequest, Failure, parse_arm
 
     arm = parse_arm("greedy")
     requests = [DecodingRequest(prompt, arm, max_new_tokens=max_new_tokens) for prompt in prompts]

@@ -8,8 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
-from icl import Image
-from icl.errors import ImageError
+from icl import Image, ImageError
 
 T = TypeVar("T")
 

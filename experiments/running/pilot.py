@@ -21,9 +21,7 @@ from experiments.contexts.contexts import Retrieval
 from experiments.grid.grid import Cell, Grid
 from experiments.running.run_session import CostLog
 from experiments.running.runner import Runner
-from experiments.store.invocations import Invocation
-from experiments.store.run_state import RunState
-from experiments.store.store import Store
+from experiments.store import Invocation, RunState, Store
 from experiments.terminal.progress import SilentProgress, format_duration
 from icl import Model, PlanError
 

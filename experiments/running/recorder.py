@@ -12,9 +12,7 @@ from typing import Any
 from experiments.contexts.contexts import PromptItem
 from experiments.grid.grid import Cell, Grid
 from experiments.running.generation import Answer, SampleRequest
-from experiments.store.invocations import Invocation
-from experiments.store.run_state import describe_metrics, json_round_trip, read_cell_states
-from experiments.store.store import ROUNDING, Store
+from experiments.store import ROUNDING, Invocation, Store, describe_metrics, json_round_trip, read_cell_states
 from icl import (
     DataError,
     Demo,
@@ -28,9 +26,7 @@ from icl import (
     convert_user_errors,
 )
 from icl.errors import ComponentError
-from icl.metrics.baselines import BASELINES
-from icl.metrics.machinery.judge import Judge
-from icl.metrics.reading import folded_answers, unread_metrics
+from icl.metrics import BASELINES, Judge, folded_answers, unread_metrics
 from icl.option_listing import OPTION_TEXTS
 from prompts.label_renaming import gold_before_after
 

@@ -9,8 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from experiments.config.config import Config
-from experiments.grid.feasibility import check_data, check_requirements, check_sizes
-from experiments.grid.grid import Grid, expand
+from experiments.grid import Grid, check_data, check_requirements, check_sizes, expand
 from experiments.grid.grid_warnings import grid_warnings
 from experiments.launch.coordinator import find_earlier_launch, follow, start_workers
 from experiments.observers.observation import Observation
@@ -18,10 +17,8 @@ from experiments.running.judging import check_judges, judge_answers
 from experiments.running.recorder import rescore
 from experiments.running.run_session import RunOutcome, RunSession, refresh_run_file
 from experiments.stopping.stopping import open_stopping
-from experiments.store.invocations import Invocation, run_day
-from experiments.store.lock import write_lock
+from experiments.store import Invocation, Store, describe_damaged_lines, run_day, write_lock
 from experiments.store.run_state import RunState, load_run_state, next_free_folder, write_cells
-from experiments.store.store import Store, describe_damaged_lines
 from experiments.terminal.progress import Progress, SilentProgress
 from icl import ConfigError
 

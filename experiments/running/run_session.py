@@ -13,11 +13,8 @@ from types import TracebackType
 from typing import Any
 
 from experiments.grid.grid import Grid
-from experiments.store.invocations import Invocation, now
-from experiments.store.run_state import describe_metrics, json_round_trip, write_cells
-from experiments.store.store import Store
-from icl import Model, StoreError
-from icl.component_json import config_nodes
+from experiments.store import Invocation, Store, describe_metrics, json_round_trip, now, write_cells
+from icl import Model, StoreError, config_nodes
 
 SAVE_EVERY = 10.0
 """Seconds between two updates of run.json while samples are computed."""
@@ -49,7 +46,7 @@ class RunOutcome:
 
 
 def describe_grid(store: Store, grid: Grid, sizes: Sequence[int] | None = None) -> dict[str, Any]:
-    """The fields of run.json that describe the config: its cells, their numbers of samples and clusters, its metrics.
+    """The fields of run.json that describe the config: cells, numbers of samples and clusters, metrics.
 
     Args:
         store: The run directory, to which the folder of the config is relative.
@@ -65,6 +62,7 @@ def describe_grid(store: Store, grid: Grid, sizes: Sequence[int] | None = None) 
         "sizes": list(sizes or [len(cell.task.queries) for cell in grid.cells]),
         "clusters": [len({query.group or query.id for query in cell.task.queries}) for cell in grid.cells],
         "metrics": describe_metrics(grid),
+        "accuracies": [name for name, metric in grid.metrics.items() if getattr(metric, "accuracy", False)],
     }
 
 

@@ -43,11 +43,8 @@ from contextvars import copy_context
 from threading import Event
 from typing import Any, TypeVar
 
-from experiments.contexts.contexts import Retrieval
-from experiments.contexts.prompt_notes import ContextOverflow, RepeatedImages
-from experiments.contexts.request_sizes import estimate_sizes
-from experiments.grid.grid import Cell, Grid
-from experiments.grid.grid_warnings import loading_problems
+from experiments.contexts import ContextOverflow, RepeatedImages, Retrieval, estimate_sizes
+from experiments.grid import Cell, Grid, loading_problems
 from experiments.running.generation import Answer, SampleRequest, answer
 from experiments.running.image_store import MAX_IMAGE_BYTES, ImageStore
 from experiments.running.preflight import Preflight
@@ -55,12 +52,9 @@ from experiments.running.recorder import Recorder
 from experiments.running.run_session import CostLog, RunOutcome
 from experiments.running.windows import FailingArms, Window, Windows, cell_groups
 from experiments.stopping.stopping import Stopping
-from experiments.store.invocations import describe_probe
-from experiments.store.run_state import RunState
-from experiments.store.store import SampleWriter, Store
+from experiments.store import RunState, SampleWriter, Store, describe_probe
 from experiments.terminal.progress import Progress
-from icl import DataError, Model, ModelError, Sample
-from icl.user_errors import TracebackLog, collect_tracebacks
+from icl import DataError, Model, ModelError, Sample, TracebackLog, collect_tracebacks
 from retrievers.machinery.embedding_models import reserve_for_models
 
 logger = logging.getLogger(f"icl.{__name__}")

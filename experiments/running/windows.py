@@ -13,9 +13,8 @@ from experiments.contexts.contexts import PromptItem, Retrieval, build_contexts,
 from experiments.grid.grid import Cell, Grid
 from experiments.running.image_store import ImageStore, prefetch_images
 from experiments.stats import format_count
-from experiments.store.run_state import FINISHED_FILE
-from experiments.store.store import Store
-from experiments.terminal.failure_kinds import failure_kind
+from experiments.store import FINISHED_FILE, Store
+from experiments.terminal.progress import failure_kind
 from icl import Example, Image, Model, Sample
 
 RETRIEVAL_BATCH = 64

@@ -18,9 +18,7 @@ from experiments.stats.arms import axis_values, iter_arms
 from experiments.stats.formatting import format_share
 from experiments.stats.sample_rows import as_sequence, read_answer, text_items, to_records
 from icl import DataFrame, Series, normalize_text
-from icl.metrics.machinery.answer_extraction import AnswerForm, extract_answer
-from icl.metrics.machinery.number_answers import gold_number, read_number
-from icl.metrics.machinery.yes_no import read_yes_no
+from icl.metrics import AnswerForm, extract_answer, gold_number, read_number, read_yes_no
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -12,8 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.config.keys import AXES, DEMONSTRATION_AXES
-from experiments.grid.matching import match_label
+from experiments.config import AXES, DEMONSTRATION_AXES, match_label
 from experiments.stats.formatting import format_count, join_words
 from experiments.stats.run_statistics import RUN_LEVEL, is_run_level
 from icl import Better, ConfigError, DataFrame, did_you_mean, entries, resolve
@@ -169,6 +168,17 @@ def reference_of(arm: Arm, to: Mapping[str, Any], candidates: Sequence[Arm]) -> 
         c for c in candidates if matches_setting(c, reference) and all(c[key] == value for key, value in to.items())
     ]
     return next((c for c in fitting if c == reference), fitting[0] if fitting else None)
+
+
+def iter_compared_arms(
+    frame: DataFrame, to: Mapping[str, Any], axes: Sequence[str]
+) -> Iterator[tuple[Arm, Arm, DataFrame, DataFrame]]:
+    """(arm, its reference, samples of the reference, samples of the arm) of each arm that has a reference."""
+    arms = list(iter_arms(frame, axes))
+    for arm, mine in arms:
+        reference = reference_of(arm, to, [other for other, _ in arms])
+        if reference is not None:
+            yield arm, reference, next(rows for other, rows in arms if other == reference), mine
 
 
 def matches_setting(arm: Mapping[str, Any], setting: Mapping[str, Any]) -> bool:

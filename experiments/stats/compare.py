@@ -2,7 +2,7 @@
 
 The reference of an arm is the arm that differs from it in the keys of `to` alone. Both must have the same queries and
 seeds, otherwise the comparison is refused. Right/wrong metrics use the exact McNemar test (`significance`), graded ones
-sign flips of clusters (`sign_flips`), run-level metrics a randomization test (`run_statistics`). Holm corrects
+sign flips of clusters (`sign_flips`), run-level metrics a randomization test (`exchanges`). Holm corrects
 p and intervals over all rows, or within each value of the axes `by`.
 
 Two arms are not tested if their answers cannot differ (`experiments.store.run_state`). Comparisons of equivalent

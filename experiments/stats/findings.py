@@ -38,7 +38,7 @@ from dataclasses import dataclass, field, replace
 from itertools import groupby
 
 from experiments.config.keys import DEFAULT_METRIC, DEFAULT_REFERENCES, NO_INTERVENTION
-from experiments.grid.matching import name_of
+from experiments.config.matching import name_of
 from experiments.stats.arm_comparisons import ArmComparison, Topic, Verdict, compare_arms, correct_topics
 from experiments.stats.arms import (
     NO_VALUE,

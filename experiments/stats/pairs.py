@@ -2,7 +2,7 @@
 
 Pairs are formed by (query, seed), and by further keys if several settings are pooled. A pair is dropped if either
 sample failed or the metric does not apply to it; the number of dropped pairs is reported. For a run-level metric the
-pairs are formed first, and the statistic of either arm is computed on the remaining samples (`run_statistics`).
+pairs are formed first, and the statistic of either arm is computed on the remaining samples (`exchanges`).
 """
 
 from collections.abc import Sequence
@@ -13,16 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from experiments.stats.arms import UNIT
+from experiments.stats.exchanges import PairedCells, Stratum, align_run_statistics, build_strata, randomization_test
 from experiments.stats.intervals import Floats, cluster_codes, cluster_sums, is_binary
-from experiments.stats.run_statistics import (
-    SAMPLE,
-    PairedCells,
-    Stratum,
-    align_run_statistics,
-    build_strata,
-    randomization_test,
-    run_level_columns,
-)
+from experiments.stats.run_statistics import SAMPLE, run_level_columns
 from experiments.stats.sign_flips import paired_proportions_test, sign_flip_test
 from experiments.stats.significance import holm, level_of_test
 from icl import ConfigError, DataFrame, ICLError
@@ -153,7 +146,7 @@ def paired_test(pairs: Pairs, level: float = 0.95, names: tuple[str, str] = ("re
 
     The interval holds the differences that the test does not reject: it leaves out 0 exactly if p is at most
     1 - level, at every number of pairs and clusters. Right/wrong scores use `paired_proportions`, graded ones
-    `sign_flips`, run-level metrics `run_statistics`.
+    `sign_flips`, run-level metrics `exchanges`.
 
     Args:
         pairs: The aligned arms.

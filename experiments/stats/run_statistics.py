@@ -1,4 +1,4 @@
-"""Run-level metrics (F1, ROC AUC, CIDEr), which have one value per cell: intervals, pairs and tests by recomputation.
+"""Run-level metrics (F1, ROC AUC, CIDEr), which have one value per cell: their columns in a frame, and intervals.
 
 A cell is one setting under one seed. A metric's `run_level` maps the samples of a cell to a `RunStatistic`
 (`icl.metrics.run_level`), which gives the statistic of any choice of them. The statistic of several cells (seeds,
@@ -13,25 +13,15 @@ pooled settings) is the mean of their statistics, weighted by their numbers of s
                 clusters (`intervals`; Dean and Pagano 2015). For F1, as F goes to 0 or 1, it approaches Wilson on the
                 Jaccard index F / (2 - F), mapped back to F, which is a proportion (Lam, Gopal and Qian 2023). Other
                 statistics have t standard errors on either side.
-    two arms    `align_run_statistics` forms the pairs first: a sample that failed in one arm counts as failed in both,
-                and both statistics are computed again. `randomization_test` exchanges the arms within clusters (Fisher
-                1935; for F1: Yeh 2000). p is the share of exchanges with a difference as large as the observed one, D.
-                It is exact under the null that exchanging changes nothing. The interval holds the differences m that
-                the same exchanges do not reject. D' is the difference after an exchange that moves a share q of the
-                pairs to the other arm. If the true difference were m, D' would be m (1 - 2 q) on average and D would
-                be m, so the exchange is as extreme as the data if |D' - m (1 - 2 q)| >= |D - m|. For a mean these are
-                the sign flips of the differences minus m (`sign_flips`); for other statistics this holds to first
-                order.
-    no spread   If no exchange, or no sample, changes anything, the interval ends at the statistic with z^2 more
-                clusters of the worst, or the best, samples, with z the normal quantile of the level. For a proportion
-                of 0 or 1 this is Wilson.
-    looks       `differences_at_look` gives the differences under exchanges that stay the same while a run grows.
+    no spread   If no sample changes anything, the interval ends at the statistic with z^2 more clusters of the worst,
+                or the best, samples, with z the normal quantile of the level. For a proportion of 0 or 1 this is
+                Wilson.
+    two arms    `experiments.stats.exchanges`
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from math import ceil
 from typing import Any
 
 import numpy as np
@@ -47,17 +37,7 @@ from experiments.stats.intervals import (
     mean_variance,
     normal_quantile,
 )
-from experiments.stats.sign_flips import (
-    MAX_ENTRIES,
-    SAMPLED_SUBSETS,
-    TwoSidedTest,
-    enclosed_means,
-    exactly_summable,
-    interval_of_equal_clusters,
-    invert_flips,
-    subsets,
-)
-from icl import ConfigError, DataFrame, RunStatistic, ScoredSample, StreamKey
+from icl import ConfigError, DataFrame, RunStatistic, ScoredSample
 from icl.metrics.run_level import RunLevelMetric, run_statistic, sum_rows
 
 Indices = NDArray[np.intp]
@@ -70,13 +50,6 @@ NO_SPREAD = 1e-9
 """A standard deviation, or the width of an interval, below this counts as zero."""
 OVERWHELMING = 1e9
 """So many added clusters that the data no longer matter: the statistic is that of the added ones."""
-ROUNDING = 1e-12
-"""A difference below this is rounding."""
-MANY_SUMS = 64
-"""A statistic of more sums than this (ROC AUC) is exchanged less often."""
-FEWER_EXCHANGES = 2_000
-PIECE_BYTES = 250
-"""Bytes of one piece of exchange patterns, so that memory does not grow with their number."""
 
 
 class SharedAttrs(dict[str, Any]):
@@ -157,33 +130,6 @@ class RunLevelColumns(list[str]):
         return self is other  # frames of two runs must not be joined as if they had one list of samples
 
     __hash__ = None
-
-
-@dataclass(frozen=True, eq=False)
-class Stratum:
-    """A pair of cells, one of each arm, on the same samples: the sums of their rows per cluster.
-
-    Attributes:
-        reference: [C, k], the sums of the reference arm.
-        arm: [C, k], the sums of the other arm.
-        value: Maps sums to the statistic.
-        weight: The share of all pairs that lies in these cells.
-        worst: [k], the sums of a cluster of worst samples.
-        best: [k], the sums of a cluster of best samples.
-        is_identical: Whether no sample differs.
-    """
-
-    reference: Any
-    arm: Any
-    value: Callable[[Floats], Floats]
-    weight: float
-    worst: Floats
-    best: Floats
-    is_identical: bool
-
-
-PairedCells = Sequence[tuple[Indices, RunStatistic, RunStatistic]]
-"""Of each pair of cells: the places of its pairs, the statistic of the reference, the statistic of the arm."""
 
 
 # frames
@@ -294,209 +240,13 @@ def _extremes_of_arm(
     """The statistic with so many more clusters of the worst samples, and of the best."""
     ends = [0.0, 0.0]
     for places, statistic in cells:
-        size = clusters * _informative_per_cluster(statistic.informative, codes[places])
+        size = clusters * informative_per_cluster(statistic.informative, codes[places])
         for i, extreme in enumerate((statistic.worst, statistic.best)):
             ends[i] += float(statistic.value(sum_rows(statistic.rows) + size * extreme)) * len(places) / len(codes)
     return min(ends), max(ends)
 
 
-def _informative_per_cluster(informative: NDArray[np.bool_], codes: Codes) -> float:
+def informative_per_cluster(informative: NDArray[np.bool_], codes: Codes) -> float:
     """The average number of samples that can move the statistic, over the clusters that have any."""
     clusters = len(np.unique(codes[informative]))
     return float(informative.sum()) / clusters if clusters else 1.0
-
-
-# two arms
-
-
-def align_run_statistics(
-    reference: RunLevelScores, arm: RunLevelScores, pairs: tuple[Indices, Indices]
-) -> tuple[Floats, Floats, PairedCells]:
-    """The statistics of two arms on the samples that count in both.
-
-    Args:
-        reference: The metric and the samples of the reference arm.
-        arm: Those of the other arm.
-        pairs: [n] numbers of the reference's samples, and [n] numbers of the arm's, pair by pair.
-
-    Returns:
-        [n] the numbers of either arm (`RunStatistic.numbers`), NaN where a pair does not count. Then the pairs of
-        cells.
-
-    Raises:
-        ConfigError: If the arms have different metrics.
-    """
-    numbers = np.full((2, len(pairs[0])), np.nan)
-    cells: list[tuple[Indices, RunStatistic, RunStatistic]] = []
-    both = np.stack([reference.cells[pairs[0]], arm.cells[pairs[1]]])
-    for own in np.unique(both, axis=1).T:
-        places = np.flatnonzero((both == own[:, None]).all(axis=0))
-        left, right = reference.statistic_of(pairs[0][places]), arm.statistic_of(pairs[1][places])
-        counted = left.counted & right.counted
-        if counted.any() and not counted.all():  # failures may affect other samples, such as those of a group
-            common = places[counted]
-            left, right = reference.statistic_of(pairs[0][common]), arm.statistic_of(pairs[1][common])
-            places, counted = common, left.counted & right.counted
-        numbers[:, places] = np.where(counted, [left.numbers(), right.numbers()], np.nan)
-        counted &= np.isfinite(numbers[:, places]).all(axis=0)
-        numbers[:, places[~counted]] = np.nan
-        names = {
-            type(scores.metric).__qualname__ for scores in (reference, arm)
-        }  # not the classes: a class of a user's file is a new object in each run
-        if len(names) > 1 or left.rows.shape != right.rows.shape:
-            raise ConfigError(f"the arms are scored by different metrics: {', '.join(sorted(names))}.")
-        if counted.any():
-            chosen = np.flatnonzero(counted)
-            cells.append((places[chosen], left.select(chosen), right.select(chosen)))
-    return numbers[0], numbers[1], cells
-
-
-def build_strata(cells: PairedCells, codes: Codes) -> list[Stratum]:
-    """One stratum per pair of cells. codes: [n], the cluster of each pair, in 0..C-1."""
-    total, count = sum(len(places) for places, _, _ in cells), int(codes.max()) + 1
-    strata = []
-    for places, reference, arm in cells:
-        # A sample counts if it can move either arm. An added cluster has the average number of such samples.
-        size = _informative_per_cluster(reference.informative | arm.informative, codes[places])
-        left, right = (_sum_by_cluster(side.rows, codes[places], count) for side in (reference, arm))
-        if isinstance(left, np.ndarray):  # sparse sums are counts, which are exact
-            left, right = np.split(exactly_summable(np.concatenate([left, right]), 2 * count), 2)
-        worst, best = _larger(reference.worst, arm.worst), _larger(reference.best, arm.best)
-        same = abs(reference.rows - arm.rows).sum() <= ROUNDING
-        strata.append(Stratum(left, right, reference.value, len(places) / total, size * worst, size * best, bool(same)))
-    return strata
-
-
-def randomization_test(
-    strata: Sequence[Stratum], sizes: Floats, level: float = 0.95, samples: int = SAMPLED_SUBSETS
-) -> TwoSidedTest:
-    """The test and the interval of the difference of two arms, which are exchanged within clusters.
-
-    The interval leaves out 0 exactly if p is at most 1 - level.
-
-    Args:
-        strata: The cells of both arms, from `build_strata`.
-        sizes: [C], the number of pairs in each cluster.
-        level: The confidence level.
-        samples: The number of random exchanges, if there are too many to use all of them.
-    """
-    deltas = [stratum.arm - stratum.reference for stratum in strata]
-    differs = np.asarray(sum(np.asarray(abs(delta).sum(axis=1)).ravel() for delta in deltas)) > 0
-    differing = np.flatnonzero(differs)
-    width = max(len(stratum.worst) for stratum in strata)
-    samples = min(samples, FEWER_EXCHANGES) if width > MANY_SUMS else samples
-    observed = float(exchanged_differences(strata, np.zeros((1, len(differing))), differing)[0])
-    ends = _extremes_of_difference(strata, OVERWHELMING)
-    lowest, highest = min(ends[0], -abs(observed)), max(ends[1], abs(observed))
-    generator, pieces = StreamKey(0, "").numpy("clusters without a difference"), []
-    # Clusters without a difference do not change D', but they change q. If few clusters differ, each pattern of these
-    # is used with several random patterns of the others.
-    repeats = 1 if differs.all() else ceil(samples / 2 ** min(len(differing), 30))
-    for chosen in subsets(len(differing), samples):
-        for exchanged in np.split(chosen, range(step := max(1, MAX_ENTRIES // width), len(chosen), step)):
-            exchanged_difference = exchanged_differences(strata, exchanged, differing)
-            moved = np.tile(exchanged @ sizes[differs], repeats)
-            moved += _random_sums(sizes[~differs], len(moved), generator)
-            # As extreme as D for m from (D - D') / (2 q) to (D + D') / (2 (1 - q)).
-            numerators = np.stack([observed - exchanged_difference, observed + exchanged_difference])
-            numerators[np.abs(numerators) <= ROUNDING] = 0.0
-            denominators = 2 * np.stack([moved, sizes.sum() - moved]) / sizes.sum()
-            pieces.append(enclosed_means(np.tile(numerators, repeats), denominators, lowest, highest))
-    result = invert_flips(np.concatenate(pieces, axis=1), level, lowest, highest)
-    if result.high - result.low >= NO_SPREAD:
-        return result
-    ends = _extremes_of_difference(strata, normal_quantile(0.5 + level / 2) ** 2)
-    if abs(observed) <= ROUNDING:
-        return TwoSidedTest(result.p, *ends)
-    low, high = interval_of_equal_clusters(observed, len(differing), result.p, level, (lowest, highest))
-    low, high = (min(low, ends[0]), high) if observed < 0 else (low, max(high, ends[1]))
-    return TwoSidedTest(result.p, low, high)
-
-
-def exchanged_differences(strata: Sequence[Stratum], exchanged: Floats, clusters: Any = slice(None)) -> Floats:
-    """[rows] differences of two arms, arm minus reference, that are exchanged in some clusters.
-
-    Args:
-        strata: The cells of both arms, from `build_strata`.
-        exchanged: [rows, C] of 0 and 1.
-        clusters: The clusters that the columns stand for, by default all.
-    """
-    differences = np.zeros(len(exchanged))
-    for stratum in strata:
-        moved = np.asarray(exchanged @ (stratum.arm - stratum.reference)[clusters])
-        reference, arm = sum_rows(stratum.reference), sum_rows(stratum.arm)
-        differences += stratum.weight * (stratum.value(arm - moved) - stratum.value(reference + moved))
-    return differences
-
-
-def differences_at_look(
-    metric: RunLevelMetric,
-    cells: Sequence[tuple[Sequence[ScoredSample], Sequence[ScoredSample]]],
-    clusters: Sequence[str],
-    rows: int,
-    seed: int,
-) -> Floats:
-    """The differences of two arms under random exchanges that stay the same while the arms grow.
-
-    Args:
-        metric: The run-level metric.
-        cells: For each seed, the samples of the reference and the samples of the arm, query by query.
-        clusters: The id of the cluster of each query. A cluster's exchanges depend on its id alone, so they are the
-            same at every look.
-        rows: The number of exchanges, with the data.
-        seed: Of the exchanges.
-
-    Returns:
-        [rows] differences of the statistic; the first is the difference of the data. NaN where it is undefined.
-    """
-    names, codes = list(dict.fromkeys(clusters)), cluster_codes(np.asarray(clusters, dtype=object))
-    sample_numbers, seeds = np.arange(len(cells) * len(codes)), np.repeat(np.arange(len(cells)), len(codes))
-    sides = [RunLevelScores(metric, [s for cell in cells for s in cell[side]], seeds) for side in (0, 1)]
-    *_, paired = align_run_statistics(sides[0], sides[1], (sample_numbers, sample_numbers))
-    strata = build_strata(paired, np.tile(codes, len(cells))) if paired else []
-    patterns = np.stack([_pattern(name, rows, seed) for name in names])
-    differences = []
-    for start in range(0, rows, 8 * PIECE_BYTES):
-        bits = np.unpackbits(patterns[:, start // 8 : start // 8 + PIECE_BYTES], axis=1)[:, : rows - start]
-        differences.append(exchanged_differences(strata, bits.T.astype(np.float64)))
-    return np.concatenate(differences)
-
-
-def _pattern(cluster: str, rows: int, seed: int) -> NDArray[np.uint8]:
-    """[ceil(rows / 8)] random bits, one per row. The first, of the data, is 0."""
-    bits = StreamKey(seed, cluster).numpy("exchange").integers(0, 256, (rows + 7) // 8, dtype=np.uint8)
-    bits[0] &= 0x7F
-    return bits
-
-
-def _extremes_of_difference(strata: Sequence[Stratum], clusters: float) -> tuple[float, float]:
-    """The differences with so many more clusters that are worst in one arm and best in the other."""
-
-    def difference(one: Stratum, arm: Floats, reference: Floats) -> float:
-        sums = sum_rows(one.arm) + clusters * arm, sum_rows(one.reference) + clusters * reference
-        return one.weight * float(one.value(sums[0]) - one.value(sums[1]))
-
-    ends = [sum(difference(s, s.worst, s.best) for s in strata), sum(difference(s, s.best, s.worst) for s in strata)]
-    return min(ends), max(ends)
-
-
-def _larger(reference: Floats, arm: Floats) -> Floats:
-    """The worst (or best) row of one of the arms: the row that adds more and so gives the wider interval.
-
-    Both arms get it, since an interval end adds worst rows to one arm and best rows to the other. So the worst and the
-    best row of a stratum may come from different arms.
-    """
-    return max(reference, arm, key=lambda row: float(np.abs(row).sum()))
-
-
-def _sum_by_cluster(rows: Any, codes: Codes, count: int) -> Any:
-    from scipy.sparse import csr_matrix
-
-    return csr_matrix((np.ones(len(codes)), (codes, np.arange(len(codes)))), shape=(count, len(codes))) @ rows
-
-
-def _random_sums(values: Floats, rows: int, generator: np.random.Generator) -> Floats:
-    """[rows] sums of random subsets of the values."""
-    step = max(1, MAX_ENTRIES // max(1, len(values)))
-    parts = [(generator.random((min(step, rows - i), len(values))) < 0.5) @ values for i in range(0, rows, step)]
-    return np.concatenate(parts)

@@ -5,10 +5,8 @@ from functools import lru_cache
 from typing import Any
 
 from experiments.stats.arms import UNIT
-from icl import DataFrame, Demo, Example, Query, normalize_text
-from icl.metrics.baselines import vote
-from icl.metrics.machinery.option_parsing import named_option
-from icl.option_listing import OPTION_TEXTS
+from icl import OPTION_TEXTS, DataFrame, Demo, Example, Query, normalize_text
+from icl.metrics import named_option, vote
 
 EMPTY_QUERY = Query("", (), "")
 Demonstration = tuple[str, float, str]

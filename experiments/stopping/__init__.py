@@ -10,3 +10,7 @@ tests them after a number of clusters that was planned.
     sequential    the mathematics: boundaries, p-values that are valid at any time, Holm's method on them
     findings, forecast    sentences of the report, and the expected number of samples of a plan
 """
+
+from icl.lazy_exports import lazy_exports
+
+__getattr__, __dir__, __all__ = lazy_exports(__name__)

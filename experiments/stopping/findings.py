@@ -17,7 +17,7 @@ import numpy as np
 
 from experiments.config.keys import StopSpec
 from experiments.stats import KEYS, Finding, Verdict, format_interval, format_p, format_signed, is_run_level
-from experiments.stats.arms import UNIT, Arm, describe_arm, iter_arms, reference_of, varying_axes
+from experiments.stats.arms import UNIT, describe_arm, iter_compared_arms, varying_axes
 from experiments.stats.sign_flips import paired_proportions_test, sign_flip_test
 from experiments.stopping.looks import Family
 from experiments.stopping.rule import DEFAULT_LOOKS, Standing
@@ -139,7 +139,7 @@ def anytime_findings(
     """
     yield Finding("Comparisons", "this run", WARNING, "", "", "open")
     labels = [axis for axis in varying_axes(scores, axes) if axis != "task"]
-    for arm, reference, theirs, mine in _with_references(scores, to, axes):
+    for arm, reference, theirs, mine in iter_compared_arms(scores, to, axes):
         task = str(arm.get("task", "this run"))
         claim = f"{describe_arm(arm, labels)} against {describe_arm(reference, labels)}, so far"
         numbers = "a run-level metric, which needs the whole run"
@@ -166,22 +166,11 @@ def _so_far(sums: Floats, sizes: Floats, planned: int) -> str:
 def discordance_by_task(scores: DataFrame, to: Mapping[str, Any], metric: str, axes: Sequence[str]) -> dict[str, float]:
     """Task -> the mean share of clusters on which an arm and its reference have other scores."""
     shares: dict[str, list[float]] = {}
-    for arm, _, theirs, mine in _with_references(scores, to, axes):
+    for arm, _, theirs, mine in iter_compared_arms(scores, to, axes):
         sums, _ = complete_clusters(scores[scores["task"] == arm["task"]], theirs, mine, metric)
         if len(sums):
             shares.setdefault(str(arm["task"]), []).append(float(np.mean(sums != 0)))
     return {task: float(np.mean(own)) for task, own in shares.items()}
-
-
-def _with_references(
-    scores: DataFrame, to: Mapping[str, Any], axes: Sequence[str]
-) -> Iterator[tuple[Arm, Arm, DataFrame, DataFrame]]:
-    """(arm, its reference, samples of the reference, samples of the arm) of each arm that has a reference."""
-    arms = list(iter_arms(scores, axes))
-    for arm, mine in arms if to else ():
-        reference = reference_of(arm, to, [other for other, _ in arms])
-        if reference is not None:
-            yield arm, reference, next(rows for other, rows in arms if other == reference), mine
 
 
 def complete_clusters(scores: DataFrame, reference: DataFrame, arm: DataFrame, metric: str) -> tuple[Floats, Floats]:

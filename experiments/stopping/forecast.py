@@ -14,8 +14,7 @@ import numpy as np
 
 from experiments.config.keys import StopSpec
 from experiments.grid.grid import Grid
-from experiments.stats import format_count, format_share, normal_quantile, smallest_detectable_difference
-from experiments.stats.significance import DISCORDANCE
+from experiments.stats import DISCORDANCE, format_count, format_share, normal_quantile, smallest_detectable_difference
 from experiments.stopping.plan import StopPlan, make_stop_plan
 from experiments.stopping.rule import EARLIEST_FUTILITY
 from experiments.stopping.sequential import predictive_power, z_boundaries

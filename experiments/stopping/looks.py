@@ -24,14 +24,11 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import StringConstraints
 
-from experiments.stats.run_statistics import differences_at_look
+from experiments.stats.exchanges import differences_at_look
 from experiments.stopping.plan import REMEDY, PlannedComparison, StopPlan
 from experiments.stopping.rule import ComparisonTest, End, LookResult, NaNFromNull, Standing, end_comparisons
-from experiments.store.json_shapes import Shape, check_shape
-from experiments.store.line_tail import LineTail
-from experiments.store.store import Store, read_mapping, scored_sample, write_json
-from icl import ScoredSample
-from icl.errors import DamagedFileError
+from experiments.store import LineTail, Shape, Store, check_shape, read_mapping, scored_sample, write_json
+from icl import DamagedFileError, ScoredSample
 from icl.metrics.run_level import RunLevelMetric
 
 FOLDER = "looks"

@@ -18,13 +18,12 @@ from typing import Annotated, Any
 from annotated_types import Ge, MinLen
 
 from experiments.config.keys import DEFAULT_CORRECTION, DEFAULT_REFERENCES, DEMONSTRATION_AXES, StopSpec, primary_metric
+from experiments.config.matching import match_label
 from experiments.grid.grid import Cell, Grid
-from experiments.grid.matching import match_label
 from experiments.stats import NO_VALUE, Arm, describe_arm, reference_of
 from experiments.stopping.rule import DEFAULT_LOOKS, LOOKS_OF_SEVERAL_MODELS, MAX_RUN_LEVEL_FAMILY, LookDesign
 from experiments.stopping.sequential import look_sizes
-from experiments.store.json_shapes import Digest, Shape
-from experiments.store.run_state import describe_metrics, equivalence_digest
+from experiments.store import Digest, Shape, describe_metrics, equivalence_digest
 from icl import ConfigError, Example, StreamKey
 
 REMEDY = "Run the same command again: it makes the file again from the config and the samples."

@@ -74,6 +74,7 @@ class RunShape(Shape):
     cells: list[Digest] = []
     sizes: list[int] | None = None
     metrics: dict[str, _Metric] = {}
+    accuracies: list[str] = []
     sessions: list[_Session] = []
 
 
@@ -102,6 +103,7 @@ class CellShape(Shape):
     metrics: dict[str, _Metric] = {}
     data: dict[str, str] = {}
     shots: int | None = None
+    decided_by: str = ""
 
 
 class _Commit(Shape):

@@ -15,6 +15,9 @@ from typing import Any
 
 from icl import StoreError
 
+HOLDER = ".holder.json"
+"""The file with the process, the machine and the time of the last lock."""
+
 PROBE_SECONDS = 0.2
 """Seconds to wait for the lock, because `is_locked` has it for a moment."""
 
@@ -42,7 +45,7 @@ def write_lock(folder: Path, timeout: float | None = None) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StoreError(f"{folder} cannot be made: {error.strerror or error}.") from error
-    holder = folder / ".holder.json"
+    holder = folder / HOLDER
     lock = FileLock(folder / ".lock")
     try:
         lock.acquire(timeout=PROBE_SECONDS if timeout is None else timeout, poll_interval=PROBE_SECONDS / 10)
@@ -85,7 +88,7 @@ def is_locked(folder: Path) -> bool:
     except Timeout:
         return True
     except OSError as error:
-        return error.errno not in READ_ONLY or (folder / ".holder.json").exists()
+        return error.errno not in READ_ONLY or (folder / HOLDER).exists()
 
 
 def last_state(folder: Path, info: Mapping[str, Any]) -> str:
@@ -100,22 +103,23 @@ def last_state(folder: Path, info: Mapping[str, Any]) -> str:
     """
     last = (info.get("sessions") or [{}])[-1]
     state = str(last.get("state", "finished"))
-    if state == "running" and "launch" not in last and _machine(folder) == platform.node() and not is_locked(folder):
-        return "killed"
+    if state == "running" and "launch" not in last:
+        machine = (read_json(folder / HOLDER) or {}).get("machine")
+        return "killed" if machine == platform.node() and not is_locked(folder) else state
     return state
 
 
-def _machine(folder: Path) -> str:
-    """The machine of the process that has the lock or died with it; '' if none is recorded."""
-    try:
-        return str(json.loads((folder / ".holder.json").read_text(encoding="utf-8"))["machine"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return ""
-
-
 def _holder(holder: Path) -> str:
-    try:
-        content = json.loads(holder.read_text(encoding="utf-8"))
-        return f"process {content['process']} on {content['machine']} since {content['since']}"
-    except (OSError, ValueError, KeyError):
+    content = read_json(holder) or {}
+    if not {"process", "machine", "since"} <= content.keys():
         return "another process"
+    return f"process {content['process']} on {content['machine']} since {content['since']}"
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The mapping in a file; None if it is incomplete, for example on a slow network disk."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return content if isinstance(content, dict) else None

@@ -24,13 +24,11 @@ from typing import Any
 
 from decoding.arms.equivalence import GREEDY, is_control_of_greedy, is_equivalent_to_greedy, registered_traits
 from experiments.config.keys import AXES, DEMONSTRATION_AXES
-from experiments.grid.feasibility import data_digests
-from experiments.grid.grid import Cell, Grid
+from experiments.grid import Cell, Grid, data_digests
 from experiments.store.imported import refuse_imported
 from experiments.store.store import Store, write_bytes
-from icl import StoreError, canonical_digest
+from icl import StoreError, __version__, canonical_digest
 from icl.tasks.source import former_id
-from icl.version import __version__
 
 REMEDY = "Use another name, or --fork to start a new run from its config."
 
@@ -145,7 +143,8 @@ def describe_cells(grid: Grid) -> Iterator[tuple[Cell, dict[str, Any]]]:
         has_own_code = registered_traits(cell.config["decoding"]["strategy"]) is None
         if has_own_code and is_control_of_greedy(cell.decoding, cell.answer_mode, cell.shots):
             content[EQUIVALENT] = True
-        yield cell, json_round_trip(content)
+        content = json_round_trip(content)
+        yield cell, content | {DECIDED_BY: equivalence_digest(content)}
 
 
 def describe_metrics(grid: Grid) -> dict[str, Any]:
@@ -154,8 +153,7 @@ def describe_metrics(grid: Grid) -> dict[str, Any]:
     The digest of its code is the revision of a metric from outside the toolkit. A metric whose outputs can be unread
     also has the revision of the reader.
     """
-    from icl.metrics.base import SCORING_REVISION
-    from icl.metrics.reading import READER_REVISION
+    from icl.metrics import READER_REVISION, SCORING_REVISION
     from icl.registry import describe, is_builtin
 
     nodes: dict[str, Any] = {}
@@ -209,7 +207,8 @@ def _check_shared(store: Store, grid: Grid) -> None:
     info = store.read_run()
     if info is None:  # a new run, or one that was killed before it wrote run.json
         cells = sorted({path.parent.name for path in store.folder.glob("cells/*/*.json*")})
-        if not cells and store.folder.is_dir() and any(p for p in store.folder.iterdir() if not _of_a_run(p)):
+        others = {path.name for path in store.folder.glob("[!.]*")} - {"cells", "looks"}
+        if not cells and others:
             raise StoreError(f"{store.folder} is not a run directory and is not empty. Use another name.")
         info = {"cells": cells}
     refuse_imported(store.folder, info)
@@ -221,10 +220,6 @@ def _check_shared(store: Store, grid: Grid) -> None:
         return
     differs = _differences(store, old, grid)
     raise StoreError(f"{store.folder} was made with another config ({differs}). {REMEDY}")
-
-
-def _of_a_run(path: Path) -> bool:
-    return path.name.startswith(".") or path.name in ("cells", "looks")
 
 
 def _has_samples(store: Store, digest: str) -> bool:
@@ -367,6 +362,8 @@ def _read(store: Store) -> dict[str, CellState]:
 
 EQUIVALENT = "equivalent_to_greedy"
 """The key of cell.json that is true for a control of a strategy with code of its own, if it answers as greedy does."""
+DECIDED_BY = "decided_by"
+"""The key of cell.json with its `equivalence_digest`; older runs lack it."""
 DECIDES = ("seed", "model_digest", *AXES)
 
 

@@ -29,9 +29,7 @@ from typing import Any
 
 from pydantic_core import from_json
 
-from icl import DataFrame, Sample, ScoredSample, StoreError
-from icl.errors import DamagedFileError
-from icl.text.json_text import parse_json
+from icl import DamagedFileError, DataFrame, Sample, ScoredSample, StoreError, parse_json
 
 OPEN_FILES = 128
 ROUNDING = 1e-6

@@ -4,15 +4,15 @@ Every display also writes log messages: phases and notes at INFO, failed samples
 
 import html
 import logging
+import re
 import sys
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from threading import Event, Lock, Thread
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
-from experiments.terminal.failure_kinds import FailureKinds
 from icl import strip_control_characters
 
 if TYPE_CHECKING:
@@ -34,6 +34,9 @@ LONG_PHASE_SECONDS = 3.0
 
 BAR = 28
 """The width of the bar in columns, if there is room."""
+
+VARYING = re.compile(r"'[^']*'|\"[^\"]*\"|\S*[/\\]\S*|\S+\.\w{2,4}\b|\d[\d,.]*")
+"""Quoted names, paths, file names and numbers: what differs between reasons of one kind."""
 
 MAX_REASONS = 5
 """Kinds of failures that are printed; samples of further ones are only counted."""
@@ -81,7 +84,10 @@ class SilentProgress:
     cells: int = 0
     cells_done: int = 0
     failures: int = 0
-    failure_kinds: FailureKinds = field(default_factory=FailureKinds)
+    failure_kinds: Counter[str] = field(default_factory=Counter)
+    """Kind -> the number of its failures, in the order in which the kinds appear."""
+    first_failures: dict[str, tuple[str, str]] = field(default_factory=dict)
+    """Kind -> the first failed sample of it, and the reason."""
     started: float = 0.0
     notes: list[str] = field(default_factory=list)
     marks: deque[tuple[float, int, float]] = field(default_factory=deque)
@@ -208,10 +214,11 @@ class LineProgress(SilentProgress):
         if self.heartbeat is not None:
             self.heartbeat.stop()
             self.heartbeat = None
-        for kind in list(self.failure_kinds.kinds.values())[:MAX_REASONS]:
-            if kind.count > 1:
-                self._print(kind.describe())
-        self.failure_kinds = FailureKinds()
+        for kind, count in list(self.failure_kinds.items())[:MAX_REASONS]:
+            if count > 1:
+                sample, reason = self.first_failures[kind]
+                self._print(f"failed       {count:,} samples, first {sample}: {reason.rstrip('.')}.")
+        self.failure_kinds.clear()
 
     def _beat(self) -> None:
         with self.lock:
@@ -223,11 +230,14 @@ class LineProgress(SilentProgress):
 
     def failed(self, sample: str, reason: str) -> None:
         super().failed(sample, reason)
-        if not self.failure_kinds.add(sample, reason):
+        kind = failure_kind(reason)
+        self.failure_kinds[kind] += 1
+        if self.failure_kinds[kind] > 1:
             return
-        if len(self.failure_kinds.kinds) <= MAX_REASONS:
+        self.first_failures[kind] = sample, reason
+        if len(self.failure_kinds) <= MAX_REASONS:
             self._print(failure_text(sample, reason, self.failures, self.samples))
-        elif len(self.failure_kinds.kinds) == MAX_REASONS + 1:
+        elif len(self.failure_kinds) == MAX_REASONS + 1:
             self._print("failures of further kinds are counted here; the run records their reasons.")
 
     def note(self, text: str) -> None:
@@ -298,14 +308,17 @@ def make_progress(quiet: bool = False, out: TextIO | None = None) -> Progress:
         quiet: Whether to display nothing.
         out: The stream; by default stderr.
     """
-    from experiments.terminal.progress import NotebookProgress, is_in_notebook
-
     stream = out or sys.stderr
     if quiet:
         return SilentProgress()
     if out is None and is_in_notebook():
         return NotebookProgress()
     return BarProgress(out=stream) if stream.isatty() else LineProgress(out=stream)
+
+
+def failure_kind(reason: str) -> str:
+    """The reason without names, numbers and paths, which differ between failures of one kind."""
+    return VARYING.sub("…", reason)
 
 
 def failure_text(sample: str, reason: str, count: int, samples: int) -> str:

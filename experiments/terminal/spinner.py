@@ -22,48 +22,30 @@ BAR = 28
 
 @contextmanager
 def spinner(out: TextIO | None = None) -> Iterator[ReportProgress]:
-    """Shows a line within `with spinner() as report_progress: report_progress("reading", 3, 10)`."""
+    """Shows a line within `with spinner() as report_progress: report_progress("reading", 3, 10)`.
+
+    On a terminal one line is rewritten, without rich, which takes time to import. A log gets a line from time to time.
+    """
     stream = out or sys.stderr
-    line = _Line(stream) if stream.isatty() else _Log(stream)
-    try:
-        yield line.update
-    finally:
-        line.end()
+    is_terminal = stream.isatty()
+    last, phase = -EVERY if is_terminal else time.monotonic(), ""
 
-
-class _Log:
-    """The display of a log: a line every `LINE_EVERY` seconds."""
-
-    def __init__(self, out: TextIO) -> None:
-        self.out, self.last = out, time.monotonic()
-
-    def update(self, what: str, done: int, of: int) -> None:
+    def report_progress(what: str, done: int, of: int) -> None:
+        nonlocal last, phase
         now = time.monotonic()
-        if now - self.last >= LINE_EVERY:
-            self.last = now
-            print(f"{what:<12} {done:,}/{of:,}" if of else what, file=self.out, flush=True)
-
-    def end(self) -> None:
-        """Nothing to close."""
-
-
-class _Line:
-    """The display of a terminal: one line that is rewritten. It does not use rich, which takes time to import."""
-
-    def __init__(self, out: TextIO) -> None:
-        self.out, self.last, self.what = out, -EVERY, ""
-
-    def update(self, what: str, done: int, of: int) -> None:
-        now = time.monotonic()
-        if now - self.last < EVERY and what == self.what:  # a new phase is always shown
+        is_new_phase = is_terminal and what != phase
+        if now - last < (EVERY if is_terminal else LINE_EVERY) and not is_new_phase:
             return
-        self.last, self.what = now, what
-        part = done * BAR // of if of else 0
-        bar = f"{'━' * part}{' ' * (BAR - part)} {done:,}/{of:,}" if of else "…"
-        self.out.write(f"\r\x1b[K{what:<12} {bar}")
-        self.out.flush()
+        last, phase = now, what
+        if is_terminal:
+            part = done * BAR // of if of else 0
+            bar = f"{'━' * part}{' ' * (BAR - part)} {done:,}/{of:,}" if of else "…"
+            print(f"\r\x1b[K{what:<12} {bar}", end="", file=stream, flush=True)
+        else:
+            print(f"{what:<12} {done:,}/{of:,}" if of else what, file=stream, flush=True)
 
-    def end(self) -> None:
-        if self.what:
-            self.out.write("\r\x1b[K")
-            self.out.flush()
+    try:
+        yield report_progress
+    finally:
+        if is_terminal and phase:
+            print("\r\x1b[K", end="", file=stream, flush=True)

@@ -15,8 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from icl import StoreError
-from icl.text.json_text import canonical_bytes
+from icl import StoreError, canonical_bytes
 
 STATE = "state.safetensors"
 CURVE = "losses.jsonl"

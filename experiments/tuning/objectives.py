@@ -29,12 +29,8 @@ from decoding import remove_demonstrations
 from experiments.config.keys import TuneSpec
 from experiments.tuning.episodes import Episode
 from experiments.tuning.trained_parts import TrainedPart
-from icl import ModelError, Prompt
-from icl.memory import BatchLimit
-from icl.models.hf.image_features import EncodedImage, vision_arguments
-from icl.models.hf.language_model import EncodedPrompt, LanguageModel, keep_columns
-from icl.models.hf.model import HF
-from icl.models.hf.token_ranges import row_edit
+from icl import BatchLimit, ModelError, Prompt
+from icl.models.hf import HF, EncodedImage, EncodedPrompt, LanguageModel, keep_columns, row_edit, vision_arguments
 
 IGNORED = -100
 """Target of a position without a loss, as in `torch.nn.functional.cross_entropy`."""

@@ -17,9 +17,7 @@ from torch import Tensor
 from experiments.config.keys import TuneSpec
 from experiments.tuning.trained_parts import TrainedAdapter
 from icl import ModelError
-from icl.models.hf.image_encoder import ImageEncoder, itself
-from icl.models.hf.image_features import EncodedImage, nbytes
-from icl.models.hf.model import HF
+from icl.models.hf import HF, EncodedImage, ImageEncoder, itself, nbytes
 from icl.models.hf.projector import (
     CONSTANT,
     Call,

@@ -20,8 +20,7 @@ from experiments.tuning.episodes import Episode, EpisodeStream
 from experiments.tuning.objectives import chunk_loss, encode_images_alone, encode_step, is_finite, learning_rate
 from experiments.tuning.projector import TrainedProjector
 from experiments.tuning.trained_parts import TrainedLora, TrainedPart, TrainedVectors
-from icl import ModelError, StreamKey
-from icl.memory import report_out_of_memory
+from icl import ModelError, StreamKey, report_out_of_memory
 from icl.models.hf.model import HF
 
 Record = Mapping[str, Any]
@@ -104,7 +103,8 @@ def train(
         if step == stop_after:
             break
         is_last = step == spec.steps
-        _set_rate(optimizer, learning_rate(step, spec.steps, spec.lr, spec.warmup))
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step, spec.steps, spec.lr, spec.warmup)
         optimizer.zero_grad(set_to_none=True)
         with torch.set_grad_enabled(not is_last):
             loss, count = _backward(model, part, spec, stream.episodes(step), step)
@@ -159,11 +159,6 @@ def _dev_loss(model: HF, part: TrainedPart, spec: TuneSpec, dev: EpisodeStream) 
     with torch.no_grad(), part.without_dropout():
         losses = [_backward(model, part, spec, dev.episodes(step), step)[0] for step in batches]
     return float(torch.stack(losses).mean())
-
-
-def _set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    for group in optimizer.param_groups:
-        group["lr"] = rate
 
 
 def _check(value: Tensor, what: str, step: int, saved: int | None, folder: Path) -> None:

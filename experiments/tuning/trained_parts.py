@@ -27,11 +27,9 @@ from decoding import FittedTensors
 from decoding.interventions.vector_file import write_vector_file
 from experiments.config.keys import TuneSpec
 from experiments.tuning.checkpoint import replacement, report_write_errors
-from icl import ConfigError, ModelError, Prompt, build, did_you_mean
+from icl import ConfigError, ModelError, Prompt, build, class_name, did_you_mean
+from icl.models.hf import HF, EncodedImage
 from icl.models.hf.adapter import CONFIG, WEIGHTS
-from icl.models.hf.image_features import EncodedImage
-from icl.models.hf.model import HF
-from icl.registry import class_name
 
 
 class TrainedPart(ABC):

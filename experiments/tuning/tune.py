@@ -15,19 +15,15 @@ from pathlib import Path
 from typing import Any
 
 from decoding.interventions.trainable import TrainableMethod
-from experiments.config.config import Config, parse_config
-from experiments.config.keys import NO_INTERVENTION, TuneSpec, TuningControl
-from experiments.config.yaml_document import Document
-from experiments.grid.fitted_parameters import fitting_origin, vector_record
-from experiments.grid.grid import Cell, expand
+from experiments.config import NO_INTERVENTION, Config, Document, TuneSpec, TuningControl, parse_config
+from experiments.grid import Cell, expand, fitting_origin, vector_record
 from experiments.store.lock import write_lock
 from experiments.tuning.checkpoint import TrainingFolder, replacement
 from experiments.tuning.episodes import EpisodeStream, MakeAlternatives, NearestImage, no_alternatives, wrong_answer
 from experiments.tuning.train import ReportProgress, TrainingOutcome, train
 from experiments.tuning.trained_parts import VECTOR_FILE
-from icl import ConfigError, DataError, Example, PlanError, Task, build, canonical_digest, entries, resolve
+from icl import ConfigError, DataError, Example, PlanError, Task, build, canonical_digest, class_name, entries, resolve
 from icl.models.hf.model import HF
-from icl.registry import class_name
 from retrievers import Retriever
 
 TUNED = "tuned"

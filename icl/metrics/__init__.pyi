@@ -1,5 +1,10 @@
+from icl.metrics.base import SCORING_REVISION as SCORING_REVISION
+from icl.metrics.baselines import BASELINES as BASELINES
+from icl.metrics.baselines import vote as vote
+from icl.metrics.machinery.answer_extraction import AnswerForm as AnswerForm
 from icl.metrics.machinery.answer_extraction import extract_answer as extract_answer
 from icl.metrics.machinery.answer_matching import contains_answer as contains_answer
+from icl.metrics.machinery.judge import Judge as Judge
 from icl.metrics.machinery.number_answers import gold_number as gold_number
 from icl.metrics.machinery.number_answers import read_number as read_number
 from icl.metrics.machinery.option_letters import chosen_by_place as chosen_by_place
@@ -11,8 +16,12 @@ from icl.metrics.machinery.yes_no import read_yes_no as read_yes_no
 from icl.metrics.normalize import is_number as is_number
 from icl.metrics.normalize import normalize_vqa as normalize_vqa
 from icl.metrics.normalize import parse_numbers as parse_numbers
+from icl.metrics.reading import READER_REVISION as READER_REVISION
+from icl.metrics.reading import folded_answers as folded_answers
+from icl.metrics.reading import unread_metrics as unread_metrics
 from icl.metrics.run_level import Bools as Bools
 from icl.metrics.run_level import Floats as Floats
+from icl.metrics.run_level import RunLevelMetric as RunLevelMetric
 from icl.metrics.run_level import group_indices as group_indices
 from icl.metrics.run_level import ratio as ratio
 from icl.metrics.run_level import sum_rows as sum_rows

@@ -9,6 +9,7 @@ change. By ability: a model copies the name of the demonstration that shows the 
 
 import random
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from .checks import Prompts, check
 from .distances import binomial_tail, fisher_fewer
@@ -27,7 +28,7 @@ BLOCKS = 8
 """Pairs of images in the test by ability: four prompts each."""
 NONSENSE = ("dax", "wug")
 LEAST = 8
-"""Answers with one of the two words that each case needs."""
+"""Answers with one of the two labels that are needed for each place of the query's image."""
 P_VALUE = 0.005
 Build = Callable[[str], Prompt]
 
@@ -108,54 +109,87 @@ def _judge(starts: Sequence[int | None], text: str, build: Build) -> Verdict | N
     return Verdict(Status.RED, f"the model gets A B C D in the order {order}: {text}", witness)
 
 
-def _by_ability(p: Instrument) -> Verdict:
-    """Does the model copy the label of the demonstration that shows the query's image? Labels are made-up words.
+@dataclass
+class LabelCounts:
+    """Answers to prompts whose query shows the image of one demonstration, the first or the second.
 
-    Case 0: the query shows the first demonstration's image; case 1: the second's. Shares of copied labels; C is chance:
-
-        case 0  case 1
-        > C     > C      ok
-        < C     any      RED, images are exchanged; not if the other case is > C, since a model that always copies one
-                         place has such shares on a correct server
-        > C     other    RED, images of one place stand elsewhere; `other` differs from case 0 (Fisher), and is not < C
-        C       C        cannot tell
-
-    The cases are not pooled, which would hide an exchange.
+    Attributes:
+        right: Answers with the label of that demonstration.
+        answers: Answers with the label of either demonstration.
     """
-    hits, tries, others, witness = [0, 0], [0, 0], 0, None
+
+    right: int = 0
+    answers: int = 0
+
+
+def _by_ability(p: Instrument) -> Verdict:
+    """Does the model give the label of the demonstration that shows the query's image?
+
+    A prompt shows two images with made-up labels, then one of the images again as the query:
+
+        image A: dax    image B: wug    image A: ?    the query shows the first image; right is dax
+        image A: dax    image B: wug    image B: ?    the query shows the second image; right is wug
+
+    What the shares of right labels say. Chance is 1/2, and the two columns may change places:
+
+        query first   query second   verdict
+        above chance  above chance   OK: each image stands where it was put
+        below chance  not above      RED: the images are exchanged, since the model gives the other image's label
+        above chance  at chance      RED if the two shares differ (Fisher): images of one place stand elsewhere
+        above chance  below chance   OPEN: the model copies the label of one place, whatever the query shows
+        at chance     at chance      OPEN: the model does not bind labels to images
+
+    The two shares are not pooled: each would hide what the other shows.
+    """
+    first, second, others, wrong = _ask_for_labels(p)
+    if min(first.answers, second.answers) < LEAST:
+        text = f"{others} of {4 * BLOCKS} answers are no label of a demonstration: this model cannot show the order"
+        return Verdict(Status.OPEN, text)
+    text = (
+        f"the label of the query's image is copied {first.right} of {first.answers} times if it comes first, "
+        f"{second.right} of {second.answers} if second"
+    )
+    p_above = [binomial_tail(one.right, one.answers) for one in (first, second)]
+    p_below = [binomial_tail(one.answers - one.right, one.answers) for one in (first, second)]
+    if max(p_above) < P_VALUE:
+        return Verdict(Status.OK, f"{text} (p = {max(p_above):.2g})")
+    copies_one_place = min(p_above) < P_VALUE and min(p_below) < P_VALUE
+    if not copies_one_place:
+        witness = () if wrong is None else (wrong,)
+        # Each p below is the smaller of two, so it is doubled.
+        if 2 * min(p_below) < P_VALUE:
+            return Verdict(Status.RED, f"{text} (p = {2 * min(p_below):.2g}): images are exchanged", witness)
+        counts = (first.right, first.answers), (second.right, second.answers)
+        p_differ = 2 * min(fisher_fewer(*counts[0], *counts[1]), fisher_fewer(*counts[1], *counts[0]))
+        if 2 * min(p_above) < P_VALUE and p_differ < P_VALUE:
+            elsewhere = f"{text} (p = {p_differ:.2g}): images of one place stand elsewhere"
+            return Verdict(Status.RED, elsewhere, witness)
+    return Verdict(Status.OPEN, f"{text}: the model does not bind labels to images, or copies one place")
+
+
+def _ask_for_labels(p: Instrument) -> tuple[LabelCounts, LabelCounts, int, Prompt | None]:
+    """The answers if the query shows the first image, and the second; how many are no label; the prompt of a wrong one.
+
+    Each pair of images is asked about in both orders, with labels drawn anew.
+    """
+    cases, others, wrong = (LabelCounts(), LabelCounts()), 0, None
     rng = random.Random(3)
     for _ in range(BLOCKS):
         pair = rng.sample("ABCDEFGHIJKLMNOPQR", 2)
         for image_names in (pair, pair[::-1]):
             labels = rng.sample(NONSENSE, 2)
-            for case in (0, 1):
-                prompt = _binding(image_names, labels, image_names[case])
+            for case, name, right in zip(cases, image_names, labels, strict=True):
+                prompt = _binding(image_names, labels, name)
                 body = {"messages": to_messages(prompt, "what is this?"), "max_tokens": 4, "temperature": 0}
                 answer = p.server.text(body).strip().lower()
                 copied = next((word for word in NONSENSE if answer.startswith(word)), None)
-                others += copied is None
-                tries[case] += copied is not None
-                hits[case] += copied == labels[case]
-                if copied not in (None, labels[case]):
-                    witness = prompt
-    (a, b), (n, m) = hits, tries
-    if min(n, m) < LEAST:
-        text = f"{others} of {4 * BLOCKS} answers are no label of a demonstration: this model cannot show the order"
-        return Verdict(Status.OPEN, text)
-    text = f"the label of the query's image is copied {a} of {n} times if it comes first, {b} of {m} if second"
-    p_above = [binomial_tail(a, n), binomial_tail(b, m)]
-    p_below = [binomial_tail(n - a, n), binomial_tail(m - b, m)]
-    if max(p_above) < P_VALUE:
-        return Verdict(Status.OK, f"{text} (p = {max(p_above):.2g})")
-    copies_one_place = min(p_above) < P_VALUE and min(p_below) < P_VALUE
-    shown_by = () if witness is None else (witness,)
-    # Each of these is the smaller of two p-values, so it is doubled.
-    if not copies_one_place and 2 * min(p_below) < P_VALUE:
-        return Verdict(Status.RED, f"{text} (p = {2 * min(p_below):.2g}): images are exchanged", shown_by)
-    p_differ = 2 * min(fisher_fewer(a, n, b, m), fisher_fewer(b, m, a, n))
-    if not copies_one_place and 2 * min(p_above) < P_VALUE and p_differ < P_VALUE:
-        return Verdict(Status.RED, f"{text} (p = {p_differ:.2g}): images of one place stand elsewhere", shown_by)
-    return Verdict(Status.OPEN, f"{text}: the model does not bind labels to images, or copies one place")
+                if copied is None:
+                    others += 1
+                    continue
+                case.answers += 1
+                case.right += copied == right
+                wrong = wrong if copied == right else prompt
+    return *cases, others, wrong
 
 
 def _binding(names: Sequence[str], words: Sequence[str], query: str) -> Prompt:

@@ -8,6 +8,8 @@ from icl.tasks.cell_values import text_of as text_of
 from icl.tasks.columns import ColumnMapping as ColumnMapping
 from icl.tasks.columns import read_examples as read_examples
 from icl.tasks.presets import PRESETS as PRESETS
+from icl.tasks.source import IMAGES as IMAGES
+from icl.tasks.source import SPLIT_COLUMN as SPLIT_COLUMN
 from icl.tasks.source import DataSource as DataSource
 from icl.tasks.source import former_id as former_id
 from icl.tasks.source import open_source as open_source

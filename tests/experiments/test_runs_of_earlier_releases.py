@@ -15,6 +15,7 @@ from experiments.cli.main import main
 from experiments.results.loaded_run import load_run
 
 ARCHIVE = Path(__file__).parent / "golden" / "runs_of_0_2_0.zip"
+READ_AGAIN = ("scores", "baselines", "scores_invocation", "unread")
 SCORED_ALIKE = ["mean", "low", "high", "samples", "clusters"]
 
 
@@ -33,8 +34,7 @@ def stored_samples(run: Path) -> dict[str, list[dict[str, object]]]:
     for path in sorted(run.glob("cells/*/0.jsonl")):
         lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
         samples[path.parent.name] = [
-            {key: value for key, value in line.items() if key not in ("scores", "baselines", "scores_invocation")}
-            for line in lines
+            {key: value for key, value in line.items() if key not in READ_AGAIN} for line in lines
         ]
     return samples
 

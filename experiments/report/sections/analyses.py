@@ -24,8 +24,7 @@ from experiments.analyses.stored_results import StoredResult, read_results
 from experiments.config.keys import AXES
 from experiments.report.figure import Figure, Line, dot_chart
 from experiments.report.section import Column, Kind, Section, Sentence
-from experiments.results.claims import JudgedClaim, judge_claims
-from experiments.results.run_view import RunView
+from experiments.results import JudgedClaim, RunView, judge_claims
 from experiments.stats import format_count
 from icl import ConfigError, DataFrame, Series, did_you_mean
 

@@ -4,9 +4,7 @@ from collections.abc import Iterator
 
 from experiments.report.section import Column, Section
 from experiments.report.sections.differences import are_controls
-from experiments.results.column_effects import ColumnEffects, interactions_frame, is_significant, macro_averages
-from experiments.results.data_columns import ScoreView
-from experiments.results.run_view import RunView
+from experiments.results import ColumnEffects, RunView, ScoreView, interactions_frame, is_significant, macro_averages
 from experiments.stats import axis_values, format_count, summarize_arms, varying_axes
 from icl import DataFrame
 

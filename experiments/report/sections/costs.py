@@ -58,7 +58,8 @@ def costs_sections(view: RunView) -> Iterator[Section]:
         Column("saved", kind="share", says="1 - computed / requested"),
     ]
     every = ", ".join(f"{name} {_number(value)}" for name, value in total.items() if value)
-    notes = [*remarks(total), SHARED, f"Every counter: {every}." if every else "", *view.probes]
+    remarks = [f"{format_count(int(total[name]), *words)}." for name, words in REMARKS.items() if total.get(name)]
+    notes = [*remarks, SHARED, f"Every counter: {every}." if every else "", *view.probes]
     time = f"Wall time of all sessions: {_clock(seconds)}" if seconds else "The run recorded no time."
     yield Section("costs", "Costs", frame=frame, columns=columns, notes=notes, folded=time)
     if branches := branch_costs(view.info):
@@ -97,11 +98,6 @@ def cost_lines(total: Mapping[str, float]) -> list[tuple[str, float, float, floa
             computed = whole - total[other] if is_saved else total[other]
             lines.append((what, whole, computed, 1 - computed / whole if computed <= whole else float("nan")))
     return lines
-
-
-def remarks(total: Mapping[str, float]) -> list[str]:
-    """Sentences about remarkable counters."""
-    return [f"{format_count(int(total[name]), *words)}." for name, words in REMARKS.items() if total.get(name)]
 
 
 def branch_costs(info: Mapping[str, Any]) -> list[dict[str, Any]]:

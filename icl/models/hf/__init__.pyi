@@ -14,13 +14,16 @@ from icl.models.hf.conversations import typed_turn as typed_turn
 from icl.models.hf.counters import ModelCounters as ModelCounters
 from icl.models.hf.device_placement import execution_device as execution_device
 from icl.models.hf.image_encoder import ImageEncoder as ImageEncoder
+from icl.models.hf.image_encoder import itself as itself
 from icl.models.hf.image_features import EncodedImage as EncodedImage
 from icl.models.hf.image_features import Key as Key
 from icl.models.hf.image_features import nbytes as nbytes
 from icl.models.hf.image_features import slice_field as slice_field
+from icl.models.hf.image_features import vision_arguments as vision_arguments
 from icl.models.hf.image_processing import ImageProcessor as ImageProcessor
 from icl.models.hf.language_model import EncodedPrompt as EncodedPrompt
 from icl.models.hf.language_model import LanguageModel as LanguageModel
+from icl.models.hf.language_model import keep_columns as keep_columns
 from icl.models.hf.memory import DEFAULT_BUDGETS as DEFAULT_BUDGETS
 from icl.models.hf.memory import TOWER_IMAGES as TOWER_IMAGES
 from icl.models.hf.memory import MemoryPlan as MemoryPlan

@@ -144,7 +144,6 @@ class VLLM(Model):
     @property
     def device_type(self) -> str:
         """'cpu', or the kind of accelerator."""
-        from icl.models.vllm.model import has_gpu
 
         return "cuda" if has_gpu() else "cpu"
 

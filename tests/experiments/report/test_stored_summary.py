@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from experiments.report import stored_summary
-from experiments.report.stored_summary import read_summary, write_summary
+from experiments.report import terminal
+from experiments.report.terminal import read_summary, write_summary
 
 CONSOLE = Console(width=80)
 
@@ -38,7 +38,7 @@ def test_a_summary_is_made_again_after_the_code_of_the_toolkit_has_changed(
 ) -> None:
     (tmp_path / "code" / "icl").mkdir(parents=True)
     (tmp_path / "code" / "icl" / "a.py").write_text("1")
-    monkeypatch.setattr(stored_summary, "ROOT", tmp_path / "code")
+    monkeypatch.setattr(terminal, "ROOT", tmp_path / "code")
     folder = make(tmp_path / "t", name="t")
     assert read_summary(folder, CONSOLE) == "the table"
     (tmp_path / "code" / "icl" / "a.py").write_text("2")

@@ -1,4 +1,5 @@
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,14 @@ from experiments.config.config import load_config
 from experiments.config.keys import AXES
 from experiments.grid.grid import expand
 from experiments.results.loaded_run import Run, load_run
+from experiments.results.view_run import view_run
 from experiments.running.run import run
 from experiments.store.store import Store
 from icl.errors import ConfigError, ICLWarning, StoreError
 
 Mapping = Callable[..., dict[str, Any]]
+ROOT = Path(__file__).parents[3]
+PACKAGES = ("icl", "prompts", "retrievers", "decoding", "experiments")
 
 
 @pytest.fixture
@@ -151,7 +155,8 @@ def test_samples_have_their_axes_metrics_and_baselines(mapping: Mapping, tmp_pat
 def test_an_older_run_has_the_directions_of_its_classes(mapping: Mapping, tmp_path: Path) -> None:
     run(load_config(mapping(metrics=["strict", "unparsed_rate"])), tmp_path)
     loaded = load_run(tmp_path / "t")
-    Store(loaded.path).write_run({**loaded.info, "metrics": {"unparsed_rate": {}, "strict": {"name": "own"}}})
+    info = {key: value for key, value in loaded.info.items() if key != "accuracies"}
+    Store(loaded.path).write_run({**info, "metrics": {"unparsed_rate": {}, "strict": {"name": "own"}}})
     frame = loaded.samples()
     assert frame.attrs["better"] == {"unparsed_rate": "lower", "strict": "higher"}
     assert frame.attrs["accuracies"] == ()
@@ -160,6 +165,35 @@ def test_an_older_run_has_the_directions_of_its_classes(mapping: Mapping, tmp_pa
     frame = loaded.samples()
     assert frame.attrs["better"] == {"strict": "lower", "unparsed_rate": "neither"}
     assert frame.attrs["accuracies"] == ("strict",)
+
+
+def folders_of(call: Callable[[], Any]) -> set[str]:
+    """The folders whose functions a call enters: folders of `experiments`, and other packages."""
+    files = set[str]()
+    sys.setprofile(lambda frame, event, _: files.add(frame.f_code.co_filename) if event == "call" else None)
+    try:
+        call()
+    finally:
+        sys.setprofile(None)
+    modules = (Path(file).relative_to(ROOT) for file in files if Path(file).is_relative_to(ROOT))
+    return {"/".join(one.parts[: 1 + (one.parts[0] == "experiments")]) for one in modules if one.parts[0] in PACKAGES}
+
+
+def test_the_view_of_a_run_needs_nothing_but_its_own_files(mapping: Mapping, tmp_path: Path) -> None:
+    nodes = ["greedy", "vcd", {"name": "mask_only", "of": "vcd"}]
+    arms = {"decoding": nodes, "shots": [0, 1]}
+    run(load_config(mapping(model={"name": "hf", "path": "tiny"}, grid=arms, shots=None)), tmp_path)
+    loaded = load_run(tmp_path / "t")
+    entered = folders_of(lambda: view_run(loaded))
+    assert entered <= {f"experiments/{folder}" for folder in ("results", "store", "stats", "config")} | {"icl"}
+    frame = loaded.samples()
+    assert frame.groupby(["shots", "decoding"])["decided_by"].first().nunique() == 4
+    store = Store(loaded.path)
+    for digest in loaded.info["cells"]:
+        cell = {key: value for key, value in (store.read_cell(digest) or {}).items() if key != "decided_by"}
+        store.write_cell(digest, cell)
+    assert "decoding" in folders_of(lambda: view_run(loaded))  # as in a run of an older release
+    pd.testing.assert_frame_equal(loaded.samples(), frame)
 
 
 def test_comparisons_have_the_defaults_of_the_config(written_run: Run) -> None:

@@ -11,22 +11,24 @@ from scipy.stats import rankdata
 
 from experiments.results.column_effects import arm_interactions
 from experiments.results.paired_runs import concat_scores
-from experiments.stats import run_statistics, sign_flips
+from experiments.stats import exchanges, sign_flips
 from experiments.stats.arms import find_baseline_column
 from experiments.stats.decoding_effects import count_transitions
+from experiments.stats.exchanges import (
+    align_run_statistics,
+    build_strata,
+    differences_at_look,
+    exchanged_differences,
+    randomization_test,
+)
 from experiments.stats.intervals import estimate_mean, few_clusters_factor, wilson
 from experiments.stats.pairs import UnpairedError, align_pairs, paired_test
 from experiments.stats.run_statistics import (
     SAMPLE,
     RunLevelScores,
     add_run_level,
-    align_run_statistics,
-    build_strata,
-    differences_at_look,
     drop_scores,
     estimate_run_statistic,
-    exchanged_differences,
-    randomization_test,
     within_parts,
 )
 from experiments.stats.sign_flips import sign_flip_test
@@ -643,7 +645,7 @@ def test_the_interval_is_the_same_for_any_piece_size(monkeypatch):
     positive, draw = np.arange(30) % 2 == 0, np.random.default_rng(8)
     made = tuple(roc_auc(draw.normal(size=30) + positive, positive) for _ in range(2))
     first = swap(made)
-    monkeypatch.setattr(run_statistics, "MAX_ENTRIES", 7 * len(strata(made)[0].worst))
+    monkeypatch.setattr(exchanges, "MAX_ENTRIES", 7 * len(strata(made)[0].worst))
     assert swap(made) == first
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from experiments.config.keys import StopSpec
-from experiments.stats.run_statistics import build_strata, differences_at_look, randomization_test
+from experiments.stats.exchanges import build_strata, differences_at_look, randomization_test
 from experiments.stopping.rule import ComparisonTest, LookDesign, LookResult, Standing, end_comparisons
 from experiments.stopping.sequential import SpentLevel, ladder, lattice, look_sizes, zero_mean_p
 from icl.metrics.base import ScoredSample

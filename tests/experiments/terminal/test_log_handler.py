@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from experiments.terminal.log_handler import verbose_logging
+from experiments.cli.main import verbose_logging
 from experiments.terminal.progress import make_progress
 from experiments.terminal.spinner import spinner
 

@@ -5,13 +5,10 @@ keys agree. A list matches any of its values. `match_label` finds the one label 
 """
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from experiments.config.keys import LIST_AXES
 from icl import ConfigError, describe, did_you_mean
-
-if TYPE_CHECKING:
-    from experiments.grid.grid import Grid
 
 
 def matches_all(exclusion: Mapping[str, Any], values: Mapping[str, Any]) -> bool:
@@ -38,27 +35,6 @@ def node_matches(value: Any, node: Any) -> bool:
     if isinstance(value, list) and isinstance(node, list):
         return len(value) == len(node) and all(map(node_matches, value, node))
     return bool(value == node)
-
-
-def check_comparable(grid: "Grid") -> None:
-    """Raises ConfigError if `compare` names a value or a metric that the grid lacks, or several values at once."""
-    compare = grid.config.compare
-    if compare is None:
-        return
-    for axis, value in compare.to.items():
-        labels = list(dict.fromkeys(str(cell.labels[axis]) for cell in grid.cells))
-        where = grid.config.where("compare", "to", axis)
-        if not any(matches(cell.axis_value(axis), axis, value) or cell.labels[axis] == value for cell in grid.cells):
-            hint = did_you_mean(str(value), labels)
-            raise ConfigError(f"{where}: no cell has {axis} {value!r}.{hint} It has {', '.join(labels)}.")
-        if len(labels) > 1:
-            match_label(value, labels, axis, where)
-    if compare.metric not in grid.metrics:
-        where = grid.config.where("compare", "metric")
-        hint = did_you_mean(compare.metric, grid.metrics)
-        raise ConfigError(
-            f"{where}: no metric '{compare.metric}' in metrics.{hint} There are {', '.join(grid.metrics)}."
-        )
 
 
 def match_label(value: Any, labels: Sequence[str], axis: str, where: str) -> str:

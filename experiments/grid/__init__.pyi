@@ -1,0 +1,12 @@
+from experiments.grid.feasibility import check_data as check_data
+from experiments.grid.feasibility import check_requirements as check_requirements
+from experiments.grid.feasibility import check_sizes as check_sizes
+from experiments.grid.feasibility import data_digests as data_digests
+from experiments.grid.fitted_parameters import fitting_origin as fitting_origin
+from experiments.grid.fitted_parameters import vector_record as vector_record
+from experiments.grid.grid import Cell as Cell
+from experiments.grid.grid import Grid as Grid
+from experiments.grid.grid import expand as expand
+from experiments.grid.grid_warnings import TOLERANCE as TOLERANCE
+from experiments.grid.grid_warnings import degenerate_at_shots as degenerate_at_shots
+from experiments.grid.grid_warnings import loading_problems as loading_problems

@@ -1,0 +1,9 @@
+from experiments.report.figure import read_width as read_width
+from experiments.report.leaderboard_columns import collect_leaderboard as collect_leaderboard
+from experiments.report.leaderboard_columns import split_by_columns as split_by_columns
+from experiments.report.page import write_report as write_report
+from experiments.report.rendered_prompt import print_prompt as print_prompt
+from experiments.report.section import Section as Section
+from experiments.report.terminal import print_summary as print_summary
+from experiments.report.terminal import read_summary as read_summary
+from experiments.report.terminal import write_summary as write_summary

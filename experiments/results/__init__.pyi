@@ -1,0 +1,15 @@
+from experiments.results.claims import JudgedClaim as JudgedClaim
+from experiments.results.claims import judge_claims as judge_claims
+from experiments.results.column_effects import ColumnEffects as ColumnEffects
+from experiments.results.column_effects import interactions_frame as interactions_frame
+from experiments.results.column_effects import is_significant as is_significant
+from experiments.results.column_effects import macro_averages as macro_averages
+from experiments.results.data_columns import ScoreView as ScoreView
+from experiments.results.data_columns import split_view as split_view
+from experiments.results.invocations import describe_invocation as describe_invocation
+from experiments.results.loaded_run import Run as Run
+from experiments.results.paired_runs import pair_runs as pair_runs
+from experiments.results.run_view import RunView as RunView
+from experiments.results.sample_notes import ArmAnswers as ArmAnswers
+from experiments.results.sample_notes import is_unremarkable as is_unremarkable
+from experiments.results.view_run import cells_by_label as cells_by_label
