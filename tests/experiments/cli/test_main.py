@@ -178,9 +178,8 @@ def test_a_finished_run_prints_its_table_without_model_samples_or_statistics(
     assert last == "0 []"
 
 
-@pytest.mark.parametrize("change", ["weights", "code", "query", "parameter"])
 def test_a_finished_run_is_not_taken_for_finished_after_a_change(
-    icl: ICL, grid: Callable[[str], str], tmp_path: Path, change: str
+    icl: ICL, grid: Callable[[str], str], tmp_path: Path
 ) -> None:
     """Whatever a digest covers: the checkpoint, a component's file, the data, a parameter."""
     (tmp_path / "data.jsonl").write_text("".join(f'{{"question": "q{i}", "answer": "a"}}\n' for i in range(8)))
@@ -200,45 +199,55 @@ def test_a_finished_run_is_not_taken_for_finished_after_a_change(
     first = icl("run", config)
     assert first.status == 0
     assert icl("run", config).out.startswith("nothing to do")
-    words = []
-    if change == "weights":
-        card = tmp_path / "model" / "tokenizer_config.json"
-        card.write_text(card.read_text().replace("2048", "2047"))
-    elif change == "code":
-        (tmp_path / "mine.py").write_text((tmp_path / "mine.py").read_text() + "\n\nVALUE = 1\n")
-    elif change == "query":
-        (tmp_path / "data.jsonl").write_text((tmp_path / "data.jsonl").read_text().replace("q3", "Q3"))
-    else:
-        words.append("max_new_tokens=3")
-    again = icl("run", config, *words)
-    assert again.status == 2
-    assert "runs/own was made with" in again.err
-    assert "nothing to do" not in again.out
+    for name, old, new in (
+        ("model/tokenizer_config.json", "2048", "2047"),
+        ("mine.py", "    pass\n", "    pass\n\n\nVALUE = 1\n"),
+        ("data.jsonl", "q3", "Q3"),
+        ("", "max_new_tokens", "max_new_tokens=3"),
+    ):
+        file = tmp_path / name
+        before = file.read_text() if name else ""
+        if name:
+            assert old in before
+            file.write_text(before.replace(old, new))
+        again = icl("run", config, *([] if name else [new]))
+        assert again.status == 2, name
+        assert "runs/own was made with" in again.err
+        assert "nothing to do" not in again.out
+        if name:
+            file.write_text(before)
+    assert icl("run", config).out.startswith("nothing to do")
 
 
-@pytest.mark.parametrize("change", ["report", "samples", "metrics", "width", "summary"])
 def test_a_changed_run_prints_a_new_table(
-    icl: ICL, grid: Callable[[str], str], monkeypatch: pytest.MonkeyPatch, change: str
+    icl: ICL, grid: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = icl("run", grid(RUN))
-    folder, words = Path("runs/small"), ["run", "grid.yaml"]
+    folder, as_made = Path("runs/small"), Path("as_made")
+    shutil.copytree("runs", as_made)
     report = (folder / "report.html").read_text()
-    if change == "report":
-        (folder / "report.html").unlink()
-    elif change == "samples":
-        (path,) = [p for p in folder.glob("cells/*/*.jsonl") if '"demos"' in p.read_text()]
-        path.write_text(re.sub(r'"lenient": [01]\.0', '"lenient": 0.0', path.read_text()))
-    elif change == "metrics":
-        words.append("metrics=[strict]")
-    elif change == "summary":
-        (folder / ".summary.json").write_text('{"state": 1}')
-    else:
-        monkeypatch.setenv("COLUMNS", "50")
-    again = icl(*words)
-    assert again.status == 0
-    assert (again.out.endswith(first.out)) == (change in ("report", "summary"))
-    assert again.out.endswith("report  runs/small/report.html\n")
-    assert bool((folder / "report.html").read_text() == report) == (change in ("report", "width", "summary"))
+    for change in ("report", "samples", "metrics", "summary", "width"):
+        shutil.rmtree("runs")
+        shutil.copytree(as_made, "runs")
+        words = ["run", "grid.yaml"]
+        if change == "report":
+            (folder / "report.html").unlink()
+        elif change == "samples":
+            (path,) = [p for p in folder.glob("cells/*/*.jsonl") if '"demos"' in p.read_text()]
+            path.write_text(re.sub(r'"lenient": [01]\.0', '"lenient": 0.0', path.read_text()))
+        elif change == "metrics":
+            words.append("metrics=[strict]")
+        elif change == "summary":
+            (folder / ".summary.json").write_text('{"state": 1}')
+        else:
+            monkeypatch.setenv("COLUMNS", "50")
+        again = icl(*words)
+        assert again.status == 0, change
+        assert (again.out.endswith(first.out)) == (change in ("report", "summary")), change
+        assert again.out.endswith("report  runs/small/report.html\n"), change
+        assert bool((folder / "report.html").read_text() == report) == (change in ("report", "width", "summary")), (
+            change
+        )
 
 
 def test_run_takes_overrides_and_another_folder(icl: ICL, grid: Callable[[str], str], tmp_path: Path) -> None:
