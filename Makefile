@@ -8,7 +8,9 @@ unexport PYTHONDONTWRITEBYTECODE
 VLLM_TESTS := tests/decoding/lockstep tests/decoding/server tests/icl/models/vllm
 # Several engines at once, the matrix of runners, and the processors of many models: a third of the time of the tests of vLLM.
 VLLM_LONG_TESTS := tests/decoding/lockstep/test_serving_parallel.py tests/decoding/lockstep/test_runners.py \
-	tests/icl/models/vllm/test_tensor_parallel.py tests/icl/models/vllm/test_token_ids.py
+	tests/icl/models/vllm/test_tensor_parallel.py tests/icl/models/vllm/test_token_ids.py tests/icl/models/vllm/test_replicas.py
+# `make test` runs a part of their cases (ICL_TEST_MATRIX).
+VLLM_SAMPLED_TESTS := tests/decoding/lockstep/test_equality.py tests/decoding/server/test_serving.py
 # What starts processes, browsers or clusters, or loads many architectures.
 SLOW_TESTS := tests/journeys tests/icl/models/hf tests/experiments/launch tests/lab/tiny tests/lab/architectures tests/lab/models \
 	tests/experiments/notebooks tests/lab/bench tests/experiments/report/test_page_in_chromium.py \
@@ -96,7 +98,7 @@ test-vllm:
 # Several engines at once; then many requests on vLLM's second model runner, in Triton's interpreter, with steps planned in
 # turn and ahead. 25 minutes.
 test-vllm-long: vllm-env
-	@$${VLLM_ENV:-.venv-vllm}/bin/python -m pytest -q $(VLLM_LONG_TESTS)
+	@ICL_TEST_MATRIX=all $${VLLM_ENV:-.venv-vllm}/bin/python -m pytest -q $(VLLM_LONG_TESTS) $(VLLM_SAMPLED_TESTS)
 	@ICL_TEST_RUNNER=2 PYTHON=$(PYTHON) sh tests/vllm_env.sh -q -k "test_equality or test_weights or test_block_budget or icl_serve_on_the_second"
 	@ICL_TEST_RUNNER=2 ICL_TEST_ASYNC=1 PYTHON=$(PYTHON) sh tests/vllm_env.sh -q -k "test_equality or test_weights or test_block_budget"
 

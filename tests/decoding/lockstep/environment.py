@@ -9,6 +9,8 @@ import os
 import sys
 from typing import Any
 
+import pytest
+
 if importlib.util.find_spec("vllm") is not None:
     os.environ.update(
         {
@@ -26,6 +28,15 @@ if importlib.util.find_spec("vllm") is not None:
     )
     if os.environ.get("ICL_TEST_RUNNER") == "2" and "vllm" not in sys.modules:
         import second_runner  # noqa: F401
+
+
+@pytest.fixture(autouse=True, scope="session")
+def inspect_models_here() -> None:
+    """Lets vLLM inspect model classes in this process. It starts one for each, 10 s of CPU time, to protect CUDA."""
+    if "vllm" in sys.modules:
+        from vllm.model_executor.models import registry
+
+        registry._run_in_subprocess = lambda inspect: inspect()
 
 
 def allow_async() -> None:

@@ -22,7 +22,6 @@ GROUPS = TIGHT_REQUESTS * 100 // 136
 """At least GROUPS of TIGHT_REQUESTS have two branches or more."""
 
 STOPS = frozenset(checkpoints.STOPS)
-ARCHITECTURES = ("llava", "qwen2_5_vl")
 TIGHT = {"max_num_batched_tokens": 64, "num_gpu_blocks_override": 33, "max_num_seqs": 16}
 """Prompts of up to 250 tokens are computed in chunks of at most 64, and a few groups fill the cache."""
 
@@ -30,7 +29,13 @@ TIGHT_ARMS = ("greedy", *groups.ARMS[:2], groups.ARMS[3])
 """Without traces, greedy is an ordinary request."""
 
 
-@pytest.fixture(scope="module", params=ARCHITECTURES)
+NAMES = [("llava", "tight"), ("qwen2_5_vl", "roomy"), ("llava", "roomy"), ("qwen2_5_vl", "tight")]
+if "ICL_TEST_MATRIX" not in os.environ and "ICL_TEST_RUNNER" not in os.environ:
+    NAMES = NAMES[:2]  # both settings and both architectures; `make test-vllm-long` has all four
+CASES = [(architecture, room == "tight") for architecture, room in NAMES]
+
+
+@pytest.fixture(scope="module")
 def folder(request: pytest.FixtureRequest) -> Path:
     return checkpoints.shared(request.param)
 
@@ -61,7 +66,7 @@ def agreed(engine: groups.Watched) -> float:
     return sum(len({one.tokens for one in outputs}) == 1 for outputs in group_outputs) / len(group_outputs)
 
 
-@pytest.mark.parametrize("tight", [True, False], ids=["tight", "roomy"])
+@pytest.mark.parametrize(("folder", "tight"), CASES, indirect=["folder"], ids=["-".join(case) for case in NAMES])
 def test_branches_agree_and_tokens_are_the_strategys_own(
     folder: Path, reference: Reference, tight: bool, record_property: Callable[[str, object], None]
 ) -> None:
@@ -102,6 +107,7 @@ class Default(groups.Watched):
         return super().arguments() | {"scheduler_cls": None, "additional_config": {"lockstep_allow": ["scheduler"]}}
 
 
+@pytest.mark.parametrize("folder", ["llava"], indirect=True)
 def test_the_same_check_fails_under_the_default_scheduler(folder: Path, reference: Reference) -> None:
     engine = groups.tiny_engine(folder, Default, max_num_batched_tokens=64)
     requests = groups.decoding_requests(10, LENGTH, arms=groups.ARMS[:2])

@@ -1,6 +1,8 @@
 """A real server with adapters: a client requests one by name, and its whole group runs with it."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -19,6 +21,7 @@ import groups
 from adapters import saved
 from chats import body, renamed, tokens
 from reference import Reference
+from server_ends import descendants, started_requests, survivors
 from server_process import Server, started
 
 from decoding.arms.arm import parse_arm
@@ -130,6 +133,24 @@ def test_an_unknown_model_is_a_404_with_and_without_a_strategy(serving: Server) 
     assert "Did you mean 'one'? It serves tiny, one, two" in answer["error"]["message"]
     assert json.loads(serving.call("/v1/strategies")[1])["adapters"] == ["one", "two"]
     assert [card["id"] for card in json.loads(serving.call("/v1/models")[1])["data"]] == ["tiny", "one", "two"]
+
+
+def test_an_engine_that_dies_fails_all_its_requests_and_ends_the_server(serving: Server) -> None:
+    """The last test of this file that calls the server, because it ends it. Other files share theirs."""
+    children = descendants(serving.process.pid)
+    how: list[dict[str, Any]] = [{}, {"stream": True}, {"icl": {"trace": True}}]
+    threads, answers = started_requests(serving, how * 16)  # more than run at once: some have not begun
+    os.kill(next(pid for pid, command in children.items() if "EngineCore" in command), signal.SIGKILL)
+    for thread in threads:
+        thread.join(60)
+    assert len(answers) == 48
+    why = ("the engine has failed", "does not return its records", "the server is stopping")
+    broken = [text for _, text in answers if any(some in text for some in why)]
+    assert broken
+    assert {status for status, text in answers if "data: " not in text and text not in broken} <= {200}
+    assert {status for status, text in answers if "data: " not in text and text in broken} == {503}
+    assert serving.process.wait(60) is not None
+    assert survivors(children) == []
 
 
 def test_an_adapter_of_another_base_is_an_error_before_the_server_starts(

@@ -2,4 +2,4 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[3] / "decoding" / "lockstep"))
-import environment  # noqa: F401
+from environment import inspect_models_here  # noqa: F401
