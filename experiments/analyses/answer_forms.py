@@ -1,5 +1,6 @@
 """How do the outputs of each arm write their answers, how many give no answer, and what was cut?
 
+    unread         `lenient` cannot read the output with certainty (`icl.metrics.reading`)
     unparsed       no answer could be read: an empty output, an unclosed block, neither yes nor no, or no option
     reasoned       the output has a reasoning block
     cut            the answer ended at `max_new_tokens`
@@ -28,7 +29,8 @@ def analyze(view: RunView) -> DataFrame:
     rows: list[dict[str, Any]] = []
     for one in arms:
         scores = {name: value for name, value in (("strict", one.strict), ("lenient", one.lenient)) if not isnan(value)}
-        shares = {"unparsed": one.unparsed, "reasoned": one.reasoned, "cut": one.cut_answer}
+        shares = {"unread": one.unread} if any(other.unread for other in arms) else {}
+        shares |= {"unparsed": one.unparsed, "reasoned": one.reasoned, "cut": one.cut_answer}
         if some_thinking_cut:
             shares["cut_thinking"] = one.cut_thinking
         by_form = {form: one.forms.get(form, 0.0) for form in forms}

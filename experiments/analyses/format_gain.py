@@ -2,12 +2,14 @@
 
     format gain = (strict - strict of the reference) - (lenient - lenient of the reference)
 
-A model that knows the answers and learns only their form from demonstrations gains under strict scoring alone. The
+With unread outputs (`experiments.stats.bounds`) the lenient gain is a range, and so is the format gain, without p. A
+model that knows the answers and learns only their form from demonstrations gains under strict scoring alone. The
 references are 0 shots, and where the run has them, random demonstrations and the reference decoding. Pairs have the
 same query and seed; Holm corrects over the arms of a reference.
 """
 
 from collections.abc import Mapping
+from math import nan
 from typing import Any
 
 from experiments import RunView, make_table
@@ -29,7 +31,10 @@ def analyze(view: RunView) -> DataFrame:
         for row in rows:
             del row["against"]
     signed = ("gain_strict", "gain_lenient", "format_gain", "low", "high")
-    return make_table(rows, "How much of the gain is format", note="p after Holm", signed=signed)
+    note = "p after Holm"
+    if any("unread" in row for row in rows):
+        note += "; with unread outputs low and high are the range over all readings, without sampling error"
+    return make_table(rows, "How much of the gain is format", note=note, signed=signed)
 
 
 def _references(view: RunView) -> list[dict[str, Any]]:
@@ -49,14 +54,24 @@ def _rows(view: RunView, reference: Mapping[str, Any]) -> list[dict[str, Any]]:
             **{axis: row[axis] for axis in named},
             "against": describe_arm(reference),
             "gain_strict": float(by_strict),
-            "gain_lenient": float(by_lenient),
+            "gain_lenient": float(by_lenient["difference"]),
             "format_gain": float(row["difference"]),
             "low": float(row["low"]),
             "high": float(row["high"]),
             "p": float(row["p_corrected"]),
             "n": int(row["pairs"]),
+            **_ranges(float(by_strict), by_lenient),
         }
         for row, by_strict, by_lenient in zip(
-            form.to_dict("records"), strict["difference"], lenient["difference"], strict=True
+            form.to_dict("records"), strict["difference"], lenient.to_dict("records"), strict=True
         )
     ]
+
+
+def _ranges(by_strict: float, by_lenient: Mapping[Any, Any]) -> dict[str, Any]:
+    """The format gain over all readings of unread outputs; empty if every output of both arms is read."""
+    if not by_lenient.get("unread", 0):
+        return {}
+    ends = by_strict - by_lenient["difference_high"], by_strict - by_lenient["difference_low"]
+    unknown = dict.fromkeys(("gain_lenient", "format_gain", "p"), nan)
+    return unknown | {"low": ends[0], "high": ends[1], "unread": by_lenient["unread"]}

@@ -208,7 +208,7 @@ def _slug(name: str) -> str:
     return "-".join("".join(c if c.isalnum() and c.isascii() else " " for c in name.lower()).split())
 
 
-SHARES = {"unparsed": "no answer", "cut_answer": "answer cut", "cut_thinking": "thinking cut"}
+SHARES = {"unread": "unread", "unparsed": "no answer", "cut_answer": "answer cut", "cut_thinking": "thinking cut"}
 
 
 def answers_section(view: RunView) -> Section | None:
@@ -236,6 +236,9 @@ def answers_section(view: RunView) -> Section | None:
     notes = [
         "strict: the whole output is an accepted answer. lenient: the output gives one in any form. answer cut: it "
         "ended at max_new_tokens.",
+        "unread: lenient may be wrong about these outputs. Above 2 % its mean says nothing and is left out."
+        if "unread" in shares
+        else "",
         "Arms with the answers of another by construction are left out." if frame["repeated"].any() else "",
     ]
     summary = f"All arms write their answers alike ({arms[0].wrapping}), and every output gives an answer."

@@ -381,6 +381,11 @@ def describe_sample(row: Mapping[str, Any], view: RunView) -> str:
 
 def _describe_arm(one: ArmAnswers) -> str:
     scores = [("strict", one.strict), ("lenient", one.lenient)]
-    shares = [("no answer", one.unparsed), ("answer cut", one.cut_answer), ("thinking cut", one.cut_thinking)]
+    shares = [
+        ("unread", one.unread),
+        ("no answer", one.unparsed),
+        ("answer cut", one.cut_answer),
+        ("thinking cut", one.cut_thinking),
+    ]
     numbers = [pair for pair in scores if pair[1] == pair[1]] + [pair for pair in shares if pair[1]]
     return ", ".join([*(f"{name} {format_share(value)}" for name, value in numbers), one.wrapping])

@@ -14,6 +14,8 @@ import numpy as np
 
 from experiments.stats import FORM, iter_arms, join_words, label_axes
 from experiments.stats.answer_forms import REASONED, describe_forms, form_shares, forms_differ
+from experiments.stats.bounds import NARROW
+from experiments.stats.settled import unread_flags
 from experiments.store.store import Store
 from icl import DataFrame, Series, entries, resolve
 from icl.metrics.machinery.answer_extraction import AnswerForm
@@ -100,7 +102,8 @@ class ArmAnswers:
         arm: Its value on each axis that varies, with task and shots.
         count: The number of outputs.
         strict: Mean strict score; NaN without that metric.
-        lenient: Mean lenient score; NaN without that metric.
+        lenient: Mean lenient score; NaN without that metric, and if so many outputs are unread that it says nothing.
+        unread: The share of outputs that `lenient` cannot read with certainty.
         unparsed: The share of outputs that give no answer.
         cut_answer: The share of outputs with an answer that was cut at `max_new_tokens`.
         cut_thinking: The share of outputs with thinking that was cut at `max_thinking_tokens`.
@@ -112,6 +115,7 @@ class ArmAnswers:
     count: int
     strict: float
     lenient: float
+    unread: float
     unparsed: float
     cut_answer: float
     cut_thinking: float
@@ -130,8 +134,10 @@ def arm_answers(samples: DataFrame, axes: Sequence[str]) -> list[ArmAnswers]:
     arms = []
     for arm, rows in iter_arms(answered, label_axes(answered, axes)):
         scores = {name: float(rows[name].mean()) if name in rows else np.nan for name in ("strict", "lenient")}
+        unread = float(unread_flags(rows, "lenient").mean())
+        scores["lenient"] = np.nan if unread > NARROW else scores["lenient"]
         shares = {name: float(rows[name].mean()) for name in (UNPARSED, CUT_ANSWER, CUT_THINKING, REASONED)}
-        arms.append(ArmAnswers(arm, len(rows), **scores, **shares, forms=form_shares(rows[FORM])))
+        arms.append(ArmAnswers(arm, len(rows), **scores, unread=unread, **shares, forms=form_shares(rows[FORM])))
     return arms
 
 
@@ -139,7 +145,8 @@ def is_unremarkable(arms: Sequence[ArmAnswers]) -> bool:
     """Whether all arms of a task write their answers alike, every output gives one, and no thinking was cut."""
     first = {one.arm.get("task"): one for one in reversed(arms)}
     return all(
-        not one.unparsed and not one.cut_thinking and not forms_differ(first[one.arm.get("task")].forms, one.forms)
+        not (one.unread or one.unparsed or one.cut_thinking)
+        and not forms_differ(first[one.arm.get("task")].forms, one.forms)
         for one in arms
     )
 

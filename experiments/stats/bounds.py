@@ -146,6 +146,15 @@ def bounded_test(
     return result, bounds, partial(_corrected_range, low_pairs, high_pairs)
 
 
+def pair_ends(reference: float, arm: float, unread: tuple[str, str]) -> tuple[float, float]:
+    """The least and the largest difference of one pair. unread: the text of each output if it is unread, else ''."""
+    first, second = map(bool, unread)
+    if first and unread[0] == unread[1]:
+        return 0.0, 0.0
+    low = (0.0 if second else arm) - (1.0 if first else reference)
+    return low, (1.0 if second else arm) - (0.0 if first else reference)
+
+
 def bound_arm(rows: DataFrame, metric: str, level: float = 0.95) -> ArmBounds | None:
     """The bounds of the mean score of an arm; None if every output is read, or if labels settle the others.
 

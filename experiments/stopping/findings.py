@@ -107,6 +107,8 @@ def _finding(prefix: str, family: Family, i: int, better: Better) -> Finding:
     if result.time >= 1:
         more = _as_one_look(family, i)
     numbers = f"{at}, {state}; {format_signed(result.difference)}, {interval}"
+    if unread := sum(entry.unread for entry in family.entries[i]):
+        numbers += f"; {unread:,} outputs unread, counted as wrong and as right"
     return Finding("Comparisons", subject, claim, numbers, more, verdict)
 
 

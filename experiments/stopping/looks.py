@@ -8,6 +8,10 @@ A look is a pure function of the plan and of the samples up to it. Its file is w
 sums of clusters from it: a failed sample that is answered later changes no look. Workers may take the same look. A file
 that is lost or damaged is made again, the plan from the config and a look from the samples.
 
+An unread output counts as wrong and as right (`experiments.stats.bounds`): a look has the sums of both ends, and an arm
+is better only if it is so at the low end, worse only if it is so at the high end. So unread outputs can delay a
+verdict, and never make one. A run-level metric with unread outputs has no verdict.
+
 A comparison whose arm was given up (`experiments.running.windows`) is left out of the looks. It takes them later,
 when its samples are there.
 """
@@ -24,11 +28,21 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import StringConstraints
 
+from experiments.stats.bounds import pair_ends
 from experiments.stats.exchanges import differences_at_look
 from experiments.stopping.plan import REMEDY, PlannedComparison, StopPlan
-from experiments.stopping.rule import ComparisonTest, End, LookResult, NaNFromNull, Standing, end_comparisons
+from experiments.stopping.rule import (
+    ComparisonTest,
+    End,
+    LookResult,
+    NaNFromNull,
+    Standing,
+    between,
+    end_comparisons,
+)
 from experiments.store import LineTail, Shape, Store, check_shape, read_mapping, scored_sample, write_json
 from icl import DamagedFileError, ScoredSample
+from icl.metrics.reading import fold
 from icl.metrics.run_level import RunLevelMetric
 
 FOLDER = "looks"
@@ -37,13 +51,18 @@ ROUNDING = 12
 
 
 class LookEntry(Shape):
-    """A comparison in the file of a look. Without a result, it ended by its last one. sums, pairs: of new clusters."""
+    """A comparison in the file of a look. Without a result, it ended by its last one. sums, pairs: of new clusters.
+
+    With unread outputs `sums` are those of the low end, and `high_sums` those of the high end.
+    """
 
     pairs_digest: str
     end: End
     chance: NaNFromNull
     clusters: int = 0
     sums: tuple[float, ...] | None = None
+    high_sums: tuple[float, ...] | None = None
+    unread: int = 0
     pairs: tuple[int, ...] = ()
     dropped: tuple[tuple[str, int], ...] = ()
     result: LookResult | None = None
@@ -94,11 +113,17 @@ class Samples:
         """The sample as a run-level metric reads it."""
         return scored_sample(self.cells[digest][query], self.score(digest, query))
 
+    def unread(self, digest: str, query: str) -> str:
+        """The folded text of an output that the metric cannot read with certainty, else ''."""
+        return str(self.cells[digest][query].get("unread", ""))
+
     def _part(self, line: Mapping[str, Any]) -> Mapping[str, Any]:
         """What the metric needs of a line."""
         keys = ("query", "group", "output", "gold", "options", "meta") if self.run_level else ()
         part = {key: line[key] for key in keys if key in line}
         failed = bool(line.get("failed"))
+        if not failed and self.metric in line.get("unread", ()):
+            part["unread"] = fold(line.get("output", "")) or " "
         return part | {"failed": failed, "score": None if failed else line.get("scores", {}).get(self.metric)}
 
 
@@ -125,7 +150,7 @@ class Family:
         self.standings = [Standing() for _ in plan.comparisons]
         self.clusters = [0] * plan.family
         self.entries: list[list[LookEntry]] = [[] for _ in plan.comparisons]
-        self.tests: dict[int, ComparisonTest] = {}
+        self.tests: dict[int, tuple[ComparisonTest, ComparisonTest]] = {}  # of both ends
         self.mended: list[Path] = []
 
     @property
@@ -261,8 +286,9 @@ class Family:
             node: dict[str, Any] = {"pairs_digest": self.plan.comparisons[i].digest}
             if i in results:
                 keys = {"clusters", "dropped"} if samples.run_level else {"clusters", "sums", "pairs"}
+                keys |= {"unread", "high_sums"} if parts[i].unread else set()
                 result = {key: _to_json(key, value) for key, value in asdict(results[i]).items()}
-                node |= {**parts[i].model_dump(include=keys), "result": result}
+                node |= {**parts[i].model_dump(include=keys, exclude_none=True), "result": result}
             nodes[str(i)] = {**node, "end": after[i].end, "chance": _to_json("chance", after[i].chance)}
         return {"look": look, "of": self.plan.num_looks, "comparisons": nodes}
 
@@ -270,23 +296,28 @@ class Family:
         """The sums of the clusters that are new at the next look, before the result is known."""
         one = self.plan.comparisons[i]
         n = self.plan.num_clusters(one.task, self.look + 1)
-        sums, counts, dropped = [], [], []
+        sums, high_sums, counts, dropped, unread = [], [], [], [], 0
         for _, *queries in self.plan.clusters[one.task][self.clusters[i] : n]:
-            differences = []
+            ends = []
             for query, seed in ((query, seed) for query in queries for seed in range(len(one.arm))):
                 arm, reference = samples.score(one.arm[seed], query), samples.score(one.reference[seed], query)
                 if arm is None or reference is None:
                     dropped.append((query, seed))
                 else:
-                    differences.append(arm - reference)
-            sums.append(round(sum(differences), ROUNDING))
-            counts.append(len(differences))
+                    texts = samples.unread(one.reference[seed], query), samples.unread(one.arm[seed], query)
+                    ends.append(pair_ends(reference, arm, texts))
+                    unread += sum(map(bool, texts))
+            sums.append(round(sum(low for low, _ in ends), ROUNDING))
+            high_sums.append(round(sum(high for _, high in ends), ROUNDING))
+            counts.append(len(ends))
         return LookEntry(
             pairs_digest=one.digest,
             end="running",
             chance=0.0,
             clusters=n,
             sums=tuple(sums),
+            high_sums=tuple(high_sums) if unread else None,
+            unread=unread,
             pairs=tuple(counts),
             dropped=tuple(dropped),
         )
@@ -294,13 +325,18 @@ class Family:
     def _result(self, i: int, part: LookEntry, samples: Samples) -> LookResult:
         one, entries = self.plan.comparisons[i], [*self.entries[i], part]
         if i not in self.tests:
-            self.tests[i] = ComparisonTest(self.plan.design(one.task), self.plan.stop, self.plan.family)
+            design = self.plan.design(one.task), self.plan.stop, self.plan.family
+            self.tests[i] = ComparisonTest(*design), ComparisonTest(*design)
+        low_test, high_test = self.tests[i]
+        has_unread = any(entry.unread for entry in entries)
         if samples.run_level is None:
-            return self.tests[i].look(*_joined(entries))
+            low = low_test.look(*_joined(entries))
+            return between(low, high_test.look(*_joined(entries, high=True))) if has_unread else low
         dropped = {place for entry in entries for place in entry.dropped}
         pairs_left = len(self.plan.queries(one.task, part.clusters)) * len(one.arm) - len(dropped)
         differences = partial(self._exchanged, one, samples, dropped)
-        return self.tests[i].look_at_run(part.clusters, pairs_left, differences)
+        result = low_test.look_at_run(part.clusters, pairs_left, differences)
+        return replace(result, p=1.0, side=0) if has_unread else result
 
     def _exchanged(
         self,
@@ -326,8 +362,10 @@ class Family:
         return differences_at_look(samples.run_level, cells, names, rows, self.plan.stop.seed)
 
 
-def _joined(entries: Sequence[LookEntry]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    sums, pairs = [x for one in entries for x in one.sums or ()], [x for one in entries for x in one.pairs]
+def _joined(entries: Sequence[LookEntry], *, high: bool = False) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """([n] sums, [n] numbers of pairs) of clusters. high: at the high end, where it has sums of its own."""
+    sums = [x for one in entries for x in (one.high_sums if high and one.high_sums else one.sums) or ()]
+    pairs = [x for one in entries for x in one.pairs]
     return np.array(sums, dtype=np.float64), np.array(pairs, dtype=np.float64)
 
 

@@ -219,6 +219,19 @@ class ComparisonTest:
         return repeated_interval(sums, pairs, c)
 
 
+def between(low: LookResult, high: LookResult) -> LookResult:
+    """The result over all readings of unread outputs, from the results at the two ends.
+
+    p, side, z and the difference are those of the end next to 0, and say nothing if 0 lies between the ends.
+    """
+    end = low if low.difference > 0 else high if high.difference < 0 else replace(low, p=1.0, side=0, z=0.0)
+    if end.side * end.difference < 0:  # p fell at an earlier look, for the other sign
+        end = replace(end, p=1.0, side=0)
+    difference = end.difference if low.difference * high.difference > 0 else 0.0
+    is_equal = low.is_equal and high.is_equal
+    return replace(end, difference=difference, low=low.low, high=high.high, is_equal=is_equal)
+
+
 def end_comparisons(
     standings: Sequence[Standing], results: Mapping[int, LookResult], look: int, spec: StopSpec, family: int
 ) -> list[Standing]:

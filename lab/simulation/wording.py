@@ -81,16 +81,13 @@ def _one(
         for part in np.array_split(np.array(places, dtype=np.intp).reshape(-1, 2), STEPS):
             for arm, i in part:
                 hidden[arm][i] = False
-            looks.append(
-                _test(
-                    [np.where(flags, own, true) for flags, own, true in zip(hidden, read, truth, strict=True)], hidden
-                )[0]
-            )
+            labeled = [np.where(flags, own, true) for flags, own, true in zip(hidden, read, truth, strict=True)]
+            looks.append(_test(labeled, hidden)[0])
     whole, _ = _test(truth, [np.zeros(clusters, dtype=bool)] * 2)
     alone, _ = _test(rule, [np.zeros(clusters, dtype=bool)] * 2)
-    claims = [one.p <= SIGNIFICANCE_LEVEL for one in (alone, bounds)]
-    is_undecided = not claims[1] and favorable_p <= SIGNIFICANCE_LEVEL
-    return (*claims, any(one.p <= SIGNIFICANCE_LEVEL for one in looks), is_undecided, whole.p <= SIGNIFICANCE_LEVEL)  # type: ignore[return-value]
+    by_rule, by_bounds, by_labels = (one.p <= SIGNIFICANCE_LEVEL for one in (alone, bounds, whole))
+    is_undecided = not by_bounds and favorable_p <= SIGNIFICANCE_LEVEL
+    return by_rule, by_bounds, any(one.p <= SIGNIFICANCE_LEVEL for one in looks), is_undecided, by_labels
 
 
 def _test(scores: Sequence[Floats], unread: Sequence[Any]) -> tuple[PairedTestResult, float]:

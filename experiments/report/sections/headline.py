@@ -106,6 +106,7 @@ def _range(one: ArmComparison) -> dict[str, object]:
     """The columns of a comparison with unread outputs. If these are many, no single number says anything."""
     assert one.bounds is not None
     facts: dict[str, object] = {"range": one.size, "unread": one.bounds.unread}
+    facts |= {"p": nan} if one.verdict == "undecided" else {}
     return facts | ({"score": nan, "difference": nan} if one.bounds.is_wide else {})
 
 

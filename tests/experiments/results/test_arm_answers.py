@@ -44,7 +44,7 @@ def test_failed_samples_have_no_form_and_no_part() -> None:
 
 
 def answers(task: str, forms: dict[Any, float], **more: float) -> ArmAnswers:
-    shares = {"unparsed": 0.0, "cut_answer": 0.0, "cut_thinking": 0.0, "reasoned": 0.0, **more}
+    shares = {"unread": 0.0, "unparsed": 0.0, "cut_answer": 0.0, "cut_thinking": 0.0, "reasoned": 0.0, **more}
     return ArmAnswers({"task": task, "shots": 0}, 10, 0.5, 0.5, **shares, forms=forms)
 
 

@@ -5,7 +5,7 @@ import pytest
 
 from experiments.config.keys import StopSpec
 from experiments.stats.exchanges import build_strata, differences_at_look, randomization_test
-from experiments.stopping.rule import ComparisonTest, LookDesign, LookResult, Standing, end_comparisons
+from experiments.stopping.rule import ComparisonTest, LookDesign, LookResult, Standing, between, end_comparisons
 from experiments.stopping.sequential import SpentLevel, ladder, lattice, look_sizes, zero_mean_p
 from icl.metrics.base import ScoredSample
 from icl.metrics.macro_f1 import MacroF1
@@ -277,3 +277,26 @@ def test_a_lower_level_never_decides_later_than_a_higher_one():
         least = result
         assert np.array_equal(test.alive, np.minimum.accumulate(test.alive, axis=0))
     assert (test.alive == 0).sum(axis=1).tolist() == [4, 10, 40]
+
+
+def test_unread_outputs_can_delay_a_verdict_and_never_make_one():
+    draw, sides = np.random.default_rng(5), []
+    for unread in (0.0, 0.02, 0.3):
+        tests = [ComparisonTest(LookDesign(200, 10), StopSpec(), 1) for _ in range(3)]
+        truth = draw.choice([-1.0, 0.0, 1.0], 200, p=[0.05, 0.65, 0.3])
+        flags = draw.random(200) < unread
+        low, high = np.where(flags, -1.0, truth), np.where(flags, 1.0, truth)
+        for n in look_sizes(200, 10):
+            plain, *ends = (
+                test.look(sums[:n], np.ones(n)) for test, sums in zip(tests, (truth, low, high), strict=True)
+            )
+            both = between(*ends)
+            assert (both.low, both.high) == (ends[0].low, ends[1].high)
+            assert both.p >= plain.p
+            assert both.p == 1 or both.side == 1
+            if not unread:
+                assert both == plain
+            if low[:n].sum() <= 0 <= high[:n].sum():
+                assert (both.p, both.side, both.difference) == (1.0, 0, 0.0)
+        sides.append(both.side)
+    assert sides == [1, 1, 0]

@@ -374,3 +374,36 @@ def test_the_looks_are_those_of_version_0_2(go, look_files, config_file):
         "f1": "45ed26e218cb09ff",
         "graded": "5b53769c0388b378",
     }
+
+
+def test_an_arm_whose_outputs_are_unread_is_never_called_different_for_its_wording(
+    go, looks, look_files, tmp_path, config_file
+):
+    answers = tmp_path / "answers.py"
+    bare = answers.read_text()
+    last = 'return "yes" if chance(key.query, key.seed, shots) < RIGHT[shots] else "no"'
+    answers.write_text(
+        bare.replace(
+            last,
+            last.replace("return ", "own = ")
+            + """
+    return own if shots else f"It might be yes or no, and I say {own}\""""
+            + "\n",
+        )
+    )
+    metric = ("metrics=[lenient]", "compare.metric=lenient")
+    go("prose", *metric)
+    assert {end for _, end in ends(looks("prose")).values()} == {"open"}
+    entries = [node for content in looks("prose") for node in content["comparisons"].values() if "result" in node]
+    assert all(node["unread"] and len(node["high_sums"]) == len(node["sums"]) for node in entries)
+    assert all(low <= high for node in entries for low, high in zip(node["sums"], node["high_sums"], strict=True))
+    before = look_files("prose")
+    shutil.rmtree(tmp_path / "prose" / "t" / "looks" / "family-1")
+    go("prose", *metric)
+    assert look_files("prose") == before
+    answers.write_text(bare)
+    go("bare", *metric)
+    assert ends(looks("bare"))[1][1] == "decided"
+    assert not any(
+        "unread" in node or "high_sums" in node for content in looks("bare") for node in content["comparisons"].values()
+    )

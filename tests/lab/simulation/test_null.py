@@ -10,6 +10,7 @@ import pytest
 from experiments.config.keys import StopSpec
 from lab.simulation.designs import DESIGNS, PAGE_DESIGNS
 from lab.simulation.measures import LEVEL, comparison_rows, family_rows, page_rows
+from lab.simulation.wording import wording_rows
 
 RUNS = int(os.environ.get("ICL_NULL", "10"))
 LARGEST = LEVEL + 4 * (LEVEL * (1 - LEVEL) / RUNS) ** 0.5
@@ -33,3 +34,14 @@ def test_a_page_of_equal_arms_has_no_false_sentence(design: str) -> None:
 def test_looks_at_equal_arms_keep_their_level(design: str) -> None:
     (row,) = family_rows([design], [200], 0.1, comparisons=8, real=0, runs=RUNS, spec=StopSpec(), seed=1)
     assert row["any false verdict"] <= LARGEST
+
+
+def test_wording_alone_makes_no_claim() -> None:
+    rows = list(wording_rows([100], 0.1, 0.2, max(2, RUNS // 5), seed=1))
+    assert rows[0]["prose"] == "0 / 0"
+    limit = LEVEL + 4 * (LEVEL * (1 - LEVEL) / max(2, RUNS // 5)) ** 0.5
+    assert all(row["false: bounds"] <= limit and row["false: labeled"] <= limit for row in rows)
+    bare = rows[0]
+    assert bare["undecided"] == 0
+    assert bare["power at 10 points: bounds"] == bare["power: all labels"]
+    assert bare["false: bounds"] == bare["false: rule alone"]
