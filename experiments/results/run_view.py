@@ -27,6 +27,7 @@ from experiments.results.sample_notes import (
     label_transform_note,
     number_metrics,
     part_notes,
+    reader_note,
 )
 from experiments.stats import FORM, ArmComparison, Topic, drop_scores, format_count, is_run_level, scores_by_names_used
 from experiments.stats.answer_forms import (
@@ -339,7 +340,8 @@ class RunView:
         answered = self.answers[self.answers[FORM].notna()]
         unparsed, thinking, cut = (answered[name] for name in (UNPARSED, CUT_THINKING, CUT_ANSWER))
         notes = iter_notes(unparsed, thinking, cut, answered.get(NUMBERLESS))
-        return [*notes, *part_notes(self.frame, Store(self.path))]
+        old = reader_note(self.info.get("metrics", {}).get(self.metric))
+        return [*notes, *([old] if old else []), *part_notes(self.frame, Store(self.path))]
 
     @cached_property
     def findings(self) -> list[Finding]:

@@ -89,6 +89,24 @@ def number_metrics(metrics: Mapping[str, Any]) -> set[str]:
     return {label for label, metric in classes.items() if getattr(metric, "reads_numbers", False)}
 
 
+def reader_note(node: Any) -> str:
+    """A sentence if a metric was scored before outputs could be unread, else ''. node: of the metric in run.json."""
+    if (
+        not isinstance(node, Mapping)
+        or "reader" in node
+        or "revision" not in node
+        or node.get("answer", "auto") != "auto"
+    ):
+        return ""
+    name = str(node.get("name", ""))
+    if name not in entries("metric") or not getattr(resolve("metric", name), "reads_answers", False):
+        return ""
+    return (
+        f"every output counts as read by {name}, because the run is of a version without unread outputs: the same "
+        "`icl run` command reads them again"
+    )
+
+
 UNPARSED, NUMBERLESS, CUT_ANSWER, CUT_THINKING = "unparsed", "numberless", "cut_answer", "cut_thinking"
 """Columns of a frame: whether an output gives no answer, or no number, and whether its answer or its thinking was cut.
 """

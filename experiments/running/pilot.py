@@ -21,6 +21,7 @@ from experiments.contexts.contexts import Retrieval
 from experiments.grid.grid import Cell, Grid
 from experiments.running.run_session import CostLog
 from experiments.running.runner import Runner
+from experiments.stats.bounds import NARROW
 from experiments.store import Invocation, RunState, Store
 from experiments.terminal.progress import SilentProgress, format_duration
 from icl import Model, PlanError
@@ -87,6 +88,7 @@ class RunTime:
         of: Samples that are missing.
         failed: Samples of the pilot without an answer.
         reason: Why the first failed sample has no answer.
+        unread: Outputs of the pilot that a metric cannot read with certainty.
     """
 
     setup: float
@@ -95,6 +97,7 @@ class RunTime:
     of: int
     failed: int = 0
     reason: str = ""
+    unread: int = 0
 
     @property
     def seconds(self) -> tuple[float, float, float]:
@@ -120,6 +123,9 @@ class RunTime:
             yield f"this is one process; {workers} workers share the samples, and each has the setup"
         if self.failed:
             yield f"{self.failed:,} samples of the pilot failed, which takes less time: {self.reason}"
+        if self.unread > NARROW * self.samples:
+            what = f"{self.unread:,} of {self.samples:,} outputs of the pilot are unread"
+            yield f"{what}: ask for a form of answer (composer.answer), score options, or plan to label (`icl label`)"
 
 
 def time_run(
@@ -149,13 +155,14 @@ def time_run(
         pilot.seconds, pilot.report = seconds, report
         pilot.run()
         total = time.perf_counter() - started
+        unread = sum(bool(line.get("unread")) for cell in grid.cells for line in store.samples(cell.digest))
     if pilot.failed == pilot.computed:
         raise PlanError(
             f"all {pilot.failed} samples of the pilot failed, so no time can be estimated: {progress.reason}"
         )
     classes = tuple(pilot.classes)
     setup = max(0.0, total - sum(seconds for one in classes for _, seconds in one.blocks))
-    return RunTime(setup, classes, pilot.computed, of, pilot.failed, progress.reason)
+    return RunTime(setup, classes, pilot.computed, of, pilot.failed, progress.reason, unread)
 
 
 class PilotRunner(Runner):

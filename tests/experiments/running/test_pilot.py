@@ -26,12 +26,13 @@ class Slow(FakeModel):
     """Takes SECONDS for each demonstration and the query."""
 
     fails: bool = False
+    text: str = "red"
 
     def answer_to(self, request: Request) -> str:
         if self.fails:
             raise ModelError("the device is gone.")
         time.sleep(SECONDS * len(request.prompt.images))
-        return "red"
+        return self.text
 
 
 def silent(what: str, done: int, of: int) -> None:
@@ -77,6 +78,16 @@ def test_only_missing_samples_are_timed(mapping: Any, tmp_path: Path) -> None:
     run(config, tmp_path)
     with pytest.raises(PlanError, match="all samples are finished"):
         time_run(grid, load_run_state(Store(tmp_path / "t"), grid), silent)
+
+
+def test_a_pilot_says_how_many_outputs_would_be_unread(mapping: Any, tmp_path: Path) -> None:
+    def lines(text: str) -> list[str]:
+        config = load_config(mapping(model=Slow(text=text), metrics=["lenient"]))
+        grid, store = expand(config), Store(tmp_path / "runs" / "t")
+        return list(time_run(grid, load_run_state(store, grid), silent).lines())
+
+    assert "4 of 6 outputs of the pilot are unread" in "".join(lines("It may be red, or blue."))
+    assert not any("unread" in line for line in lines("red"))
 
 
 def test_a_pilot_whose_samples_all_fail_gives_no_time(mapping: Any, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import pytest
 from experiments.config.config import load_config
 from experiments.grid.grid import expand
 from experiments.results.loaded_run import load_run
+from experiments.results.view_run import view_run
 from experiments.running.recorder import baselines, rescore, scores
 from experiments.running.run import run
 from experiments.sharing.verify import wrong_scores
@@ -183,6 +184,8 @@ def test_answers_of_a_run_from_before_the_reader_are_read_when_it_is_run_again(
     store.write_run({**(store.read_run() or {}), "metrics": old})
     frame = load_run(tmp_path / "t").samples()
     assert "unread:lenient" not in frame
+    assert view_run(load_run(tmp_path / "t")).answer_notes[-1].startswith("every output counts as read by lenient")
     assert list(wrong_scores(load_run(tmp_path / "t"), expand(load_config(config)))) == []
     run(load_config(config), tmp_path)
     assert {key: {k: v for k, v in line.items() if k not in OWN} for key, line in lines(store).items()} == now
+    assert not any("counts as read" in note for note in view_run(load_run(tmp_path / "t")).answer_notes)
