@@ -45,6 +45,7 @@ from experiments.stats.arms import (
     resolve_setting,
     varying_axes,
 )
+from experiments.stats.bounds import NARROW, unread_texts
 from experiments.stats.intervals import Codes, Estimate, Floats, cluster_codes, cluster_sums
 from experiments.stats.pairs import PairedTestResult, UnpairedError, align_pairs
 from experiments.stats.sign_flips import ROUNDING, TwoSidedTest, exactly_summable, sign_flip_test, subsets
@@ -246,6 +247,12 @@ def column_effects(view: ScoreView, name: str) -> ColumnEffects:
         return ColumnEffects(name, split, refused=view.sequential_note, note=note)
     if not view.to or all(view.scores[axis].nunique() < 2 for axis in view.to):
         return ColumnEffects(name, split, note=note)
+    unread = float((unread_texts(split.scores, view.metric) != "").mean())
+    if unread > NARROW:
+        why = (
+            f"{100 * unread:.0f} % of the outputs are unread, so an effect on them can be one of wording (`icl label`)"
+        )
+        return ColumnEffects(name, split, refused=f"No effects by {name}: {why}.", note=note)
     try:
         tests = arm_interactions(split.scores, name, view.to, view.metric, axes=view.axes)
     except UnpairedError as error:

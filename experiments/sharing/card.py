@@ -228,7 +228,7 @@ def _cell(store: Store, digest: str) -> dict[str, Any]:
 def _scores(view: RunView) -> list[dict[str, Any]]:
     """One row per arm and metric, with the axes that vary."""
     axes = [axis for axis in view.axes if axis not in view.fixed]
-    columns = (*axes, "mean", "low", "high", "samples", "clusters", "seeds", "missing")
+    columns = (*axes, *"mean low high mean_low mean_high unread samples clusters seeds missing".split())
     metrics = [view.metric, *(metric for metric in view.metrics if metric != view.metric)]
     return [
         {"metric": metric, **row}

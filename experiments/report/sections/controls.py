@@ -8,7 +8,7 @@ from experiments.config.keys import DEFAULT_METRICS
 from experiments.report.section import Column, Section, Sentence
 from experiments.report.sections.differences import MOVES, no_moves_note
 from experiments.results.run_view import RunView
-from experiments.stats import DecodingEffect, few_units_note, format_count, format_share, format_signed, join_words
+from experiments.stats import DecodingEffect, few_units_note, format_count, format_share, join_words
 from experiments.stats.decoding_effects import OTHER_ANSWER
 from icl import DataFrame
 
@@ -77,10 +77,9 @@ def control_sentences(view: RunView) -> Iterator[Sentence]:
             if tested:
                 beaten = sum(c.verdict == "better" for c in own)
                 closest = min(tested, key=lambda c: abs(c.result.difference) if c.result else 0)
-                gap = format_signed(closest.result.difference) if closest.result else ""
                 yield Sentence(
                     f"{strategy} beats {beaten} of {format_count(len(own), 'control')}",
-                    f"({subject}; the closest, {closest.against}: {gap})",
+                    f"({subject}; the closest, {closest.against}: {closest.size})",
                     "better" if beaten == len(own) else "open",
                 )
 
