@@ -22,7 +22,7 @@ from decoding.arms.inspection import (
     probe_prompt,
     varying_strength,
 )
-from icl import ConfigError, ICLError, Prompt, Strategy, Tensor, describe
+from icl import ConfigError, ICLError, Prompt, Strategy, Tensor, describe, torch
 from icl.testing.require import accepts_class, require
 
 TOLERANCE = 1e-4
@@ -96,8 +96,6 @@ def check_strategy(strategy: Strategy, prompt: Prompt | None = None) -> Strategy
 
 def random_logits(count: int, rows: int = ROWS, scale: float = 3.0, seed: int = 0) -> Tensor:
     """Random logits of similar branches, [n, B, V] float32."""
-    import torch
-
     generator = torch.Generator().manual_seed(seed)
     common = scale * torch.randn(1, rows, VOCABULARY, generator=generator)
     return common + torch.randn(count, rows, VOCABULARY, generator=generator)
@@ -139,8 +137,6 @@ def _check_branches(strategy: Strategy, prompt: Prompt) -> int:
 
 
 def _check_purity(strategy: Strategy, count: int) -> None:
-    import torch
-
     logits = random_logits(count)
     original = logits.clone()
     first, mask = strategy.combine(logits, 1), strategy.mask(logits[0])
@@ -224,8 +220,6 @@ def _check_weights(strategy: Strategy, count: int) -> tuple[float, ...] | None:
 
 def _check_strength(strategy: Strategy) -> None:
     """Checks that a strategy with varying weights returns their sum."""
-    import torch
-
     for step in STEPS:
         for logits, slopes in measure_slopes(strategy, step):
             try:
@@ -317,6 +311,4 @@ def _same_distribution(strategy: Strategy, combined: Tensor, reference: Tensor) 
 
 
 def _same(a: Tensor, b: Tensor) -> bool:
-    import torch
-
     return bool(torch.allclose(a, b, rtol=TOLERANCE, atol=TOLERANCE))

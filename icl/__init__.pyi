@@ -29,6 +29,8 @@ from icl.hub_errors import hub_problem as hub_problem
 from icl.images import Image
 from icl.images import decode_image as decode_image
 from icl.images import open_image_file as open_image_file
+from icl.libraries import PIL as PIL
+from icl.libraries import torch as torch
 from icl.limited_process import TIMED_OUT as TIMED_OUT
 from icl.limited_process import LimitedProcess as LimitedProcess
 from icl.loading import SEARCH_FOLDERS as SEARCH_FOLDERS

@@ -16,11 +16,9 @@ from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from icl import ImageError, LRUByteCache
+from icl import PIL, ImageError, LRUByteCache
 
 if TYPE_CHECKING:
-    from PIL.Image import Image as PILImage
-
     from icl.edits.base import Edit
 
 MAX_PIXELS = 100_000_000
@@ -56,7 +54,7 @@ else:
 class Image:
     """A lazily opened image. Make it with `from_path`, `from_bytes`, `from_pil` or `from_source`."""
 
-    load: Callable[[], "PILImage"]
+    load: Callable[[], "PIL.Image.Image"]
     origin: str
     edits: tuple["Edit", ...] = ()
 
@@ -70,11 +68,11 @@ class Image:
         return cls(partial(decode_image, data), origin)
 
     @classmethod
-    def from_pil(cls, image: "PILImage", origin: str = MEMORY) -> "Image":
+    def from_pil(cls, image: "PIL.Image.Image", origin: str = MEMORY) -> "Image":
         return cls(partial(_itself, image), origin)
 
     @classmethod
-    def from_source(cls, load: Callable[[], "PILImage"], origin: str) -> "Image":
+    def from_source(cls, load: Callable[[], "PIL.Image.Image"], origin: str) -> "Image":
         """An image from a function that returns a PIL image. `origin` names it in error messages."""
         return cls(load, origin)
 
@@ -111,7 +109,7 @@ class Image:
             edited.__dict__["source_digest"] = self.source_digest
         return edited
 
-    def open(self) -> "PILImage":
+    def open(self) -> "PIL.Image.Image":
         """The RGB image after the edits of 8-bit images. The model applies the edits of processed pixel values."""
         image = self._decoded()
         for edit in self.edits:
@@ -123,7 +121,7 @@ class Image:
         """The edits that act on a model's processed pixel values, in order."""
         return tuple(edit for edit in self.edits if edit.applies_to_pixel_values)
 
-    def _decoded(self) -> "PILImage":
+    def _decoded(self) -> "PIL.Image.Image":
         return _DECODED.get(self)
 
     def __eq__(self, other: object) -> bool:
@@ -147,9 +145,11 @@ class _Decoded:
 
     def __init__(self, limit: int) -> None:
         self.lock = Lock()
-        self.images: LRUByteCache[Any, PILImage] = LRUByteCache(limit, lambda image: image.width * image.height * 3)
+        self.images: LRUByteCache[Any, PIL.Image.Image] = LRUByteCache(
+            limit, lambda image: image.width * image.height * 3
+        )
 
-    def get(self, image: Image) -> "PILImage":
+    def get(self, image: Image) -> "PIL.Image.Image":
         key: Any = image.load
         if not isinstance(key, Hashable):  # a user's own loader
             return _rgb(image)
@@ -171,27 +171,21 @@ _BROKEN = (OSError, ValueError, SyntaxError, RuntimeError, EOFError, LookupError
 @contextmanager
 def _readable(image: Image) -> Iterator[None]:
     """Turn errors of opening or decoding an image into ImageError."""
-    from PIL import Image as PILImage
-    from PIL import UnidentifiedImageError
-
     try:
         yield
     except FileNotFoundError as error:
         raise ImageError(f"image {image.origin} does not exist.") from error
-    except PILImage.DecompressionBombError as error:
+    except PIL.Image.DecompressionBombError as error:
         raise ImageError(f"image {image.origin} is too large to open ({error}). Make it smaller.") from error
-    except UnidentifiedImageError as error:
+    except PIL.UnidentifiedImageError as error:
         formats = ", ".join(IMAGE_FORMATS)
         raise ImageError(f"image {image.origin} is not an image in one of the formats {formats}.") from error
     except _BROKEN as error:
         raise ImageError(f"image {image.origin} cannot be read: {error}.") from error
 
 
-def _rgb(image: Image) -> "PILImage":
+def _rgb(image: Image) -> "PIL.Image.Image":
     """Decode to upright RGB. Transparent pixels are composed over white."""
-    from PIL import Image as PILImage
-    from PIL import ImageOps
-
     with _readable(image):
         pil_image = image.load()
         if pil_image.width * pil_image.height > MAX_PIXELS:
@@ -199,19 +193,19 @@ def _rgb(image: Image) -> "PILImage":
                 f"image {image.origin} has {pil_image.width} x {pil_image.height} pixels, more than the limit of "
                 f"{MAX_PIXELS:,}. Make it smaller."
             )
-        pil_image = ImageOps.exif_transpose(pil_image)
+        pil_image = PIL.ImageOps.exif_transpose(pil_image)
         if pil_image.mode == "F":
             raise ImageError(f"image {image.origin} has pixels of unknown range (floats). Save it with 8 or 16 bits.")
         if pil_image.mode.startswith("I"):  # 16 bits: scaled, where Pillow's own conversion would clip
             pil_image = pil_image.convert("I").point(lambda value: value * (1 / 257)).convert("L")
         if pil_image.mode in ("RGBA", "LA", "PA") or "transparency" in pil_image.info:
             over = pil_image.convert("RGBA")
-            pil_image = PILImage.new("RGBA", over.size, "white")
+            pil_image = PIL.Image.new("RGBA", over.size, "white")
             pil_image.alpha_composite(over)
         return pil_image.convert("RGB")
 
 
-def open_image_file(path: str) -> "PILImage":
+def open_image_file(path: str) -> "PIL.Image.Image":
     """Open an image file with Pillow. Raises ValueError for a folder, and for a pipe or device, which may never end."""
     import stat
     from os import stat as stat_of
@@ -221,16 +215,14 @@ def open_image_file(path: str) -> "PILImage":
     return decode_image(path)
 
 
-def decode_image(source: "str | Path | BinaryIO | bytes") -> "PILImage":
+def decode_image(source: "str | Path | BinaryIO | bytes") -> "PIL.Image.Image":
     """Open a file, a stream or bytes with Pillow, in one of `IMAGE_FORMATS`. The file name does not matter.
 
     Raises:
         UnidentifiedImageError: The format is another one, or the data is not an image.
     """
-    from PIL import Image as PILImage
-
-    return PILImage.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=IMAGE_FORMATS)
+    return PIL.Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=IMAGE_FORMATS)
 
 
-def _itself(image: "PILImage") -> "PILImage":
+def _itself(image: "PIL.Image.Image") -> "PIL.Image.Image":
     return image

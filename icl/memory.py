@@ -8,13 +8,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from icl import ICLError, ModelError, Tensor
-
-if TYPE_CHECKING:
-    import torch
-
+from icl import ICLError, ModelError, Tensor, torch
 
 TYPES = frozenset({"OutOfMemoryError", "MemoryError"})
 """Names of an error's class or of one of its bases: torch's own errors, and errors of Python and numpy."""
@@ -189,8 +185,6 @@ def _group_folders(root: Path) -> Iterator[tuple[Path, str, str]]:
 
 def copied_to_device(values: Any, dtype: "torch.dtype", device: "torch.device") -> Tensor:
     """A tensor of Python numbers on a device. The host does not wait for the copy."""
-    import torch
-
     return moved_to_device(torch.tensor(values, dtype=dtype), device)
 
 
@@ -206,8 +200,6 @@ def read_together(tensors: Sequence[Tensor]) -> list[list[list[float]]]:
 
     float64 holds token ids and float32 exactly. Devices without it use float32, which holds ids below 2^24.
     """
-    import torch
-
     numbers: dict[torch.device, list[float]] = {}
     for device in dict.fromkeys(each.device for each in tensors):
         first, *others = [each.flatten() for each in tensors if each.device == device]
@@ -229,8 +221,6 @@ class RowIndex:
 
     def on(self, device: "torch.device") -> Tensor:
         """[R] int64 on the device."""
-        import torch
-
         if device not in self._copies:
             self._copies[device] = copied_to_device(self.rows, torch.long, device)
         return self._copies[device]
@@ -250,8 +240,6 @@ class StepIndices:
 
     def of(self, rows: Sequence[int]) -> Tensor:
         """[R] int64 on the device."""
-        import torch
-
         key = tuple(rows)
         index = self._used.get(key)
         if index is None:
@@ -268,8 +256,6 @@ class StepIndices:
 
 def has_float64(device: "torch.device") -> bool:
     """Whether a device computes in float64. Apple's GPUs (mps) and some of Intel's (xpu) do not."""
-    import torch
-
     if device.type == "xpu":
         return bool(torch.xpu.get_device_properties(device).has_fp64)
     return device.type != "mps"
@@ -277,8 +263,6 @@ def has_float64(device: "torch.device") -> bool:
 
 def wide_dtype(device: "torch.device") -> "torch.dtype":
     """float64, or float32 on a device without it."""
-    import torch
-
     return torch.float64 if has_float64(device) else torch.float32
 
 

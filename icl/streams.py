@@ -11,13 +11,10 @@ choice depends neither on the order of the names nor on names that are not chose
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-if TYPE_CHECKING:
-    import torch
-
+from icl import torch
 
 DRAWS = 2
 """The version of all random choices. It is a part of every cell's digest. (1: choices by place in the pool.)"""
@@ -48,8 +45,6 @@ class StreamKey:
 
     def torch(self, factor: str) -> "torch.Generator":
         """A CPU generator. Numbers are drawn on the CPU and then moved, so they do not depend on the device."""
-        import torch
-
         return torch.Generator().manual_seed(self.number(factor, 63))
 
 

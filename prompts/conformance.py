@@ -12,7 +12,22 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
-from icl import Context, Demo, Example, Generation, Image, Part, Pool, Prompt, Query, Request, StreamKey, build, spans
+from icl import (
+    PIL,
+    Context,
+    Demo,
+    Example,
+    Generation,
+    Image,
+    Part,
+    Pool,
+    Prompt,
+    Query,
+    Request,
+    StreamKey,
+    build,
+    spans,
+)
 from icl.testing.require import accepts_class
 from prompts.base import Composer, Orderer, Transform
 
@@ -219,10 +234,8 @@ def _labeled(example: Example, answer: str) -> Example:
 
 
 def _image(name: str) -> Image:
-    from PIL import Image as PILImage
-
     shade = StreamKey(0, name).numpy("shade").integers(256, size=3)
-    return Image.from_pil(PILImage.new("RGB", (8, 8), tuple(int(value) for value in shade)), name)
+    return Image.from_pil(PIL.Image.new("RGB", (8, 8), tuple(int(value) for value in shade)), name)
 
 
 WORDS, YES_NO = 64, ("yes", "no")
@@ -284,6 +297,4 @@ def guessed_pool() -> Pool:
 
 
 def _colored(number: int) -> Image:
-    from PIL import Image as PILImage
-
-    return Image.from_pil(PILImage.new("RGB", (5, 5), (250, 20 * number, 7)), f"pool-{number}")
+    return Image.from_pil(PIL.Image.new("RGB", (5, 5), (250, 20 * number, 7)), f"pool-{number}")

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 from decoding.formulas.distributions import mean_logprobs
-from icl import ConfigError, DataError, Tensor, location, search_candidates
+from icl import ConfigError, DataError, Tensor, location, search_candidates, torch
 
 if TYPE_CHECKING:
     from decoding.base import Strategy
@@ -131,8 +131,6 @@ def fit_option_bias(scores: Tensor, gold: Sequence[int]) -> tuple[float, ...]:
     Raises:
         DataError: There are no queries, or `gold` does not match the scores.
     """
-    import torch
-
     _check_gold(scores, gold)
     target = torch.as_tensor(gold)
     bias = scores.new_zeros(scores.shape[1])
@@ -184,8 +182,6 @@ def fit_mixture_weights(logprobs: Tensor, gold: Sequence[int]) -> tuple[float, .
     Raises:
         DataError: There are no queries, or `gold` does not match the scores.
     """
-    import torch
-
     _check_gold(logprobs, gold)
     target = torch.as_tensor(gold)
     weights = torch.full((logprobs.shape[1],), 1 / logprobs.shape[1], requires_grad=True)

@@ -8,12 +8,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from itertools import product
-from typing import TYPE_CHECKING
 
-from icl import ConfigError, Image, Part, Prompt, Strategy, StreamKey, Tensor, Turn, spans
-
-if TYPE_CHECKING:
-    from PIL.Image import Image as PILImage
+from icl import PIL, ConfigError, Image, Part, Prompt, Strategy, StreamKey, Tensor, Turn, spans, torch
 
 VOCABULARY = 64
 EXITS = 4
@@ -151,8 +147,6 @@ def edits_query_image(strategy: Strategy) -> bool:
 
 
 def _random_logits(strategy: Strategy) -> Iterator[Tensor]:
-    import torch
-
     generator = torch.Generator().manual_seed(1)
     for scale in (0.5, 3.0):
         yield scale * torch.randn(logits_count(strategy), 16, VOCABULARY, generator=generator)
@@ -174,8 +168,6 @@ def measure_weights(strategy: Strategy) -> tuple[float, ...] | None:
 
 def measure_slopes(strategy: Strategy, step: int) -> Iterator[tuple[Tensor, tuple[float, ...] | None]]:
     """Yields random logits [n, 1, V] and the weight of each branch there, or None if the scores are not linear."""
-    import torch
-
     count = logits_count(strategy)
     generator = torch.Generator().manual_seed(0)
     for scale in (0.5, 3.0):
@@ -191,8 +183,6 @@ def measure_slopes(strategy: Strategy, step: int) -> Iterator[tuple[Tensor, tupl
 
 
 def _combined(strategy: Strategy, logits: Tensor, step: int) -> Tensor:
-    import torch
-
     scores = strategy.combine(logits, step)
     if not isinstance(scores, torch.Tensor) or scores.shape != logits.shape[1:] or not scores.is_floating_point():
         actual = f"{scores.dtype} {list(scores.shape)}" if isinstance(scores, torch.Tensor) else type(scores).__name__
@@ -216,9 +206,7 @@ def _slope(strategy: Strategy, base: Tensor, moved: Tensor, branch: int, step: i
 
 
 def _image(number: int) -> Image:
-    def load() -> "PILImage":
-        from PIL import Image as PILImage
-
-        return PILImage.new("RGB", (16, 16), (20 + 2 * number, 120, 200 - number))
+    def load() -> "PIL.Image.Image":
+        return PIL.Image.new("RGB", (16, 16), (20 + 2 * number, 120, 200 - number))
 
     return Image.from_source(load, f"made-up image {number}")

@@ -13,7 +13,7 @@ from typing import ClassVar
 
 from decoding import Strategy, Traits, constants_like
 from decoding.arms.fitting import fit_option_bias
-from icl import Tensor, component
+from icl import Tensor, component, torch
 
 
 @component("strategy", "constant_bias")
@@ -41,8 +41,6 @@ class ConstantBias(Strategy):
         return replace(self, biases=fit_option_bias(logprobs[:, 0], gold))
 
     def combine(self, logits: Tensor, step: int) -> Tensor:
-        import torch
-
         options = logits[0]
         biases = constants_like(self.biases, options)[: options.shape[-1]]
         return options + torch.nn.functional.pad(biases, (0, options.shape[-1] - len(biases)))

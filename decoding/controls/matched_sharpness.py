@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar
 
 from decoding import Arm, ControlTarget, StepState, Strategy, Traits, WrappingControl, constant_strength, min_strength
 from decoding.formulas.distributions import entropy
-from icl import ConfigError, NestedComponent, Tensor, component, widened
+from icl import ConfigError, NestedComponent, Tensor, component, torch, widened
 
 
 @component("strategy", "temperature_matched")
@@ -136,8 +136,6 @@ def temperature_of_entropy(logits: Tensor, target: Tensor) -> Tensor:
     Returns:
         Temperatures in [1e-4, 1e4], [B, 1].
     """
-    import torch
-
     low = torch.full_like(target, MIN_TEMPERATURE).log()
     high = torch.full_like(target, MAX_TEMPERATURE).log()
     for _ in range(BISECTIONS):

@@ -7,7 +7,7 @@ from annotated_types import Ge
 
 from decoding import Arm, ControlTarget, Note, Sampler, Sampling, Strategy, Traits, unit_strength, wrap_question
 from decoding.arms.inspection import branch_count
-from icl import Count, Fraction, Positive, Prompt, Tensor, component, parameter
+from icl import Count, Fraction, Positive, Prompt, Tensor, component, parameter, torch
 
 SUFFIX = " Answer the question using a single word or phrase. Answer yes whenever possible."
 
@@ -133,8 +133,6 @@ class OLM(Strategy):
         return unit_strength(logits)
 
     def combine(self, logits: Tensor, step: int) -> Tensor:
-        import torch
-
         options = logits[0]
         is_favored = torch.arange(options.shape[-1], device=options.device) == min(self.favored, options.shape[-1] - 1)
         favored = options[:, is_favored].exp()

@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar
 
 from decoding import AllBranchesControl, Arm, ControlTarget, GatedStrategy, StepState, Strategy, Traits, steps_per_row
 from decoding.strategies.dcd import DCD
-from icl import ConfigError, Fraction, NestedComponent, Tensor, component, copied_to_device
+from icl import ConfigError, Fraction, NestedComponent, Tensor, component, copied_to_device, torch
 
 
 @component("strategy", "random_gate")
@@ -49,8 +49,6 @@ class RandomGate(AllBranchesControl):
         return None
 
     def combine_stateful(self, logits: Tensor, step: int, states: Sequence[StepState]) -> Tensor:
-        import torch
-
         assert isinstance(self.of, GatedStrategy)
         steps = steps_per_row(step, len(states))
         numbers = [state.key.number(f"gate/{steps[row]}", 53) for row, state in enumerate(states)]
@@ -110,8 +108,6 @@ class GaussianProxy(AllBranchesControl):
 
 def _noise(logits: Tensor, step: int, states: Sequence[StepState]) -> Tensor:
     """Standard normal numbers of each row, [B, V] float32, drawn on the host. The host does not wait for the copy."""
-    import torch
-
     noise = torch.empty(logits.shape[1:], pin_memory=logits.device.type == "cuda")
     for row, state, number in zip(noise.unbind(), states, steps_per_row(step, len(states)), strict=True):
         row.normal_(generator=state.key.torch(f"gaussian/{number}"))

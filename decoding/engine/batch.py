@@ -22,7 +22,7 @@ from decoding.engine.thinking_budget import begin_thinking
 from decoding.engine.token_choice import build_processors
 from decoding.engine.token_loop import decode
 from decoding.formulas.sampling import Beam, Sampler
-from icl import Generation, LogitModel, PlanError, Prompt, Session, Strategy
+from icl import Generation, LogitModel, PlanError, Prompt, Session, Strategy, torch
 from icl.models.interventions import ActsIn, acts_in_part
 
 
@@ -347,8 +347,6 @@ def _arm_key(prepared: PreparedRequest) -> ArmKey:
 
 def can_defer_branches(strategy: Strategy) -> bool:
     """Whether the reference alone decides some steps, tested on a distribution with a single likely token."""
-    import torch
-
     logits = torch.full((1, 512), -1e4)
     logits[0, 0] = 0.0
     try:

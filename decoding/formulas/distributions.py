@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from icl import PlanError, Tensor, copied_to_device
+from icl import PlanError, Tensor, copied_to_device, torch
 
 
 def mean_logprobs(logits: Tensor) -> Tensor:
@@ -23,8 +23,6 @@ def mean_logprobs(logits: Tensor) -> Tensor:
 
 def kl_divergence(p: Tensor, q: Tensor) -> Tensor:
     """Kullback-Leibler divergence, sum p log(p / q)."""
-    import torch
-
     p_probs = p.softmax(-1)
     log_ratio = torch.where(p_probs > 0, p.log_softmax(-1) - q.log_softmax(-1), 0.0)
     divergence: Tensor = (p_probs * log_ratio).sum(-1, keepdim=True).clamp(min=0)
@@ -33,8 +31,6 @@ def kl_divergence(p: Tensor, q: Tensor) -> Tensor:
 
 def jensen_shannon(p: Tensor, q: Tensor) -> Tensor:
     """Jensen-Shannon divergence, at most log 2: the mean KL divergence of p and q from their average."""
-    import torch
-
     average = (p.softmax(-1) + q.softmax(-1)) / 2
     average_entropy = torch.special.entr(average).sum(-1, keepdim=True)
     divergence: Tensor = (average_entropy - (entropy(p) + entropy(q)) / 2).clamp(min=0)
@@ -43,8 +39,6 @@ def jensen_shannon(p: Tensor, q: Tensor) -> Tensor:
 
 def reversed_jensen_shannon(p: Tensor, q: Tensor) -> Tensor:
     """Mean KL divergence of the average of p and q from each of them. DoLa's released code calls it JSD."""
-    import torch
-
     p_logprobs, q_logprobs = p.log_softmax(-1), q.log_softmax(-1)
     average = (p_logprobs.exp() + q_logprobs.exp()) / 2
     log_ratio = average.log() - (p_logprobs + q_logprobs) / 2
@@ -54,8 +48,6 @@ def reversed_jensen_shannon(p: Tensor, q: Tensor) -> Tensor:
 
 def bounded_divergence(p: Tensor, q: Tensor, kappa: float) -> Tensor:
     """CODE's bounded divergence (Kim et al. 2024, 2406.01920), in [0, 1]: .5 sum (p + q) log2(|p - q|^kappa + 1)."""
-    import torch
-
     p_probs, q_probs = p.softmax(-1), q.softmax(-1)
     distance = torch.log2((p_probs - q_probs).abs() ** kappa + 1)
     divergence: Tensor = (((p_probs + q_probs) * distance).sum(-1, keepdim=True) / 2).clamp(0, 1)
@@ -64,8 +56,6 @@ def bounded_divergence(p: Tensor, q: Tensor, kappa: float) -> Tensor:
 
 def entropy(scores: Tensor) -> Tensor:
     """Entropy of softmax(scores): [B, V] -> [B, 1]. A score of -inf has no probability."""
-    import torch
-
     total: Tensor = torch.special.entr(scores.softmax(-1)).sum(-1, keepdim=True)
     return total
 
@@ -125,8 +115,6 @@ def typical_mask(reference: Tensor, width: float) -> Tensor:
 
 def constants_like(values: Sequence[float], like: Tensor) -> Tensor:
     """[n] with the type and device of another tensor. Filled on the device, so nothing is copied to it."""
-    import torch
-
     return torch.stack([like.new_full((), value) for value in values])
 
 
@@ -169,8 +157,6 @@ def weight_per_row(step: int | RowSteps, weight: Any, like: Tensor) -> float | T
         weight: Function from a step to a weight.
         like: Scores of the rows, which give the device.
     """
-    import torch
-
     if not isinstance(step, RowSteps):
         return float(weight(step))
     return copied_to_device([[weight(one)] for one in step.steps], torch.float32, like.device)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from decoding.formulas.distributions import steps_per_row
-from icl import Count, Fraction, StreamKey, Tensor, component, copied_to_device, wide_dtype, widened
+from icl import Count, Fraction, StreamKey, Tensor, component, copied_to_device, torch, wide_dtype, widened
 from icl.registry import BeamCount, LengthPenalty, Temperature
 
 COLDEST = 1e-6
@@ -95,8 +95,6 @@ class Sampling:
 
         The distribution is summed in the widest type of the device.
         """
-        import torch
-
         probabilities = widened(self.distribution(scores))
         cumulative = probabilities.cumsum(-1)
         total = cumulative[:, -1:]

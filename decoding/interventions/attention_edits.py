@@ -10,7 +10,20 @@ from functools import cached_property
 from typing import Any, Literal
 
 from decoding import Copies, SteeringMethod, tensor_digest
-from icl import END, ConfigError, Keys, Model, Site, Tensor, Where, canonical_digest, describe, did_you_mean, spans
+from icl import (
+    END,
+    ConfigError,
+    Keys,
+    Model,
+    Site,
+    Tensor,
+    Where,
+    canonical_digest,
+    describe,
+    did_you_mean,
+    spans,
+    torch,
+)
 from icl.models.hf.model import HF
 
 RandomTokens = Literal["none", "random_tokens"]
@@ -28,8 +41,6 @@ def raised(scores: Tensor, alpha: float, log_factors: Tensor | None = None) -> T
 
 def cut(scores: Tensor) -> Tensor:
     """Scores that give a key no weight."""
-    import torch
-
     return torch.full_like(scores, torch.finfo(scores.dtype).min)
 
 

@@ -25,7 +25,7 @@ from decoding.interventions.attention_edits import (
     check_span_names,
     score_sites,
 )
-from icl import Count, NonNegative, Positive, Prompt, Where, component, steer
+from icl import Count, NonNegative, Positive, Prompt, Where, component, steer, torch
 
 if TYPE_CHECKING:
     from icl.models.hf.model import HF
@@ -61,8 +61,6 @@ class AttentionScaling(ScoreMethod):
         score_sites(model, self.first_layer, self.last_layer)
 
     def steered(self, prompts: Sequence[Prompt], model: "HF") -> Sequence[Prompt]:
-        import torch
-
         log = torch.tensor(self.factor).log()
         sites = score_sites(model, self.first_layer, self.last_layer)
         edit = RaisedScores(

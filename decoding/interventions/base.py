@@ -23,7 +23,7 @@ from typing import Any, ClassVar, Literal
 
 from decoding import FitData, SteeringMethod
 from decoding.interventions.vector_file import VectorFile, find_vector_file, read_vector_file
-from icl import ConfigError, Count, ICLError, Intervention, Prompt, Tensor, canonical_digest, describe, steer
+from icl import ConfigError, Count, ICLError, Intervention, Prompt, Tensor, canonical_digest, describe, steer, torch
 from icl.models.hf.model import HF
 
 Control = Literal["none", "random", "random_heads", "shuffled", "zero_shot"]
@@ -205,8 +205,6 @@ class FittedTensors:
 
 def random_of_equal_norm(vectors: Tensor, name: str) -> Tensor:
     """Random vectors, each with the norm of the vector in its place. name: of the random stream."""
-    import torch
-
     generator = torch.Generator().manual_seed(int(canonical_digest(["random vectors", name])[:15], 16))
     noise = torch.randn(vectors.shape, generator=generator)
     scale = vectors.float().norm(dim=-1, keepdim=True) / noise.norm(dim=-1, keepdim=True).clamp(min=1e-12)

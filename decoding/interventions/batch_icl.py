@@ -23,7 +23,19 @@ from typing import Any, ClassVar, Literal
 
 from decoding import SteeringMethod, VectorEdit, random_of_equal_norm
 from decoding.prompt_edits import demonstration_windows, demonstrations, remove_demonstrations, replace_answers
-from icl import Count, Intervention, PositiveInt, Prompt, Site, Where, component, describe, later_parameter, steer
+from icl import (
+    Count,
+    Intervention,
+    PositiveInt,
+    Prompt,
+    Site,
+    Where,
+    component,
+    describe,
+    later_parameter,
+    steer,
+    torch,
+)
 from icl.annotations import Tensor
 from icl.models.hf.model import HF
 
@@ -108,8 +120,6 @@ class BatchICL(SteeringMethod):
 
     def _edits(self, digests: Sequence[str], states: Mapping[str, Tensor | None]) -> list[Intervention]:
         """One edit for each of the last tokens, from the states of the source prompts by digest."""
-        import torch
-
         mean = torch.stack([one for one in (states[digest] for digest in digests) if one is not None]).mean(0)
         if self.control == "random":
             mean = random_of_equal_norm(mean, f"batch_icl {self.layer} {list(digests)} {self.draw}")

@@ -11,7 +11,7 @@ from typing import Any
 
 from decoding import DevPrompt, FitData, FittedMethod, FittedTensors, SteeringMethod, probe_prompt
 from decoding.interventions import TrainableMethod, write_vector_file
-from icl import END, Intervention, Prompt, StreamKey, build
+from icl import END, Intervention, Prompt, StreamKey, build, torch
 from icl.models.answer_likelihood import demo_prompt
 from icl.models.hf.model import HF
 from icl.testing.require import accepts_class
@@ -108,8 +108,6 @@ def fitted_for_check(method: FittedMethod, model: HF, path: Path) -> FittedMetho
 
 def _untrained(method: Any, data: FitData) -> FittedTensors:
     """What the training of a method starts with, with noise in place of its steps."""
-    import torch
-
     start: FittedTensors = method.start(data.model, [one.prompt for one in data.sources], data.seed)
     generator = torch.Generator().manual_seed(data.seed)
     noisy = {name: one + 0.1 * torch.randn(one.shape, generator=generator) for name, one in start.tensors.items()}
@@ -162,8 +160,6 @@ def _check_purity(name: str, edits: list[Intervention], model: HF) -> None:
 
     An edit may have an attribute `tokens`: the number of tokens that it addresses in each row.
     """
-    import torch
-
     for edit in edits:
         tokens = getattr(edit, "tokens", None)
         rows = [0, 0, 1] if tokens is None else [0] * tokens + [1] * tokens

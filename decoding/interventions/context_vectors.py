@@ -37,7 +37,7 @@ from decoding.interventions.virtual_tokens import (
     ridge_map,
     text_states,
 )
-from icl import ModelError, Part, PositiveInt, Prompt, Tensor, Turn, canonical_digest, component, spans, steer
+from icl import ModelError, Part, PositiveInt, Prompt, Tensor, Turn, canonical_digest, component, spans, steer, torch
 from icl.models.hf.model import HF
 
 SLOTS = spans.question(spans.demo(0))
@@ -66,8 +66,6 @@ class ContextVectors(VirtualTokenMethod):
         return self._virtual(prompts, model, self.bank, own, (self.file.digest, self.control, self.draw))
 
     def start(self, model: HF, prompts: Iterable[Prompt], seed: int) -> FittedTensors:
-        import torch
-
         states, embeddings = text_states(islice(prompts, START_PROMPTS), model)
         affine = ridge_map(unit_rms(states), embeddings, self.ridge)
         width = states.shape[1]
@@ -88,8 +86,6 @@ class ContextVectors(VirtualTokenMethod):
         name: tuple[object, ...],
     ) -> list[Prompt]:
         """The queries behind the vectors of their demonstrations. name: of the module, in the digests of edits."""
-        import torch
-
         pooler, is_soft = module.tensors[self.tensor], bool(module.parameters["soft"])
         own = [[read_alone(prompt, place) for place in demonstrations(prompt)] for prompt in prompts]
         states = {} if is_soft else bank.read({one.digest: one for alone in own for one in alone}, model)

@@ -18,7 +18,7 @@ from typing import ClassVar, Literal
 from decoding import FitData, RaisedScores, attention_problem, check_span_names, score_sites
 from decoding.interventions.base import Control, FittedMethod, FittedTensors
 from decoding.interventions.trainable import minimize
-from icl import Keys, Model, PositiveInt, Site, Tensor, Where, component
+from icl import Keys, Model, PositiveInt, Site, Tensor, Where, component, torch
 
 
 @component("intervention", "dara")
@@ -57,8 +57,6 @@ class DARA(FittedMethod):
         return scaled(chosen["layers"], log_factors, tuple(chosen["keys"]), str(chosen["tokens"]))
 
     def fit(self, data: FitData) -> FittedTensors:
-        import torch
-
         sites = score_sites(data.model, self.first_layer, self.last_layer)
         layers = [site.layer for site in sites]
         counts = {data.model.sites.num_heads(layer) for layer in layers}

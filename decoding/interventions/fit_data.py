@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from decoding.prompt_edits import remove_demonstrations, replace_answers
-from icl import END, DataError, Intervention, PlanError, Prompt, Site, Tensor, Where, normalize_text, steer
+from icl import END, DataError, Intervention, PlanError, Prompt, Site, Tensor, Where, normalize_text, steer, torch
 from icl.models.hf.model import HF
 
 ROWS_AT_ONCE = 256
@@ -82,8 +82,6 @@ class FitData:
 
     def states(self, prompts: Sequence[Prompt], sites: Sequence[Site], where: Where = END) -> Tensor:
         """States of each prompt at its last token, or at another one: [prompts, sites, ...]. Raises ModelError."""
-        import torch
-
         observed = self.model.observe(prompts, sites, where)
         return torch.stack([torch.stack([own[site][-1] for site in sites]) for own in observed])
 
@@ -115,7 +113,6 @@ class FitData:
         Returns:
             States at the last token of the prompt, and at the last token of its answer: [sources, sites, d].
         """
-        import torch
 
         from icl.models.hf.hidden_states import StateRecorder
 
@@ -167,8 +164,6 @@ class FitData:
 
         Prompts that differ in interventions at their end share everything before it, so each costs one token.
         """
-        import torch
-
         parts, prompts = [], [self.model.before_answer(prompt) for prompt in prompts]
         tokens = [
             self.model.option_ids(prompt, [answer])[0][0] for prompt, answer in zip(prompts, answers, strict=True)

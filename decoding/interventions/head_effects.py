@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from decoding import DevPrompt, FitData, HeadEdit, How
-from icl import END, ConfigError, DataError, ModelError, Site, Tensor, Where, steer
+from icl import END, ConfigError, DataError, ModelError, Site, Tensor, Where, steer, torch
 from icl.models.hf.model import HF
 
 MAX_EFFECT_PROMPTS = 25
@@ -108,8 +108,6 @@ def head_contributions(model: HF, inputs: Tensor) -> Tensor:
         ModelError: The model normalizes or scales the block's output before it is added. A head alone then adds nothing
             that could be computed from its input.
     """
-    import torch
-
     layers = [site.layer for site in head_sites(model)]
     rows = []
     for layer, own in zip(layers, inputs, strict=True):
@@ -175,8 +173,6 @@ def chosen_heads(effects: Tensor, count: int) -> Heads:
 
 def summed(contributions: Tensor, heads: Sequence[tuple[int, int]]) -> Tensor:
     """The sum of what some heads add [d], in an order of its own: contributions [layers with heads, H, d]."""
-    import torch
-
     return torch.stack([contributions[i, head] for i, head in sorted(heads)]).sum(0)
 
 
@@ -196,8 +192,6 @@ def random_heads(shape: Sequence[int], chosen: Heads, draw: int) -> Heads:
     Raises:
         ConfigError: Fewer heads are left.
     """
-    import torch
-
     others = [(i, head) for i in range(shape[0]) for head in range(shape[1]) if (i, head) not in set(chosen)]
     if len(others) < len(chosen):
         raise ConfigError(

@@ -22,7 +22,7 @@ from typing import ClassVar
 from decoding import Control, Copies, FitData, FittedMethod, FittedTensors, random_of_equal_norm, tensor_digest
 from decoding.interventions.edits import EVERYWHERE, edit_digest
 from decoding.interventions.trainable import minimize
-from icl import PositiveInt, Site, Tensor, Where, component
+from icl import PositiveInt, Site, Tensor, Where, component, torch
 
 FIRST_A, FIRST_B, RATE, DECAY, BATCH, WARMUP = 0.1, 1.0, 0.01, 1e-3, 2, 0.05
 
@@ -89,8 +89,6 @@ class I2CL(FittedMethod):
         return FittedTensors(tensors, parameters, report)
 
     def _mixes(self, data: FitData, sites: Sequence[Site], vectors: Tensor) -> tuple[Tensor, list[float]]:
-        import torch
-
         a = torch.full((len(sites), 1), FIRST_A, requires_grad=True)
         b = torch.full((len(sites), 1), FIRST_B, requires_grad=True)
 

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from decoding import Control, DirectionEdit, FitData, FittedMethod, FittedTensors
-from icl import NonNegative, Site, Tensor, component
+from icl import NonNegative, Site, Tensor, component, torch
 
 
 @component("intervention", "icv")
@@ -66,8 +66,6 @@ def principal_direction(differences: Tensor) -> Tensor:
 
     Its sign makes the largest projection of a centered difference positive, as the released code's `svd_flip`.
     """
-    import torch
-
     centered = (differences - differences.mean(0)).flatten(1)
     left, _, right = torch.linalg.svd(centered, full_matrices=False)
     direction: Tensor = right[0] * left[left[:, 0].abs().argmax(), 0].sign()

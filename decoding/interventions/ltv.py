@@ -19,7 +19,7 @@ from typing import ClassVar, Literal
 
 from decoding import Control, FitData, FittedMethod, FittedTensors, VectorEdit, random_of_equal_norm, tensor_digest
 from decoding.interventions import head_contributions, head_sites, mean_head_inputs, minimize
-from icl import ConfigError, PositiveInt, Site, Tensor, component
+from icl import ConfigError, PositiveInt, Site, Tensor, component, torch
 
 
 @component("intervention", "ltv")
@@ -64,8 +64,6 @@ class LTV(FittedMethod):
         return FittedTensors(tensors, {"layers": layers, "variant": self.variant, "draw": self.draw}, report)
 
     def _weights(self, data: FitData, layers: list[int], directions: Tensor) -> tuple[Tensor, list[float]]:
-        import torch
-
         weights = torch.zeros(directions.shape[:2], requires_grad=True)
 
         def edits() -> list[VectorEdit]:
@@ -88,8 +86,6 @@ def weighted(weights: Tensor, directions: Tensor) -> Tensor:
 
 def sliced(contributions: Tensor) -> Tensor:
     """The release's parts: slice h of what all heads add, zero elsewhere. [L, H, d] -> [L, H, d]."""
-    import torch
-
     _, heads, width = contributions.shape
     if width % heads:
         raise ConfigError(f"variant: released cuts a state of {width} into {heads} equal slices, which is impossible.")

@@ -25,7 +25,7 @@ from typing import Any, Literal
 
 from decoding import FittedTensors, VectorEdit
 from decoding.interventions.trainable import TrainableMethod
-from icl import Prompt, Site, Tensor, Where, component
+from icl import Prompt, Site, Tensor, Where, component, torch
 from icl.models.hf.model import HF
 
 
@@ -49,8 +49,6 @@ class M2IV(TrainableMethod):
         return VectorEdit(dict(zip(sites, tensor, strict=True)), "add", self.strength, where)
 
     def start(self, model: HF, prompts: Iterable[Prompt], seed: int) -> FittedTensors:
-        import torch
-
         sites = [site for kind in self.kinds for site in model.sites.all(kind)]
         parameters = {"sites": [[site.kind, site.layer] for site in sites], "tokens": self.tokens}
         return FittedTensors({self.tensor: torch.zeros(len(sites), model.sites.width)}, parameters, {})

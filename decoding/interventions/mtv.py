@@ -38,7 +38,7 @@ from decoding.interventions.head_effects import (
     random_heads,
     strongest,
 )
-from icl import PositiveInt, Tensor, Where, component, later_parameter, steer
+from icl import PositiveInt, Tensor, Where, component, later_parameter, steer, torch
 
 MASKS, FINAL_MASKS, RATE, FIRST_LOGIT = 32, 10, 0.1, -1.0
 """Masks of a step, sampled masks at the end, Adam's rate, and the first Bernoulli logit of every head."""
@@ -145,7 +145,6 @@ def sampled_masks(
         steps: Number of steps.
         how: Whether the inputs replace the inputs of the heads or are added to them.
     """
-    import torch
     from torch import nn
 
     generator = torch.Generator().manual_seed(data.seed)
@@ -178,8 +177,6 @@ def _as_heads(mask: Tensor) -> Heads:
 
 
 def _as_mask(inputs: Tensor, heads: Heads) -> Tensor:
-    import torch
-
     mask = torch.zeros(inputs.shape[:2])
     for i, head in heads:
         mask[i, head] = 1

@@ -27,7 +27,7 @@ from decoding.interventions.head_effects import (
     random_heads,
     strongest,
 )
-from icl import PositiveInt, Tensor, Where, component, steer
+from icl import PositiveInt, Tensor, Where, component, steer, torch
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -117,7 +117,6 @@ def sensitivities(differences: Tensor, before: Tensor) -> Tensor:
 
 def cluster_centers(inputs: Tensor, count: int, seed: int) -> Tensor:
     """Centers of k-means, [clusters, e] of [n, e]. Clusters without members are left out."""
-    import torch
     from scipy.cluster.vq import kmeans2
 
     if count == 1:

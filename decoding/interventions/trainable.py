@@ -9,15 +9,12 @@ reads it.
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from decoding import Control, FitData, FittedMethod, FittedTensors
-from icl import ConfigError, DataError, Intervention, Keys, Prompt, Site, Tensor, Where, class_name, steer
+from icl import ConfigError, DataError, Intervention, Keys, Prompt, Site, Tensor, Where, class_name, steer, torch
 from icl.memory import report_out_of_memory
 from icl.models.hf.model import HF
-
-if TYPE_CHECKING:
-    import torch
 
 
 @dataclass(frozen=True)
@@ -139,7 +136,6 @@ def minimize(
         DataError: The loss is not a number. Tensors of the last completed step.
         ModelError: A step does not fit into memory.
     """
-    import torch
 
     from icl.models.hf.gradients import answer_loss, encode_answers
 

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 from decoding.interventions.edits import Copies, replaced
 from decoding.interventions.trainable import TrainableMethod
 from decoding.prompt_edits import demonstrations, keep_demonstrations
-from icl import LRUByteCache, ModelError, Part, Prompt, Site, Tensor, Turn, Where, canonical_digest, spans, steer
+from icl import LRUByteCache, ModelError, Part, Prompt, Site, Tensor, Turn, Where, canonical_digest, spans, steer, torch
 from icl.models.hf.model import HF
 
 EMBEDDING = Site("embedding", 0)
@@ -70,8 +70,6 @@ class DemonstrationBank:
             affine: [1 + d, d], the map.
             name: Names the map in the digests of edits.
         """
-        import torch
-
         own = [[read_alone(prompt, place) for place in demonstrations(prompt)] for prompt in prompts]
         states = self.read({one.digest: one for alone in own for one in alone}, model)
         made = []
@@ -139,8 +137,6 @@ class EmbeddingEdit:
 
 def text_states(prompts: Iterable[Prompt], model: HF) -> tuple[Tensor, Tensor]:
     """Last-layer states and input embeddings [n, d] of the texts of all demonstrations, each read alone as text."""
-    import torch
-
     alone = {
         one.digest: one
         for prompt in prompts
@@ -199,8 +195,6 @@ def ridge_map(states: Tensor, targets: Tensor, ridge: float) -> Tensor:
     Returns:
         [1 + d, d] float32.
     """
-    import torch
-
     x, y = states.double(), targets.double()
     x_mean, y_mean = x.mean(0), y.mean(0)
     centered = x - x_mean

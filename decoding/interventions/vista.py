@@ -19,7 +19,7 @@ from typing import Literal
 
 from decoding import DirectionEdit, SteeringMethod, random_of_equal_norm, remove_query_image
 from decoding.interventions.edits import directions_by_site
-from icl import NonNegative, Prompt, component, steer
+from icl import NonNegative, Prompt, component, steer, torch
 from icl.models.hf.model import HF
 
 
@@ -42,8 +42,6 @@ class Vista(SteeringMethod):
         return () if self.control != "none" else (replace(self, control="random"), replace(self, control="opposite"))
 
     def steered(self, prompts: Sequence[Prompt], model: HF) -> Sequence[Prompt]:
-        import torch
-
         sites = model.sites.all("residual")
         both = [*prompts, *(remove_query_image(prompt) for prompt in prompts)]
         states = [torch.stack([own[site][-1] for site in sites]) for own in model.observe(both, sites)]

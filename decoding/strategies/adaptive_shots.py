@@ -17,7 +17,7 @@ from typing import ClassVar, Literal
 
 from decoding import Note, StatefulStrategy, StepState, Strategy, Traits, unit_strength
 from decoding.prompt_edits import demonstrations, keep_demonstrations
-from icl import ConfigError, Count, Fraction, NonNegative, Prompt, Tensor, component, copied_to_device
+from icl import ConfigError, Count, Fraction, NonNegative, Prompt, Tensor, component, copied_to_device, torch
 
 
 def margins(logits: Tensor) -> Tensor:
@@ -77,8 +77,6 @@ class AdaptiveShots(StatefulStrategy):
 
     def fit(self, logprobs: Tensor, gold: Sequence[int]) -> "AdaptiveShots":
         """The smallest margin with the highest accuracy. logprobs: [queries, rungs, options]."""
-        import torch
-
         values, target = margins(logprobs).T.contiguous(), torch.as_tensor(gold)
         right = (logprobs.argmax(-1) == target[:, None]).T
         candidates = [0.0, *sorted({float(value) for value in values[:-1].flatten()})]
@@ -95,8 +93,6 @@ class AdaptiveShots(StatefulStrategy):
         return prompt, *(keep_demonstrations(prompt, ordered[:k]) for k in self.ladder), prompt
 
     def combine_stateful(self, logits: Tensor, step: int, states: Sequence[StepState]) -> Tensor:
-        import torch
-
         rungs = logits[1:]
         if any(0 not in state.memory for state in states):  # later steps neither compute nor read margins
             by_margin = first_clear(margins(rungs), self.margin).tolist()

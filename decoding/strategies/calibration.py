@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 
 from decoding import Note, Strategy, Traits, mean_logprobs, remove_query_image, replace_question, zero_strength
 from decoding.arms.fitting import estimate_option_prior
-from icl import ConfigError, NonNegative, Positive, Prompt, Tensor, component
+from icl import ConfigError, NonNegative, Positive, Prompt, Tensor, component, torch
 from icl.edits import Blank
 
 
@@ -88,8 +88,6 @@ class BatchCalibration(Strategy):
         return replace(self, prior=estimate_option_prior(logprobs[:, 0]))
 
     def combine(self, logits: Tensor, step: int) -> Tensor:
-        import torch
-
         options = logits[0]
         prior = torch.tensor(self.prior[: options.shape[-1]], dtype=torch.float64).log().to(options)
         return options - self.gamma * torch.nn.functional.pad(prior, (0, options.shape[-1] - len(prior)))

@@ -20,7 +20,7 @@ from typing import ClassVar, cast
 
 from decoding import Generate, Note, Strategy, Traits, bounded_divergence, unit_strength
 from decoding.prompt_edits import replace_images
-from icl import NonNegative, Part, PlanError, PositiveInt, Prompt, Tensor, Turn, component, spans
+from icl import NonNegative, Part, PlanError, PositiveInt, Prompt, Tensor, Turn, component, spans, torch
 from icl.types import Where
 
 INSTRUCTION = (
@@ -78,8 +78,6 @@ class CODE(Strategy):
         return prompt, replace_images(prompt, cast("Mapping[str, str]", note or {}), self.in_image_slot)
 
     def combine(self, logits: Tensor, step: int) -> Tensor:
-        import torch
-
         original, described = logits
         divergence = bounded_divergence(original, described, self.kappa)
         scores: Tensor = (2 - divergence) * original - (1 - divergence) * described

@@ -20,7 +20,7 @@ from typing import Annotated, Literal
 
 from decoding import Note, Strategy, constants_like, kth_plausibility_mask, typical_mask, unit_strength
 from decoding.branch import Branch, BranchesField
-from icl import ConfigError, Fraction, NonNegative, PositiveInt, Prompt, Tensor, component, parameter
+from icl import ConfigError, Fraction, NonNegative, PositiveInt, Prompt, Tensor, component, parameter, torch
 
 MASK_PARAMETERS: Mapping[str, tuple[str, ...]] = {
     "none": (),
@@ -75,8 +75,6 @@ class Contrast(Strategy):
         return kth_plausibility_mask(reference, self.beta, self.k if self.mask_name == "kth_best" else 1)
 
     def combine(self, logits: Tensor, step: int) -> Tensor:
-        import torch
-
         weights = constants_like(self.branch_weights, logits)[:, None, None]
         if self.space == "logits":
             scores: Tensor = (weights * logits).sum(0)

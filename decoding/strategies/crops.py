@@ -28,7 +28,7 @@ from typing import Annotated, Literal
 
 from decoding import Note, Strategy, Traits, plausibility_mask, remove_query_image, unit_strength, weight_per_row
 from decoding.interventions.attention_edits import cut
-from icl import Keys, Prompt, Site, Tensor, Where, canonical_digest, steer
+from icl import Keys, Prompt, Site, Tensor, Where, canonical_digest, steer, torch
 from icl.edits import Edit, ShuffledPatches
 from icl.registry import (
     Count,
@@ -117,7 +117,6 @@ class LeastAttended:
 def _random(x: Tensor) -> Tensor:
     """A random number of each key, which depends on the key's place alone: scores [n, H, K] -> [n, K]."""
     import numpy as np
-    import torch
 
     numbers = torch.from_numpy(np.random.default_rng(0).random(x.shape[-1]))
     return numbers.to(x).expand(x.shape[0], -1)

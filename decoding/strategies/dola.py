@@ -19,7 +19,7 @@ from typing import Literal
 
 from decoding import Strategy, Traits, jensen_shannon, plausibility_mask, zero_strength
 from decoding.formulas.distributions import reversed_jensen_shannon
-from icl import Fraction, Tensor, component
+from icl import Fraction, Tensor, component, torch
 
 MAX_CANDIDATES = 10
 """Even layers of a bucket of 20 layers."""
@@ -49,8 +49,6 @@ class DoLa(Strategy):
 
     def combine(self, logits: Tensor, step: int) -> Tensor:
         """Scores [B, V] from logits [1 + early layers, B, V]: the last layer, then early layers, lowest first."""
-        import torch
-
         last, early = logits[0], self._candidates(logits[1:])
         divergence = jensen_shannon if self.divergence == "jensen_shannon" else reversed_jensen_shannon
         chosen = torch.stack([divergence(last, layer)[:, 0] for layer in early]).argmax(0)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from decoding import StatefulStrategy, StepState, Traits, jensen_shannon, plausibility_mask
-from icl import Fraction, NonNegative, PositiveInt, Prompt, Tensor, component
+from icl import Fraction, NonNegative, PositiveInt, Prompt, Tensor, component, torch
 
 
 def residual(logprobs: Tensor, divergences: Tensor, stable: bool = True) -> Tensor:
@@ -59,8 +59,6 @@ class ResidualDecoding(StatefulStrategy):
 
     def combine_stateful(self, logits: Tensor, step: int, states: Sequence[StepState]) -> Tensor:
         """logits: [1, B, V] float32 -> scores [B, V]. A state keeps (log-probabilities, divergence) of each step."""
-        import torch
-
         logprobs = logits[0].log_softmax(-1)
         rows = []
         for row, state in zip(logprobs, states, strict=True):

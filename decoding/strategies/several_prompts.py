@@ -12,7 +12,20 @@ from decoding.arms.fitting import fit_mixture_weights
 from decoding.formulas.distributions import constants_like, steps_per_row
 from decoding.formulas.sampling import nucleus_threshold
 from decoding.prompt_edits import demonstration_windows, demonstrations, keep_demonstrations, remove_demonstrations
-from icl import Count, Fraction, NonNegative, Positive, PositiveInt, Prompt, Query, Tensor, build, component, parameter
+from icl import (
+    Count,
+    Fraction,
+    NonNegative,
+    Positive,
+    PositiveInt,
+    Prompt,
+    Query,
+    Tensor,
+    build,
+    component,
+    parameter,
+    torch,
+)
 from icl.errors import ConfigError, PlanError
 from icl.lru_cache_bytes import LRUByteCache
 
@@ -75,8 +88,6 @@ class NBCE(StatefulStrategy):
 
     def _pool(self, windows: Tensor, step: int, states: Sequence[StepState]) -> Tensor:
         """The window with minimal entropy of each row: log-probabilities [n, B, V] -> [B, V]."""
-        import torch
-
         entropies = torch.special.entr(windows.exp()).sum(-1)
         steps = steps_per_row(step, len(states))
         previous = [state.memory.get(steps[row] - 1) for row, state in enumerate(states)]

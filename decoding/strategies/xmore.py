@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from decoding import Note, Strategy, entropy, remove_demonstrations, remove_query_image, unit_strength, wrap_question
-from icl import ConfigError, PlanError, PositiveInt, Prompt, Query, Tensor, build, component, later_parameter
+from icl import ConfigError, PlanError, PositiveInt, Prompt, Query, Tensor, build, component, later_parameter, torch
 from icl import parameter_files as files
 from icl.lru_cache_bytes import LRUByteCache
 
@@ -74,8 +74,6 @@ class XMoRe(Strategy):
         return (prompt, described) if self.view == "one_prompt" else (prompt, query, remove_query_image(described))
 
     def combine(self, logits: Tensor, step: int) -> Tensor:
-        import torch
-
         views = logits[1:].log_softmax(-1)
         if len(views) == 1:
             return views[0]

@@ -1,10 +1,11 @@
 """The base classes of image edits."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from annotated_types import Ge, Le
 
+from icl import PIL
 from icl.annotations import Tensor
 from icl.errors import ConfigError
 from icl.images import Image
@@ -12,10 +13,6 @@ from icl.loading import location
 from icl.registry import Fraction, build, describe
 from icl.streams import StreamKey
 from icl.text.json_text import canonical_bytes
-
-if TYPE_CHECKING:
-    from PIL.Image import Image as PILImage
-
 
 ColorLevel = Annotated[int, Ge(0), Le(255)]
 """Intensity of one color channel."""
@@ -41,7 +38,7 @@ class Edit:
         """The text that identifies this edit in an image's digest."""
         return canonical_bytes(describe(self)).decode()
 
-    def apply_to_image(self, image: "PILImage") -> "PILImage":
+    def apply_to_image(self, image: "PIL.Image.Image") -> "PIL.Image.Image":
         return image
 
     def apply_to_pixel_values(self, pixels: Tensor) -> Tensor:
@@ -72,7 +69,7 @@ class Box(Edit):
                 f"{self.bottom:g}."
             )
 
-    def of(self, image: "PILImage") -> tuple[int, int, int, int]:
+    def of(self, image: "PIL.Image.Image") -> tuple[int, int, int, int]:
         """The box as (left, top, right, bottom) in pixels, at least one pixel wide and high."""
         left = min(round(self.left * image.width), image.width - 1)
         top = min(round(self.top * image.height), image.height - 1)
@@ -91,5 +88,5 @@ class ReplacementImage(Edit):
     def describe(self) -> str:
         return f"Another({self.image.digest})"
 
-    def apply_to_image(self, image: "PILImage") -> "PILImage":
+    def apply_to_image(self, image: "PIL.Image.Image") -> "PIL.Image.Image":
         return self.image.open()

@@ -1,14 +1,10 @@
 """Edits that change or remove the colors of an image."""
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
-from icl import Edit, NonNegative, StreamKey, component
+from icl import PIL, Edit, NonNegative, StreamKey, component
 from icl.edits.base import ColorLevel
 from icl.registry import PatchesPerSide
-
-if TYPE_CHECKING:
-    from PIL.Image import Image as PILImage
 
 
 @component("edit", "blank")
@@ -20,10 +16,8 @@ class Blank(Edit):
     green: ColorLevel = 128  # of 255
     blue: ColorLevel = 128  # of 255
 
-    def apply_to_image(self, image: "PILImage") -> "PILImage":
-        from PIL import Image as PILImage
-
-        return PILImage.new("RGB", image.size, (self.red, self.green, self.blue))
+    def apply_to_image(self, image: "PIL.Image.Image") -> "PIL.Image.Image":
+        return PIL.Image.new("RGB", image.size, (self.red, self.green, self.blue))
 
 
 @component("edit", "blur")
@@ -33,10 +27,8 @@ class Blur(Edit):
 
     radius: NonNegative = 2.0  # standard deviation in pixels
 
-    def apply_to_image(self, image: "PILImage") -> "PILImage":
-        from PIL import ImageFilter
-
-        return image.filter(ImageFilter.GaussianBlur(self.radius))
+    def apply_to_image(self, image: "PIL.Image.Image") -> "PIL.Image.Image":
+        return image.filter(PIL.ImageFilter.GaussianBlur(self.radius))
 
 
 @component("edit", "mean_color")
@@ -44,12 +36,11 @@ class Blur(Edit):
 class MeanColor(Edit):
     """An image of the original's mean color: brightness and tint stay, all content is removed."""
 
-    def apply_to_image(self, image: "PILImage") -> "PILImage":
+    def apply_to_image(self, image: "PIL.Image.Image") -> "PIL.Image.Image":
         import numpy as np
-        from PIL import Image as PILImage
 
         red, green, blue = np.asarray(image).reshape(-1, 3).mean(0).round().astype(int).tolist()
-        return PILImage.new("RGB", image.size, (red, green, blue))
+        return PIL.Image.new("RGB", image.size, (red, green, blue))
 
 
 @component("edit", "color")
@@ -62,19 +53,16 @@ class Color(Edit):
     saturation: NonNegative = 1.0  # factor
     hue: float = 0.0  # rotation, as a share of the color circle
 
-    def apply_to_image(self, image: "PILImage") -> "PILImage":
-        from PIL import Image as PILImage
-        from PIL import ImageEnhance
-
-        image = ImageEnhance.Brightness(image).enhance(self.brightness)
-        image = ImageEnhance.Contrast(image).enhance(self.contrast)
-        image = ImageEnhance.Color(image).enhance(self.saturation)
+    def apply_to_image(self, image: "PIL.Image.Image") -> "PIL.Image.Image":
+        image = PIL.ImageEnhance.Brightness(image).enhance(self.brightness)
+        image = PIL.ImageEnhance.Contrast(image).enhance(self.contrast)
+        image = PIL.ImageEnhance.Color(image).enhance(self.saturation)
         turn = round(255 * self.hue) % 256
         if not turn:
             return image
         hue, saturation, value = image.convert("HSV").split()
         turned = hue.point([(level + turn) % 256 for level in range(256)])
-        return PILImage.merge("HSV", (turned, saturation, value)).convert("RGB")
+        return PIL.Image.merge("HSV", (turned, saturation, value)).convert("RGB")
 
 
 @component("edit", "random_colors")
@@ -88,10 +76,9 @@ class RandomColors(Edit):
     def bind(self, key: StreamKey, place: str) -> "RandomColors":
         return replace(self, stream=key.number(f"made up/{place}", 63))
 
-    def apply_to_image(self, image: "PILImage") -> "PILImage":
+    def apply_to_image(self, image: "PIL.Image.Image") -> "PIL.Image.Image":
         import numpy as np
-        from PIL import Image as PILImage
 
         draw = np.random.default_rng(self.stream)
         colors = draw.integers(0, 256, (self.patches, self.patches, 3), dtype=np.uint8)
-        return PILImage.fromarray(colors).resize(image.size, PILImage.Resampling.BICUBIC)
+        return PIL.Image.fromarray(colors).resize(image.size, PIL.Image.Resampling.BICUBIC)

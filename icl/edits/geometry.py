@@ -1,14 +1,11 @@
 """Edits that move, cut or hide parts of an image."""
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
-from icl import Edit, StreamKey, component
+from icl import PIL, Edit, StreamKey, component
 from icl.edits.base import Box, ColorLevel
 from icl.registry import PatchesPerSide
-
-if TYPE_CHECKING:
-    from PIL.Image import Image as PILImage
 
 
 @component("edit", "crop")
@@ -16,10 +13,8 @@ if TYPE_CHECKING:
 class Crop(Box):
     """A crop: the content of the box, resized to the image's size."""
 
-    def apply_to_image(self, image: "PILImage") -> "PILImage":
-        from PIL import Image as PILImage
-
-        return image.crop(self.of(image)).resize(image.size, PILImage.Resampling.BICUBIC)  # nothing from outside it
+    def apply_to_image(self, image: "PIL.Image.Image") -> "PIL.Image.Image":
+        return image.crop(self.of(image)).resize(image.size, PIL.Image.Resampling.BICUBIC)  # nothing from outside it
 
 
 @component("edit", "flip")
@@ -29,10 +24,8 @@ class Flip(Edit):
 
     axis: Literal["horizontal", "vertical"] = "horizontal"  # horizontal: left to right; vertical: top to bottom
 
-    def apply_to_image(self, image: "PILImage") -> "PILImage":
-        from PIL import ImageOps
-
-        return ImageOps.mirror(image) if self.axis == "horizontal" else ImageOps.flip(image)
+    def apply_to_image(self, image: "PIL.Image.Image") -> "PIL.Image.Image":
+        return PIL.ImageOps.mirror(image) if self.axis == "horizontal" else PIL.ImageOps.flip(image)
 
 
 @component("edit", "rotate")
@@ -42,10 +35,8 @@ class Rotate(Edit):
 
     degrees: float = 180.0  # counterclockwise
 
-    def apply_to_image(self, image: "PILImage") -> "PILImage":
-        from PIL import Image as PILImage
-
-        return image.rotate(self.degrees, PILImage.Resampling.BICUBIC, fillcolor=(128, 128, 128))
+    def apply_to_image(self, image: "PIL.Image.Image") -> "PIL.Image.Image":
+        return image.rotate(self.degrees, PIL.Image.Resampling.BICUBIC, fillcolor=(128, 128, 128))
 
 
 @component("edit", "region")
@@ -57,7 +48,7 @@ class RegionMask(Box):
     green: ColorLevel = 0  # of 255
     blue: ColorLevel = 0  # of 255
 
-    def apply_to_image(self, image: "PILImage") -> "PILImage":
+    def apply_to_image(self, image: "PIL.Image.Image") -> "PIL.Image.Image":
         masked = image.copy()
         masked.paste((self.red, self.green, self.blue), self.of(image))
         return masked
@@ -80,7 +71,7 @@ class ShuffledPatches(Edit):
     def bind(self, key: StreamKey, place: str) -> "ShuffledPatches":
         return replace(self, stream=key.number(f"patches/{place}", 63))
 
-    def apply_to_image(self, image: "PILImage") -> "PILImage":
+    def apply_to_image(self, image: "PIL.Image.Image") -> "PIL.Image.Image":
         import numpy as np
 
         shuffled = image.copy()

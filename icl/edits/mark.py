@@ -11,13 +11,10 @@ Differs from the released code in the regions (Set-of-Mark marks masks of SAM) a
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
-from icl import ConfigError, Edit, Fraction, PositiveInt, component
+from icl import PIL, ConfigError, Edit, Fraction, PositiveInt, component
 from icl.edits.base import Box
-
-if TYPE_CHECKING:
-    from PIL.Image import Image as PILImage
 
 MARK_COLORS: dict[str, tuple[int, int, int]] = {
     "red": (240, 0, 30),
@@ -56,19 +53,17 @@ class RegionMarks(Edit):
                 f"numbers has {len(self.numbers)} entries for {len(self.boxes)} boxes. Give one for each."
             )
 
-    def apply_to_image(self, image: "PILImage") -> "PILImage":
-        from PIL import Image as PILImage
-        from PIL import ImageDraw
-
+    def apply_to_image(self, image: "PIL.Image.Image") -> "PIL.Image.Image":
         marked = image.copy()
-        pen, width = ImageDraw.Draw(marked), max(1, min(image.size) // 128)
+        pen, width = PIL.ImageDraw.Draw(marked), max(1, min(image.size) // 128)
         numbers = self.numbers or range(1, len(self.boxes) + 1)
         for place, (number, box) in enumerate(zip(numbers, self.boxes, strict=True)):
             color = list(MARK_COLORS.values())[place % len(MARK_COLORS)]
             left, top, right, bottom = Box(*box).of(image)
             if self.style == "color":
                 region = marked.crop((left, top, right, bottom))
-                marked.paste(PILImage.blend(region, PILImage.new("RGB", region.size, color), self.opacity), (left, top))
+                plain = PIL.Image.new("RGB", region.size, color)
+                marked.paste(PIL.Image.blend(region, plain, self.opacity), (left, top))
                 continue
             pen.rectangle((left, top, right - 1, bottom - 1), outline=color, width=width)
             if self.style == "number":
@@ -77,15 +72,13 @@ class RegionMarks(Edit):
         return marked
 
 
-def _badge(number: int, color: tuple[int, int, int], scale: int) -> "PILImage":
+def _badge(number: int, color: tuple[int, int, int], scale: int) -> "PIL.Image.Image":
     """The number in white on its color, with `scale` pixels for a dot of the digits."""
-    from PIL import Image as PILImage
-
     text = str(number)
-    badge = PILImage.new("RGB", (4 * len(text) + 1, 7), color)
+    badge = PIL.Image.new("RGB", (4 * len(text) + 1, 7), color)
     for place, digit in enumerate(text):
         for y, row in enumerate(_ROWS[digit]):
             for x in range(3):
                 if int(row) >> (2 - x) & 1:
                     badge.putpixel((1 + 4 * place + x, 1 + y), (255, 255, 255))
-    return badge.resize((badge.width * scale, badge.height * scale), PILImage.Resampling.NEAREST)
+    return badge.resize((badge.width * scale, badge.height * scale), PIL.Image.Resampling.NEAREST)

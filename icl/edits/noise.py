@@ -5,7 +5,7 @@ from typing import Annotated, ClassVar
 
 from annotated_types import Ge, Le
 
-from icl import Edit, StreamKey, Tensor, component
+from icl import Edit, StreamKey, Tensor, component, torch
 
 DIFFUSION_STEPS = 1000
 
@@ -31,8 +31,6 @@ class DiffusionNoise(Edit):
         return replace(self, stream=key.number(f"noise/{place}", 63))
 
     def apply_to_pixel_values(self, pixels: Tensor) -> Tensor:
-        import torch
-
         generator = torch.Generator().manual_seed(self.stream)
         noise = torch.randn(pixels.shape, generator=generator, dtype=torch.float32)
         keep, spread = diffusion_scales(self.step)
@@ -41,8 +39,6 @@ class DiffusionNoise(Edit):
 
 def diffusion_scales(step: int) -> tuple[float, float]:
     """(weight of the image, standard deviation of the noise) after `step` of 1000 diffusion steps."""
-    import torch
-
     line = torch.linspace(-6, 6, DIFFUSION_STEPS, dtype=torch.float64)
     betas = torch.sigmoid(line) * (0.5e-2 - 1e-5) + 1e-5
     alpha_bar = float(torch.cumprod(1 - betas, 0)[step])

@@ -1,14 +1,11 @@
 """A random change that keeps the content of an image."""
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
-from icl import Edit, NestedComponent, StreamKey, component
+from icl import PIL, Edit, NestedComponent, StreamKey, component
 from icl.edits.colors import Blur, Color
 from icl.edits.geometry import Crop, Flip, Rotate
-
-if TYPE_CHECKING:
-    from PIL.Image import Image as PILImage
 
 
 @component("edit", "random_augmentation")
@@ -36,5 +33,5 @@ class RandomAugmentation(Edit):
         ]
         return replace(self, change=changes[int(draw.integers(len(changes)))])
 
-    def apply_to_image(self, image: "PILImage") -> "PILImage":
+    def apply_to_image(self, image: "PIL.Image.Image") -> "PIL.Image.Image":
         return self.change.apply_to_image(image)

@@ -14,12 +14,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from icl import ConfigError, DataError, did_you_mean, hide_datasets_progress
+from icl import PIL, ConfigError, DataError, did_you_mean, hide_datasets_progress
 from icl.harness.task_file import TaskFile, read_task_file, require_installed
 
 if TYPE_CHECKING:
     from datasets import Dataset
-    from PIL.Image import Image as PILImage
 
 OUTPUT_TYPES = ("generate_until", "multiple_choice")
 LOCAL_BUILDERS = ("arrow", "csv", "json", "parquet", "text")
@@ -89,7 +88,7 @@ class TaskDocument:
         row: Mapping[str, Any] = self.loaded.rows(self.split)[self.row]
         return row
 
-    def images(self) -> "list[PILImage]":
+    def images(self) -> "list[PIL.Image.Image]":
         """The images of the question. Raises DataError for other media."""
         return self._only_images(self._call("doc_to_visual", self.whole) or [])
 
@@ -99,7 +98,7 @@ class TaskDocument:
             raise DataError(f"{self.where}: doc_to_text gives {type(text).__name__}, and a question is a text.")
         return text
 
-    def messages(self) -> "tuple[list[PILImage], str]":
+    def messages(self) -> "tuple[list[PIL.Image.Image], str]":
         """Images and text of the task's messages: one turn of the user, with the images before the text.
 
         Raises:
@@ -184,11 +183,9 @@ class TaskDocument:
         except Exception as error:  # code of others may raise anything
             raise DataError(f"{self.where}: {method} failed: {_reason(error)}") from error
 
-    def _only_images(self, media: Sequence[Any]) -> "list[PILImage]":
-        from PIL.Image import Image as PILImage
-
+    def _only_images(self, media: Sequence[Any]) -> "list[PIL.Image.Image]":
         for item in media:
-            if not isinstance(item, PILImage):
+            if not isinstance(item, PIL.Image.Image):
                 raise DataError(
                     f"{self.where} has a {type(item).__name__} where an image is expected. Tasks about video or audio "
                     "cannot be used."
@@ -278,15 +275,13 @@ def _configured(path: Path) -> Any:
 @lru_cache
 def _task_class() -> Any:
     """lmms-eval's task class, without the retries of its methods."""
-    from PIL import ImageFile
-
-    truncated = ImageFile.LOAD_TRUNCATED_IMAGES
+    truncated = PIL.ImageFile.LOAD_TRUNCATED_IMAGES
     try:
         with warnings.catch_warnings():
             import lmms_eval.api.metrics  # noqa: F401 - otherwise `aggregation: mean` is None
             from lmms_eval.api.task import ConfigurableMessagesTask
     finally:
-        ImageFile.LOAD_TRUNCATED_IMAGES = truncated
+        PIL.ImageFile.LOAD_TRUNCATED_IMAGES = truncated
     once = {name: inspect.unwrap(getattr(ConfigurableMessagesTask, name)) for name in ("download", "process_results")}
     return type("TaskOnce", (ConfigurableMessagesTask,), once)
 

@@ -10,12 +10,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from icl import SEARCH_FOLDERS, DataError, Image, decode_image, open_image_file, search_candidates
+from icl import PIL, SEARCH_FOLDERS, DataError, Image, decode_image, open_image_file, search_candidates
 from icl.tasks.source import BUILDERS, DataSource
 
 if TYPE_CHECKING:
     from datasets import Dataset
-    from PIL.Image import Image as PILImage
 
 
 MAX_PATH = 4096
@@ -87,7 +86,7 @@ class StoredImage:
     row: int
     place: int
 
-    def __call__(self) -> "PILImage":
+    def __call__(self) -> "PIL.Image.Image":
         cells = _cells(self.view[self.row][self.column])
         if self.place >= len(cells):
             raise ValueError("the cell is empty")
@@ -108,7 +107,7 @@ class CutImage:
     whole: Image
     box: tuple[int, int, int, int]  # left, top, right, bottom in pixels
 
-    def __call__(self) -> "PILImage":
+    def __call__(self) -> "PIL.Image.Image":
         image, (left, top, right, bottom) = self.whole.open(), self.box
         if not (0 <= left < right <= image.width and 0 <= top < bottom <= image.height):
             raise ValueError(f"the box {self.box} is not inside its {image.width} x {image.height} pixels")
@@ -176,7 +175,7 @@ class VideoFrame:
     place: int
     count: int
 
-    def __call__(self) -> "PILImage":
+    def __call__(self) -> "PIL.Image.Image":
         return _decoded(self.path, self.count)[self.place]
 
 
@@ -194,7 +193,7 @@ def video_frames(path: Path, count: int, origin: str) -> tuple[Image, ...]:
 
 
 @lru_cache(maxsize=8)
-def _decoded(path: str, count: int) -> "tuple[PILImage, ...]":
+def _decoded(path: str, count: int) -> "tuple[PIL.Image.Image, ...]":
     """The chosen frames. Raises ValueError if the file is no video, or has no frame."""
     import av
 

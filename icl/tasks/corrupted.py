@@ -11,18 +11,14 @@ lists the parameters of each severity. Any image edit can be the corruption, als
 
 import io
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 from annotated_types import Ge, Le
 
-from icl import ConfigError, Example, Image, StreamKey, Task, did_you_mean
+from icl import PIL, ConfigError, Example, Image, StreamKey, Task, did_you_mean
 from icl.edits import Edit, build_edit
 from icl.registry import NestedComponent, component, describe, entries
 from icl.tasks.base import AlteredTask
-
-if TYPE_CHECKING:
-    from PIL.Image import Image as PILImage
-
 
 Where = Literal["query", "pool", "all"]
 CLEAN = "clean"
@@ -135,14 +131,12 @@ class Corruption(Edit):
     severity: int = 1
     stream: int = 0
 
-    def apply_to_image(self, image: "PILImage") -> "PILImage":
+    def apply_to_image(self, image: "PIL.Image.Image") -> "PIL.Image.Image":
         level = self.severity - 1
         if self.kind == "noise":
             return _noised(image, NOISE[level], self.stream)
         if self.kind == "blur":
-            from PIL import ImageFilter
-
-            return image.filter(ImageFilter.GaussianBlur(BLUR[level] * min(image.size) / SIDE))
+            return image.filter(PIL.ImageFilter.GaussianBlur(BLUR[level] * min(image.size) / SIDE))
         return _flat(image, CONTRAST[level]) if self.kind == "contrast" else _packed(image, QUALITY[level])
 
 
@@ -156,27 +150,23 @@ def corrupt(image: Image, by: CorruptionKind | Edit, severity: int, seed: int = 
     return image.edit(Corruption(by, severity, key.number("corruption", 63) if by == "noise" else 0))
 
 
-def _noised(image: "PILImage", size: float, stream: int) -> "PILImage":
+def _noised(image: "PIL.Image.Image", size: float, stream: int) -> "PIL.Image.Image":
     import numpy as np
-    from PIL import Image as PILImage
 
     pixels = np.asarray(image) / 255
     noise = np.random.Generator(np.random.Philox(key=stream)).normal(size=pixels.shape)
-    return PILImage.fromarray((np.clip(pixels + size * noise, 0, 1) * 255).round().astype(np.uint8))
+    return PIL.Image.fromarray((np.clip(pixels + size * noise, 0, 1) * 255).round().astype(np.uint8))
 
 
-def _flat(image: "PILImage", contrast: float) -> "PILImage":
+def _flat(image: "PIL.Image.Image", contrast: float) -> "PIL.Image.Image":
     import numpy as np
-    from PIL import Image as PILImage
 
     pixels = np.asarray(image) / 255
     means = pixels.mean((0, 1), keepdims=True)
-    return PILImage.fromarray((np.clip((pixels - means) * contrast + means, 0, 1) * 255).round().astype(np.uint8))
+    return PIL.Image.fromarray((np.clip((pixels - means) * contrast + means, 0, 1) * 255).round().astype(np.uint8))
 
 
-def _packed(image: "PILImage", quality: int) -> "PILImage":
-    from PIL import Image as PILImage
-
+def _packed(image: "PIL.Image.Image", quality: int) -> "PIL.Image.Image":
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=quality)
-    return PILImage.open(buffer).convert("RGB")
+    return PIL.Image.open(buffer).convert("RGB")

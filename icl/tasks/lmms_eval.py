@@ -19,17 +19,14 @@ The metrics `lmms_eval` and `lmms_eval_aggregate` are the task's own scores.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from icl import SEARCH_FOLDERS, ConfigError, Example, Image, Pool, SharedPoolTask, limited_choice
+from icl import PIL, SEARCH_FOLDERS, ConfigError, Example, Image, Pool, SharedPoolTask, limited_choice
 from icl.harness.loaded_task import LoadedTask, TaskDocument, check_kind, load_task
 from icl.harness.task_file import TaskFile, find_task_file
 from icl.registry import Fraction, PositiveInt, component, parameter
 from icl.tasks import connected_components, divide_by_group, image_keys
 from icl.tasks.source import DataSource, encoded
-
-if TYPE_CHECKING:
-    from PIL.Image import Image as PILImage
 
 GREEDY: Mapping[str, tuple[Any, ...]] = {
     "do_sample": (False,),
@@ -209,7 +206,7 @@ class DocumentImage:
     place: int
     by_messages: bool
 
-    def __call__(self) -> "PILImage":
+    def __call__(self) -> "PIL.Image.Image":
         return (self.document.messages()[0] if self.by_messages else self.document.images())[self.place]
 
 

@@ -24,16 +24,12 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from string import ascii_uppercase
-from typing import TYPE_CHECKING
 
-from icl import SEARCH_FOLDERS, Example, Image, OptionListing, decode_image, search_candidates
+from icl import PIL, SEARCH_FOLDERS, Example, Image, OptionListing, decode_image, search_candidates
 from icl.errors import ConfigError, DataError, did_you_mean
 from icl.registry import Fraction, PositiveInt, component, parameter
 from icl.tasks import connected_components, divide_by_group, parse_list
 from icl.tasks.base import Pool, SharedPoolTask, limited_choice
-
-if TYPE_CHECKING:
-    from PIL.Image import Image as PILImage
 
 MAX_REFERENCE_CHARACTERS = 64
 """A shorter cell of the column `image` is the index of the row that has the image (`ImageBaseDataset`)."""
@@ -195,7 +191,7 @@ class Base64Image:
 
     text: str
 
-    def __call__(self) -> "PILImage":
+    def __call__(self) -> "PIL.Image.Image":
         try:
             return decode_image(base64.b64decode(self.text, validate=True))
         except binascii.Error as error:

@@ -4,12 +4,8 @@ import base64
 import html
 import io
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
 
-from icl import Image, ImageError, strip_control_characters
-
-if TYPE_CHECKING:
-    from PIL.Image import Image as PILImage
+from icl import PIL, Image, ImageError, strip_control_characters
 
 THUMBNAIL_SIDE = 96
 """The longest side of an image in pixels."""
@@ -60,7 +56,7 @@ def box_html(*contents: str) -> str:
     return f'<div style="{_BOX}">{"".join(contents)}</div>'
 
 
-def thumbnail(image: "PILImage") -> str:
+def thumbnail(image: "PIL.Image.Image") -> str:
     """The data URI of an RGB image, reduced to THUMBNAIL_SIDE."""
     small = image.copy()
     small.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))

@@ -2,18 +2,15 @@
 
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge, Le
 
-from icl import ConfigError, Context, Image, NestedComponent, PlanError, Pool, PositiveInt, component, describe
+from icl import PIL, ConfigError, Context, Image, NestedComponent, PlanError, Pool, PositiveInt, component, describe
 from icl.edits import DIFFUSION_STEPS, Blank, DiffusionNoise, Edit
 from icl.edits.mark import RegionMarks
 from icl.types import Where
 from prompts import change_examples, derange, random_places, replace_demos, sort_by_rank
-
-if TYPE_CHECKING:
-    from PIL.Image import Image as PILImage
 
 
 @component("transform", "images")
@@ -198,14 +195,12 @@ def middles(count: int, parts: int) -> list[int]:
     return [(2 * i + 1) * count // (2 * parts) for i in range(parts)]
 
 
-def _draw_grid(images: tuple[Image, ...], columns: int, gap: int) -> "PILImage":
-    from PIL import Image as PILImage
-
+def _draw_grid(images: tuple[Image, ...], columns: int, gap: int) -> "PIL.Image.Image":
     frames = [image.open() for image in images]
     width, height = min(frame.width for frame in frames), min(frame.height for frame in frames)
     rows = -(-len(frames) // columns)
     across = min(columns, len(frames))
-    sheet = PILImage.new("RGB", (across * (width + gap) + gap, rows * (height + gap) + gap), "white")
+    sheet = PIL.Image.new("RGB", (across * (width + gap) + gap, rows * (height + gap) + gap), "white")
     for i, frame in enumerate(frames):
         place = (gap + i % columns * (width + gap), gap + i // columns * (height + gap))
         sheet.paste(frame.resize((width, height)), place)

@@ -10,7 +10,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from icl import Example, Image, PlanError, Query, Tensor, component
+from icl import Example, Image, PlanError, Query, Tensor, component, torch
 from icl.models.small.efficientnet import load_network, pixels_of, weights_file
 from retrievers import Vectors, all_images, mean_per_item, normalize_rows, stack_batches
 from retrievers.embedders.sentence_encoders import MAX_TOKENS, MiniLM, minilm_folder
@@ -58,8 +58,6 @@ class EfficientNet:
 
 def feature_maps(images: Sequence[Image], side: int = SIDE) -> Iterator[Tensor]:
     """The features at each position, in batches: [images, 1280, side / 32, side / 32]."""
-    import torch
-
     for batch in decode_batches(images, BATCH):
         inputs = torch.from_numpy(np.stack([pixels_of(image, side) for image in batch]))
         with torch.inference_mode():

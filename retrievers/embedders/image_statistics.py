@@ -8,7 +8,7 @@ import numpy as np
 from annotated_types import Ge, Le
 from numpy.typing import NDArray
 
-from icl import DataError, Example, Image, PlanError, Query, component
+from icl import PIL, DataError, Example, Image, PlanError, Query, component
 from retrievers import Vectors, all_images, mean_per_item, normalize_rows
 
 
@@ -37,9 +37,7 @@ class Pixels:
         raise PlanError("embedder 'pixels' reads images only. For questions, use the embedder 'encoder'.")
 
     def _embed_image(self, image: Image) -> Vectors:
-        from PIL import Image as PILImage
-
-        small = image.open().resize((self.size, self.size), PILImage.Resampling.BOX)
+        small = image.open().resize((self.size, self.size), PIL.Image.Resampling.BOX)
         values = np.asarray(small, dtype=np.float32).reshape(-1) / 127.5 - 1
         return np.append(values, np.float32(1))
 

@@ -10,7 +10,7 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from icl import Example, Image, ModelError, PlanError, Query, component, later_parameter
+from icl import Example, Image, ModelError, PlanError, Query, component, later_parameter, torch
 from retrievers import Vectors, all_images, mean_per_item, stack_batches
 from retrievers.machinery.embedding_models import (
     BATCH,
@@ -65,8 +65,6 @@ class VisionBackbone:
 
     def embed_images(self, images: Sequence[Image], pool: str) -> Vectors:
         """The vector of each image, [N, D], unit rows. pool: see the embedder `vision`."""
-        import torch
-
         rows = []
         with torch.inference_mode():
             for pil_images in decode_batches(images, BATCH):

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from icl import Example, ICLError, Image, PlanError, Pool, Query, RetrievedExample
+from icl import PIL, Example, ICLError, Image, PlanError, Pool, Query, RetrievedExample
 from icl.edits import Blank
 from icl.testing.require import accepts_class
 from retrievers.base import (
@@ -214,11 +214,10 @@ def _check_too_many(retriever: Retriever, pool: Pool, queries: list[Query], reso
 
 def _example(name: str, color: str, place: int) -> Example:
     """An example with a distinct image: one color, with a gray bar at a position that depends on `place`."""
-    from PIL import Image as PILImage
-    from PIL import ImageDraw
-
-    image = PILImage.new("RGB", (32, 32), COLORS[color])
-    ImageDraw.Draw(image).rectangle((place % 28, place // 28, place % 28 + 3, place // 28 + 9), fill=(128, 128, 128))
+    image = PIL.Image.new("RGB", (32, 32), COLORS[color])
+    PIL.ImageDraw.Draw(image).rectangle(
+        (place % 28, place // 28, place % 28 + 3, place // 28 + 9), fill=(128, 128, 128)
+    )
     question = f"Which color is image {place}?"
     return Example(name, (Image.from_pil(image, name),), question, (color,), tuple(COLORS), label=color)
 

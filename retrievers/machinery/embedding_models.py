@@ -6,17 +6,13 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 
-from icl import Image, Model, ModelError, expand_user, hide_transformers_progress
+from icl import PIL, Image, Model, ModelError, expand_user, hide_transformers_progress, torch
 from icl.models.hf.device_placement import has_cuda, resolve_device
 from retrievers.base import Vectors, stack_batches
-
-if TYPE_CHECKING:
-    from PIL.Image import Image as PILImage
-
 
 BATCH = 64
 SHIPPED = {"tiny": Path(__file__).parents[2] / "icl" / "models" / "tiny" / "checkpoints" / "encoder"}
@@ -93,8 +89,6 @@ class EmbedderPlacement:
     @property
     def torch_dtype(self) -> Any:
         """The argument `dtype` of `from_pretrained`."""
-        import torch
-
         return "auto" if self.dtype == "auto" else getattr(torch, self.dtype)
 
 
@@ -190,8 +184,6 @@ def needed_bytes(size: int) -> float:
 
 def gpu_memory() -> tuple[float, float]:
     """(free bytes, total bytes) of the first GPU."""
-    import torch
-
     free, total = torch.cuda.mem_get_info()
     return float(free), float(total)
 
@@ -253,8 +245,6 @@ def _values(component: Any) -> list[Any]:
 
 
 def _tf32() -> str:
-    import torch
-
     flags = (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32)
     return "".join(f" {name}" for name, flag in zip(("tf32", "cudnn-tf32"), flags, strict=True) if flag)
 
@@ -262,7 +252,7 @@ def _tf32() -> str:
 WORKERS = 4
 
 
-def decode_batches(images: Sequence[Image], size: int) -> "Iterator[list[PILImage]]":
+def decode_batches(images: Sequence[Image], size: int) -> "Iterator[list[PIL.Image.Image]]":
     """Decode images in order, in batches, one batch ahead. Raises ImageError at the batch of an unreadable image."""
     if len(images) <= size:
         if images:
@@ -285,8 +275,6 @@ class SentenceEncoder:
 
     def embed_texts(self, texts: Sequence[str]) -> Vectors:
         """The vector of each text, [N, D], unit rows."""
-        import torch
-
         rows = []
         with torch.inference_mode():
             for start in range(0, len(texts), BATCH):
@@ -300,8 +288,6 @@ class SentenceEncoder:
 
     def token_states(self, texts: Sequence[str], length: int) -> Vectors:
         """The states of the first `length` tokens, [N, length, D]. Special tokens and padding are zero."""
-        import torch
-
         rows = [np.zeros((0, length, self.model.config.hidden_size), np.float32)]
         with torch.inference_mode():
             for start in range(0, len(texts), BATCH):

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from icl import Example, Image, ModelError, Query, component, later_parameter
+from icl import Example, Image, ModelError, Query, component, later_parameter, torch
 from retrievers.base import Vectors, all_images, mean_per_item, normalize_rows
 from retrievers.machinery.embedding_models import (
     BATCH,
@@ -139,8 +139,6 @@ class DualEncoder:
         return states
 
     def _words(self, input_ids: Any, **inputs: Any) -> Any:
-        import torch
-
         tower = self.model.text_model
         states = tower(input_ids=input_ids, **inputs).last_hidden_state
         project = getattr(self.model, "text_projection", None) or getattr(tower, "head", None)
@@ -149,8 +147,6 @@ class DualEncoder:
         return states.masked_fill(torch.isin(input_ids, special)[..., None], 0)
 
     def _batched(self, batches: Iterable[Sequence[Any]], tower: Any, prepare: Any) -> Vectors:
-        import torch
-
         rows = []
         with torch.inference_mode():
             for batch in batches:

@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 
-from icl import DataError, PlanError, Tensor
+from icl import DataError, PlanError, Tensor, torch
 from retrievers.base import Vectors, normalize_rows
 
 CHECKSUM = "checksum"
@@ -153,8 +153,6 @@ def train_head(
     training: HeadTraining | None = None,
 ) -> ContrastiveHead:
     """Train a head on vectors [N, D], unit rows. Raises PlanError if no two rows share a label, or all do."""
-    import torch
-
     training = training or HeadTraining()
     if len(set(labels)) < 2:
         raise PlanError(f"a head needs two labels or more to tell apart, and its {len(labels)} examples have one.")
@@ -182,8 +180,6 @@ def contrastive_loss(rows: Tensor, classes: Tensor, domains: Tensor, training: H
 
     rows: [N, D], unit rows. classes, domains: [N] long.
     """
-    import torch
-
     same = classes[:, None] == classes
     itself = torch.eye(len(rows), dtype=torch.bool)
     cross_domain = same & (domains[:, None] != domains)
@@ -199,13 +195,9 @@ def contrastive_loss(rows: Tensor, classes: Tensor, domains: Tensor, training: H
 
 
 def _numbers(values: Sequence[str | None]) -> Tensor:
-    import torch
-
     order = {value: i for i, value in enumerate(dict.fromkeys(values))}
     return torch.tensor([order[value] for value in values])
 
 
 def _batch(rng: np.random.Generator, size: int, limit: int) -> Tensor:
-    import torch
-
     return torch.arange(size) if size <= limit else torch.from_numpy(rng.permutation(size)[:limit])

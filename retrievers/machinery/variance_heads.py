@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from icl import DataError, PlanError, Tensor, stream
+from icl import DataError, PlanError, Tensor, stream, torch
 from retrievers.base import Vectors
 from retrievers.machinery.trained_heads import check_width, load_head, save_head
 
@@ -170,8 +170,6 @@ def fit_variance_heads(
     Raises:
         PlanError: All pairs match, or (without texts) none does.
     """
-    import torch
-
     training = training or VarianceTraining()
     _check(names, alone=texts is None)
     numbers = {name: i for i, name in enumerate(dict.fromkeys(names))}
@@ -220,8 +218,6 @@ def soft_contrastive(
 
     one, other: [N, S, D] samples; classes: [N]. alone: both are the same rows, and no row is paired with itself.
     """
-    import torch
-
     (count, samples, dim), (a, b) = one.shape, scale
     flat = one.reshape(-1, dim), other.reshape(-1, dim)
     squares = flat[0].square().sum(1)[:, None] + flat[1].square().sum(1) - 2 * flat[0] @ flat[1].T
@@ -237,8 +233,6 @@ def soft_contrastive(
 
 def _sample(mean: Tensor, log_deviation: Tensor, rng: np.random.Generator) -> Tensor:
     """Samples of Gaussians: [N, D] and [N, D] -> [N, SAMPLES, D]."""
-    import torch
-
     normals = torch.from_numpy(rng.standard_normal((len(mean), SAMPLES, mean.shape[1]), dtype=np.float32))
     return mean[:, None] + log_deviation.exp()[:, None] * normals
 

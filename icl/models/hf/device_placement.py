@@ -4,13 +4,10 @@ import os
 import re
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from icl import torch
 from icl.errors import ModelError
-
-if TYPE_CHECKING:
-    import torch
-
 
 TYPES = ("cpu", "cuda", "mps", "xpu")
 DRIVERS = ("/dev/nvidiactl", "/dev/nvhost-ctrl", "/dev/nvmap", "/dev/dxg", "/dev/kfd")
@@ -32,7 +29,6 @@ def resolve_device(name: str, device_map: str | None = None, key: str = "model.d
         if slurm_promises_gpu():
             raise ModelError(f"{key}: {cuda_problem()} To run on the CPU, set `device: cpu`.")
         return "cpu", "cpu"
-    import torch
 
     kind, _, number = name.partition(":")
     if kind not in TYPES or (number and not number.isdigit()):
@@ -60,7 +56,6 @@ def has_cuda() -> bool:
     """Whether torch sees a CUDA device. It is not imported where no driver has a device file."""
     if not _may_have_cuda():
         return False
-    import torch
 
     return torch.cuda.is_available()
 
@@ -75,8 +70,6 @@ def execution_device(module: Any) -> "torch.device":
     Raises:
         ModelError: Its weights are on no device, and nothing brings them.
     """
-    import torch
-
     place: Any = None
     for part in module.modules():  # a part after the parts that contain it
         hook = getattr(part, "_hf_hook", None)
@@ -92,8 +85,6 @@ def execution_device(module: Any) -> "torch.device":
 
 def loading_arguments(device: str, device_map: str | None, dtype: str, attention: str) -> dict[str, Any]:
     """Arguments of `from_pretrained` that place the weights."""
-    import torch
-
     _, place = resolve_device(device, device_map)
     resolved = resolve_dtype(device, device_map, dtype)
     arguments: dict[str, Any] = {"device_map": device_map or place}
@@ -112,8 +103,6 @@ BUILDS = "https://pytorch.org/get-started/locally"
 
 def cuda_problem() -> str:
     """The sentence, or '' if CUDA can be used. It starts CUDA in this process."""
-    import torch
-
     if torch.version.cuda is None and torch.version.hip is None:
         has_gpu = any(DEVICES.glob("nvidia[0-9]*"))
         build = f"this torch ({torch.__version__}) is built for the CPU"
@@ -157,8 +146,6 @@ def _slurm_gpus() -> str:
 
 def _sentence(error: str) -> str:
     """What torch's error means."""
-    import torch
-
     if old := re.search(r"driver on your system is too old \(found version (\d+)\)", error):
         number = int(old[1])
         return (

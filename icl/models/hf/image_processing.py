@@ -15,13 +15,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from icl import LRUByteCache, ModelError
+from icl import PIL, LRUByteCache, ModelError
 from icl.models.checkpoint_errors import FAILURES, reason
 from icl.models.hf import TOWER_IMAGES, Key, image_placeholder, nbytes, slice_field
 
 if TYPE_CHECKING:
-    from PIL.Image import Image as PILImage
-
     from icl.images import Image
 
 SMALL_BATCH, SMALL_BATCH_PIXELS = 4 * TOWER_IMAGES, TOWER_IMAGES * 224**2
@@ -49,10 +47,8 @@ class ImageProcessor:
     @cached_property
     def lone_slot(self) -> str:
         """The placeholder, between start and end tokens if the processor refuses it without them."""
-        from PIL import Image as PILImage
-
         try:
-            self._call([self.slot], [[PILImage.new("RGB", (96, 64))]])
+            self._call([self.slot], [[PIL.Image.new("RGB", (96, 64))]])
         except ValueError:
             start, end = (getattr(self.processor, f"image_{side}_token", None) or "" for side in ("start", "end"))
             return f"{start}{self.slot}{end}"
@@ -62,9 +58,7 @@ class ImageProcessor:
     def depends_on_others(self) -> bool:
         """Whether an image is processed differently if its prompt has other images."""
         if self._depends_on_others is None:
-            from PIL import Image as PILImage
-
-            image = PILImage.new("RGB", (96, 64), (90, 120, 150))
+            image = PIL.Image.new("RGB", (96, 64), (90, 120, 150))
             self._depends_on_others = self.process(image, 1)[1] != self.process(image, 2)[1]
         return self._depends_on_others
 
@@ -107,7 +101,7 @@ class ImageProcessor:
         keys = [(base.digest, several) for base, several in bases]
         images_of = {key: base for key, (base, _) in zip(keys, bases, strict=True)}
         made: dict[Key, Processed] = {}
-        groups: dict[tuple[Any, bool], dict[Key, PILImage]] = {}
+        groups: dict[tuple[Any, bool], dict[Key, PIL.Image.Image]] = {}
         for key, (base, several) in zip(keys, bases, strict=True):
             inputs = made.get(key) or self.cache.get(key)
             if inputs is None:
@@ -140,7 +134,7 @@ class ImageProcessor:
                 processor.tokenizer = copy.deepcopy(processor.tokenizer)
             self.processor, self._has_own_tokenizer = processor, True
 
-    def _process_equal_sizes(self, images: Sequence["PILImage"], several: bool) -> list[Processed]:
+    def _process_equal_sizes(self, images: Sequence["PIL.Image.Image"], several: bool) -> list[Processed]:
         """Images of equal size, each processed as if it were alone. One call for each image if the result cannot be
         split.
         """
@@ -155,7 +149,7 @@ class ImageProcessor:
             for i, text in enumerate(texts[: len(images)])
         ]
 
-    def process(self, image: "PILImage", copies: int) -> Processed:
+    def process(self, image: "PIL.Image.Image", copies: int) -> Processed:
         """Processed inputs of a prompt that consists of `copies` copies of this image."""
         inputs = self._call([self.lone_slot * copies], [[image] * copies])
         return inputs, self._replacements(inputs)[0][0]["replacement"]
@@ -165,7 +159,7 @@ class ImageProcessor:
         offsets = inputs.pop("text_replacement_offsets", None)
         return offsets if offsets and all(offsets) else [[{"replacement": UNKNOWN_TEXT}]] * SMALL_BATCH
 
-    def _call(self, texts: list[str], images: list[list["PILImage"]]) -> dict[str, Any]:
+    def _call(self, texts: list[str], images: list[list["PIL.Image.Image"]]) -> dict[str, Any]:
         with self._lock:
             made = self.processor(
                 text=texts, images=images, padding=True, return_tensors="pt", return_text_replacement_offsets=True
@@ -174,7 +168,7 @@ class ImageProcessor:
 
 
 @contextmanager
-def _accepted(image: "Image", pil_image: "PILImage") -> Iterator[None]:
+def _accepted(image: "Image", pil_image: "PIL.Image.Image") -> Iterator[None]:
     """Turn errors of the processor into ModelError with the origin and the size of the image."""
     try:
         yield

@@ -9,12 +9,10 @@ from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from icl.errors import ModelError
+from icl import PIL, ModelError
 from icl.models import check_read
 
 if TYPE_CHECKING:
-    from PIL.Image import Image as PILImage
-
     from icl.models.hf.checkpoint import Checkpoint
     from icl.models.hf.image_processing import Processed
 
@@ -103,11 +101,9 @@ def _processed(checkpoint: "Checkpoint") -> "list[Processed]":
 
 
 @cache
-def _probe(width: int, height: int) -> "PILImage":
-    from PIL import Image as PILImage
-
-    channels = (PILImage.linear_gradient("L"), PILImage.radial_gradient("L"), PILImage.new("L", (256, 256), 90))
-    return PILImage.merge("RGB", channels).resize((width, height))
+def _probe(width: int, height: int) -> "PIL.Image.Image":
+    channels = (PIL.Image.linear_gradient("L"), PIL.Image.radial_gradient("L"), PIL.Image.new("L", (256, 256), 90))
+    return PIL.Image.merge("RGB", channels).resize((width, height))
 
 
 def _is_finite(value: Any) -> bool:

@@ -46,13 +46,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
+from icl import torch
 from icl.errors import ModelError
 from icl.memory import host_memory
 from icl.models.hf import conventions, execution_device
 
 if TYPE_CHECKING:
-    import torch
-
     from icl.images import Image
 
 GIB = 2**30
@@ -176,8 +175,6 @@ def model_shape(
     Raises:
         ModelError: The config lacks a size.
     """
-    import torch
-
     with torch.device("meta"):
         model = conventions.auto_class(config).from_config(config, trust_remote_code=trust_remote_code)
     output_head = model.get_output_embeddings()
@@ -476,8 +473,6 @@ def free_shortage(
         requests: The largest requests. None: only the weights count.
         place: The device, such as 'cuda:1'.
     """
-    import torch
-
     memory = device_memory(torch.device(place))
     if memory is None:
         return ""
@@ -512,8 +507,6 @@ class DeviceMemory:
 
 def device_memory(device: "torch.device", layer_fraction: float = 1.0) -> DeviceMemory | None:
     """The memory of a device, or of its slice if it is divided (MIG). None if it does not say."""
-    import torch
-
     sizes: tuple[float, float] | None = None
     if device.type in ("cuda", "xpu"):
         sizes = getattr(torch, device.type).mem_get_info(device)

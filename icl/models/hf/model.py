@@ -7,14 +7,13 @@ from datetime import date
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast, get_args
 
-from icl import END, LogitModel, LRUByteCache, Prompt, Session, Where, canonical_digest, steer
+from icl import END, LogitModel, LRUByteCache, Prompt, Session, Tensor, Where, canonical_digest, steer, torch
 from icl.errors import ConfigError, ModelError, did_you_mean
 from icl.models.hf.device_placement import TYPES
 from icl.registry import Count, NonNegative, PositiveInt, component, later_parameter
 
 if TYPE_CHECKING:
     import numpy as np
-    from torch import Tensor
 
     from icl import Image, Intervention, ReasoningMarkers, Site, StateObserver
     from icl.models.hf import Checkpoint, DecoderSites, HFSession, LoraAdapter, PromptRenderer, TemplateFacts
@@ -320,7 +319,6 @@ class HF(LogitModel):
             dtype: Name of the dtype, or 'auto' for the checkpoint's own.
             request: The largest request.
         """
-        import torch
 
         from icl.models.hf.image_processing import without_pixel_edits
         from icl.models.hf.memory import MemoryNeeds, WeightPrecision, model_shape, tower_sizes

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from icl import BatchLimit, Image, ModelError
+from icl import PIL, BatchLimit, Image, ModelError
 from icl.models.hf import EncodedImage, ImageEncoder, ModelCounters
 
 if TYPE_CHECKING:
@@ -141,10 +141,9 @@ def _recorded(model: nn.Module) -> Iterator[CallRecorder]:
 def _probe_image() -> Image:
     """An image of random pixels. No two modules output its features by accident."""
     import numpy as np
-    from PIL import Image as PILImage
 
     pixels = np.random.default_rng(0).integers(0, 256, (PROBE_SIDE, PROBE_SIDE, 3), dtype=np.uint8)
-    return Image.from_pil(PILImage.fromarray(pixels), "projector")
+    return Image.from_pil(PIL.Image.fromarray(pixels), "projector")
 
 
 def projector_means(model: "HF", images: Sequence[Image]) -> list[tuple[Tensor, Tensor]]:

@@ -12,6 +12,7 @@ from functools import lru_cache
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
+from icl import torch
 from icl.errors import ModelError
 from icl.models.hf import conventions, device_placement
 from icl.models.hf.prequantized import PACKED, method, quantization_settings, why_unsupported
@@ -110,8 +111,6 @@ class Quantization:
 
     def _product_dtype(self) -> Any:
         """The dtype of products of 4-bit layers: the `compute_dtype` setting, or the dtype of the other layers."""
-        import torch
-
         name: str = self.compute_dtype
         if name == "auto":
             name = device_placement.resolve_dtype(self.device, self.device_map, self.dtype)
@@ -121,8 +120,6 @@ class Quantization:
 
     def _full_precision_modules(self) -> list[str]:
         """Names of the modules that are not quantized: the output head, and everything outside the language model."""
-        import torch
-
         with torch.device("meta"):
             model = conventions.auto_class(self.checkpoint.config).from_config(
                 self.checkpoint.config, trust_remote_code=self.trust_remote_code
@@ -161,8 +158,6 @@ def fix_layers(model: Any) -> Any:
 
 def is_exact(model: Any) -> bool:
     """Whether a row's logits depend on the batch only up to float32 rounding."""
-    import torch
-
     how = getattr(getattr(model, "config", None), "quantization_config", None)
     if model.dtype != torch.float32 or how is None or getattr(how, "exact", False):
         return bool(model.dtype == torch.float32)
@@ -173,7 +168,6 @@ def is_exact(model: Any) -> bool:
 def _one_row() -> Any:
     """A Linear4bit class that a CPU unpacks as one row of whole blocks."""
     import bitsandbytes as bnb
-    import torch
 
     class Linear4bit(bnb.nn.Linear4bit):  # type: ignore[misc]
         def forward(self, x: Any) -> Any:
@@ -222,8 +216,6 @@ def _outside_decoder(model: Any, decoder: str) -> list[str]:
 @lru_cache
 def _problem(quantize: str, place: str) -> str:
     """The error of a layer of 64 x 64 weights, or ''."""
-    import torch
-
     _quiet()
     try:
         import bitsandbytes as bnb

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from icl import ICLError, Image, ModelError, Part, Prompt, Turn, is_out_of_memory
+from icl import PIL, ICLError, Image, ModelError, Part, Prompt, Turn, is_out_of_memory
 from icl.models.hf import ImageProcessor, Prefiller, PromptRenderer, conventions, quantization
 from icl.models.hf.language_model import EncodedPrompt, LanguageModel
 from icl.models.hf.prompt_encoding import PromptEncoder, process_prompt
@@ -121,11 +121,9 @@ def _single_turns() -> list[Prompt]:
 
 
 def _image(width: int, height: int, seed: int | None = None) -> Part:
-    from PIL import Image as PILImage
-
     noise = torch.Generator().manual_seed(width if seed is None else seed)
     pixels = torch.randint(0, 256, (height // 8, width // 8, 3), generator=noise, dtype=torch.uint8).numpy()
-    return Part(Image.from_pil(PILImage.fromarray(pixels).resize((width, height)), "self-check"))
+    return Part(Image.from_pil(PIL.Image.fromarray(pixels).resize((width, height)), "self-check"))
 
 
 def _ask(question: str, *images: Part) -> Turn:

@@ -23,7 +23,6 @@ RESERVED_TOKEN, IMAGE_TOKEN, IMAGE_TOKEN_ID = "<reponame>", "<image>", 4
 
 def read_language_model() -> tuple[Any, Any]:
     """(LlamaForCausalLM in float32, tokenizer). The model cannot be saved, because it was read from a GGUF file."""
-    import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     file = LANGUAGE_MODEL.checked_file()

@@ -12,6 +12,7 @@ from threading import Lock, Thread
 from typing import TYPE_CHECKING, Any
 from weakref import ReferenceType, ref
 
+from icl import torch
 from icl.errors import ICLError, ModelError
 from icl.models.vllm import lora
 from icl.models.vllm.engine_io import EngineOutput, EngineRequest, InputBuilder, output_from_vllm, sampling_params
@@ -425,8 +426,6 @@ def _environment_of(rank: int, gpus: int) -> Iterator[None]:
     before = dict(os.environ)
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "1"
     if gpus:
-        import torch
-
         visible = before.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(torch.cuda.device_count())))
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(visible.split(",")[rank * gpus : (rank + 1) * gpus])
     try:

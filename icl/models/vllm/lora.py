@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from icl import ModelError, cache_folder, canonical_digest
+from icl import ModelError, cache_folder, canonical_digest, torch
 from icl.models.cached_checkpoint import cached_checkpoint
 from icl.models.hf.adapter import CONFIG, LoraAdapter
 from icl.models.hf.checkpoint import WEIGHTS, Checkpoint
@@ -50,7 +50,6 @@ def arguments(adapter: LoraAdapter) -> dict[str, Any]:
 
 def check(adapter: LoraAdapter, hf: "HF") -> None:
     """Raises ModelError if the adapter is of another model. Reads no weights of the model."""
-    import torch
     from transformers import AutoModelForImageTextToText
 
     with torch.device("meta"):
@@ -141,8 +140,6 @@ def _check_unchanged(*sources: Checkpoint | LoraAdapter) -> None:
 
 
 def _write(checkpoint: Checkpoint, adapter: LoraAdapter, precision: str, work: Path) -> None:
-    import torch
-
     from icl.quiet_progress import SMALL_SOURCE_BYTES, hide_transformers_progress
 
     dtype = "auto" if precision == "auto" else getattr(torch, precision)

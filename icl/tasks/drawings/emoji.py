@@ -14,13 +14,10 @@ from dataclasses import dataclass
 from functools import lru_cache, partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import Literal, get_args
 
-from icl import DataError, Image, decode_image
+from icl import PIL, DataError, Image, decode_image
 from icl.tasks.drawings.catalog import SourceDrawing
-
-if TYPE_CHECKING:
-    from PIL.Image import Image as PILImage
 
 Style = Literal["noto", "twemoji", "fluent", "fluent-flat", "openmoji"]
 STYLES: tuple[Style, ...] = get_args(Style)
@@ -195,9 +192,7 @@ def _code(stem: str) -> str:
     return stem.upper().replace("-FE0F", "")
 
 
-def _drawing(path: str, name: str) -> "PILImage":
-    from PIL import Image as PILImage
-
+def _drawing(path: str, name: str) -> "PIL.Image.Image":
     if name or path.endswith(".svg"):
         from resvg_py import svg_to_bytes
 
@@ -206,5 +201,7 @@ def _drawing(path: str, name: str) -> "PILImage":
         return decode_image(bytes(png))
     image = decode_image(path)
     return (
-        image if image.size == (SIDE, SIDE) else image.convert("RGBA").resize((SIDE, SIDE), PILImage.Resampling.LANCZOS)
+        image
+        if image.size == (SIDE, SIDE)
+        else image.convert("RGBA").resize((SIDE, SIDE), PIL.Image.Resampling.LANCZOS)
     )

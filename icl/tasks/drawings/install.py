@@ -20,11 +20,10 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from icl import TIMED_OUT, DataError, LimitedProcess
+from icl import PIL, TIMED_OUT, DataError, LimitedProcess
 from icl.tasks.drawings.catalog import (
     COMMAND,
     OPENCLIPART,
@@ -41,10 +40,6 @@ from icl.tasks.drawings.catalog import (
 from icl.tasks.drawings.emoji import EMOJI_LICENSES, emoji
 from icl.tasks.drawings.nouns import Nouns
 from icl.tasks.drawings.table import IMAGES, SOURCES, TABLE, DrawingRecord, damaged_drawings, drawings_folder
-
-if TYPE_CHECKING:
-    from PIL.Image import Image as PILImage
-
 
 ReportProgress = Callable[[str, int, int], None]
 
@@ -242,24 +237,22 @@ class UnusableDrawingError(Exception):
     """A drawing that is left out; its message is the reason."""
 
 
-def render(name: str, content: bytes) -> "PILImage":
+def render(name: str, content: bytes) -> "PIL.Image.Image":
     """The drawing of an SVG or PNG file as an RGB image of SIDE x SIDE pixels.
 
     Raises:
         UnusableDrawingError: It cannot be read, is too large or blank.
     """
-    from PIL import Image
-
     try:
         if name.endswith(".svg"):
             content = _png(content.decode("utf-8", "replace"))
-        image = Image.open(io.BytesIO(content), formats=("PNG",))
+        image = PIL.Image.open(io.BytesIO(content), formats=("PNG",))
         if image.width * image.height > MAX_PIXELS:
             raise UnusableDrawingError("too large")
         rgba = image.convert("RGBA")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except (OSError, ValueError, SyntaxError, PIL.Image.DecompressionBombError) as error:
         raise UnusableDrawingError("unreadable") from error
-    on_white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
+    on_white = PIL.Image.new("RGBA", rgba.size, (255, 255, 255, 255))
     on_white.alpha_composite(rgba)
     return _centered(on_white.convert("RGB"))
 
@@ -274,10 +267,8 @@ def _png(svg: str) -> bytes:
     return base64.b64decode(answer["png"])
 
 
-def _centered(image: "PILImage") -> "PILImage":
+def _centered(image: "PIL.Image.Image") -> "PIL.Image.Image":
     """The drawn part of an image, scaled to SIDE, in the middle of a white square."""
-    from PIL import Image
-
     ink = np.asarray(image).min(axis=2) < INK
     if ink.mean() < MIN_INK:
         raise UnusableDrawingError("blank")
@@ -285,15 +276,13 @@ def _centered(image: "PILImage") -> "PILImage":
     cropped = image.crop((int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1))
     scale = SIDE / max(cropped.size)
     size = max(1, round(cropped.width * scale)), max(1, round(cropped.height * scale))
-    scaled = cropped.resize(size, Image.Resampling.LANCZOS)
-    square = Image.new("RGB", (SIDE, SIDE), (255, 255, 255))
+    scaled = cropped.resize(size, PIL.Image.Resampling.LANCZOS)
+    square = PIL.Image.new("RGB", (SIDE, SIDE), (255, 255, 255))
     square.paste(scaled, ((SIDE - size[0]) // 2, (SIDE - size[1]) // 2))
     return square
 
 
-def thumbnail(image: "PILImage") -> np.ndarray:
+def thumbnail(image: "PIL.Image.Image") -> np.ndarray:
     """A vector of THUMBNAIL x THUMBNAIL x 3 values, by which near copies are recognized."""
-    from PIL import Image
-
-    small = image.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX)
+    small = image.resize((THUMBNAIL, THUMBNAIL), PIL.Image.Resampling.BOX)
     return np.asarray(small, dtype=np.float32).reshape(-1)

@@ -5,14 +5,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
-from icl import Example, Image, StreamKey, cache_folder, expand_user, open_image_file
+from icl import PIL, Example, Image, StreamKey, cache_folder, expand_user, open_image_file
 from icl.errors import ConfigError, DataError, ImageError, did_you_mean
-
-if TYPE_CHECKING:
-    from PIL.Image import Image as PILImage
-
 
 TABLE, IMAGES, SOURCES = "drawings.jsonl", "images", "sources.json"
 
@@ -72,17 +68,15 @@ def damaged_drawings(folder: Path) -> list[str]:
 
 
 def _is_whole(file: Path) -> bool:
-    from PIL import Image as PILImage
-
     try:
-        with PILImage.open(file, formats=("PNG",)) as image:
+        with PIL.Image.open(file, formats=("PNG",)) as image:
             image.verify()
     except (OSError, SyntaxError, ValueError):
         return False
     return True
 
 
-def _open_drawing(path: str) -> "PILImage":
+def _open_drawing(path: str) -> "PIL.Image.Image":
     """The pixels of a file. Raises ImageError with the command that mends the folder."""
     try:
         image = open_image_file(path)

@@ -9,9 +9,8 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING
 
-from icl import Image, StreamKey
+from icl import PIL, Image, StreamKey
 from icl.tasks.generated.ink import SIDE, ZOOM, paint_shape
 from icl.tasks.generated.world import (
     COLORS,
@@ -25,10 +24,6 @@ from icl.tasks.generated.world import (
     draw,
     scene_groups,
 )
-
-if TYPE_CHECKING:
-    from PIL.Image import Image as PILImage
-
 
 CONCEPT_SETS: dict[str, tuple[Concept, ...]] = {
     "held_out": HELD_OUT_CONCEPTS,
@@ -55,10 +50,10 @@ class Drawing:
     left: int | None = None
     right: int | None = None
 
-    def __call__(self) -> "PILImage":
+    def __call__(self) -> "PIL.Image.Image":
         return self.render()[0]
 
-    def render(self) -> "tuple[PILImage, ImageFacts]":
+    def render(self) -> "tuple[PIL.Image.Image, ImageFacts]":
         """The image and all of its facts, also the random ones."""
         return draw(
             StreamKey(self.seed, self.name).numpy("picture"),
@@ -80,7 +75,7 @@ class Drawing:
 
 
 @lru_cache(maxsize=20_000)
-def generated_image(recipe: Callable[[], "PILImage"], what: str, seed: int) -> Image:
+def generated_image(recipe: Callable[[], "PIL.Image.Image"], what: str, seed: int) -> Image:
     """One `Image` for each recipe, so its digest is computed once. The origin identifies the image without revealing
     its content.
     """
@@ -100,17 +95,15 @@ class PlacedShapes:
     concepts: tuple[Concept, ...]
     cells: tuple[int, ...]
 
-    def __call__(self) -> "PILImage":
-        from PIL import Image as PILImage
-
+    def __call__(self) -> "PIL.Image.Image":
         rng = StreamKey(self.seed, self.name).numpy("image")
         ground = (int(rng.integers(228, 256)), int(rng.integers(228, 256)), int(rng.integers(228, 256)))
-        canvas = PILImage.new("RGB", (SIDE * ZOOM, SIDE * ZOOM), ground)
+        canvas = PIL.Image.new("RGB", (SIDE * ZOOM, SIDE * ZOOM), ground)
         for (color, shape), cell in zip(self.concepts, self.cells, strict=True):
             x, y = ((i + 0.5) * SIDE / 3 + float(rng.uniform(-1, 1)) for i in (cell % 3, cell // 3))
             radius = float(rng.uniform(5.5, 7))
             paint_shape(canvas, rng, shape, COLORS[color], "solid", x, y, radius, ground)
-        return canvas.resize((SIDE, SIDE), PILImage.Resampling.BILINEAR)
+        return canvas.resize((SIDE, SIDE), PIL.Image.Resampling.BILINEAR)
 
     @property
     def image(self) -> Image:
@@ -155,13 +148,11 @@ class DigitImage:
     name: str
     value: int
 
-    def __call__(self) -> "PILImage":
-        from PIL import Image as PILImage
-
+    def __call__(self) -> "PIL.Image.Image":
         whole = Drawing(self.seed, self.name, "digits", left=self.value, right=0)()
         ground = whole.getpixel((0, 0))
         assert isinstance(ground, tuple)
-        canvas = PILImage.new("RGB", (SIDE, SIDE), ground)
+        canvas = PIL.Image.new("RGB", (SIDE, SIDE), ground)
         canvas.paste(whole.crop((0, 0, LEFT, SIDE)), ((SIDE - LEFT) // 2, 0))
         return canvas
 
