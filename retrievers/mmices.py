@@ -40,10 +40,7 @@ class MMICES(SimilarityRetriever):
         "si_q": {"candidates": 32},  # similar image, then question; the introspection paper uses the same number
         "sq_i": {"candidates": 32, "first": "question"},
     }
-
-    @property
-    def modalities(self) -> frozenset[str]:
-        return frozenset({"image", "text"})
+    modalities: ClassVar[frozenset[str]] = frozenset({"image", "text"})
 
     @property
     def index_key(self) -> Hashable:

@@ -45,11 +45,9 @@ class ImageToText(SimilarityRetriever):
     `centered`).
     """
 
-    text: TextField = "answer"  # which text of a demonstration is compared
+    modalities: ClassVar[frozenset[str]] = frozenset({"image", "text"})
 
-    @property
-    def modalities(self) -> frozenset[str]:
-        return frozenset({"image", "text"})
+    text: TextField = "answer"  # which text of a demonstration is compared
 
     @property
     def compared_text(self) -> TextField:
@@ -78,13 +76,9 @@ class TextToImage(SimilarityRetriever):
     The encoder must have one space for images and texts.
     """
 
-    @property
-    def modalities(self) -> frozenset[str]:
-        return frozenset({"image", "text"})
+    index_key: ClassVar[Hashable] = ("compared", "image", None)
 
-    @property
-    def index_key(self) -> Hashable:
-        return ("compared", "image", None)
+    modalities: ClassVar[frozenset[str]] = frozenset({"image", "text"})
 
     def embed_documents(self, examples: Sequence[Example], source: EmbeddingSource) -> Vectors:
         return source.embed_images(examples)
@@ -161,14 +155,8 @@ class Oracle(SimilarityRetriever):
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"embedder", "gold"})
-
-    @property
-    def modalities(self) -> frozenset[str]:
-        return frozenset({"text"})
-
-    @property
-    def index_key(self) -> Hashable:
-        return ("answers",)
+    index_key: ClassVar[Hashable] = ("answers",)
+    modalities: ClassVar[frozenset[str]] = frozenset({"text"})
 
     def embed_documents(self, examples: Sequence[Example], source: EmbeddingSource) -> Vectors:
         return source.embed_texts([example.answer for example in examples])

@@ -26,12 +26,9 @@ class RaCM3(SimilarityRetriever):
     """Demonstrations near in image and text together, without near-duplicates of the query or each other (RA-CM3)."""
 
     returns_k: ClassVar[bool] = False
+    modalities: ClassVar[frozenset[str]] = frozenset({"image", "text"})
 
     limit: Fraction = 0.9  # members with a larger cosine are near-duplicates
-
-    @property
-    def modalities(self) -> frozenset[str]:
-        return frozenset({"image", "text"})
 
     def embed_documents(self, examples: Sequence[Query | Example], source: EmbeddingSource) -> Vectors:
         texts = source.embed_texts([item.question for item in examples])

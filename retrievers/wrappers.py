@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 
@@ -268,15 +268,11 @@ class WithLeaks(RetrieverWrapper):
     component allows leaks.
     """
 
+    warning: ClassVar[str] = WARNING
+
+    leaks: ClassVar[bool] = True
+
     of: Annotated[Retriever, NestedComponent("retriever")]  # the retriever that may leak
-
-    @property
-    def leaks(self) -> bool:
-        return True
-
-    @property
-    def warning(self) -> str:
-        return WARNING
 
     def fit(self, pool: Pool, resources: Resources) -> "FittedWithLeaks":
         return FittedWithLeaks(pool, self.fit_inner(pool, resources))

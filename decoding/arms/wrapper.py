@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import ClassVar
 
 from decoding import AblatedPart, Sampler, remove_part
 from decoding.base import Generate, Note, StatefulStrategy, StepState, Traits, unit_strength
@@ -73,9 +74,7 @@ class AblationContrast(Strategy):
 class AdaptiveAblationContrast(AblationContrast):
     """Base of ablation contrasts with weights that vary by row or by token and sum to one."""
 
-    @property
-    def weights(self) -> None:
-        return None
+    weights: ClassVar[None] = None
 
     def strength(self, logits: Tensor, step: int) -> Tensor:
         return unit_strength(logits)

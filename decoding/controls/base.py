@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import ClassVar
 
 from decoding import Note, StepState, StrategyWrapper, Traits, constant_weights, logits_count
 from icl import Prompt, Strategy, Tensor
@@ -66,9 +67,7 @@ class WrappingControl(StrategyWrapper):
 class AllBranchesControl(WrappingControl):
     """Base of controls that need every branch of `of`."""
 
-    @property
-    def needs_all_branches(self) -> bool:
-        return True
+    needs_all_branches: ClassVar[bool] = True
 
 
 class NegativeReplacement(AllBranchesControl):

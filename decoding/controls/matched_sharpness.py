@@ -82,6 +82,8 @@ class EntropyMatched(WrappingControl):
     of: Annotated[Strategy, NestedComponent("strategy")]  # strategy whose entropy is matched
 
     control_rank: ClassVar[int] = 30
+    weights: ClassVar[None] = None
+    needs_all_branches: ClassVar[bool] = True
 
     @property
     def traits(self) -> Traits:
@@ -92,14 +94,6 @@ class EntropyMatched(WrappingControl):
         """For sampled arms, and for strategies for which `temperature_matched` is not defined."""
         is_suitable = target.is_sampled or min_strength(target.strategy) <= 0
         return target.with_strategy(EntropyMatched(target.strategy)) if is_suitable else None
-
-    @property
-    def needs_all_branches(self) -> bool:
-        return True
-
-    @property
-    def weights(self) -> None:
-        return None
 
     def strength(self, logits: Tensor, step: int) -> Tensor:
         sharpness: Tensor = 1 / self._temperature(logits, self.of.combine(logits, step))

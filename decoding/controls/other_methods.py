@@ -26,13 +26,11 @@ class PBA(Strategy):
     Differs from the released code in nothing known: the suffix is as released.
     """
 
+    weights: ClassVar[tuple[float, float]] = (0.0, 1.0)
+
     suffix: str = SUFFIX  # text after the query's question
 
     traits = Traits(is_control=True)
-
-    @property
-    def weights(self) -> tuple[float, float]:
-        return 0.0, 1.0
 
     def branches(self, prompt: Prompt, note: Note = None) -> tuple[Prompt, Prompt]:
         return prompt, wrap_question(prompt, after=self.suffix)
@@ -119,15 +117,13 @@ class OLM(Strategy):
     Differs from the released code in the tokens of yes and no, which are all spellings of the options of a task.
     """
 
+    weights: ClassVar[None] = None
+
     favored: Count = 0  # index of the preferred option; 0 is yes for [yes, no]
     total: Fraction = 0.2  # minimal sum of the two probabilities
     margin: Fraction = 0.5  # maximal difference of the two probabilities
 
     traits = Traits(combines_options=True, requires_options=True, sums_first_tokens=True, is_control=True)
-
-    @property
-    def weights(self) -> None:
-        return None
 
     def strength(self, logits: Tensor, step: int) -> Tensor:
         return unit_strength(logits)

@@ -25,6 +25,7 @@ class RandomGate(AllBranchesControl):
     probability: Fraction = 0.5  # of an open gate at each step
 
     control_rank: ClassVar[int] = 70
+    weights: ClassVar[None] = None
 
     @property
     def traits(self) -> Traits:
@@ -37,10 +38,6 @@ class RandomGate(AllBranchesControl):
     def __post_init__(self) -> None:
         if not isinstance(self.of, GatedStrategy):
             raise ConfigError(f"strategy '{type(self.of).__name__}' has no gate. Use dcd or chasd.")
-
-    @property
-    def weights(self) -> None:
-        return None
 
     def strength(self, logits: Tensor, step: int) -> Tensor:
         return self.of.strength(logits, step)
@@ -77,6 +74,7 @@ class GaussianProxy(AllBranchesControl):
     of: Annotated[Strategy, NestedComponent("strategy")]  # strategy whose shift is replaced
 
     control_rank: ClassVar[int] = 40
+    weights: ClassVar[None] = None
 
     @property
     def traits(self) -> Traits:
@@ -85,10 +83,6 @@ class GaussianProxy(AllBranchesControl):
     @classmethod
     def control_for(cls, target: ControlTarget) -> Arm | None:
         return target.with_strategy(GaussianProxy(target.strategy))
-
-    @property
-    def weights(self) -> None:
-        return None
 
     def strength(self, logits: Tensor, step: int) -> Tensor:
         return self.inner_strength(logits, step)

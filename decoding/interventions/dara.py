@@ -39,14 +39,11 @@ class DARA(FittedMethod):
 
     tensor: ClassVar[str] = "log_factors"
     available_controls: ClassVar[tuple[Control, ...]] = ("random",)
+    revision: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_span_names("keys", self.keys)
-
-    @property
-    def revision(self) -> int:
-        return 2
 
     def model_problem(self, model: Model) -> str | None:
         return attention_problem(model, self.keys) or super().model_problem(model)

@@ -28,10 +28,7 @@ class VirtualTokenMethod(TrainableMethod):
     """Base of methods that put virtual tokens in place of demonstrations, which the prompt therefore needs."""
 
     reads_demonstrations: ClassVar[bool] = True
-
-    @property
-    def acts_on_output(self) -> bool:
-        return False
+    acts_on_output: ClassVar[bool] = False
 
     def check(self, model: HF) -> None:
         """Raises ModelError if the map does not lead to the input embeddings of the model."""

@@ -47,6 +47,7 @@ class AdaptiveShots(StatefulStrategy):
     shares: tuple[Fraction, ...] = ()  # frequency of each rung for `random`, all demonstrations last; none: equal
 
     needs_labels: ClassVar[bool] = True
+    weights: ClassVar[None] = None
 
     def __post_init__(self) -> None:
         if list(self.ladder) != sorted(set(self.ladder)):
@@ -57,10 +58,6 @@ class AdaptiveShots(StatefulStrategy):
     @property
     def traits(self) -> Traits:
         return Traits(combines_options=True, keeps_state=True, draws_random_numbers=self.choice == "random")
-
-    @property
-    def weights(self) -> None:
-        return None
 
     def strength(self, logits: Tensor, step: int) -> Tensor:
         return unit_strength(logits)

@@ -27,6 +27,8 @@ class ContextualCalibration(Strategy):
     the mean (there the label words have their raw probabilities), and in the query's image.
     """
 
+    weights: ClassVar[None] = None
+
     texts: tuple[str, ...] = ("N/A", "[MASK]", "")  # replace the query's question, one branch each
     image: Literal["blank", "none"] = "blank"  # replaces the query's image
 
@@ -35,10 +37,6 @@ class ContextualCalibration(Strategy):
     def __post_init__(self) -> None:
         if not self.texts:
             raise ConfigError("texts is empty, but contextual calibration needs at least one content-free question.")
-
-    @property
-    def weights(self) -> None:
-        return None
 
     def strength(self, logits: Tensor, step: int) -> Tensor:
         return zero_strength(logits)

@@ -10,7 +10,7 @@ No released code.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from decoding import GatedStrategy, StepState, Strategy, StrategyWrapper, Traits
 from decoding.strategies.vcd import VCD
@@ -22,6 +22,8 @@ from icl import Fraction, NestedComponent, Tensor, component
 class CHASD(StrategyWrapper, GatedStrategy):
     """Another strategy at steps where the reference is not confident, and the reference at all others."""
 
+    weights: ClassVar[None] = None
+
     method: Annotated[Strategy, NestedComponent("strategy")] = field(default_factory=VCD)  # the gated strategy
     threshold: Fraction = 0.9  # probability of the best token at which the reference is confident; 0 is always
 
@@ -32,10 +34,6 @@ class CHASD(StrategyWrapper, GatedStrategy):
     @property
     def inner(self) -> Strategy:
         return self.method
-
-    @property
-    def weights(self) -> None:
-        return None
 
     def strength(self, logits: Tensor, step: int) -> Tensor:
         return self.inner_strength(logits, step).where(self.gate(logits, step), 1.0)

@@ -45,10 +45,7 @@ class CODE(Strategy):
 
     traits = Traits(needs=frozenset({"generate", "logits"}), masks_in_combine=True)
     presets: ClassVar[dict[str, dict[str, float]]] = {"evaluation": {"kappa": 0.7}, "fallback": {"kappa": 0.2}}
-
-    @property
-    def weights(self) -> None:
-        return None
+    weights: ClassVar[None] = None
 
     def strength(self, logits: Tensor, step: int) -> Tensor:
         return unit_strength(logits)

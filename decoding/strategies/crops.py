@@ -24,7 +24,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from decoding import Note, Strategy, Traits, plausibility_mask, remove_query_image, unit_strength, weight_per_row
 from decoding.interventions.attention_edits import cut
@@ -81,6 +81,8 @@ class LeastAttended:
         choice: `least`: those with the least attention. `random`: random ones, the same for all prompts.
     """
 
+    where: ClassVar[Where] = Where("end", "both")
+
     keys: Keys
     count: int | None = None
     share: float = 1.0
@@ -90,10 +92,6 @@ class LeastAttended:
     @property
     def sites(self) -> tuple[Site, ...]:
         return (Site("scores", self.layer, onward=True),)
-
-    @property
-    def where(self) -> Where:
-        return Where("end", "both")
 
     @property
     def neutral(self) -> bool:
@@ -127,6 +125,8 @@ def _random(x: Tensor) -> Tensor:
 class CRoPS(Strategy):
     """Contrast with the prompt without the image and with an edited image, stronger at later tokens."""
 
+    weights: ClassVar[None] = None
+
     alpha: NonNegative = 1.0  # strength of the contrast with the edited image
     rate: Positive = 0.01  # growth of the first negative per token; the released value
     beta: Fraction = 0.1  # minimal probability relative to the best token; 0 masks nothing
@@ -140,10 +140,6 @@ class CRoPS(Strategy):
     @property
     def traits(self) -> Traits:
         return Traits(needs=frozenset({"logits"} if self.negatives == "inputs" else {"logits", "interventions"}))
-
-    @property
-    def weights(self) -> None:
-        return None
 
     def strength(self, logits: Tensor, step: int) -> Tensor:
         return unit_strength(logits)

@@ -17,7 +17,7 @@ never opens, because `kl_div` gets probabilities.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from decoding import GatedStrategy, Generate, Note, StepState, Traits, remove_query_image, wrap_question
 from icl import Part, PositiveInt, Prompt, Tensor, Turn, component, spans
@@ -30,6 +30,8 @@ INSTRUCTION = "What is in the image? Just give a named entity."
 class DCD(GatedStrategy):
     """Contrast of image and text, in favor of the more confident one, where their answers differ."""
 
+    weights: ClassVar[None] = None
+
     granularity: Literal["options", "tokens"] = "options"  # what option scoring combines: whole options, or tokens
     direction: Literal["dynamic", "image", "text"] = "dynamic"  # which branch is favored; dynamic: the more confident
     entity: Literal["recognized", "none"] = "recognized"  # whether the text branch names what the model recognizes
@@ -40,10 +42,6 @@ class DCD(GatedStrategy):
     def traits(self) -> Traits:
         needs = {"generate", "logits"} if self.entity == "recognized" else {"logits"}
         return Traits(needs=frozenset(needs), combines_options=self.granularity == "options")
-
-    @property
-    def weights(self) -> None:
-        return None
 
     def prepare(self, prompts: Sequence[Prompt], generate: Generate) -> Sequence[str]:
         """What the model recognizes in each query's images; '' without images."""

@@ -15,7 +15,7 @@ Differs from the released code in the comparison of answers and in the entity (s
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from decoding import Generate, Note, Strategy, Traits, wrap_question
 from decoding.strategies.dcd import DCD, INSTRUCTION
@@ -30,16 +30,14 @@ ANSWERS = "Your text memory is: {text} and your visual memory is: {visual}."
 class DCDPrompt(Strategy):
     """A hint in the prompt if the answers from image and text differ. Runs on models without logits too."""
 
+    weights: ClassVar[tuple[float, float]] = (0.0, 1.0)
+
     hint: Literal["answer", "reminder"] = "answer"  # names both answers, or reminds of a possible conflict only
     entity: Literal["recognized", "none"] = "recognized"  # whether the text alone names what the model recognizes
     instruction: str = INSTRUCTION  # asks the model for the entity
     max_new_tokens: PositiveInt = 16  # length limit of the entity and of both first answers
 
     traits = Traits(needs=frozenset({"generate"}), rewrites_prompt=True)
-
-    @property
-    def weights(self) -> tuple[float, float]:
-        return 0.0, 1.0
 
     def prepare(self, prompts: Sequence[Prompt], generate: Generate) -> Sequence[str]:
         """The hint for each prompt; '' if both answers are equal."""

@@ -1,7 +1,7 @@
 """Contrast with the prior of an answer or of the context."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from decoding import AblationContrast, Note, Strategy, Traits, kth_plausibility_mask, plausibility_mask
 from decoding.prompt_edits import AblatedPart, remove_demonstrations, remove_part, replace_question
@@ -24,14 +24,12 @@ class PMI(Strategy):
     No released code was compared.
     """
 
+    weights: ClassVar[tuple[float, float]] = (1.0, -1.0)
+
     premise: str = "The answer is:"  # replaces the query's question
     without: Literal["image", "both"] = "both"  # what else is removed; image: demonstrations remain
 
     traits = Traits(combines_options=True, requires_options=True)
-
-    @property
-    def weights(self) -> tuple[float, float]:
-        return 1.0, -1.0
 
     def branches(self, prompt: Prompt, note: Note = None) -> tuple[Prompt, Prompt]:
         return prompt, replace_question(remove_part(prompt, self.without), self.premise)
@@ -59,13 +57,11 @@ class CDK(AblationContrast):
     No released code.
     """
 
+    weights: ClassVar[tuple[float, float]] = (1.0, -1.0)
+
     alpha: Fraction = 0.1  # minimal probability relative to the k-th best token; 0 masks nothing
     k: PositiveInt = 1  # rank of the token that others are compared with; 1 is the best token
     without: AblatedPart = "image"  # what the second branch lacks; 'image' means the images of the query
-
-    @property
-    def weights(self) -> tuple[float, float]:
-        return 1.0, -1.0
 
     def mask(self, reference: Tensor) -> Tensor | None:
         return kth_plausibility_mask(reference, self.alpha, self.k)
@@ -94,11 +90,9 @@ class CED(Strategy):
     which score -inf (there -1000).
     """
 
-    beta: Fraction = 0.1  # minimal probability relative to the best token; 0 masks nothing
+    weights: ClassVar[tuple[float, float]] = (1.0, -1.0)
 
-    @property
-    def weights(self) -> tuple[float, float]:
-        return 1.0, -1.0
+    beta: Fraction = 0.1  # minimal probability relative to the best token; 0 masks nothing
 
     def branches(self, prompt: Prompt, note: Note = None) -> tuple[Prompt, Prompt]:
         return prompt, remove_demonstrations(prompt)

@@ -45,11 +45,8 @@ class ResidualDecoding(StatefulStrategy):
     history: Literal["stable", "all"] = "stable"  # steps of the window that count
 
     neutral_parameters: ClassVar[dict[str, float]] = {"alpha": 0.0}
+    weights: ClassVar[tuple[float]] = (1.0,)
     traits = Traits(keeps_state=True)
-
-    @property
-    def weights(self) -> tuple[float]:
-        return (1.0,)
 
     def branches(self, prompt: Prompt, note: object = None) -> tuple[Prompt]:
         return (prompt,)

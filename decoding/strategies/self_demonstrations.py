@@ -12,6 +12,7 @@ No released code: a reconstruction without a source; the wording and the numbers
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from decoding import Generate, Note, Traits, question_text, remove_demonstrations, replace_question, wrap_question
 from icl import ConfigError, PositiveInt, Prompt, Strategy, Tensor, component, normalize_text, spans
@@ -26,6 +27,8 @@ Pair = tuple[str, str]
 class SelfDemonstrations(Strategy):
     """The prompt with questions and answers that the model itself made about the query's image."""
 
+    weights: ClassVar[tuple[float, float]] = (0.0, 1.0)
+
     count: PositiveInt = 2  # demonstrations to show
     variations: PositiveInt = 4  # questions to make, at least `count`; three calls each
     shuffled: bool = False  # whether the answers are exchanged: the control
@@ -39,10 +42,6 @@ class SelfDemonstrations(Strategy):
             raise ConfigError(f"variations: {self.variations} is less than the {self.count} demonstrations to choose.")
         if self.text.count("{question}") != 1 or self.text.count("{answer}") != 1:
             raise ConfigError(f"text must have {{question}} and {{answer}} once each; it is {self.text!r}.")
-
-    @property
-    def weights(self) -> tuple[float, float]:
-        return 0.0, 1.0
 
     def prepare(self, prompts: Sequence[Prompt], generate: Generate) -> Sequence[str]:
         """The text of the demonstrations for each prompt; '' for a prompt without a question."""

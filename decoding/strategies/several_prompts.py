@@ -50,6 +50,8 @@ class NBCE(StatefulStrategy):
     Differs from the released code in the windows, which are groups of demonstrations (there parts of a long text).
     """
 
+    weights: ClassVar[None] = None
+
     beta: NonNegative = 0.25  # strength of the contrast with the empty context
     windows: Count = 0  # windows of consecutive demonstrations; 0: one per demonstration
     pooling: Literal["min_entropy", "mean"] = "min_entropy"  # how windows are pooled
@@ -57,10 +59,6 @@ class NBCE(StatefulStrategy):
     eta: NonNegative = 0.1  # nats subtracted from the entropy of the last step's window
 
     traits = Traits(keeps_state=True, masks_in_combine=True)
-
-    @property
-    def weights(self) -> None:
-        return None
 
     def strength(self, logits: Tensor, step: int) -> Tensor:
         return unit_strength(logits)

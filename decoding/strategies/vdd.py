@@ -74,15 +74,13 @@ class VDDPostHoc(Strategy):
     Differs from the released code in the prior with a meaningless image, which is noise (there <unk> tokens).
     """
 
+    weights: ClassVar[None] = None
+
     prior: Prior = "none"  # branches without visual content: no image, a noised one, or both
     noise_step: NoiseStep = 999  # of 1000 diffusion steps; 999 is almost pure noise
     smoothing: Positive = 1e-4  # added to the prior
 
     traits = Traits(combines_options=True)
-
-    @property
-    def weights(self) -> None:
-        return None
 
     def strength(self, logits: Tensor, step: int) -> Tensor:
         return zero_strength(logits)

@@ -153,10 +153,7 @@ class M3ID(Strategy):
         "ritual": {"decay": 0.02, "beta": 0.1, "first_step": 0},
     }
     neutral_parameters: ClassVar[dict[str, float]] = {"decay": 0.0}
-
-    @property
-    def weights(self) -> None:
-        return None
+    weights: ClassVar[None] = None
 
     def strength(self, logits: Tensor, step: int) -> Tensor:
         return unit_strength(logits)

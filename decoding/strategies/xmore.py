@@ -41,6 +41,7 @@ class XMoRe(Strategy):
     embedder: Any = later_parameter("encoder")  # embedder of images and captions: its name, or a mapping
     code: str = later_parameter("")  # digest of the file, set automatically
     _captions: ClassVar[tuple[str, ...]] = ()
+    weights: ClassVar[None] = None
 
     def __post_init__(self) -> None:
         if self.captions is None:
@@ -56,10 +57,6 @@ class XMoRe(Strategy):
             )
         object.__setattr__(self, "_captions", captions)
         build("embedder", self.embedder)  # refuses an unknown name
-
-    @property
-    def weights(self) -> None:
-        return None
 
     def strength(self, logits: Tensor, step: int) -> Tensor:
         return unit_strength(logits)

@@ -71,6 +71,7 @@ class ItemRate:
 
     better: ClassVar[Better] = "neither"
     reads_answers: ClassVar[bool] = True
+    reads_outputs: ClassVar[bool] = True
 
     def score(self, generation: Generation, example: Example) -> float | None:
         return float(is_correct(generation, example)) if example.meta.get("mode") in MODES else None
@@ -90,10 +91,6 @@ class ItemRate:
 
         return ratio_over_groups(samples, counted)
 
-    @property
-    def reads_outputs(self) -> bool:
-        return True
-
 
 @component("metric", "recognized_accuracy")
 @dataclass(frozen=True)
@@ -101,13 +98,10 @@ class RecognizedAccuracy(ItemRate):
     """Share of recognized items with a right answer from the image."""
 
     better: ClassVar[Better] = "higher"
+    reads_outputs: ClassVar[bool] = False
 
     def counts(self, item: ConflictItem) -> float:
         return float(item.image_correct)
-
-    @property
-    def reads_outputs(self) -> bool:
-        return False
 
 
 @component("metric", "flip_rate")

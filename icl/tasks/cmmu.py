@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from icl import DataError, Example, Image, Pool, SharedPoolTask, nested_choice
 from icl.registry import Fraction, PositiveInt, component, parameter
@@ -32,6 +32,8 @@ Row = Mapping[str, Any]
 class CMMUTask(SharedPoolTask, RelativePaths):
     """CMMU's questions with one or several right options, or with a blank to fill in."""
 
+    title: ClassVar[str] = "CMMU"
+
     path: str  # JSON lines of the release; image paths are relative to its folder
     types: tuple[QuestionType, ...] = ("multiple-choice", "multiple-response", "fill-in-the-blank")  # types to ask
     pool_fraction: Fraction = 0.5  # share of the questions that become the pool
@@ -41,10 +43,6 @@ class CMMUTask(SharedPoolTask, RelativePaths):
     @cached_property
     def _file(self) -> Path:
         return self._place(self.path)
-
-    @property
-    def title(self) -> str:
-        return "CMMU"
 
     @cached_property
     def queries(self) -> tuple[Example, ...]:

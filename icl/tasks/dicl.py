@@ -22,7 +22,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import numpy as np
 
@@ -65,6 +65,10 @@ def candidate_classes(prediction: str, matrix: np.ndarray, classes: Sequence[str
 class DICLTask(SeveralPoolsTask):
     """Yes/no questions whether the class that another classifier predicted, or one confused with it, is right."""
 
+    pool_size: ClassVar[int] = 2
+
+    pool_shares_images: ClassVar[bool] = True
+
     of: Annotated[Task, NestedComponent("task")]  # classification task with one shared pool
     predictions: str  # JSON file: example id -> class -> probability
     candidates: PositiveInt = 6  # number of classes to ask about for each image, the prediction among them
@@ -83,10 +87,6 @@ class DICLTask(SeveralPoolsTask):
     def title(self) -> str:
         return f"DICL · {self.of.title}"
 
-    @property
-    def pool_shares_images(self) -> bool:
-        return True
-
     @cached_property
     def queries(self) -> tuple[Example, ...]:
         return tuple(check for check, _ in self._checks)
@@ -95,10 +95,6 @@ class DICLTask(SeveralPoolsTask):
         if query_id not in self._pairs:
             raise DataError(f"task '{self.title}' has no query '{query_id}'.")
         return self._pool_of(query_id)
-
-    @property
-    def pool_size(self) -> int:
-        return 2
 
     @cached_property
     def _pairs(self) -> Mapping[str, tuple[Example, str, str]]:

@@ -8,7 +8,7 @@ so compare scores with text-only baselines.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import ClassVar, Literal
 
 from icl import DataError, Example, Image, Pool, PositiveInt, SharedPoolTask, component, limited_choice, parameter
 
@@ -39,13 +39,11 @@ class EasyVQATask(SharedPoolTask):
     instead of 4,000. Images are opened when they are used.
     """
 
+    title: ClassVar[str] = "easy-vqa"
+
     query_limit: PositiveInt | None = parameter("queries", None)  # test questions, nested; None: all 9,673
     support_limit: PositiveInt | None = parameter("pool_size", 1000)  # train questions, nested; None: all 38,575
     seed: int = 0  # random seed of the two choices, independent of the seeds of a run
-
-    @property
-    def title(self) -> str:
-        return "easy-vqa"
 
     @cached_property
     def queries(self) -> tuple[Example, ...]:

@@ -8,7 +8,7 @@ Access to the data set (hub id facebook/winoground) must be requested. Other dat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import ClassVar, Literal
 
 from icl import ConfigError, DataError, Example, Pool, SharedPoolTask, StreamKey, nested_choice
 from icl.registry import Fraction, PositiveInt, component, later_parameter
@@ -26,6 +26,8 @@ class WinogroundTask(SharedPoolTask, RelativePaths):
     four questions of an item are on one side.
     """
 
+    title: ClassVar[str] = "winoground"
+
     path: str = "facebook/winoground"  # hub id, folder or file
     revision: str | None = later_parameter(None)  # branch, tag or commit of a hub data set; None: the newest
     split: str | None = later_parameter(None, "test")  # split that is divided; None: all rows of a file, or test
@@ -38,10 +40,6 @@ class WinogroundTask(SharedPoolTask, RelativePaths):
         super().__post_init__()
         if self.question.count("{caption}") != 1:
             raise ConfigError("question has {caption} once: what is asked about the image.")
-
-    @property
-    def title(self) -> str:
-        return "winoground"
 
     @cached_property
     def queries(self) -> tuple[Example, ...]:

@@ -10,7 +10,7 @@ pool has, are an error. A reranker may depend on the number of shots, so the set
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from icl import ConfigError, NestedComponent, PlanError, Pool, PositiveInt, Query, RetrievedExample, component
 from retrievers.base import (
@@ -32,6 +32,10 @@ from retrievers.base import (
 class Reranked(RetrieverWrapper):
     """Another retriever, with its candidates passed through rerankers."""
 
+    ranked: ClassVar[bool] = False
+
+    nested: ClassVar[bool] = False
+
     of: Annotated[Retriever, NestedComponent("retriever")]  # returns the candidates
     rerankers: tuple[Annotated[Reranker, NestedComponent("reranker")], ...]  # applied one after the other
     candidates: PositiveInt = 50  # how many the retriever returns; all if the pool has fewer
@@ -49,14 +53,6 @@ class Reranked(RetrieverWrapper):
         parts: tuple[Retriever | Reranker, ...] = (self.of, *self.rerankers)
         model_users = [part for part in parts if "model" in part.needs]
         return "generate" if all(declared(part, "model_ability") == "generate" for part in model_users) else "logits"
-
-    @property
-    def nested(self) -> bool:
-        return False
-
-    @property
-    def ranked(self) -> bool:
-        return False
 
     @property
     def returns_k(self) -> bool:

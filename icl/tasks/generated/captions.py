@@ -21,14 +21,11 @@ class CaptionsTask(NumberedTask):
     """
 
     called: ClassVar[str] = "captions"
+    title: ClassVar[str] = "captions"
 
     query_limit: GeneratedCount = parameter("queries", 200)  # number of queries
     support: GeneratedCount = parameter("pool_size", 100)  # scenes in the pool
     seed: int = 0  # random seed of the task, independent of the seeds of a run
-
-    @property
-    def title(self) -> str:
-        return "captions"
 
     def example(self, split: Split, number: int, name: str) -> Example:
         drawing = scene(self.seed, f"captions/{split}/{number}")

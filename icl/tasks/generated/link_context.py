@@ -8,7 +8,7 @@ right name and not the other one. This is `lenient` with both names as options.
 
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import Literal
+from typing import ClassVar, Literal
 
 from icl import ConfigError, Example, GeneratedCount, Pool, StreamKey, component, parameter
 from icl.tasks.generated import BINDING_QUESTIONS, CONCEPT_SETS, NONCE, Concept, Drawing, noun
@@ -25,6 +25,8 @@ class LinkContextTask:
     Each query has its own pool, with equally many images of both. Every two have one of each, in a random order.
     """
 
+    title: ClassVar[str] = "link context"
+
     support: GeneratedCount = 8  # images of each of the two concepts in a query's pool
     bank: GeneratedCount = 32  # images of each concept in the bank of all pools, at least `support`
     concept_set: Literal["held_out", "seen", "all"] = "held_out"  # pairs of color and shape that images may show
@@ -34,10 +36,6 @@ class LinkContextTask:
     def __post_init__(self) -> None:
         if self.support > self.bank:
             raise ConfigError(f"support {self.support} is more than the bank of {self.bank} images of a concept.")
-
-    @property
-    def title(self) -> str:
-        return "link context"
 
     @cached_property
     def queries(self) -> tuple[Example, ...]:
