@@ -9,8 +9,7 @@ from decoding.arms.requirements import unsupported_reason
 from decoding.engine.engine import run_requests
 from decoding.engine.option_scoring import FLOOR
 from decoding.engine.requests import DecodingRequest
-from decoding.strategies.dcd import DCD, INSTRUCTION
-from decoding.strategies.dcd_prompt import DCDPrompt
+from decoding.strategies.dcd import DCD, INSTRUCTION, DCDPrompt
 from icl.types import Generation, Prompt
 from tests.decoding.prompts import prompt
 from tests.decoding.toy import Toy

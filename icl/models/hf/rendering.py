@@ -2,7 +2,7 @@
 
 The number of placeholders is compared with the number of images, and every text of the prompt must occur in order. So a
 template that drops a system turn raises an error before any forward pass. Data that contains a chat marker also does
-(`icl.models.chat_markers`). Where a template moves images to the front, they are written within the texts.
+(`icl.models.chat_messages`). Where a template moves images to the front, they are written within the texts.
 """
 
 import re
@@ -13,7 +13,7 @@ from functools import cached_property, lru_cache
 from typing import Any
 
 from icl import EmptyBlocks, LRUByteCache, ModelError, Part, Prompt, Turn
-from icl.models.chat_markers import check_markers, marker_pattern
+from icl.models.chat_messages import check_markers, marker_pattern
 from icl.models.hf import TextProcessor, argument_names, image_placeholder, set_day
 from icl.models.hf.conversations import (
     Message,

@@ -7,9 +7,8 @@ from typing import Any
 
 import pytest
 
-from decoding.server import shutdown
 from decoding.server.http import HTTPError
-from decoding.server.shutdown import GracefulShutdown
+from decoding.server.serving import CLOSE_SECONDS, POLL_SECONDS, GracefulShutdown
 
 
 async def answer_slowly(graceful: GracefulShutdown, seconds: float, events: list[str]) -> None:
@@ -77,12 +76,12 @@ def test_the_engine_is_stopped_after_the_last_answer_within_the_same_time_limit(
         await request
         assert not graceful.closing.is_set()
         server.should_exit = True
-        await asyncio.wait_for(graceful.closing.wait(), 10 * shutdown.POLL_SECONDS)
+        await asyncio.wait_for(graceful.closing.wait(), 10 * POLL_SECONDS)
 
     asyncio.run(scenario())
     assert events == ["answered", "engine stopped"]
     assert engine.timeouts[0] == pytest.approx(29.9, abs=1)
-    assert server.config.timeout_graceful_shutdown == shutdown.CLOSE_SECONDS
+    assert server.config.timeout_graceful_shutdown == CLOSE_SECONDS
 
 
 def test_an_engine_whose_requests_used_up_the_time_limit_is_stopped_at_once() -> None:

@@ -3,8 +3,7 @@
 import pytest
 
 from icl.errors import ModelError
-from icl.models.chat_markers import TURN_MARKERS, check_markers, marker_pattern
-from icl.models.chat_messages import messages
+from icl.models.chat_messages import TURN_MARKERS, check_markers, marker_pattern, messages
 from icl.models.hf.model import HF
 from icl.types import Part, Prompt, Turn
 

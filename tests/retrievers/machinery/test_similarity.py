@@ -8,8 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from retrievers.base import Vectors, normalize_rows
-from retrievers.machinery.approximate_search import HNSW, IVF
-from retrievers.machinery.similarity import MIN_FAISS_SCORES, VectorIndex, build_index
+from retrievers.machinery.similarity import HNSW, IVF, MIN_FAISS_SCORES, VectorIndex, build_index
 
 
 def _vectors(count: int, dim: int, seed: int) -> Vectors:

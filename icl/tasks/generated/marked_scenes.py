@@ -1,4 +1,17 @@
-"""Statements that contradict an image, as in MMIR (Yan et al., 2502.16033): which elements are inconsistent?
+"""Questions about marked shapes: `correspondence` between two images, and statements with an `inconsistency`.
+
+Correspondence of objects between two images, as in "Are They the Same?" (MMVM, Zhou et al., 2501.04670).
+
+The first image shows some shapes, one of them in a box. The second image shows the same shapes in other places, each
+with a number. The question asks for the number of the shape in the box. Options are the numbers, so chance is one over
+the number of shapes.
+
+`marks: elsewhere` is the control: the numbers of the second image stand in empty cells. A model that answers by the
+shapes can then be right by chance only.
+
+The benchmark has photos and videos of 1,510 items; this task is generated, after its abstract.
+
+Statements that contradict an image, as in MMIR (Yan et al., 2502.16033): which elements are inconsistent?
 
 An image shows numbered shapes, and the question lists one statement for each number. With `wrong: 1` one statement
 names a further shape of the image, which has no number. With `wrong: 2` two statements have exchanged their shapes, so
@@ -16,7 +29,54 @@ from annotated_types import Ge, Le
 
 from icl import Example, GeneratedCount, StreamKey, component, parameter
 from icl.edits.mark import RegionMarks
-from icl.tasks.generated import CELLS, CONCEPT_SETS, NumberedTask, PlacedShapes, Split, cell_box, noun, shuffled
+from icl.tasks.generated import CELLS, CONCEPT_SETS, PlacedShapes, cell_box, noun
+from icl.tasks.generated.episode import NumberedTask, Split, balanced_choice, shuffled
+
+QUESTION = "which number in the second image marks the shape in the box of the first?"
+
+
+@component("task", "correspondence")
+@dataclass(frozen=True)
+class CorrespondenceTask(NumberedTask):
+    """Questions which numbered shape of a second image is the shape in the box of the first image."""
+
+    called: ClassVar[str] = "correspondence"
+
+    objects: Annotated[int, Ge(2), Le(4)] = 3  # number of shapes in each image; chance is 1 / objects
+    marks: Literal["objects", "elsewhere"] = "objects"  # what the numbers of the second image mark
+    concept_set: Literal["held_out", "seen", "all"] = "all"  # pairs of color and shape that images may show
+    query_limit: GeneratedCount = parameter("queries", 200)  # number of queries
+    support: GeneratedCount = parameter("pool_size", 100)  # number of examples in the pool
+    seed: int = 0  # random seed of the task, independent of the seeds of a run
+
+    @property
+    def title(self) -> str:
+        return f"correspondence · {self.objects} shapes" + (" · marks elsewhere" if self.marks == "elsewhere" else "")
+
+    def example(self, split: Split, number: int, name: str) -> Example:
+        stream = f"correspondence/{self.concept_set}/{split}/{number}"
+        rng = StreamKey(self.seed, stream).numpy("facts")
+        concepts = tuple(shuffled(rng, CONCEPT_SETS[self.concept_set])[: self.objects])
+        first, second = (tuple(shuffled(rng, range(CELLS))) for _ in range(2))
+        numbers = tuple(range(1, self.objects + 1))
+        answer = balanced_choice(self.seed, f"correspondence/{split}", number, numbers)
+        marked = second[: self.objects] if self.marks == "objects" else second[self.objects : 2 * self.objects]
+        one = PlacedShapes(self.seed, f"{stream}/1", concepts, first[: self.objects]).image
+        other = PlacedShapes(self.seed, f"{stream}/2", concepts, second[: self.objects]).image
+        return Example(
+            id=name,
+            images=(
+                one.edit(RegionMarks((cell_box(first[answer - 1]),), "box")),
+                other.edit(RegionMarks(tuple(map(cell_box, marked)), "number", numbers)),
+            ),
+            question=QUESTION,
+            answers=(str(answer),),
+            options=tuple(map(str, numbers)),
+            label=str(answer),
+            meta={"marks": self.marks},
+            secret={"concept": list(concepts[answer - 1])},
+        )
+
 
 QUESTIONS = {1: "which number is wrong?", 2: "which two numbers are wrong?"}
 
