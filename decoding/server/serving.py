@@ -360,9 +360,9 @@ def _usage(outputs: list[EngineOutput], new_tokens: int) -> dict[str, Any]:
 
 # Graceful shutdown of a server: requests in flight are answered first, and no connection can delay the exit forever.
 #
-# On SIGTERM, vLLM stops its renderer and its engine at once. Only requests that the engine has received are finished. A
-# request would be lost while its images are read or its strategy generates a description. The class below therefore counts
-# requests from their arrival and delays the engine's shutdown until they are answered:
+# On SIGTERM, vLLM stops its renderer and its engine at once. Only requests that the engine has received are finished.
+# A request would be lost while its images are read or its strategy generates a description. The class below therefore
+# counts requests from their arrival and delays the engine's shutdown until they are answered:
 #
 #     SIGTERM ──> refuse new requests (503) ──> wait until no request is active,   ──> stop the engine ──> close
 #                                               at most `--shutdown-timeout`           connections
