@@ -9,11 +9,12 @@ such as a judge model or the rules of `lenient`, scores every output. The labels
     k     slope of y on g over the labeled pairs, within 0 and 1; 1 with fewer than MIN_LABELS
     r_i = y_i - k g_i,   rbar = mean of r over the labeled pairs
     e_i = B_i + k g_i + U_i rbar + S_i (u / m) (r_i - rbar) sqrt(m / (m - 1))
-    difference = mean e,   its variance that of clustered means (`intervals.mean_variance`)
+    difference = mean e,   its variance that of clustered means (`intervals.mean_variance`) + (u / n)^2 / (m (m - 1))
 
-u pairs have an unread output (U_i = 1), and m of these are labeled (S_i = 1). A poor proxy makes the interval wider,
-never wrong. Student's t has the fewer degrees of freedom of the clusters and of the labeled clusters. Once everything
-is labeled, it is the exact paired test of the labels.
+u pairs have an unread output (U_i = 1), and m of these are labeled (S_i = 1). The last term is for errors that are too
+rare for m labels: it is the variance that one more residual, 1 off their mean, adds. Without it, 20 labels that all
+agree with a judge would call it perfect. A poor proxy makes the interval wider, never wrong. Student's t has the fewer
+degrees of freedom of the clusters and of the labeled clusters. Once everything is labeled, it is the exact paired test.
 
 If the reader errs (`ReaderAudit`), the outputs that it read are a second stratum: g_i is the reader's part of the
 difference, and y_i what people say of the same outputs.
@@ -334,7 +335,8 @@ def _end(strata: Sequence[OutputStratum], truths: Sequence[Floats], codes: Codes
     values, slopes = zip(*map(corrected_values, strata), strict=True)
     e = np.sum(values, axis=0)
     sums, sizes = cluster_sums(e, codes)
-    difference, error = float(e.mean()), mean_variance(sums, sizes, float(np.var(e))) ** 0.5
+    rare = sum((of.pairs.mean() ** 2 / (m * (m - 1)) for of in left if (m := int(of.sampled.sum())) > 1), 0.0)
+    difference, error = float(e.mean()), (mean_variance(sums, sizes, float(np.var(e))) + rare) ** 0.5
     labeled_clusters = min(len(np.unique(codes[stratum.sampled])) for stratum in left)
     freedom = max(1, min(len(sizes), labeled_clusters) - 1)
     half = max(t_quantile(sizes, level), float(stdtrit(freedom, 0.5 + level / 2))) * error

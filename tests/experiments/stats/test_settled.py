@@ -63,6 +63,14 @@ def test_a_perfect_proxy_gives_the_mean_of_all_labels_from_few(arms):
     assert settle(reference, arm, chosen, UNITS).difference == pytest.approx((arm.label - reference.label).mean())
 
 
+def test_labels_that_all_agree_with_a_judge_do_not_call_it_perfect(arms):
+    few, whole = (
+        settle(*(replace(one, proxy=one.label) for one in arms), chosen, UNITS)
+        for chosen in (choose(np.random.default_rng(1), arms[0].unread, MIN_LABELS), arms[0].unread)
+    )
+    assert few.high - few.low > 1.1 * (whole.high - whole.low)
+
+
 def test_the_order_of_pairs_changes_nothing_and_swapped_arms_change_the_sign(arms):
     reference, arm = arms
     chosen, order = choose(np.random.default_rng(1), reference.unread, 40), np.random.default_rng(2).permutation(N)
