@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from unread_run import labels_of, says, write_unread_run
+from unread_run import WORDINGS, labels_of, says, write_unread_run
 
 from experiments.results.labeling import AUDITED_QUERIES, audit_reader, make_queue
 from experiments.results.loaded_run import load_run
@@ -73,6 +73,22 @@ def test_a_true_gain_stays(tmp_path):
     run = write_unread_run(tmp_path / "run", gain=0.2)
     _label(run, 60)
     assert _gain(run).verdict == "better"
+
+
+@pytest.mark.parametrize("wording", WORDINGS)
+def test_a_gain_from_wording_alone_is_gone_with_sixty_labels_and_a_true_gain_stays(tmp_path, wording):
+    for name, gain in (("equal", 0.0), ("better", 0.3)):
+        run = write_unread_run(tmp_path / name, gain=gain, wording=WORDINGS[wording], prose=0.7)
+        frame = run.samples()
+        by_rules = compare(frame.drop(columns="unread:lenient"), {"shots": 0}).iloc[-1]
+        assert by_rules["low"] > 0.15
+        assert _gain(run).verdict == "undecided"
+        _label(run, 60)
+        by_labels = _gain(run)
+        truth = np.array([says(gold[0], text) for gold, text in zip(frame["gold"], frame["output"], strict=True)])
+        difference = truth[frame["shots"] == 4].mean() - truth[frame["shots"] == 0].mean()
+        assert by_labels.result.low <= difference <= by_labels.result.high
+        assert by_labels.verdict == ("better" if gain else "open")
 
 
 def test_labels_of_a_part_of_the_sample_settle_nothing(run):
