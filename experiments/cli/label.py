@@ -3,7 +3,7 @@
 import getpass
 import sys
 import webbrowser
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -12,7 +12,7 @@ import typer
 
 from experiments.cli.options import Metric
 from experiments.report.sample_detail import image_path, printable_text
-from experiments.results.labeling import QUERIES, Output, Queue, audit_reader, make_queue
+from experiments.results.labeling import QUERIES, Output, Queue, describe_labels, make_queue
 from experiments.results.loaded_run import Run, load_run
 from experiments.results.view_run import NO_REFERENCE, view_run
 from experiments.stats import format_count
@@ -184,8 +184,8 @@ class Work:
         print(
             f"\n{len(whole) - len(left):,} of {format_count(len(whole), 'output')} labeled   {self.run.path / LABELS}"
         )
-        for sentence in (*_state(self.queue, labels), *self._decided()):
-            print(sentence)
+        for sentence in (*describe_labels(self.queue, labels), *self._decided()):
+            print(printable_text(sentence))
         if left:
             print(f"To go on: icl label {self.run.path} --queries {self.look}")
 
@@ -199,26 +199,6 @@ class Work:
         yield f"{len(every) - undecided:,} of {format_count(len(every), 'comparison')} decided by now."
         for one in [one for one in every if one.labels][:MAX_LISTED]:
             yield f"  {one.subject}: {one.arm} against {one.against} {one.numbers}"
-
-
-def _state(queue: Queue, labels: Labels) -> Sequence[str]:
-    """Sentences on the reader, and on outputs of which people disagree."""
-    keys = {one.key for one in queue.first(None)}
-    disputed = [one for one in queue.first(None) if one.key in set(labels.disputed)]
-    sentences = [f"{text[0].upper()}{text[1:]}." for text in [audit_reader(queue, labels).describe()] if text]
-    if disputed:
-        examples = ", ".join(f"{printable_text(one.text)[:40]!r} ({one.query})" for one in disputed[:3])
-        people = " and ".join(labels.persons)
-        sentences.append(
-            f"{people} disagree on {format_count(len(disputed), 'output')}, which stay unread: {examples}. The last "
-            "label of each person counts."
-        )
-    if others := len(labels.people.keys() - keys):
-        sentences.append(
-            f"{format_count(others, 'label')} of outputs that the run has no more, or that are read now, "
-            f"{'is' if others == 1 else 'are'} not used."
-        )
-    return sentences
 
 
 def _user() -> str:

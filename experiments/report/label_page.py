@@ -44,7 +44,7 @@ class LabelServer(ThreadingHTTPServer):
 
     Args:
         run: The run directory with the images.
-        shown: Returns the output to label, or None at the end, and where it stands, in words.
+        current: Returns the output to label, or None at the end, and where it stands, in words.
         press: Receives a key. It returns False if the person stops.
         keys: Key -> what it means.
     """
@@ -52,12 +52,12 @@ class LabelServer(ThreadingHTTPServer):
     def __init__(
         self,
         run: Path,
-        shown: Callable[[], tuple[Output | None, str]],
+        current: Callable[[], tuple[Output | None, str]],
         press: Callable[[str, str], bool],
         keys: Mapping[str, str],
     ) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
-        self.run, self.shown, self.press, self.keys = run, shown, press, keys
+        self.run, self.current, self.press, self.keys = run, current, press, keys
         self.secret, self.lock = secrets.token_urlsafe(16), Lock()
 
     @property
@@ -75,7 +75,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         place = self._place()
         with self.server.lock:
-            output, standing = self.server.shown()
+            output, standing = self.server.current()
         if place == "":
             self._answer(200, HTML, page(output, standing, self.server.keys).encode())
         elif output is not None and place in output.images and (file := image_path(self.server.run, place)).is_file():
@@ -91,7 +91,7 @@ class _Handler(BaseHTTPRequestHandler):
         form = parse_qs(self.rfile.read(int(size)).decode(errors="replace"), keep_blank_values=True)
         with self.server.lock:
             goes_on = self.server.press(form.get("key", [""])[0], form.get("output", [""])[0])
-            standing = self.server.shown()[1]
+            standing = self.server.current()[1]
         if not goes_on:
             self._answer(200, HTML, page(None, f"{standing} Close this page.", self.server.keys).encode())
             self.server.shutdown()

@@ -5,16 +5,16 @@ whichever arms gave them. So the first queries are a random sample for every com
 `AUDITED_QUERIES` are an audit of the reader as well: their read outputs are labeled too.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from experiments.stats import as_sequence, text_items, text_value, unread_column
+from experiments.stats import as_sequence, format_count, join_words, text_items, text_value, unread_column
 from experiments.stats.sample_rows import to_records
-from experiments.stats.settled import LabelColumn, ReaderAudit, audit
+from experiments.stats.settled import LabelColumn, ReaderAudit, audit, unread_flags
 from experiments.store.labels import Labels, label_key
 from icl import DataFrame, canonical_digest
 
@@ -88,17 +88,38 @@ def make_queue(frame: DataFrame, metric: str) -> Queue:
 
 def is_unread(frame: DataFrame, metric: str) -> NDArray[np.bool_]:
     """For each sample, whether the metric's score of it is not certain."""
-    column = unread_column(metric)
-    if column not in frame or metric not in frame:
+    if metric not in frame:
         return np.zeros(len(frame), dtype=bool)
-    texts = frame[column]
-    return (texts.notna() & (texts != "") & frame[metric].notna()).to_numpy(dtype=bool)
+    return np.asarray(unread_flags(frame, metric) & frame[metric].notna().to_numpy())
 
 
 def audit_reader(queue: Queue, labels: Labels) -> ReaderAudit:
     """How many labels of read outputs agree with the reader."""
     read = [one for one in queue.first(None) if not one.is_unread]
     return audit(np.array([one.score for one in read]), np.array([_number(labels.verdict(one.key)) for one in read]))
+
+
+def describe_labels(queue: Queue, labels: Labels) -> Iterator[str]:
+    """Sentences on the labels of a run: how many there are, whether the reader agrees, and on what people disagree."""
+    outputs = queue.first(None)
+    if look := queue.finished_look(labels):
+        by = format_count(len(labels.persons), "person", "people")
+        of = f"{look:,} of {len(queue.outputs):,} queries"
+        yield f"Unread outputs are settled by labels of {of} that have some, by {by}."
+    elif labels.judged:
+        judges = join_words(labels.judges)
+        yield f"{judges} judged unread outputs. No verdict counts before queries are labeled: icl label"
+    elif labels.people:
+        yield "Labels settle nothing before those of all planned queries are there: icl label"
+    if text := audit_reader(queue, labels).describe():
+        yield f"{text[0].upper()}{text[1:]}."
+    if disputed := [one for one in outputs if one.key in set(labels.disputed)]:
+        examples = ", ".join(f"{one.text[:40]!r} ({one.query})" for one in disputed[:3])
+        number = format_count(len(disputed), "output")
+        yield f"{join_words(labels.persons)} disagree on {number}, which stay unread: {examples}."
+    if others := len(labels.people.keys() - {one.key for one in outputs}):
+        number = format_count(others, "label")
+        yield f"Not used: {number} of outputs that the run does not have any more, or that the reader can read now."
 
 
 def apply_labels(frame: DataFrame, metric: str, labels: Labels) -> DataFrame:

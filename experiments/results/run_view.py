@@ -15,6 +15,7 @@ from experiments.results.column_effects import (
     interaction_comparisons,
 )
 from experiments.results.invocations import version_differences
+from experiments.results.labeling import describe_labels, make_queue
 from experiments.results.sample_notes import (
     CUT_ANSWER,
     CUT_THINKING,
@@ -51,6 +52,7 @@ from experiments.stats.findings import (
 )
 from experiments.stopping import WARNING, Family, anytime_findings, stopped_findings
 from experiments.store import Store, changed_since_merge, describe_probe, last_state
+from experiments.store.labels import read_labels
 from icl import Better, DataFrame, Series
 
 
@@ -220,6 +222,13 @@ class RunView:
     def is_sequential(self) -> bool:
         """Whether comparisons come from looks at a growing run. There are no other p-values then."""
         return bool(self.families) or self.is_growing
+
+    @cached_property
+    def label_notes(self) -> list[str]:
+        """Sentences on the labels of unread outputs."""
+        labels = read_labels(self.path)
+        queue = make_queue(self.frame, self.metric) if labels.people or labels.judged else None
+        return [*describe_labels(queue, labels)] if queue is not None and queue.outputs else []
 
     @property
     def scores_note(self) -> str:

@@ -245,7 +245,7 @@ def compare_arms(
         mean=means[1],
         reference_mean=means[0],
         also=_second_difference(reference, samples, pairs, also) if also and also != metric else None,
-        wrapping="" if bounds else wrapping_note(reference, samples, (against, arm)),
+        wrapping="" if bounds or by_labels else wrapping_note(reference, samples, (against, arm)),
         better=better,
         decided=(decided_pair, pooled) if decided_pair else object(),
         interval=interval,

@@ -31,7 +31,7 @@ from experiments.stats.arms import (
 )
 from experiments.stats.bounds import Bounds, Interval, bounded_test
 from experiments.stats.pairs import KEYS, PairedTestResult, Pairs, align_pairs
-from experiments.stats.settled import settled_pairs
+from experiments.stats.settled import SettledPairs, settled_pairs
 from experiments.stats.significance import holm
 from icl import Better, ConfigError, DataFrame, did_you_mean
 from icl.metrics.baselines import BASELINES
@@ -144,12 +144,8 @@ def _against_arms(samples: DataFrame, to: Mapping[str, Any], metric: str, axes: 
         names = (describe_arm(reference, label_axes), describe_arm(arm, label_axes))
         pairs = align_pairs(theirs, mine, metric, names=names)
         tested = bounded_test((theirs, mine), pairs, metric, names=names)
-        row = _row(arm, ", ".join(str(v) for v in to.values()), pairs, tested)
         labels = settled_pairs(theirs, mine, pairs, metric)
-        if labels and (by_labels := labels.estimate()):
-            row |= vars(by_labels.replace_in(tested[0]))
-            row |= dict(zip(("reference_mean", "mean"), labels.means(by_labels.difference), strict=True))
-            row |= {LABELS: by_labels.coverage, "interval_of": labels.corrected_interval, "bounds": None}
+        row = _row(arm, ", ".join(str(v) for v in to.values()), pairs, tested, labels)
         decided = deciding_digests(theirs), deciding_digests(mine)
         if None not in decided:
             row["compared"] = decided
@@ -169,7 +165,8 @@ def _against_baseline(
         if len(usable):
             names = (name, describe_arm(arm, varying_axes(samples, axes)))
             pairs = align_pairs(usable, usable, metric, on=KEYS, names=names, reference_metric=column)
-            rows.append(_row(arm, name, pairs, bounded_test((usable, usable), pairs, metric, column, names=names)))
+            tested = bounded_test((usable, usable), pairs, metric, column, names=names)
+            rows.append(_row(arm, name, pairs, tested, settled_pairs(usable, usable, pairs, metric, column)))
     return rows
 
 
@@ -187,12 +184,21 @@ def _column(frame: DataFrame, to: Mapping[str, Any], metric: str) -> str:
 
 
 def _row(
-    arm: Mapping[str, Any], reference: str, pairs: Pairs, tested: tuple[PairedTestResult, Bounds | None, Interval]
+    arm: Mapping[str, Any],
+    reference: str,
+    pairs: Pairs,
+    tested: tuple[PairedTestResult, Bounds | None, Interval],
+    labels: SettledPairs | None,
 ) -> dict[str, Any]:
-    result, bounds, interval = tested
-    means = {"reference": reference, "reference_mean": float(pairs.reference.mean()), "mean": float(pairs.arm.mean())}
+    """A row of the table before correction. Labels of a sample take the place of bounds."""
+    (result, bounds, interval), coverage = tested, ""
+    means = float(pairs.reference.mean()), float(pairs.arm.mean())
+    if labels and (by_labels := labels.estimate()):
+        result, bounds, interval = by_labels.replace_in(result), None, labels.corrected_interval
+        means, coverage = labels.means(by_labels.difference), by_labels.coverage
+    row = {**arm, "reference": reference, "reference_mean": means[0], "mean": means[1], **vars(result)}
     internal = {"compared": object(), "interval_of": interval, "bounds": bounds}
-    return {**arm, **means, **vars(result), "by_construction": False, LABELS: "", **internal}
+    return {**row, "by_construction": False, LABELS: coverage, **internal}
 
 
 def _bound_columns(table: DataFrame) -> dict[str, Any]:

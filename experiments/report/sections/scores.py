@@ -89,6 +89,7 @@ def _notes(view: RunView, frame: DataFrame) -> "Iterator[str]":
     if "unread" in frame and frame["unread"].gt(0).any():
         share = f"up to {100 * frame['unread'].max():.1f} % of the outputs of an arm"
         yield f"Unread: {share}. Ranges and intervals count these outputs as wrong and as right."
+    yield from view.label_notes
     if number := int(frame.loc[frame["control"].eq(True), "decoding"].nunique() if "decoding" in frame else 0):
         yield f"{format_count(number, 'control')} of strategies {'is' if number == 1 else 'are'} not shown."
     yield view.sequential_note if view.is_sequential else ""
