@@ -107,7 +107,7 @@ def describe_labels(queue: Queue, labels: Labels) -> Iterator[str]:
         of = f"{look:,} of {len(queue.outputs):,} queries"
         yield f"Unread outputs are settled by labels of {of} that have some, by {by}."
     elif labels.judged:
-        judges = join_words(labels.judges)
+        judges = join_words([*labels.judges])
         yield f"{judges} judged unread outputs. No verdict counts before queries are labeled: icl label"
     elif labels.people:
         yield "Labels settle nothing before those of all planned queries are there: icl label"
