@@ -23,7 +23,31 @@ SLOW_TESTS := tests/journeys tests/icl/models/hf tests/experiments/launch tests/
 	tests/test_mutants.py tests/experiments/test_stop_strings.py tests/experiments/tuning tests/experiments/sharing \
 	tests/test_systems.py tests/icl/tasks/drawings tests/lab/small tests/decoding/interventions tests/icl/models/small \
 	tests/decoding/engine/test_device_traffic.py tests/test_skips.py tests/test_project_folders.py \
-	tests/icl/tasks/generated/test_all.py tests/experiments/cli/test_completion.py tests/experiments/analyses
+	tests/icl/tasks/generated/test_all.py tests/experiments/cli/test_completion.py tests/experiments/analyses \
+	tests/hostile
+
+# What also takes over 2 CPU seconds a file (CI prints the slowest). `make test-fast` keeps a few that check most.
+SLOW_FILES := tests/decoding/engine/test_deferred_branches.py tests/decoding/test_logits_processors.py \
+	tests/experiments/cli/test_column_guess.py tests/experiments/cli/test_main.py tests/experiments/cli/test_new.py \
+	tests/experiments/cli/test_try.py tests/experiments/config/test_yaml_document.py \
+	tests/experiments/observers/test_observation.py tests/experiments/report/leaderboard/test_leaderboard.py \
+	tests/experiments/report/test_answers.py tests/experiments/report/test_commands.py tests/experiments/report/test_controls.py \
+	tests/experiments/report/test_fewer_bits.py tests/experiments/report/test_figure.py tests/experiments/report/test_page.py \
+	tests/experiments/report/test_run_level_metrics.py tests/experiments/report/test_sample_browser.py \
+	tests/experiments/report/test_scores.py tests/experiments/report/test_terminal.py tests/experiments/results/test_claims.py \
+	tests/experiments/results/test_column_effects.py tests/experiments/results/test_data_columns.py \
+	tests/experiments/results/test_label_transforms.py tests/experiments/results/test_lazy_column.py \
+	tests/experiments/results/test_paired_runs.py tests/experiments/results/test_published.py \
+	tests/experiments/results/test_run_metrics.py tests/experiments/results/test_run_view.py \
+	tests/experiments/running/test_runner_calls.py tests/experiments/stats/test_answer_forms.py \
+	tests/experiments/stats/test_decoding_effects.py tests/experiments/stats/test_findings.py \
+	tests/experiments/stats/test_run_statistics.py tests/experiments/stats/test_sign_flips.py \
+	tests/experiments/stats/test_strategy_verdicts.py tests/experiments/test_fuzz.py tests/experiments/test_intervene_axis.py \
+	tests/experiments/test_list_axes.py tests/experiments/test_own_components.py tests/experiments/test_paper_configs.py \
+	tests/experiments/test_runs_of_earlier_releases.py tests/experiments/test_shipped_configs.py \
+	tests/icl/harness/test_task_file.py tests/icl/models/test_hub_model.py tests/icl/models/test_remote.py \
+	tests/icl/models/test_server_probe.py tests/icl/probe/test_command.py tests/icl/probe/test_detection.py \
+	tests/icl/tasks/test_easy_vqa.py tests/lab/test_count.py
 
 # Checks of keepers that take longest: rows of docs/architectures.md in both environments and
 # of docs/models.md, papers on twins of their models, and the GPU checks without a GPU.
@@ -35,7 +59,7 @@ LAB_TESTS := tests/lab/architectures tests/lab/models tests/lab/gpu
 help:
 	@echo "make quickstart   set up $(VENV), run the embedded experiment, print a table and the path of its report"
 	@echo "make test         lint, type check, import layers and all tests (installs what they need)"
-	@echo "make test-fast    the fast tests: pure logic, fake models and the shipped model"
+	@echo "make test-fast    what a minute and a half checks: formulas, engines, prompts, retrievers, statistics, the store, commands"
 	@echo "make nightly      kills, damaged files, random input and equal arms, each many times; every strategy on five models"
 	@echo "make test-architectures  every row of docs/architectures.md and docs/models.md (test-lab checks a sample)"
 	@echo "make test-lab     the tests of lab/: training, benchmarks, GPU checks, the table of architectures, simulations"
@@ -113,7 +137,7 @@ nightly: $(VENV)/ready-dev
 		$(BIN)/python -m pytest -q -n auto --dist worksteal $(NIGHTLY_TESTS) $(PYTEST_ARGS)
 
 test-fast: $(VENV)/ready-dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile -q $(VLLM_TESTS:%=--ignore %) $(SLOW_TESTS:%=--ignore %) $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile -q $(VLLM_TESTS:%=--ignore %) $(SLOW_TESTS:%=--ignore %) $(SLOW_FILES:%=--ignore %) $(PYTEST_ARGS)
 
 test-lab: $(VENV)/ready-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile -q tests/lab $(PYTEST_ARGS)
