@@ -18,6 +18,7 @@ from retrievers.base import check_takes_policy as check_takes_policy
 from retrievers.base import declared as declared
 from retrievers.base import mean_per_item as mean_per_item
 from retrievers.base import normalize_rows as normalize_rows
+from retrievers.base import run_preflight as run_preflight
 from retrievers.base import stack_batches as stack_batches
 from retrievers.machinery.embedding_models import BATCH as BATCH
 from retrievers.machinery.embedding_models import GIB as GIB

@@ -27,7 +27,7 @@ from experiments.analyses.shared import (
     require_sample_metric,
 )
 from experiments.stats import UNIT
-from icl import ConfigError, DataFrame
+from icl import DataFrame
 
 FORM = "demonstrations"
 ADVICE = "In grid, shots: [0, 4] and transforms: [[], [{name: images, how: blank, where: demos}]]."
@@ -50,12 +50,14 @@ def analyze(view: RunView) -> DataFrame:
             wide = wide.assign(zero=zero).dropna()
             if len(wide):
                 table_rows.append({**setting, "shots": shots, **_verdict(wide, view.better == "lower")})
-    if not table_rows:
-        raise ConfigError(f"{view.path}: no setting was run at 0 shots, at k shots and with blank images. {ADVICE}")
     note = "gain and blanked: against 0 shots, in pairs; admitted: demonstrations help, and not with blank images"
     signed = tuple(f"{name}{end}" for name in ("gain", "blanked") for end in ("", "_low", "_high"))
     return make_table(
-        table_rows, f"Admission of tasks for in-context learning ({view.measure})", note=note, signed=signed
+        table_rows,
+        f"Admission of tasks for in-context learning ({view.measure})",
+        note=note,
+        signed=signed,
+        missing=f"{view.path}: no setting was run at 0 shots, at k shots and with blank images. {ADVICE}",
     )
 
 

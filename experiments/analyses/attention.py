@@ -35,9 +35,12 @@ def analyze(view: RunView, queries: int = QUERIES) -> DataFrame:
     arms = run_prompts(view, "interventions", queries, with_demos=False)
     rows = [row for setting, prompts in arms for row in _rows(setting, prompts)]
     note = "attention: mean over heads and prompts, sums to 1 in a layer; tokens: share of the prompt; n: prompts"
-    table = make_table(rows, "Attention of the last token of the prompt", note=note)
-    table.attrs["figure"] = {"x": "layer", "y": ("attention",), "by": "span", "measure": "attention", "n": "prompts"}
-    return table
+    return make_table(
+        rows,
+        "Attention of the last token of the prompt",
+        note=note,
+        figure={"x": "layer", "y": ("attention",), "by": "span", "measure": "attention", "n": "prompts"},
+    )
 
 
 def attention_mass(weights: Any, owners: Any) -> Any:

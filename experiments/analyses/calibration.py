@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from experiments import RunView, answered_samples, interval_columns, iter_settings, make_table
 from experiments.stats import text_items, to_records, unit_labels
-from icl import ConfigError, DataFrame, normalize_text
+from icl import DataFrame, normalize_text
 from icl.metrics.machinery.option_parsing import option_probabilities
 
 BINS = 15
@@ -38,12 +38,14 @@ def analyze(view: RunView) -> DataFrame:
         rows = [row for row in to_records(samples) if len(row_probabilities(row)) > 1 and text_items(row, "gold")]
         if rows:
             table_rows.append({**setting, **_measured(rows), "n": len(rows)})
-    if not table_rows:
-        raise ConfigError(
-            f"{view.path}: no options were scored. Run it with answer_mode: options, on a task with options."
-        )
     note = f"ece: {BINS} equal bins; brier: summed over options; risk_50: over the more confident half"
-    return make_table(table_rows, "Are the option probabilities calibrated?", note=note, signed=("over",))
+    return make_table(
+        table_rows,
+        "Are the option probabilities calibrated?",
+        note=note,
+        signed=("over",),
+        missing=f"{view.path}: no options were scored. Run it with answer_mode: options, on a task with options.",
+    )
 
 
 def row_probabilities(row: Mapping[str, Any]) -> Shares:

@@ -24,7 +24,7 @@ import numpy as np
 
 from experiments import RunView, answered_samples, interval_columns, iter_settings, make_table
 from experiments.stats import as_mapping, predicted_option, text_items, to_records, unit_labels
-from icl import ConfigError, DataFrame, normalize_text
+from icl import DataFrame, normalize_text
 from icl.metrics.machinery.option_parsing import option_probability
 
 Row = Mapping[str, Any]
@@ -48,12 +48,12 @@ def analyze(view: RunView) -> DataFrame:
         }
         counts = {"shift": _shift(recognized_items), "items": len(recognized_items), "asked": len(items)}
         table_rows.append({**setting, **flipped, **bound, **shares, **counts})
-    if not table_rows:
-        raise ConfigError(
-            f"{view.path}: no item was asked from text alone and from its image, and recognized. "
-            "Run the task 'conflict' (modes: [text, image, recognize])."
-        )
-    return make_table(table_rows, "Do answers from the image agree with answers from text?")
+    return make_table(
+        table_rows,
+        "Do answers from the image agree with answers from text?",
+        missing=f"{view.path}: no item was asked from text alone and from its image, and recognized. "
+        "Run the task 'conflict' (modes: [text, image, recognize]).",
+    )
 
 
 CELLS = ("both", "text_only", "image_only", "same_wrong", "other_wrong")

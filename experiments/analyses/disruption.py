@@ -16,7 +16,7 @@ import numpy as np
 from experiments import answered_samples, interval_columns, iter_settings, make_table, read_cells, require_sample_metric
 from experiments.results.run_view import RunView
 from experiments.stats import read_answer, text_items, to_records, unit_labels
-from icl import ConfigError, DataFrame
+from icl import DataFrame
 from retrievers.wrappers import SWAPPED
 
 NAME = "neighbor_swap"
@@ -46,12 +46,13 @@ def analyze(view: RunView) -> DataFrame:
                 mine = [row for row in swapped if int(row[PLACE]) in chosen]
                 gap = _gap(mine, [whole[_key(row)] for row in mine], view.metric)
                 table_rows.append({**setting, "retriever": label, "place": name, **gap})
-    if not table_rows:
-        raise ConfigError(
-            f"{view.path}: no arm with a swapped demonstration has its arm without the swap. In grid, retriever: [knn, "
-            "{name: neighbor_swap, of: knn, position: 0}, {name: neighbor_swap, of: knn, position: 1}]."
-        )
-    return make_table(table_rows, f"The effect of one swapped demonstration ({view.measure})", signed=("net",))
+    return make_table(
+        table_rows,
+        f"The effect of one swapped demonstration ({view.measure})",
+        signed=("net",),
+        missing=f"{view.path}: no arm with a swapped demonstration has its arm without the swap. In grid, retriever: "
+        "[knn, {name: neighbor_swap, of: knn, position: 0}, {name: neighbor_swap, of: knn, position: 1}].",
+    )
 
 
 def _gap(swapped: Sequence[Row], whole: Sequence[Row], metric: str) -> dict[str, float]:

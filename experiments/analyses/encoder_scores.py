@@ -79,9 +79,12 @@ def analyze(view: RunView) -> DataFrame:
             )
     without = sorted({str(row["encoder"]) for row in table_rows if np.isnan(row["pck"])})
     notes = [correlations(table_rows), *([f"without vectors of patches: {', '.join(without)}"] if without else [])]
-    table = make_table(table_rows, "Scores of encoders, and their retrieval", note="; ".join(notes))
-    table.attrs["figure"] = {"x": "encoder", "y": ("precision", *SCORES), "measure": "share", "n": "samples"}
-    return table
+    return make_table(
+        table_rows,
+        "Scores of encoders, and their retrieval",
+        note="; ".join(notes),
+        figure={"x": "encoder", "y": ("precision", *SCORES), "measure": "share", "n": "samples"},
+    )
 
 
 def correlations(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -21,7 +21,7 @@ from experiments.analyses.shared import (
     require_sample_metric,
 )
 from experiments.stats import as_mapping, to_records, unit_labels
-from icl import ConfigError, DataFrame
+from icl import DataFrame
 
 FACT = "identifiable"
 
@@ -44,12 +44,12 @@ def analyze(view: RunView) -> DataFrame:
         ):
             line |= prefixed_interval([row[view.metric] for row in own], unit_labels(own), name)
         table_rows.append({**line, "n": len(rows)})
-    if not table_rows:
-        raise ConfigError(
-            f"{view.path}: no sample has `meta.identifiable`. The tasks 'operators' and "
-            "'interleaved_operators' do, in runs of this version."
-        )
-    return make_table(table_rows, f"Scores by whether the demonstrations determine the answer ({view.measure})")
+    return make_table(
+        table_rows,
+        f"Scores by whether the demonstrations determine the answer ({view.measure})",
+        missing=f"{view.path}: no sample has `meta.identifiable`. The tasks 'operators' and "
+        "'interleaved_operators' do, in runs of this version.",
+    )
 
 
 def _is_identifiable(row: Mapping[str, Any]) -> bool | None:

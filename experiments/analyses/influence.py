@@ -22,7 +22,7 @@ import numpy as np
 
 from experiments import RunView, interval_columns, make_table, prefixed_interval
 from experiments.analyses.run_prompts import QUERIES, QUERY_ANSWER, RunPrompt, run_prompts, with_answer
-from icl import ConfigError, DataFrame, Demo, Example, Prompt, StreamKey, normalize_text
+from icl import DataFrame, Demo, Example, Prompt, StreamKey, normalize_text
 from retrievers import EXCLUDE_LEAKS
 
 BATCH = 32
@@ -66,18 +66,21 @@ def analyze(view: RunView, queries: int = QUERIES) -> DataFrame:
                     "n": len(chosen),
                 }
             )
-    if not table_rows:
-        raise ConfigError(f"{view.path}: no prompt has demonstrations whose influence could be measured.")
     note = "in nats: positive if the demonstration makes the answer more probable"
     signed = tuple(f"{name}{end}" for name in ("gold", "answer", "replaced") for end in ("", "_low", "_high"))
-    table = make_table(table_rows, "Influence of single demonstrations", note=note, signed=(*signed, "low", "high"))
-    table.attrs["figure"] = {
-        "x": "demonstrations",
-        "y": ("gold", "replaced"),
-        "measure": "change of log p, nats",
-        "n": "demonstrations",
-    }
-    return table
+    return make_table(
+        table_rows,
+        "Influence of single demonstrations",
+        note=note,
+        signed=(*signed, "low", "high"),
+        missing=f"{view.path}: no prompt has demonstrations whose influence could be measured.",
+        figure={
+            "x": "demonstrations",
+            "y": ("gold", "replaced"),
+            "measure": "change of log p, nats",
+            "n": "demonstrations",
+        },
+    )
 
 
 def influences(one: RunPrompt) -> list[Influence]:

@@ -41,16 +41,18 @@ def analyze(view: RunView, queries: int = QUERIES) -> DataFrame:
     arms = run_prompts(view, "interventions", queries)
     rows = [row for setting, prompts in arms for row in _rows(setting, prompts)]
     note = "collect, read: saliency over that of other pairs; effect: answers cut less other tokens cut, in pairs"
-    table = make_table(
-        rows, "Information flow through the answers", note=note, signed=("effect", "effect_low", "effect_high")
+    return make_table(
+        rows,
+        "Information flow through the answers",
+        note=note,
+        signed=("effect", "effect_low", "effect_high"),
+        figure={
+            "x": "layer",
+            "y": ("effect",),
+            "measure": "accuracy, answers cut less others cut",
+            "n": "prompts",
+        },
     )
-    table.attrs["figure"] = {
-        "x": "layer",
-        "y": ("effect",),
-        "measure": "accuracy, answers cut less others cut",
-        "n": "prompts",
-    }
-    return table
 
 
 def flow_means(saliency: Any, labels: Sequence[int], last: int) -> tuple[float, float, float]:

@@ -29,7 +29,7 @@ from experiments.analyses.shared import (
     require_sample_metric,
 )
 from experiments.stats import UNIT
-from icl import ConfigError, DataFrame
+from icl import DataFrame
 
 CLASSES = ("image", "text", "both", "either", "unanswered")
 FULL_INPUT = "shown"
@@ -61,15 +61,17 @@ def analyze(view: RunView) -> DataFrame:
         for name, values in importance.items():
             line |= prefixed_interval(values, clusters, name)
         table_rows.append({**line, **{name: shares.count(name) / len(shares) for name in CLASSES}, "n": len(shares)})
-    if not table_rows:
-        raise ConfigError(
-            f"{view.path}: no setting was run with both modalities, without images and without questions. "
-            "In grid, transforms: [[], [{name: images, how: removed, where: query}], [{name: questions, how: "
-            "removed, where: query}]]."
-        )
     signed = tuple(f"mis_{name}{end}" for name in ("image", "text") for end in ("", "_low", "_high"))
     note = "shares of samples: which modality a right answer needs; either: one alone does; unanswered: none does"
-    return make_table(table_rows, f"What answers need ({view.measure})", note=note, signed=signed)
+    return make_table(
+        table_rows,
+        f"What answers need ({view.measure})",
+        note=note,
+        signed=signed,
+        missing=f"{view.path}: no setting was run with both modalities, without images and without questions. "
+        "In grid, transforms: [[], [{name: images, how: removed, where: query}], [{name: questions, how: "
+        "removed, where: query}]].",
+    )
 
 
 def modality_class(image: float, text: float, answered_at_all: float) -> str:

@@ -20,7 +20,7 @@ import numpy as np
 
 from experiments import RunView, add_cell_column, answered_samples, interval_columns, iter_settings, make_table
 from experiments.stats import UNIT, as_mapping, predicted_option, text_items, to_records
-from icl import OPTION_TEXTS, ConfigError, DataFrame, normalize_text
+from icl import OPTION_TEXTS, DataFrame, normalize_text
 
 NAME, SHIFT = "option_list", "shift"
 FOUR = 4
@@ -36,14 +36,15 @@ def analyze(view: RunView) -> DataFrame:
         questions = _questions(to_records(samples))
         if questions:
             table_rows.append({**setting, **shift_statistics(questions)})
-    if not table_rows:
-        raise ConfigError(
-            f"{view.path}: no question has samples for every shift of its options. For questions with three, in grid, "
-            "transforms: [[{name: option_list, shift: 0}], [{name: option_list, shift: 1}], "
-            "[{name: option_list, shift: 2}]]."
-        )
     note = "consistent: right under every shift of the options; sd: of accuracy over the position of the gold answer"
-    return make_table(table_rows, "Does an answer depend on the position of its option?", note=note)
+    return make_table(
+        table_rows,
+        "Does an answer depend on the position of its option?",
+        note=note,
+        missing=f"{view.path}: no question has samples for every shift of its options. For questions with three, in "
+        "grid, transforms: [[{name: option_list, shift: 0}], [{name: option_list, shift: 1}], "
+        "[{name: option_list, shift: 2}]].",
+    )
 
 
 def shift_statistics(questions: Sequence[tuple[Any, Turns]]) -> dict[str, float]:

@@ -27,7 +27,7 @@ import numpy as np
 from experiments import RunView, answered_samples, interval_columns, make_table, paired_columns, prefixed_interval
 from experiments.analyses.linear_probe import cross_validated
 from experiments.analyses.run_prompts import load_models
-from icl import ConfigError, DataFrame, Example, StreamKey, Task, normalize_text
+from icl import DataFrame, Example, StreamKey, Task, normalize_text
 from icl.models.hf.model import HF
 
 IMAGES, FOLDS = 300, 5
@@ -47,19 +47,24 @@ def analyze(view: RunView, queries: int = IMAGES) -> DataFrame:
                 continue
             setting = {"task": task.title, "model": str(cells[0].labels["model"])}
             table_rows += [{**setting, **row} for row in _rows(cast("HF", model), task.title, examples)]
-    if not table_rows:
-        raise ConfigError(
-            f"{view.path}: {'; '.join(dict.fromkeys(problems))}. Probes need a task whose pool has images of classes."
-        )
     note = "share of images whose label a linear probe gives, on folds that it was not fitted on; shuffled: the control"
     if problems:
         note += f"; left out: {'; '.join(dict.fromkeys(problems))}"
     signed = ("difference", "difference_low", "difference_high")
-    table = make_table(table_rows, "Classes before and after the projector", note=note, signed=signed)
-    table.attrs["figure"] = {
-        "x": "features", "y": ("accuracy", "shuffled"), "measure": "accuracy of a linear probe", "n": "images",
-    }  # fmt: skip
-    return table
+    return make_table(
+        table_rows,
+        "Classes before and after the projector",
+        note=note,
+        signed=signed,
+        missing=f"{view.path}: {'; '.join(dict.fromkeys(problems))}. Probes need a task whose pool has images of "
+        "classes.",
+        figure={
+            "x": "features",
+            "y": ("accuracy", "shuffled"),
+            "measure": "accuracy of a linear probe",
+            "n": "images",
+        },
+    )
 
 
 def labeled_images(task: Task, limit: int) -> list[Example]:

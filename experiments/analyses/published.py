@@ -32,7 +32,8 @@ from icl import ConfigError, DataFrame, ICLError
 
 def analyze(view: RunView) -> DataFrame:
     """One row per published number and model. Raises ConfigError if the file has no published numbers."""
-    numbers = compare_published(view)
+    declared = [PublishedSpec(**node) for node in (view.info.get("config") or {}).get("published") or ()]
+    numbers = [one for spec in declared for one in _numbers(view, spec)]
     if not numbers:
         raise ConfigError(
             f"{view.path}: the experiment file of this run has no key `published`. `icl ls configs papers/vcd` has "
@@ -90,16 +91,6 @@ class PublishedNumber:
         if self.here is None:
             return float("nan"), float("nan"), float("nan")
         return self.here.mean - self.spec.value, self.here.low - self.spec.value, self.here.high - self.spec.value
-
-
-def declared_numbers(info: Mapping[str, Any]) -> list[PublishedSpec]:
-    """The published numbers in the config of a run."""
-    return [PublishedSpec(**node) for node in (info.get("config") or {}).get("published") or ()]
-
-
-def compare_published(view: RunView) -> list[PublishedNumber]:
-    """Each published number next to the run's own, for each model of the run that it may be compared with."""
-    return [one for spec in declared_numbers(view.info) for one in _numbers(view, spec)]
 
 
 def _numbers(view: RunView, spec: PublishedSpec) -> Iterator[PublishedNumber]:

@@ -18,7 +18,7 @@ from experiments import RunView, make_table
 from experiments.analyses.quantization import full_precision
 from experiments.config.keys import DEFAULT_REFERENCES, DEMONSTRATION_AXES
 from experiments.stats import NO_VALUE, UNIT, Pairs, axis_values, corrected_tests, paired_test
-from icl import ConfigError, DataFrame, Series
+from icl import DataFrame, Series
 
 GAIN = "gain"
 
@@ -31,10 +31,6 @@ def analyze(view: RunView) -> DataFrame:
         scores = view.scores[(view.scores["task"] == task) & view.scores[view.metric].notna()]
         for name, gains in _gains(view, scores):
             statistics += _rows(view, task, name, gains, full)
-    if not statistics:
-        raise ConfigError(
-            f"{view.path}: no gain can be computed. Run shots above 0, a retriever besides random, or two decodings."
-        )
     tested = [row for row in statistics if row["pairs"] is not None]
     for row, result in zip(tested, corrected_tests([row["pairs"] for row in tested]), strict=True):
         row |= {"change": result.difference, "change_low": result.low, "change_high": result.high, "p": result.p}
@@ -45,7 +41,14 @@ def analyze(view: RunView) -> DataFrame:
         f"gain in {view.measure}, over all other settings; change: against the gain of {full}; p and interval of "
         "the change after Holm; n pairs of samples"
     )
-    return make_table(statistics, "Gains with fewer bits", note=note, signed=signed)
+    return make_table(
+        statistics,
+        "Gains with fewer bits",
+        note=note,
+        signed=signed,
+        missing=f"{view.path}: no gain can be computed. Run shots above 0, a retriever besides random, or two "
+        "decodings.",
+    )
 
 
 def _gains(view: RunView, scores: DataFrame) -> Iterator[tuple[str, DataFrame]]:

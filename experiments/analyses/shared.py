@@ -126,11 +126,23 @@ def paired_columns(reference: Any, other: Any, units: Any, name: str) -> dict[st
 
 
 def make_table(
-    rows: Sequence[Mapping[str, Any]], title: str, *, note: str = "", signed: Sequence[str] = ()
+    rows: Sequence[Mapping[str, Any]],
+    title: str,
+    *,
+    note: str = "",
+    signed: Sequence[str] = (),
+    missing: str = "",
+    figure: Mapping[str, Any] | None = None,
 ) -> DataFrame:
-    """A frame with title, note and the names of signed columns in `attrs`."""
+    """A frame with title, note, the names of signed columns and its figure in `attrs`.
+
+    Raises:
+        ConfigError: There are no rows; the message is `missing`, if it is given.
+    """
     import pandas as pd
 
+    if missing and not rows:
+        raise ConfigError(missing)
     frame = pd.DataFrame(list(rows))
-    frame.attrs |= {"title": title, "note": note, "signed": tuple(signed)}
+    frame.attrs |= {"title": title, "note": note, "signed": tuple(signed), **({"figure": figure} if figure else {})}
     return frame

@@ -48,14 +48,18 @@ def analyze(view: RunView, queries: int = QUERIES) -> DataFrame:
     note = "in nats a token; weight: of CAL's loss, 1 as in an ordinary one; n: tokens"
     note += f"; {dropped}" if dropped else ""
     signed = ("no_image", "low", "high", "other_image", "other_image_low", "other_image_high", "logprob")
-    table = make_table(table_rows, "Visual correlation of answer tokens", note=note, signed=signed)
-    table.attrs["figure"] = {
-        "x": "answer",
-        "y": ("no_image", "other_image"),
-        "measure": "change of log p, nats a token",
-        "n": "tokens",
-    }
-    return table
+    return make_table(
+        table_rows,
+        "Visual correlation of answer tokens",
+        note=note,
+        signed=signed,
+        figure={
+            "x": "answer",
+            "y": ("no_image", "other_image"),
+            "measure": "change of log p, nats a token",
+            "n": "tokens",
+        },
+    )
 
 
 def _scores(prompts: Sequence[RunPrompt]) -> tuple[Scores, int]:

@@ -9,8 +9,7 @@ from experiments.cli.options import Overrides, complete_config
 from icl import ConfigError
 
 if TYPE_CHECKING:
-    from experiments.diff.recording import Side
-    from experiments.diff.sides import Live
+    from experiments.diff import Live, Side
     from experiments.terminal.spinner import ReportProgress
 
 SIDE = "a model of the study (hf, vllm), keys ('model.dtype=bfloat16'), a checkpoint, URL#MODEL, or a file of --save"
@@ -47,6 +46,8 @@ def command(
 
     Exit status: 0 no difference beyond numerical noise, 1 they differ, 2 they cannot be compared.
     """
+    from experiments.diff import compare, print_table, to_json
+    from experiments.diff.verdict import verdict
     from experiments.store.store import report_write_errors, write_text
     from experiments.terminal.spinner import spinner
 
@@ -67,9 +68,6 @@ def command(
     if save is not None:
         print(f"wrote {save}: {len(side.entries)} prompts   (icl diff {save} OTHER STUDY)")
         return
-    from experiments.diff.comparison import compare
-    from experiments.diff.output import print_table, to_json
-    from experiments.diff.verdict import verdict
 
     limits, rows = compare(first, second, tol)
     result = verdict(first, second, rows)
@@ -86,10 +84,8 @@ def _sides(
     words: list[str], study: Path | None, overrides: list[str], queries: int, report: "ReportProgress"
 ) -> "list[Side]":
     """The sides of words, one after the other: two models need not fit into memory together."""
-    from experiments.diff.ladder import DEFAULT_EDGE
-    from experiments.diff.recording import Side, load, record
-    from experiments.diff.sides import live_side
-    from experiments.diff.sides import study as read_study
+    from experiments.diff import DEFAULT_EDGE, Side, live_side, load, record
+    from experiments.diff import study as read_study
 
     parts: list[Side | Live] = []
     for word in words:

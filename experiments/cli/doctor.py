@@ -162,40 +162,41 @@ def packages(machine: Machine) -> Iterator[MachineFinding]:
 def torch_build(machine: Machine) -> Iterator[MachineFinding]:
     """Whether torch was built for the devices of the machine."""
     build = f"CUDA {machine.torch_cuda}" if machine.torch_cuda else f"ROCm {machine.torch_hip}"
-    if not (machine.torch_cuda or machine.torch_hip):
-        text = "built for the CPU"
-        if machine.device_files or machine.gpus:
-            text += ", but this machine has a GPU. Install a build for it: https://pytorch.org/get-started/locally"
-            yield MachineFinding("torch build", "red", text)
-            return
-        yield MachineFinding("torch build", "ok", f"{text}, and no GPU is here")
-        return
-    if missing := [gpu for gpu in machine.gpus if not _has_kernels(gpu, machine.torch_archs)]:
-        names = ", ".join(f"{gpu.name} (sm_{gpu.capability[0]}{gpu.capability[1]})" for gpu in missing)
-        archs = " ".join(machine.torch_archs)
-        text = f"built for {build} ({archs}), without kernels for {names}. Install another build of torch."
-        yield MachineFinding("torch build", "red", text)
-        return
-    where = "" if machine.gpus or machine.torch_hip else "; models run on the CPU here"
-    yield MachineFinding("torch build", "ok", f"built for {build}{where}")
+    missing = [gpu for gpu in machine.gpus if not _has_kernels(gpu, machine.torch_archs)]
+    status: Status = "ok"
+    if machine.torch_cuda or machine.torch_hip:
+        text = f"built for {build}{'' if machine.gpus or machine.torch_hip else '; models run on the CPU here'}"
+        if missing:
+            names = ", ".join(f"{gpu.name} (sm_{gpu.capability[0]}{gpu.capability[1]})" for gpu in missing)
+            archs = " ".join(machine.torch_archs)
+            status = "red"
+            text = f"built for {build} ({archs}), without kernels for {names}. Install another build of torch."
+    elif machine.device_files or machine.gpus:
+        status = "red"
+        text = (
+            "built for the CPU, but this machine has a GPU. Install a build for it: "
+            "https://pytorch.org/get-started/locally"
+        )
+    else:
+        text = "built for the CPU, and no GPU is here"
+    yield MachineFinding("torch build", status, text)
 
 
 def driver(machine: Machine) -> Iterator[MachineFinding]:
     """Whether the NVIDIA driver answers, and whether it is new enough for torch."""
+    oldest = OLDEST_DRIVER.get((machine.torch_cuda or "").partition(".")[0])
     if machine.torch_hip:
         yield MachineFinding("driver", "note", "not checked for ROCm")
-        return
-    if machine.driver is None:
+    elif machine.driver is None and machine.device_files:
         broken = "nvidia-smi does not answer, although a GPU has device files. Install or restart the driver."
-        status: Status = "red" if machine.device_files else "not here"
-        yield MachineFinding("driver", status, broken if machine.device_files else "no NVIDIA driver")
-        return
-    oldest = OLDEST_DRIVER.get((machine.torch_cuda or "").partition(".")[0])
-    if oldest and _numbers(machine.driver) < _numbers(oldest):
+        yield MachineFinding("driver", "red", broken)
+    elif machine.driver is None:
+        yield MachineFinding("driver", "not here", "no NVIDIA driver")
+    elif oldest and _numbers(machine.driver) < _numbers(oldest):
         text = f"{machine.driver} is too old for CUDA {machine.torch_cuda}, which needs {oldest}. Update the driver."
         yield MachineFinding("driver", "red", text)
-        return
-    yield MachineFinding("driver", "ok", machine.driver)
+    else:
+        yield MachineFinding("driver", "ok", machine.driver)
 
 
 def gpus(machine: Machine) -> Iterator[MachineFinding]:
@@ -220,17 +221,15 @@ def attention(machine: Machine) -> Iterator[MachineFinding]:
     """The attention kernels that `attn_implementation` may name."""
     yield MachineFinding("attention sdpa, eager", "ok", "part of torch and transformers")
     name = "attention flash_attention_2"
+    old = [gpu.name for gpu in machine.gpus if UNKNOWN_CAPABILITY < gpu.capability < FLASH_ATTENTION_CAPABILITY]
     if not machine.gpus:
         yield MachineFinding(name, "not here", "needs a GPU")
-        return
-    if not any(package.name == "flash-attn" and package.installed for package in machine.packages):
+    elif not any(package.name == "flash-attn" and package.installed for package in machine.packages):
         yield MachineFinding(name, "note", "flash-attn is not installed; sdpa is used")
-        return
-    old = [gpu.name for gpu in machine.gpus if UNKNOWN_CAPABILITY < gpu.capability < FLASH_ATTENTION_CAPABILITY]
-    if old:
+    elif old:
         yield MachineFinding(name, "note", f"{', '.join(old)} is too old for flash-attn; sdpa is used")
-        return
-    yield MachineFinding(name, "ok", "installed")
+    else:
+        yield MachineFinding(name, "ok", "installed")
 
 
 def quantization(machine: Machine) -> Iterator[MachineFinding]:

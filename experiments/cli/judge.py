@@ -10,8 +10,7 @@ import typer
 from experiments.cli.options import Metric, Quiet, Trust, model_node
 from experiments.config.yaml_document import parse_override
 from experiments.report.sample_detail import image_path
-from experiments.results.labeling import Output, Queue, make_queue
-from experiments.results.loaded_run import load_run
+from experiments.results import Output, Queue, load_run, make_queue
 from experiments.results.view_run import NO_REFERENCE, view_run
 from experiments.running.judging import (
     collect_verdicts,
@@ -20,14 +19,11 @@ from experiments.running.judging import (
     describe_controls,
     refusal_of_controls,
 )
-from experiments.stats import format_count
-from experiments.stats.agreement import measure_agreement
+from experiments.stats import format_count, measure_agreement
 from experiments.store.labels import Label, Labels, append_labels, read_labels
 from experiments.terminal.progress import make_progress
-from icl import ModelError, StoreError, build, describe
-from icl.images import Image
+from icl import Example, Image, ModelError, StoreError, build, describe
 from icl.metrics.machinery.judge import Judge
-from icl.types import Example
 
 
 def command(

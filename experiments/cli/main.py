@@ -19,8 +19,7 @@ from functools import cache, wraps
 from pathlib import Path
 from typing import Any
 
-from icl import ConfigError, ICLError, ICLWarning, __version__, did_you_mean, strip_control_characters
-from icl.errors import ComponentError
+from icl import ComponentError, ConfigError, ICLError, ICLWarning, __version__, did_you_mean, strip_control_characters
 
 HEAD = "Research on in-context learning with multimodal language models."
 GROUPS = {

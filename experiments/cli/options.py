@@ -65,8 +65,7 @@ def view_of(
 ) -> "RunView":
     """A run as `--metric`, `--to`, `--by` and `--trust` ask for it. Raises ICLError, also for a wrong column."""
     from experiments.report.sample_detail import parse_settings
-    from experiments.results.data_columns import column_values
-    from experiments.results.loaded_run import load_run
+    from experiments.results import column_values, load_run
     from experiments.results.view_run import view_run
 
     view = view_run(load_run(run, trust), metric or None, parse_settings(to or [], "--to"), by)

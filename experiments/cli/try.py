@@ -12,14 +12,11 @@ import typer
 from experiments.cli.column_guess import Guess, guess_task
 from experiments.cli.main import hanging_lines
 from experiments.cli.options import Overrides, RunsFolder, model_node
-from experiments.config.config import Config, load_config, parse_config
-from experiments.config.yaml_document import Document, apply_overrides, to_flow_yaml
+from experiments.config import Config, Document, apply_overrides, load_config, parse_config, to_flow_yaml
 from experiments.contexts.contexts import PromptSpec, Retrieval, build_contexts, render
-from experiments.grid.feasibility import check_data, check_requirements
-from experiments.grid.grid import Cell, expand
+from experiments.grid import Cell, check_data, check_requirements, expand
 from experiments.report.sections.headline import DETECTABLE, headline
-from experiments.results import loaded_run
-from experiments.results.run_view import RunView
+from experiments.results import RunView, loaded_run
 from experiments.results.view_run import view_run
 from experiments.running.run import run
 from experiments.stats import format_share

@@ -7,9 +7,11 @@ from experiments.config.keys import COMPONENT_KINDS as COMPONENT_KINDS
 from experiments.config.keys import DEFAULT_CORRECTION as DEFAULT_CORRECTION
 from experiments.config.keys import DEFAULT_LAUNCHER as DEFAULT_LAUNCHER
 from experiments.config.keys import DEFAULT_METRIC as DEFAULT_METRIC
+from experiments.config.keys import DEFAULT_REFERENCES as DEFAULT_REFERENCES
 from experiments.config.keys import DEFAULTS as DEFAULTS
 from experiments.config.keys import DEMONSTRATION_AXES as DEMONSTRATION_AXES
 from experiments.config.keys import LIST_AXES as LIST_AXES
+from experiments.config.keys import METRIC_PREFERENCE as METRIC_PREFERENCE
 from experiments.config.keys import NO_INTERVENTION as NO_INTERVENTION
 from experiments.config.keys import PublishedSpec as PublishedSpec
 from experiments.config.keys import TuneSpec as TuneSpec
@@ -19,9 +21,12 @@ from experiments.config.matching import match_label as match_label
 from experiments.config.matching import matches as matches
 from experiments.config.matching import matches_all as matches_all
 from experiments.config.matching import name_of as name_of
+from experiments.config.matching import node_matches as node_matches
 from experiments.config.shipped import find_config as find_config
 from experiments.config.shipped import shipped_configs as shipped_configs
 from experiments.config.shipped import summary as summary
 from experiments.config.yaml_document import Document as Document
+from experiments.config.yaml_document import apply_overrides as apply_overrides
 from experiments.config.yaml_document import parse_yaml as parse_yaml
+from experiments.config.yaml_document import read_document as read_document
 from experiments.config.yaml_document import to_flow_yaml as to_flow_yaml

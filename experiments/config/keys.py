@@ -94,10 +94,6 @@ def _folder_name(name: str) -> str:
     return name
 
 
-def _stop_keys(node: Any) -> Any:
-    return {} if node == WHEN_DECIDED else node
-
-
 def _named_launcher(node: Any) -> Any:
     """A mapping without a name has parameters of the default launcher."""
     return {"name": DEFAULT_LAUNCHER, **node} if isinstance(node, Mapping) else node
@@ -224,7 +220,7 @@ class StopSpec(FileKeys):
     seed: Int = 0  # seed of the random order of the clusters
 
 
-Stop = Annotated[StopSpec | None, BeforeValidator(_stop_keys)]
+Stop = Annotated[StopSpec | None, BeforeValidator(lambda node: {} if node == WHEN_DECIDED else node)]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,1 +1,5 @@
 """Where do two backends part? (`icl diff`)"""
+
+from icl.lazy_exports import lazy_exports
+
+__getattr__, __dir__, __all__ = lazy_exports(__name__)

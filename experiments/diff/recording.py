@@ -8,10 +8,9 @@ from typing import Any
 
 from experiments.diff.ladder import DEFAULT_EDGE, Rung, ladder
 from experiments.store.store import report_write_errors
-from icl import ConfigError, ICLError, Model, ModelError, Prompt, __version__
+from icl import ConfigError, ICLError, Model, ModelError, Prompt, __version__, parse_json_object
 from icl.models.tracing import Stage, Trace, Tracer
 from icl.probe.distances import Answer, distance
-from icl.text.json_text import parse_json_object
 
 FORMAT = "icl diff 1"
 """Changes with the fields of a stored side."""

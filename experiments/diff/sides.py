@@ -6,13 +6,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from experiments.config.config import parse_config
-from experiments.config.keys import AXES
-from experiments.config.shipped import find_config
-from experiments.config.yaml_document import Document, apply_overrides, parse_yaml, read_document
+from experiments.config import AXES, Document, apply_overrides, find_config, parse_config, parse_yaml, read_document
 from experiments.contexts.contexts import PromptSpec, Retrieval, build_contexts, render
-from experiments.grid.feasibility import check_data
-from experiments.grid.grid import Cell, expand
+from experiments.grid import Cell, check_data, expand
 from icl import PlanError, Prompt, entries
 
 PROMPT_KEYS = (

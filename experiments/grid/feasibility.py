@@ -6,12 +6,10 @@ from typing import Any
 
 from experiments.config.keys import MAX_COLUMN_VALUES
 from experiments.grid.grid import Cell, Grid
-from icl import ConfigError, DataError, ICLError, PlanError, Task, did_you_mean
+from icl import ConfigError, DataError, ICLError, PlanError, Task, did_you_mean, has_letter
 from icl.models.short_answers import ANSWERING
-from icl.option_listing import has_letter
 from icl.tasks.base import task_parts
-from retrievers import declared
-from retrievers.base import run_preflight
+from retrievers import declared, run_preflight
 
 MAX_POOLS_HASHED = 32
 """Pools of single queries whose digests identify the demonstrations of a run."""

@@ -7,9 +7,7 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from experiments.grid.grid import Cell, Grid
-from icl.errors import ICLError
-from icl.images import Image
-from icl.types import Context, Demo, EmptyBlocks, Example, Prompt, Query
+from icl import Context, Demo, EmptyBlocks, Example, ICLError, Image, Prompt, Query
 
 if TYPE_CHECKING:
     from icl.models.hf.template_facts import TemplateFacts

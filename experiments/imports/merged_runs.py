@@ -23,10 +23,7 @@ from experiments.config.keys import AXES
 from experiments.grid.axis_labels import short_labels
 from experiments.stats import format_count, join_words
 from experiments.stopping.looks import read_families
-from experiments.store.imported import IMPORTED, MERGED, files_size
-from experiments.store.invocations import invocations_file, read_invocations
-from experiments.store.labels import unite_labels
-from experiments.store.lock import is_locked
+from experiments.store import IMPORTED, MERGED, files_size, invocations_file, is_locked, read_invocations, unite_labels
 from experiments.store.store import Store, image_files, report_write_errors
 from icl import StoreError, canonical_digest
 

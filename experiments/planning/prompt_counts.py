@@ -20,8 +20,7 @@ from typing import Any
 from decoding import Strategy
 from experiments.config.keys import DEMONSTRATION_AXES
 from experiments.contexts.contexts import PromptItem
-from experiments.grid.grid import Cell, Grid
-from experiments.grid.grid_warnings import TOLERANCE, degenerate_at_shots
+from experiments.grid import TOLERANCE, Cell, Grid, degenerate_at_shots
 from experiments.store.store import write_json
 from icl import Image, Model, Prompt, StoreError, __version__, cache_folder, canonical_digest, normalize_text
 from icl.metrics.machinery.yes_no import asks_yes_no

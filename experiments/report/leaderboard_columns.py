@@ -9,13 +9,10 @@ from math import isnan, nan
 from pathlib import Path
 
 from experiments.report.sections.costs import session_seconds
-from experiments.results.data_columns import split_view
-from experiments.results.run_view import RunView
-from experiments.results.view_run import cells_by_label
-from experiments.stats import DEFAULT_MARGIN, Estimate, estimate_arm, join_words, signed_gain
+from experiments.results import RunView, cells_by_label, split_view
+from experiments.stats import DEFAULT_MARGIN, Estimate, estimate_arm, join_words, signed_gain, trace_means
 from experiments.stats.arms import NO_VALUE, axis_values, better_of, split_by_subject, varying_axes
 from experiments.stats.bounds import ArmBounds, bound_arm
-from experiments.stats.decoding_effects import trace_means
 from experiments.stats.strategy_verdicts import ComparedSamples, MethodVerdict, judge_methods
 from experiments.store.store import Store
 from icl import ConfigError, DataFrame

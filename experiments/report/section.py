@@ -14,9 +14,8 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 from experiments.report.figure import Figure
-from experiments.stats import format_interval, format_share, format_signed, markdown_table, markdown_text
+from experiments.stats import NARROW, format_interval, format_share, format_signed, markdown_table, markdown_text
 from experiments.stats.arms import NO_VALUE, resolve_setting
-from experiments.stats.bounds import NARROW
 from experiments.stats.formatting import format_p_number, format_range
 from icl import ConfigError, DataFrame, did_you_mean, strip_control_characters
 

@@ -5,9 +5,14 @@ from experiments.results.column_effects import interactions_frame as interaction
 from experiments.results.column_effects import is_significant as is_significant
 from experiments.results.column_effects import macro_averages as macro_averages
 from experiments.results.data_columns import ScoreView as ScoreView
+from experiments.results.data_columns import column_values as column_values
 from experiments.results.data_columns import split_view as split_view
 from experiments.results.invocations import describe_invocation as describe_invocation
+from experiments.results.labeling import Output as Output
+from experiments.results.labeling import Queue as Queue
+from experiments.results.labeling import make_queue as make_queue
 from experiments.results.loaded_run import Run as Run
+from experiments.results.loaded_run import load_run as load_run
 from experiments.results.paired_runs import pair_runs as pair_runs
 from experiments.results.run_view import RunView as RunView
 from experiments.results.sample_notes import ArmAnswers as ArmAnswers

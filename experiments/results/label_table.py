@@ -5,8 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from experiments.results.labeling import Output, Queue
-from experiments.store.labels import Label, append_labels
-from experiments.store.store import write_csv
+from experiments.store import Label, append_labels, write_csv
 from icl import DataError, did_you_mean
 
 KEY, VERDICT = "key", "right"

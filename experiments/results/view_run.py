@@ -6,13 +6,12 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from experiments.config.keys import DEFAULT_CORRECTION, DEFAULT_REFERENCES, METRIC_PREFERENCE, primary_metric
-from experiments.config.matching import node_matches
+from experiments.config import DEFAULT_CORRECTION, DEFAULT_REFERENCES, METRIC_PREFERENCE, node_matches, primary_metric
 from experiments.results.data_columns import declared_columns
 from experiments.results.labeling import apply_labels
 from experiments.results.run_metrics import UNAVAILABLE
 from experiments.results.run_view import RunView
-from experiments.stats import RUN_LEVEL, SAMPLE, copy_scores, drop_scores, run_level_columns
+from experiments.stats import RUN_LEVEL, SAMPLE, LabelColumn, SharedAttrs, copy_scores, drop_scores, run_level_columns
 from experiments.stats.arms import (
     EQUIVALENCE,
     UNIT,
@@ -25,12 +24,9 @@ from experiments.stats.arms import (
     unread_column,
 )
 from experiments.stats.findings import InterventionControls, reference_decoding
-from experiments.stats.run_statistics import SharedAttrs
-from experiments.stats.settled import LabelColumn
 from experiments.stopping.looks import FOLDER as LOOKS
 from experiments.stopping.looks import common_queries, read_families
-from experiments.store.labels import read_labels
-from experiments.store.store import Store
+from experiments.store import Store, read_labels
 from icl import ConfigError, DataFrame, StoreError, canonical_digest, did_you_mean
 from icl.metrics.baselines import BASELINES
 

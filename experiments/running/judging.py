@@ -21,12 +21,10 @@ from experiments.grid.grid import Grid
 from experiments.running.generation import answer_prompts
 from experiments.running.recorder import as_stored
 from experiments.stats import join_words
-from experiments.store.invocations import Invocation
-from experiments.store.store import Store, write_json
+from experiments.store import Invocation, Store, write_json
 from experiments.terminal.progress import Progress
-from icl import ConfigError, Generation, ICLError, nested_choice
+from icl import ConfigError, Example, Generation, ICLError, nested_choice
 from icl.metrics.machinery.judge import CONTROLS, Judge, JudgeRequest
-from icl.types import Example
 
 CONTROL_FILE = "judges.json"
 """In the run directory: the counts of the controls of each judge."""

@@ -14,18 +14,13 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from experiments.report.sections.controls import controls_frame
-from experiments.results.loaded_run import Run
-from experiments.results.run_view import RunView
+from experiments.results import Run, RunView
 from experiments.results.view_run import view_run
 from experiments.stats import summarize_arms
-from experiments.store.imported import IMPORTED, MERGED
-from experiments.store.invocations import read_invocations
+from experiments.store import IMPORTED, MERGED, Store, json_round_trip, read_invocations, read_mapping
 from experiments.store.json_shapes import check_shape, excerpt
 from experiments.store.labels import LABELS, Labels, read_labels
-from experiments.store.run_state import json_round_trip
-from experiments.store.store import Store, read_mapping
-from icl import DataFrame, StoreError, __version__, canonical_digest
-from icl.text.json_text import canonical_bytes
+from icl import DataFrame, StoreError, __version__, canonical_bytes, canonical_digest
 
 CARD_FORMAT = 1
 DIGEST = "digest"
@@ -228,7 +223,10 @@ def _cell(store: Store, digest: str) -> dict[str, Any]:
 def _scores(view: RunView) -> list[dict[str, Any]]:
     """One row per arm and metric, with the axes that vary."""
     axes = [axis for axis in view.axes if axis not in view.fixed]
-    columns = (*axes, *"mean low high mean_low mean_high unread samples clusters seeds missing".split())
+    columns = (
+        *axes,
+        *["mean", "low", "high", "mean_low", "mean_high", "unread", "samples", "clusters", "seeds", "missing"],
+    )
     metrics = [view.metric, *(metric for metric in view.metrics if metric != view.metric)]
     return [
         {"metric": metric, **row}

@@ -25,9 +25,7 @@ from experiments.results.view_run import view_run
 from experiments.sharing.card import PRIVATE_KEYS, make_card
 from experiments.sharing.card_text import card_text
 from experiments.stopping.looks import family_folders
-from experiments.store.imported import IMPORTED, MERGED
-from experiments.store.invocations import invocations_file, read_invocations
-from experiments.store.labels import LABELS, unite_labels
+from experiments.store import IMPORTED, LABELS, MERGED, invocations_file, read_invocations, unite_labels
 from experiments.store.store import Store, image_files, read_mapping, write_json, write_text
 from icl import ConfigError, ICLError, StoreError
 

@@ -8,12 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from experiments.grid.feasibility import check_requirements, data_digests
-from experiments.grid.grid import Cell, Grid, expand
+from experiments.grid import Cell, Grid, check_requirements, data_digests, expand
 from experiments.results.loaded_run import Run
-from experiments.running.recorder import stored_answer_scores
-from experiments.running.run_session import RunSession
-from experiments.running.runner import Runner
+from experiments.running import Runner, RunSession, stored_answer_scores
 from experiments.sharing.card import (
     DIGEST,
     SAMPLE_DIGITS,
@@ -25,7 +22,7 @@ from experiments.sharing.card import (
 )
 from experiments.stats import format_count
 from experiments.stopping.stopping import open_stopping
-from experiments.store.invocations import Invocation, collect_environment
+from experiments.store import Invocation, Store, collect_environment, describe_damaged_lines
 from experiments.store.run_state import (
     RunState,
     describe_cells,
@@ -34,7 +31,6 @@ from experiments.store.run_state import (
     load_run_state,
     write_cells,
 )
-from experiments.store.store import Store, describe_damaged_lines
 from experiments.terminal.progress import Progress
 from icl import Example, StoreError
 from icl.metrics.reading import folded_answers

@@ -31,6 +31,7 @@ from experiments.stats.arms import split_by_subject as split_by_subject
 from experiments.stats.arms import tidy_frame as tidy_frame
 from experiments.stats.arms import unread_column as unread_column
 from experiments.stats.arms import varying_axes as varying_axes
+from experiments.stats.bounds import NARROW as NARROW
 from experiments.stats.compare import BASELINE as BASELINE
 from experiments.stats.compare import verdicts as verdicts
 from experiments.stats.decoding_effects import DecodingEffect as DecodingEffect
@@ -72,6 +73,7 @@ from experiments.stats.run_statistics import RUN_LEVEL as RUN_LEVEL
 from experiments.stats.run_statistics import SAMPLE as SAMPLE
 from experiments.stats.run_statistics import RunLevelColumns as RunLevelColumns
 from experiments.stats.run_statistics import RunLevelScores as RunLevelScores
+from experiments.stats.run_statistics import SharedAttrs as SharedAttrs
 from experiments.stats.run_statistics import add_run_level as add_run_level
 from experiments.stats.run_statistics import copy_scores as copy_scores
 from experiments.stats.run_statistics import drop_scores as drop_scores
@@ -89,6 +91,7 @@ from experiments.stats.sample_rows import text_value as text_value
 from experiments.stats.sample_rows import to_records as to_records
 from experiments.stats.sample_rows import unit_labels as unit_labels
 from experiments.stats.sample_rows import vote_answer as vote_answer
+from experiments.stats.settled import LabelColumn as LabelColumn
 from experiments.stats.sign_flips import TwoSidedTest as TwoSidedTest
 from experiments.stats.sign_flips import exactly_summable as exactly_summable
 from experiments.stats.sign_flips import paired_proportions_test as paired_proportions_test

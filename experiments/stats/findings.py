@@ -37,8 +37,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 
-from experiments.config.keys import DEFAULT_METRIC, DEFAULT_REFERENCES, NO_INTERVENTION
-from experiments.config.matching import name_of
+from experiments.config import DEFAULT_METRIC, DEFAULT_REFERENCES, NO_INTERVENTION, name_of
 from experiments.stats.arm_comparisons import ArmComparison, Topic, Verdict, compare_arms, correct_topics
 from experiments.stats.arms import (
     NO_VALUE,

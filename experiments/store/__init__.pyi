@@ -1,9 +1,12 @@
 from experiments.store.imported import IMPORTED as IMPORTED
 from experiments.store.imported import MERGED as MERGED
 from experiments.store.imported import changed_since_merge as changed_since_merge
+from experiments.store.imported import files_size as files_size
 from experiments.store.imported import refuse_imported as refuse_imported
 from experiments.store.invocations import Invocation as Invocation
+from experiments.store.invocations import collect_environment as collect_environment
 from experiments.store.invocations import describe_probe as describe_probe
+from experiments.store.invocations import invocations_file as invocations_file
 from experiments.store.invocations import now as now
 from experiments.store.invocations import read_invocations as read_invocations
 from experiments.store.invocations import run_day as run_day
@@ -11,6 +14,11 @@ from experiments.store.json_shapes import Digest as Digest
 from experiments.store.json_shapes import Scalar as Scalar
 from experiments.store.json_shapes import Shape as Shape
 from experiments.store.json_shapes import check_shape as check_shape
+from experiments.store.labels import LABELS as LABELS
+from experiments.store.labels import Label as Label
+from experiments.store.labels import append_labels as append_labels
+from experiments.store.labels import read_labels as read_labels
+from experiments.store.labels import unite_labels as unite_labels
 from experiments.store.line_tail import LineTail as LineTail
 from experiments.store.lock import HOLDER as HOLDER
 from experiments.store.lock import is_locked as is_locked
@@ -36,4 +44,5 @@ from experiments.store.store import read_mapping as read_mapping
 from experiments.store.store import refuse_links as refuse_links
 from experiments.store.store import sample_files as sample_files
 from experiments.store.store import scored_sample as scored_sample
+from experiments.store.store import write_csv as write_csv
 from experiments.store.store import write_json as write_json

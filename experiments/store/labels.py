@@ -17,9 +17,7 @@ from typing import Any
 
 from experiments.store.invocations import now
 from experiments.store.store import report_write_errors, truncate_partial_line
-from icl import StoreError, canonical_digest
-from icl.text.json_text import parse_json
-from icl.text.reasoning_blocks import split_reasoning
+from icl import StoreError, canonical_digest, parse_json, split_reasoning
 
 LABELS = "labels.jsonl"
 KEY_DIGITS = 32

@@ -236,7 +236,8 @@ class LineProgress(SilentProgress):
             return
         self.first_failures[kind] = sample, reason
         if len(self.failure_kinds) <= MAX_REASONS:
-            self._print(failure_text(sample, reason, self.failures, self.samples))
+            count = f"{self.failures:,} of {self.samples:,} so far"
+            self._print(f"sample {sample}: {reason.rstrip('.')}. Sample marked failed; {count}.")
         elif len(self.failure_kinds) == MAX_REASONS + 1:
             self._print("failures of further kinds are counted here; the run records their reasons.")
 
@@ -319,11 +320,6 @@ def make_progress(quiet: bool = False, out: TextIO | None = None) -> Progress:
 def failure_kind(reason: str) -> str:
     """The reason without names, numbers and paths, which differ between failures of one kind."""
     return VARYING.sub("…", reason)
-
-
-def failure_text(sample: str, reason: str, count: int, samples: int) -> str:
-    """The message about one failed sample."""
-    return f"sample {sample}: {reason.rstrip('.')}. Sample marked failed; {count:,} of {samples:,} so far."
 
 
 def format_duration(seconds: float) -> str:
