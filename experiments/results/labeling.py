@@ -7,6 +7,7 @@ whichever arms gave them. So the first queries are a random sample for every com
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any
 
 import numpy as np
@@ -71,9 +72,18 @@ class Queue:
         ]  # fmt: skip
 
     def finished_look(self, labels: Labels) -> int:
-        """The largest number of queries that were to be labeled and are; all queries count. 0 without one."""
+        """The largest number of queries whose unread outputs were to be labeled and are; all count. 0 without one.
+
+        The audit may lack labels: a run that was merged has read outputs that nobody was asked about.
+        """
         looks = [*(look for look in labels.looks if look < len(self.outputs)), len(self.outputs)]
-        return max((look for look in looks if not self.missing(labels, look)), default=0)
+        left = {look: [one for one in self.missing(labels, look) if one.is_unread] for look in looks}
+        return max((look for look in looks if not left[look]), default=0)
+
+    def audited(self, labels: Labels) -> list[str]:
+        """The first queries, of those of the audit, whose outputs all have labels."""
+        whole = (all(one.key in labels.people for one in own) for own in self.outputs.values())
+        return [query for query, _ in zip(self.outputs, takewhile(bool, whole), strict=False)][:AUDITED_QUERIES]
 
 
 def query_order(query: str) -> str:
@@ -133,7 +143,7 @@ def apply_labels(frame: DataFrame, metric: str, labels: Labels) -> DataFrame:
     queue = Queue(metric, _outputs_by_query(outputs))
     names, look = [*queue.outputs], queue.finished_look(labels)
     order = frame["query"].astype(str).map(query_order)
-    last, last_audited = (query_order(names[min(look, n) - 1]) if look else "" for n in (len(names), AUDITED_QUERIES))
+    last, last_audited = (query_order(own[-1]) if own else "" for own in (names[:look], queue.audited(labels)))
     unread, score = is_unread(frame, metric), frame[metric].to_numpy(dtype=np.float64, na_value=np.nan)
     label, judged = np.full(len(frame), np.nan), np.full(len(frame), np.nan)
     for place, output in outputs.items():
@@ -144,7 +154,7 @@ def apply_labels(frame: DataFrame, metric: str, labels: Labels) -> DataFrame:
         LabelColumn.LABEL: label,
         LabelColumn.PROXY: np.where(unread & np.isfinite(judged), judged, score),
         LabelColumn.SAMPLED: (order <= last) | (look == len(names)),
-        LabelColumn.AUDITED: (order <= last_audited) & audit_reader(queue, labels).is_refuted,
+        LabelColumn.AUDITED: (order <= min(last, last_audited)) & audit_reader(queue, labels).is_refuted,
         LabelColumn.LOOKS: 1 if look == len(names) else sum(one <= look for one in labels.looks),
     }
     scores: dict[str, Any] = {

@@ -2,10 +2,15 @@ import numpy as np
 import pytest
 from unread_run import WORDINGS, labels_of, says, write_unread_run
 
+from experiments.imports.merged_runs import merge_runs
 from experiments.report.sections.scores import scores_section
 from experiments.results.labeling import AUDITED_QUERIES, audit_reader, make_queue
 from experiments.results.loaded_run import load_run
-from experiments.results.view_run import view_run
+from experiments.results.paired_runs import pair_runs
+from experiments.results.view_run import NO_REFERENCE, view_run
+from experiments.sharing.card import make_card
+from experiments.sharing.card_text import card_text
+from experiments.sharing.verify import problems_of_card
 from experiments.stats.compare import compare
 from experiments.stats.settled import LabelColumn
 from experiments.store.labels import Label, append_labels, read_labels
@@ -152,3 +157,47 @@ def test_a_judge_becomes_the_proxy_and_decides_nothing_alone(run):
     (run.path / "labels.jsonl").unlink()
     _label(run, 60)
     assert judged.result.high - judged.result.low < _gain(run).result.high - _gain(run).result.low
+
+
+@pytest.fixture
+def halves(tmp_path):
+    """Two runs with one arm each, of which the first is labeled."""
+    runs = [write_unread_run(tmp_path / f"at-{shots}", shots=[shots]) for shots in (0, 4)]
+    _label(runs[0], 60)
+    return runs
+
+
+def test_labels_of_one_run_settle_a_merged_run(halves, tmp_path):
+    done = merge_runs(tmp_path / "all", [run.path for run in halves])
+    merged = load_run(tmp_path / "all")
+    assert done.labels == len(read_labels(halves[0].path).people)
+    assert _gain(merged).labels.startswith("60 of ")
+    assert not load_run(tmp_path / "at-4").lazy_samples().columns.str.startswith("unread").any()
+
+
+def test_labels_of_one_run_settle_its_comparison_with_another(halves):
+    view = pair_runs(*(view_run(run, None, NO_REFERENCE) for run in halves)).view
+    table = compare(view.scores, view.to, view.metric, axes=view.axes)
+    assert table["labels"].iloc[-1].startswith("60 of ")
+    assert abs(table["difference"].iloc[-1]) < 0.1
+
+
+def test_a_card_counts_labels_and_is_checked_against_them(run):
+    _label(run, 60)
+    card = make_card(run)
+    assert (card["labels"]["people"], card["labels"]["disputed"]) == (1, 0)
+    assert "by 1 person" in card_text(card)
+    assert list(problems_of_card(card, run)) == []
+    one = next(one for one in _queue(run).first(60) if one.is_unread)
+    append_labels(run.path, [Label(one.key, not says(one.gold[0], one.text), "ana", look=60)])
+    problems = "; ".join(problems_of_card(card, run))
+    assert "the number of labels of the card is not that of the samples" in problems
+    assert "a score of the card" in problems
+
+
+def test_a_run_compares_its_arms_as_its_page_does(run):
+    _label(run, 60)
+    gain, row = _gain(run), run.compare({"shots": 0}).iloc[-1]
+    assert (row["difference"], row["low"], row["high"]) == pytest.approx(
+        (gain.result.difference, gain.result.low, gain.result.high)
+    )
