@@ -47,9 +47,20 @@ def find_analysis(name: str) -> Analysis:
     @functools.wraps(function)
     def analyze(view: "RunView", **options: Any) -> DataFrame:
         with untrusted(None if view.trust else view.path):
-            return function(view, **options)
+            return _with_unread_note(function(view, **options), view)
 
     return analyze
+
+
+def _with_unread_note(table: DataFrame, view: "RunView") -> DataFrame:
+    """The table with a note if many outputs are unread: an analysis takes the metric's own scores for the truth."""
+    from experiments.stats.bounds import NARROW, unread_texts
+
+    share = float((unread_texts(view.scores, view.metric) != "").mean())
+    if share > NARROW and "unread" not in table:
+        words = f"{100 * share:.0f} % of the outputs are unread, and count as {view.metric} scores them"
+        table.attrs["note"] = "; ".join(filter(None, [table.attrs.get("note", ""), words]))
+    return table
 
 
 def _function(name: str) -> Analysis:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from experiments.analyses.catalog import find_analysis
 from experiments.config.config import load_config
 from experiments.report.sections.differences import differences_section
 from experiments.report.sections.headline import findings_section, headline
@@ -84,3 +85,13 @@ def test_a_report_without_unread_outputs_has_no_trace_of_them(view_of: Callable[
     assert not {"unread", "mean_low", "range"} & {*scores.frame, *claims.frame}
     assert "nread" not in f"{scores.to_markdown()}{claims.to_markdown()}"
     assert headline(view).sentences[0].verdict == "better"
+
+
+def test_an_analysis_says_that_it_takes_the_scores_of_unread_outputs_for_the_truth(
+    view_of: Callable[[str], RunView],
+) -> None:
+    notes = [find_analysis("shot_curve")(view_of(name)).attrs.get("note", "") for name in ("answer", "bare")]
+    assert ["50 % of the outputs are unread, and count as lenient scores them" in note for note in notes] == [
+        True,
+        False,
+    ]
