@@ -37,7 +37,7 @@ def check_vllm(entry: Entry, folder: Path, all_prompts: Sequence[Prompt], *, max
         model.load()
         return {column: _compare_arm(model, arm, entry.answers[arm], all_prompts) for column, arm in COLUMNS.items()}
     except Exception as error:  # noqa: BLE001
-        return dict.fromkeys(COLUMNS, Verdict("no", _first(error)))
+        return dict.fromkeys(COLUMNS, Verdict("no", first_line(error)))
     finally:
         if model is not None:
             model.unload()
@@ -59,7 +59,7 @@ def _compare_arm(model: Any, arm: str, reference: ReferenceAnswers, all_prompts:
     return Verdict("no", f"{fail[0].rstrip('.')}.{rest}")
 
 
-def _first(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
     """The first line of the innermost cause, of a config's first problem without the frame around it."""
     while error.__cause__ is not None:
         error = error.__cause__

@@ -17,7 +17,7 @@ from icl.models.hf import conventions
 from icl.types import Prompt
 from lab.architectures import checks, engines
 from lab.architectures.inputs import checkpoint, prompts
-from lab.architectures.verdicts import Entry, Half, read_entries, write_entries
+from lab.architectures.verdicts import Entry, Half, Verdict, read_entries, write_entries
 from tests.random_models.make import ARCHITECTURES
 
 RESULTS = "results.json"
@@ -48,6 +48,7 @@ class Subjects:
         check: The checks of the Hugging Face backend on a checkpoint.
         prompts: The prompts of the checks.
         max_model_len: The number of tokens that vLLM has to hold.
+        ids: Compares token ids of vLLM's processor with those of the backend `hf`; None: the table has no such column.
     """
 
     command: str
@@ -57,6 +58,7 @@ class Subjects:
     check: Callable[[str, Path], Entry]
     prompts: Callable[[], list[Prompt]]
     max_model_len: int
+    ids: Callable[[Path], Verdict] | None = None
 
 
 def _check(name: str, folder: Path) -> Entry:
@@ -188,6 +190,8 @@ def _by_vllm(subjects: Subjects, name: str, work: Path, entry: Entry | None) -> 
         )
     if not entry.answers:
         return entry
+    if subjects.ids is not None:
+        entry = entry.with_verdicts({"ids": subjects.ids(work / name)})
     return entry.with_verdicts(
         engines.check_vllm(entry, work / name, subjects.prompts(), max_model_len=subjects.max_model_len)
     )

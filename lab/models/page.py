@@ -13,6 +13,7 @@ COLUMNS = {
     "interleaved": "interleaved",
     "quantized": "nf4",
     "interventions": "interventions",
+    "ids": "ids in vLLM",
     "vllm": "vLLM",
     "lockstep": "VCD in vLLM",
 }
@@ -50,6 +51,7 @@ text file in `tests/random_models/twins/models/`.
 - **nf4**: the same as *answers*, with weights in 4 bits (`quantize: nf4`).
 - **interventions**: an edit at each site of the residual stream and of heads arrives, in batches and steps; another
   image changes only its own tokens.
+- **ids in vLLM**: the token ids of the same prompts by vLLM's own processor, without an engine, equal those of `hf`.
 - **vLLM**, **VCD in vLLM**: token ids and tokens of greedy decoding and of `vcd` equal those of `hf`, in vLLM on a CPU.
 
 The verdict is **no** if one of the first three fails, **caveat** if the model has a line below the table, else **yes**.
@@ -88,6 +90,8 @@ def caveats(entry: Entry) -> Iterator[str]:
         yield _line(note)
     for why, columns in reasons.items():
         yield f"{' and '.join(columns)}: {why}"
+    if reasons and (cause := twins()[entry.name].cause):
+        yield cause
 
 
 def _rows(entries: Sequence[Entry]) -> Iterator[Sequence[str]]:

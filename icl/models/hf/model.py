@@ -573,9 +573,9 @@ class HF(LogitModel):
 
     @cached_property
     def _by_parts(self) -> bool:
-        from icl.models.hf.self_check import counts_by_parts
+        from icl.models.hf.self_check import reads_by_parts
 
-        return self.renderer.text_only or counts_by_parts(self.renderer, self.pixels)
+        return self.renderer.text_only or reads_by_parts(self.renderer, self.pixels)
 
     @cached_property
     def _wholes(self) -> LRUByteCache[str, str]:

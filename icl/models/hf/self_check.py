@@ -92,14 +92,20 @@ def check_plain_reading(plain: PromptEncoder, runner: LanguageModel, path: str) 
         raise ModelError(f"model.path: {path} cannot read an image: {refused}") from refused
 
 
-def counts_by_parts(renderer: PromptRenderer, pixels: ImageProcessor) -> bool:
-    """Whether a prompt has as many tokens as its text with separately processed images."""
+def reads_by_parts(renderer: PromptRenderer, pixels: ImageProcessor) -> bool:
+    """Whether prompts have the token ids of their text with separately processed images. Some processors number images.
+
+    Without weights, so that a plan and the model `vllm` know the ids too.
+    """
 
     def ask() -> CheckResult:
-        prompt = _prompts()[1]
-        texts = [pixels.text(image, 1) for image in prompt.images]
-        parts = len(renderer.ids(renderer.expanded(renderer.text(prompt), texts)))
-        return CheckResult(parts == process_prompt(renderer, prompt)["input_ids"].shape[-1])
+        several, one, _ = _prompts()
+        for prompt in (several, one) if renderer.facts.accepts_turns else (one,):
+            texts = [pixels.text(image, len(prompt.images)) for image in prompt.images]
+            ids = renderer.ids(renderer.expanded(renderer.text(prompt), texts))
+            if list(ids) != process_prompt(renderer, prompt)["input_ids"][0].tolist():
+                return CheckResult(False)
+        return CheckResult(True)
 
     return _without_exceptions(ask).holds
 

@@ -174,7 +174,7 @@ class InputBuilder:
         return f"{digest}-among" if several else digest
 
     def _check_ids(self, prompt: Prompt, ids: Sequence[int]) -> None:
-        expected = self.hf.ids(prompt)
+        expected = tuple(self.hf.token_ids(prompt))
         if tuple(ids) != expected:
             place = next((i for i, (a, b) in enumerate(zip(ids, expected, strict=False)) if a != b), len(expected))
             raise ModelError(

@@ -12,11 +12,23 @@ from lab.models.subjects import MODELS
 from tests.published_templates import SHARED
 
 PAGE = Path(__file__).parents[3] / "docs" / "models.md"
-HF = tuple(column for column in COLUMNS if column not in ("vllm", "lockstep"))
+VLLM = ("ids", "vllm", "lockstep")
+HF = tuple(column for column in COLUMNS if column not in VLLM)
 SAMPLE = ("qwen2_5_vl", "pixtral", "idefics", "deepseek_vl2")
 """A penalty, any resolution, no template, code of its own. `ICL_MODELS=all` checks all."""
 CHECKED = MODELS.names if os.environ.get("ICL_MODELS") == "all" else SAMPLE
+IN_VLLM = MODELS.names if os.environ.get("ICL_MODELS") == "all" else ("pixtral", "idefics")
+OTHER = Path(os.environ.get("VLLM_ENV", Path(__file__).parents[3] / ".venv-vllm")) / "bin" / "python"
 WHOLE = Entry("llava1_5", "Llava", dict.fromkeys(COLUMNS, Verdict("yes")))
+
+
+def words(entry: Entry, columns: tuple[str, ...]) -> dict[str, str]:
+    return {column: entry.verdicts.get(column, NOT_RUN).word for column in columns}
+
+
+def shipped_words(name: str, columns: tuple[str, ...]) -> dict[str, str]:
+    shipped = dict(zip(COLUMNS, shipped_rows()[name][3:], strict=True))
+    return {column: shipped[column] for column in columns}
 
 
 def shipped_rows() -> dict[str, list[str]]:
@@ -30,9 +42,15 @@ def shipped_rows() -> dict[str, list[str]]:
 @pytest.mark.parametrize("name", CHECKED)
 def test_the_shipped_page_says_what_the_checks_of_a_twin_find(name: str, tmp_path: Path) -> None:
     (entry,) = check_subjects(MODELS, [name], tmp_path)
-    shipped = dict(zip(COLUMNS, shipped_rows()[name][3:], strict=True))
-    words = {column: entry.verdicts.get(column, NOT_RUN).word for column in HF}
-    assert words == {column: shipped[column] for column in HF}, entry
+    assert words(entry, HF) == shipped_words(name, HF), entry
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="PUBLISHED_TEMPLATES names no folder of chat templates")
+@pytest.mark.skipif(not OTHER.is_file(), reason="needs the environment that tests/vllm_env.sh makes (VLLM_ENV)")
+@pytest.mark.parametrize("name", IN_VLLM)
+def test_the_shipped_page_says_what_vllm_does_with_a_twin(name: str, tmp_path: Path) -> None:
+    (entry,) = check_subjects(MODELS, [name], tmp_path, vllm=OTHER)
+    assert words(entry, VLLM) == shipped_words(name, VLLM), entry
 
 
 def test_the_shipped_page_has_every_twin_and_a_sentence_for_every_exception() -> None:

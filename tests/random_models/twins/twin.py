@@ -19,6 +19,7 @@ stop        the tokens that end an answer
 config      keys of config.json, merged into the builder's; a string for a token id is that token
 processor   keys of processor_config.json, merged one level deep
 generation  further keys of generation_config.json
+cause       why vLLM does otherwise than `hf`, where it is known; a line of the table of models
 files       further files of the release that the class loads, which are empty here
 type, code  instead of a builder, for a checkpoint whose classes are not those of transformers: `model_type`, and its
             keys that name Python code
@@ -70,6 +71,7 @@ class Twin:
     processor: Mapping[str, Any] = field(default_factory=dict)
     generation: Mapping[str, Any] = field(default_factory=dict)
     files: tuple[str, ...] = ()
+    cause: str = ""
     type: str = ""
     code: Mapping[str, Any] = field(default_factory=dict)
 

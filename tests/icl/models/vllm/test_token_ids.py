@@ -3,8 +3,8 @@
 No engine is started: vLLM's processor needs neither weights nor a cache.
 """
 
+import os
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
@@ -13,32 +13,28 @@ pytest.importorskip("vllm", reason="needs vLLM, which lives in an environment of
 import checkpoints
 
 from icl.errors import ModelError
-from icl.models.vllm.engine_io import InputBuilder
-from icl.models.vllm.model import VLLM
+from lab.models.subjects import MODELS
+from lab.models.token_ids import check_ids, input_builder
+from tests.lab.models.test_models_page import shipped_words
 from tests.random_models.twins.twin import save_twin
 
-TILED_ALONE = ("llava_onevision",)
-"""Twins whose authors tile a single image and show one view of each of several. vLLM tiles each of several too."""
-TWINS = ("qwen3_5", *TILED_ALONE)
+SAMPLE = ("qwen3_5", "minicpm_v_4_6")
+"""A template that opens a reasoning block; images with numbers in the text. `ICL_MODELS=all` checks all."""
+COMPARED = tuple(name for name in MODELS.names if shipped_words(name, ("ids",))["ids"] != "not run")
+CHECKED = COMPARED if os.environ.get("ICL_MODELS") == "all" else SAMPLE
 
 
-def inputs(folder: Path) -> InputBuilder:
-    from vllm.engine.arg_utils import EngineArgs
-    from vllm.renderers import renderer_from_config
-
-    model = VLLM(str(folder), max_images=4)
-    config = EngineArgs(model.weights(), **model.arguments()).create_engine_config()
-    engine = SimpleNamespace(renderer=renderer_from_config(config), model_config=config.model_config)
-    return InputBuilder(model.hf, engine)
+@pytest.mark.parametrize("name", CHECKED)
+def test_the_shipped_page_says_whose_token_ids_are_those_of_the_backend_hf(name: str, tmp_path: Path) -> None:
+    verdict = check_ids(save_twin(name, tmp_path / name))
+    assert verdict.word == shipped_words(name, ("ids",))["ids"], verdict
 
 
-@pytest.mark.parametrize("name", TWINS)
-def test_token_ids_are_those_of_the_backend_hf(name: str, tmp_path: Path) -> None:
-    builder, tiny = inputs(save_twin(name, tmp_path / name, own_template=True)), checkpoints.tiny_models()
-    for images in ([], [1], [2], [1, 2, 3]):
+def test_several_images_that_vllm_tiles_and_the_authors_do_not_are_refused(tmp_path: Path) -> None:
+    """LLaVA-OneVision tiles a single image and shows one view of each of several. vLLM tiles each of several too."""
+    builder, tiny = input_builder(save_twin("llava_onevision", tmp_path, own_template=True)), checkpoints.tiny_models()
+    for images in ([], [1], [2]):
         prompt = tiny.prompt(images, "what?")
-        if len(images) > 1 and name in TILED_ALONE:
-            with pytest.raises(ModelError, match=r"vLLM's processor makes .* use the backend 'hf'"):
-                builder.of(prompt)
-        else:
-            assert tuple(builder.of(prompt)["prompt_token_ids"]) == builder.hf.ids(prompt)
+        assert tuple(builder.of(prompt)["prompt_token_ids"]) == builder.hf.ids(prompt)
+    with pytest.raises(ModelError, match=r"vLLM's processor makes .* use the backend 'hf'"):
+        builder.of(tiny.prompt([1, 2, 3], "what?"))
