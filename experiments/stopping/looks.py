@@ -42,8 +42,8 @@ from experiments.stopping.rule import (
 )
 from experiments.store import LineTail, Shape, Store, check_shape, read_mapping, scored_sample, write_json
 from icl import DamagedFileError, ScoredSample
-from icl.metrics.reading import fold
 from icl.metrics.run_level import RunLevelMetric
+from icl.text.folding import fold
 
 FOLDER = "looks"
 ROUNDING = 12

@@ -32,6 +32,7 @@ from string import ascii_lowercase
 from icl.metrics.base import Metric
 from icl.metrics.normalize import ONES
 from icl.option_listing import in_texts
+from icl.text.folding import fold
 from icl.text.reasoning_blocks import split_reasoning
 from icl.types import Example, Generation
 
@@ -105,14 +106,6 @@ _NUMBERS = (*ONES, "eleven", "twelve")
 
 
 @lru_cache(CACHE_ENTRIES)
-def fold(text: str) -> str:
-    """The text in Unicode NFKC and lower case, without markup, quotes, a leading article and punctuation around it."""
-    text = unicodedata.normalize("NFKC", text).replace("’", "'").casefold()
-    text = re.sub(r"\\(?:text|textbf|mathrm|mathbf)\s*\{([^{}]*)\}", r"\1", text)
-    text = " ".join(re.sub(r"[*_`$\"“”]+|^#+|(?<!\w)'|'(?!\w)", " ", text).split())
-    return re.sub(r"^(?:an?|the)\s+", "", re.sub(r"^(?:[ !,;:]|\.(?!\d))+|[ .!,;:]+$", "", text))
-
-
 @lru_cache(CACHE_ENTRIES)
 def read_output(
     output: str, answers: tuple[str, ...], options: tuple[str, ...] = (), other_answers: frozenset[str] = frozenset()

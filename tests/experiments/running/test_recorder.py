@@ -18,9 +18,9 @@ from icl.errors import DataError
 from icl.metrics.lenient import Lenient
 from icl.metrics.machinery.yes_no import UnparsedRate
 from icl.metrics.option import OptionAccuracy
-from icl.metrics.reading import fold
 from icl.metrics.strict import Strict
 from icl.models.base import Request
+from icl.text.folding import fold
 from icl.types import Demo, Example, Generation
 
 

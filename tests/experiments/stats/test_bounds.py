@@ -15,7 +15,8 @@ from experiments.stats.compare import BOUND_COLUMNS, compare, verdicts
 from experiments.stats.summary import estimate_arm
 from icl import DataFrame
 from icl.metrics.lenient import Lenient
-from icl.metrics.reading import fold, unread_metrics
+from icl.metrics.reading import unread_metrics
+from icl.text.folding import fold
 from icl.types import Example, Generation
 
 COLORS = ("red", "blue", "green", "white")
