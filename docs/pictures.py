@@ -1,5 +1,5 @@
 """Pictures of the guides: `python docs/pictures.py` writes docs/images/{pipeline,interval}.svg, {prompt,vcd}.png
-and the pictures of the gallery.
+maps.png and the pictures of the gallery.
 
 Their numbers and images are the toolkit's own: a prompt of the shipped model, its answers before and after noise, and
 intervals of paired scores. prompt.png needs Chromium (`tests/install_browser.sh`).
@@ -24,6 +24,7 @@ from PIL import ImageChops
 import icl
 from decoding.strategies.vcd import VCD
 from experiments.cli.main import main as icl_command
+from experiments.report.figure import Figure
 from experiments.report.page import find_section
 from experiments.results.view_run import view_run
 from experiments.stats.pairs import Pairs, paired_test
@@ -60,6 +61,7 @@ def main() -> None:
     noise_and_contrast().save(IMAGES / "vcd.png", scale_factor=1.5)
     photograph(prompt_html(), IMAGES / "prompt.png")
     lockstep_costs().save(IMAGES / "gallery" / "contrast_in_vllm.svg")
+    maps()
     for page in ("does_retrieval_help", "labels_or_images", "task_vector"):
         thumbnail(page)
 
@@ -182,6 +184,22 @@ def thumbnail(page: str) -> None:
         figure = find_section(view_run(icl.load_run(run)), "scores").figure
         assert figure is not None
         figure.write(IMAGES / "gallery" / page, ["png"], width=4)
+
+
+def maps() -> None:
+    """Maps of two prompts with the effects of their cuts, as `icl analyze runs/maps image_maps` draws them."""
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+        for command in ("run attention/maps", "analyze runs/maps image_maps"):
+            assert icl_command(command.split()) == 0, command
+        write_maps(find_section(view_run(icl.load_run(Path("runs/maps"))), "image-maps").figure)
+
+
+def write_maps(figure: Figure | None) -> None:
+    """Writes docs/images/maps.png."""
+    assert figure is not None
+    figure.write(IMAGES / "maps", ["png"])
+    image = PILImage.open(IMAGES / "maps.png").convert("RGB")
+    image.resize((image.width // 2, image.height // 2)).quantize(64).save(IMAGES / "maps.png", optimize=True)
 
 
 def data_uri(image: PILImage.Image) -> str:

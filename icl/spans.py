@@ -2,7 +2,8 @@
 
     system   instruction   demo[2].image[0]   demo[2].question   demo[2].answer   query.image[0]   query.question
 
-The text before the dot is the owner of the part: `query`, or a demonstration by its index in the prompt, from 0.
+The text before the dot is the owner of the part: `query`, or a demonstration by its index in the prompt, from 0. A
+patch of an image, `demo[2].image[0].patch[5]`, is one token of it, by its index in the order of the tokens.
 """
 
 import re
@@ -28,7 +29,9 @@ UNIONS: Mapping[str, tuple[str, ...]] = {
 
 _ANSWER = ".answer"
 _PLACE = re.compile(r"demo\[(-?\d+)\]")
-_NAME = re.compile(r"system|instruction|(demo\[\d+\]|query)\.(image\[\d+\]|question)|demo\[\d+\]\.answer")
+_NAME = re.compile(
+    r"system|instruction|(demo\[\d+\]|query)\.(image\[\d+\](\.patch\[\d+\])?|question)|demo\[\d+\]\.answer"
+)
 
 
 def demo(place: int) -> str:
@@ -48,6 +51,17 @@ def random_factor(name: str) -> str:
     published figure of a noised image would change.
     """
     return name.replace(".image[", ".picture[")
+
+
+def patch(image: str, number: int) -> str:
+    """The name of a patch of the image with this name."""
+    return f"{image}.patch[{number}]"
+
+
+def patch_index(name: str) -> tuple[str, int] | None:
+    """The name of the image and the index of a patch, or None for other names."""
+    image, dot, number = name.partition(".patch[")
+    return (image, int(number[:-1])) if dot else None
 
 
 def question(owner: str) -> str:

@@ -4,7 +4,7 @@ Decoding and controls do not change a prompt, so each setting of the other axes 
 The answer next to it comes from the setting's first cell without an intervention, or else from its first cell.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
@@ -50,7 +50,11 @@ class RunPrompt:
 
 
 def run_prompts(
-    view: RunView, ability: str, queries: int, with_demos: bool = True
+    view: RunView,
+    ability: str,
+    queries: int,
+    with_demos: bool = True,
+    problem_of: Callable[[Model], str | None] = lambda _: None,
 ) -> Iterator[tuple[dict[str, Any], list[RunPrompt]]]:
     """(setting, prompts) of each setting, with its model loaded, and no other. Settings of a model follow each other.
 
@@ -59,10 +63,11 @@ def run_prompts(
         ability: What the model must be able to do, of `icl.models.base.ABILITIES`.
         queries: The largest number of queries of a cell, the first ones of the task.
         with_demos: Whether samples without demonstrations are left out.
+        problem_of: Why a model, which is not loaded yet, cannot be analyzed; None if it can.
 
     Raises:
         StoreError: The components or the checkpoint have changed since the run.
-        PlanError: The model lacks the ability.
+        PlanError: The model lacks the ability, or has a problem.
     """
     rows = answered_samples(view, with_demos)
     axes = label_axes(rows, [axis for axis in view.axes if axis not in AXES_AFTER_PROMPT])
@@ -82,6 +87,8 @@ def run_prompts(
         setting = dict(zip(axes, values, strict=True))
         prompts = [one for cell in cells.values() for one in _prompts(cell, rows[rows["cell"] == cell.digest], queries)]
         if prompts:
+            if problem := problem_of(prompts[0].cell.model):
+                raise PlanError(f"{view.path}: {problem}")
             loaded = _load(view, prompts[0].cell, ability, loaded)
             yield setting, prompts
 

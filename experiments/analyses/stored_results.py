@@ -2,9 +2,9 @@
 
     RUN/analyses/<name>-<digest of name and options>.json
 
-A result has the table of the analysis with its title, note and figure, the docstring of its module, and its basis: the
-digests of the run's cells, the checksums of their samples, and the config's `compare`. If one of these has changed, the
-result no longer fits the run, and `StoredResult.outdated` says why.
+A result has the table of the analysis with its title, note, figure and images, the docstring of its module, and its
+basis: the digests of the run's cells, the checksums of their samples, and the config's `compare`. If one of these has
+changed, the result no longer fits the run, and `StoredResult.outdated` says why.
 """
 
 import re
@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 import icl
 from experiments import Store
@@ -25,7 +25,7 @@ from icl import ConfigError, DataFrame, StoreError, canonical_digest
 
 FOLDER = "analyses"
 FORMAT = 1
-ATTRIBUTES = ("title", "note", "signed", "heads", "figure", "by")
+ATTRIBUTES = ("title", "note", "signed", "heads", "figure", "by", "images")
 """The keys of a table's `attrs` that are stored."""
 REMEDY = "Delete the file and compute the analysis again."
 
@@ -127,6 +127,17 @@ class _Basis(BaseModel):
     compare: str
 
 
+class _ImageCell(BaseModel):
+    """An image of the figure, in a row of a panel. png: the image itself, so that a page loads nothing."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    panel: str
+    row: str
+    label: str
+    png: str = Field(pattern=r"^data:image/png;base64,[A-Za-z0-9+/]+=*$")
+
+
 class _Attributes(BaseModel):
     model_config = ConfigDict(strict=True)
 
@@ -136,6 +147,7 @@ class _Attributes(BaseModel):
     heads: dict[str, str] = {}
     figure: dict[str, Any] | None = None
     by: list[str] = []
+    images: list[_ImageCell] = []
 
 
 class _Result(BaseModel):

@@ -69,10 +69,12 @@ class Figure:
     Attributes:
         panels: The title of each panel, and its Altair chart, which has no theme.
         lines: The looks of each line, by its name.
+        columns: The most panels side by side on paper.
     """
 
     panels: Mapping[str, Any]
     lines: Mapping[str, Line]
+    columns: int = 3
 
     def page(self) -> list[tuple[str, str]]:
         """(title, SVG) of each panel. The page writes titles and key itself."""
@@ -93,7 +95,7 @@ class Figure:
 
         if width and width < SMALLEST:
             raise ConfigError(f"--width: {width:g} inches have no room for a figure. The smallest is {SMALLEST:g}.")
-        columns = max(1, min(len(self.panels), 3 if not width else int(width / 2.2)))
+        columns = max(1, min(len(self.panels), self.columns, int(width / 2.2) if width else 3))
         panel = width * INCH / columns - 60
         panels = []
         for title, chart in self.panels.items():
@@ -275,6 +277,7 @@ def _themed(
         "background": "#ffffff" if paper else None,
         "view": {"stroke": None},
         "axis": {**axis, "titleFontWeight": "normal", "labelFontSize": size, "titleFontSize": size},
+        "text": {"color": theme["ink"]},
         "legend": {**key, "disable": not legend, "symbolSize": 60, "symbolStrokeWidth": 2, "labelLimit": 400},
         "title": {"color": theme["ink"], "fontSize": size + 1, "anchor": "start"},
         "font": "Helvetica, Arial, sans-serif" if paper else "system-ui, -apple-system, Segoe UI, Roboto, sans-serif",

@@ -34,3 +34,12 @@ def test_a_name_that_only_begins_like_a_demonstrations_is_of_none() -> None:
         assert not Part("text", name).within("demos")
         assert not spans.is_answer(name)
     assert Part("text", "query").within("query") is False
+
+
+def test_a_patch_belongs_to_its_image() -> None:
+    name = spans.patch("demo[2].image[0]", 5)
+    assert (name, spans.patch_index(name)) == ("demo[2].image[0].patch[5]", ("demo[2].image[0]", 5))
+    assert spans.patch_index("demo[2].image[0]") is None
+    assert spans.is_span_name(name)
+    assert not spans.is_span_name("demo[2].question.patch[5]")
+    assert spans.group_of(name) == "demo_images"

@@ -7,11 +7,13 @@ The table of an analysis names what its figure draws in `attrs["figure"]`:
     measure  the quantity and its unit, in words
     by       optional: a column that has the measures as values. The only column of `y` has their numbers
     n        optional: what the column `n` counts, in words
+
+`attrs["images"]` names images that stand above it: a list of {panel, row, label, png}, the last a data URI of a PNG.
 """
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import replace
 from itertools import groupby
 from typing import Any
@@ -144,7 +146,8 @@ def analysis_section(table: DataFrame, name: str, stored: StoredResult | None = 
     notes += [stored.options.command, stored.doc] if stored else []
     return Section(
         name, str(table.attrs.get("title") or name), frame=frame, columns=list(_columns(table, {*settings, *constant})),
-        parts="setting" if settings else "", notes=notes, draw=(lambda rows: dot_figure(rows, spec)) if spec else None,
+        parts="setting" if settings else "", notes=notes,
+        draw=(lambda rows: dot_figure(rows, spec, table.attrs.get("images", ()))) if spec else None,
         folded=f"The table, {format_count(len(table), 'row')}" if len(table) > FOLDED_ROWS else "",
     )  # fmt: skip
 
@@ -190,15 +193,42 @@ def figure_caption(frame: DataFrame, spec: FigureSpec) -> str:
     return f"{caption}, n = {size}{f' {spec.n}' if spec.n else ''}{'' if few == many else ' per point'}."
 
 
-def dot_figure(frame: DataFrame, spec: FigureSpec) -> Figure:
-    """A panel per setting: a row per value of `x`, a dot with its interval per measure."""
+def dot_figure(frame: DataFrame, spec: FigureSpec, images: Sequence[Mapping[str, str]] = ()) -> Figure:
+    """A panel per setting: a row per value of `x`, a dot with its interval per measure. Panels of images come first."""
     data = measured_points(frame, spec)
     lines = {name: Line(number, number) for number, name in enumerate(dict.fromkeys(data["line"]))}
     x = spec.x.replace("_", " ")
     parts = data.groupby("part", sort=False)
-    return Figure(
-        {str(part): dot_chart(own.drop(columns="part"), lines, spec.measure, x) for part, own in parts}, lines
+    panels: dict[str, Any] = {
+        panel: image_chart(list(own)) for panel, own in groupby(images, key=lambda one: one["panel"])
+    }
+    panels |= {str(part): dot_chart(own.drop(columns="part"), lines, spec.measure, x) for part, own in parts}
+    return Figure(panels, lines, columns=1 if images else 3)
+
+
+def image_chart(cells: Sequence[Mapping[str, str]]) -> Any:
+    """Rows of images, each with its label below: a row above the other, with its own name."""
+    import altair as alt
+    import pandas as pd
+
+    rows = list(dict.fromkeys(one["row"] for one in cells))
+    number = Counter[str]()
+    data = []
+    for one in cells:
+        data.append({**one, "x": number[one["row"]], "y": rows.index(one["row"])})
+        number[one["row"]] += 1
+    columns, names = max(number.values()), [{"row": row, "x": -0.5, "y": place} for place, row in enumerate(rows)]
+    across = alt.Scale(domain=[-0.5, columns - 0.5], nice=False)
+    down = alt.Scale(domain=[len(rows) - 0.5, -0.5], nice=False)
+    base = alt.Chart(pd.DataFrame(data)).encode(
+        x=alt.X("x:Q", scale=across, axis=None), y=alt.Y("y:Q", scale=down, axis=None)
     )
+    titles = alt.Chart(pd.DataFrame(names)).encode(x="x:Q", y="y:Q", text="row:N")
+    return alt.layer(
+        base.mark_image(width=72, height=72).encode(url="png:N", description="label:N"),
+        base.mark_text(dy=44, fontSize=10).encode(text="label:N"),
+        titles.mark_text(dy=-46, align="left", fontSize=11),
+    ).properties(width=80 * columns, height=116 * len(rows))
 
 
 def measured_points(frame: DataFrame, spec: FigureSpec) -> DataFrame:

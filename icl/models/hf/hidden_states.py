@@ -9,10 +9,10 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from icl import ModelError, Prompt, Site, Where
+from icl import ModelError, Prompt, Site, Where, canonical_digest, steer
 from icl.models.hf import EncodedPrompt, LanguageModel, PromptEncoder, run_within_limit
 from icl.models.hf.prefill import cut
-from icl.models.hf.token_ranges import text_tokens
+from icl.models.hf.token_ranges import part_tokens, text_tokens
 
 T = TypeVar("T")
 
@@ -53,20 +53,27 @@ class StateRecorder:
         states: Number of a prompt -> site -> its states, in the order of the tokens.
     """
 
-    def __init__(self, sites: tuple[Site, ...], where: Where) -> None:
-        self.sites, self.where = sites, where
+    def __init__(self, sites: tuple[Site, ...], where: Where, reduce: Callable[[Tensor], Tensor] | None = None) -> None:
+        self.sites, self.where, self.reduce = sites, where, reduce
         self.states: dict[int, dict[Site, list[Tensor]]] = {}
 
     def see(self, site: Site, x: Tensor, rows: Sequence[int]) -> None:
-        for row, state in zip(rows, x.cpu(), strict=True):
+        for row, state in zip(rows, (x if self.reduce is None else self.reduce(x)).cpu(), strict=True):
             self.states.setdefault(row, {}).setdefault(site, []).append(state)
 
 
 def observed_states(
-    reader: PromptEncoder, prompts: Sequence[Prompt], sites: tuple[Site, ...], where: Where
+    reader: PromptEncoder,
+    prompts: Sequence[Prompt],
+    sites: tuple[Site, ...],
+    where: Where,
+    reduce: Callable[[Tensor], Tensor] | None = None,
 ) -> list[dict[Site, Tensor]]:
-    """Site -> states at the addressed tokens of each prompt, on the host. Raises ModelError, ImageError."""
-    recorder, runner = StateRecorder(sites, where), reader.runner
+    """Site -> states at the addressed tokens of each prompt, on the host. Raises ModelError, ImageError.
+
+    reduce: from the states of some tokens [n, ...] to what is stored of each [n, ...].
+    """
+    recorder, runner = StateRecorder(sites, where, reduce), reader.runner
 
     def run(reads: Sequence[EncodedPrompt]) -> list[None]:
         for read in reads:  # a batch that did not fit into memory may have recorded some states
@@ -79,6 +86,52 @@ def observed_states(
         {site: torch.stack(states) for site, states in recorder.states.get(row, {}).items()}
         for row in range(len(prompts))
     ]
+
+
+class MovedStates:
+    """An intervention under which the last layer gives the states of an earlier one, at the tokens of images.
+
+    So the model's own final norm and output layer, with its cap or scale, read these states.
+    """
+
+    neutral = False
+    where = Where("images")
+
+    def __init__(self, layer: int, last: int) -> None:
+        self.sites = (Site("residual", layer), Site("residual", last))
+        self.digest = canonical_digest(["moved states", layer])[:32]
+        self.states: Tensor | None = None
+
+    def edit(self, site: Site, x: Tensor, rows: Sequence[int]) -> Tensor:
+        if site == self.sites[0]:
+            self.states = x
+        assert self.states is not None
+        return self.states.to(x.device)
+
+
+def image_logits(reader: PromptEncoder, prompt: Prompt, layer: int, names: Sequence[str]) -> list[Tensor]:
+    """The output layer on the final norm of the states of tokens of images: for each, [n, V] float32 on the host.
+
+    The logit lens (nostalgebraist, interpreting GPT, 2020) on tokens of images, as in Neo et al., Towards Interpreting
+    Visual Information Processing in Vision-Language Models, ICLR 2025 (arXiv 2410.07149).
+
+    Args:
+        reader: Encodes the prompt.
+        prompt: The prompt.
+        layer: The layer of the states, from 0. The last one gives the logits of the model.
+        names: Names of the images.
+
+    Raises:
+        ModelError: The model has no such layer, or the prompt no such image.
+    """
+    last, runner = len(reader.runner.sites.layers) - 1, reader.runner
+    moved = prompt if layer == last else steer(prompt, MovedStates(layer, last))
+    (read,) = reader.read([moved])
+    ranges = [part_tokens(reader, prompt, read, name) for name in names]
+    tokens = [[token for begin, end in own for token in range(begin, end)] for own in ranges]
+    keep = torch.tensor([token for own in tokens for token in own], device=runner.device)
+    logits = runner.forward(**runner.padded([read]), keep=keep)[0].float().cpu()
+    return list(torch.split(logits, [len(own) for own in tokens]))
 
 
 def _up_to(reader: PromptEncoder, prompt: Prompt, name: str) -> tuple[EncodedPrompt, int]:

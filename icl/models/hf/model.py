@@ -1,7 +1,7 @@
 """The model `hf`: any vision-language checkpoint of transformers, and any language model that reads text only."""
 
 import weakref
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from datetime import date
 from functools import cached_property
@@ -493,7 +493,11 @@ class HF(LogitModel):
         return self.engine.runner.sites
 
     def observe(
-        self, prompts: Sequence[Prompt], sites: "Sequence[Site]", where: "Where" = END
+        self,
+        prompts: Sequence[Prompt],
+        sites: "Sequence[Site]",
+        where: "Where" = END,
+        reduce: "Callable[[Tensor], Tensor] | None" = None,
     ) -> "list[dict[Site, Tensor]]":
         """The states of each prompt at some sites, under the interventions that it carries.
 
@@ -501,6 +505,7 @@ class HF(LogitModel):
             prompts: The prompts.
             sites: What is read, for all prompts.
             where: The tokens to return states of. The states of others are not stored.
+            reduce: From the states of some tokens [n, ...] to what is returned of each [n, ...], if not the states.
 
         Returns:
             For each prompt, site -> states [tokens, d] (heads: [tokens, H, e]) in float32 on the host.
@@ -510,7 +515,40 @@ class HF(LogitModel):
         """
         from icl.models.hf.hidden_states import observed_states
 
-        return observed_states(self.engine.prompt_encoder, prompts, tuple(sites), where)
+        return observed_states(self.engine.prompt_encoder, prompts, tuple(sites), where, reduce)
+
+    def image_logits(self, prompt: Prompt, layer: int, names: Sequence[str]) -> "list[Tensor]":
+        """The model's final norm and output layer on a layer's states of tokens of images.
+
+        Args:
+            prompt: The prompt.
+            layer: The layer, from 0.
+            names: Names of the images, such as demo[0].image[0].
+
+        Returns:
+            For each image [n, V] float32 on the host.
+
+        Raises:
+            ModelError: The model has no such layer, or the prompt no such image.
+        """
+        from icl.models.hf.hidden_states import image_logits
+
+        return image_logits(self.engine.prompt_encoder, prompt, layer, names)
+
+    def patch_grid(self, image: "Image") -> tuple[int, int]:
+        """Rows and columns of an image's tokens, if each stands for one patch of a grid over the whole image.
+
+        Measured once for each size of images (`icl.models.hf.patch_grid`). Raises ModelError if they do not.
+        """
+        from icl.models.hf.patch_grid import measure_grid
+
+        if image.size not in self._grids:
+            self._grids[image.size] = measure_grid(self.observe, self.path, image.size)
+        return self._grids[image.size]
+
+    @cached_property
+    def _grids(self) -> dict[tuple[int, int], tuple[int, int]]:
+        return {}
 
     def span_tokens(self, prompts: Sequence[Prompt], spans: Sequence[str]) -> list[dict[str, list[tuple[int, int]]]]:
         """For each prompt, span -> (first, after the last) of each run of tokens of the part, or of the group's parts.

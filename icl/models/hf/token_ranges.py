@@ -27,7 +27,7 @@ EDIT_BITS = 40
 
 
 def part_tokens(encoder: "PromptEncoder", prompt: Prompt, encoded: EncodedPrompt, name: str) -> list[tuple[int, int]]:
-    """The token ranges (first, after the last) of a part: one for a text, one for each row of patches of an image.
+    """The token ranges (first, after the last) of a part: one for a text or a patch, one for each row of an image.
 
     Args:
         encoder: Encodes the prompt with another text in place of the part.
@@ -38,12 +38,16 @@ def part_tokens(encoder: "PromptEncoder", prompt: Prompt, encoded: EncodedPrompt
     Raises:
         ModelError: There is no such part, or the tokens of images are not known (`PromptEncoder.image_tokens`).
     """
-    part = next((one for one in prompt.parts() if one.name == name), None)
-    if part is None:
+    image, number = spans.patch_index(name) or (name, None)
+    part = next((one for one in prompt.parts() if one.name == image), None)
+    if part is None or (number is not None and part.image is None):
         raise ModelError(f"{encoder.renderer.name}: the prompt has no part '{name}'. It has {', '.join(prompt.spans)}.")
     if part.image is not None:
-        number = [one.name for one in prompt.parts() if one.image is not None].index(name)
-        return _runs(encoder.image_tokens(prompt, encoded)[number])
+        place = [one.name for one in prompt.parts() if one.image is not None].index(image)
+        tokens = encoder.image_tokens(prompt, encoded)[place]
+        if number is not None and number >= len(tokens):
+            raise ModelError(f"{encoder.renderer.name}: {image} has {len(tokens)} patches, so there is no '{name}'.")
+        return _runs(tokens if number is None else [tokens[number]])
     return [text_tokens(encoder, prompt, encoded, name)]
 
 
