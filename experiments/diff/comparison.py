@@ -261,7 +261,9 @@ def _relative(x: "np.ndarray", y: "np.ndarray") -> float:
 def _first(a: Trace, b: Trace, limits: Limits) -> Outcome:
     if a.error or b.error:
         side, error = ("A", a.error) if a.error else ("B", b.error)
-        return HIDDEN if a.error and b.error else _differs(f"{side} refuses the prompt: {error}")
+        if a.error and b.error:
+            return Outcome(StageStatus.HIDDEN, f"both sides refuse the prompt: {error}")
+        return _differs(f"{side} refuses the prompt: {error}")
     if not (a.top and b.top):
         return HIDDEN
     size = distance(Answer(a.top), Answer(b.top))

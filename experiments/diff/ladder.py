@@ -46,7 +46,10 @@ def ladder(edge: int) -> tuple[Rung, ...]:
     question = _user(drawing, QUESTION)
     turns = (_user(a, "What is this?"), _answer("dax"), _user(b, "What is this?"), _answer("wug"), _user(c, QUESTION))
     return (
-        Rung("text", Prompt((_user(QUESTION),)), "chat template, special tokens or tokenizer, else weights or dtype"),
+        Rung(
+            "text", Prompt((_user(QUESTION),)),
+            "chat template, special tokens or tokenizer; else dtype, or another checkpoint",
+        ),
         Rung(
             "gray", Prompt((_user(PILImage.new("RGB", (edge, edge), GRAY), QUESTION),)),
             "the image is dropped, its number of tokens, or the scale and mean of pixel values",

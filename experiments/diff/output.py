@@ -40,13 +40,16 @@ def print_table(a: Side, b: Side, rows: Sequence[PromptComparison], limits: Limi
     table = Table(box=None, pad_edge=False)
     for name in ("stage", "", "largest difference", "prompts"):
         table.add_column(name, overflow="fold")
-    for row in stage_rows(a, b, rows):
-        table.add_row(*map(Text, row), style="bold" if row[1] == "differs" else None)
+    for cells in stage_rows(a, b, rows):
+        table.add_row(*map(Text, cells), style="bold" if cells[1] == "differs" else None)
     console.print(table)
     for _, text in fact_differences(a, b):
         console.print(Text(f"setting  {text}"))
     if missing := abs(len(a.entries) - len(rows)) + abs(len(b.entries) - len(rows)):
         console.print(Text(f"note     {missing} prompts are on one side only: the studies differ"))
+    for row in rows:
+        if (first := row.outcomes[Stage.FIRST]).status is StageStatus.HIDDEN and first.text:
+            console.print(Text(f"note     {row.name}: {first.text}"))
     console.print(Text(f"{result.sentence} (log-probabilities: equal up to {limits.tolerance:.2g} nats)"))
 
 

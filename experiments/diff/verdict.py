@@ -10,7 +10,7 @@ from typing import Any
 
 from experiments.diff.comparison import PromptComparison, StageStatus
 from experiments.diff.recording import Side
-from icl.models.tracing import Stage
+from icl.models.tracing import WEIGHTS, Stage
 
 ARITHMETIC = 0.3
 """Nats. Rounding changes the first step by less."""
@@ -83,14 +83,9 @@ def verdict(a: Side, b: Side, rows: Sequence[PromptComparison]) -> Parting:
         is_earlier = ORDER.index(its) < min(ORDER.index(stage), ORDER.index(Stage.FEATURES))
         if is_earlier or (is_arithmetic and its is Stage.FIRST and size > ALONE * level):
             likely = causes(a, b, other, its)
-            text = f"{quoted(other)} parts in the {its}: {other.outcomes[its].text} ({'; '.join(likely)})"
+            text = f"'{other.name}' parts in the {its}: {other.outcomes[its].text} ({'; '.join(likely)})"
             others.setdefault(likely, text)
-    return Parting(quoted(row), stage, row.outcomes[stage].text, own, tuple(others.values()))
-
-
-def quoted(row: PromptComparison) -> str:
-    """The name of a prompt."""
-    return f"'{row.name}'"
+    return Parting(f"'{row.name}'", stage, row.outcomes[stage].text, own, tuple(others.values()))
 
 
 def causes(a: Side, b: Side, row: PromptComparison, stage: Stage) -> tuple[str, ...]:
@@ -109,7 +104,9 @@ def fact_differences(a: Side, b: Side) -> Iterator[tuple[str, str]]:
     for group, facts in a.facts.items():
         others = b.facts.get(group, {})
         for name, value in facts.items():
-            if name in others and others[name] != value:
+            if name == WEIGHTS and others.get(name, value) != value:
+                yield group, f"two different checkpoints of one size: {name} {value} and {others[name]}"
+            elif name in others and others[name] != value:
                 yield group, f"{name} is {_written(value)} in A and {_written(others[name])} in B"
 
 

@@ -21,6 +21,7 @@ STEPS = 12
 """Greedy tokens of a trace, at most."""
 TOP = 20
 """Log-probabilities of each trace, which servers limit."""
+WEIGHTS = "digest of weights"  # the fact that tells checkpoints of one size apart
 Facts = Mapping[str, Mapping[str, Any]]
 
 

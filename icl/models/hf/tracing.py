@@ -15,7 +15,7 @@ from icl.models.hf.image_processing import pixel_name
 from icl.models.hf.image_settings import NOT_SETTINGS
 from icl.models.hf.prequantized import method
 from icl.models.hf.prompt_encoding import process_prompt
-from icl.models.tracing import Facts, SessionTracer, Stage, Trace, Tracer, package_versions, to_array
+from icl.models.tracing import WEIGHTS, Facts, SessionTracer, Stage, Trace, Tracer, package_versions, to_array
 
 PACKAGES = ("transformers", "tokenizers", "torch", "torchvision", "pillow", "vllm")
 LARGEST_EDGE = 1000
@@ -54,7 +54,7 @@ class CheckpointTracer(Tracer):
                 "vision hidden_size": getattr(vision, "hidden_size", None),
             },
             "weights": {
-                "weights": hf.checkpoint.weights_digest[:12],
+                WEIGHTS: hf.checkpoint.weights_digest[:12],
                 "adapter": adapter,
                 "merge": model.merge,
                 "quantize": quantize,

@@ -62,6 +62,16 @@ def test_hidden_stages_are_listed_with_the_reason(icl, server):
     assert "They part at 'exact'" in out
 
 
+def test_prompts_that_both_sides_refuse_are_listed_and_that_one_refuses_are_a_difference(icl, server):
+    status, out, _ = icl(server(most_images=2), server(most_images=2), "study.yaml", "--queries", "1")
+    assert status == 0
+    assert "turns: both sides refuse the prompt" in out
+    status, out, _ = icl(server(), server(most_images=2), "study.yaml", "--queries", "1")
+    assert status == 1
+    assert "They part at 'turns', in the first step: B refuses the prompt" in out
+    assert "at most 2 images may be provided in one prompt" in out
+
+
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from experiments.diff.comparison import compare
 from experiments.diff.recording import Side
@@ -60,6 +61,15 @@ def test_another_template_is_named(tmp_path):
     assert (result.prompt, result.stage) == ("'text'", Stage.TEXT)
     assert "from character 3 on: 'What is in" in result.text
     assert any(cause.startswith("chat template is ") for cause in result.causes)
+
+
+def test_two_checkpoints_of_one_size_are_named(tmp_path):
+    other = checkpoint(tmp_path)
+    weights = load_file(other / "model.safetensors")
+    save_file({name: 1.01 * value for name, value in weights.items()}, other / "model.safetensors", {"format": "pt"})
+    result = parted(side("hf"), side(f"model.path={other}"))
+    assert result.stage is Stage.FIRST
+    assert result.causes[0].startswith("two different checkpoints of one size: digest of weights ")
 
 
 def test_an_adapter_is_named(tmp_path):

@@ -1,8 +1,7 @@
 """`icl diff` of transformers and vLLM's engine: equal on a tiny checkpoint, and a difference of either is named."""
 
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -23,15 +22,14 @@ from icl.types import Prompt
 SMALL = {"cache_gib": 0.1, "max_images": 4, "engine_args": {"max_num_seqs": 4}}
 
 
-@dataclass
 class PlainTransformers(Tracer):
     """Plain forward passes of transformers; sessions of `hf` need a newer release than vLLM pins."""
 
-    model: HF
-    hidden: dict[Stage, str] = field(default_factory=dict)
+    hidden: ClassVar[dict[Stage, str]] = {}
 
-    def __post_init__(self) -> None:
-        self.reference = Reference(Path(self.model.path))
+    def __init__(self, model: HF) -> None:
+        super().__init__(model)
+        self.reference = Reference(Path(model.path))
 
     def load(self) -> None:
         pass
