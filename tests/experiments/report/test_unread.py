@@ -70,9 +70,9 @@ def test_a_figure_has_a_hollow_bar_and_no_dot_between_the_ends(view_of: Callable
     assert figure is not None
     (chart,) = figure.panels.values()
     spec = chart.to_dict()
-    bars = [layer for layer in spec["layer"] if layer["mark"]["type"] == "bar"]
-    assert [bar["mark"]["filled"] for bar in bars] == [False]
-    rows = spec["datasets"][bars[0]["data"]["name"]]
+    bar_layers = [layer for layer in spec["layer"] if layer["mark"]["type"] == "bar"]
+    assert [bar["mark"]["filled"] for bar in bar_layers] == [False]
+    rows = spec["datasets"][bar_layers[0]["data"]["name"]]
     assert [(row["shots"], row["mean"], row["mean_low"], row["mean_high"]) for row in rows] == [(0, None, 0.0, 1.0)]
 
 
