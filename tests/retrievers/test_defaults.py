@@ -81,7 +81,7 @@ DEFAULTS: dict[tuple[str, str], dict[str, Any]] = {
     ("embedder", "vision"): {"pool": "pooled"},
 }
 
-UNRANKED = ["cone", "contrastive_pair", "dpp", "external", "hard_negative", "mmr", "set_coverage"]
+UNRANKED = ["cone", "contrastive_pair", "dpp", "external", "hard_negative", "mmr", "reranked", "set_coverage"]
 NESTED = [
     "balanced",
     "bm25",
