@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 from weakref import WeakKeyDictionary
 
+from decoding import Beam, Counters, Failure, LazyBranches, PreparedRequest, Sampler, distinct_prompts
+from decoding.engine import ArmWork, begin_thinking, build_processors, decode
 from decoding.engine.hypotheses import (
     BeamSearch,
     DecodingGroup,
@@ -17,11 +19,6 @@ from decoding.engine.hypotheses import (
     text_generation,
 )
 from decoding.engine.option_scoring import OptionScoring, option_spellings, score_options
-from decoding.engine.requests import ArmWork, Counters, Failure, LazyBranches, PreparedRequest, distinct_prompts
-from decoding.engine.thinking_budget import begin_thinking
-from decoding.engine.token_choice import build_processors
-from decoding.engine.token_loop import decode
-from decoding.formulas.sampling import Beam, Sampler
 from icl import Generation, LogitModel, PlanError, Prompt, Session, Strategy, torch
 from icl.models.interventions import ActsIn, acts_in_part
 

@@ -18,8 +18,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 
-from decoding.engine import with_reasoned_options, with_voting
-from decoding.engine.batch import decode_batch
+from decoding.engine import decode_batch, with_reasoned_options, with_voting
 from decoding.engine.requests import Counters, DecodingRequest, Failure, LazyBranches, PreparedRequest, distinct_prompts
 from decoding.engine.result_collector import GenerationCache, OnResult, PrepareGenerator, Result, ResultCollector
 from icl import BatchLimit, ICLError, LogitModel, Prompt, convert_user_errors, first_line, is_out_of_memory

@@ -7,8 +7,7 @@ from typing import Any, Literal
 import torch
 
 from decoding import Note, PreparedRequest
-from decoding.engine import Detokenizer, Thinking, round_nats
-from decoding.engine.trace import TRACE_FIELDS, StepTrace, serialize_step_traces
+from decoding.engine import TRACE_FIELDS, Detokenizer, StepTrace, Thinking, round_nats, serialize_step_traces
 from decoding.formulas.sampling import Beam, Sampler, uniform_numbers
 from icl import Generation, LogitModel, Strategy, StreamKey, Tensor, TokenPart, Usage, copied_to_device, split_reasoning
 from icl.memory import StepIndices, wide_dtype

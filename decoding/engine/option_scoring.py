@@ -20,8 +20,7 @@ from typing import Any
 import torch
 
 from decoding import InitialStepState, Normalize, Note, StepState
-from decoding.engine.decoding_step import NEG_INF, combine_branches
-from decoding.engine.step_batch import gather_early_exits
+from decoding.engine import NEG_INF, combine_branches, gather_early_exits
 from icl import Session, Strategy, StreamKey, Tensor, copied_to_device
 
 FLOOR = -1000.0

@@ -1,3 +1,6 @@
+from decoding.interventions.edits import EVERYWHERE as EVERYWHERE
+from decoding.interventions.edits import edit_digest as edit_digest
+from decoding.interventions.edits import replaced as replaced
 from decoding.interventions.head_effects import head_contributions as head_contributions
 from decoding.interventions.head_effects import head_sites as head_sites
 from decoding.interventions.head_effects import mean_head_inputs as mean_head_inputs

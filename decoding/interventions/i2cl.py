@@ -20,8 +20,7 @@ from functools import cached_property
 from typing import ClassVar
 
 from decoding import Control, Copies, FitData, FittedMethod, FittedTensors, random_of_equal_norm, tensor_digest
-from decoding.interventions.edits import EVERYWHERE, edit_digest
-from decoding.interventions.trainable import minimize
+from decoding.interventions import EVERYWHERE, edit_digest, minimize
 from icl import PositiveInt, Site, Tensor, Where, component, torch
 
 FIRST_A, FIRST_B, RATE, DECAY, BATCH, WARMUP = 0.1, 1.0, 0.01, 1e-3, 2, 0.05

@@ -10,9 +10,8 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar
 
-from decoding.interventions.edits import Copies, replaced
-from decoding.interventions.trainable import TrainableMethod
-from decoding.prompt_edits import demonstrations, keep_demonstrations
+from decoding import Copies, demonstrations, keep_demonstrations
+from decoding.interventions import TrainableMethod, replaced
 from icl import LRUByteCache, ModelError, Part, Prompt, Site, Tensor, Turn, Where, canonical_digest, spans, steer, torch
 from icl.models.hf.model import HF
 

@@ -10,8 +10,7 @@ from dataclasses import astuple, dataclass
 from typing import Any, Protocol
 
 from decoding import Failure, Greedy, GreedyDecoding, PreparedRequest, unsupported_reason
-from decoding.engine import Hypothesis, StepTrace, option_generation, text_generation
-from decoding.engine.option_scoring import normalize_score
+from decoding.engine import Hypothesis, StepTrace, normalize_score, option_generation, text_generation
 from decoding.engine.thinking_budget import Detokenizer, Renderer, begin_thinking
 from decoding.lockstep import MAX_BRANCHES, BranchMetadata, ThinkingLimits, read_tokens, serialize
 from icl import Generation, ModelError, Prompt, opened_block

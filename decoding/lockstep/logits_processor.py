@@ -10,9 +10,8 @@ from vllm.v1.sample.logits_processor import LogitsProcessor as FirstRunner
 from vllm.v1.sample.logits_processor import MoveDirectionality
 from vllm.v1.worker.gpu.sample.logits_processor.interface import LogitsProcessor as SecondRunner
 
-from decoding.lockstep.engine_requirements import check_engine
+from decoding.lockstep import BatchRow, check_engine, complete_groups, select_tokens
 from decoding.lockstep.request_metadata import BranchMetadata, check_arm, check_group_name, parse_branch
-from decoding.lockstep.token_selection import BatchRow, complete_groups, select_tokens
 from icl.errors import ICLError
 
 if TYPE_CHECKING:

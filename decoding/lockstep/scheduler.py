@@ -57,8 +57,7 @@ from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs
 from vllm.v1.request import Request, RequestStatus
 
-from decoding.lockstep import RECORD_STORE, parse_branch
-from decoding.lockstep.engine_requirements import MISSING_BRANCH_TIMEOUT_S, additional_config, check_engine
+from decoding.lockstep import MISSING_BRANCH_TIMEOUT_S, RECORD_STORE, additional_config, check_engine, parse_branch
 
 logger = init_logger(__name__)
 

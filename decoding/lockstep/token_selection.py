@@ -14,12 +14,9 @@ from typing import TYPE_CHECKING, cast
 import torch
 
 from decoding import InitialStepState, RowSteps, StepState
-from decoding.engine.decoding_step import NEG_INF, combine_branches_on_device, fault_message
-from decoding.engine.option_scoring import floor_masked
+from decoding.engine import NEG_INF, combine_branches_on_device, fault_message, floor_masked
 from decoding.engine.trace import TRACE_FIELDS, StepTrace, step_traces, trace_numbers, trace_tensors
-from decoding.lockstep.budgeted_outputs import TokenizerLoader
-from decoding.lockstep.request_metadata import BranchMetadata, deserialize
-from decoding.lockstep.step_records import RECORD_STORE, set_step
+from decoding.lockstep import RECORD_STORE, BranchMetadata, TokenizerLoader, deserialize, set_step
 from icl import ICLError, Strategy, copied_to_device, widened
 
 if TYPE_CHECKING:

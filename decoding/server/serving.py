@@ -21,8 +21,7 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from decoding import DecodingRequest, Failure, PreparedRequest, branch_count
-from decoding.lockstep.budgeted_outputs import empty_output, read_tokens
-from decoding.lockstep.grouping import build_answer, build_groups, thinking_limits
+from decoding.lockstep import build_answer, build_groups, empty_output, read_tokens, thinking_limits
 from decoding.lockstep.request_metadata import (
     GROUP_NAME_REFUSED,
     MAX_BRANCHES,
@@ -31,8 +30,7 @@ from decoding.lockstep.request_metadata import (
     ThinkingLimits,
     serialize,
 )
-from decoding.server import http
-from decoding.server.http import LOADING, HTTPError, TrackedSend
+from decoding.server import CONFIG_KEY, LOADING, HTTPError, Placement, StrategyModels, StrategyServer, TrackedSend, http
 from decoding.server.request_parsing import (
     ExtendedOptions,
     StrategyRequest,
@@ -41,8 +39,6 @@ from decoding.server.request_parsing import (
     names_strategy,
     parse_request,
 )
-from decoding.server.strategy_parsing import CONFIG_KEY, StrategyModels
-from decoding.server.strategy_server import Placement, StrategyServer
 from icl import ConfigError, ICLError, __version__, entries
 from icl.models import icl_server
 from icl.models.hf import HF, argument_names

@@ -1,6 +1,7 @@
 from icl.metrics.base import SCORING_REVISION as SCORING_REVISION
 from icl.metrics.baselines import BASELINES as BASELINES
 from icl.metrics.baselines import vote as vote
+from icl.metrics.lmms_eval import TaskMetric as TaskMetric
 from icl.metrics.machinery.answer_extraction import AnswerForm as AnswerForm
 from icl.metrics.machinery.answer_extraction import extract_answer as extract_answer
 from icl.metrics.machinery.answer_matching import contains_answer as contains_answer
@@ -11,11 +12,14 @@ from icl.metrics.machinery.option_letters import chosen_by_place as chosen_by_pl
 from icl.metrics.machinery.option_parsing import is_correct as is_correct
 from icl.metrics.machinery.option_parsing import named_option as named_option
 from icl.metrics.machinery.option_parsing import option_probability as option_probability
+from icl.metrics.machinery.quantities import canonical_quantities as canonical_quantities
+from icl.metrics.machinery.quantities import stated_number as stated_number
 from icl.metrics.machinery.yes_no import asks_yes_no as asks_yes_no
 from icl.metrics.machinery.yes_no import read_yes_no as read_yes_no
 from icl.metrics.normalize import is_number as is_number
 from icl.metrics.normalize import normalize_vqa as normalize_vqa
 from icl.metrics.normalize import parse_numbers as parse_numbers
+from icl.metrics.question_groups import all_correct as all_correct
 from icl.metrics.reading import READER_REVISION as READER_REVISION
 from icl.metrics.reading import folded_answers as folded_answers
 from icl.metrics.reading import unread_metrics as unread_metrics
@@ -24,6 +28,7 @@ from icl.metrics.run_level import Floats as Floats
 from icl.metrics.run_level import RunLevelMetric as RunLevelMetric
 from icl.metrics.run_level import group_indices as group_indices
 from icl.metrics.run_level import ratio as ratio
+from icl.metrics.run_level import ratio_over_groups as ratio_over_groups
 from icl.metrics.run_level import sum_rows as sum_rows
 
 __all__: list[str] = []

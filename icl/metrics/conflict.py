@@ -20,9 +20,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from icl import Better, Example, Generation, ScoredSample, component, normalize_text
-from icl.metrics.machinery.option_parsing import is_correct, named_option
-from icl.metrics.run_level import RunStatistic, ratio_over_groups
+from icl import Better, Example, Generation, RunStatistic, ScoredSample, component, normalize_text
+from icl.metrics import is_correct, named_option, ratio_over_groups
 
 MODES = ("text", "image", "recognize")
 

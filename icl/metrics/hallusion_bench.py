@@ -14,8 +14,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from icl import Better, Example, Generation, RunStatistic, ScoredSample, component, mean_over_groups
-from icl.metrics.machinery.option_parsing import is_correct
-from icl.metrics.question_groups import all_correct
+from icl.metrics import all_correct, is_correct
 
 SET = ("category", "subcategory", "set_id")
 

@@ -18,8 +18,7 @@ import numpy as np
 
 from icl import ConfigError, DataError, Example, Generation, Positive, RunStatistic, ScoredSample, component, mean
 from icl.harness.loaded_task import LoadedTask, load_task
-from icl.metrics.lmms_eval import TaskMetric
-from icl.metrics.run_level import group_indices
+from icl.metrics import TaskMetric, group_indices
 
 MAX_BLOCKS = 1000
 """The aggregation is called once for each block. With more groups, several groups are one block."""

@@ -13,8 +13,7 @@ from datetime import date
 from typing import Any
 
 from icl import Generation, ModelError, Prompt, Request
-from icl.models.chat_messages import data_url, mended
-from icl.models.endpoint import Endpoint, EndpointUnavailableError
+from icl.models import Endpoint, EndpointUnavailableError, data_url, mended
 
 PATH = "/strategies"
 """Path of the description, relative to the API's address."""

@@ -20,8 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from icl import ConfigError, DataError, Example, Image, OptionListing, did_you_mean
 from icl.option_listing import without_letters
-from icl.tasks.cell_values import cell_images, image_at_path, image_keys, image_part, parse_list, text_of, video_frames
-from icl.tasks.source import DataSource
+from icl.tasks import DataSource, cell_images, image_at_path, image_keys, image_part, parse_list, text_of, video_frames
 from icl.text.object_mentions import shipped_vocabulary
 
 if TYPE_CHECKING:

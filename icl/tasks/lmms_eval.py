@@ -25,8 +25,7 @@ from icl import PIL, SEARCH_FOLDERS, ConfigError, Example, Image, Pool, SharedPo
 from icl.harness.loaded_task import LoadedTask, TaskDocument, check_kind, load_task
 from icl.harness.task_file import TaskFile, find_task_file
 from icl.registry import Fraction, PositiveInt, component, parameter
-from icl.tasks import connected_components, divide_by_group, image_keys
-from icl.tasks.source import DataSource, encoded
+from icl.tasks import DataSource, connected_components, divide_by_group, encoded, image_keys
 
 GREEDY: Mapping[str, tuple[Any, ...]] = {
     "do_sample": (False,),

@@ -9,9 +9,8 @@ import unicodedata
 from functools import lru_cache
 
 from icl import normalize_text, singular
-from icl.metrics import extract_answer, is_number, normalize_vqa, parse_numbers
+from icl.metrics import canonical_quantities, extract_answer, is_number, normalize_vqa, parse_numbers, stated_number
 from icl.metrics.machinery.option_letters import LETTERS, chosen_by_place, is_letter
-from icl.metrics.machinery.quantities import canonical_quantities, stated_number
 
 _HEDGE = (
     r"(?:maybe|perhaps|probably|possibly|likely|most likely|clearly|definitely|certainly|actually|approximately|about"

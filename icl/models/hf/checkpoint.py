@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from icl import SMALL_SOURCE_BYTES, ModelError, did_you_mean, expand_user, hide_transformers_progress, parse_json_object
-from icl.models.hf import conventions
-from icl.models.hf.text_processor import TextProcessor, plain_text
+from icl.models.hf import TextProcessor, conventions, plain_text
 from icl.models.hub_model import HubModel, indexed_names
 
 TINY = Path(__file__).resolve().parent.parent / "tiny" / "checkpoints" / "vlm"

@@ -6,8 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from icl import torch
-from icl.errors import ModelError
+from icl import ModelError, torch
 
 TYPES = ("cpu", "cuda", "mps", "xpu")
 DRIVERS = ("/dev/nvidiactl", "/dev/nvhost-ctrl", "/dev/nvmap", "/dev/dxg", "/dev/kfd")

@@ -13,8 +13,7 @@ from icl import PIL, ModelError
 from icl.models import check_read
 
 if TYPE_CHECKING:
-    from icl.models.hf.checkpoint import Checkpoint
-    from icl.models.hf.image_processing import Processed
+    from icl.models.hf import Checkpoint, Processed
 
 NOT_SETTINGS = frozenset(
     {"return_tensors", "data_format", "input_data_format", "device", "disable_grouping"}

@@ -21,9 +21,7 @@ import torch
 from torch import Tensor
 
 from icl import ModelError, RowIndex, copied_to_device
-from icl.models.hf import shared_prefix, step_arguments
-from icl.models.hf.shared_prefix import Place, SharedPrefixLayer
-from icl.models.hf.step_arguments import CrossAttentionLayer, PromptLayer
+from icl.models.hf import CrossAttentionLayer, Place, PromptLayer, SharedPrefixLayer, shared_prefix, step_arguments
 
 SLOT_TENSORS = ("keys", "values", "indexer_keys", "indexer_position_ids")
 """Tensors of a layer with an entry for each slot. The last two belong to attention with an index of keys."""

@@ -46,8 +46,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
-from icl import torch
-from icl.errors import ModelError
+from icl import ModelError, torch
 from icl.memory import host_memory
 from icl.models.hf import conventions, execution_device
 

@@ -16,9 +16,8 @@ if TYPE_CHECKING:
     import numpy as np
 
     from icl import Image, Intervention, ReasoningMarkers, Site, StateObserver
-    from icl.models.hf import Checkpoint, DecoderSites, HFSession, LoraAdapter, PromptRenderer, TemplateFacts
+    from icl.models.hf import Checkpoint, DecoderSites, HFEngine, HFSession, LoraAdapter, PromptRenderer, TemplateFacts
     from icl.models.hf.answer_decoding import AnswerDecoder
-    from icl.models.hf.engine import HFEngine
     from icl.models.hf.image_processing import ImageProcessor
     from icl.models.hf.memory import MemoryNeeds, MemoryPlan, RequestSize
     from icl.models.hf.quantization import Quantization
@@ -180,8 +179,7 @@ class HF(LogitModel):
 
     @cached_property
     def renderer(self) -> "PromptRenderer":
-        from icl.models.hf.checkpoint import SHIPPED
-        from icl.models.hf.rendering import PromptRenderer
+        from icl.models.hf import SHIPPED, PromptRenderer
 
         return PromptRenderer(self.checkpoint.processor, self.path, self.path in SHIPPED, self.template, self.day)
 
@@ -246,8 +244,7 @@ class HF(LogitModel):
     @cached_property
     def prompt_notes(self) -> tuple[str, ...]:
         """Notes on how prompts are written, the same for every backend that renders them."""
-        from icl.models.hf.image_settings import setting_notes
-        from icl.models.hf.template_arguments import argument_notes
+        from icl.models.hf import argument_notes, setting_notes
 
         plain = f"{self.path} has no chat template: a prompt is plain text without roles, as for a base model."
         return (
@@ -272,8 +269,7 @@ class HF(LogitModel):
 
     def gpu_bytes(self, total: float) -> float:
         """The weights, and a quarter of the GPU for batches and features; all of it if that cannot be estimated."""
-        from icl.models.hf.device_placement import resolve_dtype
-        from icl.models.hf.memory import model_bytes
+        from icl.models.hf import model_bytes, resolve_dtype
 
         if self.device_type == "cpu":
             return 0.0
@@ -291,8 +287,7 @@ class HF(LogitModel):
             ModelError: The config of the checkpoint cannot be read, or lacks a size.
             ImageError: The largest image cannot be read.
         """
-        from icl.models.hf import prequantized
-        from icl.models.hf.memory import plan_memory
+        from icl.models.hf import plan_memory, prequantized
 
         if prequantized.method(self.checkpoint):
             return None
@@ -320,8 +315,7 @@ class HF(LogitModel):
             request: The largest request.
         """
 
-        from icl.models.hf.image_processing import without_pixel_edits
-        from icl.models.hf.memory import MemoryNeeds, WeightPrecision, model_shape, tower_sizes
+        from icl.models.hf import MemoryNeeds, WeightPrecision, model_shape, tower_sizes, without_pixel_edits
 
         config, attention = self.checkpoint.config, self.attn_implementation
         kind = getattr(torch, dtype) if dtype != "auto" else getattr(config, "dtype", None) or torch.float32
@@ -351,9 +345,7 @@ class HF(LogitModel):
         accelerate, which moves what does not fit to main memory. Nothing is checked if the memory of the architecture
         cannot be estimated, or if the model is loaded: its weights are then in the memory that is not free.
         """
-        from icl.models.hf import prequantized
-        from icl.models.hf.device_placement import resolve_device, resolve_dtype
-        from icl.models.hf.memory import free_shortage
+        from icl.models.hf import free_shortage, prequantized, resolve_device, resolve_dtype
 
         if "engine" in vars(self) or self.device_map is not None or prequantized.method(self.checkpoint):
             return
@@ -435,8 +427,7 @@ class HF(LogitModel):
 
     def tokens_of_image(self, image: "Image") -> tuple[int, int] | None:
         """As `Model.tokens_of_image`. None if the processor does not report what it writes for an image."""
-        from icl.models.hf.conventions import image_placeholder
-        from icl.models.hf.image_processing import UNKNOWN_TEXT
+        from icl.models.hf import UNKNOWN_TEXT, image_placeholder
 
         counts = []
         for model in (self, replace(self, image_processor={})) if self.image_processor else (self,):

@@ -29,8 +29,7 @@ import torch
 from torch import Tensor
 
 from icl.memory import BatchLimit
-from icl.models.hf import EncodedPrompt, LanguageModel, run_within_limit
-from icl.models.hf.session import HFSession, join_sessions
+from icl.models.hf import EncodedPrompt, HFSession, LanguageModel, join_sessions, run_within_limit
 
 MIN_SAVED_TOKENS = 48
 """Tokens that a common prefix must save: about the cost of one more forward pass of a small model."""

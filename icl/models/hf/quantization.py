@@ -12,10 +12,8 @@ from functools import lru_cache
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from icl import torch
-from icl.errors import ModelError
-from icl.models.hf import conventions, device_placement
-from icl.models.hf.prequantized import PACKED, method, quantization_settings, why_unsupported
+from icl import ModelError, torch
+from icl.models.hf import PACKED, conventions, device_placement, method, quantization_settings, why_unsupported
 
 logger = logging.getLogger(__name__)
 

@@ -10,11 +10,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from icl import ModelError, Part, Prompt, canonical_digest, spans
-from icl.models.hf.language_model import EncodedPrompt
-from icl.models.hf.prefill import common_prefix_length
-from icl.models.hf.row_edits import ALL_KEYS, KeyRanges, RowEdit
-from icl.models.interventions import Intervention, Keys, PartEdit, ScoreIntervention, Site, StateObserver, Where
+from icl import Intervention, Keys, ModelError, Part, Prompt, Site, StateObserver, Where, canonical_digest, spans
+from icl.models.hf import ALL_KEYS, EncodedPrompt, KeyRanges, RowEdit, common_prefix_length
+from icl.models.interventions import PartEdit, ScoreIntervention
 
 if TYPE_CHECKING:
     from icl.models.hf import DecoderSites, PromptEncoder

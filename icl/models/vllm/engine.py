@@ -12,8 +12,7 @@ from threading import Lock, Thread
 from typing import TYPE_CHECKING, Any
 from weakref import ReferenceType, ref
 
-from icl import torch
-from icl.errors import ICLError, ModelError
+from icl import ICLError, ModelError, torch
 from icl.models.vllm import lora
 from icl.models.vllm.engine_io import EngineOutput, EngineRequest, InputBuilder, output_from_vllm, sampling_params
 

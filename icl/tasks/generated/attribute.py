@@ -10,9 +10,8 @@ from functools import cached_property, lru_cache
 from typing import Literal
 
 from icl import Example, Pool, StreamKey, component, later_parameter
-from icl.tasks.generated import CONCEPT_SETS, SIZES, TEXTURES, Drawing
+from icl.tasks.generated import ATTRIBUTE_QUESTIONS, ATTRIBUTES, CONCEPT_SETS, SIZES, TEXTURES, Drawing
 from icl.tasks.generated.episode import BankTask, balanced_choice, choice, query_id, query_number, shuffled
-from icl.tasks.generated.wording import ATTRIBUTE_QUESTIONS, ATTRIBUTES
 
 
 @component("task", "attribute")

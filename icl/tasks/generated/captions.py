@@ -4,8 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from icl import Example, GeneratedCount, component, parameter
-from icl.tasks.generated import CONCEPTS, NumberedTask, Split, groups_of, noun, scene
-from icl.tasks.generated.wording import CAPTION_QUESTIONS, caption
+from icl.tasks.generated import CAPTION_QUESTIONS, CONCEPTS, NumberedTask, Split, caption, groups_of, noun, scene
 
 VOCABULARY = tuple(noun(concept) for concept in CONCEPTS)
 """Every object that a caption can name: the vocabulary of CHAIR."""

@@ -18,8 +18,7 @@ from functools import cached_property, lru_cache
 from typing import Literal
 
 from icl import ConfigError, Example, GeneratedCount, Pool, StreamKey, component, parameter
-from icl.tasks.generated import Drawing, balanced_choice, choice, query_id, query_number, shuffled
-from icl.tasks.generated.wording import VALUES
+from icl.tasks.generated import VALUES, Drawing, balanced_choice, choice, query_id, query_number, shuffled
 
 Attribute = Literal["color", "texture", "size"]
 

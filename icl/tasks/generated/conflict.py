@@ -23,9 +23,8 @@ from functools import cached_property
 from typing import Literal
 
 from icl import ConfigError, Example, GeneratedCount, Pool, StreamKey, component, parameter
-from icl.tasks.generated import COLORS, CONCEPT_SETS, SHAPES, Concept, Drawing, noun
+from icl.tasks.generated import COLORS, CONCEPT_SETS, SHAPES, Concept, Drawing, LabeledDrawing, noun
 from icl.tasks.generated.episode import choice, query_id, query_number, shuffled
-from icl.tasks.generated.printed_words import LabeledDrawing
 from icl.tasks.generated.wording import PLAIN_COLOR_QUESTIONS, PLAIN_SHAPE_QUESTIONS, with_article
 
 Mode = Literal["text", "image", "recognize"]

@@ -17,8 +17,7 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from icl import ConfigError, Example, Fraction, GeneratedCount, PositiveInt, StreamKey, component, parameter
-from icl.tasks.generated import NumberedTask, Split, groups_of, noun, scene, shuffled
-from icl.tasks.generated.wording import EXISTENCE_QUESTIONS, with_article
+from icl.tasks.generated import EXISTENCE_QUESTIONS, NumberedTask, Split, groups_of, noun, scene, shuffled, with_article
 from icl.tasks.generated.world import CONCEPTS, MAX_GROUPS, Concept, companion, popularity
 
 FREQUENT = 10  # number of the most frequent absent objects that 'popular' draws from

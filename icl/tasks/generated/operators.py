@@ -16,8 +16,7 @@ from functools import cached_property, lru_cache
 from typing import Literal
 
 from icl import ConfigError, Example, GeneratedCount, Pool, StreamKey, component, later_parameter, parameter
-from icl.tasks.generated import Drawing, balanced_choice, choice, query_id, query_number, shuffled
-from icl.tasks.generated.drawing import DigitImage
+from icl.tasks.generated import DigitImage, Drawing, balanced_choice, choice, query_id, query_number, shuffled
 from icl.tasks.generated.wording import NAMED_OPERATOR_QUESTIONS, OPERATOR_QUESTIONS, OPERATORS
 
 PAIRS = tuple((left, right) for left in range(10) for right in range(left + 1))

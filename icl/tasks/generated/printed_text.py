@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
 from icl import Example, Pool, StreamKey, component
-from icl.tasks.generated import NONCE, BankTask, balanced_choice, query_id, query_number, shuffled
-from icl.tasks.generated.printed_words import WordImage
+from icl.tasks.generated import NONCE, BankTask, WordImage, balanced_choice, query_id, query_number, shuffled
 
 RULES = ("boxed", "other")
 BARE_QUESTION = "which word is it?"

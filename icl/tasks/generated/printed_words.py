@@ -6,8 +6,7 @@ from PIL import Image as PILImage
 from PIL import ImageDraw
 
 from icl import Image, StreamKey
-from icl.tasks.generated.drawing import Drawing, generated_image
-from icl.tasks.generated.ink import RGB, ZOOM, Point
+from icl.tasks.generated import RGB, ZOOM, Drawing, Point, generated_image
 from icl.tasks.generated.world import SIDE
 
 RED = (220, 0, 0)
