@@ -91,8 +91,9 @@ def _trace(data: Mapping[str, Any]) -> Trace:
     listed = (choice.get("logprobs") or {}).get("content") or []
     stopped = choice.get("finish_reason") == "stop"
     tokens = [str(step["token"]) for step in listed]
-    if stopped and "".join(tokens[:-1]) == answer:
-        tokens = tokens[:-1]  # the last one ends the answer; vLLM writes it as ""
+    last = tokens[-1].strip() if tokens else ""
+    if stopped and not (last and answer.rstrip().endswith(last)):
+        tokens = tokens[:-1]  # it ends the answer, and some servers list it
     steps = [_step(step) for step in listed]
     return Trace(
         ids=None if ids is None else tuple(map(int, ids)),
