@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 from paper_data import ROWS, TINY, stand_in_config, write_stand_ins
+from published_numbers import compare_published
 
-from experiments.analyses.published import compare_published
 from experiments.api import run
 from experiments.cli.main import main
 from experiments.config.config import load_config

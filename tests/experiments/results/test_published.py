@@ -3,8 +3,9 @@
 from typing import Any
 
 import pytest
+from published_numbers import compare_published
 
-from experiments.analyses.published import analyze, compare_published
+from experiments.analyses.published import analyze
 from experiments.api import run
 from experiments.config.config import load_config
 from experiments.report.page import write_report
