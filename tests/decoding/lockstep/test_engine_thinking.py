@@ -47,6 +47,12 @@ class PlainModel(Toy):
     def text(self, tokens: Any) -> str:
         return self.engine.text(tokens)
 
+    def before_answer(self, prompt: Any, reasoning: str = "") -> Any:
+        return self.engine.before_answer(prompt, reasoning)
+
+    def option_ids(self, prompt: Any, options: Any) -> Any:
+        return self.engine.option_ids(prompt, options)
+
     def logits_of(self, rows: Any) -> torch.Tensor:
         return torch.stack([self._logits(row) for row in rows])
 
@@ -102,3 +108,24 @@ def test_outputs_are_those_of_the_token_loop(engine: groups.Watched, monkeypatch
     assert num_clear > 0.9 * len(jobs)
     assert {thinking for thinking, _ in ends} >= {"cut", "closed"}
     assert {finish for _, finish in ends} == {"stop", "length"}
+
+
+def test_options_after_reasoning_are_those_of_the_token_loop(
+    engine: groups.Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompts = groups.prompts(3, seed=5)
+    markers = usual_markers(engine.render(prompts[0]), ["~"])
+    monkeypatch.setattr("icl.text.reasoning_blocks.REASONING_MARKERS", (markers,))
+    jobs = [
+        DecodingRequest(prompt, parse_arm(arm), ("red", "is it"), "options", max_thinking_tokens=4)
+        for prompt in prompts
+        for arm in ("greedy", {"name": "vcd", "images": "all"})
+    ]
+    model = PlainModel(Reference(checkpoints.shared("llava")), engine)
+    answers = groups.run_requests(engine, jobs)
+    for answer, expected in zip(answers, loop.run_requests(model, jobs), strict=True):
+        assert isinstance(answer, Generation), answer.reason
+        assert isinstance(expected, Generation)
+        assert (answer.reasoning, answer.thinking) == (expected.reasoning, expected.thinking)
+        assert answer.reasoning
+        assert dict(answer.option_scores) == pytest.approx(dict(expected.option_scores), abs=1e-3)
