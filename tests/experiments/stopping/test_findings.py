@@ -255,9 +255,9 @@ def test_an_unfinished_run_with_equal_truth_and_prose_in_one_arm_has_a_range_aro
     unread = (frame["shots"] == 0) & (frame["query"].map(lambda name: ord(name) - 65) % 2 == 0)
     marked = frame.assign(**{"unread:m": np.where(unread, frame["query"], "")})
     numbers = [*anytime_findings(marked, {"shots": 0}, "m", AXES, planned={"t": 50})][1].numbers
-    least, most = truth[::2].sum() / 50 - 0.5, truth[::2].sum() / 50
-    assert numbers.startswith(f"{format_signed(least)} to {format_signed(most)}, at any time [−")
-    assert plain.startswith(f"{format_signed(most)}, at any time [+")
+    far, near = truth[::2].sum() / 50 - 0.5, truth[::2].sum() / 50
+    assert numbers.startswith(f"{format_signed(far)} to {format_signed(near)}, at any time [−")
+    assert plain.startswith(f"{format_signed(near)}, at any time [+")
     assert [*anytime_findings(frame.assign(**{"unread:m": ""}), {"shots": 0}, "m", AXES, planned={"t": 50})][
         1
     ].numbers == plain
