@@ -324,12 +324,9 @@ def _unread_texts(unread: "Series[Any]", samples: DataFrame) -> "dict[str, Serie
     names = [value if isinstance(value, list) else () for value in unread]
     any_unread = np.array([bool(own) for own in names])
     rows = samples.loc[any_unread, [name for name in ("output", "gold", "options") if name in samples]]
-    own = [
-        unread_text(str(row["output"]), *(text_items(row, name) for name in ("gold", "options")))
-        for row in rows.to_dict("records")
-    ]
-    texts = pd.Series("", index=samples.index, dtype=object)
-    texts[any_unread] = own
+    records: list[Any] = rows.to_dict("records")
+    own = [unread_text(str(row["output"]), text_items(row, "gold"), text_items(row, "options")) for row in records]
+    texts = pd.Series(own, index=rows.index, dtype=object).reindex(samples.index, fill_value="")
     return {
         unread_column(metric): texts.where(np.array([metric in own for own in names]), "")
         for metric in dict.fromkeys(chain.from_iterable(names))
