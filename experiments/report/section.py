@@ -2,9 +2,8 @@
 
     a view of a run -> a builder (`experiments.report.sections`) -> Section -> Table -> a renderer
 
-Builders know statistics and no format; renderers (this module, and `page` for HTML) know formats and no statistics. The
-frame is the truth: CSV files hold it, tables lay it out, figures draw it. No renderer computes a number or chooses a
-row.
+Builders know statistics and no format; renderers (this module, and `page` for HTML) know formats and no statistics. All
+numbers are in the frame. CSV files, tables and figures only show it: no renderer computes a number or chooses a row.
 """
 
 import re
@@ -52,10 +51,12 @@ class Column:
         name: The column of the frame.
         head: The heading; by default the name. Under `across`: what follows each value, as in '4 shots'.
         kind: How its values are written: 'estimate' as '.42 [.38, .46]', 'interval' as two ends with signs,
-            'between' as two ends without signs, 'forest' as a drawing (on a page only).
+            'between' as two ends without signs, 'forest' as a drawing (on a page only). If the frame has a column
+            `unread` (the share of unread outputs) and it is above NARROW in a row, 'estimate' writes the range from
+            column `mean_low` to `mean_high` in place of the number.
         ends: The columns with the ends of an estimate, an interval or a drawing.
         says: What the numbers mean, in one sentence.
-        spare: 0: always shown. A narrow terminal tries the others from the smallest rank on, and shows each that fits.
+        spare: 0: never dropped. A narrow terminal drops others that do not fit, and tries the smallest ranks first.
         bold: Where it is bold: a column of booleans.
     """
 
@@ -88,16 +89,16 @@ class Section:
         sentences: What it says.
         frame: The numbers: one row per arm or comparison.
         columns: The columns of the table.
-        across: A column of the frame; its values become columns of the table. Then exactly one column has another kind
-            than 'text'.
+        across: An axis, a column of the frame. Its values become columns of the table; then the section has exactly one
+            column of numbers, that is, of another kind than 'text'.
         parts: A column of the frame with a table for each value.
         faint: A column of booleans: rows in gray, such as controls.
         hidden: A column of booleans: rows that tables and figures leave out, until `select(controls=True)`.
-        shared: Columns in which 'none' stands for every value. Such a row (an arm with 0 shots) is shown in the rows of
-            all values.
+        shared: A row with 'none' in all of these columns (an arm with 0 shots) is repeated for every combination of
+            their values.
         draw: Draws the shown rows.
         notes: How to read it.
-        folded: A summary, if a page shows only this until it is opened.
+        folded: If set, a page shows this line and hides the section behind it.
     """
 
     name: str
@@ -116,7 +117,7 @@ class Section:
 
     @cached_property
     def visible(self) -> DataFrame:
-        """The rows of tables and figures: hidden ones are left out, shared ones stand in each of their places."""
+        """The rows of tables and figures: hidden ones are left out, shared ones are repeated."""
         frame = self.frame
         assert frame is not None
         frame = frame[~frame[self.hidden].eq(True)] if self.hidden else frame
@@ -142,7 +143,12 @@ class Section:
         return replace(whole, frame=rows, hidden="", shared=())
 
     def turned(self, rows: Sequence[str] = (), columns: str = "") -> "Section":
-        """The table with other axes as rows and columns. Raises ConfigError for an unknown axis."""
+        """The table with other axes as rows and columns, without `parts`. Raises ConfigError for an unknown axis.
+
+        Args:
+            rows: Axes whose labels come first. All other axes but that of the columns stay labels, behind them.
+            columns: The axis whose values become columns; by default `across`.
+        """
         if not self.across or not (rows or columns):
             return self
         axes, across = self._axes(), columns or self.across

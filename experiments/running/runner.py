@@ -1,14 +1,15 @@
 """The runner: computes a grid's missing samples and writes each sample as soon as it is finished.
 
     for each block of queries              all of them, or one look's queries        Stopping.rounds
-      for each model                       loaded once, if there is one of them      Runner._run_model
+      for each model                       loaded once per block; one stays loaded    Runner._run_model
         for each group                     cells of one task and number of shots     Runner._run_group
           for each window of queries       until a limit of tokens or samples        Runner._run_window
             retrieve demonstrations, render prompts                                  experiments.running.windows
             answer all prompts in one call                                           experiments.running.generation
             score each answer, append the sample to the store                        experiments.running.recorder
 
-With `stop` a block has the clusters of the next look (`experiments.stopping`), and ends arms that are decided.
+With `stop`, a block is the queries of the next look (`experiments.stopping`). After it, arms that are decided get no
+more samples.
 
 A window takes whole rows of this table: all missing samples (x) of a query. A dot is a sample that is in the store.
 Cells of a row with equal prompts share one `PromptItem`.
@@ -20,14 +21,15 @@ Cells of a row with equal prompts share one `PromptItem`.
     query 3        .               .                 x                x         window 2
 
 So cells with equal prompts meet in one call of the engine, which prefills each prompt once: here the two knn cells.
-Memory holds one window and a few queries whose images are decoded ahead, for a run of any length. The order of
-the work changes no sample.
+For a run of any length, memory holds the window being answered, the next one, and a few queries whose images are
+decoded ahead. The order of the work changes no sample.
 
-While the model answers, one thread makes the next window of prompts, and one records answers:
+While the model answers, one thread makes the next window of prompts, and one records the answers of this window. The
+next window is answered when all are recorded:
 
-    windows     window 1    window 2      window 3
-    model                 | answer 1    | answer 2    | answer 3
-    recorder                 | record 1    | record 2    | record 3
+    windows     window 1    | window 2    | window 3    |
+    model                   | answer 1    | answer 2    | answer 3
+    recorder                |    record 1 |    record 2 |    record 3
 
 Only models that allow it (`icl.models.base.Model.enable_threads`) are used this way, and only if no retriever, orderer
 or transform calls the model. Each thread works in the same order as a run without threads.
@@ -63,7 +65,7 @@ TRACEBACK_FILE = "errors.log"
 """In the run directory: tracebacks of users' own components."""
 
 MAX_INITIAL_FAILURES = 50
-"""If so many first samples of an arm in this process all fail, the arm is given up.
+"""An arm is given up when its first 50 samples in this process all fail.
 
 Samples that the run directory already has do not count. `FailingArms` says which arms are given up together.
 """
@@ -72,8 +74,8 @@ Samples that the run directory already has do not count. `FailingArms` says whic
 class Runner:
     """A computation of a grid's missing samples in this process.
 
-    An arm is a setting under all its seeds. With `stop`, comparisons of arms are tested after parts of the queries.
-    Each test is a look, and arms whose comparisons are decided end there.
+    An arm is a setting under all its seeds. With `stop`, arms are compared at looks, each after a further part of the
+    queries. Arms whose comparisons are decided end there.
 
     Args:
         grid: The cells.
@@ -168,7 +170,7 @@ class Runner:
     def _check_loadable(self) -> None:
         """Raises ModelError if a model of a missing sample cannot be loaded here: it has no weights, or no package."""
         needed = [model for model in self.grid.models if any(map(self._is_missing, cell_groups(self.grid, model)))]
-        for problem in loading_problems(self.grid, needed):
+        if problem := next(loading_problems(self.grid, needed), ""):
             raise ModelError(problem)
 
     def _is_missing(self, cells: Sequence[Cell]) -> bool:

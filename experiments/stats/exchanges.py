@@ -23,9 +23,10 @@ the data are: |D' - m (1 - 2 q)| >= |D - m|. That holds for all m between (D - D
     example      D = .10, and an exchange of half of the pairs gives D' = -.02: as extreme for m from .08 to .12. With
                  thousands of exchanges, the .95 interval has the m for which more than 5 % of them are as extreme.
 
-For a mean these are the sign flips of the differences minus m (`sign_flips`); for other statistics this holds to first
-order. If no exchange changes anything, the interval ends at D with z^2 more clusters that are worst in one arm and
-best in the other, with z the normal quantile of the level.
+For a mean, this is the usual sign-flip test of the differences minus m (`sign_flips`). For other statistics it holds to
+first order. An interval without width (the arms are equal, or differ equally in all clusters) is widened: away from 0
+to D with z^2 more clusters that are worst in one arm and best in the other, with z the normal quantile of the level;
+towards 0, if D is not 0, by `interval_of_equal_clusters`.
 
 While a run grows, `differences_at_look` makes the same exchanges at every look.
 """
@@ -59,7 +60,7 @@ MANY_SUMS = 64
 """A statistic of more sums than this (ROC AUC) is exchanged less often."""
 FEWER_EXCHANGES = 2_000
 PIECE_BYTES = 250
-"""Bytes of one piece of exchange patterns, so that memory does not grow with their number."""
+"""Bytes of exchange patterns, per cluster, that are unpacked at once. Memory does not grow with their number."""
 PairedCells = Sequence[tuple[Indices, RunStatistic, RunStatistic]]
 """Of each pair of cells: the places of its pairs, the statistic of the reference, the statistic of the arm."""
 
@@ -163,7 +164,7 @@ def exchanged_differences(strata: Sequence[Stratum], exchanged: Floats, clusters
 
 
 def randomization_test(
-    strata: Sequence[Stratum], sizes: Floats, level: float = 0.95, samples: int = SAMPLED_SUBSETS
+    strata: Sequence[Stratum], sizes: Floats, level: float = 0.95, num_exchanges: int = SAMPLED_SUBSETS
 ) -> TwoSidedTest:
     """Step 4: p and the interval of the difference of two arms. The interval leaves out 0 exactly if p <= 1 - level.
 
@@ -171,7 +172,7 @@ def randomization_test(
         strata: The cells of both arms, from `build_strata`.
         sizes: [C], the number of pairs in each cluster.
         level: The confidence level.
-        samples: The number of random exchanges, if there are too many to use all of them.
+        num_exchanges: The number of random exchanges, if there are too many to use all of them.
     """
     deltas = [abs(stratum.arm - stratum.reference).sum(axis=1) for stratum in strata]
     differs = np.sum([np.asarray(delta).ravel() for delta in deltas], axis=0) > 0
@@ -180,7 +181,7 @@ def randomization_test(
     ends = _extremes_of_difference(strata, OVERWHELMING)
     lowest, highest = min(ends[0], -abs(observed)), max(ends[1], abs(observed))
     enclosed = []
-    for difference, moved in _exchanges(strata, sizes, differs, samples):
+    for difference, moved in _exchanges(strata, sizes, differs, num_exchanges):
         numerators = np.stack([observed - difference, observed + difference])
         numerators[np.abs(numerators) <= ROUNDING] = 0.0
         denominators = 2 * np.stack([moved, sizes.sum() - moved]) / sizes.sum()  # 2 q and 2 (1 - q)
@@ -197,7 +198,7 @@ def randomization_test(
 
 
 def _exchanges(
-    strata: Sequence[Stratum], sizes: Floats, differs: NDArray[np.bool_], samples: int
+    strata: Sequence[Stratum], sizes: Floats, differs: NDArray[np.bool_], num_exchanges: int
 ) -> Iterator[tuple[Floats, Floats]]:
     """([rows] differences D', [rows] numbers of pairs that change places) of many exchanges, in pieces.
 
@@ -205,10 +206,11 @@ def _exchanges(
     with several random choices of the others.
     """
     differing, width = np.flatnonzero(differs), max(len(stratum.worst) for stratum in strata)
-    samples = min(samples, FEWER_EXCHANGES) if width > MANY_SUMS else samples
-    repeats = 1 if differs.all() else ceil(samples / 2 ** min(len(differing), 30))
+    if width > MANY_SUMS:
+        num_exchanges = min(num_exchanges, FEWER_EXCHANGES)
+    repeats = 1 if differs.all() else ceil(num_exchanges / 2 ** min(len(differing), 30))
     generator = StreamKey(0, "").numpy("clusters without a difference")
-    for chosen in subsets(len(differing), samples):
+    for chosen in subsets(len(differing), num_exchanges):
         for exchanged in np.split(chosen, range(step := max(1, MAX_ENTRIES // width), len(chosen), step)):
             differences = np.tile(exchanged_differences(strata, exchanged, differing), repeats)
             moved = np.tile(exchanged @ sizes[differs], repeats)
@@ -234,7 +236,9 @@ def differences_at_look(
         seed: Of the exchanges.
 
     Returns:
-        [rows] differences of the statistic; the first is the difference of the data. NaN where it is undefined.
+        [rows] differences of the statistic; the first is the difference of the data. NaN for an exchange under which
+        the statistic is undefined. Seeds for which it is undefined on the shared samples are left out. If none is left,
+        all rows are 0: then no test rejects.
     """
     names, codes = list(dict.fromkeys(clusters)), cluster_codes(np.asarray(clusters, dtype=object))
     sample_numbers, seeds = np.arange(len(cells) * len(codes)), np.repeat(np.arange(len(cells)), len(codes))
@@ -250,14 +254,14 @@ def differences_at_look(
 
 
 def _pattern(cluster: str, rows: int, seed: int) -> NDArray[np.uint8]:
-    """[ceil(rows / 8)] random bits, one per row. The first, of the data, is 0."""
+    """`rows` random bits, packed in bytes. The first bit, the data, is 0."""
     bits = StreamKey(seed, cluster).numpy("exchange").integers(0, 256, (rows + 7) // 8, dtype=np.uint8)
     bits[0] &= 0x7F
     return bits
 
 
 def _extremes_of_difference(strata: Sequence[Stratum], clusters: float) -> tuple[float, float]:
-    """The differences with so many more clusters that are worst in one arm and best in the other."""
+    """The differences with this many more clusters that are worst in one arm and best in the other."""
 
     def difference(one: Stratum, arm: Floats, reference: Floats) -> float:
         sums = sum_rows(one.arm) + clusters * arm, sum_rows(one.reference) + clusters * reference

@@ -1,21 +1,19 @@
 """Run-level metrics (F1, ROC AUC, CIDEr), which have one value per cell: their columns in a frame, and intervals.
 
 A cell is one setting under one seed. A metric's `run_level` maps the samples of a cell to a `RunStatistic`
-(`icl.metrics.run_level`), which gives the statistic of any choice of them. The statistic of several cells (seeds,
-pooled settings) is the mean of their statistics, weighted by their numbers of samples.
+(`icl.metrics.run_level`), which can compute the statistic T on any subset of them. The statistic of several cells
+(seeds, pooled settings) is the mean of their statistics, weighted by their numbers of samples.
 
-    frame       The column of the metric has one number per sample, and their mean in a cell is the statistic: scores,
-                if it is a mean of scores (CIDEr), else jackknife pseudo-values, from the statistic without each sample.
-                The column SAMPLE numbers the samples, and `frame.attrs[RUN_LEVEL]` has its `RunLevelScores`: what
-                the metric reads of each sample.
-    one arm     `estimate_run_statistic`: V is the variance of these numbers over clusters. Proportions (F1, AUC,
-                groups) have Wilson's interval at the effective sample size T (1 - T) / V, with V the variance over
-                clusters (`intervals`; Dean and Pagano 2015). For F1, as F goes to 0 or 1, it approaches Wilson on the
-                Jaccard index F / (2 - F), mapped back to F, which is a proportion (Lam, Gopal and Qian 2023). Other
-                statistics have t standard errors on either side.
-    no spread   If no sample changes anything, the interval ends at the statistic with z^2 more clusters of the worst,
-                or the best, samples, with z the normal quantile of the level. For a proportion of 0 or 1 this is
-                Wilson.
+    frame       The column of the metric has one number per sample, and their mean in a cell is T. For a mean of scores
+                (CIDEr) these are the scores. For others they are jackknife pseudo-values: what changes when the sample
+                is left out. The column SAMPLE numbers the samples. `frame.attrs[RUN_LEVEL]` is a `RunLevelColumns`: the
+                names of such columns, with the `RunLevelScores` of each, which is what the metric reads.
+    one arm     `estimate_run_statistic`: V is the variance of the mean of these numbers, with samples of a cluster
+                taken together. Proportions (F1, AUC, groups) have Wilson's interval at the effective sample size
+                T (1 - T) / V (`intervals`; Dean and Pagano 2015). Others have t standard errors on either side.
+    no spread   If V is 0, there is one cluster, or a proportion is exactly 0 or 1. To get each end, add z^2 clusters of
+                the worst (or best) samples and compute T again; z is the normal quantile of the level. For a
+                proportion of 0 or 1 this is Wilson.
     two arms    `experiments.stats.exchanges`
 """
 
@@ -49,7 +47,7 @@ SAMPLE = "sample:number"
 NO_SPREAD = 1e-9
 """A standard deviation, or the width of an interval, below this counts as zero."""
 OVERWHELMING = 1e9
-"""So many added clusters that the data no longer matter: the statistic is that of the added ones."""
+"""With this many added clusters the data no longer matter: the statistic is that of the added ones."""
 
 
 class SharedAttrs(dict[str, Any]):
@@ -79,7 +77,7 @@ class RunLevelScores:
         numbers = np.full(len(self.samples), np.nan)
         for cell, members in self._members.items():
             if cell >= 0:
-                numbers[members] = self._whole(cell).numbers()
+                numbers[members] = self._statistic_of_cell(cell).numbers()
         return numbers
 
     def statistic_of(self, sample_numbers: Indices) -> RunStatistic:
@@ -90,7 +88,7 @@ class RunLevelScores:
         lost = [i for i in np.flatnonzero(~np.isin(members, sample_numbers)) if samples[i].score is not None]
         for i in lost:
             samples[i] = replace(samples[i], score=None)
-        statistic = self._statistic(samples) if lost else self._whole(cell)
+        statistic = self._statistic(samples) if lost else self._statistic_of_cell(cell)
         return statistic.select(np.searchsorted(members, sample_numbers))
 
     def without(self, sample_numbers: Iterable[int]) -> "RunLevelScores":
@@ -104,7 +102,7 @@ class RunLevelScores:
     def _members(self) -> dict[int, Indices]:
         return {int(cell): np.flatnonzero(self.cells == cell) for cell in np.unique(self.cells)}
 
-    def _whole(self, cell: int) -> RunStatistic:
+    def _statistic_of_cell(self, cell: int) -> RunStatistic:
         if cell not in self._cache:
             self._cache[cell] = self._statistic([self.samples[i] for i in self._members[cell]])
         return self._cache[cell]
@@ -227,6 +225,8 @@ def estimate_run_statistic(
     if variance**0.5 < NO_SPREAD or (is_proportion and min(mean, 1 - mean) < NO_SPREAD):
         low, high = _extremes_of_arm(cells, codes, normal_quantile(0.5 + level / 2) ** 2)
     else:
+        # For F1, as F goes to 0 or 1, this approaches Wilson on the Jaccard index F / (2 - F), a proportion, mapped
+        # back to F (Lam, Gopal and Qian 2023).
         low, high = interval_of_mean(mean, variance, sizes, level, is_share=is_proportion)
         lowest, highest = _extremes_of_arm(cells, codes, OVERWHELMING)
         if lowest <= mean <= highest:  # a metric that does not name its range has the range of a share
@@ -237,7 +237,7 @@ def estimate_run_statistic(
 def _extremes_of_arm(
     cells: Sequence[tuple[Indices, RunStatistic]], codes: Codes, clusters: float
 ) -> tuple[float, float]:
-    """The statistic with so many more clusters of the worst samples, and of the best."""
+    """The statistic with this many more clusters of the worst samples, and of the best."""
     ends = [0.0, 0.0]
     for places, statistic in cells:
         size = clusters * informative_per_cluster(statistic.informative, codes[places])

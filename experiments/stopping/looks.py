@@ -28,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import StringConstraints
 
-from experiments.stats.bounds import pair_ends, unread_text
+from experiments.stats.bounds import pair_ends
 from experiments.stats.exchanges import differences_at_look
 from experiments.stopping.plan import REMEDY, PlannedComparison, StopPlan
 from experiments.stopping.rule import (
@@ -43,6 +43,7 @@ from experiments.stopping.rule import (
 from experiments.store import LineTail, Shape, Store, check_shape, read_mapping, scored_sample, write_json
 from icl import DamagedFileError, ScoredSample
 from icl.metrics.run_level import RunLevelMetric
+from icl.text.folding import fold
 
 FOLDER = "looks"
 ROUNDING = 12
@@ -113,7 +114,7 @@ class Samples:
         return scored_sample(self.cells[digest][query], self.score(digest, query))
 
     def unread(self, digest: str, query: str) -> str:
-        """`unread_text` of an output that the metric cannot read with certainty, else ''."""
+        """The folded text of an output that the metric cannot read with certainty, else ''."""
         return str(self.cells[digest][query].get("unread", ""))
 
     def _part(self, line: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -122,7 +123,7 @@ class Samples:
         part = {key: line[key] for key in keys if key in line}
         failed = bool(line.get("failed"))
         if not failed and self.metric in line.get("unread", ()):
-            part["unread"] = unread_text(line.get("output", ""), line.get("gold"), line.get("options"))
+            part["unread"] = fold(line.get("output", "")) or " "
         return part | {"failed": failed, "score": None if failed else line.get("scores", {}).get(self.metric)}
 
 
@@ -217,9 +218,9 @@ class Family:
             if content is not None:
                 self._apply(content)
 
-    def sums(self, i: int, *, high: bool = False) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """([n] sums, [n] numbers of pairs) of the clusters that a comparison has used, at the low or the high end."""
-        return _joined(self.entries[i], high=high)
+    def sums(self, i: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """([n] sums, [n] numbers of pairs) of the clusters that a comparison has used."""
+        return _joined(self.entries[i])
 
     def path(self, look: int) -> Path:
         """The file of a look."""

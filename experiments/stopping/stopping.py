@@ -9,12 +9,16 @@ level, which its plan fixes before the first sample. A look tests them on the fi
                             look is taken, and the next round leaves out what has ended.
 
     example: 200 queries, a look after each 10, arms vcd and icd against greedy
-        round 1   queries 1 to 10 in all three arms; the look decides nothing
-        round 2   queries 11 to 20 in all three arms; the look decides vcd
-        round 3   queries 21 to 30 of icd and greedy; and so on. vcd needs no more samples.
+        round 1   queries 1 to 10 of all three arms are needed; the look decides nothing
+        round 2   queries 1 to 20 of all three arms; the look decides vcd. The runner computes 11 to 20
+        round 3   queries 1 to 30 of icd and greedy, and 1 to 20 of vcd, which gets no more samples; and so on
 
+The last round is everything that is left over, such as samples that failed in an earlier session.
 Comparisons that the config gets later are a further family with its own level. They use the samples that are there.
-Without `stop` there is no family, and every sample is needed. `looks` tests and stores; this module only asks it.
+Without `stop` there is no family, and every sample is needed, in one round.
+
+`looks` tests, and stores the looks. This module writes and repairs the plans, and decides when looks are taken: after
+each round, and when a run is opened.
 """
 
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -27,7 +31,10 @@ from experiments.stopping.plan import StopPlan, make_stop_plan
 from experiments.store import RunState, Store, json_round_trip, write_json
 from icl import DamagedFileError, StoreError
 
-REMEDY = "The error level is spent on the plan of the first look. Undo the change, or use another name, or --fork."
+REMEDY = (
+    "The tests were planned for the old config, and the error level holds only for that plan. Undo the change, or use "
+    "another name, or --fork."
+)
 
 
 class Stopping:
@@ -49,7 +56,8 @@ class Stopping:
             note: Receives a sentence when comparisons have ended.
         """
         for family in self.families:
-            # A comparison that lost a cell to failures may need one look after the last.
+            # A comparison with a given-up cell is left out of looks. If it still runs after the last planned look, it
+            # takes one more, on all of its samples.
             for look in range(family.look + 1, max(family.plan.num_looks, family.look + 1) + 1):
                 if not family.running:
                     break
@@ -70,7 +78,10 @@ class Stopping:
         return needed
 
     def advance(self, given_up: Collection[str] = ()) -> None:
-        """Takes every look whose samples are there. Comparisons with a cell that was given up do not hold it up."""
+        """Takes every look whose samples are there.
+
+        A look does not wait for comparisons that have a given-up cell.
+        """
         for family in self.families:
             assert self.samples is not None
             family.advance(self.samples, given_up)
@@ -90,7 +101,10 @@ class Stopping:
                 state.missing[digest] &= queries
 
     def sizes(self, grid: Grid) -> list[int] | None:
-        """Once all comparisons have ended: the number of samples of each cell that they needed. None before."""
+        """The number of samples of each cell that was needed, once all comparisons have ended.
+
+        None before, and without families.
+        """
         if self.num_running or not self.families:
             return None
         needed = self.needed()
@@ -112,7 +126,9 @@ def open_stopping(store: Store, grid: Grid, may_write: bool = True) -> Stopping:
             looks in any case.
 
     Raises:
-        StoreError: The config differs from a plan of the run, or the run was started without `stop`.
+        StoreError: The config differs from a plan of the run, the run was started without `stop`, or it was started
+            with `stop` and the config lacks it now.
+        DamagedFileError: A plan or a look is damaged, and is not made again from the config and the samples.
         ConfigError: The config has no comparison.
     """
     planned, folders = make_stop_plan(grid), family_folders(store.folder)
@@ -154,7 +170,8 @@ def _stored_plans(folders: Sequence[Path], planned: StopPlan, same_rule: bool) -
     Args:
         folders: The folders of the families.
         planned: All comparisons of the config.
-        same_rule: Whether `stop` is the same as in the run's last command. A plan of another rule is not made.
+        same_rule: Whether the config has the `stop` of the run's last command, and files may be written. If not, no
+            plan is made again.
 
     Raises:
         DamagedFileError: A plan cannot be made from the config.
@@ -168,6 +185,7 @@ def _stored_plans(folders: Sequence[Path], planned: StopPlan, same_rule: bool) -
             damage[folder] = error
     for folder, damaged in damage.items():
         made = _new_comparisons(planned, list(plans.values()))
+        # Of several lost plans, nothing says which comparisons were in which.
         if not same_rule or len(damage) > 1 or not made.comparisons or Family(folder, made).has_foreign_looks():
             raise DamagedFileError(f"{damaged} If the config has changed since, undo the change first.")
         write_json(folder / "plan.json", made.model_dump())
@@ -195,8 +213,8 @@ def _refuse_changes(stored: StopPlan, planned: StopPlan, grid: Grid, folder: Pat
             raise StoreError(f"{where}: {key} was {value} and is {new} now ({folder}). {REMEDY}")
     for task, rows in before["clusters"].items():
         if rows != (others := now["clusters"].get(task, rows)):
-            counts = [sum(len(row) - 1 for row in own) for own in (rows, others)]
+            counts = [sum(len(row) - 1 for row in own) for own in (rows, others)]  # a row: cluster, *queries
             raise StoreError(
                 f"{where}: task {task} had {counts[0]} queries at the first look and has others now ({counts[1]}). The "
-                "error level is spent on the planned queries. Run the new queries alone under another name."
+                "error level holds only for the planned queries. Run the new queries alone under another name."
             )

@@ -2,14 +2,15 @@
 
 Comparing answers cannot reveal a server that always permutes images in the same way.
 
-Three ways to find it, the first that the server offers. By cause, with log-probabilities of the prompt: a causal model
-cannot show a change before the image that was changed. By cause, with the number of cached tokens: a cache ends at the
-change. By ability: a model copies the name of the demonstration that shows the query's image.
+Three ways to find it, tried in this order until one decides. By cause, with log-probabilities of the prompt: a causal
+model cannot show a change before the image that was changed. By cause, with the number of cached tokens: a cache ends
+at the change. By ability: a model copies the label of the demonstration that shows the query's image.
 """
 
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from .checks import Prompts, check
 from .distances import binomial_tail, fisher_fewer
@@ -36,18 +37,23 @@ Build = Callable[[str], Prompt]
 @check(Prompts.WITH_IMAGES_IN_TURNS)
 def place(p: Instrument) -> Verdict:
     """Images stand in the places where they were put."""
-    new = "".join(random.choices("bcdfghjklm", k=6))  # the server's cache holds the prompts of the probe before
+    # The server's cache holds the prompts of earlier probes, and those of the first way while the second one runs.
+    builds = [partial(_build, "".join(random.choices("bcdfghjklm", k=6))) for _ in range(2)]
+    return _by_prompt_scores(p, builds[0]) or _by_cached_tokens(p, builds[1]) or _by_ability(p)
 
-    def build(names: str) -> Prompt:
-        filler = " ".join(f"word{i}" for i in range(WORDS))
-        parts = [part for i, one in enumerate(to_parts(names)) for part in (one, f"{filler} {i}.")]
-        return (turn("user", new, *parts, QUESTION),)
 
-    return _by_prompt_scores(p, build) or _by_cached_tokens(p, build) or _by_ability(p)
+def _build(new: str, names: str) -> Prompt:
+    """A prompt with a new word, then images and words in turns."""
+    filler = " ".join(f"word{i}" for i in range(WORDS))
+    parts = [part for i, one in enumerate(to_parts(names)) for part in (one, f"{filler} {i}.")]
+    return (turn("user", new, *parts, QUESTION),)
 
 
 def _by_prompt_scores(p: Instrument, build: Build) -> Verdict | None:
-    """The first token of a prompt that feels image k."""
+    """From the first token of a prompt whose score changes with image k.
+
+    None if two images start at the same token: then the server may have moved the texts, and this says nothing.
+    """
 
     def scores(names: str) -> list[float | None] | None:
         return prompt_scores(p, {"messages": to_messages(build(names), QUESTIONS[0])})
@@ -58,7 +64,7 @@ def _by_prompt_scores(p: Instrument, build: Build) -> Verdict | None:
     tolerance = max(10 * max(_gaps(base, again), default=0.0), 2e-3)
     starts: list[int | None] = []
     for k in range(len(NAMES)):
-        others = [scores(replaced(NAMES, k, name)) for name in OTHERS[1:]]
+        others = [scores(replaced(NAMES, k, name)) for name in OTHERS[:-1]]
         firsts = [
             next((j for j, gap in enumerate(_gaps(base, other)) if gap > tolerance), None)
             for other in others
@@ -66,7 +72,13 @@ def _by_prompt_scores(p: Instrument, build: Build) -> Verdict | None:
         ]
         starts.append(min((first for first in firsts if first is not None), default=None))
     listed = ", ".join("none" if start is None else str(start) for start in starts)
-    return _judge(starts, f"another image k changes scores of the prompt from token {listed} on", build)
+    return _judge(
+        starts,
+        "no score of the prompt changes with image k"
+        if set(starts) == {None}
+        else f"another image k changes scores of the prompt from token {listed} on",
+        build,
+    )
 
 
 def _gaps(a: Sequence[float | None], b: Sequence[float | None]) -> list[float]:
@@ -74,7 +86,10 @@ def _gaps(a: Sequence[float | None], b: Sequence[float | None]) -> list[float]:
 
 
 def _by_cached_tokens(p: Instrument, build: Build) -> Verdict | None:
-    """How many tokens of a prompt come from the cache after the same prompt with another image k."""
+    """From the number of cached tokens of a prompt with another image k, after the unchanged prompt was sent.
+
+    None if two images start at the same token: then the server may have moved the texts, and this says nothing.
+    """
 
     def cached(names: str) -> int | None:
         body = {"messages": to_messages(build(names), QUESTIONS[0]), "max_tokens": 1, "temperature": 0}
@@ -89,14 +104,19 @@ def _by_cached_tokens(p: Instrument, build: Build) -> Verdict | None:
         starts = [cached(replaced(NAMES, k, name)) for k, name in enumerate(OTHERS)]
     except RefusedError:
         return None
-    if None in starts:
-        return None
     listed = ", ".join(map(str, starts))
-    return _judge(starts, f"with another image k the first {listed} tokens come from the cache", build)
+    return (
+        None
+        if None in starts
+        else _judge(starts, f"with another image k the first {listed} tokens come from the cache", build)
+    )
 
 
 def _judge(starts: Sequence[int | None], text: str, build: Build) -> Verdict | None:
-    """What the first tokens that feel each image say. None if two images have one: texts may have been moved."""
+    """What the first tokens that change with each image say. text: the numbers, for the user.
+
+    None if two images start at the same token: then the server may have moved the texts, and this says nothing.
+    """
     numbers = [start for start in starts if start is not None]
     if len(set(numbers)) < len(numbers):
         return None
@@ -130,7 +150,9 @@ def _by_ability(p: Instrument) -> Verdict:
         image A: dax    image B: wug    image A: ?    the query shows the first image; right is dax
         image A: dax    image B: wug    image B: ?    the query shows the second image; right is wug
 
-    What the shares of right labels say. Chance is 1/2, and the two columns may change places:
+    What the shares of right labels say. Chance is 1/2. "Above" and "below" mean p < P_VALUE in the rows OK and
+    OPEN. In the rows RED they mean 2 p < P_VALUE, since these choose the smaller of two p. The two columns may change
+    places:
 
         query first   query second   verdict
         above chance  above chance   OK: each image stands where it was put
@@ -156,7 +178,7 @@ def _by_ability(p: Instrument) -> Verdict:
     copies_one_place = min(p_above) < P_VALUE and min(p_below) < P_VALUE
     if not copies_one_place:
         witness = () if wrong is None else (wrong,)
-        # Each p below is the smaller of two, so it is doubled.
+        # Each p from here on is the smaller of two, so it is doubled.
         if 2 * min(p_below) < P_VALUE:
             return Verdict(Status.RED, f"{text} (p = {2 * min(p_below):.2g}): images are exchanged", witness)
         counts = (first.right, first.answers), (second.right, second.answers)

@@ -1,7 +1,10 @@
 """Which module of a decoder to hook for each site, that is, for each place where hidden states are read or edited.
 
 An intervention names sites (`icl.models.interventions.Site`: a kind and a layer). `DecoderSites` finds the PyTorch
-module that has these states as its input or output (`Hookable`); `row_edits` then attaches the hooks. One layer:
+module that has these states as its input or output (`Hookable`), and `row_edits` attaches the hooks. `scores` are the
+exception: they are inside the attention block, which is what is returned, and `attention_calls` routes its calls.
+
+One layer:
 
         x = input of the layer
         |----> attention block --> (norm) --> a       site `attention` is a
@@ -9,13 +12,15 @@ module that has these states as its input or output (`Hookable`); `row_edits` th
         |----> MLP block --------> (norm) --> m       site `mlp` is m
         +  <------------------------------- m         site `residual` is x + a + m, the output of the layer
         |
-    `heads` is the input of the attention block's output projection, cut into heads; `scores` are computed inside the
-    attention block; `embedding` is what layer 0 reads. An `onward` site covers its own layer and all later ones.
+    `heads` is the input of the attention block's output projection, cut into heads. `embedding` is the output of the
+    input embeddings. Layer 0 may read something else: features in the place of image tokens, or scaled embeddings
+    (granite). An `onward` site covers its own layer and all later ones.
 
 Names find most of it: the layers are the outermost `ModuleList` whose length is the number of layers in the config, and
-blocks and projections have common names (below). Three facts differ between architectures that name their modules
-alike. They are measured, not listed: a probe pass reads five tokens of text, and hooks on each layer and its children
-record inputs and outputs.
+blocks and projections have common names (below). Three facts cannot be read from names. A forward pass on a few tokens
+of text, the probe pass, measures them; no architecture is listed here. Hooks on each layer and its children record
+inputs and outputs. If the pass fails, for a model that reads no text without an image, only `embedding` and `heads`
+exist.
 
     Which module gives a, which gives m?   The block, or a norm after it (gemma3): the two modules whose outputs sum to
                                            the layer's output minus its input. If no two do, it has no such sites.
@@ -45,12 +50,15 @@ FAILURES = (TypeError, ValueError, AttributeError, KeyError, IndexError, Runtime
 """What a model may raise when it gets text without an image."""
 
 TOLERANCE = 1e-2
-"""Largest error of a sum of a layer's parts, as a share of what the layer adds. Half precision needs that much."""
+"""Largest difference of two states that count as equal, as a share of the second's largest number. Half precision needs
+that much."""
 
 
 @dataclass(frozen=True, eq=False)
 class Hookable:
     """The module to hook for a site. The state is its output, unless an attribute says otherwise.
+
+    For the site `scores` it is the attention block, whose calls are routed (`attention_calls.Route`).
 
     Attributes:
         module: The module.
@@ -112,7 +120,10 @@ class DecoderSites:
         return int(self.config.hidden_size)
 
     def resolve(self, site: Site) -> Site:
-        """The site with a layer number from 0. Raises ModelError with the nearest one if the model lacks it."""
+        """The site with a layer number from 0.
+
+        Raises ModelError, which names the nearest layer that has this kind, if the model lacks the site.
+        """
         layer = site.layer + len(self.layers) if site.layer < 0 else site.layer
         if not 0 <= layer < len(self.layers):
             raise ModelError(
@@ -205,7 +216,7 @@ class DecoderSites:
 
     @cached_property
     def _parts(self) -> list[LayerParts | None]:
-        """The parts of each layer, from a probe pass. None: the layer does not pass on one state for each token."""
+        """The parts of each layer, from a probe pass. None: it failed, or the layer gives not one state per token."""
         states: dict[nn.Module, tuple[Tensor | None, Tensor | None]] = {}
 
         def record(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
@@ -217,7 +228,7 @@ class DecoderSites:
 
     @cached_property
     def _has_scores(self) -> list[bool]:
-        """Whether the attention of each layer is softmax(scores) v by `AttentionInterface`, as a probe pass shows."""
+        """Whether each layer's attention is softmax(scores) v and goes through `AttentionInterface`: a probe pass."""
         verdicts = [False] * len(self.layers)
 
         def compare(number: int, call: AttentionCall, output: Tensor) -> Tensor:

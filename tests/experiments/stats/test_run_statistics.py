@@ -594,7 +594,7 @@ def test_the_level_holds_at_the_end_of_the_scale(kind):
             a, b = (f1_parts(positive ^ (draw.random(30) < 0.06), positive) for _ in range(2))
         else:
             a, b = (roc_auc(draw.normal(size=30) + 3 * positive, positive) for _ in range(2))
-        p_values.append(randomization_p((a, b), samples=400))
+        p_values.append(randomization_p((a, b), num_exchanges=400))
     assert np.mean(np.array(p_values) <= 0.05) <= 0.075
     assert np.mean(np.array(p_values) <= 0.2) <= 0.245
 
@@ -665,7 +665,7 @@ def test_p_is_small_exactly_if_the_interval_leaves_out_0():
         a, b = (positive ^ (draw.random(count) < wrong) for wrong in (0.05, 0.3))
         areas = tuple(roc_auc(draw.normal(size=count) + s * positive, positive) for s in (0.2, 1.5))
         for parts in ((f1_parts(a, positive), f1_parts(b, positive)), areas):
-            result = swap(parts, samples=400)
+            result = swap(parts, num_exchanges=400)
             assert (result.p <= 0.05) == (not result.low <= 0 <= result.high)
             outcomes.add(result.p <= 0.05)
     assert outcomes == {True, False}
@@ -692,6 +692,15 @@ def test_patterns_belong_to_clusters_and_the_first_row_is_the_data(rows):
     assert set(alone) == {-1.0, 1.0}
     longer = differences([one], ["q3"], rows + 8)
     assert np.array_equal(longer[:rows], alone), "more rows leave the first ones as they are"
+
+
+@pytest.mark.parametrize(("gold", "lost"), [("no", ()), ("yes", (0, 1))])
+def test_a_statistic_that_is_undefined_gives_zeros(gold, lost):
+    """A recall without positives, and arms that share no sample."""
+    sides = [
+        [ScoredSample(f"q{i}", None if i in out else 1.0, gold=(gold,)) for i in range(4)] for out in (lost, (2, 3))
+    ]
+    assert not differences_at_look(Recall(), [(sides[0], sides[1])], ["q0", "q1", "q2", "q3"], 9, 0).any()
 
 
 def test_failed_samples_and_seeds_are_counted_by_the_exchanges_as_by_the_test():

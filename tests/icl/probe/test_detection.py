@@ -104,6 +104,29 @@ def test_a_permutation_is_named_by_its_cause(name, hidden):
     assert f"the model gets A B C D in the order {order}" in row.text
 
 
+@pytest.mark.parametrize(("fault", "status"), [("none", Status.OK), ("reversed_from_3", Status.RED)])
+def test_the_cache_decides_where_every_image_changes_the_same_scores(fault, status):
+    """The server scores the last token alone. The prompts of this way must not be in the cache of the next one."""
+    correct = VisionServer()
+
+    def respond(request):
+        data = correct.respond(request).json()
+        if scores := data.get("prompt_logprobs"):
+            data["prompt_logprobs"] = [*([None] * (len(scores) - 1)), scores[-1]]
+        return httpx2.Response(200, json=data)
+
+    transport = httpx2.MockTransport(FaultyServer(respond).respond)
+    [row] = probe(Server(f"http://test/{fault}/v1", "", transport=transport), ["place"]).rows
+    assert row.status is status
+    assert "come from the cache" in row.text
+
+
+def test_a_server_whose_scores_ignore_images_has_an_open_place():
+    [row] = probe(faulty("all_dropped", counts_cached=False), ["place"]).rows
+    assert row.status is Status.OPEN
+    assert row.text == "no score of the prompt changes with image k"
+
+
 def test_a_permutation_is_not_called_ok_where_nothing_shows_it():
     [row] = probe(faulty("reversed_from_3", log_probabilities=False, counts_cached=False), ["place"]).rows
     assert row.status is Status.OPEN
