@@ -13,12 +13,12 @@ import numpy as np
 from experiments.config import AXES, DEFAULT_CORRECTION, DEFAULT_METRIC, Config, primary_metric
 from experiments.results.invocations import COLUMNS
 from experiments.results.run_metrics import UNAVAILABLE, run_level
-from experiments.stats import NO_VALUE, baseline_column, copy_scores, is_accuracy, unread_column
+from experiments.stats import NO_VALUE, baseline_column, copy_scores, is_accuracy, text_items, unread_column
+from experiments.stats.bounds import unread_text
 from experiments.stopping.looks import read_families
 from experiments.store import DECIDED_BY, Store, describe_damaged_lines, equivalence_digest, last_state, refuse_imported
 from experiments.store.sample_table import FLAT, SampleTable, column_path
 from icl import Better, DataFrame, ICLWarning, Series, StoreError, did_you_mean
-from icl.text.folding import fold
 from icl.untrusted import untrusted
 
 if TYPE_CHECKING:
@@ -136,7 +136,7 @@ class Run:
                 baselines[path[0]] = None
             columns[baseline_column(*path) if len(path) == 2 else path[0] if path else field] = values
         if "unread" in columns:
-            columns |= _unread_texts(columns.pop("unread"), columns["output"])
+            columns |= _unread_texts(columns.pop("unread"), pd.DataFrame(columns))
         with untrusted(self.untrusted):
             frame = run_level(pd.DataFrame(columns), info, baselines, self.config_folder)
         unavailable = frame.attrs.get(UNAVAILABLE, {})
@@ -317,10 +317,16 @@ def _columns(table: SampleTable) -> "Iterator[tuple[str, Any]]":
             yield name, LazyColumn(table, name, rows)
 
 
-def _unread_texts(unread: "Series[Any]", outputs: "Series[Any]") -> "dict[str, Series[Any]]":
-    """A column for each metric with unread outputs (`unread_column`). Outputs with equal folded texts are the same."""
+def _unread_texts(unread: "Series[Any]", samples: DataFrame) -> "dict[str, Series[Any]]":
+    """A column for each metric with unread outputs (`unread_column`): `unread_text`, and '' for what is read."""
+    import pandas as pd
+
     names = [value if isinstance(value, list) else () for value in unread]
-    texts = outputs.map(lambda text: fold(str(text)) or " ")
+    any_unread = np.array([bool(own) for own in names])
+    rows = samples.loc[any_unread, [name for name in ("output", "gold", "options") if name in samples]]
+    records: list[Any] = rows.to_dict("records")
+    own = [unread_text(str(row["output"]), text_items(row, "gold"), text_items(row, "options")) for row in records]
+    texts = pd.Series(own, index=rows.index, dtype=object).reindex(samples.index, fill_value="")
     return {
         unread_column(metric): texts.where(np.array([metric in own for own in names]), "")
         for metric in dict.fromkeys(chain.from_iterable(names))

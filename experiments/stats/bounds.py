@@ -3,7 +3,8 @@
     L = the score of a read output, 0 of an unread one        U = the score of a read output, 1 of an unread one
 
     one arm     mean L <= mean score <= mean U                                      (Manski 1989)
-    two arms    lo_i = L_B - U_A, hi_i = U_B - L_A; both are 0 if the two outputs are the same text
+    two arms    lo_i = L_B - U_A, hi_i = U_B - L_A; both are 0 if the two outputs are the same text for the same gold
+                and options
 
 Each end is an ordinary comparison of two arms, with the exact paired test and its clusters. A difference is significant
 only if it is so at the end next to 0: then it is so whatever the unread outputs say. This holds at every moment while
@@ -12,7 +13,7 @@ outputs are labeled, in any order, because a label can only narrow the bounds.
 A run-level metric (F1, AUC) is no mean of scores, so two fillings do not bound it: its difference is open.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -25,7 +26,8 @@ from experiments.stats.intervals import estimate_mean
 from experiments.stats.pairs import PairedTestResult, Pairs, corrected_interval, paired_test
 from experiments.stats.run_statistics import run_level_columns
 from experiments.stats.settled import settled_mean
-from icl import DataFrame
+from icl import DataFrame, canonical_digest
+from icl.text.folding import fold
 
 Interval = Callable[[float, float, int], tuple[float, float]]
 """(p, corrected p, size of the family) -> the interval that agrees with the corrected p."""
@@ -33,6 +35,8 @@ Interval = Callable[[float, float, int], tuple[float, float]]
 
 NARROW = 0.02
 """The largest share of unread outputs up to which a mean is written as one number."""
+DIGITS = 12
+"""Of the digest in `unread_text`."""
 
 
 @dataclass(frozen=True)
@@ -146,8 +150,16 @@ def bounded_test(
     return result, bounds, partial(_corrected_range, low_pairs, high_pairs)
 
 
+def unread_text(output: str, gold: Sequence[Any] | None, options: Sequence[Any] | None) -> str:
+    """What two unread outputs share if one is right exactly if the other is: folded text, gold and options.
+
+    "B" can be right for one order of the options and wrong for another one.
+    """
+    return f"{fold(output)} {canonical_digest([list(map(str, own or ())) for own in (gold, options)])[:DIGITS]}"
+
+
 def pair_ends(reference: float, arm: float, unread: tuple[str, str]) -> tuple[float, float]:
-    """The least and the largest difference of one pair. unread: the text of each output if it is unread, else ''."""
+    """The least and the largest difference of one pair. unread: `unread_text` of each output, '' if it is read."""
     first, second = map(bool, unread)
     if first and unread[0] == unread[1]:
         return 0.0, 0.0
@@ -178,7 +190,7 @@ def bound_arm(rows: DataFrame, metric: str, level: float = 0.95) -> ArmBounds | 
 
 
 def unread_texts(frame: DataFrame, metric: str) -> NDArray[np.object_]:
-    """[n]: the folded text of each output that a metric cannot read with certainty, '' for one that is read."""
+    """[n]: `unread_text` of each output that a metric cannot read with certainty, '' for one that is read."""
     column = unread_column(metric)
     if column not in frame:
         return np.full(len(frame), "", dtype=object)

@@ -7,17 +7,20 @@
 
 An ordinary p-value of a run that is looked at while it grows is not valid: exact McNemar after each 10 of 200 queries
 finds a difference between equal arms in 13.6 % of runs.
+
+With unread outputs every difference is a range, from the low end to the high end (`experiments.stats.bounds`).
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from math import isnan
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from experiments.config.keys import StopSpec
 from experiments.stats import KEYS, Finding, Verdict, format_interval, format_p, format_signed, is_run_level
 from experiments.stats.arms import UNIT, describe_arm, iter_compared_arms, varying_axes
+from experiments.stats.bounds import pair_ends, unread_texts
 from experiments.stats.sign_flips import paired_proportions_test, sign_flip_test
 from experiments.stopping.looks import Family
 from experiments.stopping.rule import DEFAULT_LOOKS, Standing
@@ -51,7 +54,10 @@ def stopped_findings(families: Sequence[Family], metric: str, better: Better) ->
 
 
 def looks_frame(families: Sequence[Family], better: Mapping[str, Better]) -> DataFrame:
-    """One row per comparison (`experiments.results.loaded_run.Run.looks`). better: metric -> its good direction."""
+    """One row per comparison (`experiments.results.loaded_run.Run.looks`). better: metric -> its good direction.
+
+    The difference of a comparison with unread outputs is NaN; low and high hold for every reading of them.
+    """
     import pandas as pd
 
     fields = ("clusters", "pairs", "p", "difference", "low", "high")
@@ -65,10 +71,11 @@ def looks_frame(families: Sequence[Family], better: Mapping[str, Better]) -> Dat
             "end": standing.end,
             "look": standing.look,
             **{name: getattr(standing.result, name, np.nan) for name in fields},
+            **({"difference": np.nan} if _difference_ends(family, i) else {}),
             "chance": standing.chance,
         }
         for number, family in enumerate(families, 1)
-        for one, standing in zip(family.plan.comparisons, family.standings, strict=True)
+        for i, (one, standing) in enumerate(zip(family.plan.comparisons, family.standings, strict=True))
     ]
     columns = ["family", "task", "arm", "reference", "verdict", "end", "look", *fields, "chance"]
     return pd.DataFrame(rows, columns=columns)
@@ -106,7 +113,11 @@ def _finding(prefix: str, family: Family, i: int, better: Better) -> Finding:
     more = "Differences of early stops are too large on average." if standing.end == "decided" else ""
     if result.time >= 1:
         more = _as_one_look(family, i)
-    numbers = f"{at}, {state}; {format_signed(result.difference)}, {interval}"
+    ends = _difference_ends(family, i)
+    if ends and plan.is_run_level:
+        interval = "no interval"
+    difference = _signed_range(*ends) if ends else format_signed(result.difference)
+    numbers = f"{at}, {state}; {difference}, {interval}"
     if unread := sum(entry.unread for entry in family.entries[i]):
         numbers += f"; {unread:,} outputs unread, counted as wrong and as right"
     return Finding("Comparisons", subject, claim, numbers, more, verdict)
@@ -118,8 +129,28 @@ def _as_one_look(family: Family, i: int) -> str:
     if family.plan.is_run_level or not sizes.any():
         return ""
     test = paired_proportions_test if family.plan.metric_node.get("accuracy") else sign_flip_test
-    result = test(sums[sizes > 0], sizes[sizes > 0])
-    return f"As one look: {format_p(result.p)}, {format_interval(result.low, result.high)}."
+    low = high = test(sums[sizes > 0], sizes[sizes > 0])
+    if ends := _difference_ends(family, i):
+        high = test(family.sums(i, high=True)[0][sizes > 0], sizes[sizes > 0])
+        p = low.p if ends[0] > 0 else high.p if ends[1] < 0 else 1.0
+        low = low._replace(p=p)
+    return f"As one look: {format_p(low.p)}, {format_interval(low.low, high.high)}."
+
+
+def _difference_ends(family: Family, i: int) -> tuple[float, float] | None:
+    """The mean difference at both ends; None if every output is read. A run-level metric can have any."""
+    if not any(entry.unread for entry in family.entries[i]):
+        return None
+    if family.plan.is_run_level:
+        return -1.0, 1.0
+    (low, sizes), (high, _) = family.sums(i), family.sums(i, high=True)
+    number = max(1.0, float(sizes.sum()))
+    return float(low.sum()) / number, float(high.sum()) / number
+
+
+def _signed_range(low: float, high: float) -> str:
+    """'+.021', or '−.200 to +.370' if the ends differ."""
+    return " to ".join(dict.fromkeys(map(format_signed, (low, high))))
 
 
 def anytime_findings(
@@ -146,22 +177,24 @@ def anytime_findings(
         claim = f"{describe_arm(arm, labels)} against {describe_arm(reference, labels)}, so far"
         numbers = "a run-level metric, which needs the whole run"
         if not is_run_level(scores, metric):
-            clusters = complete_clusters(scores[scores["task"] == arm["task"]], theirs, mine, metric)
-            numbers = _so_far(*clusters, planned.get(task, 0))
+            own = scores[scores["task"] == arm["task"]], theirs, mine, metric
+            (low, sizes), (high, _) = complete_clusters(*own, end="low"), complete_clusters(*own, end="high")
+            numbers = _so_far(low, high, sizes, planned.get(task, 0))
         yield Finding("Comparisons", task, claim, numbers, "", "open")
 
 
-def _so_far(sums: Floats, sizes: Floats, planned: int) -> str:
-    """The difference on the clusters of the last look, and its interval."""
-    planned = max(planned, len(sums))
+def _so_far(low: Floats, high: Floats, sizes: Floats, planned: int) -> str:
+    """The difference on the clusters of the last look, and its interval. low, high: the sums at both ends."""
+    planned = max(planned, len(low))
     looks = look_sizes(planned, DEFAULT_LOOKS)
-    done = [n for n in looks if n <= len(sums)]
+    done = [n for n in looks if n <= len(low)]
     if not done:
-        return f"{len(sums):,} of {planned:,} clusters are complete in both arms, too few for an interval"
+        return f"{len(low):,} of {planned:,} clusters are complete in both arms, too few for an interval"
     n, spec = done[-1], StopSpec()
     c = z_boundaries(tuple(size / planned for size in looks), spec.level, spec.spend)[len(done) - 1]
-    interval = format_interval(*repeated_interval(sums[:n], sizes[:n], c))
-    difference = format_signed(float(sums[:n].sum() / max(1.0, sizes[:n].sum())))
+    ends = [repeated_interval(sums[:n], sizes[:n], c) for sums in (low, high)]
+    interval = format_interval(ends[0][0], ends[1][1])
+    difference = _signed_range(*(float(sums[:n].sum() / max(1.0, sizes[:n].sum())) for sums in (low, high)))
     return f"{difference}, at any time {interval}, n = {n:,} of {planned:,} clusters"
 
 
@@ -175,16 +208,34 @@ def discordance_by_task(scores: DataFrame, to: Mapping[str, Any], metric: str, a
     return {task: float(np.mean(own)) for task, own in shares.items()}
 
 
-def complete_clusters(scores: DataFrame, reference: DataFrame, arm: DataFrame, metric: str) -> tuple[Floats, Floats]:
+def complete_clusters(
+    scores: DataFrame,
+    reference: DataFrame,
+    arm: DataFrame,
+    metric: str,
+    *,
+    end: Literal["low", "high"] | None = None,
+) -> tuple[Floats, Floats]:
     """([n] sums, [n] numbers of pairs) of the clusters whose samples both arms have, in the order of completion.
 
-    The place of a cluster is the later one of its two arms, which does not depend on their names.
+    The place of a cluster is the later one of its two arms, which does not depend on their names. end: count unread
+    outputs against the arm, or for it, in place of the metric's own scores.
     """
     keys = [UNIT, *KEYS]
-    left, right = (side[[*keys, metric]].assign(place=np.arange(len(side))) for side in (reference, arm))
+    left, right = (
+        side[[*keys, metric]].assign(place=np.arange(len(side)), unread=unread_texts(side, metric))
+        for side in (reference, arm)
+    )
     both = left.merge(right, on=keys)
     both["place"] = both[["place_x", "place_y"]].max(axis=1)
     both["difference"] = both[f"{metric}_y"] - both[f"{metric}_x"]
+    if end:
+        columns = (both[f"{name}_{side}"] for name in (metric, "unread") for side in "xy")
+        ends = [
+            pair_ends(first, second, (texts[0], texts[1]))[end == "high"]
+            for first, second, *texts in zip(*columns, strict=True)
+        ]
+        both["difference"] = both["difference"].where(both["difference"].isna(), ends)
     clusters = both.groupby(UNIT).agg(
         samples=("place", "size"), place=("place", "max"), sum=("difference", "sum"), pairs=("difference", "count")
     )

@@ -28,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import StringConstraints
 
-from experiments.stats.bounds import pair_ends
+from experiments.stats.bounds import pair_ends, unread_text
 from experiments.stats.exchanges import differences_at_look
 from experiments.stopping.plan import REMEDY, PlannedComparison, StopPlan
 from experiments.stopping.rule import (
@@ -43,7 +43,6 @@ from experiments.stopping.rule import (
 from experiments.store import LineTail, Shape, Store, check_shape, read_mapping, scored_sample, write_json
 from icl import DamagedFileError, ScoredSample
 from icl.metrics.run_level import RunLevelMetric
-from icl.text.folding import fold
 
 FOLDER = "looks"
 ROUNDING = 12
@@ -114,7 +113,7 @@ class Samples:
         return scored_sample(self.cells[digest][query], self.score(digest, query))
 
     def unread(self, digest: str, query: str) -> str:
-        """The folded text of an output that the metric cannot read with certainty, else ''."""
+        """`unread_text` of an output that the metric cannot read with certainty, else ''."""
         return str(self.cells[digest][query].get("unread", ""))
 
     def _part(self, line: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -123,7 +122,7 @@ class Samples:
         part = {key: line[key] for key in keys if key in line}
         failed = bool(line.get("failed"))
         if not failed and self.metric in line.get("unread", ()):
-            part["unread"] = fold(line.get("output", "")) or " "
+            part["unread"] = unread_text(line.get("output", ""), line.get("gold"), line.get("options"))
         return part | {"failed": failed, "score": None if failed else line.get("scores", {}).get(self.metric)}
 
 
@@ -218,9 +217,9 @@ class Family:
             if content is not None:
                 self._apply(content)
 
-    def sums(self, i: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """([n] sums, [n] numbers of pairs) of the clusters that a comparison has used."""
-        return _joined(self.entries[i])
+    def sums(self, i: int, *, high: bool = False) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """([n] sums, [n] numbers of pairs) of the clusters that a comparison has used, at the low or the high end."""
+        return _joined(self.entries[i], high=high)
 
     def path(self, look: int) -> Path:
         """The file of a look."""

@@ -68,7 +68,7 @@ class Engine:
 
 
 def output(*tokens: int, finish: str | None = None, stop: Any = None, cached: int = 2) -> Any:
-    one = SimpleNamespace(token_ids=list(tokens), finish_reason=finish, stop_reason=stop, text="")
+    one = SimpleNamespace(token_ids=list(tokens), finish_reason=finish, stop_reason=stop, text="", logprobs=None)
     return SimpleNamespace(outputs=[one], prompt_token_ids=[1, 2, 3], num_cached_tokens=cached, finished=bool(finish))
 
 

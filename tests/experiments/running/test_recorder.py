@@ -12,6 +12,7 @@ from experiments.results.view_run import view_run
 from experiments.running.recorder import baselines, rescore, scores
 from experiments.running.run import run
 from experiments.sharing.verify import wrong_scores
+from experiments.stats.bounds import unread_text
 from experiments.store.invocations import Invocation, read_invocations
 from experiments.store.store import Store
 from icl.errors import DataError
@@ -20,7 +21,6 @@ from icl.metrics.machinery.yes_no import UnparsedRate
 from icl.metrics.option import OptionAccuracy
 from icl.metrics.strict import Strict
 from icl.models.base import Request
-from icl.text.folding import fold
 from icl.types import Demo, Example, Generation
 
 
@@ -158,7 +158,7 @@ def test_an_output_without_a_certain_reading_is_marked_for_the_metrics_that_read
     frame = load_run(tmp_path / "t").samples()
     texts = frame["unread:lenient"].tolist()
     assert [bool(text) for text in texts] == [i % 3 == 1 for i in range(6)]
-    assert texts[1] == fold(frame["output"][1])
+    assert texts[1] == unread_text(frame["output"][1], frame["gold"][1], frame["options"][1])
     assert "unread:strict" not in frame
     grid = expand(load_config(config))
     assert list(wrong_scores(load_run(tmp_path / "t"), grid)) == []

@@ -10,7 +10,7 @@ import pytest
 
 from experiments.stats.arm_comparisons import ArmComparison, compare_arms, correct_topics
 from experiments.stats.arms import tidy_frame
-from experiments.stats.bounds import bound_arm
+from experiments.stats.bounds import bound_arm, unread_text
 from experiments.stats.compare import BOUND_COLUMNS, compare, verdicts
 from experiments.stats.summary import estimate_arm
 from icl import DataFrame
@@ -211,3 +211,15 @@ def test_a_table_of_comparisons_has_bounds_only_with_unread_outputs() -> None:
     corrected = correct_topics({"ICL gain": [one]})["ICL gain"][0].result
     assert corrected
     assert table.loc[0, ["low", "high"]].tolist() == [corrected.low, corrected.high]
+
+
+def test_the_same_unread_text_is_the_same_truth_only_for_the_same_gold_and_options() -> None:
+    golds, orders = (["A"] * 100, ["B"] * 100), (("A", "B"), ("B", "A"))
+    for other_gold, other_order in itertools.product((0, 1), repeat=2):
+        sides = ((golds[0], orders[0]), (golds[other_gold], orders[other_order]))
+        texts = [[unread_text("I would go for B", [gold], order) for gold in own] for own, order in sides]
+        one = compared(frame([0.0] * 100, texts[0]), frame([1.0] * 50 + [0.0] * 50, [""] * 50 + texts[1][50:]))
+        is_same = not other_gold and not other_order
+        assert one.bounds is not None
+        assert (one.bounds.low, one.bounds.high) == ((0.0, 0.5) if is_same else (-0.5, 1.0))
+    assert unread_text("I would go for B ", ["A"], None) == unread_text("i would go for B", ("A",), ())

@@ -16,8 +16,9 @@ from experiments.planning.plan import make_plan
 from experiments.planning.plan_text import format_plan
 from experiments.results.view_run import restrict_samples
 from experiments.stats.arms import tidy_frame
-from experiments.stats.formatting import format_interval
+from experiments.stats.formatting import format_interval, format_signed
 from experiments.stats.pairs import Pairs, paired_test
+from experiments.stats.sign_flips import paired_proportions_test
 from experiments.stopping.findings import (
     WARNING,
     anytime_findings,
@@ -232,3 +233,31 @@ def test_the_forecast_is_close_to_the_exact_walk() -> None:
 
 def test_a_rule_without_futility_costs_a_null_comparison_all_queries() -> None:
     assert forecast_walk(0.0, TIMES, 1, StopSpec(futility=None)).share > 0.96
+
+
+def test_with_unread_outputs_the_last_look_and_its_difference_are_ranges() -> None:
+    truth = np.array([1.0, 0.0] * 4)
+    family = record(Standing(result(time=1.0, difference=0.0), "open", 4), sums=-truth)
+    (entry,) = family.entries[0]
+    family.entries[0] = [entry.model_copy(update={"high_sums": tuple(1 - truth), "unread": 8})]
+    (one,) = stopped_findings([family], "strict", "higher")
+    assert "no verdict; −.500 to +.500, at any time" in one.numbers
+    assert one.more.startswith("As one look: p = 1, ")
+    low, high = (paired_proportions_test(sums, np.ones(8)) for sums in (-truth, 1 - truth))
+    assert one.more.endswith(f"{format_interval(low.low, high.high)}.")
+    assert looks_frame([family], {})["difference"].isna().all()
+
+
+def test_an_unfinished_run_with_equal_truth_and_prose_in_one_arm_has_a_range_around_zero() -> None:
+    truth = np.random.default_rng(0).random(50) < 0.6
+    frame = samples(*[(k, f"{chr(65 + i)}", float(truth[i] and (k > 0 or i % 2))) for i in range(50) for k in (0, 2)])
+    plain = [*anytime_findings(frame, {"shots": 0}, "m", AXES, planned={"t": 50})][1].numbers
+    unread = (frame["shots"] == 0) & (frame["query"].map(lambda name: ord(name) - 65) % 2 == 0)
+    marked = frame.assign(**{"unread:m": np.where(unread, frame["query"], "")})
+    numbers = [*anytime_findings(marked, {"shots": 0}, "m", AXES, planned={"t": 50})][1].numbers
+    far, near = truth[::2].sum() / 50 - 0.5, truth[::2].sum() / 50
+    assert numbers.startswith(f"{format_signed(far)} to {format_signed(near)}, at any time [−")
+    assert plain.startswith(f"{format_signed(near)}, at any time [+")
+    assert [*anytime_findings(frame.assign(**{"unread:m": ""}), {"shots": 0}, "m", AXES, planned={"t": 50})][
+        1
+    ].numbers == plain

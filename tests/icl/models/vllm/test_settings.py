@@ -140,7 +140,7 @@ def test_an_answer_has_no_stop_token() -> None:
 
 
 def test_the_final_output_of_vllm_is_converted() -> None:
-    one = SimpleNamespace(token_ids=[4, 5], finish_reason="length", stop_reason=7)
+    one = SimpleNamespace(token_ids=[4, 5], finish_reason="length", stop_reason=7, logprobs=None)
     output = SimpleNamespace(outputs=[one], prompt_token_ids=[1, 2, 3], num_cached_tokens=None)
     assert output_from_vllm(output) == EngineOutput((4, 5), "length", "", 3, 0)
     one.finish_reason, one.stop_reason, output.num_cached_tokens = "error", "it is too small", 2
