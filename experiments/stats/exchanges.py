@@ -206,8 +206,7 @@ def _exchanges(
     with several random choices of the others.
     """
     differing, width = np.flatnonzero(differs), max(len(stratum.worst) for stratum in strata)
-    if width > MANY_SUMS:
-        num_exchanges = min(num_exchanges, FEWER_EXCHANGES)
+    num_exchanges = min(num_exchanges, FEWER_EXCHANGES) if width > MANY_SUMS else num_exchanges
     repeats = 1 if differs.all() else ceil(num_exchanges / 2 ** min(len(differing), 30))
     generator = StreamKey(0, "").numpy("clusters without a difference")
     for chosen in subsets(len(differing), num_exchanges):
