@@ -60,7 +60,7 @@ help:
 	@echo "make quickstart   set up $(VENV), run the embedded experiment, print a table and the path of its report"
 	@echo "make test         lint, type check, import layers and all tests (installs what they need)"
 	@echo "make test-fast    what a minute and a half checks: formulas, engines, prompts, retrievers, statistics, the store, commands"
-	@echo "make nightly      kills, damaged files, random input and equal arms, each many times; every strategy on five models"
+	@echo "make nightly      kills, damaged files, random input and equal arms, each many times; every strategy on five models; test-vllm-long"
 	@echo "make test-architectures  every row of docs/architectures.md and docs/models.md (test-lab checks a sample)"
 	@echo "make test-lab     the tests of lab/: training, benchmarks, GPU checks, the table of architectures, simulations"
 	@echo "make lint         the checks alone"
@@ -135,6 +135,7 @@ NIGHTLY_TESTS := tests/experiments/test_kill.py tests/experiments/test_fuzz.py t
 nightly: $(VENV)/ready-dev
 	ICL_KILLS=$(KILLS) ICL_FUZZ=$(FUZZ) ICL_NULL=$(NULL) ICL_ARCHITECTURES=all OMP_NUM_THREADS=1 \
 		$(BIN)/python -m pytest -q -n auto --dist worksteal $(NIGHTLY_TESTS) $(PYTEST_ARGS)
+	$(MAKE) test-vllm-long
 
 test-fast: $(VENV)/ready-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile -q $(VLLM_TESTS:%=--ignore %) $(SLOW_TESTS:%=--ignore %) $(SLOW_FILES:%=--ignore %) $(PYTEST_ARGS)

@@ -11,7 +11,7 @@ import re
 import resource
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -45,11 +45,15 @@ def pytest_collection_finish() -> None:
 
 
 @pytest.fixture(autouse=True, scope="session")
-def files_without_fsync() -> Iterator[None]:
-    """A process that is killed loses nothing that it wrote: fsync is for a loss of power, 15 ms for each file."""
+def files_without_fsync() -> Iterator[Callable[[int], None]]:
+    """A process that is killed loses nothing that it wrote: fsync is for a loss of power, 15 ms for each file.
+
+    Yields the real one.
+    """
+    real = os.fsync
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda file: None)
-        yield
+        yield real
 
 
 def refused_skips(config: pytest.Config) -> list[str]:

@@ -5,7 +5,8 @@ A name that a package exports (`from icl import Prompt`) is an import of the mod
 1. No circle of imports has more than two modules. Imports inside functions and for type checkers count.
 2. Machinery imports no method: a module without a component imports none that defines one. The packages that list
    their components for users (`icl.edits`) may, and so may the folders of `MIXED`, whose components are machinery.
-3. The layers of pyproject.toml hold for exported names too, which import-linter takes for imports of the package.
+3. The layers of pyproject.toml, siblings among them, hold for exported names too, which import-linter takes for imports
+   of the package.
 4. No package imports from one above it, by an exported name either.
 """
 
@@ -32,6 +33,9 @@ MIXED = ("machinery", "arms", "formulas", "models", "launch", "observers")
 """Folders with components that machinery may import: defaults, wrappers, samplers, backends."""
 ANALYSES = "experiments.analyses."
 """Methods without a component: an analysis may build on another method."""
+
+Layer = tuple[int, int]
+"""Its number from the top, and the place of its part among siblings, which `|` separates."""
 
 _COMPONENT = re.compile(r'^@component\("', re.MULTILINE)
 
@@ -99,29 +103,36 @@ def imports_of_methods(graph: Any, sources: Mapping[str, str], packages: Iterabl
 
 
 def imports_against_layers(graph: Any, contracts: Iterable[Mapping[str, Any]]) -> list[str]:
-    """One line for each import by which a module reaches one of a layer above its own. contracts: of import-linter."""
+    """One line for each import by which a module reaches a layer above its own, or a sibling.
+
+    contracts: of import-linter.
+    """
     lines = list[str]()
     for contract in contracts:
         if contract["type"] == "layers":
-            rank = {part.strip(): number for number, layer in enumerate(contract["layers"])
-                    for part in re.split("[|:]", layer)}  # fmt: skip
+            rank = {part.strip(): (number, sibling) for number, layer in enumerate(contract["layers"])
+                    for sibling, parts in enumerate(layer.split("|")) for part in parts.split(":")}  # fmt: skip
             accepted = {tuple(edge.split(" -> ")) for edge in contract.get("ignore_imports", ())}
             layered = {name: _layer(name, rank) for name in graph}
             for name, own in layered.items():
                 lines += [f"{name} imports {other}, against: {contract['name']}" for other in
                           _next_layered(graph, name, layered, accepted)
-                          if own is not None and layered[other] < own]  # fmt: skip
+                          if own is not None and _is_against(own, layered[other])]  # fmt: skip
     return sorted(lines)
 
 
-def _layer(name: str, rank: Mapping[str, int]) -> int | None:
-    """The number of the layer of a module, from the top; None for a module outside all layers."""
+def _is_against(own: Layer, other: Layer) -> bool:
+    return other[0] < own[0] or (other[0] == own[0] and other[1] != own[1])
+
+
+def _layer(name: str, rank: Mapping[str, Layer]) -> Layer | None:
+    """The layer of a module; None for a module outside all layers."""
     parts = name.split(".")
     return next((rank[one] for one in map(".".join, (parts[:end] for end in range(len(parts), 0, -1))) if one in rank),
                 None)  # fmt: skip
 
 
-def _next_layered(graph: Any, name: str, layered: Mapping[str, int | None], accepted: set[Any]) -> set[Any]:
+def _next_layered(graph: Any, name: str, layered: Mapping[str, Layer | None], accepted: set[Any]) -> set[Any]:
     """The modules of layers that a module reaches directly or through modules outside all layers."""
     waiting, visited = [name], set[str]()
     while waiting:
@@ -143,11 +154,13 @@ def imports_from_above(graph: Any) -> list[str]:
             if above(name, other) and name != "icl.__main__"]  # fmt: skip
 
 
-def _run_time(text: str) -> str:
+def run_time_text(text: str) -> str:
     """The text of a module without what stands there for type checkers."""
     tree = ast.parse(text)
     tree.body = [
-        node for node in tree.body if not (isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test))
+        part
+        for node in tree.body
+        for part in (node.orelse if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test) else [node])
     ]
     return ast.unparse(tree)
 
@@ -161,7 +174,7 @@ def main() -> int:
     contracts = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"][
         "contracts"
     ]
-    run_time = import_graph({name: _run_time(text) for name, text in sources.items()}, exports)
+    run_time = import_graph({name: run_time_text(text) for name, text in sources.items()}, exports)
     packages = [name for name, path in modules.items() if path.name == "__init__.py"]
     findings = [*circles(graph), *imports_of_methods(graph, sources, packages),
                 *imports_against_layers(run_time, contracts), *imports_from_above(graph)]  # fmt: skip

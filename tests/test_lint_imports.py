@@ -2,12 +2,14 @@
 
 from typing import Any
 
+import pytest
 from lint_imports import (
     circles,
     import_graph,
     imports_against_layers,
     imports_from_above,
     imports_of_methods,
+    run_time_text,
 )
 
 METHOD = '@component("metric", "mine")\nclass Mine: ...\n'
@@ -60,3 +62,15 @@ def test_an_exported_name_of_a_layer_above_is_a_finding() -> None:
     assert not imports_against_layers(import_graph(through, exports), accepted)
     down = sources | {"m.types": "", "m.models.base": "import m.types"}
     assert not imports_against_layers(import_graph(down, exports), contracts)
+
+
+@pytest.mark.parametrize(("layer", "findings"), [("m.a | m.b", 1), ("m.a : m.b", 0)])
+def test_siblings_import_each_other_only_where_a_colon_joins_them(layer: str, findings: int) -> None:
+    sources = {"m.a": "", "m.a.one": "import m.a", "m.b": "import m.a.one"}
+    contracts = [{"type": "layers", "name": "flow", "layers": [layer]}]
+    assert len(imports_against_layers(import_graph(sources), contracts)) == findings
+
+
+def test_what_type_checkers_do_not_read_is_an_import_at_run_time() -> None:
+    text = "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import a\nelse:\n    import b"
+    assert run_time_text(text).splitlines() == ["from typing import TYPE_CHECKING", "import b"]

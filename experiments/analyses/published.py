@@ -33,7 +33,7 @@ from icl import ConfigError, DataFrame, ICLError
 def analyze(view: RunView) -> DataFrame:
     """One row per published number and model. Raises ConfigError if the file has no published numbers."""
     declared = [PublishedSpec(**node) for node in (view.info.get("config") or {}).get("published") or ()]
-    numbers = [one for spec in declared for one in _numbers(view, spec)]
+    numbers = [one for spec in declared for one in published_numbers(view, spec)]
     if not numbers:
         raise ConfigError(
             f"{view.path}: the experiment file of this run has no key `published`. `icl ls configs papers/vcd` has "
@@ -93,7 +93,8 @@ class PublishedNumber:
         return self.here.mean - self.spec.value, self.here.low - self.spec.value, self.here.high - self.spec.value
 
 
-def _numbers(view: RunView, spec: PublishedSpec) -> Iterator[PublishedNumber]:
+def published_numbers(view: RunView, spec: PublishedSpec) -> Iterator[PublishedNumber]:
+    """A published number next to the run's own, for each model of the run that it may be compared with."""
     metric, arm = spec.metric or view.metric, _describe(spec)
     try:
         if metric not in view.metrics:

@@ -9,7 +9,7 @@ import typer
 
 from experiments.cli.options import Metric, Quiet, Trust, model_node
 from experiments.config.yaml_document import parse_override
-from experiments.report.sample_detail import image_path
+from experiments.report.sample_browser import image_path
 from experiments.results import Output, Queue, load_run, make_queue
 from experiments.results.view_run import NO_REFERENCE, view_run
 from experiments.running.judging import (
@@ -111,7 +111,13 @@ def _check(judge: Judge, queue: Queue, run: Path, note: Callable[[str], None]) -
 
 
 def _example(output: Output, judge: Judge, run: Path) -> Example:
-    images = tuple(Image.from_path(image_path(run, name)) for name in output.images) if judge.images else ()
+    paths = [image_path(run, name) for name in output.images] if judge.images else []
+    images = tuple(Image.from_path(path) for path in paths if path is not None)
+    if len(images) < len(paths):
+        raise StoreError(
+            f"{run / 'images'} lacks the file of an image of query '{output.query}', or has a link in its place. Use a "
+            "copy of the run with its images, or images=false."
+        )
     return Example(output.query, images, output.question, output.gold, output.options)
 
 

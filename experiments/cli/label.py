@@ -11,7 +11,8 @@ from typing import Annotated
 import typer
 
 from experiments.cli.options import Metric
-from experiments.report.sample_detail import image_path, printable_text
+from experiments.report.sample_browser import image_path
+from experiments.report.sample_detail import printable_text
 from experiments.results.labeling import QUERIES, Output, Queue, describe_labels, make_queue
 from experiments.results.loaded_run import Run, load_run
 from experiments.results.view_run import NO_REFERENCE, view_run
@@ -122,8 +123,8 @@ class Work:
     def press(self, key: str) -> bool:
         """Does what a key says about the first missing output. Returns whether it means something."""
         if key == UNDO and self.pressed:
+            self.write(self.pressed[-1], None, withdrawn=True)
             self.left.insert(0, self.pressed.pop())
-            self.write(self.left[0], None, withdrawn=True)
             print("  taken back")
         elif key in KEYS and self.left:
             self.write(self.left[0], KEYS[key])
@@ -154,6 +155,10 @@ class Work:
         """As `ask`, on a page in a browser."""
         from experiments.report.label_page import LabelServer
 
+        if not self.left:  # the page would have no form that ends the server
+            self.print_state()
+            return
+
         def press(key: str, output: str) -> bool:
             if key == UNDO or (self.left and output == self.left[0].key):  # a form that was sent twice counts once
                 self.press(key)
@@ -166,7 +171,7 @@ class Work:
         self.print_state()
 
     def _show(self, output: Output) -> None:
-        images = [str(image_path(self.run.path, name)) for name in output.images]
+        images = [str(path) for name in output.images if (path := image_path(self.run.path, name))]
         lines = {
             "question": output.question, "images": "  ".join(images), "options": " / ".join(output.options),
             "accepted": " / ".join(output.gold), "output": output.text or "(empty)",

@@ -13,8 +13,9 @@ from threading import Lock
 from urllib.parse import parse_qs
 
 from experiments.report.rendering import policy_digest
-from experiments.report.sample_detail import image_path
+from experiments.report.sample_browser import image_path
 from experiments.results.labeling import Output
+from icl import ICLError
 
 MAX_BODY = 1024
 """Bytes of a form."""
@@ -78,7 +79,7 @@ class _Handler(BaseHTTPRequestHandler):
             output, standing = self.server.current()
         if place == "":
             self._answer(200, HTML, page(output, standing, self.server.keys).encode())
-        elif output is not None and place in output.images and (file := image_path(self.server.run, place)).is_file():
+        elif output is not None and place in output.images and (file := image_path(self.server.run, place)) is not None:
             self._answer(200, "image/png", file.read_bytes())
         else:
             self._answer(404, "text/plain", b"There is no such page.")
@@ -89,9 +90,13 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(404, "text/plain", b"There is no such page.")
             return
         form = parse_qs(self.rfile.read(int(size)).decode(errors="replace"), keep_blank_values=True)
-        with self.server.lock:
-            goes_on = self.server.press(form.get("key", [""])[0], form.get("output", [""])[0])
-            standing = self.server.current()[1]
+        try:
+            with self.server.lock:
+                goes_on = self.server.press(form.get("key", [""])[0], form.get("output", [""])[0])
+                standing = self.server.current()[1]
+        except ICLError as error:  # such as a full disk
+            self._answer(500, "text/plain; charset=utf-8", str(error).encode(errors="replace"))
+            return
         if not goes_on:
             self._answer(200, HTML, page(None, f"{standing} Close this page.", self.server.keys).encode())
             self.server.shutdown()

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from experiments.report.rendering import render_body
-from experiments.report.sample_browser import finite_or_none, image_data_uri, images_by_owner
-from experiments.report.sample_detail import answer_text, arm_text, choose_sample, image_path, print_chosen_sample
+from experiments.report.sample_browser import finite_or_none, image_data_uri, image_path, images_by_owner
+from experiments.report.sample_detail import answer_text, arm_text, choose_sample, print_chosen_sample
 from experiments.report.sections.scores import scores_section
 from experiments.results import Run, RunView
 from experiments.results.view_run import view_run

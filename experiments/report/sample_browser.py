@@ -89,7 +89,7 @@ def collect_samples(view: RunView, per_cell: int = QUERIES_PER_TASK, budget: int
     _keep_steps(shelf.samples)
     left = budget
     for digest in dict.fromkeys(d for c in shelf.contexts for d in c["images"]):
-        uri = image_data_uri(view.path / "images" / Path(f"{digest}.png").name)
+        uri = image_data_uri(image_path(view.path, digest))
         fits = uri is not None and len(uri) <= left
         shelf.images[digest] = uri if fits else None
         left -= len(uri) if uri is not None and fits else 0
@@ -109,11 +109,21 @@ def choose_queries(frame: DataFrame, metric: str, limit: int) -> list[str]:
     return sorted([*first, *(rest[i] for i in places)], key=place.__getitem__)
 
 
-def image_data_uri(path: Path, side: int = MAX_IMAGE_SIDE) -> str | None:
-    """The image as a data URI, reduced if it is large. None if the file is missing, unreadable, a link or a pipe."""
+def image_path(folder: Path, digest: str) -> Path | None:
+    """The file of an image in a run directory, or None if it is missing, a link or a pipe.
+
+    Of a digest that is a path, only the last part counts.
+    """
+    path = folder / "images" / Path(f"{digest}.png").name
+    is_file = os.path.isfile(path) and not os.path.islink(path)  # unlike those of `Path`, no error for a long name
+    return path if is_file else None
+
+
+def image_data_uri(path: Path | None, side: int = MAX_IMAGE_SIDE) -> str | None:
+    """The image as a data URI, reduced if it is large. None without a file, and for one that is unreadable."""
     from PIL import Image as PILImage
 
-    if os.path.islink(path) or not os.path.isfile(path):  # unlike those of `Path`, no error for a name that is too long
+    if path is None:
         return None
     try:
         data = path.read_bytes()

@@ -3,13 +3,12 @@
 An image is named by the beginning of its digest, which is also the beginning of its file's name.
 """
 
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from experiments.config.keys import AXES, DEMONSTRATION_AXES
-from experiments.report.sample_browser import finite_or_none
+from experiments.report.sample_browser import finite_or_none, image_path
 from experiments.report.steps import print_steps, read_steps
 from experiments.results import ArmAnswers, RunView, describe_invocation, is_unremarkable
 from experiments.stats import NO_VALUE, better_of, describe_arm, format_share, resolve_setting, text_items, text_value
@@ -312,14 +311,14 @@ def _prompt(row: Mapping[str, Any], folder: Path) -> "Text":
     text = Text(pieces[0])
     for digest, piece in zip(digests, pieces[1:], strict=True):
         path = image_path(folder, digest)
-        text.append(f"[{names[digest]}]", f"link {path.resolve().as_uri()}" if os.path.isfile(path) else "")
+        text.append(f"[{names[digest]}]", "" if path is None else f"link {path.resolve().as_uri()}")
         text.append(f" {piece}" if piece[:1].strip() else piece)
     return text
 
 
 def _where_images_are(row: Mapping[str, Any], folder: Path) -> str:
     digests = _digests(row)
-    stored = [digest for digest in digests if os.path.isfile(image_path(folder, digest))]
+    stored = [digest for digest in digests if image_path(folder, digest) is not None]
     if not digests:
         return ""
     if not stored:
@@ -332,11 +331,6 @@ def _where_images_are(row: Mapping[str, Any], folder: Path) -> str:
 def _digests(row: Mapping[str, Any]) -> list[str]:
     digests = row.get("images")
     return list(map(str, digests)) if isinstance(digests, list | tuple) else []
-
-
-def image_path(folder: Path, digest: str) -> Path:
-    """The file of an image in a run directory. Of a digest that is a path, only the last part counts."""
-    return folder / "images" / Path(f"{digest}.png").name
 
 
 def answer_text(row: Mapping[str, Any]) -> str:

@@ -75,7 +75,7 @@ class RunView:
         correct: The correction of p-values.
         controls: The labels of the controls of each strategy.
         interventions: The controls of the interventions.
-        answer_forms: Label of a composer that asks for a form of answer -> that of the composer that asks for none.
+        requested_forms: Label of a composer that asks for a form of answer -> that of the composer that asks for none.
         info: The content of run.json.
         families: The comparisons of a run with `stop`. Then `frame` has the queries on which all compared arms stand.
         by: Columns of the data by which the run is reported (`experiments.results.data_columns`).
@@ -93,7 +93,7 @@ class RunView:
     correct: str = DEFAULT_CORRECTION
     controls: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     interventions: InterventionControls = field(default_factory=InterventionControls)
-    answer_forms: Mapping[str, str] = field(default_factory=dict)
+    requested_forms: Mapping[str, str] = field(default_factory=dict)
     info: Mapping[str, Any] = field(default_factory=dict)
     trust: bool = False
     families: tuple[Family, ...] = ()
@@ -309,7 +309,7 @@ class RunView:
             also=self._second_metric,
             excluded=self._renamed != "",
             interventions=self.interventions,
-            answer_forms=self.answer_forms,
+            requested_forms=self.requested_forms,
             by_names_used=self._scores_by_names_used,
             by_column=[one for effects in self.by_column for one in interaction_comparisons(effects)],
             claims=[one for own in compare_claims(self) for one in own],

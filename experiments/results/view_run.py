@@ -103,7 +103,7 @@ def view_run(
         correct=str(compare.get("correction", DEFAULT_CORRECTION)),
         controls=_controls(samples, store),
         interventions=_intervention_controls(samples, store),
-        answer_forms=_answer_forms(samples, store),
+        requested_forms=_requested_forms(samples, store),
         info=info,
         families=tuple(families),
         by=declared_columns(info) if by is None else tuple(by),
@@ -197,7 +197,7 @@ def _intervention_controls(samples: DataFrame, store: Store) -> InterventionCont
     return InterventionControls(controls, of_items, [label for label, node in methods.items() if node.get("fitted")])
 
 
-def _answer_forms(samples: DataFrame, store: Store) -> dict[str, str]:
+def _requested_forms(samples: DataFrame, store: Store) -> dict[str, str]:
     """Label of a composer with another `answer` than 'free' -> the label of the same composer without it."""
     if "composer" not in samples or "cell" not in samples or samples["composer"].nunique() < 2:
         return {}

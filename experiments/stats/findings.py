@@ -149,7 +149,7 @@ def page_comparisons(
     excluded: "Series[bool] | None" = None,
     interventions: InterventionControls | None = None,
     by_names_used: DataFrame | None = None,
-    answer_forms: Mapping[str, str] | None = None,
+    requested_forms: Mapping[str, str] | None = None,
     by_column: Sequence[ArmComparison] = (),
     claims: Sequence[ArmComparison] = (),
 ) -> dict[Topic, list[ArmComparison]]:
@@ -168,7 +168,7 @@ def page_comparisons(
         interventions: The controls of the interventions.
         by_names_used: The columns `model` and `vote` for samples with renamed labels: scores under the names that the
             demonstrations use (`sample_rows.scores_by_names_used`). The topic Vote reads them.
-        answer_forms: Label of a composer that asks for a form of answer -> that of the composer that asks for none.
+        requested_forms: Label of a composer that asks for a form of answer -> that of the composer that asks for none.
         by_column: Tests of effects that differ between parts of the data, which join the family.
         claims: Tests of claims of the experiment file, which join the family.
     """
@@ -213,7 +213,7 @@ def page_comparisons(
             )
             if "intervene" in varying
             else [],
-            "Answer form": _form_comparisons(samples, varying, metric, better, answer_forms or {}),
+            "Answer form": _form_comparisons(samples, varying, metric, better, requested_forms or {}),
             "By column": by_column,
             "Claims": claims,
         }
@@ -321,13 +321,13 @@ def _intervention_comparisons(
 
 
 def _form_comparisons(
-    samples: DataFrame, varying: Sequence[str], metric: str, better: Better, answer_forms: Mapping[str, str]
+    samples: DataFrame, varying: Sequence[str], metric: str, better: Better, requested_forms: Mapping[str, str]
 ) -> list[ArmComparison]:
     """Each composer that asks for a form of answer with the one that asks for none."""
     trials = []
     over = [axis for axis in ("shots", "retriever") if axis in samples]
     for subject, part in split_by_subject(samples, [axis for axis in varying if axis != "composer"]):
-        for label, base in answer_forms.items():
+        for label, base in requested_forms.items():
             theirs, mine = (part[part["composer"] == name] for name in (base, label))
             both, where = shared_settings(theirs, mine, over)
             if len(both[0]) and len(both[1]):

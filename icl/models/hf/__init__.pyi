@@ -6,7 +6,6 @@ from icl.models.hf.batch_halving import run_within_limit as run_within_limit
 from icl.models.hf.checkpoint import SHIPPED as SHIPPED
 from icl.models.hf.checkpoint import Checkpoint as Checkpoint
 from icl.models.hf.checkpoint import penalty_notes as penalty_notes
-from icl.models.hf.checkpoint import text_config as text_config
 from icl.models.hf.conventions import image_placeholder as image_placeholder
 from icl.models.hf.conversations import Message as Message
 from icl.models.hf.conversations import as_strings as as_strings
@@ -28,9 +27,7 @@ from icl.models.hf.image_features import vision_arguments as vision_arguments
 from icl.models.hf.image_processing import UNKNOWN_TEXT as UNKNOWN_TEXT
 from icl.models.hf.image_processing import ImageProcessor as ImageProcessor
 from icl.models.hf.image_processing import Processed as Processed
-from icl.models.hf.image_processing import pixel_name as pixel_name
 from icl.models.hf.image_processing import without_pixel_edits as without_pixel_edits
-from icl.models.hf.image_settings import NOT_SETTINGS as NOT_SETTINGS
 from icl.models.hf.image_settings import setting_notes as setting_notes
 from icl.models.hf.language_model import EncodedPrompt as EncodedPrompt
 from icl.models.hf.language_model import LanguageModel as LanguageModel
@@ -49,13 +46,11 @@ from icl.models.hf.memory import tower_sizes as tower_sizes
 from icl.models.hf.model import HF as HF
 from icl.models.hf.prefill import Prefiller as Prefiller
 from icl.models.hf.prefill import common_prefix_length as common_prefix_length
-from icl.models.hf.prefill import cut as cut
 from icl.models.hf.prequantized import PACKED as PACKED
 from icl.models.hf.prequantized import method as method
 from icl.models.hf.prequantized import quantization_settings as quantization_settings
 from icl.models.hf.prequantized import why_unsupported as why_unsupported
 from icl.models.hf.prompt_encoding import PromptEncoder as PromptEncoder
-from icl.models.hf.prompt_encoding import process_prompt as process_prompt
 from icl.models.hf.rendering import PromptRenderer as PromptRenderer
 from icl.models.hf.row_edits import ALL_KEYS as ALL_KEYS
 from icl.models.hf.row_edits import ForwardEdits as ForwardEdits
@@ -78,6 +73,5 @@ from icl.models.hf.template_worker import set_day as set_day
 from icl.models.hf.text_processor import TextProcessor as TextProcessor
 from icl.models.hf.text_processor import plain_text as plain_text
 from icl.models.hf.token_ranges import row_edit as row_edit
-from icl.models.hf.token_ranges import text_tokens as text_tokens
 
 __all__: list[str] = []

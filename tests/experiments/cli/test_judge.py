@@ -1,11 +1,15 @@
 import json
+from types import SimpleNamespace
 
 import pytest
+from PIL import Image as PILImage
 from unread_run import labels_of, write_unread_run
 
+from experiments.cli.judge import _example
 from experiments.cli.main import main
-from experiments.results.labeling import make_queue
+from experiments.results.labeling import Output, make_queue
 from experiments.store.labels import LABELS, append_labels, read_labels
+from icl.errors import StoreError
 
 JUDGE = '''
 import re
@@ -83,3 +87,15 @@ def test_a_run_that_is_read_whole_has_nothing_to_judge(tmp_path, capsys):
     run = write_unread_run(tmp_path / "run", queries=20, prose=0)
     assert main(["judge", str(run.path), "--model", "tiny"]) == 2
     assert "nothing to judge" in capsys.readouterr().err
+
+
+def test_no_judge_gets_an_image_that_is_a_link(tmp_path):
+    (tmp_path / "images").mkdir()
+    PILImage.new("RGB", (4, 4)).save(tmp_path / "private.png")
+    output = Output("k", "q1", "", ("a",), (), (), "", 0.0, True)
+    (tmp_path / "images" / "a.png").symlink_to(tmp_path / "private.png")
+    with pytest.raises(StoreError, match=r"an image of query 'q1', or has a link in its place\. Use a copy"):
+        _example(output, SimpleNamespace(images=True), tmp_path)
+    assert _example(output, SimpleNamespace(images=False), tmp_path).images == ()
+    (tmp_path / "private.png").replace(tmp_path / "images" / "a.png")
+    assert len(_example(output, SimpleNamespace(images=True), tmp_path).images) == 1

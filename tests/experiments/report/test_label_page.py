@@ -1,8 +1,10 @@
 """The page to label outputs: what it sends, what it refuses, and that each key is stored once."""
 
 import re
+import shutil
 import urllib.error
 import urllib.request
+from dataclasses import replace
 from threading import Thread
 from urllib.parse import urlencode
 
@@ -12,7 +14,8 @@ from unread_run import says, write_unread_run
 from experiments.cli import label
 from experiments.report.label_page import page
 from experiments.results.labeling import Output
-from experiments.store.labels import read_labels
+from experiments.store.labels import Label, append_labels, read_labels
+from icl.errors import StoreError
 
 
 @pytest.fixture
@@ -84,6 +87,46 @@ def test_nothing_is_sent_without_the_secret_or_to_another_host_and_no_file_of_th
     assert "default-src 'none'" in headers["Content-Security-Policy"]
     assert (headers["X-Content-Type-Options"], headers["Referrer-Policy"]) == ("nosniff", "no-referrer")
     _get(address, {"key": "q"})
+
+
+def test_an_image_is_sent_and_a_link_in_its_place_is_not(served):
+    address, work, _ = served
+    work.left[0] = replace(work.left[0], images=("link", "file"))
+    folder = work.run.path / "images"
+    (folder / "link.png").symlink_to(folder / "secret.png")
+    shutil.copy(folder / "secret.png", folder / "file.png")
+    assert [_get(f"{address}{name}")[0] for name in ("link", "file")] == [404, 200]
+    _get(address, {"key": "q"})
+
+
+def test_a_label_that_cannot_be_written_is_a_sentence_and_stays_open(served, monkeypatch):
+    address, work, thread = served
+    first, second = work.left[:2]
+    _get(address, {"key": "j", "output": first.key})
+
+    def fail(*_):
+        raise StoreError("labels.jsonl cannot be written: No space left on device.")
+
+    with monkeypatch.context() as full:
+        full.setattr(label, "append_labels", fail)
+        for form in ({"key": "j", "output": second.key}, {"key": "u", "output": second.key}):
+            assert _get(address, form)[:2] == (500, "labels.jsonl cannot be written: No space left on device.")
+            assert (work.pressed, work.left[0]) == ([first], second)
+    assert thread.is_alive()
+    assert f'value="{first.key}"' in _get(address, {"key": "u", "output": second.key})[1]
+    assert read_labels(work.run.path).people == {}
+    _get(address, {"key": "q"})
+
+
+def test_a_run_that_is_labeled_to_the_end_is_not_served(tmp_path, monkeypatch, capsys):
+    run = write_unread_run(tmp_path / "run", queries=8)
+    monkeypatch.setattr(label.webbrowser, "open", pytest.fail)
+    work = label.Work(run, "", "ana", 6)
+    append_labels(run.path, [Label(one.key, True, "ana", look=6) for one in work.missing()])
+    work.begin()
+    work.serve()
+    whole = len(work.queue.first(6))
+    assert f"{whole} of {whole} outputs labeled" in capsys.readouterr().out
 
 
 def test_text_of_data_and_model_is_escaped():
