@@ -27,7 +27,7 @@ def command(
     by: By = None,
     *,
     queries: Annotated[
-        int | None, typer.Option(help="of an analysis that reads the model: queries of each cell; 50", min=1)
+        int | None, typer.Option(help="queries per cell, for analyses that run the model (default 50)", min=1)
     ] = None,
     kind: As = "",
     out: Out = None,

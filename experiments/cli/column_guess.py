@@ -191,7 +191,9 @@ def _missing_roles(guess: Guess, source: DataSource, values: dict[str, list[Any]
             "No column has questions, so every row is asked the same: change `question`, or set `columns.question`."
         )
     if "answer" not in guess.columns:
-        guess.notes.append(f"No column of answers was found among {', '.join(source.columns)}: set `columns.answer`.")
+        guess.notes.append(
+            f"No column of answers was found among {', '.join(source.columns)}: set `task.columns.answer`."
+        )
     if "image" not in guess.columns and (named := _named("image", source.columns)) and values[named[0]]:
         guess.notes.append(
             f"The column '{named[0]}' has no images and no paths of images: {values[named[0]][0]!r:.40}. "

@@ -84,7 +84,10 @@ def check(
         if "image cannot be opened" not in note:  # images are counted below
             _print_line("note", note)
     if "answer" not in columns:
-        raise ConfigError("Without answers nothing can be read. Name their column: columns: {answer: COLUMN}.")
+        raise ConfigError(
+            "Without answers nothing can be read. Name their column: "
+            f"icl try {data} --model MODEL task.columns.answer=COLUMN."
+        )
     available = rows if guess is None or guess.queries is None else guess.queries
     task = build("task", {**node, "queries": min(rows, available)})
     named = {column: key for key, column in task.named_columns}

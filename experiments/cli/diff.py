@@ -1,4 +1,4 @@
-"""Where do two backends part? Compares text, tokens, pixels, log-probabilities and answers of your study's prompts."""
+"""Where do two backends diverge? Compares text, tokens, pixels, log-probabilities and answers of a study's prompts."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -24,7 +24,7 @@ def command(
     ] = None,
     overrides: Overrides = None,
     *,
-    queries: Annotated[int, typer.Option(min=0, help="prompts of the study, besides the ladder of 11")] = 4,
+    queries: Annotated[int, typer.Option(min=0, help="prompts of the study, besides 11 test prompts")] = 4,
     save: Annotated[
         Path | None, typer.Option(help="record A alone, to compare it in another environment", show_default=False)
     ] = None,
@@ -34,7 +34,7 @@ def command(
     ] = None,
     json: Annotated[Path | None, typer.Option(help="file for the result", show_default=False)] = None,
 ) -> None:
-    """Walks from the composed prompt to the answer, and names the first stage that differs, by how much, and why.
+    """Follows a prompt through both backends and names the first stage where they diverge, by how much, and why.
 
     icl diff hf 'model.dtype=bfloat16 model.adapter=lora' study.yaml
 

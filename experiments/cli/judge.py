@@ -45,9 +45,10 @@ def command(
     labels of `icl label RUN` correct. A better judge makes the interval narrower, and a bad one cannot shift it.
 
     Four controls run first: accepted, empty, other and swapped answers. A judge that calls empty answers right, or
-    accepted ones wrong, is refused, and its verdicts are not stored. Empty outputs are wrong, and no judge sees them.
+    accepted ones wrong, is refused, and its verdicts are not stored. The controls send empty answers on purpose; empty
+    outputs of the run count as wrong and are not sent.
 
-    `icl judge runs/x --model tiny`, then `icl label runs/x`
+    `icl judge runs/x --model Qwen/Qwen2.5-7B-Instruct`, then `icl label runs/x`
     """
     loaded = load_run(run, trust)
     queue = make_queue(loaded.lazy_samples(), view_run(loaded, metric or None, NO_REFERENCE).metric)

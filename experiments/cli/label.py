@@ -46,7 +46,8 @@ def command(
         typer.Option("--import", help="read labels of a CSV file that --export wrote", show_default=False),
     ] = None,
 ) -> None:
-    """Shows question, images, accepted answers and output, and not which arm gave it. Equal outputs are shown once.
+    """Shows question, paths of the images, accepted answers and output, and not which arm gave it. --browser shows the
+    images. Equal outputs are shown once. Keys: j right, f wrong, space bar cannot tell, u take back, q stop.
 
     The order is random, but fixed, and outputs of one query stand together. Each key is written to labels.jsonl of the
     run at once, so the same command goes on where it was stopped. `icl compare` and `icl report` use the labels: those

@@ -1,4 +1,4 @@
-"""Try your data with a model: few-shot and one strategy on 100 queries, in three sentences."""
+"""Try your data with a model: few-shot and one strategy on 100 queries, and what helped."""
 
 import re
 import shutil
@@ -88,7 +88,11 @@ def command(
         print(f"{done.failed:,} samples failed: icl show {done.folder} failed", file=sys.stderr)
     for head, sentence in _answers(view_run(loaded_run.load_run(done.folder, trust=True))):
         print(*hanging_lines(f"{head:<13}", sentence, shutil.get_terminal_size().columns), sep="\n")
-    print(f"written      {study}   (edit it, then: icl run {study})")
+    print(
+        f"run          {done.folder}   (next: icl report {done.folder})",
+        f"written      {study}   (edit it, then: icl run {study})",
+        sep="\n",
+    )
 
 
 def _keys(guess: Guess, study: Path, model: str, overrides: list[str]) -> dict[str, Any]:

@@ -213,7 +213,7 @@ class StopSpec(FileKeys):
 
     level: StopLevel = 0.05  # largest chance of any false verdict in the family, at any stopping time
     looks: LookCount = None  # looks at the data; by default 20, or 5 if several models take turns
-    spend: SpendPower = 2.0  # power of the share of clusters in the spent level; lower spends earlier
+    spend: SpendPower = 2.0  # exponent of the alpha-spending function; smaller values spend alpha earlier
     futility: Chance = 0.05  # chance of a later verdict below which a comparison ends as open; null: never
     margin: Chance = None  # a comparison whose interval lies within this difference ends as equal
     null: StopNull = "exchange"  # what is tested: arm names are exchangeable, or the mean difference is 0
@@ -232,7 +232,7 @@ class ClaimSpec(FileKeys):
     against: OtherArm  # the axes in which the other arm differs, and its values; or {baseline: vote}
     expect: Expectation = "better"  # what the claim says of the arm: better, worse, higher or lower than the other one
     metric: Text | None = None  # the metric of the claim; by default the metric of compare
-    tasks_with: Text | None = None  # a metric: the claim is about tasks with scores of it, as yes/no tasks of yes_ratio
+    tasks_with: Text | None = None  # restricts the claim to tasks scored by this metric, as yes_ratio: yes/no tasks
     source: str = ""  # who claims it: a paper, with the place
 
 

@@ -284,7 +284,7 @@ def _tokens(a: Trace, b: Trace, limits: Limits) -> Outcome:
         return Outcome(StageStatus.EQUAL, f"{min(len(a.tokens), len(b.tokens))} equal tokens")
     margins = [one.margins[step] for one in (a, b) if step < len(one.margins)]
     size = min(margins, default=0.0)
-    text = f"they part at token {step + 1}, with margins of {' and '.join(f'{one:.2g}' for one in margins)} nats"
+    text = f"they diverge at token {step + 1}, with margins of {' and '.join(f'{one:.2g}' for one in margins)} nats"
     if size <= CLEAR_MARGIN * limits.tolerance:
         return Outcome(StageStatus.EQUAL, f"{text}: a tie", size)
     return _differs(text, size)

@@ -1,7 +1,7 @@
 """The first stage at which two sides part, in one sentence with the likely cause.
 
 The rungs of the ladder come first, then the study's own prompts. If the first step differs even without an image, by
-less than ARITHMETIC and with the same tokens, the cause is arithmetic; rungs that stand out of it are named beside it.
+less than ARITHMETIC, rounding may explain it; rungs whose difference is ALONE times larger are named beside it.
 """
 
 from collections.abc import Iterator, Sequence
@@ -65,7 +65,7 @@ class Parting:
             return "No difference beyond numerical noise."
         also = "".join(f" Beside it, {text}." for text in self.others)
         cause = "; ".join(self.causes)
-        return f"They part at {self.prompt}, in the {self.stage}: {self.text}. Likely cause: {cause}.{also}"
+        return f"They diverge at {self.prompt}, in the {self.stage}: {self.text}. Likely cause: {cause}.{also}"
 
 
 def verdict(a: Side, b: Side, rows: Sequence[PromptComparison]) -> Parting:
@@ -83,7 +83,7 @@ def verdict(a: Side, b: Side, rows: Sequence[PromptComparison]) -> Parting:
         is_earlier = ORDER.index(its) < min(ORDER.index(stage), ORDER.index(Stage.FEATURES))
         if is_earlier or (is_arithmetic and its is Stage.FIRST and size > ALONE * level):
             likely = causes(a, b, other, its)
-            text = f"'{other.name}' parts in the {its}: {other.outcomes[its].text} ({'; '.join(likely)})"
+            text = f"'{other.name}' diverges in the {its}: {other.outcomes[its].text} ({'; '.join(likely)})"
             others.setdefault(likely, text)
     return Parting(f"'{row.name}'", stage, row.outcomes[stage].text, own, tuple(others.values()))
 

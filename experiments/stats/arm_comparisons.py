@@ -107,13 +107,14 @@ class ArmComparison:
 
     @property
     def unread(self) -> str:
-        """'114 of 400 outputs unread; `icl label` settles it with about 60', or '' if every output is read."""
+        """'114 of 400 outputs unread; `icl label` settles it with labels of about 60 queries', or ''."""
         if self.bounds is None:
             return ""
         outputs = f"{self.bounds.unread:,} of {self.bounds.outputs:,} outputs unread"
         needs_labels = self.verdict == "undecided"
         return outputs + (
-            f"; `icl label` settles it with about {min(LABELED_QUERIES, self.bounds.unread)}" * needs_labels
+            f"; `icl label` settles it with labels of about {min(LABELED_QUERIES, self.bounds.queries)} queries"
+            * needs_labels
         )
 
     @property

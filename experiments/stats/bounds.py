@@ -50,6 +50,7 @@ class Bounds:
         reference: The mean score of the reference, likewise.
         unread: The number of unread outputs.
         outputs: The number of outputs.
+        queries: The number of queries with an unread output.
         favorable_p: The smallest p that the end of either sign has, not corrected.
     """
 
@@ -59,6 +60,7 @@ class Bounds:
     reference: tuple[float, float]
     unread: int
     outputs: int
+    queries: int
     favorable_p: float
 
     @property
@@ -128,6 +130,7 @@ def bounded_test(
         reference=(float(low_a.mean()), float(high_a.mean())),
         unread=int(sum(flags.sum() for flags in unread)),
         outputs=2 * len(pairs),
+        queries=len(set(frames[0]["query"].to_numpy()[pairs.rows[0]][unread[0] | unread[1]])),
         favorable_p=0.0,
     )
     if pairs.strata:

@@ -270,7 +270,7 @@ def cached_by_16_bits(memory: Memory, body: Body) -> None:
 
 @fault("cache")
 def cached_sometimes(memory: Memory, body: Body) -> None:
-    """One of eight requests gets the images of the request with its text before."""
+    """One of eight requests gets the images of the previous request with the same text."""
     parts, key = images(body["messages"]), _text_key(body["messages"])
     with memory.lock:
         old = memory.entries.get(key, _urls(parts))
@@ -281,7 +281,7 @@ def cached_sometimes(memory: Memory, body: Body) -> None:
 
 @fault("cache", "llama.cpp #4194")
 def previous(memory: Memory, body: Body) -> None:
-    """The first image is that of the request before."""
+    """The first image comes from the previous request."""
     if parts := images(body["messages"]):
         with memory.lock:
             old, memory.last = memory.last, parts[0]["image_url"]["url"]

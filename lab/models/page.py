@@ -51,10 +51,11 @@ text file in `tests/random_models/twins/models/`.
 - **nf4**: the same as *answers*, with weights in 4 bits (`quantize: nf4`).
 - **interventions**: an edit at each site of the residual stream and of heads arrives, in batches and steps; another
   image changes only its own tokens.
-- **ids in vLLM**: the token ids of the same prompts by vLLM's own processor, without an engine, equal those of `hf`.
+- **ids in vLLM**: vLLM's processor, run without the engine, gives the same token ids as `hf`.
 - **vLLM**, **VCD in vLLM**: token ids and tokens of greedy decoding and of `vcd` equal those of `hf`, in vLLM on a CPU.
 
-The verdict is **no** if one of the first three fails, **caveat** if the model has a line below the table, else **yes**.
+The verdict is **no** if one of the first three fails, or if the model could not be opened here; the reason is below. It
+is **caveat** if the model has a line below the table, else **yes**.
 """
 
 
@@ -89,7 +90,7 @@ def caveats(entry: Entry) -> Iterator[str]:
     for note in entry.notes:
         yield _line(note)
     for why, columns in reasons.items():
-        yield f"{' and '.join(columns)}: {why}"
+        yield f"{', '.join(columns)}: {why}"
     if reasons and (cause := twins()[entry.name].cause):
         yield cause
 

@@ -50,7 +50,7 @@ CACHED_CHARACTERS = 32 * 2**20
 @component("model", "hf")
 @dataclass(frozen=True)
 class HF(LogitModel):
-    """Any AutoModelForImageTextToText checkpoint of transformers with its processor, or a language model of text.
+    """Most AutoModelForImageTextToText checkpoints of transformers, with their processor, or a language model of text.
 
     Image features are cached, common prefixes are prefilled once, and prompts of similar length run together. A batch
     that does not fit into memory is halved.

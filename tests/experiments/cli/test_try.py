@@ -1,4 +1,4 @@
-"""`icl try DATA --model M`: guesses, a picture of one prompt, three sentences, and a study that `icl run` repeats."""
+"""`icl try DATA --model M`: guesses, a picture of one prompt, what helped, and a study that `icl run` repeats."""
 
 import json
 import shutil
@@ -52,7 +52,7 @@ def test_the_written_study_has_the_same_samples(icl: ICL, tmp_path: Path) -> Non
     done = icl("try", write(tmp_path), "--model", "tiny", "max_new_tokens=2")
     assert done.status == 0, done.err
     labels = [line.split()[0] for line in done.out.splitlines()]
-    assert labels == ["columns", "unused", "rows", "prompt", "answer", "answer", "answer", "queries", "written"]
+    assert labels == ["columns", "unused", "rows", "prompt", "answer", "answer", "answer", "queries", "run", "written"]
     assert "image -> image, question -> question, answer -> answer" in done.out
     assert "12 queries, 12 for demonstrations" in done.out
     assert all("[" in line and "p " in line for line in done.out.splitlines()[4:7]), "each answer has its interval"
@@ -201,7 +201,9 @@ def test_data_check_says_what_is_empty_or_unused(icl: ICL, tmp_path: Path) -> No
     assert (done.status, done.out.splitlines()[-1].split(":")[0]) == (1, "empty        options")
     done = icl("data", "check", "popee")
     assert (done.status, "there is no file, folder or preset 'popee'" in done.err) == (2, True)
-    assert "columns: {answer: COLUMN}" in icl("data", "check", write(tmp_path, answer=None, hue="red")).err
+    assert (
+        "--model MODEL task.columns.answer=COLUMN" in icl("data", "check", write(tmp_path, answer=None, hue="red")).err
+    )
 
 
 def test_data_check_reads_what_a_small_file_has_and_every_image(icl: ICL, tmp_path: Path) -> None:

@@ -46,7 +46,7 @@ def test_two_environments_are_compared_through_files(icl):
     assert icl("hf", "study.yaml", "--save", "a.trace", "--queries", "1")[0] == 0
     status, out, _ = icl("a.trace", "model.dtype=bfloat16", "study.yaml", "--queries", "1", "--json", "out.json")
     assert status == 1
-    assert "They part at 'text', in the first step" in out
+    assert "They diverge at 'text', in the first step" in out
     content = json.loads(Path("out.json").read_text())
     assert content["verdict"]["stage"] == "first step"
     assert content["sides"][1]["facts"]["arithmetic"]["dtype"] == "bfloat16"
@@ -59,7 +59,7 @@ def test_hidden_stages_are_listed_with_the_reason(icl, server):
     status, out, _ = icl(server(), server("thumbnail"), "study.yaml", "grid.shots=[1]", "--queries", "1")
     assert status == 1
     assert out.count("not visible on a server") >= 4
-    assert "They part at 'exact'" in out
+    assert "They diverge at 'exact'" in out
 
 
 def test_prompts_that_both_sides_refuse_are_listed_and_that_one_refuses_are_a_difference(icl, server):
@@ -68,7 +68,7 @@ def test_prompts_that_both_sides_refuse_are_listed_and_that_one_refuses_are_a_di
     assert "turns: both sides refuse the prompt" in out
     status, out, _ = icl(server(), server(most_images=2), "study.yaml", "--queries", "1")
     assert status == 1
-    assert "They part at 'turns', in the first step: B refuses the prompt" in out
+    assert "They diverge at 'turns', in the first step: B refuses the prompt" in out
     assert "at most 2 images may be provided in one prompt" in out
 
 

@@ -55,7 +55,7 @@ def test_a_range_stands_where_a_single_number_would_mislead(view_of: Callable[[s
     first = headline(view).sentences[0]
     assert (first.verdict, first.claim.split(":")[0]) == ("undecided", "Undecided")
     assert first.numbers.startswith("±.000 to +1.000 [")
-    assert first.numbers.endswith("; 20 of 40 outputs unread; `icl label` settles it with about 20")
+    assert first.numbers.endswith("; 20 of 40 outputs unread; `icl label` settles it with labels of about 20 queries")
     for section in (findings_section(view), differences_section(view)):
         assert section is not None
         assert section.frame is not None

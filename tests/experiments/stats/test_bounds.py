@@ -172,7 +172,10 @@ def test_wording_alone_decides_nothing(kind: str) -> None:
     assert one.bounds.low < 0 < one.bounds.high
     assert one.verdict == "undecided"
     assert one.numbers.startswith(one.size)
-    assert f"{one.bounds.unread} of 400 outputs unread; `icl label` settles it with about 60" in one.numbers
+    assert (
+        f"{one.bounds.unread} of 400 outputs unread; `icl label` settles it with labels of about 60 queries"
+        in one.numbers
+    )
 
 
 def test_bare_answers_lose_nothing() -> None:

@@ -65,7 +65,7 @@ def test_a_model_without_exceptions_runs_as_its_authors_run_it() -> None:
     assert (verdict(WHOLE), list(caveats(WHOLE))) == ("yes", [])
     assert verdict(Entry("llava1_5", "Llava", WHOLE.verdicts, notes=("the image cache is off",))) == "caveat"
     off = WHOLE.with_verdicts({"vllm": Verdict("no", "KeyError: x"), "lockstep": Verdict("no", "KeyError: x")})
-    assert (verdict(off), list(caveats(off))) == ("caveat", ["vLLM and VCD in vLLM: KeyError: x"])
+    assert (verdict(off), list(caveats(off))) == ("caveat", ["vLLM, VCD in vLLM: KeyError: x"])
     other = WHOLE.with_verdicts({"answers": Verdict("no", "prompt 0 differs")})
     refused = Entry("deepseek_vl2", "", notes=("/tmp/x brings its own Python code",))
     assert [verdict(one) for one in (other, refused)] == ["no", "no"]
