@@ -42,6 +42,9 @@ text file in `tests/random_models/twins/models/`.
 
 [Architectures](architectures.md) checks more classes in more ways, with one template of this project.
 
+A model that is not listed works if its processor and class follow the conventions in `icl/models/hf/conventions.py`.
+Otherwise the error names the convention that it breaks.
+
 - **prompts**: the token ids of prompts with two, one and no demonstrations, as turns, equal those of the processor's
   own `apply_chat_template`.
 - **answers**: greedy tokens equal those of `generate` with the checkpoint's generation config: its stop tokens, and its
