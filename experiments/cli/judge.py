@@ -10,7 +10,7 @@ import typer
 from experiments.cli.options import Metric, Quiet, Trust, model_node
 from experiments.config.yaml_document import parse_override
 from experiments.report.sample_browser import image_path
-from experiments.results import Output, Queue, load_run, make_queue
+from experiments.results import Output, Queue, load_run, require_queue
 from experiments.results.view_run import NO_REFERENCE, view_run
 from experiments.running.judging import (
     collect_verdicts,
@@ -51,9 +51,7 @@ def command(
     `icl judge runs/x --model Qwen/Qwen2.5-7B-Instruct`, then `icl label runs/x`
     """
     loaded = load_run(run, trust)
-    queue = make_queue(loaded.lazy_samples(), view_run(loaded, metric or None, NO_REFERENCE).metric)
-    if not queue.outputs:
-        raise StoreError(f"{run} has no output that '{queue.metric}' cannot read: there is nothing to judge.")
+    queue = require_queue(loaded.lazy_samples(), view_run(loaded, metric or None, NO_REFERENCE).metric, run)
     judge = _judge(model, parameters or [])
     note = make_progress(quiet).note
     _check(judge, queue, run, note)
@@ -99,8 +97,8 @@ def _judge(model: str, parameters: list[str]) -> Judge:
 def _check(judge: Judge, queue: Queue, run: Path, note: Callable[[str], None]) -> None:
     """Runs the controls. Raises ModelError for a judge that fails them."""
     answered = []
-    for own in queue.outputs.values():
-        output = next(one for one in own if one.is_unread)
+    for query in queue.unread:
+        output = next(one for one in queue.outputs[query] if one.is_unread)
         example = _example(output, judge, run)
         answered.append((example, output.text, example))
     controls = control_requests(judge, answered)

@@ -13,13 +13,13 @@ import typer
 from experiments.cli.options import Metric
 from experiments.report.sample_browser import image_path
 from experiments.report.sample_detail import printable_text
-from experiments.results.labeling import QUERIES, Output, Queue, describe_labels, make_queue
+from experiments.results.labeling import QUERIES, Output, Queue, describe_labels, require_queue
 from experiments.results.loaded_run import Run, load_run
 from experiments.results.view_run import NO_REFERENCE, view_run
 from experiments.stats import format_count
 from experiments.store.labels import LABELS, Label, Labels, append_labels, read_labels
 from experiments.terminal.keys import END, read_key, single_keys
-from icl import ConfigError, StoreError
+from icl import ConfigError
 
 RIGHT, WRONG, UNSURE, UNDO, STOP = "j", "f", " ", "u", "q"
 KEYS = {RIGHT: True, WRONG: False, UNSURE: None}
@@ -91,16 +91,12 @@ class Work:
 
     def __post_init__(self) -> None:
         view = view_run(self.run, self.metric or None, NO_REFERENCE)
-        self.queue = make_queue(self.run.lazy_samples(), view.metric)
-        if not self.queue.outputs:
-            raise StoreError(
-                f"{self.run.path} has no output that '{view.metric}' cannot read: nothing is to be labeled."
-            )
+        self.queue = require_queue(self.run.lazy_samples(), view.metric, self.run.path)
 
     @property
     def look(self) -> int:
         """The number of queries that are to be labeled."""
-        return min(self.queries or len(self.queue.outputs), len(self.queue.outputs))
+        return min(self.queries or len(self.queue.unread), len(self.queue.unread))
 
     @property
     def labels(self) -> Labels:

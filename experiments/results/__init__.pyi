@@ -10,7 +10,7 @@ from experiments.results.data_columns import split_view as split_view
 from experiments.results.invocations import describe_invocation as describe_invocation
 from experiments.results.labeling import Output as Output
 from experiments.results.labeling import Queue as Queue
-from experiments.results.labeling import make_queue as make_queue
+from experiments.results.labeling import require_queue as require_queue
 from experiments.results.loaded_run import Run as Run
 from experiments.results.loaded_run import load_run as load_run
 from experiments.results.paired_runs import pair_runs as pair_runs

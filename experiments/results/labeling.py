@@ -2,22 +2,28 @@
 
 Queries are labeled in an order that depends on their ids alone, and all unread outputs of a query belong together,
 whichever arms gave them. So the first queries are a random sample for every comparison, also of a merged run. The first
-`AUDITED_QUERIES` are an audit of the reader as well: their read outputs are labeled too.
+`AUDITED_QUERIES` of all queries, with unread outputs or without, are an audit of the reader: their read outputs are
+labeled too. Otherwise an arm whose outputs are read where those of no arm are unread would never be audited.
+
+A run-level metric, such as F1, is no mean of scores that labels could replace: it has no queue.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import takewhile
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from experiments.stats import as_sequence, format_count, join_words, text_items, text_value, unread_column
+from experiments.stats import as_sequence, format_count, is_run_level, join_words, text_items, text_value, unread_column
+from experiments.stats.arms import axes_of
 from experiments.stats.sample_rows import to_records
 from experiments.stats.settled import LabelColumn, ReaderAudit, audit, unread_flags
 from experiments.store.labels import Labels, label_key
-from icl import DataFrame, canonical_digest
+from icl import DataFrame, StoreError, canonical_digest
 
 QUERIES = 60
 """The number of queries that are labeled by default."""
@@ -54,14 +60,23 @@ class Queue:
     Attributes:
         metric: The metric whose outputs are labeled.
         outputs: Query -> its distinct outputs that are unread or, for the audit, read.
+        audits: For each arm, the keys of its read outputs of the audit.
     """
 
     metric: str
     outputs: Mapping[str, Sequence[Output]]
+    audits: Sequence[Collection[str]] = ()
+
+    @cached_property
+    def unread(self) -> list[str]:
+        """The queries with an unread output. Only these are counted where queries are to be labeled."""
+        return [query for query, own in self.outputs.items() if any(one.is_unread for one in own)]
 
     def first(self, queries: int | None) -> list[Output]:
-        """The outputs to label for the first queries; None: the unread outputs of all queries, and the audit."""
-        names = list(self.outputs)[:queries]
+        """The outputs to label up to so many unread queries; None: the unread outputs of all queries, and the audit."""
+        names = [*self.outputs]
+        if queries is not None and queries < len(self.unread):
+            names = names[: names.index(self.unread[queries])]
         return [one for name in names for one in self.outputs[name]]
 
     def missing(self, labels: Labels, queries: int | None, by: str = "") -> list[Output]:
@@ -76,7 +91,7 @@ class Queue:
 
         The audit may lack labels: a run that was merged has read outputs that nobody was asked about.
         """
-        looks = [*(look for look in labels.looks if look < len(self.outputs)), len(self.outputs)]
+        looks = [*(look for look in labels.looks if look < len(self.unread)), len(self.unread)]
         left = {look: [one for one in self.missing(labels, look) if one.is_unread] for look in looks}
         return max((look for look in looks if not left[look]), default=0)
 
@@ -93,7 +108,25 @@ def query_order(query: str) -> str:
 
 def make_queue(frame: DataFrame, metric: str) -> Queue:
     """The outputs of samples (`Run.lazy_samples`) that a metric leaves unread, and those of the audit."""
-    return Queue(metric, _outputs_by_query(_outputs(frame, metric)))
+    return _queue(frame, metric, _outputs(frame, metric))
+
+
+def require_queue(frame: DataFrame, metric: str, run: Path) -> Queue:
+    """As `make_queue`. run: The run directory, for messages.
+
+    Raises:
+        StoreError: There are none, or the metric is a run-level metric.
+    """
+    if is_run_level(frame, metric):
+        others = [name for name in frame.attrs.get("metrics", ()) if make_queue(frame, name).outputs]
+        instead = f"Choose {join_words(others)} (--metric)." if others else "No other score of the run has unread ones."
+        raise StoreError(
+            f"{run}: '{metric}' is computed from whole arms, so labels of outputs cannot settle it. {instead}"
+        )
+    queue = make_queue(frame, metric)
+    if not queue.outputs:
+        raise StoreError(f"{run} has no output that '{metric}' cannot read: nothing to label, and nothing to judge.")
+    return queue
 
 
 def is_unread(frame: DataFrame, metric: str) -> NDArray[np.bool_]:
@@ -104,9 +137,10 @@ def is_unread(frame: DataFrame, metric: str) -> NDArray[np.bool_]:
 
 
 def audit_reader(queue: Queue, labels: Labels) -> ReaderAudit:
-    """How many labels of read outputs agree with the reader."""
+    """How many labels of read outputs agree with the reader, over all arms and in each."""
     read = [one for one in queue.first(None) if not one.is_unread]
-    return audit(np.array([one.score for one in read]), np.array([_number(labels.verdict(one.key)) for one in read]))
+    whole, *arms = (_audit([one for one in read if one.key in of], labels) for of in (_keys(read), *queue.audits))
+    return replace(whole, arms=tuple(arms))
 
 
 def describe_labels(queue: Queue, labels: Labels) -> Iterator[str]:
@@ -114,7 +148,7 @@ def describe_labels(queue: Queue, labels: Labels) -> Iterator[str]:
     outputs = queue.first(None)
     if look := queue.finished_look(labels):
         by = format_count(len(labels.persons), "person", "people")
-        of = f"{look:,} of {len(queue.outputs):,} queries"
+        of = f"{look:,} of {len(queue.unread):,} queries"
         yield f"Unread outputs are settled by labels of {of} that have some, by {by}."
     elif labels.judged:
         judges = join_words([*labels.judges])
@@ -127,7 +161,7 @@ def describe_labels(queue: Queue, labels: Labels) -> Iterator[str]:
         examples = ", ".join(f"{one.text[:40]!r} ({one.query})" for one in disputed[:3])
         number = format_count(len(disputed), "output")
         yield f"{join_words(labels.persons)} disagree on {number}, which stay unread: {examples}."
-    if others := len(labels.people.keys() - {one.key for one in outputs}):
+    if others := len(labels.people.keys() - _keys(outputs)):
         number = format_count(others, "label")
         yield f"Not used: {number} of outputs that the run does not have any more, or that the reader can read now."
 
@@ -135,15 +169,17 @@ def describe_labels(queue: Queue, labels: Labels) -> Iterator[str]:
 def apply_labels(frame: DataFrame, metric: str, labels: Labels) -> DataFrame:
     """The frame in which a labeled output has its label as score, with the columns `LabelColumn`.
 
-    Without labels, or without unread outputs, it is the frame itself.
+    Without labels or unread outputs it is the frame itself, and so it is with a run-level metric, which reads the
+    samples from the frame's `attrs`: it stays undecided.
     """
     outputs = _outputs(frame, metric) if labels.people or labels.judged else {}
     if not outputs:
         return frame
-    queue = Queue(metric, _outputs_by_query(outputs))
-    names, look = [*queue.outputs], queue.finished_look(labels)
-    order = frame["query"].astype(str).map(query_order)
-    last, last_audited = (query_order(own[-1]) if own else "" for own in (names[:look], queue.audited(labels)))
+    queue = _queue(frame, metric, outputs)
+    names, look = queue.unread, queue.finished_look(labels)
+    query = frame["query"].astype(str)
+    order, audited = query.map(query_order), queue.audited(labels) if audit_reader(queue, labels).is_refuted else []
+    last = query_order(names[look - 1]) if look else ""
     unread, score = is_unread(frame, metric), frame[metric].to_numpy(dtype=np.float64, na_value=np.nan)
     label, judged = np.full(len(frame), np.nan), np.full(len(frame), np.nan)
     for place, output in outputs.items():
@@ -154,7 +190,7 @@ def apply_labels(frame: DataFrame, metric: str, labels: Labels) -> DataFrame:
         LabelColumn.LABEL: label,
         LabelColumn.PROXY: np.where(unread & np.isfinite(judged), judged, score),
         LabelColumn.SAMPLED: (order <= last) | (look == len(names)),
-        LabelColumn.AUDITED: (order <= min(last, last_audited)) & audit_reader(queue, labels).is_refuted,
+        LabelColumn.AUDITED: query.isin(audited) & np.isin(np.arange(len(frame)), [*outputs]),
         LabelColumn.LOOKS: 1 if look == len(names) else sum(one <= look for one in labels.looks),
     }
     scores: dict[str, Any] = {
@@ -167,16 +203,34 @@ def apply_labels(frame: DataFrame, metric: str, labels: Labels) -> DataFrame:
 def _outputs(frame: DataFrame, metric: str) -> dict[int, Output]:
     """Row -> its output, for unread outputs and those of the audit."""
     unread = is_unread(frame, metric)
-    queries = frame["query"].astype(str)
-    audited = sorted(set(queries[unread]), key=query_order)[:AUDITED_QUERIES]
-    read = queries.isin(audited) & frame[metric].notna() & frame["output"].map(lambda text: isinstance(text, str))
+    if not unread.any() or is_run_level(frame, metric):
+        return {}
+    queries, scored = frame["query"].astype(str), frame[metric].notna()
+    audited = sorted(set(queries[scored]), key=query_order)[:AUDITED_QUERIES]
+    read = queries.isin(audited) & scored & frame["output"].map(lambda text: isinstance(text, str))
     places = np.flatnonzero(unread | read.to_numpy())
     rows = to_records(frame.iloc[places])
     return {int(place): _output(row, metric, bool(unread[place])) for place, row in zip(places, rows, strict=True)}
 
 
+def _queue(frame: DataFrame, metric: str, outputs: Mapping[int, Output]) -> Queue:
+    """The queue of these outputs of a frame, by row."""
+    read = {place: one for place, one in outputs.items() if not one.is_unread}
+    arms = frame.iloc[[*read]].groupby([*axes_of(frame)], sort=False, dropna=False).indices.values()
+    keys = [one.key for one in read.values()]
+    return Queue(metric, _outputs_by_query(outputs), [{keys[place] for place in arm} for arm in arms])
+
+
+def _keys(outputs: Iterable[Output]) -> set[str]:
+    return {one.key for one in outputs}
+
+
+def _audit(read: Sequence[Output], labels: Labels) -> ReaderAudit:
+    return audit(np.array([one.score for one in read]), np.array([_number(labels.verdict(one.key)) for one in read]))
+
+
 def _outputs_by_query(outputs: Mapping[int, Output]) -> dict[str, list[Output]]:
-    """The distinct outputs of each query with an unread one. Their order, by digest, says nothing of their arms."""
+    """The distinct outputs of each query to label. Their order, by digest, says nothing of their arms."""
     by_query: dict[str, dict[str, Output]] = {}
     for output in outputs.values():
         by_query.setdefault(output.query, {}).setdefault(output.key, output)

@@ -227,6 +227,10 @@ class RunView:
     def label_notes(self) -> list[str]:
         """Sentences on the labels of unread outputs."""
         labels = read_labels(self.path)
+        if labels.people and is_run_level(self.frame, self.metric):
+            return [
+                f"Labels do not settle {self.metric}, which is computed from whole arms: unread outputs stay unread."
+            ]
         queue = make_queue(self.frame, self.metric) if labels.people or labels.judged else None
         return [*describe_labels(queue, labels)] if queue is not None and queue.outputs else []
 

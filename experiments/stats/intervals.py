@@ -175,8 +175,12 @@ def t_quantile(sizes: Floats, level: float) -> float:
 
     if len(sizes) >= MANY_CLUSTERS:
         return normal_quantile(0.5 + level / 2)
-    effective = float(sizes.sum() ** 2 / np.sum(sizes**2))
-    return float(stdtrit(max(effective - 1, 1.0), 0.5 + level / 2))
+    return float(stdtrit(max(effective_clusters(sizes) - 1, 1.0), 0.5 + level / 2))
+
+
+def effective_clusters(sizes: Floats) -> float:
+    """The number of equal clusters that are worth as much as these (Kish). sizes: [C], the samples in each cluster."""
+    return float(sizes.sum() ** 2 / np.sum(sizes**2))
 
 
 def cluster_sums(values: Floats, codes: Codes) -> tuple[Floats, Floats]:

@@ -9,15 +9,16 @@ such as a judge model or the rules of `lenient`, scores every output. The labels
     k     slope of y on g over the labeled pairs, within 0 and 1; 1 with fewer than MIN_LABELS
     r_i = y_i - k g_i,   rbar = mean of r over the labeled pairs
     e_i = B_i + k g_i + U_i rbar + S_i (u / m) (r_i - rbar) sqrt(m / (m - 1))
-    difference = mean e,   its variance that of clustered means (`intervals.mean_variance`) + (u / n)^2 / (m (m - 1))
+    difference = mean e,   its variance that of clustered means (`intervals.mean_variance`) + (u / n)^2 / (c (c - 1))
 
-u pairs have an unread output (U_i = 1), and m of these are labeled (S_i = 1). The last term is for errors that are too
-rare for m labels: it is the variance that one more residual, 1 off their mean, adds. Without it, 20 labels that all
-agree with a judge would call it perfect. A poor proxy makes the interval wider, never wrong. Student's t has the fewer
-degrees of freedom of the clusters and of the labeled clusters. Once everything is labeled, it is the exact paired test.
+u pairs have an unread output (U_i = 1), and m of these, in c clusters, are labeled (S_i = 1). The last term is for
+errors that are too rare for c clusters: it is the variance that one more cluster, with a residual 1 off their mean,
+adds. Without it, 20 labels that all agree with a judge would call it perfect. Pairs of a cluster share their errors, so
+they do not count singly. A poor proxy makes the interval wider, never wrong. Student's t has the fewer degrees of
+freedom of the effective clusters and of the labeled clusters. Once everything is labeled, it is the exact paired test.
 
-If the reader errs (`ReaderAudit`), the outputs that it read are a second stratum: g_i is the reader's part of the
-difference, and y_i what people say of the same outputs.
+If the reader errs (`ReaderAudit`), the outputs that it read are a second stratum with U_i = 1 for all pairs: g_i is the
+reader's part of the difference, and y_i what people say of the same outputs.
 
 A label may be "cannot tell". Both ways to fill it are computed, and the interval covers both.
 """
@@ -31,7 +32,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from experiments.stats.arms import UNIT, unread_column
-from experiments.stats.intervals import Codes, Floats, cluster_codes, cluster_sums, mean_variance, t_quantile
+from experiments.stats.intervals import Codes, Floats, cluster_codes, cluster_sums, effective_clusters, mean_variance
 from experiments.stats.pairs import PairedTestResult, Pairs, paired_test
 from experiments.stats.significance import level_of_test
 from icl import DataFrame
@@ -39,7 +40,7 @@ from icl import DataFrame
 Flags = NDArray[np.bool_]
 
 MIN_LABELS = 20
-"""With fewer labeled pairs there is no estimate. At 20, 95 % intervals cover .945 to .983 (`lab.simulation`)."""
+"""With fewer labeled clusters there is no estimate. At 20, 95 % intervals cover .945 to .983 (`lab.simulation`)."""
 LABELS_TEST = "labels"
 """The `test` of a result that labels of a sample settle."""
 AUDIT_LIMIT = 0.02
@@ -82,15 +83,19 @@ class LabeledArm:
 
 @dataclass(frozen=True)
 class ReaderAudit:
-    """How many read outputs also have a label, and how many of these the reader had wrong."""
+    """How many read outputs also have a label, and how many of these the reader had wrong; `arms`: the same by arm."""
 
     labels: int
     errors: int
+    arms: tuple["ReaderAudit", ...] = ()
 
     @property
     def is_refuted(self) -> bool:
-        """Whether the reader misreads too much for its readings to count as the truth. One error may be a slip."""
-        return self.errors > max(1, AUDIT_LIMIT * self.labels)
+        """Whether the reader misreads too much, in all arms or in one, for its readings to count as the truth.
+
+        One error may be a slip. Errors in one arm alone shift its comparisons, however many arms dilute their share.
+        """
+        return self.errors > max(1, AUDIT_LIMIT * self.labels) or any(arm.is_refuted for arm in self.arms)
 
     def describe(self) -> str:
         """'the reader agrees with 79 of 80 labels', and what follows if that is too few; '' without labels."""
@@ -169,21 +174,27 @@ def settle(
             to be corrected. None: what was read is the truth.
 
     Returns:
-        The estimate; None if fewer than MIN_LABELS pairs with an unread output are labeled and others are left.
+        The estimate; None if fewer than MIN_LABELS clusters with an unread output are labeled and others are left. So
+        it is with the audited pairs, if the reader's errors are to be corrected.
     """
     sides = reference, arm
     unread = reference.unread | arm.unread
     sampled = chosen & unread
-    if len(unread) == 0 or (sampled.sum() < MIN_LABELS and (unread & ~chosen).any()):
+    if len(unread) == 0:
         return None
-    untold = any(np.isnan(_truth(side, audited))[sampled].any() for side in sides)
+    codes = cluster_codes(clusters)
+    untold = any(
+        np.isnan(_truth(side, audited))[chosen if audited is None else chosen | audited].any() for side in sides
+    )
     ends = []
     for fill in (0.0, 1.0) if untold else (0.0,):
         truths = [
             np.nan_to_num(_truth(side, audited), nan=value) for side, value in zip(sides, (1 - fill, fill), strict=True)
         ]
         strata = _strata(sides, truths, sampled, audited)
-        ends.append(_end(strata, truths, cluster_codes(clusters), level))
+        if any(not of.is_whole and of.num_labeled(codes) < MIN_LABELS for of in strata):
+            return None
+        ends.append(_end(strata, truths, codes, level))
     low, high = ends[0], ends[-1]
     p = low.p if low is high or low.difference > 0 else high.p if high.difference < 0 else 1.0
     counts = [int(sum((side.unread & of).sum() for side in sides)) for of in (unread, sampled)]
@@ -275,16 +286,18 @@ def labeled_arm(rows: DataFrame, metric: str) -> _Side | None:
 def _read_arm(score: Floats) -> _Side:
     """An arm whose outputs are all read."""
     every = np.ones(len(score), dtype=bool)
-    return LabeledArm(score, score, np.full(len(score), np.nan)), every, every, 1
+    return LabeledArm(score, score, score), every, every, 1
 
 
 def settled_mean(rows: DataFrame, metric: str, level: float = 0.95) -> SettledDifference | None:
     """The mean score of an arm by its labels. None without labels, or if every output is read or labeled."""
     own = labeled_arm(rows, metric) if has_labels(rows, metric) else None
-    if own is None or not (own[0].unread & np.isnan(own[0].label)).any():
+    if own is None:
+        return None
+    arm, chosen, audited, looks = own
+    if not audited.any() and not (arm.unread & np.isnan(arm.label)).any():
         return None
     nothing = LabeledArm(*[np.zeros(len(rows))] * 3)
-    arm, chosen, audited, looks = own
     return SettledPairs(
         nothing, arm, chosen, rows[UNIT].to_numpy(), audited if audited.any() else None, looks
     ).estimate(level)
@@ -292,7 +305,7 @@ def settled_mean(rows: DataFrame, metric: str, level: float = 0.95) -> SettledDi
 
 def _truth(side: LabeledArm, audited: Flags | None) -> Floats:
     """[n], the labels of unread outputs, and the score of read ones or, in audited pairs, their labels."""
-    by_label = side.unread if audited is None else side.unread | (audited & np.isfinite(side.label))
+    by_label = side.unread if audited is None else side.unread | audited
     return np.where(by_label, side.label, side.score)
 
 
@@ -309,18 +322,21 @@ class OutputStratum:
     def is_whole(self) -> bool:
         return not (self.pairs & ~self.sampled).any()
 
+    def num_labeled(self, codes: Codes) -> int:
+        """The number of clusters with a label. codes: [n], the cluster of each pair."""
+        return len(np.unique(codes[self.sampled]))
+
 
 def _strata(
     sides: Sequence[LabeledArm], truths: Sequence[Floats], sampled: Flags, audited: Flags | None
 ) -> list[OutputStratum]:
     """The unread outputs, and the read ones: all of these count as labeled without an audit that refutes the reader."""
     unread, read = [side.unread for side in sides], [~side.unread for side in sides]
+    every = np.ones(len(sampled), dtype=bool)
     reader = _part([side.score for side in sides], read)
     return [
         OutputStratum(_part([s.proxy for s in sides], unread), _part(truths, unread), unread[0] | unread[1], sampled),
-        OutputStratum(
-            reader, _part(truths, read), pairs := read[0] | read[1], pairs if audited is None else pairs & audited
-        ),
+        OutputStratum(reader, _part(truths, read), every, every if audited is None else audited),
     ]
 
 
@@ -335,12 +351,12 @@ def _end(strata: Sequence[OutputStratum], truths: Sequence[Floats], codes: Codes
     values, slopes = zip(*map(corrected_values, strata), strict=True)
     e = np.sum(values, axis=0)
     sums, sizes = cluster_sums(e, codes)
-    rare = sum((of.pairs.mean() ** 2 / (m * (m - 1)) for of in left if (m := int(of.sampled.sum())) > 1), 0.0)
+    clusters = [stratum.num_labeled(codes) for stratum in left]
+    rare = sum(of.pairs.mean() ** 2 / (c * (c - 1)) for of, c in zip(left, clusters, strict=True))
     difference, error = float(e.mean()), (mean_variance(sums, sizes, float(np.var(e))) + rare) ** 0.5
-    labeled_clusters = min(len(np.unique(codes[stratum.sampled])) for stratum in left)
-    freedom = max(1, min(len(sizes), labeled_clusters) - 1)
-    half = max(t_quantile(sizes, level), float(stdtrit(freedom, 0.5 + level / 2))) * error
-    p = float(2 * stdtr(freedom, -abs(difference) / error)) if error else float(difference == 0)
+    freedom = max(1.0, min(effective_clusters(sizes), *clusters) - 1)
+    half = float(stdtrit(freedom, 0.5 + level / 2)) * error
+    p = float(2 * stdtr(freedom, -abs(difference) / error))
     return SettledDifference(difference, difference - half, difference + half, p, slopes[0], 0, 0)
 
 

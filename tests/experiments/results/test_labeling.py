@@ -1,19 +1,32 @@
+from pathlib import Path
+
 import numpy as np
+import pandas as pd
 import pytest
 from unread_run import WORDINGS, labels_of, says, write_unread_run
 
 from experiments.imports.merged_runs import merge_runs
 from experiments.report.sections.scores import scores_section
-from experiments.results.labeling import AUDITED_QUERIES, audit_reader, make_queue
+from experiments.results.labeling import (
+    AUDITED_QUERIES,
+    apply_labels,
+    audit_reader,
+    make_queue,
+    query_order,
+    require_queue,
+)
 from experiments.results.loaded_run import load_run
 from experiments.results.paired_runs import pair_runs
+from experiments.results.run_metrics import run_level
 from experiments.results.view_run import NO_REFERENCE, view_run
 from experiments.sharing.card import make_card
 from experiments.sharing.card_text import card_text
 from experiments.sharing.verify import problems_of_card
+from experiments.stats.arms import tidy_frame
 from experiments.stats.compare import compare
 from experiments.stats.settled import LabelColumn
-from experiments.store.labels import Label, append_labels, read_labels
+from experiments.store.labels import Label, Labels, append_labels, read_labels
+from icl import StoreError
 
 
 @pytest.fixture(scope="module")
@@ -201,3 +214,60 @@ def test_a_run_compares_its_arms_as_its_page_does(run):
     assert (row["difference"], row["low"], row["high"]) == pytest.approx(
         (gain.result.difference, gain.result.low, gain.result.high)
     )
+
+
+def _frame(unread, misread=frozenset(), queries=80):
+    """Two arms with the answer 'yes' throughout: at 0 shots unread in some queries, at 4 shots misread in some."""
+    rows = [
+        {"shots": k, "query": f"q{i}", "seed": 0, "cell": f"c{k}", "question": f"Q{i}", "gold": ["yes"],
+         "output": f"yes {k}", "lenient": float(not (k and i in misread)),
+         "unread:lenient": "yes" if k == 0 and i in unread else ""}
+        for k in (0, 4) for i in range(queries)
+    ]  # fmt: skip
+    return tidy_frame(pd.DataFrame(rows), ("shots",))
+
+
+def _labels(queue, queries=None, *, leave=()):
+    keys = [one.key for one in queue.first(queries) if one.query not in leave]
+    return Labels({key: {"ana": True} for key in keys}, {}, (queries or len(queue.unread),))
+
+
+def test_an_arm_that_is_read_where_no_output_is_unread_is_audited():
+    order = sorted(range(80), key=lambda i: query_order(f"q{i}"))
+    frame = _frame(unread=set(order[20:]), misread=set(order[:20:4]))
+    queue = make_queue(frame, "lenient")
+    assert [*queue.outputs][:AUDITED_QUERIES] == [f"q{i}" for i in order[:20]]
+    checked = audit_reader(queue, _labels(queue))
+    assert (checked.errors, checked.is_refuted) == (5, True)
+    labeled = apply_labels(frame, "lenient", _labels(queue))
+    assert labeled[LabelColumn.AUDITED.of("lenient")].sum() == 40
+
+
+def test_queries_are_counted_by_their_unread_outputs_and_the_audit_comes_in_addition():
+    order = sorted(range(80), key=lambda i: query_order(f"q{i}"))
+    queue = make_queue(_frame(unread=set(order[10:70])), "lenient")
+    assert len(queue.unread) == 60
+    assert {one.query for one in queue.first(15) if one.is_unread} == {f"q{i}" for i in order[10:25]}
+    assert queue.first(60) == queue.first(None)
+
+
+def test_only_queries_that_were_labeled_correct_the_reader():
+    order = sorted(range(80), key=lambda i: query_order(f"q{i}"))
+    frame = _frame(unread=set(order[:70]), misread=set(order[:20:4]))
+    queue = make_queue(frame, "lenient")
+    for leave, number in (((), 20), ((f"q{order[12]}",), 12)):
+        labeled = apply_labels(frame, "lenient", _labels(queue, leave=leave))
+        audited = labeled[LabelColumn.AUDITED.of("lenient")]
+        assert set(labeled["query"][audited]) == {f"q{i}" for i in order[:number]}
+
+
+def test_a_run_level_metric_stays_undecided_whatever_is_labeled():
+    frame = _frame(unread=set(range(40)))
+    frame = run_level(frame.assign(f1=frame["lenient"]), {"metrics": {"f1": {"name": "f1", "run_level": True}}}, ())
+    frame = frame.rename(columns={"unread:lenient": "unread:f1"})
+    labels = _labels(make_queue(_frame(unread=set(range(40))), "lenient"))
+    assert apply_labels(frame, "f1", labels) is frame
+    assert make_queue(frame, "f1").outputs == {}
+    frame.attrs["metrics"] = ("f1",)
+    with pytest.raises(StoreError, match=r"'f1' is computed from whole arms.*No other score of the run"):
+        require_queue(frame, "f1", Path("run"))

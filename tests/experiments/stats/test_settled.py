@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 
 from experiments.stats.pairs import Pairs, paired_test
-from experiments.stats.settled import MIN_LABELS, LabeledArm, OutputStratum, audit, corrected_values, settle
+from experiments.stats.settled import (
+    MIN_LABELS,
+    LabeledArm,
+    OutputStratum,
+    ReaderAudit,
+    audit,
+    corrected_values,
+    settle,
+)
 from lab.simulation.settling import choose, draw_arms, settling_rows
 
 N = 200
@@ -150,3 +158,49 @@ def test_sixty_labels_cover_a_truth_that_the_proxy_misses():
     assert rows["60 queries labeled"]["coverage"] >= 0.92  # .95 - 2 standard errors
     real = {row["by"]: row for row in settling_rows([N], [60], 0.14, runs=50)}
     assert real["60 queries labeled"]["claims a sign"] > 0.8
+
+
+def test_an_arm_that_is_misread_refutes_the_reader_however_many_arms_dilute_its_errors():
+    clean = ReaderAudit(20, 0)
+    assert not ReaderAudit(240, 4).is_refuted
+    assert ReaderAudit(240, 4, (*[clean] * 11, ReaderAudit(20, 4))).is_refuted
+    assert not ReaderAudit(240, 4, (*[ReaderAudit(20, 1)] * 4, *[clean] * 8)).is_refuted  # one slip an arm
+
+
+def test_few_audited_pairs_give_no_estimate_and_an_audited_output_of_which_nobody_can_tell_is_no_agreement(arms):
+    reference, arm = (LabeledArm(one.label, one.label, one.label) for one in arms)
+    none = UNITS < 0
+    assert settle(reference, arm, none, UNITS, audited=UNITS < 1) is None
+    assert settle(reference, arm, none, UNITS, audited=UNITS < MIN_LABELS - 1) is None
+    unsure = replace(reference, label=np.where(UNITS < 3, np.nan, reference.label))
+    certain, wide = (settle(one, arm, none, UNITS, audited=UNITS < 40) for one in (reference, unsure))
+    assert wide.high - wide.low > certain.high - certain.low
+
+
+def _of_seeds(queries, seeds, labeled):
+    """A judge that refuses the right prose of every twelfth query, in all of its seeds, and the first queries."""
+    units = np.repeat(np.arange(queries), seeds)
+    truth = (units % 5 < 3).astype(float)
+    reference = LabeledArm(np.full(len(units), np.nan), np.where(units % 12 == 11, 0.0, truth), truth)
+    return settle(reference, LabeledArm(truth, truth, truth), units < labeled, units)
+
+
+def test_seeds_of_a_query_are_one_label_in_the_guard_and_in_the_width():
+    assert _of_seeds(200, 12, MIN_LABELS - 1) is None
+    one, twelve = _of_seeds(200, 1, MIN_LABELS), _of_seeds(200, 12, MIN_LABELS)
+    assert twelve.high - twelve.low == pytest.approx(one.high - one.low, rel=0.05)
+
+
+def test_p_is_significant_exactly_if_the_interval_leaves_out_0():
+    sizes = np.array([60, *[2] * 60])
+    units = np.repeat(np.arange(61), sizes)
+    for seed in range(20):
+        draw = np.random.default_rng(seed)
+        truth, unread = (draw.random(len(units)) < 0.6).astype(float), draw.random(len(units)) < 0.5
+        proxy = np.where(unread & (draw.random(len(units)) < 0.3), 0.0, truth)
+        higher = np.where(draw.random(len(units)) < 0.1, 1.0, truth)
+        reference = LabeledArm(np.where(unread, np.nan, truth), proxy, truth)
+        result = settle(reference, LabeledArm(higher, higher, higher), units < 40, units)
+        for level in (1 - result.p - 1e-6, 1 - result.p + 1e-6):
+            ends = settle(reference, LabeledArm(higher, higher, higher), units < 40, units, level=level)
+            assert (ends.low <= 0 <= ends.high) == (level > 1 - result.p)
