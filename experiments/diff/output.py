@@ -6,6 +6,7 @@ from typing import Any
 from experiments.diff.comparison import Limits, PromptComparison, StageStatus
 from experiments.diff.recording import Side
 from experiments.diff.verdict import Parting, fact_differences
+from icl import strip_control_characters
 from icl.models.tracing import Stage
 
 
@@ -33,24 +34,27 @@ def print_table(a: Side, b: Side, rows: Sequence[PromptComparison], limits: Limi
     from rich.table import Table
     from rich.text import Text
 
+    def plain(text: str) -> Text:
+        return Text(strip_control_characters(text))
+
     console = Console(highlight=False)
     for label, side in (("A", a), ("B", b)):
         arithmetic = side.facts.get("arithmetic", {}).get("dtype")
-        console.print(Text(f"{label}  {side.name}{f'   {arithmetic}' if arithmetic else ''}"))
+        console.print(plain(f"{label}  {side.name}{f'   {arithmetic}' if arithmetic else ''}"))
     table = Table(box=None, pad_edge=False)
     for name in ("stage", "", "largest difference", "prompts"):
         table.add_column(name, overflow="fold")
     for cells in stage_rows(a, b, rows):
-        table.add_row(*map(Text, cells), style="bold" if cells[1] == "differs" else None)
+        table.add_row(*map(plain, cells), style="bold" if cells[1] == "differs" else None)
     console.print(table)
     for _, text in fact_differences(a, b):
-        console.print(Text(f"setting  {text}"))
+        console.print(plain(f"setting  {text}"))
     if missing := abs(len(a.entries) - len(rows)) + abs(len(b.entries) - len(rows)):
-        console.print(Text(f"note     {missing} prompts are on one side only: the studies differ"))
+        console.print(plain(f"note     {missing} prompts are on one side only: the studies differ"))
     for row in rows:
         if (first := row.outcomes[Stage.FIRST]).status is StageStatus.HIDDEN and first.text:
-            console.print(Text(f"note     {row.name}: {first.text}"))
-    console.print(Text(f"{result.sentence} (log-probabilities: equal up to {limits.tolerance:.2g} nats)"))
+            console.print(plain(f"note     {row.name}: {first.text}"))
+    console.print(plain(f"{result.sentence} (log-probabilities: equal up to {limits.tolerance:.2g} nats)"))
 
 
 def to_json(a: Side, b: Side, rows: Sequence[PromptComparison], limits: Limits, result: Parting) -> dict[str, Any]:

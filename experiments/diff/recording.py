@@ -4,9 +4,13 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from annotated_types import Ge, Le
+from pydantic import ConfigDict, Field
 
 from experiments.diff.ladder import DEFAULT_EDGE, Rung, ladder
+from experiments.store.json_shapes import Shape, check_shape
 from experiments.store.store import report_write_errors
 from icl import ConfigError, ICLError, Model, ModelError, Prompt, __version__, parse_json_object
 from icl.models.tracing import Stage, Trace, Tracer
@@ -14,6 +18,8 @@ from icl.probe.distances import Answer, distance
 
 FORMAT = "icl diff 1"
 """Changes with the fields of a stored side."""
+MAX_EDGE = 4096
+"""Pixels. The ladder draws images of six times the edge, also for a file of a stranger."""
 ARRAYS = ("pixels", "features")
 Script = tuple[tuple[str, tuple[str, ...]], ...]
 """For each turn, its role and its parts: texts, and images as <digest, width x height>."""
@@ -131,38 +137,79 @@ def save(side: Side, path: Path) -> None:
         path.write_bytes(to_bytes(arrays, {"icl": text}))
 
 
+class _Tokenizer(Shape):
+    image_tokens: list[int] = Field([], alias="image tokens")
+
+
+class _Facts(Shape):
+    __pydantic_extra__: dict[str, dict[str, Any]]
+    tokenizer: _Tokenizer | None = None
+
+
+class _Trace(Shape):
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    text: str | None
+    ids: tuple[int, ...] | None
+    prompt_tokens: int | None
+    pixels: int | None
+    features: int | None
+    top: dict[str, float]
+    tokens: tuple[str, ...]
+    margins: tuple[float, ...]
+    answer: str
+    stopped: bool
+    error: str
+
+
+class _Entry(Shape):
+    name: str
+    script: Script
+    trace: _Trace
+    cause: str
+
+
+class _Side(Shape):
+    """The shape of the JSON of a stored side. In place of arrays it has their number."""
+
+    name: str
+    entries: list[_Entry]
+    facts: _Facts
+    hidden: dict[Stage, str]
+    edge: Annotated[int, Ge(1), Le(MAX_EDGE)]
+    noise: Annotated[float, Ge(0)]
+
+
 def load(path: Path) -> Side:
-    """Reads a stored side. Raises ConfigError for another file, and for one of another version."""
+    """Reads a stored side.
+
+    Raises:
+        ConfigError: It is another file, or of another version, or lacks an array.
+        DamagedFileError: A value has another type, or is out of range.
+    """
     from safetensors import SafetensorError, safe_open
 
+    remedy = f"Write it again: icl diff MODEL STUDY --save {path}"
     try:
         with safe_open(path, "np") as file:
             content = parse_json_object((file.metadata() or {}).get("icl", "").encode())
             if content.pop("format") != FORMAT:
                 raise ValueError("it has another version")
             arrays = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - it is no mapping
-        entries = tuple(_entry(i, item, arrays) for i, item in enumerate(content["entries"]))
-        return Side(
-            name=content["name"],
-            entries=entries,
-            facts=content["facts"],
-            hidden={Stage(stage): str(reason) for stage, reason in content["hidden"].items()},
-            edge=int(content["edge"]),
-            noise=float(content["noise"]),
-        )
-    except (OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
+        side = check_shape(_Side, content, path, remedy)
+        entries = tuple(_entry(i, item, arrays) for i, item in enumerate(side.entries))
+        return Side(side.name, entries, content["facts"], side.hidden, side.edge, side.noise)
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(
-            f"{path} is not a side that this version of `icl diff --save` wrote ({error}). Write it again: icl diff "
-            f"MODEL STUDY --save {path}"
+            f"{path} is not a side that this version of `icl diff --save` wrote ({error}). {remedy}"
         ) from error
 
 
-def _entry(i: int, item: Mapping[str, Any], arrays: Mapping[str, Any]) -> Entry:
-    trace = dict(item["trace"])
+def _entry(i: int, item: _Entry, arrays: Mapping[str, Any]) -> Entry:
+    trace = dict(item.trace)
     for key in ARRAYS:
         count = trace[key]
         trace[key] = None if count is None else tuple(arrays[f"{i}.{key}.{n}"] for n in range(count))
-    for key in ("ids", "tokens", "margins"):
-        trace[key] = None if trace[key] is None else tuple(trace[key])
-    written = tuple((role, tuple(parts)) for role, parts in item["script"])
-    return Entry(item["name"], written, Trace(**trace), item["cause"])
+        if any(not one.size or one.dtype.kind != "f" for one in trace[key] or ()):
+            raise ValueError(f"{key} of '{item.name}' are no numbers of an image")
+    return Entry(item.name, item.script, Trace(**trace), item.cause)

@@ -136,3 +136,8 @@ def test_pixel_values_tell_what_was_done_to_them(shape):
     assert "normalization" in pixel_cause([a], [2 * a + 1], 0)
     assert pixel_cause([a, b], [b, a], 0) == "order of images: those of A are 2 1 in B"
     assert "resize" in pixel_cause([a], [a + 0.1 * b], 0)
+
+
+def test_a_stored_side_of_a_server_is_the_side(icl, server):
+    assert icl(server(), "study.yaml", "--save", "a.trace", "--queries", "0")[0] == 0
+    assert load(Path("a.trace")).entries[0].trace.tokens
