@@ -6,16 +6,16 @@ only if it leaves no choice:
 
 1. Reasoning, end tokens and a next question do not count. An output without words is wrong. An output that takes
    something back ("wait", "actually") is unread.
-2. One marked answer counts: a tag, a box, a JSON key, "Answer: x", "the answer is x", the only bold text. Two different
-   marked answers are unread.
+2. One marked answer counts: a tag, a box, a JSON key, "Answer: x", "the answer is x", or the only bold text if it ends
+   its clause. Two different marked answers are unread.
 3. An accepted answer is right. Another option is wrong, and so is the answer to another query of the task; with options
    only if it is one word that is no part of an accepted answer. A bare number is compared as a number.
 4. A letter of an option, alone or with its text. If letter and text disagree, the output is unread. A letter or number
    beyond the last option is wrong.
 5. Yes or no: the first word, if it stands by itself and no other of yes, no, true, false, not or but follows.
-6. A text that names exactly one option, or has exactly one number, and no word of `_GUARD`.
-7. A text that names options but no accepted one in any spelling is wrong, and so is a text without a number where a
-   number is the answer.
+6. One bare clause around exactly one option, or one number: all its other words are of the closed class `_PLAIN`, or
+   of the question ("There are 7 dogs"), and before it stands an article, or a copula ("photo 7" is no answer).
+7. A bare clause around several options, none of them accepted, is wrong, and so is one word that resembles none.
 8. Without options a text of at most `OPEN_WORDS` words that resembles no accepted answer is wrong.
 
 A score of a metric with `reads_answers` counts as read if this reader agrees with it (`unread_metrics`). Other metrics
@@ -36,7 +36,7 @@ from icl.text.folding import fold
 from icl.text.reasoning_blocks import split_reasoning
 from icl.types import Example, Generation
 
-READER_REVISION = 1
+READER_REVISION = 2
 """Raise it when an output may be read differently: `icl run` then reads stored answers again."""
 
 CACHE_ENTRIES = 4096
@@ -48,9 +48,6 @@ OPEN_WORDS = 3
 RESEMBLANCE = 0.5
 """The ratio of `difflib` from which a text may be another spelling of an answer."""
 
-NEAR = 30
-"""The number of characters after an option's text in which a denial makes a letter uncertain."""
-
 _NEXT = re.compile(r"\n\s*(?:(?:question|q|user|human|image|input|example)\s*\d*\s*[:.]|#{2,}|<)", re.IGNORECASE)
 _MARKS = tuple(
     re.compile(pattern, re.IGNORECASE | re.DOTALL if "answer>" in pattern else re.IGNORECASE)
@@ -59,26 +56,60 @@ _MARKS = tuple(
         r"\\boxed\s*\{((?:[^{}]|\{[^{}]*\})*)\}",
         r'"(?:answer|final_answer|label|choice|prediction|output|response)"\s*:\s*("[^"]*"|-?[\d.]+|true|false)',
         r"(?:^|\n)\W*(?:the\s+)?(?:final\s+|correct\s+)?answer\W*:\W*?(.+?)\s*(?=\n|$)",
-        r"\b(?:the|my) (?:final |correct |best )?(?:answer|label|choice|option(?: letter)?)(?: to choose)? is:?\s+"
-        r"(.+?)(?=[.!]?\s*(?:\n|$)|[.!]\s)",
+        r"(?:^|[.,!:\n]\s*)(?:(?:so|thus|therefore|hence),? )?(?:the|my) (?:final |correct |best )?"
+        r"(?:answer|label|choice|option(?: letter)?)(?: to choose)? is:?\s+(.+?)(?=[.!]?\s*(?:\n|$)|[.!]\s)",
         r"\*\*(?![^*]*:\*\*)([^*\n]+)\*\*(?!\s*:)",
     )
 )
+_STRESS = re.compile(
+    r"(?:(?:^|\n)[^\w\n]*|(?:\b(?:is|are)|\bit's|:)\s+(?:an?\s+|the\s+)?)\*\*[^*\n]+\*\*(?:[.,!]|\s*(?:\n|$))",
+    re.IGNORECASE,
+)
+"""A bold answer: at the start of a line or after a copula, and at the end of its clause ("**dog** is ruled out")."""
 _TAKES_BACK = re.compile(
     r"\b(?:wait|actually|correction|scratch that|second thought|hmm|closer (?:look|inspection)|double-check|check again"
     r"|oops|i mean)\b|~~",
     re.IGNORECASE,
 )
-_GUARD = re.compile(
-    r"\b(?:not|no|none|never|neither|nor|or|either|both|and|but|unlike|instead|rather|than|except|without|maybe|perhaps"
-    r"|possibly|might|may|could|would|if|first|second|third|last|wait|actually|however|although|though|while|looks?"
-    r"|like|similar|kind|type|least|most|about|around|over|under|image|picture|figure|example|between|to|hard|difficult"
-    r"|unsure|cannot|sorry|unable|only|minus|negative|half|halves|quarters?|thirds?|fourths?|dozen|hundred|thousand"
-    r"|million|billion|percent|\w+teen|twenty|thirty|forty|fifty|sixty|seventy|eighty|ninety|kein\w*|pas|nicht|niet)\b"
-    r"|n't\b|[?~{}<>=\\/+€£¥]|\d\s*[-–]\s*\d",
-    re.IGNORECASE,
+_SUBJECT_AND_COPULA = re.compile(
+    r"(?:.+ (?:is|are)|(?:.+ )?(?:it's|that's|there's|there're|they're|(?:i|we) (?:see|count)))"
 )
-"""Words and signs that may change what a text says. The list is frozen: it may grow, but no word may leave it."""
+"""What may stand before an answer, perhaps with an article between them: a subject and a copula."""
+_LABELS = frozenset(("answer", "count", "label", "number", "output", "prediction", "result", "total", "value"))
+"""What may stand before an answer with a colon."""
+_PLAIN = frozenset(
+    [
+        "i",
+        "we",
+        "my",
+        "it",
+        "it's",
+        "this",
+        "that",
+        "that's",
+        "these",
+        "those",
+        "there",
+        "there's",
+        "there're",
+        "they",
+        "they're",
+        "here",
+        "is",
+        "are",
+        "see",
+        "count",
+        "in",
+        "of",
+        "on",
+        "option",
+        "a",
+        "an",
+        "the",
+    ]
+).union(_LABELS)
+"""The only words besides those of the question that may stand around an answer. Any other word may deny it."""
+_ASKS = frozenset({"what", "which", "how", "who", "whose", "where"})
 
 _DENIES = re.compile(
     r"\b(?:not|no|none|never|neither|nor|other|all|both|former|latter|first|second|third|fourth|last|rule|eliminat\w*"
@@ -97,18 +128,24 @@ _BARE_NUMBER = re.compile(r"[-−$]?\$?(?:\.\d+|\d[\d,.]*)%?")
 _NUMBER_ANSWER = re.compile(r"[-−]?\$?[\d,.]+%?|[a-z]+")
 _INTEGER = re.compile(r"[1-9]\d{0,8}")
 _WORD = re.compile(r"[^\W\d_]{3,}")
+_PHRASE = re.compile(r"[a-z0-9 .,'-]+")
 _LETTER = re.compile(r"(?:option\s+)?[(\[]?([a-z])[)\].:]*(?:\s+(.+))?")
 _MARKED_LETTER = re.compile(r"(?:option\s+)?[(\[]?\w[)\].:]")
 _LONE_LETTER = re.compile(r"(?<![\w'])[B-HJ-Z](?![\w'])|[(\[]\w[)\]]|^\W*A\W*[.):]")
 _BINARY = frozenset({"yes", "no", "true", "false"})
 _TURNS = _BINARY | {"not", "but", "wait", "actually", "however", "and", "or", "idea"}
 _NUMBERS = (*ONES, "eleven", "twelve")
+_NUMBER_WORD = re.compile(rf"\b(?:{'|'.join(_NUMBERS)})\b")
+_LIST = re.compile(r"\0(?:(?:\s*,)?\s*(?:(?:and|or)\s+)?(?:an?\s+|the\s+)?\0)+")
 
 
-@lru_cache(CACHE_ENTRIES)
 @lru_cache(CACHE_ENTRIES)
 def read_output(
-    output: str, answers: tuple[str, ...], options: tuple[str, ...] = (), other_answers: frozenset[str] = frozenset()
+    output: str,
+    answers: tuple[str, ...],
+    options: tuple[str, ...] = (),
+    other_answers: frozenset[str] = frozenset(),
+    question: str = "",
 ) -> bool | None:
     """Whether an output gives an accepted answer; None if the reader is not certain.
 
@@ -117,6 +154,7 @@ def read_output(
         answers: The accepted answers.
         options: The texts of the options, in the order of their letters.
         other_answers: The folded answers to all queries of the task, and their options (`folded_answers`).
+        question: The question of the query, whose words an answer may repeat.
     """
     raw = _answer_text(output)
     if not raw:
@@ -134,10 +172,10 @@ def read_output(
     if is_bare and (value := _number(text)) is not None and all(map(_BARE_NUMBER.fullmatch, accepted)):
         return value in map(_number, accepted)
     if offered:
-        return _read_option(text, raw, accepted, offered)
+        return _read_option(text, raw, accepted, offered, question)
     golds = [value for value in map(_number, accepted) if value is not None]
     is_number = golds and all(map(_NUMBER_ANSWER.fullmatch, accepted))
-    return _read_number(text, golds) if is_number else False if _is_unlike(text, accepted) else None
+    return _read_number(text, golds, question) if is_number else False if _is_unlike(text, accepted) else None
 
 
 def folded_answers(examples: Iterable[Example]) -> frozenset[str]:
@@ -161,7 +199,7 @@ def unread_metrics(
     if not names:
         return ()
     plain = in_texts(example)
-    reading = read_output(generation.text, plain.answers, plain.options, other_answers)
+    reading = read_output(generation.text, plain.answers, plain.options, other_answers, plain.question)
     return tuple(
         name
         for name in names
@@ -181,7 +219,8 @@ def _answer_text(output: str) -> str | None:
         values = {fold(value): value for value in mark.findall(text)}
         values.pop("", None)
         if values:
-            return next(iter(values.values())) if len(values) == 1 else None
+            is_answer = mark is not _MARKS[-1] or _STRESS.search(text)
+            return None if len(values) > 1 else next(iter(values.values())) if is_answer else text
     return text
 
 
@@ -194,24 +233,51 @@ def _number(text: str) -> float | None:
     return float(words[0]) if not matches and len(words) == 1 else None
 
 
-def _read_number(text: str, golds: Collection[float]) -> bool | None:
-    """By the rules 6 and 7."""
-    if text.isascii() and not _NUMERIC.search(text):
-        return False
+def _question_words(question: str, answers: Iterable[str]) -> frozenset[str]:
+    """The words of the sentence that asks, which an answer may repeat; none if it has a denial or one of the answers.
+
+    "Which animal is next to the dog?" makes "the dog is next to the animal" no plain answer.
+    """
+    for sentence in re.split(r"[.!?\n]", fold(question)):
+        words = re.findall(r"[^\W\d_]+", sentence)
+        if _ASKS.intersection(words):
+            is_usable = not _DENIES.search(sentence) and not _names(sentence, answers)[0]
+            return frozenset(words) if is_usable else frozenset()
+    return frozenset()
+
+
+def _is_bare(rest: str, question_words: Collection[str]) -> bool:
+    """Whether a text is a bare clause around its only answer, which stands as \\0 in it (rule 6)."""
+    text, _, after = rest.strip("()[]«» ").partition("\0")
+    before = re.sub(r"(?:^| )(?:an?|the)$", "", " ".join(re.findall(r"[^\s,:]+|:", text)))
+    words = [*before.split(), *after.split()]
+    if before.endswith(":") and words.count(":") == 1 and not _LABELS.isdisjoint(words):
+        return _PLAIN.union(question_words, ":").issuperset(words)
+    is_led = not before or _SUBJECT_AND_COPULA.fullmatch(before) is not None
+    return is_led and _PLAIN.union(question_words).issuperset(words)
+
+
+def _read_number(text: str, golds: Collection[float], question: str) -> bool | None:
+    """By the rule 6."""
     value = _number(text)
-    is_plain = _BARE_NUMBER.fullmatch(text) is not None or not _GUARD.search(text)
-    return value in golds if value is not None and is_plain else None
+    if value is None or _BARE_NUMBER.fullmatch(text):
+        return None if value is None else value in golds
+    number = _DIGITS if _DIGITS.search(text) else _NUMBER_WORD
+    return value in golds if _is_bare(number.sub("\0", text), _question_words(question, ())) else None
 
 
-def _names(text: str, options: Iterable[str]) -> set[str]:
-    """The options that a text names, as whole words; of two that overlap the longer one."""
+def _names(text: str, options: Iterable[str]) -> tuple[set[str], str]:
+    """The options that a text names, as whole words, and the text with \\0 for each.
+
+    Of two options that overlap, the longer one counts.
+    """
     named, rest = set(), text
     for option in sorted(filter(None, options), key=len, reverse=True):
         words = re.escape(option)
         rest, count = re.subn(rf"(?<![\w'-]){words}(?![\w'-])" if option.isascii() else words, " \0 ", rest)
         if count:
             named.add(option)
-    return named
+    return named, rest
 
 
 def _resembles(text: str, answer: str) -> bool:
@@ -223,18 +289,22 @@ def _resembles(text: str, answer: str) -> bool:
 
 def _is_unlike(text: str, accepted: Collection[str]) -> bool:
     """Whether a short text is certainly none of the accepted answers (rule 8)."""
-    is_plain = len(text.split()) <= OPEN_WORDS and text.isascii() and not _GUARD.search(text)
-    return is_plain and not any(_resembles(text, answer) for answer in accepted)
+    is_plain = len(text.split()) <= OPEN_WORDS and _PHRASE.fullmatch(text) and not _DENIES.search(text)
+    return (
+        bool(is_plain)
+        and not any(map(_NUMERIC.search, accepted))
+        and not any(_resembles(text, answer) for answer in accepted)
+    )
 
 
-def _read_option(text: str, raw: str, accepted: frozenset[str], offered: tuple[str, ...]) -> bool | None:
+def _read_option(text: str, raw: str, accepted: frozenset[str], offered: tuple[str, ...], question: str) -> bool | None:
     """By the rules 4 to 7. text: the folded answer. raw: the answer as the model wrote it."""
     lettered = all(len(option) == 1 for option in offered)
     if not lettered and len(set(re.findall(r"\(([A-Z])\)", raw))) == 1:
         before, letter, after = re.split(r"\(([A-Z])\)", raw)[:3]
         place = ascii_lowercase.index(letter.lower())
-        if place < len(offered) and fold(after).startswith(offered[place]) and not _denied(before):
-            return _read_named_letter(fold(after), after, place, accepted, offered)
+        if place < len(offered) and fold(after).startswith(offered[place]) and _is_bare(f"{fold(before)} \0", ()):
+            return _read_named_letter(fold(after), place, accepted, offered)
     if (chosen := _lettered_option(text, offered, lettered=lettered)) is not None:
         is_article = raw.strip() == "a" and not lettered
         return None if is_article and chosen in accepted else chosen in accepted
@@ -242,7 +312,7 @@ def _read_option(text: str, raw: str, accepted: frozenset[str], offered: tuple[s
         return _read_binary(text, accepted, offered)
     if lettered or not text.isascii() or _LONE_LETTER.search(raw):
         return None
-    return _read_names(text, accepted, offered)
+    return _read_names(text, accepted, offered, question)
 
 
 def _is_beyond(text: str, offered: tuple[str, ...]) -> bool:
@@ -265,32 +335,21 @@ def _lettered_option(text: str, offered: tuple[str, ...], *, lettered: bool) -> 
     return chosen if chosen in offered and agrees else None
 
 
-def _read_names(text: str, accepted: frozenset[str], offered: tuple[str, ...]) -> bool | None:
+def _read_names(text: str, accepted: frozenset[str], offered: tuple[str, ...], question: str) -> bool | None:
     """By the rules 6 and 7, from the options that a text names."""
-    named = _names(text, offered)
+    named, rest = _names(text, offered)
     if not named:
-        has_other = re.search(r"\d|\b[a-z]\b", text) is not None  # a letter or the number of an option
-        return False if not has_other and _is_unlike(text, accepted) else None
-    if not named & accepted and not _DENIES.search(text):
-        is_absent = not any(_resembles(word, answer) for word in text.split() for answer in accepted)
-        if is_absent:  # whatever it says of these options: the accepted one is not there
-            return False
-    return named <= accepted if len(named) == 1 and not _GUARD.search(text) else None
+        return False if text.isalpha() and _is_unlike(text, accepted) else None
+    if len(named) > 1:
+        rest = _LIST.sub("\0", rest)
+    is_clear = len(named) == 1 or (named and not named & accepted)
+    return bool(named & accepted) if is_clear and _is_bare(rest, _question_words(question, offered)) else None
 
 
-def _denied(before: str) -> bool:
-    return _DENIES.search(before.rpartition(".")[2]) is not None
-
-
-def _read_named_letter(
-    name: str, after: str, place: int, accepted: frozenset[str], offered: tuple[str, ...]
-) -> bool | None:
-    """A letter in parentheses with the text of its option: "... is (B) 45 degrees"."""
-    option = offered[place]
-    is_longer = any(other != option and other.startswith(option) and name.startswith(other) for other in offered)
-    if is_longer or (option != "no" and _DENIES.search(after[: len(option) + NEAR])):
-        return None
-    return option in accepted
+def _read_named_letter(name: str, place: int, accepted: frozenset[str], offered: tuple[str, ...]) -> bool | None:
+    """A letter in parentheses with the text of its option, and perhaps a reason: "It is (B) 45 degrees because ..."."""
+    rest = name.removeprefix(offered[place])
+    return offered[place] in accepted if re.fullmatch(r"(?:,? (?:because|since) .+)?", rest) else None
 
 
 def _read_binary(text: str, accepted: frozenset[str], offered: tuple[str, ...]) -> bool | None:

@@ -120,7 +120,8 @@ class Judge:
                     f"the judge's prompt '{self.prompt}' needs image_content of query '{example.id}', which the task "
                     "does not store. Add image_content to `columns.meta` of the task, or use a prompt without it."
                 )
-            texts["image_content"] = ", ".join(map(str, example.meta["image_content"]))
+            content = example.meta["image_content"]
+            texts["image_content"] = content if isinstance(content, str) else ", ".join(map(str, content))
         text = re.sub(r"\{(\w+)\}", lambda match: texts[match[1]], self.template)
         images = tuple(
             Part(image, f"query.image[{i}]") for i, image in enumerate(example.images if self.images else ())

@@ -29,7 +29,7 @@ Render = Callable[[Sequence[Message], bool], str | None]
 SystemTurn = Literal["own turn", "in the user turn", "moved", "dropped", "refused"]
 Reasoning = Literal["kept", "removed", "after an empty block", "refused"]
 
-REVISION = 2
+REVISION = 3
 """Increased if facts are read in another way, so that kept ones are read again."""
 
 QUESTIONS = "\ue001", "\ue002"
@@ -37,8 +37,16 @@ ANSWERS = "\ue003", "\ue004"
 SYSTEM, REASONING = "\ue005", "\ue006"
 WORDS = re.compile(r"[^\W\d_]{2,} [^\W\d_]{2,}")
 """Two words in a row, which no marker of a turn has."""
-MARKED_ANSWER = re.compile(r"(\[[A-Z]+(?: [A-Z]+)+\])(?:\s*(?:\.\.\.|…)\s*(\[[A-Z]+(?: [A-Z]+)+\]))?")
-"""What the system prompt of a template asks for around an answer: [START] ... [END], or [START] alone, in words."""
+_MARK = r"(\[[A-Z]+(?: [A-Z]+)+\])"
+MARKED_ANSWER = re.compile(
+    r"(?i:(?:^|[.!?;,:\n])\s*(?:(?:and|then|finally|please|you|must|should|will|always)\s+)*"
+    r"(?:write|provide|give|state|put|present|answer|respond|reply|output|begin|start)\b)[^.!?;,\[]*"
+    rf"{_MARK}(?:\s*(?:\.\.\.|…)\s*{_MARK})?"
+)
+"""What the system prompt of a template asks for around an answer: [START] ... [END], or [START] alone, in words.
+
+A clause that begins with the request to write it has to precede it: "Never reveal the [SYSTEM PROMPT]" marks no answer.
+"""
 
 
 @dataclass(frozen=True)

@@ -115,6 +115,15 @@ def test_a_judge_sees_images_only_if_asked_to() -> None:
     assert judge(images=True).request("red", example).prompt.images == example.images
 
 
+@pytest.mark.parametrize(("content", "text"), [(["cat", "dog"], "cat, dog"), ("a cat", "a cat")])
+def test_the_content_of_an_image_is_a_list_or_a_text(tmp_path: Path, content: str | list[str], text: str) -> None:
+    (tmp_path / "prompt.txt").write_text("{question} {gold} {answer} {image_content}", encoding="utf-8")
+    request = judge(prompt=str(tmp_path / "prompt.txt")).request(
+        "red", replace(EXAMPLE, meta={"image_content": content})
+    )
+    assert request.texts["image_content"] == text
+
+
 def test_a_swapped_request_exchanges_answer_and_gold() -> None:
     swapped = judge().swapped("scarlet", EXAMPLE).texts
     assert (swapped["gold"], swapped["answer"]) == ("scarlet", "red")

@@ -59,7 +59,8 @@ CASES = [  # output, answers, options, reading
     ("Option B", ("dog",), ("cat", "dog"), None),
     ("(B) dog", ("dog",), ("cat", "dog"), True),
     ("A. cat", ("dog",), ("cat", "dog"), False),
-    ("It must be (B) dog, since it barks.", ("dog",), ("cat", "dog"), True),
+    ("It is (B) dog, since it barks.", ("dog",), ("cat", "dog"), True),
+    ("It must be (B) dog, since it barks.", ("dog",), ("cat", "dog"), None),
     ("The answer is (A) cat because of its whiskers.", ("dog",), ("cat", "dog"), False),
     ("(B) cat", ("dog",), ("cat", "dog"), None),
     ("A. dog", ("dog",), ("cat", "dog"), None),
@@ -84,9 +85,11 @@ CASES = [  # output, answers, options, reading
     ("Neither A nor C", ("B",), ("A", "B", "C"), None),
     # options named in text
     ("It is a dog", ("dog",), ANIMALS, True),
-    ("There is one hot dog on the plate", ("hot dog",), ANIMALS, True),
-    ("A hot dog with mustard", ("dog",), ANIMALS, False),
-    ("I see a sheep near a fence", ("cat",), ANIMALS, False),
+    ("There is a hot dog", ("hot dog",), ANIMALS, True),
+    ("A hot dog with mustard", ("dog",), ANIMALS, None),
+    ("I see a sheep", ("cat",), ANIMALS, False),
+    ("I see a sheep near a fence", ("cat",), ANIMALS, None),
+    ("It is a dog or a sheep", ("cat",), ANIMALS, False),
     ("To answer, I compare it with blue and green. The closest is green.", ("red",), COLORS, None),
     ("To answer, I compare it with blue and red. The closest is red.", ("red",), COLORS, None),
     ("It is blue and not red", ("red",), COLORS, None),
@@ -101,8 +104,8 @@ CASES = [  # output, answers, options, reading
     ("All of them, the last aside", ("red",), COLORS, None),
     # numbers
     ("seven", ("7",), (), True),
-    ("There are 7 apples.", ("7",), (), True),
-    ("There are 8 apples.", ("7",), (), False),
+    ("There are 7.", ("7",), (), True),
+    ("There are 8.", ("7",), (), False),
     ("7.0", ("7",), (), True),
     ("1,200", ("1200",), (), True),
     ("$5", ("5",), (), True),
@@ -121,8 +124,8 @@ CASES = [  # output, answers, options, reading
     ("a dozen", ("12",), (), None),
     ("no apples", ("0",), (), None),
     ("€7", ("$7",), (), None),
-    ("I am sorry that the photograph is blurry.", ("7",), (), False),
-    ("I see some apples on a tree.", ("7",), (), False),
+    ("I am sorry that the photograph is blurry.", ("7",), (), None),
+    ("I see some apples on a tree.", ("7",), (), None),
     ("7 apples, 2 pears", ("7",), (), None),
     ("half of them", ("7",), (), None),
     ("七", ("7",), (), None),
@@ -166,6 +169,120 @@ CASES = [  # output, answers, options, reading
     ("Actually, red", ("red",), COLORS, None),
 ]
 
+COLOR, ANIMAL, COUNT = "What color is the car?", "Which animal is in the image?", "How many dogs are in the photo?"
+UNREAD = {  # a question with its answer and options: texts that name the answer and deny, hedge or only mention it
+    (ANIMAL, "dog", ANIMALS): (
+        "We can eliminate dog",
+        "dog is ruled out",
+        "Incorrect: dog",
+        "The other option is dog",
+        "The previous query showed a dog",
+        "It isnt a dog",
+        "hardly a dog",
+        "ikke dog",
+        "pas dog",
+        "kein dog",
+        "dog nicht",
+        "neni dog",
+        "anything besides dog",
+        "far from a dog",
+        "dog is wrong",
+        "I doubt the answer is dog",
+        "**dog** is discarded",
+        "a fake dog",
+        "a wolf mistaken for a dog",
+        "The demo is a dog",
+        "Demo 3: dog",
+        "probably a dog",
+        "a dog, I guess",
+        "It was a dog",
+        '"dog" says the sign',
+        "a dog plus a goat",
+        "a toy dog",
+        "is it a dog",
+        "dog-shaped",
+        "dog?",
+        "option 2, dog",
+        "a dog is absent",
+        "dog: false",
+        "Incorrect: (B) dog",
+        "(B) dog is wrong",
+        "We discard sheep",
+        "It isnt a sheep",
+        "latter",
+    ),
+    (COLOR, "rosso", ("rosso", "verde")): ("non rosso", "mica rosso", "il contrario di rosso", "senza rosso"),
+    (COUNT, "7", ()): (
+        "approximately 7",
+        "photo 7",
+        "In panel 7",
+        "Question 7",
+        "in photo 7",
+        "number 7",
+        "Photo: 7",
+        "7th",
+        "roughly 7",
+        "7 dozen",
+        "7 cm",
+        "7 pm",
+        "7 plus",
+        "more fewer 7",
+        "at most 7",
+        "7 score",
+        "seven hundred",
+        "7 were removed",
+        "dogs 7",
+        "it is nearly 7",
+        "Dozens",
+        "siete",
+        "a handful",
+    ),
+}
+READ = {  # the same with plain answers, the accepted one in place of {}
+    (ANIMAL, "dog", "sheep", ANIMALS): (
+        "{}",
+        "a {}",
+        "The {}.",
+        "It is a {}.",
+        "It's a {}",
+        "This is a {}.",
+        "That's the {}!",
+        "There is a {} in the image.",
+        "The animal is a {}.",
+        "The animal in the image is a {}.",
+        "A {} is in the image.",
+        "I see a {}.",
+        "Answer: {}",
+        "The answer is {}.",
+        "So the answer is {}.",
+        "**{}**",
+        "The animal is a **{}**.",
+        "My answer: {}",
+        "({})",
+        "Label: {}",
+        "In the image, there is a {}.",
+    ),
+    (COUNT, "7", "9", ()): (
+        "{}",
+        "{}.",
+        "{} dogs",
+        "There are {} dogs.",
+        "There are {} dogs in the photo.",
+        "In the photo there are {}.",
+        "{} dogs are in the photo.",
+        "I count {} dogs.",
+        "We see {} dogs.",
+        "Count: {}",
+        "Total: {}",
+        "The number is {}.",
+        "The number of dogs is {}",
+        "Number of dogs: {}",
+        "They're {}",
+        "It is {}.",
+    ),
+    (COLOR, "red", "green", COLORS): ("The car is {}.", "the color is {}", "The color of the car is {}.", "{} car"),
+}
+
 
 def all_cases() -> list[tuple[str, tuple[str, ...], tuple[str, ...], bool | None]]:
     cases = [*CASES]
@@ -183,15 +300,50 @@ def test_the_reader_reads_what_is_certain_and_nothing_else() -> None:
     assert wrong == []
 
 
+def test_a_text_that_names_the_answer_with_any_word_beyond_a_bare_clause_is_unread() -> None:
+    cases = [(text, *key) for key, texts in UNREAD.items() for text in texts]
+    read = [text for text, question, gold, options in cases if _read(text, question, gold, options) is not None]
+    assert len(cases) >= 60
+    assert read == []
+
+
+def test_a_bare_clause_of_function_words_and_words_of_the_question_is_read() -> None:
+    cases = [(frame, *key) for key, frames in READ.items() for frame in frames]
+    unread = [
+        (frame, text)
+        for frame, question, gold, other, options in cases
+        for text in (gold, other)
+        if _read(frame.format(text), question, gold, options) is not (text == gold)
+    ]
+    assert len(cases) >= 40
+    assert unread == []
+
+
+def test_words_of_a_question_that_denies_or_names_an_answer_are_no_bare_clause() -> None:
+    assert _read("The animal is a dog", "Which animal is the other one?", "dog", ANIMALS) is None
+    assert _read("The dog is next to the cat", "What is next to the cat?", "dog", ("dog", "cat")) is None
+    assert _read("The animal is a dog", "Name it. Which animal is it?", "dog", ANIMALS) is True
+    assert _read("The animal is a dog", "Name the animal.", "dog", ANIMALS) is None
+
+
+def _read(text: str, question: str, gold: str, options: tuple[str, ...]) -> bool | None:
+    return read_output(text, (gold,), options, question=question)
+
+
 def test_what_is_read_is_read_right_on_answers_by_writers_who_knew_no_rule() -> None:
     path = Path(__file__).with_name("unseen_answers.jsonl")
     cases = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
     read = [
         (reading, case["truth"] == "right")
         for case in cases
-        if (reading := read_output(case["output"], tuple(case["gold"]), tuple(case["options"] or ()))) is not None
+        if (
+            reading := read_output(
+                case["output"], tuple(case["gold"]), tuple(case["options"] or ()), question=case["question"]
+            )
+        )
+        is not None
     ]
-    assert len(read) >= 50
+    assert len(read) >= 44
     assert all(reading == truth for reading, truth in read)
 
 
@@ -203,14 +355,14 @@ def test_no_score_that_reader_and_rules_agree_on_is_wrong_in_the_shipped_cases()
         if not unread_metrics(metrics, scores, *case.as_sample, frozenset()):
             read += 1
             assert scores["lenient"] == case.right, case
-    assert read / len(cases) == pytest.approx(0.43, abs=0.02)
+    assert read / len(cases) == pytest.approx(0.36, abs=0.01)
 
 
 def test_a_changed_reading_needs_a_new_revision() -> None:
     """If this fails, raise READER_REVISION, so that `icl run` reads stored answers again, and store both here."""
     readings = [read_output(case.output, case.answers, case.options) for case in read_cases(SHIPPED)]
     digest = hashlib.sha256(json.dumps([readings, [read_output(*case[:3]) for case in all_cases()]]).encode())
-    assert (READER_REVISION, digest.hexdigest()[:12]) == (1, "979847013710")
+    assert (READER_REVISION, digest.hexdigest()[:12]) == (2, "c0d8f37f639a")
 
 
 def test_an_answer_to_another_query_is_wrong() -> None:
