@@ -53,12 +53,12 @@ def find_analysis(name: str) -> Analysis:
 
 
 def _with_unread_note(table: DataFrame, view: "RunView") -> DataFrame:
-    """The table with a note if many outputs are unread: an analysis takes the metric's own scores for the truth."""
-    from experiments.stats.bounds import NARROW, unread_texts
+    """The table with a note if outputs are unread: an analysis takes the metric's own scores for the truth."""
+    from experiments.stats.bounds import unread_texts
 
-    share = float((unread_texts(view.scores, view.metric) != "").mean())
-    if share > NARROW and "unread" not in table:
-        words = f"{100 * share:.0f} % of the outputs are unread, and count as {view.metric} scores them"
+    number = int((unread_texts(view.scores, view.metric) != "").sum())
+    if number and "unread" not in table:
+        words = f"{number:,} of {len(view.scores):,} outputs unread, which count as {view.metric} scores them"
         table.attrs["note"] = "; ".join(filter(None, [table.attrs.get("note", ""), words]))
     return table
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from experiments.grid.grid import Cell, Grid
 from experiments.observers.base import ObservedState, Observer
+from experiments.stats.bounds import NARROW
 from experiments.store import Store, describe_metrics, read_mapping, scored_sample, write_json
 from icl import DataFrame, StoreError, canonical_digest, describe
 from icl.metrics.run_level import run_statistic
@@ -131,13 +132,27 @@ def _varying_labels(cells: Sequence[Cell]) -> list[str]:
 
 
 def _scores(samples: Sequence[Mapping[str, Any]], metrics: Mapping[str, Any]) -> dict[str, float]:
-    """The mean of each metric over the samples that have it, or its statistic of the cell."""
+    """The mean of each metric over the samples that have it, or its statistic of the cell.
+
+    With many unread outputs it has `<metric>_low` and `<metric>_high`, as no number between them means anything; a
+    run-level metric has neither.
+    """
     means = {}
     for name, metric in metrics.items():
         values: Sequence[float | None] = [sample.get("scores", {}).get(name) for sample in samples]
         if hasattr(metric, "run_level"):
             cell = [scored_sample(sample, value) for sample, value in zip(samples, values, strict=True)]
             values = run_statistic(metric.run_level(cell)).numbers().tolist()
+        unread = [name in sample.get("unread", ()) for sample in samples]
+        if sum(unread) > NARROW * len(samples):
+            if not hasattr(metric, "run_level"):
+                ends = [
+                    [end if flag else value for flag, value in zip(unread, values, strict=True)] for end in (0.0, 1.0)
+                ]
+                for end, own in zip(("low", "high"), ends, strict=True):
+                    scored = [float(value) for value in own if value is not None and not math.isnan(value)]
+                    means[f"{name}_{end}"] = math.fsum(scored) / len(scored)
+            continue
         numbers = [float(value) for value in values if value is not None and not math.isnan(value)]
         if numbers:
             means[name] = math.fsum(numbers) / len(numbers)

@@ -102,8 +102,7 @@ def leaderboard_frame(board: Leaderboard) -> DataFrame:
             row |= {"metric": column.metric, "method": name, "score": cell.score.mean}
             row |= {"low": cell.score.low, "high": cell.score.high}
             if bounds := cell.bounds:
-                row |= {"low": bounds.ci_low, "high": bounds.ci_high, "unread": bounds.unread}
-                row |= {"mean_low": bounds.low, "mean_high": bounds.high}
+                row |= bounds.columns
             if cell.verdict:
                 row |= {"verdict": cell.verdict.words, "controls": cell.verdict.num_controls}
                 row |= {"reference": column.reference, **_numbers("gain", cell.verdict.gain)}

@@ -380,8 +380,9 @@ def _cell(column: Column, row: Mapping[Any, Any], reach: Mapping[str, float] | N
     if column.kind == "between":
         return TableCell("[{}, {}]".format(*map(format_share, ends)), "", bold)
     if column.kind == "estimate":
-        wide = row.get("unread", 0.0) > NARROW  # no number between the bounds means anything
-        main = format_range((row["mean_low"], row["mean_high"])) if wide else format_share(value)
+        own = f"{column.name}_" if f"{column.name}_unread" in row else ""  # a table of several metrics has it for each
+        wide = row.get(f"{own}unread", 0.0) > NARROW  # no number between the bounds means anything
+        main = format_range((row[f"{own}mean_low"], row[f"{own}mean_high"])) if wide else format_share(value)
         return TableCell(main, "[{}, {}]".format(*(format_share(end, 2) for end in ends)), bold)
     if column.kind == "forest":
         edge = (reach or {}).get(column.name) or 1.0

@@ -16,6 +16,8 @@ Effects differ between parts if differences of paired differences, over clusters
                contrast has a p of at most .05 is then .05. With two parts there is one contrast, up to its sign.
     interval   All contrasts that the flips of this contrast alone do not reject (`sign_flips`), at the level that the
                correction for the parts leaves to it (`significance.level_of_test`).
+    unread     The contrast of a part is least if unread outputs speak against the arm there, and for it elsewhere. It
+               is tested at both ends, and p is that of the end next to 0, or 1 (`experiments.stats.bounds`).
 
 Simulated (400 to 1,000 draws of each design, clusters of two): the size at a nominal .05 is at most .07 for 2 to 14
 parts of equal sizes, with clusters inside or across parts, and far below .05 for parts of five clusters. A part of 20
@@ -45,12 +47,16 @@ from experiments.stats.arms import (
     resolve_setting,
     varying_axes,
 )
-from experiments.stats.bounds import NARROW, unread_texts
+from experiments.stats.bounds import NARROW, ArmBounds, difference_ends, unread_texts
 from experiments.stats.intervals import Codes, Estimate, Floats, cluster_codes, cluster_sums
 from experiments.stats.pairs import PairedTestResult, UnpairedError, align_pairs
+from experiments.stats.run_statistics import run_level_columns
 from experiments.stats.sign_flips import ROUNDING, TwoSidedTest, exactly_summable, sign_flip_test, subsets
 from experiments.stats.summary import estimate_macro_average
 from icl import ConfigError, DataFrame
+
+Test = Callable[[float], TwoSidedTest]
+"""Confidence level -> the test of one contrast."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +64,8 @@ class PartEffect:
     """The effect in one part of the data, and its contrast with all other parts.
 
     Attributes:
-        difference: The mean paired difference in the part, arm minus reference.
+        difference: The mean paired difference in the part, arm minus reference. With unread outputs this and the
+            contrast are those of the end next to 0, or NaN if 0 lies between the ends.
         contrast: That difference minus the mean paired difference in all other parts.
         low: The lower end of the contrast's interval.
         high: The upper end of it.
@@ -75,7 +82,7 @@ class PartEffect:
     p: float
     pairs: int
     clusters: int
-    test: Callable[[float], TwoSidedTest]
+    test: Test
 
     def interval(self, corrected: float, family: int) -> tuple[float, float]:
         """The interval that leaves out 0 exactly if a corrected p is at most SIGNIFICANCE_LEVEL."""
@@ -154,6 +161,29 @@ def interaction_test(differences: Floats, parts: Codes, clusters: Any) -> Intera
     )
 
 
+def bounded_interaction(ends: Floats, parts: Codes, clusters: Any) -> Interaction:
+    """`interaction_test` over all readings of unread outputs. ends: [2, n], the least and largest differences."""
+    effects = []
+    for v in range(int(parts.max()) + 1):
+        inside = parts == v
+        least, largest = (
+            interaction_test(np.where(inside, own, other), parts, clusters).parts[v]
+            for own, other in (ends, ends[::-1])
+        )
+        near = least if least.contrast > 0 else largest
+        if least.contrast <= 0 <= largest.contrast:
+            near = replace(near, p=1.0, difference=nan, contrast=nan)
+        near = replace(near, test=partial(_test_of_both, least.test, largest.test, near.p))
+        low, high = near.interval(near.p, int(parts.max()) + 1)
+        effects.append(replace(near, low=low, high=high))
+    return Interaction(min(effect.p for effect in effects), effects)
+
+
+def _test_of_both(least: Test, largest: Test, p: float, level: float) -> TwoSidedTest:
+    low, high = least(level), largest(level)
+    return TwoSidedTest(p if p == 1 else max(low.p, high.p), low.low, high.high)
+
+
 def arm_interactions(
     frame: DataFrame, column: str, to: Mapping[str, Any], metric: str, *, axes: Sequence[str]
 ) -> list[ArmInteraction]:
@@ -180,19 +210,25 @@ def arm_interactions(
     results = []
     for arm, reference, theirs, mine in iter_compared_arms(present, to, axes):
         own = describe_arm(reference, names), describe_arm(arm, names)
-        values, differences, clusters = [], [], []
+        values, differences, clusters, ends = [], [], [], []
         for value in dict.fromkeys(mine[column]):
-            sides = (rows[rows[column] == value] for rows in (theirs, mine))
-            pairs = align_pairs(next(sides), next(sides), metric, names=own)
+            sides = theirs[theirs[column] == value], mine[mine[column] == value]
+            pairs = align_pairs(*sides, metric, names=own)
             if len(pairs):
                 values.append(value)
                 differences.append(pairs.differences)
                 clusters.append(pairs.clusters)
+                ends.append(difference_ends(sides, pairs, metric))
         if len(values) > 1:
             parts = np.repeat(np.arange(len(values)), [len(one) for one in differences])
             decided = deciding_digests(theirs), deciding_digests(mine)
             same = None not in decided and decided[0] == decided[1]
-            test = interaction_test(np.concatenate(differences), parts, np.concatenate(clusters))
+            units, both = np.concatenate(clusters), np.concatenate(ends, axis=1)
+            test = (
+                interaction_test(np.concatenate(differences), parts, units)
+                if (both[0] == both[1]).all()
+                else bounded_interaction(both, parts, units)
+            )
             results.append(ArmInteraction(arm, reference, test, tuple(values), same))
     return results
 
@@ -260,16 +296,31 @@ def column_effects(view: ScoreView, name: str) -> ColumnEffects:
     return ColumnEffects(name, split, tests, note=note)
 
 
-def macro_averages(effects: ColumnEffects) -> list[tuple[dict[str, Any], Estimate]]:
-    """(arm, its mean over the values of the column) of each arm with scores at two values or more."""
+def macro_averages(effects: ColumnEffects) -> list[tuple[dict[str, Any], Estimate, ArmBounds | None]]:
+    """(arm, its mean over the values of the column, its bounds) of each arm with scores at two values or more."""
     if effects.view is None:
         return []
     axes = [axis for axis in effects.view.axes if axis != effects.name]
     averages = (
-        (arm, estimate_macro_average(rows, effects.view.metric, effects.name, UNIT))
+        (arm, estimate_macro_average(rows, effects.view.metric, effects.name, UNIT), _macro_bounds(rows, effects))
         for arm, rows in iter_arms(effects.view.paired_scores, axes)
     )
-    return [(arm, average) for arm, average in averages if average is not None]
+    return [(arm, average, bounds) for arm, average, bounds in averages if average is not None]
+
+
+def _macro_bounds(rows: DataFrame, effects: ColumnEffects) -> ArmBounds | None:
+    """The bounds of a macro average; None if every output is read. A run-level metric can have any value."""
+    assert effects.view is not None
+    metric = effects.view.metric
+    scored = rows[rows[metric].notna() & (rows[effects.name] != MISSING_VALUE)]
+    flags = unread_texts(scored, metric) != ""
+    if not flags.any():
+        return None
+    filled = [scored.assign(**{metric: scored[metric].mask(flags, filling)}) for filling in (0.0, 1.0)]
+    low, high = (estimate_macro_average(own, metric, effects.name, UNIT) for own in filled)
+    if metric in run_level_columns(scored) or low is None or high is None:
+        return ArmBounds(0.0, 1.0, 0.0, 1.0, float(flags.mean()))
+    return ArmBounds(low.mean, high.mean, low.low, high.high, float(flags.mean()))
 
 
 def interactions_frame(effects: ColumnEffects) -> DataFrame:

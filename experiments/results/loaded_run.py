@@ -191,7 +191,8 @@ class Run:
     ) -> DataFrame:
         """Compares every arm with its reference, in pairs. Defaults come from the config's `compare`.
 
-        Axes that have a single value are left out, unless `all_axes`.
+        Axes that have a single value are left out, unless `all_axes`. If unread outputs leave open on which side of 0 a
+        difference lies, it is NaN, and `difference_low` and `difference_high` are its bounds.
         """
         from experiments.results.labeling import apply_labels
         from experiments.stats.arms import axes_of, drop_constant_axes
@@ -214,6 +215,9 @@ class Run:
         usual = primary_metric(info, tuple(info.get("metrics", {}))) or DEFAULT_METRIC
         samples = apply_labels(self.samples(), metric or usual, read_labels(self.path))
         table = compare(samples, reference, metric or usual, correct=correction)
+        if "unread" in table:
+            is_open = table["unread"].gt(0) & (table["difference_low"] * table["difference_high"]).le(0)
+            table["difference"] = table["difference"].mask(is_open)
         return table if all_axes else drop_constant_axes(table, axes_of(samples))
 
     def looks(self) -> DataFrame:

@@ -10,8 +10,11 @@ from experiments.results.loaded_run import load_run
 from experiments.results.run_view import RunView
 from experiments.results.view_run import NO_REFERENCE, view_run
 from experiments.stats import describe_arm, format_share, iter_arms, varying_axes
+from experiments.stats.bounds import bound_arm
+from experiments.stats.formatting import format_range
+from experiments.stats.settled import settled_mean
 from experiments.store import IMPORTED, MERGED, Store, is_locked, last_state
-from icl import ICLError, StoreError
+from icl import DataFrame, ICLError, StoreError
 
 
 @dataclass(frozen=True)
@@ -70,17 +73,28 @@ def summarize_run(path: Path) -> RunSummary:
 
 
 def _best(view: RunView) -> str:
-    """'lenient .871 (knn, 4 shots)': the arm with the best mean; the first one if no direction is good."""
+    """'lenient .871 (knn, 4 shots)': the arm with the best mean; the first one if no direction is good.
+
+    With many unread outputs the mean is a range such as '.285–.855', and its worse end counts.
+    """
     names = varying_axes(view.scores, view.axes)
-    means = [
-        (float(rows[view.metric].mean()), describe_arm(arm, names)) for arm, rows in iter_arms(view.scores, view.axes)
-    ]
-    scored = [(mean, name) for mean, name in means if not math.isnan(mean)]
+    means = [(*_mean(rows, view), describe_arm(arm, names)) for arm, rows in iter_arms(view.scores, view.axes)]
+    scored = [one for one in means if not math.isnan(one[0])]
     if not scored:
         return ""
     extreme = {"higher": max, "lower": min}.get(view.better)
-    mean, name = extreme(scored, key=lambda pair: pair[0]) if extreme else scored[0]
-    return f"{view.metric} {format_share(mean)}{f' ({name})' if name else ''}"
+    _, words, name = extreme(scored, key=lambda one: one[0]) if extreme else scored[0]
+    return f"{view.metric} {words}{f' ({name})' if name else ''}"
+
+
+def _mean(rows: DataFrame, view: RunView) -> tuple[float, str]:
+    """The mean of an arm by which it is ranked, and in words."""
+    bounds = bound_arm(rows, view.metric)
+    if bounds and bounds.is_wide:
+        return bounds.high if view.better == "lower" else bounds.low, format_range((bounds.low, bounds.high))
+    labeled = settled_mean(rows[rows[view.metric].notna()], view.metric)
+    mean = labeled.difference if labeled else float(rows[view.metric].mean())
+    return mean, format_share(mean)
 
 
 def _state(path: Path, info: dict[str, Any]) -> str:

@@ -87,6 +87,17 @@ class ArmBounds:
     ci_high: float
     unread: float
 
+    @property
+    def columns(self) -> dict[str, float]:
+        """The columns of a table of means that has this arm: the range, its interval and the share."""
+        interval = {"low": self.ci_low, "high": self.ci_high}
+        return {**interval, "unread": self.unread, "mean_low": self.low, "mean_high": self.high}
+
+    @property
+    def is_wide(self) -> bool:
+        """Whether so many outputs are unread that a single number would mislead."""
+        return self.unread > NARROW
+
 
 def bounded_test(
     frames: tuple[DataFrame, DataFrame],
@@ -168,6 +179,16 @@ def pair_ends(reference: float, arm: float, unread: tuple[str, str]) -> tuple[fl
         return 0.0, 0.0
     low = (0.0 if second else arm) - (1.0 if first else reference)
     return low, (1.0 if second else arm) - (0.0 if first else reference)
+
+
+def difference_ends(frames: tuple[DataFrame, DataFrame], pairs: Pairs, metric: str) -> NDArray[np.float64]:
+    """[2, n]: the least and the largest difference of each pair (`pair_ends`). For a run-level metric it can be any."""
+    assert pairs.rows is not None
+    texts = [unread_texts(frame, metric)[rows] for frame, rows in zip(frames, pairs.rows, strict=True)]
+    if pairs.strata and any((own != "").any() for own in texts):
+        return np.stack([np.full(len(pairs), -1.0), np.ones(len(pairs))])
+    both = zip(pairs.reference, pairs.arm, zip(*texts, strict=True), strict=True)
+    return np.array([pair_ends(*one) for one in both], dtype=np.float64).reshape(-1, 2).T
 
 
 def bound_arm(rows: DataFrame, metric: str, level: float = 0.95) -> ArmBounds | None:

@@ -10,7 +10,7 @@ For each arm of a task, pooled over shots and retrievers:
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain, groupby, repeat
 from math import nan
 from typing import Any, Literal
@@ -27,7 +27,8 @@ from experiments.stats.arms import (
     split_by_subject,
     varying_axes,
 )
-from experiments.stats.formatting import join_words
+from experiments.stats.bounds import ArmBounds, bound_arm, unread_texts
+from experiments.stats.formatting import format_range, format_share, join_words
 from experiments.stats.intervals import Estimate, is_binary
 from experiments.stats.pairs import KEYS, UnpairedError, align_pairs
 from experiments.stats.strategy_verdicts import StrategyVerdict, compare_controls, judge_strategy
@@ -70,9 +71,10 @@ class DecodingEffect:
         role: Whether it is the reference, a strategy or a control.
         of: The strategy that it is a control of; '' if there is none or several.
         scores: The mean of each metric.
+        bounds: The bounds of each mean with unread outputs.
         answers: Each answer with its share; empty for free texts.
         reference_answers: The same of the reference.
-        transitions: How scores changed; None for the reference and for run-level metrics.
+        transitions: How scores changed; None for the reference, for run-level metrics and with unread outputs.
         other: The share of pairs whose answer differs from the reference's.
         plausible_tokens: Tokens that the mask leaves, per step.
         changed: The share of steps whose best token is not the reference's.
@@ -82,7 +84,7 @@ class DecodingEffect:
         judgment: Whether the strategy beats the reference and its controls.
         samples: The number of samples.
         over: The settings in words, if the arm was not run in all settings of the reference.
-        against: The reference's score in these settings.
+        against: The reference's score in these settings, in words.
     """
 
     subject: str
@@ -102,7 +104,8 @@ class DecodingEffect:
     judgment: StrategyVerdict | None = None
     samples: int = 0
     over: str = ""
-    against: float = nan
+    against: str = ""
+    bounds: Mapping[str, ArmBounds] = field(default_factory=dict)
 
 
 def decoding_effects(
@@ -164,21 +167,29 @@ def decoding_effects(
                     judgment=verdicts.get((subject, name)),
                     samples=len(mine),
                     over="" if whole else _settings(left, theirs),
-                    against=nan if whole else estimate_arm(left, metric).mean,
+                    against="" if whole else _mean(left, metric),
+                    bounds={m: ends for m in metrics if (ends := bound_arm(mine, m))},
                     **trace_means(own),
                 )
             )
     return effects
 
 
+def _mean(rows: DataFrame, metric: str) -> str:
+    bounds = bound_arm(rows, metric)
+    if bounds and bounds.is_wide:
+        return format_range((bounds.low, bounds.high))
+    return format_share(estimate_arm(rows, metric).mean)
+
+
 def count_transitions(reference: DataFrame, arm: DataFrame, metric: str, better: str = "higher") -> Transitions | None:
-    """How the scores of pairs changed; None if the arms are not paired or the metric is run-level."""
+    """How the scores of pairs changed; None if the arms are not paired, an output is unread or the metric run-level."""
     on = [*KEYS, *(axis for axis in ("shots", "retriever") if axis in arm)]
     try:
         pairs = align_pairs(reference, arm, metric, on)
     except UnpairedError:
         return None
-    if pairs.strata:
+    if pairs.strata or any((unread_texts(rows, metric) != "").any() for rows in (reference, arm)):
         return None
     sign = -1 if better == "lower" else 1
     difference = sign * pairs.differences

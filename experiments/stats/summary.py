@@ -88,8 +88,7 @@ def summarize_arms(frame: DataFrame, metric: str, axes: Sequence[str] | None = N
             row |= {"mean": estimate.mean, "low": estimate.low, "high": estimate.high, "clusters": estimate.clusters}
             row |= {"seed_sd": float(seeds.std(ddof=1))}
             if bounds := bound_arm(scored, metric, level):
-                row |= {"low": bounds.ci_low, "high": bounds.ci_high, "unread": bounds.unread}
-                row |= {"mean_low": bounds.low, "mean_high": bounds.high}
+                row |= bounds.columns
         else:
             row |= {"mean": np.nan, "low": np.nan, "high": np.nan, "clusters": 0, "seed_sd": np.nan}
         row |= {"samples": len(scored), "queries": scored["query"].nunique(), "seeds": scored["seed"].nunique()}

@@ -36,7 +36,12 @@ def _scores(view: RunView, one: ColumnEffects, split: ScoreView) -> Section:
 
     parts = summarize_arms(split.paired_scores, view.metric, [*view.axes, one.name])
     whole = summarize_arms(view.paired_scores, view.metric, view.axes).assign(**{one.name: "all"})
-    macro = pd.DataFrame([{**arm, **vars(estimate), one.name: "macro"} for arm, estimate in macro_averages(one)])
+    macro = pd.DataFrame(
+        [
+            {**arm, **vars(estimate), **(bounds.columns if bounds else {}), one.name: "macro"}
+            for arm, estimate, bounds in macro_averages(one)
+        ]
+    )
     frame = pd.concat([parts, whole, macro], ignore_index=True)
     sizes = split.paired_scores.drop_duplicates([one.name, "task", "query"])[one.name].value_counts()
     frame[one.name] = [f"{value} ({sizes[value]:,})" if value in sizes else str(value) for value in frame[one.name]]

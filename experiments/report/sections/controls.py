@@ -120,7 +120,7 @@ def partial_settings_notes(view: RunView) -> Iterator[str]:
     for (subject, over), own in groupby(partial, key=lambda row: (row.subject, row.over)):
         same = list(own)
         names = join_words([row_label(row).strip(f" *{PARTIAL_MARK}") for row in same])
-        on, share = f" ({subject})" if several else "", format_share(same[0].against)
+        on, share = f" ({subject})" if several else "", same[0].against
         yield f"{PARTIAL_MARK} {names}{on}: only over {over}, where {view.reference} has {share}"
 
 
@@ -166,6 +166,8 @@ def _flat(row: DecodingEffect) -> dict[str, Any]:
     cells: dict[str, Any] = {"subject": row.subject, "decoding": row.decoding, "role": row.role, "of": row.of}
     for metric, estimate in row.scores.items():
         cells |= {metric: estimate.mean, f"{metric}_low": estimate.low, f"{metric}_high": estimate.high}
+    for metric, bounds in row.bounds.items():
+        cells |= {f"{metric}_{name}": value for name, value in bounds.columns.items()}
     for name in dict.fromkeys([*row.reference_answers, *row.answers]):
         here, there = row.answers.get(name, 0.0), row.reference_answers.get(name, 0.0)
         cells |= {f"answers:{name}": here, f"reference_answers:{name}": there}

@@ -13,7 +13,9 @@ from experiments.api import load_run, run
 from experiments.cli.main import main
 from experiments.config.config import load_config
 from experiments.grid.grid import expand
+from experiments.observers.observation import _scores
 from icl.errors import ConfigError, ICLWarning
+from icl.metrics.lenient import Lenient
 
 OBSERVER = '''
 """Writes each call as a JSON line."""
@@ -180,3 +182,9 @@ def test_with_workers_the_process_that_started_them_calls_the_observers(
 def test_a_wrong_observer_is_refused_with_its_place(study: Path, observe: str, sentence: str) -> None:
     with pytest.raises(ConfigError, match=sentence):
         expand(load_config(study, [f"observe={observe}"]))
+
+
+def test_a_tracker_gets_both_ends_of_a_metric_with_many_unread_outputs() -> None:
+    samples = [{"scores": {"lenient": float(i > 2)}, "unread": ["lenient"] * (i % 2)} for i in range(4)]
+    assert _scores(samples, {"lenient": Lenient()}) == {"lenient_low": 0.0, "lenient_high": 0.5}
+    assert _scores([one | {"unread": []} for one in samples], {"lenient": Lenient()}) == {"lenient": 0.25}

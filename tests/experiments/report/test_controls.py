@@ -66,7 +66,7 @@ def test_the_page_has_the_table_with_its_transitions(viewed, written):
 def test_an_arm_that_lacks_settings_has_the_reference_of_its_settings(written):
     view = view_run(written(queries=12))
     assert not [words for words in controls_section(view).notes if "†" in words]
-    there = {"over": "8 shots", "against": 0.9}
+    there = {"over": "8 shots", "against": ".900"}
     vars(view)["effects"] = [replace(row, **there) if row.decoding == "vcd" else row for row in view.effects]
     section = controls_section(view)
     first, second = [words for words in section.notes if "†" in words]

@@ -1,5 +1,6 @@
 """Reports of runs with unread outputs: ranges, hollow bars, and what is undecided before what is open."""
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,12 @@ from experiments.report.sections.differences import differences_section
 from experiments.report.sections.headline import findings_section, headline
 from experiments.report.sections.scores import curves_section, scores_section
 from experiments.results.loaded_run import load_run
+from experiments.results.run_list import _mean, summarize_run
 from experiments.results.run_view import RunView
 from experiments.results.view_run import view_run
 from experiments.running.run import run
+from experiments.sharing.card import make_card
+from experiments.sharing.card_text import card_text
 from icl.models.base import Request
 
 
@@ -87,11 +91,29 @@ def test_a_report_without_unread_outputs_has_no_trace_of_them(view_of: Callable[
     assert headline(view).sentences[0].verdict == "better"
 
 
+def test_the_card_the_list_of_runs_and_compared_frames_have_no_number_between_the_ends(
+    view_of: Callable[[str], RunView],
+) -> None:
+    view = view_of("answer")
+    (table,) = [part for part in card_text(make_card(load_run(view.path))).split("\n\n") if "lenient [" in part]
+    assert "| .000–1.000 \\[" in table
+    assert "mean_low" not in table
+    assert summarize_run(view.path).score == "lenient 1.000 (2 shots)"
+    (row,) = load_run(view.path).compare().to_dict("records")
+    assert math.isnan(row["difference"])
+    assert (row["difference_low"], row["difference_high"]) == (0.0, 1.0)
+    rows = view.scores[view.scores["shots"] == 0]
+    assert _mean(rows, view) == (0.0, ".000–1.000")
+    bare_view = view_of("bare")
+    assert load_run(bare_view.path).compare()["difference"].tolist() == [1.0]
+    assert "–" not in summarize_run(bare_view.path).score
+
+
 def test_an_analysis_says_that_it_takes_the_scores_of_unread_outputs_for_the_truth(
     view_of: Callable[[str], RunView],
 ) -> None:
     notes = [find_analysis("shot_curve")(view_of(name)).attrs.get("note", "") for name in ("answer", "bare")]
-    assert ["50 % of the outputs are unread, and count as lenient scores them" in note for note in notes] == [
+    assert ["20 of 40 outputs unread, which count as lenient scores them" in note for note in notes] == [
         True,
         False,
     ]

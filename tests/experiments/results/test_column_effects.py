@@ -2,7 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from experiments.results.column_effects import arm_interactions, interaction_test
+from experiments.results.column_effects import arm_interactions, bounded_interaction, interaction_test
 from experiments.stats.arms import MISSING_VALUE, tidy_frame
 from experiments.stats.intervals import estimate_mean
 from experiments.stats.summary import estimate_macro_average, macro_average
@@ -136,3 +136,37 @@ def test_the_interval_of_a_contrast_agrees_with_its_p_and_with_a_p_of_a_larger_f
             assert (low > 0 or high < 0) == (corrected <= 0.05)
             decisions.add((part.p <= 0.05, corrected <= 0.05))
     assert decisions == {(True, True), (True, False), (False, False)}
+
+
+def test_unread_outputs_of_one_part_make_no_interaction_of_arms_with_equal_truth():
+    truth = (np.random.default_rng(1).random(400) < 0.7).astype(float)
+    rows = [
+        {"query": f"q{i}", "seed": 0, "decoding": name, "part": "x" if i < 40 else "y",
+         "lenient": 0.0 if prose else truth[i],
+         "unread:lenient": f"text {i}" if prose else ""}
+        for name in ("greedy", "vcd") for i in range(400) for prose in [name == "vcd" and i < 14]
+    ]  # fmt: skip
+    frame = tidy_frame(pd.DataFrame(rows), ["decoding"])
+    own = ("part", {"decoding": "greedy"}, "lenient")
+    (by_rule,) = arm_interactions(frame.drop(columns="unread:lenient"), *own, axes=["decoding"])
+    (one,) = arm_interactions(frame, *own, axes=["decoding"])
+    assert by_rule.interaction.p < 0.001
+    assert one.interaction.p == 1
+    assert all(np.isnan(part.contrast) and part.low < 0 < part.high for part in one.interaction.parts)
+
+
+def test_an_interaction_over_all_readings_is_no_stronger_than_that_of_any_of_them():
+    rng = np.random.default_rng(3)
+    parts, clusters = np.repeat([0, 1, 2], 40), np.arange(120)
+    values = np.where(parts == 2, rng.random(120) < 0.7, rng.choice([-1.0, 0.0, 1.0], 120, p=[0.1, 0.8, 0.1]))
+    same = bounded_interaction(np.stack([values, values]), parts, clusters)
+    plain = interaction_test(values, parts, clusters)
+    assert [vars(part) | {"test": None} for part in same.parts] == [vars(part) | {"test": None} for part in plain.parts]
+    unread = rng.random(120) < 0.05
+    both = bounded_interaction(np.stack([np.where(unread, end, values) for end in (-1.0, 1.0)]), parts, clusters)
+    assert both.parts[2].p <= 0.05
+    assert 0 < both.parts[2].contrast < plain.parts[2].contrast
+    for part in both.parts:
+        assert (part.low > 0 or part.high < 0) == (part.p <= 0.05)
+    for filling in rng.choice([-1.0, 1.0], (5, 120)):
+        assert interaction_test(np.where(unread, filling, values), parts, clusters).parts[2].p <= both.parts[2].p

@@ -88,7 +88,7 @@ def test_a_run_level_metric_is_computed_within_each_value(view):
         alone = cell_of([scores[i] for i in here], [gold[i] for i in here])
         assert split.scores[split.scores["category"] == name]["m"].mean() == pytest.approx(alone["m"].mean())
     effects = column_effects(replace(whole, to={}), "category")
-    ((_, average),) = macro_averages(effects)
+    ((_, average, _),) = macro_averages(effects)
     parts = summarize_arms(split.scores, "m", split.axes)
     assert average.mean == pytest.approx(parts["mean"].mean())
 

@@ -79,17 +79,17 @@ def test_an_arm_with_fewer_settings_is_compared_in_the_shared_settings() -> None
     row = {row.decoding: row for row in effects_of(rows)}
     assert (row["vcd"].over, row["vcd"].against, row["vcd"].reference_answers) == (
         "4 shots",
-        0.75,
+        ".750",
         {"no": 0.25, "yes": 0.75},
     )
     assert (row["icd"].over, row["icd"].reference_answers) == ("", {"no": 5 / 8, "yes": 3 / 8})
     knn = [*arm("greedy", "rrrr", retriever="knn"), *arm("icd", "wwww", retriever="knn")]
     row = {row.decoding: row for row in effects_of([*both, *knn, *arm("vcd", "rrww")])}
-    assert (row["vcd"].over, row["vcd"].against) == ("retriever random", 0.75)
+    assert (row["vcd"].over, row["vcd"].against) == ("retriever random", ".750")
     crossed = [{**one, "shots": 8} for one in [*both, *knn]]
     more = [*arm("vcd", "rrww"), *arm("vcd", "rrww", shots=8, retriever="knn")]
     row = {row.decoding: row for row in effects_of([*both, *knn, *crossed, *more])}
-    assert (row["vcd"].over, row["vcd"].against) == ("a part of the settings", 0.875)
+    assert (row["vcd"].over, row["vcd"].against) == ("a part of the settings", ".875")
 
 
 def test_transitions_are_reversed_if_lower_is_better() -> None:
@@ -290,5 +290,16 @@ def test_an_arm_without_a_shared_setting_has_no_pairs_and_no_part_to_name() -> N
     rows = [*arm("greedy", "rrrw"), *arm("vcd", "rrww", shots=8)]
     row = {row.decoding: row for row in effects_of(rows)}["vcd"]
     assert (row.over, row.transitions, row.samples) == ("", Transitions(0, 0, 0, 0), 4)
-    assert math.isnan(row.against)
+    assert row.against == ""
     assert math.isnan(row.other)
+
+
+def test_arms_with_unread_outputs_have_bounds_and_no_count_of_changes() -> None:
+    rows = [{**one, "unread:lenient": ""} for one in [*arm("greedy", "rrrw"), *arm("vcd", "rrww")]]
+    plain = {row.decoding: row for row in effects_of(rows)}["vcd"]
+    assert plain.transitions is not None
+    assert not plain.bounds
+    rows[-1]["unread:lenient"] = "text"
+    vcd = {row.decoding: row for row in effects_of(rows)}["vcd"]
+    (bounds,) = vcd.bounds.values()
+    assert (vcd.transitions, bounds.low, bounds.high, bounds.unread) == (None, 0.5, 0.75, 0.25)
