@@ -52,7 +52,7 @@ def command(
     The order is random, but fixed, and outputs of one query stand together. Each key is written to labels.jsonl of the
     run at once, so the same command goes on where it was stopped. `icl compare` and `icl report` use the labels: those
     of 60 queries correct what the metric says of the outputs that it cannot read. Choose the number of queries before
-    you start; a larger one later counts as a second look, at half of the level.
+    you start; each look has a share of the level: half for the first, and the rest for labels of everything.
 
     `icl label runs/x`; `icl label runs/x --export outputs.csv`, then `icl label runs/x --import outputs.csv --by ana`
     """

@@ -179,7 +179,7 @@ def apply_labels(frame: DataFrame, metric: str, labels: Labels) -> DataFrame:
     names, look = queue.unread, queue.finished_look(labels)
     query = frame["query"].astype(str)
     order, audited = query.map(query_order), queue.audited(labels) if audit_reader(queue, labels).is_refuted else []
-    last = query_order(names[look - 1]) if look else ""
+    ends = [query_order(names[number - 1]) for number in sorted({*labels.looks, look}) if 0 < number <= look]
     unread, score = is_unread(frame, metric), frame[metric].to_numpy(dtype=np.float64, na_value=np.nan)
     label, judged = np.full(len(frame), np.nan), np.full(len(frame), np.nan)
     for place, output in outputs.items():
@@ -189,9 +189,11 @@ def apply_labels(frame: DataFrame, metric: str, labels: Labels) -> DataFrame:
         LabelColumn.UNREAD: unread,
         LabelColumn.LABEL: label,
         LabelColumn.PROXY: np.where(unread & np.isfinite(judged), judged, score),
-        LabelColumn.SAMPLED: (order <= last) | (look == len(names)),
+        LabelColumn.SAMPLED: (order <= max(ends, default="")) | (look == len(names)),
         LabelColumn.AUDITED: query.isin(audited) & np.isin(np.arange(len(frame)), [*outputs]),
-        LabelColumn.LOOKS: 1 if look == len(names) else sum(one <= look for one in labels.looks),
+        LabelColumn.LOOK: np.clip(
+            np.searchsorted(np.array(ends, dtype=str), order.to_numpy(dtype=str)) + 1, 1, max(1, len(ends))
+        ),
     }
     scores: dict[str, Any] = {
         metric: np.where(is_labeled, label, score),

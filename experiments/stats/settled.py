@@ -20,6 +20,8 @@ freedom of the effective clusters and of the labeled clusters. Once everything i
 If the reader errs (`ReaderAudit`), the outputs that it read are a second stratum with U_i = 1 for all pairs: g_i is the
 reader's part of the difference, and y_i what people say of the same outputs.
 
+Labels of more queries are a further look at the same difference, with its own share of the level (`share_of_level`).
+
 A label may be "cannot tell". Both ways to fill it are computed, and the interval covers both.
 """
 
@@ -55,7 +57,7 @@ class LabelColumn(StrEnum):
     PROXY = "label:proxy"  # what the proxy says
     SAMPLED = "label:sampled"  # whether the query is of the sample in which all unread outputs were labeled
     AUDITED = "label:audited"  # whether its read outputs were labeled too, and the reader was found to err
-    LOOKS = "label:looks"  # the number of samples of increasing size that were finished, this one included
+    LOOK = "label:look"  # the first of the finished samples, from 1, with the query; the last for other queries
 
     def of(self, metric: str) -> str:
         """The column's name for a metric."""
@@ -146,6 +148,16 @@ def unread_flags(frame: DataFrame, metric: str) -> Flags:
     return (frame[column].fillna("") != "").to_numpy() if column in frame else np.zeros(len(frame), dtype=bool)
 
 
+def share_of_level(look: int, *, is_last: bool) -> float:
+    """The share of the level that a look at labels may spend; those of all looks at a comparison sum to 1.
+
+    A look, counted from 1, has half of what the looks before it left. The last look, at which no output of the
+    comparison is unread, has all of it. So two looks have half of the level each, and a single one at everything has
+    it whole.
+    """
+    return 2.0 ** (1 - look if is_last else -look)
+
+
 def audit(score: Floats, label: Floats) -> ReaderAudit:
     """Compares the reader with labels. score, label: [n], NaN where an output was not read or has no label."""
     both = np.isfinite(score) & np.isfinite(label)
@@ -203,20 +215,20 @@ def settle(
 
 @dataclass(frozen=True, eq=False)
 class SettledPairs:
-    """Two arms with labels. The arguments of `settle`, and the number of looks at samples of increasing size."""
+    """Two arms with labels. The arguments of `settle`, and the share of the level that this look may spend."""
 
     reference: LabeledArm
     arm: LabeledArm
     chosen: Flags
     clusters: NDArray[Any]
     audited: Flags | None = None
-    looks: int = 1
+    share: float = 1.0
 
     def estimate(self, level: float = 0.95) -> SettledDifference | None:
-        """As `settle`. Each look has its share of the level (Bonferroni)."""
-        level, audited = 1 - (1 - level) / self.looks, self.audited
+        """As `settle`, at the share of the level (Bonferroni)."""
+        level, audited = 1 - (1 - level) * self.share, self.audited
         result = settle(self.reference, self.arm, self.chosen, self.clusters, level=level, audited=audited)
-        return result and replace(result, p=min(1.0, result.p * self.looks))
+        return result and replace(result, p=min(1.0, result.p / self.share))
 
     def means(self, difference: float) -> tuple[float, float]:
         """The mean scores of reference and arm, which differ by the estimated difference."""
@@ -256,15 +268,23 @@ def settled_pairs(
     one, other = sides
     if one is None or other is None:
         return None
-    audited = one[2] & other[2]
-    if not audited.any() and not any((arm.unread & np.isnan(arm.label)).any() for arm in (one[0], other[0])):
+    return _settled_pairs(one, other, pairs.clusters)
+
+
+_Side = tuple[LabeledArm, Flags, Flags, NDArray[np.int64]]
+"""An arm, whether each sample is chosen and audited, and the look of each."""
+
+
+def _settled_pairs(one: _Side, other: _Side, clusters: NDArray[Any]) -> SettledPairs | None:
+    """The labels of two sides. None if the usual test is exact, and no earlier look spent a part of its level."""
+    chosen, audited = one[1] & other[1], one[2] & other[2]
+    looks = np.maximum(np.where(one[0].unread, one[3], 1), np.where(other[0].unread, other[3], 1))
+    is_last = not ((one[0].unread | other[0].unread) & ~chosen).any()
+    share = share_of_level(int(looks.max(initial=1)), is_last=is_last)
+    is_labeled = not any((arm.unread & np.isnan(arm.label)).any() for arm in (one[0], other[0]))
+    if is_labeled and share == 1 and not audited.any():
         return None
-    looks = max(one[3], other[3])
-    return SettledPairs(one[0], other[0], one[1] & other[1], pairs.clusters, audited if audited.any() else None, looks)
-
-
-_Side = tuple[LabeledArm, Flags, Flags, int]
-"""An arm, whether each sample is chosen and audited, and the number of looks."""
+    return SettledPairs(one[0], other[0], chosen, clusters, audited if audited.any() else None, share)
 
 
 def has_labels(rows: DataFrame, metric: str) -> bool:
@@ -278,15 +298,15 @@ def labeled_arm(rows: DataFrame, metric: str) -> _Side | None:
     if not has_labels(rows, metric):
         return None if unread_flags(rows, metric).any() else _read_arm(rows[metric].to_numpy(dtype=np.float64))
     unread, label, proxy, chosen, audited, looks = (
-        rows[column.of(metric)].to_numpy(dtype=dtype) for column, dtype in zip(LabelColumn, "?dd??i", strict=True)
+        rows[column.of(metric)].to_numpy(dtype=dtype) for column, dtype in zip(LabelColumn, "?dd??l", strict=True)
     )
-    return LabeledArm(np.where(unread, np.nan, proxy), proxy, label), chosen, audited, max(1, *looks)
+    return LabeledArm(np.where(unread, np.nan, proxy), proxy, label), chosen, audited, looks
 
 
 def _read_arm(score: Floats) -> _Side:
     """An arm whose outputs are all read."""
     every = np.ones(len(score), dtype=bool)
-    return LabeledArm(score, score, score), every, every, 1
+    return LabeledArm(score, score, score), every, every, np.ones(len(score), dtype=np.int64)
 
 
 def settled_mean(rows: DataFrame, metric: str, level: float = 0.95) -> SettledDifference | None:
@@ -294,13 +314,8 @@ def settled_mean(rows: DataFrame, metric: str, level: float = 0.95) -> SettledDi
     own = labeled_arm(rows, metric) if has_labels(rows, metric) else None
     if own is None:
         return None
-    arm, chosen, audited, looks = own
-    if not audited.any() and not (arm.unread & np.isnan(arm.label)).any():
-        return None
-    nothing = LabeledArm(*[np.zeros(len(rows))] * 3)
-    return SettledPairs(
-        nothing, arm, chosen, rows[UNIT].to_numpy(), audited if audited.any() else None, looks
-    ).estimate(level)
+    pairs = _settled_pairs(_read_arm(np.zeros(len(rows))), own, rows[UNIT].to_numpy())
+    return pairs.estimate(level) if pairs else None
 
 
 def _truth(side: LabeledArm, audited: Flags | None) -> Floats:

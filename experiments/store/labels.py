@@ -122,16 +122,21 @@ def append_labels(run: Path, labels: Iterable[Label]) -> None:
 def unite_labels(out: Path, runs: Sequence[Path], *, anonymous: bool = False) -> int:
     """Writes the labels of several runs into one run directory, equal lines once. Returns the number of lines.
 
-    anonymous: People are numbered, because their names may be those of users of this machine.
+    anonymous: People are called "person a1b2", because their names may be those of users of this machine.
     """
     labels = list(dict.fromkeys(label for run in runs for _, _, label in _lines(run / LABELS) if label is not None))
     if anonymous:
-        people = list(dict.fromkeys(label.by for label in labels if not label.judge))
-        numbers = {by: f"person {number}" for number, by in enumerate(people, 1)}
-        labels = [label if label.judge else replace(label, by=numbers[label.by]) for label in labels]
+        salt = [run.resolve().name for run in runs]
+        labels = [one if one.judge else replace(one, by=_anonymous(one.by, salt)) for one in labels]
     if labels:
         append_labels(out, sorted(labels, key=lambda label: label.at))
     return len(labels)
+
+
+def _anonymous(by: str, runs: Sequence[str]) -> str:
+    """A digest of the name and of the runs, so that two people stay two in a merged run. It is too short to prove a
+    guessed name."""
+    return f"person {canonical_digest([*runs, by])[:4]}"
 
 
 def _content(label: Label, moment: str) -> dict[str, Any]:

@@ -24,8 +24,8 @@ from experiments.sharing.card_text import card_text
 from experiments.sharing.verify import problems_of_card
 from experiments.stats.arms import tidy_frame
 from experiments.stats.compare import compare
-from experiments.stats.settled import LabelColumn
-from experiments.store.labels import Label, Labels, append_labels, read_labels
+from experiments.stats.settled import LabelColumn, share_of_level
+from experiments.store.labels import Label, Labels, append_labels, read_labels, unite_labels
 from icl import StoreError
 
 
@@ -271,3 +271,31 @@ def test_a_run_level_metric_stays_undecided_whatever_is_labeled():
     frame.attrs["metrics"] = ("f1",)
     with pytest.raises(StoreError, match=r"'f1' is computed from whole arms.*No other score of the run"):
         require_queue(frame, "f1", Path("run"))
+
+
+def test_a_look_at_everything_after_an_earlier_one_has_half_of_the_level(run):
+    whole = len(_queue(run).unread)
+    _label(run, whole)
+    alone = _gain(run)
+    append_labels(run.path, labels_of(_queue(run).first(60), look=60))
+    after = _gain(run)
+    assert after.result.difference == pytest.approx(alone.result.difference)
+    assert after.result.p == pytest.approx(min(1, 2 * alone.result.p))
+    assert after.result.high - after.result.low > alone.result.high - alone.result.low
+
+
+def test_people_without_names_stay_two_in_a_merged_run(tmp_path):
+    for name, right in (("ana", True), ("ben", False)):
+        for folder in (tmp_path / name, tmp_path / "pushed" / name):
+            folder.mkdir(parents=True)
+        append_labels(tmp_path / name, [Label("k", right, name)])
+        unite_labels(tmp_path / "pushed" / name, [tmp_path / name], anonymous=True)
+    (tmp_path / "all").mkdir()
+    unite_labels(tmp_path / "all", [tmp_path / "pushed" / name for name in ("ana", "ben")])
+    assert read_labels(tmp_path / "all").disputed == ["k"]
+
+
+@pytest.mark.parametrize("earlier", range(5))
+def test_the_shares_of_all_looks_are_the_whole_level(earlier):
+    shares = [share_of_level(look, is_last=False) for look in range(1, earlier + 1)]
+    assert sum(shares) + share_of_level(earlier + 1, is_last=True) == 1

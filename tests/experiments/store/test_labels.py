@@ -1,4 +1,5 @@
 import json
+import re
 
 import pytest
 
@@ -81,5 +82,8 @@ def test_united_labels_have_equal_lines_once_and_no_names_if_they_are_pushed(tmp
     append_labels(runs[1], [Label("a", False, "bo", "2026-01-02T00:00:00+0000")])
     assert unite_labels(runs[2], runs[:2], anonymous=True) == 3
     lines = [json.loads(line) for line in (runs[2] / LABELS).read_text().splitlines()]
-    assert sorted(line["by"] for line in lines) == ["j", "person 1", "person 2"]
+    judge, *people = sorted({line["by"] for line in lines})
+    assert judge == "j"
+    assert len(people) == 2
+    assert all(re.fullmatch("person [0-9a-f]{4}", by) for by in people)
     assert read_labels(runs[2]).disputed == read_labels(runs[1]).disputed == ["a"]
