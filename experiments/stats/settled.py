@@ -42,7 +42,7 @@ from icl import DataFrame
 Flags = NDArray[np.bool_]
 
 MIN_LABELS = 20
-"""With fewer labeled clusters there is no estimate. At 20, 95 % intervals cover .945 to .983 (`lab.simulation`)."""
+"""With fewer labeled clusters there is no estimate. `python -m lab.simulation labels` measures the coverage from 20 on."""
 LABELS_TEST = "labels"
 """The `test` of a result that labels of a sample settle."""
 AUDIT_LIMIT = 0.02
