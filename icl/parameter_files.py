@@ -71,7 +71,7 @@ def pin_file(component: Any, path: str, what: str) -> None:
     Call it when the component is created and again when the file is read, so that a change in between is an error.
     """
     file = expand_user(path)
-    if file.is_file():
+    if os.path.isfile(file):  # False for names that no file can have, where Path.is_file raises
         pin(component, file.read_bytes(), what)
 
 

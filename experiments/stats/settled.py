@@ -42,7 +42,7 @@ from icl import DataFrame
 Flags = NDArray[np.bool_]
 
 MIN_LABELS = 20
-"""With fewer labeled clusters there is no estimate. `python -m lab.simulation labels` measures the coverage from 20 on."""
+"""With fewer labeled clusters there is no estimate. `python -m lab.simulation labels` measures the coverage at 20."""
 LABELS_TEST = "labels"
 """The `test` of a result that labels of a sample settle."""
 AUDIT_LIMIT = 0.02

@@ -153,6 +153,8 @@ WORDS: Mapping[str, Sequence[Sequence[str]]] = {
     "check": [[], ["--samples", "0"]],
     "compare": [["--to", "retriever=random"]],
     "import": [[]],
+    "judge": [["--model", "fake"]],
+    "label": [["--export", "out/labels.csv"]],
     "ls": [[]],
     "report": [[], ["--as", "card", "--out", "out/card"], ["--as", "leaderboard", "--out", "out/board"]],
     "show": [

@@ -1,10 +1,12 @@
 """What a run cost, in a reader's words."""
 
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from experiments.report.sections.costs import cost_lines, costs_sections, remarks, sum_counters
+from experiments.report.section import Section
+from experiments.report.sections.costs import cost_lines, costs_sections, sum_counters
 
 COUNTERS = {
     "decoding_requests": 100, "requests_reused": 40, "branch_prompts": 50, "duplicates_merged": 0, "num_images": 30,
@@ -12,10 +14,15 @@ COUNTERS = {
 }  # fmt: skip
 
 
+def costs_of(info: dict[str, Any]) -> Section:
+    (costs,) = costs_sections(SimpleNamespace(info=info, probes=()))  # type: ignore[arg-type]  # it reads these alone
+    return costs
+
+
 def test_sessions_are_summed_and_what_was_spared_is_a_share() -> None:
     session = {"start": "2026-01-02T03:04:05", "end": "2026-01-02T04:04:15", "counters": COUNTERS}
     info = {"sessions": [session, session, {"counters": {"decoding_requests": 50}}]}
-    (costs,) = costs_sections(SimpleNamespace(info=info, probes=()))  # type: ignore[arg-type]  # it reads these alone
+    costs = costs_of(info)
     assert costs.folded == "Wall time of all sessions: 2:00:20"
     lines = cost_lines(sum_counters(info))
     assert [line[:3] for line in lines] == [
@@ -31,4 +38,4 @@ def test_sessions_are_summed_and_what_was_spared_is_a_share() -> None:
 
 def test_a_run_that_counted_nothing_has_no_costs() -> None:
     assert cost_lines(sum_counters({})) == []
-    assert remarks(sum_counters({"sessions": [{"counters": {"requests": 3}}]})) == ["3 requests were sent."]
+    assert costs_of({"sessions": [{"counters": {"requests": 3}}]}).notes[0] == "3 requests were sent."

@@ -111,7 +111,7 @@ def test_controls_come_only_when_asked_for_and_are_in_the_family(viewed):
 
 
 def test_each_test_and_each_mix_is_named_by_all_of_its_tests_and_no_other():
-    names = {"mcnemar": "McNemar", "randomization": "andomization"}
+    names = {"mcnemar": "McNemar", "randomization": "andomization", "labels": "labels"}
     for mix in TESTS:
         text = describe_tests([*mix, *mix])
         assert {test for test, name in names.items() if name in text} == mix
