@@ -86,7 +86,7 @@ def test_a_pilot_says_how_many_outputs_would_be_unread(mapping: Any, tmp_path: P
         grid, store = expand(config), Store(tmp_path / "runs" / "t")
         return list(time_run(grid, load_run_state(store, grid), silent).lines())
 
-    assert "4 of 6 outputs of the pilot are unread" in "".join(lines("It may be red, or blue."))
+    assert "6 of 6 outputs of the pilot are unread" in "".join(lines("It may be red, or blue."))
     assert not any("unread" in line for line in lines("red"))
 
 

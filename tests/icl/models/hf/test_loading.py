@@ -42,7 +42,7 @@ def test_importing_the_component_does_not_import_torch() -> None:
 
 
 def test_it_is_a_component_and_a_model_that_gives_logits(folder_of: FolderOf) -> None:
-    assert entries("model")["hf"].summary.startswith("Any AutoModelForImageTextToText checkpoint")
+    assert entries("model")["hf"].summary.startswith("Most AutoModelForImageTextToText checkpoints")
     hf = build("model", {"name": "hf", "path": "somewhere", "token_budget": 100})
     assert hf == HF(path="somewhere", token_budget=100)
     assert hf.abilities == {"logits", "score", "hidden_states", "embed", "text_logprobs", "interventions"}
