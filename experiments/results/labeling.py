@@ -157,10 +157,13 @@ def describe_labels(queue: Queue, labels: Labels) -> Iterator[str]:
         yield "Labels settle nothing before those of all planned queries are there: icl label"
     if text := audit_reader(queue, labels).describe():
         yield f"{text[0].upper()}{text[1:]}."
-    if disputed := [one for one in outputs if one.key in set(labels.disputed)]:
+    in_dispute = set(labels.disputed)
+    if disputed := [one for one in outputs if one.key in in_dispute]:
         examples = ", ".join(f"{one.text[:40]!r} ({one.query})" for one in disputed[:3])
         number = format_count(len(disputed), "output")
         yield f"{join_words(labels.persons)} disagree on {number}, which stay unread: {examples}."
+    if labels.damaged:
+        yield f"Skipped: {format_count(len(labels.damaged), 'damaged line')} of labels.jsonl."
     if others := len(labels.people.keys() - _keys(outputs)):
         number = format_count(others, "label")
         yield f"Not used: {number} of outputs that the run does not have any more, or that the reader can read now."
@@ -235,7 +238,9 @@ def _outputs_by_query(outputs: Mapping[int, Output]) -> dict[str, list[Output]]:
     """The distinct outputs of each query to label. Their order, by digest, says nothing of their arms."""
     by_query: dict[str, dict[str, Output]] = {}
     for output in outputs.values():
-        by_query.setdefault(output.query, {}).setdefault(output.key, output)
+        own = by_query.setdefault(output.query, {})
+        if output.is_unread or output.key not in own:  # equal texts may be read in one task only: then label them
+            own[output.key] = output
     return {
         query: sorted(by_query[query].values(), key=lambda one: one.key) for query in sorted(by_query, key=query_order)
     }

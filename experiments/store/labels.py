@@ -124,7 +124,10 @@ def unite_labels(out: Path, runs: Sequence[Path], *, anonymous: bool = False) ->
 
     anonymous: People are called "person a1b2", because their names may be those of users of this machine.
     """
-    labels = list(dict.fromkeys(label for run in runs for _, _, label in _lines(run / LABELS) if label is not None))
+    labels = list[Label]()
+    for run in runs:  # within a run, an equal line is a key pressed again after an undo in the same second
+        others = set(labels)
+        labels += [label for _, _, label in _lines(run / LABELS) if label is not None and label not in others]
     if anonymous:
         salt = [run.resolve().name for run in runs]
         labels = [one if one.judge else replace(one, by=_anonymous(one.by, salt)) for one in labels]

@@ -9,8 +9,10 @@ from experiments.imports.merged_runs import merge_runs
 from experiments.report.sections.scores import scores_section
 from experiments.results.labeling import (
     AUDITED_QUERIES,
+    Queue,
     apply_labels,
     audit_reader,
+    describe_labels,
     make_queue,
     query_order,
     require_queue,
@@ -299,3 +301,8 @@ def test_people_without_names_stay_two_in_a_merged_run(tmp_path):
 def test_the_shares_of_all_looks_are_the_whole_level(earlier):
     shares = [share_of_level(look, is_last=False) for look in range(1, earlier + 1)]
     assert sum(shares) + share_of_level(earlier + 1, is_last=True) == 1
+
+
+def test_damaged_lines_are_counted_where_the_labels_are_described():
+    labels = Labels({}, {}, damaged=("line 3 of run/labels.jsonl",))
+    assert [*describe_labels(Queue("lenient", {}), labels)] == ["Skipped: 1 damaged line of labels.jsonl."]

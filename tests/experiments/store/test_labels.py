@@ -1,5 +1,6 @@
 import json
 import re
+from dataclasses import replace
 
 import pytest
 
@@ -87,3 +88,13 @@ def test_united_labels_have_equal_lines_once_and_no_names_if_they_are_pushed(tmp
     assert len(people) == 2
     assert all(re.fullmatch("person [0-9a-f]{4}", by) for by in people)
     assert read_labels(runs[2]).disputed == read_labels(runs[1]).disputed == ["a"]
+
+
+def test_a_label_that_is_given_again_after_an_undo_in_the_same_second_stays_in_a_merge(tmp_path):
+    run, out = tmp_path / "run", tmp_path / "out"
+    run.mkdir()
+    out.mkdir()
+    label = Label("k", True, "ana", at="2026-01-31T09:30:00+0100")
+    append_labels(run, [label, replace(label, withdrawn=True), label])
+    unite_labels(out, [run, run])
+    assert read_labels(out).people == read_labels(run).people == {"k": {"ana": True}}
