@@ -55,7 +55,7 @@ def _compare_arm(model: Any, arm: str, reference: ReferenceAnswers, all_prompts:
     verdict = compare_tokens(tokens, reference.only(whole), close)
     if not fail or (whole and verdict.word == "no"):
         return verdict
-    rest = f" The answers to the other {len(whole)} prompts are the loop's." if whole else ""
+    rest = f" The other answers ({len(whole)} of {len(results)}) equal the loop's." if whole else ""
     return Verdict("no", f"{fail[0].rstrip('.')}.{rest}")
 
 

@@ -86,7 +86,10 @@ def undecided_note(words: Iterable[str]) -> str:
     """What to do about undecided comparisons, or '' if there is none."""
     number = sum(word == "undecided" for word in words)
     return (
-        f"{format_count(number, 'comparison')} undecided: unread outputs (`icl label`) decide them." if number else ""
+        f"{format_count(number, 'comparison')} undecided: the answer depends on outputs that could not be read. "
+        "`icl label` settles it."
+        if number
+        else ""
     )
 
 

@@ -204,8 +204,8 @@ def mismatch(error: Exception, model: Any, path: str) -> ModelError:
         import transformers
 
         why = (
-            f"The class stumbles over itself there, in transformers {transformers.__version__}: another release may "
-            "run it, and so may `model: vllm`, which has code of its own."
+            f"This is a bug of the class in transformers {transformers.__version__}: try another release, or "
+            "`model: vllm`, which has its own code for most models."
         )
     if (parts := offloaded_parts(model)) and re.search(r"\bmeta\b", first):
         return ModelError(

@@ -150,7 +150,7 @@ def test_logits_of_a_class_that_returns_all_are_cut_to_the_requested_columns() -
 @pytest.mark.parametrize(
     ("error", "message"),
     [
-        (AttributeError("'Out' object has no attribute 'features'"), "stumbles over itself there, in transformers "),
+        (AttributeError("'Out' object has no attribute 'features'"), "This is a bug of the class in transformers "),
         (AttributeError("'NoneType' object has no attribute 'shape'"), "writes as many image tokens as"),
         (ValueError("features and tokens do not match"), "writes as many image tokens as"),
     ],
