@@ -17,6 +17,7 @@ class Orderer(Protocol):
             an Example, and the orderer adds the mark 'saw the gold' to the provenance. 'model' and 'pool' if it uses
             the model or the pool: `fitted(pool, model)` then returns the orderer to call. Without a declared need, the
             value must not matter.
+        nested: Optional, whether a longer ranking only adds demonstrations behind those of a shorter one.
     """
 
     needs: ClassVar[frozenset[str]]

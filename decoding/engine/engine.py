@@ -21,7 +21,7 @@ import torch
 from decoding.engine import decode_batch, with_reasoned_options, with_voting
 from decoding.engine.requests import Counters, DecodingRequest, Failure, LazyBranches, PreparedRequest, distinct_prompts
 from decoding.engine.result_collector import GenerationCache, OnResult, PrepareGenerator, Result, ResultCollector
-from icl import BatchLimit, ICLError, LogitModel, Prompt, convert_user_errors, first_line, is_out_of_memory
+from icl import BatchLimit, ICLError, LogitModel, Prompt, StreamKey, convert_user_errors, first_line, is_out_of_memory
 
 # Work on the host for later prompts, in a thread, while the model decodes.
 #
@@ -142,7 +142,7 @@ class BatchRun:
         A batch is decoded in smaller ones if memory runs out, and in halves if a prompt cannot be prefilled or a
         strategy fails.
         """
-        later = [prepared[indices[0]].branches[0] for indices in contexts_in_order(prepared)]
+        later = [prepared[context[0]].branches[0] for family in families_in_order(prepared) for context in family]
         for batch, size in batches(prepared, self.limit, self.model.row_overhead):
             later = later[len({prepared[i].digests[0] for i in batch}) :]
             outcome = self._decode([prepared[i] for i in batch], size, partial(ahead.start, later))
@@ -184,7 +184,8 @@ class BatchRun:
 
 # Assignment of requests to batches.
 #
-# All arms of a context together, contexts of similar length, within the limit of a batch.
+# All arms of a context together, contexts of similar length, within the limit of a batch. Contexts of a query of which
+# one continues another, such as its 4 and its 8 shots in a nested order, are a family and share a batch if they fit.
 
 
 BATCH_TOKENS = 32_768
@@ -201,7 +202,8 @@ def batches(
 ) -> Iterator[tuple[list[int], int]]:
     """Yields the indices of the requests of each batch, and its size in tokens.
 
-    A single context may exceed the limit. It is split only if a batch of its size has run out of memory.
+    A single context may exceed the limit. It is split only if a batch of its size has run out of memory. A family of
+    contexts that exceeds the limit is divided into its contexts.
 
     Args:
         prepared: The requests.
@@ -215,32 +217,56 @@ def batches(
     def size(rows: int, tokens: int) -> int:
         return rows * (tokens + row_overhead)
 
-    pending = deque(contexts_in_order(prepared))
+    pending = deque(families_in_order(prepared))
     batch: list[int] = []
     rows = tokens = 0
     while pending:
-        context = pending.popleft()
-        context_rows, context_tokens = shape(context)
-        if len(context) > 1 and size(context_rows, context_tokens) >= limit.failed:
-            middle = len(context) // 2
-            pending.extendleft((context[middle:], context[:middle]))
-        elif batch and not limit.fits(size(rows + context_rows, max(tokens, context_tokens))):
+        family = pending.popleft()
+        indices = [i for context in family for i in context]
+        new_rows, new_tokens = shape(indices)
+        if len(family) > 1 and not limit.fits(size(new_rows, new_tokens)):
+            pending.extendleft([context] for context in reversed(family))
+        elif len(indices) > 1 and size(new_rows, new_tokens) >= limit.failed:
+            middle = len(indices) // 2
+            pending.extendleft(([indices[middle:]], [indices[:middle]]))
+        elif batch and not limit.fits(size(rows + new_rows, max(tokens, new_tokens))):
             yield batch, size(rows, tokens)
             batch, rows, tokens = [], 0, 0
-            pending.appendleft(context)
+            pending.appendleft(family)
         else:
-            batch += context
-            rows, tokens = rows + context_rows, max(tokens, context_tokens)
+            batch += indices
+            rows, tokens = rows + new_rows, max(tokens, new_tokens)
     if batch:
         yield batch, size(rows, tokens)
 
 
-def contexts_in_order(prepared: Sequence[PreparedRequest]) -> list[list[int]]:
-    """The indices of the requests of each context, in the order in which they are decoded: the longest first."""
+def families_in_order(prepared: Sequence[PreparedRequest]) -> list[list[list[int]]]:
+    """The contexts of each family in the order in which they are decoded: the longest first. A context has the indices
+    of its requests.
+    """
     contexts: dict[str, list[int]] = {}
     for i, one in enumerate(prepared):
         contexts.setdefault(one.digests[0], []).append(i)
-    return sorted(contexts.values(), key=lambda indices: -_shape([prepared[i] for i in indices])[1])
+    families: dict[StreamKey, list[list[list[int]]]] = {}
+    for context in sorted(contexts.values(), key=lambda indices: -_shape([prepared[i] for i in indices])[1]):
+        prompt = prepared[context[0]].branches[0]
+        of_query = families.setdefault(prompt.key, [])
+        family = next((one for one in of_query if continues(prepared[one[0][0]].branches[0], prompt)), None)
+        if family is None:
+            of_query.append([context])
+        else:
+            family.append(context)
+    longest_first = (family for of_query in families.values() for family in of_query)
+    return sorted(longest_first, key=lambda family: -_shape([prepared[i] for i in family[0]])[1])
+
+
+def continues(longer: Prompt, shorter: Prompt) -> bool:
+    """Whether a prompt begins with at least half of the parts of a shorter one, as with more demonstrations of a query
+    in a nested order.
+    """
+    parts, others = list(shorter.parts()), list(longer.parts())
+    shared = next((i for i, (a, b) in enumerate(zip(parts, others, strict=False)) if a.content != b.content), None)
+    return (min(len(parts), len(others)) if shared is None else shared) >= max(len(parts) / 2, 1)
 
 
 def token_budget(model: LogitModel) -> int:

@@ -45,7 +45,7 @@ class PromptSpec:
 
 
 def prompt_specs(cells: Sequence[Cell]) -> list[PromptSpec]:
-    """Groups cells of one task, model and number of shots by what decides their prompts."""
+    """Groups cells of one task and model by what decides their prompts."""
     groups: dict[tuple[Any, ...], list[Cell]] = {}
     for cell in cells:
         groups.setdefault((*_context_key(cell), id(cell.composer), cell.max_output_tokens), []).append(cell)
@@ -90,7 +90,7 @@ class Retrieval:
         self.fitted: dict[tuple[int, int, int], tuple[FittedRetriever, Pool]] = {}
 
     def plan(self, cells: Sequence[Cell], queries: Sequence[Example]) -> dict[tuple[Any, ...], list[RetrievalOutcome]]:
-        """Demonstrations of each query for each (retriever, seed, number of demonstrations) of the cells."""
+        """Demonstrations of each query for each (retriever, seed, shots, number of demonstrations) of the cells."""
         cell_by_key = {_retrieval_key(cell): cell for cell in cells}
         return {key: self._retrieve(cell, queries) for key, cell in cell_by_key.items()}
 
@@ -366,7 +366,12 @@ def _with_context(example: Example, spec: PromptSpec, pool: Pool, outcome: Retri
 
 
 def _retrieval_key(cell: Cell) -> tuple[Any, ...]:
-    return id(cell.retriever), cell.seed, cell.num_demos
+    return id(cell.retriever), cell.seed, cell.shots, cell.num_demos
+
+
+def has_nested_prompts(cell: Cell) -> bool:
+    """Whether the demonstrations of a prompt begin with those of the cell's arm with fewer shots."""
+    return cell.shots > 0 and bool(declared(cell.retriever, "nested") and getattr(cell.order, "nested", False))
 
 
 def _context_key(cell: Cell) -> tuple[Any, ...]:

@@ -9,7 +9,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from threading import Event
 
-from experiments.contexts.contexts import PromptItem, Retrieval, build_contexts, prompt_specs, render
+from experiments.contexts.contexts import (
+    PromptItem,
+    Retrieval,
+    build_contexts,
+    has_nested_prompts,
+    prompt_specs,
+    render,
+)
 from experiments.grid.grid import Cell, Grid
 from experiments.running.image_store import ImageStore, prefetch_images
 from experiments.stats import format_count
@@ -29,7 +36,7 @@ Window = list[tuple[Cell, PromptItem]]
 
 @dataclass(frozen=True)
 class Windows:
-    """The missing samples of cells of one model, task and number of shots, in windows, query by query.
+    """The missing samples of one of the `cell_groups`, in windows, query by query.
 
     Attributes:
         cells: The cells.
@@ -115,12 +122,17 @@ def _prefill_tokens(cells: Sequence[Cell], item: PromptItem, num_branches: Mappi
 
 
 def cell_groups(grid: Grid, model: Model) -> list[list[Cell]]:
-    """The model's cells by task and number of shots, in the order of the tasks, few shots first."""
-    groups: dict[tuple[int, int], list[Cell]] = {}
+    """The model's cells by task and number of shots, in the order of the tasks, few shots first.
+
+    Cells whose prompts begin with those of fewer shots are in one group, so that the model reads the common beginnings
+    of a query once.
+    """
+    groups: dict[tuple[int, int, bool], list[Cell]] = {}
     order = {id(task): i for i, task in enumerate(grid.tasks)}
     for cell in grid.cells:
         if cell.model is model:
-            groups.setdefault((order[id(cell.task)], cell.shots), []).append(cell)
+            is_nested = has_nested_prompts(cell)
+            groups.setdefault((order[id(cell.task)], 0 if is_nested else cell.shots, is_nested), []).append(cell)
     return [groups[key] for key in sorted(groups)]
 
 

@@ -1,4 +1,4 @@
-"""The share of a grid that is computed twice: the quickstart with fewer queries, and fixed demonstrations.
+"""The share of a grid that is computed twice: the quickstart with fewer queries, fixed and nested demonstrations.
 
 Distinct images, prompts and prefixes are counted at the model; the computed ones come from the counters in run.json.
 """
@@ -80,14 +80,23 @@ def rows() -> list[Row]:
         "name=fixed",
     ]
     counters = _run(str(quickstart), fixed)
-    return [
-        *table,
+    table += [
         (
             "fixed demonstrations, 8 shots: tokens forwarded in prefill / distinct tokens",
             f"{counters['prefill_tokens'] / distinct_tokens(list(Watched.prompts.values())):.2f}",
             "<= 1.10",
-        ),
+        )
     ]
+    for order in ("reversed", "as_retrieved"):
+        counters = _run(str(quickstart), [*few, "grid.shots=[2, 4, 8]", f"order={order}", f"name={order}"])
+        table.append(
+            (
+                f"2, 4 and 8 shots, order {order}: tokens forwarded in prefill / distinct tokens",
+                f"{counters['prefill_tokens'] / distinct_tokens(list(Watched.prompts.values())):.2f}",
+                "<= 1.10",
+            )
+        )
+    return table
 
 
 def distinct_tokens(prompts: Sequence[tuple[int, ...]]) -> int:

@@ -12,9 +12,14 @@ from prompts import gold_of
 @component("orderer", "as_retrieved")
 @dataclass(frozen=True)
 class AsRetrieved:
-    """The retriever's order: best first, the least similar next to the query."""
+    """The retriever's order: best first, the least similar next to the query.
+
+    With a retriever whose sets are nested, the prompt of 8 shots begins with that of 4, and a run reads what they have
+    in common once.
+    """
 
     needs: ClassVar[frozenset[str]] = frozenset()
+    nested: ClassVar[bool] = True
 
     def order(self, context: Context) -> Context:
         return replace(context, demos=tuple(sorted(context.demos, key=lambda demo: demo.rank)))

@@ -17,9 +17,16 @@ A prefix comes from one of three sources:
     of its demonstrations this way.
 
 Rows cannot be a prefix source if their layers drop entries (full windows, recurrent states).
+
+If prompts continue one another, one prefix per group misses most of what they share. They are then read in levels
+(`prefix_levels`): the longest prompts first, the others on the rows of an earlier level.
+
+    level 0        a b c d e f 8                                  three prompts of one query: 8, 4 and 2 demonstrations
+    level 1        [a b c] 4      [a] 2                           each forwards only what no earlier row contains
 """
 
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -30,6 +37,7 @@ from torch import Tensor
 
 from icl.memory import BatchLimit
 from icl.models.hf import EncodedPrompt, HFSession, LanguageModel, join_sessions, run_within_limit
+from icl.models.hf.shared_prefix import MIN_ROWS
 
 MIN_SAVED_TOKENS = 48
 """Tokens that a common prefix must save: about the cost of one more forward pass of a small model."""
@@ -123,23 +131,18 @@ class Prefiller:
         counters = self.runner.counters
         counters.prompt_tokens += sum(map(len, distinct.values()))
         counters.num_images += sum(len(prompt.images) for prompt in distinct.values())
-        items = self._plan_items(list(distinct.values()), prefix_source)
-        counters.shared_prefix_tokens += sum(item.shared for item in items if item.row >= 0)
-        run = partial(self._prefill, early_exits=early_exits, prefix_source=prefix_source)
-        parts = run_within_limit(
-            run,
-            sorted(items, key=lambda item: (item.kind, item.shared, item.group, item.rest)),
-            self.limit,
-            "prompts",
-            size=padded_tokens,
-            may_join=_are_similar,
-            relieve=self.free_buffers,
-        )
-        if len(distinct) == len(keys):
-            return _ordered(parts)
+        reads, order, rows = list(distinct.values()), list[int](), prefix_source
+        for level in self._levels(reads, prefix_source):
+            items = self._plan_items([reads[place] for place in level], rows, 1 if order else self.least)
+            more = self._open_items(items, early_exits, rows)
+            rows = join_sessions([rows, more], are_used_up=True) if rows is not None and order else more
+            order += level
+        assert rows is not None
+        if order == list(range(len(keys))):
+            return rows
+        row_of = {place: row for row, place in enumerate(order)}
         place_of = {key: place for place, key in enumerate(distinct)}
-        rows = _ordered(parts)
-        rows.retain(torch.tensor([place_of[key] for key in keys]))
+        rows.retain(torch.tensor([row_of[place_of[key]] for key in keys]))
         return rows
 
     def free_buffers(self) -> None:
@@ -147,10 +150,50 @@ class Prefiller:
         self.cached_prefixes.clear()
         self.free_features()
 
-    def _plan_items(self, prompts: Sequence[EncodedPrompt], prefix_source: HFSession | None) -> list[PrefillItem]:
-        if not self.sharing or any(prompt.plain for prompt in prompts):
+    def _levels(self, prompts: Sequence[EncodedPrompt], prefix_source: HFSession | None) -> list[list[int]]:
+        """The indices of the prompts of each level, a single level unless more save more tokens.
+
+        A prefix that many rows share stays a group, because its keys and values are then stored once.
+        """
+        everything = list(range(len(prompts)))
+        longest = max(map(len, prompts))
+        if not self._may_share(prompts) or prefix_source is not None or longest > self.runner.shareable_length:
+            return [everything]
+        items = self._plan_items(prompts, None, self.least)
+        members = Counter((item.shared, item.group) for item in items if item.shared)
+        saved = sum(size * (count - (group >= 0)) for (size, group), count in members.items())
+        stored_once = sum(size * count for (size, _), count in members.items() if count >= MIN_ROWS)
+        levels, saved_by_levels = prefix_levels(prompts)
+        if stored_once > saved_by_levels / 2 or saved_by_levels < 1.1 * saved + self.least * (max(levels) or 1):
+            return [everything]
+        return [[place for place in everything if levels[place] == level] for level in range(max(levels) + 1)]
+
+    def _may_share(self, prompts: Sequence[EncodedPrompt]) -> bool:
+        return self.sharing and not any(prompt.plain for prompt in prompts)
+
+    def _open_items(
+        self, items: Sequence[PrefillItem], early_exits: bool, prefix_source: HFSession | None
+    ) -> HFSession:
+        """A session with the prompts of one level, in their order."""
+        self.runner.counters.shared_prefix_tokens += sum(item.shared for item in items if item.row >= 0)
+        parts = run_within_limit(
+            partial(self._prefill, early_exits=early_exits, prefix_source=prefix_source),
+            sorted(items, key=lambda item: (item.kind, item.shared, item.group, item.rest)),
+            self.limit,
+            "prompts",
+            size=padded_tokens,
+            may_join=_are_similar,
+            relieve=self.free_buffers,
+        )
+        return _ordered(parts)
+
+    def _plan_items(
+        self, prompts: Sequence[EncodedPrompt], prefix_source: HFSession | None, least: int
+    ) -> list[PrefillItem]:
+        """The items of one level. least: tokens that a prompt must share with a row of the session."""
+        if not self._may_share(prompts):
             return [PrefillItem(prompt, place) for place, prompt in enumerate(prompts)]
-        items = [] if prefix_source is None else self._items_on_session(prompts, prefix_source)
+        items = [] if prefix_source is None else self._items_on_session(prompts, prefix_source, least)
         done = {item.place for item in items}
         places = [place for place in range(len(prompts)) if place not in done]
         for number, group in enumerate(groups([prompts[place] for place in places], self.least)):
@@ -163,7 +206,9 @@ class Prefiller:
                 items += [PrefillItem(p, place, group.shared, number) for p, place in zip(members, own, strict=True)]
         return items
 
-    def _items_on_session(self, prompts: Sequence[EncodedPrompt], prefix_source: HFSession) -> list[PrefillItem]:
+    def _items_on_session(
+        self, prompts: Sequence[EncodedPrompt], prefix_source: HFSession, least: int
+    ) -> list[PrefillItem]:
         """Items for prompts that share enough tokens with a row of the session. The row with the longest common prefix
         is used.
         """
@@ -178,7 +223,7 @@ class Prefiller:
             ]
             common, row = max(candidates)
             shared = whole_images(prompt, min(common, len(prompt) - 1))
-            if shared >= self.least:
+            if shared >= least:
                 items.append(PrefillItem(prompt, place, shared, row=row))
         return items
 
@@ -330,6 +375,45 @@ def groups(prompts: Sequence[EncodedPrompt], least: int = MIN_SAVED_TOKENS) -> l
             plan += [PrefixGroup((member,)) for member in members]
         end = start
     return plan[::-1]
+
+
+MAX_LEVELS = 3
+"""Levels of prompts. Each is read after the ones before it, in forward passes of its own."""
+
+MIN_SAVED_SHARE = 8
+"""A prompt is read on a row of an earlier level if that saves an eighth of it or more."""
+
+
+def prefix_levels(prompts: Sequence[EncodedPrompt]) -> tuple[list[int], int]:
+    """The level of each prompt, and the prompt tokens that rows of earlier levels save.
+
+    Prompts are placed one after the other, the longest first. A prompt goes one level below the placed prompt with
+    which it shares the most tokens, and to level 0 if it shares little with all of them. Placing a string costs the
+    tokens that no earlier string begins with, so in sum the tokens of the prefix tree are forwarded, except for short
+    common beginnings.
+    """
+    order = sorted(range(len(prompts)), key=lambda i: prompts[i].key)
+    rows = [prompts[i] for i in order]
+    common = [common_prefix_length(a.key, b.key) for a, b in pairwise(rows)]
+    levels: dict[int, int] = {}  # of sorted rows
+    saved = 0
+    for place in sorted(range(len(rows)), key=lambda i: (-len(rows[i]), order[i])):
+        row = rows[place]
+        worth = max(len(row) // MIN_SAVED_SHARE, 1)
+        longest = [0] * (MAX_LEVELS - 1)  # common prefix with a row of each level that may have one below it
+        for neighbors in (range(place - 1, -1, -1), range(place + 1, len(rows))):
+            length = len(row) - 1
+            for other in neighbors:
+                length = min(length, common[other if other < place else other - 1])
+                if length < worth:
+                    break
+                if levels.get(other, MAX_LEVELS) < len(longest):
+                    longest[levels[other]] = max(longest[levels[other]], length)
+        level = next(i for i, length in enumerate(longest) if length >= max(longest) - worth)
+        shared = whole_images(row, longest[level])
+        levels[place] = level + 1 if shared else 0
+        saved += shared
+    return [levels[place] for place in sorted(levels, key=order.__getitem__)], saved
 
 
 def common_prefix_length(a: Sequence[int], b: Sequence[int]) -> int:

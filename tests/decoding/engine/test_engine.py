@@ -383,6 +383,23 @@ def test_the_arms_of_a_context_stay_together() -> None:
     assert sizes(requests, 1) == [[0, 2], [1, 3]]
 
 
+def shots_of(number: int, shots: int, tokens: int) -> PreparedRequest:
+    """A request whose prompt begins with that of fewer shots, except for the query."""
+    turns = tuple(Turn("user", (Part(f"demonstration {i} of {number}"),)) for i in range(shots))
+    own = Prompt((*turns, Turn("user", (Part(f"query {number}"),))), StreamKey(0, f"q{number}"))
+    return PreparedRequest(DecodingRequest(own, parse_arm("greedy")), (own,), (own.digest,), (tokens,))
+
+
+def test_the_shots_of_a_query_share_a_batch_if_they_fit_together() -> None:
+    few_first = [shots_of(number, shots, 10 * shots) for shots in (2, 4, 8) for number in range(2)]
+    longest = 80 + few_first[0].request.max_output_tokens
+    assert sizes(few_first, 6 * longest) == [[4, 2, 0, 5, 3, 1]]
+    assert sizes(few_first, 5 * longest) == [[4, 2, 0], [5, 3, 1]]
+    assert sizes(few_first, 2 * longest) == [[4, 2], [0, 5], [3, 1]], "no batch is larger than the limit"
+    others = [shots_of(0, 2, 20), prepared(0, 8), shots_of(1, 4, 40), shots_of(2, 8, 80)]
+    assert sizes(others, 100 * longest) == [[3, 2, 0, 1]], "other queries are ordered by length"
+
+
 def test_the_budget_is_the_models_own_or_a_multiple_of_its_prefill_or_the_default() -> None:
     assert token_budget(model(7, 100)) == 7
     assert token_budget(model(None, 100)) == 100 * ROWS_PER_PREFILL

@@ -88,6 +88,16 @@ def test_cells_of_a_model_are_computed_by_task_and_few_shots_first(mapping: Mapp
     assert cell_groups(grid, object()) == []  # type: ignore[arg-type]  # another model
 
 
+def test_shots_whose_prompts_continue_one_another_are_computed_together(mapping: Mapping) -> None:
+    def groups(order: str, retriever: str) -> list[list[int]]:
+        grid = expand(load_config(mapping(shots=None, order=order, retriever=retriever, grid={"shots": [2, 0, 1]})))
+        return [[cell.shots for cell in cells] for cells in cell_groups(grid, grid.models[0])]
+
+    assert groups("as_retrieved", "random") == [[0], [2, 1]]
+    assert groups("reversed", "random") == [[0], [1], [2]]
+    assert groups("as_retrieved", "stratified") == [[0], [1], [2]], "its sets are not nested"
+
+
 def test_finished_samples_that_keep_their_recorded_steps_are_noted(mapping: Mapping, toy: str, tmp_path: Path) -> None:
     def notes(*overrides: str) -> list[str]:
         progress = go(mapping(model=toy, shots=None, grid={"shots": [0]}), tmp_path, *overrides)

@@ -1,6 +1,7 @@
 """Rows on a shared prefix store it once, and answer as rows with copies."""
 
 import functools
+import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,16 @@ from torch import Tensor
 from icl.edits import DiffusionNoise
 from icl.models.hf.language_model import EncodedPrompt
 from icl.models.hf.model import HF
-from icl.models.hf.prefill import CachedPrefix, Prefiller, PrefixGroup, common_prefix_length, groups, whole_images
+from icl.models.hf.prefill import (
+    MIN_SAVED_SHARE,
+    CachedPrefix,
+    Prefiller,
+    PrefixGroup,
+    common_prefix_length,
+    groups,
+    prefix_levels,
+    whole_images,
+)
 from icl.models.hf.session import HFSession, join_sessions
 from icl.models.hf.shared_prefix import MAX_SPARE, MIN_ROWS, SharedPrefixLayer, rows_on_prefix, shift_right
 from icl.types import Prompt
@@ -211,6 +221,19 @@ def two_images_apart() -> list[Prompt]:
     return [prompt([1, 2, 3, 40 + i, 60 + i], "x" * (i + 1)) for i in range(4)]
 
 
+def nested_shots() -> list[Prompt]:
+    """Three queries with 1, 2 and 4 demonstrations each: more continue fewer. One query has a noised branch each."""
+    own = [
+        prompt([*range(i, i + shots), 70 + i], f"query {i}", query=str(i)) for i in (10, 20, 30) for shots in (1, 4, 2)
+    ]
+    return [*own, *(p.edit(DiffusionNoise(500), where="query") for p in own[:3])]
+
+
+def tree_size(keys: Sequence[tuple[int, ...]]) -> int:
+    """The number of different beginnings of the keys."""
+    return len({key[:end] for key in keys for end in range(1, len(key) + 1)})
+
+
 def tokens(rows: HFSession, steps: int = 8) -> list[list[int]]:
     steps_done = []
     for _ in range(steps):
@@ -237,6 +260,26 @@ def test_prompts_on_a_shared_prefix_answer_as_if_opened_whole(
     assert after["prefill_tokens"] - before["prefill_tokens"] < 0.75 * total
     assert float((whole.logits - shared.logits).abs().max()) < 2e-5
     assert tokens(shared) == tokens(whole)
+
+
+@every
+def test_prompts_that_continue_one_another_forward_their_tree_and_answer_as_if_opened_whole(
+    name: str, model_of: ModelOf
+) -> None:
+    hf = model_of(name)
+    reads = hf.engine.prompt_encoder.read(nested_shots())
+    whole = Prefiller(hf.engine.runner, 8192, sharing=False).open(reads)
+    before = hf.counters()
+    twice = [*range(len(reads)), 4, 0]  # an equal prompt is read once
+    shared = Prefiller(hf.engine.runner, 8192).open([reads[i] for i in twice])
+    forwarded = hf.counters()["prefill_tokens"] - before["prefill_tokens"]
+    longest = max(map(len, reads))
+    if longest <= hf.engine.runner.shareable_length:
+        assert forwarded <= 1.05 * tree_size([read.key for read in reads])
+    assert shared.keys == tuple(reads[i].key for i in twice)
+    assert float((whole.logits[twice] - shared.logits).abs().max()) < CLOSE
+    expected = tokens(whole)
+    assert tokens(shared) == [expected[i] for i in twice]
 
 
 def test_fixed_demonstrations_are_prefilled_once_over_many_calls(folder_of: Callable[[str], Path]) -> None:
@@ -314,6 +357,25 @@ def test_prefixes_that_save_too_little_are_not_shared() -> None:
     rows = [read(*range(30), 7), read(*range(30), 8)]
     assert groups(rows, 31) == [PrefixGroup((0,)), PrefixGroup((1,))]
     assert groups(rows, 29) == [PrefixGroup((0, 1), 30)]
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_levels_save_what_a_prefix_tree_saves_except_for_short_beginnings(seed: int) -> None:
+    draw = random.Random(seed)
+    keys = {tuple(draw.choices((1, 2), k=draw.randint(1, 12))) for _ in range(20)}
+    keys = [key for key in keys if not any(other != key and other[: len(key)] == key for other in keys)]
+    rows = [read(*key) for key in keys]
+    levels, saved = prefix_levels(rows)
+    assert 0 in levels
+    at_most = sum(map(len, keys)) - tree_size(keys)
+    lost = sum(max(len(key) // MIN_SAVED_SHARE, 1) for key in keys)  # each may give up so much for a lower level
+    assert at_most - lost <= saved <= at_most
+
+
+def test_a_ladder_has_two_levels_with_the_longest_prompt_first() -> None:
+    ladder = [read(*range(100 * q, 100 * q + size), 900 + size) for q in (1, 2) for size in (20, 80, 40)]
+    assert prefix_levels(ladder) == ([1, 0, 1, 1, 0, 1], 2 * (20 + 40))
+    assert prefix_levels([read(1, *range(10, 60)), read(1, *range(70, 120))]) == ([0, 0], 0)
 
 
 def test_no_image_is_cut() -> None:
