@@ -15,6 +15,7 @@ from retrievers.base import RetrieverWrapper as RetrieverWrapper
 from retrievers.base import Vectors as Vectors
 from retrievers.base import all_images as all_images
 from retrievers.base import check_takes_policy as check_takes_policy
+from retrievers.base import component_parts as component_parts
 from retrievers.base import declared as declared
 from retrievers.base import mean_per_item as mean_per_item
 from retrievers.base import normalize_rows as normalize_rows

@@ -1,4 +1,4 @@
-"""Fit a strategy or an intervention, or train an adapter, as a file says."""
+"""Fit a strategy, an intervention or a retriever, or train an adapter, as a file says."""
 
 import json
 import shlex
@@ -42,8 +42,8 @@ def command(
     quiet: Quiet = False,
 ) -> None:
     """A file with the key `tune` trains an adapter or vectors on episodes with demonstrations, and compares the model
-    before and after. Otherwise the parameters of a strategy, or the vectors of an intervention, are fitted on a dev
-    split.
+    before and after. Otherwise the parameters of a strategy, the vectors of an intervention, or the head of a retriever
+    are fitted on a dev split.
 
     Fitting: the queries of the task are the dev split. All seeds are fitted together, in one setting of every other
     key. For a file with several settings, the error prints the command that chooses one.
@@ -57,6 +57,12 @@ def command(
     layers and heads. `icl fit x.yaml intervene=task_vector shots=8 --out v.safetensors`, then
     `intervene: {name: task_vector, fitted: v.safetensors}` with shots: 0.
 
+    A file with `retriever: learned` fits its head on the model's feedback: how probable the gold of each query is with
+    one demonstration. `icl fit x.yaml 'retriever={name: learned}' task.split=train --out h.safetensors`, then
+    `retriever: {name: learned, fitted: h.safetensors}`. The numbers are in h.feedback.safetensors, so a fit that was
+    stopped continues, and other settings of the head cost no call of the model. `controls: default` adds heads of
+    permuted feedback and of equal answers.
+
     Training: the study of the file is the test. Its retriever, order, transforms and composer make the training prompts
     of `tune.task`, so that a tuned and an untuned arm differ by the adapter alone. Test images among the training
     images are refused. `icl fit tune_binding --control zero_shot --control shuffled` trains three adapters in
@@ -65,6 +71,7 @@ def command(
     `tune.parameters: vectors`, the tensors of an intervention train, as in `icl fit tune_m2iv`.
     """
     from experiments.config.config import load_config
+    from experiments.running.feedback import names_learning_retriever
     from experiments.running.fit import SeveralSettingsError, names_intervention
 
     parsed = load_config(config, overrides or [])
@@ -76,7 +83,10 @@ def command(
             f"{'--control' if control else '--figure'} needs a file with the key `tune`. {config} has none."
         )
     try:
-        (_fit_vectors if names_intervention(parsed) else _fit_strategy)(parsed, out, sources)
+        if names_learning_retriever(parsed):
+            _fit_retriever(parsed, out)
+        else:
+            (_fit_vectors if names_intervention(parsed) else _fit_strategy)(parsed, out, sources)
     except SeveralSettingsError as error:
         words = ["icl", "fit", str(config), *(overrides or []), *error.overrides, *(["--out", str(out)] if out else [])]
         raise ConfigError(f"{error.reason} This command chooses one of each:\n    {shlex.join(words)}") from error
@@ -96,6 +106,31 @@ def _fit_strategy(config: Config, out: Path | None, _: int | None) -> None:
         print(f"left out     {count:,} samples: {reason}")
     print(f"fitted       {Arm(fitted.strategy).label} on {fitted.samples:,} samples")
     print(f"wrote        {path}   (decoding: {{name: {name}, fitted: {path}}})")
+
+
+def _fit_retriever(config: Config, out: Path | None) -> None:
+    """Fits and writes the head of a retriever, with the feedback beside it."""
+    from experiments.running.feedback import fit_retriever
+    from experiments.store.store import report_write_errors
+    from experiments.terminal.spinner import spinner
+
+    path = out or Path("learned.safetensors")
+    if path.suffix != ".safetensors":
+        raise ConfigError(f"--out: {path} must end in .safetensors.")
+    with report_write_errors(path), spinner() as report_progress:
+        result = fit_retriever(config, path, report_progress)
+        result.heads.save(path)
+    for reason, count in result.left_out.items():
+        print(f"left out     {count:,} demonstrations: {reason}")
+    for warning in result.warnings:
+        print(f"warning      {warning}")
+    record, probe = result.heads.record, result.heads.report
+    calls, tokens = record["calls"], record["tokens"]
+    own, without = (sum(probe[key]) / len(probe[key]) for key in ("probe", "probe_without_match"))
+    print(f"feedback     {calls:,} calls of the model ({tokens:,} tokens), {result.calls:,} of them now")
+    print(f"probe        {own:.2f} of pairs of demonstrations in the model's order, for queries new to the head")
+    print(f"             (chance 0.50, a head with the feedback of other queries {without:.2f})")
+    print(f"wrote        {path}   (retriever: {{name: learned, fitted: {path}}})")
 
 
 def _fit_vectors(config: Config, out: Path | None, sources: int | None) -> None:

@@ -5,6 +5,7 @@ import json
 from typing import Any
 
 from experiments.config.keys import MAX_COLUMN_VALUES
+from experiments.grid.fitted_parameters import retriever_problem, vector_problem
 from experiments.grid.grid import Cell, Grid
 from icl import ConfigError, DataError, ICLError, PlanError, Task, did_you_mean, has_letter
 from icl.models.short_answers import ANSWERING
@@ -87,6 +88,10 @@ def check_requirements(grid: Grid) -> None:
             run_preflight(cell.retriever)
         except ICLError as error:
             raise type(error)(f"{locate(grid, 'retriever', cell)}: {error}") from error
+    for cell in grid.cells:
+        if problem := retriever_problem(cell):
+            where = locate(grid, "retriever", cell)
+            raise PlanError(f"{where}: model '{cell.labels['model']}', {cell.labels['retriever']}: {problem}")
     for metric in grid.metrics.values():
         try:
             run_preflight(metric)
@@ -107,7 +112,6 @@ def _reasoned_options_refusal(cell: Cell) -> str | None:
 def _check_steering(grid: Grid, cell: Cell) -> None:
     """Raises PlanError if the intervention of a cell cannot run, or its vectors are of another model or template."""
     from decoding.arms.requirements import steering_refusal
-    from experiments.grid.fitted_parameters import vector_problem
 
     if cell.steering is None:
         return

@@ -4,12 +4,14 @@ A file that `icl fit` writes names the model and the task. Other uses are a warn
 of parameters may be the question. Vectors of another model or template are refused, unless they say `transfer`.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from experiments.grid.axis_labels import short_labels
 from experiments.grid.grid import Cell, Grid, short_digest
 from icl import Model, describe
+from retrievers import component_parts
 
 SIZE_PARAMETERS = ("queries", "pool_size", "items", "whole_groups")
 """Parameters of a task that set its size. A smaller size has a subset of the queries of a larger one."""
@@ -86,16 +88,41 @@ def vector_problem(cell: Cell) -> str | None:
     method = cell.steering
     if method is None or method.source is None or getattr(method, "transfer", False):
         return None
-    record, path = method.source.record, method.source.path.name
+    return _record_problem(f"the vectors in {method.source.path.name}", method.source.record, cell)
+
+
+def retriever_problem(cell: Cell) -> str | None:
+    """Why a fitted retriever of a cell does not belong to its model, template or task. None if it does."""
+    for part in fitted_retrievers(cell):
+        what, record = f"the numbers in {Path(part.fitted).name}", part.fitted_on
+        if part.transfer:
+            continue
+        if problem := _record_problem(what, record, cell):
+            return problem
+        if record.get("task_digest") != _digest(cell.config["task"], SUBSET_PARAMETERS):
+            return (
+                f"{what} were fitted on the task {_name(record.get('task'))}, and this one is "
+                f"{_name(cell.config['task'])}, or has other parameters. Fit them on a training split of this task, or "
+                "set transfer: true if what carries over is the question."
+            )
+    return None
+
+
+def fitted_retrievers(cell: Cell) -> list[Any]:
+    """The retrievers of a cell that were fitted on the feedback of a model, also inside of others."""
+    return [part for part in component_parts(cell.retriever) if getattr(part, "fitted_on", None)]
+
+
+def _record_problem(what: str, record: Mapping[str, Any], cell: Cell) -> str | None:
     if record.get("model_digest") != cell.model.digest:
         return (
-            f"the vectors in {path} are of another model (digest {str(record.get('model_digest'))[:8]}; this one is "
+            f"{what} are of another model (digest {str(record.get('model_digest'))[:8]}; this one is "
             f"{cell.model.digest[:8]}): {_model_difference(record.get('model'), cell.config['model'])}. Fit them on "
             "this model, or set transfer: true if what carries over is the question."
         )
     if record.get("template_digest") != template_digest(cell):
         return (
-            f"the vectors in {path} were fitted with the composer {_name(record.get('template'))}, and this cell has "
+            f"{what} were fitted with the composer {_name(record.get('template'))}, and this cell has "
             f"{_name(describe(cell.composer))}, or other transforms or parameters. Fit them with this template, or "
             "set transfer: true if what carries over is the question."
         )
@@ -114,6 +141,19 @@ def vector_warnings(grid: Grid, where: Mapping[int, str]) -> Iterator[str]:
         if source is not None:
             at = f"{where.get(id(cell.intervene), grid.config.where('intervene'))}: the vectors in {source.path.name}"
             yield from (f"{at} {problem}" for problem in origin_problems(source.record, cell))
+
+
+def retriever_warnings(grid: Grid, locate: Callable[[Cell], str]) -> Iterator[str]:
+    """A sentence for each fitted retriever whose training queries are among those of its cells, or of another origin.
+
+    Args:
+        grid: The grid.
+        locate: The place of a cell's retriever in the file.
+    """
+    for cell in grid.cells:
+        for part in fitted_retrievers(cell):
+            at = f"{locate(cell)}: the numbers in {Path(part.fitted).name}"
+            yield from (f"{at} {problem}" for problem in origin_problems(part.fitted_on, cell))
 
 
 def _model_difference(fitted_on: Any, used_on: Mapping[str, Any]) -> str:

@@ -22,7 +22,19 @@ from experiments.config.keys import (
     NO_INTERVENTION,
 )
 from experiments.grid.axis_labels import short_labels
-from icl import DRAWS, Component, ConfigError, Model, ModelError, Task, build, canonical_digest, describe, did_you_mean
+from icl import (
+    DRAWS,
+    Component,
+    ConfigError,
+    ICLError,
+    Model,
+    ModelError,
+    Task,
+    build,
+    canonical_digest,
+    describe,
+    did_you_mean,
+)
 from icl.registry import component_search_folder, parse
 from icl.text.reasoning_blocks import max_output_tokens
 from icl.untrusted import untrusted
@@ -297,10 +309,12 @@ class _CellBuilder:
             is_run = is_run or not is_control
             if is_control:
                 self.owners.setdefault(digest, {})[self._built(point["decoding"]).digest] = None
-        for other, seed in itertools.product(self._label_controls(point) if add_controls and is_run else (), seeds):
+        added = [(other, True) for other in self._label_controls(point)] if add_controls and is_run else []
+        added += [(other, False) for other in self._retriever_controls(point)] if add_controls and is_run else []
+        for (other, is_control), seed in itertools.product(added, seeds):
             values = self._values(other, self._built(other["decoding"]), self._built(other["intervene"]), seed)
             if not any(matches_all(hole, values) for hole in self.config.exclude):
-                self._add_cell(values, True, other)
+                self._add_cell(values, is_control, other)
 
     def cells(self) -> tuple[Cell, ...]:
         """The cells that were added, in their order, with labels that no two values of an axis have in common."""
@@ -369,6 +383,20 @@ class _CellBuilder:
             bias = {"name": "constant_bias", "biases": list(method.option_biases)}
             points.append({**plain, "decoding": parse("strategy", bias, where)})
         return points
+
+    def _retriever_controls(self, point: Point) -> list[Point]:
+        """The point with each control of its retriever. They are arms like any other."""
+        own, where = self._built(point["retriever"]), point["retriever"].where
+        if not point["shots"] or not hasattr(own, "controls"):
+            return []
+        try:
+            controls = self._once(own.controls, "controls", id(own))
+        except ICLError as error:
+            raise type(error)(f"{where}: controls: default cannot be built: {error}") from error
+        return [
+            {**point, "retriever": Component("retriever", "", type(control), {}, where, control)}
+            for control in controls
+        ]
 
     def _values(self, point: Point, arm: "Arm", method: SteeringMethod, seed: int) -> dict[str, Any]:
         """Axis -> the component or number of a cell, with its seed."""

@@ -18,7 +18,7 @@ from typing import Any
 
 from experiments.config import AXES, BASELINE_KEY, PublishedSpec, match_label, primary_metric
 from experiments.grid.feasibility import locate
-from experiments.grid.fitted_parameters import mismatch_warnings, vector_warnings
+from experiments.grid.fitted_parameters import mismatch_warnings, retriever_warnings, vector_warnings
 from experiments.grid.grid import Cell, Grid
 from experiments.grid.template_notes import template_notes
 from icl import ConfigError, ICLError, Model, ModelError, did_you_mean
@@ -112,6 +112,7 @@ def _fitted(grid: Grid) -> Iterator[str]:
     yield from mismatch_warnings(grid, places)
     steered = {id(cell.intervene): locate(grid, "intervene", cell) for cell in grid.cells if cell.steering is not None}
     yield from vector_warnings(grid, steered)
+    yield from retriever_warnings(grid, lambda cell: locate(grid, "retriever", cell))
 
 
 def _traces(grid: Grid) -> Iterator[str]:

@@ -35,11 +35,18 @@ def check_embedder(what: str, trained_on: str, embedder: str) -> None:
 
 
 def save_head(path: str | Path, tensors: Mapping[str, Vectors], metadata: Mapping[str, str]) -> None:
-    """Write a safetensors file. Its metadata contain a checksum of the tensors and of the other metadata."""
-    from safetensors.numpy import save_file
+    """Write a safetensors file. Its metadata contain a checksum of the tensors and of the other metadata.
+
+    The library writes the metadata in a random order. Here equal content is an equal file.
+    """
+    from safetensors.numpy import save
 
     tensors = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
-    save_file(dict(tensors), path, metadata={**metadata, CHECKSUM: _checksum(tensors, metadata)})
+    content = save(dict(tensors), metadata={**metadata, CHECKSUM: _checksum(tensors, metadata)})
+    start = 8 + int.from_bytes(content[:8], "little")
+    header = json.dumps(json.loads(content[8:start]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)
+    Path(path).write_bytes(len(header).to_bytes(8, "little") + header + content[start:])
 
 
 def load_head(path: str | Path, what: str) -> tuple[dict[str, Vectors], dict[str, str]]:

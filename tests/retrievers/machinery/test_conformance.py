@@ -33,6 +33,7 @@ REQUIRED: dict[str, dict[str, Any]] = {  # parameters without a default
 LEAKS = ["with_leaks"]
 CHECKED_ELSEWHERE = [
     "external",
+    "learned",
     "mdl",
     "local_entropy",
     "cone",

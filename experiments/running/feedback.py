@@ -1,0 +1,295 @@
+"""Fit a retriever on the model's feedback (`icl fit`): what each demonstration is worth to training queries.
+
+    F[q, e] = log p(gold of q | e, q)          with e as the only demonstration; the study's model, composer, transforms
+
+With options, p is the share of the gold among them, of the mean log-probability per token; without, the mean
+log-probability per token of the best accepted answer. The pairs are ordered by demonstration, so that its tokens are
+prefilled once for its queries. Every CHUNK pairs go to a file, HEAD.feedback.safetensors, and a fit reads it first: a
+killed fit pays for nothing twice, and other settings of the head cost no call.
+"""
+
+import json
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+
+from experiments.config import Config
+from experiments.contexts.contexts import PromptItem, PromptSpec, arrange, bind_resources, render
+from experiments.grid import Cell, check_data, expand, fitting_origin, vector_record
+from experiments.running.fit import ReportProgress, check_single_setting
+from experiments.running.generation import engine_for
+from icl import ConfigError, Example, Pool, RetrievedExample, canonical_digest, normalize_text
+from icl.registry import component_search_folder, parse
+from prompts import scored_example
+from retrievers import EXCLUDE_LEAKS, Resources
+from retrievers.machinery.bilinear_head import Feedback
+from retrievers.machinery.trained_heads import load_head, save_head
+
+CHUNK = 512
+"""Pairs between two writes. A killed fit loses at most these."""
+
+FORMAT = "mm-icl feedback, 1"
+ORIGIN = {"model_digest": "model", "template_digest": "composer, or other transforms", "seed": "seed"}
+"""What the numbers of a file belong to -> its name in a sentence."""
+
+
+class FittedHeads(Protocol):
+    """What a fit of a retriever returns. record: where it was fitted. report: numbers of the fit."""
+
+    @property
+    def record(self) -> Mapping[str, Any]: ...
+
+    @property
+    def report(self) -> Mapping[str, Any]: ...
+
+    def save(self, path: Path) -> None: ...
+
+
+@runtime_checkable
+class LearnsFromFeedback(Protocol):
+    """A retriever that `icl fit` fits on the model's feedback."""
+
+    def feedback_candidates(
+        self, queries: Sequence[Example], pool: Pool, resources: Resources
+    ) -> Iterator[tuple[str, ...]]:
+        """The ids of the members of the pool that are scored for each query."""
+        ...
+
+    def learn(self, feedback: Feedback, record: Mapping[str, Any], resources: Resources) -> FittedHeads:
+        """The fitted heads. record: where the feedback comes from."""
+        ...
+
+
+@dataclass(frozen=True)
+class RetrieverFit:
+    """The result of `fit_retriever`.
+
+    Attributes:
+        heads: What is written.
+        calls: Model calls of this fit: pairs that no file had.
+        left_out: Reason -> pairs without a number.
+        warnings: What makes the retriever doubtful.
+    """
+
+    heads: FittedHeads
+    calls: int
+    left_out: Mapping[str, int]
+    warnings: tuple[str, ...]
+
+
+def names_learning_retriever(config: Config) -> bool:
+    """Whether a config has a retriever without a file that learns from feedback, which `icl fit` then fits."""
+    nodes = [config.retriever, *config.grid.get("retriever", ()), *config.zip.get("retriever", ())]
+    with component_search_folder(config.document.folder):
+        components = [parse("retriever", node, config.where("retriever")) for node in nodes]
+    return any(hasattr(one.cls, "feedback_candidates") and not one.parameters.get("fitted") for one in components)
+
+
+def fit_retriever(
+    config: Config, out: Path, report_progress: ReportProgress = lambda what, done, of: None
+) -> RetrieverFit:
+    """Fits the retriever of a config on its queries, which are the training split.
+
+    Args:
+        config: A config with one retriever that learns, and one model, task and composer. Shots and
+            decodings do not matter: the feedback is of one demonstration.
+        out: The file of the head. The feedback is beside it.
+        report_progress: Called with a text and the number of pairs done and planned.
+
+    Raises:
+        ConfigError: The config has several settings, or no such retriever; or the file of feedback is of another model
+            or composer.
+        PlanError: The model cannot score answers.
+        DataError: Too few queries have feedback.
+        ModelError: The model returns numbers that are not finite.
+    """
+    from decoding import Arm, parse_arm, unsupported_reason
+    from icl.errors import PlanError
+
+    grid = expand(replace(config, compare=None, controls="none"))
+    cells = [cell for cell in grid.cells if isinstance(cell.axis_value("retriever"), LearnsFromFeedback)]
+    cells = [cell for cell in cells if (cell.shots, cell.decoding) == (cells[0].shots, cells[0].decoding)]
+    if not cells:
+        raise ConfigError(f"{config.where('shots')}: a retriever is fitted at 1 shot or more, and shots is 0.")
+    check_single_setting(config, cells, "retrievers")
+    check_data(grid)
+    cell = replace(cells[0], shots=1)
+    arm = Arm(parse_arm("greedy").strategy, normalize="mean")
+    if problem := unsupported_reason(arm.strategy, cell.model.abilities, "options"):
+        raise PlanError(f"{config.where('model')}: {problem}")
+    record = {**fitting_origin(cell.model.digest, cell.config["task"]), **vector_record(cell, cell.model)}
+    store = _Store(out.with_suffix(".feedback.safetensors"), {**record, "seed": cell.seed})
+    queries = sorted(cell.task.queries, key=lambda query: query.id)
+    retriever, resources = cell.axis_value("retriever"), Resources(cell.seed)
+    planned = list(_planned(cell, queries, retriever, resources))
+    missing = [(query, member) for query, member in planned if (_key(query), _key(member)) not in store.values]
+    missing.sort(key=lambda pair: pair[1].id)
+    cell.model.load()
+    left_out: Counter[str] = Counter()
+    for start in range(0, len(missing), CHUNK):
+        report_progress("feedback", len(planned) - len(missing) + start, len(planned))
+        _score(cell, arm, missing[start : start + CHUNK], store, left_out)
+        store.write()
+    feedback = _feedback(cell, queries, store)
+    images = sorted({image.source_digest for query in queries for image in query.images})
+    heads = retriever.learn(feedback, {**record, **store.work, "images": images}, resources)
+    return RetrieverFit(heads, len(missing) - left_out.total(), left_out, tuple(_warnings(heads.report)))
+
+
+class _Store:
+    """log p(gold) of pairs, by the keys of query and member, and the work that they cost."""
+
+    def __init__(self, path: Path, origin: Mapping[str, Any]) -> None:
+        self.path, self.origin = path, {key: str(origin[key]) for key in ORIGIN}
+        self.values: dict[tuple[str, str], float] = {}
+        self.names: dict[str, str] = {}
+        self.work = {"calls": 0, "tokens": 0}
+        if path.is_file():
+            self._read()
+
+    def _read(self) -> None:
+        tensors, metadata = load_head(self.path, "a file of feedback")
+        for key, what in ORIGIN.items():
+            if metadata.get(key) != self.origin[key]:
+                raise ConfigError(
+                    f"{self.path} has feedback of another {what} ({str(metadata.get(key))[:12]}, and this is "
+                    f"{self.origin[key][:12]}). Write to another file (--out), or delete it."
+                )
+        queries, members = (json.loads(metadata[key]) for key in ("queries", "members"))
+        self.names = queries | members
+        self.work = json.loads(metadata["work"])
+        rows, columns = list(queries), list(members)
+        logprobs = tensors["logprobs"]
+        for i, j in np.argwhere(~np.isnan(logprobs)).tolist():
+            self.values[rows[i], columns[j]] = float(logprobs[i, j])
+
+    def matrix(self, queries: Sequence[str], members: Sequence[str]) -> "np.ndarray":
+        """[Q, E] float32 of these keys, NaN where a pair was not scored."""
+        row, column = ({key: i for i, key in enumerate(keys)} for keys in (queries, members))
+        logprobs = np.full((len(row), len(column)), np.nan, np.float32)
+        for (query, member), value in self.values.items():
+            if query in row and member in column:
+                logprobs[row[query], column[member]] = value
+        return logprobs
+
+    def write(self) -> None:
+        """Replaces the file."""
+        queries, members = (dict.fromkeys(key[side] for key in self.values) for side in (0, 1))
+        names = {
+            key: json.dumps({one: self.names[one] for one in keys})
+            for key, keys in (("queries", queries), ("members", members))
+        }
+        temporary = self.path.with_suffix(".part")
+        metadata = {"format": FORMAT, **self.origin, **names, "work": json.dumps(self.work)}
+        save_head(temporary, {"logprobs": self.matrix([*queries], [*members])}, metadata)
+        temporary.replace(self.path)
+
+
+def _planned(
+    cell: Cell, queries: Sequence[Example], retriever: LearnsFromFeedback, resources: Resources
+) -> Iterator[tuple[Example, Example]]:
+    by_pool: dict[int, list[Example]] = {}
+    pools = {query.id: cell.task.pool(query.id) for query in queries}
+    for query in queries:
+        by_pool.setdefault(id(pools[query.id]), []).append(query)
+    for own in by_pool.values():
+        pool = pools[own[0].id]
+        for query, ids in zip(own, retriever.feedback_candidates(own, pool, resources), strict=True):
+            yield from ((query, pool.by_id[name]) for name in ids)
+
+
+def _score(
+    cell: Cell, arm: Any, pairs: Sequence[tuple[Example, Example]], store: _Store, left_out: Counter[str]
+) -> None:
+    """Adds the numbers of these pairs to the store."""
+    from decoding import DecodingRequest, Failure
+    from icl.errors import ModelError
+
+    requests, scored = [], []
+    for query, member in pairs:
+        item = _item(cell, query, member)
+        if item.prompt is None:
+            left_out[str(item.failure)] += 1
+            continue
+        accepted = {normalize_text(answer) for answer in item.example.answers}
+        among = item.example.options if len(item.example.options) > 1 else ()
+        right = tuple(option for option in among if normalize_text(option) in accepted)
+        among = among if right else item.example.answers
+        requests.append(DecodingRequest(item.prompt, arm, among, "options", intervene=cell.steering))
+        scored.append((query, member, right))
+    for request, (query, member, right), answer in zip(
+        requests, scored, engine_for(cell.model)(cell.model, requests), strict=True
+    ):
+        if isinstance(answer, Failure):
+            left_out[answer.reason] += 1
+            continue
+        scores = [answer.option_scores[one] for one in right or request.options]
+        value = gold_logprob(scores, [*answer.option_scores.values()] if right else ())
+        if not math.isfinite(value):
+            raise ModelError(
+                f"query '{query.id}' with the demonstration '{member.id}': the model's log-probability of the gold is "
+                f"{value}. Feedback needs finite numbers: load the model in another dtype."
+            )
+        keys = _key(query), _key(member)
+        store.names |= dict(zip(keys, (query.id, member.id), strict=True))
+        store.values[keys] = value
+        store.work["calls"] += 1
+        store.work["tokens"] += cell.model.count_tokens(request.prompt)
+
+
+def gold_logprob(right: Sequence[float], options: Sequence[float]) -> float:
+    """log p(gold): the best right score, relative to all options if there are any.
+
+    Args:
+        right: Mean log-probabilities per token of the right options, or of the accepted answers.
+        options: Those of all options; none if the answer is open.
+    """
+    return float(max(right) - (np.logaddexp.reduce(options) if options else 0))
+
+
+def _item(cell: Cell, query: Example, member: Example) -> PromptItem:
+    """The query with one demonstration, as the study writes it."""
+    pool = cell.task.pool(query.id)
+    transforms = [bind_resources(transform, pool, cell.model) for transform in cell.transforms]
+    context = arrange(query, [RetrievedExample(member.id)], pool, cell.seed, transforms=transforms)
+    return render(PromptItem(scored_example(query, context), PromptSpec((cell,)), context))
+
+
+def _feedback(cell: Cell, queries: Sequence[Example], store: _Store) -> Feedback:
+    scored = {member for _, member in store.values}
+    members: dict[str, Example] = {}
+    pool_keys: dict[int, set[str]] = {}
+    for query in queries:
+        pool = cell.task.pool(query.id)
+        if id(pool) not in pool_keys:
+            own = {key: member for member in pool.examples if (key := _key(member)) in scored}
+            pool_keys[id(pool)] = set(own)
+            members |= own
+    allowed = np.zeros((len(queries), len(members)), bool)
+    for row, query in zip(allowed, queries, strict=True):
+        is_allowed, own_keys = EXCLUDE_LEAKS.allowed_for(query.query), pool_keys[id(cell.task.pool(query.id))]
+        row[:] = [key in own_keys and is_allowed(member) for key, member in members.items()]
+    logprobs = store.matrix([_key(query) for query in queries], [*members])
+    return Feedback(queries, [*members.values()], np.where(allowed, logprobs, np.nan), allowed)
+
+
+def _key(example: Example) -> str:
+    """Identifies an example by its content."""
+    images = [image.digest for image in example.images]
+    return canonical_digest([example.id, example.question, example.answers, example.options, images])[:16]
+
+
+def _warnings(report: Mapping[str, Any]) -> Iterator[str]:
+    own, without = (np.array(report[key]) for key in ("probe", "probe_without_match"))
+    gain = own - without
+    if gain.mean() <= 2 * gain.std(ddof=1) / len(gain) ** 0.5:
+        yield (
+            "this embedder does not see what matters: for queries that a head did not see, it orders demonstrations no "
+            f"better ({own.mean():.2f}) than a head with the feedback of other queries ({without.mean():.2f}). Use "
+            "another embedder, or two side by side (mix)."
+        )

@@ -1,0 +1,244 @@
+"""`icl fit` of a retriever: the model's feedback, its file, and where a head may be used."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from experiments.cli.main import main
+from experiments.config.config import load_config
+from experiments.grid.feasibility import check_requirements
+from experiments.grid.grid import expand
+from experiments.grid.grid_warnings import grid_warnings
+from experiments.running import feedback as module
+from experiments.running.feedback import RetrieverFit, fit_retriever, gold_logprob
+from experiments.running.run import run
+from experiments.store.store import Store
+from icl.errors import ConfigError, DataError, ModelError, PlanError
+from retrievers.learned import Learned
+from retrievers.machinery.trained_heads import load_head
+
+Config = Callable[..., dict[str, Any]]
+NODE = {"name": "learned", "embedder": "histogram", "text": None, "candidates": 4, "steps": 10}
+QUERIES = 12
+
+
+@pytest.fixture
+def study(mapping: Config, toy: str, shapes: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Config:
+    monkeypatch.setenv("ICL_CACHE", str(tmp_path / "cache"))
+    task = {"name": shapes, "queries": QUERIES}
+    return lambda **keys: mapping(**{"model": toy, "task": task, "retriever": NODE, "shots": 2} | keys)
+
+
+def fit(config: dict[str, Any], out: Path) -> RetrieverFit:
+    result = fit_retriever(load_config(config), out)
+    result.heads.save(out)
+    return result
+
+
+@pytest.fixture
+def head(study: Config, tmp_path: Path) -> Path:
+    fit(study(), tmp_path / "head.safetensors")
+    return tmp_path / "head.safetensors"
+
+
+def used(study: Config, path: Path, **keys: Any) -> dict[str, Any]:
+    return study(**{"retriever": {"name": "learned", "embedder": "histogram", "fitted": str(path)}} | keys)
+
+
+def test_the_feedback_is_the_probability_of_the_gold_in_a_run_with_one_demonstration(
+    study: Config, shapes: str, tmp_path: Path
+) -> None:
+    """The same numbers by another way: one run whose retriever lists a demonstration, and its option scores."""
+    fit(study(), tmp_path / "head.safetensors")
+    tensors, metadata = load_head(tmp_path / "head.feedback.safetensors", "feedback")
+    names = [[*json.loads(metadata[key]).values()] for key in ("queries", "members")]
+    lists = {
+        query: [names[1][int(np.flatnonzero(~np.isnan(row))[0])]]
+        for query, row in zip(names[0], tensors["logprobs"], strict=True)
+    }
+    (tmp_path / "lists.json").write_text(json.dumps(lists))
+    external = {"name": "external", "path": str(tmp_path / "lists.json")}
+    config = study(shots=1, retriever=external, answer_mode="options", decoding={"name": "greedy", "normalize": "mean"})
+    run(load_config(config), tmp_path / "runs")
+    (cell,) = expand(load_config(config)).cells
+    for sample in Store(tmp_path / "runs" / "t").samples(cell.digest):
+        query = sample["query"]
+        value = tensors["logprobs"][names[0].index(query), names[1].index(lists[query][0])]
+        scores = sample["option_scores"]
+        gold = ["red", "green", "blue"][int(query[2:]) % 3]
+        assert value == pytest.approx(scores[gold] - np.logaddexp.reduce([*scores.values()]), abs=1e-4)
+
+
+def test_the_gold_is_compared_with_all_options_or_stands_alone() -> None:
+    assert gold_logprob([-1.0], [-1.0, -1.0]) == pytest.approx(np.log(0.5))
+    assert gold_logprob([-3.0, -1.0], ()) == -1.0
+
+
+def test_each_query_has_as_many_numbers_as_candidates_and_the_file_says_what_they_cost(
+    study: Config, head: Path
+) -> None:
+    tensors, metadata = load_head(head.with_suffix(".feedback.safetensors"), "feedback")
+    assert (~np.isnan(tensors["logprobs"])).sum(1).tolist() == [4] * QUERIES
+    work = json.loads(metadata["work"])
+    assert work["calls"] == 4 * QUERIES
+    assert Learned(fitted=str(head)).file.record["calls"] == 4 * QUERIES
+    assert work["tokens"] > work["calls"]
+
+
+def test_an_open_answer_has_feedback_too(study: Config, shapes: str, tmp_path: Path) -> None:
+    fit(study(task={"name": shapes, "queries": QUERIES, "optionless": True}), tmp_path / "open.safetensors")
+    tensors, _ = load_head(tmp_path / "open.feedback.safetensors", "feedback")
+    assert (~np.isnan(tensors["logprobs"])).sum() == 4 * QUERIES
+
+
+def test_a_killed_fit_pays_for_nothing_twice(
+    study: Config, head: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "CHUNK", 10)
+    calls: list[int] = []
+    score = module._score
+
+    def killed(cell: Any, arm: Any, pairs: Any, *more: Any) -> None:
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        calls.append(len(pairs))
+        score(cell, arm, pairs, *more)
+
+    out = tmp_path / "killed.safetensors"
+    monkeypatch.setattr(module, "_score", killed)
+    with pytest.raises(KeyboardInterrupt):
+        fit(study(), out)
+    monkeypatch.setattr(module, "_score", score)
+    assert fit(study(), out).calls == 4 * QUERIES - sum(calls)
+    files = [load_head(path.with_suffix(".feedback.safetensors"), "feedback") for path in (head, out)]
+    assert np.isclose(*(np.sort(tensors["logprobs"], axis=None) for tensors, _ in files), equal_nan=True).all()
+    assert Learned(fitted=str(out)).file.record["calls"] == 4 * QUERIES
+    for part in ("queries", "members", "bias"):
+        assert np.allclose(*(getattr(Learned(fitted=str(path)).file.heads["none"], part) for path in (head, out)))
+
+
+def test_another_loss_costs_no_call_and_more_candidates_cost_the_new_ones(study: Config, head: Path) -> None:
+    assert fit(study(retriever=NODE | {"loss": "epr"}), head).calls == 0
+    assert 0 < fit(study(retriever=NODE | {"candidates": 6}), head).calls <= 3 * QUERIES
+
+
+@pytest.mark.parametrize(
+    ("keys", "what"),
+    [({"model": {"salt": "x"}}, "model"), ({"composer": {"name": "chat", "system": "Answer."}}, "composer")],
+)
+def test_feedback_of_another_model_or_composer_is_not_mixed_with_it(
+    keys: Any, what: str, study: Config, toy: str, head: Path
+) -> None:
+    keys = {"model": {"name": toy, **keys["model"]}} if "model" in keys else keys
+    with pytest.raises(ConfigError, match=rf"has feedback of another {what}.*Write to another file"):
+        fit(study(**keys), head)
+
+
+def test_numbers_that_are_not_finite_are_an_error(
+    study: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "gold_logprob", lambda right, options: float("nan"))
+    with pytest.raises(
+        ModelError, match=r"query 'q-\d+' with the demonstration 'p-.*: the model's log-probability of the gold is nan"
+    ):
+        fit(study(), tmp_path / "head.safetensors")
+
+
+def test_a_head_that_orders_no_better_than_one_of_other_queries_is_reported() -> None:
+    shares = [0.4, 0.6, 0.5, 0.7, 0.3]
+    (warning,) = module._warnings({"probe": shares, "probe_without_match": shares[::-1]})
+    assert warning.startswith("this embedder does not see what matters")
+    assert "(0.50) than a head with the feedback of other queries (0.50)" in warning
+    assert not list(module._warnings({"probe": [0.9, 0.8, 0.85], "probe_without_match": [0.5, 0.5, 0.5]}))
+
+
+def test_a_task_with_too_few_queries_and_no_shots_are_errors(study: Config, shapes: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="a head needs 10 queries"):
+        fit(study(task=shapes), tmp_path / "head.safetensors")
+    with pytest.raises(ConfigError, match="a retriever is fitted at 1 shot or more, and shots is 0"):
+        fit(study(shots=0), tmp_path / "head.safetensors")
+
+
+def test_shots_and_decodings_may_differ_but_not_composers(study: Config, tmp_path: Path) -> None:
+    config = study(grid={"shots": [1, 2], "decoding": ["greedy", {"name": "greedy", "normalize": "mean"}]})
+    del config["shots"]
+    assert fit(config, tmp_path / "head.safetensors").calls == 4 * QUERIES
+    with pytest.raises(
+        ConfigError, match="retrievers are fitted in one setting, and this file has several values of retriever"
+    ):
+        fit(study(grid={"retriever": [NODE, NODE | {"loss": "epr"}]}), tmp_path / "head.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"model": {"salt": "x"}}, "the numbers in head.safetensors are of another model"),
+        ({"composer": {"name": "chat", "system": "Answer."}}, "were fitted with the composer"),
+        ({"task": {"pool_count": 8}}, "were fitted on the task"),
+    ],
+)
+def test_a_head_of_another_model_composer_or_task_is_refused_unless_it_says_transfer(
+    keys: Any, message: str, study: Config, head: Path
+) -> None:
+    names = {key: study()[key]["name"] for key in ("task",)} | {"model": study()["model"]}
+    keys = {key: {"name": names[key], **value} if key in names else value for key, value in keys.items()}
+    with pytest.raises(PlanError, match=message):
+        check_requirements(expand(load_config(used(study, head, **keys))))
+    node = {"name": "learned", "embedder": "histogram", "fitted": str(head), "transfer": True}
+    check_requirements(expand(load_config(study(retriever=node, **keys))))
+    wrapped = {"name": "filtered", "of": {**node, "transfer": False}, "max_similarity": 1, "embedder": "histogram"}
+    with pytest.raises(PlanError, match=message):
+        check_requirements(expand(load_config(study(retriever=wrapped, **keys))))
+
+
+def test_a_head_that_was_fitted_on_the_test_queries_is_reported(study: Config, head: Path, shapes: str) -> None:
+    def leaks(**keys: Any) -> list[str]:
+        lines = grid_warnings(expand(load_config(used(study, head, **keys))))
+        return [line for line in lines if "the numbers in head.safetensors were fitted on queries that" in line]
+
+    assert len(leaks()) == 1
+    assert len(leaks(task={"name": shapes, "queries": 5})) == 1
+
+
+def test_default_controls_of_a_retriever_are_arms(study: Config, head: Path) -> None:
+    def labels(**keys: Any) -> list[str]:
+        return [cell.labels["retriever"] for cell in expand(load_config(used(study, head, **keys))).cells]
+
+    assert len(labels()) == 1
+    with_controls = labels(controls="default")
+    assert len(with_controls) == 5
+    for name in ("permuted_queries", "permuted_candidates", "same_answer", "knn"):
+        assert sum(name in label for label in with_controls) == 1
+    grid = {"grid": {"shots": [0, 2], "retriever": [{"name": "knn", "embedder": "histogram"}]}}
+    assert len(labels(controls="default", shots=0)) == 1
+    config = used(study, head, controls="default", retriever="random") | grid
+    del config["shots"], config["retriever"]
+    assert len(expand(load_config(config)).cells) == 2
+
+
+def test_the_command_fits_continues_and_prints_what_the_embedder_sees(
+    yaml_file: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ICL_CACHE", str(tmp_path / "cache"))
+    text = """
+        name: t
+        task: {name: SHAPES, queries: 12}
+        model: TOY
+        shots: 2
+        retriever: {name: learned, embedder: histogram, text: null, candidates: 4, steps: 10}
+    """
+    path, out = yaml_file(text), tmp_path / "head.safetensors"
+    assert main(["fit", str(path), f"--out={out}"]) == 0
+    printed = capsys.readouterr().out
+    assert "feedback     48 calls of the model (" in printed
+    assert "48 of them now" in printed
+    assert "of pairs of demonstrations in the model's order, for queries new to the head" in printed
+    assert f"retriever: {{name: learned, fitted: {out}}}" in printed
+    assert main(["fit", str(path), f"--out={out}"]) == 0
+    assert " 0 of them now" in capsys.readouterr().out
+    assert main(["fit", str(path), "--out=head.npz"]) == 2
+    assert "must end in .safetensors" in capsys.readouterr().err
