@@ -28,7 +28,7 @@ import types
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -590,6 +590,45 @@ def select_tests(mutant: Mutant, files: Sequence[str], calls: dict[str, dict[str
     return [test for file in files for test in by_file[file]]
 
 
+def judge(mutants: Sequence[Mutant], tests: dict[str, list[str]], jobs: int) -> Iterator[tuple[Mutant, str]]:
+    """Yields each mutant with 'killed', 'timeout' or 'survived'. `tests` has the test files of each module."""
+    with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
+        runner, start = Runner(Path(folder), jobs), time.monotonic()
+        files = sorted({file for mutant in mutants for file in tests[mutant.module]})
+        calls = runner.record(files, sorted({mutant.module for mutant in mutants}))
+        limit = 20 + 3 * (time.monotonic() - start)
+        chosen = {mutant: select_tests(mutant, tests[mutant.module], calls) for mutant in mutants}
+        survivors = [mutant for mutant in mutants if not chosen[mutant]]
+        for mutant, result in runner.run([(m, chosen[m]) for m in mutants if chosen[m]], limit, served=True):
+            if result == "survived":
+                survivors.append(mutant)
+            else:
+                yield mutant, result
+        # A test may depend on a call whose result an earlier test left in a cache or fixture, or that its module makes
+        # when it is imported, and on a value of a class or a module without calling it.
+        again = []
+        for mutant in survivors:
+            own = select_tests(replace(mutant, function=0), tests[mutant.module], calls)
+            more = (
+                own if mutant.function else [test for test in calls if test.partition("::")[0] in tests[mutant.module]]
+            )
+            again.append((mutant, [test for test in more if test not in set(chosen[mutant])]))
+        yield from ((mutant, "survived") for mutant, more in again if not more)
+        yield from runner.run([pair for pair in again if pair[1]], limit, served=True)
+        runner.close()
+
+
+def read_verdicts(path: Path) -> dict[Mutant, str]:
+    """The verdicts that an earlier run appended to a file, if it exists."""
+    lines = path.read_text().splitlines() if path.exists() else []
+    return {Mutant(**record.pop("mutant")): record["result"] for record in map(json.loads, lines)}
+
+
+def append_verdict(path: Path, mutant: Mutant, result: str) -> None:
+    with path.open("a") as file:
+        file.write(json.dumps({"mutant": asdict(mutant), "result": result}) + "\n")
+
+
 def _shorten(code: str) -> str:
     line = " ".join(code.split())
     return line if len(line) <= 70 else f"{line[:67]}..."
@@ -602,6 +641,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="seed of the sample")
     parser.add_argument("--jobs", type=int, default=1, help="number of mutants that run at once")
     parser.add_argument("--tests", nargs="+", help="test files, in the place of the modules' own")
+    parser.add_argument("--verdicts", type=Path, help="file of verdicts: a run that breaks off goes on from it")
     parser.add_argument("--list", action="store_true", help="print the mutants and the tests, run nothing")
     options = parser.parse_args()
     files = [file for source in options.sources for file in sorted((ROOT / source).rglob("*.py")) or [ROOT / source]]
@@ -611,26 +651,14 @@ def main() -> int:
     if options.list:
         print(*mutants, *(f"{module}: {' '.join(files)}" for module, files in tests.items()), sep="\n")
         return 0
-    results: dict[Mutant, str] = {}
-    with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
-        runner, start = Runner(Path(folder), options.jobs), time.monotonic()
-        calls = runner.record(sorted({file for mutant in mutants for file in tests[mutant.module]}), modules)
-        limit = 20 + 3 * (time.monotonic() - start)
-        chosen = {mutant: select_tests(mutant, tests[mutant.module], calls) for mutant in mutants}
-        results |= dict.fromkeys(mutants, "survived")
-        results |= runner.run([(m, chosen[m]) for m in mutants if chosen[m]], limit, served=True)
-        # A test may depend on a call whose result an earlier test left in a cache or fixture, or that its module makes
-        # when it is imported, and on a value of a class or a module without calling it.
-        again = []
-        for mutant in [m for m, result in results.items() if result == "survived"]:
-            own = select_tests(replace(mutant, function=0), tests[mutant.module], calls)
-            more = (
-                own if mutant.function else [test for test in calls if test.partition("::")[0] in tests[mutant.module]]
-            )
-            again.append((mutant, [test for test in more if test not in set(chosen[mutant])]))
-        for mutant, result in runner.run([pair for pair in again if pair[1]], limit, served=True):
+    results = read_verdicts(options.verdicts) if options.verdicts else {}
+    results = {mutant: results[mutant] for mutant in mutants if mutant in results}
+    for source in options.sources:
+        left = [mutant for mutant in mutants if mutant.module.startswith(source) and mutant not in results]
+        for mutant, result in judge(left, tests, options.jobs) if left else ():
             results[mutant] = result
-        runner.close()
+            if options.verdicts:
+                append_verdict(options.verdicts, mutant, result)
     for mutant, result in results.items():
         if result != "killed":
             print(f"{result:9} {mutant}")
