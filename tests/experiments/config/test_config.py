@@ -94,6 +94,14 @@ def test_a_null_is_the_default(mapping: Callable[..., dict[str, Any]]) -> None:
 NAMES = list(shipped_configs())
 
 
+def test_the_relations_of_tune_are_built_with_the_file(mapping: Callable[..., dict[str, Any]]) -> None:
+    tune = load_config(mapping(tune={"task": "binding", "relations": ["random", {"name": "knn"}]})).tune
+    assert tune is not None
+    assert all(hasattr(relation, "fit") for relation in tune.relations)
+    with pytest.raises(ConfigError, match=r"tune\.relations.*no retriever named 'knm'"):
+        load_config(mapping(tune={"task": "binding", "relations": ["random", "knm"]}))
+
+
 def test_every_file_of_the_folder_has_a_name() -> None:
     assert {path.stem for path in FOLDER.glob("*.yaml")} <= set(NAMES)
     assert "quickstart" in NAMES

@@ -118,6 +118,14 @@ def test_the_schema_and_the_loader_refuse_the_same_values(schema: dict[str, Any]
         load_config({**valid, key: value})
 
 
+@pytest.mark.parametrize("stop", ["when_decided", {"level": 0.1}, None])
+def test_the_schema_accepts_the_ways_to_write_stop(schema: dict[str, Any], stop: Any) -> None:
+    jsonschema = pytest.importorskip("jsonschema")
+    config = {"name": "x", "task": "easy-vqa", "model": "fake-copy", "stop": stop}
+    assert jsonschema.Draft202012Validator(schema).is_valid(config)
+    assert (load_config(config).stop is None) == (stop is None)
+
+
 def documented_row(doc: ParameterDoc, prefix: str = "") -> str:
     default = "" if doc.required or doc.default in (None, {}) else f"`{to_flow_yaml(doc.default)}`"
     return f"| `{prefix}{doc.key}` | {doc.kind} | {default} | {doc.meaning} |"

@@ -53,6 +53,12 @@ def test_first_queries_cost_more_than_the_rate() -> None:
     assert any("4 workers" in line for line in total.lines(4))
 
 
+def test_the_rates_are_those_of_the_last_two_blocks_after_the_first() -> None:
+    slow_start = ClassTime("t", 100, ((2, 1.2), (4, 2.0), (8, 0.8), (16, 3.2)))
+    assert slow_start.rates == pytest.approx((0.2, 0.1, 0.2))
+    assert ClassTime("t", 100, ((2, 1.2),)).rates == pytest.approx((0.6, 0.6, 0.6))
+
+
 def test_a_pilot_predicts_the_time_of_the_rest(mapping: Any, tmp_path: Path) -> None:
     task = {**mapping()["task"], "queries": 30}
     config = load_config(mapping(task=task, model=Slow(), grid={"shots": [0, 3]}, seeds=[0, 1]))

@@ -193,6 +193,14 @@ def test_an_image_that_cannot_be_read_fails_its_sample_only(mapping: Mapping, tm
     assert others
 
 
+def test_prompts_whose_images_cannot_be_read_need_no_memory(mapping: Mapping, tmp_path: Path) -> None:
+    (tmp_path / "q.png").write_text("no image")
+    (tmp_path / "rows.jsonl").write_text(json.dumps({"id": "q", "image": "q.png", "question": "?", "answer": "a"}))
+    columns = {name: name for name in ("id", "question", "image", "answer")}
+    task = {"name": "hub", "path": str(tmp_path / "rows.jsonl"), "columns": columns, "pool_fraction": 0.0}
+    Preflight(expand(load_config(mapping(task=task, model={"name": "hf"}, shots=0))).cells).check_memory()
+
+
 def test_a_context_too_short_for_a_query_ends_the_run_with_one_sentence(mapping: Mapping, tmp_path: Path) -> None:
     (tmp_path / "c.json").write_text(json.dumps(mapping(model={"name": "fake-copy", "max_tokens": 9})))
     command = [sys.executable, "-m", "experiments.cli.main", "run", "c.json", "--quiet"]
