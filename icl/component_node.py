@@ -7,12 +7,15 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import Field, dataclass, fields, is_dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from types import UnionType
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Union, get_args, get_origin, get_type_hints
 
 from icl import ConfigError, config_key, location, refuse_untrusted
 from icl.renamed_names import new_name, suggest
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
 
 FLOAT32_MAX = 3.4028234e38
 """The largest float32. Scores use float32, so larger parameters and NaN are refused."""
@@ -97,7 +100,7 @@ def _apply_preset(cls: type[Any], name: str, parameters: dict[str, Any], where: 
 
 def _validate(cls: type[Any], parameters: dict[str, Any], what: str) -> Any:
     """The component with parameters of the right types and finite numbers."""
-    from pydantic import TypeAdapter, ValidationError
+    from pydantic import ValidationError
 
     keys = {f.name: config_key(f) for f in fields(cls)}
     for field_name, value in parameters.items():
@@ -109,13 +112,21 @@ def _validate(cls: type[Any], parameters: dict[str, Any], what: str) -> Any:
     _check_finite(cls, parameters, what)
     _check_trust(cls, parameters, what)
     try:
-        built = TypeAdapter(cls).validate_python(parameters)
+        built = _adapter(cls, fields(cls)).validate_python(parameters)
     except ConfigError as error:  # the component itself refuses a combination of parameters
         raise ConfigError(f"{what}: {error}") from error
     except ValidationError as error:
         raise ConfigError(f"{what}, {_validation_message(error.errors()[0], keys)}") from error
     _check_finite(cls, {f.name: getattr(built, f.name) for f in fields(cls) if f.init}, what)  # text that was a number
     return built
+
+
+@lru_cache(maxsize=1024)
+def _adapter(cls: type[Any], of: tuple["Field[Any]", ...]) -> "TypeAdapter[Any]":
+    """The validator of a class. of: its fields, which autoreload replaces in a class that it edits."""
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(cls)
 
 
 def _check_trust(cls: type[Any], parameters: Mapping[str, Any], what: str) -> None:
