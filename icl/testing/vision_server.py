@@ -14,7 +14,7 @@ import threading
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -121,7 +121,10 @@ class VisionServer:
             for part in parts:
                 if part["type"] == "image_url":
                     images += 1
-                    patches = list(self._patches(_image(part["image_url"]["url"])))
+                    patches = [
+                        Token(key, self.sight * vector, is_image=True)
+                        for key, vector in _patches(part["image_url"]["url"])
+                    ]
                     last = "|".join(patch.key for patch in patches)
                     tokens += patches
                 else:
@@ -129,16 +132,6 @@ class VisionServer:
                     tokens += [_word(word) for word in _split(part["text"])]
             turns.append((message["role"], last, text.strip()))
         return [*tokens, _word("<assistant>")], images, turns
-
-    def _patches(self, image: Image.Image) -> Iterator[Token]:
-        side = GRID * PATCH
-        # Averages over areas, as the resizing of processors does.
-        pixels = np.asarray(image.resize((side, side), Image.Resampling.BOX), dtype=np.float64) / 255 - 0.5
-        project = _matrix("pixels", PATCH * PATCH * 3, WIDTH)
-        for row in range(GRID):
-            for column in range(GRID):
-                patch = pixels[row * PATCH : (row + 1) * PATCH, column * PATCH : (column + 1) * PATCH].ravel()
-                yield Token(f"{zlib.crc32(patch.tobytes()):08x}", self.sight * patch @ project, is_image=True)
 
     @cached_property
     def _turning(self) -> Vector:
@@ -236,6 +229,17 @@ def listen(respond: Callable[[httpx2.Request], httpx2.Response], port: int = 0) 
     server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     return server
+
+
+@lru_cache(maxsize=256)
+def _patches(url: str) -> tuple[tuple[str, Vector], ...]:
+    """The key and the vector of each patch of the image of an address."""
+    side = GRID * PATCH
+    # Averages over areas, as the resizing of processors does.
+    pixels = np.asarray(_image(url).resize((side, side), Image.Resampling.BOX), dtype=np.float64) / 255 - 0.5
+    rows = pixels.reshape(GRID, PATCH, GRID, PATCH, 3).swapaxes(1, 2).reshape(GRID * GRID, -1)
+    vectors = rows @ _matrix("pixels", PATCH * PATCH * 3, WIDTH)
+    return tuple((f"{zlib.crc32(row.tobytes()):08x}", vector) for row, vector in zip(rows, vectors, strict=True))
 
 
 def _image(url: str) -> Image.Image:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.analyses import quantization
+from experiments.analyses import quantization, quantization_measurements
 from experiments.api import run
 from experiments.config.config import load_config
 from experiments.grid.grid import expand
@@ -39,8 +39,9 @@ def test_the_plan_says_which_checkpoint_comes_quantized(config: dict[str, object
 
 
 def test_the_analysis_and_the_report_compare_it_with_the_unquantized_model(
-    config: dict[str, object], tmp_path: Path
+    config: dict[str, object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(quantization_measurements, "_in_a_process", quantization_measurements.main)
     view = view_run(run(config, runs=tmp_path, quiet=True))
     assert quantization.precisions(view) == {"tiny": "none", "gptq": "gptq"}
     section = find_section(view, "quantization")

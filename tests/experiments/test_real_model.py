@@ -1,11 +1,15 @@
 """A grid on a real architecture with random weights: what is shared changes nothing, and is really shared."""
 
+import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from experiments.cli.main import main
 from experiments.config.config import load_config
 from experiments.results.loaded_run import load_run
 from experiments.running.run import run
@@ -70,13 +74,9 @@ def test_images_are_encoded_once_and_equal_prompts_prefilled_once(config: dict[s
 def test_a_finished_run_is_found_finished_without_loading_torch(
     config: dict[str, Any], tmp_path: Path, checkpoint: str
 ) -> None:
-    import json
-    import subprocess
-    import sys
-
     (tmp_path / "t.yaml").write_text(json.dumps(config))
     words = ["run", str(tmp_path / "t.yaml"), "--runs", str(tmp_path)]
-    subprocess.run([sys.executable, "-m", "experiments.cli.main", *words], capture_output=True, check=True)
+    assert main(words) == 0
     code = (
         "import sys; from experiments.cli.main import main\n"
         "assert main(sys.argv[1:]) == 0\n"

@@ -60,7 +60,7 @@ def test_a_killed_study_continues_and_gives_what_the_readme_shows(folder: Path) 
     assert process.wait() == -signal.SIGKILL
     assert 0 < (present := stored(study)) < SAMPLES
 
-    continued = call(folder, *command, fresh=True)
+    continued = call(folder, *command)
     assert f"{SAMPLES} samples, {present} of them there already" in continued
     assert re.search(rf"^done +{SAMPLES - present} samples, 0 failed", continued, re.MULTILINE)
     assert stored(study) == SAMPLES

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from experiments.analyses import quantization, quantization_gains
+from experiments.analyses import quantization, quantization_gains, quantization_measurements
 from experiments.analyses.quantization_measurements import kl_divergences
 from experiments.api import load_run, run
 from experiments.results.view_run import view_run
@@ -67,7 +67,14 @@ def test_one_precision_no_gain_and_missing_logits_are_reported(ran: Any) -> None
         quantization.analyze(ran(grid=grid, shots=2, compare=compare, name="four"))
 
 
-def test_a_real_model_is_measured_once_in_each_precision(tmp_path: Path) -> None:
+def test_a_real_model_is_measured_once_in_each_precision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The 4-bit model in a process of its own, and full precision in this one, which saves an import of PyTorch."""
+    apart = quantization_measurements._in_a_process
+    monkeypatch.setattr(
+        quantization_measurements,
+        "_in_a_process",
+        lambda run, label, *more: (apart if "nf4" in label else quantization_measurements.main)(run, label, *more),
+    )
     config = {
         "name": "bits",
         "task": {"name": "binding", "ways": 2, "queries": 3},

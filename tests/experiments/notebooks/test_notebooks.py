@@ -1,12 +1,12 @@
 """The notebooks that make their own run execute from top to bottom, and all notebooks are stored without outputs."""
 
 import os
-import subprocess
 import sys
 from pathlib import Path
 
 import nbformat
 import pytest
+from forked import call_forked
 
 ROOT = Path(__file__).parents[3]
 NOTEBOOKS = sorted((ROOT / "experiments" / "notebooks").glob("*.ipynb"))
@@ -36,8 +36,8 @@ def test_they_run_from_top_to_bottom(tmp_path: Path) -> None:
         "IPYTHONDIR": str(tmp_path / "ipython"),
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
     }
-    command = [sys.executable, "-c", EXECUTE, *map(str, OWN_RUN)]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, env=environment)
+    (tmp_path / "execute.py").write_text(EXECUTE)
+    done = call_forked(["python", "execute.py", *map(str, OWN_RUN)], tmp_path, environment)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert [line.split()[-1] for line in done.stdout.splitlines() if line.startswith("notebook ")] == [
         *map(str, OWN_RUN)
