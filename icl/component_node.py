@@ -9,13 +9,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import Field, dataclass, fields, is_dataclass, replace
 from functools import cached_property, lru_cache
 from types import UnionType
-from typing import TYPE_CHECKING, Any, Union, get_args, get_origin, get_type_hints
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from icl import ConfigError, config_key, location, refuse_untrusted
 from icl.renamed_names import new_name, suggest
-
-if TYPE_CHECKING:
-    from pydantic import TypeAdapter
 
 FLOAT32_MAX = 3.4028234e38
 """The largest float32. Scores use float32, so larger parameters and NaN are refused."""
@@ -70,15 +67,13 @@ class Component:
         parameters = dict(self.parameters)
         if "preset" in parameters and "preset" not in field_names:
             parameters = _apply_preset(self.cls, self.name, parameters, self.where)
+        what = f"{location(self.where)}{self.kind} '{self.name}'"
         for key in parameters:
             if key not in field_names:
                 accepted = f"It takes {', '.join(field_names)}." if field_names else "It takes no parameters."
                 hint = suggest("parameter", key, field_names, self.name)
-                raise ConfigError(
-                    f"{location(self.where)}{self.kind} '{self.name}' has no parameter '{key}'{hint} {accepted}"
-                )
-        values = {field_names[key]: value for key, value in parameters.items()}
-        return _validate(self.cls, values, f"{location(self.where)}{self.kind} '{self.name}'")
+                raise ConfigError(f"{what} has no parameter '{key}'{hint} {accepted}")
+        return _validate(self.cls, {field_names[key]: value for key, value in parameters.items()}, what)
 
 
 def _text(thing: Any) -> str:
@@ -88,14 +83,12 @@ def _text(thing: Any) -> str:
 
 def _apply_preset(cls: type[Any], name: str, parameters: dict[str, Any], where: str) -> dict[str, Any]:
     """The preset's parameters, overridden by those next to the key `preset`."""
-    presets = getattr(cls, "presets", {})
-    preset = parameters.pop("preset")
+    presets, preset = getattr(cls, "presets", {}), parameters.pop("preset")
     if not isinstance(preset, str) or preset not in presets:
         available = f"Presets: {', '.join(presets)}." if presets else "It has none."
         hint = suggest("value", str(preset), presets, name)
         raise ConfigError(f"{location(where)}'{name}' has no preset '{preset}'{hint} {available}")
-    adapted = getattr(cls, "adapted_preset", lambda values, own: values)
-    return {**adapted(presets[preset], parameters), **parameters}
+    return {**getattr(cls, "adapted_preset", lambda values, own: values)(presets[preset], parameters), **parameters}
 
 
 def _validate(cls: type[Any], parameters: dict[str, Any], what: str) -> Any:
@@ -122,7 +115,7 @@ def _validate(cls: type[Any], parameters: dict[str, Any], what: str) -> Any:
 
 
 @lru_cache(maxsize=1024)
-def _adapter(cls: type[Any], of: tuple["Field[Any]", ...]) -> "TypeAdapter[Any]":
+def _adapter(cls: type[Any], of: tuple["Field[Any]", ...]) -> Any:
     """The validator of a class. of: its fields, which autoreload replaces in a class that it edits."""
     from pydantic import TypeAdapter
 
@@ -162,8 +155,7 @@ def _accepts_bool(cls: type[Any], field_name: str) -> bool:
         hint = get_type_hints(cls).get(field_name)
     except NameError:  # an annotation that only a type checker can resolve
         return True
-    types = set(get_args(hint)) if get_origin(hint) in (Union, UnionType) else {hint}
-    return not types <= {int, float, type(None)}
+    return not ({*get_args(hint)} if get_origin(hint) in (Union, UnionType) else {hint}) <= {int, float, type(None)}
 
 
 def _check_finite(cls: type[Any], values: Mapping[str, Any], what: str) -> None:

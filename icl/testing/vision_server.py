@@ -232,14 +232,14 @@ def listen(respond: Callable[[httpx2.Request], httpx2.Response], port: int = 0) 
 
 
 @lru_cache(maxsize=256)
-def _patches(url: str) -> tuple[tuple[str, Vector], ...]:
-    """The key and the vector of each patch of the image of an address."""
+def _patches(url: str, sight: float) -> tuple[Token, ...]:
+    """The patches of the image of an address."""
     side = GRID * PATCH
     # Averages over areas, as the resizing of processors does.
     pixels = np.asarray(_image(url).resize((side, side), Image.Resampling.BOX), dtype=np.float64) / 255 - 0.5
     rows = pixels.reshape(GRID, PATCH, GRID, PATCH, 3).swapaxes(1, 2).reshape(GRID * GRID, -1)
-    vectors = rows @ _matrix("pixels", PATCH * PATCH * 3, WIDTH)
-    return tuple((f"{zlib.crc32(row.tobytes()):08x}", vector) for row, vector in zip(rows, vectors, strict=True))
+    project = _matrix("pixels", PATCH * PATCH * 3, WIDTH)
+    return tuple(Token(f"{zlib.crc32(row.tobytes()):08x}", sight * row @ project, is_image=True) for row in rows)
 
 
 def _image(url: str) -> Image.Image:

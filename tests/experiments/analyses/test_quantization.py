@@ -69,11 +69,13 @@ def test_one_precision_no_gain_and_missing_logits_are_reported(ran: Any) -> None
 
 def test_a_real_model_is_measured_once_in_each_precision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The 4-bit model in a process of its own, and full precision in this one, which saves an import of PyTorch."""
-    apart = quantization_measurements._in_a_process
+    in_a_process = quantization_measurements._in_a_process
     monkeypatch.setattr(
         quantization_measurements,
         "_in_a_process",
-        lambda run, label, *more: (apart if "nf4" in label else quantization_measurements.main)(run, label, *more),
+        lambda run, label, *more: (in_a_process if "nf4" in label else quantization_measurements.main)(
+            run, label, *more
+        ),
     )
     config = {
         "name": "bits",
