@@ -105,7 +105,7 @@ def _validate(cls: type[Any], parameters: dict[str, Any], what: str) -> Any:
     _check_finite(cls, parameters, what)
     _check_trust(cls, parameters, what)
     try:
-        built = _adapter(cls, fields(cls)).validate_python(parameters)
+        built = _adapter(cls, fields(cls)).validate_python(parameters)  # type: ignore[arg-type]
     except ConfigError as error:  # the component itself refuses a combination of parameters
         raise ConfigError(f"{what}: {error}") from error
     except ValidationError as error:
