@@ -27,7 +27,7 @@ GROUPS = {
     "Read": ("show", "compare", "report", "label", "judge", "analyze"),
     "Share": ("push", "import"),
     "Extend": ("ls", "check", "export"),
-    "Models and data": ("fit", "serve", "probe", "diff", "data", "doctor"),
+    "Models and data": ("fit", "optimize", "serve", "probe", "diff", "data", "doctor"),
 }
 """The commands in the order of `icl --help`."""
 OLD_COMMANDS = {

@@ -16,6 +16,7 @@ DEFAULTS: dict[tuple[str, str], dict[str, Any]] = {
     ("retriever", "dpp"): {"search": "exact", "by": "image", "weight": 0.5, "candidates": 100, "scale": 0.1},
     ("retriever", "external"): {"code": ""},
     ("retriever", "filtered"): {"domain": "any", "labels": (), "max_similarity": None},
+    ("retriever", "fixed"): {"path": "", "ids": (), "code": ""},
     ("retriever", "hard_negative"): {"search": "exact", "by": "image", "weight": 0.5},
     ("retriever", "i2t"): {"search": "exact", "text": "answer"},
     ("retriever", "invariant_select"): {
@@ -97,7 +98,7 @@ DEFAULTS: dict[tuple[str, str], dict[str, Any]] = {
     ("embedder", "vision"): {"pool": "pooled"},
 }
 
-UNRANKED = ["cone", "contrastive_pair", "dpp", "external", "hard_negative", "mmr", "reranked", "set_coverage"]
+UNRANKED = ["cone", "contrastive_pair", "dpp", "external", "fixed", "hard_negative", "mmr", "reranked", "set_coverage"]
 NESTED = [
     "balanced",
     "bm25",
@@ -105,6 +106,7 @@ NESTED = [
     "contrastive_pair",
     "dpp",
     "external",
+    "fixed",
     "hard_negative",
     "i2t",
     "invariant_select",

@@ -34,6 +34,7 @@ LEAKS = ["with_leaks"]
 CHECKED_ELSEWHERE = [
     "external",
     "learned",
+    "fixed",
     "mdl",
     "local_entropy",
     "cone",

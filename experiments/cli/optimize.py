@@ -1,0 +1,74 @@
+"""Search one set of demonstrations for all queries, and say what it is worth on others."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from experiments.cli.options import As, ConfigFile, Overrides, check_format, print_section
+
+
+def command(
+    config: ConfigFile,
+    overrides: Overrides = None,
+    *,
+    budget: Annotated[int, typer.Option(min=1, help="model calls of each search: one set on one query is a call")],
+    dev: Annotated[
+        list[str] | None,
+        typer.Option(help="dev queries: a number, or keys of the task such as split=validation; by default half"),
+    ] = None,
+    search: Annotated[
+        str, typer.Option(help="race, random, greedy or exchange; several, separated by commas: the first one counts")
+    ] = "race",
+    objective: Annotated[str, typer.Option(help="p_gold or accuracy, of the options")] = "p_gold",
+    seed: Annotated[int, typer.Option(help="of the random sets and of the division of queries")] = 0,
+    bootstrap: Annotated[
+        bool, typer.Option("--bootstrap", help="only demonstrations that the model itself answers rightly, as in DSPy")
+    ] = False,
+    out: Annotated[Path | None, typer.Option(help="a folder; by default sets/NAME", show_default=False)] = None,
+    kind: As = "",
+) -> None:
+    """Dev queries choose the set, and held-out queries judge it beside random sets, sets that need no model call, the
+    same search on permuted scores, and the best of random sets at as many calls.
+
+    icl optimize study.yaml shots=4 --budget 1600
+
+    Dev and held-out queries share no group and no image: half of the study's queries are dev, or --dev names another
+    split. The same command again continues a killed search and pays no call twice. A folder beside those of the sets
+    counts the searches that have read the same held-out queries.
+
+    The folder has set.json for `retriever: {name: fixed, path: …}`, chat.json (messages for any API), dspy.json
+    (`dspy.Predict(…).load`), and report.md and report.html.
+    """
+    from experiments.terminal.spinner import spinner
+
+    check_format(kind, None)
+    with spinner() as report_progress:
+        report_progress("starting", 0, 0)  # imports take longer than reading the file
+        from experiments.config.config import load_config
+        from experiments.report.rendering import render_body
+        from experiments.report.sections.fixed_set import fixed_set_section
+        from experiments.running.optimize import Options, optimize
+        from experiments.running.set_exports import chat_messages, dspy_state
+        from experiments.store import write_json
+        from experiments.store.lock import write_lock
+        from experiments.store.store import write_text
+
+        parsed = load_config(config, overrides or [])
+        folder = out or Path("sets") / parsed.name
+        options = Options(budget, tuple(dev or ()), tuple(search.split(",")), objective, seed, bootstrap)
+        with write_lock(folder):
+            result = optimize(parsed, options, folder, report_progress)
+            section = fixed_set_section(result)
+            write_json(folder / "set.json", result.record)
+            write_text(folder / "chat.json", json.dumps(chat_messages(result), ensure_ascii=False, indent=1) + "\n")
+            write_json(folder / "dspy.json", dspy_state(result))
+            write_text(folder / "report.md", section.to_markdown())
+            write_text(folder / "report.html", PAGE.format(render_body(section)))
+    print_section(section, kind, None)
+    if not kind:
+        print(f"wrote {folder}   (retriever: {{name: fixed, path: {folder / 'set.json'}}} with order: as_retrieved)")
+
+
+PAGE = "<!doctype html><meta charset='utf-8'><title>A fixed set of demonstrations</title>{}"

@@ -1,0 +1,224 @@
+"""A fixed set from search to file: rated as a run rates it, resumed, counted, and refused where it proves nothing."""
+
+import importlib.util
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import pytest
+
+from experiments.config.config import load_config
+from experiments.grid.grid import expand
+from experiments.running import optimize as module
+from experiments.running.optimize import CALLS, Optimized, Options, optimize, rate_options
+from experiments.running.run import run
+from experiments.running.set_exports import chat_messages, dspy_state
+from experiments.store.store import Store
+from icl.errors import ConfigError, DataError, PlanError, StoreError
+from icl.types import Example
+
+Config = Callable[..., dict[str, Any]]
+BUDGET = 200
+
+
+@pytest.fixture
+def study(mapping: Config, toy: str, shapes: str) -> Config:
+    """The toy model on shapes: 24 queries in 4 groups, a pool of 9."""
+
+    def make(**keys: Any) -> dict[str, Any]:
+        task = {"name": shapes, "queries": 24, **keys.pop("task", {})}
+        return mapping(model=toy, task=task, shots=3, **keys)
+
+    return make
+
+
+def search(study: Any, folder: Path, **options: Any) -> Optimized:
+    config = load_config(study) if isinstance(study, dict) else study
+    return optimize(config, Options(**{"budget": BUDGET, **options}), folder, lambda what, done, of: None)
+
+
+def test_the_held_out_score_is_that_of_a_run_with_the_retriever_fixed(study: Config, tmp_path: Path) -> None:
+    result = search(study(), tmp_path / "sets" / "t")
+    (tmp_path / "set.json").write_text(json.dumps(result.record))
+    fixed = {"name": "fixed", "path": str(tmp_path / "set.json")}
+    config = load_config(study(retriever=fixed, order="as_retrieved", answer_mode="options"))
+    run(config, tmp_path / "runs")
+    (cell,) = expand(config).cells
+    samples = {sample["query"]: sample for sample in Store(tmp_path / "runs" / "t").samples(cell.digest)}
+
+    def p_gold(query: Example) -> float:
+        scores = samples[query.id]["option_scores"]
+        return math.exp(scores[query.answer]) / sum(map(math.exp, scores.values()))
+
+    best = result.rows[0]
+    assert best.test.tolist() == pytest.approx(list(map(p_gold, result.setting.test)), abs=1e-5)
+    assert best.right.tolist() == [samples[one.id]["output"] == one.answer for one in result.setting.test]
+    assert result.choice.score == pytest.approx(fmean(map(p_gold, result.setting.dev)), abs=1e-5)
+    assert {tuple(demo[0] for demo in sample["demos"]) for sample in samples.values()} == {result.choice.demos}
+
+
+def test_dev_and_held_out_queries_share_no_group_and_cover_the_study(study: Config, tmp_path: Path) -> None:
+    setting = search(study(), tmp_path / "a" / "t").setting
+    groups = [{one.group for one in part} for part in (setting.dev, setting.test)]
+    assert not groups[0] & groups[1]
+    assert len(setting.dev) + len(setting.test) == 24
+    assert search(study(), tmp_path / "b" / "t", seed=1).setting.dev != setting.dev
+
+
+def test_a_killed_search_continues_and_pays_nothing_twice(
+    study: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = search(study(), tmp_path / "whole" / "t")
+    assert whole.paid == whole.calls == len((tmp_path / "whole" / "t" / CALLS).read_text().splitlines())
+    monkeypatch.setattr(module, "CHUNK", 32)
+    answer, sent = module.answer, []
+
+    def killed(model: Any, requests: Any, *more: Any) -> None:
+        if len(sent) == 3:
+            raise KeyboardInterrupt
+        sent.append(len(requests))
+        answer(model, requests, *more)
+
+    monkeypatch.setattr(module, "answer", killed)
+    with pytest.raises(KeyboardInterrupt):
+        search(study(), tmp_path / "killed" / "t")
+    monkeypatch.setattr(module, "answer", answer)
+    calls = tmp_path / "killed" / "t" / CALLS
+    with calls.open("a") as file:
+        file.write('{"key": "ha')  # a line that the kill cut off
+    resumed = search(study(), tmp_path / "killed" / "t")
+    assert 0 < resumed.paid == whole.paid - sum(sent)
+    assert {**resumed.record} == {**whole.record}
+    assert search(study(), tmp_path / "killed" / "t").paid == 0
+
+
+def test_a_second_search_on_the_same_held_out_queries_is_counted(study: Config, tmp_path: Path) -> None:
+    sets = tmp_path / "sets"
+    assert search(study(), sets / "a", dev=("10",)).uses == 1
+    assert search(study(), sets / "a", dev=("10",)).uses == 1  # the same again is no new look
+    assert search(study(), sets / "b", dev=("10",), searches=("greedy",)).uses == 2
+    assert search(study(), sets / "a", dev=("10",), seed=3).uses == 1  # other held-out queries
+
+
+def test_comparisons_have_their_own_rows_and_the_budget_is_that_of_each_search(study: Config, tmp_path: Path) -> None:
+    result = search(study(), tmp_path / "t", searches=("greedy", "exchange", "race"), objective="accuracy")
+    names = [row.name for row in result.rows]
+    assert names[:4] == ["greedy", "exchange", "race", "random"]
+    assert {"permuted scores", "free: each label", "free: k-center", "no demonstrations"} <= set(names)
+    assert names[-1] == "mean random set"
+    assert all(row.choice.calls <= BUDGET for row in result.rows if row.choice is not None)
+    assert [row.forecast is not None for row in result.rows[:4]] == [False, False, True, True]
+    assert set(result.rows[0].test) <= {0.0, 1.0}
+
+
+def test_bootstrapping_uses_only_members_that_the_model_answers_rightly(
+    study: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = {"p-0001", "p-0004", "p-0005", "p-0008"}
+
+    def rate(scores: Any, example: Example) -> tuple[float, float]:
+        is_right = example.id in right or not example.id.startswith("p-")
+        return rate_options(scores, example)[0], float(is_right)
+
+    monkeypatch.setattr(module, "rate_options", rate)
+    result = search(study(), tmp_path / "t", bootstrap=True)
+    assert set(result.choice.demos) <= right
+    assert any("4 members of 9 asked" in note for note in result.notes)
+    assert result.choice.calls <= BUDGET - 9
+
+
+def test_a_study_with_several_settings_says_what_is_used(study: Config, tmp_path: Path) -> None:
+    keys = {key: value for key, value in study().items() if key != "shots"}
+    result = search({**keys, "grid": {"shots": [0, 2, 3], "decoding": ["greedy", "vcd"]}}, tmp_path / "t")
+    assert len(result.choice.demos) == 3
+    assert "shots 3 is used, of 0, 2, 3." in result.notes
+    assert "decoding greedy is used, of greedy, vcd." in result.notes
+
+
+@pytest.mark.parametrize(
+    ("keys", "options", "sentence"),
+    [
+        ({}, {"dev": ("salt=x",)}, r"dev query 'q-0000' and held-out query 'q-0000' have the same"),
+        ({}, {"dev": ("24",)}, r"--dev is a number below the 24 queries of the study"),
+        ({}, {"dev": ("half",)}, r"not 'half'"),
+        ({}, {"budget": 3}, r"--budget: 3 model calls do not rate 2 sets"),
+        ({}, {"searches": ("rase",)}, r"--search: no search 'rase'\. Did you mean 'race'"),
+        ({}, {"objective": "bleu"}, r"--objective is p_gold or accuracy, not 'bleu'"),
+        ({"shots": 0}, {}, r"shots is 0\. Use shots=4"),
+        ({"task.pool_count": 2}, {}, r"3 demonstrations from a pool of 2"),
+        ({"task.optionless": True}, {}, r"answer_mode: options needs answers to choose from"),
+        ({"task": {"name": "binding", "ways": 4, "queries": 24}}, {}, r"24 queries have 24 pools"),
+    ],
+)
+def test_what_cannot_be_searched_is_one_sentence(
+    keys: dict[str, Any], options: dict[str, Any], sentence: str, study: Config, tmp_path: Path
+) -> None:
+    config = load_config(study(), keys)
+    with pytest.raises((ConfigError, DataError, PlanError), match=sentence):
+        search(config, tmp_path / "t", **options)
+
+
+def test_members_that_show_a_query_are_no_candidates(study: Config, tmp_path: Path, monkeypatch: Any) -> None:
+    config = load_config(study())
+    setting = module.read_setting(config, Options(BUDGET))
+    shared = setting.pool.examples[0]
+    images = module._images
+
+    def of(example: Example) -> set[str]:
+        return images(shared) if example.id == setting.test[0].id else images(example)
+
+    monkeypatch.setattr(module, "_images", of)
+    other = module.read_setting(config, Options(BUDGET))
+    assert {one.id for one in setting.pool.examples} - {one.id for one in other.pool.examples} == {shared.id}
+    assert any("8 of 9 members of the pool may be demonstrations" in note for note in other.used)
+
+
+def test_a_damaged_line_of_calls_is_named(study: Config, tmp_path: Path) -> None:
+    search(study(), tmp_path / "t")
+    path = tmp_path / "t" / CALLS
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([lines[0], "[]", *lines[2:]]) + "\n")
+    with pytest.raises(StoreError, match=r"line 2 of .* is damaged"):
+        search(study(), tmp_path / "t")
+
+
+def test_chat_messages_are_the_demonstrations_in_the_order_of_the_prompt(study: Config, tmp_path: Path) -> None:
+    result = search(study(composer="chat"), tmp_path / "t")
+    turns = chat_messages(result)
+    assert [turn["role"] for turn in turns] == ["user", "assistant"] * 3
+    assert [turn["content"] for turn in turns[1::2]] == [demo.answer for demo in result.demos]
+    for turn in turns[::2]:
+        assert [part["type"] for part in turn["content"]] == ["image_url", "text"]
+        assert turn["content"][0]["image_url"]["url"].startswith("data:image/png;base64,")
+
+
+def test_the_state_for_dspy_has_the_demonstrations_in_order(study: Config, tmp_path: Path) -> None:
+    result = search(study(), tmp_path / "t")
+    state = dspy_state(result)
+    assert [demo["answer"] for demo in state["demos"]] == [demo.answer for demo in result.demos]
+    start, _, rest = state["demos"][0]["images"][0].partition(">>")
+    body, _, end = rest.rpartition("<<")
+    assert (start, end) == ("<<CUSTOM-TYPE-START-IDENTIFIER", "CUSTOM-TYPE-END-IDENTIFIER>>")
+    assert json.loads(body)[0]["image_url"]["url"].startswith("data:image/png;base64,")
+
+
+@pytest.mark.applies(importlib.util.find_spec("dspy") is not None)  # a heavy package that no other test needs
+def test_dspy_loads_the_state_and_sends_images_and_answers(study: Config, tmp_path: Path) -> None:
+    import dspy
+
+    result = search(study(), tmp_path / "t")
+    (tmp_path / "dspy.json").write_text(json.dumps(dspy_state(result)))
+    program = dspy.Predict("images: list[dspy.Image], question -> answer")
+    program.load(str(tmp_path / "dspy.json"))
+    query = {"images": [dspy.Image(url=chat_messages(result)[0]["content"][0]["image_url"]["url"])], "question": "?"}
+    sent = dspy.ChatAdapter().format(program.signature, program.demos, query)
+    demos = sent[1:-1]
+    assert [one["role"] for one in demos] == ["user", "assistant"] * 3
+    for turn, demo in zip(demos[::2], result.demos, strict=True):
+        assert "image_url" in [part["type"] for part in turn["content"]]
+        assert demo.question in str(turn["content"])
+    for turn, demo in zip(demos[1::2], result.demos, strict=True):
+        assert f"[[ ## answer ## ]]\n{demo.answer}" in turn["content"]
