@@ -131,7 +131,7 @@ KILLS ?= 100
 FUZZ  ?= 500
 NULL  ?= 1000
 NIGHTLY_TESTS := tests/experiments/test_kill.py tests/experiments/test_fuzz.py tests/lab/simulation/test_null.py \
-	tests/decoding/test_on_models.py tests/decoding/test_lazy_branches_on_models.py
+	tests/decoding/test_on_models.py tests/decoding/test_lazy_branches_on_models.py tests/experiments/stats/test_sign_flips.py
 nightly: $(VENV)/ready-dev
 	ICL_KILLS=$(KILLS) ICL_FUZZ=$(FUZZ) ICL_NULL=$(NULL) ICL_ARCHITECTURES=all OMP_NUM_THREADS=1 \
 		$(BIN)/python -m pytest -q -n auto --dist worksteal $(NIGHTLY_TESTS) $(PYTEST_ARGS)

@@ -45,11 +45,15 @@ metric_list:
 class Marker:
     """What the stranger's code leaves behind in the working directory."""
 
+    count = 0  # of modules at the last call
+
     def ran(self) -> bool:
         """Whether the code ran since the last call. Its module is forgotten, so that it can run again."""
-        modules = [name for name in sys.modules if name.startswith("icl_user_") and name.endswith("evil+1")]
+        names = list(sys.modules) if len(sys.modules) != self.count else []
+        modules = [name for name in names if name.startswith("icl_user_") and name.endswith("evil+1")]
         for name in modules:
             del sys.modules[name]
+        self.count = len(sys.modules)
         has_run = bool(modules) or Path("ran").exists()
         Path("ran").unlink(missing_ok=True)
         return has_run

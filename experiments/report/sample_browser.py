@@ -63,7 +63,8 @@ def coded_columns(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
                 codes.append(-1)
                 continue
             value = sample[name]
-            key = value if isinstance(value, str) else (json.dumps(value, default=str),)
+            is_plain = isinstance(value, str | int | None)
+            key = (type(value), value) if is_plain else json.dumps(value, default=str)
             if key not in places:
                 places[key] = len(values)
                 values.append(value)
