@@ -121,10 +121,7 @@ class VisionServer:
             for part in parts:
                 if part["type"] == "image_url":
                     images += 1
-                    patches = [
-                        Token(key, self.sight * vector, is_image=True)
-                        for key, vector in _patches(part["image_url"]["url"])
-                    ]
+                    patches = _patches(part["image_url"]["url"], self.sight)
                     last = "|".join(patch.key for patch in patches)
                     tokens += patches
                 else:
