@@ -9,10 +9,11 @@ the prompt under `order: as_retrieved`. Fewer shots take the first ones.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from icl import (
     ConfigError,
@@ -37,6 +38,7 @@ class Fixed:
     needs: ClassVar[frozenset[str]] = frozenset()
     nested: ClassVar[bool] = True
     ranked: ClassVar[bool] = False
+    transfer: ClassVar[bool] = True  # a set may be of another model; a plan says so
 
     path: str = ""  # JSON file with `demos`, a list of ids in the order of the prompt
     ids: tuple[str, ...] = ()  # the ids themselves, in place of a file
@@ -50,13 +52,26 @@ class Fixed:
         """Raises ConfigError without one set of demonstrations, and DataError for a wrong file."""
         self.demos()
 
+    @property
+    def fitted(self) -> str:
+        """The file, as fitted retrievers call theirs."""
+        return self.path
+
+    @cached_property
+    def fitted_on(self) -> Mapping[str, Any]:
+        """The model and the dev queries that chose the set, as `icl optimize` records them; {} without a record."""
+        if not self.path or not expand_user(self.path).is_file():
+            return {}
+        content = read_fixed_set(expand_user(self.path))
+        return {key: content[key] for key in ("model_digest", "task", "task_digest") if key in content}
+
     def demos(self) -> tuple[str, ...]:
         """The ids. Raises as `preflight`."""
         if bool(self.path) == bool(self.ids):
             raise ConfigError("retriever 'fixed' needs one set: path, a file of `icl optimize`, or ids.")
         if len(set(self.ids)) < len(self.ids):
             raise ConfigError(f"retriever 'fixed': ids names one demonstration twice: {', '.join(self.ids)}.")
-        return self.ids or read_fixed_set(expand_user(self.path))
+        return self.ids or tuple(read_fixed_set(expand_user(self.path))["demos"])
 
     def fit(self, pool: Pool, resources: Resources) -> "FittedFixed":
         """Raises DataError if the pool lacks a demonstration."""
@@ -93,8 +108,8 @@ class FittedFixed:
         return tuple(map(RetrievedExample, self.ids[:k]))
 
 
-def read_fixed_set(path: Path) -> tuple[str, ...]:
-    """The ids in a file. Raises DataError."""
+def read_fixed_set(path: Path) -> dict[str, Any]:
+    """The content of a file with the ids. Raises DataError."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -106,4 +121,4 @@ def read_fixed_set(path: Path) -> tuple[str, ...]:
         raise DataError(f"retriever 'fixed': {path} has no list `demos` of ids. `icl optimize` writes one.")
     if len(set(ids)) < len(ids):
         raise DataError(f"retriever 'fixed': {path} lists a demonstration twice.")
-    return tuple(ids)
+    return dict(content)

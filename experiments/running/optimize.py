@@ -21,9 +21,8 @@ from experiments.config import AXES, Config
 from experiments.config.yaml_document import parse_override
 from experiments.contexts.contexts import PromptItem, PromptSpec, Retrieval, build_contexts, render
 from experiments.grid import Cell, check_data, check_requirements, expand, fitting_origin
-from experiments.running import set_searches
 from experiments.running.generation import Answer, SampleRequest, answer
-from experiments.running.set_searches import SEARCHES, Choice, DemoSet, Problem
+from experiments.running.set_searches import CHANCE, SEARCHES, Choice, DemoSet, Problem, permuted
 from experiments.stats import Estimate, Floats, estimate_mean, format_count
 from experiments.stats.selection import SelectionForecast, forecast_selection, variance_components
 from experiments.store.store import report_write_errors, truncate_partial_line
@@ -38,8 +37,10 @@ from icl import (
     Pool,
     StoreError,
     StreamKey,
+    Task,
     build,
     canonical_digest,
+    describe,
     did_you_mean,
     normalize_text,
 )
@@ -52,6 +53,8 @@ CHUNK = 256
 """Calls that are sent together."""
 RANDOM_DRAWS = 4
 """Random sets of each query, whose mean is the mean random set."""
+PERMUTATIONS = 8
+"""Searches on permuted scores."""
 MAX_CANDIDATES = 512
 """Members of a larger pool that may be demonstrations: as many are drawn."""
 BOOTSTRAP_SHARE = 4
@@ -78,6 +81,11 @@ class Options:
     seed: int = 0
     bootstrap: bool = False
 
+    @property
+    def column(self) -> int:
+        """The place of the objective among the scores of a call."""
+        return OBJECTIVES.index(self.objective)
+
 
 @dataclass(frozen=True)
 class OnePool:
@@ -101,6 +109,7 @@ class Setting:
         pool: The members that may be demonstrations.
         whole_pool: The pool of the study.
         used: What of a study with several settings is used.
+        dev_task: The node of the task with the dev queries.
     """
 
     cell: Cell
@@ -109,6 +118,7 @@ class Setting:
     pool: Pool
     whole_pool: Pool
     used: tuple[str, ...]
+    dev_task: Mapping[str, Any]
 
     @cached_property
     def test_digest(self) -> str:
@@ -136,6 +146,7 @@ class SetScores:
         choice: The set that was searched, or None.
         dev_gain: Its dev score minus that of the mean random set.
         forecast: Of a search among independent sets.
+        units: [held-out queries] labels; equal ones belong to one unit of the intervals. By default groups.
     """
 
     name: str
@@ -144,6 +155,7 @@ class SetScores:
     choice: Choice | None = None
     dev_gain: float | None = None
     forecast: SelectionForecast | None = None
+    units: Sequence[Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -175,8 +187,11 @@ class Optimized:
 
     def gain(self, row: SetScores, over: SetScores) -> Estimate:
         """The mean difference on the held-out queries, with its interval over their groups."""
-        groups = [one.group or one.id for one in self.setting.test]
-        return estimate_mean(row.test - over.test, groups, bounded=False)
+        return estimate_mean(row.test - over.test, self.units(row), bounded=False)
+
+    def units(self, row: SetScores) -> Sequence[Any]:
+        """[held-out queries] labels of the independent units of a row."""
+        return row.units or [one.group or one.id for one in self.setting.test]
 
     @cached_property
     def demos(self) -> list[Example]:
@@ -191,7 +206,7 @@ class Optimized:
         return {
             "demos": list(self.choice.demos),
             "answers": [demo.answer for demo in self.demos],
-            **fitting_origin(cell.model.digest, cell.config["task"]),
+            **fitting_origin(cell.model.digest, self.setting.dev_task),
             "shots": cell.shots,
             "budget": options.budget,
             "objective": options.objective,
@@ -207,7 +222,8 @@ class Optimized:
                     "test": float(row.test.mean()),
                     "test_accuracy": float(row.right.mean()),
                     **({} if row is random else {"test_gain": vars(self.gain(row, random))}),
-                    **({} if row.choice is None else {**vars(row.choice), "dev_gain": row.dev_gain}),
+                    **({} if row.choice is None else vars(row.choice)),
+                    **({} if row.dev_gain is None else {"dev_gain": row.dev_gain}),
                     **({} if row.forecast is None else {"forecast": vars(row.forecast)}),
                 }
                 for row in self.rows
@@ -237,56 +253,70 @@ def optimize(config: Config, options: Options, folder: Path, report: ReportProgr
         raise ConfigError(f"--objective is {' or '.join(OBJECTIVES)}, not '{options.objective}'.{near}")
     setting = read_setting(config, options)
     calls = Calls(folder / CALLS, setting.cell, report)
-    column = OBJECTIVES.index(options.objective)
-    budget, candidates = options.budget, [one.id for one in setting.pool.examples]
-    notes = list(setting.used)
+    candidates, budget, notes = [one.id for one in setting.pool.examples], options.budget, list(setting.used)
     if options.bootstrap:
         candidates, spent = _bootstrap(setting, options, calls)
         notes.append(f"{format_count(len(candidates), 'member')} of {spent:,} asked are answered rightly by the model.")
         budget -= spent
     problem = Problem(candidates, setting.cell.shots, len(setting.dev), budget, options.seed)
-    random_scores: list[Floats] = []
+    rows = _compare(setting, options, calls, _search(problem, setting, options, calls), notes)
+    search = [calls.setting, vars(options), setting.cell.digest, [one.id for one in setting.dev]]
+    uses = _count_use(folder.parent / "test_splits" / setting.test_digest[:16], canonical_digest(search)[:16])
+    return Optimized(setting, options, rows, uses, len(calls.used_keys), calls.paid, calls.tokens, notes)
+
+
+Searched = tuple[dict[str, Choice], Floats, list[Choice]]
+"""The choice of each search, the scores [sets, dev queries] of `random`, and choices on permuted scores."""
+
+
+def _search(problem: Problem, setting: Setting, options: Options, calls: "Calls") -> Searched:
+    """Runs the searches. Raises ConfigError if the budget pays one of them not."""
+    names, rated = list(dict.fromkeys([*options.searches, "random"])), list[Floats]()
+    for name in names:  # a budget that is too small for one of them is refused before any is paid
+        SEARCHES[name](problem, lambda sets, queries: np.zeros((len(sets), len(queries))))
 
     def score(sets: Sequence[DemoSet], queries: range) -> Floats:
         cells = [setting.fixed(demos) for demos in sets]
-        scores = calls.rate(cells, [setting.dev[i] for i in queries], setting.pool)[..., column]
-        random_scores.append(scores)
-        return scores
+        rated.append(calls.rate(cells, [setting.dev[i] for i in queries], setting.pool)[..., options.column])
+        return rated[-1]
 
-    names = dict.fromkeys([*options.searches, "random"])
-    for name in names:  # a budget that is too small for one of them is refused before any is paid
-        SEARCHES[name](problem, lambda sets, queries: np.zeros((len(sets), len(queries))))
-    choices: dict[str, Choice] = {}
-    for name in names:
-        random_scores.clear()
-        choices[name] = SEARCHES[name](problem, score)
-    (every,) = random_scores  # of the search `random`, which is last or alone: all its sets on all queries
-    main = options.searches[0]
-    null = SEARCHES[main](problem, set_searches.permuted(list(every.T), options.seed))
+    random = SEARCHES["random"](problem, score)
+    (every,) = rated
+    choices = {name: random if name == "random" else SEARCHES[name](problem, score) for name in names}
+    nulls = [SEARCHES[names[0]](problem, permuted(list(every.T), seed)) for seed in range(PERMUTATIONS)]
+    return choices, every, nulls
+
+
+def _compare(
+    setting: Setting, options: Options, calls: "Calls", searched: "Searched", notes: list[str]
+) -> list[SetScores]:
+    """Held-out scores of all that is compared, the mean random set last."""
+    column, pool, test = options.column, setting.pool, setting.test
+    choices, every, nulls = searched
+
+    def row(name: str, cells: Sequence[Cell], pool: Pool = pool, **more: Any) -> SetScores:
+        rated = calls.rate(cells, test, pool).mean(axis=0)
+        return SetScores(name, rated[:, column], rated[:, 1], **more)
+
     draws = setting.cells({"name": "random"}, range(options.seed, options.seed + RANDOM_DRAWS))
-    dev_random = float(calls.rate(draws, setting.dev, setting.pool)[..., column].mean())
-    components = variance_components(every)
-
-    def row(name: str, cells: Sequence[Cell], choice: Choice | None = None, over: float = dev_random) -> SetScores:
-        pool = setting.whole_pool if cells[0].retriever is setting.cell.retriever else setting.pool
-        rated = calls.rate(cells, setting.test, pool).mean(axis=0)
-        if choice is None:
-            return SetScores(name, rated[:, column], rated[:, 1])
-        is_forecast = name in set_searches.CHANCE
-        forecast = forecast_selection(*components, choice.sets, len(setting.dev)) if is_forecast else None
-        return SetScores(name, rated[:, column], rated[:, 1], choice, choice.score - over, forecast)
-
-    rows = [row(name, [setting.fixed(choice.demos)], choice) for name, choice in choices.items()]
-    rows.append(row("permuted scores", [setting.fixed(null.demos)], null, float(every.mean())))
-    for name, demos in _free_sets(setting, options.seed, notes):
-        rows.append(row(name, [setting.fixed(demos)]))
+    dev_random = float(calls.rate(draws, setting.dev, pool)[..., column].mean())
+    components, rows = variance_components(every), list[SetScores]()
+    for name, choice in choices.items():
+        forecast = forecast_selection(*components, choice.sets, len(setting.dev)) if name in CHANCE else None
+        gain = choice.score - dev_random
+        rows.append(row(name, [setting.fixed(choice.demos)], choice=choice, dev_gain=gain, forecast=forecast))
+    # Each permuted search chooses a random set, which rates a part of the queries and is a unit of the interval.
+    units, rated = [number % len(nulls) for number in range(len(test))], np.zeros((len(test), len(OBJECTIVES)))
+    for unit in set(units):
+        part = slice(unit, None, len(nulls))
+        (rated[part],) = calls.rate([setting.fixed(nulls[unit].demos)], test[part], pool)
+    gain = float(np.mean([null.score for null in nulls]) - every.mean())
+    rows.append(SetScores("permuted scores", rated[:, column], rated[:, 1], dev_gain=gain, units=units))
+    rows += [row(name, [setting.fixed(demos)]) for name, demos in _free_sets(setting, options.seed, notes)]
     own = setting.cell.labels["retriever"]
     if setting.cell.retriever is not None and own != "random":
-        rows.append(row(f"{own} (study)", [setting.cell]))
-    rows.append(row("no demonstrations", [replace(setting.cell, shots=0)]))
-    rows.append(row("mean random set", draws))
-    uses = _count_use(folder.parent / "test_splits" / setting.test_digest[:16], calls.setting, setting, options)
-    return Optimized(setting, options, rows, uses, len(calls.used_keys), calls.paid, calls.tokens, notes)
+        rows.append(row(f"{own} (study)", [setting.cell], setting.whole_pool))
+    return [*rows, row("no demonstrations", [replace(setting.cell, shots=0)]), row("mean random set", draws)]
 
 
 class Calls:
@@ -417,7 +447,7 @@ def read_setting(config: Config, options: Options) -> Setting:
             f"{where}: {len(queries)} queries have {len(pools)} pools, and one set for all queries needs one pool."
         )
     (whole,) = pools.values()
-    dev, test = _divide(config, cell, options)
+    dev, test, dev_task = _divide(config, cell, options)
     ids, images = {one.id for one in (*dev, *test)}, set().union(*map(_images, (*dev, *test)))
     key = StreamKey(options.seed, "candidates")
     candidates: list[str] = []
@@ -432,24 +462,25 @@ def read_setting(config: Config, options: Options) -> Setting:
             f"{where}: {cell.shots} shots, and {len(pool)} members of the pool have no image of a dev or held-out "
             "query. Use fewer shots, or a larger pool."
         )
-    return Setting(cell, dev, test, pool, whole, tuple(used))
+    return Setting(cell, dev, test, pool, whole, tuple(used), dev_task)
 
 
-def _divide(config: Config, cell: Cell, options: Options) -> tuple[list[Example], list[Example]]:
-    """Dev queries in random order, and held-out queries. Raises ConfigError or DataError."""
-    queries, where = list(cell.task.queries), config.where("task")
-    keys = [one for one in options.dev if "=" in one]
-    if not keys:
+def _divide(config: Config, cell: Cell, options: Options) -> tuple[list[Example], list[Example], Mapping[str, Any]]:
+    """Dev queries in random order, held-out queries, and the task of the former. Raises ConfigError or DataError."""
+    queries, node = list(cell.task.queries), cell.config["task"]
+    if not options.dev or not all("=" in one for one in options.dev):
         share = _share(options.dev, len(queries))
         rows = connected_components([[one.group or one.id, *_images(one)] for one in queries])
-        held_out, dev = divide_by_group(list(map(str, rows)), share, options.seed, "optimize/dev", where)
+        groups, where = list(map(str, rows)), config.where("task")
+        held_out, dev = divide_by_group(groups, share, options.seed, "optimize/dev", where)
         parts = [queries[i] for i in dev], [queries[i] for i in held_out]
     else:
-        node, other = cell.config["task"], Component("task", "of the study", type(cell.task), {})
+        other = Component("task", str(node["name"]), type(cell.task), {})
         other = replace(other, parameters={key: node[key] for key in other.parameter_names if key in node})
-        for key, value in map(parse_override, keys):
+        for key, value in map(parse_override, options.dev):
             other = other.with_parameter(key.split("."), value, "--dev")
-        parts = list(other.build().queries), queries
+        task: Task = other.build()
+        parts, node = (list(task.queries), queries), describe(task)
         owners = {key: one.id for one in parts[0] for key in (one.id, one.group, *_images(one)) if key}
         for one in queries:
             if shared := next((key for key in (one.id, one.group, *_images(one)) if key in owners), None):
@@ -459,7 +490,7 @@ def _divide(config: Config, cell: Cell, options: Options) -> tuple[list[Example]
                     "that is chosen on its own test proves nothing: use another split."
                 )
     dev_order = StreamKey(options.seed, "dev").order("queries", [one.id for one in parts[0]])
-    return [parts[0][i] for i in dev_order], parts[1]
+    return [parts[0][i] for i in dev_order], parts[1], node
 
 
 def _share(dev: Sequence[str], queries: int) -> float:
@@ -511,10 +542,8 @@ def _free_sets(setting: Setting, seed: int, notes: list[str]) -> list[tuple[str,
     return sets
 
 
-def _count_use(folder: Path, name: str, setting: Setting, options: Options) -> int:
+def _count_use(folder: Path, search: str) -> int:
     """Counts this search among those that have read the held-out queries. The same search again counts once."""
-    dev = [one.id for one in setting.dev]
-    search = canonical_digest([name, vars(options), setting.cell.digest, dev])[:16]
     with report_write_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         (folder / search).touch()

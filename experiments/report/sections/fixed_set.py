@@ -95,8 +95,7 @@ def _noise(result: Optimized) -> str:
 
 
 def _values(result: Optimized, row: SetScores) -> dict[str, Any]:
-    groups = [one.group or one.id for one in result.setting.test]
-    score, gain = estimate_mean(row.test, groups), result.gain(row, result.rows[-1])
+    score, gain = estimate_mean(row.test, result.units(row)), result.gain(row, result.rows[-1])
     is_random = row is result.rows[-1]
     return {
         "name": row.name,

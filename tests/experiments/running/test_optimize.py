@@ -12,6 +12,7 @@ import pytest
 
 from experiments.config.config import load_config
 from experiments.grid.grid import expand
+from experiments.grid.grid_warnings import grid_warnings
 from experiments.running import optimize as module
 from experiments.running.optimize import CALLS, Optimized, Options, optimize, rate_options
 from experiments.running.run import run
@@ -58,6 +59,19 @@ def test_the_held_out_score_is_that_of_a_run_with_the_retriever_fixed(study: Con
     assert best.right.tolist() == [samples[one.id]["output"] == one.answer for one in result.setting.test]
     assert result.choice.score == pytest.approx(fmean(map(p_gold, result.setting.dev)), abs=1e-5)
     assert {tuple(demo[0] for demo in sample["demos"]) for sample in samples.values()} == {result.choice.demos}
+
+
+def test_a_plan_says_that_a_study_has_the_queries_that_chose_the_set(study: Config, tmp_path: Path) -> None:
+    result = search(study(), tmp_path / "sets" / "t")
+    (tmp_path / "set.json").write_text(json.dumps(result.record))
+    config = study(retriever={"name": "fixed", "path": str(tmp_path / "set.json")}, order="as_retrieved")
+    warnings = {
+        where: [one for one in grid_warnings(expand(load_config(config, overrides))) if "set.json" in one]
+        for where, overrides in (("dev", {}), ("other", {"task.salt": "x"}), ("model", {"model.salt": "x"}))
+    }
+    assert any("were fitted on queries that 'shapes' also has" in one for one in warnings["dev"])
+    assert not any("also has" in one for one in warnings["other"])
+    assert any("were fitted on another model" in one for one in warnings["model"])
 
 
 def test_dev_and_held_out_queries_share_no_group_and_cover_the_study(study: Config, tmp_path: Path) -> None:
@@ -143,6 +157,7 @@ def test_a_study_with_several_settings_says_what_is_used(study: Config, tmp_path
     [
         ({}, {"dev": ("salt=x",)}, r"dev query 'q-0000' and held-out query 'q-0000' have the same"),
         ({}, {"dev": ("24",)}, r"--dev is a number below the 24 queries of the study"),
+        ({}, {"dev": ("8", "salt=x")}, r"not '8 salt=x'"),
         ({}, {"dev": ("half",)}, r"not 'half'"),
         ({}, {"budget": 3}, r"--budget: 3 model calls do not rate 2 sets"),
         ({}, {"searches": ("rase",)}, r"--search: no search 'rase'\. Did you mean 'race'"),
