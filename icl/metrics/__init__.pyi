@@ -4,10 +4,10 @@ from icl.metrics.baselines import vote as vote
 from icl.metrics.lmms_eval import TaskMetric as TaskMetric
 from icl.metrics.machinery.answer_extraction import AnswerForm as AnswerForm
 from icl.metrics.machinery.answer_extraction import extract_answer as extract_answer
+from icl.metrics.machinery.answer_extraction import gold_number as gold_number
+from icl.metrics.machinery.answer_extraction import read_number as read_number
 from icl.metrics.machinery.answer_matching import contains_answer as contains_answer
 from icl.metrics.machinery.judge import Judge as Judge
-from icl.metrics.machinery.number_answers import gold_number as gold_number
-from icl.metrics.machinery.number_answers import read_number as read_number
 from icl.metrics.machinery.option_letters import chosen_by_place as chosen_by_place
 from icl.metrics.machinery.option_parsing import is_correct as is_correct
 from icl.metrics.machinery.option_parsing import named_option as named_option

@@ -17,7 +17,7 @@ Quotes, Markdown, LaTeX and the full stop around the result are removed.
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
@@ -38,6 +38,8 @@ from icl.metrics.machinery.marked_answers import (
     strip_markup,
     tagged_answer,
 )
+from icl.metrics.machinery.quantities import stated_number
+from icl.metrics.normalize import parse_numbers
 from icl.text.reasoning_blocks import split_reasoning
 
 AnswerForm = Literal["bare", "emphasized", "boxed", "tagged", "json", "labeled", "concluded", "sentence", "none"]
@@ -312,3 +314,18 @@ _RULES: Mapping[str, Callable[[str], _Answer]] = {
     "last_line": lambda text: _short(last_line(text)),
     "boxed": lambda text: (strip_markup(boxed_text(text) or ""), "boxed"),
 }
+
+
+def read_number(output: str) -> float | None:
+    """The number that an output states as its answer; None without one. "None" is no number here, and "zero" is."""
+    text = extract_answer(output).text
+    number = stated_number(text)
+    return number if number or parse_numbers(text) else None
+
+
+def gold_number(answers: Sequence[str]) -> float | None:
+    """The number that a gold answer is, or None. The first of several counts."""
+    try:
+        return float(answers[0])
+    except (ValueError, IndexError):
+        return None

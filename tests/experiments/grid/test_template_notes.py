@@ -8,7 +8,7 @@ import pytest
 from chat_templates import NAMES, published, published_text, renderer
 from tiny_models import image
 
-from experiments.grid.template_notes import template_notes
+from experiments.grid.grid_warnings import template_notes
 from icl.errors import ModelError
 from icl.models.hf.template_facts import TemplateFacts
 from icl.registry import build
