@@ -25,7 +25,12 @@ from icl.probe.server import Server
 TWINS = ("internvl3", "llava1_5", "qwen2_5_vl")
 START_SECONDS = 600
 VLLM = ("-m", "vllm.entrypoints.openai.api_server")
-VLLM_OPTIONS = ("--dtype", "float32", "--max-model-len", "4096", "--max-num-seqs", "16", "--enforce-eager")
+VLLM_OPTIONS = (
+    *("--dtype", "float32", "--max-model-len", "4096", "--max-num-seqs", "16", "--enforce-eager"),
+    # Prompts in one step: vLLM 0.32 on CPUs dies on a seeded request whose prompt is split ("CPU Generator does not
+    # use offset").
+    *("--max-num-batched-tokens", "16384"),
+)
 ENVIRONMENT = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
 PLAIN_VLLM = {"VLLM_PLUGINS": "", "VLLM_CPU_KVCACHE_SPACE": "1"}
 

@@ -76,7 +76,10 @@ class Labels:
 
 
 def read_labels(run: Path) -> Labels:
-    """The labels of a run directory; none without a file. Damaged lines are skipped, and their places returned.
+    """The labels of a run directory; none without a file. The places of damaged lines are returned.
+
+    A damaged line may have taken a label back. So it withdraws the labels of the output that it names, or else the last
+    one before it: a person takes back what was just labeled. Labels that are gone are asked for again.
 
     Raises:
         StoreError: The file cannot be read.
@@ -86,17 +89,22 @@ def read_labels(run: Path) -> Labels:
     looks, judges, damaged = set[int](), dict[str, None](), list[str]()
     for number, raw, label in _lines(run / LABELS):
         if label is None:
-            damaged.append(f"line {number} of {run / LABELS}" * raw.endswith(b"\n"))
+            if raw.endswith(b"\n"):  # others are cut off by the next label
+                damaged.append(f"line {number} of {run / LABELS}")
+                for key in [key for key in people if key.encode() in raw] or [*people][-1:]:
+                    del people[key]
         elif label.judge:
             judged[label.key] = label.right
             judges[label.by] = None
-        elif label.withdrawn:
-            people.get(label.key, {}).pop(label.by, None)
         else:
-            people.setdefault(label.key, {})[label.by] = label.right
-            looks.add(label.look)
-    people = {key: verdicts for key, verdicts in people.items() if verdicts}
-    return Labels(people, judged, tuple(sorted(looks - {0})), tuple(judges), tuple(filter(None, damaged)))
+            verdicts = people.pop(label.key, {})  # the last key is that of the last label
+            verdicts.pop(label.by, None)
+            if not label.withdrawn:
+                verdicts[label.by] = label.right
+                looks.add(label.look)
+            if verdicts:
+                people[label.key] = verdicts
+    return Labels(people, judged, tuple(sorted(looks - {0})), tuple(judges), tuple(damaged))
 
 
 def append_labels(run: Path, labels: Iterable[Label]) -> None:
@@ -111,12 +119,10 @@ def append_labels(run: Path, labels: Iterable[Label]) -> None:
     lines = [json.dumps(_content(label, moment), ensure_ascii=False) + "\n" for label in labels]
     with report_write_errors(path):
         truncate_partial_line(path, lambda line: _parse(line) is not None)
-        handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-        try:
-            os.write(handle, "".join(lines).encode(errors="replace"))  # one write: two people may label at once
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+        with path.open("ab") as file:
+            file.write("".join(lines).encode(errors="replace"))  # at once: two people may label
+            file.flush()
+            os.fsync(file.fileno())
 
 
 def unite_labels(out: Path, runs: Sequence[Path], *, anonymous: bool = False) -> int:

@@ -23,6 +23,7 @@ class AUC:
     """Area under the ROC curve of the positive option's probability, for questions with two options."""
 
     better: ClassVar[Better] = "higher"
+    reads_answers: ClassVar[bool] = True
 
     positive: str = "yes"  # option of the positive class
 

@@ -12,7 +12,7 @@ from icl.types import Example, Generation
 
 Better = Literal["higher", "lower", "neither"]
 
-SCORING_REVISION = 2
+SCORING_REVISION = 3
 """Raise it when a built-in metric may score a stored answer differently: `icl run` then scores it again."""
 
 

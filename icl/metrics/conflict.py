@@ -127,6 +127,7 @@ class MisledRate:
     """1 if the answer repeats a printed word or a statement that contradicts the image, otherwise 0."""
 
     better: ClassVar[Better] = "lower"
+    reads_answers: ClassVar[bool] = True
 
     def score(self, generation: Generation, example: Example) -> float | None:
         contradiction = example.secret.get("contradiction")

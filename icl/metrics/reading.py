@@ -7,7 +7,7 @@ only if it leaves no choice:
 1. Reasoning, end tokens and a next question do not count. An output without words is wrong. An output that takes
    something back ("wait", "actually") is unread.
 2. One marked answer counts: a tag, a box, a JSON key, "Answer: x", "the answer is x", or the only bold text if it ends
-   its clause. Two different marked answers are unread.
+   a bare clause (rule 6). Two different marked answers are unread.
 3. An accepted answer is right. Another option is wrong, and so is the answer to another query of the task; with options
    only if it is one word that is no part of an accepted answer. A bare number is compared as a number.
 4. A letter of an option, alone or with its text. If letter and text disagree, the output is unread. A letter or number
@@ -36,7 +36,7 @@ from icl.text.folding import fold
 from icl.text.reasoning_blocks import split_reasoning
 from icl.types import Example, Generation
 
-READER_REVISION = 2
+READER_REVISION = 3
 """Raise it when an output may be read differently: `icl run` then reads stored answers again."""
 
 CACHE_ENTRIES = 4096
@@ -61,11 +61,7 @@ _MARKS = tuple(
         r"\*\*(?![^*]*:\*\*)([^*\n]+)\*\*(?!\s*:)",
     )
 )
-_STRESS = re.compile(
-    r"(?:(?:^|\n)[^\w\n]*|(?:\b(?:is|are)|\bit's|:)\s+(?:an?\s+|the\s+)?)\*\*[^*\n]+\*\*(?:[.,!]|\s*(?:\n|$))",
-    re.IGNORECASE,
-)
-"""A bold answer: at the start of a line or after a copula, and at the end of its clause ("**dog** is ruled out")."""
+_END_OF_CLAUSE = re.compile(r"[.,!]|\s*(?:\n|$)")
 _TAKES_BACK = re.compile(
     r"\b(?:wait|actually|correction|scratch that|second thought|hmm|closer (?:look|inspection)|double-check|check again"
     r"|oops|i mean)\b|~~",
@@ -156,11 +152,12 @@ def read_output(
         other_answers: The folded answers to all queries of the task, and their options (`folded_answers`).
         question: The question of the query, whose words an answer may repeat.
     """
-    raw = _answer_text(output)
+    accepted = frozenset(map(fold, answers))
+    offered = tuple(dict.fromkeys(map(fold, options))) or (("yes", "no") if accepted <= {"yes", "no"} else ())
+    raw = _answer_text(output, _question_words(question, offered))
     if not raw:
         return None if raw is None else False
-    text, accepted = fold(raw), frozenset(map(fold, answers))
-    offered = tuple(dict.fromkeys(map(fold, options))) or (("yes", "no") if accepted <= {"yes", "no"} else ())
+    text = fold(raw)
     if text in accepted or text in (offered or other_answers):
         return text in accepted
     is_other = text in other_answers and _WORD.fullmatch(text) is not None
@@ -207,7 +204,7 @@ def unread_metrics(
     )
 
 
-def _answer_text(output: str) -> str | None:
+def _answer_text(output: str, question_words: Collection[str]) -> str | None:
     """The part of an output that holds the answer: '' if there is none, None if it is not certain (rules 1 and 2)."""
     text = split_reasoning(output).answer.strip()
     text = _NEXT.split(text)[0].strip() or text
@@ -219,9 +216,18 @@ def _answer_text(output: str) -> str | None:
         values = {fold(value): value for value in mark.findall(text)}
         values.pop("", None)
         if values:
-            is_answer = mark is not _MARKS[-1] or _STRESS.search(text)
+            is_answer = mark is not _MARKS[-1] or _is_stressed(text, question_words)
             return None if len(values) > 1 else next(iter(values.values())) if is_answer else text
     return text
+
+
+def _is_stressed(text: str, question_words: Collection[str]) -> bool:
+    """Whether the first bold text ends a bare clause: neither "The wrong one is **dog**" nor "**dog** is ruled out"."""
+    bold = _MARKS[-1].search(text)
+    if bold is None or not _END_OF_CLAUSE.match(text, bold.end()):
+        return False
+    clause = re.split(r"[.!]\s|\n", text[: bold.start()])[-1]
+    return not re.search(r"\w", clause) or _is_bare(f"{fold(clause)} \0", question_words)
 
 
 def _number(text: str) -> float | None:

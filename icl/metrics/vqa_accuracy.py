@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from icl import Better, Example, Generation, component
+from icl import Better, Example, Generation, component, in_texts
 from icl.metrics.normalize import normalize_vqa
 
 
@@ -40,5 +40,7 @@ class VQA:
     normalize: Literal["always", "official"] = "always"  # official: only where the annotators disagree
 
     def score(self, generation: Generation, example: Example) -> float | None:
+        """The agreement; None without votes, and with renamed answers, since the votes have the old names."""
         votes = example.secret.get("votes", ())
-        return vqa_accuracy(generation.text, votes, self.normalize) if len(votes) > 1 else None
+        is_renamed = {*map(normalize_vqa, votes)}.isdisjoint(map(normalize_vqa, in_texts(example).answers))
+        return None if len(votes) < 2 or is_renamed else vqa_accuracy(generation.text, votes, self.normalize)

@@ -198,6 +198,8 @@ class Server:
                 continue
             except httpx2.HTTPError as error:
                 raise RefusedError(f"the response cannot be read ({error})") from error
+            if response.status_code == 500 and attempt == 0:  # vLLM: an image of a prompt that it refused before
+                continue
             if response.status_code not in (429, 502, 503, 504):
                 return response
             if last:

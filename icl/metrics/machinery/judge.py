@@ -14,7 +14,6 @@ between two answers. No released code was compared.
 """
 
 import json
-import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -147,11 +146,8 @@ class Judge:
         self.verdicts[request.key] = verdict
         self._file.parent.mkdir(parents=True, exist_ok=True)
         line = json.dumps({"key": request.key, **verdict, **request.texts}, ensure_ascii=False)
-        handle = os.open(self._file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-        try:
-            os.write(handle, f"{line}\n".encode(errors="replace"))  # one write: processes may share the file
-        finally:
-            os.close(handle)
+        with self._file.open("ab") as file:
+            file.write(f"{line}\n".encode(errors="replace"))  # at once: processes may share the file
 
     def swapped(self, output: str, example: Example) -> JudgeRequest:
         """The request with the answer in place of the gold and the gold in place of the answer."""

@@ -32,18 +32,30 @@ def test_a_judge_is_no_person(tmp_path):
     assert (labels.people, labels.judged, labels.judges) == ({}, {"a": False}, ("qwen",))
 
 
+@pytest.mark.parametrize("damage", [(b"true", b"tru"), (b"{", b""), (b'"bbb', b'"\xffbb')])
+def test_a_label_that_a_damaged_line_took_back_does_not_return(tmp_path, damage):
+    first, second = "a" * 32, "b" * 32
+    append_labels(tmp_path, [Label(first, True, "ana"), Label(second, False, "ana"), Label(first, True, "ana")])
+    append_labels(tmp_path, [Label(second, True, "ana"), Label(second, None, "ana", withdrawn=True)])
+    *lines, last = (tmp_path / LABELS).read_bytes().splitlines(keepends=True)
+    (tmp_path / LABELS).write_bytes(b"".join([*lines, last.replace(*damage)]))
+    labels = read_labels(tmp_path)
+    assert labels.damaged == (f"line 5 of {tmp_path / LABELS}",)
+    assert (labels.verdict(first), labels.verdict(second)) == (True, None)
+
+
 @pytest.mark.parametrize(
     "line",
     ["{", "[]", '{"key": "a"}', '{"key": "a", "right": 1, "by": "x"}', '{"key": 1, "right": true, "by": "x"}', "\xff"],
 )
 def test_a_damaged_line_is_skipped_and_its_place_returned(tmp_path, line):
-    append_labels(tmp_path, [Label("a", True, "ana")])
+    append_labels(tmp_path, [Label("other", True, "ana"), Label("key", True, "ana")])
     with (tmp_path / LABELS).open("ab") as file:
         file.write(line.encode("latin-1") + b"\n")
     append_labels(tmp_path, [Label("b", False, "ana")])
     labels = read_labels(tmp_path)
-    assert labels.damaged == (f"line 2 of {tmp_path / LABELS}",)
-    assert (labels.verdict("a"), labels.verdict("b")) == (True, False)
+    assert labels.damaged == (f"line 3 of {tmp_path / LABELS}",)
+    assert [labels.verdict(key) for key in ("other", "key", "b")] == [True, None, False]
 
 
 def test_a_line_that_a_killed_process_left_is_cut_off(tmp_path):

@@ -3,6 +3,7 @@
 import json
 import math
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -177,6 +178,7 @@ def test_answers_without_annotators_have_no_vqa_accuracy():
     assert VQA().score(Generation("a"), Example("e", (), "?", ("a",))) is None
     voted = Example("e", (), "?", ("a",), secret={"votes": ["a"] * 5 + ["b"] * 5})
     assert VQA().score(Generation("b"), voted) == 1
+    assert VQA().score(Generation("foo"), replace(voted, answers=("foo",))) is None  # renamed; the votes are not
 
 
 def by_definition(caption, references, corpus):

@@ -189,6 +189,9 @@ UNREAD = {  # a question with its answer and options: texts that name the answer
         "dog is wrong",
         "I doubt the answer is dog",
         "**dog** is discarded",
+        "The wrong one is **dog**.",
+        "An animal that it is not is a **dog**",
+        "Rejected: **dog**",
         "a fake dog",
         "a wolf mistaken for a dog",
         "The demo is a dog",
@@ -343,7 +346,7 @@ def test_what_is_read_is_read_right_on_answers_by_writers_who_knew_no_rule() -> 
         )
         is not None
     ]
-    assert len(read) >= 44
+    assert len(read) >= 43
     assert all(reading == truth for reading, truth in read)
 
 
@@ -362,7 +365,7 @@ def test_a_changed_reading_needs_a_new_revision() -> None:
     """If this fails, raise READER_REVISION, so that `icl run` reads stored answers again, and store both here."""
     readings = [read_output(case.output, case.answers, case.options) for case in read_cases(SHIPPED)]
     digest = hashlib.sha256(json.dumps([readings, [read_output(*case[:3]) for case in all_cases()]]).encode())
-    assert (READER_REVISION, digest.hexdigest()[:12]) == (2, "c0d8f37f639a")
+    assert (READER_REVISION, digest.hexdigest()[:12]) == (3, "863a09251dd3")
 
 
 def test_an_answer_to_another_query_is_wrong() -> None:

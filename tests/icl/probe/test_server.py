@@ -69,6 +69,14 @@ def test_a_server_that_recovers_is_probed(monkeypatch):
     assert recovering.connect()["model"] == "shapes"
 
 
+def test_an_internal_error_counts_only_if_it_repeats():
+    left = [500]
+    failing_once = server(lambda request: httpx2.Response(left.pop()) if left else CHAT.respond(request))
+    assert failing_once.answer(user("A")).top
+    with pytest.raises(RefusedError, match="status 500"):
+        server(reply(500)).answer(user("A"))
+
+
 def test_a_dropped_connection_is_no_verdict():
     left = [httpx2.ReadError("gone"), httpx2.RemoteProtocolError("gone")]
 
