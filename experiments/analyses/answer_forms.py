@@ -1,7 +1,7 @@
 """How do the outputs of each arm write their answers, how many give no answer, and what was cut?
 
     unread         `lenient` cannot read the output with certainty (`icl.metrics.reading`)
-    unparsed       no answer could be read: an empty output, an unclosed block, neither yes nor no, or no option
+    no_answer      an empty output, an unclosed block, neither yes nor no, or no option, and not unread
     reasoned       the output has a reasoning block
     cut            the answer ended at `max_new_tokens`
     cut_thinking   the thinking was cut at `max_thinking_tokens`
@@ -30,12 +30,12 @@ def analyze(view: RunView) -> DataFrame:
     for one in arms:
         scores = {name: value for name, value in (("strict", one.strict), ("lenient", one.lenient)) if not isnan(value)}
         shares = {"unread": one.unread} if any(other.unread for other in arms) else {}
-        shares |= {"unparsed": one.unparsed, "reasoned": one.reasoned, "cut": one.cut_answer}
+        shares |= {"no_answer": one.unparsed, "reasoned": one.reasoned, "cut": one.cut_answer}
         if some_thinking_cut:
             shares["cut_thinking"] = one.cut_thinking
         by_form = {form: one.forms.get(form, 0.0) for form in forms}
         rows.append({**one.arm, "n": one.count, **scores, **shares, **by_form})
-    note = "unparsed: no answer could be read; cut: at max_new_tokens"
+    note = "no answer: empty, or none of the answers asked for; cut: at max_new_tokens"
     if some_thinking_cut:
         note += "; cut thinking: at max_thinking_tokens"
     return make_table(rows, "How the outputs write their answers", note=note)

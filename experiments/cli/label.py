@@ -13,10 +13,11 @@ import typer
 from experiments.cli.options import Metric
 from experiments.report.sample_browser import image_path
 from experiments.report.sample_detail import printable_text
-from experiments.results.labeling import QUERIES, Output, Queue, describe_labels, require_queue
+from experiments.results.labeling import Output, Queue, describe_labels, require_queue
 from experiments.results.loaded_run import Run, load_run
 from experiments.results.view_run import NO_REFERENCE, view_run
 from experiments.stats import format_count
+from experiments.stats.settled import LABELED_QUERIES
 from experiments.store.labels import LABELS, Label, Labels, append_labels, read_labels
 from experiments.terminal.keys import END, read_key, single_keys
 from icl import ConfigError
@@ -33,7 +34,7 @@ BLOCK = 20
 def command(
     run: Annotated[Path, typer.Argument(help="a run directory", show_default=False)],
     *,
-    queries: Annotated[int, typer.Option(help="label the outputs of so many queries", min=1)] = QUERIES,
+    queries: Annotated[int, typer.Option(help="label the outputs of so many queries", min=1)] = LABELED_QUERIES,
     every: Annotated[bool, typer.Option("--all", help="label until no output is unread")] = False,
     by: Annotated[str, typer.Option(help="who labels; by default the name of the user", show_default=False)] = "",
     metric: Metric = "",

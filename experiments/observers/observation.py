@@ -13,7 +13,7 @@ from typing import Any
 
 from experiments.grid.grid import Cell, Grid
 from experiments.observers.base import ObservedState, Observer
-from experiments.stats.bounds import NARROW
+from experiments.stats.bounds import is_wide
 from experiments.store import Store, describe_metrics, read_mapping, scored_sample, write_json
 from icl import DataFrame, StoreError, canonical_digest, describe
 from icl.metrics.run_level import run_statistic
@@ -144,7 +144,7 @@ def _scores(samples: Sequence[Mapping[str, Any]], metrics: Mapping[str, Any]) ->
             cell = [scored_sample(sample, value) for sample, value in zip(samples, values, strict=True)]
             values = run_statistic(metric.run_level(cell)).numbers().tolist()
         unread = [name in sample.get("unread", ()) for sample in samples]
-        if sum(unread) > NARROW * len(samples):
+        if is_wide(sum(unread) / len(samples)):
             if not hasattr(metric, "run_level"):
                 ends = [
                     [end if flag else value for flag, value in zip(unread, values, strict=True)] for end in (0.0, 1.0)

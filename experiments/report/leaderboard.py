@@ -10,7 +10,15 @@ from experiments.report.leaderboard_columns import Leaderboard, LeaderboardColum
 from experiments.report.rendering import load_template, policy_digest, read_asset
 from experiments.report.section import Column, Section
 from experiments.results.run_view import RunView
-from experiments.stats import ArmComparison, describe_arm, format_count, format_share, short_control_name, signed_gain
+from experiments.stats import (
+    ArmComparison,
+    describe_arm,
+    format_count,
+    format_share,
+    is_wide,
+    short_control_name,
+    signed_gain,
+)
 from icl import DataFrame, ICLError, canonical_digest
 
 COUNTED = {
@@ -130,7 +138,7 @@ def _numbers(name: str, one: ArmComparison) -> dict[str, float]:
         return {}
     ends = (one.result.low, one.result.high)
     low, high = (-ends[1], -ends[0]) if one.better == "lower" else ends
-    gain = nan if one.bounds and one.bounds.is_wide else signed_gain(one)
+    gain = nan if one.bounds and is_wide(one.bounds.unread) else signed_gain(one)
     return {name: gain, f"{name}_low": low, f"{name}_high": high, f"{name}_p": one.p}
 
 

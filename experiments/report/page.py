@@ -20,7 +20,7 @@ from experiments.report.sections.headline import findings_section, headline, loo
 from experiments.report.sections.scores import curves_section, other_scores, scores_section
 from experiments.results import Run, RunView, is_unremarkable
 from experiments.results.view_run import view_run
-from experiments.stats import deciding_digests, formatting, iter_arms
+from experiments.stats import NARROW, deciding_digests, formatting, iter_arms
 from experiments.store.store import refuse_links, report_write_errors, write_csv, write_text
 from icl import ConfigError, DataFrame, did_you_mean
 
@@ -236,7 +236,8 @@ def answers_section(view: RunView) -> Section | None:
     notes = [
         "strict: the whole output is an accepted answer. lenient: the output gives one in any form. answer cut: it "
         "ended at max_new_tokens.",
-        "unread: lenient may be wrong about these outputs. Above 2 % its mean says nothing and is left out."
+        f"unread: lenient may be wrong about these outputs. Above {100 * NARROW:.0f} % its mean says nothing and is "
+        "left out."
         if "unread" in shares
         else "",
         "Arms with the answers of another by construction are left out." if frame["repeated"].any() else "",

@@ -13,7 +13,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 from experiments.report.figure import Figure
-from experiments.stats import NARROW, format_interval, format_share, format_signed, markdown_table, markdown_text
+from experiments.stats import format_interval, format_share, format_signed, is_wide, markdown_table, markdown_text
 from experiments.stats.arms import NO_VALUE, resolve_setting
 from experiments.stats.formatting import format_p_number, format_range
 from icl import ConfigError, DataFrame, did_you_mean, strip_control_characters
@@ -52,7 +52,7 @@ class Column:
         head: The heading; by default the name. Under `across`: what follows each value, as in '4 shots'.
         kind: How its values are written: 'estimate' as '.42 [.38, .46]', 'interval' as two ends with signs,
             'between' as two ends without signs, 'forest' as a drawing (on a page only). If the frame has a column
-            `unread` (the share of unread outputs) and it is above NARROW in a row, 'estimate' writes the range from
+            `unread` (the share of unread outputs) and it `is_wide` in a row, 'estimate' writes the range from
             column `mean_low` to `mean_high` in place of the number.
         ends: The columns with the ends of an estimate, an interval or a drawing.
         says: What the numbers mean, in one sentence.
@@ -381,7 +381,7 @@ def _cell(column: Column, row: Mapping[Any, Any], reach: Mapping[str, float] | N
         return TableCell("[{}, {}]".format(*map(format_share, ends)), "", bold)
     if column.kind == "estimate":
         own = f"{column.name}_" if f"{column.name}_unread" in row else ""  # a table of several metrics has it for each
-        wide = row.get(f"{own}unread", 0.0) > NARROW  # no number between the bounds means anything
+        wide = is_wide(row.get(f"{own}unread", 0.0))  # no number between the bounds means anything
         main = format_range((row[f"{own}mean_low"], row[f"{own}mean_high"])) if wide else format_share(value)
         return TableCell(main, "[{}, {}]".format(*(format_share(end, 2) for end in ends)), bold)
     if column.kind == "forest":

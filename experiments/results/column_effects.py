@@ -28,6 +28,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from math import nan
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -47,9 +48,9 @@ from experiments.stats.arms import (
     resolve_setting,
     varying_axes,
 )
-from experiments.stats.bounds import NARROW, ArmBounds, difference_ends, unread_texts
+from experiments.stats.bounds import ArmBounds, difference_ends, filled, is_wide, unread_texts
 from experiments.stats.intervals import Codes, Estimate, Floats, cluster_codes, cluster_sums
-from experiments.stats.pairs import PairedTestResult, UnpairedError, align_pairs
+from experiments.stats.pairs import PairedTestResult, UnpairedError, align_pairs, end_next_to_zero
 from experiments.stats.run_statistics import run_level_columns
 from experiments.stats.sign_flips import ROUNDING, TwoSidedTest, exactly_summable, sign_flip_test, subsets
 from experiments.stats.summary import estimate_macro_average
@@ -170,9 +171,8 @@ def bounded_interaction(ends: Floats, parts: Codes, clusters: Any) -> Interactio
             interaction_test(np.where(inside, own, other), parts, clusters).parts[v]
             for own, other in (ends, ends[::-1])
         )
-        near = least if least.contrast > 0 else largest
-        if least.contrast <= 0 <= largest.contrast:
-            near = replace(near, p=1.0, difference=nan, contrast=nan)
+        near = end_next_to_zero(least, largest, attrgetter("contrast"))
+        near = near or replace(largest, p=1.0, difference=nan, contrast=nan)
         near = replace(near, test=partial(_test_of_both, least.test, largest.test, near.p))
         low, high = near.interval(near.p, int(parts.max()) + 1)
         effects.append(replace(near, low=low, high=high))
@@ -284,7 +284,7 @@ def column_effects(view: ScoreView, name: str) -> ColumnEffects:
     if not view.to or all(view.scores[axis].nunique() < 2 for axis in view.to):
         return ColumnEffects(name, split, note=note)
     unread = float((unread_texts(split.scores, view.metric) != "").mean())
-    if unread > NARROW:
+    if is_wide(unread):
         why = (
             f"{100 * unread:.0f} % of the outputs are unread, so an effect on them can be one of wording (`icl label`)"
         )
@@ -316,8 +316,8 @@ def _macro_bounds(rows: DataFrame, effects: ColumnEffects) -> ArmBounds | None:
     flags = unread_texts(scored, metric) != ""
     if not flags.any():
         return None
-    filled = [scored.assign(**{metric: scored[metric].mask(flags, filling)}) for filling in (0.0, 1.0)]
-    low, high = (estimate_macro_average(own, metric, effects.name, UNIT) for own in filled)
+    ends = filled(scored[metric].to_numpy(np.float64), flags)
+    low, high = (estimate_macro_average(scored.assign(**{metric: own}), metric, effects.name, UNIT) for own in ends)
     if metric in run_level_columns(scored) or low is None or high is None:
         return ArmBounds(0.0, 1.0, 0.0, 1.0, float(flags.mean()))
     return ArmBounds(low.mean, high.mean, low.low, high.high, float(flags.mean()))

@@ -25,8 +25,6 @@ from experiments.stats.settled import LabelColumn, ReaderAudit, audit, unread_fl
 from experiments.store.labels import Labels, label_key
 from icl import DataFrame, StoreError, canonical_digest
 
-QUERIES = 60
-"""The number of queries that are labeled by default."""
 AUDITED_QUERIES = 20
 
 

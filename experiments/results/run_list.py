@@ -10,7 +10,7 @@ from experiments.results.loaded_run import load_run
 from experiments.results.run_view import RunView
 from experiments.results.view_run import NO_REFERENCE, view_run
 from experiments.stats import describe_arm, format_share, iter_arms, varying_axes
-from experiments.stats.bounds import bound_arm
+from experiments.stats.bounds import bound_arm, is_wide
 from experiments.stats.formatting import format_range
 from experiments.stats.settled import settled_mean
 from experiments.store import IMPORTED, MERGED, Store, is_locked, last_state
@@ -90,7 +90,7 @@ def _best(view: RunView) -> str:
 def _mean(rows: DataFrame, view: RunView) -> tuple[float, str]:
     """The mean of an arm by which it is ranked, and in words."""
     bounds = bound_arm(rows, view.metric)
-    if bounds and bounds.is_wide:
+    if bounds and is_wide(bounds.unread):
         return bounds.high if view.better == "lower" else bounds.low, format_range((bounds.low, bounds.high))
     labeled = settled_mean(rows[rows[view.metric].notna()], view.metric)
     mean = labeled.difference if labeled else float(rows[view.metric].mean())

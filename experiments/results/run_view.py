@@ -21,6 +21,7 @@ from experiments.results.sample_notes import (
     CUT_THINKING,
     NUMBERLESS,
     UNPARSED,
+    UNREAD,
     ArmAnswers,
     arm_answers,
     cut_columns,
@@ -50,6 +51,7 @@ from experiments.stats.findings import (
     page_comparisons,
     reference_decoding,
 )
+from experiments.stats.settled import unread_flags
 from experiments.stopping import WARNING, Family, anytime_findings, stopped_findings
 from experiments.store import Store, changed_since_merge, describe_probe, last_state
 from experiments.store.labels import read_labels
@@ -335,11 +337,13 @@ class RunView:
     def answers(self) -> DataFrame:
         """The scores with the columns that `experiments.results.sample_notes` reads."""
         forms = answer_forms(self.frame)
-        unparsed = unparsed_outputs(self.frame, forms[FORM], self.names_option)
-        flags = {UNPARSED: unparsed}
+        unread = sum(unread_flags(self.frame, metric) for metric in self.metrics) > 0
+        unparsed = unparsed_outputs(self.frame, forms[FORM], self.names_option) & ~unread
+        flags = {UNREAD: unread, UNPARSED: unparsed}
         if numeric := number_metrics(self.info.get("metrics", {})).intersection(self.metrics):
-            numberless = numberless_outputs(self.frame, forms[FORM], of_all=len(numeric) == len(self.metrics))
-            flags = {UNPARSED: unparsed | numberless, NUMBERLESS: numberless}
+            of_all = len(numeric) == len(self.metrics)
+            numberless = numberless_outputs(self.frame, forms[FORM], of_all=of_all) & ~unread
+            flags |= {UNPARSED: unparsed | numberless, NUMBERLESS: numberless}
         return self.scores.assign(**forms, **flags, **cut_columns(self.frame))
 
     @cached_property
@@ -352,7 +356,7 @@ class RunView:
         """Sentences about outputs that give no answer, what was cut, and parts of outputs that do not exist."""
         answered = self.answers[self.answers[FORM].notna()]
         unparsed, thinking, cut = (answered[name] for name in (UNPARSED, CUT_THINKING, CUT_ANSWER))
-        notes = iter_notes(unparsed, thinking, cut, answered.get(NUMBERLESS))
+        notes = iter_notes(unparsed, thinking, cut, answered[UNREAD], answered.get(NUMBERLESS))
         old = reader_note(self.info.get("metrics", {}).get(self.metric))
         return [*notes, *([old] if old else []), *part_notes(self.frame, Store(self.path))]
 

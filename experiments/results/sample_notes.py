@@ -14,7 +14,7 @@ import numpy as np
 
 from experiments.stats import FORM, iter_arms, join_words, label_axes
 from experiments.stats.answer_forms import REASONED, describe_forms, form_shares, forms_differ
-from experiments.stats.bounds import NARROW
+from experiments.stats.bounds import is_wide
 from experiments.stats.settled import unread_flags
 from experiments.store.store import Store
 from icl import DataFrame, Series, entries, resolve
@@ -107,8 +107,12 @@ def reader_note(node: Any) -> str:
     )
 
 
-UNPARSED, NUMBERLESS, CUT_ANSWER, CUT_THINKING = "unparsed", "numberless", "cut_answer", "cut_thinking"
-"""Columns of a frame: whether an output gives no answer, or no number, and whether its answer or its thinking was cut.
+UNREAD, UNPARSED, NUMBERLESS, CUT_ANSWER, CUT_THINKING = (
+    *("is_unread", "unparsed", "numberless"),
+    *("cut_answer", "cut_thinking"),
+)
+"""Columns of a frame: whether no metric can be certain of an output, else whether it gives no answer, or no number, and
+whether its answer or its thinking was cut.
 """
 
 
@@ -153,7 +157,7 @@ def arm_answers(samples: DataFrame, axes: Sequence[str]) -> list[ArmAnswers]:
     for arm, rows in iter_arms(answered, label_axes(answered, axes)):
         scores = {name: float(rows[name].mean()) if name in rows else np.nan for name in ("strict", "lenient")}
         unread = float(unread_flags(rows, "lenient").mean())
-        scores["lenient"] = np.nan if unread > NARROW else scores["lenient"]
+        scores["lenient"] = np.nan if is_wide(unread) else scores["lenient"]
         shares = {name: float(rows[name].mean()) for name in (UNPARSED, CUT_ANSWER, CUT_THINKING, REASONED)}
         arms.append(ArmAnswers(arm, len(rows), **scores, unread=unread, **shares, forms=form_shares(rows[FORM])))
     return arms

@@ -21,7 +21,7 @@ from experiments.contexts.contexts import Retrieval
 from experiments.grid.grid import Cell, Grid
 from experiments.running.run_session import CostLog
 from experiments.running.runner import Runner
-from experiments.stats.bounds import NARROW
+from experiments.stats.bounds import is_wide
 from experiments.store import Invocation, RunState, Store
 from experiments.terminal.progress import SilentProgress, format_duration
 from icl import Model, PlanError
@@ -123,7 +123,7 @@ class RunTime:
             yield f"this is one process; {workers} workers share the samples, and each has the setup"
         if self.failed:
             yield f"{self.failed:,} samples of the pilot failed, which takes less time: {self.reason}"
-        if self.unread > NARROW * self.samples:
+        if is_wide(self.unread / self.samples):
             what = f"{self.unread:,} of {self.samples:,} outputs of the pilot are unread"
             yield f"{what}: ask for a form of answer (composer.answer), score options, or plan to label (`icl label`)"
 

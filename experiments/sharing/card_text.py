@@ -6,7 +6,7 @@ from typing import Any
 
 from experiments.config.yaml_document import to_flow_yaml
 from experiments.sharing.card import CONTROL_COLUMNS
-from experiments.stats import NARROW, format_count, format_estimate, format_share, markdown_table, markdown_text
+from experiments.stats import format_count, format_estimate, format_share, is_wide, markdown_table, markdown_text
 from experiments.stats.formatting import format_range
 
 SCORE_COLUMNS = (
@@ -108,7 +108,7 @@ def _estimate(row: Mapping[str, Any]) -> str:
     if row["mean"] is None:
         return "–"
     low, high = (row["mean"] if row[end] is None else row[end] for end in ("low", "high"))
-    if (row.get("unread") or 0.0) > NARROW:
+    if is_wide(row.get("unread") or 0.0):
         return f"{format_range((row['mean_low'], row['mean_high']))} [{format_share(low)}, {format_share(high)}]"
     return format_estimate(row["mean"], low, high, 3)
 

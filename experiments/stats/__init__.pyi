@@ -32,6 +32,7 @@ from experiments.stats.arms import tidy_frame as tidy_frame
 from experiments.stats.arms import unread_column as unread_column
 from experiments.stats.arms import varying_axes as varying_axes
 from experiments.stats.bounds import NARROW as NARROW
+from experiments.stats.bounds import is_wide as is_wide
 from experiments.stats.compare import BASELINE as BASELINE
 from experiments.stats.compare import verdicts as verdicts
 from experiments.stats.decoding_effects import DecodingEffect as DecodingEffect

@@ -48,9 +48,9 @@ def answer_forms(frame: DataFrame) -> "dict[str, Series[Any]]":
 
 
 def unparsed_outputs(frame: DataFrame, forms: "Series[Any]", named: "Series[bool] | None") -> "Series[bool]":
-    """Whether each output gives no answer that a metric could read.
+    """Whether each output gives no answer.
 
-    Either the output has no answer, or the question asks for yes or no or for an option and the output names none.
+    Either the output has none, or the question asks for yes or no or for an option and the output names none.
 
     Args:
         frame: The samples.
@@ -135,13 +135,15 @@ def iter_notes(
     unparsed: "Series[bool]",
     cut_thinking: "Series[bool]",
     cut_answers: "Series[bool]",
+    unread: "Series[bool]",
     numberless: "Series[bool] | None" = None,
 ) -> Iterator[str]:
-    """Sentences about outputs that give no answer, or no number, and about what was cut."""
+    """Sentences about outputs that give no answer, or no number, that are unread, and about what was cut."""
     total = len(unparsed)
-    kinds = {"give no answer that could be read": unparsed}
+    uncertain = "are unread: they may be right or wrong"
+    kinds = {"give no answer": unparsed, uncertain: unread}
     if numberless is not None:
-        kinds = {"state no number": numberless, "give no answer that could be read": unparsed & ~numberless}
+        kinds = {"state no number": numberless, "give no answer": unparsed & ~numberless, uncertain: unread}
     for what, flags in kinds.items():
         if count := int(flags.sum()):
             cut = int((flags & cut_answers).sum())

@@ -10,7 +10,7 @@ import numpy as np
 
 from experiments.stats.answer_forms import wrapping_note
 from experiments.stats.arms import deciding_digests
-from experiments.stats.bounds import Bounds, Interval, bounded_test
+from experiments.stats.bounds import Bounds, Interval, is_wide, labeled_test
 from experiments.stats.formatting import (
     format_count,
     format_interval,
@@ -26,7 +26,7 @@ from experiments.stats.pairs import (
     UnpairedError,
     align_pairs,
 )
-from experiments.stats.settled import settled_pairs
+from experiments.stats.settled import LABELED_QUERIES
 from experiments.stats.significance import SIGNIFICANCE_LEVEL, holm
 from icl import Better, DataFrame
 
@@ -35,9 +35,6 @@ Verdict = Literal["better", "worse", "differs", "equal", "undecided", "open", "u
 
 'undecided' is one that unread outputs could make significant. 'equal' needs a margin (`experiments.stopping.rule`).
 """
-
-LABELED_QUERIES = 60
-"""The queries whose labels decide most comparisons: their intervals are then 1.4 times those with all labels."""
 
 Topic = Literal[
     "Answers", "Comparisons", "ICL gain", "Retrieval", "Vote", "Decoding", "Intervention", "Answer form", "By column",
@@ -110,7 +107,9 @@ class ArmComparison:
         """'114 of 400 outputs unread; `icl label` settles it with labels of about 60 queries', or ''."""
         if self.bounds is None:
             return ""
-        outputs = f"{self.bounds.unread:,} of {self.bounds.outputs:,} outputs unread"
+        outputs = (
+            f"{round(self.bounds.unread * self.bounds.num_outputs):,} of {self.bounds.num_outputs:,} outputs unread"
+        )
         needs_labels = self.verdict == "undecided"
         return outputs + (
             f"; `icl label` settles it with labels of about {min(LABELED_QUERIES, self.bounds.queries)} queries"
@@ -147,7 +146,7 @@ class ArmComparison:
     @property
     def size(self) -> str:
         """The difference, such as '+.021', or its range '−.200 to +.370' over the readings of unread outputs."""
-        if self.bounds is not None and (self.bounds.is_wide or self.verdict == "undecided"):
+        if self.bounds is not None and (is_wide(self.bounds.unread) or self.verdict == "undecided"):
             return " to ".join(map(format_signed, (self.bounds.low, self.bounds.high)))
         return format_signed(self.result.difference) if self.result else ""
 
@@ -159,14 +158,14 @@ class ArmComparison:
     @property
     def arm_mean(self) -> str:
         """The mean score of the arm, or its range."""
-        return format_range(self.bounds.arm) if self.bounds and self.bounds.is_wide else format_share(self.mean)
+        return format_range(self.bounds.arm) if self.bounds and is_wide(self.bounds.unread) else format_share(self.mean)
 
     @property
     def against_mean(self) -> str:
         """The mean score of the reference, or its range."""
         return (
             format_range(self.bounds.reference)
-            if self.bounds and self.bounds.is_wide
+            if self.bounds and is_wide(self.bounds.unread)
             else format_share(self.reference_mean)
         )
 
@@ -222,17 +221,10 @@ def compare_arms(
         pairs = align_pairs(
             reference, samples, metric, [*KEYS, *on], names=(against, arm), reference_metric=reference_metric
         )
-        result, bounds, interval = bounded_test(
-            frames, pairs, metric, reference_metric, level=level, names=(against, arm)
-        )
+        tested = labeled_test(frames, pairs, metric, reference_metric, level=level, names=(against, arm))
     except UnpairedError as error:
         return ArmComparison(subject, arm, against, None, refused=str(error), better=better)
-    labels = settled_pairs(reference, samples, pairs, metric, reference_metric)
-    by_labels = labels and labels.estimate(level)
-    means = float(pairs.reference.mean()), float(pairs.arm.mean())
-    if labels and by_labels:
-        means = labels.means(by_labels.difference)
-        result, interval, bounds = by_labels.replace_in(result), labels.corrected_interval, None
+    result, bounds, interval, means, labels = tested
     decided = deciding_digests(reference), deciding_digests(samples)
     decided_pair = None if reference_metric or None in decided else decided
     return ArmComparison(
@@ -246,11 +238,11 @@ def compare_arms(
         mean=means[1],
         reference_mean=means[0],
         also=_second_difference(reference, samples, pairs, also) if also and also != metric else None,
-        wrapping="" if bounds or by_labels else wrapping_note(reference, samples, (against, arm)),
+        wrapping="" if bounds or labels else wrapping_note(reference, samples, (against, arm)),
         better=better,
         decided=(decided_pair, pooled) if decided_pair else object(),
         interval=interval,
-        labels=by_labels.coverage if by_labels else "",
+        labels=labels,
         bounds=bounds,
     )
 

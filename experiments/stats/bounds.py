@@ -22,16 +22,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from experiments.stats.arms import UNIT, unread_column
-from experiments.stats.intervals import estimate_mean
-from experiments.stats.pairs import PairedTestResult, Pairs, corrected_interval, paired_test
+from experiments.stats.intervals import Floats, estimate_mean
+from experiments.stats.pairs import (
+    PairedTestResult,
+    Pairs,
+    corrected_interval,
+    end_next_to_zero,
+    paired_test,
+)
 from experiments.stats.run_statistics import run_level_columns
-from experiments.stats.settled import settled_mean
+from experiments.stats.settled import settled_mean, settled_pairs
 from icl import DataFrame, canonical_digest
 from icl.text.folding import fold
 
 Interval = Callable[[float, float, int], tuple[float, float]]
 """(p, corrected p, size of the family) -> the interval that agrees with the corrected p."""
-
 
 NARROW = 0.02
 """The largest share of unread outputs up to which a mean is written as one number."""
@@ -48,8 +53,8 @@ class Bounds:
         high: The mean difference if every unread output speaks for it.
         arm: The mean score of the arm with every unread output wrong, and right.
         reference: The mean score of the reference, likewise.
-        unread: The number of unread outputs.
-        outputs: The number of outputs.
+        unread: The share of unread outputs.
+        num_outputs: The number of outputs.
         queries: The number of queries with an unread output.
         favorable_p: The smallest p that the end of either sign has, not corrected.
     """
@@ -58,15 +63,10 @@ class Bounds:
     high: float
     arm: tuple[float, float]
     reference: tuple[float, float]
-    unread: int
-    outputs: int
+    unread: float
+    num_outputs: int
     queries: int
     favorable_p: float
-
-    @property
-    def is_wide(self) -> bool:
-        """Whether so many outputs are unread that a single number would mislead."""
-        return self.unread > NARROW * self.outputs
 
 
 @dataclass(frozen=True)
@@ -93,10 +93,28 @@ class ArmBounds:
         interval = {"low": self.ci_low, "high": self.ci_high}
         return {**interval, "unread": self.unread, "mean_low": self.low, "mean_high": self.high}
 
-    @property
-    def is_wide(self) -> bool:
-        """Whether so many outputs are unread that a single number would mislead."""
-        return self.unread > NARROW
+
+TestedArms = tuple[PairedTestResult, Bounds | None, Interval, tuple[float, float], str]
+"""The test, what unread outputs leave open, the interval at a corrected level, the mean scores of the reference and of
+the arm, and how many unread outputs were labeled, in words."""
+
+
+def labeled_test(
+    frames: tuple[DataFrame, DataFrame],
+    pairs: Pairs,
+    metric: str,
+    reference_metric: str | None = None,
+    *,
+    level: float = 0.95,
+    names: tuple[str, str] = ("reference", "arm"),
+) -> TestedArms:
+    """The paired test of two arms by labels, where they settle it, else as `bounded_test`, which says the arguments."""
+    result, bounds, interval = bounded_test(frames, pairs, metric, reference_metric, level=level, names=names)
+    settled = settled_pairs(*frames, pairs, metric, reference_metric)
+    if settled and (own := settled.estimate(level)):
+        means = settled.means(own.difference)
+        return own.replace_in(result), None, settled.corrected_interval, means, own.coverage
+    return result, bounds, interval, (float(pairs.reference.mean()), float(pairs.arm.mean())), ""
 
 
 def bounded_test(
@@ -131,31 +149,35 @@ def bounded_test(
     unread = [own != "" for own in texts]
     if not any(flags.any() for flags in unread):
         return result, None, partial(corrected_interval, pairs)
-    scores = pairs.reference, pairs.arm
-    low_a, low_b = (np.where(flags, 0.0, own) for flags, own in zip(unread, scores, strict=True))
-    high_a, high_b = (np.where(flags, 1.0, own) for flags, own in zip(unread, scores, strict=True))
+    means = [
+        [float(own.mean()) for own in filled(scores, flags)]
+        for scores, flags in zip((pairs.reference, pairs.arm), unread, strict=True)
+    ]
     bounds = Bounds(
         low=-1.0,
         high=1.0,
-        arm=(float(low_b.mean()), float(high_b.mean())),
-        reference=(float(low_a.mean()), float(high_a.mean())),
-        unread=int(sum(flags.sum() for flags in unread)),
-        outputs=2 * len(pairs),
+        arm=(means[1][0], means[1][1]),
+        reference=(means[0][0], means[0][1]),
+        unread=float(np.mean(unread)),
+        num_outputs=2 * len(pairs),
         queries=len(set(frames[0]["query"].to_numpy()[pairs.rows[0]][unread[0] | unread[1]])),
         favorable_p=0.0,
     )
     if pairs.strata:
-        return replace(result, low=-1.0, high=1.0, p=1.0), replace(bounds, arm=(0, 1), reference=(0, 1)), _anything
-    same = unread[0] & unread[1] & (texts[0] == texts[1])
-    low_pairs = replace(pairs, reference=np.where(same, 0.0, high_a), arm=low_b)
-    high_pairs = replace(pairs, reference=low_a, arm=np.where(same, 0.0, high_b))
-    low, high = (paired_test(one, level, names) for one in (low_pairs, high_pairs))
+        anything = replace(result, low=-1.0, high=1.0, p=1.0)
+        return anything, replace(bounds, arm=(0, 1), reference=(0, 1)), lambda *_: (-1.0, 1.0)
+    low_pairs, high_pairs = (
+        replace(pairs, reference=reference, arm=arm)
+        for reference, arm in filled_ends(pairs.reference, pairs.arm, texts[0], texts[1])
+    )
+    low, high = (paired_test(end, level, names) for end in (low_pairs, high_pairs))
+    near = end_next_to_zero(low, high)
     sided = [one.p for one, fits in ((high, high.difference > 0), (low, low.difference < 0)) if fits]
     result = replace(
         result,
         low=low.low,
         high=high.high,
-        p=low.p if low.difference > 0 else high.p if high.difference < 0 else 1.0,
+        p=near.p if near else 1.0,
         right_to_wrong=high.right_to_wrong,
         wrong_to_right=low.wrong_to_right,
         is_identical=low.is_identical and high.is_identical,
@@ -172,13 +194,32 @@ def unread_text(output: str, gold: Sequence[Any] | None, options: Sequence[Any] 
     return f"{fold(output)} {canonical_digest([list(map(str, own or ())) for own in (gold, options)])[:DIGITS]}"
 
 
-def pair_ends(reference: float, arm: float, unread: tuple[str, str]) -> tuple[float, float]:
-    """The least and the largest difference of one pair. unread: `unread_text` of each output, '' if it is read."""
-    first, second = map(bool, unread)
-    if first and unread[0] == unread[1]:
-        return 0.0, 0.0
-    low = (0.0 if second else arm) - (1.0 if first else reference)
-    return low, (1.0 if second else arm) - (0.0 if first else reference)
+def is_wide(unread: float) -> bool:
+    """Whether a share of unread outputs is so large that a single number for their mean would mislead."""
+    return unread > NARROW
+
+
+def filled(scores: Floats, unread: NDArray[np.bool_]) -> tuple[Floats, Floats]:
+    """([n], [n]): the scores with unread outputs wrong, and right."""
+    return np.where(unread, 0.0, scores), np.where(unread, 1.0, scores)
+
+
+def filled_ends(
+    reference: Floats, arm: Floats, *texts: NDArray[np.object_]
+) -> tuple[tuple[Floats, Floats], tuple[Floats, Floats]]:
+    """The scores of (reference, arm) with the unread outputs of n pairs against the arm, and for it.
+
+    texts: [n] for the reference and the arm, `unread_text` of unread outputs and '' of others.
+    """
+    own, other = (text != "" for text in texts)
+    same = own & other & (texts[0] == texts[1])
+    (low_a, high_a), (low_b, high_b) = filled(reference, own), filled(arm, other)
+    return (np.where(same, 0.0, high_a), low_b), (low_a, np.where(same, 0.0, high_b))
+
+
+def pair_ends(reference: Floats, arm: Floats, *texts: NDArray[np.object_]) -> Floats:
+    """[2, n]: the least and the largest difference of each pair. Arguments are those of `filled_ends`."""
+    return np.stack([b - a for a, b in filled_ends(reference, arm, *texts)])
 
 
 def difference_ends(frames: tuple[DataFrame, DataFrame], pairs: Pairs, metric: str) -> NDArray[np.float64]:
@@ -187,8 +228,7 @@ def difference_ends(frames: tuple[DataFrame, DataFrame], pairs: Pairs, metric: s
     texts = [unread_texts(frame, metric)[rows] for frame, rows in zip(frames, pairs.rows, strict=True)]
     if pairs.strata and any((own != "").any() for own in texts):
         return np.stack([np.full(len(pairs), -1.0), np.ones(len(pairs))])
-    both = zip(pairs.reference, pairs.arm, zip(*texts, strict=True), strict=True)
-    return np.array([pair_ends(*one) for one in both], dtype=np.float64).reshape(-1, 2).T
+    return pair_ends(pairs.reference, pairs.arm, *texts)
 
 
 def bound_arm(rows: DataFrame, metric: str, level: float = 0.95) -> ArmBounds | None:
@@ -209,7 +249,7 @@ def bound_arm(rows: DataFrame, metric: str, level: float = 0.95) -> ArmBounds | 
     if metric in run_level_columns(rows):
         return ArmBounds(0.0, 1.0, 0.0, 1.0, share)
     values, clusters = scored[metric].to_numpy(dtype=np.float64), scored[UNIT].to_numpy()
-    low, high = (estimate_mean(np.where(flags, filling, values), clusters, level) for filling in (0.0, 1.0))
+    low, high = (estimate_mean(own, clusters, level) for own in filled(values, flags))
     return ArmBounds(low.mean, high.mean, low.low, high.high, share)
 
 
@@ -226,7 +266,3 @@ def _corrected_range(low: Pairs, high: Pairs, p: float, corrected: float, family
     """As `corrected_interval`, from the low end to the high end."""
     ends = [corrected_interval(pairs, p, corrected, family) for pairs in (low, high)]
     return ends[0][0], ends[1][1]
-
-
-def _anything(p: float, corrected: float, family: int) -> tuple[float, float]:
-    return -1.0, 1.0

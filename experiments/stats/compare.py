@@ -29,9 +29,8 @@ from experiments.stats.arms import (
     tidy_frame,
     varying_axes,
 )
-from experiments.stats.bounds import Bounds, Interval, bounded_test
-from experiments.stats.pairs import KEYS, PairedTestResult, Pairs, align_pairs
-from experiments.stats.settled import SettledPairs, settled_pairs
+from experiments.stats.bounds import TestedArms, labeled_test
+from experiments.stats.pairs import KEYS, PairedTestResult, align_pairs
 from experiments.stats.significance import holm
 from icl import Better, ConfigError, DataFrame, did_you_mean
 from icl.metrics.baselines import BASELINES
@@ -44,7 +43,7 @@ RESULT_COLUMNS = ["reference", "reference_mean", "mean", *TEST_COLUMNS, "p_corre
 LABELS = "labels"
 """A further column of a run with labels: how many unread outputs they settle (`experiments.stats.settled`)."""
 BOUND_COLUMNS = ["difference_low", "difference_high", "unread", "favorable_p"]
-"""Further columns of a table with unread outputs: the bounds of the difference, and the number of these outputs."""
+"""Further columns of a table with unread outputs: the bounds of the difference, and the share of these outputs."""
 
 
 def compare(
@@ -143,9 +142,8 @@ def _against_arms(samples: DataFrame, to: Mapping[str, Any], metric: str, axes: 
         theirs = next(rows for other, rows in arms if other == reference)
         names = (describe_arm(reference, label_axes), describe_arm(arm, label_axes))
         pairs = align_pairs(theirs, mine, metric, names=names)
-        tested = bounded_test((theirs, mine), pairs, metric, names=names)
-        labels = settled_pairs(theirs, mine, pairs, metric)
-        row = _row(arm, ", ".join(str(v) for v in to.values()), pairs, tested, labels)
+        tested = labeled_test((theirs, mine), pairs, metric, names=names)
+        row = _row(arm, ", ".join(str(v) for v in to.values()), tested)
         decided = deciding_digests(theirs), deciding_digests(mine)
         if None not in decided:
             row["compared"] = decided
@@ -165,8 +163,7 @@ def _against_baseline(
         if len(usable):
             names = (name, describe_arm(arm, varying_axes(samples, axes)))
             pairs = align_pairs(usable, usable, metric, on=KEYS, names=names, reference_metric=column)
-            tested = bounded_test((usable, usable), pairs, metric, column, names=names)
-            rows.append(_row(arm, name, pairs, tested, settled_pairs(usable, usable, pairs, metric, column)))
+            rows.append(_row(arm, name, labeled_test((usable, usable), pairs, metric, column, names=names)))
     return rows
 
 
@@ -183,28 +180,18 @@ def _column(frame: DataFrame, to: Mapping[str, Any], metric: str) -> str:
     raise ConfigError(f"--to baseline={name}: the run has no such baseline judged by '{metric}'.{near} {there}")
 
 
-def _row(
-    arm: Mapping[str, Any],
-    reference: str,
-    pairs: Pairs,
-    tested: tuple[PairedTestResult, Bounds | None, Interval],
-    labels: SettledPairs | None,
-) -> dict[str, Any]:
-    """A row of the table before correction. Labels of a sample take the place of bounds."""
-    (result, bounds, interval), coverage = tested, ""
-    means = float(pairs.reference.mean()), float(pairs.arm.mean())
-    if labels and (by_labels := labels.estimate()):
-        result, bounds, interval = by_labels.replace_in(result), None, labels.corrected_interval
-        means, coverage = labels.means(by_labels.difference), by_labels.coverage
+def _row(arm: Mapping[str, Any], reference: str, tested: TestedArms) -> dict[str, Any]:
+    """A row of the table before correction."""
+    result, bounds, interval, means, labels = tested
     row = {**arm, "reference": reference, "reference_mean": means[0], "mean": means[1], **vars(result)}
     internal = {"compared": object(), "interval_of": interval, "bounds": bounds}
-    return {**row, "by_construction": False, LABELS: coverage, **internal}
+    return {**row, "by_construction": False, LABELS: labels, **internal}
 
 
 def _bound_columns(table: DataFrame) -> dict[str, Any]:
     """The BOUND_COLUMNS; a row whose outputs are all read has its difference twice."""
-    ends: list[tuple[float, float, int, float]] = [
-        (difference, difference, 0, math.nan)
+    ends: list[tuple[float, float, float, float]] = [
+        (difference, difference, 0.0, math.nan)
         if bounds is None
         else (bounds.low, bounds.high, bounds.unread, bounds.favorable_p)
         for difference, bounds in zip(table["difference"], table["bounds"], strict=True)

@@ -27,7 +27,7 @@ from experiments.stats.arms import (
     split_by_subject,
     varying_axes,
 )
-from experiments.stats.bounds import ArmBounds, bound_arm, unread_texts
+from experiments.stats.bounds import ArmBounds, bound_arm, is_wide, unread_texts
 from experiments.stats.formatting import format_range, format_share, join_words
 from experiments.stats.intervals import Estimate, is_binary
 from experiments.stats.pairs import KEYS, UnpairedError, align_pairs
@@ -177,7 +177,7 @@ def decoding_effects(
 
 def _mean(rows: DataFrame, metric: str) -> str:
     bounds = bound_arm(rows, metric)
-    if bounds and bounds.is_wide:
+    if bounds and is_wide(bounds.unread):
         return format_range((bounds.low, bounds.high))
     return format_share(estimate_arm(rows, metric).mean)
 

@@ -5,9 +5,10 @@ sample failed or the metric does not apply to it; the number of dropped pairs is
 pairs are formed first, and the statistic of either arm is computed on the remaining samples (`exchanges`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from operator import attrgetter
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +23,7 @@ from icl import ConfigError, DataFrame, ICLError
 
 KEYS = ("query", "seed")
 ROUNDING = 1e-12
+T = TypeVar("T")
 
 
 class UnpairedError(ICLError):
@@ -185,6 +187,17 @@ def paired_test(pairs: Pairs, level: float = 0.95, names: tuple[str, str] = ("re
         dropped_pairs=pairs.dropped_pairs,
         is_identical=all(stratum.is_identical for stratum in pairs.strata) if is_run_level else not np.any(d),
     )
+
+
+def end_next_to_zero(low: T, high: T, of: Callable[[T], float] = attrgetter("difference")) -> T | None:
+    """The end of a range of differences that decides on its sign; None if 0 lies within the range.
+
+    Args:
+        low: What the lower end has.
+        high: What the upper end has.
+        of: The difference of an end.
+    """
+    return low if of(low) > 0 else high if of(high) < 0 else None
 
 
 def corrected_interval(pairs: Pairs, p: float, corrected: float, family: int) -> tuple[float, float]:

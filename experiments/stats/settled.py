@@ -35,7 +35,7 @@ from numpy.typing import NDArray
 
 from experiments.stats.arms import UNIT, unread_column
 from experiments.stats.intervals import Codes, Floats, cluster_codes, cluster_sums, effective_clusters, mean_variance
-from experiments.stats.pairs import PairedTestResult, Pairs, paired_test
+from experiments.stats.pairs import PairedTestResult, Pairs, end_next_to_zero, paired_test
 from experiments.stats.significance import level_of_test
 from icl import DataFrame
 
@@ -43,6 +43,8 @@ Flags = NDArray[np.bool_]
 
 MIN_LABELS = 20
 """With fewer labeled clusters there is no estimate. `python -m lab.simulation labels` measures the coverage at 20."""
+LABELED_QUERIES = 60
+"""The queries whose labels decide most comparisons: their intervals are then 1.4 times those with all labels."""
 LABELS_TEST = "labels"
 """The `test` of a result that labels of a sample settle."""
 AUDIT_LIMIT = 0.02
@@ -117,7 +119,7 @@ class SettledDifference:
         high: The upper end of its interval.
         p: Two-sided.
         slope: The weight of the proxy, from 0 (worthless) to 1.
-        unread: The number of unread outputs.
+        num_unread: The number of unread outputs.
         num_labels: The number of these whose labels were used.
     """
 
@@ -126,13 +128,13 @@ class SettledDifference:
     high: float
     p: float
     slope: float
-    unread: int
+    num_unread: int
     num_labels: int
 
     @property
     def coverage(self) -> str:
         """'60 of 114 unread labeled'."""
-        return f"{self.num_labels:,} of {self.unread:,} unread labeled"
+        return f"{self.num_labels:,} of {self.num_unread:,} unread labeled"
 
     def replace_in(self, result: PairedTestResult) -> PairedTestResult:
         """The result of a test with these numbers in place of its own. No single output says which scores moved."""
@@ -208,9 +210,11 @@ def settle(
             return None
         ends.append(_end(strata, truths, codes, level))
     low, high = ends[0], ends[-1]
-    p = low.p if low is high or low.difference > 0 else high.p if high.difference < 0 else 1.0
+    near = low if low is high else end_next_to_zero(low, high)
     counts = [int(sum((side.unread & of).sum() for side in sides)) for of in (unread, sampled)]
-    return SettledDifference((low.difference + high.difference) / 2, low.low, high.high, p, low.slope, *counts)
+    return SettledDifference(
+        (low.difference + high.difference) / 2, low.low, high.high, near.p if near else 1.0, low.slope, *counts
+    )
 
 
 @dataclass(frozen=True, eq=False)

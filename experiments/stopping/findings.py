@@ -230,11 +230,8 @@ def complete_clusters(
     both["place"] = both[["place_x", "place_y"]].max(axis=1)
     both["difference"] = both[f"{metric}_y"] - both[f"{metric}_x"]
     if end:
-        columns = (both[f"{name}_{side}"] for name in (metric, "unread") for side in "xy")
-        ends = [
-            pair_ends(first, second, (texts[0], texts[1]))[end == "high"]
-            for first, second, *texts in zip(*columns, strict=True)
-        ]
+        columns = (both[f"{name}_{side}"].to_numpy() for name in (metric, "unread") for side in "xy")
+        ends = pair_ends(*columns)[int(end == "high")]
         both["difference"] = both["difference"].where(both["difference"].isna(), ends)
     clusters = both.groupby(UNIT).agg(
         samples=("place", "size"), place=("place", "max"), sum=("difference", "sum"), pairs=("difference", "count")

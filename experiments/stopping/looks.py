@@ -295,20 +295,22 @@ class Family:
         """The sums of the clusters that are new at the next look, before the result is known."""
         one = self.plan.comparisons[i]
         n = self.plan.num_clusters(one.task, self.look + 1)
-        sums, high_sums, counts, dropped, unread = [], [], [], [], 0
+        sums, high_sums, counts, dropped, unread = list[float](), list[float](), [], [], 0
         for _, *queries in self.plan.clusters[one.task][self.clusters[i] : n]:
-            ends = []
+            pairs = []
             for query, seed in ((query, seed) for query in queries for seed in range(len(one.arm))):
                 arm, reference = samples.score(one.arm[seed], query), samples.score(one.reference[seed], query)
                 if arm is None or reference is None:
                     dropped.append((query, seed))
                 else:
                     texts = samples.unread(one.reference[seed], query), samples.unread(one.arm[seed], query)
-                    ends.append(pair_ends(reference, arm, texts))
+                    pairs.append((reference, arm, *texts))
                     unread += sum(map(bool, texts))
-            sums.append(round(sum(low for low, _ in ends), ROUNDING))
-            high_sums.append(round(sum(high for _, high in ends), ROUNDING))
-            counts.append(len(ends))
+            for part, end in zip(
+                (sums, high_sums), pair_ends(*np.array(pairs, dtype=object).reshape(-1, 4).T), strict=True
+            ):
+                part.append(round(float(end.sum()), ROUNDING))
+            counts.append(len(pairs))
         return LookEntry(
             pairs_digest=one.digest,
             end="running",

@@ -89,21 +89,18 @@ def read_labels(run: Path) -> Labels:
     looks, judges, damaged = set[int](), dict[str, None](), list[str]()
     for number, raw, label in _lines(run / LABELS):
         if label is None:
-            if raw.endswith(b"\n"):  # others are cut off by the next label
-                damaged.append(f"line {number} of {run / LABELS}")
-                for key in [key for key in people if key.encode() in raw] or [*people][-1:]:
-                    del people[key]
+            damaged.append(f"line {number} of {run / LABELS}")
+            for key in [key for key in people if key.encode() in raw] or [key for key in people if people[key]][-1:]:
+                del people[key]
         elif label.judge:
             judged[label.key] = label.right
             judges[label.by] = None
+        elif label.withdrawn:
+            people.get(label.key, {}).pop(label.by, None)
         else:
-            verdicts = people.pop(label.key, {})  # the last key is that of the last label
-            verdicts.pop(label.by, None)
-            if not label.withdrawn:
-                verdicts[label.by] = label.right
-                looks.add(label.look)
-            if verdicts:
-                people[label.key] = verdicts
+            people[label.key] = people.pop(label.key, {}) | {label.by: label.right}  # the last key is of the last label
+            looks.add(label.look)
+    people = {key: verdicts for key, verdicts in people.items() if verdicts}
     return Labels(people, judged, tuple(sorted(looks - {0})), tuple(judges), tuple(damaged))
 
 
@@ -155,13 +152,14 @@ def _content(label: Label, moment: str) -> dict[str, Any]:
 
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes, Label | None]]:
-    """(number, line, its label) of each line."""
+    """(number, line, its label) of each line; no partial last one, which the next label cuts off."""
     if not path.is_file():
         return
     try:
         with path.open("rb") as file:
             for number, raw in enumerate(file, 1):
-                yield number, raw, _parse(raw)
+                if (label := _parse(raw)) or raw.endswith(b"\n"):
+                    yield number, raw, label
     except OSError as error:
         raise StoreError(f"{path} cannot be read: {error.strerror or error}.") from error
 

@@ -61,7 +61,6 @@ _MARKS = tuple(
         r"\*\*(?![^*]*:\*\*)([^*\n]+)\*\*(?!\s*:)",
     )
 )
-_END_OF_CLAUSE = re.compile(r"[.,!]|\s*(?:\n|$)")
 _TAKES_BACK = re.compile(
     r"\b(?:wait|actually|correction|scratch that|second thought|hmm|closer (?:look|inspection)|double-check|check again"
     r"|oops|i mean)\b|~~",
@@ -213,21 +212,20 @@ def _answer_text(output: str, question_words: Collection[str]) -> str | None:
     if _TAKES_BACK.search(text):
         return None
     for mark in _MARKS:
-        values = {fold(value): value for value in mark.findall(text)}
+        matches = [*mark.finditer(text)]
+        values = {fold(match[1]): match[1] for match in matches}
         values.pop("", None)
         if values:
-            is_answer = mark is not _MARKS[-1] or _is_stressed(text, question_words)
+            is_answer = mark is not _MARKS[-1] or _is_stressed(text, matches[0], question_words)
             return None if len(values) > 1 else next(iter(values.values())) if is_answer else text
     return text
 
 
-def _is_stressed(text: str, question_words: Collection[str]) -> bool:
-    """Whether the first bold text ends a bare clause: neither "The wrong one is **dog**" nor "**dog** is ruled out"."""
-    bold = _MARKS[-1].search(text)
-    if bold is None or not _END_OF_CLAUSE.match(text, bold.end()):
-        return False
-    clause = re.split(r"[.!]\s|\n", text[: bold.start()])[-1]
-    return not re.search(r"\w", clause) or _is_bare(f"{fold(clause)} \0", question_words)
+def _is_stressed(text: str, bold: re.Match[str], question_words: Collection[str]) -> bool:
+    """Whether bold text ends a bare clause: neither "The wrong one is **dog**" nor "**dog** is ruled out"."""
+    clause = re.sub(r"^\W+", "", re.split(r"[.!]\s|\n", text[: bold.start()])[-1])
+    ends = re.match(r"[.,!]|\s*(?:\n|$)", text[bold.end() :]) is not None
+    return ends and (not clause or _is_bare(f"{fold(clause)} \0", question_words))
 
 
 def _number(text: str) -> float | None:

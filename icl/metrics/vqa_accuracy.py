@@ -40,7 +40,7 @@ class VQA:
     normalize: Literal["always", "official"] = "always"  # official: only where the annotators disagree
 
     def score(self, generation: Generation, example: Example) -> float | None:
-        """The agreement; None without votes, and with renamed answers, since the votes have the old names."""
         votes = example.secret.get("votes", ())
         is_renamed = {*map(normalize_vqa, votes)}.isdisjoint(map(normalize_vqa, in_texts(example).answers))
+        # The votes for renamed answers have the old names.
         return None if len(votes) < 2 or is_renamed else vqa_accuracy(generation.text, votes, self.normalize)

@@ -198,9 +198,9 @@ class Server:
                 continue
             except httpx2.HTTPError as error:
                 raise RefusedError(f"the response cannot be read ({error})") from error
-            if response.status_code == 500 and attempt == 0:  # vLLM: an image of a prompt that it refused before
-                continue
-            if response.status_code not in (429, 502, 503, 504):
+            # vLLM answers 500 once to an image of a prompt that it refused before.
+            is_repeated = response.status_code in (429, 502, 503, 504) or (response.status_code == 500 and not attempt)
+            if not is_repeated:
                 return response
             if last:
                 word = "limits the rate" if response.status_code == 429 else "is not ready: it may still load its model"

@@ -6,7 +6,7 @@ from functools import lru_cache
 from experiments.report.section import Column, Section
 from experiments.results.run_view import RunView
 from experiments.stats import UnpairedError, describe_arm, drop_constant_axes, few_units_note, format_count, verdicts
-from experiments.stats.bounds import NARROW
+from experiments.stats.bounds import is_wide
 from experiments.stats.compare import LABELS, compare
 from experiments.stats.formatting import format_signed
 from experiments.stats.settled import LABELS_TEST
@@ -52,7 +52,7 @@ def differences_section(view: RunView, frame: DataFrame | None = None) -> Sectio
         Column("reference_mean", to, "share", spare=1),
         Column("difference", kind="signed", bold="sure", says="score minus the score of the reference, in pairs"),
         Column("difference", " ", "forest"),
-        *([Column("range", kind="number"), Column("unread", kind="count")] if "range" in frame else []),
+        *([Column("range", kind="number"), Column("unread", kind="share")] if "range" in frame else []),
         Column("low", "95 % interval", "interval", says=says or "not corrected"),
         Column("p_corrected", "p", "p", says=f"Holm over {family} comparisons" if corrected else "not corrected"),
         *(
@@ -77,7 +77,7 @@ def _ranged(frame: DataFrame) -> DataFrame:
         return frame
     ends = frame[["difference_low", "difference_high"]].itertuples(index=False)
     ranges = [" to ".join(map(format_signed, own)) if own[0] != own[1] else "" for own in ends]
-    wide = frame["unread"] > 2 * NARROW * frame["pairs"]
+    wide = frame["unread"].map(is_wide)
     single = {name: frame[name].mask(wide) for name in ("mean", "reference_mean", "difference")}
     return frame.assign(range=ranges, **single)
 

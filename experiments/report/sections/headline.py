@@ -11,7 +11,7 @@ from experiments.report.section import Column, Section, Sentence
 from experiments.report.sections.controls import control_sentences
 from experiments.report.sections.scores import scores_section
 from experiments.results.run_view import RunView
-from experiments.stats import ArmComparison, Finding, smallest_detectable_difference
+from experiments.stats import ArmComparison, Finding, is_wide, smallest_detectable_difference
 from experiments.stats.formatting import (
     format_count,
     format_interval,
@@ -82,7 +82,7 @@ def findings_section(view: RunView) -> Section | None:
         Column("score", kind="share", spare=2),
         Column("difference", kind="signed", bold="sure"),
         *(
-            [Column("range", kind="number"), Column("unread", kind="count")]
+            [Column("range", kind="number"), Column("unread", kind="share")]
             if any("range" in row for row in rows)
             else []
         ),
@@ -107,7 +107,7 @@ def _range(one: ArmComparison) -> dict[str, object]:
     assert one.bounds is not None
     facts: dict[str, object] = {"range": one.size, "unread": one.bounds.unread}
     facts |= {"p": nan} if one.verdict == "undecided" else {}
-    return facts | ({"score": nan, "difference": nan} if one.bounds.is_wide else {})
+    return facts | ({"score": nan, "difference": nan} if is_wide(one.bounds.unread) else {})
 
 
 def looks_section(view: RunView) -> Section | None:
@@ -240,7 +240,7 @@ def _sentence(
     claim += f" {finding.more}" if finding and finding.is_format else ""
     numbers = f"{one.size} {format_interval(result.low, result.high)}"
     numbers += "" if one.verdict == "undecided" else f", {format_p(one.p)}"
-    numbers += f"; {one.unread}" if one.bounds and (one.bounds.is_wide or one.verdict == "undecided") else ""
+    numbers += f"; {one.unread}" if one.bounds and (is_wide(one.bounds.unread) or one.verdict == "undecided") else ""
     if one.verdict == "open":  # 80 % power at the level of the interval
         numbers += f"; could have found ±{format_share(DETECTABLE * (result.high - result.low) / 2)}"
     return Sentence(claim, numbers, one.verdict, asks)

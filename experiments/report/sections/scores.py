@@ -21,7 +21,7 @@ from experiments.stats.arms import (
     iter_arms,
     varying_axes,
 )
-from experiments.stats.bounds import NARROW
+from experiments.stats.bounds import is_wide
 from icl import DataFrame
 
 if TYPE_CHECKING:
@@ -161,7 +161,7 @@ def score_figure(frame: DataFrame, view: RunView) -> Figure:
         for row in data.to_dict("records")
     ]
     if "unread" in data:
-        data.loc[data["unread"] > NARROW, "mean"] = nan  # a bar from end to end, and no dot within
+        data.loc[data["unread"].map(is_wide), "mean"] = nan  # a bar from end to end, and no dot within
     lines = _lines(data, own)
     whole, panels = view.metric in view.accuracies, {}
     for (task, *value), rows in data.groupby(["task", *filter(None, [split])], sort=False):
@@ -175,7 +175,7 @@ def score_figure(frame: DataFrame, view: RunView) -> Figure:
 
 
 def _mean(row: Mapping[Any, Any]) -> str:
-    wide = row.get("unread", 0.0) > NARROW
+    wide = is_wide(row.get("unread", 0.0))
     return f"{row['mean_low']:.3f} to {row['mean_high']:.3f}" if wide else f"{row['mean']:.3f}"
 
 
@@ -210,7 +210,7 @@ def curves_section(view: RunView) -> Section | None:
     rows = []
     arms = visible[~visible["vote"].eq(True)].dropna(subset=["mean"])
     if "unread" in arms:
-        arms = arms[~arms["unread"].gt(NARROW)]
+        arms = arms[~arms["unread"].map(is_wide)]
     for labels, own in arms.groupby(["task", *view.row_axes], sort=False):
         points = own.sort_values("shots")
         shots = [int(number) for number in points["shots"]]

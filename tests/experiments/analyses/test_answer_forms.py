@@ -18,19 +18,24 @@ def test_a_model_that_is_always_right_gains_nothing_but_form(ran: Any, scripted:
     assert (row["gain_strict"], row["gain_lenient"], row["format_gain"]) == (1.0, 0.0, 1.0)
     without, with_demos = answer_forms.analyze(view).to_dict("records")
     assert (without["shots"], without["strict"], without["lenient"], without["labeled"]) == (0, 0.0, 1.0, 1.0)
-    assert (with_demos["shots"], with_demos["strict"], with_demos["bare"], with_demos["unparsed"]) == (2, 1.0, 1.0, 0.0)
+    assert (with_demos["shots"], with_demos["strict"], with_demos["bare"], with_demos["no_answer"]) == (
+        2,
+        1.0,
+        1.0,
+        0.0,
+    )
 
 
 def test_outputs_without_an_answer_are_counted(ran: Any, scripted: Any) -> None:
     (row,) = answer_forms.analyze(ran(model=scripted("endless_thought"), shots=1)).to_dict("records")
-    assert (row["unparsed"], row["reasoned"], row["lenient"]) == (1.0, 1.0, 0.0)
+    assert (row["no_answer"], row["reasoned"], row["lenient"]) == (1.0, 1.0, 0.0)
 
 
 def test_cut_thinking_has_a_column_only_where_some_was_cut(ran: Any, scripted: Any) -> None:
     view = ran(model=scripted("bold_without_demonstrations"), grid={"shots": [0, 2]})
     plain = answer_forms.analyze(view)
     assert "cut_thinking" not in plain
-    assert plain.attrs["note"] == "unparsed: no answer could be read; cut: at max_new_tokens"
+    assert plain.attrs["note"] == "no answer: empty, or none of the answers asked for; cut: at max_new_tokens"
     marks = ["cut" if shots == 2 and query.endswith("1") else "" for shots, query in zip(
         view.frame["shots"], view.frame["query"], strict=True)]  # fmt: skip
     cut = answer_forms.analyze(replace(view, frame=view.frame.assign(thinking=marks)))

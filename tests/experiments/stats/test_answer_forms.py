@@ -97,18 +97,19 @@ def test_an_output_without_a_number_counts_where_the_gold_answer_is_one():
     assert counted.tolist() == [False, True, False, False]
     assert numberless_outputs(frame, forms, of_all=True).tolist() == [False, True, True, False]
     never = pd.Series([False] * 4)
-    assert list(iter_notes(counted, never, never, counted)) == ["1 of 4 outputs state no number"]
+    assert list(iter_notes(counted, never, never, never, counted)) == ["1 of 4 outputs state no number"]
 
 
 def test_notes_count_what_was_cut():
     yes, no = pd.Series([True, False, True]), pd.Series([False] * 3)
     cut = pd.Series([True, True, False])
-    assert list(iter_notes(no, no, cut)) == []
-    assert list(iter_notes(yes, no, no)) == ["2 of 3 outputs give no answer that could be read"]
-    assert list(iter_notes(yes, yes, cut)) == [
-        "2 of 3 outputs give no answer that could be read; 1 of them were cut at max_new_tokens",
+    assert list(iter_notes(no, no, cut, no)) == []
+    assert list(iter_notes(yes, no, no, no)) == ["2 of 3 outputs give no answer"]
+    assert list(iter_notes(yes, yes, cut, no)) == [
+        "2 of 3 outputs give no answer; 1 of them were cut at max_new_tokens",
         "the thinking of 2 of 3 outputs was cut at max_thinking_tokens",
     ]
+    assert list(iter_notes(no, no, no, yes)) == ["2 of 3 outputs are unread: they may be right or wrong"]
 
 
 def test_a_task_at_the_floor_has_that_finding_alone(written):

@@ -33,7 +33,7 @@ def test_with_every_unread_output_labeled_it_is_the_exact_test_of_the_labels(arm
     exact = paired_test(Pairs(reference.label, arm.label, UNITS))
     result = settle(*arms, reference.unread, UNITS)
     assert _ends(result) == (exact.difference, exact.low, exact.high, exact.p)
-    assert result.num_labels == result.unread == reference.unread.sum()
+    assert result.num_labels == result.num_unread == reference.unread.sum()
 
 
 def test_without_unread_outputs_it_is_the_exact_test_of_the_scores(arms):
