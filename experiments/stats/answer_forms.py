@@ -140,11 +140,10 @@ def iter_notes(
 ) -> Iterator[str]:
     """Sentences about outputs that give no answer, or no number, that are unread, and about what was cut."""
     total = len(unparsed)
-    uncertain = "are unread: they may be right or wrong"
-    kinds = {"give no answer": unparsed, uncertain: unread}
+    kinds = {"give no answer": unparsed}
     if numberless is not None:
-        kinds = {"state no number": numberless, "give no answer": unparsed & ~numberless, uncertain: unread}
-    for what, flags in kinds.items():
+        kinds = {"state no number": numberless, "give no answer": unparsed & ~numberless}
+    for what, flags in (kinds | {"are unread: they may be right or wrong": unread}).items():
         if count := int(flags.sum()):
             cut = int((flags & cut_answers).sum())
             because = f"; {cut:,} of them were cut at max_new_tokens" if cut else ""

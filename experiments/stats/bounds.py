@@ -110,10 +110,10 @@ def labeled_test(
 ) -> TestedArms:
     """The paired test of two arms by labels, where they settle it, else as `bounded_test`, which says the arguments."""
     result, bounds, interval = bounded_test(frames, pairs, metric, reference_metric, level=level, names=names)
-    settled = settled_pairs(*frames, pairs, metric, reference_metric)
-    if settled and (own := settled.estimate(level)):
-        means = settled.means(own.difference)
-        return own.replace_in(result), None, settled.corrected_interval, means, own.coverage
+    labeled = settled_pairs(*frames, pairs, metric, reference_metric)
+    if labeled and (own := labeled.estimate(level)):
+        means = labeled.means(own.difference)
+        return own.replace_in(result), None, labeled.corrected_interval, means, own.coverage
     return result, bounds, interval, (float(pairs.reference.mean()), float(pairs.arm.mean())), ""
 
 

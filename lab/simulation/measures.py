@@ -14,7 +14,7 @@ from experiments.stats.intervals import normal_quantile
 from experiments.stats.pairs import align_pairs, paired_test
 from experiments.stats.significance import exact_sign_flip_p
 from experiments.stats.summary import estimate_arm
-from experiments.stopping.rule import DEFAULT_LOOKS, ComparisonTest, LookDesign, Standing, end_comparisons
+from experiments.stopping.rule import DEFAULT_LOOKS, ComparisonTest, LookDesign, Standing, between, end_comparisons
 from lab.simulation.designs import (
     DESIGNS,
     DISCORDANCE,
@@ -223,7 +223,7 @@ def saving_rows(clusters: int, discordance: float, runs: int, spec: StopSpec, se
             for _ in range(runs):
                 probabilities = [(discordance - effect) / 2, 1 - discordance, (discordance + effect) / 2]
                 sums = draw.choice([-1.0, 0.0, 1.0], clusters, p=probabilities)
-                one, share = _one_walk(sums, spec, family)
+                one, share = one_walk((sums,), spec, family)
                 shares.append(share)
                 decided.append(one.end == "decided")
                 fixed.append(exact_sign_flip_p(sums) <= spec.level / family)
@@ -232,12 +232,17 @@ def saving_rows(clusters: int, discordance: float, runs: int, spec: StopSpec, se
         yield row
 
 
-def _one_walk(sums: Floats, spec: StopSpec, family: int) -> tuple[Standing, float]:
-    """One comparison, tested at the strictest level of its family."""
-    looks = LookDesign(len(sums), spec.looks or DEFAULT_LOOKS)
-    test, standing, ones = ComparisonTest(looks, spec, family), Standing(), np.ones(len(sums))
+def one_walk(ends: Sequence[Floats], spec: StopSpec, family: int) -> tuple[Standing, float]:
+    """(standing at the end, share of the clusters) of a comparison that is tested at the strictest level of its family.
+
+    ends: [C] differences, or those of the two ends that unread outputs allow.
+    """
+    looks = LookDesign(len(ends[0]), spec.looks or DEFAULT_LOOKS)
+    tests, standing, ones = [ComparisonTest(looks, spec, family) for _ in ends], Standing(), np.ones(len(ends[0]))
     for look, n in enumerate(looks.sizes, 1):
-        standing = end_comparisons([standing], {0: test.look(sums[:n], ones[:n])}, look, spec, family)[0]
+        results = [test.look(own[:n], ones[:n]) for test, own in zip(tests, ends, strict=True)]
+        result = between(results[0], results[-1]) if len(ends) > 1 else results[0]
+        standing = end_comparisons([standing], {0: result}, look, spec, family)[0]
         if standing.end != "running":
             break
     return standing, standing.result.time if standing.result else 0.0

@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from experiments.config.keys import StopSpec
 from experiments.stats.arms import UNIT, unread_column
-from experiments.stats.bounds import bounded_test
+from experiments.stats.bounds import bounded_test, pair_ends, unread_texts
 from experiments.stats.pairs import PairedTestResult, align_pairs
 from experiments.stats.significance import SIGNIFICANCE_LEVEL
 from lab.simulation.designs import DESIGNS, SCORE, Floats, draw_scores
+from lab.simulation.measures import one_walk
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -34,7 +36,8 @@ def wording_rows(
     """How often equal arms are called different, and how often a true gain is seen, by the share of prose.
 
     *rule alone* tests the scores of the rule, *bounds* all readings of the unread outputs, *labeled* after each quarter
-    of the unread outputs that speak for a difference has its label, the outputs that speak most for it first.
+    of the unread outputs that speak for a difference has its label, the outputs that speak most for it first. *stop*
+    looks at the bounds while the samples come in, and ends with the first verdict.
     """
     for count in clusters:
         for prose in PROSE:
@@ -48,16 +51,20 @@ def wording_rows(
                 "false: rule alone": float(shares[0, 0]),
                 "false: bounds": float(shares[0, 1]),
                 "false: labeled": float(shares[0, 2]),
+                "false: stop": float(shares[0, 5]),
                 "undecided": float(shares[0, 3]),
                 f"power at {100 * effect:g} points: bounds": float(shares[1, 1]),
+                "power: stop": float(shares[1, 5]),
                 "power: all labels": float(shares[1, 4]),
             }
 
 
 def _one(
     draw: np.random.Generator, clusters: int, effect: float, discordance: float, prose: tuple[float, float]
-) -> tuple[bool, bool, bool, bool, bool]:
-    """Whether a difference is claimed by the rule, by the bounds and at any look, undecided, and with all labels."""
+) -> tuple[bool, bool, bool, bool, bool, bool]:
+    """Whether a difference is claimed by the rule, by the bounds, at any look at labels, undecided, claimed with all
+    labels, and by `stop`.
+    """
     truth = [own.ravel() for own in draw_scores(draw, DESIGNS["single"], clusters, effect, discordance)]
     are_prose = [draw.random(clusters) < share for share in prose]
     unread = [flags & (draw.random(clusters) < UNREAD) for flags in are_prose]
@@ -87,14 +94,25 @@ def _one(
     alone, _ = _test(rule, [np.zeros(clusters, dtype=bool)] * 2)
     by_rule, by_bounds, by_labels = (one.p <= SIGNIFICANCE_LEVEL for one in (alone, bounds, whole))
     is_undecided = not by_bounds and favorable_p <= SIGNIFICANCE_LEVEL
-    return by_rule, by_bounds, any(one.p <= SIGNIFICANCE_LEVEL for one in looks), is_undecided, by_labels
+    stopped, _ = one_walk(_ends(read, unread), StopSpec(), 1)
+    claims = any(one.p <= SIGNIFICANCE_LEVEL for one in looks), is_undecided, by_labels, stopped.end == "decided"
+    return by_rule, by_bounds, *claims
 
 
 def _test(scores: Sequence[Floats], unread: Sequence[Any]) -> tuple[PairedTestResult, float]:
     """The test of the arms, and the smallest p that their unread outputs allow."""
-    frames = _frame(scores[0], unread[0], "first"), _frame(scores[1], unread[1], "second")
+    frames = _frames(scores, unread)
     result, bounds, _ = bounded_test(frames, align_pairs(*frames, SCORE), SCORE)
     return result, bounds.favorable_p if bounds else 1.0
+
+
+def _ends(scores: Sequence[Floats], unread: Sequence[Any]) -> Floats:
+    """[2, n]: the differences with every unread output against the second arm, and for it."""
+    return pair_ends(*scores, *(unread_texts(frame, SCORE) for frame in _frames(scores, unread)))
+
+
+def _frames(scores: Sequence[Floats], unread: Sequence[Any]) -> tuple["DataFrame", "DataFrame"]:
+    return _frame(scores[0], unread[0], "first"), _frame(scores[1], unread[1], "second")
 
 
 def _frame(scores: Floats, unread: Any, name: str) -> "DataFrame":

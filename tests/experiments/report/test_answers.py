@@ -107,7 +107,7 @@ def test_what_was_cut_and_what_has_no_answer_is_a_note_in_page_and_terminal(ran:
     view = ran(thinks_at_length, max_thinking_tokens=4)
     half, total = sum(int(query[-1]) % 2 == 0 for query in view.frame["query"]), len(view.frame)
     notes = [
-        f"{half:,} of {total:,} outputs give no answer that could be read",
+        f"{half:,} of {total:,} outputs give no answer",
         f"the thinking of {total:,} of {total:,} outputs was cut at max_thinking_tokens",
     ]
     assert view.answer_notes == notes

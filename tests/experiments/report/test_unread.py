@@ -64,7 +64,7 @@ def test_a_range_stands_where_a_single_number_would_mislead(view_of: Callable[[s
         assert section is not None
         assert section.frame is not None
         row = section.frame.iloc[0]
-        assert (row["range"], row["unread"], bool(row["sure"])) == ("±.000 to +1.000", 20, False)
+        assert (row["range"], row["unread"], bool(row["sure"])) == ("±.000 to +1.000", 0.5, False)
         assert row["difference"] != row["difference"], "a CSV file has no number between the ends"
     assert curves_section(view) is None
 

@@ -40,8 +40,9 @@ def test_wording_alone_makes_no_claim() -> None:
     rows = list(wording_rows([100], 0.1, 0.2, max(2, RUNS // 5), seed=1))
     assert rows[0]["prose"] == "0 / 0"
     limit = LEVEL + 4 * (LEVEL * (1 - LEVEL) / max(2, RUNS // 5)) ** 0.5
-    assert all(row["false: bounds"] <= limit and row["false: labeled"] <= limit for row in rows)
+    assert all(row[f"false: {what}"] <= limit for row in rows for what in ("bounds", "labeled", "stop"))
     bare = rows[0]
     assert bare["undecided"] == 0
     assert bare["power at 10 points: bounds"] == bare["power: all labels"]
+    assert bare["power: stop"] > 0
     assert bare["false: bounds"] == bare["false: rule alone"]
