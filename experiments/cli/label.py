@@ -16,8 +16,7 @@ from experiments.report.sample_detail import printable_text
 from experiments.results.labeling import Output, Queue, describe_labels, require_queue
 from experiments.results.loaded_run import Run, load_run
 from experiments.results.view_run import NO_REFERENCE, view_run
-from experiments.stats import format_count
-from experiments.stats.settled import LABELED_QUERIES
+from experiments.stats import LABELED_QUERIES, format_count
 from experiments.store.labels import LABELS, Label, Labels, append_labels, read_labels
 from experiments.terminal.keys import END, read_key, single_keys
 from icl import ConfigError

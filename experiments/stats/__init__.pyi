@@ -92,6 +92,7 @@ from experiments.stats.sample_rows import text_value as text_value
 from experiments.stats.sample_rows import to_records as to_records
 from experiments.stats.sample_rows import unit_labels as unit_labels
 from experiments.stats.sample_rows import vote_answer as vote_answer
+from experiments.stats.settled import LABELED_QUERIES as LABELED_QUERIES
 from experiments.stats.settled import LabelColumn as LabelColumn
 from experiments.stats.sign_flips import TwoSidedTest as TwoSidedTest
 from experiments.stats.sign_flips import exactly_summable as exactly_summable

@@ -108,7 +108,8 @@ def _test(scores: Sequence[Floats], unread: Sequence[Any]) -> tuple[PairedTestRe
 
 def _ends(scores: Sequence[Floats], unread: Sequence[Any]) -> Floats:
     """[2, n]: the differences with every unread output against the second arm, and for it."""
-    return pair_ends(*scores, *(unread_texts(frame, SCORE) for frame in _frames(scores, unread)))
+    texts = (unread_texts(frame, SCORE) for frame in _frames(scores, unread))
+    return pair_ends(scores[0], scores[1], *texts)
 
 
 def _frames(scores: Sequence[Floats], unread: Sequence[Any]) -> tuple["DataFrame", "DataFrame"]:
