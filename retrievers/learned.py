@@ -217,8 +217,8 @@ class Learned(SimilarityRetriever):
         check_embedder(f"the head {self.fitted}", self.file.embedder, self.embedder.digest)
 
     def controls(self) -> tuple[Retriever, ...]:
-        """The same head with other feedback, and the nearest neighbors in the same vectors."""
-        if not self.fitted or self.control != "none":
+        """The same head with other feedback, and the nearest neighbors in the same vectors. None before the fit."""
+        if vars(self)["_path"] is None or self.control != "none":
             return ()
         own = {field.name: getattr(self, field.name) for field in fields(self)}
         others = [one for one in get_args(Control) if one != "none"]

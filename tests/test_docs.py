@@ -35,7 +35,9 @@ REST = {"task": "binding", "model": "fake-vote"}
 FEW = {
     "quickstart": ("grid.task.queries=[4]", "seeds=[0]", "grid.shots=[0,2]", "grid.retriever=[random]"),
     "": ("task.queries=4", "seeds=[0]"),
+    "bound.yaml": ("task.queries=2", "task.support=5"),
 }
+FEW_FIT = {"learned.yaml": ("task.queries=24",)}
 
 
 def page_name(page: Path) -> str:
@@ -146,7 +148,8 @@ def run_page(title: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "120")
     files = {text.partition("\n")[0].removeprefix("# "): text for text in blocks(page, "yaml") if text.startswith("# ")}
     for command in block_commands(page):
-        words = [*command, *(FEW.get(command[1], FEW[""]) if command[0] == "run" else ())]
+        more = FEW.get(command[1], FEW[""]) if command[0] == "run" else FEW_FIT.get(command[1], ())
+        words = [*command, *(more if command[0] in ("run", "fit") else ())]
         for name in files.keys() & words:
             (folder / name).write_text(files[name], encoding="utf-8")
         assert main(words) == 0, f"icl {' '.join(words)}"
@@ -160,7 +163,8 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 WHOLE_PAGES = (
     *("tutorial", "gallery/vcd_on_my_model", "gallery/is_my_gain_real"),
-    *("gallery/does_retrieval_help", "gallery/labels_or_images", "gallery/task_vector"),
+    *("gallery/does_retrieval_help", "gallery/learned_demonstrations", "gallery/labels_or_images"),
+    "gallery/task_vector",
 )
 
 

@@ -286,10 +286,16 @@ def _key(example: Example) -> str:
 
 def _warnings(report: Mapping[str, Any]) -> Iterator[str]:
     own, without = (np.array(report[key]) for key in ("probe", "probe_without_match"))
-    gain = own - without
-    if gain.mean() <= 2 * gain.std(ddof=1) / len(gain) ** 0.5:
+    if not _is_above_zero(own - without):
+        sees = "sees which demonstrations are good, and not for which query"
+        what = sees if _is_above_zero(without - 0.5) else "does not see what matters"
         yield (
-            "this embedder does not see what matters: for queries that a head did not see, it orders demonstrations no "
-            f"better ({own.mean():.2f}) than a head with the feedback of other queries ({without.mean():.2f}). Use "
-            "another embedder, or two side by side (mix)."
+            f"this embedder {what}: for queries that a head did not read, it orders demonstrations no better "
+            f"({own.mean():.2f}) than a head with the feedback of other queries ({without.mean():.2f}). Use another "
+            "embedder, or two side by side (mix)."
         )
+
+
+def _is_above_zero(values: "np.ndarray") -> bool:
+    """Whether the mean is more than two standard errors above zero. values: [N]."""
+    return bool(values.mean() > 2 * values.std(ddof=1) / len(values) ** 0.5)

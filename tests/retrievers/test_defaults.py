@@ -52,6 +52,7 @@ DEFAULTS: dict[tuple[str, str], dict[str, Any]] = {
         "temperature": 1.0,
         "code": "",
     },
+    ("retriever", "likelihood_oracle"): {"sets": "single"},
     ("retriever", "local_entropy"): {"search": "exact", "by": "image", "weight": 0.5, "candidates": 30, "subsets": 10},
     ("retriever", "mdl"): {"search": "exact", "by": "image", "weight": 0.5, "candidates": 30, "subsets": 10},
     ("retriever", "mmices"): {"search": "exact", "first": "image"},
@@ -98,7 +99,18 @@ DEFAULTS: dict[tuple[str, str], dict[str, Any]] = {
     ("embedder", "vision"): {"pool": "pooled"},
 }
 
-UNRANKED = ["cone", "contrastive_pair", "dpp", "external", "fixed", "hard_negative", "mmr", "reranked", "set_coverage"]
+UNRANKED = [
+    "cone",
+    "contrastive_pair",
+    "dpp",
+    "external",
+    "fixed",
+    "hard_negative",
+    "likelihood_oracle",
+    "mmr",
+    "reranked",
+    "set_coverage",
+]
 NESTED = [
     "balanced",
     "bm25",
@@ -113,6 +125,7 @@ NESTED = [
     "knn",
     "late_interaction",
     "learned",
+    "likelihood_oracle",
     "mmices",
     "mmr",
     "none",

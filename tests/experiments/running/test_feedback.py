@@ -115,7 +115,8 @@ def test_a_killed_fit_pays_for_nothing_twice(
     monkeypatch.setattr(module, "_score", score)
     assert fit(study(), out).calls == 4 * QUERIES - sum(calls)
     files = [load_head(path.with_suffix(".feedback.safetensors"), "feedback") for path in (head, out)]
-    assert np.isclose(*(np.sort(tensors["logprobs"], axis=None) for tensors, _ in files), equal_nan=True).all()
+    one, other = (np.sort(tensors["logprobs"], axis=None) for tensors, _ in files)
+    assert np.allclose(one, other, equal_nan=True)
     assert Learned(fitted=str(out)).file.record["calls"] == 4 * QUERIES
     for part in ("queries", "members", "bias"):
         assert np.allclose(*(getattr(Learned(fitted=str(path)).file.heads["none"], part) for path in (head, out)))
@@ -153,6 +154,8 @@ def test_a_head_that_orders_no_better_than_one_of_other_queries_is_reported() ->
     (warning,) = module._warnings({"probe": shares, "probe_without_match": shares[::-1]})
     assert warning.startswith("this embedder does not see what matters")
     assert "(0.50) than a head with the feedback of other queries (0.50)" in warning
+    good = {"probe": [0.9, 0.8, 0.85], "probe_without_match": [0.8, 0.9, 0.85]}
+    assert "sees which demonstrations are good, and not for which query" in next(module._warnings(good))
     assert not list(module._warnings({"probe": [0.9, 0.8, 0.85], "probe_without_match": [0.5, 0.5, 0.5]}))
 
 
@@ -213,11 +216,11 @@ def test_default_controls_of_a_retriever_are_arms(study: Config, head: Path) -> 
     assert len(with_controls) == 5
     for name in ("permuted_queries", "permuted_candidates", "same_answer", "knn"):
         assert sum(name in label for label in with_controls) == 1
-    grid = {"grid": {"shots": [0, 2], "retriever": [{"name": "knn", "embedder": "histogram"}]}}
     assert len(labels(controls="default", shots=0)) == 1
-    config = used(study, head, controls="default", retriever="random") | grid
-    del config["shots"], config["retriever"]
-    assert len(expand(load_config(config)).cells) == 2
+    learned = {"name": "learned", "embedder": "histogram", "fitted": str(head)}
+    config = study(controls="default", grid={"retriever": [learned, {"name": "knn", "embedder": "histogram"}]})
+    del config["retriever"]
+    assert len(expand(load_config(config)).cells) == 5  # the neighbors of the file are the control
 
 
 def test_the_command_fits_continues_and_prints_what_the_embedder_sees(

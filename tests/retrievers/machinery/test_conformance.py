@@ -35,6 +35,7 @@ CHECKED_ELSEWHERE = [
     "external",
     "learned",
     "fixed",
+    "likelihood_oracle",
     "mdl",
     "local_entropy",
     "cone",
