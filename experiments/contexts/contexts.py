@@ -231,7 +231,9 @@ def _items(
     outcomes: Mapping[tuple[Any, ...], RetrievalOutcome],
 ) -> Iterator[PromptItem]:
     """One query under every spec. outcomes: its demonstrations, by retrieval key."""
-    pool = retrieval.task.pool(example.id)
+    components = (one for spec in specs for one in (spec.cell.order, *spec.cell.transforms) if one is not None)
+    needed = any(spec.cell.shots for spec in specs) or any("pool" in one.needs for one in components)
+    pool = retrieval.task.pool(example.id) if needed else Pool(())
     contexts: dict[tuple[Any, ...], PromptItem] = {}
     for spec in specs:
         key = _context_key(spec.cell)

@@ -444,7 +444,7 @@ def _as_words(name: str) -> str:
 
 def _mentions(text: str, names: set[str]) -> set[str]:
     """The names that a text stands by, as whole words, the longest first and none inside another."""
-    longest = sorted((name for name in names if name), key=lambda name: (-len(name), name))
+    longest = sorted((name for name in names if name and name in text), key=lambda name: (-len(name), name))
     if not longest:
         return set()
     mentions: dict[str, bool] = {}  # name -> whether all its mentions are negated

@@ -2,6 +2,8 @@
 
 import copy
 import gc
+import itertools
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
@@ -30,19 +32,24 @@ def run_within_limit(
         items: The items in an order in which neighbors suit each other.
         limit: The largest batch. It is lowered if memory runs out.
         what: Plural noun for the items, for the error message.
-        size: Size of a batch in the unit of the limit.
-        may_join: Whether the last item of a batch may be with the others.
+        size: Size of a batch in the unit of the limit. More items are never smaller.
+        may_join: Whether a batch may be formed. Its first items may be, if it may.
         relieve: Frees optional memory before a smaller batch is tried.
 
     Raises:
         ModelError: A single item does not fit into memory.
     """
-    pending, results, before = list(items), list[V](), copy.copy(limit)
-    while pending:
-        count = 1
-        while count < len(pending) and may_join(batch := pending[: count + 1]) and limit.fits(size(batch)):
-            count += 1
-        batch = pending[:count]
+    results, before, start = list[V](), copy.copy(limit), 0
+
+    def is_too_many(count: int) -> bool:
+        batch = items[start : start + count]
+        return len(batch) < count or not (may_join(batch) and limit.fits(size(batch)))
+
+    while start < len(items):
+        # Doubling, then bisection: as many looks as the logarithm of the batch's size.
+        upper = next(2**exponent for exponent in itertools.count(1) if is_too_many(2**exponent))
+        count = bisect_left(range(upper), True, lo=upper // 2 + 1, key=is_too_many) - 1
+        batch = items[start : start + count]
         try:
             results += run(batch)
         except ICLError:
@@ -58,7 +65,7 @@ def run_within_limit(
                 ) from error
         else:
             limit.record_fit(size(batch))
-            pending = pending[count:]
+            start += count
             continue
         # outside of `except`: its traceback holds the tensors of the failed batch
         limit.record_failure(size(batch))

@@ -158,6 +158,6 @@ def _in_batches(
         runner.prefill_limit,
         "prompts",
         size=lambda batch: len(batch) * len(batch[-1]),
-        may_join=lambda batch: batch[-1].plain is None and batch[0].plain is None,
+        may_join=lambda batch: all(one.plain is None for one in batch),
     )
     return [one for _, one in sorted(zip(order, results, strict=True), key=lambda pair: pair[0])]

@@ -292,7 +292,7 @@ def padded_tokens(batch: Sequence[PrefillItem]) -> int:
 def _are_similar(batch: Sequence[PrefillItem]) -> bool:
     """Whether items sorted by prefix are of similar width, so that short prompts are not padded to long ones."""
     first, last = batch[0], batch[-1]
-    if last.prompt.plain or first.kind != last.kind:
+    if any(item.prompt.plain for item in batch[1:]) or first.kind != last.kind:
         return False
     rests = [item.rest for item in batch]
     return max(rests) <= 1.5 * min(rests) + 16 and last.shared <= 1.5 * first.shared + 16

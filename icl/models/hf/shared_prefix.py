@@ -113,7 +113,7 @@ class SharedPrefixLayer(DynamicLayer):  # type: ignore[misc]
     def __init__(self, **arguments: Any) -> None:
         super().__init__(**arguments)
         self.prefix: SharedPrefix | None = None
-        self.buffers: tuple[Tensor, Tensor] | None = None
+        self.buffers: tuple[Tensor, ...] | None = None
 
     @property
     def prefix_slots(self) -> int:
@@ -125,10 +125,10 @@ class SharedPrefixLayer(DynamicLayer):  # type: ignore[misc]
             self.keys, self.values = (states[:, :, :0] for states in (key_states, value_states))
         old, new = self.keys.shape[2], self.keys.shape[2] + key_states.shape[2]
         if self.buffers is None or self.buffers[0].shape[2] < new or _is_sealed(self.buffers[0]):
-            spare = min(MAX_SPARE, max(MIN_SPARE, old // 16)) if old else 0  # new rows are usually joined first
+            slots = new + _spare_slots(old)
             self.buffers = (
-                _with_spare_slots(self.keys, key_states, new + spare),
-                _with_spare_slots(self.values, value_states, new + spare),
+                _with_spare_slots(self.keys, key_states, slots),
+                _with_spare_slots(self.values, value_states, slots),
             )
         keys, values = self.buffers
         keys.narrow(2, old, new - old).copy_(key_states)
@@ -144,9 +144,15 @@ class SharedPrefixLayer(DynamicLayer):  # type: ignore[misc]
         self.prefix = self.buffers = None
 
     def select(self, rows: RowIndex) -> None:
-        """Keep, repeat or reorder rows."""
-        index, prefix = rows.on(self.keys.device), self.prefix and self.prefix.select(rows.rows)
-        self.set(self.keys.index_select(0, index), self.values.index_select(0, index), prefix)
+        """Keep, repeat or reorder rows. The new ones have spare slots, so that the next step copies nothing."""
+        index, own, before = rows.on(self.keys.device), self.keys.shape[2], (self.keys, self.values)
+        slots = own + _spare_slots(own)
+        self.buffers = tuple(old.new_empty(len(index), old.shape[1], slots, old.shape[3]) for old in before)
+        self.keys, self.values = (
+            torch.index_select(old, 0, index, out=buffer[:, :, :own])
+            for old, buffer in zip(before, self.buffers, strict=True)
+        )
+        self.prefix = self.prefix and self.prefix.select(rows.rows)
 
     def set(self, keys: Tensor, values: Tensor, prefix: SharedPrefix | None = None) -> None:
         """Replace the slots, without spare slots."""
@@ -294,6 +300,11 @@ def shift_right(slots: Tensor, by: Sequence[int]) -> Tensor:
             return turned.contiguous()
         made.index_copy_(0, rows, turned)
     return made
+
+
+def _spare_slots(old: int) -> int:
+    """Spare slots for rows with `old` own slots. None for new rows, which are usually joined first."""
+    return min(MAX_SPARE, max(MIN_SPARE, old // 16)) if old else 0
 
 
 def _with_spare_slots(old: Tensor, like: Tensor, slots: int) -> Tensor:

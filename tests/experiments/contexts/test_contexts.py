@@ -22,6 +22,7 @@ from experiments.running.run import run
 from experiments.store.store import Store
 from icl.errors import ImageError, PlanError
 from icl.tasks.base import Pool
+from icl.tasks.generated.binding import BindingTask
 from icl.types import Example, Query, RetrievedExample, Sample
 from retrievers.base import Resources
 
@@ -66,6 +67,18 @@ def test_retrieval_runs_once_for_all_arms_that_read_it(mapping: Any) -> None:
     assert counting.fits == [0, 1]
     assert counting.calls == [(6, 2)] * 2
     assert [len(row) for row in samples] == [8] * 6
+
+
+def test_prompts_without_demonstrations_make_no_pool(monkeypatch: pytest.MonkeyPatch) -> None:
+    def pool(self: BindingTask, query_id: str) -> Pool:
+        raise AssertionError("the pool was made")
+
+    monkeypatch.setattr(BindingTask, "pool", pool)
+    grid = expand(
+        load_config({"name": "n", "task": {"name": "binding", "queries": 2}, "model": "fake-vote", "shots": 0})
+    )
+    items = build_contexts(Retrieval(grid.tasks[0], grid.models[0]), prompt_specs(grid.cells), grid.tasks[0].queries)
+    assert [render(item).failure for row in items for item in row] == [None, None]
 
 
 def test_cells_that_differ_in_decoding_share_one_prompt(mapping: Any, toy: str) -> None:

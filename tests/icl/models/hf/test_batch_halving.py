@@ -1,7 +1,8 @@
 """Running out of memory halves a batch. No prompt is lost and no answer changes."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -86,6 +87,23 @@ def test_a_single_prompt_that_does_not_fit_is_reported(hf: HF) -> None:
         pytest.raises(ModelError, match="out of memory with a batch of one of the prompts: CUDA out of memory"),
     ):
         hf.open(prompts()[:2])
+
+
+@pytest.mark.parametrize("limit", [1, 7, 40, 10_000])
+def test_batches_are_the_largest_that_fit_and_few_sizes_are_computed(limit: int) -> None:
+    items = [1 + number % 9 for number in range(300)]
+    sizes: list[int] = []
+
+    def size(batch: Sequence[int]) -> int:
+        sizes.append(len(batch))
+        return sum(batch)
+
+    batches = run_within_limit(lambda batch: [list(batch)], items, BatchLimit(limit), "numbers", size=size)
+    assert [item for batch in batches for item in batch] == items
+    for batch, following in pairwise(batches):
+        assert len(batch) == 1 or sum(batch) <= limit
+        assert sum(batch) + following[0] > limit
+    assert sum(sizes) < 12 * len(items)
 
 
 def test_other_errors_are_not_taken_for_memory() -> None:

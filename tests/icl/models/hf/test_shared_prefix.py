@@ -130,6 +130,18 @@ def test_rows_on_a_prefix_are_selected_joined_trimmed_and_extended_as_others(nam
     assert float((scores - expected).abs().max()) < CLOSE
 
 
+@torch.inference_mode()
+def test_selected_rows_keep_their_spare_slots_so_that_the_next_step_copies_nothing(model_of: ModelOf) -> None:
+    rows, fresh = (opened(model_of("llava"), branches(4)) for _ in range(2))
+    for session in (rows, fresh):
+        greedy(session, 2)
+    rows = rows.take(torch.tensor([3, 1]))
+    addresses = [layer.keys.data_ptr() for layer in full(rows)]
+    want = greedy(fresh, 5)
+    assert greedy(rows, 5) == [want[3], want[1]]
+    assert [layer.keys.data_ptr() for layer in full(rows)] == addresses
+
+
 def test_rows_of_two_prefixes_are_joined_without_copies(model_of: ModelOf) -> None:
     hf = model_of("llava")
     first, second = branches(MIN_ROWS, "x" * 400), branches(MIN_ROWS, "y" * 300)
