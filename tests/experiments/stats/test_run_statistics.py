@@ -13,6 +13,7 @@ from experiments.results.column_effects import arm_interactions
 from experiments.results.paired_runs import concat_scores
 from experiments.stats import exchanges, sign_flips
 from experiments.stats.arms import find_baseline_column
+from experiments.stats.bounds import ArmBounds, bound_arm
 from experiments.stats.decoding_effects import count_transitions
 from experiments.stats.exchanges import (
     align_run_statistics,
@@ -722,3 +723,9 @@ def test_failed_samples_and_seeds_are_counted_by_the_exchanges_as_by_the_test():
     assert randomization_test(strata, np.full(6, 4.0)).p == pytest.approx(
         np.mean(np.abs(every) >= abs(every[0]) - 1e-12), abs=0.03
     )
+
+
+def test_a_run_level_metric_with_an_unread_output_lies_anywhere_from_0_to_1(tidied):
+    frame = tidied("f1", [1, 0, 1, 0], ["yes", "no", "yes", "no"])
+    frame["unread:m"] = ["", "maybe", "", ""]
+    assert bound_arm(frame, "m") == ArmBounds(0.0, 1.0, 0.0, 1.0, unread=0.25)

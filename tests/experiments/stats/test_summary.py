@@ -1,4 +1,4 @@
-""""""
+"""Rows of arms: means, intervals and counts, and averages over parts with equal weights."""
 
 import numpy as np
 import pandas as pd
@@ -44,6 +44,12 @@ def test_each_part_has_the_same_weight():
     estimate = macro_average(values, PARTS, np.arange(8), is_share=True)
     assert (estimate.mean, estimate.samples, estimate.clusters) == (0.75, 8, 8)
     assert 0 < estimate.low < 0.75 < estimate.high <= 1
+
+
+def test_a_small_spread_is_still_a_spread():
+    """Scores that differ by millionths have an interval of millionths, not the one of scores without a spread."""
+    estimate = macro_average(0.5 + 1e-6 * (np.arange(8) % 2), PARTS, np.arange(8), is_share=False)
+    assert 0 < estimate.high - estimate.low < 1e-5
 
 
 def test_one_part_is_the_mean_and_other_scores_have_students_interval():
