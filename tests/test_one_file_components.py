@@ -3,13 +3,12 @@
 import json
 import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from textwrap import dedent
 
 import pytest
+from forked import call_forked
 
 from icl.registry import entries
 
@@ -232,8 +231,7 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def icl(tree: Path, *words: str) -> str:
     """The output of `icl WORDS` with the packages of the copy."""
     environment = {**os.environ, "PYTHONPATH": str(tree), "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
-    command = [sys.executable, "-m", "experiments.cli.main", *words]
-    done = subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    done = call_forked(["icl", *words], tree, environment)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 

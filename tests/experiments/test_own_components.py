@@ -1,9 +1,11 @@
 """Ten lines in a file outside the packages are a component: used from a YAML by path, checked by `icl check`."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from forked import call_forked
 
 from experiments.cli.main import main
 from experiments.config.config import load_config
@@ -101,15 +103,12 @@ def test_code_that_was_edited_is_another_component(study: Path, tmp_path: Path) 
     run(load_config(study), tmp_path)
     assert run(load_config(study), tmp_path).computed == 0
     (study.parent / "blind.py").write_text(STRATEGY.replace("(1 + self.alpha)", "(1.5 + self.alpha)"))
-    import subprocess
-    import sys
-
     again = "from experiments.config.config import load_config; from experiments.running.run import run\n"
     again += "import sys, pathlib\n"
     again += "print(run(load_config(sys.argv[1]), pathlib.Path(sys.argv[2])).computed)"
-    done = subprocess.run(
-        [sys.executable, "-c", again, str(study), str(tmp_path)], capture_output=True, text=True, check=True
-    )
+    (tmp_path / "again.py").write_text(again)
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    done = call_forked(["python", "again.py", str(study), str(tmp_path)], tmp_path, environment)
     assert done.stdout.split() == [str(2 * 2 * 6)]
 
 

@@ -84,7 +84,7 @@ def test_jobs_on_two_nodes_give_the_table_of_one_process(slurm: Cluster, tmp_pat
     ]
     assert "nothing to do" in call(tmp_path, "icl", "run", "study.yaml", *two_nodes)
 
-    call(tmp_path, "icl", "run", "study.yaml", "--runs", "alone")
+    call(tmp_path, "icl", "run", "study.yaml", "--runs", "alone", "--quiet")
     assert files(tmp_path / "runs" / "batch") == files(tmp_path / "alone" / "batch")
     tables = [call(tmp_path, "icl", "show", f"{runs}/batch", "scores") for runs in ("runs", "alone")]
     assert tables[0] == tables[1]

@@ -60,7 +60,7 @@ def test_comparisons_that_stop_when_they_are_decided_end_as_in_one_process(
         (tmp_path / name).write_text(text)
     looks, verdicts = [], []
     for runs, more in (("one", ()), ("jobs", TWO)):
-        process = icl_process("run", "stop.yaml", "--runs", runs, *more)
+        process = icl_process("run", "stop.yaml", "--quiet", "--runs", runs, *more)
         _, err = table(process)
         assert process.returncode == 0, err
         folder = tmp_path / runs / "t"

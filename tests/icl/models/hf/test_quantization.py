@@ -3,11 +3,10 @@
 import gc
 import json
 import shutil
-import subprocess
-import sys
 import weakref
 from collections.abc import Callable
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -186,15 +185,10 @@ def test_a_quantized_checkpoint_that_this_installation_cannot_run_is_reported_be
         _ = HF(path=str(folder)).digest
 
 
-def test_a_missing_bitsandbytes_is_reported_when_the_plan_is_made() -> None:
-    code = (
-        "import sys, importlib.util as u; find = u.find_spec\n"
-        "u.find_spec = lambda name, *rest: None if name == 'bitsandbytes' else find(name, *rest)\n"
-        "from icl.errors import ModelError\nfrom icl.models.hf.model import HF\n"
-        "try: HF(quantize='nf4').digest\nexcept ModelError as error: print(error)"
-    )
-    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert "nf4 needs the package bitsandbytes, which is not installed" in process.stdout
+def test_a_missing_bitsandbytes_is_reported_when_the_plan_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(quantization, "find_spec", lambda name: None if name == "bitsandbytes" else find_spec(name))
+    with pytest.raises(ModelError, match="nf4 needs the package bitsandbytes, which is not installed"):
+        _ = HF(quantize="nf4").digest
 
 
 def test_an_unsupported_device_is_reported_in_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
