@@ -4,8 +4,9 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from paper_data import twin_config, write_stand_ins
-from transformers import AutoProcessor
+from transformers import AutoModelForMultimodalLM, AutoProcessor
 
 from decoding.arms.arm import parse_arm
 from experiments.api import run
@@ -61,6 +62,18 @@ def test_the_penalty_of_a_generation_config_is_that_of_a_processor_of_logits(tmp
     assert checks.compare_with_generate(hf, parse_arm("greedy")).word == "no"
     (note,) = [note for note in hf.plan_notes if "penalty" in note]
     assert "`logits_processors: [{name: repetition_penalty, penalty: 3.0}]` in `decoding` does." in note
+
+
+@pytest.mark.parametrize("name", ["qwen2_5_omni", "qwen3_omni"])
+def test_a_model_that_also_speaks_opens_as_its_part_that_reads_images(name: str, tmp_path: Path) -> None:
+    folder = save_twin(name, tmp_path, own_template=True)
+    hf = HF(path=str(folder), dtype="float32", device="cpu")
+    hf.load()
+    whole = AutoModelForMultimodalLM.from_pretrained(folder)
+    opened, thinker = hf.engine.runner.model.state_dict(), whole.thinker.state_dict()
+    assert opened.keys() == thinker.keys()
+    assert all(torch.equal(opened[key], thinker[key]) for key in opened)
+    assert len(hf.sites.all("residual")) == whole.config.thinker_config.text_config.num_hidden_layers
 
 
 def test_a_paper_runs_on_the_twin_of_its_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

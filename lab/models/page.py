@@ -58,7 +58,8 @@ Otherwise the error names the convention that it breaks.
 - **vLLM**, **VCD in vLLM**: token ids and tokens of greedy decoding and of `vcd` equal those of `hf`, in vLLM on a CPU.
 
 The verdict is **no** if one of the first three fails, or if the model could not be opened here; the reason is below. It
-is **caveat** if the model has a line below the table, else **yes**.
+is **caveat** if the model has a line below the table, else **yes**. A cell is *not run* if the model does not open, or
+until the command has run there.
 """
 
 

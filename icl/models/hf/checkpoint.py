@@ -115,9 +115,10 @@ class Checkpoint:
 
     @cached_property
     def config(self) -> Any:
+        """The config of the model, or of its part that reads images, if it also speaks."""
         from transformers import AutoConfig
 
-        return self._read(AutoConfig, "config")
+        return conventions.reading_config(self._read(AutoConfig, "config"))
 
     @cached_property
     def config_dict(self) -> Mapping[str, Any]:
@@ -189,7 +190,8 @@ class Checkpoint:
             how: Arguments of `from_pretrained`, such as dtype, device_map and attn_implementation.
         """
         _ = self.folder_with_weights
-        model, info = self._read(conventions.auto_class(self.config), "weights", output_loading_info=True, **how)
+        kind, how = conventions.auto_class(self.config), {"config": self.config} | how
+        model, info = self._read(kind, "weights", output_loading_info=True, **how)
         if missing := sorted(info["missing_keys"]):
             raise ModelError(
                 f"model.path: {self.path} lacks {len(missing)} of the weights of a {type(model).__name__} (such as "

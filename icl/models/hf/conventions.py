@@ -163,6 +163,21 @@ def auto_class(config: Any) -> Any:
     return AutoModelForMultimodalLM if is_only_there else AutoModelForImageTextToText
 
 
+def reading_config(config: Any) -> Any:
+    """The config of the part that reads images and writes text, or the config itself.
+
+    A model that also speaks has such a part, as the thinker of Qwen-Omni. The class of the whole has no `forward`;
+    transformers loads the part alone from the same files.
+    """
+    from transformers import AutoModelForImageTextToText, AutoModelForMultimodalLM
+
+    readers, whole = (kind._model_mapping for kind in (AutoModelForImageTextToText, AutoModelForMultimodalLM))
+    if type(config) in readers or type(config) not in whole:
+        return config
+    parts = [getattr(config, name) for name in config.sub_configs]
+    return next((part for part in parts if type(part) in readers), config)
+
+
 def check_class(model: Any, path: str) -> None:
     """Raise ModelError if sessions cannot call the class."""
     kind = type(model).__name__

@@ -37,8 +37,9 @@ DEFAULT_MAX_IMAGES = 64
 SIXTEEN_BIT_FORMATS = frozenset({"awq", "gptq", "auto_awq", "auto_gptq", "awq_marlin", "gptq_marlin"})
 """Quantization formats with kernels that need 16-bit inputs."""
 
-RECURRENT_LAYERS = frozenset({"linear_attention", "conv"})
-"""Types of layers, in a checkpoint's config, that store a state in place of keys and values."""
+CPU_COMPILATION = {"custom_ops": ["-rotary_embedding"]}
+"""Rotary embeddings in PyTorch. vLLM's kernel for CPUs reads queries of shape [tokens, heads, size], as in LFM2, as
+[rows, size], and rotates them by the numbers of rows."""
 
 LENGTH_STEP = 256
 """A planned length is a multiple of this number of tokens."""
@@ -167,6 +168,14 @@ class VLLM(Model):
         return frozenset(getattr(text_config(self.hf.checkpoint.config), "layer_types", None) or ())
 
     @property
+    def _stores_states(self) -> bool:
+        """Whether some layers store a state, according to the caches of transformers for their types."""
+        from transformers.cache_utils import DYNAMIC_LAYER_TYPE_MAPPING, LinearAttentionCacheLayerMixin
+
+        kinds = [DYNAMIC_LAYER_TYPE_MAPPING.get(name, object) for name in self._layer_types]
+        return any(issubclass(kind, LinearAttentionCacheLayerMixin) for kind in kinds)
+
+    @property
     def request_adapter(self) -> "LoraAdapter | None":
         """The adapter of every request, None if it is merged into the weights."""
         return None if self.merge else self.lora
@@ -185,7 +194,7 @@ class VLLM(Model):
 
         cpu = self.device_type == "cpu"
         cache = self.cache_gib or (CPU_CACHE_GIB if cpu else None)
-        arguments = {
+        arguments: dict[str, Any] = {
             "dtype": self.precision,
             "quantization": self.quantization,
             "tensor_parallel_size": self.tensor_parallel_size,
@@ -202,7 +211,7 @@ class VLLM(Model):
         if self.image_processor:
             arguments["mm_processor_kwargs"] = self.image_processor
         if cpu:
-            arguments["block_size"] = self.block_size
+            arguments |= {"block_size": self.block_size, "compilation_config": dict(CPU_COMPILATION)}
         if self.request_adapter is not None:
             from icl.models.vllm import lora
 
@@ -223,7 +232,7 @@ class VLLM(Model):
         """
         from icl.models.vllm.engine_io import blocks
 
-        is_cached = self.enable_prefix_caching and not self._layer_types & RECURRENT_LAYERS
+        is_cached = self.enable_prefix_caching and not self._stores_states
         hashes = blocks(self.hf, prompt, self.block_size) if is_cached else []
         return self.block_size, hashes
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import transformers
 
-from tests.random_models.common import Made, Maker, Size, merging_tower, sections, text_settings, tokenizer
+from tests.random_models.common import WORDS, Made, Maker, Size, merging_tower, sections, text_settings, tokenizer
 
 
 def gemma3n(size: Size) -> Made:
@@ -55,28 +55,14 @@ def gemma3n(size: Size) -> Made:
 
 def qwen2_5_omni(size: Size) -> Made:
     """A model that reads images (the thinker) inside one that also speaks."""
-    named = {
-        "image_token": "<|IMAGE|>",
-        "video_token": "<|VIDEO|>",
-        "audio_token": "<|AUDIO|>",
-        "vision_bos_token": "<|vision_bos|>",
-        "vision_eos_token": "<|vision_eos|>",
-        "audio_bos_token": "<|audio_bos|>",
-        "audio_eos_token": "<|audio_eos|>",
-    }
-    words = tokenizer(named)
+    words, ids = _omni_tokenizer("index")
     rope = {"rope_type": "default", "rope_theta": 1000000.0, "mrope_section": sections(size, 32, 32, 16)}
-    ids = {
-        f"{name}_token_index": words.convert_tokens_to_ids(named[f"{name}_token"])
-        for name in ("image", "video", "audio")
-    }
     tower = merging_tower(size, 14, intermediate_size=2 * size.tower, window_size=112, fullatt_block_indexes=[1])
-    sound = {"d_model": 32, "encoder_layers": 1, "encoder_attention_heads": 2, "encoder_ffn_dim": 64}
     config = transformers.Qwen2_5OmniConfig(
         thinker_config={
             "text_config": text_settings(words, size, rope_parameters=rope),
             "vision_config": tower,
-            "audio_config": {**sound, "output_dim": size.width},
+            "audio_config": {**_SOUND, "output_dim": size.width},
             **ids,
         },
         talker_config={
@@ -87,11 +73,94 @@ def qwen2_5_omni(size: Size) -> Made:
         },
         enable_audio_output=False,
     )
-    images = transformers.Qwen2VLImageProcessor(patch_size=14, min_pixels=3136, max_pixels=12845056)
-    video: Any = transformers.Qwen2VLVideoProcessor(patch_size=14)
+    return _omni(config, words, transformers.Qwen2_5OmniProcessor, 14)
+
+
+def qwen3_omni_moe(size: Size) -> Made:
+    """Qwen2.5-Omni with experts, and features of inner vision layers added in later layers."""
+    words, ids = _omni_tokenizer("id")
+    rope = {
+        "rope_type": "default",
+        "rope_theta": 1000000.0,
+        "mrope_interleaved": True,
+        "mrope_section": sections(size, 32, 32, 16),
+    }
+    experts = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": size.width // 2}
+    tower = merging_tower(size, 16, intermediate_size=2 * size.tower, deepstack_visual_indexes=[0])
+    config = transformers.Qwen3OmniMoeConfig(
+        thinker_config={
+            "text_config": text_settings(words, size, head_dim=size.width // 4, rope_parameters=rope, **experts),
+            "vision_config": tower,
+            "audio_config": {**_SOUND, "output_dim": size.width, "downsample_hidden_size": 16},
+            **ids,
+        },
+        enable_audio_output=False,
+    )
+    return _omni(config, words, transformers.Qwen3OmniMoeProcessor, 16)
+
+
+_SOUND = {"d_model": 32, "encoder_layers": 1, "encoder_attention_heads": 2, "encoder_ffn_dim": 64}
+
+
+def _omni_tokenizer(ending: str) -> tuple[Any, dict[str, int]]:
+    """The tokenizer, and the ids of the thinker's config. ending: of their names."""
+    named = {
+        "image_token": "<|IMAGE|>",
+        "video_token": "<|VIDEO|>",
+        "audio_token": "<|AUDIO|>",
+        "vision_bos_token": "<|vision_bos|>",
+        "vision_eos_token": "<|vision_eos|>",
+        "audio_bos_token": "<|audio_bos|>",
+        "audio_eos_token": "<|audio_eos|>",
+    }
+    words = tokenizer(named)
+    places = {f"{name}_token_{ending}": f"{name}_token" for name in ("image", "video", "audio")}
+    places |= {f"{name}_{way}_token_id": f"{name}_{short}_token" for name, way, short in _OMNI_MARKERS}
+    return words, {key: words.convert_tokens_to_ids(named[name]) for key, name in places.items()}
+
+
+_OMNI_MARKERS = (
+    ("vision", "start", "bos"),
+    ("vision", "end", "eos"),
+    ("audio", "start", "bos"),
+    ("audio", "end", "eos"),
+)
+"""Names of markers in the config and in the tokenizer."""
+
+
+def _omni(config: Any, words: Any, kind: Any, patch: int) -> Made:
+    images = transformers.Qwen2VLImageProcessor(patch_size=patch, min_pixels=3136, max_pixels=12845056)
+    video: Any = transformers.Qwen2VLVideoProcessor(patch_size=patch)
     listener = transformers.WhisperFeatureExtractor(feature_size=128)
-    slot = "<|vision_bos|><|IMAGE|><|vision_eos|>"
-    return Made(config, transformers.Qwen2_5OmniProcessor(images, video, listener, words), slot)
+    return Made(config, kind(images, video, listener, words), "<|vision_bos|><|IMAGE|><|vision_eos|>")
+
+
+def florence2(size: Size) -> Made:
+    """An encoder for prompts and a decoder for answers; reported, not run."""
+    words = tokenizer({"image_token": "<image>"})
+    text = {
+        "vocab_size": WORDS,
+        "d_model": size.width,
+        "encoder_layers": size.layers,
+        "decoder_layers": size.layers,
+        "encoder_attention_heads": 4,
+        "decoder_attention_heads": 4,
+        "encoder_ffn_dim": 2 * size.width,
+        "decoder_ffn_dim": 2 * size.width,
+    }
+    config = transformers.Florence2Config(
+        text_config=transformers.BartConfig(**text).to_dict(),
+        vision_config={
+            "depths": (1, 1, 1, 1),
+            "embed_dim": (16, 16, 32, 32),
+            "num_heads": (1, 1, 2, 2),
+            "num_groups": (1, 1, 2, 2),
+            "projection_dim": size.width,
+        },
+        image_token_id=words.image_token_id,
+    )
+    images = transformers.CLIPImageProcessor(size={"height": 768, "width": 768}, do_center_crop=False)
+    return Made(config, transformers.Florence2Processor(images, words), "<image>")
 
 
 @dataclass
@@ -112,4 +181,4 @@ def llama(size: Size) -> Made:
     return Made(transformers.LlamaConfig(**text_settings(words, size)), Words(words), "")
 
 
-MAKERS: dict[str, Maker] = {make.__name__: make for make in (gemma3n, qwen2_5_omni, llama)}
+MAKERS: dict[str, Maker] = {make.__name__: make for make in (gemma3n, qwen2_5_omni, qwen3_omni_moe, florence2, llama)}

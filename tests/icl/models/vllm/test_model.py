@@ -207,3 +207,19 @@ def test_it_runs_in_separate_processes_and_can_be_restarted(folder: Path, monkey
     assert failed == [a.reason for a in inside if isinstance(a, Failure)]
     assert all("step 2: the combined scores of Poison rule out every token" in reason for reason in failed)
     assert failed
+
+
+def test_queries_of_several_heads_are_rotated_by_the_positions_of_their_tokens() -> None:
+    """vLLM's own kernel for CPUs rotates them by the numbers of rows (LFM2)."""
+    import torch
+    from vllm.config import set_current_vllm_config
+    from vllm.engine.arg_utils import EngineArgs
+    from vllm.model_executor.layers.rotary_embedding import get_rope
+
+    model = VLLM(max_images=1)
+    queries, keys = torch.randn(5, 4, 32), torch.randn(5, 2, 32)
+    with set_current_vllm_config(EngineArgs(model.weights(), **model.arguments()).create_engine_config()):
+        rotate = get_rope(32, 64, is_neox_style=True, rope_parameters={"rope_type": "default"}, dtype=torch.float32)
+        own = rotate(torch.arange(5), queries.clone(), keys.clone())
+    alone = rotate.forward_native(torch.arange(5), queries.flatten(1), keys.flatten(1))
+    assert all(torch.equal(a.flatten(1), b) for a, b in zip(own, alone, strict=True))

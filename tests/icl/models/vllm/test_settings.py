@@ -34,6 +34,7 @@ def test_a_cpu_has_its_own_precision_blocks_and_room(monkeypatch: pytest.MonkeyP
     here, changed = VLLM().arguments(), VLLM(dtype="bfloat16", cache_gib=0.5, enforce_eager=False).arguments()
     assert (here["dtype"], here["kv_cache_memory_bytes"], here["block_size"]) == ("float32", 2**31, 32)
     assert here["enforce_eager"]
+    assert here["compilation_config"] == {"custom_ops": ["-rotary_embedding"]}
     assert (changed["dtype"], changed["kv_cache_memory_bytes"]) == ("bfloat16", 2**29)
     assert VLLM(engine_args={"block_size": 64}).arguments()["block_size"] == 64
     assert VLLM(quantization="awq").precision == "bfloat16"  # its kernels know no other
@@ -41,7 +42,7 @@ def test_a_cpu_has_its_own_precision_blocks_and_room(monkeypatch: pytest.MonkeyP
     there = VLLM(quantization="awq", gpu_memory_utilization=0.5, tensor_parallel_size=2).arguments()
     assert (there["dtype"], there["kv_cache_memory_bytes"], there["enforce_eager"]) == ("auto", None, False)
     assert (there["gpu_memory_utilization"], there["tensor_parallel_size"]) == (0.5, 2)
-    assert "block_size" not in there
+    assert not {"block_size", "compilation_config"} & there.keys()
 
 
 @pytest.mark.parametrize(
@@ -164,6 +165,16 @@ def test_prompts_share_the_blocks_of_their_beginnings() -> None:
     assert not set(one) & set(other[1:])  # a block is named by all that it follows
     assert model.prefix_blocks(prompt("Which?")) == (32, blocks(model.hf, prompt("Which?"), 32))
     assert VLLM(enable_prefix_caching=False).prefix_blocks(prompt(begin))[1] == []
+
+
+@pytest.mark.parametrize(("layers", "has_blocks"), [(["full_attention", "sliding_attention"], True), (["conv"], False)])
+def test_layers_that_store_a_state_share_no_blocks(layers: list[str], has_blocks: bool) -> None:
+    model = VLLM()
+    model.hf.checkpoint.config.get_text_config(decoder=True).layer_types = layers
+    assert (
+        bool(model.prefix_blocks(prompt("Which of all the colors in the image is the brightest? " * 4))[1])
+        == has_blocks
+    )
 
 
 class Fake:
