@@ -17,7 +17,8 @@ class Orderer(Protocol):
             an Example, and the orderer adds the mark 'saw the gold' to the provenance. 'model' and 'pool' if it uses
             the model or the pool: `fitted(pool, model)` then returns the orderer to call. Without a declared need, the
             value must not matter.
-        nested: Optional, whether a longer ranking only adds demonstrations behind those of a shorter one.
+        nested: Optional, whether more shots can continue the prompt of fewer. A run then reads the shots of a query
+            together.
     """
 
     needs: ClassVar[frozenset[str]]

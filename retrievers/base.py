@@ -157,6 +157,7 @@ OPTIONAL_ATTRIBUTES: Mapping[str, bool | str] = {
     "ranked": True,
     "returns_k": True,
     "leaks": False,
+    "reads_pool_only": False,
     "warning": "",
     "model_ability": "logits",
 }
@@ -173,7 +174,8 @@ class Retriever(Protocol):
     """A component of kind `retriever`. `needs` may contain 'embedder', 'model', 'labels' and 'gold'.
 
     Optional attributes (OPTIONAL_ATTRIBUTES, read with `declared`): `model_ability`, the ability of the model that it
-    needs; `warning`, a text that is printed before a run; `nested`, `ranked`, `returns_k`, `leaks` (see
+    needs; `warning`, a text that is printed before a run; `reads_pool_only`, whether it chooses without looking at the
+    query, as `hybrid` asks of its common part; `nested`, `ranked`, `returns_k`, `leaks` (see
     `retrievers.machinery.conformance`).
     """
 

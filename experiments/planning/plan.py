@@ -22,6 +22,7 @@ from experiments.grid.grid_warnings import grid_warnings
 from experiments.planning.prompt_counts import (
     EqualPrompts,
     IdenticalBranches,
+    NestedShots,
     PrefixBlocks,
     PrefixReuse,
     TokenCounts,
@@ -160,7 +161,7 @@ def make_plan(
         dict.fromkeys((*grid.warnings, *grid_warnings(grid))),
     )
     identical, repeated, overflow = IdenticalBranches(), RepeatedImages(), ContextOverflow()
-    unlisted, equal = UnlistedOptions(), EqualPrompts(grid)
+    unlisted, equal, nested = UnlistedOptions(), EqualPrompts(grid), NestedShots()
     all_queries = {id(task): task.queries[:limit] for task in grid.tasks}
     parts = [(task, sample_queries(all_queries[id(task)], SAMPLED_QUERIES), _groups(grid, task)) for task in grid.tasks]
     notes |= dict.fromkeys(note for task in grid.tasks for note in _image_notes(task.title, all_queries[id(task)]))
@@ -180,6 +181,7 @@ def make_plan(
                 prefixes,
                 identical,
                 equal,
+                nested,
                 repeated,
                 overflow,
                 unlisted,
@@ -210,7 +212,7 @@ def make_plan(
         counted=counted,
         arms=len(arms),
         sharing=sum(demos.count(key) > 1 for key in demos),
-        notes=(*notes, *identical.notes(), *same, *repeated.notes(), *overflow.notes()),
+        notes=(*notes, *identical.notes(), *same, *nested.notes(), *repeated.notes(), *overflow.notes()),
         unlisted=tuple(unlisted.notes()),
         stop=tuple(stop_lines(grid, pilot)),
         cached_fraction=prefix_reuse.fraction,
@@ -288,6 +290,7 @@ class PlanCounters:
     prefixes: PrefixBlocks
     identical: "IdenticalBranches"
     equal: EqualPrompts
+    nested: NestedShots
     repeated: RepeatedImages
     overflow: ContextOverflow
     unlisted: UnlistedOptions
@@ -326,6 +329,8 @@ def _count(
             counters.overflow.add(item.spec.cells[0], item)
             counters.unlisted.add(item)
             counters.equal.add(item)
+            if counters.equal.is_own(item.spec.cell):
+                counters.nested.add(item, counters.tokens.count_tokens(item.prompt))
             for cell in item.spec.cells:
                 branches = probe_branches(cell.decoding.strategy, item.prompt)
                 counters.identical.add(cell, branches)

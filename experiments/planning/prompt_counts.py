@@ -25,6 +25,7 @@ from experiments.store.store import write_json
 from icl import Image, Model, Prompt, StoreError, __version__, cache_folder, canonical_digest, normalize_text
 from icl.metrics.machinery.yes_no import asks_yes_no
 from icl.option_listing import OPTION_TEXTS
+from retrievers import declared
 
 
 @dataclass
@@ -87,10 +88,14 @@ class EqualPrompts:
     def _own(self) -> dict[str, Cell]:
         return {cell.digest: cell for cell in self.grid.cells}
 
+    def is_own(self, cell: Cell) -> bool:
+        """Whether no placeholder stands for a component of the cell."""
+        own = self._own[cell.digest]
+        return (cell.retriever, cell.order, *cell.transforms) == (own.retriever, own.order, *own.transforms)
+
     def add(self, item: PromptItem) -> None:
-        cell, own = item.spec.cell, self._own[item.spec.cell.digest]
-        is_own = (cell.retriever, cell.order, *cell.transforms) == (own.retriever, own.order, *own.transforms)
-        if item.prompt is not None and is_own:
+        cell = item.spec.cell
+        if item.prompt is not None and self.is_own(cell):
             names = (*FACTORS, "rerankers", "task", "model")
             labels = tuple(str(cell.labels.get(name)) for name in names)
             self.digests.setdefault(labels, {})[cell.shots, cell.seed, item.example.id] = item.prompt.digest
@@ -110,6 +115,49 @@ class EqualPrompts:
                     sizes[start] = sizes.get(start, 0) + len(rest[-1])
         return [
             f"{start} in all {size:,} that were read, so their arms have equal answers" for start, size in sizes.items()
+        ]
+
+
+MIN_SHARED = 0.1
+"""Share of the tokens that a nested order must save to be worth a sentence."""
+
+
+@dataclass
+class NestedShots:
+    """Estimates what the order `auto` saves where no demonstration is the best one, so that no order means anything.
+
+    Counts prompts in the usual order of nested retrievers without scores, in models that read a common beginning once.
+
+    Attributes:
+        tokens: (retriever, other labels without the shots, query) -> shots -> tokens of the prompt.
+    """
+
+    tokens: dict[tuple[str, ...], dict[int, int]] = field(default_factory=dict)
+
+    def add(self, item: PromptItem, tokens: int) -> None:
+        cell, demos = item.spec.cell, item.context.demos
+        is_nested = declared(cell.retriever, "nested") and cell.num_demos == cell.shots
+        is_local = not {"logits", "strategies"}.isdisjoint(cell.model.abilities)
+        if is_nested and is_local and cell.config["order"] == {"name": "reversed"} and not any(d.score for d in demos):
+            axes = ("retriever", "task", "model", "transforms", "composer", "seed")
+            key = (*(str(cell.labels[axis]) for axis in axes), item.example.id)
+            self.tokens.setdefault(key, {})[cell.shots] = tokens
+
+    def notes(self) -> list[str]:
+        """A sentence if a nested order saves much."""
+        ladders = [ladder for ladder in self.tokens.values() if len(ladder) > 1]
+        saved = 0.0
+        for ladder in ladders:
+            few, many = min(ladder), max(ladder)
+            saved += (ladder[many] - ladder[few]) / (many - few) * (sum(ladder) - many)
+        total = sum(sum(ladder.values()) for ladder in ladders)
+        if saved <= MIN_SHARED * total:
+            return []
+        retrievers = ", ".join(dict.fromkeys(key[0] for key, ladder in self.tokens.items() if len(ladder) > 1))
+        return [
+            f"no demonstration of {retrievers} is the best one, so their order means nothing. With order: auto more "
+            f"shots would continue the prompt of fewer, and the model would read about {saved / total:.0%} fewer of "
+            "their tokens."
         ]
 
 

@@ -96,6 +96,18 @@ def rows() -> list[Row]:
                 "<= 1.10",
             )
         )
+    knn = {"name": "knn", "by": "image"}
+    hybrid = {"name": "hybrid", "of": knn, "similar": 2}
+    for what, node in (
+        ("2 similar demonstrations", {**hybrid, "part": "similar"}),
+        ("14 common and 2 similar demonstrations", hybrid),
+        ("16 similar demonstrations", knn),
+    ):
+        one_arm = ["grid.shots=[16]", "grid.decoding=[greedy]", "seeds=[0]", f"name={len(what)}"]
+        counters = _run(str(quickstart), [fixed[0], f"grid.retriever=[{json.dumps(node)}]", *one_arm])
+        table.append(
+            (f"{what}: tokens forwarded in prefill a query", f"{counters['prefill_tokens'] / QUERIES / 4:.1f}", "")
+        )
     return table
 
 

@@ -41,6 +41,23 @@ class Reversed:
         return replace(context, demos=tuple(sorted(context.demos, key=lambda demo: -demo.rank)))
 
 
+@component("orderer", "auto")
+@dataclass(frozen=True)
+class Auto:
+    """Best last, or the retriever's own order if it has no similarity: then more shots continue fewer.
+
+    `reversed` for demonstrations with a similarity. Where all scores are 0, as with the retrievers `random` and
+    `balanced`, `as_retrieved`: no demonstration is the best one, so a nested order costs nothing.
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset()
+    nested: ClassVar[bool] = True
+
+    def order(self, context: Context) -> Context:
+        orderer = Reversed() if any(demo.score for demo in context.demos) else AsRetrieved()
+        return orderer.order(context)
+
+
 @component("orderer", "random")
 @dataclass(frozen=True)
 class RandomOrderer:

@@ -110,3 +110,10 @@ def test_two_demonstrations_have_two_numbered_orders_and_one_has_one() -> None:
         _ids({"name": "permutation", "index": 2}, _context(shots=2))
     assert _ids({"name": "permutation", "index": 5}, _context(shots=1)) == "0"
     assert _ids({"name": "permutation", "index": 5}, _context(shots=0)) == ""
+
+
+def test_auto_nests_where_no_demonstration_is_the_best_and_puts_the_best_last_elsewhere() -> None:
+    context = _context(shots=3)
+    without = replace(context, demos=tuple(replace(demo, score=0.0) for demo in context.demos))
+    one = replace(context, demos=(context.demos[0], *without.demos[1:]))
+    assert [_ids("auto", some) for some in (context, one, without)] == ["210", "210", "012"]

@@ -34,6 +34,8 @@ DEFAULTS: dict[tuple[str, str], dict[str, Any]] = {
         "sum_over": "positives_and_others",
         "code": "",
     },
+    ("retriever", "hybrid"): {"similar": 2, "part": "both"},
+    ("retriever", "k_means"): {"by": "image"},
     ("retriever", "knn"): {"search": "exact", "by": "image", "weight": 0.5},
     ("retriever", "late_interaction"): {"by": "image", "weight": 0.5},
     ("retriever", "learned"): {
@@ -106,6 +108,8 @@ UNRANKED = [
     "external",
     "fixed",
     "hard_negative",
+    "hybrid",
+    "k_means",
     "likelihood_oracle",
     "mmr",
     "reranked",

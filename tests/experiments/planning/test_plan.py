@@ -178,3 +178,20 @@ def test_values_of_an_axis_under_which_the_prompts_of_the_data_are_equal_are_nam
     equal = [note for note in planned(mapping(grid=axes)).notes if "are identical" in note]
     assert len(equal) == bool(sentence), equal
     assert sentence in "".join(equal)
+
+
+def test_a_nested_order_that_costs_nothing_is_named_with_what_it_saves(mapping: Any, toy: str) -> None:
+    def notes(**changes: Any) -> list[str]:
+        config = {"model": toy, "shots": None, "retriever": "random", "grid": {"shots": [2, 4]}, **changes}
+        return [note for note in planned(mapping(**config)).notes if "order: auto" in note]
+
+    (note,) = notes()
+    assert note.startswith("no demonstration of random is the best one, so their order means nothing.")
+    share = int(note.partition("about ")[2].partition("%")[0])
+    assert 20 <= share <= 33, "2 of the 6 demonstrations of a query, less for its question"
+    assert not notes(order="auto")
+    assert not notes(grid={"shots": [4]})
+    assert not notes(retriever="stratified"), "its sets are not nested"
+    assert not notes(model="fake-copy"), "nothing is prefilled"
+    (both,) = notes(grid={"shots": [2, 4], "retriever": ["random", "balanced"]})
+    assert both.startswith("no demonstration of random, balanced is the best one")

@@ -27,6 +27,7 @@ REQUIRED: dict[str, dict[str, Any]] = {  # parameters without a default
     "filtered": {"of": {"name": "knn", "embedder": "histogram"}, "max_similarity": 1},
     "reranked": {"of": "bm25", "rerankers": ["label_balance"], "candidates": 12},
     "query_dropout": {"of": "bm25", "share": 0.4},
+    "hybrid": {"of": {"name": "knn", "embedder": "histogram"}, "common": {"name": "k_means", "embedder": "histogram"}},
     "with_leaks": {"of": {"name": "knn", "embedder": "histogram"}},
     "neighbor_swap": {"of": {"name": "knn", "embedder": "histogram"}, "position": 1},
 }
