@@ -386,15 +386,15 @@ class Calls:
 
     def _pay(self, missing: Mapping[str, SampleRequest]) -> None:
         keys = {id(request): key for key, request in missing.items()}
-        requests = list(missing.values())
-        failures: list[str] = []
+        requests, failures, paid_before = list(missing.values()), list[str](), self.paid
         from decoding import Counters
 
         with report_write_errors(self.path), self.path.open("a", encoding="utf-8") as file:
 
             def store(request: SampleRequest, result: Answer) -> None:
-                if isinstance(result, str):
-                    failures.append(f"query '{request.item.example.id}': {result}")
+                if isinstance(result, str) or not np.isfinite(np.max(list(result.option_scores.values()))):
+                    why = result if isinstance(result, str) else f"the model scores its options {result.option_scores}."
+                    failures.append(f"query '{request.item.example.id}': {why}")
                     return
                 key = keys[id(request)]
                 line = {"key": key, "scores": dict(result.option_scores), "tokens": result.usage.prompt_tokens}
@@ -402,7 +402,7 @@ class Calls:
                 file.flush()
                 self.stored[key] = line
                 self.paid += 1
-                self.report("calls", self.paid, 0)
+                self.report("calls", self.paid - paid_before, len(requests))
 
             for start in range(0, len(requests), CHUNK):
                 answer(self.cell.model, requests[start : start + CHUNK], Counters(), store)

@@ -4,6 +4,7 @@ import importlib.util
 import json
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -189,6 +190,24 @@ def test_members_that_show_a_query_are_no_candidates(study: Config, tmp_path: Pa
     other = module.read_setting(config, Options(BUDGET))
     assert {one.id for one in setting.pool.examples} - {one.id for one in other.pool.examples} == {shared.id}
     assert any("8 of 9 members of the pool may be demonstrations" in note for note in other.used)
+
+
+def test_a_score_that_is_no_number_is_not_stored(
+    study: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer = module.answer
+
+    def with_nan(model: Any, requests: Any, counters: Any, on_answer: Any) -> None:
+        def changed(request: Any, result: Any) -> None:
+            scores = dict.fromkeys(result.option_scores, math.nan) if request is requests[-1] else result.option_scores
+            on_answer(request, replace(result, option_scores=scores))
+
+        answer(model, requests, counters, changed)
+
+    monkeypatch.setattr(module, "answer", with_nan)
+    with pytest.raises(DataError, match=r"query 'q-\d+': the model scores its options .*nan.* A set is not rated on a"):
+        search(study(), tmp_path / "t")
+    assert "NaN" not in (tmp_path / "t" / CALLS).read_text()
 
 
 def test_a_damaged_line_of_calls_is_named(study: Config, tmp_path: Path) -> None:
