@@ -9,6 +9,7 @@ sets that need no model call, the set of a search on permuted scores, and the be
 """
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -103,6 +104,7 @@ class Setting:
     """What is searched on.
 
     Attributes:
+        study: The cell as the study has it, with its own retriever and order.
         cell: Its retriever is replaced by each set.
         dev: The queries that choose, in random order.
         test: The queries that judge.
@@ -112,6 +114,7 @@ class Setting:
         dev_task: The node of the task with the dev queries.
     """
 
+    study: Cell
     cell: Cell
     dev: Sequence[Example]
     test: Sequence[Example]
@@ -245,12 +248,12 @@ def optimize(config: Config, options: Options, folder: Path, report: ReportProgr
         DataError: Dev and held-out queries share a group or an image, or the pool is too small.
         PlanError: The study has a pool for each query, or its options cannot be scored.
     """
-    for name in options.searches:
-        if name not in SEARCHES:
-            raise ConfigError(f"--search: no search '{name}'.{did_you_mean(name, SEARCHES)} {', '.join(SEARCHES)}.")
-    if options.objective not in OBJECTIVES:
-        near = did_you_mean(options.objective, OBJECTIVES)
-        raise ConfigError(f"--objective is {' or '.join(OBJECTIVES)}, not '{options.objective}'.{near}")
+    for option, value, names in (
+        *(("search", name, SEARCHES) for name in options.searches),
+        ("objective", options.objective, OBJECTIVES),
+    ):
+        if value not in names:
+            raise ConfigError(f"--{option}: no {option} '{value}'.{did_you_mean(value, names)} {', '.join(names)}.")
     setting = read_setting(config, options)
     calls = Calls(folder / CALLS, setting.cell, report)
     candidates, budget, notes = [one.id for one in setting.pool.examples], options.budget, list(setting.used)
@@ -315,7 +318,7 @@ def _compare(
     rows += [row(name, [setting.fixed(demos)]) for name, demos in _free_sets(setting, options.seed, notes)]
     own = setting.cell.labels["retriever"]
     if setting.cell.retriever is not None and own != "random":
-        rows.append(row(f"{own} (study)", [setting.cell], setting.whole_pool))
+        rows.append(row(f"{own} (study)", [setting.study], setting.whole_pool))
     return [*rows, row("no demonstrations", [replace(setting.cell, shots=0)]), row("mean random set", draws)]
 
 
@@ -430,7 +433,8 @@ def read_setting(config: Config, options: Options) -> Setting:
     cell = max((one for one in grid.cells if not one.control), key=lambda one: one.shots)
     if not cell.shots:
         raise ConfigError(f"{config.where('shots')}: a set has demonstrations, and shots is 0. Use shots=4.")
-    cell = replace(cell, answer_mode="options", order=build("orderer", "as_retrieved"))
+    study = replace(cell, answer_mode="options")
+    cell = replace(study, order=build("orderer", "as_retrieved"))
     one = replace(grid, cells=(cell,))
     check_data(one)
     check_requirements(one)
@@ -457,12 +461,12 @@ def read_setting(config: Config, options: Options) -> Setting:
     pool = Pool(tuple(example for example in whole.examples if example.id in set(candidates)))
     if len(pool) < len(whole):
         used.append(f"{len(pool):,} of {len(whole):,} members of the pool may be demonstrations: no query's image.")
-    if len(pool) < cell.shots:
+    if math.perm(len(pool), cell.shots) < 2 or len(dev) < 2:
         raise DataError(
-            f"{where}: {cell.shots} shots, and {len(pool)} members of the pool have no image of a dev or held-out "
-            "query. Use fewer shots, or a larger pool."
+            f"{where}: {cell.shots} shots, {len(pool)} members of the pool without an image of a dev or held-out "
+            f"query, and {len(dev)} dev queries. There must be two sets and two dev queries at least."
         )
-    return Setting(cell, dev, test, pool, whole, tuple(used), dev_task)
+    return Setting(study, cell, dev, test, pool, whole, tuple(used), dev_task)
 
 
 def _divide(config: Config, cell: Cell, options: Options) -> tuple[list[Example], list[Example], Mapping[str, Any]]:
@@ -515,7 +519,7 @@ def _bootstrap(setting: Setting, options: Options, calls: Calls) -> tuple[list[s
     tried = tried[: options.budget // BOOTSTRAP_SHARE]
     right = calls.rate(setting.cells({"name": "random"}), tried, setting.pool)[0, :, 1] if tried else np.zeros(0)
     names = [one.id for one, is_right in zip(tried, right, strict=True) if is_right]
-    if len(names) < setting.cell.shots:
+    if math.perm(len(names), setting.cell.shots) < 2:
         raise DataError(
             f"--bootstrap: the model answers {len(names)} of {len(tried)} members of the pool rightly, and a set has "
             f"{setting.cell.shots}. Raise --budget, or leave --bootstrap out."

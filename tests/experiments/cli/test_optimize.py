@@ -70,7 +70,7 @@ def test_a_second_search_says_that_the_queries_were_used(icl: ICL, grid: Callabl
         (["--budget", "9"], "--budget: 9 model calls do not rate 2 sets on 12 dev queries"),
         (["--budget", "60", "--search", "race,greedy"], "--budget: 60 model calls do not rate 2 sets"),
         (["--budget", "60", "--search", "race,luck"], "--search: no search 'luck'. race, random, greedy, exchange."),
-        (["--budget", "60", "--objective", "bleu"], "--objective is p_gold or accuracy, not 'bleu'."),
+        (["--budget", "60", "--objective", "bleu"], "--objective: no objective 'bleu'. p_gold, accuracy."),
         (["--budget", "60", "--as", "docx"], "--as is one of latex"),
         ([], "Missing option '--budget'"),
     ],

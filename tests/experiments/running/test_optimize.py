@@ -129,6 +129,18 @@ def test_comparisons_have_their_own_rows_and_the_budget_is_that_of_each_search(s
     assert set(result.rows[0].test) <= {0.0, 1.0}
 
 
+def test_the_retriever_of_the_study_keeps_its_order_and_its_pool(study: Config, tmp_path: Path) -> None:
+    keys = {"retriever": {"name": "knn", "by": "image", "embedder": "pixels"}, "order": "reversed"}
+    result = search(study(**keys), tmp_path / "sets" / "t")
+    config = load_config(study(**keys, answer_mode="options"))
+    run(config, tmp_path / "runs")
+    (cell,) = expand(config).cells
+    samples = {sample["query"]: sample for sample in Store(tmp_path / "runs" / "t").samples(cell.digest)}
+    (own,) = (row for row in result.rows if row.name == "knn (study)")
+    scores = [rate_options(samples[one.id]["option_scores"], one)[0] for one in result.setting.test]
+    assert own.test.tolist() == pytest.approx(scores, abs=1e-5)
+
+
 def test_bootstrapping_uses_only_members_that_the_model_answers_rightly(
     study: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -162,8 +174,9 @@ def test_a_study_with_several_settings_says_what_is_used(study: Config, tmp_path
         ({}, {"dev": ("half",)}, r"not 'half'"),
         ({}, {"budget": 3}, r"--budget: 3 model calls do not rate 2 sets"),
         ({}, {"searches": ("rase",)}, r"--search: no search 'rase'\. Did you mean 'race'"),
-        ({}, {"objective": "bleu"}, r"--objective is p_gold or accuracy, not 'bleu'"),
+        ({}, {"objective": "bleu"}, r"--objective: no objective 'bleu'. p_gold, accuracy"),
         ({"shots": 0}, {}, r"shots is 0\. Use shots=4"),
+        ({"shots": 1, "task.pool_count": 1}, {}, r"There must be two sets and two dev queries at least"),
         ({"task.pool_count": 2}, {}, r"3 demonstrations from a pool of 2"),
         ({"task.optionless": True}, {}, r"answer_mode: options needs answers to choose from"),
         ({"task": {"name": "binding", "ways": 4, "queries": 24}}, {}, r"24 queries have 24 pools"),
