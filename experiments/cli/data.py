@@ -11,7 +11,7 @@ import typer
 
 from experiments.cli.main import checked_path
 from experiments.cli.options import Overrides
-from icl import ConfigError, Example, ICLError, Image, Pool, strip_control_characters
+from icl import ConfigError, Example, ICLError, Image, Pool, did_you_mean, strip_control_characters
 from retrievers import Embedder, open_source
 
 ROLES, COLUMN = ("question", "image", "answer", "options", "id", "group"), {"group": "pair"}
@@ -69,7 +69,9 @@ def check(
     from icl.tasks.presets import CHECKS, PRESETS, record_check
 
     if not (is_preset := data in PRESETS) and not checked_path(data).exists():
-        raise ConfigError(f"there is no file, folder or preset '{data}'. Presets: {', '.join(PRESETS)}.")
+        raise ConfigError(
+            f"there is no file, folder or preset '{data}'.{did_you_mean(data, PRESETS)} Presets: {', '.join(PRESETS)}."
+        )
     guess = None if is_preset else guess_task(Path(data), Path())
     node = {"name": "hub", "preset": data} if guess is None else guess.task
     columns = PRESETS[data]["columns"] if guess is None else guess.columns

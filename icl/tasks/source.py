@@ -463,10 +463,13 @@ def _undecoded(feature: Any) -> Any:
 def _first_line(error: Exception) -> str:
     """The first line of an error. `datasets` wraps a reader's error, which names the row, in a general one."""
     from datasets.exceptions import DatasetGenerationError
+    from datasets.table import CastError
 
     if isinstance(error, StopIteration):
         return "there is nothing in it."
     cause = error.__cause__ if isinstance(error, DatasetGenerationError) else None
+    if isinstance(cause or error, CastError):
+        return "its files have different columns. Use one of them as the path."
     text = str(cause or error).strip().splitlines()
     return (text[0] if text else type(error).__name__).rstrip(".") + "."
 

@@ -56,7 +56,7 @@ class Checkpoint:
                 where = f"model.revision: {self.path} is on this machine"
                 raise ModelError(f"{where} and has no revisions. Remove `revision`.")
             return None
-        if not folder.exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", self.path):
+        if not folder.exists() and re.fullmatch(r"(?!.*(--|\.\.))\w[\w.-]*/\w[\w.-]*", self.path):
             return HubModel(self.path, self.revision)
         expected = "a folder with a checkpoint, a hub id (owner/name)"
         missing = "it is a file" if folder.exists() else f"there is no folder {folder.absolute()}"
@@ -95,6 +95,8 @@ class Checkpoint:
 
     def check_weights(self) -> None:
         """Raises ModelError if weights are missing. A plan does not need them. Downloads nothing large."""
+        from icl.models.checkpoint_errors import damaged_weights
+
         if self.hub is not None:
             _ = self.folder, self.hub.weight_names
             return
@@ -104,6 +106,9 @@ class Checkpoint:
                 f"model.path: {self.folder} has a config.json but no weights (*.safetensors). Save the model there "
                 "with `save_pretrained`, or use another folder."
             )
+        for path in sorted(self.folder.glob("*.safetensors")):
+            if problem := damaged_weights(path):
+                raise ModelError(f"model.path: {path} is not a whole file of weights ({problem}). Copy it again.")
 
     @property
     def folder_with_weights(self) -> Path:

@@ -268,7 +268,7 @@ class PromptRenderer:
         )
         if role is not None:
             raise ModelError(
-                f"{self.name}: the chat template prints the content of a {role} turn as Python or JSON. Use a "
+                f"{self.name}: the chat template prints the content of the {role} turn as Python or JSON. Use a "
                 "composer whose turns of this role have no images."
             )
         return text or ""
@@ -287,6 +287,10 @@ class PromptRenderer:
                 raise ModelError(
                     f"model.template: the chat template of {self.name} needs '{missing[1]}', which is not set. Set "
                     f"it: `template: {{{missing[1]}: ...}}`."
+                ) from error
+            if problem.startswith("TemplateSyntaxError"):
+                raise ModelError(
+                    f"{self.name}: the chat template is not Jinja ({problem}). Mend its chat_template.jinja."
                 ) from error
             raise ModelError(
                 f"{self.name}: the chat template does not accept these turns ({roles}): {problem}.{self._advice(turns)}"
@@ -396,7 +400,7 @@ class PromptRenderer:
                 "`instruction_text` of the composer instead."
             )
         what = f"the text {piece.strip()[:40]!r}" if isinstance(piece, str) else "an image"
-        problem = f"{self.name}: the chat template drops {what} of a {role} turn, or moves it to another position."
+        problem = f"{self.name}: the chat template drops {what} of the {role} turn, or moves it to another position."
         if role == "assistant" and isinstance(piece, str) and split_reasoning(piece).has_reasoning:
             return f"{problem} It removes the reasoning of earlier answers. Use demonstrations without reasoning."
         if self.facts.images_first:

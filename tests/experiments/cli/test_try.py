@@ -200,7 +200,7 @@ def test_data_check_says_what_is_empty_or_unused(icl: ICL, tmp_path: Path) -> No
     done = icl("data", "check", write(tmp_path, options=[]))
     assert (done.status, done.out.splitlines()[-1].split(":")[0]) == (1, "empty        options")
     done = icl("data", "check", "popee")
-    assert (done.status, "there is no file, folder or preset 'popee'" in done.err) == (2, True)
+    assert (done.status, "there is no file, folder or preset 'popee'. Did you mean 'pope'?" in done.err) == (2, True)
     assert (
         "--model MODEL task.columns.answer=COLUMN" in icl("data", "check", write(tmp_path, answer=None, hue="red")).err
     )

@@ -477,6 +477,13 @@ def test_text_that_is_not_utf8_is_a_sentence(tmp_path, name, encoding):
         _ = task(tmp_path / name, columns={"question": "ask", "answer": "said"}).queries
 
 
+def test_a_folder_of_other_files_is_a_sentence(tmp_path):
+    (tmp_path / "a.json").write_text('{"ask": "?", "said": "red"}')
+    (tmp_path / "b.json").write_text('{"version": [1, 2]}')
+    with pytest.raises(DataError, match=r"its files have different columns\. Use one of them as the path"):
+        _ = task(tmp_path).queries
+
+
 def test_a_table_of_a_spreadsheet_has_a_byte_order_mark_and_semicolons(tmp_path):
     (tmp_path / "t.csv").write_text("ask;said\nWhat, please?;red, green\n", encoding="utf-8-sig")
     (query,) = task(tmp_path / "t.csv", columns={"question": "ask", "answer": "said"}, pool_fraction=0).queries

@@ -166,8 +166,17 @@ def test_missing_weights_are_not_made_up(copied: Path) -> None:
 def test_a_truncated_weight_file(copied: Path) -> None:
     whole = (copied / "model.safetensors").read_bytes()
     (copied / "model.safetensors").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(ModelError, match=r"the weights of .* cannot be loaded"):
+    sentence = r"model\.safetensors is not a whole file of weights \(.*\)\. Copy it again"
+    with pytest.raises(ModelError, match=sentence):
         HF(path=str(copied)).load()
+    with pytest.raises(ModelError, match=sentence):
+        HF(path=str(copied)).check_loadable()  # at the plan
+
+
+@pytest.mark.parametrize("path", ["./none", "../none", "none/.hidden", "a--b/c"])
+def test_a_path_that_is_no_hub_id_is_a_sentence(path: str) -> None:
+    with pytest.raises(ModelError, match=r"is not a folder with a checkpoint, a hub id"):
+        _ = HF(path=path).checkpoint.folder
 
 
 def test_an_unavailable_attention_implementation(folder_of: FolderOf) -> None:

@@ -253,7 +253,7 @@ def test_printed_items_and_indented_lists_become_strings_or_an_error(printed: st
     assert own.text(Prompt((turn("user", "a"), turn("assistant", "b c")))) in {
         f"<user>\na</turn>\n<assistant>\n{answer}</turn>\n<assistant>\n" for answer in ("b c", '"b c"')
     }
-    with pytest.raises(ModelError, match="prints the content of a assistant turn as Python or JSON"):
+    with pytest.raises(ModelError, match="prints the content of the assistant turn as Python or JSON"):
         own.text(Prompt((turn("user", "a"), turn("assistant", image(1), "b"))))
 
 
