@@ -196,8 +196,7 @@ def test_a_finished_run_is_not_taken_for_finished_after_a_change(
         max_new_tokens: 2
         shots: 0
     """)
-    first = icl("run", config)
-    assert first.status == 0
+    assert icl("run", config, "--quiet").status == 0
     assert icl("run", config).out.startswith("nothing to do")
     for name, old, new in (
         ("model/tokenizer_config.json", "2048", "2047"),
@@ -268,7 +267,7 @@ def test_run_with_a_failed_sample_ends_with_1_and_can_be_continued(
         "JPEG2000. Sample marked failed; 1 of 12 so far." in (output.err)
     )
     assert "done         12 samples, 2 failed" in output.err
-    assert icl("run", config).status == 1
+    assert icl("run", config, "--quiet").status == 1
 
 
 @pytest.mark.parametrize(
@@ -300,7 +299,7 @@ def test_a_users_mistake_is_one_sentence_and_status_2(
 
 
 def test_a_plan_is_made_although_a_run_of_the_name_has_other_settings(icl: ICL, grid: Callable[[str], str]) -> None:
-    assert icl("run", grid(RUN)).status == 0
+    assert icl("run", grid(RUN), "--quiet").status == 0
     output = icl("plan", "grid.yaml", "grid.shots=[4]")
     assert output.status == 0
     assert "icl run would refuse" in output.out
