@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from pathlib import Path
 
 import pytest
 from written_run import GREEDY, VCD, page_samples
@@ -167,10 +166,9 @@ def test_hostile_text_is_shown_as_text_and_does_nothing(page):
     assert opened.get_log("browser") == []
 
 
-def test_a_script_that_got_into_the_page_would_not_run(browser, written):
+def test_a_script_that_got_into_the_page_would_not_run(browser, report, tmp_path):
     """The second line of defense: the content policy, checked with a page that was broken on purpose."""
-    path: Path = write_report(written(queries=2)).report
-    html = path.read_text(encoding="utf-8")
+    html, path = report(queries=6).read_text(encoding="utf-8"), tmp_path / "report.html"
     path.write_text(html.replace("<main>", "<main><script>window.hacked=1</script>", 1), encoding="utf-8")
     browser.get(path.as_uri())
     assert browser.execute_script("return window.hacked") is None
@@ -245,12 +243,13 @@ def resized(browser):
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
 
 
+LARGE = {"queries": 6, "shots": (0, 1, 2, 4, 8, 16), "retrievers": ("random", "knn", "mmr")}
 A4_WIDTH = 702  # of 210 mm less two margins of 12 mm, in pixels of 1/96 inch
 
 
 @pytest.mark.parametrize(("width", "media"), [(1168, ""), (360, ""), (A4_WIDTH, "print")])
 def test_nothing_is_cut_on_a_desktop_a_phone_and_paper(page, resized, width, media):
-    opened = page(queries=6, shots=(0, 2, 4, 8), retrievers=("random", "knn", "mmr"))
+    opened = page(**LARGE)
     resized(width, media)
     assert opened.execute_script("return document.documentElement.scrollWidth") <= width
     wide = opened.execute_script(
@@ -263,7 +262,7 @@ def test_nothing_is_cut_on_a_desktop_a_phone_and_paper(page, resized, width, med
 
 
 def test_the_first_column_stays_in_sight_when_a_table_scrolls(page, resized):
-    opened = page(queries=6, shots=(0, 1, 2, 4, 8, 16))
+    opened = page(**LARGE)
     resized(360)
     moved = opened.execute_script(
         "const box = document.querySelector('#scores .wide'), head = box.querySelector('tbody th');"

@@ -63,11 +63,11 @@ def test_prompts_and_greedy_answers_are_those_of_generate(folder: Path, model: V
 
 
 @pytest.mark.skipif(bool(MISSING), reason=f"{', '.join(MISSING)} are not installed: {packages.INSTALL}")
-def test_greedy_answers_of_the_small_model_are_those_of_generate(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """In a process of its own: vLLM runs the class of transformers here, and replaces operations of transformers."""
-    monkeypatch.setenv("ICL_CACHE", str(tmp_path))
+def test_greedy_answers_of_the_small_model_are_those_of_generate() -> None:
+    """In a process of its own: vLLM runs the class of transformers here, and replaces operations of transformers.
+
+    The checkpoint is that of the cache: tests/icl/models/small assembles it anew.
+    """
     folder = checkpoint_folder()
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as other:
         answers = other.submit(groups.greedy_tokens, folder, 6, 21).result()
