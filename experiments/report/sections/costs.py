@@ -24,8 +24,8 @@ REMARKS = {
         "requests had a default, because the texts before their answers name no choice",
     ),
     "shared_prefix_tokens": (
-        "prompt token was reused from another branch",
-        "prompt tokens were reused from other branches",
+        "prompt token was reused from another prompt",
+        "prompt tokens were reused from other prompts",
     ),
     "suffix_tokens": ("token was read to score options", "tokens were read to score options"),
     "batches_halved": ("batch did not fit the memory", "batches did not fit the memory and were split"),
