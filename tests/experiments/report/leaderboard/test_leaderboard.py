@@ -1,5 +1,6 @@
 """The leaderboard: its columns over several runs, its numbers, its page and its command."""
 
+import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,11 @@ from experiments.api import run
 from experiments.cli.main import main
 from experiments.report.leaderboard import frontier_tables, leaderboard_frame, leaderboard_sections, render_leaderboard
 from experiments.report.leaderboard_columns import collect_leaderboard
+from experiments.results.loaded_run import load_run
 from experiments.results.view_run import view_run
 from experiments.stats.compare import compare
+from experiments.stats.formatting import format_range, format_share
+from experiments.store.store import Store
 from icl.errors import ConfigError
 
 HOSTILE = "<script>alert(1)</script>"
@@ -42,6 +46,28 @@ def test_gains_are_the_paired_differences_of_compare(written: Any) -> None:
             table[["difference", "low", "high"]].tolist()
         )
     assert row["strongest"] == "mask_only"
+
+
+def test_a_method_with_unread_outputs_has_a_range_and_no_gain(written: Any) -> None:
+    made = written(queries=30, seeds=(0,), shots=(2,), retrievers=("random",), tasks=("shapes",))
+    store = Store(made.path)
+    for digest in made.info["cells"]:
+        samples = list(store.samples(digest))
+        if (store.read_intact_cell(digest) or {})["labels"]["decoding"] == "vcd":
+            marked = [{**one, "unread": ["lenient"]} if i < 6 else one for i, one in enumerate(samples)]
+            scores = [one["scores"]["lenient"] for one in samples]
+            store.replace_samples(digest, marked)
+    board = collect_leaderboard([view_run(load_run(made.path))])
+    row = leaderboard_frame(board).set_index("method").loc["vcd"]
+    ends = sum(scores[6:]) / 30, (sum(scores[6:]) + 6) / 30
+    assert row[["mean_low", "mean_high", "unread"]].tolist() == pytest.approx([*ends, 0.2])
+    assert row["low"] < row["mean_low"] < row["mean_high"] < row["high"]
+    assert math.isnan(row["gain"])
+    assert row["gain_low"] < ends[0] - ends[1] < row["gain_high"]
+    assert row["verdict"] == "undecided"
+    page = render_leaderboard(board, [], [])
+    assert format_range(ends) in page
+    assert format_share(row["score"]) not in page, "no number between the ends"
 
 
 def test_every_text_of_a_run_is_escaped(written: Any) -> None:
