@@ -201,7 +201,8 @@ def dot_chart(data: DataFrame, lines: Mapping[str, Line], x: str, y: str, whole:
     import altair as alt
 
     order, several = list(dict.fromkeys(data["row"])), len(lines) > 1
-    rows = alt.Y("row:N", sort=order, title=y or None, axis=alt.Axis(labelLimit=190))
+    room = min(250, 7 * max(map(len, map(str, order)), default=0))  # pixels: letters of browsers are wider than Vega's
+    rows = alt.Y("row:N", sort=order, title=y or None, axis=alt.Axis(labelLimit=250, minExtent=room))
     offset: dict[str, Any] = (
         {"yOffset": alt.YOffset("line:N", sort=list(lines), scale=alt.Scale(paddingOuter=0.3))} if several else {}
     )

@@ -40,6 +40,7 @@ def test_equal_sides_have_no_difference():
     [
         ("model.dtype=bfloat16", "'text'", Stage.FIRST, "dtype is float32 in A and bfloat16 in B"),
         ("model.quantize=int8", "'text'", Stage.FIRST, "quantize is none in A and int8 in B"),
+        ("model.quantize=nf4", "'text'", Stage.FIRST, "quantize is none in A and nf4 in B"),
         ("model.image_processor={size: {longest_edge: 48}}", "'exact'", Stage.PIXELS, "resize"),
         ("model.image_processor={resample: 0}", "'large'", Stage.PIXELS, "resample is 1 in A and 0 in B"),
         ("model.image_processor={image_mean: [0.4, 0.4, 0.4]}", "'gray'", Stage.PIXELS, "normalization"),
