@@ -1,6 +1,6 @@
 """Probes correct servers, where each fault that `icl probe` names is a false alarm.
 
-python -m lab.probes --python .venv-vllm/bin/python
+python -m lab.probes --work DIR
 """
 
 import json
