@@ -60,7 +60,7 @@ help:
 	@echo "make quickstart   set up $(VENV), run the embedded experiment, print a table and the path of its report"
 	@echo "make test         lint, type check, import layers and all tests (installs what they need)"
 	@echo "make test-fast    what a minute and a half checks: formulas, engines, prompts, retrievers, statistics, the store, commands"
-	@echo "make nightly      kills, damaged files, random input and equal arms, each many times; every strategy on five models; test-vllm-long"
+	@echo "make nightly      kills, damaged files, random input and equal arms, each many times; every strategy on five models; every proof of docs/systems.md; test-vllm-long"
 	@echo "make test-architectures  every row of docs/architectures.md and docs/models.md (test-lab checks a sample)"
 	@echo "make test-lab     the tests of lab/: training, benchmarks, GPU checks, the table of architectures, simulations"
 	@echo "make lint         the checks alone"
@@ -126,14 +126,14 @@ test-vllm-long: vllm-env
 	@ICL_TEST_RUNNER=2 PYTHON=$(PYTHON) sh tests/vllm_env.sh -q -k "test_equality or test_weights or test_block_budget or icl_serve_on_the_second"
 	@ICL_TEST_RUNNER=2 ICL_TEST_ASYNC=1 PYTHON=$(PYTHON) sh tests/vllm_env.sh -q -k "test_equality or test_weights or test_block_budget"
 
-# Kills, damaged files, random input and equal arms, each many times, and every strategy on five architectures. Sizes: make nightly KILLS=200 FUZZ=1000 NULL=1000
+# Kills, damaged files, random input and equal arms, each many times, every strategy on five architectures, and every proof of docs/systems.md. Sizes: make nightly KILLS=200 FUZZ=1000 NULL=1000
 KILLS ?= 100
 FUZZ  ?= 500
 NULL  ?= 1000
 NIGHTLY_TESTS := tests/experiments/test_kill.py tests/experiments/test_fuzz.py tests/lab/simulation/test_null.py \
-	tests/decoding/test_on_models.py tests/decoding/test_lazy_branches_on_models.py tests/experiments/stats/test_sign_flips.py
+	tests/decoding/test_on_models.py tests/decoding/test_lazy_branches_on_models.py tests/experiments/stats/test_sign_flips.py tests/test_systems.py
 nightly: $(VENV)/ready-dev
-	ICL_KILLS=$(KILLS) ICL_FUZZ=$(FUZZ) ICL_NULL=$(NULL) ICL_ARCHITECTURES=all OMP_NUM_THREADS=1 \
+	ICL_KILLS=$(KILLS) ICL_FUZZ=$(FUZZ) ICL_NULL=$(NULL) ICL_ARCHITECTURES=all ICL_PROOFS=all OMP_NUM_THREADS=1 \
 		$(BIN)/python -m pytest -q -n auto --dist worksteal $(NIGHTLY_TESTS) $(PYTEST_ARGS)
 	$(MAKE) test-vllm-long
 

@@ -1,6 +1,10 @@
-"""Every published system of docs/systems.yaml runs on one query of the shipped model, and the page is up to date."""
+"""Every published system of docs/systems.yaml runs on one query of the shipped model, and its proof has its number.
+
+Three proofs are computed. `ICL_PROOFS=all` computes all of them (`make nightly`).
+"""
 
 import json
+import os
 import shlex
 from importlib import import_module
 from pathlib import Path
@@ -14,11 +18,20 @@ from experiments.analyses.catalog import find_analysis
 from experiments.cli.main import main
 from experiments.config.yaml_document import to_flow_yaml
 from experiments.results.view_run import view_run
+from icl import ConfigError
 from icl.registry import build
-from tests.systems import PAGE, page, table
+from lab.systems import PAGE, Number, is_stale, numbers, page, prove, table
 
 CONTENT = table()
-RUNNING = [row for row in CONTENT["rows"] if "missing" not in row]
+ROWS = CONTENT["rows"]
+PROVED = [row for row in ROWS if "proof" in row]
+CHEAP = ("MMICL", "Assessing Modality Bias (MIS)", "FILIP")
+COMPUTED = [row for row in PROVED if row["system"] in CHEAP or os.environ.get("ICL_PROOFS") == "all"]
+MEASURED = numbers()
+
+
+def name_of(row: Any) -> str:
+    return str(row["system"])
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +64,7 @@ def config_of(row: Any, folder: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("row", RUNNING, ids=lambda row: row["system"])
+@pytest.mark.parametrize("row", ROWS, ids=name_of)
 def test_a_system_runs_on_one_query(
     row: Any, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -75,6 +88,57 @@ def test_a_system_runs_on_one_query(
             assert main(words) == 0, capsys.readouterr().err
 
 
-def test_the_page_is_made_from_the_table() -> None:
-    assert len(CONTENT["rows"]) == 44
-    assert PAGE.read_text(encoding="utf-8") == page(), "run `python tests/systems.py`"
+def test_the_page_is_made_from_the_table_and_the_numbers() -> None:
+    assert len(ROWS) == 44
+    assert PAGE.read_text(encoding="utf-8") == page(), "run `python -m lab.systems`"
+
+
+def test_each_number_belongs_to_the_experiment_of_its_row() -> None:
+    assert [*MEASURED] == [name_of(row) for row in PROVED], "run `python -m lab.systems --stale`"
+    stale = [name_of(row) for row in PROVED if is_stale(row, CONTENT, MEASURED[row["system"]])]
+    assert not stale, f"the experiments of {stale} have changed: run `python -m lab.systems --stale`"
+
+
+def test_a_changed_experiment_makes_its_number_stale() -> None:
+    row = PROVED[0]
+    changed = {**row, "proof": {**row["proof"], "keys": {**row["proof"]["keys"], "seeds": [1]}}}
+    assert is_stale(changed, CONTENT, MEASURED[row["system"]])
+    assert is_stale(row, {**CONTENT, "proof_base": {}}, MEASURED[row["system"]])
+
+
+@pytest.mark.parametrize("row", ROWS, ids=name_of)
+def test_a_row_works_by_its_interval_or_says_why_not(row: Any) -> None:
+    number = MEASURED.get(row["system"])
+    works = number is not None and number.works
+    assert works == ("runs" not in row)
+    if number is not None:
+        assert number.low <= number.difference <= number.high
+        assert number.difference == pytest.approx(number.mean - number.control, abs=2e-4)
+        assert number.n >= 40
+
+
+def test_a_system_works_only_on_the_side_that_its_claim_states() -> None:
+    number = Number("", 0.7, 0.5, 0.2, 0.1, 0.3, 60, sign=1)
+    assert number.works
+    for other in ({"sign": -1}, {"low": -0.1}, {"low": 0.0}):
+        assert not Number(**{**vars(number), **other}).works
+
+
+@pytest.mark.parametrize("row", COMPUTED, ids=name_of)
+def test_a_proof_gives_its_number(row: Any, tmp_path: Path) -> None:
+    stored, computed = MEASURED[row["system"]], prove(row, CONTENT, tmp_path)
+    assert computed.works == stored.works
+    assert computed.difference == pytest.approx(stored.difference, abs=0.05)  # processors round differently
+
+
+def test_a_claim_that_the_run_cannot_test_is_an_error(tmp_path: Path) -> None:
+    row = {
+        "system": "nothing",
+        "proof": {
+            "keys": {"task": {"name": "counting", "queries": 2}, "model": "fake-vote", "shots": 1},
+            "arm": {"retriever": "random"},
+            "against": {"retriever": "knn"},
+        },
+    }
+    with pytest.raises(ConfigError, match=r"nothing: .* no arm has retriever 'knn'"):
+        prove(row, CONTENT, tmp_path)

@@ -49,9 +49,13 @@ class Axis:
 
 @dataclass(frozen=True)
 class Node(NestedComponent):
-    """Field metadata: the config node of a component, which `experiments.grid` builds. built: the file builds it."""
+    """Field metadata: the config node of a component, which `experiments.grid` builds.
+
+    built: the file builds it. many: or a list of such nodes.
+    """
 
     built: bool = False
+    many: bool = False
 
     def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
         from pydantic_core import core_schema
@@ -59,11 +63,16 @@ class Node(NestedComponent):
         return core_schema.no_info_plain_validator_function(self._check)
 
     def __get_pydantic_json_schema__(self, schema: Any, handler: Any) -> dict[str, Any]:
-        return {"$comment": self.kind}
+        one = {"$comment": self.kind}
+        return {"anyOf": [one, {"type": "array", "minItems": 1, "items": one}]} if self.many else one
 
     def _check(self, node: Any) -> Any:
         if isinstance(node, list):
-            raise ValueError("must be one component, not a list.")
+            if not self.many:
+                raise ValueError("must be one component, not a list.")
+            if not node:
+                raise ValueError("must not be an empty list.")
+            return [self._check(one) for one in node]
         try:
             return build(self.kind, node) if self.built else node
         except ConfigError as error:  # pydantic adds the place to a ValueError
@@ -173,11 +182,13 @@ SpendPower = Annotated[Float, Ge(0.5), Le(10)]
 Chance = Annotated[Float, Gt(0), Lt(1)] | None
 StopNull = Literal["exchange", "mean"]
 Expectation = Literal["better", "worse", "higher", "lower"]
-Objective = Literal["sft", "dpo", "realign", "distill"]
+Objective = Literal["sft", "dpo", "realign", "distill", "cal"]
+Mixing = Literal["mixed", "sequential"]
 Parameters = Literal["lora", "projector", "vectors"]
 ShotsList = Annotated[tuple[Shots, ...], MinLen(1)]
 Modules = Annotated[tuple[Text, ...], MinLen(1)]
 BuiltTask = Annotated[Any, Node("task", built=True)]
+BuiltTasks = Annotated[Any, Node("task", built=True, many=True)]
 BuiltRetriever = Annotated[Any, Node("retriever", built=True)]
 BuiltIntervention = Annotated[Any, Node("intervention", built=True)]
 Relations = tuple[BuiltRetriever, ...]
@@ -265,10 +276,13 @@ class TuningControl(StrEnum):
 class TuneSpec(FileKeys):
     """The training of an adapter on episodes: prompts with demonstrations, and the answers of their queries."""
 
-    task: BuiltTask  # task with the training queries and their pools
+    task: BuiltTasks  # task with the training queries and their pools, or a list of tasks
+    weights: tuple[Positive, ...] = ()  # several tasks: the share of each in the episodes; empty: equal shares
+    mix: Mixing = "mixed"  # several tasks: mixed draws the task of each episode; sequential: one task after the other
     dev: BuiltTask = None  # task whose loss is measured at every checkpoint
     objective: Objective = "sft"  # sft: cross-entropy of the answer; dpo: against a wrong one, and sft;
-    # realign: Re-Align; distill: without demonstrations, towards the base model with them, and sft
+    # realign: Re-Align; distill: without demonstrations, towards the base model with them, and sft; cal: sft with
+    # more weight on tokens that depend on the query's image
     nearest: BuiltRetriever = "knn"  # realign: ranks the other images of the query's pool
     parameters: Parameters = "lora"  # lora: matrices in the decoder; projector: all weights of the model's own
     # projector; vectors: the tensors of tune.intervene
@@ -291,6 +305,16 @@ class TuneSpec(FileKeys):
     clip: Positive = 1.0  # largest norm of the gradient
     save_every: Count = 50  # steps between two checkpoints
     seed: Annotated[Int, Ge(0)] = 0  # seed of the first weights, of the order of queries and of demonstrations
+
+    def __post_init__(self) -> None:
+        count = len(self.tasks)
+        if self.weights and len(self.weights) != count:
+            raise ValueError(f"weights has {len(self.weights)} values for {count} tasks. Give each task one, in order.")
+
+    @property
+    def tasks(self) -> tuple[Any, ...]:
+        """The training tasks."""
+        return tuple(self.task) if isinstance(self.task, list) else (self.task,)
 
 
 @dataclass(frozen=True, kw_only=True)

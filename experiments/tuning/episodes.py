@@ -8,6 +8,7 @@ What an answer is preferred to depends on the objective. An alternative is a pro
     sft        nothing
     dpo        another answer to the same prompt: another option, or another answer of the demonstrations
     realign    the answer of the nearest other image to the same prompt, and the same answer to that other image
+    cal        nothing; the base model reads the same answer after the prompt without the query's images
 
 `realign` is Re-Align (Xing et al., 2025). The nearest other image belongs to the first member of the query's pool with
 another answer, in the order of a retriever.
@@ -16,13 +17,14 @@ Differs from the released code in the rejected answer: there a model rewrites pa
 the other image. Here it is the answer that the data give for that image.
 """
 
+from bisect import bisect
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import count
+from itertools import accumulate, count
 
 from experiments.contexts.contexts import PromptItem, Retrieval, build_contexts, prompt_specs, render
 from experiments.grid.grid import Cell
-from icl import DataError, Example, Prompt, StreamKey, normalize_text
+from icl import DataError, Example, Prompt, StreamKey, normalize_text, spans
 from retrievers import EXCLUDE_LEAKS, Retriever
 
 Alternatives = list["tuple[Prompt, str]"]
@@ -52,8 +54,41 @@ class Episode:
     alternatives: Alternatives = field(default_factory=list)
 
 
-class EpisodeStream:
-    """The episodes of one cell, step by step.
+class Episodes:
+    """The episodes of a training, step by step.
+
+    Attributes:
+        batch: Episodes of a step.
+        queries: The training queries.
+    """
+
+    batch: int
+    queries: Sequence[Example]
+
+    def episode(self, number: int) -> tuple[Episode | None, str]:
+        """The episode of a number, counted from 0, or why it has no prompt."""
+        raise NotImplementedError
+
+    def episodes(self, step: int) -> list[Episode]:
+        """The episodes of a step. Raises DataError if no query of the step has a prompt."""
+        made: list[Episode] = []
+        problem = ""
+        for number in range(step * self.batch, (step + 1) * self.batch):
+            episode, why = self.episode(number)
+            problem = why or problem
+            made += [] if episode is None else [episode]
+        if not made:
+            raise DataError(f"tune.task: no episode of step {step + 1} has a prompt: {problem}")
+        return made
+
+    def prompts(self) -> Iterator[Prompt]:
+        """The prompts of all steps, without end."""
+        for step in count():
+            yield from (one.prompt for one in self.episodes(step))
+
+
+class EpisodeStream(Episodes):
+    """The episodes of one cell.
 
     Attributes:
         cell: Task, retriever, order, transforms and composer of the episodes.
@@ -79,25 +114,9 @@ class EpisodeStream:
             raise DataError("tune.task: the training task has no queries.")
         self.epoch, self.order, self.retrieval = -1, [0], Retrieval(cell.task, cell.model)
 
-    def episodes(self, step: int) -> list[Episode]:
-        """The episodes of a step. Raises DataError if no query of the step has a prompt."""
-        made: list[Episode] = []
-        problem = ""
-        for number in range(step * self.batch, (step + 1) * self.batch):
-            episode, why = self._episode(*divmod(number, len(self.queries)))
-            problem = why or problem
-            made += [] if episode is None else [episode]
-        if not made:
-            raise DataError(f"tune.task: no episode of step {step + 1} has a prompt: {problem}")
-        return made
-
-    def prompts(self) -> Iterator[Prompt]:
-        """The prompts of all steps, without end."""
-        for step in count():
-            yield from (one.prompt for one in self.episodes(step))
-
-    def _episode(self, epoch: int, place: int) -> tuple[Episode | None, str]:
-        """The episode at one place of an epoch, or why it has no prompt."""
+    def episode(self, number: int) -> tuple[Episode | None, str]:
+        """The episode of a number, counted from 0, or why it has no prompt."""
+        epoch, place = divmod(number, len(self.queries))
         if epoch != self.epoch:
             key = StreamKey(self.cell.seed, f"tune/epoch/{epoch}")
             self.epoch, self.order = epoch, key.order("tune/queries", [query.id for query in self.queries])
@@ -117,6 +136,37 @@ class EpisodeStream:
         return Episode(item.prompt, item.example.answer, self.alternatives(item)), ""
 
 
+class MixedStream(Episodes):
+    """The episodes of several tasks, each in its own stream's order.
+
+    `mixed` draws the task of each episode, with a chance of its share. `sequential` passes from one task to the next
+    after its share of all episodes. Bhasin et al. (2404.03558) compare such curricula.
+
+    Attributes:
+        streams: The stream of each task.
+        ends: Cumulative shares of the tasks.
+        total: Episodes of the training, of `sequential`; None: mixed.
+    """
+
+    def __init__(self, streams: Sequence[EpisodeStream], shares: Sequence[float], seed: int, total: int | None) -> None:
+        self.streams, self.seed, self.total, self.batch = streams, seed, total, streams[0].batch
+        self.queries = [query for stream in streams for query in stream.queries]
+        whole = sum(shares)
+        self.ends = [end / whole for end in accumulate(shares)]
+        self.places: list[tuple[int, int]] = []
+        self.counts = [0] * len(streams)
+
+    def episode(self, number: int) -> tuple[Episode | None, str]:
+        """The episode of a number, counted from 0, or why it has no prompt."""
+        for n in range(len(self.places), number + 1):
+            at = StreamKey(self.seed, f"tune/{n}").numpy("tune/task").random() if self.total is None else n / self.total
+            task = min(bisect(self.ends, at), len(self.streams) - 1)
+            self.places.append((task, self.counts[task]))
+            self.counts[task] += 1
+        task, place = self.places[number]
+        return self.streams[task].episode(place)
+
+
 def _random_place(key: StreamKey, factor: str, count: int) -> int:
     """A random number below `count`."""
     return key.order(factor, [str(i) for i in range(count)])[0]
@@ -134,6 +184,15 @@ def wrong_answer(item: PromptItem) -> Alternatives:
         )
     key = StreamKey(item.spec.cell.seed, item.example.id)
     return [(item.prompt, wrong[key.order("tune/rejected", wrong)[0]])]
+
+
+def without_image(item: PromptItem) -> Alternatives:
+    """The answer after the prompt without the query's images."""
+    assert item.prompt is not None
+    blind = item.prompt.map(lambda part: None if part.image and spans.owner_of(part.name) == spans.QUERY else part)
+    if len(blind.images) == len(item.prompt.images):
+        raise DataError(f"tune.task: query '{item.example.id}' has no image, which objective: cal leaves out.")
+    return [(blind, item.example.answer)]
 
 
 class NearestImage:

@@ -1,15 +1,19 @@
-"""The losses of a batch of episodes: `sft`, the preferences of `dpo` and `realign`, and `distill`.
+"""The losses of a batch of episodes: `sft`, the preferences of `dpo` and `realign`, `distill` and `cal`.
 
     sft             cross-entropy of the answers, a mean over the step's answer tokens
     dpo, realign    preference of the answer over its alternatives (`experiments.tuning.episodes`), a mean over the
                     step's episodes, + sft_weight x sft
     distill         KL(base model with demonstrations || trained model without them), a mean over the step's answer
                     tokens, + sft_weight x sft. Vectors that are made of demonstrations read them on both sides
+    cal             sft, in which the tokens of an answer have the weights of CAL (`cal_weights`) under the base model,
+                    times their number
 
 `dpo` is as SymDPO trains (Jia et al., CVPR 2025). SymDPO's pairs are episodes of the transform `symbols`: both answers
 are symbols, and only the demonstrations tell which is right. The base model is the model with the adapter off.
 
-Differs from the released code in its data: there the pairs are made ahead from other data sets.
+Differs from the released code in its data: there the pairs are made ahead from other data sets. `cal` differs in the
+model of its weights (there the one that trains), in its scores (there raw logits, which a constant moves), in
+pooling (there across the ends of answers), and in the normalization (there over the batch, here in each answer).
 
 The forward pass has gradients. A session cannot train: it computes without gradients and writes its cache in place. The
 prompts are the same token ids, positions and image features that a session prefills, and the answer's tokens follow as
@@ -135,11 +139,29 @@ def _distilled(runner: LanguageModel, part: TrainedPart, spec: TuneSpec, step: E
     return loss / step.answer_tokens
 
 
+def _visual(runner: LanguageModel, part: TrainedPart, spec: TuneSpec, step: EncodedStep, chosen: slice) -> Tensor:
+    own = step.chosen[chosen]
+    with torch.no_grad(), part.disabled():
+        pairs = [*own, *step.alternatives[0][chosen]]
+        logits, tokens = answer_logits(runner, pairs, part.image_features)
+    targets, without = tokens.chunk(2)
+    if not torch.equal(targets, without):
+        raise ModelError(
+            "tune.objective: an answer has other tokens without the query's images, so `cal` cannot compare them. Use "
+            "objective: sft."
+        )
+    real, blind = token_logprobs(logits, tokens).chunk(2)
+    logits, answered = answer_logits(runner, own, part.image_features)[0], targets != IGNORED
+    weights = cal_weights(real - blind, answered) * answered.sum(-1, keepdim=True)
+    return -(weights * token_logprobs(logits, targets)).sum() / step.answer_tokens
+
+
 OBJECTIVES: Mapping[str, Objective] = {
     "sft": Objective(_with_alternatives, _supervised),
     "dpo": Objective(_with_alternatives, _preferred),
     "realign": Objective(_with_alternatives, _preferred),
     "distill": Objective(_with_teachers, _distilled),
+    "cal": Objective(_with_alternatives, _visual),
 }
 """Value of `tune.objective` -> its inputs and its loss."""
 
@@ -160,8 +182,39 @@ def answer_loss(logits: Tensor, targets: Tensor) -> tuple[Tensor, int]:
 
 def sequence_logprobs(logits: Tensor, targets: Tensor) -> Tensor:
     """Log-probability of each answer: [R] float32 in nats, the sum over its tokens. Arguments as `answer_loss`."""
-    each = F.cross_entropy(logits.transpose(1, 2).float(), targets, ignore_index=IGNORED, reduction="none")
-    return -each.sum(-1)
+    return token_logprobs(logits, targets).sum(-1)
+
+
+def token_logprobs(logits: Tensor, targets: Tensor) -> Tensor:
+    """Log-probability of each token: [R, W] float32 in nats, 0 outside answers. Arguments as `answer_loss`."""
+    return -F.cross_entropy(logits.transpose(1, 2).float(), targets, ignore_index=IGNORED, reduction="none")
+
+
+LOWEST, HIGHEST = 1.0, 5.0
+"""Bounds of CAL's scores in the paper. With 1 as lower bound no token is dropped."""
+
+
+def cal_weights(scores: Tensor, counts: Tensor, lowest: float = LOWEST, highest: float = HIGHEST) -> Tensor:
+    """The weight of each token in the loss of its row, from how much it depends on the image.
+
+    CAL (Xiao et al., NeurIPS 2024, 2405.17871):
+
+        s_t = log p(y_t | image, y_<t) - log p(y_t | no image, y_<t)
+        w_t = mean over t and its two neighbors of clamp(s, 1, 5), over the sum of the row
+
+    Args:
+        scores: [R, T] visual correlation of each token in nats.
+        counts: [R, T] bool, the tokens of answers. Others have no weight and are no neighbors.
+        lowest: Lower bound of the scores.
+        highest: Upper bound of the scores.
+
+    Returns:
+        [R, T]. Each row with a token sums to one.
+    """
+    bounded = torch.where(counts, scores.clamp(lowest, highest), 0.0)
+    pooled = [F.avg_pool1d(x[:, None], 3, stride=1, padding=1)[:, 0] for x in (bounded, counts.to(scores.dtype))]
+    means = torch.where(counts, pooled[0] / pooled[1].clamp(min=1 / 3), 0.0)
+    return means / means.sum(-1, keepdim=True).clamp(min=torch.finfo(means.dtype).tiny)
 
 
 def dpo_loss(chosen: Tensor, rejected: Tensor, base_chosen: Tensor, base_rejected: Tensor, beta: float) -> Tensor:

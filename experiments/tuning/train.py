@@ -16,7 +16,7 @@ from torch import Tensor
 
 from experiments.config.keys import TuneSpec
 from experiments.tuning.checkpoint import CURVE, Curve, TrainingFolder, report_write_errors
-from experiments.tuning.episodes import Episode, EpisodeStream
+from experiments.tuning.episodes import Episode, Episodes
 from experiments.tuning.objectives import chunk_loss, encode_images_alone, encode_step, is_finite, learning_rate
 from experiments.tuning.projector import TrainedProjector
 from experiments.tuning.trained_parts import TrainedLora, TrainedPart, TrainedVectors
@@ -25,7 +25,7 @@ from icl.models.hf.model import HF
 
 Record = Mapping[str, Any]
 """What a file of vectors says about its training."""
-PARTS: Mapping[str, Callable[[HF, TuneSpec, EpisodeStream, Record], TrainedPart]] = {
+PARTS: Mapping[str, Callable[[HF, TuneSpec, Episodes, Record], TrainedPart]] = {
     "lora": lambda model, spec, stream, record: TrainedLora(model, spec),
     "projector": lambda model, spec, stream, record: TrainedProjector(model, spec),
     "vectors": lambda model, spec, stream, record: TrainedVectors(model, spec, stream.prompts(), record),
@@ -62,10 +62,10 @@ class TrainingOutcome:
 def train(
     model: HF,
     spec: TuneSpec,
-    stream: EpisodeStream,
+    stream: Episodes,
     folder: TrainingFolder,
     *,
-    dev: EpisodeStream | None = None,
+    dev: Episodes | None = None,
     record: Record = MappingProxyType({}),
     report_progress: ReportProgress = lambda what, done, of: None,
     stop_after: int | None = None,
@@ -152,7 +152,7 @@ def _backward(
     return total, encoded.tokens
 
 
-def _dev_loss(model: HF, part: TrainedPart, spec: TuneSpec, dev: EpisodeStream) -> float:
+def _dev_loss(model: HF, part: TrainedPart, spec: TuneSpec, dev: Episodes) -> float:
     """Mean loss of the first dev batches, without dropout."""
     spec = replace(spec, dropout=0.0)
     batches = range(min(DEV_STEPS, -(-len(dev.queries) // dev.batch)))

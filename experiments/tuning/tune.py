@@ -19,7 +19,16 @@ from experiments.config import NO_INTERVENTION, Config, Document, TuneSpec, Tuni
 from experiments.grid import Cell, expand, fitting_origin, vector_record
 from experiments.store.lock import write_lock
 from experiments.tuning.checkpoint import TrainingFolder, replacement
-from experiments.tuning.episodes import EpisodeStream, MakeAlternatives, NearestImage, no_alternatives, wrong_answer
+from experiments.tuning.episodes import (
+    Episodes,
+    EpisodeStream,
+    MakeAlternatives,
+    MixedStream,
+    NearestImage,
+    no_alternatives,
+    without_image,
+    wrong_answer,
+)
 from experiments.tuning.train import ReportProgress, TrainingOutcome, train
 from experiments.tuning.trained_parts import VECTOR_FILE
 from icl import ConfigError, DataError, Example, PlanError, Task, build, canonical_digest, class_name, entries, resolve
@@ -50,7 +59,8 @@ def tune(
         StoreError: Another process trains in a folder, or it cannot be written.
     """
     spec = _spec(config)
-    cells = {name: training_cell(config, spec, None if name == TUNED else name) for name in (TUNED, *controls)}
+    tasks = {name: _training_cells(config, spec, None if name == TUNED else name) for name in (TUNED, *controls)}
+    cells = {name: own[0] for name, own in tasks.items()}
     trained = _intervention(config, spec, cells) if spec.parameters == VECTORS else None
     if trained is None and "intervene" in config.document.data["tune"]:
         raise ConfigError(
@@ -70,10 +80,10 @@ def tune(
     tests = [("task", task) for task in expand(_plain(config)).tasks]
     dev_cell = None
     if spec.dev is not None:
-        dev_cell = training_cell(config, replace(spec, task=spec.dev), None)
+        dev_cell = training_cell(config, replace(spec, task=spec.dev, weights=()), None)
         check_disjoint(dev_cell.task, tests, "tune.dev")
         tests.append(("tune.dev", dev_cell.task))
-    images = check_disjoint(cells[TUNED].task, tests)
+    images = sum(check_disjoint(cell.task, tests) for cell in tasks[TUNED])
     outcomes = []
     with ExitStack() as locks:
         for name in cells:  # before the model loads
@@ -81,10 +91,13 @@ def tune(
         for name, cell in cells.items():
             method = None if trained is None else trained.config
             tuned = asdict(replace(spec, save_every=1, dev=None, intervene=method))
-            settings = {"tune": tuned, "cell": cell.config, "model": model.digest}
+            if len(tasks[name]) == 1:  # as before there were several
+                tuned = {key: value for key, value in tuned.items() if key not in ("weights", "mix")}
+            settings: dict[str, Any] = {"tune": tuned, "cell": cell.config, "model": model.digest}
+            settings |= {"cells": [other.config for other in tasks[name][1:]]} if tasks[name][1:] else {}
             folder = TrainingFolder(out / name, canonical_digest(settings))
             own = replace(model)  # its weights change
-            stream = episode_stream(config, spec, cell)
+            stream = _mixed_stream(config, spec, tasks[name])
             dev = None if dev_cell is None else episode_stream(config, spec, dev_cell)
             outcome = train(
                 own,
@@ -92,7 +105,7 @@ def tune(
                 stream,
                 folder,
                 dev=dev,
-                record=_vector_record(cells[TUNED], spec, name),
+                record=_vector_record(tasks[TUNED], spec, name),
                 report_progress=_named(name, report_progress),
             )
             own.unload()
@@ -110,10 +123,25 @@ def episode_stream(config: Config, spec: TuneSpec, cell: Cell) -> EpisodeStream:
     return EpisodeStream(cell, spec.batch, alternatives, relations, _shots_list(spec))
 
 
+def _mixed_stream(config: Config, spec: TuneSpec, cells: Sequence[Cell]) -> Episodes:
+    """The episodes of all tasks."""
+    streams = [episode_stream(config, spec, cell) for cell in cells]
+    if len(streams) == 1:
+        return streams[0]
+    total = spec.steps * spec.batch if spec.mix == "sequential" else None
+    return MixedStream(streams, spec.weights or [1.0] * len(streams), spec.seed, total)
+
+
+def _training_cells(config: Config, spec: TuneSpec, control: str | None) -> list[Cell]:
+    """The training cell of each task."""
+    return [training_cell(config, replace(spec, task=task, weights=()), control) for task in spec.tasks]
+
+
 ALTERNATIVES: Mapping[str, Callable[[Config, TuneSpec, Cell], MakeAlternatives]] = {
     "sft": lambda config, spec, cell: no_alternatives,
     "dpo": lambda config, spec, cell: wrong_answer,
     "distill": lambda config, spec, cell: no_alternatives,
+    "cal": lambda config, spec, cell: without_image,
     "realign": lambda config, spec, cell: NearestImage(cell, _retriever(config, spec, spec.nearest)),
 }
 """Value of `tune.objective` -> what the answer of an episode is preferred to."""
@@ -222,13 +250,14 @@ def _intervention(config: Config, spec: TuneSpec, cells: Mapping[str, Cell]) -> 
     return method
 
 
-def _vector_record(cell: Cell, spec: TuneSpec, name: str) -> dict[str, Any]:
-    """What a file of vectors says about its training. cell: the adapter's cell, also for its controls."""
+def _vector_record(cells: Sequence[Cell], spec: TuneSpec, name: str) -> dict[str, Any]:
+    """What a file of vectors says about its training. cells: the adapter's cells, also for its controls."""
+    cell = cells[0]
     return {
         **fitting_origin(cell.model.digest, cell.config["task"]),
         **vector_record(cell, cell.model),
         "seeds": [cell.seed],
-        "sources": [query.id for query in cell.task.queries],
+        "sources": [query.id for one in cells for query in one.task.queries],
         "objective": spec.objective,
         "control": None if name == TUNED else name,
     }

@@ -8,8 +8,8 @@ candidate with the highest P(yes) of a puzzle; use `answer_mode: options`.
     square          every row and every column has each of three values once
 
 With `alone: true` each candidate is also asked about without the matrix. `raven` subtracts this probability, so that a
-preference for a candidate as such does not count: the control. The published test has 50 puzzles with 6 candidates and
-shows the panels one after another; these are generated, with one image.
+preference for a candidate as such does not count: the control. With `panels: separate` the panels are images of their
+own, one after another, as in the published test. That one has 50 puzzles with 6 candidates; these are generated.
 """
 
 from dataclasses import dataclass
@@ -18,12 +18,13 @@ from typing import Annotated, Literal
 
 from annotated_types import Ge, Le
 
-from icl import Example, GeneratedCount, Pool, SharedPoolTask, StreamKey, component, parameter
+from icl import Example, GeneratedCount, Pool, SharedPoolTask, StreamKey, component, later_parameter, parameter
 from icl.tasks.generated import CELLS, COLORS, SHAPES, Concept, PlacedShapes, Split, balanced_choice, choice, shuffled
 
 QUESTION = "is it correct?"
 RULES = ("rows", "columns", "square")
 Property = Literal["color", "shape"]
+Panels = Literal["together", "separate"]
 
 
 @component("task", "raven")
@@ -37,6 +38,7 @@ class RavenTask(SharedPoolTask):
     query_limit: GeneratedCount = parameter("queries", 120)  # number of questions, rounded up to whole puzzles
     support: GeneratedCount = 20  # number of puzzles in the pool
     seed: int = 0  # random seed of the task, independent of the seeds of a run
+    panels: Panels = later_parameter("together")  # together: a matrix is one image; separate: an image for each panel
 
     @property
     def title(self) -> str:
@@ -74,11 +76,14 @@ class RavenTask(SharedPoolTask):
                 concepts: tuple[Concept, ...] = tuple(
                     (one, fixed) if self.by == "color" else (fixed, one) for one in filled
                 )
+                scenes = [(concepts, cells)]
+                if self.panels == "separate":
+                    scenes = [((concept,), (CELLS // 2,)) for concept in concepts]
                 answer = "yes" if value == panels[-1] else "no"
                 examples.append(
                     Example(
                         id=f"raven-{split}-{number:05d}-{form}-{place}",
-                        images=(PlacedShapes(self.seed, stream, concepts, cells).image,),
+                        images=tuple(PlacedShapes(self.seed, stream, *scene).image for scene in scenes),
                         question=QUESTION,
                         answers=(answer,),
                         options=("yes", "no"),

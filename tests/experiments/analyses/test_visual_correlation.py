@@ -12,9 +12,9 @@ from PIL import Image as PILImage
 
 from experiments.analyses import influence, visual_correlation
 from experiments.analyses.run_prompts import run_prompts, with_answer
-from experiments.analyses.visual_correlation import cal_weights
 from experiments.cli.main import main
 from experiments.grid.grid import Cell
+from experiments.tuning.objectives import cal_weights
 from icl.errors import ConfigError, PlanError
 from icl.images import Image
 from icl.models.fake import FakeModel

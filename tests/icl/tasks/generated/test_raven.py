@@ -32,6 +32,14 @@ def test_the_right_candidate_alone_completes_the_rule(by: str) -> None:
         assert sum(completes) == 1
 
 
+def test_separate_panels_are_those_of_the_matrix_in_its_order() -> None:
+    together, separate = (puzzles(panels=panels, alone=True) for panels in ("together", "separate"))
+    for one, other in zip(itertools.chain(*together), itertools.chain(*separate), strict=True):
+        assert (one.id, one.answers, len(other.images)) == (other.id, other.answers, len(one.images[0].load.concepts))
+        assert [image.load.concepts for image in other.images] == [(c,) for c in one.images[0].load.concepts]
+    assert {len(e.images) for e in separate[0]} == {9, 1}
+
+
 def test_it_keeps_the_promises_of_a_task() -> None:
     check_task(build("task", {"name": "raven", "queries": 18, "support": 3}))
 

@@ -1,0 +1,244 @@
+"""The page of published systems: docs/systems.md from docs/systems.yaml, with the numbers in docs/systems.json.
+
+    python -m lab.systems                    writes the page
+    python -m lab.systems --stale            computes the proofs whose experiment has changed, then writes both files
+    python -m lab.systems --prove            computes every proof
+    python -m lab.systems --prove VCD MoICL  computes the proofs of the systems whose names contain one of these words
+
+A proof is an experiment file with one claim (`experiments.results.claims`): an arm, the control that it is compared
+with, and the sign of the difference. A system works if the 95 % interval of the difference leaves out 0 on the side
+that the claim states; otherwise it runs. A number belongs to the text of its experiment: `is_stale` compares digests.
+"""
+
+import argparse
+import contextlib
+import io
+import json
+import re
+import shlex
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from experiments.cli.main import main as icl
+from experiments.config.yaml_document import parse_yaml, to_flow_yaml
+from experiments.results.claims import expected_sign, judge_claims
+from experiments.results.view_run import view_run
+from icl import ConfigError, ICLError, canonical_digest, load_run
+
+ROOT = Path(__file__).parents[1]
+TABLE, PAGE, NUMBERS = (ROOT / "docs" / f"systems.{end}" for end in ("yaml", "md", "json"))
+CLAIM_KEYS = ("arm", "against", "expect", "metric")
+
+HEAD = """# Published systems
+
+Each row is a published system and what runs it here. The keys belong into this file, in place of its own. `icl run
+FILE` runs it:
+
+```yaml
+{base}
+```
+
+The page of a component (`icl ls KIND NAME`) has the paper, the formula, the controls, and the differences from the
+released code. Files that a row names, such as `captions.txt`, are yours. In {partial} rows an essential part of the
+system is missing ("partial").
+
+The last column says whether a number shows that the system works. A number is the mean score of an arm, that of its
+control, and their paired difference with its 95 % interval. The model is the shipped `tiny`, unless the cell names
+another one; `fake-vote` answers with the vote of its demonstrations, so its accuracy is that of the retriever.
+
+- A system **works** if the interval leaves out 0 on the side that the paper claims: {works} of {rows}.
+- Otherwise it **runs**: its keys run without a failed sample, and the cell says what is not shown.
+
+Intervals are corrected within an experiment, not over the rows. The experiment of each proof stands in
+`docs/systems.yaml`. `python -m lab.systems --prove` computes all {numbers} numbers anew and writes this page. The tests
+refuse a number whose experiment has changed, and compute some of them again; `make nightly` computes all. These are
+tests of the code on small models, and no evidence about a method on larger models.
+"""
+
+
+@dataclass(frozen=True)
+class Number:
+    """The result of a proof.
+
+    Attributes:
+        experiment: Digest of the experiment's text.
+        mean: Score of the arm.
+        control: Score of the control.
+        difference: Mean of the paired differences, arm minus control.
+        low, high: Ends of the 95 % interval of the difference.
+        n: Number of pairs.
+        sign: 1 if the claim states a positive difference, else -1.
+    """
+
+    experiment: str
+    mean: float
+    control: float
+    difference: float
+    low: float
+    high: float
+    n: int
+    sign: int
+
+    @property
+    def works(self) -> bool:
+        """Whether the interval leaves out 0 on the side that the claim states."""
+        return min(self.sign * self.low, self.sign * self.high) > 0
+
+
+def table() -> Mapping[str, Any]:
+    """The content of `docs/systems.yaml`."""
+    content: Mapping[str, Any] = parse_yaml(TABLE.read_text(encoding="utf-8"), "systems.yaml")[0]
+    return content
+
+
+def numbers() -> dict[str, Number]:
+    """System -> the number of its proof."""
+    if not NUMBERS.exists():
+        return {}
+    return {name: Number(**one) for name, one in json.loads(NUMBERS.read_text(encoding="utf-8")).items()}
+
+
+def experiment(row: Mapping[str, Any], content: Mapping[str, Any]) -> dict[str, Any]:
+    """The experiment file of a row's proof, with its claim; and its commands, of `icl`."""
+    proof = row["proof"]
+    claim = {"claim": row["system"], **{key: proof[key] for key in CLAIM_KEYS if key in proof}}
+    keys = {**content["proof_base"], **proof["keys"], "claims": [claim]}
+    axes = keys.get("grid", {}).keys() | keys.get("zip", {}).keys()
+    commands = proof.get("commands", ["fit proof.yaml" if "tune" in keys else "run proof.yaml"])
+    return {"commands": commands, "keys": {key: value for key, value in keys.items() if key not in axes}}
+
+
+def is_stale(row: Mapping[str, Any], content: Mapping[str, Any], number: Number) -> bool:
+    """Whether the number belongs to another experiment than the row's."""
+    return number.experiment != canonical_digest(experiment(row, content))
+
+
+def prove(row: Mapping[str, Any], content: Mapping[str, Any], folder: Path) -> Number:
+    """Runs the experiment of a row's proof in a folder.
+
+    Raises:
+        ConfigError: A command fails, or the run does not test the claim.
+    """
+    made = experiment(row, content)
+    text = "\n".join(f"{key}: {to_flow_yaml(value)}" for key, value in made["keys"].items())
+    (folder / "proof.yaml").write_text(text, encoding="utf-8")
+    with contextlib.chdir(folder):
+        for command in made["commands"]:
+            output = io.StringIO()
+            with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
+                code = icl(shlex.split(command))
+            if code:
+                raise ConfigError(f"{row['system']}: `icl {command}` failed: {output.getvalue()[-1500:]}")
+        judged = judge_claims(view_run(load_run(folder / "runs" / "proof")))
+    if len(judged) != 1 or judged[0].comparison.result is None:
+        why = "; ".join(one.reason for one in judged)
+        raise ConfigError(f"{row['system']}: the claim has {len(judged)} results, not one. {why}")
+    one, result = judged[0].comparison, judged[0].comparison.result
+    return Number(
+        experiment=canonical_digest(made),
+        mean=round(one.mean, 4),
+        control=round(one.reference_mean, 4),
+        difference=round(result.difference, 4),
+        low=round(result.low, 4),
+        high=round(result.high, 4),
+        n=result.pairs,
+        sign=expected_sign(judged[0].claim, one),
+    )
+
+
+def save(measured: Mapping[str, Number]) -> None:
+    """Writes the numbers of rows with a proof, in the order of the table."""
+    order = [row["system"] for row in table()["rows"] if "proof" in row and row["system"] in measured]
+    lines = [f"{json.dumps(name)}: {json.dumps(asdict(measured[name]))}" for name in order]
+    NUMBERS.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
+
+
+def page() -> str:
+    """The text of the page."""
+    content, measured = table(), numbers()
+    rows = content["rows"]
+    lines = ["| system | paper | here | keys or command | note | proof |", "|---|---|---|---|---|---|"]
+    for row in rows:
+        ways = [f"`{key}: {to_flow_yaml(value)}`" for key, value in row.get("keys", {}).items()]
+        ways += [f"`icl analyze RUN {row['analyze']}`"] if "analyze" in row else []
+        ways += [f"`{command}`" for command in row.get("commands", ())]
+        cells = (row["system"], row["paper"], row["uses"], "<br>".join(ways), row.get("note", ""))
+        lines.append(f"| {' | '.join(cells)} | {proof_cell(row, measured.get(row['system']))} |")
+    head = HEAD.format(
+        base="\n".join(f"{key}: {to_flow_yaml(value)}" for key, value in content["base"].items()),
+        rows=len(rows),
+        partial=sum(str(row.get("note", "")).startswith("partial") for row in rows),
+        works=sum(one.works for one in measured.values()),
+        numbers=len(measured),
+    )
+    return head + "\n" + "\n".join(lines) + "\n"
+
+
+def proof_cell(row: Mapping[str, Any], number: Number | None) -> str:
+    """The number of a row with its control, and why it does not show that the system works."""
+    why = row.get("runs", "")
+    if number is None:
+        return f"runs: {why}"
+    proof = row["proof"]
+    keys = proof["keys"]
+    arm, control = (_setting(proof[side]) for side in ("arm", "against"))
+    interval = f"[{_signed(number.low)}, {_signed(number.high)}]"
+    where = keys["task"]["name"] + (f", {keys['model']}" if isinstance(keys.get("model"), str) else "")
+    text = (
+        f"{'**works**' if number.works else 'runs'}: `{arm}` {_plain(number.mean)}, `{control}` "
+        f"{_plain(number.control)}, {_signed(number.difference)} {interval}, n {number.n} ({where}{_metric(proof)})"
+    )
+    return f"{text}; {why}" if why else text
+
+
+def _setting(setting: Mapping[str, Any]) -> str:
+    """An arm in words; an adapter by the name of its folder."""
+    text = ", ".join(f"{axis} {value}" for axis, value in setting.items())
+    return re.sub(r"tiny\(adapter=adapters/\w+/(\w+)\)", r"\1", text).replace("tiny(adapter=None)", "tiny")
+
+
+def _metric(proof: Mapping[str, Any]) -> str:
+    return f", {proof['metric']}" if "metric" in proof else ""
+
+
+def _plain(value: float) -> str:
+    return f"{value:.3f}".removeprefix("0")
+
+
+def _signed(value: float) -> str:
+    return f"{'−' if value < 0 else '+'}{_plain(abs(value))}"
+
+
+def main(argv: Sequence[str] | None = None) -> str | None:
+    """Computes proofs if asked to, and writes the page. Returns the errors of those that failed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("words", nargs="*", help="parts of the names of systems")
+    parser.add_argument("--prove", action="store_true", help="compute the proofs; without words, all of them")
+    parser.add_argument("--stale", action="store_true", help="compute the proofs whose experiment has changed")
+    options = parser.parse_args(argv)
+    content, measured = table(), numbers()
+    proved = [row for row in content["rows"] if "proof" in row]
+    failed: list[str] = []
+    for row in proved:
+        name = row["system"]
+        old = measured.get(name)
+        is_chosen = options.prove and any(word in name for word in options.words or [name])
+        if is_chosen or (options.stale and (old is None or is_stale(row, content, old))):
+            try:
+                with tempfile.TemporaryDirectory() as folder:
+                    measured[name] = prove(row, content, Path(folder))
+            except ICLError as error:
+                failed.append(str(error))
+                continue
+            print(f"{name}: {proof_cell(row, measured[name])}", flush=True)
+            save({**numbers(), name: measured[name]})
+    PAGE.write_text(page(), encoding="utf-8")
+    return "\n".join(failed) or None
+
+
+if __name__ == "__main__":
+    sys.exit(main())
