@@ -112,7 +112,7 @@ class Work:
         """Reads which outputs lack a label."""
         labels = self.labels
         if labels.damaged:
-            print(f"{labels.damaged[0]} is no label and is ignored.", file=sys.stderr)
+            print(f"{labels.damaged[0]} is damaged. A label that it may take back does not count.", file=sys.stderr)
         self.left = self.missing()
         of = format_count(self.look, "query", "queries")
         print(f"{format_count(len(self.left), 'output')} of {of} to label. {HELP}")

@@ -161,7 +161,10 @@ def describe_labels(queue: Queue, labels: Labels) -> Iterator[str]:
         number = format_count(len(disputed), "output")
         yield f"{join_words(labels.persons)} disagree on {number}, which stay unread: {examples}."
     if labels.damaged:
-        yield f"Skipped: {format_count(len(labels.damaged), 'damaged line')} of labels.jsonl."
+        yield (
+            f"{format_count(len(labels.damaged), 'damaged line')} of labels.jsonl: labels that they may take back do "
+            "not count."
+        )
     if others := len(labels.people.keys() - _keys(outputs)):
         number = format_count(others, "label")
         yield f"Not used: {number} of outputs that the run does not have any more, or that the reader can read now."

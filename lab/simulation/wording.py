@@ -94,7 +94,8 @@ def _one(
     alone, _ = _test(rule, [np.zeros(clusters, dtype=bool)] * 2)
     by_rule, by_bounds, by_labels = (one.p <= SIGNIFICANCE_LEVEL for one in (alone, bounds, whole))
     is_undecided = not by_bounds and favorable_p <= SIGNIFICANCE_LEVEL
-    stopped, _ = one_walk(_ends(read, unread), StopSpec(), 1)
+    low, high = _ends(read, unread)
+    stopped, _ = one_walk((low, high), StopSpec(), 1)
     claims = any(one.p <= SIGNIFICANCE_LEVEL for one in looks), is_undecided, by_labels, stopped.end == "decided"
     return by_rule, by_bounds, *claims
 

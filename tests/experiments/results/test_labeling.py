@@ -305,4 +305,6 @@ def test_the_shares_of_all_looks_are_the_whole_level(earlier):
 
 def test_damaged_lines_are_counted_where_the_labels_are_described():
     labels = Labels({}, {}, damaged=("line 3 of run/labels.jsonl",))
-    assert [*describe_labels(Queue("lenient", {}), labels)] == ["Skipped: 1 damaged line of labels.jsonl."]
+    assert [*describe_labels(Queue("lenient", {}), labels)] == [
+        "1 damaged line of labels.jsonl: labels that they may take back do not count."
+    ]
