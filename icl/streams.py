@@ -48,12 +48,6 @@ class StreamKey:
         return torch.Generator().manual_seed(self.number(factor, 63))
 
 
-def query_numbers(seed: int, queries: Sequence[str], factor: str) -> list[int]:
-    """The number of `StreamKey.number` for each query: in half the time, for choices among very many."""
-    sha256, convert = hashlib.sha256, int.from_bytes
-    return [convert(sha256(f"{seed}\x1f{query}\x1f{factor}".encode()).digest()[:8], "big") for query in queries]
-
-
 def stream(seed: int, query_id: str, factor: str) -> np.random.Generator:
     """The numpy generator of one random choice."""
     return StreamKey(seed, query_id).numpy(factor)

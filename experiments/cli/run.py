@@ -123,15 +123,17 @@ def _show_results(folder: Path, quiet: bool, observation: "Observation") -> None
     """Writes the report for the observers, then prints the table, what it shows, and the report's path."""
     from rich.console import Console
 
-    from experiments.report import print_summary, read_summary, write_report, write_summary
-    from experiments.results.loaded_run import load_run
-    from experiments.results.view_run import view_run
-    from experiments.terminal.spinner import spinner
+    from experiments.report import read_summary
 
     console = Console()
     if not observation.active and (text := read_summary(folder, console)) is not None:
         console.file.write(text)
         return
+
+    from experiments.report import print_summary, write_report, write_summary
+    from experiments.results.loaded_run import load_run
+    from experiments.results.view_run import view_run
+    from experiments.terminal.spinner import spinner
 
     problem: ICLError | None = None
     try:

@@ -13,7 +13,6 @@ from typing import Any
 
 from experiments.grid.grid import Cell, Grid
 from experiments.observers.base import ObservedState, Observer
-from experiments.stats.bounds import is_wide
 from experiments.store import Store, describe_metrics, read_mapping, scored_sample, write_json
 from icl import DataFrame, StoreError, canonical_digest, describe
 from icl.metrics.run_level import run_statistic
@@ -137,6 +136,8 @@ def _scores(samples: Sequence[Mapping[str, Any]], metrics: Mapping[str, Any]) ->
     With many unread outputs it has `<metric>_low` and `<metric>_high`, as no number between them means anything; a
     run-level metric has neither.
     """
+    from experiments.stats.bounds import is_wide
+
     means = {}
     for name, metric in metrics.items():
         values: Sequence[float | None] = [sample.get("scores", {}).get(name) for sample in samples]

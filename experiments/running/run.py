@@ -10,7 +10,6 @@ from pathlib import Path
 
 from experiments.config.config import Config
 from experiments.grid import Grid, check_data, check_requirements, check_sizes, expand
-from experiments.grid.grid_warnings import grid_warnings
 from experiments.launch.coordinator import find_earlier_launch, follow, start_workers
 from experiments.observers.observation import Observation
 from experiments.running.judging import check_judges, judge_answers
@@ -118,6 +117,8 @@ def _compute_missing(
         refresh_run_file(store, grid, stopping.sizes(grid), is_finished=is_whole)
         observation.start(store, grid, work.finished_cells, all_observers=False)
         return RunOutcome(store.folder, work.total, work.present, 0, 0, grid.warnings)
+    from experiments.grid.grid_warnings import grid_warnings  # a finished run needs neither this nor the runner
+
     write_cells(store, grid)
     for warning in grid_warnings(grid):
         progress.note(warning)
@@ -127,7 +128,7 @@ def _compute_missing(
         fields = follow(started, store, grid, work, progress=progress, observation=observation)
         outcome = RunOutcome(store.folder, **fields, warnings=grid.warnings)
     else:
-        from experiments.running.runner import Runner  # a finished run does not need it
+        from experiments.running.runner import Runner
 
         observation.start(store, grid, work.finished_cells)
         with RunSession(store, grid, invocation) as session:

@@ -1,5 +1,6 @@
 """Tests of nested choices."""
 
+from icl.streams import StreamKey
 from icl.tasks.base import nested_choice
 
 IDS = [f"item-{i}" for i in range(100)]
@@ -13,6 +14,12 @@ def test_the_order_of_reading_does_not_matter():
     forwards = [IDS[i] for i in nested_choice(IDS, 10, 0, "f")]
     backwards = [IDS[::-1][i] for i in nested_choice(IDS[::-1], 10, 0, "f")]
     assert forwards == backwards
+
+
+def test_the_ids_with_the_smallest_numbers_are_chosen():
+    numbers = [StreamKey(3, name).number("f") for name in IDS]
+    assert nested_choice(IDS, 10, 3, "f") == sorted(range(100), key=numbers.__getitem__)[:10]
+    assert nested_choice([IDS[7]] * 3, 2, 3, "f") == [0, 1]
 
 
 def test_seed_and_factor_change_the_choice_and_no_limit_keeps_the_order():
