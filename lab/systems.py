@@ -53,10 +53,13 @@ another one; `fake-vote` answers with the vote of its demonstrations, so its acc
 - A system **works** if the interval leaves out 0 on the side that the paper claims: {works} of {rows}.
 - Otherwise it **runs**: its keys run without a failed sample, and the cell says what is not shown.
 
-Intervals are corrected within an experiment, not over the rows. The experiment of each proof stands in
-`docs/systems.yaml`. `python -m lab.systems --prove` computes all {numbers} numbers anew and writes this page. The tests
-refuse a number whose experiment has changed, and compute some of them again; `make nightly` computes all. These are
-tests of the code on small models, and no evidence about a method on larger models.
+Intervals are corrected within an experiment, not over the rows. For some rows several tasks, settings or sizes were
+tried before one was chosen. One such trial is in its cell; the others were not recorded. An interval of an experiment
+that was chosen by its result leaves out 0 more easily than it says, so **works** is weaker than a preregistered test.
+
+The experiment of each proof stands in `docs/systems.yaml`. `python -m lab.systems --prove` computes all {numbers}
+numbers anew and writes this page. The tests refuse a number whose experiment has changed, and compute some of them again; `make
+nightly` computes all. These are tests of the code on small models, and no evidence about a method on larger models.
 """
 
 
@@ -179,7 +182,7 @@ def page() -> str:
 
 
 def proof_cell(row: Mapping[str, Any], number: Number | None) -> str:
-    """The number of a row with its control, and why it does not show that the system works."""
+    """The number of a row with its control, why it does not show that the system works, and what was tried before."""
     why = row.get("runs", "")
     if number is None:
         return f"runs: {why}"
@@ -192,7 +195,7 @@ def proof_cell(row: Mapping[str, Any], number: Number | None) -> str:
         f"{'**works**' if number.works else 'runs'}: `{arm}` {_plain(number.mean)}, `{control}` "
         f"{_plain(number.control)}, {_signed(number.difference)} {interval}, n {number.n} ({where}{_metric(proof)})"
     )
-    return f"{text}; {why}" if why else text
+    return "; ".join(filter(None, (text, why, row.get("tried"))))
 
 
 def _setting(setting: Mapping[str, Any]) -> str:
