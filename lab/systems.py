@@ -58,8 +58,9 @@ tried before one was chosen. One such trial is in its cell; the others were not 
 that was chosen by its result leaves out 0 more easily than it says, so **works** is weaker than a preregistered test.
 
 The experiment of each proof stands in `docs/systems.yaml`. `python -m lab.systems --prove` computes all {numbers}
-numbers anew and writes this page. The tests refuse a number whose experiment has changed, and compute some of them again; `make
-nightly` computes all. These are tests of the code on small models, and no evidence about a method on larger models.
+numbers anew and writes this page. The tests refuse a number whose experiment has changed, and compute some of them
+again; `make nightly` computes all. These are tests of the code on small models, and no evidence about a method on
+larger models.
 """
 
 

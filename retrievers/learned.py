@@ -279,8 +279,8 @@ class Learned(SimilarityRetriever):
             "permuted_candidates": permute_candidates(feedback.logprobs, rng),
             "same_answer": same_answer(feedback),
         }
-        heads = {name: train_bilinear(x, z, target, training) for name, target in targets.items()}
-        own, without_match = probe(x, z, feedback.logprobs, training)
+        heads = {name: train_bilinear(x, z, target, feedback.units, training) for name, target in targets.items()}
+        own, without_match = probe(x, z, feedback.logprobs, feedback.units, training)
         report = {"probe": own, "probe_without_match": without_match}
         settings = {name: getattr(self, name) for name in SETTINGS}
         return LearnedHeads(heads, self.embedder.digest, settings, record, report)

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from icl import DataError, Example, Tensor, normalize_text, torch
+from icl.tasks import connected_components
 from retrievers.base import Vectors
 
 Loss = Literal["list", "epr"]
@@ -50,6 +51,12 @@ class Feedback:
     members: Sequence[Example]
     logprobs: Vectors
     allowed: NDArray[np.bool_]
+
+    @property
+    def units(self) -> NDArray[np.int64]:
+        """[Q] labels, equal for queries of one group or with a common image."""
+        keys = [[one.group or one.id, *(image.source_digest for image in one.images)] for one in self.queries]
+        return np.unique(connected_components(keys), return_inverse=True)[1]
 
 
 @dataclass(frozen=True)
@@ -140,29 +147,35 @@ def same_answer(feedback: Feedback) -> Vectors:
 
 
 def usable_queries(feedback: Feedback) -> Feedback:
-    """The queries with two numbers or more. Raises DataError if they are fewer than LEAST_QUERIES."""
+    """The queries with two numbers or more. Raises DataError if they have fewer than LEAST_QUERIES units."""
     usable = (~np.isnan(feedback.logprobs)).sum(1) > 1
-    if usable.sum() < LEAST_QUERIES:
-        raise DataError(
-            f"a head needs {LEAST_QUERIES} queries with two scored demonstrations or more, and there are "
-            f"{usable.sum()}."
-        )
     queries = [query for query, is_usable in zip(feedback.queries, usable, strict=True) if is_usable]
-    return Feedback(queries, feedback.members, feedback.logprobs[usable], feedback.allowed[usable])
+    kept = Feedback(queries, feedback.members, feedback.logprobs[usable], feedback.allowed[usable])
+    if (units := len(set(kept.units))) < LEAST_QUERIES:
+        raise DataError(
+            f"a head needs {LEAST_QUERIES} queries with two scored demonstrations or more, and there are {units}. "
+            "Queries of one group or with a common image count once."
+        )
+    return kept
 
 
-def train_bilinear(x: Vectors, z: Vectors, feedback: Vectors, training: BilinearTraining) -> BilinearHead:
-    """The head of the best step on a fifth of the queries, trained on the others.
+def train_bilinear(
+    x: Vectors, z: Vectors, feedback: Vectors, units: NDArray[np.int64], training: BilinearTraining
+) -> BilinearHead:
+    """The head of the best step on a fifth of the units of queries, trained on the others.
 
     Args:
         x: [Q, Dq], queries.
         z: [E, De], members.
         feedback: [Q, E], NaN where it was not scored. Each query has two numbers or more.
-        training: The settings.
+        units: [Q] labels, FOLDS or more. Queries of one unit stay together.
+        training: The settings. The head is looked at after every tenth step, and after the last one.
     """
     rng = np.random.Generator(np.random.Philox(training.seed))
     generator = torch.Generator().manual_seed(training.seed)
-    held_out, train = np.split(rng.permutation(len(x)), [len(x) // FOLDS])
+    labels = rng.permutation(np.unique(units))
+    parts = np.split(labels, [len(labels) // FOLDS])
+    held_out, train = (np.concatenate([np.flatnonzero(units == label) for label in part]) for part in parts)
     rows, members, targets = (torch.from_numpy(np.ascontiguousarray(one)) for one in (x, z, feedback))
     a, b = (
         (torch.randn(training.dimensions, width, generator=generator) / width**0.5).requires_grad_()
@@ -185,7 +198,7 @@ def train_bilinear(x: Vectors, z: Vectors, feedback: Vectors, training: Bilinear
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
-        if step % 10 == 9:
+        if step % 10 == 9 or step == training.steps - 1:
             current = head()
             reached = chosen_feedback(current.scores(x[held_out], z), feedback[held_out])
             if reached > best:
@@ -217,19 +230,21 @@ def ordered_pairs(scores: Vectors, feedback: Vectors) -> list[float]:
     return shares
 
 
-def probe(x: Vectors, z: Vectors, feedback: Vectors, training: BilinearTraining) -> tuple[list[float], list[float]]:
-    """`ordered_pairs` of queries that a head did not see, in FOLDS folds: with its own feedback, and with that of
-    other queries (which leaves the quality of a demonstration, and no match).
+def probe(
+    x: Vectors, z: Vectors, feedback: Vectors, units: NDArray[np.int64], training: BilinearTraining
+) -> tuple[list[float], list[float]]:
+    """`ordered_pairs` of queries whose unit a head did not see, in FOLDS folds: with its own feedback, and with that
+    of other queries (which leaves the quality of a demonstration, and no match).
     """
     rng = np.random.Generator(np.random.Philox(training.seed))
-    fold = rng.permutation(len(x)) % FOLDS
+    labels, places = np.unique(units, return_inverse=True)
+    fold = (rng.permutation(len(labels)) % FOLDS)[places]
     shares: tuple[list[float], list[float]] = ([], [])
     for number in range(FOLDS):
         train, test = fold != number, fold == number
         for share, target in zip(shares, (feedback[train], permute_queries(feedback[train], rng)), strict=True):
-            share.extend(
-                ordered_pairs(train_bilinear(x[train], z, target, training).scores(x[test], z), feedback[test])
-            )
+            head = train_bilinear(x[train], z, target, units[train], training)
+            share.extend(ordered_pairs(head.scores(x[test], z), feedback[test]))
     return shares
 
 

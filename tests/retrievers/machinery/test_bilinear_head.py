@@ -1,5 +1,6 @@
 """The head of the retriever `learned`: its scores, losses, controls and probe."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -116,7 +117,7 @@ def test_early_stopping_reads_the_feedback_of_at_most_half_of_the_demonstrations
 @pytest.mark.parametrize("loss", ["list", "epr"])
 def test_a_head_learns_which_demonstrations_help_which_queries(loss: Any) -> None:
     x, z, feedback = planted()
-    head = train_bilinear(x, z, feedback, BilinearTraining(loss=loss))
+    head = train_bilinear(x, z, feedback, np.arange(len(x)), BilinearTraining(loss=loss))
     new_x, _, _ = planted(seed=0)
     _, _, everything = planted(scored=24)
     assert np.mean(ordered_pairs(head.scores(new_x, z), everything)) > 0.85
@@ -124,12 +125,41 @@ def test_a_head_learns_which_demonstrations_help_which_queries(loss: Any) -> Non
 
 def test_the_probe_is_at_chance_without_the_cue_and_knows_match_from_quality() -> None:
     x, z, feedback = planted()
-    own, without_match = probe(x, z, feedback, BilinearTraining(steps=60))
+    own, without_match = probe(x, z, feedback, np.arange(len(x)), BilinearTraining(steps=60))
     assert len(own) == len(without_match) == len(x)
     assert np.mean(own) > 0.85
     assert np.mean(without_match) < 0.7
-    blind, _ = probe(x[:, 2:], z[:, :2], feedback, BilinearTraining(steps=20))
+    blind, _ = probe(x[:, 2:], z[:, :2], feedback, np.arange(len(x)), BilinearTraining(steps=20))
     assert abs(np.mean(blind) - 0.5) < 0.1
+
+
+def test_the_probe_and_early_stopping_keep_questions_on_one_image_together() -> None:
+    """Each image has preferences of its own, so that nothing carries over to another image."""
+    rng = np.random.default_rng(1)
+    images = np.repeat(np.arange(16), 5)
+    x, z = rng.normal(size=(16, 24)).astype(np.float32)[images], rng.normal(size=(24, 16)).astype(np.float32)
+    feedback = rng.normal(size=(16, 24)).astype(np.float32)[images]
+    training = BilinearTraining(steps=100)
+    (apart, _), (together, _) = (probe(x, z, feedback, units, training) for units in (np.arange(80), images))
+    assert np.mean(apart) > 0.6
+    assert abs(np.mean(together) - 0.5) < 0.05
+
+
+def test_queries_of_one_group_or_with_a_common_image_are_one_unit(example: Any, color: Any) -> None:
+    queries = [
+        example("a", color("red", 1)),
+        example("b", color("red", 2)),
+        replace(example("c", color("red", 3)), group="g"),
+        replace(example("d", color("red", 1)), group="g"),
+        Example("e", (), "?", ("a",)),
+    ]
+    assert Feedback(queries, (), np.zeros((5, 0)), np.zeros((5, 0), bool)).units.tolist() == [0, 1, 0, 0, 2]
+
+
+def test_the_last_step_of_a_short_training_counts() -> None:
+    x, z, feedback = planted()
+    first, last = (train_bilinear(x, z, feedback, np.arange(80), BilinearTraining(steps=n)) for n in (0, 4))
+    assert not np.array_equal(first.bias, last.bias)
 
 
 def test_queries_with_one_number_are_left_out_and_too_few_others_are_an_error() -> None:
