@@ -11,7 +11,7 @@ killed fit pays for nothing twice, and other settings of the head cost no call.
 import json
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -34,8 +34,17 @@ CHUNK = 512
 """Pairs between two writes. A killed fit loses at most these."""
 
 FORMAT = "mm-icl feedback, 1"
-ORIGIN = {"model_digest": "model", "template_digest": "composer, or other transforms", "seed": "seed"}
+ORIGIN = {
+    "model_digest": "model",
+    "template_digest": "composer, or other transforms",
+    "intervention": "intervention",
+    "seed": "seed",
+}
 """What the numbers of a file belong to -> its name in a sentence."""
+
+
+Values = Mapping[tuple[str, str], float]
+"""(key of the query, key of the member) -> log p(gold)."""
 
 
 class FittedHeads(Protocol):
@@ -102,8 +111,8 @@ def fit_retriever(
         report_progress: Called with a text and the number of pairs done and planned.
 
     Raises:
-        ConfigError: The config has several settings, or no such retriever; or the file of feedback is of another model
-            or composer.
+        ConfigError: The config has several settings, or no such retriever; or the file of feedback is of another model,
+            composer or intervention.
         PlanError: The model cannot score answers.
         DataError: Too few queries have feedback.
         ModelError: The model returns numbers that are not finite.
@@ -123,11 +132,14 @@ def fit_retriever(
     if problem := unsupported_reason(arm.strategy, cell.model.abilities, "options"):
         raise PlanError(f"{config.where('model')}: {problem}")
     record = {**fitting_origin(cell.model.digest, cell.config["task"]), **vector_record(cell, cell.model)}
-    store = _Store(out.with_suffix(".feedback.safetensors"), {**record, "seed": cell.seed})
+    intervention = canonical_digest(cell.config["intervene"])
+    store = _Store(
+        out.with_suffix(".feedback.safetensors"), {**record, "intervention": intervention, "seed": cell.seed}
+    )
     queries = sorted(cell.task.queries, key=lambda query: query.id)
     retriever, resources = cell.axis_value("retriever"), Resources(cell.seed)
     planned = list(_planned(cell, queries, retriever, resources))
-    missing = [(query, member) for query, member in planned if (_key(query), _key(member)) not in store.values]
+    missing = [pair for pair in planned if _keys(pair) not in store.values]
     missing.sort(key=lambda pair: pair[1].id)
     cell.model.load()
     left_out: Counter[str] = Counter()
@@ -135,7 +147,7 @@ def fit_retriever(
         report_progress("feedback", len(planned) - len(missing) + start, len(planned))
         _score(cell, arm, missing[start : start + CHUNK], store, left_out)
         store.write()
-    feedback = _feedback(cell, queries, store)
+    feedback = _feedback(cell, queries, store.only(map(_keys, planned)))
     images = sorted({image.source_digest for query in queries for image in query.images})
     heads = retriever.learn(feedback, {**record, **store.work, "images": images}, resources)
     return RetrieverFit(heads, len(missing) - left_out.total(), left_out, tuple(_warnings(heads.report)))
@@ -151,6 +163,10 @@ class _Store:
         self.work = {"calls": 0, "tokens": 0}
         if path.is_file():
             self._read()
+
+    def only(self, pairs: Iterable[tuple[str, str]]) -> Values:
+        """The numbers of these pairs: what another fit added to the file changes nothing."""
+        return {pair: self.values[pair] for pair in pairs if pair in self.values}
 
     def _read(self) -> None:
         tensors, metadata = load_head(self.path, "a file of feedback")
@@ -168,15 +184,6 @@ class _Store:
         for i, j in np.argwhere(~np.isnan(logprobs)).tolist():
             self.values[rows[i], columns[j]] = float(logprobs[i, j])
 
-    def matrix(self, queries: Sequence[str], members: Sequence[str]) -> "np.ndarray":
-        """[Q, E] float32 of these keys, NaN where a pair was not scored."""
-        row, column = ({key: i for i, key in enumerate(keys)} for keys in (queries, members))
-        logprobs = np.full((len(row), len(column)), np.nan, np.float32)
-        for (query, member), value in self.values.items():
-            if query in row and member in column:
-                logprobs[row[query], column[member]] = value
-        return logprobs
-
     def write(self) -> None:
         """Replaces the file."""
         queries, members = (dict.fromkeys(key[side] for key in self.values) for side in (0, 1))
@@ -186,8 +193,18 @@ class _Store:
         }
         temporary = self.path.with_suffix(".part")
         metadata = {"format": FORMAT, **self.origin, **names, "work": json.dumps(self.work)}
-        save_head(temporary, {"logprobs": self.matrix([*queries], [*members])}, metadata)
+        save_head(temporary, {"logprobs": _matrix(self.values, [*queries], [*members])}, metadata)
         temporary.replace(self.path)
+
+
+def _matrix(values: Values, queries: Sequence[str], members: Sequence[str]) -> "np.ndarray":
+    """[Q, E] float32 of these keys, NaN where a pair was not scored."""
+    row, column = ({key: i for i, key in enumerate(keys)} for keys in (queries, members))
+    logprobs = np.full((len(row), len(column)), np.nan, np.float32)
+    for (query, member), value in values.items():
+        if query in row and member in column:
+            logprobs[row[query], column[member]] = value
+    return logprobs
 
 
 def _planned(
@@ -235,7 +252,7 @@ def _score(
                 f"query '{query.id}' with the demonstration '{member.id}': the model's log-probability of the gold is "
                 f"{value}. Feedback needs finite numbers: load the model in another dtype."
             )
-        keys = _key(query), _key(member)
+        keys = _keys((query, member))
         store.names |= dict(zip(keys, (query.id, member.id), strict=True))
         store.values[keys] = value
         store.work["calls"] += 1
@@ -260,8 +277,8 @@ def _item(cell: Cell, query: Example, member: Example) -> PromptItem:
     return render(PromptItem(scored_example(query, context), PromptSpec((cell,)), context))
 
 
-def _feedback(cell: Cell, queries: Sequence[Example], store: _Store) -> Feedback:
-    scored = {member for _, member in store.values}
+def _feedback(cell: Cell, queries: Sequence[Example], values: Values) -> Feedback:
+    scored = {member for _, member in values}
     members: dict[str, Example] = {}
     pool_keys: dict[int, set[str]] = {}
     for query in queries:
@@ -274,7 +291,7 @@ def _feedback(cell: Cell, queries: Sequence[Example], store: _Store) -> Feedback
     for row, query in zip(allowed, queries, strict=True):
         is_allowed, own_keys = EXCLUDE_LEAKS.allowed_for(query.query), pool_keys[id(cell.task.pool(query.id))]
         row[:] = [key in own_keys and is_allowed(member) for key, member in members.items()]
-    logprobs = store.matrix([_key(query) for query in queries], [*members])
+    logprobs = _matrix(values, [_key(query) for query in queries], [*members])
     return Feedback(queries, [*members.values()], np.where(allowed, logprobs, np.nan), allowed)
 
 
@@ -282,6 +299,11 @@ def _key(example: Example) -> str:
     """Identifies an example by its content."""
     images = [image.digest for image in example.images]
     return canonical_digest([example.id, example.question, example.answers, example.options, images])[:16]
+
+
+def _keys(pair: tuple[Example, Example]) -> tuple[str, str]:
+    query, member = pair
+    return _key(query), _key(member)
 
 
 def _warnings(report: Mapping[str, Any]) -> Iterator[str]:

@@ -34,6 +34,8 @@ TOP = 4
 
 FOLDS = 5
 LEAST_QUERIES = 2 * FOLDS
+LEAST_UNITS = 3
+"""One that the probe reads, one that stops a training, and one to train on."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,16 +149,21 @@ def same_answer(feedback: Feedback) -> Vectors:
 
 
 def usable_queries(feedback: Feedback) -> Feedback:
-    """The queries with two numbers or more. Raises DataError if they have fewer than LEAST_QUERIES units."""
+    """The queries with two numbers or more. Raises DataError if they, or their units, are too few."""
     usable = (~np.isnan(feedback.logprobs)).sum(1) > 1
     queries = [query for query, is_usable in zip(feedback.queries, usable, strict=True) if is_usable]
-    kept = Feedback(queries, feedback.members, feedback.logprobs[usable], feedback.allowed[usable])
-    if (units := len(set(kept.units))) < LEAST_QUERIES:
+    usable_feedback = Feedback(queries, feedback.members, feedback.logprobs[usable], feedback.allowed[usable])
+    if len(queries) < LEAST_QUERIES:
         raise DataError(
-            f"a head needs {LEAST_QUERIES} queries with two scored demonstrations or more, and there are {units}. "
-            "Queries of one group or with a common image count once."
+            f"a head needs {LEAST_QUERIES} queries with two scored demonstrations or more, and there are "
+            f"{len(queries)}."
         )
-    return kept
+    if (units := len(set(usable_feedback.units))) < LEAST_UNITS:
+        raise DataError(
+            f"a head is judged on queries of other groups and images than it was trained on. {len(queries)} queries "
+            f"have {units} of them, and {LEAST_UNITS} are needed. Use more queries."
+        )
+    return usable_feedback
 
 
 def train_bilinear(
@@ -168,13 +175,13 @@ def train_bilinear(
         x: [Q, Dq], queries.
         z: [E, De], members.
         feedback: [Q, E], NaN where it was not scored. Each query has two numbers or more.
-        units: [Q] labels, FOLDS or more. Queries of one unit stay together.
+        units: [Q] labels, two or more. Queries of one unit stay together.
         training: The settings. The head is looked at after every tenth step, and after the last one.
     """
     rng = np.random.Generator(np.random.Philox(training.seed))
     generator = torch.Generator().manual_seed(training.seed)
     labels = rng.permutation(np.unique(units))
-    parts = np.split(labels, [len(labels) // FOLDS])
+    parts = np.split(labels, [max(len(labels) // FOLDS, 1)])
     held_out, train = (np.concatenate([np.flatnonzero(units == label) for label in part]) for part in parts)
     rows, members, targets = (torch.from_numpy(np.ascontiguousarray(one)) for one in (x, z, feedback))
     a, b = (
@@ -240,7 +247,7 @@ def probe(
     labels, places = np.unique(units, return_inverse=True)
     fold = (rng.permutation(len(labels)) % FOLDS)[places]
     shares: tuple[list[float], list[float]] = ([], [])
-    for number in range(FOLDS):
+    for number in range(min(FOLDS, len(labels))):
         train, test = fold != number, fold == number
         for share, target in zip(shares, (feedback[train], permute_queries(feedback[train], rng)), strict=True):
             head = train_bilinear(x[train], z, target, units[train], training)

@@ -127,6 +127,23 @@ def test_another_loss_costs_no_call_and_more_candidates_cost_the_new_ones(study:
     assert 0 < fit(study(retriever=NODE | {"candidates": 6}), head).calls <= 3 * QUERIES
 
 
+def test_what_another_fit_added_to_the_file_changes_no_head(study: Config, head: Path) -> None:
+    before = Learned(fitted=str(head)).file.heads
+    assert fit(study(retriever=NODE | {"candidates": 8}), head).calls > 0
+    assert fit(study(), head).calls == 0
+    after = Learned(fitted=str(head)).file.heads
+    for name, one in before.items():
+        assert all(np.array_equal(getattr(one, part), getattr(after[name], part)) for part in ("queries", "members"))
+
+
+def test_feedback_under_another_intervention_is_not_mixed_with_it(mapping: Config, tmp_path: Path) -> None:
+    keys = {"model": {"name": "hf", "path": "tiny"}, "task": {"name": "gated", "queries": 10, "support": 4}}
+    study, out = mapping(retriever=NODE | {"candidates": 2}, shots=1, **keys), tmp_path / "head.safetensors"
+    fit(study, out)
+    with pytest.raises(ConfigError, match=r"has feedback of another intervention.*Write to another file"):
+        fit(study | {"intervene": {"name": "attention_scaling"}}, out)
+
+
 @pytest.mark.parametrize(
     ("keys", "what"),
     [({"model": {"salt": "x"}}, "model"), ({"composer": {"name": "chat", "system": "Answer."}}, "composer")],

@@ -140,9 +140,9 @@ def test_the_probe_and_early_stopping_keep_questions_on_one_image_together() -> 
     x, z = rng.normal(size=(16, 24)).astype(np.float32)[images], rng.normal(size=(24, 16)).astype(np.float32)
     feedback = rng.normal(size=(16, 24)).astype(np.float32)[images]
     training = BilinearTraining(steps=100)
-    (apart, _), (together, _) = (probe(x, z, feedback, units, training) for units in (np.arange(80), images))
-    assert np.mean(apart) > 0.6
-    assert abs(np.mean(together) - 0.5) < 0.05
+    (by_query, _), (by_image, _) = (probe(x, z, feedback, units, training) for units in (np.arange(80), images))
+    assert np.mean(by_query) > 0.6
+    assert abs(np.mean(by_image) - 0.5) < 0.05
 
 
 def test_queries_of_one_group_or_with_a_common_image_are_one_unit(example: Any, color: Any) -> None:
@@ -172,3 +172,6 @@ def test_queries_with_one_number_are_left_out_and_too_few_others_are_an_error() 
     assert np.array_equal(usable.logprobs, np.delete(logprobs, 3, 0), equal_nan=True)
     with pytest.raises(DataError, match="needs 10 queries with two scored demonstrations or more, and there are 9"):
         usable_queries(Feedback(usable.queries[1:], (), usable.logprobs[1:], usable.allowed[1:]))
+    one_group = [replace(query, group="g") for query in queries]
+    with pytest.raises(DataError, match="11 queries have 1 of them, and 3 are needed"):
+        usable_queries(Feedback(one_group, (), np.zeros((11, 2)), np.ones((11, 2), bool)))
