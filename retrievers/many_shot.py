@@ -10,6 +10,7 @@ In the default order the prompt ends with the nearest demonstration:
     read once for all      | read for each query
 """
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, ClassVar, Literal
@@ -181,12 +182,14 @@ class FittedKMeans:
         return [self._retrieve_one(query, k, policy) for query in queries] if k else [() for _ in queries]
 
     def _retrieve_one(self, query: Query, k: int, policy: LeakPolicy) -> tuple[RetrievedExample, ...]:
+        from scipy.spatial.distance import cdist
+
         is_allowed, examples = policy.allowed_for(query), self.pool.examples
         if k > len(examples):
             raise policy.too_few(self.pool, query, k)
         if k not in self.similarities:
-            rng = stream(self.seed, "", "k_means")
-            self.similarities[k] = -squared_distances(k_means(self.vectors, k, rng), self.vectors)
+            centers = k_means(self.vectors, k, stream(self.seed, "", "k_means"))
+            self.similarities[k] = -cdist(centers, self.vectors, "sqeuclidean")
         chosen: dict[int, float] = {}
         for row in self.similarities[k]:
             members = (int(i) for i in np.argsort(-row, kind="stable"))
@@ -198,28 +201,23 @@ class FittedKMeans:
 
 
 STEPS = 50
-"""Steps of k-means, which usually stops earlier."""
+"""Steps of k-means, which usually stand still earlier."""
 
 
 def k_means(vectors: Vectors, k: int, rng: np.random.Generator) -> NDArray[np.float64]:
-    """The centers [k, D] of the clusters of vectors [N, D], k <= N; large clusters first."""
+    """The centers [k, D] of the clusters of vectors [N, D], k <= N; large clusters first.
+
+    Drawn here and not by scipy: with fewer distinct vectors than centers, copies of all of them are centers.
+    """
+    from scipy.cluster.vq import kmeans2
+    from scipy.spatial.distance import cdist
+
     rows = vectors.astype(np.float64)
     centers = rows[[int(rng.integers(len(rows)))]]
     while len(centers) < k:
-        gaps = squared_distances(centers, rows).min(0)
+        gaps = cdist(centers, rows, "sqeuclidean").min(0)
         weights = gaps / gaps.sum() if gaps.sum() > 0 else np.full(len(rows), 1 / len(rows))
         centers = np.vstack([centers, rows[int(rng.choice(len(rows), p=weights))]])
-    nearest = squared_distances(centers, rows).argmin(0)
-    for _ in range(STEPS):
-        centers = np.stack([rows[nearest == i].mean(0) if (nearest == i).any() else centers[i] for i in range(k)])
-        before, nearest = nearest, squared_distances(centers, rows).argmin(0)
-        if (before == nearest).all():
-            break
-    return centers[np.argsort(-np.bincount(nearest, minlength=k), kind="stable")]
-
-
-def squared_distances(a: NDArray[np.floating], b: NDArray[np.floating]) -> NDArray[np.float64]:
-    """[len(a), len(b)], never negative."""
-    products = a.astype(np.float64) @ b.astype(np.float64).T
-    squares: NDArray[np.float64] = (a**2).sum(1)[:, None] + (b**2).sum(1)[None] - 2 * products
-    return squares.clip(min=0)
+    with warnings.catch_warnings(action="ignore"):  # of empty clusters, whose centers stay
+        centers, nearest = kmeans2(rows, centers, iter=STEPS, minit="matrix", missing="warn")
+    return np.asarray(centers[np.argsort(-np.bincount(nearest, minlength=k), kind="stable")])

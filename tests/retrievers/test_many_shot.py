@@ -13,7 +13,7 @@ from icl.registry import build
 from icl.tasks.base import Pool
 from icl.types import Example
 from retrievers.base import Resources
-from retrievers.many_shot import k_means, squared_distances
+from retrievers.many_shot import k_means
 
 Make = Callable[..., Any]
 KNN = {"name": "knn", "embedder": "histogram"}
@@ -102,7 +102,6 @@ def test_k_means_finds_separate_clusters_large_ones_first() -> None:
     assert np.allclose(centers, means[[1, 2, 0]], atol=0.2)
     assert np.allclose(centers[0], rows[5:25].astype(np.float32).mean(0), atol=1e-5)
     assert k_means(np.ones((4, 2), np.float32), 3, rng).shape == (3, 2)
-    assert np.allclose(squared_distances(rows, rows), ((rows[:, None] - rows[None]) ** 2).sum(-1))
 
 
 def test_k_means_covers_the_colors_of_a_pool(pool: Pool, queries: list[Example]) -> None:
