@@ -16,7 +16,8 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from icl import Example, LogitModel, PlanError, Pool, Query, RetrievedExample, StreamKey, component, normalize_text
+from icl import Example, LogitModel, PlanError, Pool, Query, RetrievedExample, StreamKey, component
+from icl.metrics import is_accepted
 from icl.models import demo_prompt
 from icl.models.answer_likelihood import options_of, probabilities, scorer
 from retrievers import EXCLUDE_LEAKS, LeakPolicy, Resources, RetrievedDemos
@@ -74,8 +75,7 @@ class FittedLikelihoodOracle:
     def _probabilities(self, query: Example, members: Sequence[Example], chosen: Sequence[Example]) -> "np.ndarray":
         """p(gold) with each member in front of the chosen demonstrations, [M] float64."""
         options = options_of(query.query, self.pool, WHO, "the retriever 'oracle'")
-        accepted = {normalize_text(answer) for answer in query.answers}
-        right = [i for i, option in enumerate(options) if normalize_text(option) in accepted]
+        right = [i for i, option in enumerate(options) if is_accepted(option, query.answers)]
         if not right:
             raise PlanError(f"{WHO}: the gold of query '{query.id}' is not among its options. Use 'oracle'.")
         prompts = [demo_prompt(query.query, [member, *chosen], StreamKey(0, query.id)) for member in members]

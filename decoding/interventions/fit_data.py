@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from decoding.prompt_edits import remove_demonstrations, replace_answers
-from icl import END, DataError, Intervention, PlanError, Prompt, Site, Tensor, Where, normalize_text, steer, torch
+from icl import END, DataError, Intervention, PlanError, Prompt, Site, Tensor, Where, steer, torch
+from icl.metrics import is_accepted
 from icl.models.hf.model import HF
 
 ROWS_AT_ONCE = 256
@@ -156,7 +157,7 @@ class FitData:
         for i, result in enumerate(results):
             if isinstance(result, Failure):
                 raise DataError(f"query '{self.choice[i % len(base)].id}': {result.reason}")
-            right.append(is_right(result.text, self.choice[i % len(base)].answers))
+            right.append(is_accepted(result.text, self.choice[i % len(base)].answers))
         return [sum(right[i : i + len(base)]) / len(base) for i in range(0, len(right), len(base))] if base else []
 
     def first_token_logprobs(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> Tensor:
@@ -181,11 +182,6 @@ class FitData:
             "zero_shot": self.accuracies([()])[0],
             "few_shot": self.accuracies([()], [one.prompt for one in self.choice])[0],
         }
-
-
-def is_right(text: str, answers: Sequence[str]) -> bool:
-    """Whether an answer equals an accepted one after normalization."""
-    return normalize_text(text) in {normalize_text(answer) for answer in answers}
 
 
 def best(scores: Mapping[int, float]) -> int:

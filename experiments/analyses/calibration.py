@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from experiments import RunView, answered_samples, interval_columns, iter_settings, make_table
 from experiments.stats import text_items, to_records, unit_labels
 from icl import DataFrame, normalize_text
+from icl.metrics import accepted_probability, is_best_option
 from icl.metrics.machinery.option_parsing import option_probabilities
 
 BINS = 15
@@ -75,9 +76,9 @@ def _measured(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     every = [row_probabilities(row) for row in rows]
     golds = [text_items(row, "gold") for row in rows]
     confidence = np.array([max(shares.values()) for shares in every])
-    right = np.array([_right(shares, gold) for shares, gold in zip(every, golds, strict=True)])
+    right = np.array([float(is_best_option(shares, gold)) for shares, gold in zip(every, golds, strict=True)])
     scored = [brier(shares, gold) for shares, gold in zip(every, golds, strict=True)]
-    gold_shares = [_of_accepted(shares, gold) for shares, gold in zip(every, golds, strict=True)]
+    gold_shares = [accepted_probability(row["option_scores"], gold) for row, gold in zip(rows, golds, strict=True)]
     with np.errstate(divide="ignore"):
         losses = -np.log(np.array(gold_shares))
     surer = np.argsort(-confidence, kind="stable")[: max(len(rows) // 2, 1)]
@@ -91,15 +92,6 @@ def _measured(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
         "risk_50": float(1 - right[surer].mean()),
         "skew": _skew(every, golds),
     }
-
-
-def _of_accepted(shares: Shares, gold: Sequence[str]) -> float:
-    return sum(shares.get(name, 0.0) for name in set(map(normalize_text, gold)))
-
-
-def _right(shares: Shares, gold: Sequence[str]) -> float:
-    best = [name for name, p in shares.items() if p == max(shares.values())]
-    return float(len(best) == 1 and best[0] in map(normalize_text, gold))
 
 
 def _skew(every: Sequence[Shares], golds: Sequence[Sequence[str]]) -> float:

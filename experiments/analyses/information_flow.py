@@ -30,7 +30,7 @@ from decoding.interventions.knock_out import KnockOut
 from experiments import RunView, make_table, paired_columns
 from experiments.analyses.run_prompts import QUERIES, RunPrompt, run_prompts
 from icl import ConfigError, DataError, DataFrame, Example, Prompt, Tensor
-from icl.metrics.strict import is_exact_match
+from icl.metrics import is_accepted
 from icl.models.hf.model import HF
 
 ANSWERS = "demo_answers"
@@ -115,7 +115,7 @@ def cut_accuracies(model: HF, prompts: Sequence[RunPrompt], layers: Sequence[int
         example = prompts[i % len(prompts)].item.example
         if isinstance(result, Failure):
             raise DataError(f"query '{example.id}': {result.reason}")
-        right.append(float(is_exact_match(result.text, example.answers)))
+        right.append(float(is_accepted(result.text, example.answers)))
     scores = np.array(right).reshape(-1, len(prompts))
     return {"uncut": scores[0], "cut": scores[1 : 1 + len(layers)], "others": scores[1 + len(layers) :]}
 

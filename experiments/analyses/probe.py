@@ -27,6 +27,7 @@ from experiments.analyses.linear_probe import fit_probe
 from experiments.analyses.reference_comparison import compare_with_reference, distinct_choices
 from experiments.stats import demos_of, resolve_setting, text_items, to_records
 from icl import ConfigError, DataFrame, Pool, Task, build, normalize_text
+from icl.metrics import is_accepted
 from retrievers import FittedSimilarity, Resources, SimilarityRetriever, reads
 
 LABELS = 128
@@ -102,7 +103,7 @@ class _Space:
         texts = base != name
         predictions = self._by_pool(rows, texts) if base == "pool" else [self._by_demos(row, texts) for row in rows]
         return [
-            np.nan if one is None else float(normalize_text(one) in map(normalize_text, text_items(row, "gold")))
+            np.nan if one is None else float(is_accepted(one, text_items(row, "gold")))
             for one, row in zip(predictions, rows, strict=True)
         ]
 

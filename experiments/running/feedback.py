@@ -23,7 +23,8 @@ from experiments.contexts.contexts import PromptItem, PromptSpec, arrange, bind_
 from experiments.grid import Cell, check_data, expand, fitting_origin, vector_record
 from experiments.running.fit import ReportProgress, check_single_setting
 from experiments.running.generation import engine_for
-from icl import ConfigError, Example, Pool, RetrievedExample, canonical_digest, normalize_text
+from icl import ConfigError, Example, Pool, RetrievedExample, canonical_digest
+from icl.metrics import accepted_probability, is_accepted
 from icl.registry import component_search_folder, parse
 from prompts import scored_example
 from retrievers import EXCLUDE_LEAKS, Resources
@@ -233,20 +234,18 @@ def _score(
         if item.prompt is None:
             left_out[str(item.failure)] += 1
             continue
-        accepted = {normalize_text(answer) for answer in item.example.answers}
-        among = item.example.options if len(item.example.options) > 1 else ()
-        right = tuple(option for option in among if normalize_text(option) in accepted)
-        among = among if right else item.example.answers
+        answers, options = item.example.answers, item.example.options
+        is_choice = len(options) > 1 and any(is_accepted(option, answers) for option in options)
+        among = options if is_choice else answers
         requests.append(DecodingRequest(item.prompt, arm, among, "options", intervene=cell.steering))
-        scored.append((query, member, right))
+        scored.append((query, member, answers if is_choice else ()))
     for request, (query, member, right), answer in zip(
         requests, scored, engine_for(cell.model)(cell.model, requests), strict=True
     ):
         if isinstance(answer, Failure):
             left_out[answer.reason] += 1
             continue
-        scores = [answer.option_scores[one] for one in right or request.options]
-        value = gold_logprob(scores, [*answer.option_scores.values()] if right else ())
+        value = gold_logprob(answer.option_scores, right)
         if not math.isfinite(value):
             raise ModelError(
                 f"query '{query.id}' with the demonstration '{member.id}': the model's log-probability of the gold is "
@@ -259,14 +258,14 @@ def _score(
         store.work["tokens"] += cell.model.count_tokens(request.prompt)
 
 
-def gold_logprob(right: Sequence[float], options: Sequence[float]) -> float:
-    """log p(gold): the best right score, relative to all options if there are any.
+def gold_logprob(scores: Mapping[str, float], right: Sequence[str]) -> float:
+    """log p(gold): of the right ones among the options, or of the best accepted answer.
 
     Args:
-        right: Mean log-probabilities per token of the right options, or of the accepted answers.
-        options: Those of all options; none if the answer is open.
+        scores: Mean log-probabilities per token of options, or of the accepted answers to an open question.
+        right: The accepted answers of a choice; none of an open question.
     """
-    return float(max(right) - (np.logaddexp.reduce(options) if options else 0))
+    return float(np.log(accepted_probability(scores, right))) if right else max(scores.values())
 
 
 def _item(cell: Cell, query: Example, member: Example) -> PromptItem:

@@ -21,7 +21,8 @@ from experiments.contexts.contexts import PromptItem, Retrieval, build_contexts,
 from experiments.grid import Cell, check_data, expand, fitting_origin, vector_record
 from experiments.running.generation import engine_for
 from experiments.stats import join_words
-from icl import ConfigError, DataError, Example, PlanError, Task, build, entries, normalize_text, resolve
+from icl import ConfigError, DataError, Example, PlanError, Task, build, entries, resolve
+from icl.metrics import is_accepted
 from icl.models.hf.model import HF
 
 BATCH_QUERIES = 64
@@ -176,8 +177,8 @@ def _batches(cells: Sequence[Cell]) -> Iterator[list[PromptItem]]:
 
 def _label(item: PromptItem) -> int | None:
     """The index of the right option; None if no option is right."""
-    accepted = {normalize_text(answer) for answer in item.example.answers}
-    return next((i for i, option in enumerate(item.example.options) if normalize_text(option) in accepted), None)
+    options, answers = item.example.options, item.example.answers
+    return next((i for i, option in enumerate(options) if is_accepted(option, answers)), None)
 
 
 class SeveralSettingsError(ConfigError):

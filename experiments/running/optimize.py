@@ -43,8 +43,8 @@ from icl import (
     canonical_digest,
     describe,
     did_you_mean,
-    normalize_text,
 )
+from icl.metrics import accepted_probability, is_accepted, is_best_option
 from icl.tasks import connected_components, divide_by_group
 from retrievers import ALLOW_LEAKS, Resources
 
@@ -375,7 +375,7 @@ class Calls:
                 f"{where}: {item.num_dropped} of {self.cell.shots} demonstrations do not fit into the model's context. "
                 "Use fewer shots."
             )
-        if not {normalize_text(one) for one in item.example.answers} & set(map(normalize_text, item.example.options)):
+        if not any(is_accepted(option, item.example.answers) for option in item.example.options):
             raise PlanError(
                 f"{where}: a set is rated by the probability of the answer among options, and "
                 f"'{item.example.answer}' is none of its {len(item.example.options)} options. Add options to the task."
@@ -414,17 +414,13 @@ class Calls:
 
 
 def rate_options(scores: Mapping[str, float], example: Example) -> tuple[float, float]:
-    """(probability of the accepted answers among the options, whether the likeliest option is accepted).
+    """(probability of the accepted answers among the options, whether the likeliest option is one of them).
 
     Args:
         scores: Option -> log-probability. An option that the endpoint does not list has probability 0.
         example: The query with its accepted answers.
     """
-    accepted = {normalize_text(one) for one in example.answers}
-    values = np.array(list(scores.values()))
-    shares = np.exp(values - values.max())
-    is_gold = np.array([normalize_text(option) in accepted for option in scores])
-    return float(shares[is_gold].sum() / shares.sum()), float(is_gold[int(values.argmax())])
+    return accepted_probability(scores, example.answers), float(is_best_option(scores, example.answers))
 
 
 def read_setting(config: Config, options: Options) -> Setting:

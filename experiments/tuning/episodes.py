@@ -24,7 +24,8 @@ from itertools import accumulate, count
 
 from experiments.contexts.contexts import PromptItem, Retrieval, build_contexts, prompt_specs, render
 from experiments.grid.grid import Cell
-from icl import DataError, Example, Prompt, StreamKey, normalize_text, spans
+from icl import DataError, Example, Prompt, StreamKey, spans
+from icl.metrics import is_accepted
 from retrievers import EXCLUDE_LEAKS, Retriever
 
 Alternatives = list["tuple[Prompt, str]"]
@@ -176,7 +177,7 @@ def wrong_answer(item: PromptItem) -> Alternatives:
     """The same prompt with another option of its query, or with another answer of its demonstrations."""
     assert item.prompt is not None
     candidates = item.example.options or [demo.example.answer for demo in item.context.demos]
-    wrong = [one for one in candidates if _is_wrong(one, item.example)]
+    wrong = [one for one in candidates if not is_accepted(one, item.example.answers)]
     if not wrong:
         raise DataError(
             f"tune.task: query '{item.example.id}' has no wrong answer for dpo: neither an option nor a demonstration "
@@ -232,13 +233,9 @@ class NearestImage:
             for one in ranking:
                 other = pool.by_id[one.id]
                 answer = context.label_map.get(other.answer, other.answer) if context.relabels_gold else other.answer
-                if other.images and _is_wrong(answer, item.example):
+                if other.images and not is_accepted(answer, item.example.answers):
                     return other, answer
         raise DataError(
             f"tune.task: query '{query.id}' has no other image for realign: none of the {available} other members of "
             "its pool has an image and another answer. Use a task with a larger pool, or objective: dpo."
         )
-
-
-def _is_wrong(answer: str, example: Example) -> bool:
-    return normalize_text(answer) not in {normalize_text(one) for one in example.answers}

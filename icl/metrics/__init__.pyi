@@ -9,6 +9,8 @@ from icl.metrics.machinery.answer_extraction import read_number as read_number
 from icl.metrics.machinery.answer_matching import contains_answer as contains_answer
 from icl.metrics.machinery.judge import Judge as Judge
 from icl.metrics.machinery.option_letters import chosen_by_place as chosen_by_place
+from icl.metrics.machinery.option_parsing import accepted_probability as accepted_probability
+from icl.metrics.machinery.option_parsing import is_best_option as is_best_option
 from icl.metrics.machinery.option_parsing import is_correct as is_correct
 from icl.metrics.machinery.option_parsing import named_option as named_option
 from icl.metrics.machinery.option_parsing import option_probability as option_probability
@@ -16,6 +18,7 @@ from icl.metrics.machinery.quantities import canonical_quantities as canonical_q
 from icl.metrics.machinery.quantities import stated_number as stated_number
 from icl.metrics.machinery.yes_no import asks_yes_no as asks_yes_no
 from icl.metrics.machinery.yes_no import read_yes_no as read_yes_no
+from icl.metrics.normalize import is_accepted as is_accepted
 from icl.metrics.normalize import is_number as is_number
 from icl.metrics.normalize import normalize_vqa as normalize_vqa
 from icl.metrics.normalize import parse_numbers as parse_numbers

@@ -14,6 +14,7 @@ It loses the sign of "-3", so numbers are compared by `parse_numbers` instead.
 
 import re
 import unicodedata
+from collections.abc import Iterable
 from functools import lru_cache
 
 CACHE_ENTRIES = 4096
@@ -60,6 +61,11 @@ def normalize_text(text: str) -> str:
     """The text in Unicode NFKC and lower case, with single blanks and without a final full stop."""
     folded = " ".join(unicodedata.normalize("NFKC", text).casefold().split())
     return folded.removesuffix(".").rstrip()
+
+
+def is_accepted(text: str, answers: Iterable[str]) -> bool:
+    """Whether the text equals one of the accepted answers, both normalized."""
+    return normalize_text(text) in map(normalize_text, answers)
 
 
 @lru_cache(CACHE_ENTRIES)

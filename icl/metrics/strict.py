@@ -7,12 +7,8 @@ This is VL-ICL's "exact match, case-insensitive". A model that answers in a sent
 from dataclasses import dataclass
 from typing import ClassVar
 
-from icl import Better, Example, Generation, component, normalize_text
-
-
-def is_exact_match(output: str, answers: tuple[str, ...]) -> bool:
-    """Whether output and one of the answers are equal after `normalize_text`."""
-    return normalize_text(output) in {normalize_text(answer) for answer in answers}
+from icl import Better, Example, Generation, component
+from icl.metrics import is_accepted
 
 
 @component("metric", "strict", "accuracy", "exact_match")
@@ -24,4 +20,4 @@ class Strict:
     accuracy: ClassVar[bool] = True
 
     def score(self, generation: Generation, example: Example) -> float | None:
-        return float(is_exact_match(generation.text, example.answers))
+        return float(is_accepted(generation.text, example.answers))

@@ -12,6 +12,7 @@ from functools import cached_property
 from typing import Annotated, ClassVar
 
 from icl import REASONING_MARKERS, Model, ModelError, Request, canonical_digest, max_output_tokens, normalize_text
+from icl.metrics import is_accepted
 from icl.metrics.baselines import last_copy, nearest_copy, vote
 from icl.registry import Count, Fraction, FunctionPath, PositiveInt, component, describe
 from icl.types import Demo, Generation, Prompt, Query, ThinkingEnd, Usage
@@ -118,8 +119,7 @@ class FakeGold(FakeModel):
         rng = request.prompt.key.numpy("fake-gold")
         if rng.random() < self.accuracy:
             return request.gold[0]
-        gold = {normalize_text(answer) for answer in request.gold}
-        wrong = [option for option in request.options if normalize_text(option) not in gold]
+        wrong = [option for option in request.options if not is_accepted(option, request.gold)]
         return wrong[int(rng.integers(len(wrong)))] if wrong else ""
 
 

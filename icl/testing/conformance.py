@@ -18,7 +18,7 @@ from icl import spans
 from icl.edits import Edit
 from icl.images import Image
 from icl.metrics.base import Metric, ScoredSample
-from icl.metrics.normalize import normalize_text
+from icl.metrics.normalize import is_accepted, normalize_text
 from icl.metrics.run_level import RunLevelMetric, RunStatistic
 from icl.models.base import ABILITIES, Model, Request
 from icl.registry import describe, with_article
@@ -207,9 +207,8 @@ def _check_example(name: str, example: Example) -> None:
     require(bool(example.question.strip()) or bool(example.images), f"{at} asks nothing and shows nothing.")
     if example.options:
         _unique([normalize_text(option) for option in example.options], f"{at}: two options read")
-        answers = {normalize_text(answer) for answer in example.answers}
         require(
-            any(normalize_text(option) in answers for option in example.options),
+            any(is_accepted(option, example.answers) for option in example.options),
             f"{at}: no accepted answer ({', '.join(example.answers)}) is among the options {example.options}.",
         )
 

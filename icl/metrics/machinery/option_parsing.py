@@ -1,10 +1,10 @@
 """The option that an output chooses, and the probabilities of options."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from icl import Example, Generation, in_texts, normalize_text
-from icl.metrics import asks_yes_no, contains_answer, read_yes_no
+from icl.metrics import asks_yes_no, contains_answer, is_accepted, read_yes_no
 
 
 def named_option(output: str, options: tuple[str, ...]) -> str | None:
@@ -32,6 +32,11 @@ def option_probability(scores: Mapping[str, float], option: str) -> float | None
     return option_probabilities(scores).get(normalize_text(option))
 
 
+def accepted_probability(scores: Mapping[str, float], answers: Sequence[str]) -> float:
+    """The probability of the accepted answers among all scored options. 0 if none of them was scored."""
+    return sum(share for option, share in option_probabilities(scores).items() if is_accepted(option, answers))
+
+
 def yes_probability(generation: Generation) -> float:
     """P(yes) among the scored options; without a score of yes, 1 if the output says yes, otherwise 0."""
     scored = option_probability(generation.option_scores, "yes")
@@ -45,13 +50,12 @@ def is_correct(generation: Generation, example: Example) -> bool:
     example = in_texts(example)
     if asks_yes_no(example):
         answer = read_yes_no(generation.text, options=example.options, question=example.question)
-        return answer in [normalize_text(text) for text in example.answers]
+        return answer is not None and is_accepted(answer, example.answers)
     return contains_answer(generation.text, example.answers, example.options)
 
 
-def is_best_option(scores: Mapping[str, float], answers: tuple[str, ...]) -> bool:
+def is_best_option(scores: Mapping[str, float], answers: Sequence[str]) -> bool:
     """Whether an accepted answer has the highest score. A tie with a wrong option is wrong, and NaN never wins."""
-    accepted = {normalize_text(answer) for answer in answers}
-    right = [score for option, score in scores.items() if normalize_text(option) in accepted]
-    wrong = [score for option, score in scores.items() if normalize_text(option) not in accepted]
+    right = [score for option, score in scores.items() if is_accepted(option, answers)]
+    wrong = [score for option, score in scores.items() if not is_accepted(option, answers)]
     return any(all(score > other for other in wrong) for score in right)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from icl import Better, Example, Generation, component, normalize_text, singular
-from icl.metrics import chosen_by_place, extract_answer
+from icl.metrics import chosen_by_place, extract_answer, is_accepted
 
 YesNo = Literal["yes", "no"]
 
@@ -233,4 +233,4 @@ class Pope:
     def score(self, generation: Generation, example: Example) -> float | None:
         if not asks_yes_no(example):
             return None
-        return float(parse_pope(generation.text) in {normalize_text(answer) for answer in example.answers})
+        return float(is_accepted(parse_pope(generation.text), example.answers))

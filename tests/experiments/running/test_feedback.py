@@ -74,8 +74,10 @@ def test_the_feedback_is_the_probability_of_the_gold_in_a_run_with_one_demonstra
 
 
 def test_the_gold_is_compared_with_all_options_or_stands_alone() -> None:
-    assert gold_logprob([-1.0], [-1.0, -1.0]) == pytest.approx(np.log(0.5))
-    assert gold_logprob([-3.0, -1.0], ()) == -1.0
+    scores = {"red": -1.0, "blue": -1.0, "green": -1.0}
+    assert gold_logprob(scores, ("Red.",)) == pytest.approx(np.log(1 / 3))
+    assert gold_logprob(scores, ("red", "blue")) == pytest.approx(np.log(2 / 3))
+    assert gold_logprob({"crimson": -3.0, "red": -1.0}, ()) == -1.0
 
 
 def test_each_query_has_as_many_numbers_as_candidates_and_the_file_says_what_they_cost(
@@ -159,7 +161,7 @@ def test_feedback_of_another_model_or_composer_is_not_mixed_with_it(
 def test_numbers_that_are_not_finite_are_an_error(
     study: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "gold_logprob", lambda right, options: float("nan"))
+    monkeypatch.setattr(module, "gold_logprob", lambda scores, right: float("nan"))
     with pytest.raises(
         ModelError, match=r"query 'q-\d+' with the demonstration 'p-.*: the model's log-probability of the gold is nan"
     ):
