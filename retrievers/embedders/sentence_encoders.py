@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from icl import Example, ModelError, PlanError, Query, component, expand_user, later_parameter
-from retrievers import GIB, EmbedderDtype, EmbedderPlacement, PlacedEmbedder, weight_bytes
+from icl import Example, ModelError, PlanError, Query, component, expand_user
+from retrievers import GIB, EmbedderPlacement, PlacedEmbedder, weight_bytes
 from retrievers.base import Vectors, all_images, mean_per_item, normalize_rows
 
 MAX_TOKENS = 256
@@ -28,9 +28,6 @@ class MiniLM(PlacedEmbedder):
     """
 
     reads: ClassVar[frozenset[str]] = frozenset({"text"})
-
-    device: str = later_parameter("auto")  # auto: the GPU if it has room beside the models, else cpu; or cuda, cuda:1
-    dtype: EmbedderDtype = later_parameter("auto")  # auto: float32 on a CPU, else the checkpoint's own
 
     @cached_property
     def digest(self) -> str:
@@ -70,8 +67,6 @@ class SentenceTransformers(PlacedEmbedder):
 
     path: str  # a hub id or a folder
     images_too: bool = False  # the checkpoint embeds images too (such as clip-ViT-B-32)
-    device: str = later_parameter("auto")  # auto: the GPU if it has room beside the models, else cpu; or cuda, cuda:1
-    dtype: EmbedderDtype = later_parameter("auto")  # auto: float32 on a CPU, else the checkpoint's own
 
     @property
     def reads(self) -> frozenset[str]:

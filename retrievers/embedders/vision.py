@@ -10,11 +10,10 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from icl import Example, Image, ModelError, PlanError, Query, component, later_parameter, torch
+from icl import Example, Image, ModelError, PlanError, Query, component, torch
 from retrievers import Vectors, all_images, mean_per_item, stack_batches
 from retrievers.machinery.embedding_models import (
     BATCH,
-    EmbedderDtype,
     EmbedderPlacement,
     PlacedEmbedder,
     checkpoint_digest,
@@ -35,8 +34,6 @@ class Vision(PlacedEmbedder):
 
     path: str  # a hub id or a folder
     pool: Literal["pooled", "first", "mean"] = "pooled"  # which output of the last layer is the vector
-    device: str = later_parameter("auto")  # auto: the GPU if it has room beside the models, else cpu; or cuda, cuda:1
-    dtype: EmbedderDtype = later_parameter("auto")  # auto: float32 on a CPU, else the checkpoint's own
 
     @cached_property
     def digest(self) -> str:

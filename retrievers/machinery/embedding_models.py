@@ -6,11 +6,11 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from icl import PIL, Image, Model, ModelError, expand_user, hide_transformers_progress, torch
+from icl import PIL, Image, Model, ModelError, expand_user, hide_transformers_progress, later_parameter, torch
 from icl.models.hf.device_placement import has_cuda, resolve_device
 from retrievers.base import Vectors, stack_batches
 
@@ -134,12 +134,14 @@ WEIGHT_FACTOR, BATCH_BYTES = 1.25, GIB
 EmbedderDtype = Literal["auto", "float32", "bfloat16", "float16"]
 
 
+@dataclass(frozen=True, kw_only=True)
 class PlacedEmbedder:
     """Base class of embedders with a checkpoint. They have the parameters `device` and `dtype`, and a digest."""
 
-    device: str
-    dtype: EmbedderDtype
-    digest: Any
+    digest: ClassVar[Any]
+
+    device: str = later_parameter("auto")  # auto: the GPU if it has room beside the models, else cpu; or cuda, cuda:1
+    dtype: EmbedderDtype = later_parameter("auto")  # auto: float32 on a CPU, else the checkpoint's own
 
     @property
     def placement(self) -> EmbedderPlacement:

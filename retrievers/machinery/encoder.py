@@ -12,11 +12,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from icl import Example, Image, ModelError, Query, component, later_parameter, torch
+from icl import Example, Image, ModelError, Query, component, torch
 from retrievers.base import Vectors, all_images, mean_per_item, normalize_rows
 from retrievers.machinery.embedding_models import (
     BATCH,
-    EmbedderDtype,
     EmbedderPlacement,
     PlacedEmbedder,
     checkpoint_digest,
@@ -36,8 +35,6 @@ class Encoder(PlacedEmbedder):
     reads: ClassVar[frozenset[str]] = frozenset({"image", "text"})
 
     path: str = "tiny"  # a hub id, a folder, or 'tiny' (the encoder in the toolkit)
-    device: str = later_parameter("auto")  # auto: the GPU if it has room beside the models, else cpu; or cuda, cuda:1
-    dtype: EmbedderDtype = later_parameter("auto")  # auto: float32 on a CPU, else the checkpoint's own
 
     @cached_property
     def digest(self) -> str:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from icl import Example, GeneratedCount, component, parameter
+from icl import Example, component
 from icl.tasks.generated import CAPTION_QUESTIONS, CONCEPTS, NumberedTask, Split, caption, groups_of, noun, scene
 
 VOCABULARY = tuple(noun(concept) for concept in CONCEPTS)
@@ -21,10 +21,6 @@ class CaptionsTask(NumberedTask):
 
     called: ClassVar[str] = "captions"
     title: ClassVar[str] = "captions"
-
-    query_limit: GeneratedCount = parameter("queries", 200)  # number of queries
-    support: GeneratedCount = parameter("pool_size", 100)  # scenes in the pool
-    seed: int = 0  # random seed of the task, independent of the seeds of a run
 
     def example(self, split: Split, number: int, name: str) -> Example:
         drawing = scene(self.seed, f"captions/{split}/{number}")

@@ -41,9 +41,7 @@ class CountingTask(NumberedTask):
     bare: bool = False  # whether the question is one word; by color or shape only
     pair: bool = False  # whether the bare question also names the property: "color: red"
     answer: Literal["number", "presence"] = "number"  # meaning of a bare word, which only the demonstrations show
-    query_limit: GeneratedCount = parameter("queries", 200)  # number of queries
     support: GeneratedCount = parameter("pool_size", 200)  # questions in the pool
-    seed: int = 0  # random seed of the task, independent of the seeds of a run
 
     def __post_init__(self) -> None:
         if self.bare and self.by not in ("color", "shape"):

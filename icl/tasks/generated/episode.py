@@ -14,12 +14,14 @@ T = TypeVar("T")
 Split = Literal["query", "pool"]
 
 
+@dataclass(frozen=True, kw_only=True)
 class NumberedTask(SharedPoolTask):
     """Base class of tasks with examples by split and number, each from its own stream."""
 
     called: ClassVar[str]  # prefix of ids
-    query_limit: int
-    support: int
+    query_limit: GeneratedCount = parameter("queries", 200)  # number of queries
+    support: GeneratedCount = parameter("pool_size", 100)  # number of examples in the pool
+    seed: int = 0  # random seed of the task, independent of the seeds of a run
 
     def example(self, split: Split, number: int, name: str) -> Example:
         """The example with this number and id."""

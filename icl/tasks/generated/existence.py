@@ -41,7 +41,6 @@ class ExistenceTask(NumberedTask):
     per_image: PositiveInt = 2  # questions about one image, each about a different object (POPE: 6)
     query_limit: GeneratedCount = parameter("queries", 300)  # number of queries
     support: GeneratedCount = parameter("pool_size", 200)  # questions in the pool
-    seed: int = 0  # random seed of the task, independent of the seeds of a run
 
     def __post_init__(self) -> None:
         if np.ceil(self.per_image * self.yes_ratio) > MAX_GROUPS:

@@ -27,7 +27,7 @@ from typing import Annotated, ClassVar, Literal
 
 from annotated_types import Ge, Le
 
-from icl import Example, GeneratedCount, StreamKey, component, parameter
+from icl import Example, StreamKey, component
 from icl.edits.mark import RegionMarks
 from icl.tasks.generated import CELLS, CONCEPT_SETS, PlacedShapes, cell_box, noun
 from icl.tasks.generated.episode import NumberedTask, Split, balanced_choice, shuffled
@@ -45,9 +45,6 @@ class CorrespondenceTask(NumberedTask):
     objects: Annotated[int, Ge(2), Le(4)] = 3  # number of shapes in each image; chance is 1 / objects
     marks: Literal["objects", "elsewhere"] = "objects"  # what the numbers of the second image mark
     concept_set: Literal["held_out", "seen", "all"] = "all"  # pairs of color and shape that images may show
-    query_limit: GeneratedCount = parameter("queries", 200)  # number of queries
-    support: GeneratedCount = parameter("pool_size", 100)  # number of examples in the pool
-    seed: int = 0  # random seed of the task, independent of the seeds of a run
 
     @property
     def title(self) -> str:
@@ -92,9 +89,6 @@ class InconsistencyTask(NumberedTask):
     wrong: Literal[1, 2] = 1  # number of false statements; two false ones have exchanged their shapes
     marks: Literal["objects", "elsewhere"] = "objects"  # what the numbers mark
     concept_set: Literal["held_out", "seen", "all"] = "all"  # pairs of color and shape that images may show
-    query_limit: GeneratedCount = parameter("queries", 200)  # number of queries
-    support: GeneratedCount = parameter("pool_size", 100)  # number of examples in the pool
-    seed: int = 0  # random seed of the task, independent of the seeds of a run
 
     @property
     def title(self) -> str:

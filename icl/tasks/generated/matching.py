@@ -30,9 +30,7 @@ class MatchingTask(NumberedTask):
     by: Literal["pair", "color", "shape"] = "pair"  # property that is equal in a match; pair: color and shape together
     concept_set: Literal["held_out", "seen", "all"] = "held_out"  # pairs of color and shape that images may show
     official_order: bool = False  # whether the pool is always yes, no, yes, no
-    query_limit: GeneratedCount = parameter("queries", 200)  # number of queries
     support: GeneratedCount = parameter("pool_size", 200)  # pairs of images in the pool
-    seed: int = 0  # random seed of the task, independent of the seeds of a run
 
     @property
     def title(self) -> str:
