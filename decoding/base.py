@@ -13,6 +13,7 @@ from difflib import get_close_matches
 from inspect import get_annotations
 from typing import Any, ClassVar, Protocol
 
+from decoding.formulas.distributions import plausibility_mask
 from decoding.formulas.sampling import Sampler
 from decoding.interventions.vector_file import VectorFile
 from icl import Model, Prompt, StreamKey, Tensor, describe, later_parameter
@@ -240,6 +241,15 @@ class Strategy:
             states: State of each of the B rows.
         """
         return self.combine(logits, step)
+
+
+class PlausibleStrategy(Strategy):
+    """Base of strategies that keep the tokens with at least `beta` times the best token's probability."""
+
+    beta: float
+
+    def mask(self, reference: Tensor) -> Tensor | None:
+        return plausibility_mask(reference, self.beta)
 
 
 class StatefulStrategy(Strategy):

@@ -26,7 +26,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Annotated, ClassVar, Literal
 
-from decoding import Note, Strategy, Traits, plausibility_mask, remove_query_image, unit_strength, weight_per_row
+from decoding import Note, PlausibleStrategy, Traits, remove_query_image, unit_strength, weight_per_row
 from decoding.interventions.attention_edits import cut
 from icl import Keys, Prompt, Site, Tensor, Where, canonical_digest, steer, torch
 from icl.edits import Edit, ShuffledPatches
@@ -122,7 +122,7 @@ def _random(x: Tensor) -> Tensor:
 
 @component("strategy", "crops")
 @dataclass(frozen=True)
-class CRoPS(Strategy):
+class CRoPS(PlausibleStrategy):
     """Contrast with the prompt without the image and with an edited image, stronger at later tokens."""
 
     weights: ClassVar[None] = None
@@ -153,9 +153,6 @@ class CRoPS(Strategy):
         images = Keys(("query_images",), own=False)
         statistics = LeastAttended(images, share=self.image_kept, layer=self.layer, choice=choice)
         return prompt, steer(text, language), steer(prompt, statistics)
-
-    def mask(self, reference: Tensor) -> Tensor | None:
-        return plausibility_mask(reference, self.beta)
 
     def reference_decides(self, reference: Tensor) -> Tensor:
         return self._kept_logprobs(reference).amax(-1).exp() > self.confident

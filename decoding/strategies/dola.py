@@ -17,7 +17,7 @@ matrix with the embeddings have no layer 0.
 from dataclasses import dataclass
 from typing import Literal
 
-from decoding import Strategy, Traits, jensen_shannon, plausibility_mask, zero_strength
+from decoding import PlausibleStrategy, Traits, jensen_shannon, zero_strength
 from decoding.formulas.distributions import reversed_jensen_shannon
 from icl import Fraction, Tensor, component, torch
 
@@ -27,7 +27,7 @@ MAX_CANDIDATES = 10
 
 @component("strategy", "dola")
 @dataclass(frozen=True)
-class DoLa(Strategy):
+class DoLa(PlausibleStrategy):
     """Contrast of the last layer with the early layer that differs from it most, among plausible tokens."""
 
     layers: Literal["low", "high", "all"] = "high"  # which of the even layers are candidates
@@ -43,9 +43,6 @@ class DoLa(Strategy):
 
     def strength(self, logits: Tensor, step: int) -> Tensor:
         return zero_strength(logits)
-
-    def mask(self, reference: Tensor) -> Tensor | None:
-        return plausibility_mask(reference, self.beta)
 
     def combine(self, logits: Tensor, step: int) -> Tensor:
         """Scores [B, V] from logits [1 + early layers, B, V]: the last layer, then early layers, lowest first."""

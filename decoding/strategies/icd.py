@@ -13,7 +13,7 @@ puts it into the Q-Former's text. The release adds the contrast of its optional 
 from dataclasses import dataclass
 from typing import ClassVar
 
-from decoding import Note, Strategy, plausibility_mask, wrap_question
+from decoding import Note, PlausibleStrategy, wrap_question
 from icl import Fraction, NonNegative, Prompt, Tensor, component
 
 DISTURBANCE = "You are a confused objects detector to provide a fuzzy overview or impression of the image. "
@@ -21,7 +21,7 @@ DISTURBANCE = "You are a confused objects detector to provide a fuzzy overview o
 
 @component("strategy", "icd")
 @dataclass(frozen=True)
-class ICD(Strategy):
+class ICD(PlausibleStrategy):
     """Contrast with the prompt with a disturbing instruction before the question.
 
     Presets. released: arguments of the evaluation script. sampler: defaults of the released sampler.
@@ -43,9 +43,6 @@ class ICD(Strategy):
 
     def branches(self, prompt: Prompt, note: Note = None) -> tuple[Prompt, Prompt]:
         return prompt, wrap_question(prompt, before=self.disturbance)
-
-    def mask(self, reference: Tensor) -> Tensor | None:
-        return plausibility_mask(reference, self.beta)
 
     def combine(self, logits: Tensor, step: int) -> Tensor:
         original, disturbed = logits

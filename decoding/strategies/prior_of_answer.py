@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from decoding import AblationContrast, Note, Strategy, Traits, kth_plausibility_mask, plausibility_mask
+from decoding import AblationContrast, Note, PlausibleStrategy, Strategy, Traits, kth_plausibility_mask
 from decoding.prompt_edits import AblatedPart, remove_demonstrations, remove_part, replace_question
 from icl import Fraction, PositiveInt, Prompt, Tensor, component
 
@@ -74,7 +74,7 @@ class CDK(AblationContrast):
 
 @component("strategy", "ced")
 @dataclass(frozen=True)
-class CED(Strategy):
+class CED(PlausibleStrategy):
     """Difference that the demonstrations make, among plausible tokens (MVCD).
 
     Contrastive example decoding (MVCD, Pang et al., ICASSP 2025, 2502.11751): what the demonstrations add.
@@ -96,9 +96,6 @@ class CED(Strategy):
 
     def branches(self, prompt: Prompt, note: Note = None) -> tuple[Prompt, Prompt]:
         return prompt, remove_demonstrations(prompt)
-
-    def mask(self, reference: Tensor) -> Tensor | None:
-        return plausibility_mask(reference, self.beta)
 
     def combine(self, logits: Tensor, step: int) -> Tensor:
         with_demos, without_demos = logits.log_softmax(-1)

@@ -11,7 +11,7 @@ Differs from the released code in the augmentation's random numbers, which come 
 from dataclasses import dataclass
 from typing import ClassVar
 
-from decoding import Note, Strategy, plausibility_mask
+from decoding import Note, PlausibleStrategy
 from icl import Fraction, NonNegative, Prompt, Tensor, component
 from icl.edits import RandomAugmentation
 from icl.types import Where
@@ -19,7 +19,7 @@ from icl.types import Where
 
 @component("strategy", "ritual")
 @dataclass(frozen=True)
-class RITUAL(Strategy):
+class RITUAL(PlausibleStrategy):
     """Ensemble with a flipped, rotated, recolored, blurred or cropped image."""
 
     alpha: NonNegative = 3.0  # weight of the augmented image; 0 is the reference under the mask
@@ -34,9 +34,6 @@ class RITUAL(Strategy):
 
     def branches(self, prompt: Prompt, note: Note = None) -> tuple[Prompt, Prompt]:
         return prompt, prompt.edit(RandomAugmentation(), self.images)
-
-    def mask(self, reference: Tensor) -> Tensor | None:
-        return plausibility_mask(reference, self.beta)
 
     def combine(self, logits: Tensor, step: int) -> Tensor:
         original, augmented = logits

@@ -15,14 +15,14 @@ from typing import Annotated, ClassVar, Literal
 
 from annotated_types import Ge, Le
 
-from decoding import Note, Strategy, plausibility_mask
+from decoding import Note, PlausibleStrategy
 from icl import Fraction, NonNegative, PlanError, Prompt, Tensor, component
 from icl.edits import DIFFUSION_STEPS, DiffusionNoise
 
 
 @component("strategy", "vcd")
 @dataclass(frozen=True)
-class VCD(Strategy):
+class VCD(PlausibleStrategy):
     """Contrast with the same prompt with a noised image.
 
     Presets. released: arguments of the evaluation script. paper: the same with almost pure noise; another paper
@@ -62,9 +62,6 @@ class VCD(Strategy):
                 "Give its part the name 'query.image[0]', or set images: all."
             )
         return prompt, noised
-
-    def mask(self, reference: Tensor) -> Tensor | None:
-        return plausibility_mask(reference, self.beta)
 
     def combine(self, logits: Tensor, step: int) -> Tensor:
         """logits: [2, B, V] float32 -> scores [B, V]."""

@@ -5,7 +5,7 @@ from typing import Annotated, ClassVar, Literal
 
 from annotated_types import Ge, Le
 
-from decoding import Note, Strategy, Traits, plausibility_mask, remove_query_image, zero_strength
+from decoding import Note, PlausibleStrategy, Strategy, Traits, remove_query_image, zero_strength
 from icl import Fraction, NonNegative, Positive, Prompt, Tensor, component
 from icl.edits import DIFFUSION_STEPS, DiffusionNoise
 
@@ -21,7 +21,7 @@ def prior_prompts(prompt: Prompt, prior: Prior, noise_step: int) -> tuple[Prompt
 
 @component("strategy", "vdd")
 @dataclass(frozen=True)
-class VDD(Strategy):
+class VDD(PlausibleStrategy):
     """Contrast with the mean of a branch without an image and one with a meaningless image.
 
     Visual debiasing decoding (Zhang et al., 2403.05262): contrast with the model's prior without visual content.
@@ -50,9 +50,6 @@ class VDD(Strategy):
 
     def branches(self, prompt: Prompt, note: Note = None) -> tuple[Prompt, ...]:
         return prompt, *prior_prompts(prompt, self.prior, self.noise_step)
-
-    def mask(self, reference: Tensor) -> Tensor | None:
-        return plausibility_mask(reference, self.beta)
 
     def combine(self, logits: Tensor, step: int) -> Tensor:
         scores: Tensor = (1 + self.alpha) * logits[0] - self.alpha * logits[1:].mean(0)

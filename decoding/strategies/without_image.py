@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
-from decoding import AblatedPart, Note, Strategy, plausibility_mask, remove_query_image, unit_strength, weight_per_row
+from decoding import AblatedPart, Note, PlausibleStrategy, Strategy, remove_query_image, unit_strength, weight_per_row
 from decoding.arms.wrapper import AblationContrast
 from decoding.branch import WHOLE
 from icl import Count, Fraction, NonNegative, Prompt, Tensor, component
@@ -45,7 +45,7 @@ class CFG(AblationContrast):
 
 @component("strategy", "pai")
 @dataclass(frozen=True)
-class PAI(Strategy):
+class PAI(PlausibleStrategy):
     """Guidance from the prompt without the image to the full prompt, without the paper's change of attention.
 
     Pay attention to image (Liu et al., ECCV 2024, 2407.21771), its logit part: guidance from text to image and text.
@@ -72,9 +72,6 @@ class PAI(Strategy):
 
     def branches(self, prompt: Prompt, note: Note = None) -> tuple[Prompt, Prompt]:
         return prompt, remove_query_image(prompt)
-
-    def mask(self, reference: Tensor) -> Tensor | None:
-        return plausibility_mask(reference, self.beta)
 
     def combine(self, logits: Tensor, step: int) -> Tensor:
         original, text = logits.log_softmax(-1)
@@ -125,7 +122,7 @@ class CRG(Strategy):
 
 @component("strategy", "m3id")
 @dataclass(frozen=True)
-class M3ID(Strategy):
+class M3ID(PlausibleStrategy):
     """Contrast with the prompt without the image, stronger with every token.
 
     Multi-modal mutual information decoding (Favero et al., CVPR 2024, 2403.14003): a contrast that grows with length.
@@ -160,9 +157,6 @@ class M3ID(Strategy):
 
     def branches(self, prompt: Prompt, note: Note = None) -> tuple[Prompt, Prompt]:
         return prompt, remove_query_image(prompt)
-
-    def mask(self, reference: Tensor) -> Tensor | None:
-        return plausibility_mask(reference, self.beta)
 
     def combine(self, logits: Tensor, step: int) -> Tensor:
         original, imageless = logits.log_softmax(-1)
