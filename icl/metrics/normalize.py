@@ -39,11 +39,9 @@ won't would've wouldn't wouldn't've 'ow's'at 'twas y'all y'all'll y'all'd've you
 """
 
 
-def _short_of_one_apostrophe(word: str) -> list[str]:
-    return [word[:i] + word[i + 1 :] for i, letter in enumerate(word) if letter == "'"]
-
-
-CONTRACTIONS = {short: word for word in _CONTRACTED.split() for short in _short_of_one_apostrophe(word)}
+CONTRACTIONS = {
+    word[:i] + word[i + 1 :]: word for word in _CONTRACTED.split() for i, letter in enumerate(word) if letter == "'"
+}
 CONTRACTIONS["somebody'd"] = "somebodyd"  # reversed in the script's table
 """dont -> don't, couldnt've -> couldn't've. The script's keys with a capital never match and are left out."""
 
