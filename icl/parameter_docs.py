@@ -61,10 +61,11 @@ class ParameterDoc:
 
 
 def parameter_docs(cls: type[Any]) -> list[ParameterDoc]:
-    """The documentation of a component's parameters, in the order of its fields. Bases are included."""
+    """The documentation of a component's parameters, in the order of its fields, its own before inherited ones."""
     hints = get_type_hints(cls, include_extras=True)
     meanings = {name: text for base in reversed(cls.__mro__) for name, text in _field_comments(base).items()}
-    return [_parameter_doc(f, hints[f.name], meanings.get(f.name, "")) for f in fields(cls) if f.init]
+    ordered = sorted(fields(cls), key=lambda f: f.name not in vars(cls).get("__annotations__", {}))
+    return [_parameter_doc(f, hints[f.name], meanings.get(f.name, "")) for f in ordered if f.init]
 
 
 def page_texts(cls: type[Any]) -> list[str]:

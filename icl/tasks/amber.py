@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from icl import DataError, Example, Image, Pool, SharedPoolTask, limited_choice
-from icl.registry import Fraction, PositiveInt, component, parameter
+from icl.registry import Fraction, component
 from icl.tasks import RelativePaths, divide_by_group
+from icl.tasks.base import LimitedTask
 
 Part = Literal["generative", "discriminative", "existence", "attribute", "relation"]
 FILES: Mapping[Part, str] = {
@@ -33,15 +34,13 @@ Row = Mapping[str, Any]
 
 @component("task", "amber")
 @dataclass(frozen=True, kw_only=True)
-class AmberTask(SharedPoolTask, RelativePaths):
+class AmberTask(SharedPoolTask, RelativePaths, LimitedTask):
     """AMBER's descriptions of images, or its yes/no questions about them."""
 
     path: str  # folder `data` of the release
     images: str = "../image"  # folder of the images, relative to `path`
     part: Part = "discriminative"  # which queries: descriptions, all yes/no questions, or those of one dimension
     pool_fraction: Fraction = 0.5  # share of the images whose queries become the pool
-    query_limit: PositiveInt | None = parameter("queries", None)  # number of queries, a nested choice; None: all
-    seed: int = 0  # random seed of choice and division, independent of the seeds of a run
 
     @property
     def title(self) -> str:

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from icl import DataError, Example
+from icl.registry import PositiveInt, parameter
 from icl.streams import StreamKey
 
 Hashes = NDArray[np.uint64]
@@ -97,6 +98,14 @@ def task_parts(task: Any) -> Iterator[Any]:
     for f in fields(task) if is_dataclass(task) else ():
         if hasattr(type(part := getattr(task, f.name)), "pool_size"):
             yield from task_parts(part)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LimitedTask:
+    """Base class of tasks of which a part of the queries may be used."""
+
+    query_limit: PositiveInt | None = parameter("queries", None)  # number of queries, a nested choice; None: all
+    seed: int = 0  # random seed of choices, orders and divisions, independent of the seeds of a run
 
 
 class SharedPoolTask:

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from icl import DataError, Example, Image, Pool, SharedPoolTask, nested_choice
-from icl.registry import Fraction, PositiveInt, component, parameter
+from icl.registry import Fraction, component
+from icl.tasks.base import LimitedTask
 from icl.tasks.cell_values import RelativePaths
 
 QuestionType = Literal["multiple-choice", "multiple-response", "fill-in-the-blank"]
@@ -29,7 +30,7 @@ Row = Mapping[str, Any]
 
 @component("task", "cmmu")
 @dataclass(frozen=True)
-class CMMUTask(SharedPoolTask, RelativePaths):
+class CMMUTask(SharedPoolTask, RelativePaths, LimitedTask):
     """CMMU's questions with one or several right options, or with a blank to fill in."""
 
     title: ClassVar[str] = "CMMU"
@@ -37,8 +38,6 @@ class CMMUTask(SharedPoolTask, RelativePaths):
     path: str  # JSON lines of the release; image paths are relative to its folder
     types: tuple[QuestionType, ...] = ("multiple-choice", "multiple-response", "fill-in-the-blank")  # types to ask
     pool_fraction: Fraction = 0.5  # share of the questions that become the pool
-    query_limit: PositiveInt | None = parameter("queries", None)  # number of queries, a nested choice; None: all
-    seed: int = 0  # random seed of choice and division, independent of the seeds of a run
 
     @cached_property
     def _file(self) -> Path:

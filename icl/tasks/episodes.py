@@ -27,13 +27,14 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from icl import DataError, Example, Pool, SeveralPoolsTask, did_you_mean, limited_choice
-from icl.registry import PositiveInt, component, later_parameter, parameter, renamed_values
+from icl.registry import component, later_parameter, renamed_values
 from icl.tasks import ColumnMapping, DataSource, RelativePaths, former_id, open_source, read_examples, text_of
+from icl.tasks.base import LimitedTask
 
 
 @component("task", "episodes")
 @dataclass(frozen=True, kw_only=True)
-class EpisodesTask(RelativePaths, SeveralPoolsTask):
+class EpisodesTask(RelativePaths, SeveralPoolsTask, LimitedTask):
     """Queries with demonstrations of their own, from rows that a column groups into episodes."""
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
@@ -54,8 +55,6 @@ class EpisodesTask(RelativePaths, SeveralPoolsTask):
     revision: str | None = later_parameter(None)  # branch, tag or commit of a hub data set; None: the newest
     split: str | None = later_parameter(None, "test")  # split of the data; None: all rows of a file, or test
     answers_as_options: bool = False  # whether the different answers of an episode are the options of its query
-    query_limit: PositiveInt | None = parameter("queries", None)  # number of queries, a nested choice; None: all
-    seed: int = 0  # random seed of choices, independent of the seeds of a run
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -15,8 +15,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from icl import DataError, Example, Image, PositiveInt, StreamKey, component, parameter
-from icl.tasks.base import Pool, SeveralPoolsTask, limited_choice
+from icl import DataError, Example, Image, StreamKey, component
+from icl.tasks.base import LimitedTask, Pool, SeveralPoolsTask, limited_choice
 from icl.tasks.cell_values import RelativePaths
 from icl.tasks.generated.episode import shuffled
 
@@ -27,13 +27,11 @@ Row = Mapping[str, Any]
 
 @component("task", "isekai")
 @dataclass(frozen=True)
-class IsekaiTask(RelativePaths, SeveralPoolsTask):
+class IsekaiTask(RelativePaths, SeveralPoolsTask, LimitedTask):
     """ISEKAI-10 or ISEKAI-pair from its released JSON lines and images, with a pool of two classes for each query."""
 
     path: str  # JSON lines of the release
     images: str  # folder with the images that the lines name
-    query_limit: PositiveInt | None = parameter("queries", None)  # number of queries, a nested choice; None: all
-    seed: int = 0  # random seed of choices and orders, independent of the seeds of a run
 
     @property
     def title(self) -> str:

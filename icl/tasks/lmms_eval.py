@@ -26,6 +26,7 @@ from icl.harness.loaded_task import LoadedTask, TaskDocument, check_kind, load_t
 from icl.harness.task_file import TaskFile, find_task_file
 from icl.registry import Fraction, PositiveInt, component, parameter
 from icl.tasks import DataSource, connected_components, divide_by_group, encoded, image_keys
+from icl.tasks.base import LimitedTask
 
 GREEDY: Mapping[str, tuple[Any, ...]] = {
     "do_sample": (False,),
@@ -39,7 +40,7 @@ GREEDY: Mapping[str, tuple[Any, ...]] = {
 
 @component("task", "lmms_eval")
 @dataclass(frozen=True, kw_only=True)
-class LmmsEvalTask(SharedPoolTask):
+class LmmsEvalTask(SharedPoolTask, LimitedTask):
     """A task of lmms-eval, by its name or its YAML file, with a pool of demonstrations."""
 
     task: str  # name of an installed task, such as mme, or the path of a YAML file
@@ -51,9 +52,7 @@ class LmmsEvalTask(SharedPoolTask):
     messages: bool = True  # whether `doc_to_messages` counts, where a task has it
     meta: tuple[str, ...] = ()  # columns to store with each sample, such as category; never the gold
     files: str | None = None  # digest of the task's files; None: that of the files as they are
-    query_limit: PositiveInt | None = parameter("queries", None)  # number of queries, nested; None: all
     support_limit: PositiveInt | None = parameter("pool_size", None)  # number of pool examples, nested; None: all
-    seed: int = 0  # random seed of choices and division, independent of the seeds of a run
 
     def __post_init__(self) -> None:
         file = self._file

@@ -16,19 +16,18 @@ from pathlib import Path
 from typing import Literal
 
 from icl import DataError, Example, Image, Pool, PositiveInt, SharedPoolTask, component, limited_choice, parameter
+from icl.tasks.base import LimitedTask
 from icl.tasks.cell_values import RelativePaths
 
 
 @component("task", "many_icl")
 @dataclass(frozen=True, kw_only=True)
-class ManyICLTask(SharedPoolTask, RelativePaths):
+class ManyICLTask(SharedPoolTask, RelativePaths, LimitedTask):
     """Classification of images from tables with a column for each class, with a support table of their own."""
 
     path: str  # folder with demo.csv, test.csv and the folder images
     question: str = "What is in the image?"  # question of all rows
-    query_limit: PositiveInt | None = parameter("queries", None)  # number of queries, a nested choice; None: all
     support_limit: PositiveInt | None = parameter("pool_size", None)  # number of pool examples, nested; None: all
-    seed: int = 0  # random seed of choices, independent of the seeds of a run
 
     @property
     def title(self) -> str:

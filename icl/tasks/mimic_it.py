@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from icl import DataError, Example, Image, Pool, SeveralPoolsTask, limited_choice
-from icl.registry import PositiveInt, component, parameter
+from icl.registry import component
+from icl.tasks.base import LimitedTask
 from icl.tasks.cell_values import RelativePaths
 
 KEYS = ("instruction", "answer", "image_ids", "rel_ins_ids")
@@ -31,13 +32,11 @@ Row = Mapping[str, Any]
 
 @component("task", "mimic_it")
 @dataclass(frozen=True)
-class MimicItTask(RelativePaths, SeveralPoolsTask):
+class MimicItTask(RelativePaths, SeveralPoolsTask, LimitedTask):
     """MIMIC-IT's instructions, each with its related instructions as pool."""
 
     path: str  # XX_instructions.json of the release
     images: str  # XX.json of the release, or a folder with an image for each id
-    query_limit: PositiveInt | None = parameter("queries", None)  # number of queries, a nested choice; None: all
-    seed: int = 0  # random seed of the choice, independent of the seeds of a run
 
     @property
     def title(self) -> str:

@@ -14,8 +14,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from icl import DataError, Example, Image, PositiveInt, StreamKey, component, parameter
-from icl.tasks.base import Pool, SeveralPoolsTask, limited_choice
+from icl import DataError, Example, Image, StreamKey, component
+from icl.tasks.base import LimitedTask, Pool, SeveralPoolsTask, limited_choice
 from icl.tasks.cell_values import RelativePaths
 from icl.tasks.generated.episode import choice, shuffled
 
@@ -24,13 +24,11 @@ QUESTION = "What is the label of this image?"
 
 @component("task", "mmlongbench_icl")
 @dataclass(frozen=True, kw_only=True)
-class MMLongBenchICLTask(RelativePaths, SeveralPoolsTask):
+class MMLongBenchICLTask(RelativePaths, SeveralPoolsTask, LimitedTask):
     """Images with numbered labels that only the demonstrations of the query's set explain."""
 
     path: str  # JSON file of the release
     images: str  # folder to which image paths are relative
-    query_limit: PositiveInt | None = parameter("queries", None)  # number of queries, a nested choice; None: all
-    seed: int = 0  # random seed of choices, independent of the seeds of a run
 
     @property
     def title(self) -> str:

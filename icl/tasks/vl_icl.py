@@ -22,8 +22,8 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
-from icl import ConfigError, DataError, Example, Image, PositiveInt, StreamKey, component, parameter
-from icl.tasks.base import Pool, SeveralPoolsTask, limited_choice
+from icl import ConfigError, DataError, Example, Image, PositiveInt, StreamKey, component
+from icl.tasks.base import LimitedTask, Pool, SeveralPoolsTask, limited_choice
 from icl.tasks.cell_values import RelativePaths
 from icl.tasks.generated.episode import shuffled
 
@@ -37,15 +37,13 @@ Row = Mapping[str, Any]
 
 @component("task", "vl_icl")
 @dataclass(frozen=True)
-class VLICLTask(RelativePaths, SeveralPoolsTask):
+class VLICLTask(RelativePaths, SeveralPoolsTask, LimitedTask):
     """A task of VL-ICL Bench from its released files, with a support pool for each query."""
 
     path: str  # folder of VL-ICL's release, with a folder for each task
     task: str = "open_mi"  # name of the task, which is a folder of `path`
     ways: PositiveInt = 2  # open_mi: classes in a query's pool, of its five
     official_order: bool = False  # matching_mi: whether the order is always same, different
-    query_limit: PositiveInt | None = parameter("queries", None)  # number of queries, a nested choice; None: all
-    seed: int = 0  # random seed of choices and orders, independent of the seeds of a run
 
     def __post_init__(self) -> None:
         super().__post_init__()

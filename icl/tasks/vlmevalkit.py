@@ -29,7 +29,7 @@ from icl import PIL, SEARCH_FOLDERS, Example, Image, OptionListing, decode_image
 from icl.errors import ConfigError, DataError, did_you_mean
 from icl.registry import Fraction, PositiveInt, component, parameter
 from icl.tasks import connected_components, divide_by_group, parse_list
-from icl.tasks.base import Pool, SharedPoolTask, limited_choice
+from icl.tasks.base import LimitedTask, Pool, SharedPoolTask, limited_choice
 
 MAX_REFERENCE_CHARACTERS = 64
 """A shorter cell of the column `image` is the index of the row that has the image (`ImageBaseDataset`)."""
@@ -47,7 +47,7 @@ Row = Mapping[str, str]
 
 @component("task", "vlmevalkit")
 @dataclass(frozen=True, kw_only=True)
-class VLMEvalKitTask(SharedPoolTask):
+class VLMEvalKitTask(SharedPoolTask, LimitedTask):
     """A data file of VLMEvalKit (TSV): questions with options by letters, or with open answers."""
 
     path: str  # the TSV file, relative to the experiment file or the working directory
@@ -56,9 +56,7 @@ class VLMEvalKitTask(SharedPoolTask):
     pool_fraction: Fraction = 0.5  # share of the groups of divided rows that become the pool
     listed: bool = True  # whether the question lists its options, so that answers are letters
     meta: tuple[str, ...] = ("category",)  # columns to store with each sample, where the file has them; never the gold
-    query_limit: PositiveInt | None = parameter("queries", None)  # number of queries, nested; None: all
     support_limit: PositiveInt | None = parameter("pool_size", None)  # number of pool examples, nested; None: all
-    seed: int = 0  # random seed of choices and division, independent of the seeds of a run
 
     def __post_init__(self) -> None:
         _ = self._file
