@@ -35,32 +35,32 @@ CLAIM_KEYS = ("arm", "against", "expect", "metric")
 
 HEAD = """# Published systems
 
-Each row is a published system and what runs it here. The keys belong into this file, in place of its own. `icl run
-FILE` runs it:
+Each row is a published system and what runs it here. To run it, put its keys into this file, in place of the same
+keys, and run `icl run FILE`:
 
 ```yaml
 {base}
 ```
 
 The page of a component (`icl ls KIND NAME`) has the paper, the formula, the controls, and the differences from the
-released code. Files that a row names, such as `captions.txt`, are yours. In {partial} rows an essential part of the
-system is missing ("partial").
+released code. You provide the files that a row names, such as `captions.txt`. In {partial} rows an essential part of
+the system is missing ("partial").
 
-The last column says whether a number shows that the system works. A number is the mean score of an arm, that of its
-control, and their paired difference with its 95 % interval. The model is the shipped `tiny`, unless the cell names
-another one; `fake-vote` answers with the vote of its demonstrations, so its accuracy is that of the retriever.
+The column *proof* says whether a measurement shows that the system works. A proof compares an arm with its control: it
+gives both mean scores, their paired difference with the 95 % interval, the number of pairs, and the task in
+parentheses. The model is the shipped `tiny`, unless the parentheses name another one. `fake-vote` answers with the vote
+of the demonstrations, so its accuracy measures the retriever.
 
-- A system **works** if the interval leaves out 0 on the side that the paper claims: {works} of {rows}.
-- Otherwise it **runs**: its keys run without a failed sample, and the cell says what is not shown.
+- A system **works** if the interval excludes 0 in the direction that the paper claims: {works} of {rows}.
+- Otherwise it **runs** without a failed sample, but no number shows the paper's effect; the cell says why.
 
-Intervals are corrected within an experiment, not over the rows. For some rows several tasks, settings or sizes were
-tried before one was chosen. One such trial is in its cell; the others were not recorded. An interval of an experiment
-that was chosen by its result leaves out 0 more easily than it says, so **works** is weaker than a preregistered test.
+Intervals are corrected within an experiment, not over the rows. For some rows, several tasks, settings or sizes were
+tried before one was chosen. One such trial stands in its cell; the others were not recorded. Choosing an experiment by
+its result makes it easier for the interval to exclude 0, so **works** is weaker than a preregistered test.
 
-The experiment of each proof stands in `docs/systems.yaml`. `python -m lab.systems --prove` computes all {numbers}
-numbers anew and writes this page. The tests refuse a number whose experiment has changed, and compute some of them
-again; `make nightly` computes all. These are tests of the code on small models, and no evidence about a method on
-larger models.
+`docs/systems.yaml` has the experiment of each proof. `python -m lab.systems --prove` computes all {numbers} again,
+and writes this page. The tests recompute some proofs, and fail if an experiment has changed without a new number; `make
+nightly` recomputes all. The proofs test the code on small models. They are no evidence about a method on larger models.
 """
 
 

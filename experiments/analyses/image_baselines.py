@@ -1,4 +1,4 @@
-"""What do the images of the demonstrations answer without the language model? Read beside `vote` and `copying`
+"""What do the images of the demonstrations answer without the language model? Compare with `vote` and `copying`
 
     vote        the answer of most demonstrations of the prompt
     histogram   the answer of the demonstration with the nearest color histogram
@@ -7,8 +7,8 @@
     probe       a linear probe on the demonstrations alone, by the tower (`experiments.analyses.linear_probe`)
     beyond      accuracy of the model minus that of the baseline, in pairs of samples, without correction
 
-Each baseline reads the images and answers of the very demonstrations of each prompt. The model adds what it is above
-the best of them. `cache` is Tip-Adapter (Zhang et al., ECCV 2022) without training and without its zero-shot term.
+Each baseline reads the images and answers of the demonstrations in each prompt. The language model adds its accuracy
+above the best baseline. `cache` is Tip-Adapter (Zhang et al., ECCV 2022) without training or its zero-shot term.
 Prompts without demonstrations or images are left out. No released code was compared.
 """
 

@@ -1,4 +1,4 @@
-"""Search one set of demonstrations for all queries, and say what it is worth on others."""
+"""Search for one set of demonstrations for all queries, and measure it on held-out queries."""
 
 import json
 from pathlib import Path
@@ -13,32 +13,35 @@ def command(
     config: ConfigFile,
     overrides: Overrides = None,
     *,
-    budget: Annotated[int, typer.Option(min=1, help="model calls of each search: one set on one query is a call")],
+    budget: Annotated[
+        int, typer.Option(min=1, help="model calls of each search; scoring one set on one query is one call")
+    ],
     dev: Annotated[
         list[str] | None,
         typer.Option(help="dev queries: a number, or keys of the task such as split=validation; by default half"),
     ] = None,
     search: Annotated[
-        str, typer.Option(help="race, random, greedy or exchange; several, separated by commas: the first one counts")
+        str, typer.Option(help="race, random, greedy or exchange; or several with commas, the first determines the set")
     ] = "race",
-    objective: Annotated[str, typer.Option(help="p_gold or accuracy, of the options")] = "p_gold",
-    seed: Annotated[int, typer.Option(help="of the random sets and of the division of queries")] = 0,
+    objective: Annotated[str, typer.Option(help="p_gold (probability of the right options) or accuracy")] = "p_gold",
+    seed: Annotated[int, typer.Option(help="of the random sets and of the split into dev and held-out queries")] = 0,
     bootstrap: Annotated[
-        bool, typer.Option("--bootstrap", help="only demonstrations that the model itself answers rightly, as in DSPy")
+        bool,
+        typer.Option("--bootstrap", help="only demonstrations that the model itself answers correctly, as in DSPy"),
     ] = False,
     out: Annotated[Path | None, typer.Option(help="a folder; by default sets/NAME", show_default=False)] = None,
     kind: As = "",
 ) -> None:
-    """Dev queries choose the set, and held-out queries judge it beside random sets, sets that need no model call, the
-    same search on permuted scores, and the best of random sets at as many calls.
+    """Dev queries select the set. Held-out queries compare it with random sets, with sets that need no model call, with
+    the same search on permuted scores, and with the best of random sets for the same budget.
 
     icl optimize study.yaml shots=4 --budget 1600
 
-    Dev and held-out queries share no group and no image: half of the study's queries are dev, or --dev names another
-    split. The same command again continues a killed search and pays no call twice. A folder beside those of the sets
-    counts the searches that have read the same held-out queries.
+    Dev and held-out queries share no group and no image: half of the study's queries are dev queries, or --dev names
+    another split. The same command again continues a killed search and makes no model call twice. The folder
+    test_splits next to the output counts the searches that have used the same held-out queries.
 
-    The folder has set.json for `retriever: {name: fixed, path: …}`, chat.json (messages for any API), dspy.json
+    The output folder has set.json for `retriever: {name: fixed, path: …}`, chat.json (messages for any API), dspy.json
     (`dspy.Predict(…).load`), and report.md and report.html.
     """
     from experiments.terminal.spinner import spinner

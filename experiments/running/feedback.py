@@ -308,12 +308,12 @@ def _keys(pair: tuple[Example, Example]) -> tuple[str, str]:
 def _warnings(report: Mapping[str, Any]) -> Iterator[str]:
     own, without = (np.array(report[key]) for key in ("probe", "probe_without_match"))
     if not _is_above_zero(own - without):
-        sees = "sees which demonstrations are good, and not for which query"
-        what = sees if _is_above_zero(without - 0.5) else "does not see what matters"
+        general = "shows which demonstrations are good, but not for which query"
+        what = general if _is_above_zero(without - 0.5) else "does not show which demonstrations help"
         yield (
-            f"this embedder {what}: for queries that a head did not read, it orders demonstrations no better "
-            f"({own.mean():.2f}) than a head with the feedback of other queries ({without.mean():.2f}). Use another "
-            "embedder, or two side by side (mix)."
+            f"this embedder {what}: on queries outside its training, a head orders demonstrations no better "
+            f"({own.mean():.2f}) than a head trained on the feedback of other queries ({without.mean():.2f}). Use "
+            "another embedder, or join two (mix)."
         )
 
 

@@ -259,7 +259,9 @@ def optimize(config: Config, options: Options, folder: Path, report: ReportProgr
     candidates, budget, notes = [one.id for one in setting.pool.examples], options.budget, list(setting.used)
     if options.bootstrap:
         candidates, spent = _bootstrap(setting, options, calls)
-        notes.append(f"{format_count(len(candidates), 'member')} of {spent:,} asked are answered rightly by the model.")
+        notes.append(
+            f"{format_count(len(candidates), 'member')} of {spent:,} tried are answered correctly by the model."
+        )
         budget -= spent
     problem = Problem(candidates, setting.cell.shots, len(setting.dev), budget, options.seed)
     rows = _compare(setting, options, calls, _search(problem, setting, options, calls), notes)
@@ -377,8 +379,8 @@ class Calls:
             )
         if not any(is_accepted(option, item.example.answers) for option in item.example.options):
             raise PlanError(
-                f"{where}: a set is rated by the probability of the answer among options, and "
-                f"'{item.example.answer}' is none of its {len(item.example.options)} options. Add options to the task."
+                f"{where}: a set is scored by the probability of the answer among the options, but "
+                f"'{item.example.answer}' is none of the {len(item.example.options)} options. Add options to the task."
             )
         return SampleRequest(item.spec.cell, item, item.prompt)
 
@@ -410,7 +412,7 @@ class Calls:
             for start in range(0, len(requests), CHUNK):
                 answer(self.cell.model, requests[start : start + CHUNK], Counters(), store)
                 if failures:
-                    raise DataError(f"{failures[0]} A set is not rated on a part of the queries.")
+                    raise DataError(f"{failures[0]} A set must be scored on every query.")
 
 
 def rate_options(scores: Mapping[str, float], example: Example) -> tuple[float, float]:
@@ -444,7 +446,7 @@ def read_setting(config: Config, options: Options) -> Setting:
     pools = {id(pool): pool for pool in (cell.task.pool(query.id) for query in queries)}
     if len(pools) > 1:
         raise PlanError(
-            f"{where}: {len(queries)} queries have {len(pools)} pools, and one set for all queries needs one pool."
+            f"{where}: {len(queries)} queries have {len(pools)} pools. One set for all queries needs a common pool."
         )
     (whole,) = pools.values()
     dev, test, dev_task = _divide(config, cell, options)
@@ -456,11 +458,13 @@ def read_setting(config: Config, options: Options) -> Setting:
             candidates.append(example.id)
     pool = Pool(tuple(example for example in whole.examples if example.id in set(candidates)))
     if len(pool) < len(whole):
-        used.append(f"{len(pool):,} of {len(whole):,} members of the pool may be demonstrations: no query's image.")
+        used.append(
+            f"{len(pool):,} of {len(whole):,} members of the pool are candidates; none has an image of a query."
+        )
     if math.perm(len(pool), cell.shots) < 2 or len(dev) < 2:
         raise DataError(
             f"{where}: {cell.shots} shots, {len(pool)} members of the pool without an image of a dev or held-out "
-            f"query, and {len(dev)} dev queries. There must be two sets and two dev queries at least."
+            f"query, and {len(dev)} dev queries. A search needs at least two possible sets and two dev queries."
         )
     return Setting(study, cell, dev, test, pool, whole, tuple(used), dev_task)
 
@@ -517,8 +521,8 @@ def _bootstrap(setting: Setting, options: Options, calls: Calls) -> tuple[list[s
     names = [one.id for one, is_right in zip(tried, right, strict=True) if is_right]
     if math.perm(len(names), setting.cell.shots) < 2:
         raise DataError(
-            f"--bootstrap: the model answers {len(names)} of {len(tried)} members of the pool rightly, and a set has "
-            f"{setting.cell.shots}. Raise --budget, or leave --bootstrap out."
+            f"--bootstrap: the model answers {len(names)} of {len(tried)} members of the pool correctly, and a set "
+            f"needs {setting.cell.shots}. Raise --budget, or leave --bootstrap out."
         )
     return names, len(tried)
 
@@ -567,6 +571,6 @@ def _read_calls(path: Path) -> dict[str, dict[str, Any]]:
     calls = {}
     for number, raw in enumerate(lines, 1):
         if (line := parse(raw)) is None:
-            raise StoreError(f"line {number} of {path} is damaged. Remove it: its call is then paid again.")
+            raise StoreError(f"line {number} of {path} is damaged. Remove the line: its call is then made again.")
         calls[line["key"]] = line
     return calls

@@ -105,7 +105,7 @@ class MimicItTask(RelativePaths, SeveralPoolsTask, LimitedTask):
             missing = [key for key in KEYS if not isinstance(row, dict) or key not in row]
             if missing:
                 raise DataError(
-                    f"{self.path}: the instruction '{name}' has no '{missing[0]}'. It has {', '.join(KEYS)}."
+                    f"{self.path}: the instruction '{name}' has no '{missing[0]}'. It needs {', '.join(KEYS)}."
                 )
             if unknown := [one for one in row["rel_ins_ids"] if one not in rows]:
                 raise DataError(

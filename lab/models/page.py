@@ -23,22 +23,23 @@ NOT_RUN = Verdict("not run")
 
 HEAD = """# Models
 
-Whether a model runs here as its authors run it. One command makes this page and continues where it stopped:
+This page says whether a model runs here as its authors run it. One command writes it, and continues where it stopped:
 
     python -m lab.models --vllm .venv-vllm/bin/python --page docs/models.md
 
-No weights of these models were at hand. Each row is checked on a **twin**: a checkpoint with random weights that has
-what the authors ship besides weights. `python -m tests.random_models.twins NAME FOLDER` writes one in seconds, from a
-text file in `tests/random_models/twins/models/`.
+The checks did not use the published weights. Each row is checked on a **twin**: a checkpoint with random weights, and
+with the other files that the authors publish. `python -m tests.random_models.twins NAME FOLDER` writes one in seconds,
+from a text file in `tests/random_models/twins/models/`.
 
 - **Real**: the classes of transformers; the pattern of layers, tied weights, rotary embeddings; sizes of patches and
-  tiles, limits of pixels and tokens of an image; the names of special tokens, and the tokens that end an answer;
-  penalties and temperatures of the generation config. They are those of the published files as far as they are known:
-  from the config classes of transformers, model cards and public copies. No checkpoint was downloaded to compare with.
+  tiles, limits on the pixels and tokens of an image; the names of special tokens, and the tokens that end an answer;
+  penalties and temperatures of the generation config. They come from the config classes of transformers, model cards
+  and public copies of the published files. They were not compared with a downloaded checkpoint.
 - **Published, where the column *template* says so**: the chat template. These files are not part of this repository;
-  `PUBLISHED_TEMPLATES` names their folder. Elsewhere a twin takes a template of a few lines in the same shape.
+  `PUBLISHED_TEMPLATES` names their folder. Other twins have a template of a few lines with the same structure.
 - **Not real**: weights, widths, the number of layers, ids of tokens, and the tokenizer, which has bytes and special
-  tokens but no merges. Gemma 3n and Llama 3.2 Vision read smaller images here, because theirs take a CPU minutes.
+  tokens but no merges. Gemma 3n and Llama 3.2 Vision read smaller images here, because full-size ones take minutes on a
+  CPU.
 
 [Architectures](architectures.md) checks more classes in more ways, with one template of this project.
 
@@ -50,16 +51,16 @@ Otherwise the error names the convention that it breaks.
 - **answers**: greedy tokens equal those of `generate` with the checkpoint's generation config: its stop tokens, and its
   repetition penalty as `decoding.logits_processors`.
 - **options**: log-probabilities of options equal `generate`, forced along each option.
-- **interleaved**: demonstrations in one user turn stand in their places.
+- **interleaved**: demonstrations in one user turn keep their places.
 - **nf4**: the same as *answers*, with weights in 4 bits (`quantize: nf4`).
-- **interventions**: an edit at each site of the residual stream and of heads arrives, in batches and steps; another
-  image changes only its own tokens.
+- **interventions**: an edit at each site of the residual stream and of attention heads takes effect, in batches and in
+  decoding steps; exchanging an image changes only its own tokens.
 - **ids in vLLM**: vLLM's processor, run without the engine, gives the same token ids as `hf`.
 - **vLLM**, **VCD in vLLM**: token ids and tokens of greedy decoding and of `vcd` equal those of `hf`, in vLLM on a CPU.
 
-The verdict is **no** if one of the first three fails, or if the model could not be opened here; the reason is below. It
-is **caveat** if the model has a line below the table, else **yes**. A cell is *not run* if the model does not open, or
-until the command has run there.
+The verdict is **no** if one of the first three checks fails, or if the model cannot be opened; the reason is below. It
+is **caveat** if the model has a line below the table, else **yes**. A cell is *not run* if the model cannot be opened,
+or if this check has not run yet.
 """
 
 

@@ -1,4 +1,4 @@
-"""A fixed set of demonstrations: its held-out score beside random sets, free sets and luck (`icl optimize`)."""
+"""A fixed set of demonstrations: its held-out score, with random sets, free sets and luck (`icl optimize`)."""
 
 from typing import Any
 
@@ -37,8 +37,8 @@ def fixed_set_section(result: Optimized) -> Section:
     if result.uses > 1:
         sentences.append(
             Sentence(
-                f"{result.uses} searches have read these held-out queries. The best of them is chosen on its test: "
-                "report all, or judge the last one on queries that none has read.",
+                f"{result.uses} searches have used these held-out queries. Taking the best of them is selection on "
+                "test queries: report all of them, or evaluate the last one on queries that no search has used.",
                 asks="Held-out queries used again:",
             )
         )
@@ -61,8 +61,9 @@ def fixed_set_section(result: Optimized) -> Section:
         columns,
         faint="is_control",
         notes=[
-            f"{dev:,} dev queries choose, {test:,} others judge; the two share no group and no image. A dev gain is "
-            "the dev score minus that of the mean random set; its forecast is for as many independent sets.",
+            f"{dev:,} dev queries select the set, and {test:,} held-out queries measure it. They share no group and no "
+            "image. The dev gain is the dev score minus the score of the mean random set. Its forecast assumes as many "
+            "independent sets.",
             *result.notes,
         ],
     )
@@ -77,12 +78,12 @@ def _curse(result: Optimized, best: SetScores) -> str:
     held_out = result.gain(best, result.rows[-1]).mean
     assert best.dev_gain is not None
     text = (
-        f"the gain is {format_signed(best.dev_gain)} on dev queries and {format_signed(held_out)} on held-out ones: "
-        f"{format_signed(held_out - best.dev_gain)}"
+        f"the gain is {format_signed(best.dev_gain)} on dev queries and {format_signed(held_out)} on held-out ones, a "
+        f"difference of {format_signed(held_out - best.dev_gain)}"
     )
     if best.forecast is None:
         return f"{text}. There is no forecast for a search whose sets depend on each other."
-    return f"{text}. {format_signed(-best.forecast.curse)} was forecast for the best of {result.choice.sets:,} sets."
+    return f"{text}. The forecast for the best of {result.choice.sets:,} sets is {format_signed(-best.forecast.curse)}."
 
 
 def _noise(result: Optimized) -> str:

@@ -108,7 +108,7 @@ class Checkpoint:
             )
         for path in sorted(self.folder.glob("*.safetensors")):
             if problem := damaged_weights(path):
-                raise ModelError(f"model.path: {path} is not a whole file of weights ({problem}). Copy it again.")
+                raise ModelError(f"model.path: {path} is damaged or incomplete ({problem}). Copy it again.")
 
     @property
     def folder_with_weights(self) -> Path:

@@ -171,10 +171,10 @@ def test_numbers_that_are_not_finite_are_an_error(
 def test_a_head_that_orders_no_better_than_one_of_other_queries_is_reported() -> None:
     shares = [0.4, 0.6, 0.5, 0.7, 0.3]
     (warning,) = module._warnings({"probe": shares, "probe_without_match": shares[::-1]})
-    assert warning.startswith("this embedder does not see what matters")
-    assert "(0.50) than a head with the feedback of other queries (0.50)" in warning
+    assert warning.startswith("this embedder does not show which demonstrations help")
+    assert "(0.50) than a head trained on the feedback of other queries (0.50)" in warning
     good = {"probe": [0.9, 0.8, 0.85], "probe_without_match": [0.8, 0.9, 0.85]}
-    assert "sees which demonstrations are good, and not for which query" in next(module._warnings(good))
+    assert "shows which demonstrations are good, but not for which query" in next(module._warnings(good))
     assert not list(module._warnings({"probe": [0.9, 0.8, 0.85], "probe_without_match": [0.5, 0.5, 0.5]}))
 
 

@@ -176,7 +176,7 @@ def test_a_study_with_several_settings_says_what_is_used(study: Config, tmp_path
         ({}, {"searches": ("rase",)}, r"--search: no search 'rase'\. Did you mean 'race'"),
         ({}, {"objective": "bleu"}, r"--objective: no objective 'bleu'. p_gold, accuracy"),
         ({"shots": 0}, {}, r"shots is 0\. Use shots=4"),
-        ({"shots": 1, "task.pool_count": 1}, {}, r"There must be two sets and two dev queries at least"),
+        ({"shots": 1, "task.pool_count": 1}, {}, r"A search needs at least two possible sets and two dev queries"),
         ({"task.pool_count": 2}, {}, r"3 demonstrations from a pool of 2"),
         ({"task.optionless": True}, {}, r"answer_mode: options needs answers to choose from"),
         ({"task": {"name": "binding", "ways": 4, "queries": 24}}, {}, r"24 queries have 24 pools"),
@@ -202,7 +202,7 @@ def test_members_that_show_a_query_are_no_candidates(study: Config, tmp_path: Pa
     monkeypatch.setattr(module, "_images", of)
     other = module.read_setting(config, Options(BUDGET))
     assert {one.id for one in setting.pool.examples} - {one.id for one in other.pool.examples} == {shared.id}
-    assert any("8 of 9 members of the pool may be demonstrations" in note for note in other.used)
+    assert any("8 of 9 members of the pool are candidates" in note for note in other.used)
 
 
 def test_a_score_that_is_no_number_is_not_stored(
@@ -218,7 +218,7 @@ def test_a_score_that_is_no_number_is_not_stored(
         answer(model, requests, counters, changed)
 
     monkeypatch.setattr(module, "answer", with_nan)
-    with pytest.raises(DataError, match=r"query 'q-\d+': the model scores its options .*nan.* A set is not rated on a"):
+    with pytest.raises(DataError, match=r"query 'q-\d+': the model scores its options .*nan.* must be scored"):
         search(study(), tmp_path / "t")
     assert "NaN" not in (tmp_path / "t" / CALLS).read_text()
 

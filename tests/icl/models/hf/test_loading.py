@@ -166,7 +166,7 @@ def test_missing_weights_are_not_made_up(copied: Path) -> None:
 def test_a_truncated_weight_file(copied: Path) -> None:
     whole = (copied / "model.safetensors").read_bytes()
     (copied / "model.safetensors").write_bytes(whole[: len(whole) // 2])
-    sentence = r"model\.safetensors is not a whole file of weights \(.*\)\. Copy it again"
+    sentence = r"model\.safetensors is damaged or incomplete \(.*\)\. Copy it again"
     with pytest.raises(ModelError, match=sentence):
         HF(path=str(copied)).load()
     with pytest.raises(ModelError, match=sentence):
