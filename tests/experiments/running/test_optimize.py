@@ -141,7 +141,7 @@ def test_the_retriever_of_the_study_keeps_its_order_and_its_pool(study: Config, 
     assert own.test.tolist() == pytest.approx(scores, abs=1e-5)
 
 
-def test_bootstrapping_uses_only_members_that_the_model_answers_rightly(
+def test_bootstrapping_uses_only_members_that_the_model_answers_correctly(
     study: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     right = {"p-0001", "p-0004", "p-0005", "p-0008"}
@@ -153,7 +153,7 @@ def test_bootstrapping_uses_only_members_that_the_model_answers_rightly(
     monkeypatch.setattr(module, "rate_options", rate)
     result = search(study(), tmp_path / "t", bootstrap=True)
     assert set(result.choice.demos) <= right
-    assert any("4 members of 9 asked" in note for note in result.notes)
+    assert any("4 members of 9 tried" in note for note in result.notes)
     assert result.choice.calls <= BUDGET - 9
 
 
