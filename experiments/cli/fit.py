@@ -110,6 +110,8 @@ def _fit_strategy(config: Config, out: Path | None, _: int | None) -> None:
 
 def _fit_retriever(config: Config, out: Path | None) -> None:
     """Fits and writes the head of a retriever, with the feedback beside it."""
+    from filelock import FileLock, Timeout
+
     from experiments.running.feedback import fit_retriever
     from experiments.store.store import report_write_errors
     from experiments.terminal.spinner import spinner
@@ -117,9 +119,14 @@ def _fit_retriever(config: Config, out: Path | None) -> None:
     path = out or Path("learned.safetensors")
     if path.suffix != ".safetensors":
         raise ConfigError(f"--out: {path} must end in .safetensors.")
-    with report_write_errors(path), spinner() as report_progress:
-        result = fit_retriever(config, path, report_progress)
-        result.heads.save(path)
+    with report_write_errors(path):  # before any call of the model
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with FileLock(path.with_name(f".{path.stem}.lock"), timeout=0), spinner() as report_progress:
+                result = fit_retriever(config, path, report_progress)
+                result.heads.save(path)
+        except Timeout as error:
+            raise ConfigError(f"--out: another process fits {path}. Wait for it, or write to another file.") from error
     for reason, count in result.left_out.items():
         print(f"left out     {count:,} demonstrations: {reason}")
     for warning in result.warnings:

@@ -14,7 +14,8 @@ def command(
     overrides: Overrides = None,
     *,
     budget: Annotated[
-        int, typer.Option(min=1, help="model calls of each search; scoring one set on one query is one call")
+        int,
+        typer.Option(min=1, max=1_000_000, help="model calls of each search; scoring one set on one query is one call"),
     ],
     dev: Annotated[
         list[str] | None,

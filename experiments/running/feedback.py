@@ -146,8 +146,10 @@ def fit_retriever(
     left_out: Counter[str] = Counter()
     for start in range(0, len(missing), CHUNK):
         report_progress("feedback", len(planned) - len(missing) + start, len(planned))
-        _score(cell, arm, missing[start : start + CHUNK], store, left_out)
-        store.write()
+        try:
+            _score(cell, arm, missing[start : start + CHUNK], store, left_out)
+        finally:
+            store.write()  # also the numbers before one that is not finite
     feedback = _feedback(cell, queries, store.only(map(_keys, planned)))
     images = sorted({image.source_digest for query in queries for image in query.images})
     heads = retriever.learn(feedback, {**record, **store.work, "images": images}, resources)
@@ -170,7 +172,7 @@ class _Store:
         return {pair: self.values[pair] for pair in pairs if pair in self.values}
 
     def _read(self) -> None:
-        tensors, metadata = load_head(self.path, "a file of feedback")
+        tensors, metadata = load_head(self.path, "a file of feedback", "Delete it: its calls are then paid again.")
         for key, what in ORIGIN.items():
             if metadata.get(key) != self.origin[key]:
                 raise ConfigError(

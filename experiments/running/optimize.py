@@ -501,7 +501,7 @@ def _share(dev: Sequence[str], queries: int) -> float:
     """The share of the queries that is dev: half, or a number of them."""
     if not dev:
         return 0.5
-    if len(dev) > 1 or not dev[0].isdigit() or not 0 < int(dev[0]) < queries:
+    if len(dev) > 1 or not dev[0].isdecimal() or not 0 < int(dev[0]) < queries:
         raise ConfigError(
             f"--dev is a number below the {queries:,} queries of the study, or keys of its task such as "
             f"split=validation, not '{' '.join(dev)}'."

@@ -26,6 +26,7 @@ from icl.tasks.base import LimitedTask
 from icl.tasks.cell_values import RelativePaths
 
 KEYS = ("instruction", "answer", "image_ids", "rel_ins_ids")
+LISTS = ("image_ids", "rel_ins_ids")
 SUFFIXES = (".png", ".jpg", ".jpeg")
 Row = Mapping[str, Any]
 
@@ -71,7 +72,7 @@ class MimicItTask(RelativePaths, SeveralPoolsTask, LimitedTask):
     def _example(self, name: str) -> Example:
         row = self._rows[name]
         images = tuple(self._image(name, str(image)) for image in row["image_ids"])
-        return Example(name, images, str(row["instruction"]), (str(row["answer"]),))
+        return Example(name, images, row["instruction"], (row["answer"],))
 
     def _image(self, name: str, image: str) -> Image:
         origin = f"MIMIC-IT {image}"
@@ -107,6 +108,11 @@ class MimicItTask(RelativePaths, SeveralPoolsTask, LimitedTask):
                 raise DataError(
                     f"{self.path}: the instruction '{name}' has no '{missing[0]}'. It needs {', '.join(KEYS)}."
                 )
+            for key in KEYS:
+                values = row[key] if key in LISTS else [row[key]]
+                if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+                    what = "a list of ids" if key in LISTS else "a text"
+                    raise DataError(f"{self.path}: '{key}' of the instruction '{name}' is not {what}.")
             if unknown := [one for one in row["rel_ins_ids"] if one not in rows]:
                 raise DataError(
                     f"{self.path}: the instruction '{name}' is related to '{unknown[0]}', which the file does not have."

@@ -49,11 +49,14 @@ def save_head(path: str | Path, tensors: Mapping[str, Vectors], metadata: Mappin
     Path(path).write_bytes(len(header).to_bytes(8, "little") + header + content[start:])
 
 
-def load_head(path: str | Path, what: str) -> tuple[dict[str, Vectors], dict[str, str]]:
+def load_head(
+    path: str | Path, what: str, remedy: str = "Copy it or train it again."
+) -> tuple[dict[str, Vectors], dict[str, str]]:
     """The tensors and the metadata of a file that `save_head` wrote.
 
     Args:
         what: What the file should be, for the error: 'a saved head'.
+        remedy: What to do about a damaged file, for the error.
 
     Raises:
         DataError: It is another file, or its content does not match its checksum.
@@ -66,9 +69,9 @@ def load_head(path: str | Path, what: str) -> tuple[dict[str, Vectors], dict[str
             tensors = {name: np.asarray(file.get_tensor(name), dtype=np.float32) for name in file.keys()}  # noqa: SIM118
         checksum = metadata.pop(CHECKSUM)
     except (OSError, SafetensorError, KeyError, ValueError) as error:
-        raise DataError(f"{path} is not {what} ({type(error).__name__}: {error}). Save it again.") from error
+        raise DataError(f"{path} is not {what} ({type(error).__name__}: {error}). {remedy}") from error
     if checksum != _checksum(tensors, metadata):
-        raise DataError(f"{path} is damaged: its content does not match its checksum. Copy or train the head again.")
+        raise DataError(f"{path} is damaged: its content does not match its checksum. {remedy}")
     return tensors, metadata
 
 

@@ -67,6 +67,7 @@ def test_a_second_search_says_that_the_queries_were_used(icl: ICL, grid: Callabl
     ("words", "sentence"),
     [
         (["--budget", "0"], "Input should be greater than or equal to 1"),
+        (["--budget", "10000000000"], "Input should be less than or equal to 1000000"),
         (["--budget", "9"], "--budget: 9 model calls do not rate 2 sets on 12 dev queries"),
         (["--budget", "60", "--search", "race,greedy"], "--budget: 60 model calls do not rate 2 sets"),
         (["--budget", "60", "--search", "race,luck"], "--search: no search 'luck'. race, random, greedy, exchange."),

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from filelock import FileLock
 
 from experiments.cli.main import main
 from experiments.config.config import load_config
@@ -161,11 +162,14 @@ def test_feedback_of_another_model_or_composer_is_not_mixed_with_it(
 def test_numbers_that_are_not_finite_are_an_error(
     study: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "gold_logprob", lambda scores, right: float("nan"))
+    values, gold_logprob = iter([0.0] * 5), module.gold_logprob
+    monkeypatch.setattr(module, "gold_logprob", lambda scores, right: next(values, float("nan")))
     with pytest.raises(
         ModelError, match=r"query 'q-\d+' with the demonstration 'p-.*: the model's log-probability of the gold is nan"
     ):
         fit(study(), tmp_path / "head.safetensors")
+    monkeypatch.setattr(module, "gold_logprob", gold_logprob)
+    assert fit(study(), tmp_path / "head.safetensors").calls == 4 * QUERIES - 5, "the five before it are paid"
 
 
 def test_a_head_that_orders_no_better_than_one_of_other_queries_is_reported() -> None:
@@ -264,3 +268,12 @@ def test_the_command_fits_continues_and_prints_what_the_embedder_sees(
     assert " 0 of them now" in capsys.readouterr().out
     assert main(["fit", str(path), "--out=head.npz"]) == 2
     assert "must end in .safetensors" in capsys.readouterr().err
+    with FileLock(tmp_path / ".head.lock"):
+        assert main(["fit", str(path), f"--out={out}"]) == 2
+    assert f"another process fits {out}" in capsys.readouterr().err
+    (tmp_path / "file").touch()
+    assert main(["fit", str(path), f"--out={tmp_path / 'file' / 'head.safetensors'}"]) == 2
+    assert "cannot be written" in capsys.readouterr().err
+    out.with_suffix(".feedback.safetensors").write_bytes(b"damaged")
+    assert main(["fit", str(path), f"--out={out}"]) == 2
+    assert "Delete it: its calls are then paid again." in " ".join(capsys.readouterr().err.split())

@@ -172,6 +172,7 @@ def test_a_study_with_several_settings_says_what_is_used(study: Config, tmp_path
         ({}, {"dev": ("24",)}, r"--dev is a number below the 24 queries of the study"),
         ({}, {"dev": ("8", "salt=x")}, r"not '8 salt=x'"),
         ({}, {"dev": ("half",)}, r"not 'half'"),
+        ({}, {"dev": ("²",)}, r"not '²'"),
         ({}, {"budget": 3}, r"--budget: 3 model calls do not rate 2 sets"),
         ({}, {"searches": ("rase",)}, r"--search: no search 'rase'\. Did you mean 'race'"),
         ({}, {"objective": "bleu"}, r"--objective: no objective 'bleu'. p_gold, accuracy"),

@@ -73,6 +73,10 @@ def test_a_folder_of_images_gives_the_same_pixels(folder: Path) -> None:
     ("values", "message"),
     [
         ({"rel_ins_ids": ["b", "x"]}, "the instruction 'a' is related to 'x', which the file does not have"),
+        ({"rel_ins_ids": None}, "'rel_ins_ids' of the instruction 'a' is not a list of ids"),
+        ({"rel_ins_ids": "b"}, "'rel_ins_ids' of the instruction 'a' is not a list of ids"),
+        ({"rel_ins_ids": [["b"]]}, "'rel_ins_ids' of the instruction 'a' is not a list of ids"),
+        ({"answer": None}, "'answer' of the instruction 'a' is not a text"),
         ({"image_ids": ["iz"]}, r"LA\.json has no image 'iz', which the instruction 'a' shows"),
     ],
 )
