@@ -29,6 +29,11 @@ from icl import (
 )
 from retrievers import EXCLUDE_LEAKS, LeakPolicy, Resources, RetrievedDemos
 
+ORIGIN = ("model_digest", "task", "task_digest", "template_digest", "keeps_order")
+"""What a file of `icl optimize` says of its search: the model and the dev queries that chose the set, and the composer
+and the order of the prompts that were rated.
+"""
+
 
 @component("retriever", "fixed")
 @dataclass(frozen=True)
@@ -59,11 +64,11 @@ class Fixed:
 
     @cached_property
     def fitted_on(self) -> Mapping[str, Any]:
-        """The model and the dev queries that chose the set, as `icl optimize` records them; {} without a record."""
+        """What ORIGIN names, as `icl optimize` records it; {} without a record."""
         if not self.path or not expand_user(self.path).is_file():
             return {}
         content = read_fixed_set(expand_user(self.path))
-        return {key: content[key] for key in ("model_digest", "task", "task_digest") if key in content}
+        return {key: content[key] for key in ORIGIN if key in content}
 
     def demos(self) -> tuple[str, ...]:
         """The ids. Raises as `preflight`."""

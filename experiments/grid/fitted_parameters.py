@@ -152,8 +152,21 @@ def retriever_warnings(grid: Grid, locate: Callable[[Cell], str]) -> Iterator[st
     """
     for cell in grid.cells:
         for part in fitted_retrievers(cell):
-            at = f"{locate(cell)}: the numbers in {Path(part.fitted).name}"
-            yield from (f"{at} {problem}" for problem in origin_problems(part.fitted_on, cell))
+            at, record = f"{locate(cell)}: the numbers in {Path(part.fitted).name}", part.fitted_on
+            yield from (f"{at} {problem}" for problem in origin_problems(record, cell))
+            if part is cell.retriever and record.get("keeps_order"):
+                yield from (f"{at} {problem}" for problem in _prompt_problems(record, cell))
+
+
+def _prompt_problems(fitted_on: Mapping[str, Any], cell: Cell) -> Iterator[str]:
+    """Why the prompts of a cell are not those that chose a fixed set."""
+    if not getattr(cell.order, "nested", False):
+        yield (
+            f"were chosen in the order of the file, and the order '{cell.labels['order']}' writes another prompt. Use "
+            "order: as_retrieved."
+        )
+    if fitted_on.get("template_digest") != template_digest(cell):
+        yield "were chosen with another composer, or other transforms. Search a set with this one (`icl optimize`)."
 
 
 def _model_difference(fitted_on: Any, used_on: Mapping[str, Any]) -> str:

@@ -21,7 +21,7 @@ import numpy as np
 from experiments.config import AXES, Config
 from experiments.config.yaml_document import parse_override
 from experiments.contexts.contexts import PromptItem, PromptSpec, Retrieval, build_contexts, render
-from experiments.grid import Cell, check_data, check_requirements, expand, fitting_origin
+from experiments.grid import Cell, check_data, check_requirements, expand, fitting_origin, template_digest
 from experiments.running.generation import Answer, SampleRequest, answer
 from experiments.running.set_searches import CHANCE, SEARCHES, Choice, DemoSet, Problem, permuted
 from experiments.stats import Estimate, Floats, estimate_mean, format_count
@@ -210,6 +210,8 @@ class Optimized:
             "demos": list(self.choice.demos),
             "answers": [demo.answer for demo in self.demos],
             **fitting_origin(cell.model.digest, self.setting.dev_task),
+            "template_digest": template_digest(cell),
+            "keeps_order": True,
             "shots": cell.shots,
             "budget": options.budget,
             "objective": options.objective,

@@ -75,6 +75,21 @@ def test_a_plan_says_that_a_study_has_the_queries_that_chose_the_set(study: Conf
     assert any("were fitted on another model" in one for one in warnings["model"])
 
 
+def test_a_plan_says_that_an_order_or_a_composer_is_not_the_one_of_the_search(study: Config, tmp_path: Path) -> None:
+    result = search(study(order="reversed"), tmp_path / "sets" / "t")
+    (tmp_path / "set.json").write_text(json.dumps(result.record))
+
+    def sentences(**keys: Any) -> list[str]:
+        config = load_config(study(retriever={"name": "fixed", "path": str(tmp_path / "set.json")}, **keys))
+        return [one for one in grid_warnings(expand(config)) if "were chosen" in one]
+
+    assert sentences(order="as_retrieved") == sentences(order="auto") == []
+    (order,) = sentences()
+    assert "the order 'reversed' writes another prompt. Use order: as_retrieved" in order
+    (composer,) = sentences(order="auto", composer={"name": "chat", "system": "Answer."})
+    assert "were chosen with another composer, or other transforms" in composer
+
+
 def test_dev_and_held_out_queries_share_no_group_and_cover_the_study(study: Config, tmp_path: Path) -> None:
     setting = search(study(), tmp_path / "a" / "t").setting
     groups = [{one.group for one in part} for part in (setting.dev, setting.test)]

@@ -139,7 +139,7 @@ def test_the_probe_and_early_stopping_keep_questions_on_one_image_together() -> 
     images = np.repeat(np.arange(16), 5)
     x, z = rng.normal(size=(16, 24)).astype(np.float32)[images], rng.normal(size=(24, 16)).astype(np.float32)
     feedback = rng.normal(size=(16, 24)).astype(np.float32)[images]
-    training = BilinearTraining(steps=100)
+    training = BilinearTraining(steps=30, rate=0.02)
     (by_query, _), (by_image, _) = (probe(x, z, feedback, units, training) for units in (np.arange(80), images))
     assert np.mean(by_query) > 0.6
     assert abs(np.mean(by_image) - 0.5) < 0.05
