@@ -12,7 +12,8 @@ from icl.errors import ConfigError, PlanError
 from icl.registry import build
 from icl.tasks.base import Pool
 from icl.types import Example
-from retrievers.base import Resources
+from retrievers.base import EXCLUDE_LEAKS, Resources
+from retrievers.machinery.conformance import sample_pool, sample_queries
 from retrievers.many_shot import k_means
 
 Make = Callable[..., Any]
@@ -109,3 +110,11 @@ def test_k_means_covers_the_colors_of_a_pool(pool: Pool, queries: list[Example])
     sets = build("retriever", node).fit(pool, Resources()).retrieve([query.query for query in queries], 3)
     assert {pool.by_id[id_].label for id_ in ids(sets[0])} == {"red", "lime", "blue"}
     assert ids(sets[0]) == ids(sets[1]) == ids(sets[2])
+
+
+def test_the_order_reversed_writes_the_common_part_as_its_retriever_ranks_it() -> None:
+    pool, query = sample_pool(), sample_queries()[0]
+    ids = [member.id for member in pool.examples if EXCLUDE_LEAKS.allowed_for(query)(member)][:3]
+    node = {"name": "hybrid", "of": "random", "similar": 1, "part": "common", "common": {"name": "fixed", "ids": ids}}
+    (demos,) = build("retriever", node).fit(pool, Resources()).retrieve([query], 4)
+    assert [demo.id for demo in demos][::-1] == ids
