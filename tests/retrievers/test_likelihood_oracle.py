@@ -58,3 +58,10 @@ def test_queries_without_gold_and_models_without_logits_are_errors() -> None:
         LikelihoodOracle().fit(pool, RESOURCES).retrieve([query.query], 1)
     with pytest.raises(PlanError, match="needs a model with logits"):
         LikelihoodOracle().fit(pool, Resources())
+
+
+def test_a_greedy_set_is_scored_with_its_first_demonstration_next_to_the_query() -> None:
+    query: Any = sample_queries()[0]
+    (demos,) = LikelihoodOracle("greedy").fit(sample_pool(), RESOURCES).retrieve([query], 3)
+    logits = [5, 5 + 4 / 2, 5 + 4 / 2 + 3 / 3]  # green; blue, green; red, blue, green
+    assert [demo.score for demo in demos] == pytest.approx([1 / (1 + np.exp(-one)) for one in logits], abs=2e-6)
