@@ -386,8 +386,9 @@ def _in_own_file(kind: str, name: str) -> ComponentEntry | None:
     """The component in a file or folder of its name. This saves reading all files of its kind."""
     stem = name.replace("-", "_")
     for package in PACKAGES.get(kind, ()) if stem.isidentifier() else ():
-        name_of_file = "*.py" if package.endswith(f".{stem}") else f"{stem}.py"
-        for path in (path for folder in _folders(package) for path in folder.glob(name_of_file)):
+        in_own_folder = package.endswith(f".{stem}")
+        files = (path for folder in _folders(package) for path in folder.glob("*.py"))
+        for path in (path for path in files if in_own_folder or path.stem == stem):
             for entry in _marked_classes(package, path):
                 if (entry.kind, entry.name) == (kind, name):
                     return entry

@@ -250,7 +250,7 @@ def test_a_turn_that_the_template_would_print_as_a_list_is_a_string(checkpoint: 
 def test_a_turn_with_an_image_that_the_template_prints_as_a_list_is_an_error(checkpoint: Callable[[str], HF]) -> None:
     hf = checkpoint(PRINTED + "<image>")
     with_image = Prompt((turn("system", image(1), "Look."), turn("user", "Which color?")))
-    with pytest.raises(ModelError, match="prints the content of a system turn as Python or JSON"):
+    with pytest.raises(ModelError, match="prints the content of the system turn as Python or JSON"):
         hf.render(with_image)
 
 
