@@ -49,7 +49,7 @@ def lines(folder: Path) -> list[dict[str, object]]:
 
 def test_a_server_that_stops_in_the_middle_of_a_run_leaves_the_rest_to_the_same_command(tmp_path: Path) -> None:
     config, runs = tmp_path / "far.yaml", tmp_path / "runs"
-    serving = shared("tiny", OPTIONS, name="tiny", max_images=4)
+    serving = shared("tiny", OPTIONS, name="tiny", max_images=4, fork=True)
     config.write_text(CONFIG.format(port=serving.port))
 
     def stop() -> None:
@@ -63,7 +63,7 @@ def test_a_server_that_stops_in_the_middle_of_a_run_leaves_the_rest_to_the_same_
     serving.process.wait(60)
     before = lines(runs)
     assert 10 <= len(before) < SAMPLES
-    again = shared("tiny", OPTIONS, port=serving.port, name="tiny", max_images=4)
+    again = shared("tiny", OPTIONS, port=serving.port, name="tiny", max_images=4, fork=True)
     outcome = run(load_config(config), runs)
     assert again.metric("request_success_total") <= 2 * (SAMPLES - len([s for s in before if "output" in s])) + 4
     after = lines(runs)

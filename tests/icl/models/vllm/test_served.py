@@ -59,7 +59,7 @@ VLLM_NODE = "{name: vllm, path: tiny, cache_gib: 0.25, engine_args: {max_num_seq
 
 @pytest.fixture(scope="module")
 def serving() -> Server:
-    return shared("tiny", OPTIONS, name="tiny", max_images=4)
+    return shared("tiny", OPTIONS, name="tiny", max_images=4, fork=True)
 
 
 def remote_node(serving: Server) -> str:
