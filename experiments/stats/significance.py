@@ -21,11 +21,12 @@ The null of all of them: swapping the names of the two arms within a cluster lea
 """
 
 import math
+from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from experiments.stats.intervals import Floats, cluster_codes, cluster_sums, normal_quantile
+from experiments.stats.intervals import Floats, cluster_codes, cluster_sums
 
 SIGNIFICANCE_LEVEL = 0.05
 ROUNDING = 1e-9
@@ -148,7 +149,7 @@ def smallest_detectable_difference(pairs: int, discordance: float = DISCORDANCE)
 
 def _solved(n: int, psi: float) -> float:
     """The larger root of (n + zb^2) d^2 - 2 sqrt(n psi) za d + (za^2 - zb^2) psi = 0."""
-    za, zb = normal_quantile(1 - SIGNIFICANCE_LEVEL / 2), normal_quantile(POWER)
+    za, zb = map(NormalDist().inv_cdf, (1 - SIGNIFICANCE_LEVEL / 2, POWER))  # a plan needs no scipy
     inside = n + zb * zb - za * za
     if inside < 0:
         return math.inf

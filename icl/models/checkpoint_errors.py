@@ -39,17 +39,6 @@ def damaged_json_file(folder: Path | None) -> str:
     return ""
 
 
-def damaged_weights(path: Path) -> str:
-    """Why a file of safetensors cannot be read, by its header and its size; the empty string if it can."""
-    from safetensors import safe_open
-
-    try:
-        with safe_open(path, "np"):  # reads the header alone, and loads no torch
-            return ""
-    except (OSError, SafetensorError) as error:
-        return reason(error)
-
-
 def reason(error: BaseException) -> str:
     """The first line of an error message, with the second if the first ends with a colon. For pickles, a fixed text."""
     if isinstance(error, UnpicklingError | EOFError):

@@ -95,8 +95,6 @@ class Checkpoint:
 
     def check_weights(self) -> None:
         """Raises ModelError if weights are missing. A plan does not need them. Downloads nothing large."""
-        from icl.models.checkpoint_errors import damaged_weights
-
         if self.hub is not None:
             _ = self.folder, self.hub.weight_names
             return
@@ -107,7 +105,7 @@ class Checkpoint:
                 "with `save_pretrained`, or use another folder."
             )
         for path in sorted(self.folder.glob("*.safetensors")):
-            if problem := damaged_weights(path):
+            if problem := _damage(path):
                 raise ModelError(f"model.path: {path} is damaged or incomplete ({problem}). Copy it again.")
 
     @property
@@ -281,6 +279,19 @@ def _file_digest(path: str, size: int, changed: int) -> str:
                 file.seek((size - BLOCK) * place // (SAMPLES - 1))
                 hasher.update(file.read(BLOCK))
     return hasher.hexdigest()
+
+
+def _damage(path: Path) -> str:
+    """Why a file of safetensors cannot be read, by its header and its size; the empty string if it can."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "np"):  # reads the header alone, and loads no torch
+            return ""
+    except (OSError, SafetensorError) as error:
+        from icl.models.checkpoint_errors import reason  # imports the hub's client
+
+        return reason(error)
 
 
 def text_config(config: Any) -> Any:
