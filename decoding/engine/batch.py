@@ -3,8 +3,9 @@
 Prompts of deferred branches are prefilled by the loop, if at all.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, ClassVar, Literal
 from weakref import WeakKeyDictionary
 
@@ -342,6 +343,7 @@ def _arm_key(prepared: PreparedRequest) -> ArmKey:
     return request.arm.strategy, request.arm.sampler, request.max_new_tokens, request.arm.acts_in
 
 
+@lru_cache(maxsize=64)
 def can_defer_branches(strategy: Strategy) -> bool:
     """Whether the reference alone decides some steps, tested on a distribution with a single likely token."""
     logits = torch.full((1, 512), -1e4)
@@ -407,9 +409,9 @@ def unshared_tokens(reference: Prompt, other: Prompt, tokens: int) -> float:
     return tokens * (1 - sum(weights[:num_shared]) / max(1e-9, sum(weights)))
 
 
-def _contents(prompt: Prompt) -> list[tuple[str, str]]:
-    return [
-        (turn.role, part.image.digest if part.image is not None else part.text or "")
+def _contents(prompt: Prompt) -> Iterator[tuple[str, str]]:
+    return (
+        (turn.role, part.content if isinstance(part.content, str) else part.content.digest)
         for turn in prompt.turns
         for part in turn.parts
-    ]
+    )
