@@ -60,7 +60,7 @@ help:
 	@echo "make quickstart   set up $(VENV), run the embedded experiment, print a table and the path of its report"
 	@echo "make test         lint, type check, import layers and all tests (installs what they need)"
 	@echo "make test-fast    what a minute and a half checks: formulas, engines, prompts, retrievers, statistics, the store, commands"
-	@echo "make nightly      kills, damaged files, random input and equal arms, each many times; every strategy on five models; every proof of docs/systems.md; test-vllm-long"
+	@echo "make nightly      kills, damaged files, random input and equal arms, each many times; every strategy on five models; every proof of docs/systems.md; test-vllm-long; test-architectures"
 	@echo "make test-architectures  every row of docs/architectures.md and docs/models.md (test-lab checks a sample)"
 	@echo "make test-lab     the tests of lab/: training, benchmarks, GPU checks, the table of architectures, simulations"
 	@echo "make lint         the checks alone"
@@ -95,7 +95,8 @@ VERSIONS ?= main
 docs-versions: $(VENV)/ready-docs
 	OMP_NUM_THREADS=1 $(BIN)/python docs/versions.py $(VERSIONS)
 
-test-architectures: $(VENV)/ready-dev
+# The columns of vLLM need its environment: without it, their tests are skipped.
+test-architectures: $(VENV)/ready-dev vllm-env
 	ICL_ARCHITECTURES=all ICL_MODELS=all OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/lab/architectures tests/lab/models -k shipped_page
 
 lint: $(VENV)/ready-dev
@@ -126,7 +127,8 @@ test-vllm-long: vllm-env
 	@ICL_TEST_RUNNER=2 PYTHON=$(PYTHON) sh tests/vllm_env.sh -q -k "test_equality or test_weights or test_block_budget or icl_serve_on_the_second"
 	@ICL_TEST_RUNNER=2 ICL_TEST_ASYNC=1 PYTHON=$(PYTHON) sh tests/vllm_env.sh -q -k "test_equality or test_weights or test_block_budget"
 
-# Kills, damaged files, random input and equal arms, each many times, every strategy on five architectures, and every proof of docs/systems.md. Sizes: make nightly KILLS=200 FUZZ=1000 NULL=1000
+# Kills, damaged files, random input and equal arms, each many times, every strategy on five architectures, every proof of docs/systems.md,
+# what vLLM does in many steps, and every row of the tables of architectures and models. Sizes: make nightly KILLS=200 FUZZ=1000 NULL=1000
 KILLS ?= 100
 FUZZ  ?= 500
 NULL  ?= 1000
@@ -136,6 +138,7 @@ nightly: $(VENV)/ready-dev
 	ICL_KILLS=$(KILLS) ICL_FUZZ=$(FUZZ) ICL_NULL=$(NULL) ICL_ARCHITECTURES=all ICL_PROOFS=all OMP_NUM_THREADS=1 \
 		$(BIN)/python -m pytest -q -n auto --dist worksteal $(NIGHTLY_TESTS) $(PYTEST_ARGS)
 	$(MAKE) test-vllm-long
+	$(MAKE) test-architectures
 
 test-fast: $(VENV)/ready-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile -q $(VLLM_TESTS:%=--ignore %) $(SLOW_TESTS:%=--ignore %) $(SLOW_FILES:%=--ignore %) $(PYTEST_ARGS)
