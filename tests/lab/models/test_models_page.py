@@ -10,6 +10,7 @@ from lab.architectures.verdicts import Entry, Verdict
 from lab.models.page import COLUMNS, NEEDED, NOT_RUN, caveats, verdict, write_page
 from lab.models.subjects import MODELS
 from tests.published_templates import SHARED
+from tests.random_models.twins.twin import twins
 
 PAGE = Path(__file__).parents[3] / "docs" / "models.md"
 VLLM = ("ids", "vllm", "lockstep")
@@ -20,6 +21,17 @@ CHECKED = MODELS.names if os.environ.get("ICL_MODELS") == "all" else SAMPLE
 IN_VLLM = MODELS.names if os.environ.get("ICL_MODELS") == "all" else ("pixtral", "idefics")
 OTHER = Path(os.environ.get("VLLM_ENV", Path(__file__).parents[3] / ".venv-vllm")) / "bin" / "python"
 WHOLE = Entry("llava1_5", "Llava", dict.fromkeys(COLUMNS, Verdict("yes")))
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of results: the checks of vLLM continue from those of the backend `hf`."""
+    return tmp_path_factory.mktemp("models")
+
+
+def checked(name: str, work: Path, vllm: Path | None = None) -> Entry:
+    entries = check_subjects(MODELS, [name], work, vllm=vllm)
+    return next(entry for entry in entries if entry.name == name)
 
 
 def words(entry: Entry, columns: tuple[str, ...]) -> dict[str, str]:
@@ -40,16 +52,16 @@ def shipped_rows() -> dict[str, list[str]]:
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="PUBLISHED_TEMPLATES names no folder of chat templates")
 @pytest.mark.parametrize("name", CHECKED)
-def test_the_shipped_page_says_what_the_checks_of_a_twin_find(name: str, tmp_path: Path) -> None:
-    (entry,) = check_subjects(MODELS, [name], tmp_path)
+def test_the_shipped_page_says_what_the_checks_of_a_twin_find(name: str, work: Path) -> None:
+    entry = checked(name, work)
     assert words(entry, HF) == shipped_words(name, HF), entry
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="PUBLISHED_TEMPLATES names no folder of chat templates")
 @pytest.mark.skipif(not OTHER.is_file(), reason="needs the environment that tests/vllm_env.sh makes (VLLM_ENV)")
 @pytest.mark.parametrize("name", IN_VLLM)
-def test_the_shipped_page_says_what_vllm_does_with_a_twin(name: str, tmp_path: Path) -> None:
-    (entry,) = check_subjects(MODELS, [name], tmp_path, vllm=OTHER)
+def test_the_shipped_page_says_what_vllm_does_with_a_twin(name: str, work: Path) -> None:
+    entry = checked(name, work, vllm=OTHER)
     assert words(entry, VLLM) == shipped_words(name, VLLM), entry
 
 
@@ -59,6 +71,12 @@ def test_the_shipped_page_has_every_twin_and_a_sentence_for_every_exception() ->
     for name, cells in rows.items():
         assert (cells[2] == "yes") == (f"- **{name}**: " not in text)
         assert cells[2] == "no" or cells[3 : 3 + len(NEEDED)] == ["yes"] * len(NEEDED)
+
+
+def test_the_shipped_page_has_a_cause_for_every_difference_from_the_backend_hf() -> None:
+    lines = [line for line in PAGE.read_text("utf-8").splitlines() if " differs at token " in line]
+    names = {line.split("**")[1] for line in lines}
+    assert [name for name in names if not twins()[name].cause] == []
 
 
 def test_a_model_without_exceptions_runs_as_its_authors_run_it() -> None:
