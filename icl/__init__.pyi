@@ -26,6 +26,7 @@ from icl.errors import did_you_mean as did_you_mean
 from icl.errors import strip_control_characters as strip_control_characters
 from icl.errors import truncate as truncate
 from icl.hub_errors import hub_problem as hub_problem
+from icl.hub_revisions import hub_commit as hub_commit
 from icl.images import Image
 from icl.images import decode_image as decode_image
 from icl.images import open_image_file as open_image_file

@@ -32,14 +32,20 @@ def hub_problem(error: BaseException, name: str, revision: str | None = None, ki
     answer = next((one for one in chain if isinstance(one, errors.HfHubHTTPError)), None)
     if answer is not None:
         return _answer_problem(answer, what, page, revision)
-    options = f"{' --repo-type dataset' if kind == 'data set' else ''}{f' --revision {revision}' if revision else ''}"
-    download = f"Download it once with a connection: `hf download {name}{options}`."
+    at, download = f" --revision {revision}" if revision else "", "Read it once with a connection"
+    if kind == "model":
+        download = f"Download it once with a connection: `hf download {name}{at}`"
+    else:  # without a network, `datasets` reads the rows that it has prepared, not downloaded files
+        from datasets import config
+
+        cache = str(config.HF_DATASETS_CACHE)
+        download += ", or set `revision` to the whole id of a commit that was read" if revision else ""
     broken = next((one for one in chain if isinstance(one, httpx2.TransportError) or MISMATCH in str(one)), None)
     says = ""
     if any(isinstance(one, errors.IncompleteSnapshotError) for one in chain):
-        says = f"the copy of {what} in {cache} is not complete, and the hub is out of reach. {download}"
+        says = f"the copy of {what} in {cache} is not complete, and the hub is out of reach. {download}."
     elif any(isinstance(one, errors.OfflineModeIsEnabled) for one in chain) or constants.is_offline_mode():
-        says = f"{what} is no folder here and not in {cache}. HF_HUB_OFFLINE=1 forbids downloads. {download}"
+        says = f"{what} is no folder here and not in {cache}. HF_HUB_OFFLINE=1 forbids downloads. {download}."
     elif isinstance(broken, httpx2.ConnectError | httpx2.TimeoutException):
         says = (
             f"{what} is not in {cache}, and the hub {constants.ENDPOINT} cannot be reached. Check the connection and "

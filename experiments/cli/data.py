@@ -57,6 +57,9 @@ def check(
     record: Annotated[
         bool, typer.Option("--record", help="store date, revision and columns with the preset, for a checkout")
     ] = False,
+    path: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="where the data of a preset are, such as files of yours")
+    ] = None,
 ) -> None:
     """Read some queries of your data or of a preset, and say which roles and columns are empty, unused, new or absent.
 
@@ -73,15 +76,10 @@ def check(
             f"there is no file, folder or preset '{data}'.{did_you_mean(data, PRESETS)} Presets: {', '.join(PRESETS)}."
         )
     guess = None if is_preset else guess_task(Path(data), Path())
-    node = {"name": "hub", "preset": data} if guess is None else guess.task
+    node = _preset_task(data, path) if guess is None else guess.task
     columns = PRESETS[data]["columns"] if guess is None else guess.columns
-    if is_preset and "path" not in PRESETS[data]:
-        raise ConfigError(
-            f"preset '{data}' reads files of yours, not a data set of the hub. `icl plan` of a study with it names "
-            "columns that are missing."
-        )
-    if record and not is_preset:
-        raise ConfigError("--record stores the check of a preset. Name one, or leave the option out.")
+    if not is_preset and (record or path):
+        raise ConfigError("--record and --path belong to a preset. Name one, or leave the option out.")
     for note in guess.notes if guess else ():
         if "image cannot be opened" not in note:  # images are counted below
             _print_line("note", note)
@@ -111,6 +109,16 @@ def check(
     _print_line("unopened", f"{len(unopened):,} images, such as: {unopened[0]}" if unopened else "")
     if empty or unopened:
         raise typer.Exit(1)
+
+
+def _preset_task(preset: str, path: Path | None) -> dict[str, Any]:
+    """The task of a preset, on its data set of the hub or on these files."""
+    from icl.tasks.presets import PRESETS
+
+    if path is None and "path" not in PRESETS[preset]:
+        raise ConfigError(f"preset '{preset}' reads files of yours, not a data set of the hub: add --path FILE.")
+    place = {} if path is None else {"path": str(checked_path(path).absolute())}
+    return {"name": "hub", "preset": preset, **place}
 
 
 def _problem(image: Image) -> str:

@@ -7,11 +7,11 @@
 
 All but `amber_hal` are ratios of sums over a cell, as released. The task `amber` stores what they need in `secret`.
 
-Differs from the released code in words: any word in the singular counts there if a tagger calls it a noun, and here
-without a tagger; near synonyms of an object by word vectors (spaCy, .8) are hallucinations here.
+Differs from the released code in words: a word in the singular counts there if a tagger calls it a noun, and here
+without a tagger. Near synonyms of an object by word vectors are hallucinations, unless the task has `similar`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
@@ -89,16 +89,28 @@ def read_description(text: str, example: Example) -> Counts | None:
     truth, expected = (_places(facts[key], facts["related"]) for key in ("truth", "hallu"))
     mentions = [word for word in map(singular, split_words(text)) if word in facts["words"]]
     uncertain = [word for word in mentions if word not in facts["safe"]]
-    wrong = [word for word in uncertain if word not in truth]
+    similar = facts.get("similar", {})
+    right = {word: truth[word] if word in truth else _nearest(word, truth, similar) for word in uncertain}
+    covered = {place for place in right.values() if place is not None}
+    others = [word for word in uncertain if word not in truth]
+    named = {expected.get(word) for word in others} | {_nearest(word, expected, similar) for word in others}
     return Counts(
-        (len(wrong), len(mentions)),
-        (len({truth[word] for word in uncertain if word in truth}), len(facts["truth"])),
-        (len({expected[word] for word in wrong if word in expected}), len(facts["hallu"])),
+        (sum(right[word] is None for word in uncertain), len(mentions)),
+        (len(covered), len(facts["truth"])),
+        (len(named - {None}), len(facts["hallu"])),
     )
+
+
+def _nearest(word: str, places: Mapping[str, int], similar: Mapping[str, frozenset[str]]) -> int | None:
+    """The place of the first object that is the word or similar to it, in the order of `places`."""
+    near = similar.get(word, frozenset())
+    return next((place for name, place in places.items() if name == word or name in near), None)
 
 
 def _places(objects: Sequence[str], related: Any) -> dict[str, int]:
     """Word -> the place of the object that it names. Other words of objects come first, as released."""
     pairs = [(word, place) for place, name in enumerate(objects) for word in related.get(name, ())]
-    pairs += [(name, place) for place, name in enumerate(objects)]
-    return dict(reversed(pairs))
+    places: dict[str, int] = {}
+    for word, place in (*pairs, *((name, place) for place, name in enumerate(objects))):
+        places.setdefault(word, place)
+    return places

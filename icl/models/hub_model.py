@@ -7,8 +7,6 @@ A file that arrives is compared with its size, and a large one with its sha256. 
 the cache. A file that differs is removed and downloaded again.
 """
 
-import time
-import warnings
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,8 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from icl import ICLWarning, ModelError, parse_json_object
-from icl.hub_errors import hub_problem, retry_seconds
+from icl import ModelError, hub_commit, hub_problem, parse_json_object
 from icl.models.cached_checkpoint import checksum
 from icl.quiet_progress import hide_hub_progress
 
@@ -30,9 +27,6 @@ SINGLE, PICKLE = "model.safetensors", "pytorch_model.bin"
 OTHER_WEIGHTS = (".safetensors", ".gguf", ".onnx", ".h5", ".msgpack", ".npz")
 MAX_NAMES = 3
 """How many names of files an error message lists."""
-
-MAX_ASKED, MAX_WAIT = 3, 60
-"""How often a hub with too many requests is asked, and the seconds between two requests at most."""
 
 
 @dataclass(frozen=True)
@@ -52,38 +46,9 @@ class HubModel:
     @cached_property
     def commit(self) -> str:
         """The commit of the revision. Raises ModelError if neither the hub nor the cache knows it."""
-        from huggingface_hub import HfApi, constants
-
-        api, is_offline = HfApi(), constants.is_offline_mode()
         with self._explained():
-            for attempt in range(1, MAX_ASKED + 1):
-                try:
-                    resolved = api.resolve_revision(self.name, revision=self.revision, local_files_only=is_offline)
-                    return str(resolved.resolved)
-                except OSError as error:
-                    seconds = retry_seconds(error)
-                    if seconds is None:
-                        raise
-                    if attempt == MAX_ASKED or seconds > MAX_WAIT:
-                        return self._cached_commit(error)
-                    time.sleep(seconds)
-        raise AssertionError("the loop returns or raises")
-
-    def _cached_commit(self, error: OSError) -> str:
-        """The commit in the cache, with a warning. Raises the error if there is none."""
-        from huggingface_hub import HfApi
-        from huggingface_hub.errors import RevisionResolutionError
-
-        try:
-            commit = HfApi().resolve_revision(self.name, revision=self.revision, local_files_only=True).resolved
-        except RevisionResolutionError:
-            raise error from None
-        warnings.warn(
-            f"the hub has had too many requests (429), so the cached commit {commit} of {self.name} is used.",
-            ICLWarning,
-            stacklevel=2,
-        )
-        return str(commit)
+            return hub_commit(self.name, self.revision)
+        raise AssertionError("an error of the hub is raised")
 
     @cached_property
     def folder(self) -> Path:

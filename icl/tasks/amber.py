@@ -8,6 +8,18 @@
 images are downloaded apart from it. The objects that an image shows are the accepted answers of its description, and
 demonstrations list them.
 
+The released metrics also take words for the same object whose vectors of spaCy's en_core_web_lg have a cosine above .8.
+`similar: similar.json` does so. This writes the file in the folder `data`, as word -> words:
+
+    import json, spacy
+
+    related = json.load(open("relation.json"))
+    words = {*related, *sum(related.values(), [])}
+    read = list(map(spacy.load("en_core_web_lg"), words))
+    similar = {a.text: [b.text for b in read if a.similarity(b) > 0.8]
+               for a in read}
+    json.dump(similar, open("similar.json", "w"))
+
 Differs from the released code in the pool: half of the images by default are demonstrations, which AMBER does not have.
 """
 
@@ -19,7 +31,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from icl import DataError, Example, Image, Pool, SharedPoolTask, limited_choice
-from icl.registry import Fraction, component
+from icl.registry import Fraction, component, later_parameter
 from icl.tasks import RelativePaths, divide_by_group
 from icl.tasks.base import LimitedTask
 
@@ -41,6 +53,7 @@ class AmberTask(SharedPoolTask, RelativePaths, LimitedTask):
     images: str = "../image"  # folder of the images, relative to `path`
     part: Part = "discriminative"  # which queries: descriptions, all yes/no questions, or those of one dimension
     pool_fraction: Fraction = 0.5  # share of the images whose queries become the pool
+    similar: str | None = later_parameter(None)  # JSON file of near synonyms, relative to `path`; None: none count
 
     @property
     def title(self) -> str:
@@ -78,11 +91,21 @@ class AmberTask(SharedPoolTask, RelativePaths, LimitedTask):
 
     @cached_property
     def _words(self) -> Mapping[str, Any]:
-        """`related`: object -> other words for it; `words`: all that count; `safe`: words that are always right."""
+        """`related`: object -> other words for it; `words`: all that count; `safe`: words that are always right;
+        `similar`: word -> its near synonyms.
+        """
         related: Mapping[str, list[str]] = _read(self._folder / "relation.json", dict)
         safe = _text(self._folder / "safe_words.txt").split("\n")
         words = frozenset((*related, *(word for some in related.values() for word in some)))
-        return {"related": related, "words": words, "safe": frozenset(word.strip() for word in safe if word.strip())}
+        near: Mapping[str, Any] = {} if self.similar is None else _read(self._folder / self.similar, dict)
+        if odd := [word for word, others in near.items() if not isinstance(others, list)]:
+            raise DataError(f"AMBER: similar: {self.similar}: the value of '{odd[0]}' is not a list of words.")
+        return {
+            "related": related,
+            "words": words,
+            "safe": frozenset(word.strip() for word in safe if word.strip()),
+            "similar": {word: frozenset(map(str, others)) for word, others in near.items()},
+        }
 
     def _example(self, row: Row) -> Example:
         name, annotations = str(row["image"]), self._folder / "annotations.json"

@@ -28,7 +28,15 @@ from functools import cached_property
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
-from icl import SMALL_SOURCE_BYTES, DataError, did_you_mean, hide_datasets_progress, hub_problem, search_candidates
+from icl import (
+    SMALL_SOURCE_BYTES,
+    DataError,
+    did_you_mean,
+    hide_datasets_progress,
+    hub_commit,
+    hub_problem,
+    search_candidates,
+)
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -140,6 +148,7 @@ def open_source(
     """
     from datasets.exceptions import DatasetsError
     from httpx2 import HTTPError
+    from huggingface_hub.errors import RevisionResolutionError
 
     places, former = search_candidates(path, folders), str(former_id(path))
     here = next((place for place in (*places, *search_candidates(former, folders)) if os.path.exists(place)), places[0])
@@ -165,12 +174,14 @@ def open_source(
         RuntimeError,
         StopIteration,
         HTTPError,
+        RevisionResolutionError,
     ) as error:
+        is_answer = isinstance(error, OSError | HTTPError | RevisionResolutionError) and not here.exists()
+        if is_answer and (problem := hub_problem(error, path, revision, "data set")):
+            raise DataError(f"data set {path}, split '{name}': {problem}") from error
         kind = "" if here.exists() else " (there is no such file or folder, so it was taken for a data set of the hub)"
         kind += f", revision '{revision}'" if revision else ""
-        is_answer = isinstance(error, OSError | HTTPError) and not isinstance(error, ConnectionError)
-        problem = hub_problem(error, path, revision, "data set") if is_answer and not here.exists() else ""
-        raise DataError(f"data set {path}{kind}, split '{name}': {problem or _first_line(error)}") from error
+        raise DataError(f"data set {path}{kind}, split '{name}': {_first_line(error)}") from error
     folder = (here if here.is_dir() else here.parent).resolve() if here.exists() else None
     rows = _split_of(data, path, name) if file is None else _rows_of_split(data, file, split)
     source = DataSource(encoded(rows), f"{path}[{name}]", folder, allow_outside, commit, note)
@@ -202,16 +213,18 @@ def _caches() -> tuple[Path, ...]:
 def _read_hub(path: str, config: str | None, split: str, revision: str | None) -> tuple[Any, str, str]:
     """A data set of the hub, its id and commit, and a sentence if it was found under its former id."""
     from datasets.exceptions import DatasetNotFoundError, DatasetsError
+    from huggingface_hub.errors import RepositoryNotFoundError, RevisionResolutionError
 
     former, note = str(former_id(path)), ""
     try:
         data = _load(path, config, split, revision)
-    except (DatasetNotFoundError, ConnectionError) as error:
-        if former == path or (isinstance(error, ConnectionError) and not _is_cached(former)):
+    except (DatasetNotFoundError, RepositoryNotFoundError, ConnectionError, RevisionResolutionError) as error:
+        is_out_of_reach = isinstance(error, ConnectionError | RevisionResolutionError)
+        if former == path or (is_out_of_reach and not _is_cached(former)):
             raise
         try:
             data = _load(former, config, split, revision)
-        except (DatasetsError, ConnectionError, ValueError):
+        except (DatasetsError, RepositoryNotFoundError, ConnectionError, RevisionResolutionError, ValueError):
             raise error from None
         note = f"the data set {path} is neither on the hub nor in its cache, so {former} was read, its former id."
         path = former
@@ -223,32 +236,11 @@ def _load(path: str, config: str | None, split: str, revision: str | None) -> An
     """Raises ValueError if what is read, such as an older copy in the cache, is not the revision."""
     import datasets
 
-    commit = None if revision is None else _resolved(path, revision)
+    commit = None if revision is None else hub_commit(path, revision, "data set")
     data = datasets.load_dataset(path, config, split=split, revision=commit)
     if commit not in (None, cached := _commit(data)):
         raise ValueError(f"revision '{revision}' is the commit {commit}, and the cache has {cached or 'another one'}.")
     return data
-
-
-def _resolved(path: str, revision: str) -> str:
-    """The commit of a branch or a tag; a whole commit id is its own."""
-    import datasets
-    import httpx2
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
-
-    if COMMIT.match(revision):
-        return revision
-    try:
-        return str(HfApi(endpoint=datasets.config.HF_ENDPOINT).dataset_info(path, revision=revision).sha)
-    except RevisionNotFoundError as error:
-        raise ValueError(f"{path} has no branch, tag or commit '{revision}' (any more). Correct `revision`.") from error
-    except RepositoryNotFoundError as error:
-        raise datasets.exceptions.DatasetNotFoundError(f"Dataset '{path}' doesn't exist on the Hub.") from error
-    except (ConnectionError, httpx2.TransportError) as error:
-        raise ConnectionError(
-            f"the commit of revision '{revision}' cannot be asked for without a network. Give the whole commit id."
-        ) from error
 
 
 def _is_cached(path: str) -> bool:
@@ -442,11 +434,15 @@ def _split_of(data: Any, path: str, split: str) -> "Dataset":
 
 
 def encoded(data: "Dataset") -> "Dataset":
-    """The data with undecoded images and other media, at any depth. Decoding opens the file or address of a row."""
-    for name, feature in data.features.items():
-        if (undecoded := _undecoded(feature)) != feature:
-            data = data.cast_column(name, undecoded)
-    return data
+    """The data with undecoded images and other media, at any depth. Decoding opens the file or address of a row.
+
+    Only the types change. `cast_column` would copy all rows of the data set if a cell has a list of images.
+    """
+    from datasets import Dataset, Features
+
+    info = data.info.copy()
+    info.features = Features({name: _undecoded(feature) for name, feature in data.features.items()})
+    return data if info.features == data.features else Dataset(data.data, info, data.split, data._indices)
 
 
 def _undecoded(feature: Any) -> Any:

@@ -256,5 +256,9 @@ def test_data_check_of_a_preset_says_what_the_data_gained_and_lost(
             "gone         image_source, id",
         ],
     )
-    assert "reads files of yours" in icl("data", "check", "amber").err
-    assert "--record stores the check of a preset" in icl("data", "check", write(tmp_path), "--record").err
+    assert (
+        "preset 'amber' reads files of yours, not a data set of the hub: add --path FILE."
+        in icl("data", "check", "amber").err
+    )
+    for option in (("--record",), ("--path", "x")):
+        assert "--record and --path belong to a preset" in icl("data", "check", write(tmp_path), *option).err

@@ -8,6 +8,7 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
+from datasets import Dataset, Image, List, load_from_disk
 from PIL import Image as PILImage
 
 from icl.errors import DataError, ImageError
@@ -15,6 +16,7 @@ from icl.loading import component_search_folder
 from icl.registry import build
 from icl.tasks import cell_values as module
 from icl.tasks.cell_values import parse_list
+from icl.tasks.source import encoded
 
 
 def test_a_list_as_text_has_its_items() -> None:
@@ -151,3 +153,13 @@ def test_what_is_no_video_and_a_missing_package_are_sentences(
     monkeypatch.setattr(module, "find_spec", lambda name: None)
     with pytest.raises(DataError, match=r"pip install 'mm-icl\[video\]'"):
         _ = hub(tmp_path).queries
+
+
+def test_a_data_set_with_lists_of_images_is_not_copied(tmp_path: Path) -> None:
+    Dataset.from_list([{"image": [PILImage.new("RGB", (8, 8), (i, 1, 2))]} for i in range(4)]).save_to_disk(tmp_path)
+    data = load_from_disk(str(tmp_path)).select([2, 1])
+    stored = encoded(data)
+    assert stored.cache_files == data.cache_files
+    assert [row["image"][0]["bytes"] for row in stored] == [
+        row["image"][0]["bytes"] for row in data.cast_column("image", List(Image(decode=False)))
+    ]

@@ -12,7 +12,7 @@ from experiments.grid.feasibility import data_digests
 from experiments.results.loaded_run import load_run
 from experiments.sharing.card import make_card
 from experiments.sharing.card_text import card_text
-from icl.errors import DataError
+from icl.errors import DataError, ICLWarning
 from icl.registry import build, describe
 from icl.tasks.presets import PRESETS
 
@@ -98,9 +98,7 @@ def test_a_revision_is_read_as_it_was_and_counts_in_the_identity_only_if_it_is_s
 def test_a_revision_that_is_gone_is_an_error_although_the_cache_has_another_one(hub: DataHub, revision: str) -> None:
     hub.push(NEW, pope_files())
     assert len(answers(pope())) == 4
-    with pytest.raises(
-        DataError, match=f"revision '{revision}'.*(has no branch, tag or commit|doesn't exist|is the commit)"
-    ):
+    with pytest.raises(DataError, match=f"revision '{revision}'( on the hub|.*doesn't exist|.*is the commit)"):
         _ = pope(revision=revision).queries
 
 
@@ -126,27 +124,48 @@ def test_what_a_hub_answers_is_a_sentence(
     hub.faults[part] = answer
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("time.sleep", lambda seconds: None)
-        with pytest.raises(DataError, match=f"data set me/data .*{says}"):
+        with pytest.raises(DataError, match=f"data set me/data.*{says}"):
             _ = pope(path="me/data", revision=revision).queries
 
 
 def test_a_hub_that_cannot_be_reached_is_a_sentence(hub: DataHub, monkeypatch: pytest.MonkeyPatch) -> None:
     for target in ("datasets.config.HF_ENDPOINT", "huggingface_hub.constants.ENDPOINT"):
         monkeypatch.setattr(target, "http://127.0.0.1:9")
-    with pytest.raises(DataError, match="the commit of revision 'v1' cannot be asked for without a network"):
+    with pytest.raises(
+        DataError, match=r"data set 'me/data' is not in .*, and the hub http://127\.0\.0\.1:9 cannot be reached"
+    ):
         _ = pope(path="me/data", revision="v1").queries
 
 
-def test_without_a_network_a_whole_commit_is_read_from_the_cache_and_a_branch_is_refused(
+def test_without_a_network_a_commit_and_a_branch_that_was_read_come_from_the_cache(
     hub: DataHub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    commit = hub.push(NEW, pope_files())
-    assert len(answers(pope(revision=commit))) == 4
+    commit = hub.push(NEW, pope_files(), "v1", "v2")
+    assert len(answers(pope(revision="v1"))) == 4
     for module in ("datasets.config", "huggingface_hub.constants"):
         monkeypatch.setattr(f"{module}.HF_HUB_OFFLINE", True)
-    assert pope(revision=commit).data_revision == f"{NEW}@{commit}"
-    with pytest.raises(DataError, match="Give the whole commit id"):
-        _ = pope(revision="main").queries
+    for revision in (commit, "v1"):
+        assert pope(revision=revision).data_revision == f"{NEW}@{commit}"
+    for revision in ("v2", "main"):
+        with pytest.raises(DataError, match="Read it once with a connection, or set `revision` to the whole id of a"):
+            _ = pope(revision=revision).queries
+
+
+def test_a_hub_with_too_many_requests_is_asked_again_for_the_commit(hub: DataHub) -> None:
+    commit, waits = hub.push(NEW, pope_files(), "v1"), list[float]()
+    hub.faults["/api/datasets/"] = (429, {"Retry-After": "9"})
+
+    def wait(seconds: float) -> None:
+        waits.append(seconds)
+        hub.faults.clear()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("time.sleep", wait)
+        assert pope(revision="v1").data_revision == f"{NEW}@{commit}"
+    assert waits == [9]
+    hub.faults[f"{NEW}/revision"] = (429, {"Retry-After": "999"})
+    with pytest.warns(ICLWarning, match=f"so the cached commit {commit} of {NEW} is used"):
+        assert pope(revision="v1").data_revision == f"{NEW}@{commit}"
 
 
 def test_without_a_network_a_copy_from_the_former_place_is_read(hub: DataHub, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -157,7 +176,7 @@ def test_without_a_network_a_copy_from_the_former_place_is_read(hub: DataHub, mo
     task = pope()
     assert (answers(task), task.data_revision) == (online, f"{OLD}@{commit}")
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", Path("other"))
-    with pytest.raises(DataError, match=f"data set {NEW} "):
+    with pytest.raises(DataError, match=rf"data set {NEW}.* forbids downloads\. Read it once with a .*n\.$"):
         _ = pope().queries
 
 
