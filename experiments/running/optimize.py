@@ -25,7 +25,7 @@ from experiments.grid import Cell, check_data, check_requirements, expand, fitti
 from experiments.running.generation import Answer, SampleRequest, answer
 from experiments.running.set_searches import CHANCE, SEARCHES, Choice, DemoSet, Problem, permuted
 from experiments.stats import Estimate, Floats, estimate_mean, format_count
-from experiments.stats.selection import SelectionForecast, forecast_selection, variance_components
+from experiments.stats.selection import SelectionForecast, forecast_selection
 from experiments.store.store import report_write_errors, truncate_partial_line
 from experiments.terminal.spinner import ReportProgress
 from icl import (
@@ -306,11 +306,11 @@ def _compare(
         return SetScores(name, rated[:, column], rated[:, 1], **more)
 
     draws = setting.cells({"name": "random"}, range(options.seed, options.seed + RANDOM_DRAWS))
-    dev_random = float(calls.rate(draws, setting.dev, pool)[..., column].mean())
-    components, rows = variance_components(every), list[SetScores]()
+    dev_random, rows = float(calls.rate(draws, setting.dev, pool)[..., column].mean()), list[SetScores]()
     for name, choice in choices.items():
-        forecast = forecast_selection(*components, choice.sets, len(setting.dev)) if name in CHANCE else None
         gain = choice.score - dev_random
+        (chosen,) = calls.rate([setting.fixed(choice.demos)], setting.dev, pool)[..., column]
+        forecast = forecast_selection(every, chosen, choice.sets) if name in CHANCE else None
         rows.append(row(name, [setting.fixed(choice.demos)], choice=choice, dev_gain=gain, forecast=forecast))
     # Each permuted search chooses a random set, which rates a part of the queries and is a unit of the interval.
     units, rated = [number % len(nulls) for number in range(len(test))], np.zeros((len(test), len(OBJECTIVES)))

@@ -7,10 +7,14 @@ Sets of demonstrations are rated by a matrix [sets, queries]. The scores of set 
 Queries are common to all sets and choose none, so only the residual is noise. With e the mean largest of R standard
 normal numbers, the best of R sets has in expectation
 
-    gain in pure noise = e sqrt(v)    dev gain = e sqrt(v + T)    held-out gain = dev gain T / (v + T)
+    gain in pure noise = e sqrt(v)    dev gain = e sqrt(v + T)
 
-and the curse is the difference, dev gain v / (v + T). Independent normal errors are assumed. The components of variance
-are those of a two-way layout with one value in a cell (Searle et al. 1992).
+The curse is the error of the chosen set that its dev gain implies. With w the variance of its own residual / queries,
+
+    curse = dev gain w / (w + T)
+
+Sets with large residuals are chosen more often, so w is usually above v. Independent normal errors are assumed. The
+components of variance are those of a two-way layout with one value in a cell (Searle et al. 1992).
 """
 
 from dataclasses import dataclass
@@ -62,9 +66,16 @@ def variance_components(scores: Floats) -> tuple[float, float]:
     return residual, max(0.0, float(means.var(ddof=1)) - residual / queries)
 
 
-def forecast_selection(residual: float, between: float, sets: int, queries: int) -> SelectionForecast:
-    """The forecast for the best of `sets` on `queries`. residual, between: of `variance_components`."""
-    noise, largest = residual / queries, expected_maximum(sets)
-    total = noise + between
-    gain = largest * total**0.5
-    return SelectionForecast(largest * noise**0.5, gain, gain * noise / total if total else 0.0)
+def forecast_selection(scores: Floats, chosen: Floats, sets: int) -> SelectionForecast:
+    """The forecast for a set that was chosen on dev queries, from their scores alone.
+
+    Args:
+        scores: [sets, queries] dev scores of independent sets, two or more of each.
+        chosen: [queries] dev scores of the chosen set.
+        sets: The number of sets that it was chosen from.
+    """
+    residual, between = variance_components(scores)
+    own = float((chosen - scores.mean(axis=0)).var(ddof=1)) / len(chosen)
+    noise, largest = residual / len(chosen), expected_maximum(sets)
+    gain = largest * (noise + between) ** 0.5
+    return SelectionForecast(largest * noise**0.5, gain, gain * own / (own + between) if own else 0.0)

@@ -15,7 +15,7 @@ from experiments.config.config import load_config
 from experiments.running.optimize import Calls, Options, read_setting
 from experiments.running.set_searches import SEARCHES, DemoSet, Problem, draw_sets, race_calls
 from experiments.stats import Floats
-from experiments.stats.selection import forecast_selection, variance_components
+from experiments.stats.selection import forecast_selection
 from lab.bench import Row, rounds
 
 STUDY = {
@@ -63,8 +63,9 @@ def measure(dev: Floats, test: Floats, count: int, queries: int, draws: int) -> 
         rows_ = draw.permutation(len(dev))[:count]
         scores = dev[np.ix_(rows_, draw.permutation(dev.shape[1])[:queries])]
         best, held_out = int(scores.mean(axis=1).argmax()), test[rows_].mean(axis=1)
-        curse = scores[best].mean() - scores.mean() - (held_out[best] - held_out.mean())
-        pairs.append((curse, forecast_selection(*variance_components(scores), count, queries).curse))
+        gain = float(scores[best].mean() - scores.mean())
+        curse = gain - (held_out[best] - held_out.mean())
+        pairs.append((curse, forecast_selection(scores, scores[best], count).curse))
     curse, forecast = np.mean(pairs, axis=0)
     return float(curse), float(forecast)
 

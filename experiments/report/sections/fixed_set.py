@@ -83,7 +83,7 @@ def _curse(result: Optimized, best: SetScores) -> str:
     )
     if best.forecast is None:
         return f"{text}. There is no forecast for a search whose sets depend on each other."
-    return f"{text}. The forecast for the best of {result.choice.sets:,} sets is {format_signed(-best.forecast.curse)}."
+    return f"{text}. The forecast from dev scores alone is {format_signed(-best.forecast.curse)}."
 
 
 def _noise(result: Optimized) -> str:
