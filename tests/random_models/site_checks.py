@@ -88,6 +88,20 @@ def check_sites(model: "HF", prompts: "Sequence[Prompt]", kinds: Sequence[str] =
 
 
 def _check_steps(model: "HF", prompts: "Sequence[Prompt]", edit: RandomEdit) -> Iterator[str]:
+    gaps = _step_gaps(model, prompts, edit)
+    if all(gap < CLOSE for gap in gaps):
+        return
+    # Gemma 3n enlarges rounding more than CLOSE allows, and does so without an edit too.
+    for gap, unedited, what in zip(gaps, _step_gaps(model, prompts, None), _STEP_GAPS, strict=True):
+        if not gap < max(CLOSE, min(2 * unedited, 10 * CLOSE)):
+            yield f"{edit.sites[0]}: {what}"
+
+
+_STEP_GAPS = ("two steps differ from one chunk", "scores of an option differ from those of steps")
+
+
+def _step_gaps(model: "HF", prompts: "Sequence[Prompt]", edit: RandomEdit | None) -> tuple[float, float]:
+    """How much two steps differ from one chunk, and from scores of an option, in standard deviations of the logits."""
     rows = model.open(prompts, interventions=[edit] * len(prompts))
     other = rows.take(_range(len(prompts)))
     scores = rows.suffix_logprobs([[[3, 4, 5]]] * len(prompts))
@@ -95,12 +109,9 @@ def _check_steps(model: "HF", prompts: "Sequence[Prompt]", edit: RandomEdit) -> 
     for token in (3, 4):
         other.advance(_range(len(prompts)) * 0 + token)
     rows.extend([[3, 4]] * len(prompts))
-    if not float((rows.logits - other.logits).abs().max() / spread) < CLOSE:
-        yield f"{edit.sites[0]}: two steps differ from one chunk"
     expected = other.logits.log_softmax(-1)
     gaps = [float((own[0][2] - row).abs().max() / spread) for own, row in zip(scores, expected, strict=True)]
-    if not max(gaps) < CLOSE:
-        yield f"{edit.sites[0]}: scores of an option differ from those of steps"
+    return float((rows.logits - other.logits).abs().max() / spread), max(gaps)
 
 
 def _opened(model: "HF", prompts: "Sequence[Prompt]", edits: "Sequence[RandomEdit | None]") -> "Tensor":

@@ -13,17 +13,19 @@ from tests.random_models.common import WORDS, Made, Maker, Size, merging_tower, 
 
 def gemma3n(size: Size) -> Made:
     """A convolutional tower of timm; embeddings of each layer; several residual streams; shared keys and values."""
+    # In the order of their ids: the vocabulary of images starts at the end of an image, that of sounds likewise.
     named = {
-        "image_token": "<image_soft_token>",
         "boi_token": "<start_of_image>",
-        "eoi_token": "<end_of_image>",
-        "audio_token": "<audio_soft_token>",
         "boa_token": "<start_of_audio>",
+        "eoi_token": "<end_of_image>",
+        "image_token": "<image_soft_token>",
         "eoa_token": "<end_of_audio>",
+        "audio_token": "<audio_soft_token>",
     }
-    words = tokenizer(named)
-    names = ("image_token", "boi_token", "eoi_token", "audio_token", "boa_token", "eoa_token")
-    text = text_settings(words, size, vocab_size=512, vocab_size_per_layer_input=384)
+    words = tokenizer(named, unused=_TEXT_TOKENS)
+    ids = {f"{name}_id": words.convert_tokens_to_ids(token) for name, token in named.items()}
+    images_from, sounds_from = ids["eoi_token_id"], ids["eoa_token_id"]
+    text = text_settings(words, size, vocab_size=len(words), vocab_size_per_layer_input=images_from)
     config = transformers.Gemma3nConfig(
         text_config={
             **text,
@@ -35,22 +37,26 @@ def gemma3n(size: Size) -> Made:
             "num_kv_shared_layers": 0,
             "activation_sparsity_pattern": [0.0] * size.layers,
         },
-        vision_config={"vocab_offset": 384, "vocab_size": 64, "model_args": {"channel_multiplier": 0.125}},
+        vision_config={"vocab_offset": images_from, "vocab_size": 2, "model_args": {"channel_multiplier": 0.125}},
         audio_config={
-            "vocab_offset": 448,
-            "vocab_size": 64,
+            "vocab_offset": sounds_from,
+            "vocab_size": 2,
             "hidden_size": 32,
             "conf_num_attention_heads": 2,
             "conf_num_hidden_layers": 1,
             "sscp_conv_channel_size": [8, 8],
         },
-        **{f"{name}_id": words.convert_tokens_to_ids(named[name]) for name in names},
+        **ids,
     )
     images = transformers.SiglipImageProcessor(
         size={"height": 256, "width": 256}
     )  # published: 768, which takes a CPU seconds
     sound = transformers.Gemma3nAudioFeatureExtractor()
     return Made(config, transformers.Gemma3nProcessor(sound, images, words), "<start_of_image>")
+
+
+_TEXT_TOKENS = ("<bos>", "<start_of_turn>", "<end_of_turn>", *("\n" * count for count in range(1, 5)))
+"""Tokens of the twin with ids below those of images; those that a twin adds later would have ids above."""
 
 
 def qwen2_5_omni(size: Size) -> Made:
