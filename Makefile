@@ -10,7 +10,9 @@ VLLM_TESTS := tests/decoding/lockstep tests/decoding/server tests/icl/models/vll
 VLLM_LONG_TESTS := tests/decoding/lockstep/test_serving_parallel.py tests/decoding/lockstep/test_runners.py \
 	tests/icl/models/vllm/test_tensor_parallel.py tests/icl/models/vllm/test_token_ids.py tests/icl/models/vllm/test_replicas.py
 # `make test` runs a part of their cases (ICL_TEST_MATRIX).
-VLLM_SAMPLED_TESTS := tests/decoding/lockstep/test_equality.py tests/decoding/server/test_serving.py
+VLLM_SAMPLED_TESTS := tests/decoding/lockstep/test_equality.py tests/decoding/lockstep/test_weights.py \
+	tests/decoding/server/test_serving.py tests/icl/models/vllm/test_lora.py tests/icl/models/vllm/test_model.py \
+	tests/icl/models/vllm/test_packed.py tests/icl/models/vllm/test_prefix_blocks.py
 # What starts processes, browsers or clusters, or loads many architectures.
 SLOW_TESTS := tests/journeys tests/icl/models/hf tests/experiments/launch tests/lab/tiny tests/lab/architectures tests/lab/models \
 	tests/experiments/notebooks tests/lab/bench tests/experiments/report/test_page_in_chromium.py \
@@ -29,17 +31,25 @@ SLOW_TESTS := tests/journeys tests/icl/models/hf tests/experiments/launch tests/
 # What also takes over 2 CPU seconds a file (CI prints the slowest). `make test-fast` keeps a few that check most.
 SLOW_FILES := tests/decoding/engine/test_deferred_branches.py tests/decoding/test_logits_processors.py \
 	tests/experiments/cli/test_column_guess.py tests/experiments/cli/test_main.py tests/experiments/cli/test_new.py \
-	tests/experiments/cli/test_try.py tests/experiments/config/test_yaml_document.py \
-	tests/experiments/observers/test_observation.py tests/experiments/report/leaderboard/test_leaderboard.py \
-	tests/experiments/report/test_answers.py tests/experiments/report/test_commands.py tests/experiments/report/test_controls.py \
+	tests/experiments/cli/test_try.py tests/experiments/config/test_yaml_document.py tests/experiments/diff/test_command.py \
+	tests/experiments/diff/test_named_stages.py tests/experiments/grid/test_template_notes.py \
+	tests/experiments/observers/test_observation.py tests/experiments/planning/test_prompt_counts.py \
+	tests/experiments/report/leaderboard/test_leaderboard.py tests/experiments/report/test_analyses.py \
+	tests/experiments/report/test_answers.py tests/experiments/report/test_commands.py \
+	tests/experiments/report/test_controls.py tests/experiments/report/test_differences.py \
 	tests/experiments/report/test_fewer_bits.py tests/experiments/report/test_figure.py tests/experiments/report/test_page.py \
-	tests/experiments/report/test_run_level_metrics.py tests/experiments/report/test_sample_browser.py \
-	tests/experiments/report/test_scores.py tests/experiments/report/test_terminal.py tests/experiments/results/test_claims.py \
-	tests/experiments/results/test_column_effects.py tests/experiments/results/test_data_columns.py \
-	tests/experiments/results/test_label_transforms.py tests/experiments/results/test_lazy_column.py \
-	tests/experiments/results/test_paired_runs.py tests/experiments/results/test_published.py \
-	tests/experiments/results/test_run_metrics.py tests/experiments/results/test_run_view.py \
-	tests/experiments/running/test_runner_calls.py tests/experiments/stats/test_answer_forms.py \
+	tests/experiments/report/test_real_controls.py tests/experiments/report/test_run_level_metrics.py \
+	tests/experiments/report/test_sample_browser.py tests/experiments/report/test_scores.py \
+	tests/experiments/report/test_section.py tests/experiments/report/test_terminal.py \
+	tests/experiments/report/test_unread.py tests/experiments/results/test_answer_forms.py \
+	tests/experiments/results/test_claims.py tests/experiments/results/test_column_effects.py \
+	tests/experiments/results/test_data_columns.py tests/experiments/results/test_label_transforms.py \
+	tests/experiments/results/test_labeling.py tests/experiments/results/test_lazy_column.py \
+	tests/experiments/results/test_loaded_run.py tests/experiments/results/test_paired_runs.py \
+	tests/experiments/results/test_published.py tests/experiments/results/test_run_metrics.py \
+	tests/experiments/results/test_run_view.py tests/experiments/running/test_feedback.py \
+	tests/experiments/running/test_optimize.py tests/experiments/running/test_runner_calls.py \
+	tests/experiments/running/test_windows.py tests/experiments/stats/test_answer_forms.py \
 	tests/experiments/stats/test_decoding_effects.py tests/experiments/stats/test_findings.py \
 	tests/experiments/stats/test_run_statistics.py tests/experiments/stats/test_sign_flips.py \
 	tests/experiments/stats/test_strategy_verdicts.py tests/experiments/test_fuzz.py tests/experiments/test_intervene_axis.py \
@@ -60,7 +70,7 @@ help:
 	@echo "make quickstart   set up $(VENV), run the embedded experiment, print a table and the path of its report"
 	@echo "make test         lint, type check, import layers and all tests (installs what they need)"
 	@echo "make test-fast    what a minute and a half checks: formulas, engines, prompts, retrievers, statistics, the store, commands"
-	@echo "make nightly      kills, damaged files, random input and equal arms, each many times; every strategy on five models; every proof of docs/systems.md; test-vllm-long; test-architectures"
+	@echo "make nightly      kills, damaged files, random input and equal arms, each many times; every strategy on five models; every system and proof of docs/systems.md; test-vllm-long; test-architectures"
 	@echo "make test-architectures  every row of docs/architectures.md and docs/models.md (test-lab checks a sample)"
 	@echo "make test-lab     the tests of lab/: training, benchmarks, GPU checks, the table of architectures, simulations"
 	@echo "make lint         the checks alone"
@@ -127,13 +137,15 @@ test-vllm-long: vllm-env
 	@ICL_TEST_RUNNER=2 PYTHON=$(PYTHON) sh tests/vllm_env.sh -q -k "test_equality or test_weights or test_block_budget or icl_serve_on_the_second"
 	@ICL_TEST_RUNNER=2 ICL_TEST_ASYNC=1 PYTHON=$(PYTHON) sh tests/vllm_env.sh -q -k "test_equality or test_weights or test_block_budget"
 
-# Kills, damaged files, random input and equal arms, each many times, every strategy on five architectures, every proof of docs/systems.md,
-# what vLLM does in many steps, and every row of the tables of architectures and models. Sizes: make nightly KILLS=200 FUZZ=1000 NULL=1000
+# Kills, damaged files, random input and equal arms, each many times, every strategy on five architectures, rows and caches on
+# eight, every system and proof of docs/systems.md, what vLLM does in many steps, and every row of the tables of architectures
+# and models. Sizes: make nightly KILLS=200 FUZZ=1000 NULL=1000
 KILLS ?= 100
 FUZZ  ?= 500
 NULL  ?= 1000
 NIGHTLY_TESTS := tests/experiments/test_kill.py tests/experiments/test_fuzz.py tests/lab/simulation/test_null.py \
-	tests/decoding/test_on_models.py tests/decoding/test_lazy_branches_on_models.py tests/experiments/stats/test_sign_flips.py tests/test_systems.py
+	tests/decoding/test_on_models.py tests/decoding/test_lazy_branches_on_models.py tests/experiments/stats/test_sign_flips.py tests/test_systems.py \
+	tests/icl/models/hf/test_sessions.py tests/icl/models/hf/test_shared_prefix.py
 nightly: $(VENV)/ready-dev
 	ICL_KILLS=$(KILLS) ICL_FUZZ=$(FUZZ) ICL_NULL=$(NULL) ICL_ARCHITECTURES=all ICL_PROOFS=all OMP_NUM_THREADS=1 \
 		$(BIN)/python -m pytest -q -n auto --dist worksteal $(NIGHTLY_TESTS) $(PYTEST_ARGS)

@@ -1,5 +1,6 @@
 """Prompts for tiny random checkpoints; `save("llava", folder)` writes one (tests.random_models)."""
 
+import os
 from typing import Any
 
 import numpy as np
@@ -12,12 +13,19 @@ from tests.random_models.common import TEMPLATE, Size
 from tests.random_models.conversations import conversation
 from tests.random_models.make import save
 
-__all__ = ["ARCHITECTURES", "TEMPLATE", "Size", "conversations", "image", "prompt", "prompts", "save", "turn"]
+__all__ = ["ARCHITECTURES", "SAMPLE", "TEMPLATE", "Size", "conversations", "image", "prompt", "prompts", "save", "turn"]
 
 ARCHITECTURES = ("llava", "llava_onevision", "idefics3", "smolvlm", "internvl", "gemma3", "qwen2_5_vl", "qwen3_5")
 """Caches, positions and tiles of every kind.
 
 `python -m lab.architectures` asks all that are known.
+"""
+
+SAMPLE = ARCHITECTURES if os.environ.get("ICL_ARCHITECTURES") == "all" else ("llava", "gemma3", "qwen2_5_vl", "qwen3_5")
+"""One for each kind of cache and of positions: a whole cache, a window, positions of three axes, a state.
+
+For tests of rows and caches. In each of their files, the first equality is that of all architectures. The others are
+too with `ICL_ARCHITECTURES=all` (`make nightly`).
 """
 
 

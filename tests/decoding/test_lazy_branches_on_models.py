@@ -88,7 +88,7 @@ def with_demonstrations(i: int) -> Prompt:
     return tiny_models.prompt([10 * i + 1, 10 * i + 2, 10 * i + 3, 10 * i + 4], "color", query=f"d{i}", size=(56, 56))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", tiny_models.SAMPLE)
 def test_a_lazy_contrast_reuses_the_cache_of_its_demonstrations(name: str, model_of: Callable[[str], HF]) -> None:
     model, counters = model_of(name), Counters()
     requests = [

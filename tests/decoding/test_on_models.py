@@ -45,7 +45,9 @@ def model_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], HF]:
 
 
 needs_shipped = pytest.mark.skipif(not (SHIPPED / "config.json").exists(), reason="the shipped checkpoint is not there")
-every = pytest.mark.parametrize("name", [*ARCHITECTURES, pytest.param("shipped", marks=needs_shipped)])
+shipped = pytest.param("shipped", marks=needs_shipped)
+every = pytest.mark.parametrize("name", [*ARCHITECTURES, shipped])
+each_kind = pytest.mark.parametrize("name", [*(name for name in ARCHITECTURES if name in tiny_models.SAMPLE), shipped])
 
 
 def questions(name: str) -> list[Prompt]:
@@ -95,7 +97,7 @@ def test_the_greedy_arm_is_transformers_generate(name: str, model_of: Callable[[
     assert texts_of(model, answers) == generated(model, questions(name), NEW)
 
 
-@every
+@each_kind
 @pytest.mark.parametrize("penalty", [1.0, 0.0])
 def test_beams_are_those_of_transformers_generate(name: str, penalty: float, model_of: Callable[[str], HF]) -> None:
     model, arm = model_of(name), parse_arm({"name": "beam", "beams": 3, "length_penalty": penalty})
@@ -104,7 +106,7 @@ def test_beams_are_those_of_transformers_generate(name: str, penalty: float, mod
     assert texts_of(model, answers) == own
 
 
-@every
+@each_kind
 def test_vcd_equals_two_plain_forward_passes_per_step(name: str, model_of: Callable[[str], HF]) -> None:
     """The plain loop prefills both prompts before each token, without a batch."""
     model, method = model_of(name), VCD(alpha=2.0, noise_step=999)
@@ -114,7 +116,7 @@ def test_vcd_equals_two_plain_forward_passes_per_step(name: str, model_of: Calla
     assert texts_of(model, answers) == slow
 
 
-@every
+@each_kind
 def test_six_arms_together_answer_as_each_alone(name: str, model_of: Callable[[str], HF]) -> None:
     model, counters = model_of(name), Counters()
     requests = [DecodingRequest(p, arm, max_new_tokens=NEW) for p in questions(name) for arm in arms()]
@@ -131,7 +133,7 @@ def test_six_arms_together_answer_as_each_alone(name: str, model_of: Callable[[s
     assert one_by_one == together[:6]
 
 
-@every
+@each_kind
 def test_option_scores_are_log_probabilities_of_the_whole_text(name: str, model_of: Callable[[str], HF]) -> None:
     model, options = model_of(name), ("red", "a square", "no")
     requests = [

@@ -24,6 +24,9 @@ ARMS: tuple[Any, ...] = (
     {"name": "vcd", "images": "all", "sampling": {"temperature": 0.7, "top_k": 20}},
     {"name": "mask_only", "of": {"name": "vcd", "images": "all"}},
 )
+IS_WHOLE = "ICL_TEST_MATRIX" in os.environ
+"""Whether every case of a matrix runs (`make test-vllm-long`), or one for each value of each axis (`make test`)."""
+
 WORDS = ("red", "how many are there", "is it to the left of the other one, or not?", "what?", "x" * 60)
 
 
@@ -116,4 +119,13 @@ def greedy_tokens(folder: Path, count: int, seed: int) -> list[tuple[int, list[i
         model.unload()
 
 
-__all__ = ["ARMS", "Watched", "decoding_requests", "greedy_tokens", "prompts", "run_requests", "tiny_engine"]
+__all__ = [
+    "ARMS",
+    "IS_WHOLE",
+    "Watched",
+    "decoding_requests",
+    "greedy_tokens",
+    "prompts",
+    "run_requests",
+    "tiny_engine",
+]

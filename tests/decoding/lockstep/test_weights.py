@@ -36,7 +36,8 @@ def wrong(arm: Arm) -> Arm:
     return replace(arm, strategy=other(strategy.branch_count, strategy.beta))
 
 
-@pytest.mark.parametrize("architecture", ["llava", "qwen2_5_vl"])
+# The token ids of a model are compared by test_equality; the weights of branches do not depend on it.
+@pytest.mark.parametrize("architecture", ["llava", "qwen2_5_vl"] if groups.IS_WHOLE else ["qwen2_5_vl"])
 def test_log_probabilities_depend_on_the_weight_of_every_branch(architecture: str, record_property: Any) -> None:
     folder = checkpoints.shared(architecture)
     reference, engine = Reference(folder), groups.tiny_engine(folder)

@@ -127,7 +127,7 @@ def test_the_process_that_starts_workers_loads_no_model(go: Go, tmp_path: Path) 
 
 
 def test_a_worker_that_dies_is_reported_with_the_end_of_its_log_and_the_same_command_goes_on(
-    go: Go, tmp_path: Path, icl_process: Callable[..., Any]
+    go: Go, tmp_path: Path, icl_process: Callable[..., Any], icl_here: Callable[..., Any]
 ) -> None:
     whole, _ = go("whole")
     arguments = ("run", "grid.yaml", "--runs", "killed", "launcher.workers=2")
@@ -143,11 +143,10 @@ def test_a_worker_that_dies_is_reported_with_the_end_of_its_log_and_the_same_com
     assert f"The end of killed/t/launch/logs/{launch.workers[0]}.log:" in err
     assert "samples are missing. Run the same command to compute them." in err
     assert 20 <= lines(folder) < 180
-    again = icl_process(*arguments)
-    out, err = again.communicate(timeout=60)
-    assert again.returncode == 0, err
+    again = icl_here(*arguments)
+    assert again.returncode == 0, again.stderr
     assert files(folder) == files(whole.folder)
-    assert "report  killed/t/report.html" in out
+    assert "report  killed/t/report.html" in again.stdout
 
 
 def test_workers_end_with_their_parent_process_and_the_run_stays_locked_until_then(

@@ -25,10 +25,10 @@ Go = Callable[..., Any]
 TWO = ("launcher=slurm", "launcher.nodes=2")
 
 
-def table(process: "subprocess.Popen[str]") -> tuple[list[str], str]:
-    """What a command printed, without the path of its report; and what it said beside."""
-    out, err = process.communicate(timeout=120)
-    return [line for line in out.splitlines() if not line.startswith(("report", "nothing to do"))], err
+def table(done: "subprocess.CompletedProcess[str]") -> list[str]:
+    """What a successful command printed, without the path of its report."""
+    assert done.returncode == 0, done.stderr
+    return [line for line in done.stdout.splitlines() if not line.startswith(("report", "nothing to do"))]
 
 
 @pytest.fixture(scope="module")
@@ -38,15 +38,13 @@ def references() -> dict[str, tuple[dict[str, bytes], list[str]]]:
 
 
 @pytest.fixture
-def whole(icl_process: Go, tmp_path: Path, references: dict[str, Any]) -> Callable[[], Any]:
+def whole(icl_here: Go, tmp_path: Path, references: dict[str, Any]) -> Callable[[], Any]:
     """Samples and table of the grid by one process."""
 
     def make() -> Any:
         code = (tmp_path / "fake.py").read_text()
         if code not in references:
-            process = icl_process("run", "grid.yaml", "--runs", "whole")
-            out, err = table(process)
-            assert process.returncode == 0, err
+            out = table(icl_here("run", "grid.yaml", "--runs", "whole"))
             references[code] = files(tmp_path / "whole" / "t"), out
         return references[code]
 
@@ -54,15 +52,13 @@ def whole(icl_process: Go, tmp_path: Path, references: dict[str, Any]) -> Callab
 
 
 def test_comparisons_that_stop_when_they_are_decided_end_as_in_one_process(
-    slurm: Cluster, icl_process: Go, tmp_path: Path
+    slurm: Cluster, icl_here: Go, tmp_path: Path
 ) -> None:
     for name, text in (("task.py", TASK), ("answers.py", ANSWERS), ("stop.yaml", dedent(CONFIG))):
         (tmp_path / name).write_text(text)
     looks, verdicts = [], []
     for runs, more in (("one", ()), ("jobs", TWO)):
-        process = icl_process("run", "stop.yaml", "--quiet", "--runs", runs, *more)
-        _, err = table(process)
-        assert process.returncode == 0, err
+        table(icl_here("run", "stop.yaml", "--quiet", "--runs", runs, *more))
         folder = tmp_path / runs / "t"
         looks.append({path.name: path.read_bytes() for path in folder.rglob("looks/*/*.json")})
         verdicts.append(load_run(folder).looks()[["arm", "end", "look", "p"]].to_dict("records"))
@@ -83,12 +79,10 @@ def answer(request):
 '''
 
 
-def test_the_workers_of_one_job_have_one_gpu_each(slurm: Cluster, icl_process: Go, whole: Go, tmp_path: Path) -> None:
+def test_the_workers_of_one_job_have_one_gpu_each(slurm: Cluster, icl_here: Go, whole: Go, tmp_path: Path) -> None:
     (tmp_path / "fake.py").write_text(WRITES_ITS_GPUS)
     one_job = ("launcher=slurm", "launcher.gpus=2", "launcher.workers_per_job=2")
-    process = icl_process("run", "grid.yaml", "--runs", "shared", *one_job)
-    out, err = table(process)
-    assert process.returncode == 0, err
+    out = table(icl_here("run", "grid.yaml", "--runs", "shared", *one_job))
     assert sorted(path.read_text() for path in tmp_path.glob("gpus-*")) == ["0", "1"]
     assert (files(tmp_path / "shared" / "t"), out) == whole()
     workers = load_run(tmp_path / "shared" / "t").info["sessions"][0]["workers"]
@@ -135,7 +129,7 @@ def test_processes_of_submitit_are_workers_of_jobs_too(go: Go) -> None:
 
 
 def test_a_job_that_is_cancelled_in_the_middle_is_reported_and_the_same_command_gives_the_same_table(
-    slurm: Cluster, icl_process: Go, whole: Go, tmp_path: Path
+    slurm: Cluster, icl_process: Go, icl_here: Go, whole: Go, tmp_path: Path
 ) -> None:
     process = icl_process("run", "grid.yaml", "--runs", "cancelled", *TWO, slow=0.05)
     folder = tmp_path / "cancelled" / "t"
@@ -150,32 +144,28 @@ def test_a_job_that_is_cancelled_in_the_middle_is_reported_and_the_same_command_
     assert f"What it finished is kept. The end of cancelled/t/launch/logs/{job}_0_log.err:\n" in err
     assert "stopped by SIGTERM." in err
     assert 20 <= lines(folder) < 180
-    again = icl_process("run", "grid.yaml", "--runs", "cancelled", *TWO)
-    out, err = table(again)
-    assert again.returncode == 0, err
+    out = table(icl_here("run", "grid.yaml", "--runs", "cancelled", *TWO))
     assert (files(folder), out) == whole()
 
 
 def test_jobs_are_submitted_watched_followed_again_and_refused_to_others(
-    slurm: Cluster, icl_process: Go, whole: Go, tmp_path: Path
+    slurm: Cluster, icl_process: Go, icl_here: Go, whole: Go, tmp_path: Path
 ) -> None:
     arguments = ("run", "grid.yaml", "--runs", "later", *TWO)
     folder = tmp_path / "later" / "t"
-    first = icl_process(*arguments, "launcher.wait=false", slow=0.2)  # three processes start before the jobs have ended
-    out, err = first.communicate(timeout=60)
-    assert first.returncode == 0, err
+    first = icl_here(*arguments, "launcher.wait=false", slow=0.2)  # a process starts before the jobs have ended
+    assert first.returncode == 0, first.stderr
     launch = Launch.read(folder)
     assert launch is not None
     jobs = [launch.jobs[worker] for worker in launch.workers]
-    assert out.splitlines() == [
+    assert first.stdout.splitlines() == [
         f"submitted    2 jobs: {', '.join(jobs)}   later/t",
         "`icl show later/t --follow` shows their progress. After they have ended, run the same command again.",
     ]
-    other = icl_process("run", "grid.yaml", "--runs", "later")
-    _, err = other.communicate(timeout=60)
+    other = icl_here("run", "grid.yaml", "--runs", "later")
     assert other.returncode == 2
-    assert "later/t is being run by 2 workers of launcher=slurm since " in err
-    assert err.endswith(
+    assert "later/t is being run by 2 workers of launcher=slurm since " in other.stderr
+    assert other.stderr.endswith(
         f"Wait for them (icl show later/t --follow), or end them first (scancel {jobs[0].partition('_')[0]}).\n"
     )
     followed = icl_process(*arguments)
@@ -186,22 +176,18 @@ def test_jobs_are_submitted_watched_followed_again_and_refused_to_others(
     _, err = followed.communicate(timeout=60)
     assert followed.returncode == 130
     assert f"the jobs continue ({jobs[0].partition('_')[0]}): icl show later/t --follow shows their progress" in err
-    watching = icl_process("show", "later/t", "--follow")
-    out, err = watching.communicate(timeout=120)
-    assert watching.returncode == 0, err
-    assert out.startswith("complete     180 samples, 0 failed   later/t\n")
-    last = icl_process(*arguments)
-    out, err = table(last)
-    assert last.returncode == 0, err
+    watching = icl_here("show", "later/t", "--follow")
+    assert watching.returncode == 0, watching.stderr
+    assert watching.stdout.startswith("complete     180 samples, 0 failed   later/t\n")
+    out = table(icl_here(*arguments))
     assert (files(folder), out) == whole()
     sessions = load_run(folder).info["sessions"]
     assert [(s["state"], len(s["workers"])) for s in sessions] == [("finished", 2)], "nothing was computed twice"
 
 
-def test_a_job_that_is_signaled_requeues_itself(slurm: Cluster, icl_process: Go, tmp_path: Path) -> None:
+def test_a_job_that_is_signaled_requeues_itself(slurm: Cluster, icl_here: Go, tmp_path: Path) -> None:
     """Slurm starts a requeued job after two minutes. Here it is started at once."""
-    process = icl_process("run", "grid.yaml", "--runs", "warned", "launcher=slurm", "launcher.wait=false", slow=0.05)
-    assert process.wait(timeout=60) == 0
+    table(icl_here("run", "grid.yaml", "--runs", "warned", "launcher=slurm", "launcher.wait=false", slow=0.05))
     folder = tmp_path / "warned" / "t"
     until(lambda: lines(folder) >= 20)
     launch = Launch.read(folder)
@@ -219,11 +205,12 @@ def test_a_job_that_is_signaled_requeues_itself(slurm: Cluster, icl_process: Go,
     until(lambda: lines(folder) == 180)
 
 
-def test_a_job_of_two_workers_requeues_once_and_stays_watched(slurm: Cluster, icl_process: Go, tmp_path: Path) -> None:
+def test_a_job_of_two_workers_requeues_once_and_stays_watched(
+    slurm: Cluster, icl_process: Go, icl_here: Go, tmp_path: Path
+) -> None:
     """Slurm signals both workers, and the first requeues the job for both."""
     one_job = ("launcher=slurm", "launcher.workers_per_job=2")
-    process = icl_process("run", "grid.yaml", "--runs", "pair", *one_job, "launcher.wait=false", slow=0.1)
-    assert process.wait(timeout=60) == 0
+    table(icl_here("run", "grid.yaml", "--runs", "pair", *one_job, "launcher.wait=false", slow=0.1))
     folder = tmp_path / "pair" / "t"
     watching = icl_process("show", "pair/t", "--follow")
     launch = Launch.read(folder)
@@ -246,10 +233,11 @@ def test_a_job_of_two_workers_requeues_once_and_stays_watched(slurm: Cluster, ic
     assert lines(folder) == 180, "nothing was computed twice"
 
 
-def test_watching_ends_if_jobs_are_canceled_in_the_queue(slurm: Cluster, icl_process: Go, tmp_path: Path) -> None:
+def test_watching_ends_if_jobs_are_canceled_in_the_queue(
+    slurm: Cluster, icl_process: Go, icl_here: Go, tmp_path: Path
+) -> None:
     later = ("launcher.wait=false", "launcher.args.begin=now+1hour")
-    process = icl_process("run", "grid.yaml", "--runs", "pending", *TWO, *later)
-    assert process.wait(timeout=60) == 0
+    table(icl_here("run", "grid.yaml", "--runs", "pending", *TWO, *later))
     folder = tmp_path / "pending" / "t"
     assert RunWatcher(folder).poll().workers.describe() == "0 of 2 workers, 2 waiting"
     watching = icl_process("show", "pending/t", "--follow")
@@ -275,12 +263,11 @@ def test_a_job_that_slurm_refuses_is_an_error_with_its_message_and_no_job_is_lef
     assert go("refused")[0].missing == 0
 
 
-def test_a_job_has_the_options_of_the_config(slurm: Cluster, icl_process: Go, tmp_path: Path) -> None:
+def test_a_job_has_the_options_of_the_config(slurm: Cluster, icl_here: Go, tmp_path: Path) -> None:
     more = ("mem=300M", "cpus=2", "time=1:30:00", "args={comment: hello, nice: 7}", "setup=[export MARK=here]")
     more += ("srun=[--quiet]", f"python=env IN_CONTAINER=1 {sys.executable}")
     arguments = [f"launcher.{value}" for value in ("wait=false", "nodes=2", "at_once=1", "partition=first", *more)]
-    process = icl_process("run", "grid.yaml", "--runs", "asked", "launcher=slurm", *arguments, slow=0.02)
-    assert process.wait(timeout=60) == 0, process.communicate()
+    table(icl_here("run", "grid.yaml", "--runs", "asked", "launcher=slurm", *arguments, slow=0.02))
     launch = Launch.read(tmp_path / "asked" / "t")
     assert launch is not None
     main = launch.jobs[launch.workers[0]].partition("_")[0]

@@ -26,18 +26,17 @@ def short_interval(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("experiments.launch.watch.POLL_SECONDS", 0.01)
 
 
-def test_a_run_of_one_process_is_watched_to_its_end(tmp_path: Path, icl_process: Go) -> None:
+def test_a_run_of_one_process_is_watched_to_its_end(tmp_path: Path, icl_process: Go, icl_here: Go) -> None:
     running = icl_process("run", "grid.yaml", "--quiet", slow=0.02)
     folder = tmp_path / "runs" / "t"
     until(lambda: lines(folder) >= 10)
     status = RunWatcher(folder).poll()
     assert 10 <= status.finished < 180
     assert (status.samples, status.cells, status.failed, status.workers.describe()) == (180, 6, 0, "1 worker")
-    watching = icl_process("show", "runs/t", "--follow")
-    out, err = watching.communicate(timeout=60)
+    watching = icl_here("show", "runs/t", "--follow")
     assert watching.returncode == 0
-    assert re.match(r"plan         6 cells, 180 samples, \d+ of them there already\n", err)
-    assert out.splitlines()[0] == "complete     180 samples, 0 failed   runs/t"
+    assert re.match(r"plan         6 cells, 180 samples, \d+ of them there already\n", watching.stderr)
+    assert watching.stdout.splitlines()[0] == "complete     180 samples, 0 failed   runs/t"
     running.wait(timeout=60)
 
 
@@ -139,33 +138,33 @@ def test_watching_ends_if_a_local_launch_died_before_its_workers_started(go: Go,
     assert watcher.poll().is_abandoned
 
 
-def test_watching_ends_with_a_message_if_no_worker_is_left(go: Go, tmp_path: Path, icl_process: Go) -> None:
+def test_watching_ends_with_a_message_if_no_worker_is_left(tmp_path: Path, icl_process: Go, icl_here: Go) -> None:
     running = icl_process("run", "grid.yaml", "--runs", "dead", slow=0.02)
     folder = tmp_path / "dead" / "t"
     until(lambda: lines(folder) >= 10)
     running.kill()
     running.wait()
-    watching = icl_process("show", "dead/t", "--follow")
-    _, err = watching.communicate(timeout=60)
+    watching = icl_here("show", "dead/t", "--follow")
     assert watching.returncode == 1
     message = (
         rf"dead/t: no worker is running\. {lines(folder)}/180 samples, 0 failed   \d/6 cells   no worker\. Run its"
     )
-    assert re.search(message, err)
+    assert re.search(message, watching.stderr)
 
 
 def test_a_complete_run_ends_at_once_and_failed_samples_are_an_exit_status(
-    go: Go, tmp_path: Path, icl_process: Go
+    go: Go, tmp_path: Path, icl_here: Go
 ) -> None:
     (tmp_path / "half.png").write_bytes(b"no image")
     done, _ = go("runs", f"task.broken={tmp_path / 'half.png'}")
     status = RunWatcher(done.folder).follow(SilentProgress())
     assert (status.complete, status.finished, status.failed, status.cells_done) == (True, 174, 6, 6)
-    once, to_the_end = icl_process("show", "runs/t", "progress"), icl_process("show", "runs/t", "--follow")
-    out, _ = once.communicate(timeout=60)
-    assert (once.returncode, out) == (0, "174/180 samples, 6 failed   6/6 cells   no worker   runs/t\n")
-    out, _ = to_the_end.communicate(timeout=60)
-    assert (to_the_end.returncode, out.splitlines()[0]) == (1, "complete     174 samples, 6 failed   runs/t")
+    once, to_the_end = icl_here("show", "runs/t", "progress"), icl_here("show", "runs/t", "--follow")
+    assert (once.returncode, once.stdout) == (0, "174/180 samples, 6 failed   6/6 cells   no worker   runs/t\n")
+    assert (to_the_end.returncode, to_the_end.stdout.splitlines()[0]) == (
+        1,
+        "complete     174 samples, 6 failed   runs/t",
+    )
 
 
 def test_new_failures_are_reported(go: Go, tmp_path: Path) -> None:

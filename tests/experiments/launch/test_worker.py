@@ -275,7 +275,7 @@ def test_shards_that_are_started_by_hand_write_what_one_process_writes(
 
 
 def test_a_shard_that_is_killed_is_resumed_and_the_folder_is_not_shared_with_others(
-    go: Go, tmp_path: Path, icl_process: Callable[..., Any]
+    go: Go, tmp_path: Path, icl_process: Callable[..., Any], icl_here: Callable[..., Any]
 ) -> None:
     whole, _ = go("whole")
     arguments = ("run", "grid.yaml", "--runs", "parts", "--shard")
@@ -287,19 +287,17 @@ def test_a_shard_that_is_killed_is_resumed_and_the_folder_is_not_shared_with_oth
     with pytest.raises(StoreError, match=r"by 2 workers of --shard i/2 since .* or use another name\."):
         go("parts")
     for more, sentence in (("1/3", "is being run by 2 workers of --shard i/2"), ("1/2", "another process is the w")):
-        refused = icl_process(*arguments, more)
-        assert sentence in refused.communicate(timeout=60)[1]
-        assert refused.returncode == 2
+        refused = icl_here(*arguments, more)
+        assert (refused.returncode, sentence in refused.stderr) == (2, True)
     before = lines(folder)
     for process, by in zip(processes, (signal.SIGKILL, signal.SIGTERM), strict=True):
         os.kill(process.pid, by)
         os.kill(process.pid, signal.SIGCONT)
         process.communicate(timeout=60)
     assert [process.returncode for process in processes] == [-signal.SIGKILL, 128 + signal.SIGTERM]
-    again = icl_process(*arguments, "1/2")
-    out, err = again.communicate(timeout=60)
-    assert again.returncode == 0, err
-    assert out.startswith("shard 1/2 is finished.")
+    again = icl_here(*arguments, "1/2")
+    assert again.returncode == 0, again.stderr
+    assert again.stdout.startswith("shard 1/2 is finished.")
     assert before <= lines(folder) < 180
     done, progress = go("parts")
     assert (done.missing, progress.notes) == (0, [])

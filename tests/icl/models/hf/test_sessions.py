@@ -27,6 +27,7 @@ CLOSE = 2e-5
 ModelOf = Callable[[str], HF]
 
 every = pytest.mark.parametrize("name", ALL)
+each_kind = pytest.mark.parametrize("name", tiny_models.SAMPLE)
 
 
 def greedy(rows: HFSession, steps: int) -> Tensor:
@@ -78,7 +79,7 @@ def test_a_batch_gives_each_prompt_the_logits_and_tokens_it_has_alone(name: str,
     assert len(tokens.unique()) > 8
 
 
-@every
+@each_kind
 def test_a_greedy_loop_over_a_session_equals_generate(name: str, model_of: ModelOf) -> None:
     hf, steps = model_of(name), 14
     batch = [p for p in prompts() if p.images]
@@ -103,7 +104,7 @@ def test_a_greedy_loop_over_a_session_equals_generate(name: str, model_of: Model
     assert len({len(answer) for answer in answers}) > 1, "all rows stopped together: the case tests less than it should"
 
 
-@every
+@each_kind
 def test_new_rows_own_their_states_and_leave_their_sources_as_they_were(name: str, model_of: ModelOf) -> None:
     hf = model_of(name)
     first, second = hf.open(prompts()[:3]), hf.open(prompts()[3:])
@@ -119,7 +120,7 @@ def test_new_rows_own_their_states_and_leave_their_sources_as_they_were(name: st
     assert all(map(torch.equal, before, states(first) + states(second)))
 
 
-@every
+@each_kind
 def test_rows_retained_in_place_equal_rows_taken(name: str, model_of: ModelOf) -> None:
     hf, chosen = model_of(name), torch.tensor([4, 0, 0, 2])
     source, rows = hf.open(prompts()), hf.open(prompts())
@@ -131,7 +132,7 @@ def test_rows_retained_in_place_equal_rows_taken(name: str, model_of: ModelOf) -
     assert torch.equal(greedy(rows, 4), greedy(taken, 4))
 
 
-@every
+@each_kind
 def test_rows_absorbed_in_place_equal_rows_joined(name: str, model_of: ModelOf) -> None:
     hf = model_of(name)
     first, second = hf.open(prompts()[:3]), hf.open(prompts()[3:])
@@ -183,7 +184,7 @@ def independent_copies(layer: SharedPrefixLayer, count: int) -> list[SharedPrefi
     return [layers.select_rows(layer, RowIndex(range(len(layer.keys)))) for _ in range(count)]
 
 
-@every
+@each_kind
 def test_joined_rows_of_different_widths_equal_rows_opened_together(name: str, model_of: ModelOf) -> None:
     hf, batch = model_of(name), prompts()
     together = hf.open(batch)
@@ -192,7 +193,7 @@ def test_joined_rows_of_different_widths_equal_rows_opened_together(name: str, m
     assert gap(parts.logits, together.logits) < CLOSE
 
 
-@every
+@each_kind
 def test_chunks_of_unequal_length_equal_their_tokens_one_by_one(name: str, model_of: ModelOf) -> None:
     hf = model_of(name)
     rows = hf.open(prompts())
@@ -213,7 +214,7 @@ def test_chunks_of_unequal_length_equal_their_tokens_one_by_one(name: str, model
     assert greedy(rows, 6).tolist() == [greedy(row, 6)[0].tolist() for row in alone]
 
 
-@every
+@each_kind
 def test_dropping_rows_and_trimming_changes_no_other_row(name: str, model_of: ModelOf) -> None:
     hf = model_of(name)
     whole = hf.open(prompts())
@@ -224,7 +225,7 @@ def test_dropping_rows_and_trimming_changes_no_other_row(name: str, model_of: Mo
     assert greedy(part, 8).tolist() == greedy(whole, 8)[[1, 3]].tolist()
 
 
-@every
+@each_kind
 def test_suffix_log_probabilities_are_those_of_whole_forwards(name: str, model_of: ModelOf) -> None:
     hf, batch = model_of(name), prompts()
     rows = hf.open(batch)
@@ -266,7 +267,7 @@ def test_sessions_opened_in_inference_mode_go_on_outside_of_it(model_of: ModelOf
     assert torch.equal(greedy(rest.take(torch.tensor([0, 1, 2, 3])), 6), want)
 
 
-@every
+@each_kind
 def test_prompts_are_opened_in_order_and_equal_ones_once(name: str, model_of: ModelOf) -> None:
     hf = model_of(name)
     a, b, c = prompts()[:3]

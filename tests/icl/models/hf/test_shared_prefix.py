@@ -31,6 +31,7 @@ from icl.types import Prompt
 
 ModelOf = Callable[[str], HF]
 every = pytest.mark.parametrize("name", tiny_models.ARCHITECTURES)
+each_kind = pytest.mark.parametrize("name", tiny_models.SAMPLE)
 CLOSE = 2e-5
 
 
@@ -88,7 +89,7 @@ def test_sixteen_branches_of_a_long_prompt_store_its_prefix_once(model_of: Model
     assert bytes_of(full(copies)) > 15 * one
 
 
-@every
+@each_kind
 def test_rows_on_one_prefix_answer_as_rows_with_copies(name: str, model_of: ModelOf) -> None:
     hf = model_of(name)
     rows, copies = opened(hf, branches(MIN_ROWS + 2)), opened(hf, branches(MIN_ROWS + 2), sharing=False)
@@ -100,7 +101,7 @@ def test_rows_on_one_prefix_answer_as_rows_with_copies(name: str, model_of: Mode
     assert float((rows.logits - copies.logits).abs().max()) < CLOSE
 
 
-@every
+@each_kind
 def test_rows_on_a_prefix_are_selected_joined_trimmed_and_extended_as_others(name: str, model_of: ModelOf) -> None:
     hf = model_of(name)
 
@@ -156,7 +157,7 @@ def test_rows_of_two_prefixes_are_joined_without_copies(model_of: ModelOf) -> No
     assert greedy(left, 5) == greedy(both, 5)[MIN_ROWS:]
 
 
-@pytest.mark.parametrize("name", [*tiny_models.ARCHITECTURES, "gemma3 with a wide window"])
+@pytest.mark.parametrize("name", [*tiny_models.SAMPLE, "gemma3 with a wide window"])
 def test_prompts_reuse_the_rows_of_an_open_session(name: str, model_of: ModelOf, wide: Callable[[], HF]) -> None:
     hf = wide() if name.endswith("window") else model_of(name)
     originals = [prompt([i, i + 1, i + 2, 70 + i], f"query {i}", query=str(i)) for i in (10, 20, 30)]
@@ -274,7 +275,7 @@ def test_prompts_on_a_shared_prefix_answer_as_if_opened_whole(
     assert tokens(shared) == tokens(whole)
 
 
-@every
+@each_kind
 def test_prompts_that_continue_one_another_forward_their_tree_and_answer_as_if_opened_whole(
     name: str, model_of: ModelOf
 ) -> None:

@@ -115,6 +115,8 @@ def check_merged(folder: Path, model: VLLM, requests: list[DecodingRequest]) -> 
     return answers
 
 
+# The last test compares LLaVA's merged answers with hf's in `make test` too.
+@pytest.mark.parametrize("folder", ["llava", "qwen2_5_vl"] if groups.IS_WHOLE else ["qwen2_5_vl"], indirect=True)
 def test_a_merged_adapter_gives_the_answers_of_a_separate_one_and_of_hf_merged(
     folder: Path, adapter: Path, model: VLLM, cached: Path
 ) -> None:

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ pytest.importorskip("peft")
 import checkpoints
 import torch
 from adapters import saved
+from forked import call_forked
 from reference import Reference
 from safetensors import safe_open
 
@@ -79,14 +81,23 @@ def test_other_weights_and_other_precisions_are_other_folders(folder: Path, adap
         assert {file.get_tensor(name).dtype for name in file.keys()} == {torch.bfloat16}  # noqa: SIM118
 
 
-def test_processes_that_come_together_write_one_folder(folder: Path, adapter: Path, cache: Path) -> None:
+def ran(code: str, place: Path, *arguments: Path) -> "subprocess.CompletedProcess[str]":
+    """A program in a process of its own."""
+    (place / "program.py").write_text(code)
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[4])}
+    return call_forked(["python", "program.py", *map(str, arguments)], place, environment)
+
+
+def test_processes_that_come_together_write_one_folder(
+    folder: Path, adapter: Path, cache: Path, tmp_path: Path
+) -> None:
     code = (
         "import sys\nfrom icl.models.vllm.model import VLLM\n"
         "print(VLLM(sys.argv[1], adapter=sys.argv[2], merge=True).weights())"
     )
-    command = [sys.executable, "-c", code, str(folder), str(adapter)]
-    both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=dict(os.environ)) for _ in range(2)]
-    folders = {process.communicate(timeout=240)[0].splitlines()[-1] for process in both}
+    with ThreadPoolExecutor(2) as pool:
+        both = list(pool.map(lambda _: ran(code, tmp_path, folder, adapter), range(2)))
+    folders = {process.stdout.splitlines()[-1] for process in both}
     assert [process.returncode for process in both] == [0, 0]
     assert folders == {str(path) for path in cache.iterdir() if path.is_dir()}
     assert len(folders) == 1
@@ -142,7 +153,7 @@ def test_a_source_that_changed_meanwhile_is_an_error(folder: Path, adapter: Path
         assert not [path for path in cache.iterdir() if path.is_dir()]
 
 
-def test_a_full_disk_is_an_error_with_a_message(folder: Path, adapter: Path, cache: Path) -> None:
+def test_a_full_disk_is_an_error_with_a_message(folder: Path, adapter: Path, cache: Path, tmp_path: Path) -> None:
     """The disk fills up after the check of its free space; here a limit of the file size has that effect."""
     code = (
         "import resource, signal, sys\nfrom icl.models.vllm.model import VLLM\n"
@@ -151,8 +162,7 @@ def test_a_full_disk_is_an_error_with_a_message(folder: Path, adapter: Path, cac
         "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))\n"
         "model.weights()"
     )
-    command = [sys.executable, "-c", code, str(folder), str(adapter)]
-    ended = subprocess.run(command, capture_output=True, text=True, env=dict(os.environ), check=False, timeout=240)
+    ended = ran(code, tmp_path, folder, adapter)
     assert ended.returncode == 1
     assert "ModelError: model.merge: the merged checkpoint cannot be written to" in ended.stderr
     assert not [path for path in cache.iterdir() if path.is_dir()]
@@ -243,8 +253,8 @@ def test_a_hub_id_is_merged_from_its_files_in_the_hub_s_cache(folder: Path, adap
     )
     environment = os.environ | {"HF_HUB_CACHE": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1"}
     command = [sys.executable, "-c", code, str(adapter)]
-    ran = subprocess.run(command, capture_output=True, text=True, timeout=240, env=environment, check=True)
-    digest, own = ran.stdout.splitlines()[-1].split()
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, env=environment, check=True)
+    digest, own = done.stdout.splitlines()[-1].split()
     by_folder = merged(VLLM(str(folder), adapter=str(adapter), merge=True))
     assert digest == f"someone/llava@{commit}"
     assert Path(own) != by_folder

@@ -1,6 +1,5 @@
 """The component `vllm`: token ids and answers of the checkpoint, start of the engine, refusals."""
 
-import multiprocessing
 import os
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -14,6 +13,7 @@ pytest.importorskip("vllm", reason="needs vLLM, which lives in an environment of
 
 import checkpoints
 import groups
+import server_process
 import transformers
 
 from decoding.arms.arm import parse_arm
@@ -69,7 +69,7 @@ def test_greedy_answers_of_the_small_model_are_those_of_generate() -> None:
     The checkpoint is that of the cache: tests/icl/models/small assembles it anew.
     """
     folder = checkpoint_folder()
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as other:
+    with ProcessPoolExecutor(1, server_process.importing_vllm()) as other:
         answers = other.submit(groups.greedy_tokens, folder, 6, 21).result()
     stops = set(transformers.GenerationConfig.from_pretrained(folder).eos_token_id)
     expected = greedy(folder, PROMPTS[:6], 8)
@@ -146,6 +146,8 @@ def test_an_engine_that_cannot_run_strategies_does_not_start(
         groups.tiny_engine(folder, **arguments).load()
 
 
+# The test before has a refusal of an engine's process, and test_engine_requirements the sentence. This one has workers.
+@pytest.mark.applies(groups.IS_WHOLE)
 @pytest.mark.parametrize("folder", ["llava"], indirect=True)  # takes long to start
 def test_a_refusal_of_an_engine_process_is_reported_with_its_reason(folder: Path) -> None:
     with pytest.raises(ModelError, match=r"cannot run in this engine: pipeline stages hold several steps in flight"):
