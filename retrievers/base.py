@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from icl import DataError, Example, Image, Model, PlanError, Pool, Query, RetrievedExample
+from icl.tasks import image_digests
 
 
 @dataclass(frozen=True)
@@ -30,10 +31,10 @@ class LeakPolicy:
         """A filter: whether an example may be a demonstration of the query."""
         if not self.exclude:
             return lambda example: True
-        query_images = frozenset(image.source_digest for image in query.images)
+        query_images = image_digests(query)
 
         def is_allowed(example: Example) -> bool:
-            return example.id != query.id and not any(image.source_digest in query_images for image in example.images)
+            return example.id != query.id and not image_digests(example) & query_images
 
         return is_allowed
 
@@ -174,8 +175,8 @@ class Retriever(Protocol):
     """A component of kind `retriever`. `needs` may contain 'embedder', 'model', 'labels' and 'gold'.
 
     Optional attributes (OPTIONAL_ATTRIBUTES, read with `declared`): `model_ability`, the ability of the model that it
-    needs; `warning`, a text that is printed before a run; `reads_pool_only`, whether it chooses without looking at the
-    query, as `hybrid` asks of its common part; `nested`, `ranked`, `returns_k`, `leaks` (see
+    needs; `warning`, a text that is printed before a run; `reads_pool_only`, whether it chooses without looking at
+    what a query asks and shows, as `hybrid` asks of its common part; `nested`, `ranked`, `returns_k`, `leaks` (see
     `retrievers.machinery.conformance`).
     """
 

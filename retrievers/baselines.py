@@ -42,6 +42,7 @@ class RandomRetriever:
 
     needs: ClassVar[frozenset[str]] = frozenset()
     nested: ClassVar[bool] = True
+    reads_pool_only: ClassVar[bool] = True
 
     def fit(self, pool: Pool, resources: Resources) -> "FittedRandom":
         return FittedRandom(pool, resources.seed)

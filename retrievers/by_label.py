@@ -28,6 +28,7 @@ class Balanced:
 
     needs: ClassVar[frozenset[str]] = frozenset({"labels"})
     nested: ClassVar[bool] = True
+    reads_pool_only: ClassVar[bool] = True
 
     def fit(self, pool: Pool, resources: Resources) -> "FittedBalanced":
         """Raises PlanError if the pool has a single label."""

@@ -43,6 +43,7 @@ class Fixed:
     needs: ClassVar[frozenset[str]] = frozenset()
     nested: ClassVar[bool] = True
     ranked: ClassVar[bool] = False
+    reads_pool_only: ClassVar[bool] = True
     transfer: ClassVar[bool] = True  # a set may be of another model; a plan says so
 
     path: str = ""  # JSON file with `demos`, a list of ids in the order of the prompt

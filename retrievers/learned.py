@@ -49,6 +49,7 @@ from icl import (
     pin_file,
     search_candidates,
 )
+from icl.tasks import image_digests
 from retrievers import (
     EXCLUDE_LEAKS,
     MODALITIES_OF,
@@ -239,8 +240,7 @@ class Learned(SimilarityRetriever):
         return normalize_rows(self._head.query_rows(embed_queries(queries, source, self.file.settings["by"])))
 
     def select(self, neighbors: Neighbors, k: int) -> Sequence[RetrievedExample]:
-        trained = frozenset(self.file.record.get("images", ()))
-        is_trained_on = any(image.source_digest in trained for image in neighbors.query.images)
+        is_trained_on = not image_digests(neighbors.query).isdisjoint(self.file.record.get("images", ()))
         return neighbors.retrieved(range(k), TRAINED_ON if is_trained_on else "")
 
     @property

@@ -27,6 +27,7 @@ from icl import (
     PositiveInt,
     Query,
     RetrievedExample,
+    class_name,
     component,
     stream,
 )
@@ -81,10 +82,10 @@ class Hybrid(RetrieverWrapper):
     part: Literal["both", "similar", "common"] = "both"  # what is shown; the controls show one part alone
 
     def __post_init__(self) -> None:
-        if {"embedder", "model", "gold"} & self.common.needs and not declared(self.common, "reads_pool_only"):
+        if not declared(self.common, "reads_pool_only"):
             raise ConfigError(
-                "common compares demonstrations with a query, and all queries share the common "
-                "ones. Use random, balanced, k_means or fixed."
+                f"common: {class_name(type(self.common))} reads the query, and all queries share the common ones. Use "
+                "random, balanced, k_means or fixed, or a retriever that declares reads_pool_only = True."
             )
 
     @property

@@ -7,6 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import numpy as np
 
 from icl import ConfigError, Count, Fraction, NestedComponent, PlanError, Pool, component, later_parameter, stream
+from icl.tasks import image_digests
 from icl.types import Example, Query, RetrievedExample
 from retrievers import MODALITIES_OF, Encoder, VectorIndex, check_modalities, embed_by_modality, open_source, reads
 from retrievers.base import (
@@ -186,12 +187,11 @@ class FittedNeighborSwap:
             return demos
         is_allowed, examples = policy.allowed_for(query), self.pool.examples
         ids = {demo.id for demo in demos}
-        digests = {image.source_digest for demo in demos for image in self.pool.by_id[demo.id].images}
+        digests = image_digests(*(self.pool.by_id[demo.id] for demo in demos))
 
         def can_replace(row: int) -> bool:
             example = examples[row]
-            repeats_image = any(image.source_digest in digests for image in example.images)
-            return example.id not in ids and not repeats_image and is_allowed(example)
+            return example.id not in ids and not image_digests(example) & digests and is_allowed(example)
 
         before, demo, after = demos[:position], demos[position], demos[position + 1 :]
         row = self.rows[demo.id]

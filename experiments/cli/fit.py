@@ -59,7 +59,7 @@ def command(
 
     A file with `retriever: learned` fits its head on the model's feedback: how probable the gold of each query is with
     one demonstration. `icl fit x.yaml 'retriever={name: learned}' task.split=train --out h.safetensors`, then
-    `retriever: {name: learned, fitted: h.safetensors}`. The numbers are in h.feedback.safetensors, so a fit that was
+    `retriever: {name: learned, fitted: h.safetensors}`. The numbers are in h.feedback.jsonl, so a fit that was
     stopped continues, and other settings of the head cost no call of the model. `controls: default` adds heads of
     permuted feedback and of equal answers.
 

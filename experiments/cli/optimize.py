@@ -53,10 +53,10 @@ def command(
         from experiments.config.config import load_config
         from experiments.report.rendering import render_body
         from experiments.report.sections.fixed_set import fixed_set_section
-        from experiments.running.optimize import Options, optimize
-        from experiments.running.set_exports import chat_messages, dspy_state
-        from experiments.store import write_json
-        from experiments.store.lock import write_lock
+        from experiments.running.optimize import optimize
+        from experiments.running.search_setting import Options
+        from experiments.sharing.set_exports import chat_messages, dspy_state
+        from experiments.store import write_json, write_lock
         from experiments.store.store import write_text
 
         parsed = load_config(config, overrides or [])

@@ -154,16 +154,18 @@ def retriever_warnings(grid: Grid, locate: Callable[[Cell], str]) -> Iterator[st
         for part in fitted_retrievers(cell):
             at, record = f"{locate(cell)}: the numbers in {Path(part.fitted).name}", part.fitted_on
             yield from (f"{at} {problem}" for problem in origin_problems(record, cell))
-            if part is cell.retriever and record.get("keeps_order"):
-                yield from (f"{at} {problem}" for problem in _prompt_problems(record, cell))
+            if record.get("keeps_order"):
+                yield from (f"{at} {problem}" for problem in _prompt_problems(part, cell))
 
 
-def _prompt_problems(fitted_on: Mapping[str, Any], cell: Cell) -> Iterator[str]:
-    """Why the prompts of a cell are not those that chose a fixed set."""
-    if not getattr(cell.order, "nested", False):
+def _prompt_problems(part: Any, cell: Cell) -> Iterator[str]:
+    """Why the prompts of a cell are not those that chose a fixed set. part: its retriever, inside the cell's or not."""
+    fitted_on, order = part.fitted_on, cell.config["order"]
+    is_common = part is getattr(cell.retriever, "common", None)  # ranked last to first, behind similar ones
+    if order != {"name": "reversed"} if is_common else not getattr(cell.order, "nested", False):
         yield (
             f"were chosen in the order of the file, and the order '{cell.labels['order']}' writes another prompt. Use "
-            "order: as_retrieved."
+            f"order: {'reversed' if is_common else 'as_retrieved'}."
         )
     if fitted_on.get("template_digest") != template_digest(cell):
         yield "were chosen with another composer, or other transforms. Search a set with this one (`icl optimize`)."

@@ -9,7 +9,7 @@ the files of its processor, and the digest of a prompt covers its texts and the 
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -124,41 +124,52 @@ MIN_SHARED = 0.1
 
 @dataclass
 class NestedShots:
-    """Estimates what the order `auto` saves where no demonstration is the best one, so that no order means anything.
+    """Estimates what a nested order of shots saves, or would save where no demonstration is the best one.
 
-    Counts prompts in the usual order of nested retrievers without scores, in models that read a common beginning once.
+    Counts prompts of nested retrievers in models that read a common beginning once: those in a nested order, and those
+    in the usual order without scores, where no order means anything.
 
     Attributes:
-        tokens: (retriever, other labels without the shots, query) -> shots -> tokens of the prompt.
+        tokens: (whether the order is nested, retriever, other labels without the shots, query) -> shots -> tokens.
     """
 
-    tokens: dict[tuple[str, ...], dict[int, int]] = field(default_factory=dict)
+    tokens: dict[tuple[Any, ...], dict[int, int]] = field(default_factory=dict)
 
     def add(self, item: PromptItem, tokens: int) -> None:
         cell, demos = item.spec.cell, item.context.demos
         is_nested = declared(cell.retriever, "nested") and cell.num_demos == cell.shots
         is_local = not {"logits", "strategies"}.isdisjoint(cell.model.abilities)
-        if is_nested and is_local and cell.config["order"] == {"name": "reversed"} and not any(d.score for d in demos):
+        order, is_scored = (cell.config["order"] or {}).get("name"), any(demo.score for demo in demos)
+        is_used = getattr(cell.order, "nested", False) and not (is_scored and order == "auto")
+        if is_nested and is_local and (is_used or (order == "reversed" and not is_scored)):
             axes = ("retriever", "task", "model", "transforms", "composer", "seed")
-            key = (*(str(cell.labels[axis]) for axis in axes), item.example.id)
+            key = (is_used, *(str(cell.labels[axis]) for axis in axes), item.example.id)
             self.tokens.setdefault(key, {})[cell.shots] = tokens
 
     def notes(self) -> list[str]:
-        """A sentence if a nested order saves much."""
-        ladders = [ladder for ladder in self.tokens.values() if len(ladder) > 1]
-        saved = 0.0
+        """A sentence if a nested order saves much, or would."""
+        return [
+            *self._note(
+                True,
+                "more shots of {} continue the prompt of fewer, so the model reads about {:.0%} fewer of their tokens. "
+                "The tokens above do not count this.",
+            ),
+            *self._note(
+                False,
+                "no demonstration of {} is the best one, so their order means nothing. With order: auto more shots "
+                "would continue the prompt of fewer, and the model would read about {:.0%} fewer of their tokens.",
+            ),
+        ]
+
+    def _note(self, is_used: bool, sentence: str) -> Iterator[str]:
+        own = {key: ladder for key, ladder in self.tokens.items() if len(ladder) > 1 and key[0] == is_used}
+        ladders, saved = own.values(), 0.0
         for ladder in ladders:
             few, many = min(ladder), max(ladder)
             saved += (ladder[many] - ladder[few]) / (many - few) * (sum(ladder) - many)
         total = sum(sum(ladder.values()) for ladder in ladders)
-        if saved <= MIN_SHARED * total:
-            return []
-        retrievers = ", ".join(dict.fromkeys(key[0] for key, ladder in self.tokens.items() if len(ladder) > 1))
-        return [
-            f"no demonstration of {retrievers} is the best one, so their order means nothing. With order: auto more "
-            f"shots would continue the prompt of fewer, and the model would read about {saved / total:.0%} fewer of "
-            "their tokens."
-        ]
+        if saved > MIN_SHARED * total:
+            yield sentence.format(", ".join(dict.fromkeys(key[1] for key in own)), saved / total)
 
 
 @dataclass(frozen=True)

@@ -383,7 +383,8 @@ def _cell(column: Column, row: Mapping[Any, Any], reach: Mapping[str, float] | N
         own = f"{column.name}_" if f"{column.name}_unread" in row else ""  # a table of several metrics has it for each
         wide = is_wide(row.get(f"{own}unread", 0.0))  # no number between the bounds means anything
         main = format_range((row[f"{own}mean_low"], row[f"{own}mean_high"])) if wide else format_share(value)
-        return TableCell(main, "[{}, {}]".format(*(format_share(end, 2) for end in ends)), bold)
+        digits = 2 if round(ends[0], 2) <= value <= round(ends[1], 2) else 3  # an interval has its estimate inside
+        return TableCell(main, "[{}, {}]".format(*(format_share(end, digits) for end in ends)), bold)
     if column.kind == "forest":
         edge = (reach or {}).get(column.name) or 1.0
         return TableCell(bold=bold, span=tuple((x / edge + 1) / 2 for x in (ends[0], value, ends[1], 0.0)))

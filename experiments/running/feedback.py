@@ -4,14 +4,13 @@
 
 With options, p is the share of the gold among them, of the mean log-probability per token; without, the mean
 log-probability per token of the best accepted answer. The pairs are ordered by demonstration, so that its tokens are
-prefilled once for its queries. Every CHUNK pairs go to a file, HEAD.feedback.safetensors, and a fit reads it first: a
-killed fit pays for nothing twice, and other settings of the head cost no call.
+prefilled once for its queries. Every number goes to a file, HEAD.feedback.jsonl, and a fit reads it first: a killed fit
+pays for nothing twice, and other settings of the head cost no call.
 """
 
-import json
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -22,27 +21,13 @@ from experiments.config import Config
 from experiments.contexts.contexts import PromptItem, PromptSpec, arrange, bind_resources, render
 from experiments.grid import Cell, check_data, expand, fitting_origin, vector_record
 from experiments.running.fit import ReportProgress, check_single_setting
-from experiments.running.generation import engine_for
-from icl import ConfigError, Example, Pool, RetrievedExample, canonical_digest
-from icl.metrics import accepted_probability, is_accepted
+from experiments.running.paid_calls import PaidCalls, Scores, gold_probability
+from icl import ConfigError, Example, ModelError, PlanError, Pool, RetrievedExample, canonical_digest
 from icl.registry import component_search_folder, parse
+from icl.tasks import image_digests
 from prompts import scored_example
 from retrievers import EXCLUDE_LEAKS, Resources
 from retrievers.machinery.bilinear_head import Feedback
-from retrievers.machinery.trained_heads import load_head, save_head
-
-CHUNK = 512
-"""Pairs between two writes. A killed fit loses at most these."""
-
-FORMAT = "mm-icl feedback, 1"
-ORIGIN = {
-    "model_digest": "model",
-    "template_digest": "composer, or other transforms",
-    "intervention": "intervention",
-    "seed": "seed",
-}
-"""What the numbers of a file belong to -> its name in a sentence."""
-
 
 Values = Mapping[tuple[str, str], float]
 """(key of the query, key of the member) -> log p(gold)."""
@@ -112,14 +97,12 @@ def fit_retriever(
         report_progress: Called with a text and the number of pairs done and planned.
 
     Raises:
-        ConfigError: The config has several settings, or no such retriever; or the file of feedback is of another model,
-            composer or intervention.
+        ConfigError: The config has several settings, or no such retriever.
         PlanError: The model cannot score answers.
         DataError: Too few queries have feedback.
         ModelError: The model returns numbers that are not finite.
     """
     from decoding import Arm, parse_arm, unsupported_reason
-    from icl.errors import PlanError
 
     grid = expand(replace(config, compare=None, controls="none"))
     cells = [cell for cell in grid.cells if isinstance(cell.axis_value("retriever"), LearnsFromFeedback)]
@@ -133,71 +116,36 @@ def fit_retriever(
     if problem := unsupported_reason(arm.strategy, cell.model.abilities, "options"):
         raise PlanError(f"{config.where('model')}: {problem}")
     record = {**fitting_origin(cell.model.digest, cell.config["task"]), **vector_record(cell, cell.model)}
-    intervention = canonical_digest(cell.config["intervene"])
-    store = _Store(
-        out.with_suffix(".feedback.safetensors"), {**record, "intervention": intervention, "seed": cell.seed}
-    )
     queries = sorted(cell.task.queries, key=lambda query: query.id)
     retriever, resources = cell.axis_value("retriever"), Resources(cell.seed)
-    planned = list(_planned(cell, queries, retriever, resources))
-    missing = [pair for pair in planned if _keys(pair) not in store.values]
-    missing.sort(key=lambda pair: pair[1].id)
-    cell.model.load()
+    pairs = sorted(_planned(cell, queries, retriever, resources), key=lambda pair: pair[1].id)
+    items = [_item(cell, *pair) for pair in pairs]
+    own = replace(cell, decoding=arm, max_thinking_tokens=None)
+    calls = PaidCalls(out.with_suffix(".feedback.jsonl"), own, report_progress)
     left_out: Counter[str] = Counter()
-    for start in range(0, len(missing), CHUNK):
-        report_progress("feedback", len(planned) - len(missing) + start, len(planned))
-        try:
-            _score(cell, arm, missing[start : start + CHUNK], store, left_out)
-        finally:
-            store.write()  # also the numbers before one that is not finite
-    feedback = _feedback(cell, queries, store.only(map(_keys, planned)))
-    images = sorted({image.source_digest for query in queries for image in query.images})
-    heads = retriever.learn(feedback, {**record, **store.work, "images": images}, resources)
-    return RetrieverFit(heads, len(missing) - left_out.total(), left_out, tuple(_warnings(heads.report)))
+    values: dict[tuple[str, str], float] = {}
+    for (query, member), item, scores in zip(pairs, items, calls.scores(items), strict=True):
+        if isinstance(scores, str):
+            left_out[scores] += 1
+        else:
+            values[_key(query), _key(member)] = _gold_logprob(scores, item)
+    feedback = _feedback(cell, queries, values)
+    work = {"calls": len(calls.used), "tokens": calls.tokens, "images": sorted(image_digests(*queries))}
+    heads = retriever.learn(feedback, {**record, **work}, resources)
+    return RetrieverFit(heads, calls.paid, left_out, tuple(_warnings(heads.report)))
 
 
-class _Store:
-    """log p(gold) of pairs, by the keys of query and member, and the work that they cost."""
-
-    def __init__(self, path: Path, origin: Mapping[str, Any]) -> None:
-        self.path, self.origin = path, {key: str(origin[key]) for key in ORIGIN}
-        self.values: dict[tuple[str, str], float] = {}
-        self.names: dict[str, str] = {}
-        self.work = {"calls": 0, "tokens": 0}
-        if path.is_file():
-            self._read()
-
-    def only(self, pairs: Iterable[tuple[str, str]]) -> Values:
-        """The numbers of these pairs: what another fit added to the file changes nothing."""
-        return {pair: self.values[pair] for pair in pairs if pair in self.values}
-
-    def _read(self) -> None:
-        tensors, metadata = load_head(self.path, "a file of feedback", "Delete it: its calls are then paid again.")
-        for key, what in ORIGIN.items():
-            if metadata.get(key) != self.origin[key]:
-                raise ConfigError(
-                    f"{self.path} has feedback of another {what} ({str(metadata.get(key))[:12]}, and this is "
-                    f"{self.origin[key][:12]}). Write to another file (--out), or delete it."
-                )
-        queries, members = (json.loads(metadata[key]) for key in ("queries", "members"))
-        self.names = queries | members
-        self.work = json.loads(metadata["work"])
-        rows, columns = list(queries), list(members)
-        logprobs = tensors["logprobs"]
-        for i, j in np.argwhere(~np.isnan(logprobs)).tolist():
-            self.values[rows[i], columns[j]] = float(logprobs[i, j])
-
-    def write(self) -> None:
-        """Replaces the file."""
-        queries, members = (dict.fromkeys(key[side] for key in self.values) for side in (0, 1))
-        names = {
-            key: json.dumps({one: self.names[one] for one in keys})
-            for key, keys in (("queries", queries), ("members", members))
-        }
-        temporary = self.path.with_suffix(".part")
-        metadata = {"format": FORMAT, **self.origin, **names, "work": json.dumps(self.work)}
-        save_head(temporary, {"logprobs": _matrix(self.values, [*queries], [*members])}, metadata)
-        temporary.replace(self.path)
+def _gold_logprob(scores: Scores, item: PromptItem) -> float:
+    """log p(gold). Raises ModelError if it is not finite."""
+    with np.errstate(divide="ignore"):
+        value = float(np.log(gold_probability(scores, item.example)))
+    if not math.isfinite(value):
+        names = ", ".join(demo.example.id for demo in item.context.demos)
+        raise ModelError(
+            f"query '{item.example.id}' with the demonstration '{names}': the model's log-probability of the gold is "
+            f"{value}. Feedback needs finite numbers: load the model in another dtype."
+        )
+    return value
 
 
 def _matrix(values: Values, queries: Sequence[str], members: Sequence[str]) -> "np.ndarray":
@@ -221,53 +169,6 @@ def _planned(
         pool = pools[own[0].id]
         for query, ids in zip(own, retriever.feedback_candidates(own, pool, resources), strict=True):
             yield from ((query, pool.by_id[name]) for name in ids)
-
-
-def _score(
-    cell: Cell, arm: Any, pairs: Sequence[tuple[Example, Example]], store: _Store, left_out: Counter[str]
-) -> None:
-    """Adds the numbers of these pairs to the store."""
-    from decoding import DecodingRequest, Failure
-    from icl.errors import ModelError
-
-    requests, scored = [], []
-    for query, member in pairs:
-        item = _item(cell, query, member)
-        if item.prompt is None:
-            left_out[str(item.failure)] += 1
-            continue
-        answers, options = item.example.answers, item.example.options
-        is_choice = len(options) > 1 and any(is_accepted(option, answers) for option in options)
-        among = options if is_choice else answers
-        requests.append(DecodingRequest(item.prompt, arm, among, "options", intervene=cell.steering))
-        scored.append((query, member, answers if is_choice else ()))
-    for request, (query, member, right), answer in zip(
-        requests, scored, engine_for(cell.model)(cell.model, requests), strict=True
-    ):
-        if isinstance(answer, Failure):
-            left_out[answer.reason] += 1
-            continue
-        value = gold_logprob(answer.option_scores, right)
-        if not math.isfinite(value):
-            raise ModelError(
-                f"query '{query.id}' with the demonstration '{member.id}': the model's log-probability of the gold is "
-                f"{value}. Feedback needs finite numbers: load the model in another dtype."
-            )
-        keys = _keys((query, member))
-        store.names |= dict(zip(keys, (query.id, member.id), strict=True))
-        store.values[keys] = value
-        store.work["calls"] += 1
-        store.work["tokens"] += cell.model.count_tokens(request.prompt)
-
-
-def gold_logprob(scores: Mapping[str, float], right: Sequence[str]) -> float:
-    """log p(gold): of the right ones among the options, or of the best accepted answer.
-
-    Args:
-        scores: Mean log-probabilities per token of options, or of the accepted answers to an open question.
-        right: The accepted answers of a choice; none of an open question.
-    """
-    return float(np.log(accepted_probability(scores, right))) if right else max(scores.values())
 
 
 def _item(cell: Cell, query: Example, member: Example) -> PromptItem:
@@ -300,11 +201,6 @@ def _key(example: Example) -> str:
     """Identifies an example by its content."""
     images = [image.digest for image in example.images]
     return canonical_digest([example.id, example.question, example.answers, example.options, images])[:16]
-
-
-def _keys(pair: tuple[Example, Example]) -> tuple[str, str]:
-    query, member = pair
-    return _key(query), _key(member)
 
 
 def _warnings(report: Mapping[str, Any]) -> Iterator[str]:

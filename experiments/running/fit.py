@@ -24,6 +24,7 @@ from experiments.stats import join_words
 from icl import ConfigError, DataError, Example, PlanError, Task, build, entries, resolve
 from icl.metrics import is_accepted
 from icl.models.hf.model import HF
+from icl.tasks import check_no_shared_image
 
 BATCH_QUERIES = 64
 """Queries that are computed together."""
@@ -311,7 +312,9 @@ def fit_vectors(
             f"{method.min_sources} are sources, and at least 1 chooses parameters."
         )
     count = group_border(queries, count, config.where("task"), method.min_sources)
-    check_no_shared_image(queries[:count], queries[count:], config.where("task"))
+    names = "queries that choose parameters", "the sources"
+    advice = "Give the queries of one image one `group`, or leave one of them out."
+    check_no_shared_image(queries[:count], queries[count:], config.where("task"), names, advice)
     first.model.load()
     parts, left_out = _parts(cells, count)
     model = cast("HF", first.model)
@@ -355,19 +358,6 @@ def group_border(queries: Sequence[Example], count: int, where: str, least: int 
             "divides a group. Sort the queries by group, or use more groups."
         )
     return min(borders, key=lambda border: (abs(border - count), -border))
-
-
-def check_no_shared_image(sources: Sequence[Example], choice: Sequence[Example], where: str) -> None:
-    """Raises DataError if a query of each part have an image in common, compared by pixels."""
-    owners = {image.digest: query.id for query in sources for image in query.images}
-    for query in choice:
-        for image in query.images:
-            if image.digest in owners:
-                raise DataError(
-                    f"{where}: the queries '{owners[image.digest]}' and '{query.id}' have the same image, and "
-                    "one is a source while the other chooses parameters. Give the queries of one image one `group`, or "
-                    "leave one of them out."
-                )
 
 
 def _parts(cells: Sequence[Cell], count: int) -> tuple[tuple[tuple[DevPrompt, ...], tuple[DevPrompt, ...]], int]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from decoding.interventions.trainable import TrainableMethod
-from experiments.config import NO_INTERVENTION, Config, Document, TuneSpec, TuningControl, parse_config
+from experiments.config import NO_INTERVENTION, Config, Document, TuneSpec, TuningControl, parse_config, primary_metric
 from experiments.grid import Cell, expand, fitting_origin, vector_record
 from experiments.store.lock import write_lock
 from experiments.tuning.checkpoint import TrainingFolder, replacement
@@ -31,8 +31,9 @@ from experiments.tuning.episodes import (
 )
 from experiments.tuning.train import ReportProgress, TrainingOutcome, train
 from experiments.tuning.trained_parts import VECTOR_FILE
-from icl import ConfigError, DataError, Example, PlanError, Task, build, canonical_digest, class_name, entries, resolve
+from icl import ConfigError, Example, PlanError, Task, build, canonical_digest, class_name, entries, resolve
 from icl.models.hf.model import HF
+from icl.tasks import check_no_shared_image, image_digests
 from retrievers import Retriever
 
 TUNED = "tuned"
@@ -77,7 +78,7 @@ def tune(
             f"{config.where('tune', 'relations')}: the episodes have no demonstrations to retrieve. Set tune.shots."
         )
     model = _trainable(config, cells[TUNED])
-    tests = [("task", task) for task in expand(_plain(config)).tasks]
+    tests = [("task", task) for task in expand(evaluation_config(config, ())).tasks]  # raises before any training
     dev_cell = None
     if spec.dev is not None:
         dev_cell = training_cell(config, replace(spec, task=spec.dev, weights=()), None)
@@ -206,7 +207,8 @@ def evaluation_config(config: Config, outcomes: Sequence[TrainingOutcome]) -> Co
         reference, values = {**node, "adapter": None}, [node, *({**node, "adapter": str(o.folder)} for o in outcomes)]
     data["grid"] = {axis: values, **grid}
     data.setdefault("name", config.name)
-    data.setdefault("compare", {"to": {axis: reference}})
+    metric = primary_metric({}, list(expand(_plain(config)).metrics))
+    data.setdefault("compare", {"to": {axis: reference}, "metric": metric})
     return parse_config(Document(config.document.name, config.document.folder, data))
 
 
@@ -330,22 +332,10 @@ def check_disjoint(train: Task, tests: Iterable[tuple[str, Task]], name: str = "
     Raises:
         DataError: An image is on both sides.
     """
-    digests: dict[str, str] = {}
-    for example in _examples(train):
-        for image in example.images:
-            digests.setdefault(image.digest, example.id)
+    examples, advice = list(_examples(train)), "Take another split, or another seed of a generated task."
     for where, task in tests:
-        both = [
-            (query.id, digests[one.digest]) for query in task.queries for one in query.images if one.digest in digests
-        ]
-        if both:
-            query_id, example_id = both[0]
-            raise DataError(
-                f"{where}: {len(both)} images of its {len(task.queries)} queries are among the images of {name}; the "
-                f"image of query '{query_id}' is that of '{example_id}'. Take another split, or another seed of a "
-                "generated task."
-            )
-    return len(digests)
+        check_no_shared_image(examples, task.queries, where, ("queries", name), advice)
+    return len(image_digests(*examples))
 
 
 def _examples(task: Task) -> Iterator[Example]:

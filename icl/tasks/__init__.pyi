@@ -1,5 +1,7 @@
+from icl.tasks.base import check_no_shared_image as check_no_shared_image
 from icl.tasks.base import connected_components as connected_components
 from icl.tasks.base import divide_by_group as divide_by_group
+from icl.tasks.base import image_digests as image_digests
 from icl.tasks.cell_values import RelativePaths as RelativePaths
 from icl.tasks.cell_values import cell_images as cell_images
 from icl.tasks.cell_values import image_at_path as image_at_path

@@ -5,7 +5,7 @@ Most tasks share one pool among all queries. Episodic tasks, which draw new name
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from functools import cached_property
 from typing import Any, Protocol, runtime_checkable
@@ -14,7 +14,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 from numpy.typing import NDArray
 
-from icl import DataError, Example
+from icl import DataError, Example, Query
 from icl.registry import PositiveInt, parameter
 from icl.streams import StreamKey
 
@@ -257,6 +257,35 @@ def connected_components(keys: Sequence[Sequence[str]]) -> list[int]:
             a, b = root(first.setdefault(key, row)), root(row)
             parent[max(a, b)] = min(a, b)
     return [root(row) for row in range(len(keys))]
+
+
+def image_digests(*examples: Example | Query) -> frozenset[str]:
+    """The images of examples by their unedited pixels: neither another file nor an edit makes another image."""
+    return frozenset(image.source_digest for example in examples for image in example.images)
+
+
+def check_no_shared_image(
+    examples: Iterable[Example], queries: Sequence[Example], where: str, names: tuple[str, str], advice: str
+) -> None:
+    """Checks that no query has an image of the examples, which chose or trained something that the queries judge.
+
+    Args:
+        examples: The examples on one side.
+        queries: The queries on the other side.
+        where: The place in the file.
+        names: What the error calls the queries and the examples.
+        advice: What to do.
+
+    Raises:
+        DataError: A query has an image of an example, compared by `image_digests`.
+    """
+    owners = {digest: example.id for example in examples for digest in image_digests(example)}
+    shared = [(one.id, owners[digest]) for one in queries for digest in image_digests(one) if digest in owners]
+    if shared:
+        raise DataError(
+            f"{where}: {len({query for query, _ in shared})} of {len(queries)} {names[0]} have an image of {names[1]}; "
+            f"'{shared[0][0]}' and '{shared[0][1]}' have the same image, edits aside. {advice}"
+        )
 
 
 class AlteredTask:

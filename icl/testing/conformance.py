@@ -23,7 +23,7 @@ from icl.metrics.run_level import RunLevelMetric, RunStatistic
 from icl.models.base import ABILITIES, Model, Request
 from icl.registry import describe, with_article
 from icl.streams import StreamKey
-from icl.tasks.base import Pool, Task
+from icl.tasks.base import Pool, Task, image_digests
 from icl.testing.require import accepts_class, require
 from icl.types import Example, Generation, Part, Prompt, Turn, Usage
 
@@ -264,9 +264,9 @@ def _check_pool(name: str, task: Task, query: Example) -> Pool:
     require(isinstance(pool, Pool), f"{name}.pool('{query.id}') is not an icl.tasks.base.Pool.")
     require(query.id not in pool.by_id, f"{name}: the pool of '{query.id}' holds the query itself.")
     require(task.pool(query.id).digest == pool.digest, f"{name}: the pool of '{query.id}' changes from call to call.")
-    own = {image.digest for image in query.images}
+    own = image_digests(query)
     if own and not getattr(task, "pool_shares_images", False):
-        twin = next((e for e in pool.examples if own & {image.digest for image in e.images}), None)
+        twin = next((e for e in pool.examples if own & image_digests(e)), None)
         require(
             twin is None,
             f"{name}: '{twin.id if twin else ''}' in the pool of '{query.id}' shows the query's own image. "

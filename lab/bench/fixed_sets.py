@@ -12,7 +12,9 @@ from pathlib import Path
 import numpy as np
 
 from experiments.config.config import load_config
-from experiments.running.optimize import Calls, Options, read_setting
+from experiments.running.optimize import rate as rate_sets
+from experiments.running.paid_calls import PaidCalls
+from experiments.running.search_setting import Options, read_setting
 from experiments.running.set_searches import SEARCHES, DemoSet, Problem, draw_sets, race_calls
 from experiments.stats import Floats
 from experiments.stats.selection import forecast_selection
@@ -50,9 +52,9 @@ def rate(queries: int) -> tuple[Floats, Floats]:
     setting = read_setting(config, Options(1, ("split=train",)))
     sets = draw_sets(Problem([one.id for one in setting.pool.examples], setting.cell.shots, 1, 1, 0), SETS)
     with tempfile.TemporaryDirectory() as folder:
-        calls = Calls(Path(folder) / "calls.jsonl", setting.cell, lambda what, done, of: None)
+        calls = PaidCalls(Path(folder) / "calls.jsonl", setting.cell, lambda what, done, of: None)
         cells = [setting.fixed(demos) for demos in sets]
-        dev, test = (calls.rate(cells, part, setting.pool)[..., 0] for part in (setting.dev, setting.test))
+        dev, test = (rate_sets(calls, cells, part, setting.pool)[..., 0] for part in (setting.dev, setting.test))
     return dev, test
 
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from icl import Context, Demo, LogitModel, Model, PlanError, Pool, PositiveInt, Query, component
 from icl.edits import Blank
 from icl.models.answer_likelihood import demo_prompt, entropy, options_of, probabilities, scorer
+from icl.tasks import image_digests
 
 INSTEAD = "the orderer 'reversed'"
 Floats = NDArray[np.float64]
@@ -148,13 +149,13 @@ class Entropy(ModelOrderer):
 
     def _probes(self, trial: Trial) -> Sequence[Query]:
         query = trial.context.query
-        own = {image.source_digest for image in query.images}
+        own = image_digests(query)
         taken = {query.id, *(demo.example.id for demo in trial.context.demos)}
         pool = trial.fitted.pool.in_random_order(trial.context.key, "order/probes")
         others = [example for example in pool if example.id not in taken]
         same_options = [example for example in others if example.options == query.options]
         for candidates in (same_options, others):
-            allowed = (example for example in candidates if not own & {image.source_digest for image in example.images})
+            allowed = (example for example in candidates if not own & image_digests(example))
             chosen = [example.query for example, _ in zip(allowed, range(self.probes), strict=False)]
             if chosen:
                 return chosen

@@ -9,6 +9,7 @@ from annotated_types import Ge, Le
 from icl import PIL, ConfigError, Context, Image, NestedComponent, PlanError, Pool, PositiveInt, component, describe
 from icl.edits import DIFFUSION_STEPS, Blank, DiffusionNoise, Edit
 from icl.edits.mark import RegionMarks
+from icl.tasks import image_digests
 from icl.types import Where
 from prompts import change_examples, derange, random_places, replace_demos, sort_by_rank
 
@@ -88,15 +89,14 @@ class Swapped:
 
     def transform(self, context: Context) -> Context:
         """Raises PlanError where the pool has no other image."""
-        images = [*context.query.images, *(p for demo in context.demos for p in demo.example.images)]
-        taken = {image.source_digest for image in images}
+        taken = image_digests(context.query, *(demo.example for demo in context.demos))
         return change_examples(context, "demos", lambda item: self._changed(item, taken, context), "images: swapped")
 
-    def _changed(self, item: Any, taken: set[str], context: Context) -> Any:
+    def _changed(self, item: Any, taken: frozenset[str], context: Context) -> Any:
         others = tuple(self._other(f"{item.id}/{j}", taken, context) for j in range(len(item.images)))
         return replace(item, images=others) if others else item
 
-    def _other(self, place: str, taken: set[str], context: Context) -> Image:
+    def _other(self, place: str, taken: frozenset[str], context: Context) -> Image:
         for example in self.pool.in_random_order(context.key, f"transform/pictures/{place}"):
             for image in example.images:
                 if image.source_digest not in taken:

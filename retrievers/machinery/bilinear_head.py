@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from icl import DataError, Example, Tensor, normalize_text, torch
-from icl.tasks import connected_components
+from icl.tasks import connected_components, image_digests
 from retrievers.base import Vectors
 
 Loss = Literal["list", "epr"]
@@ -57,7 +57,7 @@ class Feedback:
     @property
     def units(self) -> NDArray[np.int64]:
         """[Q] labels, equal for queries of one group or with a common image."""
-        keys = [[one.group or one.id, *(image.source_digest for image in one.images)] for one in self.queries]
+        keys = [[one.group or one.id, *image_digests(one)] for one in self.queries]
         return np.unique(connected_components(keys), return_inverse=True)[1]
 
 

@@ -8,6 +8,7 @@ A retriever declares its properties as class attributes:
     nested = True     the k-shot set is the beginning of larger sets
     returns_k = False  it may return fewer than k demonstrations
     ranked = False    the scores need not decrease: demonstrations are in the order of selection
+    reads_pool_only = True  the set depends on the pool, the seed and the id of a query alone
     leaks = True      it may return the query and its images, with a mark that contains "leak"
 
 The default pool contains traps: each query itself, its image under another id, and its image with an edit. Queries have
@@ -26,6 +27,7 @@ from icl import PIL, Example, ICLError, Image, PlanError, Pool, Query, Retrieved
 from icl.edits import Blank
 from icl.testing.require import accepts_class
 from retrievers.base import (
+    ALLOW_LEAKS,
     EXCLUDE_LEAKS,
     Embedder,
     FittedRetriever,
@@ -100,6 +102,11 @@ def check_retriever(
             _check_nested(by_k, inputs)
         if declared(retriever, "returns_k"):
             _check_too_many(retriever, pool, inputs, resources)
+        if declared(retriever, "reads_pool_only"):
+            others = [dataclasses.replace(other, id=one.id) for one, other in zip(inputs, inputs[::-1], strict=True)]
+            fitted = retriever.fit(pool, resources)
+            own, of_others = (fitted.retrieve(queries, max_shots, ALLOW_LEAKS) for queries in (inputs, others))
+            _check_equal(own, of_others, inputs, "asked for another query, although reads_pool_only is declared")
 
 
 @accepts_class

@@ -16,11 +16,12 @@ from experiments.grid.grid import expand
 from experiments.grid.grid_warnings import grid_warnings
 from experiments.results.loaded_run import load_run
 from experiments.results.view_run import view_run
-from experiments.running.fit import check_no_shared_image, fit, fit_vectors, group_border, mixed_mappings
+from experiments.running.fit import fit, fit_vectors, group_border, mixed_mappings
 from experiments.running.run import run
 from icl.errors import ConfigError, DataError, PlanError
 from icl.images import Image
 from icl.registry import build, entries
+from icl.tasks import check_no_shared_image
 from icl.tasks.generated.binding import BindingTask
 from icl.tasks.generated.operators import OperatorsTask
 from icl.text.reasoning_blocks import ReasoningMarkers
@@ -371,9 +372,10 @@ def test_a_division_that_shares_a_group_or_an_image_is_refused() -> None:
     with pytest.raises(DataError, match=r"^x: task: the queries cannot be divided .* divides a group\. Sort"):
         group_border(examples("abcacb"), 3, "x: task")
     queries = examples("------", "abcdea")
-    with pytest.raises(DataError, match=r"^x: task: the queries 'q0' and 'q5' have the same image"):
-        check_no_shared_image(queries[:3], queries[3:], "x: task")
-    check_no_shared_image(queries[:3], queries[3:5], "x: task")
+    names = "others", "the sources"
+    with pytest.raises(DataError, match=r"^x: task: 1 of 3 others .* 'q5' and 'q0' have the same image"):
+        check_no_shared_image(queries[:3], queries[3:], "x: task", names, "")
+    check_no_shared_image(queries[:3], queries[3:5], "x: task", names, "")
 
 
 def test_a_fit_divides_no_puzzle() -> None:

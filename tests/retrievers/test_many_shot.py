@@ -1,7 +1,6 @@
 """Common demonstrations for all queries, with a few similar ones behind them."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -83,16 +82,14 @@ def test_a_common_demonstration_that_would_leak_is_replaced_and_marked(pool: Poo
     assert ids(demos)[3:] == ids(plain)[2:-1], "the other common ones keep their places"
 
 
-def test_settings_that_cannot_be_are_refused_with_a_sentence(
-    pool: Pool, queries: list[Example], tmp_path: Path
-) -> None:
-    with pytest.raises(ConfigError, match="all queries share the common ones"):
-        build("retriever", {"name": "hybrid", "of": "random", "common": KNN})
+def test_settings_that_cannot_be_are_refused_with_a_sentence(pool: Pool, queries: list[Example]) -> None:
+    for common in (KNN, "bm25", {"name": "external", "path": "lists.json"}):
+        with pytest.raises(ConfigError, match="reads the query, and all queries share the common ones"):
+            build("retriever", {"name": "hybrid", "of": "random", "common": common})
     with pytest.raises(PlanError, match="30 demonstrations for query 'query red' from a pool of 24: 24 are left"):
         retrieved(pool, queries, 30)
-    (tmp_path / "lists.json").write_text('{"q": []}', encoding="utf-8")
-    with pytest.raises(PlanError, match=r"22 common demonstrations cannot be chosen: .*lists.json has no entry for"):
-        retrieved(pool, queries, 24, common={"name": "external", "path": str(tmp_path / "lists.json")})
+    with pytest.raises(PlanError, match=r"22 common demonstrations cannot be chosen: .*22 shots, and the set has 1"):
+        retrieved(pool, queries, 24, common={"name": "fixed", "ids": ["red-1"]})
 
 
 def test_k_means_finds_separate_clusters_large_ones_first() -> None:

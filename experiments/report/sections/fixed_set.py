@@ -37,8 +37,9 @@ def fixed_set_section(result: Optimized) -> Section:
     if result.uses > 1:
         sentences.append(
             Sentence(
-                f"{result.uses} searches have used these held-out queries. Taking the best of them is selection on "
-                "test queries: report all of them, or evaluate the last one on queries that no search has used.",
+                f"{result.uses} searches have used these held-out queries, or some of them. Taking the best of them is "
+                "selection on test queries: report all of them, or evaluate the last one on queries that no search "
+                "has used.",
                 asks="Held-out queries used again:",
             )
         )

@@ -60,7 +60,7 @@ def test_a_second_search_says_that_the_queries_were_used(icl: ICL, grid: Callabl
     first = icl("optimize", study, "--budget", "60", "--dev", "12", "--as", "markdown").out
     assert "used again" not in first
     second = icl("optimize", study, "--budget", "61", "--dev", "12", "--as", "markdown").out
-    assert "2 searches have used these held-out queries" in second
+    assert "2 searches have used these held-out queries, or some of them" in second
 
 
 @pytest.mark.parametrize(

@@ -256,6 +256,12 @@ def test_a_row_of_no_value_stands_in_the_rows_of_all_values():
     assert [[cell.main for cell in row] for row, _ in alone.tables[0].rows] == [["x", ".100"]]
 
 
+def test_a_narrow_interval_has_its_estimate_inside():
+    frame = pd.DataFrame({"r": ["a", "b"], "m": [0.998, 0.5], "low": [0.9955, 0.41], "high": [1.0, 0.59]})
+    section = Section("t", "T", frame=frame, columns=[Column("r"), Column("m", "shots", "estimate")])
+    assert [cells[1].half for cells, _ in section.tables[0].rows] == ["[.996, 1.000]", "[.41, .59]"]
+
+
 def test_blocks_of_columns_have_the_labels_of_their_rows():
     heads = [Column(f"n{i}", kind="share") for i in range(9)]
     frame = pd.DataFrame({"arm": ["a", "b"], **{f"n{i}": [i / 10, i / 20] for i in range(9)}})

@@ -1,6 +1,7 @@
 """`icl fit` of a retriever: the model's feedback, its file, and where a head may be used."""
 
 import json
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,14 @@ from experiments.grid.feasibility import check_requirements
 from experiments.grid.grid import expand
 from experiments.grid.grid_warnings import grid_warnings
 from experiments.running import feedback as module
-from experiments.running.feedback import RetrieverFit, fit_retriever, gold_logprob
+from experiments.running import paid_calls
+from experiments.running.feedback import RetrieverFit, fit_retriever
+from experiments.running.paid_calls import gold_probability
 from experiments.running.run import run
 from experiments.store.store import Store
 from icl.errors import ConfigError, DataError, ModelError, PlanError
+from icl.types import Example
 from retrievers.learned import Learned
-from retrievers.machinery.trained_heads import load_head
 
 Config = Callable[..., dict[str, Any]]
 NODE = {"name": "learned", "embedder": "histogram", "text": None, "candidates": 4, "steps": 10}
@@ -40,6 +43,11 @@ def fit(config: dict[str, Any], out: Path) -> RetrieverFit:
     return result
 
 
+def calls(head: Path) -> list[dict[str, Any]]:
+    """The lines of the feedback beside a head."""
+    return [json.loads(line) for line in head.with_suffix(".feedback.jsonl").read_text().splitlines()]
+
+
 @pytest.fixture
 def head(study: Config, tmp_path: Path) -> Path:
     fit(study(), tmp_path / "head.safetensors")
@@ -55,71 +63,63 @@ def test_the_feedback_is_the_probability_of_the_gold_in_a_run_with_one_demonstra
 ) -> None:
     """The same numbers by another way: one run whose retriever lists a demonstration, and its option scores."""
     fit(study(), tmp_path / "head.safetensors")
-    tensors, metadata = load_head(tmp_path / "head.feedback.safetensors", "feedback")
-    names = [[*json.loads(metadata[key]).values()] for key in ("queries", "members")]
-    lists = {
-        query: [names[1][int(np.flatnonzero(~np.isnan(row))[0])]]
-        for query, row in zip(names[0], tensors["logprobs"], strict=True)
-    }
+    lines = {line["query"]: line for line in calls(tmp_path / "head.safetensors")}
+    lists = {query: line["demos"] for query, line in lines.items()}
     (tmp_path / "lists.json").write_text(json.dumps(lists))
     external = {"name": "external", "path": str(tmp_path / "lists.json")}
     config = study(shots=1, retriever=external, answer_mode="options", decoding={"name": "greedy", "normalize": "mean"})
     run(load_config(config), tmp_path / "runs")
     (cell,) = expand(load_config(config)).cells
     for sample in Store(tmp_path / "runs" / "t").samples(cell.digest):
-        query = sample["query"]
-        value = tensors["logprobs"][names[0].index(query), names[1].index(lists[query][0])]
-        scores = sample["option_scores"]
-        gold = ["red", "green", "blue"][int(query[2:]) % 3]
-        assert value == pytest.approx(scores[gold] - np.logaddexp.reduce([*scores.values()]), abs=1e-4)
+        assert sample["option_scores"] == pytest.approx(lines[sample["query"]]["scores"], abs=1e-4)
 
 
 def test_the_gold_is_compared_with_all_options_or_stands_alone() -> None:
+    def gold(scores: dict[str, float], answers: tuple[str, ...], options: tuple[str, ...]) -> float:
+        return gold_probability(scores, Example("q", (), "Which color?", answers, options))
+
     scores = {"red": -1.0, "blue": -1.0, "green": -1.0}
-    assert gold_logprob(scores, ("Red.",)) == pytest.approx(np.log(1 / 3))
-    assert gold_logprob(scores, ("red", "blue")) == pytest.approx(np.log(2 / 3))
-    assert gold_logprob({"crimson": -3.0, "red": -1.0}, ()) == -1.0
+    assert gold(scores, ("Red.",), tuple(scores)) == pytest.approx(1 / 3)
+    assert gold(scores, ("red", "blue"), tuple(scores)) == pytest.approx(2 / 3)
+    assert gold({"crimson": -3.0, "red": -1.0}, ("crimson", "red"), ()) == pytest.approx(np.exp(-1))
 
 
 def test_each_query_has_as_many_numbers_as_candidates_and_the_file_says_what_they_cost(
     study: Config, head: Path
 ) -> None:
-    tensors, metadata = load_head(head.with_suffix(".feedback.safetensors"), "feedback")
-    assert (~np.isnan(tensors["logprobs"])).sum(1).tolist() == [4] * QUERIES
-    work = json.loads(metadata["work"])
-    assert work["calls"] == 4 * QUERIES
-    assert Learned(fitted=str(head)).file.record["calls"] == 4 * QUERIES
-    assert work["tokens"] > work["calls"]
+    lines = calls(head)
+    assert Counter(line["query"] for line in lines) == dict.fromkeys(Counter(line["query"] for line in lines), 4)
+    assert len(lines) == 4 * QUERIES
+    record = Learned(fitted=str(head)).file.record
+    assert (record["calls"], record["tokens"]) == (len(lines), sum(line["tokens"] for line in lines))
 
 
 def test_an_open_answer_has_feedback_too(study: Config, shapes: str, tmp_path: Path) -> None:
     fit(study(task={"name": shapes, "queries": QUERIES, "optionless": True}), tmp_path / "open.safetensors")
-    tensors, _ = load_head(tmp_path / "open.feedback.safetensors", "feedback")
-    assert (~np.isnan(tensors["logprobs"])).sum() == 4 * QUERIES
+    assert {len(line["scores"]) for line in calls(tmp_path / "open.safetensors")} == {1}
 
 
 def test_a_killed_fit_pays_for_nothing_twice(
     study: Config, head: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "CHUNK", 10)
-    calls: list[int] = []
-    score = module._score
+    monkeypatch.setattr(paid_calls, "CHUNK", 10)
+    sent: list[int] = []
+    answer = paid_calls.answer
 
-    def killed(cell: Any, arm: Any, pairs: Any, *more: Any) -> None:
-        if len(calls) == 2:
+    def killed(model: Any, requests: Any, *more: Any) -> None:
+        if len(sent) == 2:
             raise KeyboardInterrupt
-        calls.append(len(pairs))
-        score(cell, arm, pairs, *more)
+        sent.append(len(requests))
+        answer(model, requests, *more)
 
     out = tmp_path / "killed.safetensors"
-    monkeypatch.setattr(module, "_score", killed)
+    monkeypatch.setattr(paid_calls, "answer", killed)
     with pytest.raises(KeyboardInterrupt):
         fit(study(), out)
-    monkeypatch.setattr(module, "_score", score)
-    assert fit(study(), out).calls == 4 * QUERIES - sum(calls)
-    files = [load_head(path.with_suffix(".feedback.safetensors"), "feedback") for path in (head, out)]
-    one, other = (np.sort(tensors["logprobs"], axis=None) for tensors, _ in files)
-    assert np.allclose(one, other, equal_nan=True)
+    monkeypatch.setattr(paid_calls, "answer", answer)
+    assert fit(study(), out).calls == 4 * QUERIES - sum(sent)
+    one, other = ({line["key"]: line["scores"] for line in calls(path)} for path in (head, out))
+    assert one.keys() == other.keys()
     assert Learned(fitted=str(out)).file.record["calls"] == 4 * QUERIES
     for part in ("queries", "members", "bias"):
         assert np.allclose(*(getattr(Learned(fitted=str(path)).file.heads["none"], part) for path in (head, out)))
@@ -139,37 +139,29 @@ def test_what_another_fit_added_to_the_file_changes_no_head(study: Config, head:
         assert all(np.array_equal(getattr(one, part), getattr(after[name], part)) for part in ("queries", "members"))
 
 
-def test_feedback_under_another_intervention_is_not_mixed_with_it(mapping: Config, tmp_path: Path) -> None:
+def test_feedback_under_another_intervention_is_paid_anew(mapping: Config, tmp_path: Path) -> None:
     keys = {"model": {"name": "hf", "path": "tiny"}, "task": {"name": "gated", "queries": 10, "support": 4}}
     study, out = mapping(retriever=NODE | {"candidates": 2}, shots=1, **keys), tmp_path / "head.safetensors"
-    fit(study, out)
-    with pytest.raises(ConfigError, match=r"has feedback of another intervention.*Write to another file"):
-        fit(study | {"intervene": {"name": "attention_scaling"}}, out)
+    assert fit(study, out).calls == 20
+    assert fit(study | {"intervene": {"name": "attention_scaling"}}, out).calls == 20
 
 
-@pytest.mark.parametrize(
-    ("keys", "what"),
-    [({"model": {"salt": "x"}}, "model"), ({"composer": {"name": "chat", "system": "Answer."}}, "composer")],
-)
-def test_feedback_of_another_model_or_composer_is_not_mixed_with_it(
-    keys: Any, what: str, study: Config, toy: str, head: Path
-) -> None:
+@pytest.mark.parametrize("keys", [{"model": {"salt": "x"}}, {"composer": {"name": "chat", "system": "Answer."}}])
+def test_feedback_of_another_model_or_composer_is_paid_anew(keys: Any, study: Config, toy: str, head: Path) -> None:
     keys = {"model": {"name": toy, **keys["model"]}} if "model" in keys else keys
-    with pytest.raises(ConfigError, match=rf"has feedback of another {what}.*Write to another file"):
-        fit(study(**keys), head)
+    assert fit(study(**keys), head).calls == 4 * QUERIES
+    assert fit(study(), head).calls == 0
 
 
 def test_numbers_that_are_not_finite_are_an_error(
     study: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    values, gold_logprob = iter([0.0] * 5), module.gold_logprob
-    monkeypatch.setattr(module, "gold_logprob", lambda scores, right: next(values, float("nan")))
+    values = iter([0.5] * 5)
+    monkeypatch.setattr(module, "gold_probability", lambda scores, example: next(values, float("nan")))
     with pytest.raises(
         ModelError, match=r"query 'q-\d+' with the demonstration 'p-.*: the model's log-probability of the gold is nan"
     ):
         fit(study(), tmp_path / "head.safetensors")
-    monkeypatch.setattr(module, "gold_logprob", gold_logprob)
-    assert fit(study(), tmp_path / "head.safetensors").calls == 4 * QUERIES - 5, "the five before it are paid"
 
 
 def test_a_head_that_orders_no_better_than_one_of_other_queries_is_reported() -> None:
@@ -274,6 +266,6 @@ def test_the_command_fits_continues_and_prints_what_the_embedder_sees(
     (tmp_path / "file").touch()
     assert main(["fit", str(path), f"--out={tmp_path / 'file' / 'head.safetensors'}"]) == 2
     assert "cannot be written" in capsys.readouterr().err
-    out.with_suffix(".feedback.safetensors").write_bytes(b"damaged")
+    out.with_suffix(".feedback.jsonl").write_bytes(b"damaged\n{}\n")
     assert main(["fit", str(path), f"--out={out}"]) == 2
-    assert "Delete it: its calls are then paid again." in " ".join(capsys.readouterr().err.split())
+    assert "is damaged. Remove the line: its call is then made again." in " ".join(capsys.readouterr().err.split())

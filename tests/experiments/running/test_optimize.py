@@ -15,11 +15,13 @@ from experiments.config.config import load_config
 from experiments.grid.grid import expand
 from experiments.grid.grid_warnings import grid_warnings
 from experiments.running import optimize as module
-from experiments.running.optimize import CALLS, Optimized, Options, optimize, rate_options
+from experiments.running import paid_calls, search_setting
+from experiments.running.optimize import CALLS, Optimized, optimize, rate_options
 from experiments.running.run import run
-from experiments.running.set_exports import chat_messages, dspy_state
+from experiments.running.search_setting import Options, count_uses, read_setting
+from experiments.sharing.set_exports import chat_messages, dspy_state
 from experiments.store.store import Store
-from icl.errors import ConfigError, DataError, PlanError, StoreError
+from icl.errors import ConfigError, DataError, ModelError, PlanError, StoreError
 from icl.types import Example
 
 Config = Callable[..., dict[str, Any]]
@@ -80,7 +82,8 @@ def test_a_plan_says_that_an_order_or_a_composer_is_not_the_one_of_the_search(st
     (tmp_path / "set.json").write_text(json.dumps(result.record))
 
     def sentences(**keys: Any) -> list[str]:
-        config = load_config(study(retriever={"name": "fixed", "path": str(tmp_path / "set.json")}, **keys))
+        fixed = {"name": "fixed", "path": str(tmp_path / "set.json")}
+        config = load_config(study(**{"retriever": fixed, **keys}))
         return [one for one in grid_warnings(expand(config)) if "were chosen" in one]
 
     assert sentences(order="as_retrieved") == sentences(order="auto") == []
@@ -88,6 +91,11 @@ def test_a_plan_says_that_an_order_or_a_composer_is_not_the_one_of_the_search(st
     assert "the order 'reversed' writes another prompt. Use order: as_retrieved" in order
     (composer,) = sentences(order="auto", composer={"name": "chat", "system": "Answer."})
     assert "were chosen with another composer, or other transforms" in composer
+    hybrid = {"name": "hybrid", "of": "random", "common": {"name": "fixed", "path": str(tmp_path / "set.json")}}
+    assert sentences(retriever=hybrid) == []
+    order, composer = sentences(retriever=hybrid, order="as_retrieved", composer={"name": "chat", "system": "Answer."})
+    assert "the order 'as_retrieved' writes another prompt. Use order: reversed" in order
+    assert "were chosen with another composer" in composer
 
 
 def test_dev_and_held_out_queries_share_no_group_and_cover_the_study(study: Config, tmp_path: Path) -> None:
@@ -103,8 +111,8 @@ def test_a_killed_search_continues_and_pays_nothing_twice(
 ) -> None:
     whole = search(study(), tmp_path / "whole" / "t")
     assert whole.paid == whole.calls == len((tmp_path / "whole" / "t" / CALLS).read_text().splitlines())
-    monkeypatch.setattr(module, "CHUNK", 32)
-    answer, sent = module.answer, []
+    monkeypatch.setattr(paid_calls, "CHUNK", 32)
+    answer, sent = paid_calls.answer, []
 
     def killed(model: Any, requests: Any, *more: Any) -> None:
         if len(sent) == 3:
@@ -112,10 +120,10 @@ def test_a_killed_search_continues_and_pays_nothing_twice(
         sent.append(len(requests))
         answer(model, requests, *more)
 
-    monkeypatch.setattr(module, "answer", killed)
+    monkeypatch.setattr(paid_calls, "answer", killed)
     with pytest.raises(KeyboardInterrupt):
         search(study(), tmp_path / "killed" / "t")
-    monkeypatch.setattr(module, "answer", answer)
+    monkeypatch.setattr(paid_calls, "answer", answer)
     calls = tmp_path / "killed" / "t" / CALLS
     with calls.open("a") as file:
         file.write('{"key": "ha')  # a line that the kill cut off
@@ -130,7 +138,15 @@ def test_a_second_search_on_the_same_held_out_queries_is_counted(study: Config, 
     assert search(study(), sets / "a", dev=("10",)).uses == 1
     assert search(study(), sets / "a", dev=("10",)).uses == 1  # the same again is no new look
     assert search(study(), sets / "b", dev=("10",), searches=("greedy",)).uses == 2
-    assert search(study(), sets / "a", dev=("10",), seed=3).uses == 1  # other held-out queries
+
+
+def test_another_seed_that_divides_the_same_queries_anew_is_a_further_use(study: Config, tmp_path: Path) -> None:
+    config, sets = load_config(study()), tmp_path / "sets"
+    first = read_setting(config, Options(BUDGET, ("6",))).test_digests
+    divided = ((seed, read_setting(config, Options(BUDGET, ("6",), seed=seed))) for seed in range(1, 20))
+    seed = next(seed for seed, setting in divided if first & setting.test_digests != first)
+    assert [search(study(), sets / str(one), dev=("6",), seed=one).uses for one in (0, seed, seed)] == [1, 2, 2]
+    assert count_uses(sets / "test_splits", "other", frozenset({"0" * 16})) == 1
 
 
 def test_comparisons_have_their_own_rows_and_the_budget_is_that_of_each_search(study: Config, tmp_path: Path) -> None:
@@ -142,6 +158,22 @@ def test_comparisons_have_their_own_rows_and_the_budget_is_that_of_each_search(s
     assert all(row.choice.calls <= BUDGET for row in result.rows if row.choice is not None)
     assert [row.forecast is not None for row in result.rows[:4]] == [False, False, True, True]
     assert set(result.rows[0].test) <= {0.0, 1.0}
+
+
+def test_an_open_question_is_scored_by_the_probability_of_its_gold(study: Config, tmp_path: Path) -> None:
+    """Equal to the score of the one option in a run whose options are the gold and another word."""
+    result = search(study(task={"optionless": True}), tmp_path / "sets" / "t")
+    best = result.rows[0]
+    assert all(math.isnan(one) for one in best.right)
+    assert "test_accuracy" not in result.record["results"][0]
+    (tmp_path / "set.json").write_text(json.dumps(result.record))
+    fixed = {"name": "fixed", "path": str(tmp_path / "set.json")}
+    config = load_config(study(retriever=fixed, order="as_retrieved", answer_mode="options"))
+    run(config, tmp_path / "runs")
+    (cell,) = expand(config).cells
+    samples = {sample["query"]: sample for sample in Store(tmp_path / "runs" / "t").samples(cell.digest)}
+    scores = [math.exp(samples[one.id]["option_scores"][one.answer]) for one in result.setting.test]
+    assert best.test.tolist() == pytest.approx(scores, abs=1e-5)
 
 
 def test_the_retriever_of_the_study_keeps_its_order_and_its_pool(study: Config, tmp_path: Path) -> None:
@@ -183,7 +215,11 @@ def test_a_study_with_several_settings_says_what_is_used(study: Config, tmp_path
 @pytest.mark.parametrize(
     ("keys", "options", "sentence"),
     [
-        ({}, {"dev": ("salt=x",)}, r"dev query 'q-0000' and held-out query 'q-0000' have the same"),
+        (
+            {},
+            {"dev": ("salt=x",)},
+            r"--dev: 24 of 24 held-out queries have an image of dev queries; 'q-0000' and 'q-",
+        ),
         ({}, {"dev": ("24",)}, r"--dev is a number below the 24 queries of the study"),
         ({}, {"dev": ("8", "salt=x")}, r"not '8 salt=x'"),
         ({}, {"dev": ("half",)}, r"not 'half'"),
@@ -194,7 +230,7 @@ def test_a_study_with_several_settings_says_what_is_used(study: Config, tmp_path
         ({"shots": 0}, {}, r"shots is 0\. Use shots=4"),
         ({"shots": 1, "task.pool_count": 1}, {}, r"A search needs at least two possible sets and two dev queries"),
         ({"task.pool_count": 2}, {}, r"3 demonstrations from a pool of 2"),
-        ({"task.optionless": True}, {}, r"answer_mode: options needs answers to choose from"),
+        ({"task.optionless": True}, {"objective": "accuracy"}, r"its questions have no options, so a set has no acc"),
         ({"task": {"name": "binding", "ways": 4, "queries": 24}}, {}, r"24 queries have 24 pools"),
     ],
 )
@@ -208,15 +244,15 @@ def test_what_cannot_be_searched_is_one_sentence(
 
 def test_members_that_show_a_query_are_no_candidates(study: Config, tmp_path: Path, monkeypatch: Any) -> None:
     config = load_config(study())
-    setting = module.read_setting(config, Options(BUDGET))
+    setting = read_setting(config, Options(BUDGET))
     shared = setting.pool.examples[0]
-    images = module._images
+    images = search_setting.image_digests
 
-    def of(example: Example) -> set[str]:
-        return images(shared) if example.id == setting.test[0].id else images(example)
+    def of(*examples: Example) -> frozenset[str]:
+        return images(*(shared if one.id == setting.test[0].id else one for one in examples))
 
-    monkeypatch.setattr(module, "_images", of)
-    other = module.read_setting(config, Options(BUDGET))
+    monkeypatch.setattr(search_setting, "image_digests", of)
+    other = read_setting(config, Options(BUDGET))
     assert {one.id for one in setting.pool.examples} - {one.id for one in other.pool.examples} == {shared.id}
     assert any("8 of 9 members of the pool are candidates" in note for note in other.used)
 
@@ -224,7 +260,7 @@ def test_members_that_show_a_query_are_no_candidates(study: Config, tmp_path: Pa
 def test_a_score_that_is_no_number_is_not_stored(
     study: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    answer = module.answer
+    answer = paid_calls.answer
 
     def with_nan(model: Any, requests: Any, counters: Any, on_answer: Any) -> None:
         def changed(request: Any, result: Any) -> None:
@@ -233,8 +269,8 @@ def test_a_score_that_is_no_number_is_not_stored(
 
         answer(model, requests, counters, changed)
 
-    monkeypatch.setattr(module, "answer", with_nan)
-    with pytest.raises(DataError, match=r"query 'q-\d+': the model scores its options .*nan.* must be scored"):
+    monkeypatch.setattr(paid_calls, "answer", with_nan)
+    with pytest.raises(ModelError, match=r"query 'q-\d+': the model scores its options .*nan.* another dtype"):
         search(study(), tmp_path / "t")
     assert "NaN" not in (tmp_path / "t" / CALLS).read_text()
 

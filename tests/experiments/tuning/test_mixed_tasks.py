@@ -76,5 +76,5 @@ def test_weights_and_tasks_that_do_not_fit_are_refused(changes: dict[str, Any], 
 
 def test_no_image_of_any_task_may_be_a_test_image(tmp_path: Path) -> None:
     test = {"name": "counting", "queries": 2, "seed": 9}
-    with pytest.raises(DataError, match=r"2 images of its 2 queries are among the images of tune\.task"):
+    with pytest.raises(DataError, match=r"2 of 2 queries have an image of tune\.task"):
         tune(study(task=[TASKS[1], test]), tmp_path)

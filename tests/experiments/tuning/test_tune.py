@@ -21,7 +21,7 @@ from experiments.tuning.checkpoint import CURVE, STATE, Curve, TrainingFolder, r
 from experiments.tuning.episodes import EpisodeStream, wrong_answer
 from experiments.tuning.objectives import answer_logits, encode_answered
 from experiments.tuning.train import train
-from experiments.tuning.tune import RECORD, episode_stream, training_cell, tune
+from experiments.tuning.tune import RECORD, episode_stream, evaluation_config, training_cell, tune
 from icl.errors import ConfigError, DataError, ModelError, PlanError, StoreError
 from icl.models.hf.model import HF
 
@@ -245,11 +245,20 @@ def test_controls_differ_in_their_demonstrations_alone() -> None:
 
 def test_training_images_among_the_test_images_are_refused(tmp_path: Path) -> None:
     config = load_config({**STUDY, "tune": {**STUDY["tune"], "task": STUDY["task"]}})
-    with pytest.raises(DataError, match=r"^task: 3 images of its 3 queries are among the images of tune\.task"):
+    with pytest.raises(DataError, match=r"^task: 3 of 3 queries have an image of tune\.task"):
         tune(config, tmp_path)
     dev = {**STUDY["tune"], "dev": TRAIN}
-    with pytest.raises(DataError, match=r"^tune\.dev: 6 images"):
+    with pytest.raises(DataError, match=r"^tune\.dev: 6 of 6 queries have an image"):
         tune(load_config({**STUDY, "tune": dev}), tmp_path)
+
+
+def test_a_study_that_cannot_be_compared_is_refused_before_training(tmp_path: Path) -> None:
+    """The comparison is by the first metric of the study, such as one of whole runs."""
+    by_run = {**STUDY, "metrics": ["macro_f1"]}
+    assert evaluation_config(load_config(by_run), ()).compare.metric == "macro_f1"  # type: ignore[union-attr]
+    wrong = {**by_run, "compare": {"to": {"shots": 0}, "metric": "strict"}}
+    with pytest.raises(ConfigError, match="no metric 'strict' in metrics"):
+        tune(load_config(wrong), tmp_path)
 
 
 @pytest.mark.filterwarnings("ignore")
