@@ -19,7 +19,7 @@ from typing import Annotated, Any
 from annotated_types import Ge, Le
 
 from decoding import prompt_edits
-from icl import ConfigError, Fraction, PatchesPerSide, Prompt, did_you_mean, edits, entries
+from icl import ConfigError, Fraction, PatchesPerSide, Prompt, did_you_mean, edits, entries, pydantic, pydantic_core
 from icl.types import Where
 
 WHOLE = (0.0, 0.0, 1.0, 1.0)
@@ -79,9 +79,7 @@ class ChangeField:
     """Field metadata for a change: a name of CHANGES, or an edit."""
 
     def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
-        from pydantic_core import core_schema
-
-        return core_schema.no_info_plain_validator_function(_parse_change)
+        return pydantic_core.core_schema.no_info_plain_validator_function(_parse_change)
 
 
 @dataclass(frozen=True)
@@ -155,9 +153,7 @@ class BranchesField:
         return f"change: {names}; or an edit of the images (icl ls edit): {', '.join(image_edits)}"
 
     def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
-        from pydantic_core import core_schema
-
-        return core_schema.no_info_plain_validator_function(_parse_branches)
+        return pydantic_core.core_schema.no_info_plain_validator_function(_parse_branches)
 
     def __get_pydantic_json_schema__(self, schema: Any, handler: Any) -> dict[str, Any]:
         name = {"anyOf": [{"enum": list(dict.fromkeys((*CHANGES, *entries("edit"))))}, {"pattern": ":"}]}
@@ -186,8 +182,6 @@ def _parse_branches(node: Any) -> tuple[Branch, ...]:
 
 
 def _parse_branch(node: Any) -> Branch:
-    from pydantic import TypeAdapter, ValidationError
-
     if isinstance(node, str):
         return Branch(node)
     if not isinstance(node, Mapping):
@@ -199,8 +193,8 @@ def _parse_branch(node: Any) -> Branch:
                 f"a branch has no parameter '{key}'.{did_you_mean(key, names)} It has {', '.join(names)}."
             )
     try:
-        return TypeAdapter(Branch).validate_python(dict(node))
-    except ValidationError as error:
+        return pydantic.TypeAdapter(Branch).validate_python(dict(node))
+    except pydantic.ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
         raise ConfigError(f"branch, {place}: {first['msg'][0].lower()}{first['msg'][1:]}.") from error

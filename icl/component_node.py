@@ -11,7 +11,7 @@ from functools import cached_property, lru_cache
 from types import UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
-from icl import ConfigError, config_key, location, refuse_untrusted
+from icl import ConfigError, config_key, location, pydantic, refuse_untrusted
 from icl.renamed_names import new_name, suggest
 
 FLOAT32_MAX = 3.4028234e38
@@ -93,8 +93,6 @@ def _apply_preset(cls: type[Any], name: str, parameters: dict[str, Any], where: 
 
 def _validate(cls: type[Any], parameters: dict[str, Any], what: str) -> Any:
     """The component with parameters of the right types and finite numbers."""
-    from pydantic import ValidationError
-
     keys = {f.name: config_key(f) for f in fields(cls)}
     for field_name, value in parameters.items():
         if isinstance(value, bool) and not _accepts_bool(cls, field_name):
@@ -108,7 +106,7 @@ def _validate(cls: type[Any], parameters: dict[str, Any], what: str) -> Any:
         built = _adapter(cls, fields(cls)).validate_python(parameters)  # type: ignore[arg-type]
     except ConfigError as error:  # the component itself refuses a combination of parameters
         raise ConfigError(f"{what}: {error}") from error
-    except ValidationError as error:
+    except pydantic.ValidationError as error:
         raise ConfigError(f"{what}, {_validation_message(error.errors()[0], keys)}") from error
     _check_finite(cls, {f.name: getattr(built, f.name) for f in fields(cls) if f.init}, what)  # text that was a number
     return built
@@ -117,9 +115,7 @@ def _validate(cls: type[Any], parameters: dict[str, Any], what: str) -> Any:
 @lru_cache(maxsize=1024)
 def _adapter(cls: type[Any], of: tuple["Field[Any]", ...]) -> Any:
     """The validator of a class. of: its fields, which autoreload replaces in a class that it edits."""
-    from pydantic import TypeAdapter
-
-    return TypeAdapter(cls)
+    return pydantic.TypeAdapter(cls)
 
 
 def _check_trust(cls: type[Any], parameters: Mapping[str, Any], what: str) -> None:

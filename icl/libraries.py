@@ -1,7 +1,7 @@
-"""torch and Pillow, imported at their first use: `from icl import PIL, torch`.
+"""Libraries that are imported at their first use: `from icl import PIL, torch`.
 
-Modules that a plan or a list of components imports take the libraries from here. The stub beside this file tells type
-checkers that they are the libraries themselves.
+Modules that a plan or a list of components imports take heavy and optional libraries from here. The stub beside this
+file tells type checkers that they are the libraries themselves.
 """
 
 import importlib
@@ -9,7 +9,11 @@ from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
 
-__all__ = ["PIL", "torch"]
+ALIASES = {"alt": "altair", "pa": "pyarrow", "pd": "pandas"}
+LIBRARIES = (
+    "PIL", "datasets", "faiss", "filelock", "httpx2", "huggingface_hub", "jinja2", "openai", "pydantic",
+    "pydantic_core", "ray", "rich", "safetensors", "scipy", "torch", "transformers",
+)  # fmt: skip
 
 
 class LazyLibrary(ModuleType):
@@ -22,5 +26,4 @@ class LazyLibrary(ModuleType):
         return getattr(library, name)
 
 
-PIL = LazyLibrary("PIL")
-torch = LazyLibrary("torch")
+globals().update({name: LazyLibrary(ALIASES.get(name, name)) for name in (*ALIASES, *LIBRARIES)})

@@ -21,7 +21,7 @@ from typing import Annotated, Any, TypeVar
 
 from annotated_types import Ge, Gt, Le
 
-from icl import Component, ConfigError, did_you_mean, suggest
+from icl import Component, ConfigError, did_you_mean, pydantic, pydantic_core, suggest
 from icl.component_json import config_key, describe, to_config
 from icl.lazy_exports import check_packages
 from icl.loading import component_search_folder, is_builtin, load_class, load_function, load_registered, location
@@ -144,9 +144,7 @@ class NestedComponent:
     kind: str
 
     def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
-        from pydantic_core import core_schema
-
-        return core_schema.no_info_plain_validator_function(lambda node: build(self.kind, node))
+        return pydantic_core.core_schema.no_info_plain_validator_function(lambda node: build(self.kind, node))
 
     def __get_pydantic_json_schema__(self, schema: Any, handler: Any) -> dict[str, Any]:
         return {"type": ["string", "object"], "description": f"a component of kind '{self.kind}'"}
@@ -194,9 +192,7 @@ class FunctionPath:
     """
 
     def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
-        from pydantic_core import core_schema
-
-        return core_schema.no_info_plain_validator_function(self._load)
+        return pydantic_core.core_schema.no_info_plain_validator_function(self._load)
 
     def __get_pydantic_json_schema__(self, schema: Any, handler: Any) -> dict[str, Any]:
         return {"type": "string", "pattern": ":", "description": "path of a function, 'module:name' or 'file.py:name'"}
@@ -326,11 +322,9 @@ def schema(kind: str) -> dict[str, Any]:
 
 
 def _component_schema(name: str, cls: type[Any]) -> dict[str, Any]:
-    from pydantic import TypeAdapter
-
     from icl.parameter_docs import parameter_docs
 
-    node: dict[str, Any] = TypeAdapter(cls).json_schema()
+    node: dict[str, Any] = pydantic.TypeAdapter(cls).json_schema()
     keys = {f.name: config_key(f) for f in fields(cls)}
     properties: dict[str, Any] = {keys[field]: value for field, value in node.get("properties", {}).items()}
     for doc in parameter_docs(cls):

@@ -29,6 +29,7 @@ from icl import (
     RetrievedExample,
     class_name,
     component,
+    scipy,
     stream,
 )
 from retrievers import (
@@ -183,14 +184,12 @@ class FittedKMeans:
         return [self._retrieve_one(query, k, policy) for query in queries] if k else [() for _ in queries]
 
     def _retrieve_one(self, query: Query, k: int, policy: LeakPolicy) -> tuple[RetrievedExample, ...]:
-        from scipy.spatial.distance import cdist
-
         is_allowed, examples = policy.allowed_for(query), self.pool.examples
         if k > len(examples):
             raise policy.too_few(self.pool, query, k)
         if k not in self.similarities:
             centers = k_means(self.vectors, k, stream(self.seed, "", "k_means"))
-            self.similarities[k] = -cdist(centers, self.vectors, "sqeuclidean")
+            self.similarities[k] = -scipy.spatial.distance.cdist(centers, self.vectors, "sqeuclidean")
         chosen: dict[int, float] = {}
         for row in self.similarities[k]:
             members = (int(i) for i in np.argsort(-row, kind="stable"))
@@ -210,15 +209,12 @@ def k_means(vectors: Vectors, k: int, rng: np.random.Generator) -> NDArray[np.fl
 
     Drawn here and not by scipy: with fewer distinct vectors than centers, copies of all of them are centers.
     """
-    from scipy.cluster.vq import kmeans2
-    from scipy.spatial.distance import cdist
-
     rows = vectors.astype(np.float64)
     centers = rows[[int(rng.integers(len(rows)))]]
     while len(centers) < k:
-        gaps = cdist(centers, rows, "sqeuclidean").min(0)
+        gaps = scipy.spatial.distance.cdist(centers, rows, "sqeuclidean").min(0)
         weights = gaps / gaps.sum() if gaps.sum() > 0 else np.full(len(rows), 1 / len(rows))
         centers = np.vstack([centers, rows[int(rng.choice(len(rows), p=weights))]])
     with warnings.catch_warnings(action="ignore"):  # of empty clusters, whose centers stay
-        centers, nearest = kmeans2(rows, centers, iter=STEPS, minit="matrix", missing="warn")
+        centers, nearest = scipy.cluster.vq.kmeans2(rows, centers, iter=STEPS, minit="matrix", missing="warn")
     return np.asarray(centers[np.argsort(-np.bincount(nearest, minlength=k), kind="stable")])

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from icl import ConfigError, code_digest, did_you_mean, import_path, load_class
+from icl import ConfigError, code_digest, did_you_mean, import_path, load_class, transformers
 
 SUFFIX = "LogitsProcessor"
 
@@ -88,16 +88,15 @@ def _parse(node: Any, where: str) -> LogitsProcessorConfig:
 
 
 def _processor_class(name: str, where: str) -> type[Any]:
-    from transformers import LogitsProcessor
-    from transformers.generation import logits_process
-
     if ":" in name:
         cls = load_class(name, where)
-        if not issubclass(cls, LogitsProcessor):
+        if not issubclass(cls, transformers.LogitsProcessor):
             raise ConfigError(f"{where}: {name} is not a transformers.LogitsProcessor.")
         return cls
     classes: dict[str, type[Any]] = {
-        _normalize(key): value for key, value in vars(logits_process).items() if key.endswith(SUFFIX) and key != SUFFIX
+        _normalize(key): value
+        for key, value in vars(transformers.generation.logits_process).items()
+        if key.endswith(SUFFIX) and key != SUFFIX
     }
     if _normalize(name) not in classes:
         names = [one.__name__.removesuffix(SUFFIX) for one in classes.values()]

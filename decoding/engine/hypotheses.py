@@ -9,7 +9,18 @@ import torch
 from decoding import Note, PreparedRequest
 from decoding.engine import TRACE_FIELDS, Detokenizer, StepTrace, Thinking, round_nats, serialize_step_traces
 from decoding.formulas.sampling import Beam, Sampler, uniform_numbers
-from icl import Generation, LogitModel, Strategy, StreamKey, Tensor, TokenPart, Usage, copied_to_device, split_reasoning
+from icl import (
+    Generation,
+    LogitModel,
+    Strategy,
+    StreamKey,
+    Tensor,
+    TokenPart,
+    Usage,
+    copied_to_device,
+    split_reasoning,
+    transformers,
+)
 from icl.memory import StepIndices, wide_dtype
 from icl.models.interventions import ActsIn
 
@@ -252,9 +263,7 @@ def build_stop_criterion(model: LogitModel, stop_strings: Sequence[str]) -> Stop
     """The criterion for these stop strings, or None if there are none. Raises ModelError without a tokenizer."""
     if not stop_strings:
         return None
-    from transformers import StopStringCriteria
-
-    criterion: StopCriterion = StopStringCriteria(model.tokenizer, list(stop_strings))
+    criterion: StopCriterion = transformers.StopStringCriteria(model.tokenizer, list(stop_strings))
     return criterion
 
 

@@ -23,7 +23,7 @@ from decoding.engine.decoding_step import (
     zero_unusable_rows,
 )
 from decoding.engine.hypotheses import AnswerBeams, Hypothesis, append_token, ends_with_stop_string
-from icl import Tensor, copied_to_device, read_together
+from icl import Tensor, copied_to_device, read_together, transformers
 
 Rows = list[list[float]]
 """The rows of a tensor [B, K] on the host."""
@@ -323,9 +323,7 @@ def build_processors(configs: Sequence[LogitsProcessorConfig]) -> Any:
     """`transformers.LogitsProcessorList` of the configs, or None if there are none."""
     if not configs:
         return None
-    from transformers import LogitsProcessorList
-
-    return LogitsProcessorList([config.build() for config in configs])
+    return transformers.LogitsProcessorList([config.build() for config in configs])
 
 
 def apply_processors(processors: Any, scores: Tensor, hypotheses: Sequence["Hypothesis"]) -> tuple[Tensor, Tensor]:

@@ -10,7 +10,7 @@ from dataclasses import astuple, dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
-from icl import END, Site, Tensor, Where, canonical_digest
+from icl import END, Site, Tensor, Where, canonical_digest, torch
 
 if TYPE_CHECKING:
     import torch
@@ -156,11 +156,11 @@ EVERYWHERE = Where("all", "both")
 
 def turned(x: Tensor, direction: Tensor, lam: float) -> Tensor:
     """The states turned towards a unit direction [d], with their own lengths: [n, d] -> [n, d]."""
-    from torch.nn import functional
-
     length = x.norm(dim=-1, keepdim=True)
-    against = functional.cosine_similarity(x, -direction, dim=-1)[..., None].clamp(min=0)
-    new = functional.normalize(functional.normalize(x, dim=-1) + lam * (1 + against) * direction, dim=-1)
+    against = torch.nn.functional.cosine_similarity(x, -direction, dim=-1)[..., None].clamp(min=0)
+    new = torch.nn.functional.normalize(
+        torch.nn.functional.normalize(x, dim=-1) + lam * (1 + against) * direction, dim=-1
+    )
     states: Tensor = length * new
     return states
 
@@ -193,9 +193,9 @@ class DirectionEdit:
 
     @cached_property
     def _units(self) -> Copies:
-        from torch.nn import functional
-
-        return Copies({site: functional.normalize(own.float(), dim=-1) for site, own in self.directions.items()})
+        return Copies(
+            {site: torch.nn.functional.normalize(own.float(), dim=-1) for site, own in self.directions.items()}
+        )
 
     def edit(self, site: Site, x: Tensor, rows: Sequence[int]) -> Tensor:
         return turned(x, self._units.on(x.device, site), self.lam)

@@ -145,8 +145,6 @@ def sampled_masks(
         steps: Number of steps.
         how: Whether the inputs replace the inputs of the heads or are added to them.
     """
-    from torch import nn
-
     generator = torch.Generator().manual_seed(data.seed)
     logits = torch.full(inputs.shape[:2], FIRST_LOGIT, requires_grad=True)
     optimizer = torch.optim.Adam([logits], lr=RATE)
@@ -158,7 +156,7 @@ def sampled_masks(
         losses = -data.first_token_logprobs(prompts, [one.answers[0]] * MASKS)
         advantage = (losses - losses.mean()) / losses.std().clamp(min=1e-6)
         with torch.enable_grad():
-            logprob = masks * nn.functional.logsigmoid(logits) + ~masks * nn.functional.logsigmoid(-logits)
+            logprob = masks * torch.nn.functional.logsigmoid(logits) + ~masks * torch.nn.functional.logsigmoid(-logits)
             (logits.grad,) = torch.autograd.grad((advantage * logprob.sum((1, 2))).mean(), logits)
         optimizer.step()
         data.on_progress("REINFORCE", step + 1, steps)

@@ -27,7 +27,7 @@ from decoding.interventions.head_effects import (
     random_heads,
     strongest,
 )
-from icl import PositiveInt, Tensor, Where, component, steer, torch
+from icl import PositiveInt, Tensor, Where, component, scipy, steer, torch
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -106,10 +106,8 @@ def sensitivities(differences: Tensor, before: Tensor) -> Tensor:
 
     The mean cosine is over all pairs of different sources.
     """
-    from torch.nn import functional
-
     size = (differences.norm(dim=-1) / before.norm(dim=-1).clamp(min=1e-12)).mean(0)
-    units, count = functional.normalize(differences, dim=-1), len(differences)
+    units, count = torch.nn.functional.normalize(differences, dim=-1), len(differences)
     cosines = (units.sum(0).square().sum(-1) - units.square().sum(-1).sum(0)) / (count * (count - 1))
     scores: Tensor = size * cosines
     return scores
@@ -117,9 +115,7 @@ def sensitivities(differences: Tensor, before: Tensor) -> Tensor:
 
 def cluster_centers(inputs: Tensor, count: int, seed: int) -> Tensor:
     """Centers of k-means, [clusters, e] of [n, e]. Clusters without members are left out."""
-    from scipy.cluster.vq import kmeans2
-
     if count == 1:
         return inputs.mean(0, keepdim=True)
-    _, labels = kmeans2(inputs.double().numpy(), count, minit="++", seed=seed, missing="warn")
+    _, labels = scipy.cluster.vq.kmeans2(inputs.double().numpy(), count, minit="++", seed=seed, missing="warn")
     return torch.stack([inputs[torch.from_numpy(labels == label)].mean(0) for label in sorted(set(labels.tolist()))])

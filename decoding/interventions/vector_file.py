@@ -12,7 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from icl import ConfigError, Tensor, search_candidates
+from icl import ConfigError, Tensor, safetensors, search_candidates
 
 FORMAT = "mm-icl vectors, 1"
 SUFFIX = ".safetensors"
@@ -53,11 +53,9 @@ def write_vector_file(
     report: Mapping[str, Any],
 ) -> None:
     """Writes both files. Raises ConfigError if the name does not end in .safetensors."""
-    from safetensors.torch import save_file
-
     if path.suffix != SUFFIX:
         raise ConfigError(f"--out: {path} must end in {SUFFIX}. A JSON file of the same name is written beside it.")
-    save_file({name: tensor.float().contiguous() for name, tensor in tensors.items()}, path)
+    safetensors.torch.save_file({name: tensor.float().contiguous() for name, tensor in tensors.items()}, path)
     content = {
         "format": FORMAT,
         "method": method,
@@ -91,9 +89,6 @@ def read_vector_file(path: Path) -> VectorFile:
 
 @lru_cache(maxsize=64)
 def _read(path: Path, modified: int) -> VectorFile:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
     record_path = path.with_suffix(".json")
     try:
         content = json.loads(record_path.read_text(encoding="utf-8"))
@@ -117,8 +112,8 @@ def _read(path: Path, modified: int) -> VectorFile:
     if _bytes_digest(path) != expected:
         raise ConfigError(f"fitted: {path} and {record_path} are not of one fit: the digest of the tensors differs.")
     try:
-        tensors = load_file(path)
-    except (SafetensorError, ValueError) as error:
+        tensors = safetensors.torch.load_file(path)
+    except (safetensors.SafetensorError, ValueError) as error:
         raise ConfigError(f"fitted: {path} cannot be read: {error}.") from error
     identity = json.dumps([method, parameters, expected], sort_keys=True)
     digest = hashlib.sha256(identity.encode()).hexdigest()[:16]

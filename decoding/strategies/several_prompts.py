@@ -24,6 +24,7 @@ from icl import (
     build,
     component,
     parameter,
+    scipy,
     torch,
 )
 from icl.errors import ConfigError, PlanError
@@ -254,9 +255,9 @@ class ParallelICL(StatefulStrategy):
         """Places of the demonstrations of each chunk, in prompt order."""
         count = min(self.groups, len(numbers))
         if self.chunks == "clustered":
-            from scipy.cluster.vq import kmeans2
-
-            labels = kmeans2(vectors, count, minit="++", seed=prompt.key.numpy("parallel_icl/clusters"))[1].tolist()
+            labels = scipy.cluster.vq.kmeans2(
+                vectors, count, minit="++", seed=prompt.key.numpy("parallel_icl/clusters")
+            )[1].tolist()
         else:
             order = list(range(len(numbers)))
             if self.chunks == "random":

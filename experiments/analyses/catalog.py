@@ -13,7 +13,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from icl import ENTRY_POINT_GROUP, ConfigError, DataFrame, convert_user_errors, import_path, load_function, suggest
+from icl import ENTRY_POINT_GROUP, ConfigError, DataFrame, convert_user_errors, import_path, load_function, pd, suggest
 from icl.untrusted import untrusted
 
 if TYPE_CHECKING:
@@ -90,8 +90,6 @@ def _users_own(target: str) -> Analysis:
 
     It raises ConfigError if it has other parameters or returns no table, and ComponentError if it fails.
     """
-    import pandas as pd
-
     function = load_function(target)
 
     @functools.wraps(function)
@@ -130,8 +128,6 @@ def analyze_by(analysis: Analysis, view: "RunView", columns: Sequence[str]) -> D
     Raises:
         ConfigError: The run has no such column, or the analysis has no table for any value.
     """
-    import pandas as pd
-
     from experiments.results.data_columns import parts_of
 
     tables, refusals = [], {}

@@ -24,7 +24,7 @@ import numpy as np
 from experiments import RunView, answered_samples, build_retriever, interval_columns, make_table, read_cells
 from experiments.analyses.retrieval import retrieval_statistics
 from experiments.stats import to_records, unit_labels
-from icl import ConfigError, DataFrame, Example, Image, PlanError, StreamKey, Task, build
+from icl import ConfigError, DataFrame, Example, Image, PlanError, StreamKey, Task, build, scipy
 from icl.edits import Crop, Edit, Flip, Rotate
 from retrievers import Embedder, SimilarityRetriever, Vectors, demo_text, open_source, reads
 
@@ -89,13 +89,11 @@ def analyze(view: RunView) -> DataFrame:
 
 def correlations(rows: Sequence[Mapping[str, Any]]) -> str:
     """A sentence with Spearman's correlation of each score with precision over the encoders."""
-    from scipy.stats import spearmanr
-
     parts = []
     for score in SCORES:
         pairs = [(row[score], row["precision"]) for row in rows if not np.isnan(row[score])]
         if len(pairs) >= CORRELATED and all(len(set(values)) > 1 for values in zip(*pairs, strict=True)):
-            rank = spearmanr([value for value, _ in pairs], [value for _, value in pairs]).statistic
+            rank = scipy.stats.spearmanr([value for value, _ in pairs], [value for _, value in pairs]).statistic
             parts.append(f"{score} {rank:+.2f} over {len(pairs)}")
     return f"rank correlation with precision: {', '.join(parts) or f'needs {CORRELATED} different encoders'}"
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from icl import PlanError
+from icl import PlanError, scipy
 from retrievers import Vectors, normalize_rows
 
 SCALE, DECAY = 100.0, 1e-4
@@ -50,8 +50,6 @@ def fit_probe(
     Raises:
         PlanError: There is only one class, or a text has a class without images.
     """
-    from scipy.optimize import minimize
-
     classes = tuple(dict.fromkeys(labels))
     if len(classes) < 2:
         raise PlanError(f"a probe needs two labels or more, and all {len(labels)} examples have {classes}.")
@@ -78,7 +76,9 @@ def fit_probe(
             gradient = gradient + SCALE * errors.T @ rows / len(rows) / len(data)
         return total, gradient.ravel()
 
-    optimum = minimize(loss, np.zeros(shape[0] * shape[1]), jac=True, method="L-BFGS-B", options={"maxiter": 2000})
+    optimum = scipy.optimize.minimize(
+        loss, np.zeros(shape[0] * shape[1]), jac=True, method="L-BFGS-B", options={"maxiter": 2000}
+    )
     return Probe(classes, np.asarray(optimum.x, dtype=np.float64).reshape(shape) @ basis.T)
 
 

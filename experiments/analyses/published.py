@@ -27,7 +27,7 @@ from experiments.stats.arms import (
     resolve_setting,
     varying_axes,
 )
-from icl import ConfigError, DataFrame, ICLError
+from icl import ConfigError, DataFrame, ICLError, pd
 
 
 def analyze(view: RunView) -> DataFrame:
@@ -144,8 +144,6 @@ def _one_arm(view: RunView, rows: DataFrame, setting: Mapping[str, Any], metric:
     if not arms:
         raise ICLError("the arm was not run")
     if len(arms) > 1:
-        import pandas as pd
-
         varying = varying_axes(pd.concat(arms), view.axes)
         if best_of is None or set(varying) - {best_of, "retriever"}:
             raise ICLError(f"`at` names several arms: add {', '.join(varying)}")

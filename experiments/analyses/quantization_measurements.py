@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from icl import ICLError, ModelError, Prompt
+from icl import ICLError, ModelError, Prompt, torch
 
 if TYPE_CHECKING:
     from experiments import RunView
@@ -136,8 +136,6 @@ def measurement_prompts(grid: "Grid", cells: "list[Cell]") -> list[Prompt]:
 
 def _peak() -> float:
     """Peak memory in bytes: of the GPU's allocations, or of the process without a GPU. NaN on Windows without a GPU."""
-    import torch
-
     if torch.cuda.is_available():
         return float(torch.cuda.max_memory_allocated())
     try:

@@ -8,7 +8,7 @@ import numpy as np
 from experiments.results.run_view import RunView
 from experiments.stats import Pairs, as_sequence, estimate_mean, iter_arms, label_axes, paired_test
 from experiments.store.store import Store
-from icl import Better, ConfigError, DataFrame, StoreError, Task, build
+from icl import Better, ConfigError, DataFrame, StoreError, Task, build, pd
 
 BEST_SCORE = {"higher": 1, "lower": 0}
 """The best score of a sample for each good direction."""
@@ -139,8 +139,6 @@ def make_table(
     Raises:
         ConfigError: There are no rows; the message is `missing`, if it is given.
     """
-    import pandas as pd
-
     if missing and not rows:
         raise ConfigError(missing)
     frame = pd.DataFrame(list(rows))

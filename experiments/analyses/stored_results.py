@@ -21,7 +21,7 @@ import icl
 from experiments import Store
 from experiments.stats import format_count, join_words
 from experiments.store import Scalar, check_shape, read_mapping, refuse_links, write_json
-from icl import ConfigError, DataFrame, StoreError, canonical_digest
+from icl import ConfigError, DataFrame, StoreError, canonical_digest, pd
 
 FOLDER = "analyses"
 FORMAT = 1
@@ -277,8 +277,6 @@ def _basis(result: _Result) -> Basis:
 
 
 def _stored_result(result: _Result, now: Basis) -> StoredResult:
-    import pandas as pd
-
     table = pd.DataFrame(result.rows, columns=result.columns)
     table.attrs |= result.attributes.model_dump()
     own = result.options
@@ -295,8 +293,6 @@ def _plain(value: Any) -> Any:
 
 def _cell(value: Any) -> Scalar:
     """A value that JSON has: None for NaN."""
-    import pandas as pd
-
     plain = value.item() if hasattr(value, "dtype") and value.ndim == 0 else value
     if pd.api.types.is_scalar(plain) and pd.isna(plain):
         return None

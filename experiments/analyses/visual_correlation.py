@@ -24,7 +24,7 @@ import numpy as np
 from experiments import RunView, interval_columns, make_table, prefixed_interval
 from experiments.analyses.run_prompts import QUERIES, QUERY_ANSWER, RunPrompt, run_prompts, with_answer
 from experiments.stats import format_count
-from icl import ConfigError, DataFrame, Image, Part, Prompt, StreamKey, normalize_text, spans
+from icl import ConfigError, DataFrame, Image, Part, Prompt, StreamKey, normalize_text, spans, torch
 
 Scores = Mapping[str, Mapping[int, tuple[list[float], ...]]]
 """Owner -> number of the prompt -> log-probabilities of the answer with, without and with other images."""
@@ -138,8 +138,6 @@ def _other_images(one: RunPrompt, own: set[str], answer: str) -> list[Image]:
 
 def _weights(scores: Scores) -> dict[tuple[str, int], list[float]]:
     """(owner, prompt) -> weights of the tokens of its answer, times the number of answer tokens of the prompt."""
-    import torch
-
     from experiments.tuning.objectives import cal_weights
 
     weights = {}

@@ -22,7 +22,7 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.version import InvalidVersion, Version
 
-from icl import ModelError, cache_folder, strip_control_characters
+from icl import ModelError, cache_folder, huggingface_hub, strip_control_characters, torch
 from icl.models.vllm.model import DEVICE_FILES, DEVICES
 
 
@@ -305,8 +305,6 @@ def _gib(size: int) -> str:
 
 def inspect_machine() -> Machine:
     """The facts about this machine, in seconds."""
-    import torch
-
     driver, gpus = _gpus()
     packages = tuple(_packages())
     has_bitsandbytes = any(package.name == "bitsandbytes" and package.installed for package in packages)
@@ -410,11 +408,9 @@ def _small_problem() -> str:
 
 
 def _folders() -> Iterator[tuple[str, Path]]:
-    from huggingface_hub.constants import HF_HUB_CACHE
-
     yield "temporary files", Path(tempfile.gettempdir())
     yield "cache (ICL_CACHE)", cache_folder()
-    yield "hub cache (HF_HOME)", Path(HF_HUB_CACHE)
+    yield "hub cache (HF_HOME)", Path(huggingface_hub.constants.HF_HUB_CACHE)
     yield "working directory", Path.cwd()
 
 

@@ -13,7 +13,7 @@ import typer
 
 from experiments.cli.main import checked_path, hanging_lines, print_names
 from experiments.config import COMPONENT_KINDS, LIST_AXES, find_config, shipped_configs, summary, to_flow_yaml
-from icl import ConfigError, did_you_mean, entries, resolve, with_article
+from icl import ConfigError, did_you_mean, entries, resolve, rich, with_article
 from icl.parameter_docs import ParameterDoc, page_texts, parameter_docs
 from icl.registry import PACKAGES, called_here
 
@@ -222,10 +222,6 @@ def _table(rows: list[tuple[str, ...]], width: int) -> Iterator[str]:
 
 
 def _print_runs(folder: Path) -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
     from experiments.results.run_list import list_runs
     from experiments.terminal.spinner import spinner
 
@@ -235,15 +231,15 @@ def _print_runs(folder: Path) -> None:
     if not runs:
         print(f"{folder} has no runs.")
         return
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    table = rich.table.Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     for head in ("run", "when", "arms", "samples", "state", "best score"):
         table.add_column(head, justify="right" if head in ("arms", "samples") else "left", overflow="fold")
     for run in runs:
         when = f"{run.time:%Y-%m-%d %H:%M}" if run.time else "–"
         samples = f"{run.done:,}" if run.done == run.planned else f"{run.done:,} of {run.planned:,}"
         cells = (str(run.path.name or run.path), when, f"{run.arms:,}", samples, run.state, run.score or "–")
-        table.add_row(*map(Text, cells))
-    Console().print(table)
+        table.add_row(*map(rich.text.Text, cells))
+    rich.console.Console().print(table)
     for run in runs:
         if run.problem:
             print(f"{run.path}: {run.problem}", file=sys.stderr)

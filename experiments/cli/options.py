@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from experiments.config.shipped import SUFFIXES, shipped_configs
-from icl import ConfigError, did_you_mean, entries
+from icl import ConfigError, did_you_mean, entries, rich
 
 if TYPE_CHECKING:
     from experiments.report.section import Section
@@ -95,13 +95,11 @@ def check_format(kind: str, out: Path | None) -> None:
 
 def print_section(section: "Section", kind: str, out: Path | None, width: float = 0) -> None:
     """Prints a section, or writes it in a format of `--as`. width: of a figure, in inches."""
-    from rich.console import Console
-
     from experiments.report import figure
     from experiments.store.store import csv_text, write_text
 
     if not kind:
-        section.print(Console())
+        section.print(rich.console.Console())
         return
     if kind in figure.FORMATS:
         path = out or Path(section.name)

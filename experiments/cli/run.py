@@ -9,7 +9,7 @@ import typer
 
 from experiments.cli.main import INTERRUPTED
 from experiments.cli.options import ConfigFile, Limit, Overrides, Quiet, RunsFolder
-from icl import ConfigError, ICLError, StoreError, strip_control_characters
+from icl import ConfigError, ICLError, StoreError, rich, strip_control_characters
 
 if TYPE_CHECKING:
     from experiments.config.config import Config
@@ -121,11 +121,9 @@ def _print_jobs(folder: Path, jobs: tuple[str, ...]) -> None:
 
 def _show_results(folder: Path, quiet: bool, observation: "Observation") -> None:
     """Writes the report for the observers, then prints the table, what it shows, and the report's path."""
-    from rich.console import Console
-
     from experiments.report import read_summary
 
-    console = Console()
+    console = rich.console.Console()
     if not observation.active and (text := read_summary(folder, console)) is not None:
         console.file.write(text)
         return

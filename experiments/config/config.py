@@ -23,7 +23,7 @@ from experiments.config.keys import (
 )
 from experiments.config.shipped import find_config
 from experiments.config.yaml_document import Document, KeyPath, apply_overrides, format_key_path, read_document
-from icl import FLOAT32_MAX, ConfigError, did_you_mean, suggest, with_article
+from icl import FLOAT32_MAX, ConfigError, did_you_mean, pydantic, suggest, with_article
 from icl.parameter_docs import parameter_docs, type_text
 from icl.untrusted import untrusted
 
@@ -109,11 +109,9 @@ def _check_axes(document: Document, grid: Mapping[str, list[Any]], zipped: Mappi
 
 def _validate(hint: Any, node: Any, document: Document, place: KeyPath) -> Any:
     """The value of a key, or of an axis at a place of the file. Raises ConfigError for its first mistake."""
-    from pydantic import ValidationError
-
     try:
         return _adapter(hint).validate_python(node)
-    except ValidationError as error:
+    except pydantic.ValidationError as error:
         problems = [(problem, _path(problem, node)) for problem in error.errors()]
         unknown = [one for one in problems if one[0]["type"] == "unexpected_keyword_argument"]
         # of the alternatives of a union, the one that reaches deepest into the value is meant
@@ -125,9 +123,7 @@ def _validate(hint: Any, node: Any, document: Document, place: KeyPath) -> Any:
 
 @lru_cache
 def _adapter(hint: Any) -> Any:
-    from pydantic import TypeAdapter
-
-    return TypeAdapter(hint)
+    return pydantic.TypeAdapter(hint)
 
 
 def _path(problem: Any, node: Any) -> KeyPath:

@@ -13,7 +13,7 @@ from annotated_types import Ge, Gt, Le, Lt, MinLen
 from pydantic import AfterValidator, AllowInfNan, BeforeValidator, ConfigDict, Strict, model_validator
 
 from decoding import AnswerMode, LazyBranches
-from icl import FLOAT32_MAX, ConfigError, NestedComponent, build, did_you_mean, suggest
+from icl import FLOAT32_MAX, ConfigError, NestedComponent, build, did_you_mean, pydantic_core, suggest
 from icl.metrics.baselines import BASELINES
 from icl.models.base import MAX_NEW_TOKENS
 
@@ -58,9 +58,7 @@ class Node(NestedComponent):
     many: bool = False
 
     def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
-        from pydantic_core import core_schema
-
-        return core_schema.no_info_plain_validator_function(self._check)
+        return pydantic_core.core_schema.no_info_plain_validator_function(self._check)
 
     def __get_pydantic_json_schema__(self, schema: Any, handler: Any) -> dict[str, Any]:
         one = {"$comment": self.kind}

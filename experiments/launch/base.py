@@ -23,7 +23,7 @@ from typing import Any, Literal, Protocol
 
 from experiments.config.yaml_document import Document
 from experiments.store import read_json, write_json
-from icl import StoreError, config_nodes
+from icl import StoreError, config_nodes, filelock
 
 
 @dataclass(frozen=True)
@@ -209,12 +209,10 @@ def launch_folder(folder: Path) -> Path:
 @contextmanager
 def worker_lock(folder: Path, worker: str) -> Iterator[None]:
     """Holds a worker's lock. Raises StoreError if another process is the same worker."""
-    from filelock import FileLock, Timeout
-
-    lock = FileLock(launch_folder(folder) / f"{worker}.lock")
+    lock = filelock.FileLock(launch_folder(folder) / f"{worker}.lock")
     try:
         lock.acquire(timeout=LOCK_TIMEOUT)
-    except Timeout as error:
+    except filelock.Timeout as error:
         raise StoreError(f"another process is the worker {worker} of {folder}.") from error
     except OSError as error:
         raise StoreError(f"{folder} cannot be written: {error.strerror or error}.") from error
@@ -226,20 +224,18 @@ def worker_lock(folder: Path, worker: str) -> Iterator[None]:
 
 def live_workers(launch: Launch) -> list[str]:
     """Workers that hold their lock, as far as this machine can see, or have a recent heartbeat."""
-    from filelock import FileLock, Timeout
-
     workers = []
     for worker in launch.workers:
         path = launch_folder(launch.folder) / f"{worker}.lock"
         if not path.exists():
             continue
         try:
-            with FileLock(path).acquire(timeout=0):
+            with filelock.FileLock(path).acquire(timeout=0):
                 state = launch.state(worker)
                 is_remote = state.get("machine") != platform.node()  # locks may not work across machines
                 if is_remote and is_alive(state):
                     workers.append(worker)
-        except Timeout:
+        except filelock.Timeout:
             workers.append(worker)
     return workers
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from experiments.launch.base import Launch, WorkerGroup, WorkerStatus
-from icl import Count, NonNegative, PlanError, PositiveInt, component
+from icl import Count, NonNegative, PlanError, PositiveInt, component, ray
 
 CONNECT_TIMEOUT = 10.0
 """Seconds in which the address of a cluster must answer."""
@@ -61,8 +61,6 @@ class RayTasks:
         return {worker: ref.hex()[:8] for worker, ref in self.refs.items()}
 
     def poll(self) -> Mapping[str, WorkerStatus]:
-        import ray
-
         ready, _ = ray.wait(list(self.refs.values()), num_returns=len(self.refs), timeout=0)
         return {
             worker: self._status(worker, ref) if ref in ready else WorkerStatus("running")
@@ -70,15 +68,11 @@ class RayTasks:
         }
 
     def detach(self) -> str:
-        import ray
-
         for ref in self.refs.values():
             ray.cancel(ref, force=True)
         return ""
 
     def _status(self, worker: str, ref: Any) -> WorkerStatus:
-        import ray
-
         log = self.logs / f"{worker}.log"
         try:
             ray.get(ref)
@@ -89,8 +83,6 @@ class RayTasks:
 
 def _connect(address: str) -> Any:
     """The module `ray`, connected to a cluster. Raises PlanError if there is none at the address."""
-    import ray
-
     if ray.is_initialized():
         return ray
     address = address or os.environ.get("RAY_ADDRESS") or ""

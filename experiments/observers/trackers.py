@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal, cast
 
 from experiments.observers.base import ObservedState, Observer
 from experiments.stats import markdown_text
-from icl import ConfigError, component
+from icl import ConfigError, component, pd
 
 PROCESS_COUNTS = ("LOCAL_RANK", "WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 """Variables by which accelerate believes that there are several processes."""
@@ -137,7 +137,6 @@ class Trackio(AccelerateTracker):
         return {"run_name": self.project, "name": run.name, **({"space_id": self.space} if self.space else {})}
 
     def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-        import pandas as pd
         import trackio
 
         self.tracker.log({name: trackio.Table(dataframe=pd.DataFrame(rows, columns=list(columns)))})

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.store.store import report_write_errors, write_bytes
-from icl import ConfigError, DataFrame
+from icl import ConfigError, DataFrame, alt
 
 FORMATS = ("pdf", "png", "svg")
 COLORS = ("#0b6cb8", "#c8500a", "#00805c", "#a8478c", "#8a6a00", "#3d4fc4", "#5f6b00", "#666666")
@@ -91,8 +91,6 @@ class Figure:
         Raises:
             ConfigError: The width has no room for axes.
         """
-        import altair
-
         if width and width < SMALLEST:
             raise ConfigError(f"--width: {width:g} inches have no room for a figure. The smallest is {SMALLEST:g}.")
         columns = max(1, min(len(self.panels), self.columns, int(width / 2.2) if width else 3))
@@ -103,7 +101,7 @@ class Figure:
             if not isinstance(chart.height, int | float):  # so much for each row
                 size.pop("height", None)
             panels.append(chart.properties(title=title, **size))
-        return altair.concat(*panels, columns=columns, spacing=15)
+        return alt.concat(*panels, columns=columns, spacing=15)
 
     def spec(self, width: float = 0) -> dict[str, Any]:
         """The figure for a paper as a Vega-Lite description: with its key, and exactly as wide as asked for."""
@@ -139,9 +137,7 @@ class Figure:
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> Any:
         """How Jupyter shows it."""
-        import altair
-
-        return altair.Chart.from_dict(self.spec())._repr_mimebundle_(include, exclude)
+        return alt.Chart.from_dict(self.spec())._repr_mimebundle_(include, exclude)
 
 
 def read_width(text: str) -> float:
@@ -160,8 +156,6 @@ def check_figure_file(path: Path) -> None:
 
 def encode_lines(lines: Mapping[str, Line]) -> dict[str, Any]:
     """The color and the mark of the column `line`. They share a domain, so that panels agree and the key is one."""
-    import altair as alt
-
     names = list(lines)
     colors = [f"@{one.color % len(COLORS)}" for one in lines.values()]
     marks = [one.mark for one in lines.values()]
@@ -173,8 +167,6 @@ def encode_lines(lines: Mapping[str, Line]) -> dict[str, Any]:
 
 def dashed_lines(data: DataFrame, lines: Mapping[str, Line], width: float, **encodings: Any) -> list[Any]:
     """A layer for each dash: an encoded dash would draw the marks of the key dashed, too."""
-    import altair as alt
-
     groups: dict[tuple[int, ...], list[str]] = {}
     for name, one in lines.items():
         groups.setdefault(one.dashes, []).append(name)
@@ -198,8 +190,6 @@ def dot_chart(data: DataFrame, lines: Mapping[str, Line], x: str, y: str, whole:
         y: The title of the rows.
         whole: Whether the axis is from 0 to 1.
     """
-    import altair as alt
-
     order, several = list(dict.fromkeys(data["row"])), len(lines) > 1
     room = min(250, 7 * max(map(len, map(str, order)), default=0))  # pixels: letters of browsers are wider than Vega's
     rows = alt.Y("row:N", sort=order, title=y or None, axis=alt.Axis(labelLimit=250, minExtent=room))
@@ -233,8 +223,6 @@ def curve_chart(data: DataFrame, lines: Mapping[str, Line], y: str, whole: bool 
         y: The title of the axis of the means.
         whole: Whether the axis is from 0 to 1.
     """
-    import altair as alt
-
     places = {name: 2 ** (0.05 * (i - (len(lines) - 1) / 2)) for i, name in enumerate(lines)}
     data = data.assign(place=(1.0 + data["shots"]) * data["line"].map(places))
     ticks = alt.Axis(

@@ -19,7 +19,7 @@ from experiments.stats import (
     short_control_name,
     signed_gain,
 )
-from icl import DataFrame, ICLError, canonical_digest
+from icl import DataFrame, ICLError, alt, canonical_digest, pd
 
 COUNTED = {
     "beats": "beats its controls",
@@ -65,8 +65,6 @@ def render_leaderboard(board: Leaderboard, frontiers: Sequence[Section], refusal
 
 def leaderboard_sections(board: Leaderboard) -> Iterator[Section]:
     """How often each method beats its controls, then its verdict in each column."""
-    import pandas as pd
-
     frame = leaderboard_frame(board)
     verdicts = [cell.verdict for column in board.columns for cell in column.cells.values()]
     standing = pd.Series([COUNTED[one.standing] if one else "" for one in verdicts])
@@ -100,8 +98,6 @@ def leaderboard_sections(board: Leaderboard) -> Iterator[Section]:
 
 def leaderboard_frame(board: Leaderboard) -> DataFrame:
     """One row per column and method, with numbers. Gains are signed so that above 0 is better."""
-    import pandas as pd
-
     rows = []
     for column in board.columns:
         base = column.cells.get(column.reference)
@@ -176,8 +172,6 @@ def frontier_tables(view: RunView) -> tuple[list[Section], str]:
 
 
 def _section(view: RunView, group: CaptionGroup, number: int) -> Section:
-    import pandas as pd
-
     frame = pd.DataFrame(group.rows)
     frame["control"] = frame["decoding"].isin(view.control_names)
     frame = frame.sort_values("control", kind="stable", key=lambda own: own * 2 + (frame["decoding"] != view.reference))
@@ -192,9 +186,6 @@ def _section(view: RunView, group: CaptionGroup, number: int) -> Section:
 
 def draw_frontier(rows: DataFrame, curve: "list[tuple[float, float]]") -> Figure:
     """CHAIR_I against recall. Controls are small gray points."""
-    import altair as alt
-    import pandas as pd
-
     data = rows[["decoding", "control", "recall", "chair"]].dropna().rename(columns={"decoding": "line"})
     data["says"] = [
         f"{name}: recall {recall:.3f}, CHAIR_I {chair:.3f}"

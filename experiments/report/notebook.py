@@ -12,7 +12,7 @@ from experiments.report.sections.scores import scores_section
 from experiments.results import Run, RunView
 from experiments.results.view_run import view_run
 from experiments.stats import as_sequence, format_count, format_share, text_items, text_value
-from icl import MAX_IMAGES, THUMBNAIL_SIDE, ICLError, box_html, dim_html, image_tag, table_html, text_html
+from icl import MAX_IMAGES, THUMBNAIL_SIDE, ICLError, box_html, dim_html, image_tag, rich, table_html, text_html
 
 MAX_SAMPLES = 50_000
 """The largest run whose scores a notebook shows unasked: their computation takes seconds."""
@@ -37,10 +37,8 @@ class SampleView:
         return sample_html(self.row, self.view)
 
     def __repr__(self) -> str:
-        from rich.console import Console
-
         # In a kernel, a console of rich would display each line instead of writing it to the file.
-        console = Console(file=io.StringIO(), width=TEXT_WIDTH, color_system=None, force_jupyter=False)
+        console = rich.console.Console(file=io.StringIO(), width=TEXT_WIDTH, color_system=None, force_jupyter=False)
         print_chosen_sample(self.row, self.view, console)
         return str(console.file.getvalue())  # type: ignore[attr-defined]  # the file is the StringIO above
 

@@ -22,7 +22,7 @@ from experiments.results import Run, RunView, is_unremarkable
 from experiments.results.view_run import view_run
 from experiments.stats import NARROW, deciding_digests, formatting, iter_arms
 from experiments.store.store import refuse_links, report_write_errors, write_csv, write_text
-from icl import ConfigError, DataFrame, did_you_mean
+from icl import ConfigError, DataFrame, did_you_mean, pd
 
 
 def sections(view: RunView) -> list[Section]:
@@ -213,8 +213,6 @@ SHARES = {"unread": "unread", "unparsed": "no answer", "cut_answer": "answer cut
 
 def answers_section(view: RunView) -> Section | None:
     """A row for each arm. An arm is hidden if its answers are another arm's by construction."""
-    import pandas as pd
-
     if not (arms := view.arm_answers):
         return None
     axes = list(arms[0].arm)

@@ -5,6 +5,8 @@ import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from icl import jinja2
+
 if TYPE_CHECKING:
     from jinja2 import Template
 
@@ -15,10 +17,10 @@ TEMPLATES = Path(__file__).parent / "templates"
 
 def load_template(name: str) -> "Template":
     """A template that escapes every text, and fails for a name that it lacks."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    loader = FileSystemLoader(TEMPLATES)
-    return Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True).get_template(name)
+    loader = jinja2.FileSystemLoader(TEMPLATES)
+    return jinja2.Environment(
+        loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
+    ).get_template(name)
 
 
 def render_body(section: "Section") -> str:

@@ -16,7 +16,7 @@ from typing import Any
 
 from experiments.results.run_view import RunView
 from experiments.stats import as_mapping, as_sequence, better_of, text_items, text_value
-from icl import IMAGE_PLACEHOLDER, DataFrame, decode_image, nested_choice
+from icl import IMAGE_PLACEHOLDER, PIL, DataFrame, decode_image, nested_choice
 
 QUERIES_PER_TASK = 24
 """The number of queries per task in the page."""
@@ -121,8 +121,6 @@ def image_path(folder: Path, digest: str) -> Path | None:
 
 def image_data_uri(path: Path | None, side: int = MAX_IMAGE_SIDE) -> str | None:
     """The image as a data URI, reduced if it is large. None without a file, and for one that is unreadable."""
-    from PIL import Image as PILImage
-
     if path is None:
         return None
     try:
@@ -130,7 +128,7 @@ def image_data_uri(path: Path | None, side: int = MAX_IMAGE_SIDE) -> str | None:
         with decode_image(data) as image:
             small, is_plain = max(image.size) <= side, image.format == "PNG" and image.mode == "RGB"
             rgb = image.convert("RGB")
-    except (OSError, ValueError, PILImage.DecompressionBombError):
+    except (OSError, ValueError, PIL.Image.DecompressionBombError):
         return None
     if not (small and is_plain):  # a small PNG file is not encoded again
         rgb.thumbnail((side, side))

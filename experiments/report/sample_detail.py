@@ -15,7 +15,7 @@ from experiments.stats import NO_VALUE, better_of, describe_arm, format_share, r
 from experiments.stats.compare import BASELINE
 from experiments.store import Store, read_invocations
 from experiments.terminal.progress import failure_kind
-from icl import IMAGE_PLACEHOLDER, ConfigError, DataError, DataFrame, did_you_mean, strip_control_characters
+from icl import IMAGE_PLACEHOLDER, ConfigError, DataError, DataFrame, did_you_mean, rich, strip_control_characters
 from icl.metrics.machinery.answer_extraction import extract_answer
 
 if TYPE_CHECKING:
@@ -199,15 +199,15 @@ def _preference(row: Mapping[str, Any], view: RunView) -> tuple[Any, ...]:
 
 
 def _print_sample(row: Mapping[str, Any], view: RunView, console: "Console") -> None:
-    from rich.text import Text
-
     console.print(
-        Text(f"{printable_text(row['query'])}", "bold").append(f"  {arm_text(row, view)}, seed {row['seed']}", "dim")
+        rich.text.Text(f"{printable_text(row['query'])}", "bold").append(
+            f"  {arm_text(row, view)}, seed {row['seed']}", "dim"
+        )
     )
     console.print()
     console.print(_prompt(row, view.path), soft_wrap=True)
     if line := _where_images_are(row, view.path):
-        console.print(Text(line, "dim"), soft_wrap=True)
+        console.print(rich.text.Text(line, "dim"), soft_wrap=True)
     console.print()
     demos = row.get("demos")
     if isinstance(demos, list | tuple) and demos:
@@ -217,27 +217,31 @@ def _print_sample(row: Mapping[str, Any], view: RunView, console: "Console") -> 
         scored = any(score for _, score, _ in demos)  # a retriever without a similarity gives 0
         for i, ((name, score, _), answer) in enumerate(zip(demos, answers, strict=True)):
             near = f"  similarity {score:.3f}" if scored else ""
-            console.print(Text(f"{i + 1:>3}. {answer:<{width}}").append(f"   {printable_text(name)}{near}", "dim"))
+            console.print(
+                rich.text.Text(f"{i + 1:>3}. {answer:<{width}}").append(f"   {printable_text(name)}{near}", "dim")
+            )
     if isinstance(row.get("failed"), str):
-        console.print(Text("failed  ", "bold red").append(answer_text(row)))
+        console.print(rich.text.Text("failed  ", "bold red").append(answer_text(row)))
         return
     right = row.get(view.judge) if view.judge else None
     good, bad = _ends(view)
     look = "default" if right is None else "green" if right == good else "red" if right == bad else "default"
-    console.print(Text("answer  ", "dim").append(answer_text(row), f"bold {look}"))
+    console.print(rich.text.Text("answer  ", "dim").append(answer_text(row), f"bold {look}"))
     if line := describe_sample(row, view):
-        console.print(Text("form    ", "dim").append(line))
-    console.print(Text("gold    ", "dim").append(" / ".join(map(printable_text, text_items(row, "gold")))))
-    console.print(Text("scores  ", "dim").append(_scores(row, view.sample_metrics) or "(none of one sample)"))
+        console.print(rich.text.Text("form    ", "dim").append(line))
+    console.print(rich.text.Text("gold    ", "dim").append(" / ".join(map(printable_text, text_items(row, "gold")))))
+    console.print(rich.text.Text("scores  ", "dim").append(_scores(row, view.sample_metrics) or "(none of one sample)"))
     if whole := [name for name in view.metrics if name not in view.sample_metrics]:
         words = "a run-level metric" if len(whole) == 1 else "run-level metrics"
-        console.print(Text(f"        {', '.join(whole)}: {words}, not of one sample", "dim"))
+        console.print(rich.text.Text(f"        {', '.join(whole)}: {words}, not of one sample", "dim"))
     if view.of_samples and (votes := _scores(row, view.baselines)):
         words = f"  (answers of the same demonstrations without a model, by {view.metric})"
-        console.print(Text("baselines  ", "dim").append(votes, "default").append(words, "dim"))
+        console.print(rich.text.Text("baselines  ", "dim").append(votes, "default").append(words, "dim"))
     if isinstance(options := row.get("option_scores"), Mapping) and options:
         best = sorted(options.items(), key=lambda item: -item[1])
-        console.print(Text("options ", "dim").append("  ".join(f"{printable_text(o)} {v:.3f}" for o, v in best)))
+        console.print(
+            rich.text.Text("options ", "dim").append("  ".join(f"{printable_text(o)} {v:.3f}" for o, v in best))
+        )
 
 
 def _print_invocation(row: Mapping[str, Any], view: RunView, console: "Console") -> None:
@@ -261,12 +265,10 @@ def _ends(view: RunView) -> tuple[int | None, int | None]:
 
 def _print_trace(trace: Any, console: "Console") -> None:
     """Prints the trace of the steps: a row per step, a column per number."""
-    from rich.table import Table
-
     if not isinstance(trace, Mapping) or not trace:
         console.print("\nno steps were recorded for this answer", style="dim")
         return
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    table = rich.table.Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     table.add_column("step", justify="right")
     for name in trace:
         table.add_column(printable_text(name), justify="right")
@@ -279,20 +281,17 @@ def _print_trace(trace: Any, console: "Console") -> None:
 def _print_others(
     chosen: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], view: RunView, console: "Console"
 ) -> None:
-    from rich.table import Table
-    from rich.text import Text
-
     others = [row for row in rows if row["cell"] != chosen["cell"]]
     if not others:
         return
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 2), show_header=False)
+    table = rich.table.Table(box=None, pad_edge=False, padding=(0, 2, 0, 2), show_header=False)
     listed = others[:MAX_LISTED]
     labels = [arm_text(row, view) for row in listed]
     wide = max(map(len, labels)) > console.width - ANSWER_WIDTH
     for row, label in zip(listed, [_unlike(row, chosen, view) for row in listed] if wide else labels, strict=True):
         right = row.get(view.judge) if view.judge else None
         mark, look = ("✓", "green") if right == 1 else ("✗", "red") if right == 0 else ("·", "default")
-        table.add_row(Text(mark, look), Text(label), Text(answer_text(row)))
+        table.add_row(rich.text.Text(mark, look), rich.text.Text(label), rich.text.Text(answer_text(row)))
     console.print(f"\nthe same query under the other arms{', by their differences' if wide else ''}", style="dim")
     console.print(table)
     if len(others) > MAX_LISTED:
@@ -301,14 +300,12 @@ def _print_others(
 
 def _prompt(row: Mapping[str, Any], folder: Path) -> "Text":
     """The prompt's text. Images have short names, which are links in terminals that support them."""
-    from rich.text import Text
-
     digests = _digests(row)
     names = short_digests(digests)
     pieces = printable_text(text_value(row, "prompt")).split(IMAGE_PLACEHOLDER)
     if len(pieces) != len(digests) + 1:  # the text itself contains the placeholder
         pieces = [f"{IMAGE_PLACEHOLDER.join(pieces)}\n", *([""] * len(digests))]
-    text = Text(pieces[0])
+    text = rich.text.Text(pieces[0])
     for digest, piece in zip(digests, pieces[1:], strict=True):
         path = image_path(folder, digest)
         text.append(f"[{names[digest]}]", "" if path is None else f"link {path.resolve().as_uri()}")

@@ -16,7 +16,7 @@ from experiments.report.figure import Figure
 from experiments.stats import format_interval, format_share, format_signed, is_wide, markdown_table, markdown_text
 from experiments.stats.arms import NO_VALUE, resolve_setting
 from experiments.stats.formatting import format_p_number, format_range
-from icl import ConfigError, DataFrame, did_you_mean, strip_control_characters
+from icl import ConfigError, DataFrame, did_you_mean, pd, rich, strip_control_characters
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -314,8 +314,6 @@ def _total(widths: Sequence[int]) -> int:
 
 def _spread(frame: DataFrame, one: Section) -> DataFrame:
     """The frame with each row that has 'none' in all shared columns repeated for the values that it stands for."""
-    import pandas as pd
-
     shared = [name for name in one.shared if name in frame]
     general = (frame[shared] == NO_VALUE).all(axis=1) if shared else pd.Series(False, frame.index)
     fixed = [c.name for c in one.columns if c.kind == "text" and c.name not in shared]
@@ -365,9 +363,7 @@ def _has_values(values: Any) -> bool:
 
 def _is_missing(value: Any) -> bool:
     """Whether it is None, NaN or pandas.NA."""
-    from pandas import isna
-
-    return not hasattr(value, "__len__") and bool(isna(value))
+    return not hasattr(value, "__len__") and bool(pd.isna(value))
 
 
 def _cell(column: Column, row: Mapping[Any, Any], reach: Mapping[str, float] | None = None) -> TableCell:
@@ -397,13 +393,11 @@ def _is(row: Mapping[Any, Any], name: str) -> bool:
 
 def _renderables(one: Section, width: int) -> "Iterator[Any]":
     """What rich prints."""
-    from rich.padding import Padding
-
     yield _text(one.title, "bold")
     for sentence in one.sentences:
         line = _text(f"{sentence.asks} ", "dim") if sentence.asks else _text("")
         line.append(_text(sentence.claim)).append(_text(f" {sentence.numbers}", "dim"))
-        yield Padding(line, (0, 0, 0, 2))
+        yield rich.padding.Padding(line, (0, 0, 0, 2))
     left_out: dict[str, None] = {}
     for table in one.tables:
         blocks, out = table.of_text.fitted(width)
@@ -418,14 +412,10 @@ def _renderables(one: Section, width: int) -> "Iterator[Any]":
 
 
 def _text(words: str, style: str = "") -> "Text":
-    from rich.text import Text
-
-    return Text(strip_control_characters(words), style)
+    return rich.text.Text(strip_control_characters(words), style)
 
 
 def _rich_table(table: Table, width: int) -> Any:
-    from rich.table import Table as RichTable
-
     wide = table.widths()
     while (surplus := _total(wide) - width) > 0:  # the widest text gives most of the room
         texts = [i for i, head in enumerate(table.heads) if not head.number and wide[i] > MIN_LABEL]
@@ -434,7 +424,7 @@ def _rich_table(table: Table, width: int) -> Any:
         widest = max(texts, key=wide.__getitem__)
         wide[widest] -= min(surplus, wide[widest] - MIN_LABEL, max(1, wide[widest] // 4))
     gap = 2 if _total(wide) + len(wide) - 1 <= width else GAP
-    rich_table = RichTable(box=None, pad_edge=False, padding=(0, gap, 0, 0), header_style="dim")
+    rich_table = rich.table.Table(box=None, pad_edge=False, padding=(0, gap, 0, 0), header_style="dim")
     for head, size in zip(table.heads, wide, strict=True):
         title = head.text if head.number else wrap_label(head.text, size)
         rich_table.add_column(_text(title), justify="right" if head.number else "left", width=size, no_wrap=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from experiments.stats import format_count, format_share, format_signed
-from icl import strip_control_characters
+from icl import rich, strip_control_characters
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -121,9 +121,7 @@ def print_steps(steps: Sequence[DecodingStep], console: "Console") -> None:
 
 
 def _head(number: int, step: DecodingStep) -> "Text":
-    from rich.text import Text
-
-    head = Text(f"step {number}  ", "dim").append(step.chosen, "bold")
+    head = rich.text.Text(f"step {number}  ", "dim").append(step.chosen, "bold")
     if step.changed:
         head.append(f"  (the reference: {step.reference})", "yellow")
     if step.plausible_tokens is not None:
@@ -133,14 +131,12 @@ def _head(number: int, step: DecodingStep) -> "Text":
 
 
 def _columns(branches: Sequence[BranchStep], width: int) -> "Iterator[Text]":
-    from rich.text import Text
-
     columns = max(1, (width - 2) // COLUMN_WIDTH)
     for start in range(0, len(branches), columns):
         part = [_lines(one) for one in branches[start : start + columns]]
         for row in range(max(map(len, part))):
             line = "".join((lines[row] if row < len(lines) else "").ljust(COLUMN_WIDTH) for lines in part)
-            yield Text(f"  {line.rstrip()}", "dim" if row in (0, max(map(len, part)) - 1) else "")
+            yield rich.text.Text(f"  {line.rstrip()}", "dim" if row in (0, max(map(len, part)) - 1) else "")
 
 
 def _lines(one: BranchStep) -> list[str]:

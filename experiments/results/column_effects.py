@@ -54,7 +54,7 @@ from experiments.stats.pairs import PairedTestResult, UnpairedError, align_pairs
 from experiments.stats.run_statistics import run_level_columns
 from experiments.stats.sign_flips import ROUNDING, TwoSidedTest, exactly_summable, sign_flip_test, subsets
 from experiments.stats.summary import estimate_macro_average
-from icl import ConfigError, DataFrame
+from icl import ConfigError, DataFrame, pd
 
 Test = Callable[[float], TwoSidedTest]
 """Confidence level -> the test of one contrast."""
@@ -331,8 +331,6 @@ def interactions_frame(effects: ColumnEffects) -> DataFrame:
         the one on all other values) with `low` and `high`, `p_value` (of the contrast, corrected over the values), `p`
         (that no value differs), `p_corrected` (Holm over the arms), `pairs` and `clusters`.
     """
-    import pandas as pd
-
     view = effects.view
     if view is None:
         return pd.DataFrame()

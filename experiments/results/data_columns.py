@@ -17,7 +17,7 @@ import numpy as np
 from experiments.config.keys import MAX_COLUMN_VALUES
 from experiments.stats import EQUIVALENCE, MISSING_VALUE, ArmComparison, Topic, add_run_level, format_count
 from experiments.stats.run_statistics import within_parts
-from icl import ConfigError, DataFrame, Series, did_you_mean
+from icl import ConfigError, DataFrame, Series, did_you_mean, pd
 from icl.tasks.presets import preset_columns
 
 ANSWER = "answer"
@@ -78,8 +78,6 @@ def split_view(view: View, columns: Sequence[str]) -> View:
     Raises:
         ConfigError: The run has no such column, or the column does not divide the queries into parts.
     """
-    import pandas as pd
-
     labels = {name: column_values(view.frame, name, view.axes) for name in columns}
     frame = view.frame.assign(**labels)
     scores = view.scores.assign(**labels)
@@ -122,8 +120,6 @@ def column_values(frame: DataFrame, name: str, axes: Sequence[str] = ()) -> "Ser
     Raises:
         ConfigError: The run has no such column, its values do not belong to queries, or there are too many.
     """
-    import pandas as pd
-
     values = _raw_values(frame, name)
     present = [value for value in values if value is not None]
     if not present:

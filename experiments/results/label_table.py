@@ -6,7 +6,7 @@ from pathlib import Path
 
 from experiments.results.labeling import Output, Queue
 from experiments.store import Label, append_labels, write_csv
-from icl import DataError, did_you_mean
+from icl import DataError, did_you_mean, pd
 
 KEY, VERDICT = "key", "right"
 VERDICTS = {"right": True, "yes": True, "1": True, "wrong": False, "no": False, "0": False, "?": None}
@@ -15,8 +15,6 @@ VERDICTS = {"right": True, "yes": True, "1": True, "wrong": False, "no": False, 
 
 def export_outputs(path: Path, outputs: Sequence[Output]) -> int:
     """Writes a row per output, with an empty column VERDICT. Returns the number of rows."""
-    import pandas as pd
-
     rows = [
         {
             KEY: one.key,

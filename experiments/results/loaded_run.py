@@ -18,7 +18,7 @@ from experiments.stats.bounds import unread_text
 from experiments.stopping.looks import read_families
 from experiments.store import DECIDED_BY, Store, describe_damaged_lines, equivalence_digest, last_state, refuse_imported
 from experiments.store.sample_table import FLAT, SampleTable, column_path
-from icl import Better, DataFrame, ICLWarning, Series, StoreError, did_you_mean
+from icl import Better, DataFrame, ICLWarning, Series, StoreError, did_you_mean, pd
 from icl.untrusted import untrusted
 
 if TYPE_CHECKING:
@@ -81,8 +81,6 @@ class Run:
 
     def cells(self) -> DataFrame:
         """One row per cell of the run's last config: digest, axes as labels, numbers of finished and failed samples."""
-        import pandas as pd
-
         store = Store(self.path)
         rows = []
         for digest in _cells(self):
@@ -113,8 +111,6 @@ class Run:
 
         Equal details may share an object: do not change them in place.
         """
-        import pandas as pd
-
         store, info = Store(self.path), self.info
         cells = _labels(store, _cells(self))
         table = SampleTable(store, list(cells), from_lines=self.from_lines)
@@ -303,8 +299,6 @@ def _cells(run: Run) -> list[str]:
 
 def _columns(table: SampleTable) -> "Iterator[tuple[str, Any]]":
     """The name and values of each column. Scores and baselines of a cell come after its other fields."""
-    import pandas as pd
-
     from experiments.results.lazy_column import LazyColumn
 
     own = (sorted(cell.columns, key=lambda name: len(column_path(name)) > 1) for cell in table.cells)
@@ -323,8 +317,6 @@ def _columns(table: SampleTable) -> "Iterator[tuple[str, Any]]":
 
 def _unread_texts(unread: "Series[Any]", samples: DataFrame) -> "dict[str, Series[Any]]":
     """A column for each metric with unread outputs (`unread_column`): `unread_text`, and '' for what is read."""
-    import pandas as pd
-
     names = [value if isinstance(value, list) else () for value in unread]
     any_unread = np.array([bool(own) for own in names])
     rows = samples.loc[any_unread, [name for name in ("output", "gold", "options") if name in samples]]

@@ -19,7 +19,7 @@ from experiments.results.run_view import RunView
 from experiments.stats import RUN_LEVEL, SAMPLE, RunLevelColumns, RunLevelScores, UnpairedError, run_level_columns
 from experiments.stats.arms import EQUIVALENCE, NO_VALUE, describe_arm, varying_axes
 from experiments.store.store import Store
-from icl import ConfigError, DataFrame, ScoredSample, describe, truncate
+from icl import ConfigError, DataFrame, ScoredSample, describe, pd, truncate
 
 RUN = "run"
 """The axis of the joined frame: which run a sample is from."""
@@ -69,8 +69,6 @@ def pair_runs(first: RunView, second: RunView) -> PairedRuns:
         UnpairedError: The runs ask other questions under one id.
         ConfigError: It is one run, or several arms are equally near, so that it is not clear which ones to compare.
     """
-    import pandas as pd
-
     if first.path.resolve() == second.path.resolve():
         raise ConfigError(f"icl compare takes two different runs, and both are {first.path}. For one, give it once.")
     names = _names(first, second)
@@ -103,8 +101,6 @@ def concat_scores(frames: Sequence[DataFrame]) -> DataFrame:
     Raises:
         ConfigError: If a run-level column has other metrics in different runs.
     """
-    import pandas as pd
-
     every = [run_level_columns(frame) for frame in frames]
     names = dict.fromkeys(name for own in every for name in own)
     if not names:

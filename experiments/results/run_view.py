@@ -55,7 +55,7 @@ from experiments.stats.settled import unread_flags
 from experiments.stopping import WARNING, Family, anytime_findings, stopped_findings
 from experiments.store import Store, changed_since_merge, describe_probe, last_state
 from experiments.store.labels import read_labels
-from icl import Better, DataFrame, Series
+from icl import Better, DataFrame, Series, pd
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,11 +112,9 @@ class RunView:
 
         Means of all arms then stand on the same queries. An arm without any score takes none from the others.
         """
-        from pandas import MultiIndex
-
         missing = self.scores[self.metric].isna()
         answers = self.scores.groupby(list(self.axes), sort=False, dropna=False)[self.metric].transform("count") > 0
-        keys = MultiIndex.from_frame(self.scores[["task", "query", "seed"]])
+        keys = pd.MultiIndex.from_frame(self.scores[["task", "query", "seed"]])
         lost = keys.isin(keys[missing & answers])
         left = self.scores["task"].isin(self.scores["task"][~lost & ~missing])
         if not (lost := lost & left.to_numpy()).any():

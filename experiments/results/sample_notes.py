@@ -17,7 +17,7 @@ from experiments.stats.answer_forms import REASONED, describe_forms, form_shares
 from experiments.stats.bounds import is_wide
 from experiments.stats.settled import unread_flags
 from experiments.store.store import Store
-from icl import DataFrame, Series, entries, resolve
+from icl import DataFrame, Series, entries, pd, resolve
 from icl.metrics.machinery.answer_extraction import AnswerForm
 
 MEANING = {
@@ -49,8 +49,6 @@ def part_notes(frame: DataFrame, store: Store) -> list[str]:
 
 def label_transform_names(frame: DataFrame, store: Store) -> "Series[Any]":
     """For each sample, the transforms of its cell that change labels, or ''. The frame has the column `cell`."""
-    import pandas as pd
-
     if "cell" not in frame:
         return pd.Series("", index=frame.index)
     named = {digest: ", ".join(_names(store.read_cell(str(digest)) or {})) for digest in frame["cell"].unique()}
@@ -175,8 +173,6 @@ def is_unremarkable(arms: Sequence[ArmAnswers]) -> bool:
 
 def cut_columns(frame: DataFrame) -> "dict[str, Series[bool]]":
     """The columns CUT_ANSWER and CUT_THINKING of a frame of samples."""
-    import pandas as pd
-
     never = pd.Series("", index=frame.index)
     finish, thinking = (frame[name].astype(object) if name in frame else never for name in ("finish", "thinking"))
     return {CUT_ANSWER: finish == "length", CUT_THINKING: thinking == "cut"}

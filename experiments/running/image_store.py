@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
-from icl import Image, ImageError
+from icl import PIL, Image, ImageError
 
 T = TypeVar("T")
 
@@ -98,11 +98,9 @@ class ImageStore:
 
 def _is_intact(path: Path) -> bool:
     """Whether a PNG file is complete and its chunks have their checksums."""
-    from PIL import Image
-
     try:
-        with Image.open(path, formats=("PNG",)) as image:
+        with PIL.Image.open(path, formats=("PNG",)) as image:
             image.verify()
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+    except (OSError, SyntaxError, ValueError, PIL.Image.DecompressionBombError):
         return False
     return True

@@ -27,7 +27,7 @@ from experiments.sharing.card_text import card_text
 from experiments.stopping.looks import family_folders
 from experiments.store import IMPORTED, LABELS, MERGED, invocations_file, read_invocations, unite_labels
 from experiments.store.store import Store, image_files, read_mapping, write_json, write_text
-from icl import ConfigError, ICLError, StoreError
+from icl import ConfigError, ICLError, StoreError, huggingface_hub
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -70,12 +70,9 @@ def find_target(name: str, public: bool = False) -> Target:
         ConfigError: The name is none of a repository.
         HubError: There is no token, or none that can be sent; or the repository is public, and this was not requested.
     """
-    from huggingface_hub import HfApi, get_token
-    from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
-
     if name.count("/") != 1:
         raise ConfigError(f"--to {name}: the repository is OWNER/NAME, such as me/my-run.")
-    token = get_token()
+    token = huggingface_hub.get_token()
     if not token:
         raise HubError("no token of a hub: run `hf auth login`, or set HF_TOKEN to a token that may write.")
     if not re.fullmatch(r"[!-~]+", token):
@@ -83,13 +80,13 @@ def find_target(name: str, public: bool = False) -> Target:
             "the token of the hub has a character that no token has, such as a letter with an accent or a space: run "
             "`hf auth login`, or set HF_TOKEN to the token again."
         )
-    target = Target(HfApi(token=token), name, public)
+    target = Target(huggingface_hub.HfApi(token=token), name, public)
     with _hub_errors(target):
         try:
             is_private = target.api.repo_info(name, repo_type="dataset").private
-        except RepositoryNotFoundError:
+        except huggingface_hub.errors.RepositoryNotFoundError:
             return target
-        except HFValidationError as error:
+        except huggingface_hub.errors.HFValidationError as error:
             raise ConfigError(f"--to {name}: {error}") from error
     if not is_private and not public:
         raise HubError(
@@ -139,10 +136,8 @@ def upload(target: Target, folder: Path, files: Mapping[str, Any]) -> str:
 @contextmanager
 def _hub_errors(target: Target) -> Iterator[None]:
     """Turns errors of the hub and of the connection into a sentence."""
-    from huggingface_hub.errors import HfHubHTTPError
-
     # OSError, and the base class of its client's errors: httpx or httpx2.
-    kinds = tuple(base for base in HfHubHTTPError.__bases__ if issubclass(base, Exception))
+    kinds = tuple(base for base in huggingface_hub.errors.HfHubHTTPError.__bases__ if issubclass(base, Exception))
     try:
         yield
     except kinds as error:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, get_args
 from experiments.stats.arms import axis_values, iter_arms
 from experiments.stats.formatting import format_share
 from experiments.stats.sample_rows import as_sequence, read_answer, text_items, to_records
-from icl import DataFrame, Series, normalize_text
+from icl import DataFrame, Series, normalize_text, pd
 from icl.metrics import AnswerForm, extract_answer, gold_number, read_number, read_yes_no
 
 if TYPE_CHECKING:
@@ -57,8 +57,6 @@ def unparsed_outputs(frame: DataFrame, forms: "Series[Any]", named: "Series[bool
         forms: The column FORM of `answer_forms`.
         named: The result of `experiments.stats.answer_forms.names_option`.
     """
-    import pandas as pd
-
     named = pd.Series(True, index=frame.index) if named is None else named.reindex(frame.index, fill_value=True)
     gold = frame["gold"].tolist() if "gold" in frame else [()] * len(frame)
     kinds = {id(own): _asks_yes_no(own) for own in gold}
@@ -195,8 +193,6 @@ def names_option(frame: DataFrame) -> "Series[bool] | None":
     Returns:
         None if the frame has no outputs or no tasks.
     """
-    import pandas as pd
-
     answered = frame[frame["failed"].isna()] if "failed" in frame else frame
     if "output" not in answered or "task" not in answered:
         return None

@@ -15,7 +15,7 @@ import numpy as np
 from experiments.config import AXES, DEMONSTRATION_AXES, match_label
 from experiments.stats.formatting import format_count, join_words
 from experiments.stats.run_statistics import RUN_LEVEL, is_run_level
-from icl import Better, ConfigError, DataFrame, did_you_mean, entries, resolve
+from icl import Better, ConfigError, DataFrame, did_you_mean, entries, pd, resolve
 
 NO_VALUE = "none"
 MISSING_VALUE = "(no value)"
@@ -77,8 +77,6 @@ def tidy_frame(frame: DataFrame, axes: Sequence[str]) -> DataFrame:
 
     UNIT numbers the independent units of a task: the sample's group, or its query if it has no group.
     """
-    import pandas as pd
-
     if UNIT in frame:
         return frame
     tidy = frame.copy(deep=False)

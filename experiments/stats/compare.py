@@ -32,7 +32,7 @@ from experiments.stats.arms import (
 from experiments.stats.bounds import TestedArms, labeled_test
 from experiments.stats.pairs import KEYS, PairedTestResult, align_pairs
 from experiments.stats.significance import holm
-from icl import Better, ConfigError, DataFrame, did_you_mean
+from icl import Better, ConfigError, DataFrame, did_you_mean, pd
 from icl.metrics.baselines import BASELINES
 
 BASELINE = "baseline"
@@ -76,8 +76,6 @@ def compare(
         ConfigError: If the frame lacks an axis, value or metric, or if no arm has a reference.
         UnpairedError: If two arms do not have the same queries and seeds.
     """
-    import pandas as pd
-
     axes = tuple(axes if axes is not None else axes_of(frame))
     columns = [c for c in frame.columns if c not in axes]
     if metric not in frame:

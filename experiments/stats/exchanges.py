@@ -51,7 +51,7 @@ from experiments.stats.sign_flips import (
     invert_flips,
     subsets,
 )
-from icl import ConfigError, RunStatistic, ScoredSample, StreamKey
+from icl import ConfigError, RunStatistic, ScoredSample, StreamKey, scipy
 from icl.metrics.run_level import RunLevelMetric, sum_rows
 
 ROUNDING = 1e-12
@@ -280,9 +280,9 @@ def _larger(reference: Floats, arm: Floats) -> Floats:
 
 
 def _sum_by_cluster(rows: Any, codes: Codes, count: int) -> Any:
-    from scipy.sparse import csr_matrix
-
-    return csr_matrix((np.ones(len(codes)), (codes, np.arange(len(codes)))), shape=(count, len(codes))) @ rows
+    return (
+        scipy.sparse.csr_matrix((np.ones(len(codes)), (codes, np.arange(len(codes)))), shape=(count, len(codes))) @ rows
+    )
 
 
 def _random_sums(values: Floats, rows: int, generator: np.random.Generator) -> Floats:

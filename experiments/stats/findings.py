@@ -56,7 +56,7 @@ from experiments.stats.arms import (
 from experiments.stats.formatting import format_share, format_signed, join_words
 from experiments.stats.settled import unread_flags
 from experiments.stats.strategy_verdicts import compare_strategies
-from icl import Better, DataFrame, Series
+from icl import Better, DataFrame, Series, pd
 
 VERDICT_PHRASES = {
     "better": "beats",
@@ -172,8 +172,6 @@ def page_comparisons(
         by_column: Tests of effects that differ between parts of the data, which join the family.
         claims: Tests of claims of the experiment file, which join the family.
     """
-    import pandas as pd
-
     axes = tuple(axes if axes is not None else axes_of(frame))
     samples = tidy_frame(frame, axes)
     samples = samples.assign(**{axis: NO_VALUE for axis in ("task", "retriever", "decoding") if axis not in samples})

@@ -29,6 +29,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from icl import pd, scipy
+
 Floats = NDArray[np.float64]
 Codes = NDArray[np.intp]
 
@@ -171,11 +173,9 @@ def t_quantile(sizes: Floats, level: float) -> float:
         sizes: [C], the number of samples in each cluster.
         level: The confidence level.
     """
-    from scipy.special import stdtrit
-
     if len(sizes) >= MANY_CLUSTERS:
         return normal_quantile(0.5 + level / 2)
-    return float(stdtrit(max(effective_clusters(sizes) - 1, 1.0), 0.5 + level / 2))
+    return float(scipy.special.stdtrit(max(effective_clusters(sizes) - 1, 1.0), 0.5 + level / 2))
 
 
 def effective_clusters(sizes: Floats) -> float:
@@ -191,8 +191,6 @@ def cluster_sums(values: Floats, codes: Codes) -> tuple[Floats, Floats]:
 
 def cluster_codes(clusters: Any) -> Codes:
     """Labels as numbers 0..C-1, in order of first appearance."""
-    import pandas as pd
-
     labels = np.asarray(clusters)
     codes: Codes = pd.factorize(labels if labels.dtype.kind in "iu" else labels.astype(object))[0]
     return codes
@@ -207,9 +205,7 @@ def is_binary(values: ArrayLike) -> bool:
 @lru_cache
 def normal_quantile(share: float) -> float:
     """The z below which this share of a standard normal distribution lies."""
-    from scipy.special import ndtri
-
-    return float(ndtri(share))
+    return float(scipy.special.ndtri(share))
 
 
 def design_effect(x: Floats, codes: Codes) -> float:

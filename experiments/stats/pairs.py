@@ -19,7 +19,7 @@ from experiments.stats.intervals import Floats, cluster_codes, cluster_sums, is_
 from experiments.stats.run_statistics import SAMPLE, run_level_columns
 from experiments.stats.sign_flips import paired_proportions_test, sign_flip_test
 from experiments.stats.significance import holm, level_of_test
-from icl import ConfigError, DataFrame, ICLError
+from icl import ConfigError, DataFrame, ICLError, pd
 
 KEYS = ("query", "seed")
 ROUNDING = 1e-12
@@ -226,8 +226,6 @@ def corrected_tests(every: Sequence[Pairs], names: tuple[str, str] = ("reference
 
 def _key_codes(frames: tuple[DataFrame, DataFrame], keys: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """The keys of both frames as numbers: equal numbers are equal keys."""
-    import pandas as pd
-
     codes = np.zeros(sum(map(len, frames)), dtype=np.int64)
     for key in keys:
         values, uniques = pd.factorize(

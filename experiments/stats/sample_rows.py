@@ -5,7 +5,7 @@ from functools import lru_cache
 from typing import Any
 
 from experiments.stats.arms import UNIT
-from icl import OPTION_TEXTS, DataFrame, Demo, Example, Query, normalize_text
+from icl import OPTION_TEXTS, DataFrame, Demo, Example, Query, normalize_text, pd
 from icl.metrics import named_option, vote
 
 EMPTY_QUERY = Query("", (), "")
@@ -118,8 +118,6 @@ def scores_by_names_used(rows: DataFrame) -> DataFrame:
     Returns:
         The columns `model` and `vote` for the samples whose gold answer was not renamed; none for the others.
     """
-    import pandas as pd
-
     scores: dict[Any, tuple[float, float]] = {}
     for place, row in zip(rows.index, to_records(rows), strict=True):
         names = [normalize_text(name) for name in text_items(row, "gold_before_after")]

@@ -23,6 +23,7 @@ from functools import lru_cache
 import numpy as np
 
 from experiments.stats.intervals import Floats
+from icl import scipy
 
 
 @dataclass(frozen=True)
@@ -43,14 +44,12 @@ class SelectionForecast:
 @lru_cache
 def expected_maximum(count: int) -> float:
     """The mean of the largest of `count` independent standard normal numbers: 0 for one, 1.42 for eight."""
-    from scipy.integrate import quad
-    from scipy.special import log_ndtr
 
     def density(x: float) -> float:
         """x times the density of the maximum, in logarithms: the distribution function is tiny to a high power."""
-        return float(x * count * np.exp((count - 1) * log_ndtr(x) - x * x / 2) / np.sqrt(2 * np.pi))
+        return float(x * count * np.exp((count - 1) * scipy.special.log_ndtr(x) - x * x / 2) / np.sqrt(2 * np.pi))
 
-    return float(quad(density, -10, 10, points=[0.0], limit=200)[0])
+    return float(scipy.integrate.quad(density, -10, 10, points=[0.0], limit=200)[0])
 
 
 def variance_components(scores: Floats) -> tuple[float, float]:

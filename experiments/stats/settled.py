@@ -37,7 +37,7 @@ from experiments.stats.arms import UNIT, unread_column
 from experiments.stats.intervals import Codes, Floats, cluster_codes, cluster_sums, effective_clusters, mean_variance
 from experiments.stats.pairs import PairedTestResult, Pairs, end_next_to_zero, paired_test
 from experiments.stats.significance import level_of_test
-from icl import DataFrame
+from icl import DataFrame, scipy
 
 Flags = NDArray[np.bool_]
 
@@ -361,8 +361,6 @@ def _strata(
 
 def _end(strata: Sequence[OutputStratum], truths: Sequence[Floats], codes: Codes, level: float) -> SettledDifference:
     """The estimate with one value for each output of the sample."""
-    from scipy.special import stdtr, stdtrit
-
     left = [stratum for stratum in strata if not stratum.is_whole]
     if not left:
         test = paired_test(Pairs(truths[0], truths[1], codes), level)
@@ -374,8 +372,8 @@ def _end(strata: Sequence[OutputStratum], truths: Sequence[Floats], codes: Codes
     rare = sum(of.pairs.mean() ** 2 / (c * (c - 1)) for of, c in zip(left, clusters, strict=True))
     difference, error = float(e.mean()), (mean_variance(sums, sizes, float(np.var(e))) + rare) ** 0.5
     freedom = max(1.0, min(effective_clusters(sizes), *clusters) - 1)
-    half = float(stdtrit(freedom, 0.5 + level / 2)) * error
-    p = float(2 * stdtr(freedom, -abs(difference) / error))
+    half = float(scipy.special.stdtrit(freedom, 0.5 + level / 2)) * error
+    p = float(2 * scipy.special.stdtr(freedom, -abs(difference) / error))
     return SettledDifference(difference, difference - half, difference + half, p, slopes[0], 0, 0)
 
 

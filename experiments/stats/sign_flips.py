@@ -62,7 +62,7 @@ from experiments.stats.intervals import (
     wilson_bounds,
 )
 from experiments.stats.significance import exact_sign_flip_p
-from icl import StreamKey
+from icl import StreamKey, scipy
 
 MAX_ENUMERATED = 12
 """With at most so many clusters, every subset of them is used."""
@@ -226,13 +226,11 @@ def paired_proportions_test(sums: Floats, sizes: Floats, level: float = 0.95) ->
         sizes: [C], the number of pairs in each cluster.
         level: The confidence level.
     """
-    from scipy.special import ndtr
-
     p = exact_sign_flip_p(sums)
     phi = np.linspace(0, np.pi / 2, ANGLES)
     z = normal_quantile(0.5 + level / 2)
     share_low, share_high = _discordance(sums, sizes, level, z * np.sin(phi))
-    tails = ndtr(-z * np.cos(phi))
+    tails = scipy.special.ndtr(-z * np.cos(phi))
     signs = np.sort(sums[sums != 0])
     low, high = (_eta_bounds(one.tobytes(), p <= 1 - level, tails.tobytes()) for one in (signs, -signs[::-1]))
     return TwoSidedTest(
@@ -318,8 +316,6 @@ class _Direction:
 
     def _solve(self, tail: float, low: float, high: float) -> float:
         """The log odds in [low, high] with this tail, which rises with the odds; the nearest end if none has."""
-        from scipy.optimize import brentq
-
         target = _normal_scores(np.array([tail]))[0]
 
         def miss(log_odds: float) -> float:
@@ -329,11 +325,9 @@ class _Direction:
             return low if low else TOLERANCE
         if miss(high) <= 0:
             return high
-        return max(float(brentq(miss, low, high, xtol=1e-9)), TOLERANCE if low == 0 else low)
+        return max(float(scipy.optimize.brentq(miss, low, high, xtol=1e-9)), TOLERANCE if low == 0 else low)
 
 
 def _normal_scores(tails: Floats) -> Floats:
-    from scipy.special import ndtri
-
-    scores: Floats = ndtri(np.clip(tails, 1e-15, 1 - 1e-15))
+    scores: Floats = scipy.special.ndtri(np.clip(tails, 1e-15, 1 - 1e-15))
     return scores

@@ -27,6 +27,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from experiments.stats.intervals import Floats, cluster_codes, cluster_sums
+from icl import scipy
 
 SIGNIFICANCE_LEVEL = 0.05
 ROUNDING = 1e-9
@@ -34,10 +35,8 @@ ROUNDING = 1e-9
 
 def mcnemar_p(right_to_wrong: int, wrong_to_right: int) -> float:
     """Exact two-sided p of the discordant counts; 1 if there are none."""
-    from scipy.special import bdtr
-
     n = right_to_wrong + wrong_to_right
-    return min(1.0, 2 * float(bdtr(min(right_to_wrong, wrong_to_right), n, 0.5))) if n else 1.0
+    return min(1.0, 2 * float(scipy.special.bdtr(min(right_to_wrong, wrong_to_right), n, 0.5))) if n else 1.0
 
 
 def exact_sign_flip_p(differences: ArrayLike, clusters: ArrayLike | None = None) -> float:
@@ -106,13 +105,16 @@ def _null_distribution(sizes: NDArray[np.int64]) -> Floats:
 
     The k sizes of value v contribute v (2 Binomial(k, 1/2) - k): one convolution per distinct value.
     """
-    from scipy.special import gammaln
-
     null = np.ones(1)
     for value, count in zip(*np.unique(sizes[sizes > 0], return_counts=True), strict=True):
         step = np.zeros(2 * value * count + 1)
         k = np.arange(count + 1)
-        step[:: 2 * value] = np.exp(gammaln(count + 1) - gammaln(k + 1) - gammaln(count - k + 1) - count * np.log(2))
+        step[:: 2 * value] = np.exp(
+            scipy.special.gammaln(count + 1)
+            - scipy.special.gammaln(k + 1)
+            - scipy.special.gammaln(count - k + 1)
+            - count * np.log(2)
+        )
         null = np.convolve(null, step)
     return null
 

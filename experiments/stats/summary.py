@@ -42,7 +42,7 @@ from experiments.stats.intervals import (
 )
 from experiments.stats.run_statistics import NO_SPREAD, SAMPLE, cells_of_rows, estimate_run_statistic, run_level_columns
 from experiments.stats.settled import settled_mean
-from icl import Better, DataFrame
+from icl import Better, DataFrame, pd
 
 
 def estimate_arm(rows: DataFrame, metric: str, level: float = 0.95) -> Estimate:
@@ -75,8 +75,6 @@ def summarize_arms(frame: DataFrame, metric: str, axes: Sequence[str] | None = N
         score have NaN. If an output of any arm is unread, mean_low and mean_high are the means with unread outputs
         wrong and right, unread is their share, and the interval covers both.
     """
-    import pandas as pd
-
     axes = tuple(axes if axes is not None else axes_of(frame))
     rows: list[dict[str, Any]] = []
     for arm, samples in iter_arms(tidy_frame(frame, axes), axes):
@@ -139,8 +137,6 @@ def estimate_macro_average(
         unit: The column of clusters.
         level: The confidence level.
     """
-    import pandas as pd
-
     scored = rows[rows[metric].notna() & (rows[column] != MISSING_VALUE)]
     parts, names = pd.factorize(scored[column])
     if len(names) < 2:

@@ -25,7 +25,7 @@ from experiments.stats.sign_flips import paired_proportions_test, sign_flip_test
 from experiments.stopping.looks import Family
 from experiments.stopping.rule import DEFAULT_LOOKS, Standing
 from experiments.stopping.sequential import Floats, look_sizes, repeated_interval, z_boundaries
-from icl import Better, DataFrame
+from icl import Better, DataFrame, pd
 
 WARNING = (
     "The run is not finished, so there are no p-values: looking at them while a run grows finds differences between "
@@ -58,8 +58,6 @@ def looks_frame(families: Sequence[Family], better: Mapping[str, Better]) -> Dat
 
     The difference of a comparison with unread outputs is NaN; low and high hold for every reading of them.
     """
-    import pandas as pd
-
     fields = ("clusters", "pairs", "p", "difference", "low", "high")
     rows = [
         {

@@ -18,6 +18,7 @@ from experiments.stats import DISCORDANCE, format_count, format_share, normal_qu
 from experiments.stopping.plan import StopPlan, make_stop_plan
 from experiments.stopping.rule import EARLIEST_FUTILITY
 from experiments.stopping.sequential import predictive_power, z_boundaries
+from icl import scipy
 
 EFFECTS = (0.01, 0.02, 0.03, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5)
 """Differences in accuracy. The forecast is for the smallest of them that all queries would detect."""
@@ -98,8 +99,6 @@ def forecast_walk(theta: float, times: tuple[float, ...], family: int, spec: Sto
         spec: The rule.
         runs: The number of simulated walks.
     """
-    from scipy.special import ndtr
-
     level, t = spec.level / family, np.array(times)
     steps = np.random.default_rng(0).normal(size=(runs, len(t))) * np.sqrt(np.diff(t, prepend=0.0))
     z = np.cumsum(steps, axis=1) / np.sqrt(t) + theta * np.sqrt(t)
@@ -111,7 +110,7 @@ def forecast_walk(theta: float, times: tuple[float, ...], family: int, spec: Sto
     ended[:, -1] = True
     first = ended.argmax(axis=1)
     critical = normal_quantile(1 - level / 2)
-    fixed = float(ndtr(theta - critical) + ndtr(-theta - critical))
+    fixed = float(scipy.special.ndtr(theta - critical) + scipy.special.ndtr(-theta - critical))
     return Forecast(float(t[first].mean()), float(np.mean(decided[np.arange(runs), first])), fixed)
 
 

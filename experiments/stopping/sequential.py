@@ -27,6 +27,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from experiments.stats import normal_quantile
+from icl import scipy
 
 Floats = NDArray[np.float64]
 Whole = NDArray[np.int64]
@@ -202,10 +203,8 @@ def predictive_power(z: Any, t: Any, level: float) -> Any:
     """The chance that a fixed test at `level` decides after all planned clusters, given z at time t < 1: both numbers,
     or arrays that broadcast.
     """
-    from scipy.special import ndtr
-
     critical, spread = normal_quantile(1 - level / 2), np.sqrt((1 - t) / t)
-    return sum(ndtr((sign * abs(z) / np.sqrt(t) - critical) / spread) for sign in (1, -1))
+    return sum(scipy.special.ndtr((sign * abs(z) / np.sqrt(t) - critical) / spread) for sign in (1, -1))
 
 
 def zero_mean_p(values: ArrayLike) -> Floats:

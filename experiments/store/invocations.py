@@ -24,7 +24,7 @@ from typing import Any
 from decoding.engine.trace_precision import TRACE_DECIMALS
 from experiments.store.json_shapes import InvocationShape, check_shape
 from experiments.store.store import Store, truncate_partial_line
-from icl import StoreError, parse_json_object
+from icl import StoreError, filelock, parse_json_object
 
 REMEDY = "Restore the file from a copy, or remove it: samples are still valid without it."
 
@@ -47,20 +47,18 @@ class Invocation:
     @cached_property
     def id(self) -> int:
         """The number of the process, from 1. Raises StoreError if the line cannot be written."""
-        from filelock import FileLock, Timeout
-
         path = invocations_file(self.store)
         process = {"start": now(), "worker": self.worker, "process": os.getpid(), "trace_decimals": TRACE_DECIMALS}
         content = process | dict(collect_environment() if self.environment is None else self.environment)
         try:
-            with FileLock(path.with_name(".invocations.lock"), timeout=LOCK_TIMEOUT):
+            with filelock.FileLock(path.with_name(".invocations.lock"), timeout=LOCK_TIMEOUT):
                 truncate_partial_line(path, _is_complete)
                 number = max(read_invocations(self.store) or _in_samples(self.store), default=0) + 1
                 with path.open("ab") as file:
                     file.write(json.dumps({"id": number, **content}, ensure_ascii=False).encode() + b"\n")
                     file.flush()
                     os.fsync(file.fileno())
-        except Timeout as error:
+        except filelock.Timeout as error:
             raise StoreError(
                 f"{path} has been locked by another worker for {LOCK_TIMEOUT:.0f} s. Start this one again."
             ) from error

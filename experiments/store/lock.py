@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from icl import StoreError
+from icl import StoreError, filelock
 
 HOLDER = ".holder.json"
 """The file with the process, the machine and the time of the last lock."""
@@ -39,17 +39,15 @@ def write_lock(folder: Path, timeout: float | None = None) -> Iterator[None]:
     Raises:
         StoreError: Another process has the lock, or the folder cannot be written or has no locks.
     """
-    from filelock import FileLock, Timeout
-
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StoreError(f"{folder} cannot be made: {error.strerror or error}.") from error
     holder = folder / HOLDER
-    lock = FileLock(folder / ".lock")
+    lock = filelock.FileLock(folder / ".lock")
     try:
         lock.acquire(timeout=PROBE_SECONDS if timeout is None else timeout, poll_interval=PROBE_SECONDS / 10)
-    except Timeout as error:
+    except filelock.Timeout as error:
         raise StoreError(f"{folder} is being run by {_holder(holder)}. Wait for it, or use another name.") from error
     except OSError as error:
         raise StoreError(_describe_error(folder, error)) from error
@@ -80,12 +78,10 @@ def is_locked(folder: Path) -> bool:
 
     A user who may only read the folder cannot try the lock. The file that names its holder then decides.
     """
-    from filelock import FileLock, Timeout
-
     try:
-        with FileLock(folder / ".lock").acquire(timeout=0):
+        with filelock.FileLock(folder / ".lock").acquire(timeout=0):
             return False
-    except Timeout:
+    except filelock.Timeout:
         return True
     except OSError as error:
         return error.errno not in READ_ONLY or (folder / HOLDER).exists()

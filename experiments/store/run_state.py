@@ -27,7 +27,7 @@ from experiments.config.keys import AXES, DEMONSTRATION_AXES
 from experiments.grid import Cell, Grid, data_digests
 from experiments.store.imported import refuse_imported
 from experiments.store.store import Store, write_bytes
-from icl import StoreError, __version__, canonical_digest
+from icl import StoreError, __version__, canonical_digest, pydantic
 from icl.tasks.source import former_id
 
 REMEDY = "Use another name, or --fork to start a new run from its config."
@@ -348,9 +348,7 @@ def _stats(folder: Path, suffixes: str | tuple[str, ...]) -> list[Any]:
 
 @cache
 def _adapter() -> Any:
-    from pydantic import TypeAdapter
-
-    return TypeAdapter(dict[str, CellState])
+    return pydantic.TypeAdapter(dict[str, CellState])
 
 
 def _read(store: Store) -> dict[str, CellState]:

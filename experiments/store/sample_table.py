@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from pydantic_core import from_json, to_json
 
 from experiments.store.store import LISTS, MAPPINGS, Store
-from icl import StoreError
+from icl import StoreError, pa
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -78,14 +78,12 @@ class CellTable:
         Raises:
             StoreError: The samples of the cell have been replaced since this table was made.
         """
-        import pyarrow.compute as pc
-
         with suppress(*_read_errors()):
             if file := _open(self.source, self.checksum):
                 return _read(file, names)
         # Damaged, or written by another process after more samples: the rows of then are found by their queries.
         table = _to_table(self.store.lines(self.digest))
-        rows = pc.index_in(self.queries, table["query"]) if table.num_columns else None
+        rows = pa.compute.index_in(self.queries, table["query"]) if table.num_columns else None
         types = _column_types(table.schema)
         if rows is None or rows.null_count or any(types.get(name) != self.columns[name] for name in names):
             raise StoreError(f"{self.store.cell_folder(self.digest)} was changed while it was read. Try again.")
@@ -98,15 +96,12 @@ class CellTable:
 
     def _write(self) -> "ParquetFile":
         """Makes the cache of the present lines."""
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
         checksums, damaged = dict[str, str](), list[str]()
         table = _to_table(self.store.lines(self.digest, damaged, checksums))
         self.checksum = self._checksum(checksums)
         table = table.replace_schema_metadata({b"checksum": self.checksum.encode(), b"damaged": to_json(damaged)})
         buffer = pa.BufferOutputStream()
-        pq.write_table(
+        pa.parquet.write_table(
             table, buffer, compression="zstd", write_statistics=False, write_page_checksum=True, store_schema=True
         )
         data = buffer.getvalue()
@@ -120,7 +115,7 @@ class CellTable:
             self.source = data
             with suppress(OSError):
                 part.unlink(missing_ok=True)
-        return pq.ParquetFile(pa.BufferReader(data))
+        return pa.parquet.ParquetFile(pa.BufferReader(data))
 
 
 class SampleTable:
@@ -158,8 +153,6 @@ class SampleTable:
             names: The columns.
             rows: The rows, in any order. By default all rows.
         """
-        import pyarrow as pa
-
         schema = pa.schema([(name, _arrow_type(self.columns[name])) for name in names])
         if rows is None:
             return pa.concat_tables([schema.empty_table(), *(self._of_cell(i, schema) for i in range(len(self.cells)))])
@@ -194,8 +187,6 @@ class SampleTable:
 
     def _of_cell(self, number: int, schema: "pa.Schema") -> "pa.Table":
         """The columns of the schema in one cell, of the types that they have in the whole table."""
-        import pyarrow as pa
-
         cell = self.cells[number]
         present = [name for name in schema.names if name in cell.columns]
         table = cell.read(present) if present else None
@@ -234,28 +225,21 @@ def _common_type(one: str, other: str) -> str:
 
 
 def _arrow_type(kind: str) -> "pa.DataType":
-    import pyarrow as pa
-
     return pa.large_string() if kind == "json" else pa.type_for_alias(kind)
 
 
 def _read_errors() -> tuple[type[Exception], ...]:
     """What reading a damaged file may raise."""
-    import pyarrow as pa
-
     return OSError, ValueError, KeyError, MemoryError, pa.ArrowException
 
 
 def _open(source: "Path | pa.Buffer", checksum: str) -> "ParquetFile | None":
     """The cache, or None if there is none, if it is damaged or if it was made from other lines."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     if isinstance(source, Path) and not source.is_file():
         return None
     try:
         opened = pa.BufferReader(source) if isinstance(source, pa.Buffer) else source
-        file = pq.ParquetFile(opened, page_checksum_verification=True)
+        file = pa.parquet.ParquetFile(opened, page_checksum_verification=True)
         return file if (file.schema_arrow.metadata or {}).get(b"checksum") == checksum.encode() else None
     except _read_errors():
         return None
@@ -286,8 +270,6 @@ def _to_table(lines: Iterable[Mapping[str, Any]]) -> "pa.Table":
 
     As in `Store.samples`, the first line of a query counts, and a later one if that one failed.
     """
-    import pyarrow as pa
-
     columns: dict[str, list[Any]] = {}
     rows: dict[str, int] = {}
     failed: set[str] = set()
@@ -319,8 +301,6 @@ def _to_table(lines: Iterable[Mapping[str, Any]]) -> "pa.Table":
 
 def _to_array(name: str, values: list[Any]) -> "tuple[pa.Array, bool]":
     """The values as an array, and whether they are JSON text."""
-    import pyarrow as pa
-
     if name in _NESTED:
         return pa.array(values, pa.large_string()), True
     types = {type(value) for value in values if value is not None}

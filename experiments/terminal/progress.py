@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from threading import Event, Lock, Thread
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
-from icl import strip_control_characters
+from icl import rich, strip_control_characters
 
 if TYPE_CHECKING:
     from rich.progress import BarColumn
@@ -267,14 +267,14 @@ class BarProgress(LiveProgress):
     task: Any = None
 
     def begin(self, cells: int, samples: int, cells_done: int, samples_done: int) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, TextColumn
-        from rich.progress import Progress as Bar
-
         super().begin(cells, samples, cells_done, samples_done)
-        self.column = BarColumn(BAR)
-        columns = (TextColumn("running     "), self.column, TextColumn("{task.fields[text]}"))
-        self.bar = Bar(*columns, console=Console(file=self.out), transient=True)
+        self.column = rich.progress.BarColumn(BAR)
+        columns = (
+            rich.progress.TextColumn("running     "),
+            self.column,
+            rich.progress.TextColumn("{task.fields[text]}"),
+        )
+        self.bar = rich.progress.Progress(*columns, console=rich.console.Console(file=self.out), transient=True)
         self.task = self.bar.add_task("run", total=samples, completed=samples_done, text="")
         self._beat()
         self.bar.start()

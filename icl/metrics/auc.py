@@ -13,7 +13,17 @@ from typing import ClassVar
 
 import numpy as np
 
-from icl import Better, Example, Generation, RunStatistic, ScoredSample, component, normalize_text, on_scored_samples
+from icl import (
+    Better,
+    Example,
+    Generation,
+    RunStatistic,
+    ScoredSample,
+    component,
+    normalize_text,
+    on_scored_samples,
+    scipy,
+)
 from icl.metrics import Bools, Floats, named_option, option_probability
 
 
@@ -56,19 +66,16 @@ def roc_auc(scores: Sequence[float] | Floats, is_positive: Sequence[bool] | Bool
         scores: [n].
         is_positive: [n], the class of each sample.
     """
-    from scipy.sparse import csr_matrix
-    from scipy.stats import rankdata
-
     positive = np.asarray(is_positive, dtype=bool)
     size = len(positive)
     width = 2 * size + 1  # doubled ranks, since ties have half ranks, and one place beyond either end
-    columns = np.round(2 * rankdata(scores)).astype(np.intp) - 1 + np.where(positive, 0, width)
+    columns = np.round(2 * scipy.stats.rankdata(scores)).astype(np.intp) - 1 + np.where(positive, 0, width)
     few_positives = bool(2 * positive.sum() <= size)
     worst, best = np.zeros(2 * width), np.zeros(2 * width)
     worst[0 if few_positives else -1] = 1
     best[width - 1 if few_positives else width] = 1
     return RunStatistic(
-        rows=csr_matrix((np.ones(size), (np.arange(size), columns)), shape=(size, 2 * width)),
+        rows=scipy.sparse.csr_matrix((np.ones(size), (np.arange(size), columns)), shape=(size, 2 * width)),
         value=_area,
         counted=np.ones(size, dtype=bool),
         informative=positive if few_positives else ~positive,

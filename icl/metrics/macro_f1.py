@@ -17,7 +17,17 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from icl import Better, Example, Generation, RunStatistic, ScoredSample, component, normalize_text, on_scored_samples
+from icl import (
+    Better,
+    Example,
+    Generation,
+    RunStatistic,
+    ScoredSample,
+    component,
+    normalize_text,
+    on_scored_samples,
+    scipy,
+)
 from icl.metrics import Bools, Floats, contains_answer, is_correct, named_option, read_yes_no, sum_rows
 
 
@@ -71,13 +81,11 @@ def macro_f1(predicted: NDArray[np.intp], gold: NDArray[np.intp], labels: int) -
         gold: [n], likewise.
         labels: The number of labels.
     """
-    from scipy.sparse import csr_matrix
-
     indices = np.arange(len(predicted))
 
     def one_hot(mask: Bools, columns: NDArray[np.intp]) -> Any:
         ones = np.ones(int(mask.sum()))
-        return csr_matrix((ones, (indices[mask], columns[mask])), shape=(len(predicted), 2 * labels))
+        return scipy.sparse.csr_matrix((ones, (indices[mask], columns[mask])), shape=(len(predicted), 2 * labels))
 
     correct = (predicted == gold) & (gold >= 0)
     rows = 2 * one_hot(correct, gold) + one_hot(predicted >= 0, predicted + labels) + one_hot(gold >= 0, gold + labels)

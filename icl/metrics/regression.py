@@ -16,7 +16,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from icl import Better, Example, Generation, RunStatistic, ScoredSample, component, mean, on_scored_samples
+from icl import Better, Example, Generation, RunStatistic, ScoredSample, component, mean, on_scored_samples, scipy
 from icl.metrics import Floats, gold_number, read_number
 
 
@@ -83,8 +83,6 @@ def rank_correlation(one: Sequence[float] | Floats, other: Sequence[float] | Flo
         one: [n].
         other: [n].
     """
-    from scipy.sparse import csr_matrix
-
     size = len(one)
     sides = [
         _Ranks(np.append(np.asarray(values, dtype=np.float64), ends))
@@ -100,7 +98,7 @@ def rank_correlation(one: Sequence[float] | Floats, other: Sequence[float] | Flo
             return np.asarray((sums * x * y).sum(axis=-1) / np.where(spread > 0, spread, np.nan), dtype=np.float64)
 
     return RunStatistic(
-        rows=csr_matrix((np.ones(size), (np.arange(size), np.arange(size))), shape=(size, size + 2)),
+        rows=scipy.sparse.csr_matrix((np.ones(size), (np.arange(size), np.arange(size))), shape=(size, size + 2)),
         value=correlation,
         counted=np.ones(size, dtype=bool),
         informative=np.ones(size, dtype=bool),
@@ -113,11 +111,11 @@ class _Ranks:
     """The ranks of values for any weights of them."""
 
     def __init__(self, values: Floats) -> None:
-        from scipy.sparse import csr_matrix
-
         different, self.place = np.unique(values, return_inverse=True)
         one = np.ones(len(values))
-        self.groups = csr_matrix((one, (np.arange(len(values)), self.place)), shape=(len(values), len(different)))
+        self.groups = scipy.sparse.csr_matrix(
+            (one, (np.arange(len(values)), self.place)), shape=(len(values), len(different))
+        )
 
     def of(self, weights: Floats) -> Floats:
         """[..., n]: half of the weight of equal values and the weight of all smaller ones."""

@@ -20,6 +20,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from icl import scipy
 from icl.metrics.base import Metric, ScoredSample
 
 Floats = NDArray[np.float64]
@@ -75,10 +76,10 @@ class RunStatistic:
 
     def place(self, indices: Sequence[int], size: int) -> "RunStatistic":
         """The same statistic of `size` samples: those at `indices` have these rows, the others have no part."""
-        from scipy.sparse import csr_matrix
-
         where = np.asarray(indices, dtype=np.intp)
-        placement = csr_matrix((np.ones(len(where)), (where, np.arange(len(where)))), shape=(size, len(where)))
+        placement = scipy.sparse.csr_matrix(
+            (np.ones(len(where)), (where, np.arange(len(where)))), shape=(size, len(where))
+        )
         return self._with_rows(placement @ self.rows, lambda values: (placement @ values).astype(values.dtype))
 
     def _with_rows(self, rows: Rows, move: Callable[[Any], Any]) -> "RunStatistic":

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from icl import filelock
 from icl.errors import ICLWarning
 
 MANIFEST = "files.json"
@@ -32,12 +33,10 @@ def cached_checkpoint(folder: Path, name: str, write: Callable[[Path], None]) ->
     Raises:
         OSError: The cache cannot be written to.
     """
-    from filelock import FileLock
-
     if _is_complete(folder):
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{folder}.lock"):
+    with filelock.FileLock(f"{folder}.lock"):
         if not _is_complete(folder):
             if folder.exists():
                 _warn(folder, name)

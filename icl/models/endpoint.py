@@ -13,6 +13,7 @@ from functools import cached_property
 from threading import Event, Lock
 from typing import TYPE_CHECKING, Any
 
+from icl import httpx2, openai
 from icl.errors import ModelError
 
 if TYPE_CHECKING:
@@ -63,9 +64,6 @@ class Endpoint:
 
         It ignores the variables OPENAI_API_KEY, OPENAI_ORG_ID and OPENAI_PROJECT_ID, and follows no redirect.
         """
-        import httpx2
-        import openai
-
         endpoint = self
 
         class Client(openai.OpenAI):  # no public hook ends its waits, or sets their length
@@ -95,8 +93,6 @@ class Endpoint:
 
     @property
     def _options(self) -> Any:
-        import openai
-
         omitted = ("OpenAI-Organization", "OpenAI-Project", *(() if self.key else ("Authorization",)))
         return {"headers": {"Content-Type": "application/json"} | {name: openai.Omit() for name in omitted}}
 
@@ -111,9 +107,6 @@ class Endpoint:
             EndpointUnavailableError: The endpoint is unavailable or refuses every request.
             ModelError: This request fails.
         """
-        import httpx2
-        import openai
-
         content = json.dumps(body).encode()
         try:
             response = self.client.post(path, cast_to=httpx2.Response, content=content, options=self._options)
@@ -131,9 +124,6 @@ class Endpoint:
             EndpointUnavailableError: The server is not ready, as `icl serve` while it loads its model.
             ModelError: There is no JSON object.
         """
-        import httpx2
-        import openai
-
         client = self.client.with_options(max_retries=0, timeout=min(self.timeout, PROBE_TIMEOUT_SECONDS))
         try:
             return dict(json.loads(client.get(path, cast_to=httpx2.Response, options=self._options).content))
@@ -151,9 +141,6 @@ class Endpoint:
 
     def _error(self, error: "OpenAIError") -> ModelError:
         """The error that stands for an error of the client."""
-        import httpx2
-        import openai
-
         cause = error.__cause__
         kind: type[ModelError] = EndpointUnavailableError
         if isinstance(error, openai.APIStatusError):
@@ -208,8 +195,6 @@ def _check_json(response: "Response") -> None:
 
     The charset of the header is ignored, since it may be anything.
     """
-    import httpx2
-
     try:
         response.read()
     except httpx2.DecodingError as error:

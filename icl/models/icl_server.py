@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import date
 from typing import Any
 
-from icl import Generation, ModelError, Prompt, Request
+from icl import Generation, ModelError, Prompt, Request, pydantic
 from icl.models import Endpoint, EndpointUnavailableError, data_url, mended
 
 PATH = "/strategies"
@@ -124,12 +124,10 @@ def named_messages(prompt: Prompt) -> list[dict[str, Any]]:
 
 def generation_in(response: Mapping[str, Any], where: str) -> Generation:
     """The generation in a response. Raises ModelError if it is malformed."""
-    from pydantic import TypeAdapter
-
     try:
         reply = dict(response["choices"][0]["icl"])
         reply["text"] = mended(reply["text"])
-        generation = TypeAdapter(Generation).validate_python(reply)
+        generation = pydantic.TypeAdapter(Generation).validate_python(reply)
         if any(map(math.isnan, generation.option_scores.values())):
             raise ValueError(reply)
     except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:

@@ -10,6 +10,7 @@ from enum import StrEnum
 from importlib.metadata import distributions
 from typing import TYPE_CHECKING, Any
 
+from icl import torch
 from icl.models.base import Request
 from icl.types import Prompt
 
@@ -118,8 +119,6 @@ class SessionTracer(Tracer):
         return dict.fromkeys(list(Stage)[2:-2], f"not visible in {type(self.model).__name__}")
 
     def trace(self, prompt: Prompt, *, raw_images: bool = False) -> Trace:
-        import torch
-
         session, steps = self.model.open([prompt]), list[dict[int, float]]()
         while not steps or (len(steps) < STEPS and next(iter(steps[-1])) not in self.model.stop_tokens):
             if steps:

@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from icl import PIL, SEARCH_FOLDERS, DataError, Image, decode_image, open_image_file, search_candidates
+from icl import PIL, SEARCH_FOLDERS, DataError, Image, datasets, decode_image, open_image_file, search_candidates
 from icl.tasks.source import BUILDERS, DataSource
 
 if TYPE_CHECKING:
@@ -62,9 +62,7 @@ def _cells(value: Any) -> list[Any]:
 
 def cell_images(view: "Dataset", source: DataSource, column: str, row: int) -> Iterator[Image]:
     """The unopened images of one cell. view: the data with this column only."""
-    from datasets import Image as ImageFeature
-
-    if isinstance(source.features[column], ImageFeature):
+    if isinstance(source.features[column], datasets.Image):
         origin = f"{source.identity} row {row}, column '{column}'"
         yield Image.from_source(StoredImage(source, view, column, row, 0), origin)
         return

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from string import Formatter
 from typing import TYPE_CHECKING, Any, Literal
 
-from icl import ConfigError, DataError, Example, Image, OptionListing, did_you_mean
+from icl import ConfigError, DataError, Example, Image, OptionListing, did_you_mean, pa
 from icl.option_listing import without_letters
 from icl.tasks import DataSource, cell_images, image_at_path, image_keys, image_part, parse_list, text_of, video_frames
 from icl.text.object_mentions import shipped_vocabulary
@@ -117,8 +117,6 @@ class ColumnMapping:
 
 def short_columns(source: DataSource, layout: ColumnMapping) -> list[str]:
     """Columns with one number, class, truth value or short text in each row, which no role of the mapping stores."""
-    import pyarrow.compute as pc
-
     stored = {column for role in STORED_ROLES for column in layout.of(role)}
     columns = []
     for name in source.columns:
@@ -126,7 +124,7 @@ def short_columns(source: DataSource, layout: ColumnMapping) -> list[str]:
         if name in stored or not kind.startswith(("string", "large_string", "int", "uint", "float", "bool")):
             continue
         if "string" in kind:
-            longest = pc.max(pc.binary_length(source.data.data.column(name))).as_py()
+            longest = pa.compute.max(pa.compute.binary_length(source.data.data.column(name))).as_py()
             if (longest or 0) > MAX_SHORT_TEXT:
                 continue
         columns.append(name)

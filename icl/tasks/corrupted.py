@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from annotated_types import Ge, Le
 
-from icl import PIL, ConfigError, Example, Image, StreamKey, Task, did_you_mean
+from icl import PIL, ConfigError, Example, Image, StreamKey, Task, did_you_mean, pydantic_core
 from icl.edits import Edit, build_edit
 from icl.registry import NestedComponent, component, describe, entries
 from icl.tasks.base import AlteredTask
@@ -48,9 +48,7 @@ class CorruptionField:
     """Metadata of a field that holds a corruption: one of the four kinds, or an edit by its name, mapping or path."""
 
     def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
-        from pydantic_core import core_schema
-
-        return core_schema.no_info_plain_validator_function(self._read)
+        return pydantic_core.core_schema.no_info_plain_validator_function(self._read)
 
     def __get_pydantic_json_schema__(self, schema: Any, handler: Any) -> dict[str, Any]:
         names = list(dict.fromkeys((*get_args(CorruptionKind), *entries("edit"))))

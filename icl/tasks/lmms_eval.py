@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from icl import PIL, SEARCH_FOLDERS, ConfigError, Example, Image, Pool, SharedPoolTask, limited_choice
+from icl import PIL, SEARCH_FOLDERS, ConfigError, Example, Image, Pool, SharedPoolTask, datasets, limited_choice
 from icl.harness.loaded_task import LoadedTask, TaskDocument, check_kind, load_task
 from icl.harness.task_file import TaskFile, find_task_file
 from icl.registry import Fraction, PositiveInt, component, parameter
@@ -142,15 +142,13 @@ class LmmsEvalTask(SharedPoolTask, LimitedTask):
 
     @cached_property
     def _image_columns(self) -> tuple[str, ...]:
-        from datasets import Image as ImageFeature
-
         features = self._loaded.rows(self._query_split).features
         return tuple(
             name
             for name, feature in features.items()
-            if isinstance(feature, ImageFeature)
-            or isinstance(getattr(feature, "feature", None), ImageFeature)
-            or (isinstance(feature, list) and isinstance(feature[0], ImageFeature))
+            if isinstance(feature, datasets.Image)
+            or isinstance(getattr(feature, "feature", None), datasets.Image)
+            or (isinstance(feature, list) and isinstance(feature[0], datasets.Image))
         )
 
     def _first_rows(self, rows: Sequence[int]) -> list[int]:

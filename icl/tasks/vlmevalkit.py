@@ -25,7 +25,7 @@ from functools import cached_property
 from pathlib import Path
 from string import ascii_uppercase
 
-from icl import PIL, SEARCH_FOLDERS, Example, Image, OptionListing, decode_image, search_candidates
+from icl import PIL, SEARCH_FOLDERS, Example, Image, OptionListing, decode_image, pd, search_candidates
 from icl.errors import ConfigError, DataError, did_you_mean
 from icl.registry import Fraction, PositiveInt, component, parameter
 from icl.tasks import connected_components, divide_by_group, parse_list
@@ -224,8 +224,6 @@ def _listed(cell: str) -> list[str]:
 
 def _read(path: Path) -> list[Row]:
     """All rows, with every cell as text. Raises DataError."""
-    import pandas as pd
-
     try:
         frame = pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False)
     except FileNotFoundError as error:

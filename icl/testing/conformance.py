@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from icl import spans
+from icl import PIL, spans, torch
 from icl.edits import Edit
 from icl.images import Image
 from icl.metrics.base import Metric, ScoredSample
@@ -297,9 +297,7 @@ def _unique(items: Iterable[str], what: str) -> None:
 
 
 def _gray(level: int) -> Image:
-    from PIL import Image as PILImage
-
-    return Image.from_pil(PILImage.new("RGB", (64, 64), (level, level, level)), f"gray {level}")
+    return Image.from_pil(PIL.Image.new("RGB", (64, 64), (level, level, level)), f"gray {level}")
 
 
 _EXAMPLES = (
@@ -392,8 +390,6 @@ def _check_image(name: str, edit: Edit, size: tuple[int, int]) -> None:
 
 def _check_pixels(name: str, edit: Edit) -> None:
     """Only an edit that declares it changes processed pixels."""
-    import torch
-
     pixels = torch.linspace(-2, 2, 3 * 8 * 8).reshape(1, 3, 8, 8)
     original = pixels.clone()
     changed = edit.apply_to_pixel_values(pixels)
@@ -420,7 +416,5 @@ def _check_pixels(name: str, edit: Edit) -> None:
 
 
 def _image(size: tuple[int, int]) -> "PILImage":
-    from PIL import Image as PILImage
-
     wide, high = size
-    return PILImage.fromarray(np.random.default_rng(wide).integers(0, 256, (high, wide, 3), dtype=np.uint8))
+    return PIL.Image.fromarray(np.random.default_rng(wide).integers(0, 256, (high, wide, 3), dtype=np.uint8))

@@ -30,7 +30,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from icl import ConfigError, Image, StreamKey, component, spans
+from icl import ConfigError, Image, StreamKey, component, jinja2, spans
 from icl import parameter_files as files
 from icl.types import Context, Demo, Example, Part, Query, Role, Turn
 from prompts import BaseComposer, Level, pieces
@@ -100,12 +100,10 @@ class Template(BaseComposer):
             self.compose(context)
 
     def turns(self, context: Context) -> tuple[Turn, ...]:
-        from jinja2 import TemplateError
-
         instruction = pieces.instruction(self.instruction, self.instruction_text)[:1]
         try:
             text = self._compiled.render(_variables(context, bool(instruction)))
-        except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError) as error:
+        except (jinja2.TemplateError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError) as error:
             raise ConfigError(f"template '{self.path}', query '{context.query.id}': {error}.") from error
         parts = {part.name: part for part in (*instruction, *_parts(context))}
         return turns_of(text, parts, f"template '{self.path}', query '{context.query.id}'")
@@ -113,19 +111,18 @@ class Template(BaseComposer):
     @cached_property
     def _compiled(self) -> "Compiled":
         """The compiled template. Raises ConfigError for syntax errors and unknown variables."""
-        from jinja2 import StrictUndefined, TemplateError, meta
-        from jinja2.sandbox import ImmutableSandboxedEnvironment
-
         from icl.errors import did_you_mean
 
         source: str = vars(self)["_source"]
-        sandbox = ImmutableSandboxedEnvironment(
-            undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False
+        sandbox = jinja2.sandbox.ImmutableSandboxedEnvironment(
+            undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False
         )
         try:
-            unknown = sorted(meta.find_undeclared_variables(sandbox.parse(source)) - {*VARIABLES, *sandbox.globals})
+            unknown = sorted(
+                jinja2.meta.find_undeclared_variables(sandbox.parse(source)) - {*VARIABLES, *sandbox.globals}
+            )
             compiled = sandbox.from_string(source)
-        except TemplateError as error:
+        except jinja2.TemplateError as error:
             line = getattr(error, "lineno", None)
             raise ConfigError(f"template '{self.path}'{f', line {line}' if line else ''}: {error}.") from error
         if unknown:

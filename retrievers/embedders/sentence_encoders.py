@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from icl import Example, ModelError, PlanError, Query, component, expand_user
+from icl import Example, ModelError, PlanError, Query, component, expand_user, huggingface_hub
 from retrievers import GIB, EmbedderPlacement, PlacedEmbedder, weight_bytes
 from retrievers.base import Vectors, all_images, mean_per_item, normalize_rows
 
@@ -116,13 +116,11 @@ def _load(path: str, placement: EmbedderPlacement) -> Any:
 
 def _commit(path: str) -> str:
     """The commit of a hub id, which the cache is enough for. Raises ModelError."""
-    from huggingface_hub.errors import HFValidationError
-
     from icl.models.hub_model import HubModel
 
     try:
         return HubModel(path, key="embedder 'sentence_transformers'").commit
-    except HFValidationError as error:
+    except huggingface_hub.errors.HFValidationError as error:
         raise ModelError(
             f"embedder 'sentence_transformers': there is no folder '{path}', and it is no id of the hub."
         ) from error

@@ -10,7 +10,18 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from icl import PIL, Image, Model, ModelError, expand_user, hide_transformers_progress, later_parameter, torch
+from icl import (
+    PIL,
+    Image,
+    Model,
+    ModelError,
+    expand_user,
+    hide_transformers_progress,
+    huggingface_hub,
+    later_parameter,
+    torch,
+    transformers,
+)
 from icl.models.hf.device_placement import has_cuda, resolve_device
 from retrievers.base import Vectors, stack_batches
 
@@ -103,8 +114,6 @@ def load_pretrained(folder: Path, processor_class: str, name: str, placement: Em
     Raises:
         ModelError: The checkpoint cannot be loaded.
     """
-    import transformers
-
     from icl.models.checkpoint_errors import FAILURES, reason
 
     try:
@@ -116,13 +125,11 @@ def load_pretrained(folder: Path, processor_class: str, name: str, placement: Em
 
 
 def _from_hub(name: str) -> Path:
-    from huggingface_hub.errors import HFValidationError
-
     from icl.models.hub_model import HubModel
 
     try:
         return HubModel(name, key="embedder 'encoder'").downloaded([f"*{suffix}" for suffix in CHECKPOINT_FILES])
-    except HFValidationError as error:
+    except huggingface_hub.errors.HFValidationError as error:
         raise ModelError(
             f"embedder 'encoder': there is no folder '{name}', and it is no id of the hub. Use a folder, a hub id, or "
             "'tiny'."

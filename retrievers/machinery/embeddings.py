@@ -19,7 +19,7 @@ from typing import Any, Literal, Protocol, TypeVar
 
 import numpy as np
 
-from icl import ConfigError, Example, Image, ModelError, PlanError, Pool, Query, cache_folder
+from icl import ConfigError, Example, Image, ModelError, PlanError, Pool, Query, cache_folder, filelock
 from icl.component_json import describe
 from retrievers.base import Embedder, Vectors, all_images, mean_per_item
 from retrievers.machinery.embedding_models import placements
@@ -212,10 +212,8 @@ def _text_key(text: str) -> bytes:
 @contextmanager
 def _exclusive(store: VectorStore, keys: Iterable[bytes]) -> Iterator[None]:
     """Lock these keys against other processes. If no lock file can be written, warn and go on."""
-    from filelock import FileLock
-
     try:
-        lock = FileLock(store.lock(keys))
+        lock = filelock.FileLock(store.lock(keys))
         lock.acquire()
     except OSError as error:
         warn(store.folder, error)

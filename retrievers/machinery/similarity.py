@@ -26,7 +26,18 @@ from weakref import WeakKeyDictionary
 import numpy as np
 from numpy.typing import NDArray
 
-from icl import ConfigError, Example, Fraction, NestedComponent, PlanError, Pool, PositiveInt, Query, RetrievedExample
+from icl import (
+    ConfigError,
+    Example,
+    Fraction,
+    NestedComponent,
+    PlanError,
+    Pool,
+    PositiveInt,
+    Query,
+    RetrievedExample,
+    faiss,
+)
 from retrievers.base import EXCLUDE_LEAKS, Embedder, FittedRetriever, LeakPolicy, Resources, RetrievedDemos, Vectors
 from retrievers.machinery.embeddings import (
     MODALITIES_OF,
@@ -385,8 +396,6 @@ def build_index(vectors: Vectors, search: Search = "exact") -> VectorIndex:
 
 def _proposed(queries: Vectors, vectors: Vectors, m: int) -> NDArray[np.int64]:
     """Rows [Q, m] from FAISS. By default, FAISS uses matrix products only from many queries on."""
-    import faiss
-
     with _GUARD:
         default = faiss.cvar.distance_compute_blas_threshold
         faiss.cvar.distance_compute_blas_threshold = MIN_BLAS_QUERIES * vectors.shape[1]
@@ -469,8 +478,6 @@ class HNSW(_Approximate):
     """A small-world graph: fast search, slow build."""
 
     def build(self) -> Any:
-        import faiss
-
         index = faiss.IndexHNSWFlat(self.vectors.shape[1], LINKS, faiss.METRIC_INNER_PRODUCT)
         index.hnsw.efConstruction = BUILD
         index.add(self.vectors)
@@ -484,8 +491,6 @@ class IVF(_Approximate):
     """An inverted file, lists around k-means centers: fast build."""
 
     def build(self) -> Any:
-        import faiss
-
         count = int(LISTS * len(self) ** 0.5)
         centers = faiss.IndexFlatIP(self.vectors.shape[1])
         index = faiss.IndexIVFFlat(centers, self.vectors.shape[1], count, faiss.METRIC_INNER_PRODUCT)
@@ -499,8 +504,6 @@ class IVF(_Approximate):
 
 
 def _single_threaded(build: Any) -> Any:
-    import faiss
-
     threads = faiss.omp_get_max_threads()
     faiss.omp_set_num_threads(1)
     try:

@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 
-from icl import DataError, PlanError, Tensor, torch
+from icl import DataError, PlanError, Tensor, safetensors, torch
 from retrievers.base import Vectors, normalize_rows
 
 CHECKSUM = "checksum"
@@ -39,10 +39,8 @@ def save_head(path: str | Path, tensors: Mapping[str, Vectors], metadata: Mappin
 
     The library writes the metadata in a random order. Here equal content is an equal file.
     """
-    from safetensors.numpy import save
-
     tensors = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
-    content = save(dict(tensors), metadata={**metadata, CHECKSUM: _checksum(tensors, metadata)})
+    content = safetensors.numpy.save(dict(tensors), metadata={**metadata, CHECKSUM: _checksum(tensors, metadata)})
     start = 8 + int.from_bytes(content[:8], "little")
     header = json.dumps(json.loads(content[8:start]), sort_keys=True, separators=(",", ":")).encode()
     header += b" " * (-len(header) % 8)
@@ -61,14 +59,12 @@ def load_head(
     Raises:
         DataError: It is another file, or its content does not match its checksum.
     """
-    from safetensors import SafetensorError, safe_open
-
     try:
-        with safe_open(path, framework="numpy") as file:
+        with safetensors.safe_open(path, framework="numpy") as file:
             metadata: dict[str, str] = dict(file.metadata() or {})
             tensors = {name: np.asarray(file.get_tensor(name), dtype=np.float32) for name in file.keys()}  # noqa: SIM118
         checksum = metadata.pop(CHECKSUM)
-    except (OSError, SafetensorError, KeyError, ValueError) as error:
+    except (OSError, safetensors.SafetensorError, KeyError, ValueError) as error:
         raise DataError(f"{path} is not {what} ({type(error).__name__}: {error}). {remedy}") from error
     if checksum != _checksum(tensors, metadata):
         raise DataError(f"{path} is damaged: its content does not match its checksum. {remedy}")

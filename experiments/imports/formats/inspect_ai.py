@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.imports.logs import Log, LoggedSample, log_format, score_of, text_of
-from icl import DataError, parse_json_object
+from icl import DataError, pa, parse_json_object
 
 VALUES = {"C": 1.0, "I": 0.0, "P": 0.5, "N": 0.0}
 """The values of a score that is a letter: correct, incorrect, partly correct, no answer."""
@@ -119,8 +119,6 @@ def _content(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> byt
         )
     if info.compress_type != ZSTANDARD:
         return archive.read(info)
-    import pyarrow as pa
-
     with path.open("rb") as file:
         file.seek(info.header_offset)
         header = file.read(LOCAL_HEADER)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.imports.logs import Log, LoggedSample, log_format
-from icl import DataError, Example, Generation, build
+from icl import DataError, Example, Generation, build, pd
 
 SCORES = ("hit", "score")
 FAILED = "Failed to obtain answer"
@@ -47,8 +47,6 @@ def read(path: Path) -> Log:
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:
-    import pandas as pd
-
     try:
         if path.suffix == ".json":
             rows = json.loads(path.read_text(encoding="utf-8"))

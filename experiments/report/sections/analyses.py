@@ -28,7 +28,7 @@ from experiments.report.figure import Figure, Line, dot_chart
 from experiments.report.section import Column, Kind, Section, Sentence
 from experiments.results import JudgedClaim, RunView, judge_claims
 from experiments.stats import format_count
-from icl import ConfigError, DataFrame, Series, did_you_mean
+from icl import ConfigError, DataFrame, Series, alt, did_you_mean, pd
 
 FOLDED_ROWS = 24
 """A longer table is folded on a page."""
@@ -180,8 +180,6 @@ def figure_spec(frame: DataFrame, name: str) -> FigureSpec | None:
 
 def figure_caption(frame: DataFrame, spec: FigureSpec) -> str:
     """A sentence: what is plotted, the interval and n."""
-    import pandas as pd
-
     by = " and ".join(name.replace("_", " ") for name in (spec.x, spec.by) if name)
     caption = f"{spec.measure[:1].upper()}{spec.measure[1:]} by {by}: mean with its 95 % interval"
     numbers = pd.to_numeric(frame["n"], errors="coerce") if "n" in frame else pd.Series(dtype=float)
@@ -208,9 +206,6 @@ def dot_figure(frame: DataFrame, spec: FigureSpec, images: Sequence[Mapping[str,
 
 def image_chart(cells: Sequence[Mapping[str, str]]) -> Any:
     """Rows of images, each with its label below: a row above the other, with its own name."""
-    import altair as alt
-    import pandas as pd
-
     rows = list(dict.fromkeys(one["row"] for one in cells))
     number = Counter[str]()
     data = []
@@ -233,8 +228,6 @@ def image_chart(cells: Sequence[Mapping[str, str]]) -> Any:
 
 def measured_points(frame: DataFrame, spec: FigureSpec) -> DataFrame:
     """The points of the figure. Returns: part (the setting), row, line (the measure), mean, low, high and says."""
-    import pandas as pd
-
     rows = []
     for record in frame.to_dict("records"):
         for place, name in enumerate(spec.y):

@@ -6,7 +6,7 @@ from experiments.report.section import Column, Section
 from experiments.report.sections.differences import are_controls
 from experiments.results import ColumnEffects, RunView, ScoreView, interactions_frame, is_significant, macro_averages
 from experiments.stats import axis_values, format_count, summarize_arms, varying_axes
-from icl import DataFrame
+from icl import DataFrame, pd
 
 TESTS = (
     "effect: the paired difference from the reference. contrast: the effect minus the one on all other values, with "
@@ -32,8 +32,6 @@ def by_sections(view: RunView) -> Iterator[Section]:
 
 
 def _scores(view: RunView, one: ColumnEffects, split: ScoreView) -> Section:
-    import pandas as pd
-
     parts = summarize_arms(split.paired_scores, view.metric, [*view.axes, one.name])
     whole = summarize_arms(view.paired_scores, view.metric, view.axes).assign(**{one.name: "all"})
     macro = pd.DataFrame(

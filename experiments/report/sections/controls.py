@@ -10,7 +10,7 @@ from experiments.report.sections.differences import MOVES, no_moves_note
 from experiments.results.run_view import RunView
 from experiments.stats import DecodingEffect, few_units_note, format_count, format_share, join_words
 from experiments.stats.decoding_effects import OTHER_ANSWER
-from icl import DataFrame
+from icl import DataFrame, pd
 
 PARTIAL_MARK = "†"
 """Marks an arm that lacks settings of the reference."""
@@ -157,8 +157,6 @@ def _answer(row: DecodingEffect, name: str) -> str:
 
 def controls_frame(view: RunView) -> DataFrame:
     """One row per arm, with numbers."""
-    import pandas as pd
-
     return pd.DataFrame([_flat(row) for row in view.effects])
 
 

@@ -7,6 +7,7 @@ from typing import Any
 from experiments.report.section import Column, Section
 from experiments.results.run_view import RunView
 from experiments.stats import format_count
+from icl import pd
 
 LINES = (
     ("answers", "decoding_requests", "requests_reused", True),
@@ -46,8 +47,6 @@ LAZY = (
 
 def costs_sections(view: RunView) -> Iterator[Section]:
     """The costs of the run, then of the branches of each arm."""
-    import pandas as pd
-
     total = sum_counters(view.info)
     seconds, lines = session_seconds(view.info), cost_lines(total)
     frame = pd.DataFrame(lines, columns=["quantity", "requested", "computed", "saved"])

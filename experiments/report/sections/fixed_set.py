@@ -5,12 +5,11 @@ from typing import Any
 from experiments.report.section import Column, Section, Sentence
 from experiments.running.optimize import Optimized, SetScores
 from experiments.stats import estimate_mean, format_count, format_interval, format_share, format_signed
+from icl import pd
 
 
 def fixed_set_section(result: Optimized) -> Section:
     """What a search was worth. No dev score stands without the held-out one."""
-    import pandas as pd
-
     best, random, options = result.rows[0], result.rows[-1], result.options
     dev, test = len(result.setting.dev), len(result.setting.test)
     free = [row for row in result.rows if row.name.startswith("free")]

@@ -20,6 +20,7 @@ from experiments.stats.formatting import (
     join_words,
 )
 from experiments.stopping.findings import looks_frame
+from icl import pd
 
 DETECTABLE = 1.4
 """The difference that is found with 80 % power, in half widths of the interval: 1 + .84 / z, and z is 2 to 3."""
@@ -55,8 +56,6 @@ def headline(view: RunView) -> Section:
 
 def findings_section(view: RunView) -> Section | None:
     """Every sentence about the run, and every comparison behind the sentences."""
-    import pandas as pd
-
     sentences = [
         Sentence(
             f"{one.subject}: {one.claim}", f"{one.numbers}{'. ' * bool(one.numbers)}{one.more}", one.verdict, one.topic

@@ -22,7 +22,7 @@ from experiments.stats.arms import (
     varying_axes,
 )
 from experiments.stats.bounds import is_wide
-from icl import DataFrame
+from icl import DataFrame, pd
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -50,8 +50,6 @@ def other_scores(view: RunView) -> "Iterator[Section]":
 
 
 def _section(view: RunView, name: str, title: str, better: set[tuple[Any, ...]]) -> Section:
-    import pandas as pd
-
     arms = summarize_arms(view.paired_scores, view.metric, view.axes)
     arms = arms.assign(
         control=are_controls(arms, view),
@@ -116,8 +114,6 @@ def _ordered(frame: DataFrame, view: RunView) -> DataFrame:
 def _votes(view: RunView) -> DataFrame:
     """The vote of each choice of demonstrations. Transforms that do not change it, such as transforms of images, share
     one."""
-    import pandas as pd
-
     rows: list[dict[str, Any]] = []
     samples = view.paired_scores
     if column := find_baseline_column(samples, VOTE, view.metric):
@@ -204,8 +200,6 @@ def _lines(data: DataFrame, axes: list[str]) -> dict[str, Line]:
 
 def curves_section(view: RunView) -> Section | None:
     """What demonstrations add over 0 shots, for each line of the figure."""
-    import pandas as pd
-
     visible = scores_section(view).select(controls=True).visible
     rows = []
     arms = visible[~visible["vote"].eq(True)].dropna(subset=["mean"])

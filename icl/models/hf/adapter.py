@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from icl import ModelError, canonical_bytes, expand_user, parse_json
+from icl import ModelError, canonical_bytes, expand_user, parse_json, safetensors
 
 CONFIG = "adapter_config.json"
 WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
@@ -98,7 +98,6 @@ class LoraAdapter:
 
         logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # peft imports it, and it warns
         from peft import PeftConfig, PeftModel
-        from safetensors import SafetensorError
 
         from icl.models.checkpoint_errors import FAILURES, reason
 
@@ -110,7 +109,7 @@ class LoraAdapter:
                 tuned = PeftModel(model, config)
                 loaded = tuned.load_adapter(str(self.folder), "default", is_trainable=False)
         except (*FAILURES, re.error) as error:
-            if isinstance(error, UnpicklingError | EOFError | SafetensorError):
+            if isinstance(error, UnpicklingError | EOFError | safetensors.SafetensorError):
                 raise ModelError(f"{self.key}: {self.folder} cannot be loaded: {reason(error)}") from error
             raise ModelError(self._other(name, reason(error))) from error
         for keys, what in ((loaded.unexpected_keys, "has no place for"), (loaded.missing_keys, "finds nothing for")):

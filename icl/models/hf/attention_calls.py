@@ -20,6 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from icl import transformers
+
 NAME = "icl_scores"
 """Name of the registered function."""
 
@@ -95,14 +97,12 @@ class Route:
 
     def __init__(self, module: nn.Module, handler: Handler) -> None:
         """Routes the calls of a module. Raises ValueError if it does not use the registry, or hides keys by lengths."""
-        from transformers import AttentionInterface
-
         implementation = own_implementation(module)
         if implementation is None:
             raise ValueError(f"{type(module).__name__} has no attention of the kinds {', '.join(IMPLEMENTATIONS)}")
         self.module, self.config = module, module.config
         self.implementation, self.handler = implementation, handler
-        AttentionInterface.register(NAME, routed_attention)
+        transformers.AttentionInterface.register(NAME, routed_attention)
         own = copy.copy(module.config)
         vars(own)["_attn_implementation_internal"] = NAME  # the setter would also write sub-configs
         module.config = own

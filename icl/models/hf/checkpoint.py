@@ -8,7 +8,15 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
-from icl import SMALL_SOURCE_BYTES, ModelError, did_you_mean, expand_user, hide_transformers_progress, parse_json_object
+from icl import (
+    SMALL_SOURCE_BYTES,
+    ModelError,
+    did_you_mean,
+    expand_user,
+    hide_transformers_progress,
+    parse_json_object,
+    transformers,
+)
 from icl.models.hf import TextProcessor, conventions, plain_text
 from icl.models.hub_model import HubModel, indexed_names
 
@@ -119,9 +127,7 @@ class Checkpoint:
     @cached_property
     def config(self) -> Any:
         """The config of the model, or of its part that reads images, if it also speaks."""
-        from transformers import AutoConfig
-
-        return conventions.reading_config(self._read(AutoConfig, "config"))
+        return conventions.reading_config(self._read(transformers.AutoConfig, "config"))
 
     @cached_property
     def config_dict(self) -> Mapping[str, Any]:
@@ -144,8 +150,6 @@ class Checkpoint:
 
         For a language model that reads text only, its tokenizer (`TextProcessor`).
         """
-        from transformers import AutoProcessor
-
         if conventions.reads_text_only(self.config):
             return self._text_processor()
         if not any((self.folder / name).is_file() for name in PROCESSORS):
@@ -153,7 +157,7 @@ class Checkpoint:
                 f"model.path: {self._place} has no processor ({' or '.join(PROCESSORS)}), which a plan needs too: it "
                 "counts tokens. Save it next to config.json with `processor.save_pretrained`."
             )
-        processor = self._read(AutoProcessor, "processor", **self.image_processor)
+        processor = self._read(transformers.AutoProcessor, "processor", **self.image_processor)
         if not getattr(processor, "chat_template", None):  # some classes leave it to the tokenizer
             processor.chat_template = getattr(getattr(processor, "tokenizer", None), "chat_template", None)
         conventions.check_processor(processor, self.path)
@@ -162,29 +166,25 @@ class Checkpoint:
         return processor
 
     def _text_processor(self) -> TextProcessor:
-        from transformers import AutoTokenizer
-
         if not any(any(self.folder.glob(name)) for name in TOKENIZERS):
             raise ModelError(
                 f"model.path: {self._place} has no tokenizer ({' or '.join(TOKENIZERS)}), which a plan needs too: it "
                 "counts tokens. Save it next to config.json with `tokenizer.save_pretrained`."
             )
-        return TextProcessor(self._read(AutoTokenizer, "tokenizer"))
+        return TextProcessor(self._read(transformers.AutoTokenizer, "tokenizer"))
 
     @cached_property
     def generation(self) -> Any:
         """The generation config, or one made from the model config if there is none."""
-        from transformers import GenerationConfig
-
         from icl.models.checkpoint_errors import FAILURES
 
         try:
-            return GenerationConfig.from_pretrained(str(self.folder))
+            return transformers.GenerationConfig.from_pretrained(str(self.folder))
         except FAILURES as error:
             is_there = (self.folder / "generation_config.json").is_file()
             if is_there or not isinstance(error, OSError):
                 raise ModelError(self._sentence("generation config", error)) from error
-            return GenerationConfig.from_model_config(self.config)
+            return transformers.GenerationConfig.from_model_config(self.config)
 
     def weights(self, **how: Any) -> Any:
         """The model in evaluation mode. Raises ModelError if weights are missing.
@@ -224,8 +224,6 @@ class Checkpoint:
         if damaged:
             return f"model.path: the {what} of {self.path} cannot be loaded: {damaged}"
         if "does not recognize this architecture" in str(error):
-            import transformers
-
             return (
                 f"model.path: config.json of {self._place} has the model_type "
                 f"'{self.config_dict.get('model_type')}', which transformers {transformers.__version__} does not know. "

@@ -9,7 +9,7 @@ from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from icl import PIL, ModelError
+from icl import PIL, ModelError, torch
 from icl.models import check_read
 
 if TYPE_CHECKING:
@@ -107,9 +107,7 @@ def _probe(width: int, height: int) -> "PIL.Image.Image":
 
 def _is_finite(value: Any) -> bool:
     """Whether all numbers of a tensor are finite. True for other values."""
-    from torch import Tensor
-
-    return not isinstance(value, Tensor) or bool(value.isfinite().all())
+    return not isinstance(value, torch.Tensor) or bool(value.isfinite().all())
 
 
 def _is_same(one: "Processed", other: "Processed") -> bool:
@@ -122,8 +120,6 @@ def _is_same(one: "Processed", other: "Processed") -> bool:
 
 
 def _is_same_value(one: Any, other: Any) -> bool:
-    from torch import Tensor, equal
-
-    if isinstance(one, Tensor) and isinstance(other, Tensor):
-        return one.shape == other.shape and equal(one, other)
+    if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
+        return one.shape == other.shape and torch.equal(one, other)
     return bool(one == other)

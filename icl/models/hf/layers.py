@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from icl import ModelError, RowIndex, copied_to_device
+from icl import ModelError, RowIndex, copied_to_device, transformers
 from icl.models.hf import CrossAttentionLayer, Place, PromptLayer, SharedPrefixLayer, shared_prefix, step_arguments
 
 SLOT_TENSORS = ("keys", "values", "indexer_keys", "indexer_position_ids")
@@ -44,13 +44,14 @@ SUPPORTED_LAYERS = frozenset(
 
 def new_cache(config: Any) -> Any:
     """An empty cache for a model of this config. Its sliding layers drop slots only in `crop_windows`."""
-    from transformers import DynamicCache
-    from transformers.cache_utils import DynamicLayer
-
-    cache = DynamicCache(config=config)
+    cache = transformers.DynamicCache(config=config)
     crossing = step_arguments.cross_attention_layers(config)
     cache.layers = [
-        CrossAttentionLayer() if i in crossing else SharedPrefixLayer() if type(layer) is DynamicLayer else layer
+        CrossAttentionLayer()
+        if i in crossing
+        else SharedPrefixLayer()
+        if type(layer) is transformers.cache_utils.DynamicLayer
+        else layer
         for i, layer in enumerate(cache.layers)
     ]
     for layer in cache.layers:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from icl import Image, ModelError, Part, Prompt, Site, Turn, Where, spans
+from icl import PIL, Image, ModelError, Part, Prompt, Site, Turn, Where, spans
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PILImage
@@ -65,10 +65,8 @@ def measure_grid(
 
 def probe_images(size: tuple[int, int]) -> "Iterator[PILImage]":
     """A gray image, then one with each white square, then one with each white strip at a border."""
-    from PIL import Image as PILImage
-
     width, height = size
-    gray = PILImage.new("RGB", size, (120, 120, 120))
+    gray = PIL.Image.new("RGB", size, (120, 120, 120))
     yield gray
     lattice = [(x / SIDE, y / SIDE, (x + 1) / SIDE, (y + 1) / SIDE) for y in range(SIDE) for x in range(SIDE)]
     strips = [(0, 0, 1, 1 / STRIP), (0, 1 - 1 / STRIP, 1, 1), (0, 0, 1 / STRIP, 1), (1 - 1 / STRIP, 0, 1, 1)]

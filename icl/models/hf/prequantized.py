@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from icl import ModelError, parse_json
+from icl import ModelError, huggingface_hub, parse_json
 
 if TYPE_CHECKING:
     from icl.models.hf.checkpoint import Checkpoint
@@ -87,9 +87,7 @@ def _method_name(settings: Mapping[str, Any]) -> str | None:
 
 
 def _cached(path: str, revision: str | None) -> Path | None:
-    from huggingface_hub import try_to_load_from_cache
-
-    file = try_to_load_from_cache(path, "config.json", revision=revision)
+    file = huggingface_hub.try_to_load_from_cache(path, "config.json", revision=revision)
     return Path(file) if isinstance(file, str) else None
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from icl import Image, ModelError, Part, Prompt, StateObserver, Turn, moved_to_device
+from icl import Image, ModelError, Part, Prompt, StateObserver, Turn, moved_to_device, transformers
 from icl.models.hf import EncodedImage, EncodedPrompt, LanguageModel, TemplateRefusedError, messages, script, set_day
 from icl.models.hf.conventions import image_placeholder, image_token_problem, takes_interleaved_images
 from icl.models.hf.image_encoder import ImageEncoder, on_model
@@ -248,10 +248,8 @@ def _place_edited(padded: Tensor, alone: Tensor, edited: Tensor) -> Tensor | Non
 
 def _own_positions(model: Any) -> bool:
     """Whether the architecture has its own computation of positions."""
-    from transformers import GenerationMixin
-
     name = "_prepare_position_ids_for_generation"
-    return getattr(type(model), name) is not getattr(GenerationMixin, name)
+    return getattr(type(model), name) is not getattr(transformers.GenerationMixin, name)
 
 
 def _with_images(prompt: Prompt, images: Sequence[Any]) -> list[dict[str, Any]]:

@@ -12,7 +12,7 @@ from functools import lru_cache
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from icl import ModelError, torch
+from icl import ModelError, torch, transformers
 from icl.models.hf import PACKED, conventions, device_placement, method, quantization_settings, why_unsupported
 
 logger = logging.getLogger(__name__)
@@ -87,18 +87,16 @@ class Quantization:
             return {"config": config(self.checkpoint, quantization_settings(self.checkpoint.config_dict))}
         if self.quantize == "none":
             return {}
-        from transformers import BitsAndBytesConfig
-
         _quiet()
         skipped = self._full_precision_modules()
         logger.info("quantizing %s to %s; %d modules stay in full precision", self.path, self.quantize, len(skipped))
         logger.debug("full precision: %s", ", ".join(skipped))
         if self.quantize == "int8":
-            how = BitsAndBytesConfig(
+            how = transformers.BitsAndBytesConfig(
                 load_in_8bit=True, llm_int8_threshold=float(self.outlier_threshold), llm_int8_skip_modules=skipped
             )
         else:
-            how = BitsAndBytesConfig(
+            how = transformers.BitsAndBytesConfig(
                 load_in_4bit=True,
                 bnb_4bit_quant_type=self.quantize,
                 bnb_4bit_use_double_quant=self.double_quant,
@@ -190,10 +188,8 @@ def _check_ready(path: str, checkpoint: "Checkpoint", already: str, place: str) 
                 "Use `model: vllm`, which reads more formats, or another checkpoint."
             )
         return
-    from transformers.quantizers.auto import AutoHfQuantizer
-
     try:
-        quantizer = AutoHfQuantizer.from_config(settings, pre_quantized=True)
+        quantizer = transformers.quantizers.auto.AutoHfQuantizer.from_config(settings, pre_quantized=True)
         quantizer.validate_environment(device_map={"": place})
     except FAILURES as error:
         raise ModelError(

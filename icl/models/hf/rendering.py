@@ -12,7 +12,7 @@ from datetime import date, timedelta
 from functools import cached_property, lru_cache
 from typing import Any
 
-from icl import EmptyBlocks, LRUByteCache, ModelError, Part, Prompt, Turn
+from icl import EmptyBlocks, LRUByteCache, ModelError, Part, Prompt, Turn, jinja2, transformers
 from icl.models.chat_messages import check_markers, marker_pattern
 from icl.models.hf import TextProcessor, argument_names, image_placeholder, set_day
 from icl.models.hf.conversations import (
@@ -329,8 +329,6 @@ class PromptRenderer:
 
     def _applied(self, conversation: Sequence[Message], answers: bool) -> str:
         """The rendered conversation. Raises TemplateRefusedError."""
-        from jinja2.exceptions import TemplateError
-
         if self.text_only:
             conversation = as_strings(conversation)
         try:
@@ -340,7 +338,7 @@ class PromptRenderer:
                 text = str(
                     self.processor.apply_chat_template(conversation, add_generation_prompt=answers, **self.arguments)
                 )
-        except (TemplateError, TypeError) as error:
+        except (jinja2.exceptions.TemplateError, TypeError) as error:
             raise TemplateRefusedError(str(error)) from error
         return text
 
@@ -422,8 +420,6 @@ class PromptRenderer:
 
 def overrides_rendering(processor: Any) -> bool:
     """Whether the class of the processor has its own way of applying the template."""
-    from transformers import ProcessorMixin
-
-    return isinstance(processor, ProcessorMixin) and (
-        type(processor).apply_chat_template is not ProcessorMixin.apply_chat_template
+    return isinstance(processor, transformers.ProcessorMixin) and (
+        type(processor).apply_chat_template is not transformers.ProcessorMixin.apply_chat_template
     )

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from icl import safetensors, transformers
 from icl.errors import ModelError
 from icl.models.small.efficientnet import DEVIATION, MEAN, load_network
 from icl.models.small.packages import LANGUAGE_MODEL
@@ -23,20 +24,16 @@ RESERVED_TOKEN, IMAGE_TOKEN, IMAGE_TOKEN_ID = "<reponame>", "<image>", 4
 
 def read_language_model() -> tuple[Any, Any]:
     """(LlamaForCausalLM in float32, tokenizer). The model cannot be saved, because it was read from a GGUF file."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
     file = LANGUAGE_MODEL.checked_file()
     with hide_transformers_progress(), hide_bars_of_logs():
-        model = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
-    return model.eval(), AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+        model = transformers.AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
+    return model.eval(), transformers.AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
 
 
 def load_language_model() -> tuple[Any, Any]:
     """As `read_language_model`, with a copy of the model that can be saved and trained."""
-    from transformers import LlamaConfig, LlamaForCausalLM
-
     read, tokenizer = read_language_model()
-    model = LlamaForCausalLM(LlamaConfig.from_dict(plain_config(read)))
+    model = transformers.LlamaForCausalLM(transformers.LlamaConfig.from_dict(plain_config(read)))
     model.load_state_dict(read.state_dict())
     model.generation_config = read.generation_config
     return model.eval(), tokenizer
@@ -81,11 +78,8 @@ def assemble(weights: Mapping[str, Tensor], out: Path) -> None:
     Raises:
         ModelError: A package is absent or has other weights, or transformers or timm have other tensors.
     """
-    from safetensors.torch import save_file
-    from transformers import FastVlmConfig, FastVlmForConditionalGeneration, GenerationConfig
-
     language_model, tokenizer = read_language_model()
-    config = FastVlmConfig(
+    config = transformers.FastVlmConfig(
         vision_config={
             "model_type": "timm_wrapper",
             "architecture": "tf_efficientnet_lite0",
@@ -101,16 +95,16 @@ def assemble(weights: Mapping[str, Tensor], out: Path) -> None:
         dtype="bfloat16",
     )
     with torch.device("meta"):
-        expected = FastVlmForConditionalGeneration(config).state_dict()
+        expected = transformers.FastVlmForConditionalGeneration(config).state_dict()
     del expected["lm_head.weight"]  # tied to the input embeddings
     state = merged_state(language_model.state_dict(), weights)
     state |= tower_state([name for name in expected if name.startswith(TOWER)])
     state |= {f"model.multi_modal_{name}": value for name, value in weights.items() if name.startswith("projector.")}
     _check_shapes(state, expected)
-    save_file(state, out / "model.safetensors", {"format": "pt"})
+    safetensors.torch.save_file(state, out / "model.safetensors", {"format": "pt"})
     config.save_pretrained(out)
     end_of_line = tokenizer("\n", add_special_tokens=False).input_ids[0]
-    GenerationConfig(
+    transformers.GenerationConfig(
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=[tokenizer.eos_token_id, end_of_line],
         pad_token_id=tokenizer.eos_token_id,
@@ -159,8 +153,6 @@ def _check_shapes(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -
 
 
 def _save_processor(tokenizer: Any, out: Path) -> None:
-    from transformers import AutoTokenizer, CLIPImageProcessor, LlavaProcessor
-
     tokenizer.save_pretrained(out)
     file = out / "tokenizer.json"
     text = json.loads(file.read_text(encoding="utf-8"))
@@ -169,16 +161,16 @@ def _save_processor(tokenizer: Any, out: Path) -> None:
     vocabulary = text["model"]["vocab"]
     text["model"]["vocab"] = {IMAGE_TOKEN if name == RESERVED_TOKEN else name: i for name, i in vocabulary.items()}
     file.write_text(json.dumps(text, ensure_ascii=False), encoding="utf-8")
-    renamed = AutoTokenizer.from_pretrained(out)
+    renamed = transformers.AutoTokenizer.from_pretrained(out)
     if renamed.convert_tokens_to_ids(IMAGE_TOKEN) != IMAGE_TOKEN_ID:
         raise ModelError(f"{OTHER_CLASSES} Its tokenizer does not have {RESERVED_TOKEN} as token {IMAGE_TOKEN_ID}.")
-    images = CLIPImageProcessor(
+    images = transformers.CLIPImageProcessor(
         size={"height": SIDE, "width": SIDE},
         do_center_crop=False,
         image_mean=MEAN.reshape(-1).tolist(),
         image_std=DEVIATION.reshape(-1).tolist(),
     )
-    processor = LlavaProcessor(
+    processor = transformers.LlavaProcessor(
         images,
         renamed,
         patch_size=SIDE // 4,

@@ -8,7 +8,7 @@ import hashlib
 import shutil
 from pathlib import Path
 
-from icl import ModelError, cache_folder, canonical_digest
+from icl import ModelError, cache_folder, canonical_digest, safetensors
 from icl.models.cached_checkpoint import cached_checkpoint
 from icl.models.small.packages import LANGUAGE_MODEL, VISION_TOWER, check_packages, check_timm
 
@@ -58,18 +58,15 @@ def _write(folder: Path) -> None:
             f"model.path: 'small' takes {SIZE / 1e6:.0f} MB, and {folder.parent} has {free / 1e6:.0f} MB left. Set "
             "ICL_CACHE to a folder with enough space."
         )
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
     from icl.models.small.assemble import assemble
 
     try:
-        weights = load_file(LEARNED)
-    except SafetensorError as error:
+        weights = safetensors.torch.load_file(LEARNED)
+    except safetensors.SafetensorError as error:
         raise ModelError(
             f"model.path: {LEARNED} is damaged ({error}). Install the toolkit again, or copy the file again."
         ) from error
     try:
         assemble(weights, folder)
-    except SafetensorError as error:  # what safetensors raises for a full disk
+    except safetensors.SafetensorError as error:  # what safetensors raises for a full disk
         raise OSError(str(error)) from error

@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from icl import torch, transformers
 from icl.errors import ConfigError, ModelError
 from icl.models.base import Model, Request
 from icl.models.vllm.engine_io import EngineOutput, EngineRequest
@@ -170,10 +171,8 @@ class VLLM(Model):
     @property
     def _stores_states(self) -> bool:
         """Whether some layers store a state, according to the caches of transformers for their types."""
-        from transformers.cache_utils import DYNAMIC_LAYER_TYPE_MAPPING, LinearAttentionCacheLayerMixin
-
-        kinds = [DYNAMIC_LAYER_TYPE_MAPPING.get(name, object) for name in self._layer_types]
-        return any(issubclass(kind, LinearAttentionCacheLayerMixin) for kind in kinds)
+        kinds = [transformers.cache_utils.DYNAMIC_LAYER_TYPE_MAPPING.get(name, object) for name in self._layer_types]
+        return any(issubclass(kind, transformers.cache_utils.LinearAttentionCacheLayerMixin) for kind in kinds)
 
     @property
     def request_adapter(self) -> "LoraAdapter | None":
@@ -391,8 +390,6 @@ def has_gpu() -> bool:
     devices cannot use CUDA ("Cannot re-initialize CUDA in forked subprocess"). `torch.cuda.is_available()` asks CUDA,
     and so does `torch.cuda.device_count()` if NVML does not work.
     """
-    import torch
-
     if torch.version.cuda is None and torch.version.hip is None:
         return False
     if os.name == "posix" and not any(any(DEVICES.glob(pattern)) for pattern in DEVICE_FILES):
