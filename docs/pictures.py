@@ -61,6 +61,7 @@ def main() -> None:
     noise_and_contrast().save(IMAGES / "vcd.png", scale_factor=1.5)
     photograph(prompt_html(), IMAGES / "prompt.png")
     lockstep_costs().save(IMAGES / "gallery" / "contrast_in_vllm.svg")
+    learned_accuracies().save(IMAGES / "gallery" / "learned_demonstrations.svg")
     maps()
     for page in ("does_retrieval_help", "labels_or_images", "task_vector"):
         thumbnail(page)
@@ -170,6 +171,25 @@ def lockstep_costs() -> alt.Chart:
     x = alt.X("speed:Q", title="tokens a second / greedy on as many rows", scale=alt.Scale(domain=[0, 1]))
     chart_bars = alt.Chart(frame).mark_bar(color=BLUE).encode(x=x, y=alt.Y("branches:O", title="branches"))
     return chart_bars.properties(width=320, height=110, background="white")
+
+
+def learned_accuracies() -> alt.Chart:
+    """Accuracies of learned demonstrations and of what they are compared with, from the page's table."""
+    text = (ROOT / "docs" / "gallery" / "learned_demonstrations.md").read_text(encoding="utf-8")
+    head, _, *rows = re.findall(r"^\|(.*)\|$", text[text.index("| accuracy |") :].partition("| calls")[0], re.MULTILINE)
+    names, *cells = ([cell.strip(" `") for cell in row.split("|")] for row in (head, *rows))
+    frame = pd.DataFrame(cells, columns=names).melt("accuracy", ["random", "knn", "same answer", "learned", "oracle"])
+    return (
+        alt.Chart(frame.astype({"value": float}))
+        .mark_point(filled=True, size=90, opacity=0.9)
+        .encode(
+            x=alt.X("value:Q", title="accuracy", scale=alt.Scale(domain=[0, 1])),
+            y=alt.Y("accuracy:N", sort=None, title=None, axis=alt.Axis(labelLimit=320, grid=True)),
+            color=alt.Color("variable:N", title=None, sort=None),
+            shape=alt.Shape("variable:N", title=None, sort=None),
+        )
+        .properties(width=320, height=150, background="white")
+    )
 
 
 def thumbnail(page: str) -> None:
