@@ -89,7 +89,9 @@ def _answer_problem(error: "HfHubHTTPError", what: str, page: str, revision: str
         account = "with the account of your token" if has_token else f"and {login}"
         return f"the {what} is gated. Accept its conditions on {page} {account}."
     if isinstance(error, errors.RepositoryNotFoundError):
-        closed = "may not be read with your token" if has_token else f"is private. Check the name, or {login}"
+        closed = (
+            "may not be read with your token. Check both" if has_token else f"is private. Check the name, or {login}"
+        )
         return f"there is no such folder here, and the hub has no {what}, or it {closed}."
     if status == 429:
         seconds = retry_seconds(error)

@@ -11,3 +11,4 @@ from experiments.grid.grid import expand as expand
 from experiments.grid.grid_warnings import TOLERANCE as TOLERANCE
 from experiments.grid.grid_warnings import degenerate_at_shots as degenerate_at_shots
 from experiments.grid.grid_warnings import loading_problems as loading_problems
+from experiments.grid.grid_warnings import locating as locating

@@ -14,6 +14,7 @@
 """
 
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
@@ -146,7 +147,9 @@ def _traces(grid: Grid) -> Iterator[str]:
 def _models(grid: Grid) -> Iterator[str]:
     for model in grid.models:
         cell = next(cell for cell in grid.cells if cell.model is model)
-        for note in model.plan_notes:
+        with locating(grid, model):
+            notes = model.plan_notes
+        for note in notes:
             yield f"{locate(grid, 'model', cell)}: model '{cell.labels['model']}': {note}"
 
 
@@ -158,11 +161,22 @@ def _templates(grid: Grid) -> Iterator[str]:
 def loading_problems(grid: Grid, models: Iterable[Model]) -> Iterator[str]:
     """A sentence for each model that cannot be loaded on this machine. A plan needs none of them loaded."""
     for model in models:
-        cell = next(cell for cell in grid.cells if cell.model is model)
         try:
-            model.check_loadable()
+            with locating(grid, model):
+                model.check_loadable()
         except ModelError as error:
-            yield f"{locate(grid, 'model', cell)}: {error}"
+            yield str(error)
+
+
+@contextmanager
+def locating(grid: Grid, model: Model) -> Iterator[None]:
+    """Adds the place of a model in the file to a ModelError."""
+    try:
+        yield
+    except ModelError as error:
+        place = locate(grid, "model", next(cell for cell in grid.cells if cell.model is model))
+        where = place.rpartition(": ")[0] if str(error).startswith("model.") else place
+        raise type(error)(f"{where}: {error}") from error
 
 
 def _strategies(grid: Grid) -> Iterator[tuple[Cell, list[int]]]:
@@ -231,7 +245,9 @@ def template_notes(grid: Grid) -> Iterator[tuple[Cell, str]]:
     """A cell and a sentence on its model's chat template, each once. Raises ModelError if a template is broken."""
     for model in grid.models:
         cells = [cell for cell in grid.cells if cell.model is model and not cell.control]
-        if cells and (facts := model.template_facts) is not None:
+        with locating(grid, model):
+            facts = model.template_facts if cells else None
+        if facts is not None:
             yield from ((cells[0], note) for note in _notes(facts, cells))
 
 

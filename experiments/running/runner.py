@@ -46,7 +46,7 @@ from threading import Event
 from typing import Any, TypeVar
 
 from experiments.contexts import ContextOverflow, RepeatedImages, Retrieval, estimate_sizes
-from experiments.grid import Cell, Grid, loading_problems
+from experiments.grid import Cell, Grid, loading_problems, locating
 from experiments.running.generation import Answer, SampleRequest, answer
 from experiments.running.image_store import MAX_IMAGE_BYTES, ImageStore
 from experiments.running.preflight import Preflight
@@ -208,7 +208,8 @@ class Runner:
         label = next(str(cell.labels["model"]) for cell in self.grid.cells if cell.model is model)
         which = f" {label}" if len(self.grid.models) > 1 else ""
         self.progress.set_phase(f"loading the model{which}", reset_rate=True)
-        model.load()
+        with locating(self.grid, model):
+            model.load()
         self.loaded = model
         logger.info("model %s is loaded", label)
         for note in model.notes:

@@ -64,7 +64,7 @@ class HubModel:
         if SINGLE in names:
             return [SINGLE]
         others = sorted(name for name in names if fnmatch(name, "*.bin") or fnmatch(name, "*.pt*"))
-        why = "no weights that transformers reads"
+        why = "no weights that transformers reads. Name a checkpoint with safetensors"
         if others:
             why = (
                 f"weights as pickles only, such as {others[0]}. A pickle may run code when it is read. The hub adds "
@@ -72,7 +72,7 @@ class HubModel:
                 f"{self.name}`) and name the folder"
             )
         elif others := sorted(name for name in names if name.endswith(OTHER_WEIGHTS)):
-            why = f"{why} ({SINGLE}), only {', '.join(others[:MAX_NAMES])}"
+            why = f"no weights that transformers reads ({SINGLE}), only {', '.join(others[:MAX_NAMES])}"
         raise ModelError(f"{self.key}: {self.name} has {why}.")
 
     def download_weights(self) -> None:

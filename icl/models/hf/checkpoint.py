@@ -82,7 +82,10 @@ class Checkpoint:
         resolve = SHIPPED.get(self.path)
         folder = self.hub.folder if self.hub is not None else resolve() if resolve else expand_user(self.path)
         if not (folder / "config.json").is_file():
-            raise ModelError(f"model.path: {self.hub_name or folder} has no config.json, so it is not a checkpoint.")
+            raise ModelError(
+                f"model.path: {self.hub_name or folder} has no config.json, so it is not a checkpoint. "
+                "Name one of transformers."
+            )
         if not any(any(folder.glob(name)) for name in (*PROCESSORS, *TOKENIZERS)):
             raise ModelError(
                 f"model.path: {self.hub_name or folder} has no tokenizer ({' or '.join(TOKENIZERS)}) and "
@@ -230,7 +233,7 @@ class Checkpoint:
                 "A newer release may know it, or another checkpoint of this model (often named `-hf`) has a known one."
             )
         if "Unrecognized model" in str(error):
-            return f"model.path: config.json of {self._place} has no model_type, so it has no class."
+            return f"model.path: config.json of {self._place} has no model_type. Name a checkpoint of transformers."
         return f"model.path: the {what} of {self.path} cannot be loaded: {reason(error)}"
 
     @property

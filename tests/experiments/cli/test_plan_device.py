@@ -124,7 +124,7 @@ def test_a_plan_needs_no_weights_and_says_that_a_run_does(icl: ICL, grid: Callab
     assert "has a config.json but no weights" in note
     assert any(line.startswith("memory  ") and "weights 9." in line for line in plan.out.splitlines())
     assert run.status == 2
-    assert "model: model.path: " in run.err
+    assert "grid.yaml:3: model.path: " in run.err
     assert "no weights" in run.err
 
 

@@ -1,6 +1,7 @@
 """Checkpoints of a hub: what is missing, closed, broken or unknown is a sentence before weights are read."""
 
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from hub_server import Fault, Hub, reading_hub
 from huggingface_hub import constants
 
 from experiments.api import run
+from experiments.cli.main import main
 from experiments.sharing.card import make_card
 from experiments.sharing.card_text import card_text
 from icl.errors import ICLWarning, ModelError, StoreError
@@ -81,7 +83,7 @@ WEIGHTS = "model.safetensors"
 CASES = (
     Case("no such id", r"the hub has no model 'me/none', or it is private\. Check the name, or log in \(`hf auth",
          settings={"path": "me/none"}),
-    Case("no such id, with a token", r"the hub has no model 'me/none', or it may not be read with your token\.",
+    Case("no such id, with a token", r"the hub has no model 'me/none', or it may not be read with your token\. Check",
          settings={"path": "me/none"}, token="hf_other"),
     Case("a wrong token", r"the hub does not accept your token for the model 'me/model'\. Correct HF_", token="hf_x"),
     Case("gated, without a token", r"'me/model' is gated\. Accept its conditions on http://.*/me/model and log in \(",
@@ -152,6 +154,21 @@ def test_a_first_use_ends_with_a_sentence_before_weights_are_read(
         with pytest.raises(ModelError, match=rf"^model\.path: .*{case.says}"):
             planned(**case.settings)
         assert not any(request.endswith((".safetensors", ".bin")) for request in hub.requests)
+
+
+@pytest.mark.parametrize("name", ["an unknown architecture", "code of the repository", "no weights", "forbidden",
+                                  "weights of another size"])  # fmt: skip
+def test_a_sentence_of_plan_or_run_begins_with_its_place_in_the_file(
+    name: str, hub: Hub, source: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    case = next(case for case in CASES if case.name == name)
+    hub.push(NAME, source, **case.files)
+    hub.faults += case.faults
+    task = "{name: as_text, of: {name: operators, queries: 2}, form: text}"
+    Path("s.yaml").write_text(f"name: s\ntask: {task}\nmodel: {{name: hf, path: {NAME}}}\nshots: 1\n")
+    main(("run" if case.loads else "plan", "s.yaml"))
+    (line,) = (line for line in "".join(capsys.readouterr()).splitlines() if "model.path" in line)
+    assert re.match(rf"(icl run would stop on this machine: )?s\.yaml:3: model\.path: .*{case.says}", line)
 
 
 def test_a_plan_downloads_no_weights_and_a_run_does(hub: Hub, source: Path) -> None:
