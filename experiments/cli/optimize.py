@@ -30,6 +30,10 @@ def command(
         bool,
         typer.Option("--bootstrap", help="only demonstrations that the model itself answers correctly, as in DSPy"),
     ] = False,
+    instruction: Annotated[
+        list[str] | None,
+        typer.Option(help="a text to try in place of the study's instruction; can be repeated", show_default=False),
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="a folder; by default sets/NAME", show_default=False)] = None,
     kind: As = "",
 ) -> None:
@@ -61,7 +65,8 @@ def command(
 
         parsed = load_config(config, overrides or [])
         folder = out or Path("sets") / parsed.name
-        options = Options(budget, tuple(dev or ()), tuple(search.split(",")), objective, seed, bootstrap)
+        texts, searches = tuple(instruction or ()), tuple(search.split(","))
+        options = Options(budget, tuple(dev or ()), searches, objective, seed, bootstrap, texts)
         with write_lock(folder):
             result = optimize(parsed, options, folder, report_progress)
             section = fixed_set_section(result)

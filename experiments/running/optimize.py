@@ -35,6 +35,7 @@ from icl import (
     StreamKey,
     build,
     canonical_digest,
+    describe,
     did_you_mean,
 )
 from icl.metrics import is_best_option
@@ -107,6 +108,11 @@ class Optimized:
         """[held-out queries] labels of the independent units of a row."""
         return row.units or [one.group or one.id for one in self.setting.test]
 
+    @property
+    def cell(self) -> Cell:
+        """The cell that a run with the set and its instruction has."""
+        return self.setting.fixed(self.choice.demos, self.setting.instruction(self.choice.demos))
+
     @cached_property
     def demos(self) -> list[Example]:
         """The set in the order of the prompt."""
@@ -115,7 +121,7 @@ class Optimized:
     @cached_property
     def record(self) -> dict[str, Any]:
         """The content of set.json, which the retriever `fixed` reads."""
-        cell, options = self.setting.cell, self.options
+        cell, options = self.cell, self.options
         random = self.rows[-1]
         return {
             "demos": list(self.choice.demos),
@@ -123,6 +129,7 @@ class Optimized:
             **fitting_origin(cell.model.digest, self.setting.dev_task),
             "template_digest": template_digest(cell),
             "keeps_order": True,
+            "composer": describe(cell.composer),
             "shots": cell.shots,
             "budget": options.budget,
             "objective": options.objective,
@@ -167,6 +174,11 @@ def optimize(config: Config, options: Options, folder: Path, report: ReportProgr
     ):
         if value not in names:
             raise ConfigError(f"--{option}: no {option} '{value}'.{did_you_mean(value, names)} {', '.join(names)}.")
+    if options.instructions and not {*options.searches} <= {*CHANCE}:
+        raise ConfigError(
+            f"--instruction: only {' and '.join(CHANCE)} compare instructions, because each random set has a random "
+            "one. Use one of these searches."
+        )
     setting = read_setting(config, options)
     calls = PaidCalls(folder / CALLS, setting.cell, report)
     candidates, budget, notes = [one.id for one in setting.pool.examples], options.budget, list(setting.used)
@@ -194,7 +206,7 @@ def _search(problem: Problem, setting: Setting, options: Options, calls: PaidCal
         SEARCHES[name](problem, lambda sets, queries: np.zeros((len(sets), len(queries))))
 
     def score(sets: Sequence[DemoSet], queries: range) -> Floats:
-        cells = [setting.fixed(demos) for demos in sets]
+        cells = [setting.fixed(demos, setting.instruction(demos)) for demos in sets]
         rated.append(rate(calls, cells, [setting.dev[i] for i in queries], setting.pool)[..., options.column])
         return rated[-1]
 
@@ -220,16 +232,23 @@ def _compare(
     dev_random, rows = float(rate(calls, draws, setting.dev, pool)[..., column].mean()), list[SetScores]()
     for name, choice in choices.items():
         gain = choice.score - dev_random
-        (chosen,) = rate(calls, [setting.fixed(choice.demos)], setting.dev, pool)[..., column]
+        own = [setting.fixed(choice.demos, setting.instruction(choice.demos))]
+        (chosen,) = rate(calls, own, setting.dev, pool)[..., column]
         forecast = forecast_selection(every, chosen, choice.sets) if name in CHANCE else None
-        rows.append(row(name, [setting.fixed(choice.demos)], choice=choice, dev_gain=gain, forecast=forecast))
+        rows.append(row(name, own, choice=choice, dev_gain=gain, forecast=forecast))
     # Each permuted search chooses a random set, which rates a part of the queries and is a unit of the interval.
     units, rated = [number % len(nulls) for number in range(len(test))], np.zeros((len(test), len(OBJECTIVES)))
     for unit in set(units):
         part = slice(unit, None, len(nulls))
-        (rated[part],) = rate(calls, [setting.fixed(nulls[unit].demos)], test[part], pool)
+        null = nulls[unit].demos
+        (rated[part],) = rate(calls, [setting.fixed(null, setting.instruction(null))], test[part], pool)
     gain = float(np.mean([null.score for null in nulls]) - every.mean())
     rows.append(SetScores("permuted scores", rated[:, column], rated[:, 1], dev_gain=gain, units=units))
+    best = choices[options.searches[0]].demos
+    if (text := setting.instruction(best)) is not None:
+        rows.append(row("its set, the study's instruction", [setting.fixed(best)]))
+        instructed = [replace(one, composer=setting.instructed[text]) for one in draws]
+        rows.append(row("random sets, its instruction", instructed))
     rows += [row(name, [setting.fixed(demos)]) for name, demos in _free_sets(setting, options.seed, notes)]
     own = setting.cell.labels["retriever"]
     if setting.cell.retriever is not None and own != "random":

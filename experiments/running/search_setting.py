@@ -48,6 +48,7 @@ class Options:
         objective: One of OBJECTIVES.
         seed: Of all random sets, and of the division of queries.
         bootstrap: Whether only members of the pool that the model itself answers rightly may be demonstrations.
+        instructions: Texts that are tried beside the study's own instruction. Each set is rated with one of them.
     """
 
     budget: int
@@ -56,6 +57,7 @@ class Options:
     objective: str = "p_gold"
     seed: int = 0
     bootstrap: bool = False
+    instructions: tuple[str, ...] = ()
 
     @property
     def column(self) -> int:
@@ -87,6 +89,7 @@ class Setting:
         whole_pool: The pool of the study.
         used: What of a study with several settings is used.
         dev_task: The node of the task with the dev queries.
+        instructed: The study's composer with each instruction, and without one of them first.
     """
 
     study: Cell
@@ -97,6 +100,7 @@ class Setting:
     whole_pool: Pool
     used: tuple[str, ...]
     dev_task: Mapping[str, Any]
+    instructed: Mapping[str | None, Any]
 
     @cached_property
     def test_digests(self) -> frozenset[str]:
@@ -109,9 +113,15 @@ class Setting:
         built = build("retriever", dict(retriever))
         return [replace(self.cell, retriever=built, seed=seed) for seed in seeds or [self.cell.seed]]
 
-    def fixed(self, demos: DemoSet) -> Cell:
-        """The cell with a fixed set."""
-        return replace(self.cells({"name": "fixed", "ids": list(demos)})[0], shots=len(demos))
+    def fixed(self, demos: DemoSet, instruction: str | None = None) -> Cell:
+        """The cell with a fixed set, and an instruction in place of the study's own."""
+        cell = self.cells({"name": "fixed", "ids": list(demos)})[0]
+        return replace(cell, shots=len(demos), composer=self.instructed[instruction])
+
+    def instruction(self, demos: DemoSet) -> str | None:
+        """The instruction that a set is searched with: a random one of all, the same for equal sets."""
+        texts = list(self.instructed)
+        return texts[StreamKey(0, "\n".join(demos)).number("instruction") % len(texts)]
 
 
 def read_setting(config: Config, options: Options) -> Setting:
@@ -160,7 +170,11 @@ def read_setting(config: Config, options: Options) -> Setting:
             f"{where}: {cell.shots} shots, {len(pool)} members of the pool without an image of a dev or held-out "
             f"query, and {len(dev)} dev queries. A search needs at least two possible sets and two dev queries."
         )
-    return Setting(study, cell, dev, test, pool, whole, tuple(used), dev_task)
+    node = {key: value for key, value in cell.config["composer"].items() if key != "instruction"}
+    instructed: dict[str | None, Any] = {None: cell.composer}
+    for text in options.instructions:
+        instructed[text] = build("composer", {**node, "instruction_text": text}, "--instruction")
+    return Setting(study, cell, dev, test, pool, whole, tuple(used), dev_task, instructed)
 
 
 def _divide(config: Config, cell: Cell, options: Options) -> tuple[list[Example], list[Example], Mapping[str, Any]]:

@@ -14,7 +14,7 @@ def chat_messages(result: Optimized) -> list[dict[str, Any]]:
 
     A composer that writes everything into one turn ends with a message to which the query's content is added.
     """
-    prompt = result.setting.cell.composer.compose(_context(result))
+    prompt = result.cell.composer.compose(_context(result))
     return messages(prompt.map(lambda part: None if spans.is_query(part.name) else part))
 
 
@@ -37,12 +37,14 @@ def dspy_state(result: Optimized) -> dict[str, Any]:
         for demo in _context(result).demos
     ]
     names = ("images", "question", "answer")
+    task = "Given the fields `images`, `question`, produce the fields `answer`."
+    instruction = result.setting.instruction(result.choice.demos)
     return {
         "traces": [],
         "train": [],
         "demos": demos,
         "signature": {
-            "instructions": "Given the fields `images`, `question`, produce the fields `answer`.",
+            "instructions": instruction or task,
             "fields": [{"prefix": f"{name.title()}:", "description": f"${{{name}}}"} for name in names],
         },
         "lm": None,

@@ -33,6 +33,11 @@ def fixed_set_section(result: Optimized) -> Section:
             asks="Price:",
         ),
     ]
+    if result.options.instructions:
+        text = result.setting.instruction(result.choice.demos)
+        tried = format_count(len(result.setting.instructed), "instruction")
+        own = "the study's own" if text is None else f"'{text}'"
+        sentences.insert(1, Sentence(f"{own}, of {tried} (composer.instruction_text).", asks="Instruction:"))
     if result.uses > 1:
         sentences.append(
             Sentence(

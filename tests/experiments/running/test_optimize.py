@@ -176,6 +176,31 @@ def test_an_open_question_is_scored_by_the_probability_of_its_gold(study: Config
     assert best.test.tolist() == pytest.approx(scores, abs=1e-5)
 
 
+def test_instructions_are_searched_with_sets_and_judged_on_held_out_queries(study: Config, tmp_path: Path) -> None:
+    texts = ("Name the color.", "Which color is it?", "Answer with one word.", "Look at the image.")
+    result = search(study(), tmp_path / "sets" / "t", instructions=texts, seed=3)
+    (tmp_path / "set.json").write_text(json.dumps(result.record))
+    text = result.setting.instruction(result.choice.demos)
+    assert result.record["composer"]["instruction_text"] == text
+    assert text in texts
+    assert text in str(chat_messages(result)[0]["content"])
+    assert dspy_state(result)["signature"]["instructions"] == text
+    fixed = {"name": "fixed", "path": str(tmp_path / "set.json")}
+    keys = {"retriever": fixed, "order": "as_retrieved", "answer_mode": "options"}
+    scores = {row.name: row.test.tolist() for row in result.rows}
+    own_composer = result.setting.study.config["composer"]
+    for name, composer in (("race", result.record["composer"]), ("its set, the study's instruction", own_composer)):
+        config = load_config(study(**keys, composer=composer))
+        run(config, tmp_path / name)
+        (cell,) = expand(config).cells
+        samples = {one["query"]: one["option_scores"] for one in Store(tmp_path / name / "t").samples(cell.digest)}
+        own = [rate_options(samples[one.id], one)[0] for one in result.setting.test]
+        assert scores[name] == pytest.approx(own, abs=1e-5)
+    assert scores["race"] != scores["its set, the study's instruction"]
+    assert scores["random sets, its instruction"] != scores["mean random set"]
+    assert any("another composer" in one for one in grid_warnings(expand(load_config(study(**keys)))))
+
+
 def test_the_retriever_of_the_study_keeps_its_order_and_its_pool(study: Config, tmp_path: Path) -> None:
     keys = {"retriever": {"name": "knn", "by": "image", "embedder": "pixels"}, "order": "reversed"}
     result = search(study(**keys), tmp_path / "sets" / "t")
@@ -226,6 +251,7 @@ def test_a_study_with_several_settings_says_what_is_used(study: Config, tmp_path
         ({}, {"dev": ("²",)}, r"not '²'"),
         ({}, {"budget": 3}, r"--budget: 3 model calls do not rate 2 sets"),
         ({}, {"searches": ("rase",)}, r"--search: no search 'rase'\. Did you mean 'race'"),
+        ({}, {"searches": ("greedy",), "instructions": ("Look.",)}, r"--instruction: only race and random compare"),
         ({}, {"objective": "bleu"}, r"--objective: no objective 'bleu'. p_gold, accuracy"),
         ({"shots": 0}, {}, r"shots is 0\. Use shots=4"),
         ({"shots": 1, "task.pool_count": 1}, {}, r"A search needs at least two possible sets and two dev queries"),
