@@ -4,13 +4,13 @@ The libraries wrap an answer of the hub in other errors, such as "not in the cac
 """
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Literal
-
-if TYPE_CHECKING:
-    from huggingface_hub.errors import HfHubHTTPError
+from typing import Literal
 
 MISMATCH = "Consistency check failed"
 """Beginning of the error of `huggingface_hub` for a file of another size than on the hub."""
+
+GATED, NO_REVISION = "is a gated dataset", "doesn't exist for dataset"
+"""Parts of errors of `datasets`."""
 
 Kind = Literal["model", "data set"]
 
@@ -29,7 +29,12 @@ def hub_problem(error: BaseException, name: str, revision: str | None = None, ki
 
     chain, what, cache = list(_causes(error)), f"{kind} '{name}'", constants.HF_HUB_CACHE
     page = f"{constants.ENDPOINT}/{'datasets/' if kind == 'data set' else ''}{name}"
-    answer = next((one for one in chain if isinstance(one, errors.HfHubHTTPError)), None)
+    kinds: tuple[type[BaseException], ...] = (errors.HfHubHTTPError,)
+    if kind == "data set":
+        from datasets.exceptions import DatasetNotFoundError
+
+        kinds = (errors.HfHubHTTPError, DatasetNotFoundError)
+    answer = next((one for one in chain if isinstance(one, kinds)), None)
     if answer is not None:
         return _answer_problem(answer, what, page, revision)
     at, download = f" --revision {revision}" if revision else "", "Read it once with a connection"
@@ -74,25 +79,25 @@ def retry_seconds(error: BaseException) -> int | None:
     return None if limit is None else limit.reset_in_seconds
 
 
-def _answer_problem(error: "HfHubHTTPError", what: str, page: str, revision: str | None) -> str:
-    """A sentence about an answer with an error status."""
+def _answer_problem(error: BaseException, what: str, page: str, revision: str | None) -> str:
+    """A sentence about an answer with an error status. `datasets` leaves only its text, for what is not there."""
     from huggingface_hub import constants, errors, get_token
 
-    status, has_token = error.response.status_code, get_token() is not None
-    login = "log in (`hf auth login`, or HF_TOKEN)"
-    if isinstance(error, errors.RevisionNotFoundError):
+    has_token, login = get_token() is not None, "log in (`hf auth login`, or HF_TOKEN)"
+    if isinstance(error, errors.RevisionNotFoundError) or NO_REVISION in str(error):
         return (
             f"the {what} has no revision '{revision or constants.DEFAULT_REVISION}' on the hub. Take a branch, tag or "
             f"commit of {page}/commits/main as `revision`."
         )
-    if isinstance(error, errors.GatedRepoError):
+    if isinstance(error, errors.GatedRepoError) or GATED in str(error):
         account = "with the account of your token" if has_token else f"and {login}"
         return f"the {what} is gated. Accept its conditions on {page} {account}."
-    if isinstance(error, errors.RepositoryNotFoundError):
+    if isinstance(error, errors.RepositoryNotFoundError) or not isinstance(error, errors.HfHubHTTPError):
         closed = (
             "may not be read with your token. Check both" if has_token else f"is private. Check the name, or {login}"
         )
         return f"there is no such folder here, and the hub has no {what}, or it {closed}."
+    status = error.response.status_code
     if status == 429:
         seconds = retry_seconds(error)
         again = "later" if seconds is None else f"in {seconds} seconds"
