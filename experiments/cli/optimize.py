@@ -72,9 +72,9 @@ def command(
             section = fixed_set_section(result)
             write_json(folder / "set.json", result.record)
             write_text(folder / "chat.json", json.dumps(chat_messages(result), ensure_ascii=False, indent=1) + "\n")
-            write_json(folder / "dspy.json", dspy_state(result))
             write_text(folder / "report.md", section.to_markdown())
             write_text(folder / "report.html", PAGE.format(render_body(section)))
+            write_json(folder / "dspy.json", dspy_state(result))  # last: it refuses texts that others take
     print_section(section, kind, None)
     if not kind:
         print(f"wrote {folder}   (retriever: {{name: fixed, path: {folder / 'set.json'}}} with order: as_retrieved)")

@@ -5,8 +5,11 @@ from typing import Any
 
 from experiments.contexts.contexts import arrange
 from experiments.running.optimize import Optimized
-from icl import RetrievedExample, spans
+from icl import DataError, RetrievedExample, spans
 from icl.models.chat_messages import data_url, messages
+
+MARKS = ("<<CUSTOM-TYPE-START-IDENTIFIER>>", "<<CUSTOM-TYPE-END-IDENTIFIER>>")
+"""What DSPy writes around the content of an image."""
 
 
 def chat_messages(result: Optimized) -> list[dict[str, Any]]:
@@ -22,19 +25,27 @@ def dspy_state(result: Optimized) -> dict[str, Any]:
     """The state of `dspy.Predict("images: list[dspy.Image], question -> answer")`, for its method `load`.
 
     Images are strings, as DSPy stores them: its adapters turn what stands between the two marks into message content.
+
+    Raises:
+        DataError: A text has a mark, and could so add content of its own to the messages.
     """
+    examples = [demo.example for demo in _context(result).demos]
+    for example in examples:
+        if mark := next((mark for mark in MARKS if mark in example.question + example.answer), None):
+            raise DataError(
+                f"demonstration '{example.id}': its text contains '{mark}', which DSPy reads as the border of an "
+                "image. Remove it from the data, or the demonstration from the pool."
+            )
     demos = [
         {
             "images": [
-                "<<CUSTOM-TYPE-START-IDENTIFIER>>"
-                + json.dumps([{"type": "image_url", "image_url": {"url": data_url(image)}}])
-                + "<<CUSTOM-TYPE-END-IDENTIFIER>>"
-                for image in demo.example.images
+                json.dumps([{"type": "image_url", "image_url": {"url": data_url(image)}}]).join(MARKS)
+                for image in example.images
             ],
-            "question": demo.example.question,
-            "answer": demo.example.answer,
+            "question": example.question,
+            "answer": example.answer,
         }
-        for demo in _context(result).demos
+        for example in examples
     ]
     names = ("images", "question", "answer")
     task = "Given the fields `images`, `question`, produce the fields `answer`."
