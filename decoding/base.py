@@ -14,7 +14,7 @@ from inspect import get_annotations
 from typing import Any, ClassVar, Protocol
 
 from decoding.formulas.distributions import plausibility_mask
-from decoding.formulas.sampling import Sampler
+from decoding.formulas.sampling import Greedy, Sampler
 from decoding.interventions.vector_file import VectorFile
 from icl import Model, Prompt, StreamKey, Tensor, describe, later_parameter
 from icl.member_names import SIMILARITY, check_member_names
@@ -180,8 +180,6 @@ class Strategy:
     @property
     def sampler(self) -> Sampler:
         """How a token is chosen from the combined scores, unless the config names a sampler."""
-        from decoding.formulas.sampling import Greedy
-
         return Greedy()
 
     @property

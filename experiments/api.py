@@ -5,11 +5,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from decoding import DecodingRequest, Failure, parse_arm
 from experiments.config import DEFAULTS, load_config
+from experiments.config.yaml_document import parse_override
 from experiments.results.loaded_run import Run, load_run
 from icl import ConfigError, ICLWarning, Model, PlanError, Task, build, did_you_mean
-from icl.models.base import MAX_NEW_TOKENS
+from icl.models.base import MAX_NEW_TOKENS, Request
 from icl.types import Context, Example, Generation, Prompt, Query
+from retrievers.base import EXCLUDE_LEAKS, Resources, check_takes_policy
 
 __all__ = ["Run", "answer", "compose", "load_model", "load_run", "load_task", "retrieve", "run"]
 
@@ -52,7 +55,6 @@ def retrieve(
         PlanError: For too many shots, or a retriever that returns other examples than requested.
     """
     from experiments.contexts.contexts import arrange, bind_resources, check_demos
-    from retrievers.base import EXCLUDE_LEAKS, Resources, check_takes_policy
 
     if type(shots) is not int or shots < 0:
         raise ConfigError(f"retrieve: shots must be a whole number of at least 0, not {shots!r}.")
@@ -104,7 +106,6 @@ def answer(
         ConfigError: For an invalid node, or for different decodings with the same label.
         PlanError: If the model cannot run the decoding, needs more than a prompt (as most fakes do), or failed.
     """
-    from decoding import DecodingRequest, Failure, parse_arm
     from decoding.arms.requirements import (
         arm_part_refusal,
         steering_refusal,
@@ -113,7 +114,6 @@ def answer(
     )
     from decoding.engine.result_collector import rewritten_prompts
     from experiments.running.generation import engine_for
-    from icl.models.base import Request
 
     model = build("model", model)
     _check_type("answer", "a prompt", "icl.compose(composer, context)", prompt, Prompt)
@@ -216,8 +216,6 @@ def _warn(text: str) -> None:
 def _pairs(overrides: Sequence[str] | Mapping[str, Any]) -> Mapping[str, Any]:
     if isinstance(overrides, Mapping):
         return overrides
-    from experiments.config.yaml_document import parse_override
-
     return dict(parse_override(text) for text in overrides)
 
 

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from decoding import Arm, Traits
+from decoding.arms.inspection import constant_strength, has_reference_scores, probe_branches, probe_prompt
 from icl import ConfigError, ICLError, Strategy, build
 from icl.registry import is_builtin
 from icl.untrusted import untrusted
@@ -106,8 +107,6 @@ def _build_registered(config: str) -> Strategy | None:
 @lru_cache
 def _has_equal_branches(strategy: Strategy) -> bool:
     """Whether all branches of a prompt without demonstrations equal the prompt, with weights of positive sum."""
-    from decoding.arms.inspection import constant_strength, has_reference_scores, probe_branches, probe_prompt
-
     prompt = probe_prompt(shots=0)
     try:
         branches = probe_branches(strategy, prompt)

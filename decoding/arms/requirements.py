@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Set
 
 from decoding import Arm, Beam, SteeringMethod, constant_strength, probe_branches
+from decoding.base import missing_layer
 from icl import ConfigError, Keys, Model, Prompt, Strategy, build, entries, resolve
 
 SUFFICIENT_ABILITIES = {
@@ -133,7 +134,6 @@ def branch_edit_refusal(arm: Arm, model: Model) -> str | None:
     """Why a model lacks a layer or tokens that a branch of an arm edits, before it is loaded; None if it has all."""
     if "interventions" not in arm.strategy.traits.needs:
         return None
-    from decoding.base import missing_layer
     from decoding.interventions.attention_edits import names_images
 
     acts = [act for branch in probe_branches(arm.strategy) for act in branch.interventions]

@@ -16,7 +16,7 @@ fixed positions); `keys: [query_images]` has the query's alone.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from decoding.interventions.attention_edits import (
     RaisedScores,
@@ -26,9 +26,7 @@ from decoding.interventions.attention_edits import (
     score_sites,
 )
 from icl import Count, NonNegative, Positive, Prompt, Where, component, steer, torch
-
-if TYPE_CHECKING:
-    from icl.models.hf.model import HF
+from icl.models.hf.model import HF
 
 
 @component("intervention", "attention_scaling")

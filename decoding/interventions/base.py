@@ -24,6 +24,7 @@ from typing import Any, ClassVar, Literal
 from decoding import FitData, SteeringMethod
 from decoding.interventions.vector_file import VectorFile, find_vector_file, read_vector_file
 from icl import ConfigError, Count, ICLError, Intervention, Prompt, Tensor, canonical_digest, describe, steer, torch
+from icl.errors import ModelError
 from icl.models.hf.model import HF
 
 Control = Literal["none", "random", "random_heads", "shuffled", "zero_shot"]
@@ -115,8 +116,6 @@ class FittedMethod(SteeringMethod):
     def check(self, model: HF) -> None:
         width = self.file.record.get("width")
         if width is not None and width != model.sites.width:
-            from icl.errors import ModelError
-
             raise ModelError(
                 f"{self.file.path} has vectors of width {width}, and the states of this model have width "
                 f"{model.sites.width}. Fit them on this model."

@@ -65,8 +65,6 @@ def check_intervention(method: SteeringMethod, model: HF | None = None) -> Inter
     if method.neutral or (method.problem() is not None and not is_unfitted):
         return InterventionFacts(False, 0, len(_controls(name, method)))
     if model is None:
-        from icl.models.hf.model import HF
-
         model = HF(path="tiny", device="cpu")
     model.load()
     if not isinstance(method, FittedMethod) or method.fitted:

@@ -15,8 +15,9 @@ REINFORCE. With one cluster and every head taken, this is `mtv` on these heads.
 No released code was compared.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from decoding import Control, FitData, FittedMethod, FittedTensors, HeadEdit
 from decoding.interventions.head_effects import (
@@ -28,9 +29,6 @@ from decoding.interventions.head_effects import (
     strongest,
 )
 from icl import PositiveInt, Tensor, Where, component, scipy, steer, torch
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 
 @component("intervention", "stv")

@@ -14,9 +14,9 @@ frontier beyond the recall of the reference. Intervals are t intervals over clus
 (`icl.metrics.run_level`), without correction for the number of arms. n counts the pairs.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,9 +26,6 @@ from experiments.stats import UNIT, estimate_mean, iter_arms, label_axes, refere
 from experiments.stats.pairs import KEYS
 from icl import ConfigError, DataFrame, Example, mentions_and_objects
 from icl.metrics.run_level import Floats, pseudo_values
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 CUTS = 24
 """The number of lengths at which the reference's captions are cut. The frontier interpolates between them."""

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from experiments.grid.grid import expand
 from experiments.results.run_view import RunView
 from experiments.stats import Pairs, as_sequence, estimate_mean, iter_arms, label_axes, paired_test
 from experiments.store.store import Store
@@ -57,7 +58,6 @@ def run_tasks(view: RunView, rows: DataFrame) -> dict[str, Task]:
     Raises:
         StoreError: The config has no such task, or the task no such query.
     """
-    from experiments.grid.grid import expand
     from experiments.results.loaded_run import load_run
 
     cells = expand(load_run(view.path, view.trust).load_config()).cells

@@ -9,6 +9,7 @@ from typing import Any
 
 from experiments.config.yaml_document import to_flow_yaml
 from icl import DataError, ICLError
+from icl.registry import build
 from icl.tasks import IMAGES, SPLIT_COLUMN, DataSource, open_source, parse_list, text_of
 from icl.tasks.columns import ColumnMapping, named_options, options_of, short_columns
 
@@ -248,8 +249,6 @@ def _answer_keys(guess: Guess, source: DataSource, rows: Any) -> None:
 
 def _check(task: dict[str, Any], data: Path, guess: Guess) -> list[int] | None:
     """The numbers of shots if the pool is small; None for those of the template. What does not work becomes a note."""
-    from icl.registry import build
-
     try:
         built = build("task", {**task, "path": str(data.resolve())})
         guess.queries = len(built.queries)

@@ -12,6 +12,7 @@ import typer
 from experiments.cli.main import checked_path
 from experiments.cli.options import Overrides
 from icl import ConfigError, Example, ICLError, Image, Pool, did_you_mean, strip_control_characters
+from icl.registry import build
 from retrievers import Embedder, open_source
 
 ROLES, COLUMN = ("question", "image", "answer", "options", "id", "group"), {"group": "pair"}
@@ -68,7 +69,6 @@ def check(
     empty in all rows, or if an image of these queries cannot be opened.
     """
     from experiments.cli.column_guess import guess_task
-    from icl.registry import build
     from icl.tasks.presets import CHECKS, PRESETS, record_check
 
     if not (is_preset := data in PRESETS) and not checked_path(data).exists():
@@ -192,7 +192,6 @@ def mine(
     from experiments.config import load_config, parse_yaml
     from experiments.grid.grid import expand
     from experiments.store.store import report_write_errors
-    from icl.registry import build
 
     examples = {
         e.id: e for task in expand(load_config(config, overrides or [])).tasks for e in task.queries if e.images

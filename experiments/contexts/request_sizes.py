@@ -9,11 +9,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import cast
 
+from decoding.arms.inspection import probe_branches
 from experiments.config.keys import DEFAULTS
 from experiments.contexts.contexts import Retrieval, build_contexts, prompt_specs, render
 from experiments.grid.grid import Cell
 from icl import Example, ICLError, Image, Model, nested_choice
 from icl.models.hf.memory import RequestSize
+from icl.registry import build
 from retrievers import Retriever
 
 SAMPLED_QUERIES = 8
@@ -104,8 +106,6 @@ def estimate_sizes(cells: Sequence[Cell]) -> tuple[int, int, int]:
 
     All branches count. The model is not called: random demonstrations stand in for a retriever's.
     """
-    from decoding.arms.inspection import probe_branches
-
     images = tokens = most_branches = 0
     retriever, groups = placeholder_retriever(), dict[tuple[int, int], list[Cell]]()
     for cell in cells:
@@ -136,8 +136,6 @@ def sample_queries(queries: Sequence[Example], limit: int) -> list[Example]:
 
 def placeholder_retriever() -> Retriever:
     """The default retriever, which needs no model, for prompts that are only counted."""
-    from icl.registry import build
-
     return cast("Retriever", build("retriever", DEFAULTS["retriever"]))
 
 
@@ -153,8 +151,6 @@ def without_model_calls(cells: Sequence[Cell]) -> list[Cell]:
 
     A prompt has the same length in any order. Retrievers stay; callers replace them.
     """
-    from icl.registry import build
-
     default, replaced = build("orderer", DEFAULTS["order"]), []
     for cell in cells:
         order = default if "model" in getattr(cell.order, "needs", ()) else cell.order

@@ -5,6 +5,7 @@ import json
 from typing import Any
 
 from experiments.config.keys import MAX_COLUMN_VALUES
+from experiments.config.matching import matches
 from experiments.grid.fitted_parameters import retriever_problem, vector_problem
 from experiments.grid.grid import Cell, Grid
 from icl import ConfigError, DataError, ICLError, PlanError, Task, did_you_mean, has_letter
@@ -300,6 +301,4 @@ def locate(grid: Grid, axis: str, cell: Cell) -> str:
 
 
 def _is(node: Any, axis: str, cell: Cell) -> bool:
-    from experiments.config.matching import matches
-
     return matches(cell.axis_value(axis), axis, node)

@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
+from decoding.arms.inspection import constant_strength
 from experiments.config import AXES, BASELINE_KEY, PublishedSpec, match_label, primary_metric
 from experiments.grid.feasibility import locate
 from experiments.grid.fitted_parameters import mismatch_warnings, retriever_warnings, vector_warnings
@@ -93,8 +94,6 @@ def _branches(grid: Grid) -> Iterator[str]:
 
 
 def _temperatures(grid: Grid) -> Iterator[str]:
-    from decoding.arms.inspection import constant_strength
-
     for cell, _ in _strategies(grid):
         strength, label = constant_strength(cell.decoding.strategy), cell.decoding.label
         if strength is None or abs(strength - 1) < TOLERANCE:

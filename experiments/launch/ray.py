@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar
 
-from experiments.launch.base import Launch, WorkerGroup, WorkerStatus
+from experiments.launch.base import Launch, WorkerGroup, WorkerStatus, launch_folder
 from icl import Count, NonNegative, PlanError, PositiveInt, component, ray
 
 CONNECT_TIMEOUT = 10.0
@@ -99,7 +99,6 @@ def _connect(address: str) -> Any:
 
 def _work(run: str, worker: str) -> str:
     """One task: one worker, with a log file of its own."""
-    from experiments.launch.base import launch_folder
     from experiments.launch.worker import run_worker
 
     path = launch_folder(Path(run)) / "logs" / f"{worker}.log"

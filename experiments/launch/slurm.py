@@ -24,7 +24,7 @@ from typing import Any, Literal
 
 from experiments.launch.base import Launch, WorkerGroup, WorkerStatus, shared_gpus_warning
 from experiments.launch.local import visible_gpus, worker_environments
-from experiments.launch.worker import WorkerSession
+from experiments.launch.worker import WorkerSession, run_worker
 from icl import ConfigError, Count, PlanError, PositiveInt, component, later_parameter
 
 RESERVED_OPTIONS = ("array", "error", "job-name", "nodes", "open-mode", "output", "signal", "time", "wckey")
@@ -173,8 +173,6 @@ class SlurmTask:
 
     def __call__(self) -> None:
         import submitit
-
-        from experiments.launch.worker import run_worker
 
         environment = submitit.JobEnvironment()
         if environment.local_rank >= len(self.workers):  # the last job of an array may have fewer workers

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from decoding import Strategy
+from decoding.arms.arm import Arm
+from decoding.arms.inspection import constant_strength, probe_branches, probe_prompt
 from experiments.contexts import ContextOverflow, RepeatedImages, Retrieval, build_contexts, prompt_specs, render
 from experiments.contexts.request_sizes import (
     LargestRequests,
@@ -28,9 +30,11 @@ from experiments.planning.prompt_counts import (
     TokenCounts,
     UnlistedOptions,
 )
+from experiments.stats.significance import smallest_detectable_difference
 from experiments.stopping.forecast import Pilot, stop_lines
 from experiments.terminal.spinner import ReportProgress
 from icl import Example, Prompt, Task, names_of_files
+from icl.registry import describe
 
 SAMPLED_QUERIES = 24
 """Queries of each task whose prompts are counted."""
@@ -152,9 +156,6 @@ def make_plan(
     Raises:
         ICLError: As a run would.
     """
-    from experiments.stats.significance import smallest_detectable_difference
-    from icl.registry import describe
-
     work, counted, notes = (
         WorkEstimate(),
         dict[str, tuple[int, int]](),
@@ -313,8 +314,6 @@ def _count(
     cells: Sequence[Cell], queries: Sequence[Example], retrieval: Retrieval, counters: PlanCounters
 ) -> WorkEstimate:
     """Counts the prompts of cells of one task, model and number of shots."""
-    from decoding.arms.inspection import probe_branches
-
     work = WorkEstimate()
     for index, row in enumerate(build_contexts(retrieval, prompt_specs(cells), queries)):
         counters.progress.step()
@@ -375,8 +374,6 @@ class DistinctImages:
 
 
 def _decodings(grid: Grid) -> list[DecodingPlan]:
-    from decoding.arms.inspection import constant_strength, probe_branches
-
     plans: dict[str, DecodingPlan] = {}
     labels = {cell.decoding.digest: str(cell.labels["decoding"]) for cell in grid.cells}
     owners: dict[str, dict[str, None]] = {}
@@ -399,8 +396,6 @@ def _decodings(grid: Grid) -> list[DecodingPlan]:
 
 def _name(cell: Cell) -> str:
     """The decoding's label without the wrapped strategy and the sampler, which a control has from its owner."""
-    from decoding.arms.arm import Arm
-
     strategy = cell.decoding.strategy
     label = Arm(strategy, strategy.sampler).label
     return label.partition("(")[0] if hasattr(strategy, "of") else label
@@ -408,8 +403,6 @@ def _name(cell: Cell) -> str:
 
 def generates_first(strategy: Strategy) -> bool:
     """Whether the strategy generates text before decoding."""
-    from decoding.arms.inspection import probe_prompt
-
     calls: list[int] = []
 
     def generate(prompts: Sequence[Prompt], max_new_tokens: int) -> list[str]:

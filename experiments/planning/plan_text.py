@@ -11,7 +11,7 @@ from experiments.planning.plan import DecodingPlan, Plan
 from experiments.stats.formatting import format_count as counted_noun
 from icl import ConfigError, Model, ModelError, expand_user
 from icl.metrics.machinery.judge import CONTROLS, Judge
-from icl.models.hf.memory import MemoryPlan
+from icl.models.hf.memory import MemoryPlan, model_bytes
 from retrievers import GIB, SHIPPED, PlacedEmbedder, gpu_memory, needed_bytes, placed_embedders
 
 GAP = 3
@@ -212,8 +212,6 @@ def _embedders(plan: Plan, model: Model, memory: MemoryPlan | None, device: floa
     parts = [
         part for cell in plan.grid.cells if cell.model is model for part in (cell.retriever, *(cell.rerankers or ()))
     ]
-    from icl.models.hf.memory import model_bytes
-
     embedders = dict.fromkeys(embedder for part in parts for embedder in placed_embedders(part))
     room = device - model_bytes(memory.weights, device) if memory and not model.owns_gpu else 0.0
     places = list[str]()

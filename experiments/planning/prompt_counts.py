@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from decoding import Strategy
+from decoding.arms.inspection import constant_strength
 from experiments.config.keys import DEMONSTRATION_AXES
 from experiments.contexts.contexts import PromptItem
 from experiments.grid import TOLERANCE, Cell, Grid, degenerate_at_shots
@@ -58,8 +59,6 @@ class IdenticalBranches:
 
 
 def _note(label: str, strategy: Strategy, prompts: int) -> str:
-    from decoding.arms.inspection import constant_strength
-
     strength = constant_strength(strategy)
     control = "mask_only" if strength is None or abs(strength - 1) < TOLERANCE else "temperature_matched"
     return (

@@ -19,6 +19,7 @@ from lmms_eval.api.instance import GenerationResult, TokenCounts
 from lmms_eval.api.model import lmms
 
 from icl import ConfigError, Generation, Image, ModelError, Part, Prompt, StreamKey, Turn, spans
+from icl.registry import build
 
 if TYPE_CHECKING:
     from decoding import Arm
@@ -69,7 +70,6 @@ class MMICL(lmms):  # type: ignore[misc]  # lmms_eval has no types
         """
         super().__init__()
         from decoding.arms.arm import parse_arm
-        from icl.registry import build
 
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             raise ConfigError("mm_icl runs in one process. Start lmms-eval without accelerate or torchrun.")

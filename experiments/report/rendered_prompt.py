@@ -13,11 +13,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from decoding.arms.inspection import constant_weights, probe_branches
 from experiments.config import AXES, load_config, name_of
+from experiments.config.yaml_document import to_flow_yaml
 from experiments.contexts.contexts import PromptSpec, Retrieval, build_contexts, render
 from experiments.grid.grid import Cell, Grid, expand
 from experiments.terminal.spinner import spinner
 from icl import ConfigError, DataError, Example, Model, PlanError, Prompt, did_you_mean, strip_control_characters
+from icl.registry import describe
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -106,7 +109,6 @@ def _further_branches(cell: Cell, prompt: Prompt) -> Iterator[str]:
     Text that a strategy would generate first is replaced by a made-up sentence. Raises ICLError if no branches can be
     made.
     """
-    from decoding.arms.inspection import constant_weights, probe_branches
     from experiments.planning.plan import generates_first
 
     strategy = cell.decoding.strategy
@@ -155,9 +157,6 @@ def branch_changes(prompt: Prompt, branch: Prompt, text: bool) -> Iterator[str]:
 
 def _edit(edit: Any) -> str:
     """An edit as a config names it, without its random stream."""
-    from experiments.config.yaml_document import to_flow_yaml
-    from icl.registry import describe
-
     node = describe(edit)
     parameters = {key: value for key, value in node.items() if key not in ("name", "code", "stream")}
     return f"{node['name']}{f' {to_flow_yaml(parameters)}' if parameters else ''}"

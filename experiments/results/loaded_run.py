@@ -10,15 +10,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from experiments.config import AXES, DEFAULT_CORRECTION, DEFAULT_METRIC, Config, primary_metric
+from experiments.config import AXES, DEFAULT_CORRECTION, DEFAULT_METRIC, Config, Document, parse_config, primary_metric
 from experiments.results.invocations import COLUMNS
 from experiments.results.run_metrics import UNAVAILABLE, run_level
 from experiments.stats import NO_VALUE, baseline_column, copy_scores, is_accuracy, text_items, unread_column
+from experiments.stats.arms import axes_of, drop_constant_axes
 from experiments.stats.bounds import unread_text
 from experiments.stopping.looks import read_families
 from experiments.store import DECIDED_BY, Store, describe_damaged_lines, equivalence_digest, last_state, refuse_imported
+from experiments.store.invocations import run_day
 from experiments.store.sample_table import FLAT, SampleTable, column_path
 from icl import Better, DataFrame, ICLWarning, Series, StoreError, did_you_mean, pd
+from icl.registry import entries, resolve
 from icl.untrusted import untrusted
 
 if TYPE_CHECKING:
@@ -71,9 +74,6 @@ class Run:
             StoreError: The run was imported from logs.
             ConfigError: A key is wrong. `expand` refuses what needs trust.
         """
-        from experiments.config import Document, parse_config
-        from experiments.store.invocations import run_day
-
         refuse_imported(self.path, self.info)
         day = run_day(Store(self.path))
         document = Document("config", self.config_folder, self.config, untrusted_run=self.untrusted, day=day)
@@ -191,7 +191,6 @@ class Run:
         difference lies, it is NaN, and `difference_low` and `difference_high` are its bounds.
         """
         from experiments.results.labeling import apply_labels
-        from experiments.stats.arms import axes_of, drop_constant_axes
         from experiments.stats.compare import compare
         from experiments.store.labels import read_labels
 
@@ -337,8 +336,6 @@ def _as_judged_by(frame: DataFrame, baselines: Iterable[str], metric: str | None
 
 def _better(name: str, node: Mapping[str, Any]) -> Better:
     """The good direction of a metric: from run.json, or from the class of that name in older runs."""
-    from icl.registry import entries, resolve
-
     name = str(node.get("name", name))
     better: Better = node.get("better") or (resolve("metric", name).better if name in entries("metric") else "higher")
     return better

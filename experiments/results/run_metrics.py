@@ -17,6 +17,7 @@ from experiments.stats.arms import baseline_column
 from icl import ConfigError, DataError, DataFrame, Demo, Example, ICLError, ICLWarning, Query, ScoredSample, StoreError
 from icl.loading import file_code
 from icl.metrics import BASELINES, RunLevelMetric
+from icl.registry import build, component_search_folder, describe
 from icl.untrusted import untrusted_run
 
 UNAVAILABLE = "unavailable"
@@ -125,8 +126,6 @@ def _texts(value: Any) -> tuple[str, ...]:
 
 def _built(name: str, node: Mapping[str, Any], info: Mapping[str, Any], folder: Path) -> RunLevelMetric:
     """The metric. If it is named by a path, the path is relative to the config's folder or the working directory."""
-    from icl.registry import build, component_search_folder, describe
-
     own = ":" in str(node.get("name"))
     own_node = {key: value for key, value in node.items() if key not in FACTS}
     if own:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from decoding import Counters, LazyBranches
+from decoding import Counters, DecodingRequest, Failure, LazyBranches, parse_arm
 from experiments.contexts.contexts import PromptItem
 from experiments.grid.grid import Cell
 from icl import Generation, Model, Prompt, Request
@@ -65,8 +65,6 @@ def _through_engine(
     top_logprobs: int,
     **options: str,
 ) -> None:
-    from decoding.engine.requests import DecodingRequest, Failure
-
     decoding_requests = [
         DecodingRequest(
             request.prompt,
@@ -95,8 +93,6 @@ def answer_prompts(
     if not model.abilities & {"logits", "strategies"}:
         model.generate_each([Request(prompt, max_new_tokens=max_new_tokens) for prompt in prompts], on_answer)
         return
-    from decoding import DecodingRequest, Failure, parse_arm
-
     arm = parse_arm("greedy")
     requests = [DecodingRequest(prompt, arm, max_new_tokens=max_new_tokens) for prompt in prompts]
 

@@ -14,6 +14,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from decoding.arms.arm import parse_arm
+from decoding.arms.inspection import probe_branches
+from decoding.engine.requests import Counters
 from experiments.contexts.contexts import PromptItem, PromptSpec, Retrieval, build_contexts
 from experiments.contexts.request_sizes import (
     LargestRequests,
@@ -77,8 +80,6 @@ class Preflight:
 
         Cells with as many demonstrations and as long an answer have one prompt. Branches count as equally long.
         """
-        from decoding.arms.inspection import probe_branches
-
         requests = LargestRequests()
         for group in self.groups:
             if group[0].model is not model:
@@ -108,8 +109,6 @@ class Preflight:
         Returns:
             What the probe says (`Model.probe_server`).
         """
-        from decoding.arms.arm import parse_arm
-
         _, cell = self.longest.pop(id(model), (0, None))
         if cell is None:
             return None
@@ -169,8 +168,6 @@ def _item(cell: Cell, number: int) -> PromptItem:
 
 
 def _answers(model: Model, cell: Cell, item: PromptItem) -> list[Answer]:
-    from decoding.engine.requests import Counters
-
     answers: list[Answer] = []
     if item.prompt is not None:
         request = SampleRequest(cell, item, item.prompt)

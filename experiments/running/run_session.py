@@ -12,6 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from decoding.engine.requests import Counters
 from experiments.grid.grid import Grid
 from experiments.store import Invocation, Store, describe_metrics, json_round_trip, now, write_cells
 from icl import Model, StoreError, config_nodes
@@ -90,8 +91,6 @@ class CostLog:
     """Base class of session records. They count the work of models and the engine, and save it with `_write`."""
 
     def __init__(self, store: Store, invocation: Invocation) -> None:
-        from decoding.engine.requests import Counters
-
         self.store, self.invocation = store, invocation
         self.counters: Counters = Counters()
         self.models: dict[str, dict[str, int]] = {}

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from threading import Event
 
+from decoding.arms.inspection import probe_branches
 from experiments.contexts.contexts import (
     PromptItem,
     Retrieval,
@@ -100,8 +101,6 @@ def _images(items: Sequence[PromptItem]) -> list[Image]:
 
 def _num_branches(cells: Sequence[Cell]) -> dict[str, int]:
     """Cell digest -> number of its strategy's branches; 0 if the model gives no logits, so nothing is prefilled."""
-    from decoding.arms.inspection import probe_branches
-
     branches_by_decoding: dict[int, int] = {}
     for cell in cells:
         if id(cell.decoding) not in branches_by_decoding:

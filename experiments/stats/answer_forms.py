@@ -11,18 +11,14 @@ ceiling        every arm has a mean score of at least CEILING
 few options    no arm names an option in half of its answers; the scores mostly measure how often one is named
 """
 
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, get_args
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, get_args
 
 from experiments.stats.arms import axis_values, iter_arms
 from experiments.stats.formatting import format_share
 from experiments.stats.sample_rows import as_sequence, read_answer, text_items, to_records
 from icl import DataFrame, Series, normalize_text, pd
 from icl.metrics import AnswerForm, extract_answer, gold_number, read_number, read_yes_no
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
 
 FORM = "answer_form"
 """The column with the form of each output (`AnswerForm` of `answer_extraction`); missing for a failed sample."""

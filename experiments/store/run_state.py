@@ -28,6 +28,7 @@ from experiments.grid import Cell, Grid, data_digests
 from experiments.store.imported import refuse_imported
 from experiments.store.store import Store, write_bytes
 from icl import StoreError, __version__, canonical_digest, pydantic
+from icl.registry import describe, is_builtin
 from icl.tasks.source import former_id
 
 REMEDY = "Use another name, or --fork to start a new run from its config."
@@ -154,7 +155,6 @@ def describe_metrics(grid: Grid) -> dict[str, Any]:
     also has the revision of the reader.
     """
     from icl.metrics import READER_REVISION, SCORING_REVISION
-    from icl.registry import describe, is_builtin
 
     nodes: dict[str, Any] = {}
     for name, metric in grid.metrics.items():

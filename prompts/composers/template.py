@@ -32,6 +32,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from icl import ConfigError, Image, StreamKey, component, jinja2, spans
 from icl import parameter_files as files
+from icl.errors import did_you_mean
 from icl.types import Context, Demo, Example, Part, Query, Role, Turn
 from prompts import BaseComposer, Level, pieces
 
@@ -111,8 +112,6 @@ class Template(BaseComposer):
     @cached_property
     def _compiled(self) -> "Compiled":
         """The compiled template. Raises ConfigError for syntax errors and unknown variables."""
-        from icl.errors import did_you_mean
-
         source: str = vars(self)["_source"]
         sandbox = jinja2.sandbox.ImmutableSandboxedEnvironment(
             undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False

@@ -14,7 +14,13 @@ from icl import Example, Image, PlanError, Query, Tensor, component, torch
 from icl.models.small.efficientnet import load_network, pixels_of, weights_file
 from retrievers import Vectors, all_images, mean_per_item, normalize_rows, stack_batches
 from retrievers.embedders.sentence_encoders import MAX_TOKENS, MiniLM, minilm_folder
-from retrievers.machinery.embedding_models import EmbedderDtype, PlacedEmbedder, decode_batches, weight_bytes
+from retrievers.machinery.embedding_models import (
+    EmbedderDtype,
+    PlacedEmbedder,
+    decode_batches,
+    load_sentence_encoder,
+    weight_bytes,
+)
 
 SIDE, BATCH = 224, 64
 
@@ -114,16 +120,12 @@ class EfficientNetMiniLM(PlacedEmbedder):
         return np.concatenate(rows) if rows else np.zeros((0, 0, 0), np.float32)
 
     def embed_words(self, texts: Sequence[str]) -> Vectors:
-        from retrievers.machinery.embedding_models import load_sentence_encoder
-
         states = load_sentence_encoder(minilm_folder(), MAX_TOKENS, self.placement).token_states(texts, WORDS)
         return np.where(states.any(axis=2, keepdims=True), _map_texts(states), np.float32(0))
 
 
 def sentence_vectors(texts: Sequence[str], placed: PlacedEmbedder) -> Vectors:
     """MiniLM's vectors of texts, [N, 384], on the device of an embedder."""
-    from retrievers.machinery.embedding_models import load_sentence_encoder
-
     return load_sentence_encoder(minilm_folder(), MAX_TOKENS, placed.placement).embed_texts(texts)
 
 

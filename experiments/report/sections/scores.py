@@ -1,10 +1,10 @@
 """Scores: the mean of each arm by number of shots, with the vote of the same demonstrations; gains over 0 shots."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import lru_cache
 from math import nan
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from experiments.config.keys import DEMONSTRATION_AXES
 from experiments.report.figure import RANGE, Figure, Line, curve_chart, dot_chart
@@ -23,9 +23,6 @@ from experiments.stats.arms import (
 )
 from experiments.stats.bounds import is_wide
 from icl import DataFrame, pd
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 VOTE = "vote"
 VOTE_AXES = ("retriever", "rerankers", "rerank_candidates", "transforms")

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,10 +17,6 @@ from icl.models.hf.device_placement import execution_device
 from icl.models.hf.image_features import EncodedImage, vision_arguments
 from icl.models.hf.layers import mask_of_rows, pad_chunks
 from icl.models.hf.row_edits import ForwardEdits, RowEdit
-
-if TYPE_CHECKING:
-    from icl.models.hf.session import HFSession
-
 
 TOKEN_TYPE_NAMES = ("mm_token_type_ids", "token_type_ids")
 """Argument names under which architectures take token types, which mark image tokens."""

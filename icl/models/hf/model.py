@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast, get_args
 
 from icl import END, LogitModel, LRUByteCache, Prompt, Session, Tensor, Where, canonical_digest, steer, torch
 from icl.errors import ConfigError, ModelError, did_you_mean
-from icl.models.hf.device_placement import TYPES
+from icl.models.hf import device_placement
+from icl.models.hf.device_placement import TYPES, resolve_device
 from icl.registry import Count, NonNegative, PositiveInt, component, later_parameter
 
 if TYPE_CHECKING:
@@ -134,8 +135,6 @@ class HF(LogitModel):
         Raises:
             ModelError: Checkpoint, adapter, device and installation do not fit together.
         """
-        from icl.models.hf import device_placement
-
         self.quantization.check()
         names = ["attn_implementation", "quantize", *QUANTIZATION_SETTINGS.get(self.quantize, ())]
         settings = {name: getattr(self, name) for name in names}
@@ -263,8 +262,6 @@ class HF(LogitModel):
 
     @property
     def device_type(self) -> str:
-        from icl.models.hf.device_placement import resolve_device
-
         return resolve_device(self.device, self.device_map)[0]
 
     def gpu_bytes(self, total: float) -> float:

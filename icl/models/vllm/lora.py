@@ -18,6 +18,7 @@ from icl import ModelError, cache_folder, canonical_digest, torch
 from icl.models.cached_checkpoint import cached_checkpoint
 from icl.models.hf.adapter import CONFIG, LoraAdapter
 from icl.models.hf.checkpoint import WEIGHTS, Checkpoint
+from icl.quiet_progress import SMALL_SOURCE_BYTES, hide_transformers_progress
 
 if TYPE_CHECKING:
     from icl.models.hf.model import HF
@@ -140,8 +141,6 @@ def _check_unchanged(*sources: Checkpoint | LoraAdapter) -> None:
 
 
 def _write(checkpoint: Checkpoint, adapter: LoraAdapter, precision: str, work: Path) -> None:
-    from icl.quiet_progress import SMALL_SOURCE_BYTES, hide_transformers_progress
-
     dtype = "auto" if precision == "auto" else getattr(torch, precision)
     merged_model = adapter.apply_to(checkpoint.weights(dtype=dtype), checkpoint.path, merge=True)
     size = int(merged_model.get_memory_footprint())

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from icl import torch, transformers
 from icl.errors import ConfigError, ModelError
 from icl.models.base import Model, Request
-from icl.models.vllm.engine_io import EngineOutput, EngineRequest
+from icl.models.vllm.engine_io import EngineOutput, EngineRequest, blocks
 from icl.registry import Fraction, Positive, PositiveInt, component, later_parameter
 from icl.text.json_text import canonical_digest
 from icl.types import Generation, Prompt, Usage
@@ -229,8 +229,6 @@ class VLLM(Model):
         Equal numbers mean equal prompts up to the end of the block. A model with recurrent layers has no numbers: vLLM
         chooses blocks of the size of a state when it starts.
         """
-        from icl.models.vllm.engine_io import blocks
-
         is_cached = self.enable_prefix_caching and not self._stores_states
         hashes = blocks(self.hf, prompt, self.block_size) if is_cached else []
         return self.block_size, hashes
