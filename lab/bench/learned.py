@@ -57,9 +57,10 @@ def table(model: str, size: Size, names: Sequence[str]) -> Iterator[Row]:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) if is_quick else FOLDER
         for name in names:
-            folders = [folder / f"{model}, {name}, {seed}" for seed in range(rounds(SEEDS))]
+            title = f"{model}, {name}, {size.train} training queries"
+            folders = [folder / f"{title}, {seed}" for seed in range(rounds(SEEDS))]
             measured = [measure(model, size, name, seed, one) for seed, one in enumerate(folders)]
-            yield from summarize(f"{model}, {name}", measured)
+            yield from summarize(title, measured)
 
 
 @dataclass(frozen=True)
