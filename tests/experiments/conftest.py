@@ -30,13 +30,13 @@ def environment_once(monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def shapes() -> str:
     """The test task, by path."""
     return f"{SHAPES}:Shapes"
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def toy() -> str:
     """A model with logits and no weights, by path."""
     return f"{TOY}:ToyModel"
@@ -55,7 +55,7 @@ def yaml_file(tmp_path: Path) -> Callable[..., Path]:
     return write
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def mapping(shapes: str) -> Callable[..., dict[str, Any]]:
     """A small config as a mapping: the test task on a fake that copies the last demonstration."""
 

@@ -4,9 +4,11 @@ ICL_TEST_RUNNER=2 chooses vLLM's second model runner, and ICL_TEST_ASYNC=1 plans
 `make test-vllm-long` and `test_runners.py` set them.
 """
 
+import gc
 import importlib.util
 import os
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -37,6 +39,25 @@ def inspect_models_here() -> None:
         from vllm.model_executor.models import registry
 
         registry._run_in_subprocess = lambda inspect: inspect()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def garbage_of_engines_alone() -> Iterator[None]:
+    """Hides what is alive from collections of garbage (tests/conftest.py) also after an engine has stopped.
+
+    vLLM collects seven times between the start and the stop of an engine, which takes .4 s each if all objects are
+    visited, and a stop makes them visible again. Here it collects once and hides what is left.
+    """
+    real = gc.unfreeze
+
+    def unfreeze() -> None:
+        real()
+        gc.collect()
+        gc.freeze()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gc, "unfreeze", unfreeze)
+        yield
 
 
 def allow_async() -> None:

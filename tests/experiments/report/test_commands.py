@@ -11,16 +11,24 @@ from experiments.report.sample_detail import parse_settings
 from icl.errors import ConfigError
 
 
-@pytest.fixture
-def rehearsal(tmp_path, mapping, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "100")
+@pytest.fixture(scope="module")
+def made(mapping, tmp_path_factory):
+    """A folder with a run, computed once for all tests, and the run."""
+    folder = tmp_path_factory.mktemp("rehearsal")
     grid = {"shots": [0, 2, 4], "model": ["fake-copy", "fake-gold"]}
     keys = {k: v for k, v in mapping(seeds=[0, 1]).items() if k not in ("shots", "model")}
-    return run(
-        {**keys, "model": "fake-copy", "grid": grid, "compare": {"to": {"model": "fake-copy"}, "metric": "lenient"}},
-        quiet=True,
-    )
+    keys |= {"model": "fake-copy", "grid": grid, "compare": {"to": {"model": "fake-copy"}, "metric": "lenient"}}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        return folder, run(keys, quiet=True)
+
+
+@pytest.fixture
+def rehearsal(made, monkeypatch):
+    """The run, in the working directory of its folder."""
+    monkeypatch.chdir(made[0])
+    monkeypatch.setenv("COLUMNS", "100")
+    return made[1]
 
 
 def test_report_writes_the_page_its_tables_and_figures(rehearsal, capsys):

@@ -22,17 +22,19 @@ def printed(section, width):
     return out.getvalue()
 
 
-@pytest.fixture
-def many(mapping, tmp_path):
+@pytest.fixture(scope="module")
+def many(mapping, tmp_path_factory):
+    """The view of three models at six settings."""
     keys = {k: v for k, v in mapping(seeds=[0, 1]).items() if k not in ("shots", "model")}
     models = ["fake-copy", {"name": "fake-gold", "accuracy": 0.5}, {"name": "fake-gold", "accuracy": 0.25}]
     grid = {"shots": [1, 2, 3], "retriever": ["random", "balanced"], "model": models}
-    return run({**keys, "grid": grid, "compare": {"to": {"model": "fake-copy"}}}, runs=tmp_path, quiet=True)
+    keys |= {"grid": grid, "compare": {"to": {"model": "fake-copy"}}}
+    return view_run(run(keys, runs=tmp_path_factory.mktemp("many"), quiet=True))
 
 
 @pytest.mark.parametrize("width", [60, 80, 100, 200])
 def test_rows_are_whole_at_any_width_and_no_number_is_lost(many, width):
-    section = differences_section(view_run(many))
+    section = differences_section(many)
     assert len(section.frame) == 12
     lines = printed(section, width).splitlines()
     assert sum("[" in line and "]" in line for line in lines) == 12
