@@ -15,7 +15,7 @@ VLLM_SAMPLED_TESTS := tests/decoding/lockstep/test_equality.py tests/decoding/lo
 	tests/icl/models/vllm/test_packed.py tests/icl/models/vllm/test_prefix_blocks.py
 # What starts processes, browsers or clusters, or loads many architectures.
 SLOW_TESTS := tests/journeys tests/icl/models/hf tests/experiments/launch tests/lab/tiny tests/lab/architectures tests/lab/models \
-	tests/experiments/notebooks tests/lab/bench tests/experiments/report/test_page_in_chromium.py \
+	tests/experiments/notebooks tests/lab/bench tests/lab/gpu tests/experiments/report/test_page_in_chromium.py \
 	tests/experiments/test_kill.py tests/experiments/test_packed_models.py tests/experiments/test_real_model.py \
 	tests/decoding/test_on_models.py \
 	tests/decoding/test_lazy_branches_on_models.py tests/test_environment.py tests/test_one_file_components.py tests/test_readme.py \
