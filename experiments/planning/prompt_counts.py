@@ -102,6 +102,7 @@ class EqualPrompts:
     def notes(self) -> list[str]:
         """A sentence for each group of values with equal prompts."""
         sizes: dict[str, int] = {}
+        has_shots = any(shots for digests in self.digests.values() for shots, _, _ in digests)
         for place, axis in enumerate(FACTORS):
             groups: dict[Any, list[str]] = {}
             for labels, digests in self.digests.items():
@@ -110,7 +111,8 @@ class EqualPrompts:
                     groups.setdefault((*labels[:place], *labels[place + 1 :], own), []).append(labels[place])
             for rest, values in groups.items():
                 if len(values) > 1:
-                    start = f"the prompts of {FACTORS[axis]} {', '.join(values)} are identical"
+                    where = "" if not has_shots or any(shots for (shots, _, _), _ in rest[-1]) else " with 0 shots"
+                    start = f"the prompts of {FACTORS[axis]} {', '.join(values)}{where} are identical"
                     sizes[start] = sizes.get(start, 0) + len(rest[-1])
         return [
             f"{start} in all {size:,} that were read, so their arms have equal answers" for start, size in sizes.items()

@@ -170,6 +170,8 @@ def test_one_arm_is_counted_in_the_singular(mapping: Any, shapes: str) -> None:
         ({"shots": [0, 2], "order": ["reversed", "random"]}, ""),
         ({"shots": [0], "retriever": ["random", "balanced"]}, ""),
         ({"transforms": [[], ["captions"]]}, ""),
+        ({"shots": [0, 2], "transforms": [[], ["answers"]]}, "transforms none, answers with 0 shots are identical in"),
+        ({"shots": [0], "transforms": [[], ["answers"]]}, "transforms none, answers are identical in"),
     ],
 )
 def test_values_of_an_axis_under_which_the_prompts_of_the_data_are_equal_are_named(
