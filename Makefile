@@ -28,36 +28,46 @@ SLOW_TESTS := tests/journeys tests/icl/models/hf tests/experiments/launch tests/
 	tests/icl/tasks/generated/test_all.py tests/experiments/cli/test_completion.py tests/experiments/analyses \
 	tests/hostile
 
-# What also takes over 2 CPU seconds a file (CI prints the slowest). `make test-fast` keeps a few that check most.
+# What also takes about 2 CPU seconds a file or more (CI prints the slowest). `make test-fast` keeps those that check most, and so
+# takes 150 CPU seconds, and 10 in each process for the import of the tests.
 SLOW_FILES := tests/decoding/engine/test_deferred_branches.py tests/decoding/test_logits_processors.py \
-	tests/experiments/cli/test_column_guess.py tests/experiments/cli/test_main.py tests/experiments/cli/test_new.py \
-	tests/experiments/cli/test_try.py tests/experiments/config/test_yaml_document.py tests/experiments/diff/test_command.py \
+	tests/experiments/cli/test_column_guess.py tests/experiments/cli/test_import.py tests/experiments/cli/test_label.py \
+	tests/experiments/cli/test_main.py tests/experiments/cli/test_new.py tests/experiments/cli/test_try.py \
+	tests/experiments/config/test_yaml_document.py tests/experiments/diff/test_command.py \
 	tests/experiments/diff/test_named_stages.py tests/experiments/grid/test_template_notes.py \
 	tests/experiments/observers/test_observation.py tests/experiments/planning/test_prompt_counts.py \
 	tests/experiments/report/leaderboard/test_leaderboard.py tests/experiments/report/test_analyses.py \
 	tests/experiments/report/test_answers.py tests/experiments/report/test_commands.py \
 	tests/experiments/report/test_controls.py tests/experiments/report/test_differences.py \
-	tests/experiments/report/test_fewer_bits.py tests/experiments/report/test_figure.py tests/experiments/report/test_page.py \
+	tests/experiments/report/test_fewer_bits.py tests/experiments/report/test_figure.py \
+	tests/experiments/report/test_full_disk.py tests/experiments/report/test_page.py \
 	tests/experiments/report/test_real_controls.py tests/experiments/report/test_run_level_metrics.py \
 	tests/experiments/report/test_sample_browser.py tests/experiments/report/test_scores.py \
 	tests/experiments/report/test_section.py tests/experiments/report/test_terminal.py \
 	tests/experiments/report/test_unread.py tests/experiments/results/test_answer_forms.py \
 	tests/experiments/results/test_claims.py tests/experiments/results/test_column_effects.py \
-	tests/experiments/results/test_data_columns.py tests/experiments/results/test_label_transforms.py \
-	tests/experiments/results/test_labeling.py tests/experiments/results/test_lazy_column.py \
-	tests/experiments/results/test_loaded_run.py tests/experiments/results/test_paired_runs.py \
-	tests/experiments/results/test_published.py tests/experiments/results/test_run_metrics.py \
-	tests/experiments/results/test_run_view.py tests/experiments/running/test_feedback.py \
+	tests/experiments/results/test_data_columns.py tests/experiments/results/test_invocations.py \
+	tests/experiments/results/test_label_transforms.py tests/experiments/results/test_labeling.py \
+	tests/experiments/results/test_lazy_column.py tests/experiments/results/test_loaded_run.py \
+	tests/experiments/results/test_paired_runs.py tests/experiments/results/test_published.py \
+	tests/experiments/results/test_run_metrics.py tests/experiments/results/test_run_view.py \
+	tests/experiments/running/test_feedback.py tests/experiments/running/test_generation.py \
+	tests/experiments/running/test_judging.py tests/experiments/running/test_nested_shots.py \
 	tests/experiments/running/test_optimize.py tests/experiments/running/test_runner_calls.py \
 	tests/experiments/running/test_windows.py tests/experiments/stats/test_answer_forms.py \
 	tests/experiments/stats/test_decoding_effects.py tests/experiments/stats/test_findings.py \
 	tests/experiments/stats/test_run_statistics.py tests/experiments/stats/test_sign_flips.py \
-	tests/experiments/stats/test_strategy_verdicts.py tests/experiments/test_fuzz.py tests/experiments/test_intervene_axis.py \
-	tests/experiments/test_list_axes.py tests/experiments/test_own_components.py tests/experiments/test_paper_configs.py \
+	tests/experiments/stats/test_strategy_verdicts.py tests/experiments/test_drawings_configs.py \
+	tests/experiments/test_fuzz.py tests/experiments/test_intervene_axis.py tests/experiments/test_list_axes.py \
+	tests/experiments/test_own_components.py tests/experiments/test_paper_configs.py tests/experiments/test_preset_plans.py \
 	tests/experiments/test_runs_of_earlier_releases.py tests/experiments/test_shipped_configs.py \
-	tests/icl/harness/test_task_file.py tests/icl/models/test_hub_model.py tests/icl/models/test_remote.py \
-	tests/icl/models/test_server_probe.py tests/icl/probe/test_command.py tests/icl/probe/test_detection.py \
-	tests/icl/tasks/test_easy_vqa.py tests/lab/test_count.py
+	tests/experiments/test_trust.py tests/icl/harness/test_task_file.py tests/icl/metrics/test_lmms_eval.py \
+	tests/icl/models/test_hub_model.py tests/icl/models/test_remote.py tests/icl/models/test_server_probe.py \
+	tests/icl/probe/test_command.py tests/icl/probe/test_detection.py tests/icl/tasks/generated/test_conflict.py \
+	tests/icl/tasks/test_easy_vqa.py tests/icl/tasks/test_lmms_eval.py tests/icl/tasks/test_presets.py \
+	tests/icl/test_random_order.py tests/lab/test_count.py tests/retrievers/embedders/test_embedder_conformance.py \
+	tests/retrievers/machinery/test_bilinear_head.py tests/retrievers/machinery/test_embedding_models.py \
+	tests/retrievers/test_learned.py tests/retrievers/test_pcme.py tests/test_component_docstrings.py tests/test_twins.py
 
 # Checks of keepers that take longest: rows of docs/architectures.md in both environments and
 # of docs/models.md, papers on twins of their models, and the GPU checks without a GPU.
