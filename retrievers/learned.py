@@ -21,6 +21,9 @@ Controls are the same head with other feedback:
 Differs from the released code in the encoders, which stay frozen under a linear head (both papers train them; MSIER the
 query side alone); in the candidates, which are near and random, in place of 50 by BM25; and in the logits, which are
 scaled (MSIER's are cosines without a temperature).
+
+With `feedback: banzhaf`, the model reads random sets of the candidates, about as many as candidates, and a
+demonstration's number is its Banzhaf value: what it adds to a set, not what it is worth alone.
 """
 
 import json
@@ -46,6 +49,7 @@ from icl import (
     RetrievedExample,
     StreamKey,
     component,
+    later_parameter,
     pin_file,
     search_candidates,
 )
@@ -66,6 +70,7 @@ from retrievers import (
     normalize_rows,
     open_source,
 )
+from retrievers.machinery.banzhaf import banzhaf_values, complementary_sets
 from retrievers.machinery.bilinear_head import (
     BilinearHead,
     BilinearTraining,
@@ -89,7 +94,7 @@ Control = Literal["none", "permuted_queries", "permuted_candidates", "same_answe
 FORMAT = "mm-icl learned retriever, 1"
 TRAINED_ON = "learned: the head was trained on an image of this query"
 PARTS = ("queries", "members", "bias")
-SETTINGS = ("by", "text", "candidates", "loss", "dimensions", "steps", "rate", "decay", "temperature")
+SETTINGS = ("by", "text", "candidates", "loss", "dimensions", "steps", "rate", "decay", "temperature", "feedback")
 """Parameters that `icl fit` reads, and that the file then has."""
 
 
@@ -156,6 +161,7 @@ class Learned(SimilarityRetriever):
     rate: Positive = 5e-3  # learning rate of AdamW
     decay: NonNegative = 0.1  # weight decay of AdamW
     temperature: Positive = 1.0  # of the loss `list`, in nats
+    feedback: Literal["single", "banzhaf"] = later_parameter("single")  # of a demonstration alone, or its Banzhaf value
     code: str = ""  # digest of the content of `fitted`; set automatically
 
     def __post_init__(self) -> None:
@@ -201,9 +207,10 @@ class Learned(SimilarityRetriever):
         file = _read(path, path.stat().st_mtime_ns)
         defaults = {field.name: field.default for field in fields(self)}
         for name in SETTINGS:
-            if getattr(self, name) not in (defaults[name], file.settings[name]):
+            fitted = file.settings.get(name, defaults[name])
+            if getattr(self, name) not in (defaults[name], fitted):
                 raise ConfigError(
-                    f"{name}: {getattr(self, name)}, and {self.fitted} was fitted with {file.settings[name]}. Remove "
+                    f"{name}: {getattr(self, name)}, and {self.fitted} was fitted with {fitted}. Remove "
                     "the key, or fit again."
                 )
         return file
@@ -262,6 +269,24 @@ class Learned(SimilarityRetriever):
             members = pool.in_random_order(StreamKey(resources.seed, query.id), "feedback")
             others = (member.id for member in members if member.id not in near and is_allowed(member))
             yield (*near, *islice(others, self.candidates - len(near)))
+
+    def feedback_sets(
+        self, query: Example, members: Sequence[Example], resources: Resources
+    ) -> Sequence[Sequence[Example]]:
+        """Each demonstration alone, or about as many random sets."""
+        if self.feedback == "single":
+            return [(member,) for member in members]
+        rows = complementary_sets(len(members), StreamKey(resources.seed, query.id).numpy("feedback sets"))
+        return [[member for member, is_in in zip(members, row, strict=True) if is_in] for row in rows]
+
+    def member_values(self, scored: Sequence[tuple[Sequence[str], float]]) -> Mapping[str, float]:
+        """The score of each demonstration alone, or its Banzhaf value."""
+        if self.feedback == "single":
+            return {key: score for (key,), score in scored}
+        keys = list(dict.fromkeys(key for own, _ in scored for key in own))
+        is_member = np.array([[key in own for key in keys] for own, _ in scored])
+        values = banzhaf_values(is_member, np.array([score for _, score in scored]))
+        return {key: value for key, value in zip(keys, values.tolist(), strict=True) if np.isfinite(value)}
 
     def learn(self, feedback: Feedback, record: Mapping[str, Any], resources: Resources) -> LearnedHeads:
         """The heads of the model's feedback and of its controls. Raises DataError if there are too few queries."""

@@ -2,6 +2,8 @@
 
     F[q, e] = log p(gold of q | e, q)          with e as the only demonstration; the study's model, composer, transforms
 
+or the Banzhaf value of e among random sets (`retrievers.machinery.banzhaf`), if the retriever asks for it.
+
 With options, p is the share of the gold among them, of the mean log-probability per token; without, the mean
 log-probability per token of the best accepted answer. The pairs are ordered by demonstration, so that its tokens are
 prefilled once for its queries. Every number goes to a file, HEAD.feedback.jsonl, and a fit reads it first: a killed fit
@@ -53,6 +55,16 @@ class LearnsFromFeedback(Protocol):
         self, queries: Sequence[Example], pool: Pool, resources: Resources
     ) -> Iterator[tuple[str, ...]]:
         """The ids of the members of the pool that are scored for each query."""
+        ...
+
+    def feedback_sets(
+        self, query: Example, members: Sequence[Example], resources: Resources
+    ) -> Sequence[Sequence[Example]]:
+        """The sets of these members whose scores are asked for."""
+        ...
+
+    def member_values(self, scored: Sequence[tuple[Sequence[str], float]]) -> Mapping[str, float]:
+        """Key of a member -> its value, from (keys of a set, log p of the gold) of one query."""
         ...
 
     def learn(self, feedback: Feedback, record: Mapping[str, Any], resources: Resources) -> FittedHeads:
@@ -118,17 +130,22 @@ def fit_retriever(
     record = {**fitting_origin(cell.model.digest, cell.config["task"]), **vector_record(cell, cell.model)}
     queries = sorted(cell.task.queries, key=lambda query: query.id)
     retriever, resources = cell.axis_value("retriever"), Resources(cell.seed)
-    pairs = sorted(_planned(cell, queries, retriever, resources), key=lambda pair: pair[1].id)
-    items = [_item(cell, *pair) for pair in pairs]
-    own = replace(cell, decoding=arm, max_thinking_tokens=None)
-    calls = PaidCalls(out.with_suffix(".feedback.jsonl"), own, report_progress)
+    sets = sorted(_planned(cell, queries, retriever, resources), key=lambda one: [member.id for member in one[1]])
+    items = [_item(cell, *one) for one in sets]
+    scoring = replace(cell, decoding=arm, max_thinking_tokens=None)
+    calls = PaidCalls(out.with_suffix(".feedback.jsonl"), scoring, report_progress)
     left_out: Counter[str] = Counter()
-    values: dict[tuple[str, str], float] = {}
-    for (query, member), item, scores in zip(pairs, items, calls.scores(items), strict=True):
+    scored: dict[str, list[tuple[list[str], float]]] = {}
+    for (query, members), item, scores in zip(sets, items, calls.scores(items), strict=True):
         if isinstance(scores, str):
             left_out[scores] += 1
         else:
-            values[_key(query), _key(member)] = _gold_logprob(scores, item)
+            scored.setdefault(_key(query), []).append((list(map(_key, members)), _gold_logprob(scores, item)))
+    values = {
+        (query, member): value
+        for query, own in scored.items()
+        for member, value in retriever.member_values(own).items()
+    }
     feedback = _feedback(cell, queries, values)
     work = {"calls": len(calls.used), "tokens": calls.tokens, "images": sorted(image_digests(*queries))}
     heads = retriever.learn(feedback, {**record, **work}, resources)
@@ -142,8 +159,8 @@ def _gold_logprob(scores: Scores, item: PromptItem) -> float:
     if not math.isfinite(value):
         names = ", ".join(demo.example.id for demo in item.context.demos)
         raise ModelError(
-            f"query '{item.example.id}' with the demonstration '{names}': the model's log-probability of the gold is "
-            f"{value}. Feedback needs finite numbers: load the model in another dtype."
+            f"query '{item.example.id}' with the demonstrations '{names}': the model's log-probability of the gold "
+            f"is {value}. Feedback needs finite numbers: load the model in another dtype."
         )
     return value
 
@@ -160,7 +177,7 @@ def _matrix(values: Values, queries: Sequence[str], members: Sequence[str]) -> "
 
 def _planned(
     cell: Cell, queries: Sequence[Example], retriever: LearnsFromFeedback, resources: Resources
-) -> Iterator[tuple[Example, Example]]:
+) -> Iterator[tuple[Example, Sequence[Example]]]:
     by_pool: dict[int, list[Example]] = {}
     pools = {query.id: cell.task.pool(query.id) for query in queries}
     for query in queries:
@@ -168,14 +185,17 @@ def _planned(
     for own in by_pool.values():
         pool = pools[own[0].id]
         for query, ids in zip(own, retriever.feedback_candidates(own, pool, resources), strict=True):
-            yield from ((query, pool.by_id[name]) for name in ids)
+            members = [pool.by_id[name] for name in ids]
+            yield from ((query, chosen) for chosen in retriever.feedback_sets(query, members, resources))
 
 
-def _item(cell: Cell, query: Example, member: Example) -> PromptItem:
-    """The query with one demonstration, as the study writes it."""
+def _item(cell: Cell, query: Example, members: Sequence[Example]) -> PromptItem:
+    """The query with these demonstrations, as the study writes it."""
     pool = cell.task.pool(query.id)
     transforms = [bind_resources(transform, pool, cell.model) for transform in cell.transforms]
-    context = arrange(query, [RetrievedExample(member.id)], pool, cell.seed, transforms=transforms)
+    context = arrange(
+        query, [RetrievedExample(member.id) for member in members], pool, cell.seed, transforms=transforms
+    )
     return render(PromptItem(scored_example(query, context), PromptSpec((cell,)), context))
 
 

@@ -52,6 +52,7 @@ DEFAULTS: dict[tuple[str, str], dict[str, Any]] = {
         "rate": 0.005,
         "decay": 0.1,
         "temperature": 1.0,
+        "feedback": "single",
         "code": "",
     },
     ("retriever", "likelihood_oracle"): {"sets": "single"},

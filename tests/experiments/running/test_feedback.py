@@ -22,6 +22,7 @@ from experiments.running.paid_calls import gold_probability
 from experiments.running.run import run
 from experiments.store.store import Store
 from icl.errors import ConfigError, DataError, ModelError, PlanError
+from icl.registry import build
 from icl.types import Example
 from retrievers.learned import Learned
 
@@ -130,6 +131,18 @@ def test_another_loss_costs_no_call_and_more_candidates_cost_the_new_ones(study:
     assert 0 < fit(study(retriever=NODE | {"candidates": 6}), head).calls <= 3 * QUERIES
 
 
+def test_banzhaf_values_come_from_as_many_calls_on_sets(study: Config, tmp_path: Path) -> None:
+    out = tmp_path / "sets.safetensors"
+    assert fit(study(retriever=NODE | {"feedback": "banzhaf"}), out).calls <= 4 * QUERIES
+    demos = [line["demos"] for line in calls(out)]
+    assert {len(one) for one in demos} - {1}
+    node = {"name": "learned", "embedder": "histogram", "fitted": str(out)}
+    assert build("retriever", node).file.settings["feedback"] == "banzhaf"
+    with pytest.raises(ConfigError, match="candidates: 5"):
+        build("retriever", node | {"candidates": 5}).file  # noqa: B018
+    assert fit(study(), out).calls <= 4 * QUERIES
+
+
 def test_what_another_fit_added_to_the_file_changes_no_head(study: Config, head: Path) -> None:
     before = Learned(fitted=str(head)).file.heads
     assert fit(study(retriever=NODE | {"candidates": 8}), head).calls > 0
@@ -159,7 +172,7 @@ def test_numbers_that_are_not_finite_are_an_error(
     values = iter([0.5] * 5)
     monkeypatch.setattr(module, "gold_probability", lambda scores, example: next(values, float("nan")))
     with pytest.raises(
-        ModelError, match=r"query 'q-\d+' with the demonstration 'p-.*: the model's log-probability of the gold is nan"
+        ModelError, match=r"query 'q-\d+' with the demonstrations 'p-.*: the model's log-probability of the gold is nan"
     ):
         fit(study(), tmp_path / "head.safetensors")
 

@@ -1,0 +1,29 @@
+"""The Banzhaf value of each demonstration, from scores of sets (Banzhaf 1965; Wang and Jia, AISTATS 2023).
+
+    value of e = mean over the sets S without e of  v(S + e) - v(S)
+
+Over all sets this is the mean score of the sets with e minus that of the sets without it, which random sets estimate:
+each score counts for every member (maximum sample reuse).
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def banzhaf_values(is_member: NDArray[np.bool_], scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The estimated values, [E]; NaN for a member of all sets, or of none.
+
+    Args:
+        is_member: [sets, E] whether a set has a member.
+        scores: [sets] finite scores.
+    """
+    counts = is_member.sum(axis=0)
+    inside = scores @ is_member
+    with np.errstate(invalid="ignore"):
+        return np.asarray(inside / counts - (scores.sum() - inside) / (len(scores) - counts))
+
+
+def complementary_sets(members: int, rng: np.random.Generator) -> NDArray[np.bool_]:
+    """Random sets and their complements, [sets, members]: about as many as members, each member in half of them."""
+    rows = rng.random((max(members // 2, 1), members)) < 0.5
+    return np.vstack([rows, ~rows])
