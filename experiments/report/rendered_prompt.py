@@ -11,7 +11,7 @@ import os
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from decoding.arms.inspection import constant_weights, probe_branches
 from experiments.config import AXES, load_config, name_of
@@ -19,15 +19,18 @@ from experiments.config.yaml_document import to_flow_yaml
 from experiments.contexts.contexts import PromptSpec, Retrieval, build_contexts, render
 from experiments.grid.grid import Cell, Grid, expand
 from experiments.terminal.spinner import spinner
-from icl import ConfigError, DataError, Example, Model, PlanError, Prompt, did_you_mean, strip_control_characters
+from icl import ConfigError, DataError, Example, Model, PlanError, Prompt, did_you_mean, rich, strip_control_characters
 from icl.registry import describe
-
-if TYPE_CHECKING:
-    from rich.console import Console
 
 
 def print_prompt(
-    source: Path, query: str, arm: Mapping[str, str], seed: int | None, console: "Console", *, trust: bool = False
+    source: Path,
+    query: str,
+    arm: Mapping[str, str],
+    seed: int | None,
+    console: "rich.console.Console",
+    *,
+    trust: bool = False,
 ) -> None:
     """Prints the prompt of a query. If several arms fit, it takes the most shots, then the first one in the file.
 

@@ -5,7 +5,7 @@ An image is named by the beginning of its digest, which is also the beginning of
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from experiments.config.keys import AXES, DEMONSTRATION_AXES
 from experiments.report.sample_browser import finite_or_none, image_path
@@ -17,10 +17,6 @@ from experiments.store import Store, read_invocations
 from experiments.terminal.progress import failure_kind
 from icl import IMAGE_PLACEHOLDER, ConfigError, DataError, DataFrame, did_you_mean, rich, strip_control_characters
 from icl.metrics.machinery.answer_extraction import extract_answer
-
-if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.text import Text
 
 DIGEST_LENGTH = 8
 """The number of letters of an image's short name; longer if two names would be equal."""
@@ -142,13 +138,21 @@ def choose_sample(view: RunView, query: str, arm: Mapping[str, str], seed: int |
 
 
 def print_sample(
-    view: RunView, query: str, arm: Mapping[str, str], seed: int | None, console: "Console", *, steps: bool = False
+    view: RunView,
+    query: str,
+    arm: Mapping[str, str],
+    seed: int | None,
+    console: "rich.console.Console",
+    *,
+    steps: bool = False,
 ) -> None:
     """Prints the sample of `choose_sample`, then the answers of the other arms to the same query."""
     print_chosen_sample(choose_sample(view, query, arm, seed), view, console, steps=steps)
 
 
-def print_chosen_sample(row: Mapping[str, Any], view: RunView, console: "Console", *, steps: bool = False) -> None:
+def print_chosen_sample(
+    row: Mapping[str, Any], view: RunView, console: "rich.console.Console", *, steps: bool = False
+) -> None:
     """Prints a sample, then the answers of the other arms to the same query. steps: whether to print its trace."""
     _print_sample(row, view, console)
     if view.mixed_versions:
@@ -162,7 +166,7 @@ def print_chosen_sample(row: Mapping[str, Any], view: RunView, console: "Console
     _print_others(row, others, view, console)
 
 
-def print_failures(view: RunView, console: "Console") -> None:
+def print_failures(view: RunView, console: "rich.console.Console") -> None:
     """Prints the failed samples, each with its reason."""
     if "failed" not in view.frame or not view.failed:
         console.print("no sample failed")
@@ -198,7 +202,7 @@ def _preference(row: Mapping[str, Any], view: RunView) -> tuple[Any, ...]:
     return row.get("shots", 0), all(row[k] == v for k, v in view.to.items()), -row["seed"]
 
 
-def _print_sample(row: Mapping[str, Any], view: RunView, console: "Console") -> None:
+def _print_sample(row: Mapping[str, Any], view: RunView, console: "rich.console.Console") -> None:
     console.print(
         rich.text.Text(f"{printable_text(row['query'])}", "bold").append(
             f"  {arm_text(row, view)}, seed {row['seed']}", "dim"
@@ -244,7 +248,7 @@ def _print_sample(row: Mapping[str, Any], view: RunView, console: "Console") -> 
         )
 
 
-def _print_invocation(row: Mapping[str, Any], view: RunView, console: "Console") -> None:
+def _print_invocation(row: Mapping[str, Any], view: RunView, console: "rich.console.Console") -> None:
     """Prints what computed a sample, and how the processes of the run differ."""
     number = finite_or_none(row.get("invocation"))
     record = read_invocations(Store(view.path)).get(int(number)) if number is not None else None
@@ -263,7 +267,7 @@ def _ends(view: RunView) -> tuple[int | None, int | None]:
     return {"higher": (1, 0), "lower": (0, 1), "neither": (None, None)}[better]
 
 
-def _print_trace(trace: Any, console: "Console") -> None:
+def _print_trace(trace: Any, console: "rich.console.Console") -> None:
     """Prints the trace of the steps: a row per step, a column per number."""
     if not isinstance(trace, Mapping) or not trace:
         console.print("\nno steps were recorded for this answer", style="dim")
@@ -279,7 +283,7 @@ def _print_trace(trace: Any, console: "Console") -> None:
 
 
 def _print_others(
-    chosen: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], view: RunView, console: "Console"
+    chosen: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], view: RunView, console: "rich.console.Console"
 ) -> None:
     others = [row for row in rows if row["cell"] != chosen["cell"]]
     if not others:
@@ -298,7 +302,7 @@ def _print_others(
         console.print(f"  and {len(others) - MAX_LISTED:,} more (--arm axis=value)", style="dim")
 
 
-def _prompt(row: Mapping[str, Any], folder: Path) -> "Text":
+def _prompt(row: Mapping[str, Any], folder: Path) -> "rich.text.Text":
     """The prompt's text. Images have short names, which are links in terminals that support them."""
     digests = _digests(row)
     names = short_digests(digests)

@@ -10,17 +10,13 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from experiments.report.figure import Figure
 from experiments.stats import format_interval, format_share, format_signed, is_wide, markdown_table, markdown_text
 from experiments.stats.arms import NO_VALUE, resolve_setting
 from experiments.stats.formatting import format_p_number, format_range
 from icl import ConfigError, DataFrame, did_you_mean, pd, rich, strip_control_characters
-
-if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.text import Text
 
 EMPTY = "–"
 MAX_COLUMNS = 50
@@ -188,7 +184,7 @@ class Section:
         """The tables for a paper (booktabs), with the notes below."""
         return "\n".join(_latex(self)) + "\n"
 
-    def print(self, console: "Console") -> None:
+    def print(self, console: "rich.console.Console") -> None:
         """Prints the section at the console's width: columns that do not fit are named, and no cell is cut."""
         for one in _renderables(self, console.width):
             console.print(one, highlight=False)
@@ -411,7 +407,7 @@ def _renderables(one: Section, width: int) -> "Iterator[Any]":
         yield _text(note, "dim")
 
 
-def _text(words: str, style: str = "") -> "Text":
+def _text(words: str, style: str = "") -> "rich.text.Text":
     return rich.text.Text(strip_control_characters(words), style)
 
 

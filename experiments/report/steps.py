@@ -5,14 +5,10 @@ The data come from `decoding.engine.trace.compact`. Three branches fit into 80 c
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from experiments.stats import format_count, format_share, format_signed
 from icl import rich, strip_control_characters
-
-if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.text import Text
 
 END_OF_TEXT = "(end)"
 """The text of the token that ends an answer."""
@@ -107,7 +103,7 @@ def token_text(word: str) -> str:
     return plain if plain.strip() else "␣" * len(plain)
 
 
-def print_steps(steps: Sequence[DecodingStep], console: "Console") -> None:
+def print_steps(steps: Sequence[DecodingStep], console: "rich.console.Console") -> None:
     """Prints a block per step: the chosen token, then the branches in columns."""
     console.print()
     for number, step in enumerate(steps):
@@ -120,7 +116,7 @@ def print_steps(steps: Sequence[DecodingStep], console: "Console") -> None:
         console.print(note, style="dim", highlight=False)
 
 
-def _head(number: int, step: DecodingStep) -> "Text":
+def _head(number: int, step: DecodingStep) -> "rich.text.Text":
     head = rich.text.Text(f"step {number}  ", "dim").append(step.chosen, "bold")
     if step.changed:
         head.append(f"  (the reference: {step.reference})", "yellow")
@@ -130,7 +126,7 @@ def _head(number: int, step: DecodingStep) -> "Text":
     return head
 
 
-def _columns(branches: Sequence[BranchStep], width: int) -> "Iterator[Text]":
+def _columns(branches: Sequence[BranchStep], width: int) -> "Iterator[rich.text.Text]":
     columns = max(1, (width - 2) // COLUMN_WIDTH)
     for start in range(0, len(branches), columns):
         part = [_lines(one) for one in branches[start : start + columns]]

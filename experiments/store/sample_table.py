@@ -14,7 +14,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,10 +22,6 @@ from pydantic_core import from_json, to_json
 
 from experiments.store.store import LISTS, MAPPINGS, Store
 from icl import StoreError, pa
-
-if TYPE_CHECKING:
-    import pyarrow as pa
-    from pyarrow.parquet import ParquetFile
 
 FORMAT = 2
 """Increase it if the same lines give other columns or metadata."""
@@ -64,7 +60,7 @@ class CellTable:
         except _read_errors():  # damage that the footer does not show
             self._load(self._write())
 
-    def _load(self, file: "ParquetFile") -> None:
+    def _load(self, file: "pa.parquet.ParquetFile") -> None:
         self.columns = _column_types(file.schema_arrow)
         self.damaged: list[str] = from_json(file.schema_arrow.metadata[b"damaged"])
         self.queries: pa.Array = _read(file, ["query"])["query"] if self.columns else None
@@ -94,7 +90,7 @@ class CellTable:
         seed = (self.store.read_cell(self.digest) or {}).get("seed")
         return json.dumps([FORMAT, self.digest, seed, *sorted(checksums.items())])
 
-    def _write(self) -> "ParquetFile":
+    def _write(self) -> "pa.parquet.ParquetFile":
         """Makes the cache of the present lines."""
         checksums, damaged = dict[str, str](), list[str]()
         table = _to_table(self.store.lines(self.digest, damaged, checksums))
@@ -233,7 +229,7 @@ def _read_errors() -> tuple[type[Exception], ...]:
     return OSError, ValueError, KeyError, MemoryError, pa.ArrowException
 
 
-def _open(source: "Path | pa.Buffer", checksum: str) -> "ParquetFile | None":
+def _open(source: "Path | pa.Buffer", checksum: str) -> "pa.parquet.ParquetFile | None":
     """The cache, or None if there is none, if it is damaged or if it was made from other lines."""
     if isinstance(source, Path) and not source.is_file():
         return None
@@ -245,7 +241,7 @@ def _open(source: "Path | pa.Buffer", checksum: str) -> "ParquetFile | None":
         return None
 
 
-def _read(file: "ParquetFile", names: Sequence[str]) -> "pa.Table":
+def _read(file: "pa.parquet.ParquetFile", names: Sequence[str]) -> "pa.Table":
     return file.read(columns=list(names), use_threads=False)
 
 

@@ -11,14 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from threading import Event, Lock
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from icl import httpx2, openai
 from icl.errors import ModelError
-
-if TYPE_CHECKING:
-    from httpx2 import Response
-    from openai import APIStatusError, OpenAI, OpenAIError
 
 PROBE_TIMEOUT_SECONDS = 10.0
 """Time limit of a request that asks a server what it is."""
@@ -59,7 +55,7 @@ class Endpoint:
     _lock: Lock = field(default_factory=Lock)
 
     @cached_property
-    def client(self) -> "OpenAI":
+    def client(self) -> "openai.OpenAI":
         """The client of `openai`. Its waits between attempts end when `stopped` is set. Raises ModelError.
 
         It ignores the variables OPENAI_API_KEY, OPENAI_ORG_ID and OPENAI_PROJECT_ID, and follows no redirect.
@@ -139,7 +135,7 @@ class Endpoint:
         """Text of the endpoint without the key, which it may repeat."""
         return text.replace(self.key, "***") if self.key else text
 
-    def _error(self, error: "OpenAIError") -> ModelError:
+    def _error(self, error: "openai.OpenAIError") -> ModelError:
         """The error that stands for an error of the client."""
         cause = error.__cause__
         kind: type[ModelError] = EndpointUnavailableError
@@ -157,7 +153,7 @@ class Endpoint:
             reason = f"the connection failed: {_without_period(str(cause) or type(cause).__name__)}"
         return kind(self._message(f"{reason} ({_tries(error.request)})"))
 
-    def _status_error(self, error: "APIStatusError") -> ModelError:
+    def _status_error(self, error: "openai.APIStatusError") -> ModelError:
         """The error that a status other than 2xx means, after the last attempt."""
         response, status = error.response, error.status_code
         kind: type[ModelError] = EndpointUnavailableError
@@ -190,7 +186,7 @@ class Endpoint:
         return self.mask_key(f"{self.url}: {reason if reason.endswith('?') else f'{_without_period(reason)}.'}")
 
 
-def _check_json(response: "Response") -> None:
+def _check_json(response: "httpx2.Response") -> None:
     """Read a response. The client sends a request again if its answer is not a JSON object.
 
     The charset of the header is ignored, since it may be anything.
@@ -210,7 +206,7 @@ def _check_json(response: "Response") -> None:
             raise httpx2.DecodingError(f"the answer is not {kind} ({text!r})", request=response.request)
 
 
-def _reason(error: "APIStatusError") -> str:
+def _reason(error: "openai.APIStatusError") -> str:
     """The message in the body of an error response, which may have any shape."""
     body = error.body
     text = (body.get("message") or body.get("detail") or body) if isinstance(body, dict) else body
