@@ -18,6 +18,8 @@ os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
 
 # tqdm, which libraries import, warns in a notebook without ipywidgets. The bars of the toolkit need no widgets.
 warnings.filterwarnings("ignore", message="IProgress not found")
+# transformers hands `max_pixels` of a processor to itself at each image, and warns of it. The setting has its effect.
+warnings.filterwarnings("ignore", message="Passing `min_pixels` and `max_pixels` to a processor call")
 
 __getattr__, __dir__, __all__ = lazy_exports(__name__)
 
