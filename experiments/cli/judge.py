@@ -1,7 +1,7 @@
 """Let a model judge outputs that could not be read; labels of people then measure its error and correct it."""
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +11,7 @@ from experiments.cli.options import Metric, Quiet, Trust, model_node
 from experiments.config.yaml_document import parse_override
 from experiments.report.sample_browser import image_path
 from experiments.results import Output, Queue, load_run, require_queue
+from experiments.results.labeling import judge_error
 from experiments.results.view_run import NO_REFERENCE, view_run
 from experiments.running.judging import (
     collect_verdicts,
@@ -19,8 +20,8 @@ from experiments.running.judging import (
     describe_controls,
     refusal_of_controls,
 )
-from experiments.stats import format_count, measure_agreement
-from experiments.store.labels import Label, Labels, append_labels, read_labels
+from experiments.stats import format_count
+from experiments.store.labels import Label, append_labels, read_labels
 from experiments.terminal.progress import make_progress
 from icl import Example, Image, ModelError, StoreError, build, describe
 from icl.metrics.machinery.judge import Judge
@@ -66,26 +67,8 @@ def command(
         append_labels(run, new)
     read = sum(right is not None for right in verdicts.values())
     print(f"{read:,} of {format_count(len(outputs), 'unread output')} judged by {_name(judge)}   {run}")
-    print(describe_error(verdicts, stored, outputs))
+    print(judge_error(read_labels(run), outputs))
     print(f"To settle the comparisons: icl label {run}")
-
-
-def describe_error(verdicts: Mapping[str, bool | None], labels: Labels, outputs: Sequence[Output]) -> str:
-    """How often the judge agrees with people, on right and on wrong outputs."""
-    pairs = [
-        (right, verdicts[one.key])
-        for one in outputs
-        if (right := labels.verdict(one.key)) is not None and verdicts[one.key] is not None
-    ]
-    if not pairs:
-        return "No person has labeled an output of these, so the judge's error is not known."
-    refused = sum(right and not verdict for right, verdict in pairs)
-    accepted = sum(bool(verdict) and not right for right, verdict in pairs)
-    num_right = sum(right for right, _ in pairs)
-    return (
-        f"On {format_count(len(pairs), 'labeled output')} it refuses {refused} of {num_right} right ones and accepts "
-        f"{accepted} of {len(pairs) - num_right} wrong ones: {measure_agreement(pairs).describe()}."
-    )
 
 
 def _judge(model: str, parameters: list[str]) -> Judge:

@@ -2,14 +2,18 @@
 
 Queries are labeled in an order that depends on their ids alone, and all unread outputs of a query belong together,
 whichever arms gave them. So the first queries are a random sample for every comparison, also of a merged run. The first
-`AUDITED_QUERIES` of all queries, with unread outputs or without, are an audit of the reader: their read outputs are
-labeled too. Otherwise an arm whose outputs are read where those of no arm are unread would never be audited.
+`AUDITED_QUERIES` of all queries of a task, with unread outputs or without, are an audit of the reader: their read
+outputs are labeled too. Otherwise an arm whose outputs are read where those of no arm are unread would never be
+audited. A task without unread outputs has no audit, as a run without them.
+
+A reader that the audit of a task refutes is corrected there. Until enough queries are audited for that, what it read in
+the task counts as unread.
 
 A run-level metric, such as F1, is no mean of scores that labels could replace: it has no queue.
 """
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import takewhile
 from pathlib import Path
@@ -18,10 +22,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from experiments.stats import as_sequence, format_count, is_run_level, join_words, text_items, text_value, unread_column
-from experiments.stats.arms import axes_of
+from experiments.stats import (
+    as_sequence,
+    format_count,
+    is_run_level,
+    join_words,
+    measure_agreement,
+    text_items,
+    text_value,
+    unread_column,
+)
+from experiments.stats.arms import UNIT, axes_of
+from experiments.stats.bounds import unread_text
 from experiments.stats.sample_rows import to_records
-from experiments.stats.settled import LabelColumn, ReaderAudit, audit, unread_flags
+from experiments.stats.settled import MIN_LABELS, LabelColumn, ReaderAudit, audit, unread_flags
 from experiments.store.labels import Labels, label_key
 from icl import DataFrame, StoreError, canonical_digest
 
@@ -51,6 +65,14 @@ class Output:
     is_unread: bool
 
 
+@dataclass(frozen=True)
+class TaskAudit:
+    """The audit of the reader in a task. queries: in their order. arms: for each arm, the keys of its read outputs."""
+
+    queries: Sequence[str]
+    arms: Sequence[Collection[str]]
+
+
 @dataclass(frozen=True, eq=False)
 class Queue:
     """The outputs of a run by query, in the order in which queries are labeled.
@@ -58,12 +80,12 @@ class Queue:
     Attributes:
         metric: The metric whose outputs are labeled.
         outputs: Query -> its distinct outputs that are unread or, for the audit, read.
-        audits: For each arm, the keys of its read outputs of the audit.
+        audits: Task -> its audit.
     """
 
     metric: str
     outputs: Mapping[str, Sequence[Output]]
-    audits: Sequence[Collection[str]] = ()
+    audits: Mapping[str, TaskAudit] = field(default_factory=dict)
 
     @cached_property
     def unread(self) -> list[str]:
@@ -93,10 +115,13 @@ class Queue:
         left = {look: [one for one in self.missing(labels, look) if one.is_unread] for look in looks}
         return max((look for look in looks if not left[look]), default=0)
 
-    def audited(self, labels: Labels) -> list[str]:
-        """The first queries, of those of the audit, whose outputs all have labels."""
-        whole = (all(one.key in labels.people for one in own) for own in self.outputs.values())
-        return [query for query, _ in zip(self.outputs, takewhile(bool, whole), strict=False)][:AUDITED_QUERIES]
+    def audited(self, task: str, labels: Labels) -> list[str]:
+        """The first queries, of those of a task's audit, whose outputs all have labels."""
+
+        def is_labeled(query: str) -> bool:
+            return all(one.key in labels.people for one in self.outputs.get(query, ()))
+
+        return [*takewhile(is_labeled, self.audits[task].queries)]
 
 
 def query_order(query: str) -> str:
@@ -134,11 +159,15 @@ def is_unread(frame: DataFrame, metric: str) -> NDArray[np.bool_]:
     return np.asarray(unread_flags(frame, metric) & frame[metric].notna().to_numpy())
 
 
-def audit_reader(queue: Queue, labels: Labels) -> ReaderAudit:
-    """How many labels of read outputs agree with the reader, over all arms and in each."""
+def audit_reader(queue: Queue, labels: Labels) -> dict[str, ReaderAudit]:
+    """Task -> how many labels of read outputs agree with the reader, over all arms and in each."""
     read = [one for one in queue.first(None) if not one.is_unread]
-    whole, *arms = (_audit([one for one in read if one.key in of], labels) for of in (_keys(read), *queue.audits))
-    return replace(whole, arms=tuple(arms))
+    audits = {}
+    for task, own in queue.audits.items():
+        keys = set[str]().union(*own.arms)
+        whole, *arms = (_audit([one for one in read if one.key in of], labels) for of in (keys, *own.arms))
+        audits[task] = replace(whole, arms=tuple(arms))
+    return audits
 
 
 def describe_labels(queue: Queue, labels: Labels) -> Iterator[str]:
@@ -149,12 +178,14 @@ def describe_labels(queue: Queue, labels: Labels) -> Iterator[str]:
         of = f"{look:,} of {len(queue.unread):,} queries"
         yield f"Unread outputs are settled by labels of {of} that have some, by {by}."
     elif labels.judged:
-        judges = join_words([*labels.judges])
-        yield f"{judges} judged unread outputs. No verdict counts before queries are labeled: icl label"
+        yield "No verdict of a judge counts before queries are labeled: icl label"
     elif labels.people:
         yield "Labels settle nothing before those of all planned queries are there: icl label"
-    if text := audit_reader(queue, labels).describe():
-        yield f"{text[0].upper()}{text[1:]}."
+    if labels.judged:
+        yield f"{join_words([*labels.judges])} judged unread outputs. {judge_error(labels, outputs)}"
+    for task, checked in audit_reader(queue, labels).items():
+        if checked.labels:
+            yield f"{f'{task}: t' if len(queue.audits) > 1 else 'T'}he reader {checked.describe()}."
     in_dispute = set(labels.disputed)
     if disputed := [one for one in outputs if one.key in in_dispute]:
         examples = ", ".join(f"{one.text[:40]!r} ({one.query})" for one in disputed[:3])
@@ -170,6 +201,26 @@ def describe_labels(queue: Queue, labels: Labels) -> Iterator[str]:
         yield f"Not used: {number} of outputs that the run does not have any more, or that the reader can read now."
 
 
+def judge_error(labels: Labels, outputs: Sequence[Output]) -> str:
+    """How often the verdicts of judge models agree with people, on right and on wrong outputs."""
+    pairs = [
+        (right, judged)
+        for one in outputs
+        if one.is_unread
+        and (right := labels.verdict(one.key)) is not None
+        and (judged := labels.judged.get(one.key)) is not None
+    ]
+    if not pairs:
+        return "No person has labeled an output of these, so the judge's error is not known."
+    refused = sum(right and not verdict for right, verdict in pairs)
+    accepted = sum(verdict and not right for right, verdict in pairs)
+    num_right = sum(right for right, _ in pairs)
+    return (
+        f"On {format_count(len(pairs), 'labeled output')} it refuses {refused} of {num_right} right ones and accepts "
+        f"{accepted} of {len(pairs) - num_right} wrong ones: {measure_agreement(pairs).describe()}."
+    )
+
+
 def apply_labels(frame: DataFrame, metric: str, labels: Labels) -> DataFrame:
     """The frame in which a labeled output has its label as score, with the columns `LabelColumn`.
 
@@ -182,9 +233,10 @@ def apply_labels(frame: DataFrame, metric: str, labels: Labels) -> DataFrame:
     queue = _queue(frame, metric, outputs)
     names, look = queue.unread, queue.finished_look(labels)
     query = frame["query"].astype(str)
-    order, audited = query.map(query_order), queue.audited(labels) if audit_reader(queue, labels).is_refuted else []
+    order, (audited, distrusted) = query.map(query_order), _refuted(frame, queue, labels)
     ends = [query_order(names[number - 1]) for number in sorted({*labels.looks, look}) if 0 < number <= look]
-    unread, score = is_unread(frame, metric), frame[metric].to_numpy(dtype=np.float64, na_value=np.nan)
+    score = frame[metric].to_numpy(dtype=np.float64, na_value=np.nan)
+    unread = is_unread(frame, metric) | (distrusted & np.isfinite(score))
     label, judged = np.full(len(frame), np.nan), np.full(len(frame), np.nan)
     for place, output in outputs.items():
         label[place], judged[place] = _number(labels.verdict(output.key)), _number(labels.judged.get(output.key))
@@ -193,17 +245,52 @@ def apply_labels(frame: DataFrame, metric: str, labels: Labels) -> DataFrame:
         LabelColumn.UNREAD: unread,
         LabelColumn.LABEL: label,
         LabelColumn.PROXY: np.where(unread & np.isfinite(judged), judged, score),
-        LabelColumn.SAMPLED: (order <= max(ends, default="")) | (look == len(names)),
-        LabelColumn.AUDITED: query.isin(audited) & np.isin(np.arange(len(frame)), [*outputs]),
+        LabelColumn.SAMPLED: ~distrusted & ((order <= max(ends, default="")) | (look == len(names))),
+        LabelColumn.AUDITED: audited & np.isin(np.arange(len(frame)), [*outputs]),
         LabelColumn.LOOK: np.clip(
             np.searchsorted(np.array(ends, dtype=str), order.to_numpy(dtype=str)) + 1, 1, max(1, len(ends))
         ),
     }
+    texts = frame[unread_column(metric)].fillna("")
+    if distrusted.any():
+        texts = texts.where(~unread | (texts != ""), [_text(row) for row in to_records(frame)])
     scores: dict[str, Any] = {
         metric: np.where(is_labeled, label, score),
-        unread_column(metric): frame[unread_column(metric)].where(~is_labeled, ""),
+        unread_column(metric): texts.where(~is_labeled, ""),
     }
     return frame.assign(**{name.of(metric): values for name, values in columns.items()}, **scores)
+
+
+def _refuted(frame: DataFrame, queue: Queue, labels: Labels) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """For each sample: whether its query is audited and corrects the reader, and whether too few queries do."""
+    audited, distrusted = (np.zeros(len(frame), dtype=bool) for _ in range(2))
+    tasks, queries = _tasks(frame), frame["query"].astype(str)
+    for task in (task for task, checked in audit_reader(queue, labels).items() if checked.is_refuted):
+        own = (tasks == task).to_numpy()
+        chosen = own & queries.isin(queue.audited(task, labels)).to_numpy()
+        units = frame.get(UNIT, queries)
+        is_enough = units[chosen].nunique() >= MIN_LABELS or set(queries[chosen]) == set(queries[own])
+        audited |= chosen & is_enough
+        distrusted |= own & (not is_enough)
+    return audited, distrusted
+
+
+def _tasks(frame: DataFrame) -> Any:
+    """The task of each sample."""
+    return frame["task"].astype(str) if "task" in frame else frame["query"].map(lambda _: "")
+
+
+def _text(row: Mapping[str, Any]) -> str:
+    return unread_text(text_value(row, "output"), *(text_items(row, name) for name in ("gold", "options")))
+
+
+def _audited_queries(frame: DataFrame, metric: str) -> dict[str, list[str]]:
+    """Task with unread outputs -> the queries of its audit, in their order."""
+    tasks, queries, scored = _tasks(frame), frame["query"].astype(str), frame[metric].notna()
+    return {
+        task: sorted(set(queries[scored & (tasks == task)]), key=query_order)[:AUDITED_QUERIES]
+        for task in dict.fromkeys(tasks[is_unread(frame, metric)])
+    }
 
 
 def _outputs(frame: DataFrame, metric: str) -> dict[int, Output]:
@@ -211,20 +298,24 @@ def _outputs(frame: DataFrame, metric: str) -> dict[int, Output]:
     unread = is_unread(frame, metric)
     if not unread.any() or is_run_level(frame, metric):
         return {}
-    queries, scored = frame["query"].astype(str), frame[metric].notna()
-    audited = sorted(set(queries[scored]), key=query_order)[:AUDITED_QUERIES]
-    read = queries.isin(audited) & scored & frame["output"].map(lambda text: isinstance(text, str))
-    places = np.flatnonzero(unread | read.to_numpy())
+    read = frame[metric].notna() & frame["output"].map(lambda text: isinstance(text, str))
+    tasks, queries, audited = _tasks(frame), frame["query"].astype(str), np.zeros(len(frame), dtype=bool)
+    for task, names in _audited_queries(frame, metric).items():
+        audited |= ((tasks == task) & queries.isin(names)).to_numpy()
+    places = np.flatnonzero(unread | (read & audited).to_numpy())
     rows = to_records(frame.iloc[places])
     return {int(place): _output(row, metric, bool(unread[place])) for place, row in zip(places, rows, strict=True)}
 
 
 def _queue(frame: DataFrame, metric: str, outputs: Mapping[int, Output]) -> Queue:
     """The queue of these outputs of a frame, by row."""
-    read = {place: one for place, one in outputs.items() if not one.is_unread}
-    arms = frame.iloc[[*read]].groupby([*axes_of(frame)], sort=False, dropna=False).indices.values()
-    keys = [one.key for one in read.values()]
-    return Queue(metric, _outputs_by_query(outputs), [{keys[place] for place in arm} for arm in arms])
+    places = [place for place, one in outputs.items() if not one.is_unread]
+    tasks, audits = _tasks(frame).iloc[places], {}
+    for task, queries in _audited_queries(frame, metric).items():
+        own = [place for place, name in zip(places, tasks, strict=True) if name == task]
+        arms = frame.iloc[own].groupby([*axes_of(frame)], sort=False, dropna=False).indices.values()
+        audits[task] = TaskAudit(queries, [{outputs[own[i]].key for i in arm} for arm in arms])
+    return Queue(metric, _outputs_by_query(outputs), audits)
 
 
 def _keys(outputs: Iterable[Output]) -> set[str]:

@@ -1,15 +1,23 @@
 import json
+import threading
 from types import SimpleNamespace
 
 import pytest
+from endpoint_server import Server
 from PIL import Image as PILImage
 from unread_run import labels_of, write_unread_run
 
 from experiments.cli.judge import _example
 from experiments.cli.main import main
+from experiments.report.sections.scores import scores_section
 from experiments.results.labeling import Output, make_queue
+from experiments.results.loaded_run import load_run
+from experiments.results.view_run import view_run
+from experiments.running.generation import answer_prompts
 from experiments.store.labels import LABELS, append_labels, read_labels
+from icl import Part, Prompt, Turn, canonical_digest
 from icl.errors import StoreError
+from icl.models.hf.model import HF
 
 JUDGE = '''
 import re
@@ -81,6 +89,78 @@ def test_a_judge_that_fails_its_controls_is_refused_and_stores_nothing(judge, ca
     assert status == 2
     assert reason in capsys.readouterr().err
     assert not (run / LABELS).exists()
+
+
+@pytest.fixture
+def served(judge, tmp_path):
+    """`served(answer)`: asks a judge behind a real endpoint, whose requests are answered by `answer(prompt)`."""
+    server = Server()
+
+    def ask(answer):
+        def reply(number, body):
+            content = body["messages"][-1]["content"]
+            return answer(content if isinstance(content, str) else "".join(part.get("text", "") for part in content))
+
+        server.behavior = reply
+        node = {"name": "remote", "url": server.url, "model": "served", "probe": False}
+        return tmp_path / "run", main(["judge", str(tmp_path / "run"), "--model", json.dumps(node)])
+
+    yield ask
+    server.stop()
+
+
+def test_the_shipped_model_behind_a_server_is_refused_as_a_judge(served, capsys):
+    model, lock = HF(path="tiny", device="cpu"), threading.Lock()
+    model.load()
+
+    def answer(text):
+        answers = []
+        with lock:
+            prompt = Prompt((Turn("user", (Part(text, "query.question"),)),))
+            answer_prompts(model, [prompt], 3, lambda _, answer: answers.append(answer.text))
+        return answers[0] or " "
+
+    run, status = served(answer)
+    error = capsys.readouterr().err
+    assert status == 2
+    assert "served cannot judge: it calls" in error
+    assert not (run / LABELS).exists()
+
+
+def test_a_bad_judge_behind_a_server_is_measured_by_people_and_makes_no_interval_narrower(served, source, capsys):
+    outputs = [one for one in make_queue(source.lazy_samples(), "lenient").first(None) if one.is_unread]
+
+    def answer(text):
+        lines = dict(line.split(": ", 1) for line in text.splitlines() if ": " in line)
+        answer = lines.get("Answer to check", "")
+        is_coin = "shows" in answer and int(canonical_digest(answer)[:8], 16) % 2
+        return "yes" if is_coin or answer in lines["Accepted answers"].split(" / ") else "no"
+
+    def gain():
+        (one,) = view_run(load_run(run)).comparisons["ICL gain"]
+        return one
+
+    run, status = served(answer)
+    assert status == 0
+    assert f"{len(outputs)} of {len(outputs)} unread outputs judged by served" in capsys.readouterr().out
+    assert gain().verdict == "undecided"  # a judge alone settles nothing
+    append_labels(run, labels_of(make_queue(source.lazy_samples(), "lenient").first(40), look=40))
+    judged, sentences = gain(), " ".join(scores_section(view_run(load_run(run))).notes)
+    truth = {label.key: label.right for label in labels_of(outputs)}
+    right, wrong = (
+        [one for one in outputs if one.key in read_labels(run).people and truth[one.key] == of] for of in (True, False)
+    )
+    refused = sum(not read_labels(run).judged[one.key] for one in right)
+    accepted = sum(read_labels(run).judged[one.key] for one in wrong)
+    assert (
+        f"served judged unread outputs. On {len(right) + len(wrong)} labeled outputs it refuses {refused} of "
+        f"{len(right)} right ones and accepts {accepted} of {len(wrong)} wrong ones: share " in sentences
+    )
+    lines = (run / LABELS).read_text().splitlines(keepends=True)
+    (run / LABELS).write_text("".join(line for line in lines if "judge" not in json.loads(line)))
+    alone = gain()
+    assert judged.result.high - judged.result.low > 0.95 * (alone.result.high - alone.result.low)
+    assert judged.result.low < 0 < judged.result.high
 
 
 def test_a_run_that_is_read_whole_has_nothing_to_judge(tmp_path, capsys):

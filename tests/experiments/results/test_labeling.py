@@ -24,6 +24,7 @@ from experiments.results.view_run import NO_REFERENCE, view_run
 from experiments.sharing.card import make_card
 from experiments.sharing.card_text import card_text
 from experiments.sharing.verify import problems_of_card
+from experiments.stats.arm_comparisons import compare_arms
 from experiments.stats.arms import tidy_frame
 from experiments.stats.compare import compare
 from experiments.stats.settled import LabelColumn, share_of_level
@@ -157,7 +158,8 @@ def test_a_reader_that_misreads_is_corrected_and_one_slip_is_forgiven(run):
     for number, wide in ((1, False), (2, True)):
         one = read[number - 1]
         append_labels(run.path, [Label(one.key, not says(one.gold[0], one.text), "ana", look=60)])
-        assert audit_reader(_queue(run), read_labels(run.path)).errors == number
+        (checked,) = audit_reader(_queue(run), read_labels(run.path)).values()
+        assert checked.errors == number
         after = _gain(run)
         assert (after.result.high - after.result.low > before.result.high - before.result.low + 0.01) == wide
 
@@ -239,7 +241,7 @@ def test_an_arm_that_is_read_where_no_output_is_unread_is_audited():
     frame = _frame(unread=set(order[20:]), misread=set(order[:20:4]))
     queue = make_queue(frame, "lenient")
     assert [*queue.outputs][:AUDITED_QUERIES] == [f"q{i}" for i in order[:20]]
-    checked = audit_reader(queue, _labels(queue))
+    (checked,) = audit_reader(queue, _labels(queue)).values()
     assert (checked.errors, checked.is_refuted) == (5, True)
     labeled = apply_labels(frame, "lenient", _labels(queue))
     assert labeled[LabelColumn.AUDITED.of("lenient")].sum() == 40
@@ -253,14 +255,61 @@ def test_queries_are_counted_by_their_unread_outputs_and_the_audit_comes_in_addi
     assert queue.first(60) == queue.first(None)
 
 
-def test_only_queries_that_were_labeled_correct_the_reader():
-    order = sorted(range(80), key=lambda i: query_order(f"q{i}"))
-    frame = _frame(unread=set(order[:70]), misread=set(order[:20:4]))
+def _two_tasks(misread):
+    """Two tasks of 60 queries, unread at 0 shots in every third. In 'broken', right outputs at 4 shots are misread."""
+    frames = [
+        _frame(unread=set(range(0, 60, 3)), misread=misread if task == "broken" else frozenset(), queries=60)
+        for task in ("broken", "good")
+    ]
+    both = pd.concat(
+        [
+            own.assign(task=task, query=task + own["query"], question=task + own["question"])
+            for own, task in zip(frames, ("broken", "good"), strict=True)
+        ],
+        ignore_index=True,
+    )
+    return tidy_frame(both, ("task", "shots"))
+
+
+def _difference(frame, task):
+    """4 shots less 0 shots in a task: (low, high) of the interval, and how it was settled."""
+    arms = [frame[(frame["task"] == task) & (frame["shots"] == k)] for k in (0, 4)]
+    one = compare_arms(task, "4", "0", tuple(arms), "lenient")
+    return one.result.low, one.result.high, one.labels, one.bounds
+
+
+def test_a_reader_that_fails_in_one_task_is_corrected_there_alone_and_makes_no_false_claim():
+    frame = _two_tasks(misread=set(range(0, 60, 2)))
     queue = make_queue(frame, "lenient")
-    for leave, number in (((), 20), ((f"q{order[12]}",), 12)):
-        labeled = apply_labels(frame, "lenient", _labels(queue, leave=leave))
-        audited = labeled[LabelColumn.AUDITED.of("lenient")]
-        assert set(labeled["query"][audited]) == {f"q{i}" for i in order[:number]}
+    assert {task: len(own.queries) for task, own in queue.audits.items()} == {"broken": 20, "good": 20}
+    before = _difference(frame, "broken")
+    assert before[3].high < 0  # the bounds trust the reader, and both arms are equal in truth
+    labels = _labels(queue)
+    checked = audit_reader(queue, labels)
+    assert (checked["broken"].is_refuted, checked["good"].is_refuted) == (True, False)
+    labeled = apply_labels(frame, "lenient", labels)
+    audited = labeled[LabelColumn.AUDITED.of("lenient")]
+    assert set(labeled["query"][audited]) == set(queue.audits["broken"].queries)
+    low, high, *_ = _difference(labeled, "broken")
+    assert low < 0 < high
+    low, high, *_ = _difference(labeled, "good")
+    assert -low == pytest.approx(high)
+    assert high < 0.1
+    sentences = " ".join(describe_labels(queue, labels))
+    assert "good: the reader agrees with 3" in sentences
+    assert "broken: the reader agrees with 2" in sentences
+
+
+def test_what_a_refuted_reader_read_counts_as_unread_until_twenty_queries_are_audited():
+    frame = _two_tasks(misread=set(range(0, 60, 2)))
+    queue = make_queue(frame, "lenient")
+    leave = queue.audits["broken"].queries[12]
+    labeled = apply_labels(frame, "lenient", _labels(queue, leave=(leave,)))
+    low, high, settled, bounds = _difference(labeled, "broken")
+    assert (low < 0 < high, settled, bounds.unread > 0.5) == (True, "", True)
+    low, high, *_ = _difference(labeled, "good")
+    assert -low == pytest.approx(high)
+    assert high < 0.1
 
 
 def test_a_run_level_metric_stays_undecided_whatever_is_labeled():

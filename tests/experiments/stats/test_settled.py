@@ -125,7 +125,7 @@ def test_what_the_reader_had_wrong_is_corrected_by_labels_of_read_outputs(arms):
     refused = replace(reference, score=np.where(misread, 0.0, reference.label))
     checked = audit(refused.score[:80], refused.label[:80])
     assert checked.is_refuted
-    assert checked.describe().startswith(f"the reader agrees with {80 - checked.errors} of 80 labels, so")
+    assert checked.describe().startswith(f"agrees with {80 - checked.errors} of 80 labels, so")
     truth = (arm.label - reference.label).mean()
     naive, mended = (settle(refused, arm, UNITS < 0, UNITS, audited=of) for of in (None, UNITS < 80))
     assert not naive.low <= truth <= naive.high
@@ -140,7 +140,6 @@ def test_a_reader_that_agrees_with_98_of_100_labels_counts_as_the_truth():
     score = np.ones(100)
     assert not audit(score, np.where(np.arange(100) < 2, 0.0, 1.0)).is_refuted
     assert audit(score, np.where(np.arange(100) < 3, 0.0, 1.0)).is_refuted
-    assert audit(score, np.full(100, np.nan)).describe() == ""
 
 
 def test_the_values_of_the_pairs_have_the_variance_of_the_mean_of_labels():
