@@ -8,19 +8,30 @@ import ast
 import functools
 import importlib
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_type_hints
 
-from icl import ENTRY_POINT_GROUP, ConfigError, DataFrame, convert_user_errors, import_path, load_function, pd, suggest
+from icl import (
+    ENTRY_POINT_GROUP,
+    ConfigError,
+    DataFrame,
+    convert_user_errors,
+    did_you_mean,
+    import_path,
+    load_function,
+    pd,
+    suggest,
+)
 from icl.untrusted import untrusted
 
 if TYPE_CHECKING:
     from experiments.results.run_view import RunView
 
 Analysis = Callable[..., "DataFrame"]
-"""A function of a `RunView`. One that reads the model also takes `queries`, the number of queries of each cell."""
+"""A function of a `RunView`, and of parameters with types and defaults. One that reads the model takes `queries`, the
+number of queries of each cell."""
 
 
 def list_analyses() -> dict[str, str]:
@@ -98,8 +109,8 @@ def _users_own(target: str) -> Analysis:
             inspect.signature(function).bind(view, **options)
         except TypeError as error:
             raise ConfigError(
-                f"{import_path(function)} cannot be called: {error}. Its parameters are `view` and, if it reads the "
-                "model, `queries` with a default."
+                f"{import_path(function)} cannot be called: {error}. Its parameters are `view`, and others with "
+                "defaults, such as `queries` if it reads the model."
             ) from error
         with convert_user_errors():
             table = function(view, **options)
@@ -115,6 +126,25 @@ def with_queries(analysis: Analysis, name: str, queries: int) -> Analysis:
     if "queries" not in inspect.signature(analysis).parameters:
         raise ConfigError(f"--queries: '{name}' reads the stored samples of all queries. Remove --queries.")
     return functools.partial(analysis, queries=queries)
+
+
+def with_parameters(analysis: Analysis, name: str, values: Mapping[str, Any]) -> Analysis:
+    """The analysis with values of its own parameters. Raises ConfigError: it has none of a name, or of another type."""
+    from pydantic import TypeAdapter, ValidationError
+
+    _, *own = (key for key in inspect.signature(analysis).parameters if key != "queries")
+    hints = get_type_hints(inspect.unwrap(analysis), include_extras=True)
+    checked = {}
+    for key, value in values.items():
+        if key not in own:
+            others = f"It has {', '.join(own)}." if own else "It has none."
+            raise ConfigError(f"analysis '{name}' has no parameter '{key}'.{did_you_mean(key, own)} {others}")
+        try:
+            checked[key] = TypeAdapter(hints.get(key, Any)).validate_python(value)
+        except ValidationError as error:
+            problem = error.errors()[0]["msg"].lower()
+            raise ConfigError(f"analysis '{name}', {key}: {problem}, not {value!r}.") from error
+    return functools.partial(analysis, **checked)
 
 
 def analyze_by(analysis: Analysis, view: "RunView", columns: Sequence[str]) -> DataFrame:

@@ -5,26 +5,38 @@
     logits      z(y) - log sum over y' of exp z(y') at each patch, by the model's final norm and output layer on its
                 state (the logit lens) in the layer at three quarters. y: the first token of the answer to the image,
                 y': those of the other options and of the prompt's other answers
-    cut         edges: the reader no longer attends to the quarter of each image's patches with the largest values, in
-                this layer. all: no token attends to them, in any layer
+    cut         edges: the reader no longer attends to the share of each image's patches with the largest values, in
+                this layer. all: no token attends to them, in any layer. image: no token attends to any patch of these
+                images, in any layer. It shows whether the answer needs them at all
     p           probability of the query's answer among the others, uncut; top: with that cut; random: if as many other
                 patches of the same images are cut
-    effect      top - random, in pairs; n: prompts
+    effect      top - random, in pairs; of the cut image top - p; n: prompts
+
+Parameters, as `icl analyze RUN image_maps layer=[5,12] reader=query.question`:
+
+    layer       a layer from 0, or several, of both kinds of maps; from the end if negative
+    reader      whose attention is mapped in place of both readers: a part of the prompt, such as demo[1].answer or
+                query.question, or a number of tokens before the last one
+    answer      a word, whose first token is y for all images
+    share       of an image's patches that a cut takes: 0.25, at most 0.5
 
 A map is not an explanation. Only an effect below 0 says that the model needs the patches which the map marks. Where the
 interval has 0 inside, the map may still be right: other patches, layers or texts may carry the same.
 
-The prompts of the first 50 queries of each cell (`--queries`) are read, each about 20 times. Needs a model with
-one token for each patch of an image (`HF.patch_grid`). The report shows the maps of two prompts.
+The prompts of the first 50 queries of each cell (`--queries`) are read, each about ten times: a cut is read from the
+first token on that it can change. Needs a model with one token for each patch of an image (`HF.patch_grid`). The report
+shows the maps of two prompts.
 """
 
 import base64
 import io
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, cast
+from typing import Annotated, Any, NamedTuple, cast
 
 import numpy as np
+from annotated_types import Gt, Le
 
 from decoding import attention_problem, score_sites
 from decoding.interventions.attention_edits import CutScores
@@ -33,20 +45,22 @@ from experiments.analyses.run_prompts import QUERIES, RunPrompt, run_prompts
 from icl import END, ConfigError, DataFrame, Keys, Prompt, Site, StreamKey, Tensor, Where, spans, steer
 from icl.models.hf.model import HF
 
-TOP = 0.25
+Share = Annotated[float, Gt(0), Le(0.5)]
+TOP: Share = 0.25
 """Share of an image's patches that a cut takes."""
 REPORTED = 2
 """Prompts with maps in the report."""
 BATCH = 8
-IMAGES = 4
-"""Images of a prompt whose logits are computed at once."""
+"""Cuts of a prompt that are read at once."""
+PATCHES = 2048
+"""Patches of a prompt whose logits are computed at once."""
 SIZE = 72
 """Height of an image of a map in pixels."""
 POSITIVE, NEGATIVE = (11, 108, 184), (200, 80, 10)
 
 
 class Map(NamedTuple):
-    """A kind of map. kind: attention or logits; reader: of the attention; group: the images."""
+    """A kind of map. kind: attention or logits; reader: of the attention, or the word of logits; group: the images."""
 
     kind: str
     reader: str
@@ -59,29 +73,34 @@ class Map(NamedTuple):
 
 
 LAST, ANSWER = "last token", "own answer"
-MAPS = (
-    Map("attention", LAST, "query_images"),
-    Map("attention", LAST, "demo_images"),
-    Map("attention", ANSWER, "demo_images"),
-    Map("logits", "", "query_images"),
-    Map("logits", "", "demo_images"),
-)
+READERS: Mapping[str, Where] = {LAST: END, ANSWER: Where("demo_answers")}
+EDGES, ALL, WHOLE = "edges", "all", "image"
+GROUPS = "query_images", "demo_images"
 Values = dict[str, Any]
 """Name of an image -> the value of each of its patches [n]."""
 
 
-def analyze(view: RunView, queries: int = QUERIES) -> DataFrame:
+def analyze(
+    view: RunView,
+    queries: int = QUERIES,
+    *,
+    layer: int | tuple[int, ...] = (),
+    reader: int | str = "",
+    answer: int | str = "",
+    share: Share = TOP,
+) -> DataFrame:
     """One row per setting, map and cut. Raises PlanError, ConfigError or ModelError without maps."""
     rows: list[dict[str, Any]] = []
     figure: list[dict[str, Any]] = []
     arms = run_prompts(view, "interventions", queries, with_demos=False, problem_of=_problem)
     for setting, prompts in arms:
-        model, golds = cast("HF", prompts[0].cell.model), [_gold(one) for one in prompts]
+        model, golds = cast("HF", prompts[0].cell.model), [_gold(one, str(answer)) for one in prompts]
         ready = [model.before_answer(one.prompt) for one in prompts]
-        maps = read_maps(model, ready, golds)
+        layers = _layers(model, (layer,) if isinstance(layer, int) else layer)
+        maps = read_maps(model, ready, golds, layers, _readers(reader, ready))
         if not maps:
             raise ConfigError(f"{view.path}: its prompts have no images. Maps need a task with images.")
-        rows += ({**setting, **row} for row in _rows(model, prompts, ready, golds, maps))
+        rows += ({**setting, **row} for row in _rows(model, prompts, ready, golds, maps, share=share))
         if not figure or len(prompts[0].prompt.images) > figure[-1]["images"]:
             figure = [cell for i in range(min(REPORTED, len(prompts))) for cell in _cells(prompts[i], i, maps)]
     note = "effect: p of the answer, marked patches cut less as many random ones; intervals are not corrected"
@@ -113,15 +132,23 @@ def answer_margin(logits: Tensor, gold: int, others: Sequence[int]) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class ReadMap:
-    """A map of several prompts. values: for each prompt, the values of its images. layer: where they are read."""
+    """A map of several prompts.
+
+    Attributes:
+        map: Its kind.
+        layer: Where it is read.
+        values: For each prompt, the values of its images.
+        where: The tokens whose attention it has; None: the answer of each image's demonstration.
+    """
 
     map: Map
     layer: int
     values: list[Values]
+    where: Where | None = None
 
 
-def attention_weights(model: HF, prompt: Prompt) -> dict[tuple[str, str], Any]:
-    """(reader, image) -> weights [layers with scores, patches] of each reader of each image of a prompt."""
+def attention_weights(model: HF, prompt: Prompt, readers: Mapping[str, Where] = READERS) -> dict[tuple[str, str], Any]:
+    """(reader, image) -> weights [layers with scores, patches] of each reader of each image before it in a prompt."""
     sites = score_sites(model, 0, -1)
     names = {part.name: part.image is not None for part in prompt.parts()}
     answers = [name for name in names if spans.is_answer(name)]
@@ -131,9 +158,10 @@ def attention_weights(model: HF, prompt: Prompt) -> dict[tuple[str, str], Any]:
             [prompt], [*(name for name, is_image in names.items() if is_image), *answers, "demo_answers"]
         )[0].items()
     }
-    readers = {LAST: END, **({ANSWER: Where("demo_answers")} if answers else {})}
     weights: dict[tuple[str, str], Any] = {}
     for reader, where in readers.items():
+        if reader == ANSWER and not answers:
+            continue
         (states,) = model.observe([prompt], sites, where, lambda scores: scores.softmax(-1).mean(1))
         own = np.stack([states[site].numpy() for site in sites])  # [layers, tokens of the reader, keys]
         for name in (name for name, is_image in names.items() if is_image):
@@ -141,8 +169,9 @@ def attention_weights(model: HF, prompt: Prompt) -> dict[tuple[str, str], Any]:
             if reader == ANSWER:
                 text = tokens.get(spans.answer(spans.owner_of(name)), [])
                 rows = [tokens["demo_answers"].index(token) for token in text if token in tokens["demo_answers"]]
-            if rows:
-                weights[reader, name] = own[:, rows].mean(1)[:, tokens[name]]
+            of_image = own[:, rows].mean(1)[:, tokens[name]] if rows else np.zeros(0)
+            if of_image.any():  # no token attends to an image after it
+                weights[reader, name] = of_image
     return weights
 
 
@@ -150,49 +179,61 @@ def image_margins(model: HF, prompt: Prompt, layer: int, gold: "Gold") -> Values
     """Image -> the margin of its answer at each of its patches [n], by the logit lens at a layer."""
     names = [part.name for part in prompt.parts() if part.image and spans.owner_of(part.name) in gold.answers]
     margins = {}
-    for start in range(0, len(names), IMAGES):
-        some = names[start : start + IMAGES]
+    together = max(1, PATCHES // max((math.prod(model.patch_grid(image)) for image in prompt.images), default=1))
+    for start in range(0, len(names), together):
+        some = names[start : start + together]
         for name, logits in zip(some, model.image_logits(prompt, layer, some), strict=True):
-            margins[name] = answer_margin(logits, *gold.tokens(spans.owner_of(name))).numpy()
+            margins[name] = answer_margin(logits, *gold.tokens(spans.owner_of(name), mapped=True)).numpy()
     return margins
 
 
-def read_maps(model: HF, prompts: Sequence[Prompt], golds: "Sequence[Gold]") -> list[ReadMap]:
+def read_maps(
+    model: HF,
+    prompts: Sequence[Prompt],
+    golds: "Sequence[Gold]",
+    layers: Sequence[int] = (),
+    readers: Mapping[str, Where] = READERS,
+) -> list[ReadMap]:
     """The maps that the prompts have, each in its layer.
+
+    Args:
+        model: The model.
+        prompts: The prompts.
+        golds: Their answers.
+        layers: Where the maps are read. Empty: attention where it sums to most, logits at three quarters.
+        readers: Name -> tokens whose attention is mapped.
 
     Raises:
         ModelError: The tokens of an image form no grid.
     """
-    layers = [site.layer for site in score_sites(model, 0, -1)]
+    places = {site.layer: place for place, site in enumerate(score_sites(model, 0, -1))}
     for image in {image.size: image for prompt in prompts for image in prompt.images}.values():
         model.patch_grid(image)
-    weights = [attention_weights(model, prompt) for prompt in prompts]
-    lens = 3 * model.num_layers // 4
-    margins = [image_margins(model, prompt, lens, gold) for prompt, gold in zip(prompts, golds, strict=True)]
+    weights = [attention_weights(model, prompt, readers) for prompt in prompts]
     maps = []
-    for own in MAPS:
-        if own.kind == "logits":
-            values, layer = [{n: v for n, v in one.items() if spans.in_group(n, own.group)} for one in margins], lens
-        else:
-            by_layer = [
-                {name: v for (reader, name), v in one.items() if (reader, spans.group_of(name)) == own[1:]}
-                for one in weights
-            ]
-            sums = [v.sum(1) for one in by_layer for v in one.values()]
-            if not sums:
-                continue
-            place = int(np.sum(sums, 0).argmax())
-            values, layer = [{n: v[place] for n, v in one.items()} for one in by_layer], layers[place]
-        if any(values):
-            maps.append(ReadMap(own, layer, values))
+    for own in (Map("attention", reader, group) for reader in readers for group in GROUPS):
+        by_layer = [
+            {name: v for (reader, name), v in one.items() if (reader, spans.group_of(name)) == own[1:]}
+            for one in weights
+        ]
+        if sums := [v.sum(1) for one in by_layer for v in one.values()]:
+            for layer in layers or [[*places][int(np.sum(sums, 0).argmax())]]:
+                values = [{n: v[places[layer]] for n, v in one.items()} for one in by_layer]
+                maps.append(ReadMap(own, layer, values, None if own.reader == ANSWER else readers[own.reader]))
+    for layer in layers or [3 * model.num_layers // 4]:
+        margins = [image_margins(model, prompt, layer, gold) for prompt, gold in zip(prompts, golds, strict=True)]
+        for group in GROUPS:
+            values = [{n: v for n, v in one.items() if spans.in_group(n, group)} for one in margins]
+            if any(values):
+                maps.append(ReadMap(Map("logits", golds[0].word, group), layer, values))
     return maps
 
 
-def marked_patches(values: Values, key: StreamKey | None = None) -> dict[str, list[int]]:
-    """The patches of each image with the largest values, TOP of them; key: as many random ones of the others."""
+def marked_patches(values: Values, key: StreamKey | None = None, share: float = TOP) -> dict[str, list[int]]:
+    """The share of each image's patches with the largest values; key: as many random ones of the others."""
     chosen = {}
     for name, own in values.items():
-        count = max(1, round(TOP * len(own)))
+        count = max(1, round(share * len(own)))
         order = np.argsort(-own, kind="stable").tolist()
         others = order[count:]
         places = [] if key is None else key.order(f"patches of {name}", list(map(str, others)))[:count]
@@ -200,88 +241,136 @@ def marked_patches(values: Values, key: StreamKey | None = None) -> dict[str, li
     return chosen
 
 
-def cut_prompt(model: HF, prompt: Prompt, patches: Mapping[str, Sequence[int]], map_: Map, layer: int | None) -> Prompt:
+def cut_prompt(model: HF, prompt: Prompt, patches: Mapping[str, Sequence[int]], map_: ReadMap | None = None) -> Prompt:
     """The prompt with attention to some patches cut.
 
     Args:
         model: The model.
         prompt: The prompt.
         patches: Name of an image -> numbers of patches.
-        map_: Its reader no longer attends to them.
-        layer: The layer. None: no token attends to them, in any layer.
+        map_: Its reader no longer attends to them, in its layer. None: no token does, in any layer.
     """
     names = {image: tuple(spans.patch(image, number) for number in own) for image, own in patches.items()}
     every = tuple(name for own in names.values() for name in own)
-    if layer is None:
-        return steer(prompt, CutScores(score_sites(model, 0, -1), Keys(every, own=False), Where("all")))
-    sites = (Site("scores", layer),)
-    if map_.reader == LAST:
-        return steer(prompt, CutScores(sites, Keys(every, own=False), END))
+    if map_ is None:
+        return cut_everywhere(model, prompt, every)
+    sites = (Site("scores", map_.layer),)
+    if map_.where is not None:
+        return steer(prompt, CutScores(sites, Keys(every, own=False), map_.where))
     readers = {image: Where(spans.answer(spans.owner_of(image))) for image in names}
     return steer(prompt, *(CutScores(sites, Keys(own, own=False), readers[image]) for image, own in names.items()))
 
 
+def cut_everywhere(model: HF, prompt: Prompt, names: Sequence[str]) -> Prompt:
+    """The prompt in which no token attends to parts, patches or groups with these names, in any layer."""
+    return steer(prompt, CutScores(score_sites(model, 0, -1), Keys(tuple(names), own=False), Where("all")))
+
+
 @dataclass(frozen=True)
 class Gold:
-    """The answers to the images of a prompt. answers: owner -> first token; candidates: first tokens of all answers."""
+    """The answers to the images of a prompt.
+
+    Attributes:
+        answers: Owner -> first token.
+        candidates: First tokens of all answers.
+        word: What is mapped for all images in place of their answers.
+        mapped: Its first token.
+    """
 
     answers: Mapping[str, int]
     candidates: tuple[int, ...]
+    word: str = ""
+    mapped: int | None = None
 
-    def tokens(self, owner: str) -> tuple[int, list[int]]:
-        """The token of the owner's answer, and the others."""
-        return self.answers[owner], [token for token in self.candidates if token != self.answers[owner]]
+    def tokens(self, owner: str, *, mapped: bool = False) -> tuple[int, list[int]]:
+        """The token of the owner's answer, and the others. mapped: of the map."""
+        gold = self.answers[owner] if self.mapped is None or not mapped else self.mapped
+        return gold, [token for token in self.candidates if token != gold]
 
 
-def _gold(one: RunPrompt) -> Gold:
+def _layers(model: HF, layers: Sequence[int]) -> list[int]:
+    """Layers from 0. Raises ConfigError: the model has no attention scores in one."""
+    own = [site.layer for site in score_sites(model, 0, -1)]
+    chosen = [layer if layer >= 0 else model.num_layers + layer for layer in layers]
+    if missing := [layer for layer, place in zip(layers, chosen, strict=True) if place not in own]:
+        raise ConfigError(f"layer={missing[0]}: maps are of layers with attention scores, here {own[0]} to {own[-1]}.")
+    return chosen
+
+
+def _readers(reader: int | str, prompts: Sequence[Prompt]) -> Mapping[str, Where]:
+    """Name -> tokens of whose attention there are maps. Raises ConfigError: a prompt has no such part."""
+    if reader == "":
+        return READERS
+    if isinstance(reader, int):
+        return {f"{reader} tokens before the last": Where(before=reader)}
+    texts = [[part.name for part in prompt.parts() if part.name and part.text] for prompt in prompts]
+    if any(reader not in own for own in texts):
+        raise ConfigError(f"reader={reader}: not every prompt has this text. The first one has {', '.join(texts[0])}.")
+    return {reader: Where(reader)}
+
+
+def _gold(one: RunPrompt, answer: str = "") -> Gold:
     model, example, prompt = cast("HF", one.cell.model), one.item.example, one.prompt
     texts = {spans.owner_of(p.name): str(p.text) for p in prompt.parts() if spans.is_answer(p.name) and p.text}
     texts[spans.QUERY] = example.answers[0]
     words = [*texts.values(), *example.options]
-    first = [ids[0] for ids in model.option_ids(prompt, words)]
-    return Gold(dict(zip(texts, first, strict=False)), tuple(dict.fromkeys(first)))
+    *first, mapped = (ids[0] for ids in model.option_ids(prompt, [*words, answer or words[0]]))
+    return Gold(dict(zip(texts, first, strict=False)), tuple(dict.fromkeys(first)), answer, mapped if answer else None)
 
 
 def _problem(model: Any) -> str | None:
     return None if "interventions" not in model.abilities else attention_problem(model, ["images"])
 
 
-def _probabilities(model: HF, prompts: Sequence[Prompt], golds: Sequence[Gold]) -> Any:
-    """p of the query's answer among the others: [prompts]."""
-    p = []
-    for start in range(0, len(prompts), BATCH):
-        for logits, gold in zip(model.open(prompts[start : start + BATCH]).logits, golds[start:], strict=False):
-            p.append(float(answer_margin(logits.float(), *gold.tokens(spans.QUERY)).sigmoid()))
-    return np.array(p)
+def read_cuts(model: HF, prompt: Prompt, gold: Gold, cuts: Sequence[Prompt]) -> list[float]:
+    """p of the query's answer among the others: of a prompt, then of its cuts, which share what they do not change."""
+    session = model.open([prompt])
+    logits = [*session.logits]
+    for start in range(0, len(cuts), BATCH):
+        logits += model.open(cuts[start : start + BATCH], prefix_source=session).logits
+    return [float(answer_margin(one.float(), *gold.tokens(spans.QUERY)).sigmoid()) for one in logits]
 
 
 def _rows(
-    model: HF, items: Sequence[RunPrompt], prompts: Sequence[Prompt], golds: Sequence[Gold], maps: Sequence[ReadMap]
+    model: HF,
+    items: Sequence[RunPrompt],
+    prompts: Sequence[Prompt],
+    golds: Sequence[Gold],
+    maps: Sequence[ReadMap],
+    *,
+    share: float,
 ) -> Iterator[dict[str, Any]]:
-    uncut = _probabilities(model, prompts, golds)
-    for own in maps:
-        some = [i for i, values in enumerate(own.values) if values]
-        for cut in ("edges", "all") if own.map.kind == "attention" else ("all",):
-            layer = own.layer if cut == "edges" else None
-            p = {}
-            for how in ("top", "random"):
-                keys = [items[i].item.context.key if how == "random" else None for i in some]
-                chosen = [marked_patches(own.values[i], key) for i, key in zip(some, keys, strict=True)]
-                cuts = [
-                    cut_prompt(model, prompts[i], patches, own.map, layer)
-                    for i, patches in zip(some, chosen, strict=True)
-                ]
-                p[how] = _probabilities(model, cuts, [golds[i] for i in some])
-            yield {
-                "map": own.map.name,
-                "layer": own.layer,
-                "cut": cut,
-                "p": float(uncut[some].mean()),
-                "top": float(p["top"].mean()),
-                "random": float(p["random"].mean()),
-                **paired_columns(p["random"], p["top"], [items[i].unit for i in some], "effect"),
-                "n": len(some),
-            }
+    plan = [(own, cut) for own in maps for cut in ((EDGES, ALL) if own.map.kind == "attention" else (ALL,))]
+    groups = [group for group in GROUPS if any(own.map.group == group for own in maps)]
+    labels: list[tuple[str, int | str, str]] = [(own.map.name, own.layer, cut) for own, cut in plan]
+    labels += [(group.replace("_", " "), "all", WHOLE) for group in groups]
+    p = np.full((len(prompts), len(labels), 3), np.nan)  # uncut, top, random
+    for i, (item, prompt, gold) in enumerate(zip(items, prompts, golds, strict=True)):
+        cuts: dict[tuple[int, int], Prompt] = {}
+        for place, (own, cut) in enumerate(plan):
+            for column, key in enumerate((None, item.item.context.key) if own.values[i] else (), 1):
+                patches = marked_patches(own.values[i], key, share)
+                cuts[place, column] = cut_prompt(model, prompt, patches, own if cut == EDGES else None)
+        for place, group in enumerate(groups, len(plan)):
+            if any(spans.in_group(part.name, group) for part in prompt.parts()):
+                cuts[place, 1] = cut_everywhere(model, prompt, (group,))
+        uncut, *values = read_cuts(model, prompt, gold, [*cuts.values()])
+        for (place, column), value in zip(cuts, values, strict=True):
+            p[i, place, 0], p[i, place, column] = uncut, value
+    units = np.array([item.unit for item in items], dtype=object)
+    for place, (name, layer, cut) in enumerate(labels):
+        some = np.isfinite(p[:, place, 1])
+        uncut, top, random = p[some, place].T
+        yield {
+            "map": name,
+            "layer": layer,
+            "cut": cut,
+            "p": float(uncut.mean()),
+            "top": float(top.mean()),
+            "random": float(random.mean()),
+            **paired_columns(uncut if cut == WHOLE else random, top, units[some], "effect"),
+            "n": len(uncut),
+        }
 
 
 def _cells(one: RunPrompt, number: int, maps: Sequence[ReadMap]) -> Iterator[dict[str, Any]]:

@@ -40,6 +40,7 @@ class AnalysisOptions:
         to: The reference arm, as `axis=label`; empty for the config's reference.
         by: Columns of the data; each of their values is analyzed.
         queries: The number of queries of each cell that a model reads; None for the default.
+        parameters: The analysis's own parameters, as `key=value`.
     """
 
     name: str
@@ -47,11 +48,12 @@ class AnalysisOptions:
     to: tuple[str, ...] = ()
     by: tuple[str, ...] = ()
     queries: int | None = None
+    parameters: tuple[str, ...] = ()
 
     @property
     def command(self) -> str:
         """The command line, with RUN for the run directory."""
-        words = ["icl", "analyze", "RUN", self.name]
+        words = ["icl", "analyze", "RUN", self.name, *self.parameters]
         words += ["--metric", self.metric] if self.metric else []
         words += [word for setting in self.to for word in ("--to", setting)]
         words += [word for column in self.by for word in ("--by", column)]
@@ -63,7 +65,8 @@ class AnalysisOptions:
         """The name of the file. Of a path it has the last part alone, because folders may have the name of a user."""
         last = re.split(r"[/\\]", self.name)[-1]
         words = "-".join("".join(c if c.isalnum() and c.isascii() else " " for c in last).split())
-        return f"{words[-60:]}-{canonical_digest(asdict(self))[:8]}.json"
+        options = {key: value for key, value in asdict(self).items() if value or key != "parameters"}
+        return f"{words[-60:]}-{canonical_digest(options)[:8]}.json"
 
 
 @dataclass(frozen=True)
@@ -118,6 +121,7 @@ class _Options(BaseModel):
     to: list[str]
     by: list[str]
     queries: int | None
+    parameters: list[str] = []
 
 
 class _Basis(BaseModel):
@@ -280,7 +284,7 @@ def _stored_result(result: _Result, now: Basis) -> StoredResult:
     table = pd.DataFrame(result.rows, columns=result.columns)
     table.attrs |= result.attributes.model_dump()
     own = result.options
-    options = AnalysisOptions(own.name, own.metric, tuple(own.to), tuple(own.by), own.queries)
+    options = AnalysisOptions(own.name, own.metric, tuple(own.to), tuple(own.by), own.queries, tuple(own.parameters))
     return StoredResult(options, table, result.doc, result.version, _basis(result).outdated_by(now))
 
 

@@ -5,10 +5,11 @@ from typing import Annotated
 
 import typer
 
-from experiments.analyses.catalog import analyze_by, find_analysis, list_analyses, with_queries
+from experiments.analyses.catalog import analyze_by, find_analysis, list_analyses, with_parameters, with_queries
 from experiments.analyses.stored_results import AnalysisOptions, analysis_doc, read_basis, store_result
 from experiments.cli.main import print_names
 from experiments.cli.options import As, By, Metric, Out, Run, To, Trust, check_format, print_section
+from experiments.config.yaml_document import parse_override
 from experiments.report.sample_detail import parse_settings
 from experiments.report.sections.analyses import analysis_section, figure_spec
 from experiments.results import loaded_run
@@ -22,10 +23,14 @@ def command(
     name: Annotated[
         str, typer.Argument(help="the analysis, or the path of your own (mine.py); by default all are listed")
     ] = "",
+    parameters: Annotated[
+        list[str] | None,
+        typer.Argument(help="parameters of the analysis, such as layer=12 share=0.5", show_default=False),
+    ] = None,
+    *,
     metric: Metric = "",
     to: To = None,
     by: By = None,
-    *,
     queries: Annotated[
         int | None, typer.Option(help="queries per cell, for analyses that run the model (default 50)", min=1)
     ] = None,
@@ -35,8 +40,8 @@ def command(
 ) -> None:
     """`icl analyze RUN` lists the analyses, `icl analyze RUN copying` computes one and prints its table.
 
-    The docstring of its module defines the columns. The result is stored in the run directory (`analyses/`), and
-    `icl report` shows it. With --by, there is an analysis of each value of the column.
+    The docstring of its module defines the columns and the parameters. The result is stored in the run directory
+    (`analyses/`), and `icl report` shows it. With --by, there is an analysis of each value of the column.
     """
 
     if not name:
@@ -44,6 +49,8 @@ def command(
         return
     check_format(kind, out)
     analyze = function = find_analysis(name)
+    if parameters:
+        analyze = with_parameters(analyze, name, dict(map(parse_override, parameters)))
     if queries is not None:
         analyze = with_queries(analyze, name, queries)
     with spinner() as report_progress:
@@ -53,7 +60,7 @@ def command(
         view = view_run(opened, metric or None, parse_settings(to or [], "--to"))
         report_progress("counting", 0, 0)
         table = analyze_by(analyze, view, by) if by else analyze(view)
-    options = AnalysisOptions(name, metric, tuple(to or ()), tuple(by or ()), queries)
+    options = AnalysisOptions(name, metric, tuple(to or ()), tuple(by or ()), queries, tuple(parameters or ()))
     try:  # before it is printed: it may have taken hours
         stored = f"stored {store_result(view.path, options, basis, table, analysis_doc(function))}"
     except StoreError as error:  # the run directory may be read-only

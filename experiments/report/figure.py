@@ -70,11 +70,13 @@ class Figure:
         panels: The title of each panel, and its Altair chart, which has no theme.
         lines: The looks of each line, by its name.
         columns: The most panels side by side on paper.
+        images: The number of panels with images. They come first and have no lines, so the key stands behind them.
     """
 
     panels: Mapping[str, Any]
     lines: Mapping[str, Line]
     columns: int = 3
+    images: int = 0
 
     def page(self) -> list[tuple[str, str]]:
         """(title, SVG) of each panel. The page writes titles and key itself."""
@@ -101,7 +103,8 @@ class Figure:
             if not isinstance(chart.height, int | float):  # so much for each row
                 size.pop("height", None)
             panels.append(chart.properties(title=title, **size))
-        return alt.concat(*panels, columns=columns, spacing=15)
+        whole = alt.concat(*panels, columns=columns, spacing=15)
+        return whole.resolve_legend(color="independent", shape="independent") if self.images else whole
 
     def spec(self, width: float = 0) -> dict[str, Any]:
         """The figure for a paper as a Vega-Lite description: with its key, and exactly as wide as asked for."""

@@ -197,11 +197,11 @@ def dot_figure(frame: DataFrame, spec: FigureSpec, images: Sequence[Mapping[str,
     lines = {name: Line(number, number) for number, name in enumerate(dict.fromkeys(data["line"]))}
     x = spec.x.replace("_", " ")
     parts = data.groupby("part", sort=False)
-    panels: dict[str, Any] = {
+    of_images: dict[str, Any] = {
         panel: image_chart(list(own)) for panel, own in groupby(images, key=lambda one: one["panel"])
     }
-    panels |= {str(part): dot_chart(own.drop(columns="part"), lines, spec.measure, x) for part, own in parts}
-    return Figure(panels, lines, columns=1 if images else 3)
+    dots = {str(part): dot_chart(own.drop(columns="part"), lines, spec.measure, x) for part, own in parts}
+    return Figure(of_images | dots, lines, columns=1 if images else 3, images=len(of_images))
 
 
 def image_chart(cells: Sequence[Mapping[str, str]]) -> Any:

@@ -199,8 +199,12 @@ class RowEdit:
 
     @property
     def first(self) -> int:
-        """The first token with a state that may differ. Rows share what is before it."""
-        return min([begin for begin, _ in self.ranges], default=self.prompt_length)
+        """The first token with a state that may differ. Rows share what is before it, but never a part of an image.
+
+        No token attends to edited keys that come after it, unless both belong to one image.
+        """
+        addressed, keys = self.ranges, ((0, 0),) if self.keys.ranges is None else self.keys.ranges
+        return max(min([begin for begin, _ in own], default=self.prompt_length) for own in (addressed, keys))
 
     def tokens(self, begin: int, end: int, parts: Sequence[TokenPart] = ()) -> list[int]:
         """The addressed tokens from `begin` to before `end`.

@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -17,23 +18,27 @@ from PIL import Image as PILImage
 from experiments.analyses import image_maps
 from experiments.analyses.image_maps import (
     ANSWER,
+    GROUPS,
     LAST,
-    MAPS,
     SIZE,
     Gold,
+    Map,
+    ReadMap,
     analyze,
     answer_margin,
     attention_weights,
+    cut_everywhere,
     cut_prompt,
     marked_patches,
     overlaid,
+    read_cuts,
     read_maps,
 )
 from experiments.analyses.stored_results import read_results
 from experiments.cli.main import main
 from experiments.report.page import find_section, write_report
 from experiments.results.run_view import RunView
-from icl import Image, Part, Prompt, StreamKey, Turn, spans
+from icl import END, Image, Part, Prompt, StreamKey, Turn, Where, spans
 from icl.errors import ConfigError, ModelError, PlanError
 from icl.models.hf.image_features import vision_arguments
 from icl.models.hf.model import HF
@@ -137,14 +142,15 @@ def test_a_cut_is_a_plain_pass_that_masks_these_patches(name: str, twin: Callabl
     keys = {image: [tokens(model, prompt, image)[i] for i in own] for image, own in patches.items()}
     every, last = [key for own in keys.values() for key in own], len(model.token_ids(prompt)) - 1
     answer = {IMAGE: patches[IMAGE]}
+    of_last, of_answer = (Map("attention", reader, GROUPS[1]) for reader in (LAST, ANSWER))
     cuts = {
         "all": (
-            cut_prompt(model, prompt, patches, MAPS[0], None),
+            cut_prompt(model, prompt, patches),
             {layer: [(range(last + 1), every)] for layer in range(2)},
         ),
-        "last": (cut_prompt(model, prompt, patches, MAPS[0], 1), {1: [([last], every)]}),
+        "last": (cut_prompt(model, prompt, patches, ReadMap(of_last, 1, [], END)), {1: [([last], every)]}),
         "answer": (
-            cut_prompt(model, prompt, answer, MAPS[2], 0),
+            cut_prompt(model, prompt, answer, ReadMap(of_answer, 0, [])),
             {0: [(tokens(model, prompt, "demo[0].answer"), keys[IMAGE])]},
         ),
     }
@@ -207,6 +213,58 @@ def test_an_attention_map_is_of_the_layer_that_attends_most(twin: Callable[[str]
             assert np.array_equal(read.values[0][image], weights[own.reader, image][read.layer])
 
 
+def test_a_cut_is_read_from_the_first_token_that_it_changes(twin: Callable[[str], HF]) -> None:
+    model, prompt, gold = twin("pixtral"), prompt_of(), Gold({"query": 5}, (5, 6))
+    length = len(model.token_ids(prompt))
+    first = tokens(model, prompt, QUERY)[0]
+    cuts = [
+        cut_prompt(model, prompt, {QUERY: [0, 9]}),
+        cut_prompt(model, prompt, {QUERY: [0, 9]}, ReadMap(Map("attention", LAST, "query_images"), 1, [], END)),
+        cut_everywhere(model, prompt, ("query_images",)),
+    ]
+    before = model.counters()["prefill_tokens"]
+    p = read_cuts(model, prompt, gold, cuts)
+    assert model.counters()["prefill_tokens"] - before == length + 2 * (length - first) + 1
+    np.testing.assert_allclose(p, [read_cuts(model, one, gold, [])[0] for one in (prompt, *cuts)], atol=1e-5)
+    assert len(set(p)) == 4
+
+
+def test_with_all_patches_cut_nothing_of_an_image_is_left(twin: Callable[[str], HF]) -> None:
+    """So the cut is able to say yes: it leaves the answer that a model gives without knowing the image."""
+    model, gold = twin("pixtral"), Gold({"query": 5}, (5, 6))
+    one = prompt_of()
+    other = one.map(lambda part: Part(noise(3), QUERY) if part.name == QUERY else part)
+    p = np.array(
+        [
+            read_cuts(
+                model,
+                prompt,
+                gold,
+                [cut_everywhere(model, prompt, (name,)) for name in ("query_images", "demo_images")],
+            )
+            for prompt in (one, other)
+        ]
+    )
+    assert p[0, 1] == pytest.approx(p[1, 1], abs=1e-6)
+    assert abs(p[0, [0, 2]] - p[1, [0, 2]]).min() > 1e-5
+
+
+def test_layers_reader_and_answer_choose_what_is_mapped(twin: Callable[[str], HF]) -> None:
+    model, prompt = twin("pixtral"), prompt_of()
+    where = {"demo[0].answer": Where("demo[0].answer")}
+    maps = read_maps(model, [prompt], [Gold({"query": 5}, (5, 6), "five", 7)], [0, 1], where)
+    chosen = [(own.map.name, own.layer) for own in maps]
+    assert chosen == [  # no answer of a demonstration attends to the query, which comes later
+        *(("attention, demo[0].answer: demo images", layer) for layer in (0, 1)),
+        *(("logits, five: query images", layer) for layer in (0, 1)),
+    ]
+    weights = attention_weights(model, prompt)
+    for own in maps[:2]:
+        np.testing.assert_allclose(own.values[0][IMAGE], weights[ANSWER, IMAGE][own.layer], atol=1e-6)
+    (logits,) = model.image_logits(prompt, 1, [QUERY])
+    assert np.allclose(maps[3].values[0][QUERY], answer_margin(logits, 7, [5, 6]).numpy())
+
+
 def test_the_overlay_colors_the_patches_of_the_image() -> None:
     uri = overlaid(PILImage.new("RGB", (20, 10)), np.array([[1.0, 0.0], [0.0, -1.0]]))
     image = PILImage.open(io.BytesIO(base64.b64decode(uri.partition(",")[2]))).convert("RGB")
@@ -227,9 +285,14 @@ def test_a_run_gets_a_table_with_cuts_and_its_report_the_maps(
     assert main(["analyze", str(view.path), "image_maps", "--queries", "2", "--as", "svg", "--out", str(figure)]) == 0
     (stored,), _ = read_results(view.path)
     table = stored.table
-    assert list(table["cut"]) == ["edges", "all"] * 3 + ["all"] * 2
-    assert list(dict.fromkeys(table["map"])) == [one.name for one in MAPS]
-    assert np.allclose(table["top"] - table["random"], table["effect"])
+    assert list(table["cut"]) == ["edges", "all"] * 3 + ["all"] * 2 + ["image"] * 2
+    assert list(dict.fromkeys(table["map"])) == [
+        *("attention, last token: query images", "attention, last token: demo images"),
+        *("attention, own answer: demo images", "logits: query images", "logits: demo images"),
+        *("query images", "demo images"),
+    ]
+    references = table["random"].where(table["cut"] != "image", table["p"])
+    assert np.allclose(table["top"] - references, table["effect"])
     assert set(table["n"]) == {2}
     images = table.attrs["images"]
     assert len(images) == 2 * (3 + 2 + 3)
@@ -238,7 +301,36 @@ def test_a_run_gets_a_table_with_cuts_and_its_report_the_maps(
     write_report(view)
     page = (view.path / "report.html").read_text()
     assert page.count("<image") == len(images)
+    (section,) = (own for own in page.split("<section")[1:] if own.startswith(' id="image-maps"'))
+    *_, last, key, dots = (section.rindex("<image"), section.index('class="key"'), section.index("effect on p</text>"))
+    assert last < key < dots
+    assert figure.read_text().index("edges</text>") > figure.read_text().rindex("<image")
     assert find_section(view, "image-maps").figure is not None
+
+
+def test_parameters_are_checked_and_stored_with_the_result(
+    ran: Callable[..., RunView], twin: Callable[[str], HF], capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = {"name": "hf", "path": twin("pixtral").path, "dtype": "float32", "device": "cpu"}
+    view = ran(
+        name="chosen", task={"name": "operators", "queries": 1}, model=model, shots=1, seeds=[0], max_new_tokens=2
+    )
+    words = ["layer=[0,-1]", "reader=query.question", "answer=7", "share=0.5"]
+    assert main(["analyze", str(view.path), "image_maps", *words]) == 0
+    (stored,), _ = read_results(view.path)
+    assert stored.options.parameters == tuple(words)
+    assert stored.options.command == shlex.join(["icl", "analyze", "RUN", "image_maps", *words])
+    assert set(stored.table["layer"]) == {0, 1, "all"}
+    assert {"attention, query.question: query images", "logits, 7: demo images"} < set(stored.table["map"])
+    capsys.readouterr()
+    for word, sentence in {
+        "layer=2": "layer=2: maps are of layers with attention scores, here 0 to 1.",
+        "reader=query.answer": "reader=query.answer: not every prompt has this text. The first one has ",
+        "share=0.9": "analysis 'image_maps', share: input should be less than or equal to 0.5, not 0.9.",
+        "layers=1": "analysis 'image_maps' has no parameter 'layers'. Did you mean 'layer'? It has layer, reader,",
+    }.items():
+        assert main(["analyze", str(view.path), "image_maps", word]) == 2
+        assert sentence in " ".join(capsys.readouterr().err.split())
 
 
 def test_a_stored_image_that_loads_something_is_no_image(ran: Callable[..., RunView]) -> None:
