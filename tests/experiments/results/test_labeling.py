@@ -305,8 +305,8 @@ def test_what_a_refuted_reader_read_counts_as_unread_until_twenty_queries_are_au
     queue = make_queue(frame, "lenient")
     leave = queue.audits["broken"].queries[12]
     labeled = apply_labels(frame, "lenient", _labels(queue, leave=(leave,)))
-    low, high, settled, bounds = _difference(labeled, "broken")
-    assert (low < 0 < high, settled, bounds.unread > 0.5) == (True, "", True)
+    low, high, coverage, bounds = _difference(labeled, "broken")
+    assert (low < 0 < high, coverage, bounds.unread > 0.5) == (True, "", True)
     low, high, *_ = _difference(labeled, "good")
     assert -low == pytest.approx(high)
     assert high < 0.1
