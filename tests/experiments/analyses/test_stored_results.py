@@ -198,8 +198,8 @@ def test_mistakes_in_analyses_of_ones_own_are_sentences(run, tmp_path, monkeypat
         "nothing": "mine.py:nothing returned int. Return a pandas DataFrame",
         "bad_figure": "names the column 'tasks', which the table does not have. Did you mean 'task'?",
         "no_list": "y: input should be a valid list",
-        "more": "mine.py:more cannot be called: missing a required argument: 'other'. Its parameters are `view` and",
-        "less": "mine.py:less cannot be called: too many positional arguments. Its parameters are `view` and",
+        "more": "mine.py:more cannot be called: missing a required argument: 'other'. Its parameters are `view`, and",
+        "less": "mine.py:less cannot be called: too many positional arguments. Its parameters are `view`, and",
         "missing": "mine.py has no function 'missing'",
     }.items():
         assert main(["analyze", str(run.path), f"mine.py:{name}"]) == 2
