@@ -11,8 +11,9 @@ anew for each query.
 from dataclasses import dataclass, replace
 from typing import Annotated
 
-from icl import DataError, Example, Fraction, NestedComponent, StreamKey, Task, component, normalize_text
+from icl import DataError, Example, Fraction, NestedComponent, StreamKey, Task, component
 from icl.tasks.base import AlteredTask
+from icl.text.folding import fold
 
 
 @component("task", "mislabeled")
@@ -33,8 +34,8 @@ class MislabeledTask(AlteredTask):
         rng = StreamKey(self.seed, example.id).numpy("mislabeled")
         if not in_pool or rng.random() >= self.share:
             return example
-        right = {normalize_text(answer) for answer in example.answers}
-        others = [option for option in example.options if normalize_text(option) not in right]
+        right = {fold(answer) for answer in example.answers}
+        others = [option for option in example.options if fold(option) not in right]
         if not others:
             raise DataError(
                 f"mislabeled: '{example.id}' of the pool of {self.of.title} has no other option to answer with. Use a "
