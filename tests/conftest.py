@@ -49,6 +49,11 @@ def pytest_collection_finish() -> None:
     HIDDEN[0] = len(sys.modules)
 
 
+def pytest_unconfigure() -> None:
+    """Shows them again, or extension modules report leaks when the interpreter ends."""
+    gc.unfreeze()
+
+
 @pytest.fixture(autouse=True, scope="module")
 def hide_imported_objects() -> None:
     """The same for what earlier files have imported, since a freed model or a halved batch collects garbage too."""
