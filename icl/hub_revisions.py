@@ -1,6 +1,7 @@
 """The commit of a branch or a tag of the hub, for models and data sets.
 
-A hub that gets too many requests (429) is asked again when it says. If that takes long, the commit in the cache counts.
+If the hub has had too many requests (429), it is asked again at the time that it names. If that is too late, the commit
+in the cache is used.
 """
 
 import time
@@ -10,7 +11,7 @@ from icl.errors import ICLWarning
 from icl.hub_errors import Kind, retry_seconds
 
 MAX_ASKED, MAX_WAIT = 3, 60
-"""How often a hub with too many requests is asked, and the seconds between two requests at most."""
+"""The number of requests to a hub that answers 429, and the maximal seconds between two of them."""
 
 
 def hub_commit(name: str, revision: str | None, kind: Kind = "model") -> str:

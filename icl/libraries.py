@@ -1,6 +1,6 @@
 """Libraries that are imported at their first use: `from icl import PIL, torch`.
 
-Modules that a plan or a list of components imports take heavy and optional libraries from here. The stub beside this
+Modules that a plan or a list of components imports take heavy and optional libraries from here. The stub next to this
 file tells type checkers that they are the libraries themselves.
 """
 

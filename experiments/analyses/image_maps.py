@@ -1,31 +1,31 @@
 """Where does the model look in each image, and does it matter? Maps of patches, and the cuts that test them
 
     attention   weights from a reader to each patch of an image, mean over heads and over the reader's tokens, in the
-                layer where they sum to most. Readers: the last token, and for a demonstration's image its own answer
+                layer with the largest sum. Readers: the last token, and for a demonstration's image its own answer
     logits      z(y) - log sum over y' of exp z(y') at each patch, by the model's final norm and output layer on its
                 state (the logit lens) in the layer at three quarters. y: the first token of the answer to the image,
                 y': those of the other options and of the prompt's other answers
     cut         edges: the reader no longer attends to the share of each image's patches with the largest values, in
                 this layer. all: no token attends to them, in any layer. image: no token attends to any patch of these
-                images, in any layer. It shows whether the answer needs them at all
-    p           probability of the query's answer among the others, uncut; top: with that cut; random: if as many other
-                patches of the same images are cut
-    effect      top - random, in pairs; of the cut image top - p; n: prompts
+                images, in any layer; this control shows whether the answer needs the images at all
+    p           probability of the query's answer among the others, uncut; top: with the cut; random: with a cut of as
+                many other patches of the same images
+    effect      mean of top - random over prompts, or of top - p for the cut `image`; n: number of prompts
 
 Parameters, as `icl analyze RUN image_maps layer=[5,12] reader=query.question`:
 
-    layer       a layer from 0, or several, of both kinds of maps; from the end if negative
-    reader      whose attention is mapped in place of both readers: a part of the prompt, such as demo[1].answer or
-                query.question, or a number of tokens before the last one
-    answer      a word, whose first token is y for all images
-    share       of an image's patches that a cut takes: 0.25, at most 0.5
+    layer       one or several layers for both kinds of maps, from 0; negative numbers count from the end
+    reader      maps the attention of this reader instead of the two above: a named text of the prompt, such as
+                demo[1].answer or query.question, or a number of tokens before the last one
+    answer      a word whose first token is y for all images
+    share       the share of an image's patches that a cut removes: 0.25 by default, at most 0.5
 
-A map is not an explanation. Only an effect below 0 says that the model needs the patches which the map marks. Where the
-interval has 0 inside, the map may still be right: other patches, layers or texts may carry the same.
+A map is not an explanation. Only an effect below 0 says that the model needs the patches which the map marks. If the
+interval contains 0, the map may still be right: other patches, layers or texts may carry the same information.
 
-The prompts of the first 50 queries of each cell (`--queries`) are read, each about ten times: a cut is read from the
-first token on that it can change. Needs a model with one token for each patch of an image (`HF.patch_grid`). The report
-shows the maps of two prompts.
+The model reads the prompts of the first 50 queries of each cell (`--queries`), each about ten times, because a cut is
+read only from the first token that it can change. Needs a model with one token for each patch of an image
+(`HF.patch_grid`). The report shows the maps of two prompts.
 """
 
 import base64
@@ -47,7 +47,7 @@ from icl.models.hf.model import HF
 
 Share = Annotated[float, Gt(0), Le(0.5)]
 TOP: Share = 0.25
-"""Share of an image's patches that a cut takes."""
+"""Share of an image's patches that a cut removes."""
 REPORTED = 2
 """Prompts with maps in the report."""
 BATCH = 8

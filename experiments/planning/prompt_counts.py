@@ -152,13 +152,13 @@ class NestedShots:
         return [
             *self._note(
                 True,
-                "more shots of {} continue the prompt of fewer, so the model reads about {:.0%} fewer of their tokens. "
-                "The tokens above do not count this.",
+                "with {}, a prompt with more shots continues the prompt with fewer, so the model reads about {:.0%} "
+                "fewer tokens. The tokens above do not include this.",
             ),
             *self._note(
                 False,
-                "no demonstration of {} is the best one, so their order means nothing. With order: auto more shots "
-                "would continue the prompt of fewer, and the model would read about {:.0%} fewer of their tokens.",
+                "demonstrations of {} have no rank, so their order has no meaning. With order: auto, a prompt with "
+                "more shots would continue the prompt with fewer, and the model would read about {:.0%} fewer tokens.",
             ),
         ]
 

@@ -234,10 +234,11 @@ def _print_sample(row: Mapping[str, Any], view: RunView, console: "rich.console.
     if line := describe_sample(row, view):
         console.print(rich.text.Text("form    ", "dim").append(line))
     console.print(rich.text.Text("gold    ", "dim").append(" / ".join(map(printable_text, text_items(row, "gold")))))
-    console.print(rich.text.Text("scores  ", "dim").append(_scores(row, view.sample_metrics) or "(none of one sample)"))
+    scores = _scores(row, view.sample_metrics) or "(only run-level metrics)"
+    console.print(rich.text.Text("scores  ", "dim").append(scores))
     if whole := [name for name in view.metrics if name not in view.sample_metrics]:
         words = "a run-level metric" if len(whole) == 1 else "run-level metrics"
-        console.print(rich.text.Text(f"        {', '.join(whole)}: {words}, not of one sample", "dim"))
+        console.print(rich.text.Text(f"        {', '.join(whole)}: {words}, without a score per sample", "dim"))
     if view.of_samples and (votes := _scores(row, view.baselines)):
         words = f"  (answers of the same demonstrations without a model, by {view.metric})"
         console.print(rich.text.Text("baselines  ", "dim").append(votes, "default").append(words, "dim"))

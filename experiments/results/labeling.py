@@ -2,14 +2,14 @@
 
 Queries are labeled in an order that depends on their ids alone, and all unread outputs of a query belong together,
 whichever arms gave them. So the first queries are a random sample for every comparison, also of a merged run. The first
-`AUDITED_QUERIES` of all queries of a task, with unread outputs or without, are an audit of the reader: their read
-outputs are labeled too. Otherwise an arm whose outputs are read where those of no arm are unread would never be
-audited. A task without unread outputs has no audit, as a run without them.
+`AUDITED_QUERIES` of all queries of a task audit the reader: their read outputs are labeled too, also for queries
+without an unread output. Otherwise outputs would never be audited on queries where the reader reads every arm. A task
+without unread outputs has no audit.
 
-A reader that the audit of a task refutes is corrected there. Until enough queries are audited for that, what it read in
-the task counts as unread.
+If the reader fails the audit of a task, the labels correct it in this task. Until enough queries are labeled for that,
+its read outputs count as unread.
 
-A run-level metric, such as F1, is no mean of scores that labels could replace: it has no queue.
+A run-level metric, such as F1, has no queue: it is not a mean of scores that labels could replace.
 """
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -178,7 +178,7 @@ def describe_labels(queue: Queue, labels: Labels) -> Iterator[str]:
         of = f"{look:,} of {len(queue.unread):,} queries"
         yield f"Unread outputs are settled by labels of {of} that have some, by {by}."
     elif labels.judged:
-        yield "No verdict of a judge counts before queries are labeled: icl label"
+        yield "The verdicts of a judge count only after queries are labeled: icl label"
     elif labels.people:
         yield "Labels settle nothing before those of all planned queries are there: icl label"
     if labels.judged:

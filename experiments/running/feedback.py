@@ -6,8 +6,8 @@ or the Banzhaf value of e among random sets (`retrievers.machinery.banzhaf`), if
 
 With options, p is the share of the gold among them, of the mean log-probability per token; without, the mean
 log-probability per token of the best accepted answer. The pairs are ordered by demonstration, so that its tokens are
-prefilled once for its queries. Every number goes to a file, HEAD.feedback.jsonl, and a fit reads it first: a killed fit
-pays for nothing twice, and other settings of the head cost no call.
+prefilled once for its queries. Every score is stored in HEAD.feedback.jsonl, which a fit reads first. So a killed fit
+repeats no call, and other settings of the head need none.
 """
 
 import math
@@ -54,17 +54,17 @@ class LearnsFromFeedback(Protocol):
     def feedback_candidates(
         self, queries: Sequence[Example], pool: Pool, resources: Resources
     ) -> Iterator[tuple[str, ...]]:
-        """The ids of the members of the pool that are scored for each query."""
+        """For each query, the ids of the members of the pool that it needs feedback on."""
         ...
 
     def feedback_sets(
         self, query: Example, members: Sequence[Example], resources: Resources
     ) -> Sequence[Sequence[Example]]:
-        """The sets of these members whose scores are asked for."""
+        """The sets of these members to score: for example, each member alone."""
         ...
 
     def member_values(self, scored: Sequence[tuple[Sequence[str], float]]) -> Mapping[str, float]:
-        """Key of a member -> its value, from (keys of a set, log p of the gold) of one query."""
+        """Key of a member -> its value for one query. scored: (keys of a set, log p of the gold with it)."""
         ...
 
     def learn(self, feedback: Feedback, record: Mapping[str, Any], resources: Resources) -> FittedHeads:
@@ -77,10 +77,10 @@ class RetrieverFit:
     """The result of `fit_retriever`.
 
     Attributes:
-        heads: What is written.
-        calls: Model calls of this fit: pairs that no file had.
-        left_out: Reason -> pairs without a number.
-        warnings: What makes the retriever doubtful.
+        heads: The fitted heads.
+        calls: Number of model calls of this fit, without those that were stored.
+        left_out: Reason -> number of pairs without a score.
+        warnings: Reasons to doubt the retriever.
     """
 
     heads: FittedHeads

@@ -1,10 +1,11 @@
 """One fixed set of demonstrations for all queries (`icl optimize`), chosen on dev queries and judged on held-out ones.
 
-A call scores the options of one prompt; p_gold is the probability of the accepted answers among them. An open question
-has the probability of its best accepted answer, and no accuracy.
+A call scores the options of one prompt; p_gold is the probability of the accepted answers among them. A question
+without options is scored by the probability of its best accepted answer, and has no accuracy.
 
-A dev score says how well a set suits the queries that chose it. So the same held-out queries also rate random sets,
-sets that need no model call, the set of a search on permuted scores, and the best of random sets at as many calls.
+A dev score says how well a set suits the queries that selected it. So the same held-out queries also measure random
+sets, sets that need no model call, the set of a search on permuted scores, and the best of random sets for as many
+calls.
 """
 
 import math

@@ -1,10 +1,10 @@
-"""Model calls that are paid once: the scores of a prompt's options, a line of a file each.
+"""Model calls that are paid once. Each line of the file has the scores of one prompt's options:
 
     {"key": …, "query": …, "demos": […], "scores": {option: log-probability}, "tokens": …}
 
-The key has the model, what decodes, the prompt and the options, so a file can serve other settings, and none of them
-reads a number of another. The line is written as soon as there is a score: what was killed continues, and pays nothing
-twice. The accepted answers of an open question take the place of its options.
+The key is a digest of the model, the decoding, the prompt and the options, so settings can share a file. Each line is
+written as soon as its scores are known, so a killed command continues and repeats no call. For a question without
+options, its accepted answers are scored instead.
 """
 
 import json
@@ -35,9 +35,9 @@ class PaidCalls:
     """The calls of one setting.
 
     Args:
-        path: The file, made if it does not exist.
-        cell: Its model, decoding and intervention answer.
-        report: Progress.
+        path: The file. It is created if it does not exist.
+        cell: The cell with the model, the decoding and the intervention of the calls.
+        report: Reports progress.
     """
 
     def __init__(self, path: Path, cell: Cell, report: ReportProgress) -> None:
@@ -46,23 +46,23 @@ class PaidCalls:
         self.setting = canonical_digest([cell.model.digest, decoding])[:16]
         self.stored = _read(path)
         self.used: dict[str, None] = {}
-        """Keys of the calls that were asked for, whether or not this process has paid them."""
+        """Keys of the requested calls, also of those that were stored before."""
         self.paid = 0
-        """Calls that this process has made."""
+        """Number of calls that this process has made."""
 
     @property
     def tokens(self) -> int:
-        """The prompt tokens of the calls that were asked for."""
+        """The number of prompt tokens of the requested calls."""
         return sum(int(self.stored[key]["tokens"]) for key in self.used)
 
     def scores(self, items: Sequence[PromptItem]) -> list[Scores | str]:
-        """The scores of each prompt's options, or why there are none. Pays the calls that are missing.
+        """The scores of each prompt's options, or why there are none. Makes the calls that are not stored.
 
         Args:
             items: Rendered prompts.
 
         Raises:
-            ModelError: A score is no number.
+            ModelError: A score is not finite.
         """
         self.cell.model.load()
         requests = [self._request(item) for item in items]

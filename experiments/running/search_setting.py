@@ -1,8 +1,8 @@
-"""What `icl optimize` searches on: a cell of a study, dev queries that choose, held-out queries that judge, and a pool.
+"""The setting of `icl optimize`: a cell of a study, dev queries, held-out queries and a pool.
 
-Every set is the retriever `fixed` in that cell, so it is rated on the very prompts that a run with this set has. Dev
-and held-out queries share no group and no image. Searches that share a held-out query are counted, because the best of
-them is selected on it.
+Dev queries select the set, and held-out queries measure it. They share no group and no image. Every set is the
+retriever `fixed` in this cell, so it is scored on exactly the prompts of a run with this set. Searches that share a
+held-out query are counted, because taking the best of them is selection on this query.
 """
 
 import math
@@ -34,7 +34,7 @@ from icl.tasks import check_no_shared_image, connected_components, divide_by_gro
 
 OBJECTIVES = ("p_gold", "accuracy")
 MAX_CANDIDATES = 512
-"""Members of a larger pool that may be demonstrations: as many are drawn."""
+"""Maximal number of candidates. They are drawn at random from a larger pool."""
 
 
 @dataclass(frozen=True)
@@ -46,9 +46,9 @@ class Options:
         dev: A number of the study's queries, or keys of its task such as split=validation; by default half of them.
         searches: Names of SEARCHES. The set of the first one is the result.
         objective: One of OBJECTIVES.
-        seed: Of all random sets, and of the division of queries.
-        bootstrap: Whether only members of the pool that the model itself answers rightly may be demonstrations.
-        instructions: Texts that are tried beside the study's own instruction. Each set is rated with one of them.
+        seed: Random seed of the sets, and of the split into dev and held-out queries.
+        bootstrap: Whether candidates are only those members of the pool that the model answers correctly.
+        instructions: Texts to try in addition to the study's own instruction. Each set is scored with one of all these.
     """
 
     budget: int
@@ -78,18 +78,18 @@ class OnePool:
 
 @dataclass(frozen=True)
 class Setting:
-    """What is searched on.
+    """The cell, the queries and the pool of a search.
 
     Attributes:
         study: The cell as the study has it, with its own retriever and order.
         cell: Its retriever is replaced by each set.
-        dev: The queries that choose, in random order.
-        test: The queries that judge.
-        pool: The members that may be demonstrations.
+        dev: The queries that select the set, in random order.
+        test: The held-out queries.
+        pool: The candidates for demonstrations.
         whole_pool: The pool of the study.
-        used: What of a study with several settings is used.
+        used: Sentences that say which setting is used, if the study has several.
         dev_task: The node of the task with the dev queries.
-        instructed: The study's composer with each instruction, and without one of them first.
+        instructed: Instruction -> the composer with it. The first key is None, for the study's own composer.
     """
 
     study: Cell
@@ -104,7 +104,7 @@ class Setting:
 
     @cached_property
     def test_digests(self) -> frozenset[str]:
-        """Identifies each held-out query by what it asks and shows, whatever its id."""
+        """Digests of the held-out queries. They depend on question, options and images, not on ids."""
         contents = ([one.question, one.options, sorted(image_digests(one))] for one in self.test)
         return frozenset(canonical_digest(content)[:16] for content in contents)
 
@@ -119,7 +119,7 @@ class Setting:
         return replace(cell, shots=len(demos), composer=self.instructed[instruction])
 
     def instruction(self, demos: DemoSet) -> str | None:
-        """The instruction that a set is searched with: a random one of all, the same for equal sets."""
+        """The instruction to score a set with: a random one of all, equal for equal sets."""
         texts = list(self.instructed)
         return texts[StreamKey(0, "\n".join(demos)).number("instruction") % len(texts)]
 

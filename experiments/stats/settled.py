@@ -102,7 +102,7 @@ class ReaderAudit:
         return self.errors > max(1, AUDIT_LIMIT * self.labels) or any(arm.is_refuted for arm in self.arms)
 
     def describe(self) -> str:
-        """'agrees with 79 of 80 labels', and what follows if that is too few."""
+        """'agrees with 79 of 80 labels', and the consequence if the audit fails."""
         agrees = f"agrees with {self.labels - self.errors} of {self.labels} labels"
         after = f"what it read is corrected by them, or counts as unread with fewer than {MIN_LABELS} queries of them"
         return f"{agrees}, so {after}" if self.is_refuted else agrees

@@ -23,12 +23,12 @@ NOT_RUN = Verdict("not run")
 
 HEAD = """# Models
 
-This page says whether a model runs here as its authors run it. One command writes it, and continues where it stopped:
+This page says whether a model runs here as its authors run it. One command writes it, and resumes if interrupted:
 
     python -m lab.models --vllm .venv-vllm/bin/python --page docs/models.md
 
-The checks did not use the published weights. Each row is checked on a **twin**: a checkpoint with random weights, and
-with the other files that the authors publish. `python -m tests.random_models.twins NAME FOLDER` writes one in seconds,
+The checks did not use the published weights. Each row is checked on a **twin**: a checkpoint with random weights and
+the other files that the authors publish. `python -m tests.random_models.twins NAME FOLDER` writes one in seconds,
 from a text file in `tests/random_models/twins/models/`.
 
 - **Real**: the classes of transformers; the pattern of layers, tied weights, rotary embeddings; sizes of patches and
@@ -54,7 +54,7 @@ Otherwise the error names the convention that it breaks.
 - **interleaved**: demonstrations in one user turn keep their places.
 - **nf4**: the same as *answers*, with weights in 4 bits (`quantize: nf4`).
 - **interventions**: an edit at each site of the residual stream and of attention heads takes effect, in batches and in
-  decoding steps; exchanging an image changes only its own tokens.
+  decoding steps; replacing an image changes only its own tokens.
 - **ids in vLLM**: vLLM's processor, run without the engine, gives the same token ids as `hf`.
 - **vLLM**, **VCD in vLLM**: token ids and tokens of greedy decoding and of `vcd` equal those of `hf`, in vLLM on a CPU.
 

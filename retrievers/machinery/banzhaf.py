@@ -2,8 +2,8 @@
 
     value of e = mean over the sets S without e of  v(S + e) - v(S)
 
-Over all sets this is the mean score of the sets with e minus that of the sets without it, which random sets estimate:
-each score counts for every member (maximum sample reuse).
+Over all sets this equals the mean score of the sets with e minus the mean score of the sets without it. Random sets
+estimate both means, and each score is used for every member (maximum sample reuse).
 """
 
 import numpy as np
@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 
 def banzhaf_values(is_member: NDArray[np.bool_], scores: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The estimated values, [E]; NaN for a member of all sets, or of none.
+    """The estimated values, [E]. NaN for a member that is in every set or in none.
 
     Args:
-        is_member: [sets, E] whether a set has a member.
+        is_member: [sets, E] whether a member is in a set.
         scores: [sets] finite scores.
     """
     counts = is_member.sum(axis=0)
@@ -24,6 +24,6 @@ def banzhaf_values(is_member: NDArray[np.bool_], scores: NDArray[np.float64]) ->
 
 
 def complementary_sets(members: int, rng: np.random.Generator) -> NDArray[np.bool_]:
-    """Random sets and their complements, [sets, members]: about as many as members, each member in half of them."""
+    """Random sets and their complements, [sets, members]: about `members` sets, and each member is in half of them."""
     rows = rng.random((max(members // 2, 1), members)) < 0.5
     return np.vstack([rows, ~rows])

@@ -185,14 +185,14 @@ def test_values_of_an_axis_under_which_the_prompts_of_the_data_are_equal_are_nam
 def test_a_nested_order_that_costs_nothing_is_named_with_what_it_saves(mapping: Any, toy: str) -> None:
     def notes(**changes: Any) -> list[str]:
         config = {"model": toy, "shots": None, "retriever": "random", "grid": {"shots": [2, 4]}, **changes}
-        return [note for note in planned(mapping(**config)).notes if "fewer of their tokens" in note]
+        return [note for note in planned(mapping(**config)).notes if "prompt with fewer" in note]
 
     (note,) = notes()
-    assert note.startswith("no demonstration of random is the best one, so their order means nothing.")
+    assert note.startswith("demonstrations of random have no rank, so their order has no meaning.")
     share = int(note.partition("about ")[2].partition("%")[0])
     assert 20 <= share <= 33, "2 of the 6 demonstrations of a query, less for its question"
     (used,) = notes(order="auto", grid={"shots": [0, 2, 4]})
-    assert used.startswith("more shots of random continue the prompt of fewer")
+    assert used.startswith("with random, a prompt with more shots continues the prompt with fewer")
     similar = {"name": "knn", "embedder": "pixels"}
     assert not notes(order="auto", retriever=similar), "the nearest is last"
     assert notes(order="as_retrieved", retriever=similar)
@@ -200,4 +200,4 @@ def test_a_nested_order_that_costs_nothing_is_named_with_what_it_saves(mapping: 
     assert not notes(retriever="stratified"), "its sets are not nested"
     assert not notes(model="fake-copy"), "nothing is prefilled"
     (both,) = notes(grid={"shots": [2, 4], "retriever": ["random", "balanced"]})
-    assert both.startswith("no demonstration of random, balanced is the best one")
+    assert both.startswith("demonstrations of random, balanced have no rank")

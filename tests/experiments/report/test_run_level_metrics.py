@@ -107,7 +107,7 @@ def test_a_sample_is_shown_with_its_own_scores_alone(pairs, lenient):
     assert PAIRS not in scores
     assert "vote" not in scores  # as pairs judge it
     assert re.search(r"lenient [01]", scores)
-    assert "group_accuracy: a run-level metric, not of one sample" in text
+    assert "group_accuracy: a run-level metric, without a score per sample" in text
     assert "baselines  " not in text
     text = printed(lambda console: print_sample(lenient, "shapes-0003", {}, None, console))
     (scores,), baselines = re.findall(r"scores  (.*)", text), re.findall(r"baselines  (.*)", text)
