@@ -214,7 +214,7 @@ def test_an_error_that_stops_all_workers_is_reported_once(go: Go, tmp_path: Path
     assert (done.computed, done.missing) == (0, 180)
     (note,) = progress.notes
     assert note.startswith("workers 1 (job ")
-    assert note.endswith(") stopped: the weights are gone.")
+    assert note.endswith("grid.yaml: model: the weights are gone.")
 
 
 def test_failed_samples_are_reported_and_counted(go: Go, tmp_path: Path) -> None:

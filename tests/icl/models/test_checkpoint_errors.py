@@ -66,7 +66,8 @@ def test_a_run_is_refused_with_status_2_and_one_sentence(
     Path("x.yaml").write_text(json.dumps(config))
     assert main(["run", "x.yaml", "--quiet"]) == 2
     err = capsys.readouterr().err
-    assert err.startswith(f"model.path: the weights of {tmp_path / 'vlm'} cannot be loaded: a weight file (*.bin) is ")
+    start = f"x.yaml:1: model.path: the weights of {tmp_path / 'vlm'} cannot be loaded: a weight file (*.bin) is "
+    assert err.startswith(start)
     assert err.count("\n") == 1
     assert not mark.exists()
 
