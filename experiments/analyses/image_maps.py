@@ -4,7 +4,8 @@
                 layer with the largest sum. Readers: the last token, and for a demonstration's image its own answer
     logits      z(y) - log sum over y' of exp z(y') at each patch, by the model's final norm and output layer on its
                 state (the logit lens) in the layer at three quarters. y: the first token of the answer to the image,
-                y': those of the other options and of the prompt's other answers
+                y': those of the other options and of the prompt's other answers, if they differ from y; without
+                one, all other tokens
     cut         edges: the reader no longer attends to the share of each image's patches with the largest values, in
                 this layer. all: no token attends to them, in any layer. image: no token attends to any patch of these
                 images, in any layer; this control shows whether the answer needs the images at all
@@ -230,10 +231,10 @@ def read_maps(
 
 
 def marked_patches(values: Values, key: StreamKey | None = None, share: float = TOP) -> dict[str, list[int]]:
-    """The share of each image's patches with the largest values; key: as many random ones of the others."""
+    """The share of each image's patches with the largest values, half of them at most; key: as many random others."""
     chosen = {}
     for name, own in values.items():
-        count = max(1, round(share * len(own)))
+        count = min(max(1, round(share * len(own))), len(own) // 2)
         order = np.argsort(-own, kind="stable").tolist()
         others = order[count:]
         places = [] if key is None else key.order(f"patches of {name}", list(map(str, others)))[:count]

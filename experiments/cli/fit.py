@@ -128,7 +128,7 @@ def _fit_retriever(config: Config, out: Path | None) -> None:
         except Timeout as error:
             raise ConfigError(f"--out: another process fits {path}. Wait for it, or write to another file.") from error
     for reason, count in result.left_out.items():
-        print(f"left out     {count:,} demonstrations: {reason}")
+        print(f"left out     {count:,} prompts: {reason}")
     for warning in result.warnings:
         print(f"warning      {warning}")
     record, probe = result.heads.record, result.heads.report

@@ -67,10 +67,10 @@ class Output:
 
 @dataclass(frozen=True)
 class TaskAudit:
-    """The audit of the reader in a task. queries: in their order. arms: for each arm, the keys of its read outputs."""
+    """The audit of the reader in a task. queries: in their order. arms: for each arm, its read outputs."""
 
     queries: Sequence[str]
-    arms: Sequence[Collection[str]]
+    arms: Sequence[frozenset[Output]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,11 +161,9 @@ def is_unread(frame: DataFrame, metric: str) -> NDArray[np.bool_]:
 
 def audit_reader(queue: Queue, labels: Labels) -> dict[str, ReaderAudit]:
     """Task -> how many labels of read outputs agree with the reader, over all arms and in each."""
-    read = [one for one in queue.first(None) if not one.is_unread]
     audits = {}
     for task, own in queue.audits.items():
-        keys = set[str]().union(*own.arms)
-        whole, *arms = (_audit([one for one in read if one.key in of], labels) for of in (keys, *own.arms))
+        whole, *arms = (_audit(read, labels) for read in (frozenset[Output]().union(*own.arms), *own.arms))
         audits[task] = replace(whole, arms=tuple(arms))
     return audits
 
@@ -314,7 +312,7 @@ def _queue(frame: DataFrame, metric: str, outputs: Mapping[int, Output]) -> Queu
     for task, queries in _audited_queries(frame, metric).items():
         own = [place for place, name in zip(places, tasks, strict=True) if name == task]
         arms = frame.iloc[own].groupby([*axes_of(frame)], sort=False, dropna=False).indices.values()
-        audits[task] = TaskAudit(queries, [{outputs[own[i]].key for i in arm} for arm in arms])
+        audits[task] = TaskAudit(queries, [frozenset(outputs[own[i]] for i in arm) for arm in arms])
     return Queue(metric, _outputs_by_query(outputs), audits)
 
 
@@ -322,7 +320,8 @@ def _keys(outputs: Iterable[Output]) -> set[str]:
     return {one.key for one in outputs}
 
 
-def _audit(read: Sequence[Output], labels: Labels) -> ReaderAudit:
+def _audit(outputs: Collection[Output], labels: Labels) -> ReaderAudit:
+    read = [*outputs]
     return audit(np.array([one.score for one in read]), np.array([_number(labels.verdict(one.key)) for one in read]))
 
 

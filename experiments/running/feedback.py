@@ -79,7 +79,7 @@ class RetrieverFit:
     Attributes:
         heads: The fitted heads.
         calls: Number of model calls of this fit, without those that were stored.
-        left_out: Reason -> number of pairs without a score.
+        left_out: Reason -> number of prompts without a score.
         warnings: Reasons to doubt the retriever.
     """
 
@@ -190,13 +190,18 @@ def _planned(
 
 
 def _item(cell: Cell, query: Example, members: Sequence[Example]) -> PromptItem:
-    """The query with these demonstrations, as the study writes it."""
+    """The query with these demonstrations, as the study writes it. Without all of them it has no prompt."""
     pool = cell.task.pool(query.id)
     transforms = [bind_resources(transform, pool, cell.model) for transform in cell.transforms]
     context = arrange(
         query, [RetrievedExample(member.id) for member in members], pool, cell.seed, transforms=transforms
     )
-    return render(PromptItem(scored_example(query, context), PromptSpec((cell,)), context))
+    item = render(PromptItem(scored_example(query, context), PromptSpec((cell,)), context))
+    return (
+        replace(item, prompt=None, failure="demonstrations do not fit into the model's context.")
+        if item.num_dropped
+        else item
+    )
 
 
 def _feedback(cell: Cell, queries: Sequence[Example], values: Values) -> Feedback:

@@ -236,13 +236,15 @@ def _compare(
         own = [setting.fixed(choice.demos, setting.instruction(choice.demos))]
         (chosen,) = rate(calls, own, setting.dev, pool)[..., column]
         forecast = forecast_selection(every, chosen, choice.sets) if name in CHANCE else None
+        if forecast and options.instructions:  # the dev gain is over random sets with the study's instruction
+            forecast = replace(forecast, dev_gain=forecast.dev_gain + float(every.mean()) - dev_random)
         rows.append(row(name, own, choice=choice, dev_gain=gain, forecast=forecast))
-    # Each permuted search chooses a random set, which rates a part of the queries and is a unit of the interval.
+    # Each permuted search chooses a random set, which rates a part of the queries and is a unit of the interval. With
+    # the instruction of the random sets that it is compared with, its gain has nothing of a better instruction.
     units, rated = [number % len(nulls) for number in range(len(test))], np.zeros((len(test), len(OBJECTIVES)))
     for unit in set(units):
         part = slice(unit, None, len(nulls))
-        null = nulls[unit].demos
-        (rated[part],) = rate(calls, [setting.fixed(null, setting.instruction(null))], test[part], pool)
+        (rated[part],) = rate(calls, [setting.fixed(nulls[unit].demos)], test[part], pool)
     gain = float(np.mean([null.score for null in nulls]) - every.mean())
     rows.append(SetScores("permuted scores", rated[:, column], rated[:, 1], dev_gain=gain, units=units))
     best = choices[options.searches[0]].demos

@@ -17,10 +17,9 @@ def banzhaf_values(is_member: NDArray[np.bool_], scores: NDArray[np.float64]) ->
         is_member: [sets, E] whether a member is in a set.
         scores: [sets] finite scores.
     """
-    counts = is_member.sum(axis=0)
-    inside = scores @ is_member
     with np.errstate(invalid="ignore"):
-        return np.asarray(inside / counts - (scores.sum() - inside) / (len(scores) - counts))
+        with_member, without = (scores @ own / own.sum(axis=0) for own in (is_member, ~is_member))
+    return np.asarray(with_member - without)
 
 
 def complementary_sets(members: int, rng: np.random.Generator) -> NDArray[np.bool_]:

@@ -200,6 +200,13 @@ def test_a_cut_takes_a_quarter_of_each_image_and_its_control_as_many_others() ->
     assert not any(set(others[name]) & set(own) for name, own in marked_patches(values).items())
 
 
+@pytest.mark.parametrize("patches", [2, 3, 7, 8])
+def test_half_of_an_odd_number_of_patches_leaves_as_many_others(patches: int) -> None:
+    values = {IMAGE: np.arange(float(patches))}
+    cut, others = (marked_patches(values, key, 0.5)[IMAGE] for key in (None, StreamKey(0, "q1")))
+    assert len(cut) == len(others) == patches // 2
+
+
 def test_an_attention_map_is_of_the_layer_that_attends_most(twin: Callable[[str], HF]) -> None:
     model, prompt = twin("pixtral"), prompt_of()
     weights = attention_weights(model, prompt)

@@ -300,6 +300,25 @@ def test_a_reader_that_fails_in_one_task_is_corrected_there_alone_and_makes_no_f
     assert "broken: the reader agrees with 2" in sentences
 
 
+def test_an_output_counts_only_in_the_task_and_the_arm_that_gave_it():
+    """Two tasks and two queries of each ask the same: equal texts have one label, and count where they were given."""
+    outputs = [  # task, query, shots, output; the reader is wrong on "no" alone
+        ("a", "a1", 0, "no"), ("a", "a1", 4, "yes"), ("a", "a2", 0, "yes"), ("a", "a2", 4, "yes"),
+        ("b", "b1", 0, "yes"), ("b", "b1", 4, "yes"), ("b", "b2", 0, "no"), ("b", "b2", 4, "yes"),
+        ("a", "a3", 0, "perhaps"), ("b", "b3", 0, "perhaps"),
+    ]  # fmt: skip
+    rows = [
+        {"task": task, "query": query, "shots": shots, "question": "Is it?", "gold": "yes", "output": output}
+        | {"lenient": 1.0, "unread:lenient": "" if output != "perhaps" else "no verdict"}
+        for task, query, shots, output in outputs
+    ]
+    queue = make_queue(tidy_frame(pd.DataFrame(rows), ("task", "shots")), "lenient")
+    people = {one.key: {"ana": one.text == "yes"} for one in queue.first(None)}
+    for checked in audit_reader(queue, Labels(people, {}, ())).values():
+        assert (checked.labels, checked.errors) == (3, 1)
+        assert [(arm.labels, arm.errors) for arm in checked.arms] == [(2, 1), (2, 0)]
+
+
 def test_what_a_refuted_reader_read_counts_as_unread_until_twenty_queries_are_audited():
     frame = _two_tasks(misread=set(range(0, 60, 2)))
     queue = make_queue(frame, "lenient")

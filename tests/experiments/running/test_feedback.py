@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +130,27 @@ def test_a_killed_fit_pays_for_nothing_twice(
 def test_another_loss_costs_no_call_and_more_candidates_cost_the_new_ones(study: Config, head: Path) -> None:
     assert fit(study(retriever=NODE | {"loss": "epr"}), head).calls == 0
     assert 0 < fit(study(retriever=NODE | {"candidates": 6}), head).calls <= 3 * QUERIES
+
+
+@pytest.mark.parametrize("feedback", ["single", "banzhaf"])
+def test_a_prompt_that_lost_demonstrations_to_the_context_is_no_feedback_of_them(
+    feedback: str, study: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    render, lost = module.render, []
+
+    def without_first(item: Any) -> Any:
+        item = render(item)
+        if [demo.example.id for demo in item.context.demos][:1] != ["p-0001"]:
+            return item
+        lost.append(item)
+        return replace(item, num_dropped=1)
+
+    monkeypatch.setattr(module, "render", without_first)
+    out = tmp_path / "short.safetensors"
+    result = fit(study(retriever=NODE | {"feedback": feedback}), out)
+    assert dict(result.left_out) == {"demonstrations do not fit into the model's context.": len(lost)}
+    assert lost
+    assert not any(line["demos"][:1] == ["p-0001"] for line in calls(out))
 
 
 def test_banzhaf_values_come_from_as_many_calls_on_sets(study: Config, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+import numpy as np
 import pytest
 
 from experiments.config.config import load_config
@@ -21,6 +22,8 @@ from experiments.running.run import run
 from experiments.running.search_setting import Options, count_uses, read_setting
 from experiments.sharing import set_exports
 from experiments.sharing.set_exports import chat_messages, dspy_state
+from experiments.stats import Floats
+from experiments.stats.selection import SelectionForecast
 from experiments.store.store import Store
 from icl.errors import ConfigError, DataError, ModelError, PlanError, StoreError
 from icl.tasks.base import Pool
@@ -201,6 +204,29 @@ def test_instructions_are_searched_with_sets_and_judged_on_held_out_queries(stud
     assert scores["race"] != scores["its set, the study's instruction"]
     assert scores["random sets, its instruction"] != scores["mean random set"]
     assert any("another composer" in one for one in grid_warnings(expand(load_config(study(**keys)))))
+
+
+def test_what_all_instructions_add_is_no_gain_of_a_permuted_search_and_part_of_the_forecast(
+    study: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All sets are equal here, and each instruction tried adds .5 to the study's own."""
+    searched: list[Floats] = []
+
+    def rate(calls: Any, cells: Any, queries: Any, pool: Any) -> Floats:
+        scores = [0.3 + 0.5 * bool(cell.composer.instruction_text) for cell in cells]
+        return np.broadcast_to(np.array(scores)[:, None, None], (len(cells), len(queries), 2)).copy()
+
+    def forecast(scores: Floats, chosen: Floats, sets: int) -> SelectionForecast:
+        searched.append(scores)
+        return SelectionForecast(0.1, 0.2, 0.05)
+
+    monkeypatch.setattr(module, "rate", rate)
+    monkeypatch.setattr(module, "forecast_selection", forecast)
+    result = search(study(), tmp_path / "t", instructions=("Name the color.", "Look at the image."))
+    rows = {row.name: row for row in result.rows}
+    assert rows["race"].dev_gain == pytest.approx(0.5)
+    assert result.gain(rows["permuted scores"], rows["mean random set"]).mean == pytest.approx(0)
+    assert rows["race"].forecast == SelectionForecast(0.1, pytest.approx(0.2 + searched[0].mean() - 0.3), 0.05)
 
 
 def test_the_retriever_of_the_study_keeps_its_order_and_its_pool(study: Config, tmp_path: Path) -> None:

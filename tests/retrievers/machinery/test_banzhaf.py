@@ -28,4 +28,7 @@ def test_each_member_is_in_half_of_the_sets_so_additive_scores_are_estimated_wit
 
 
 def test_a_member_of_all_sets_has_no_value() -> None:
-    assert np.isnan(banzhaf_values(np.array([[True], [True]]), np.array([1.0, 2.0])))
+    """Also where the sum of its scores and their total are rounded differently."""
+    rng = np.random.default_rng(0)
+    for sets in (2, 7, 100):
+        assert np.isnan(banzhaf_values(np.array([[True, False]] * sets), rng.normal(-2, 1, sets))).all()
