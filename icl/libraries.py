@@ -25,5 +25,9 @@ class LazyLibrary(ModuleType):
             return importlib.import_module(f"{self.__name__}.{name}")
         return getattr(library, name)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """The library itself: code that is sent to another process, such as a cell of a notebook, may name it."""
+        return importlib.import_module, (self.__name__,)
+
 
 globals().update({name: LazyLibrary(ALIASES.get(name, name)) for name in (*ALIASES, *LIBRARIES)})

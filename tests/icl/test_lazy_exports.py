@@ -2,10 +2,12 @@
 
 import importlib
 import logging
+import pickle
 import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow
 import pytest
 
 import icl
@@ -89,3 +91,7 @@ def test_every_kind_has_a_check(kind: str) -> None:
 
 def test_the_logger_is_silent_without_a_handler() -> None:
     assert any(isinstance(handler, logging.NullHandler) for handler in logging.getLogger("icl").handlers)
+
+
+def test_a_library_that_is_imported_lazily_can_be_sent_to_another_process() -> None:
+    assert pickle.loads(pickle.dumps(icl.pa)) is pyarrow  # noqa: S301  bytes of this process

@@ -13,6 +13,7 @@ from experiments.results.labeling import (
     apply_labels,
     audit_reader,
     describe_labels,
+    judge_error,
     make_queue,
     query_order,
     require_queue,
@@ -298,6 +299,16 @@ def test_a_reader_that_fails_in_one_task_is_corrected_there_alone_and_makes_no_f
     sentences = " ".join(describe_labels(queue, labels))
     assert "good: the reader agrees with 3" in sentences
     assert "broken: the reader agrees with 2" in sentences
+
+
+def test_the_error_of_a_judge_is_of_outputs_that_the_reader_cannot_read():
+    order = sorted(range(80), key=lambda i: query_order(f"q{i}"))
+    queue = make_queue(_frame(unread=set(order[:30])), "lenient")
+    outputs = queue.first(None)
+    judged = {one.key: one.is_unread for one in outputs}  # wrong on what is read, which no judge is asked for
+    labels = Labels({one.key: {"ana": True} for one in outputs}, judged)
+    assert len(outputs) > 30
+    assert "On 30 labeled outputs it refuses 0 of 30 right ones" in judge_error(labels, outputs)
 
 
 def test_an_output_counts_only_in_the_task_and_the_arm_that_gave_it():

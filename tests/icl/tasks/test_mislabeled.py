@@ -37,6 +37,17 @@ def test_wrong_members_answer_with_another_option_and_queries_keep_their_gold():
     assert [query.answers for query in task.queries] == [query.answers for query in task.of.queries]
 
 
+def test_each_other_option_is_as_likely_a_wrong_answer():
+    task = mislabeled({**GATED, "support": 600}, share=1)
+    others = []
+    for member in task.pool("").examples:
+        right = task.of.pool("").by_id[member.id].answer
+        others.append([option for option in member.options if option != right].index(member.answer))
+    places = range(len(task.queries[0].options) - 1)
+    assert len(places) > 1
+    assert [others.count(place) / 600 for place in places] == pytest.approx([1 / len(places)] * len(places), abs=0.07)
+
+
 def test_all_queries_have_the_same_errors_and_a_larger_share_contains_them():
     task = mislabeled()
     assert task.pool("a") is task.pool("b")
