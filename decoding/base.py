@@ -250,6 +250,26 @@ class PlausibleStrategy(Strategy):
         return plausibility_mask(reference, self.beta)
 
 
+class ContrastStrategy(Strategy):
+    """Base of strategies that contrast branch 0 with branch 1: scores = (1 + alpha) z_0 - alpha z_1.
+
+    The weights sum to one, so identical branches do not change the distribution.
+    """
+
+    alpha: float
+    neutral_parameters: ClassVar[dict[str, float]] = {"alpha": 0.0}
+
+    @property
+    def weights(self) -> tuple[float, float]:
+        return 1 + self.alpha, -self.alpha
+
+    def combine(self, logits: Tensor, step: int) -> Tensor:
+        """logits: [2, B, V] float32 -> scores [B, V]."""
+        reference, other = logits
+        scores: Tensor = (1 + self.alpha) * reference - self.alpha * other
+        return scores
+
+
 class StatefulStrategy(Strategy):
     """Base of strategies that define `combine_stateful`. `combine` calls it with initial states."""
 

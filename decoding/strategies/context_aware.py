@@ -3,13 +3,13 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from decoding import AblatedPart, AblationContrast, AdaptiveAblationContrast, jensen_shannon
+from decoding import AblatedPart, AblationContrast, AdaptiveAblationContrast, ContrastStrategy, jensen_shannon
 from icl import NonNegative, Positive, Tensor, component
 
 
 @component("strategy", "cad")
 @dataclass(frozen=True)
-class CAD(AblationContrast):
+class CAD(ContrastStrategy, AblationContrast):
     """Contrast with the prompt without demonstrations (or without the image).
 
     Context-aware decoding (Shi et al., NAACL 2024, 2305.14739): contrast with the prompt without its context.
@@ -27,16 +27,6 @@ class CAD(AblationContrast):
     without: AblatedPart = "demonstrations"  # what the second branch lacks; 'image' means the images of the query
 
     presets: ClassVar[dict[str, dict[str, float]]] = {"summarization": {"alpha": 0.5}, "conflict": {"alpha": 1.0}}
-    neutral_parameters: ClassVar[dict[str, float]] = {"alpha": 0.0}
-
-    @property
-    def weights(self) -> tuple[float, float]:
-        return 1 + self.alpha, -self.alpha
-
-    def combine(self, logits: Tensor, step: int) -> Tensor:
-        with_context, without_context = logits
-        scores: Tensor = (1 + self.alpha) * with_context - self.alpha * without_context
-        return scores
 
 
 @component("strategy", "adacad")

@@ -13,15 +13,15 @@ puts it into the Q-Former's text. The release adds the contrast of its optional 
 from dataclasses import dataclass
 from typing import ClassVar
 
-from decoding import Note, PlausibleStrategy, wrap_question
-from icl import Fraction, NonNegative, Prompt, Tensor, component
+from decoding import ContrastStrategy, Note, PlausibleStrategy, wrap_question
+from icl import Fraction, NonNegative, Prompt, component
 
 DISTURBANCE = "You are a confused objects detector to provide a fuzzy overview or impression of the image. "
 
 
 @component("strategy", "icd")
 @dataclass(frozen=True)
-class ICD(PlausibleStrategy):
+class ICD(ContrastStrategy, PlausibleStrategy):
     """Contrast with the prompt with a disturbing instruction before the question.
 
     Presets. released: arguments of the evaluation script. sampler: defaults of the released sampler.
@@ -35,16 +35,6 @@ class ICD(PlausibleStrategy):
         "released": {"alpha": 1.0, "beta": 0.1},
         "sampler": {"alpha": 0.5, "beta": 0.1},
     }
-    neutral_parameters: ClassVar[dict[str, float]] = {"alpha": 0.0}
-
-    @property
-    def weights(self) -> tuple[float, float]:
-        return 1 + self.alpha, -self.alpha
 
     def branches(self, prompt: Prompt, note: Note = None) -> tuple[Prompt, Prompt]:
         return prompt, wrap_question(prompt, before=self.disturbance)
-
-    def combine(self, logits: Tensor, step: int) -> Tensor:
-        original, disturbed = logits
-        scores: Tensor = (1 + self.alpha) * original - self.alpha * disturbed
-        return scores

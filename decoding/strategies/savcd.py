@@ -15,10 +15,10 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Literal
 
-from decoding import entropy, question_text, remove_demonstrations, replace_question
-from decoding.base import DefaultNote, Generate, Note, Strategy, Traits
+from decoding import ContrastStrategy, entropy, question_text, remove_demonstrations, replace_question
+from decoding.base import DefaultNote, Generate, Note, Traits
 from icl import Fraction, NonNegative, PositiveInt, Prompt, Tensor, component, edits
 
 CHANGES: Mapping[str, edits.Edit] = {
@@ -47,7 +47,7 @@ def entropy_plausibility_mask(reference: Tensor, beta: float) -> Tensor:
 
 @component("strategy", "savcd")
 @dataclass(frozen=True)
-class SAVCD(Strategy):
+class SAVCD(ContrastStrategy):
     """Contrast with a change of the image that the model chooses for the question."""
 
     alpha: NonNegative = 1.0  # strength of the contrast; 0 is the reference under the mask
@@ -55,15 +55,9 @@ class SAVCD(Strategy):
     choice: Choice = "model"  # who chooses the change; or one change for all questions
     max_new_tokens: PositiveInt = 8  # length limit of the choice
 
-    neutral_parameters: ClassVar[dict[str, float]] = {"alpha": 0.0}
-
     @property
     def traits(self) -> Traits:
         return Traits(needs=frozenset({"generate", "logits"} if self.choice == "model" else {"logits"}))
-
-    @property
-    def weights(self) -> tuple[float, float]:
-        return 1 + self.alpha, -self.alpha
 
     def prepare(self, prompts: Sequence[Prompt], generate: Generate) -> Sequence[str]:
         """The name of the change for each prompt."""
@@ -82,11 +76,6 @@ class SAVCD(Strategy):
 
     def mask(self, reference: Tensor) -> Tensor | None:
         return entropy_plausibility_mask(reference, self.sharpest) if self.sharpest else None
-
-    def combine(self, logits: Tensor, step: int) -> Tensor:
-        original, changed = logits
-        scores: Tensor = (1 + self.alpha) * original - self.alpha * changed
-        return scores
 
 
 def chosen_change(answer: str) -> str:

@@ -15,14 +15,14 @@ from typing import Annotated, ClassVar, Literal
 
 from annotated_types import Ge, Le
 
-from decoding import Note, PlausibleStrategy
-from icl import Fraction, NonNegative, PlanError, Prompt, Tensor, component
+from decoding import ContrastStrategy, Note, PlausibleStrategy
+from icl import Fraction, NonNegative, PlanError, Prompt, component
 from icl.edits import DIFFUSION_STEPS, DiffusionNoise
 
 
 @component("strategy", "vcd")
 @dataclass(frozen=True)
-class VCD(PlausibleStrategy):
+class VCD(ContrastStrategy, PlausibleStrategy):
     """Contrast with the same prompt with a noised image.
 
     Presets. released: arguments of the evaluation script. paper: the same with almost pure noise; another paper
@@ -43,11 +43,6 @@ class VCD(PlausibleStrategy):
         "pope": {"alpha": 1.0, "beta": 0.2, "noise_step": 500},
         "cd_rethink": {"alpha": 1.0, "beta": 0.2, "noise_step": 900},
     }
-    neutral_parameters: ClassVar[dict[str, float]] = {"alpha": 0.0}
-
-    @property
-    def weights(self) -> tuple[float, float]:
-        return 1 + self.alpha, -self.alpha
 
     def branches(self, prompt: Prompt, note: Note = None) -> tuple[Prompt, Prompt]:
         """The prompt, and the prompt with noised images.
@@ -62,9 +57,3 @@ class VCD(PlausibleStrategy):
                 "Give its part the name 'query.image[0]', or set images: all."
             )
         return prompt, noised
-
-    def combine(self, logits: Tensor, step: int) -> Tensor:
-        """logits: [2, B, V] float32 -> scores [B, V]."""
-        original, noised = logits
-        scores: Tensor = (1 + self.alpha) * original - self.alpha * noised
-        return scores

@@ -4,7 +4,15 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
-from decoding import AblatedPart, Note, PlausibleStrategy, Strategy, remove_query_image, unit_strength, weight_per_row
+from decoding import (
+    AblatedPart,
+    ContrastStrategy,
+    Note,
+    PlausibleStrategy,
+    remove_query_image,
+    unit_strength,
+    weight_per_row,
+)
 from decoding.arms.wrapper import AblationContrast
 from decoding.branch import WHOLE
 from icl import Count, Fraction, NonNegative, Prompt, Tensor, component
@@ -84,7 +92,7 @@ ALMOST_BLACK = 1
 
 @component("strategy", "crg")
 @dataclass(frozen=True)
-class CRG(Strategy):
+class CRG(ContrastStrategy):
     """Contrast with the query's image with a region blacked out.
 
     Contrastive region guidance (Wan et al., ECCV 2024, 2403.02325): contrast with a region blacked out.
@@ -102,22 +110,11 @@ class CRG(Strategy):
     alpha: NonNegative = 1.0  # strength of the contrast; 0 is the reference
     region: tuple[Fraction, Fraction, Fraction, Fraction] = WHOLE  # left, top, right, bottom as fractions of the sides
 
-    neutral_parameters: ClassVar[dict[str, float]] = {"alpha": 0.0}
-
     def __post_init__(self) -> None:
         RegionMask(*self.region)  # refuses an inverted box before anything runs
 
-    @property
-    def weights(self) -> tuple[float, float]:
-        return 1 + self.alpha, -self.alpha
-
     def branches(self, prompt: Prompt, note: Note = None) -> tuple[Prompt, Prompt]:
         return prompt, prompt.edit(RegionMask(*self.region, ALMOST_BLACK, ALMOST_BLACK, ALMOST_BLACK), "query")
-
-    def combine(self, logits: Tensor, step: int) -> Tensor:
-        original, masked = logits
-        scores: Tensor = (1 + self.alpha) * original - self.alpha * masked
-        return scores
 
 
 @component("strategy", "m3id")
