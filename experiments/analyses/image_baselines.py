@@ -5,7 +5,8 @@
     tower       the answer of the nearest demonstration in the model's own image features, before the projector
     cache       the answer y with the largest sum of exp(-5.5 (1 - cos)) over demonstrations with y, by the tower
     probe       a linear probe on the demonstrations alone, by the tower (`experiments.analyses.linear_probe`)
-    beyond      accuracy of the model minus that of the baseline, in pairs of samples, without correction
+    with_model  accuracy of the model on the same samples
+    beyond      with_model minus the accuracy of the baseline, in pairs of samples, without correction
 
 Each baseline reads the images and answers of the demonstrations in each prompt. The language model adds its accuracy
 above the best baseline. `cache` is Tip-Adapter (Zhang et al., ECCV 2022) without training or its zero-shot term.
@@ -51,7 +52,7 @@ def analyze(view: RunView, queries: int = QUERIES) -> DataFrame:
                 for one, own in zip(usable, answers, strict=True)
             ]
             beyond = paired_columns(right, model, units, "beyond")
-            row = {"baseline": name, **interval_columns(right, units, "accuracy"), "model": float(np.mean(model))}
+            row = {"baseline": name, **interval_columns(right, units, "accuracy"), "with_model": float(np.mean(model))}
             table_rows.append({**setting, **row, **beyond, "n": len(right)})
     return make_table(
         table_rows,

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from functools import cached_property
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, cast, runtime_checkable
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -126,6 +126,10 @@ class SharedPoolTask:
 class SeveralPoolsTask:
     """Base class of tasks with several pools. Each is made at its first use, by a key such as the query's id."""
 
+    def pool_key(self, query_id: str) -> str | None:
+        """The key of a query's pool, or None if the task has no such query."""
+        raise NotImplementedError
+
     def pool_examples(self, key: str) -> Sequence[Example]:
         """The examples of a pool."""
         raise NotImplementedError
@@ -135,7 +139,10 @@ class SeveralPoolsTask:
         """The pools that were made so far."""
         return {}
 
-    def _pool_of(self, key: str) -> Pool:
+    def pool(self, query_id: str) -> Pool:
+        """The pool of a query. Raises DataError if the task has no such query."""
+        if (key := self.pool_key(query_id)) is None:
+            raise DataError(f"task '{cast('Task', self).title}' has no query '{query_id}'.")
         if key not in self._pools:
             self._pools[key] = Pool(tuple(self.pool_examples(key)))
         return self._pools[key]

@@ -26,7 +26,7 @@ from typing import Annotated, ClassVar
 
 import numpy as np
 
-from icl import ConfigError, DataError, Example, Pool, SeveralPoolsTask, Task
+from icl import ConfigError, DataError, Example, SeveralPoolsTask, Task
 from icl import parameter_files as files
 from icl.registry import NestedComponent, PositiveInt, component
 
@@ -91,10 +91,8 @@ class DICLTask(SeveralPoolsTask):
     def queries(self) -> tuple[Example, ...]:
         return tuple(check for check, _ in self._checks)
 
-    def pool(self, query_id: str) -> Pool:
-        if query_id not in self._pairs:
-            raise DataError(f"task '{self.title}' has no query '{query_id}'.")
-        return self._pool_of(query_id)
+    def pool_key(self, query_id: str) -> str | None:
+        return query_id if query_id in self._pairs else None
 
     @cached_property
     def _pairs(self) -> Mapping[str, tuple[Example, str, str]]:

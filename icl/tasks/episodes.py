@@ -26,7 +26,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
-from icl import DataError, Example, Pool, SeveralPoolsTask, did_you_mean, limited_choice
+from icl import DataError, Example, SeveralPoolsTask, did_you_mean, limited_choice
 from icl.registry import component, later_parameter, renamed_values
 from icl.tasks import ColumnMapping, DataSource, RelativePaths, former_id, open_source, read_examples, text_of
 from icl.tasks.base import LimitedTask
@@ -71,11 +71,9 @@ class EpisodesTask(RelativePaths, SeveralPoolsTask, LimitedTask):
         chosen = limited_choice(names, self.query_limit, self.seed, "episodes", key="queries", whole=whole)
         return tuple(self._episode(names[i])[-1] for i in chosen)
 
-    def pool(self, query_id: str) -> Pool:
+    def pool_key(self, query_id: str) -> str | None:
         name = query_id.removesuffix("-query")
-        if name not in self._rows:
-            raise DataError(f"task '{self.title}' has no query '{query_id}'.")
-        return self._pool_of(name)
+        return name if name in self._rows else None
 
     @property
     def pool_size(self) -> int:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from icl import DataError, Example, Image, StreamKey, component
-from icl.tasks.base import LimitedTask, Pool, SeveralPoolsTask, limited_choice
+from icl.tasks.base import LimitedTask, SeveralPoolsTask, limited_choice
 from icl.tasks.cell_values import RelativePaths
 from icl.tasks.generated.episode import shuffled
 
@@ -45,10 +45,8 @@ class IsekaiTask(RelativePaths, SeveralPoolsTask, LimitedTask):
             self._example(name, row, row["image_name"], row["label_name"]) for name, row in (rows[i] for i in chosen)
         )
 
-    def pool(self, query_id: str) -> Pool:
-        if query_id not in self._rows:
-            raise DataError(f"task '{self.title}' has no query '{query_id}'.")
-        return self._pool_of(query_id)
+    def pool_key(self, query_id: str) -> str | None:
+        return query_id if query_id in self._rows else None
 
     @cached_property
     def _rows(self) -> Mapping[str, Row]:

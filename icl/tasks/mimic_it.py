@@ -20,7 +20,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from icl import DataError, Example, Image, Pool, SeveralPoolsTask, limited_choice
+from icl import DataError, Example, Image, SeveralPoolsTask, limited_choice
 from icl.registry import component
 from icl.tasks.base import LimitedTask
 from icl.tasks.cell_values import RelativePaths
@@ -50,10 +50,8 @@ class MimicItTask(RelativePaths, SeveralPoolsTask, LimitedTask):
         chosen = limited_choice(names, self.query_limit, self.seed, "mimic_it", key="queries", whole=whole)
         return tuple(self._example(names[i]) for i in chosen)
 
-    def pool(self, query_id: str) -> Pool:
-        if query_id not in self._rows:
-            raise DataError(f"task '{self.title}' has no query '{query_id}'.")
-        return self._pool_of(query_id)
+    def pool_key(self, query_id: str) -> str | None:
+        return query_id if query_id in self._rows else None
 
     @property
     def pool_size(self) -> int:

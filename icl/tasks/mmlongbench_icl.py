@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from icl import DataError, Example, Image, StreamKey, component
-from icl.tasks.base import LimitedTask, Pool, SeveralPoolsTask, limited_choice
+from icl.tasks.base import LimitedTask, SeveralPoolsTask, limited_choice
 from icl.tasks.cell_values import RelativePaths
 from icl.tasks.generated.episode import choice, shuffled
 
@@ -50,10 +50,8 @@ class MMLongBenchICLTask(RelativePaths, SeveralPoolsTask, LimitedTask):
             for name, domain, test in (tests[i] for i in chosen)
         )
 
-    def pool(self, query_id: str) -> Pool:
-        if query_id.rpartition("-")[0] not in self._domains:
-            raise DataError(f"task '{self.title}' has no query '{query_id}'.")
-        return self._pool_of(query_id)
+    def pool_key(self, query_id: str) -> str | None:
+        return query_id if query_id.rpartition("-")[0] in self._domains else None
 
     def pool_examples(self, key: str) -> tuple[Example, ...]:
         rng, domain = StreamKey(self.seed, key).numpy("mmlongbench_icl/demonstrations"), key.rpartition("-")[0]

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from icl import ConfigError, DataError, Example, Image, PositiveInt, StreamKey, component
-from icl.tasks.base import LimitedTask, Pool, SeveralPoolsTask, limited_choice
+from icl.tasks.base import LimitedTask, SeveralPoolsTask, limited_choice
 from icl.tasks.cell_values import RelativePaths
 from icl.tasks.generated.episode import shuffled
 
@@ -65,11 +65,11 @@ class VLICLTask(RelativePaths, SeveralPoolsTask, LimitedTask):
     def _by_id(self) -> dict[str, Example]:
         return {query.id: query for query in self.queries}
 
-    def pool(self, query_id: str) -> Pool:
+    def pool_key(self, query_id: str) -> str | None:
         if query_id not in self._by_id:
-            raise DataError(f"task '{self.title}' has no query '{query_id}'.")
+            return None
         operator = str(self._by_id[query_id].secret.get("operator", ""))
-        return self._pool_of(query_id if self.task in ("open_mi", "cobsat") else operator)
+        return query_id if self.task in ("open_mi", "cobsat") else operator
 
     @cached_property
     def _folder(self) -> Path:

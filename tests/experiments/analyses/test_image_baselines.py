@@ -43,8 +43,8 @@ def test_each_baseline_reads_the_demonstrations_of_each_prompt(ran: Any, monkeyp
         assert rows[name]["accuracy"] == 1.0
     for name, row in rows.items():
         assert row["n"] == 4, name
-        assert row["model"] == view.frame[view.metric].mean()
-        assert row["beyond"] == pytest.approx(row["model"] - row["accuracy"])
+        assert row["with_model"] == view.frame[view.metric].mean()
+        assert row["beyond"] == pytest.approx(row["with_model"] - row["accuracy"])
     assert rows["vote"]["accuracy"] == view.frame["vote"].mean()
 
 
