@@ -129,7 +129,7 @@ def with_queries(analysis: Analysis, name: str, queries: int) -> Analysis:
 
 
 def with_parameters(analysis: Analysis, name: str, values: Mapping[str, Any]) -> Analysis:
-    """The analysis with values of its own parameters. Raises ConfigError: it has none of a name, or of another type."""
+    """The analysis with these values of its parameters. Raises ConfigError for an unknown name or a wrong type."""
     from pydantic import TypeAdapter, ValidationError
 
     _, *own = (key for key in inspect.signature(analysis).parameters if key != "queries")

@@ -61,7 +61,7 @@ POSITIVE, NEGATIVE = (11, 108, 184), (200, 80, 10)
 
 
 class Map(NamedTuple):
-    """A kind of map. kind: attention or logits; reader: of the attention, or the word of logits; group: the images."""
+    """A kind of map. kind: attention or logits; reader: whose attention, or the word of logits; group: the images."""
 
     kind: str
     reader: str
@@ -290,7 +290,7 @@ class Gold:
 
 
 def _layers(model: HF, layers: Sequence[int]) -> list[int]:
-    """Layers from 0. Raises ConfigError: the model has no attention scores in one."""
+    """The layers, counted from 0. Raises ConfigError if one has no attention scores."""
     own = [site.layer for site in score_sites(model, 0, -1)]
     chosen = [layer if layer >= 0 else model.num_layers + layer for layer in layers]
     if missing := [layer for layer, place in zip(layers, chosen, strict=True) if place not in own]:
@@ -299,7 +299,7 @@ def _layers(model: HF, layers: Sequence[int]) -> list[int]:
 
 
 def _readers(reader: int | str, prompts: Sequence[Prompt]) -> Mapping[str, Where]:
-    """Name -> tokens of whose attention there are maps. Raises ConfigError: a prompt has no such part."""
+    """Name of a reader -> its tokens. Raises ConfigError if a prompt has no such part."""
     if reader == "":
         return READERS
     if isinstance(reader, int):
@@ -324,7 +324,7 @@ def _problem(model: Any) -> str | None:
 
 
 def read_cuts(model: HF, prompt: Prompt, gold: Gold, cuts: Sequence[Prompt]) -> list[float]:
-    """p of the query's answer among the others: of a prompt, then of its cuts, which share what they do not change."""
+    """p of the query's answer among the others: in the prompt, then in each cut, which reuses the unchanged prefix."""
     session = model.open([prompt])
     logits = [*session.logits]
     for start in range(0, len(cuts), BATCH):

@@ -58,9 +58,7 @@ def check(
     record: Annotated[
         bool, typer.Option("--record", help="store date, revision and columns with the preset, for a checkout")
     ] = False,
-    path: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="where the data of a preset are, such as files of yours")
-    ] = None,
+    path: Annotated[Path | None, typer.Option(metavar="FILE", help="your own file with the data of a preset")] = None,
 ) -> None:
     """Read some queries of your data or of a preset, and say which roles and columns are empty, unused, new or absent.
 
@@ -79,7 +77,7 @@ def check(
     node = _preset_task(data, path) if guess is None else guess.task
     columns = PRESETS[data]["columns"] if guess is None else guess.columns
     if not is_preset and (record or path):
-        raise ConfigError("--record and --path belong to a preset. Name one, or leave the option out.")
+        raise ConfigError("--record and --path need a preset. Name a preset, or remove the option.")
     for note in guess.notes if guess else ():
         if "image cannot be opened" not in note:  # images are counted below
             _print_line("note", note)
@@ -116,7 +114,7 @@ def _preset_task(preset: str, path: Path | None) -> dict[str, Any]:
     from icl.tasks.presets import PRESETS
 
     if path is None and "path" not in PRESETS[preset]:
-        raise ConfigError(f"preset '{preset}' reads files of yours, not a data set of the hub: add --path FILE.")
+        raise ConfigError(f"preset '{preset}' reads your own files, not a data set of the hub: add --path FILE.")
     place = {} if path is None else {"path": str(checked_path(path).absolute())}
     return {"name": "hub", "preset": preset, **place}
 

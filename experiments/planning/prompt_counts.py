@@ -125,10 +125,10 @@ MIN_SHARED = 0.1
 
 @dataclass
 class NestedShots:
-    """Estimates what a nested order of shots saves, or would save where no demonstration is the best one.
+    """Estimates what a nested order of shots saves, or would save if demonstrations have no rank.
 
-    Counts prompts of nested retrievers in models that read a common beginning once: those in a nested order, and those
-    in the usual order without scores, where no order means anything.
+    Counts prompts of nested retrievers in models that read a common beginning once. Their order is nested, or it is the
+    usual order and the demonstrations have no scores, so that it could be nested.
 
     Attributes:
         tokens: (whether the order is nested, retriever, other labels without the shots, query) -> shots -> tokens.

@@ -209,7 +209,7 @@ def judge_error(labels: Labels, outputs: Sequence[Output]) -> str:
         and (judged := labels.judged.get(one.key)) is not None
     ]
     if not pairs:
-        return "No person has labeled an output of these, so the judge's error is not known."
+        return "No person has labeled any of these outputs, so the judge's error is unknown."
     refused = sum(right and not verdict for right, verdict in pairs)
     accepted = sum(verdict and not right for right, verdict in pairs)
     num_right = sum(right for right, _ in pairs)

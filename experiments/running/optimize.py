@@ -260,7 +260,7 @@ def _compare(
 
 
 def rate(calls: PaidCalls, cells: Sequence[Cell], queries: Sequence[Example], pool: Pool) -> Floats:
-    """p_gold and accuracy of each cell on each query: [cells, queries, 2]. Pays the calls that are missing.
+    """p_gold and accuracy of each cell on each query: [cells, queries, 2]. Makes the calls that are not stored.
 
     Raises:
         DataError: A prompt cannot be composed, or the model gives no scores for it.

@@ -104,7 +104,7 @@ class ReaderAudit:
     def describe(self) -> str:
         """'agrees with 79 of 80 labels', and the consequence if the audit fails."""
         agrees = f"agrees with {self.labels - self.errors} of {self.labels} labels"
-        after = f"what it read is corrected by them, or counts as unread with fewer than {MIN_LABELS} queries of them"
+        after = f"they correct it, or its readings count as unread if fewer than {MIN_LABELS} queries are labeled"
         return f"{agrees}, so {after}" if self.is_refuted else agrees
 
 

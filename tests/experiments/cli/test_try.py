@@ -257,8 +257,8 @@ def test_data_check_of_a_preset_says_what_the_data_gained_and_lost(
         ],
     )
     assert (
-        "preset 'amber' reads files of yours, not a data set of the hub: add --path FILE."
+        "preset 'amber' reads your own files, not a data set of the hub: add --path FILE."
         in icl("data", "check", "amber").err
     )
     for option in (("--record",), ("--path", "x")):
-        assert "--record and --path belong to a preset" in icl("data", "check", write(tmp_path), *option).err
+        assert "--record and --path need a preset" in icl("data", "check", write(tmp_path), *option).err
