@@ -42,8 +42,8 @@ def fit(
     if (alone := count_tokens(fitting_prompt)) > available:
         raise ContextTooShortError(
             f"query '{context.query.id}' takes {alone:,} tokens without any demonstration, and the model's context of "
-            f"{limit:,} leaves {max(available, 0):,} after {reserve:,} for the answer. Use smaller images, a smaller "
-            f"max_new_tokens, or a model with a longer context."
+            f"{limit:,} leaves {max(available, 0):,} after {reserve:,} for the answer. Use smaller images, a shorter "
+            f"instruction, a smaller max_new_tokens, or a model with a longer context."
         )
     while too_many - fitting_count > 1:
         middle = (fitting_count + too_many) // 2

@@ -139,11 +139,18 @@ def with_parameters(analysis: Analysis, name: str, values: Mapping[str, Any]) ->
         if key not in own:
             others = f"It has {', '.join(own)}." if own else "It has none."
             raise ConfigError(f"analysis '{name}' has no parameter '{key}'.{did_you_mean(key, own)} {others}")
+        where = f"analysis '{name}', {key}"
+        if value is None:
+            raise ConfigError(f"{where}: no value. Write one after the sign =, or leave {key} out.")
         try:
             checked[key] = TypeAdapter(hints.get(key, Any)).validate_python(value)
         except ValidationError as error:
-            problem = error.errors()[0]["msg"].lower()
-            raise ConfigError(f"analysis '{name}', {key}: {problem}, not {value!r}.") from error
+            raise ConfigError(f"{where}: {error.errors()[0]['msg'].lower()}, not {value!r}.") from error
+        if isinstance(value, bool) and not isinstance(checked[key], bool):  # pydantic reads true as the number 1
+            raise ConfigError(
+                f"{where}: {str(value).lower()} is neither a number nor a text. Quote the word twice: "
+                f"\"{key}='{str(value).lower()}'\"."
+            )
     return functools.partial(analysis, **checked)
 
 

@@ -164,6 +164,8 @@ def attention_weights(model: HF, prompt: Prompt, readers: Mapping[str, Where] = 
         if reader == ANSWER and not answers:
             continue
         (states,) = model.observe([prompt], sites, where, lambda scores: scores.softmax(-1).mean(1))
+        if sites[0] not in states:
+            raise ConfigError(f"reader: a prompt is too short for '{reader}'. Name a token nearer to its end.")
         own = np.stack([states[site].numpy() for site in sites])  # [layers, tokens of the reader, keys]
         for name in (name for name, is_image in names.items() if is_image):
             rows = list(range(own.shape[1]))
@@ -205,6 +207,7 @@ def read_maps(
         readers: Name -> tokens whose attention is mapped.
 
     Raises:
+        ConfigError: A prompt has no token for a reader.
         ModelError: The tokens of an image form no grid.
     """
     places = {site.layer: place for place, site in enumerate(score_sites(model, 0, -1))}
@@ -303,6 +306,8 @@ def _readers(reader: int | str, prompts: Sequence[Prompt]) -> Mapping[str, Where
     if reader == "":
         return READERS
     if isinstance(reader, int):
+        if reader < 0:
+            raise ConfigError(f"reader={reader}: a number of tokens before the last one is 0 or more.")
         return {f"{reader} tokens before the last": Where(before=reader)}
     texts = [[part.name for part in prompt.parts() if part.name and part.text] for prompt in prompts]
     if any(reader not in own for own in texts):

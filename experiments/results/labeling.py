@@ -188,7 +188,7 @@ def describe_labels(queue: Queue, labels: Labels) -> Iterator[str]:
     if disputed := [one for one in outputs if one.key in in_dispute]:
         examples = ", ".join(f"{one.text[:40]!r} ({one.query})" for one in disputed[:3])
         number = format_count(len(disputed), "output")
-        yield f"{join_words(labels.persons)} disagree on {number}, which stay unread: {examples}."
+        yield f"{join_words(labels.persons)} disagree on {number}, left unread: {examples}."
     if labels.damaged:
         yield (
             f"{format_count(len(labels.damaged), 'damaged line')} of labels.jsonl: labels that they may take back do "

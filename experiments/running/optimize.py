@@ -291,7 +291,7 @@ def _check_item(item: PromptItem) -> None:
 
 def _rate_item(item: PromptItem, scores: Scores | str) -> tuple[float, float]:
     if isinstance(scores, str):
-        raise DataError(f"query '{item.example.id}': {scores} A set must be scored on every query.")
+        raise DataError(f"{scores} A set must be scored on every query, and '{item.example.id}' has no score.")
     return rate_options(scores, item.example)
 
 

@@ -20,6 +20,7 @@ from experiments.store.store import report_write_errors, write_text
 from icl import (
     Component,
     ConfigError,
+    Context,
     DataError,
     Example,
     PlanError,
@@ -174,6 +175,12 @@ def read_setting(config: Config, options: Options) -> Setting:
     instructed: dict[str | None, Any] = {None: cell.composer}
     for text in options.instructions:
         instructed[text] = build("composer", {**node, "instruction_text": text}, "--instruction")
+    prompts = {text: composer.compose(Context(queries[0].query)).digest for text, composer in instructed.items()}
+    if equal := [text for text in options.instructions if [*prompts.values()].count(prompts[text]) > 1]:
+        raise ConfigError(
+            f"--instruction {equal[0][:80]!r}: the study's own instruction, or another one, makes the same prompts. "
+            "Leave it out."
+        )
     return Setting(study, cell, dev, test, pool, whole, tuple(used), dev_task, instructed)
 
 

@@ -54,6 +54,8 @@ COMMIT = re.compile(r"^[0-9a-f]{40}$")
 HUB_ID = re.compile(r"^\w[\w.-]*(/\w[\w.-]*)?$")
 FORMER_OWNERS = {"lmms-lab-encoder": "lmms-lab"}
 """Owner on the hub -> who owned its data sets before they moved, with the same names (July 2026)."""
+NO_ROWS = ("corresponds to no data", "BatchSize must be greater than 0")
+"""What `datasets` says of a file without rows."""
 SAVED = ("dataset_dict.json", "state.json")  # files that `save_to_disk` writes
 
 
@@ -375,12 +377,21 @@ def _check_encoding(path: Path) -> None:
 
 
 def _check_lines(path: Path) -> None:
-    """Raises ValueError with the first line that is not JSON, if the others are."""
+    """Raises ValueError with the place in a file that is not JSON, or the first line that is not."""
     import json
 
-    if path.suffix.lower() not in (".jsonl", ".ndjson"):
+    if path.suffix.lower() not in (".json", ".jsonl", ".ndjson"):
         return
     with path.open(encoding="utf-8") as file:
+        if path.suffix.lower() == ".json":
+            try:
+                json.load(file)
+            except json.JSONDecodeError as error:
+                if error.msg != "Extra data":  # JSON lines with another suffix
+                    raise ValueError(
+                        f"line {error.lineno} is not JSON ({error.msg}). Is the file complete? Get it again."
+                    ) from error
+            return
         for number, line in enumerate(file, start=1):
             try:
                 json.loads(line or "null")
@@ -461,9 +472,9 @@ def _first_line(error: Exception) -> str:
     from datasets.exceptions import DatasetGenerationError
     from datasets.table import CastError
 
-    if isinstance(error, StopIteration):
-        return "there is nothing in it."
     cause = error.__cause__ if isinstance(error, DatasetGenerationError) else None
+    if isinstance(error, StopIteration) or any(text in str(cause or error) for text in NO_ROWS):
+        return "there is nothing in it."
     if isinstance(cause or error, CastError):
         return "its files have different columns. Use one of them as the path."
     text = str(cause or error).strip().splitlines()

@@ -333,6 +333,10 @@ def test_parameters_are_checked_and_stored_with_the_result(
     for word, sentence in {
         "layer=2": "layer=2: maps are of layers with attention scores, here 0 to 1.",
         "reader=query.answer": "reader=query.answer: not every prompt has this text. The first one has ",
+        "reader=-3": "reader=-3: a number of tokens before the last one is 0 or more.",
+        "reader=9999": "reader: a prompt is too short for '9999 tokens before the last'.",
+        "answer=true": "analysis 'image_maps', answer: true is neither a number nor a text. Quote the word twice: ",
+        "answer=": "analysis 'image_maps', answer: no value. Write one after the sign =, or leave answer out.",
         "share=0.9": "analysis 'image_maps', share: input should be less than or equal to 0.5, not 0.9.",
         "layers=1": "analysis 'image_maps' has no parameter 'layers'. Did you mean 'layer'? It has layer, reader,",
     }.items():

@@ -72,7 +72,7 @@ def test_a_second_person_labels_all_again_and_disagreement_is_listed(run, monkey
         _press(monkeypatch, key * 200)
         assert main(["label", str(run), "--by", by, "--queries", "5"]) == 0
     disputed = len(read_labels(run).disputed)
-    assert f"ana and bo disagree on {disputed} outputs, which stay unread" in capsys.readouterr().out
+    assert f"ana and bo disagree on {disputed} outputs, left unread" in capsys.readouterr().out
 
 
 def test_a_file_for_crowd_workers_comes_back_as_the_same_labels(run, tmp_path, monkeypatch, capsys):

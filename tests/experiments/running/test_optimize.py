@@ -280,6 +280,7 @@ def test_a_study_with_several_settings_says_what_is_used(study: Config, tmp_path
         ({}, {"budget": 3}, r"--budget: 3 model calls do not rate 2 sets"),
         ({}, {"searches": ("rase",)}, r"--search: no search 'rase'\. Did you mean 'race'"),
         ({}, {"searches": ("greedy",), "instructions": ("Look.",)}, r"--instruction: only race and random compare"),
+        ({}, {"instructions": ("",)}, r"--instruction '': .* makes the same prompts\. Leave it"),
         ({}, {"objective": "bleu"}, r"--objective: no objective 'bleu'. p_gold, accuracy"),
         ({"shots": 0}, {}, r"shots is 0\. Use shots=4"),
         ({"shots": 1, "task.pool_count": 1}, {}, r"A search needs at least two possible sets and two dev queries"),

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, List, Value
 from PIL import Image as PILImage
@@ -392,13 +393,25 @@ def test_a_cell_that_is_no_image_fails_when_it_is_opened(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "says"),
-    [("", r"there is nothing in it\."), ('{"ask": "?", "said": "a"}\n{garbage\n', r"line 2 is not JSON \(Expecting")],
+    ("name", "text", "says"),
+    [
+        ("t.jsonl", "", r"there is nothing in it\."),
+        ("t.json", "[]", r"there is nothing in it\."),
+        ("t.csv", "ask,said\n", r"there is nothing in it\."),
+        ("t.jsonl", '{"ask": "?", "said": "a"}\n{garbage\n', r"line 2 is not JSON \(Expecting"),
+        ("t.json", '[{"ask": "?"},\n{"ask"', r"line 2 is not JSON \(Expecting ':' delim.*complete\?"),
+    ],
 )
-def test_a_file_that_is_no_data_says_why(tmp_path, text, says):
-    (tmp_path / "t.jsonl").write_text(text)
-    with pytest.raises(DataError, match=rf"data set .*t\.jsonl, split 'test': {says}"):
-        _ = task(tmp_path / "t.jsonl", columns={"question": "ask", "answer": "said"}).queries
+def test_a_file_that_is_no_data_says_why(tmp_path, name, text, says):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(DataError, match=rf"data set .*{name}, split 'test': {says}"):
+        _ = task(tmp_path / name, columns={"question": "ask", "answer": "said"}).queries
+
+
+def test_a_table_without_rows_says_so(tmp_path):
+    pd.DataFrame({"ask": [], "said": []}).to_parquet(tmp_path / "t.parquet")
+    with pytest.raises(DataError, match=r"there is nothing in it\."):
+        _ = task(tmp_path / "t.parquet", columns={"question": "ask", "answer": "said"}).queries
 
 
 def test_a_folder_with_a_script_is_refused_and_the_script_does_not_run(tmp_path):
