@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -38,7 +39,7 @@ from experiments.analyses.stored_results import read_results
 from experiments.cli.main import main
 from experiments.report.page import find_section, write_report
 from experiments.results.run_view import RunView
-from icl import END, Image, Part, Prompt, StreamKey, Turn, Where, spans
+from icl import END, Example, Image, Part, Prompt, StreamKey, Turn, Where, spans
 from icl.errors import ConfigError, ModelError, PlanError
 from icl.models.hf.image_features import vision_arguments
 from icl.models.hf.model import HF
@@ -272,6 +273,18 @@ def test_layers_reader_and_answer_choose_what_is_mapped(twin: Callable[[str], HF
     assert np.allclose(maps[3].values[0][QUERY], answer_margin(logits, 7, [5, 6]).numpy())
 
 
+def test_a_word_is_mapped_for_all_images_only_if_one_is_named(twin: Callable[[str], HF]) -> None:
+    model, prompt = twin("pixtral"), prompt_of()
+    example = Example("q", (), "What is it?", ("dog",), ())
+    one: Any = SimpleNamespace(cell=SimpleNamespace(model=model), item=SimpleNamespace(example=example), prompt=prompt)
+    own, named = image_maps._gold(one), image_maps._gold(one, "bird")
+    cat, dog, bird = (ids[0] for ids in model.option_ids(prompt, ["a cat", "dog", "bird"]))
+    assert len({cat, dog, bird}) == 3
+    for owner, token, other in ((spans.QUERY, dog, cat), ("demo[0]", cat, dog)):
+        assert own.tokens(owner, mapped=True) == own.tokens(owner) == named.tokens(owner) == (token, [other])
+        assert named.tokens(owner, mapped=True) == (bird, [cat, dog])
+
+
 def test_the_overlay_colors_the_patches_of_the_image() -> None:
     uri = overlaid(PILImage.new("RGB", (20, 10)), np.array([[1.0, 0.0], [0.0, -1.0]]))
     image = PILImage.open(io.BytesIO(base64.b64decode(uri.partition(",")[2]))).convert("RGB")
@@ -316,8 +329,19 @@ def test_a_run_gets_a_table_with_cuts_and_its_report_the_maps(
 
 
 def test_parameters_are_checked_and_stored_with_the_result(
-    ran: Callable[..., RunView], twin: Callable[[str], HF], capsys: pytest.CaptureFixture[str]
+    ran: Callable[..., RunView],
+    twin: Callable[[str], HF],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    shares, marked = list[float](), image_maps.marked_patches
+
+    def spied(values: Any, key: StreamKey | None = None, share: float = image_maps.TOP) -> dict[str, list[int]]:
+        patches = marked(values, key, share)
+        shares.extend(len(patches[name]) / len(own) for name, own in values.items())
+        return patches
+
+    monkeypatch.setattr(image_maps, "marked_patches", spied)
     model = {"name": "hf", "path": twin("pixtral").path, "dtype": "float32", "device": "cpu"}
     view = ran(
         name="chosen", task={"name": "operators", "queries": 1}, model=model, shots=1, seeds=[0], max_new_tokens=2
@@ -328,6 +352,8 @@ def test_parameters_are_checked_and_stored_with_the_result(
     assert stored.options.parameters == tuple(words)
     assert stored.options.command == shlex.join(["icl", "analyze", "RUN", "image_maps", *words])
     assert set(stored.table["layer"]) == {0, 1, "all"}
+    assert shares == pytest.approx([0.5] * len(shares), abs=0.02)
+    assert shares
     assert {"attention, query.question: query images", "logits, 7: demo images"} < set(stored.table["map"])
     capsys.readouterr()
     for word, sentence in {
