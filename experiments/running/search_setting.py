@@ -236,4 +236,4 @@ def count_uses(folder: Path, search: str, test: frozenset[str]) -> int:
         folder.mkdir(parents=True, exist_ok=True)
         write_text(folder / search, "\n".join(sorted(test)) + "\n")
         files = (file for file in folder.iterdir() if file.is_file())
-        return sum(not test.isdisjoint(file.read_text(encoding="utf-8").split()) for file in files)
+        return sum(not test.isdisjoint(file.read_text(encoding="utf-8", errors="replace").split()) for file in files)
