@@ -88,6 +88,7 @@ def check(
         )
     available = rows if guess is None or guess.queries is None else guess.queries
     task = build("task", {**node, "queries": min(rows, available)})
+    _print_line("read", f"{rows:,} of {available:,} queries; --rows {available} reads all" if rows < available else "")
     named = {column: key for key, column in task.named_columns}
     if absent := [f"{column} ({key})" for column, key in named.items() if column not in task.data_columns]:
         _print_line("absent", f"{', '.join(absent)}: the data do not have what is mapped. Set these keys.")

@@ -47,7 +47,8 @@ def command(
     ] = None,
 ) -> None:
     """Shows question, paths of the images, accepted answers and output, and not which arm gave it. --browser shows the
-    images. Equal outputs are shown once. Keys: j right, f wrong, space bar cannot tell, u take back, q stop.
+    images. Equal outputs are shown once. Some outputs that were read are shown too, to check the reader.
+    Keys: j right, f wrong, space bar cannot tell, u take back, q stop.
 
     The order is random, but fixed, and outputs of one query stand together. Each key is written to labels.jsonl of the
     run at once, so the same command goes on where it was stopped. `icl compare` and `icl report` use the labels: those
@@ -116,6 +117,7 @@ class Work:
         self.left = self.missing()
         of = format_count(self.look, "query", "queries")
         print(f"{format_count(len(self.left), 'output')} of {of} to label. {HELP}")
+        print("Some of them look clear: their labels check the rules that read the other outputs.")
 
     def press(self, key: str) -> bool:
         """Does what a key says about the first missing output. Returns whether it means something."""

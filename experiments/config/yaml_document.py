@@ -258,7 +258,8 @@ def apply_overrides(document: Document, overrides: Sequence[str] | Mapping[str, 
         if keys[0] in AXES and keys[0] in (data.get("grid") or {}):
             axis = str(keys[0])
             path = axis if axis in LIST_AXES else format_key_path(keys)
-            suggestions.append(f"grid.{path}={'[...]' if len(keys) > 1 and path == axis else to_flow_yaml([value])}")
+            values = value if isinstance(value, list) and path == axis and axis not in LIST_AXES else [value]
+            suggestions.append(f"grid.{path}={'[...]' if len(keys) > 1 and path == axis else to_flow_yaml(values)}")
             axes[axis] = None
         overridden.add(keys)
     if axes:

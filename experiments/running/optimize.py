@@ -224,6 +224,7 @@ def _compare(
     """Held-out scores of all that is compared, the mean random set last."""
     column, pool, test = options.column, setting.pool, setting.test
     choices, every, nulls = searched
+    calls.what = "comparisons"
 
     def row(name: str, cells: Sequence[Cell], pool: Pool = pool, **more: Any) -> SetScores:
         rated = rate(calls, cells, test, pool).mean(axis=0)

@@ -40,6 +40,8 @@ class PaidCalls:
         report: Reports progress.
     """
 
+    what = "calls"  # the label of the calls in the progress
+
     def __init__(self, path: Path, cell: Cell, report: ReportProgress) -> None:
         self.path, self.cell, self.report = path, replace(cell, answer_mode="options"), report
         decoding = [cell.decoding.config, cell.config["intervene"], cell.max_thinking_tokens]
@@ -113,7 +115,7 @@ class PaidCalls:
                     file.flush()
                     self.stored[key] = line
                     self.paid += 1
-                    self.report("calls", self.paid - paid_before, len(requests))
+                    self.report(self.what, self.paid - paid_before, len(requests))
 
             for start in range(0, len(requests), CHUNK):
                 answer(self.cell.model, requests[start : start + CHUNK], Counters(), store)

@@ -190,6 +190,7 @@ def test_data_check_says_what_is_empty_or_unused(icl: ICL, tmp_path: Path) -> No
     done = icl("data", "check", write(tmp_path))
     assert done.status == 0, done.err
     assert done.out.splitlines() == [
+        "read         10 of 12 queries; --rows 12 reads all",
         "question     10 of 10 rows   column question",
         "image        10 of 10 rows   column image",
         "options      0 of 10 rows",

@@ -243,6 +243,7 @@ def test_a_wrong_file_is_reported_with_its_place_and_a_remedy(
     ("override", "facts"),
     [
         ("shots=2", ["command line: shots is an axis of the grid", "Write 'grid.shots=[2]'"]),
+        ("shots=[0,8]", ["command line: shots is an axis of the grid", "Write 'grid.shots=[0, 8]'"]),
         ("shots", ["command line: 'shots' is not of the form key=value", "grid.shots=[0,4]"]),
         ("sots=2", ["command line: sots: no key 'sots'", "'shots'"]),
         ("grid.shots=4", ["command line: grid.shots: an axis must be a list", "not 4"]),

@@ -166,6 +166,15 @@ def test_comparisons_have_their_own_rows_and_the_budget_is_that_of_each_search(s
     assert set(result.rows[0].test) <= {0.0, 1.0}
 
 
+def test_the_progress_names_calls_beyond_the_budget_of_the_searches(study: Config, tmp_path: Path) -> None:
+    phases: list[str] = []
+    config = load_config(study())
+    result = optimize(config, Options(BUDGET), tmp_path / "sets" / "t", lambda what, done, of: phases.append(what))
+    assert list(dict.fromkeys(phases)) == ["calls", "comparisons"]
+    assert phases.count("calls") <= 2 * BUDGET  # the search, and `random`
+    assert len(phases) == result.paid
+
+
 def test_an_open_question_is_scored_by_the_probability_of_its_gold(study: Config, tmp_path: Path) -> None:
     """Equal to the score of the one option in a run whose options are the gold and another word."""
     result = search(study(task={"optionless": True}), tmp_path / "sets" / "t")
