@@ -20,6 +20,7 @@ from experiments.config.keys import (
     ExperimentKeys,
     FileKeys,
     component_kind,
+    unknown_key,
 )
 from experiments.config.shipped import find_config
 from experiments.config.yaml_document import Document, KeyPath, apply_overrides, format_key_path, read_document
@@ -118,7 +119,7 @@ def _validate(hint: Any, node: Any, document: Document, place: KeyPath) -> Any:
         same_key = [one for one in problems if one[1][:1] == problems[0][1][:1]]
         problem, path = max(unknown or same_key, key=lambda one: (len(one[1]), "short" in one[0]["type"]))
         where = document.where(*place, *path[: -1 if problem["type"] == "missing" else None])
-        raise ConfigError(f"{where}: {_sentence(problem, (*place[1:2], *path))}") from error
+        raise ConfigError(f"{where}: {_sentence(problem, (*place[1:2], *path), node)}") from error
 
 
 @lru_cache
@@ -138,14 +139,17 @@ def _path(problem: Any, node: Any) -> KeyPath:
     return tuple(path)
 
 
-def _sentence(problem: Any, path: KeyPath) -> str:
+def _sentence(problem: Any, path: KeyPath, node: Any) -> str:
     """pydantic's problem in the words of the documentation: `shots must be an integer from 0 to 10000, not 'x'.`"""
     kind, value, key = problem["type"], problem["input"], path[-1]
     if kind in ("unexpected_keyword_argument", "missing"):
         names = [f.name for f in fields(_spec(path[:-1]))]
-        hint = suggest("key", str(key), names) if kind != "missing" else "."
-        text = f"no key '{key}'{hint}" if kind != "missing" else f"the key '{key}' is missing."
-        return text if hint != "." else f"{text} Keys: {', '.join(names)}."
+        if kind == "missing":
+            text = f"the key '{key}' is missing."
+        else:
+            text = unknown_key(str(key), node) if len(path) == 1 else f"no key '{key}'{suggest('key', str(key), names)}"
+        is_bare = text in (f"the key '{key}' is missing.", f"no key '{key}'.")
+        return f"{text} Keys: {', '.join(names)}." if is_bare else text
     if path[0] in ("grid", "zip") and len(path) == 2 and kind != "value_error":
         return f"an axis must be a list of at least one value, not {value!r}."
     hint, meaning = _documentation(path)

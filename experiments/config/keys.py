@@ -5,6 +5,7 @@ the same types. The comment next to a field is its documentation, as in componen
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import MISSING, dataclass, field, fields
 from enum import StrEnum
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
@@ -13,7 +14,7 @@ from annotated_types import Ge, Gt, Le, Lt, MinLen
 from pydantic import AfterValidator, AllowInfNan, BeforeValidator, ConfigDict, Strict, model_validator
 
 from decoding import AnswerMode, LazyBranches
-from icl import FLOAT32_MAX, ConfigError, NestedComponent, build, did_you_mean, pydantic_core, suggest
+from icl import FLOAT32_MAX, ConfigError, NestedComponent, build, did_you_mean, parse, pydantic_core, suggest
 from icl.metrics.baselines import BASELINES
 from icl.models.base import MAX_NEW_TOKENS
 
@@ -337,7 +338,7 @@ class ExperimentKeys(FileKeys):
     stop_strings: tuple[Text, ...] = ()  # strings that end a generated answer; they are removed from it
     seeds: Seeds = (0,)  # random seeds; every cell runs with each
     metrics: Metrics = DEFAULT_METRICS  # scores of an answer; 'option' is added if options are scored
-    controls: Literal["none", "default"] = "none"  # default: adds the controls of each decoding strategy
+    controls: Literal["none", "default"] = "none"  # default: adds all of each strategy. Single ones: values of decoding
     top_logprobs: Annotated[Int, Ge(0)] = 0  # number of tokens of each branch that are stored for every step
     lazy_branches: LazyBranches = "auto"  # whether to skip branches that no step needs
     grid: Axes = field(default_factory=dict)  # axes whose product is run
@@ -360,6 +361,20 @@ def component_kind(hint: Any) -> str | None:
         if kind is not None:
             return kind
     return None
+
+
+def unknown_key(key: str, data: Mapping[str, Any]) -> str:
+    """The problem of an unknown top-level key: the component of the file that has such a parameter, or a near key."""
+    nodes = [(axis, data.get(axis)) for axis in COMPONENT_KINDS]
+    grid = data.get("grid")
+    for axis, values in (grid if isinstance(grid, Mapping) else {}).items():
+        nodes += [(f"grid.{axis}.{i}", node) for i, node in enumerate(values if isinstance(values, list) else [])]
+    for place, node in nodes:
+        kind = COMPONENT_KINDS.get(place.split(".")[1 if place.startswith("grid.") else 0])
+        with suppress(ConfigError):  # a component with a mistake of its own is named once this key is right
+            if kind and node and key in parse(kind, node).parameter_names:
+                return f"no key '{key}'. It is a parameter of the {kind}: write {place}.{key}."
+    return f"no key '{key}'{suggest('key', key, KEYS)}"
 
 
 def _defaults() -> dict[str, Any]:

@@ -23,8 +23,8 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 from ruamel.yaml.resolver import Resolver, VersionedResolver
 
-from experiments.config.keys import AXES, KEYS, LIST_AXES
-from icl import ConfigError, suggest
+from experiments.config.keys import AXES, KEYS, LIST_AXES, unknown_key
+from icl import ConfigError
 
 KeyPath = tuple[str | int, ...]
 """The path of a value in a document: ('grid', 'decoding', 1)."""
@@ -307,7 +307,7 @@ def _split_key(data: Mapping[str, Any], dotted_key: str) -> KeyPath:
     """The path of a dotted key. Under grid and zip, dots may belong to the axis: `grid.decoding.alpha`."""
     words = dotted_key.split(".")
     if words[0] not in KEYS:
-        raise ConfigError(f"command line: {dotted_key}: no key '{words[0]}'{suggest('key', words[0], KEYS)}")
+        raise ConfigError(f"command line: {dotted_key}: {unknown_key(words[0], data)}")
     if words[0] not in ("grid", "zip") or len(words) == 1:
         is_list = isinstance(data.get(words[0]), list)
         return tuple(int(word) if word.isdigit() and is_list and i == 1 else word for i, word in enumerate(words))

@@ -196,4 +196,7 @@ def _example(queries: Sequence[Example], name: str) -> Example:
     if near:
         return near[0]
     ids = [query.id for query in queries]
-    raise DataError(f"there is no query '{name}'.{did_you_mean(name, ids)} IDs look like {', '.join(ids[:3])}.")
+    override = " A prompt is shown as the file says: write the key into the file." if "=" in name else ""
+    raise DataError(
+        f"there is no query '{name}'.{did_you_mean(name, ids)}{override} IDs look like {', '.join(ids[:3])}."
+    )

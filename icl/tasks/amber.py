@@ -98,13 +98,13 @@ class AmberTask(SharedPoolTask, RelativePaths, LimitedTask):
         safe = _text(self._folder / "safe_words.txt").split("\n")
         words = frozenset((*related, *(word for some in related.values() for word in some)))
         near: Mapping[str, Any] = {} if self.similar is None else _read(self._folder / self.similar, dict)
-        if odd := [word for word, others in near.items() if not isinstance(others, list)]:
+        if odd := [word for word, others in near.items() if type(others) is not list or set(map(type, others)) - {str}]:
             raise DataError(f"AMBER: similar: {self.similar}: the value of '{odd[0]}' is not a list of words.")
         return {
             "related": related,
             "words": words,
             "safe": frozenset(word.strip() for word in safe if word.strip()),
-            "similar": {word: frozenset(map(str, others)) for word, others in near.items()},
+            "similar": {word: frozenset(others) for word, others in near.items()},
         }
 
     def _example(self, row: Row) -> Example:

@@ -245,6 +245,10 @@ def test_a_wrong_file_is_reported_with_its_place_and_a_remedy(
         ("shots=2", ["command line: shots is an axis of the grid", "Write 'grid.shots=[2]'"]),
         ("shots=[0,8]", ["command line: shots is an axis of the grid", "Write 'grid.shots=[0, 8]'"]),
         ("shots", ["command line: 'shots' is not of the form key=value", "grid.shots=[0,4]"]),
+        (
+            "pool_count=3",
+            ["command line: pool_count: no key 'pool_count'. It is a parameter of the task: write "],
+        ),
         ("sots=2", ["command line: sots: no key 'sots'", "'shots'"]),
         ("grid.shots=4", ["command line: grid.shots: an axis must be a list", "not 4"]),
         ("grid.shots=[1,-1]", ["command line: grid.shots[1]: shots must be ", "not -1"]),

@@ -99,7 +99,11 @@ def released(nouns: list[str], truth: list[str], hallu: list[str], similar: Any)
 
 
 def test_near_synonyms_are_lists_of_words(data: Path) -> None:
-    for content, sentence in (({"sun": "sky"}, "the value of 'sun' is not a list of words"), ([], "not a JSON object")):
+    for content, sentence in (
+        ({"sun": "sky"}, "the value of 'sun' is not a list of words"),
+        ({"sun": [3]}, "of 'sun' is not a list"),
+        ([], "not a JSON object"),
+    ):
         write(data, "similar.json", content)
         with pytest.raises(DataError, match=rf"similar\.json.* {sentence}"):
             _ = amber(data, part="generative", similar="similar.json").queries
