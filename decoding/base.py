@@ -265,8 +265,7 @@ class ContrastStrategy(Strategy):
 
     def combine(self, logits: Tensor, step: int) -> Tensor:
         """logits: [2, B, V] float32 -> scores [B, V]."""
-        reference, other = logits
-        scores: Tensor = (1 + self.alpha) * reference - self.alpha * other
+        scores: Tensor = self.weights[0] * logits[0] + self.weights[1] * logits[1]
         return scores
 
 
