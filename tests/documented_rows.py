@@ -150,6 +150,14 @@ FILES: Mapping[str, tuple[str, Callable[[int], Row], str]] = {
         "dist_img": f"I{i // 2}_0{i}_01.png", "ref_img": f"I{i // 2}.png", "dmos": 3.25, "var": 0.5},
         "images/{dist_img}"),
     "koniq10k": ("koniq10k.csv", lambda i: {"image_name": f"{i}.jpg", "MOS": 3.25}, "1024x768/{image_name}"),
+    "mmir": ("questions_mcq.json", lambda i: {
+        "question": "Which?\n1. the title\n2. the logo", "image": f"images/{i}.png", "gt_ans": [1, 2][: 1 + i % 2],
+        "descs": "1. the title\n2. the logo", "source": ("web page", "poster", "slide")[i % 3]}, "{image}"),
+    "mmvm": ("mllm_match_eval_full.tsv", lambda i: {
+        "index": i, "question": "Which?\nA. 1\nB. None", "pure_question": "Which?", "answer": "AB"[i % 2],
+        "choices": "A. 1\nB. None of the above", "choices_head": "A or B", "match_type": "[1, 5]",
+        "image_path": f"['./match_bench/case_{i}/FRAME00.jpg', './match_bench/case_{i}/FRAME01_CAND.jpg']"},
+        "match_bench/case_{i}/FRAME00.jpg"),
     "mmvp": ("Questions.csv", lambda i: {
         "Index": i + 1, "Question": "Is it?", "Options": "(a) Open (b) Half closed", "Correct Answer": "(a)"},
         "MMVP Images/{Index}.jpg"),
@@ -199,11 +207,13 @@ def _write_file(preset: str, folder: Path, renamed: Collection[str]) -> Path:
     name, row_of, image = FILES[preset]
     path, rows = folder / name, [row_of(i) for i in range(ROWS)]
     for i, row in enumerate(rows):
-        _save(folder / image.format(i=i, class_=i % 2, **row), i)
+        _save(folder / image.format(**{"i": i, "class_": i % 2, **row}), i)
+        if preset == "mmvm":
+            _save(folder / f"match_bench/case_{i}/FRAME01_CAND.jpg", ROWS + i)
     rows = [{f"new {key}" if key in renamed else key: value for key, value in row.items()} for row in rows]
-    if path.suffix == ".csv":
+    if path.suffix in (".csv", ".tsv"):
         with path.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, list(rows[0]))
+            writer = csv.DictWriter(file, list(rows[0]), delimiter="\t" if path.suffix == ".tsv" else ",")
             writer.writeheader()
             writer.writerows(rows)
     elif path.suffix == ".jsonl":

@@ -4,10 +4,11 @@
     one right number                     1 if it is the only number, .5 if it is one of two
     two right numbers                    the share of them in the output
 
-The numbers are the distinct integers of the output, and of the gold. Examples with no number or more than two in the
-gold have no score.
+The numbers are the distinct integers of the output, and of the gold answers together. If the output has an answer
+between <ans> and </ans>, as the released prompts ask for, only the first one counts. Examples with no number or more
+than two in the gold have no score.
 
-Differs from the released code in the reading of an output, which may be any text with numbers.
+Differs from the released code in outputs without <ans>, where all numbers of the text count (there none).
 """
 
 import re
@@ -17,6 +18,7 @@ from typing import ClassVar
 from icl import Better, Example, Generation, component
 
 _NUMBER = re.compile(r"\d+")
+_ANSWER = re.compile(r"<ans>(.*?)</ans>", re.DOTALL)
 
 
 def score_elements(predicted: set[int], gold: set[int]) -> float:
@@ -35,7 +37,12 @@ class MMIR:
     better: ClassVar[Better] = "higher"
 
     def score(self, generation: Generation, example: Example) -> float | None:
-        gold = set(map(int, _NUMBER.findall(example.answer)))
+        gold = _numbers(" ".join(example.answers))
         if not 1 <= len(gold) <= 2:
             return None
-        return score_elements(set(map(int, _NUMBER.findall(generation.text))), gold)
+        tagged = _ANSWER.search(generation.text)
+        return score_elements(_numbers(tagged[1] if tagged else generation.text), gold)
+
+
+def _numbers(text: str) -> set[int]:
+    return set(map(int, _NUMBER.findall(text)))

@@ -54,9 +54,10 @@ def image_keys(source: DataSource, columns: Sequence[str], rows: Sequence[int]) 
 
 
 def _cells(value: Any) -> list[Any]:
-    """The images in one cell of a table: none, one or several."""
+    """The images in one cell of a table: none, one or several. A text may be a list of paths as Python writes it."""
     if value is None:
         return []
+    value = (parse_list(value) if isinstance(value, str) else None) or value
     return [cell for cell in value if cell is not None] if isinstance(value, list | tuple) else [value]
 
 

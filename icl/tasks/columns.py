@@ -36,6 +36,7 @@ MAX_SHORT_TEXT = 200
 """Bytes of the longest text in a column that is stored without being named."""
 AnswerIs = Literal["text", "index", "letter", "class", "number"]
 _LETTERED = re.compile(r"\(([a-zA-Z])\)\s*")  # letter of an option in "(a) open (b) closed"
+_LINE = re.compile(r"(?:^|\n)\s*[A-Z]\.\s")  # letter of an option in lines "A. open", "B. closed"
 _BETWEEN_LETTERS = re.compile(r"[\s,;&、，]+")
 _FILED = re.compile(r"^\d+[._]")  # number of a folder's name: 001.Black_footed_Albatross
 
@@ -287,11 +288,13 @@ def group_name(values: Sequence[Any]) -> str | None:
 
 
 def _several(cell: Any) -> Sequence[Any]:
-    """The options in one cell: a list, a mapping by letters, a text "(a) open (b) closed" or "['a', 'b']", or one."""
+    """The options in one cell: a list, also as text, a mapping by letters, "(a) open (b) closed", lines, or one."""
     if isinstance(cell, Mapping):
         return [cell[letter] for letter in sorted(cell, key=lambda name: (len(name), name))]
     if isinstance(cell, str) and cell.lstrip().lower().startswith("(a)"):
         return [part.strip() for part in _LETTERED.split(cell.strip())[2::2]]
+    if isinstance(cell, str) and len(lines := _LINE.split(cell)) > 2 and not lines[0]:
+        return [part.strip() for part in lines[1:]]
     listed = parse_list(cell) if isinstance(cell, str) else cell
     return listed if isinstance(listed, list) else [cell]
 

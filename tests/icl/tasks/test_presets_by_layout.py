@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from data_hub import parquet_bytes
+from documented_rows import write_documented_rows
 from PIL import Image as PILImage
 
 from icl.errors import ConfigError, DataError
@@ -270,3 +271,28 @@ def test_an_age_is_a_number_and_another_answer_is_an_error_with_row_and_column(t
         _ = hub("utkface", path, pool_fraction=0).queries
     with pytest.raises(ConfigError, match="decimals needs answer_is: number"):
         hub("utkface", path, answer_is="text", decimals=2)
+
+
+def test_mmvm_has_two_images_and_the_released_choices_as_options(tmp_path: Path) -> None:
+    path = write_documented_rows("mmvm", tmp_path)
+    task = hub("mmvm", path, pool_fraction=0)
+    check_task(task)
+    second = next(e for e in task.queries if e.id == "1")
+    assert second.options == ("1", "None of the above")
+    assert [image.origin.split(" (")[0].rpartition("/")[2] for image in second.images] == [
+        "FRAME00.jpg", "FRAME01_CAND.jpg",
+    ]  # fmt: skip
+    assert len({image.digest for image in second.images}) == 2
+    assert (second.answer, second.question) == ("None of the above", "Which?")
+    assert [score("lenient", text, second) for text in ("B", "B. None of the above", "A", "1")] == [1, 1, 0, 0]
+
+
+def test_mmir_scores_the_numbers_of_an_answer_as_released(tmp_path: Path) -> None:
+    task = hub("mmir", write_documented_rows("mmir", tmp_path), pool_fraction=0)
+    both = next(e for e in task.queries if e.answers == ("1", "2"))
+    one = next(e for e in task.queries if e.answers == ("1",))
+    outputs = ("3 of 5 agree. <ans>1, 2</ans>", "<ans>1</ans>", "<ans></ans> 1", "1 and 2", "none")
+    assert [score("mmir", text, both) for text in outputs] == [1, 0.5, 0, 1, 0]
+    assert [score("mmir", text, one) for text in outputs] == [0.5, 1, 0, 0.5, 0]
+    with pytest.raises(ConfigError, match="has no column 'question'"):
+        _ = hub("mmir", write_documented_rows("mmir", tmp_path, ["question"])).queries
