@@ -1,11 +1,12 @@
-"""The benchmark table: `python -m lab.bench [--help] [--quick] [PART ...]`, or `make bench`.
+"""The benchmark table: `python -m lab.bench [--help] [--quick] [PART ...] [NAME=VALUE ...]`, or `make bench`.
 
 A part is a module of this package with a function `rows()`. Times are CPU times (`timing`): the median over rounds,
 with minimum and maximum. Most figures are ratios within one run, because machines differ. A figure that misses its goal
-is printed as measured. `--quick` measures one round, which shows that all parts run.
+is printed as measured. `--quick` measures one round, which shows that all parts run. NAME is a parameter of `rows`.
 """
 
 import importlib
+import inspect
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,11 +21,14 @@ def parts() -> list[str]:
     return sorted(file.stem for file in folder.glob("*.py") if "\ndef rows(" in file.read_text(encoding="utf-8"))
 
 
-def measured(names: list[str]) -> Iterator[tuple[str, tuple[str, str, str]]]:
+def measured(names: list[str], values: dict[str, str]) -> Iterator[tuple[str, tuple[str, str, str]]]:
     """(part, row) of each measurement, as it finishes. A part takes seconds to minutes."""
     for name in names:
-        module = importlib.import_module(f"lab.bench.{name}")
-        for row in module.rows():
+        rows = importlib.import_module(f"lab.bench.{name}").rows
+        own = inspect.signature(rows).parameters
+        if unknown := sorted(values.keys() - own.keys()):
+            sys.exit(f"{name} has no parameter {', '.join(unknown)}. Parameters: {', '.join(own) or 'none'}.")
+        for row in rows(**{key: type(own[key].default)(value) for key, value in values.items()}):
             yield name, row
 
 
@@ -36,12 +40,13 @@ def main() -> None:
         return
     if "--quick" in arguments:
         quick()
-    names = [name for name in arguments if name != "--quick"] or parts()
+    values = dict(one.split("=", 1) for one in arguments if "=" in one)
+    names = [name for name in arguments if name != "--quick" and "=" not in name] or parts()
     unknown = sorted(set(names) - set(parts()))
     if unknown:
         sys.exit(f"no part named {', '.join(unknown)}. Parts: {', '.join(parts())}.")
     last = ""
-    for name, (what, figure, goal) in measured(names):
+    for name, (what, figure, goal) in measured(names, values):
         if name != last:
             print(f"\n{name}")
             last = name

@@ -44,9 +44,12 @@ class Size:
     oracle: int
 
 
+TINY = Size(400, 200, 40)
+
+
 def rows() -> Iterator[Row]:
     """The table of the model `tiny`: a row for each task and method."""
-    return table("tiny", Size(400, 200, 40), tuple(TASKS))
+    return table("tiny", TINY, tuple(TASKS))
 
 
 def table(model: str, size: Size, names: Sequence[str]) -> Iterator[Row]:
@@ -58,6 +61,8 @@ def table(model: str, size: Size, names: Sequence[str]) -> Iterator[Row]:
         folder = Path(temporary) if is_quick else FOLDER
         for name in names:
             title = f"{model}, {name}, {size.train} training queries"
+            if size.test != TINY.test:
+                title += f", {size.test} test queries"
             folders = [folder / f"{title}, {seed}" for seed in range(rounds(SEEDS))]
             measured = [measure(model, size, name, seed, one) for seed, one in enumerate(folders)]
             yield from summarize(title, measured)

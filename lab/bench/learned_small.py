@@ -1,15 +1,20 @@
 """The table of `python -m lab.bench learned` for the model `small`, which takes 70 times longer for a call.
 
-One task and few queries, so `tiny` answers as few for comparison.
+Fewer queries and calls, so `tiny` answers as few for comparison. A task at a time: a stopped command has whole rows.
+
+    python -m lab.bench learned_small train=100 test=60 oracle=0 task="two rules"
 """
 
 from collections.abc import Iterator
 
 from lab.bench import Row
-from lab.bench.learned import Size, table
+from lab.bench.learned import TASKS, Size, table
+
+NAMES = ("wrong labels in half of the pool", "operators", "style shift", "two rules", "misleading half")
 
 
-def rows() -> Iterator[Row]:
-    """A row for each model and method."""
-    for model in ("tiny", "small"):
-        yield from table(model, Size(100, 60, 0), ("two rules",))
+def rows(train: int = 50, test: int = 40, oracle: int = 4, task: str = "") -> Iterator[Row]:
+    """A row for each task, model and method. The numbers are those of `Size`; task: a name of `TASKS`, default all."""
+    for name in [task] if task in TASKS else NAMES:
+        for model in ("tiny", "small"):
+            yield from table(model, Size(train, test, oracle), (name,))
