@@ -19,11 +19,8 @@ from experiments.running.set_searches import SEARCHES, DemoSet, Problem, draw_se
 from experiments.stats import Floats
 from experiments.stats.selection import forecast_selection
 from lab.bench import Row, rounds
+from lab.bench.learned import TASKS, with_values
 
-STUDY = {
-    "name": "fixed_sets", "model": {"name": "hf", "path": "tiny"}, "shots": 4,
-    "task": {"name": "gated", "misleading": True, "queries": 192},
-}  # fmt: skip
 SETS = 80
 QUERIES = (16, 32, 64)
 COUNTS = (8, 16, 40, 80)
@@ -31,9 +28,9 @@ ROUNDS = 200
 """Draws of sets and queries for each row."""
 
 
-def rows() -> list[Row]:
-    """A row for each number of dev queries and sets, then one for the race."""
-    dev, test = rate(24 if rounds(ROUNDS) == 1 else 192)
+def rows(task: str = "misleading half") -> list[Row]:
+    """A row for each number of dev queries and sets, then one for the race. task: a name of `learned.TASKS`."""
+    dev, test = rate(task, 24 if rounds(ROUNDS) == 1 else 192)
     table = []
     for queries in (one for one in QUERIES if one <= dev.shape[1]):
         for count in COUNTS:
@@ -46,10 +43,11 @@ def rows() -> list[Row]:
     return [*table, (what, f"{share:.2f}, {calls:.2f}", "gain >= .95, calls <= .35")]
 
 
-def rate(queries: int) -> tuple[Floats, Floats]:
+def rate(task: str, queries: int) -> tuple[Floats, Floats]:
     """Random sets with p_gold on dev and on held-out queries, [sets, queries]."""
-    config = load_config(STUDY, {"task.queries": queries})
-    setting = read_setting(config, Options(1, ("split=train",)))
+    node = with_values(TASKS[task][0], queries=queries)
+    config = load_config({"name": "fixed_sets", "model": {"name": "hf", "path": "tiny"}, "shots": 4, "task": node})
+    setting = read_setting(config, Options(1, ("of.split=train" if "of" in node else "split=train",)))
     sets = draw_sets(Problem([one.id for one in setting.pool.examples], setting.cell.shots, 1, 1, 0), SETS)
     with tempfile.TemporaryDirectory() as folder:
         calls = PaidCalls(Path(folder) / "calls.jsonl", setting.cell, lambda what, done, of: None)

@@ -47,9 +47,9 @@ class Size:
 TINY = Size(400, 200, 40)
 
 
-def rows() -> Iterator[Row]:
-    """The table of the model `tiny`: a row for each task and method."""
-    return table("tiny", TINY, tuple(TASKS))
+def rows(task: str = "") -> Iterator[Row]:
+    """The table of the model `tiny`: a row for each task and method. task: a name of `TASKS`, default all."""
+    return table("tiny", TINY, (task,) if task else tuple(TASKS))
 
 
 def table(model: str, size: Size, names: Sequence[str]) -> Iterator[Row]:
