@@ -12,6 +12,7 @@ Runs stay in build/bench/learned, so that the same command continues a stopped o
 import json
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,8 +58,7 @@ def table(model: str, size: Size, names: Sequence[str]) -> Iterator[Row]:
     is_quick = rounds(SEEDS) == 1
     if is_quick:
         size, names = Size(60, 10, 2), names[:1]
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary) if is_quick else FOLDER
+    with runs_folder() as folder:
         for name in names:
             title = f"{model}, {name}, {size.train} training queries"
             if size.test != TINY.test:
@@ -66,6 +66,13 @@ def table(model: str, size: Size, names: Sequence[str]) -> Iterator[Row]:
             folders = [folder / f"{title}, {seed}" for seed in range(rounds(SEEDS))]
             measured = [measure(model, size, name, seed, one) for seed, one in enumerate(folders)]
             yield from summarize(title, measured)
+
+
+@contextmanager
+def runs_folder() -> Iterator[Path]:
+    """Where runs stay; a temporary folder with `--quick`."""
+    with tempfile.TemporaryDirectory() as temporary:
+        yield Path(temporary) if rounds(SEEDS) == 1 else FOLDER
 
 
 @dataclass(frozen=True)
@@ -79,23 +86,17 @@ class Measured:
 
 def measure(model: str, size: Size, name: str, seed: int, folder: Path) -> Measured:
     """Fits and answers what the folder does not have yet."""
-    from experiments.config.config import load_config
-    from experiments.running.feedback import fit_retriever
     from icl import build
     from retrievers.machinery.trained_heads import load_head
 
     node, embedder = TASKS[name]
     own = {} if embedder is None else {"embedder": embedder}
-    test, head = with_values(node, seed=seed, queries=size.test), folder.resolve() / "head.safetensors"
+    test = with_values(node, seed=seed, queries=size.test)
     study = {
         "name": "test", "task": test, "model": {"name": "hf", "path": model}, "shots": 4, "seeds": [seed],
         "max_new_tokens": 4, "answer_mode": "options",
     }  # fmt: skip
-    if not head.is_file():
-        folder.mkdir(parents=True, exist_ok=True)
-        train = with_values(test, split="train", queries=size.train)
-        fit = load_config({**study, "task": train, "retriever": {"name": "learned", **own}})
-        fit_retriever(fit, head).heads.save(head)
+    head = fitted(study, size.train, {"name": "learned", **own}, folder)
     metadata = load_head(head, "a head")[1]
     probe, paid = json.loads(metadata["report"])["probe"], json.loads(metadata["record"])["calls"]
     retrievers = ["random", {"name": "knn", "by": "image", **own}, {"name": "learned", "fitted": str(head), **own}]
@@ -106,6 +107,19 @@ def measure(model: str, size: Size, name: str, seed: int, folder: Path) -> Measu
         right |= answers({**first, "retriever": "likelihood_oracle"}, folder)
         calls["likelihood_oracle"] = size.oracle * build("task", test).pool_size
     return Measured(right, calls, sum(probe) / len(probe))
+
+
+def fitted(study: Mapping[str, Any], train: int, retriever: dict[str, Any], folder: Path) -> Path:
+    """The file of the head of this retriever. Fits it on training queries of the study's task if there is none."""
+    from experiments.config.config import load_config
+    from experiments.running.feedback import fit_retriever
+
+    head = folder.resolve() / "head.safetensors"
+    if not head.is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        task = with_values(study["task"], split="train", queries=train)
+        fit_retriever(load_config({**study, "task": task, "retriever": retriever}), head).heads.save(head)
+    return head
 
 
 def with_values(node: Mapping[str, Any], **values: Any) -> dict[str, Any]:
@@ -130,18 +144,22 @@ def _method(label: str) -> str:
 
 def summarize(title: str, seeds: Sequence[Measured]) -> Iterator[Row]:
     """A row for the probe and for each method. Queries of different seeds are different queries."""
-    import numpy as np
-
-    from experiments.stats import Pairs, paired_test
-
     probe = sum(one.probe for one in seeds) / len(seeds)
     yield f"{title}: probe, pairs of demonstrations that the head orders as the model does", f"{probe:.2f}", ""
     for method in seeds[0].right:
         pairs = [(right, one.right["learned"][query]) for one in seeds for query, right in one.right[method].items()]
-        other, learned = np.array(pairs, dtype=float).T
-        figure = f"{other.mean():.3f}"
-        if method != "learned":
-            test = paired_test(Pairs(other, learned, np.arange(len(pairs))))
-            figure += f"; learned {test.difference:+.3f} [{test.low:+.3f}, {test.high:+.3f}]"
+        accuracy, difference = compare(pairs)
+        figure = f"{accuracy:.3f}" + (f"; learned {difference}" if method != "learned" else "")
         calls = sum(one.calls[method] for one in seeds) // len(seeds)
         yield f"{title}: {method}, {len(pairs)} queries", f"{figure}; {calls:,} calls a seed", ""
+
+
+def compare(pairs: Sequence[tuple[float, float]]) -> tuple[float, str]:
+    """(accuracy of the first method, the second minus it with its interval). pairs: of each query, 1 if right."""
+    import numpy as np
+
+    from experiments.stats import Pairs, paired_test
+
+    first, second = np.array(pairs, dtype=float).T
+    test = paired_test(Pairs(first, second, np.arange(len(pairs))))
+    return float(first.mean()), f"{test.difference:+.3f} [{test.low:+.3f}, {test.high:+.3f}]"

@@ -14,7 +14,7 @@ NAMES = ("wrong labels in half of the pool", "operators", "style shift", "two ru
 
 
 def rows(train: int = 50, test: int = 40, oracle: int = 4, task: str = "") -> Iterator[Row]:
-    """A row for each task, model and method. The numbers are those of `Size`; task: a name of `learned.TASKS`, default `NAMES`."""
+    """A row for each task, model and method. Numbers as in `Size`. task: a name of `learned.TASKS`, default `NAMES`."""
     for name in [task] if task else NAMES:
         for model in ("tiny", "small"):
             yield from table(model, Size(train, test, oracle), (name,))
