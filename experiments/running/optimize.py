@@ -190,9 +190,11 @@ def optimize(config: Config, options: Options, folder: Path, report: ReportProgr
         )
         budget -= spent
     problem = Problem(candidates, setting.cell.shots, len(setting.dev), budget, options.seed)
-    rows = _compare(setting, options, calls, _search(problem, setting, options, calls), notes)
+    searched = _search(problem, setting, options, calls)
     search = [calls.setting, vars(options), setting.cell.digest, [one.id for one in (*setting.dev, *setting.test)]]
+    # Before the first call on a held-out query: a search that is killed there has read it.
     uses = count_uses(folder.parent / "test_splits", canonical_digest(search)[:16], setting.test_digests)
+    rows = _compare(setting, options, calls, searched, notes)
     return Optimized(setting, options, rows, uses, len(calls.used), calls.paid, calls.tokens, notes)
 
 

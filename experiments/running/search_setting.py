@@ -137,11 +137,6 @@ def read_setting(config: Config, options: Options) -> Setting:
     queries, where = cell.task.queries, config.where("task")
     is_open = not any(query.options for query in queries)
     check_data(replace(grid, cells=(replace(cell, answer_mode="generate") if is_open else cell,)))
-    if is_open and (options.objective == "accuracy" or options.bootstrap):
-        raise ConfigError(
-            f"{where}: its questions have no options, so a set has no accuracy. Use --objective p_gold without "
-            "--bootstrap, or add options to the task."
-        )
     values = {axis: dict.fromkeys(str(one.labels[axis]) for one in grid.cells) for axis in AXES}
     used = [
         f"{axis} {cell.labels[axis]} is used, of {', '.join(labels)}."
@@ -155,6 +150,13 @@ def read_setting(config: Config, options: Options) -> Setting:
         )
     (whole,) = pools.values()
     dev, test, dev_task = _divide(config, cell, options)
+    judged = [*dev, *test, *(whole.examples if options.bootstrap else ())]
+    without = [one.id for one in judged if len(one.options) < 2]
+    if without and (options.objective == "accuracy" or options.bootstrap):
+        raise ConfigError(
+            f"{where}: {len(without)} of {len(judged)} questions have no options, such as '{without[0]}', so a set has "
+            "no accuracy. Use --objective p_gold without --bootstrap, or add options to the task."
+        )
     ids, images = {one.id for one in (*dev, *test)}, image_digests(*dev, *test)
     key = StreamKey(options.seed, "candidates")
     candidates: list[str] = []

@@ -145,6 +145,21 @@ def test_a_second_search_on_the_same_held_out_queries_is_counted(study: Config, 
     assert search(study(), sets / "b", dev=("10",), searches=("greedy",)).uses == 2
 
 
+def test_a_search_that_was_killed_on_held_out_queries_counts_as_a_use(
+    study: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compare = module._compare
+
+    def killed(*arguments: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "_compare", killed)
+    with pytest.raises(KeyboardInterrupt):
+        search(study(), tmp_path / "sets" / "a", dev=("10",))
+    monkeypatch.setattr(module, "_compare", compare)
+    assert search(study(), tmp_path / "sets" / "b", dev=("10",), searches=("greedy",)).uses == 2
+
+
 def test_another_seed_that_divides_the_same_queries_anew_is_a_further_use(study: Config, tmp_path: Path) -> None:
     config, sets = load_config(study()), tmp_path / "sets"
     first = read_setting(config, Options(BUDGET, ("6",))).test_digests
@@ -295,7 +310,7 @@ def test_a_study_with_several_settings_says_what_is_used(study: Config, tmp_path
         ({"shots": 0}, {}, r"shots is 0\. Use shots=4"),
         ({"shots": 1, "task.pool_count": 1}, {}, r"A search needs at least two possible sets and two dev queries"),
         ({"task.pool_count": 2}, {}, r"3 demonstrations from a pool of 2"),
-        ({"task.optionless": True}, {"objective": "accuracy"}, r"its questions have no options, so a set has no acc"),
+        ({"task.optionless": True}, {"objective": "accuracy"}, r"24 of 24 questions have no options, such as 'q-"),
         ({"task": {"name": "binding", "ways": 4, "queries": 24}}, {}, r"24 queries have 24 pools"),
     ],
 )
@@ -305,6 +320,20 @@ def test_what_cannot_be_searched_is_one_sentence(
     config = load_config(study(), keys)
     with pytest.raises((ConfigError, DataError, PlanError), match=sentence):
         search(config, tmp_path / "t", **options)
+
+
+def test_one_open_question_among_others_has_no_accuracy(study: Config, tmp_path: Path, monkeypatch: Any) -> None:
+    divide = search_setting._divide
+
+    def with_an_open_one(*arguments: Any) -> Any:
+        dev, test, node = divide(*arguments)
+        return [replace(dev[0], id="open", options=()), *dev[1:]], test, node
+
+    monkeypatch.setattr(search_setting, "_divide", with_an_open_one)
+    for options in ({"objective": "accuracy"}, {"bootstrap": True}):
+        with pytest.raises(ConfigError, match=r"1 of \d+ questions have no options, such as 'open', so a set has no acc"):
+            search(study(), tmp_path / "t", **options)
+    assert not any(math.isnan(row.test.mean()) for row in search(study(), tmp_path / "t").rows)
 
 
 def test_members_that_show_a_query_are_no_candidates(study: Config, tmp_path: Path, monkeypatch: Any) -> None:
