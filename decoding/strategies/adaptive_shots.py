@@ -1,14 +1,16 @@
-"""As few demonstrations as the answer needs: the smallest number of shots with a clear margin.
+"""As few demonstrations as the answer needs: the smallest number of shots with a clear answer.
 
-    m_k = log p(best | k shots) - log p(second | k shots)          of options, or of the first token
-    k* = the first k of `ladder` with m_k >= margin, else all demonstrations
+    c_k = log p(best | k shots) - log p(second | k shots)          of options, or of the first token
+    c_k = log N - H(p(. | k shots))                                with `clear_by: entropy`; N options or tokens
+    k* = the first k of `ladder` with c_k >= margin, else all demonstrations
 
 The scores come from the prompt with k* shots; a generated answer keeps its k* after the first token. `icl fit` chooses
 the margin on a dev split: the smallest one with the highest accuracy. It also stores how often each rung was taken
 there. The control is `choice: random`: a rung drawn with these frequencies for each query, so that it reads as many
 demonstrations. The whole prompt is branch 0, for traces and controls.
 
-No released code: a reconstruction; it is no single paper's method.
+No released code: a reconstruction; it is no single paper's method. AdapShot (Ou et al. 2026) also chooses the number of
+shots by the entropy of the output of a probe; its rule and its code were not compared.
 """
 
 from collections.abc import Sequence
@@ -17,13 +19,31 @@ from typing import ClassVar, Literal
 
 from decoding import Note, StatefulStrategy, StepState, Strategy, Traits, unit_strength
 from decoding.prompt_edits import demonstrations, keep_demonstrations
-from icl import ConfigError, Count, Fraction, NonNegative, Prompt, Tensor, component, copied_to_device, torch
+from icl import (
+    ConfigError,
+    Count,
+    Fraction,
+    NonNegative,
+    Prompt,
+    Tensor,
+    component,
+    copied_to_device,
+    later_parameter,
+    torch,
+)
 
 
 def margins(logits: Tensor) -> Tensor:
     """Difference of the two best log-probabilities: [..., V] -> [...]."""
     best = logits.log_softmax(-1).topk(min(2, logits.shape[-1]), -1).values
     difference: Tensor = best[..., 0] - best[..., -1]
+    return difference
+
+
+def information(logits: Tensor) -> Tensor:
+    """log N minus the entropy of the N tokens or options that are possible, in nats: [..., V] -> [...]."""
+    entropy = torch.special.entr(logits.softmax(-1)).sum(-1)
+    difference: Tensor = logits.isfinite().sum(-1).log() - entropy
     return difference
 
 
@@ -41,12 +61,14 @@ class AdaptiveShots(StatefulStrategy):
     """The scores under the smallest number of demonstrations at which the best token or option is clear."""
 
     ladder: tuple[Count, ...] = (0, 1, 2, 4)  # numbers of shots to try before all of them, ascending
-    margin: NonNegative = 1.0  # difference of log-probabilities that is clear, in nats; 0 takes the first rung
+    margin: NonNegative = 1.0  # clarity at which an answer is clear, in nats; 0 takes the first rung
     near: Literal["last", "first"] = "last"  # demonstrations that few shots keep: the last or the first of the prompt
     choice: Literal["margin", "random"] = "margin"  # how a rung is chosen; random is the control
     shares: tuple[Fraction, ...] = ()  # frequency of each rung for `random`, all demonstrations last; none: equal
 
     needs_labels: ClassVar[bool] = True
+    clear_by: Literal["margin", "entropy"] = later_parameter("margin")  # best against second, or all together
+
     weights: ClassVar[None] = None
 
     def __post_init__(self) -> None:
@@ -58,6 +80,10 @@ class AdaptiveShots(StatefulStrategy):
     @property
     def traits(self) -> Traits:
         return Traits(combines_options=True, keeps_state=True, draws_random_numbers=self.choice == "random")
+
+    def clarity(self, logits: Tensor) -> Tensor:
+        """How clear the answer is, in nats: [..., V] -> [...]."""
+        return margins(logits) if self.clear_by == "margin" else information(logits)
 
     def strength(self, logits: Tensor, step: int) -> Tensor:
         return unit_strength(logits)
@@ -74,7 +100,7 @@ class AdaptiveShots(StatefulStrategy):
 
     def fit(self, logprobs: Tensor, gold: Sequence[int]) -> "AdaptiveShots":
         """The smallest margin with the highest accuracy. logprobs: [queries, rungs, options]."""
-        values, target = margins(logprobs).T.contiguous(), torch.as_tensor(gold)
+        values, target = self.clarity(logprobs).T.contiguous(), torch.as_tensor(gold)
         right = (logprobs.argmax(-1) == target[:, None]).T
         candidates = [0.0, *sorted({float(value) for value in values[:-1].flatten()})]
         accuracies = [float(right.gather(0, first_clear(values, one)[None]).float().mean()) for one in candidates]
@@ -92,7 +118,7 @@ class AdaptiveShots(StatefulStrategy):
     def combine_stateful(self, logits: Tensor, step: int, states: Sequence[StepState]) -> Tensor:
         rungs = logits[1:]
         if any(0 not in state.memory for state in states):  # later steps neither compute nor read margins
-            by_margin = first_clear(margins(rungs), self.margin).tolist()
+            by_margin = first_clear(self.clarity(rungs), self.margin).tolist()
             for state, rung in zip(states, by_margin, strict=True):
                 if 0 not in state.memory:
                     state.memory[0] = rung if self.choice == "margin" else self._drawn_rung(state, len(rungs))

@@ -154,12 +154,17 @@ def summarize(title: str, seeds: Sequence[Measured]) -> Iterator[Row]:
         yield f"{title}: {method}, {len(pairs)} queries", f"{figure}; {calls:,} calls a seed", ""
 
 
-def compare(pairs: Sequence[tuple[float, float]]) -> tuple[float, str]:
-    """(accuracy of the first method, the second minus it with its interval). pairs: of each query, 1 if right."""
+def compare(pairs: Sequence[tuple[float, float]], units: Sequence[str] = ()) -> tuple[float, str]:
+    """(accuracy of the first method, the second minus it with its interval).
+
+    Args:
+        pairs: For each query, 1 for each method that is right.
+        units: [pairs] labels; equal ones belong to one unit of the interval. By default each pair is one.
+    """
     import numpy as np
 
     from experiments.stats import Pairs, paired_test
 
     first, second = np.array(pairs, dtype=float).T
-    test = paired_test(Pairs(first, second, np.arange(len(pairs))))
+    test = paired_test(Pairs(first, second, np.array(units or range(len(pairs)))))
     return float(first.mean()), f"{test.difference:+.3f} [{test.low:+.3f}, {test.high:+.3f}]"
