@@ -16,7 +16,7 @@ from decoding.engine.requests import DecodingRequest
 from decoding.formulas.distributions import RowSteps, jensen_shannon
 from decoding.formulas.sampling import Greedy
 from decoding.prompt_edits import keep_demonstrations
-from decoding.strategies.adaptive_shots import AdaptiveShots, first_clear, margins
+from decoding.strategies.adaptive_shots import AdaptiveShots, first_clear, information, margins
 from decoding.strategies.crops import CRoPS
 from decoding.strategies.residual import ResidualDecoding, residual
 from decoding.strategies.savcd import CHANGES, SAVCD, chosen_change, entropy_plausibility_mask
@@ -175,6 +175,17 @@ def test_adaptive_shots_take_the_first_clear_rung_and_stay_on_it() -> None:
         later = torch.cat([RUNGS[:1] * 0, RUNGS.flip(0)])
         assert torch.equal(strategy.combine_stateful(later, 1, [state]), RUNGS.flip(0)[rung])
     assert margins(RUNGS)[1, 0] == pytest.approx(math.log(2))
+
+
+def test_shots_by_entropy_read_all_options_and_no_impossible_ones() -> None:
+    close = torch.tensor([[0.5, 0.5, 0.0], [0.5, 0.25, 0.25], [1.0, 0.0, 0.0]]).log()
+    expected = [0.0, math.log(3) - 1.5 * math.log(2), 0.0]  # log N - H, with N = 2, 3 and 1 possible options
+    assert information(close).tolist() == pytest.approx(expected, abs=1e-6)
+    both, rungs = torch.tensor([[0.45, 0.45, 0.1], [0.5, 0.25, 0.25]]).log()[:, None], []
+    for clear_by in ("margin", "entropy"):
+        strategy = AdaptiveShots(ladder=(0,), margin=0.1, clear_by=clear_by)
+        rungs.append(first_clear(strategy.clarity(both), strategy.margin).item())
+    assert rungs == [1, 0]  # two likely options of three are unclear, and yet say more than none
 
 
 def test_adaptive_shots_read_the_nearest_demonstrations() -> None:
