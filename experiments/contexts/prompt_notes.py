@@ -1,4 +1,4 @@
-"""Notes on the prompts of a run: those that exceed a model's limits, and images that are shown several times.
+"""Notes on the prompts of a run: those that exceed a model's limits, images that are shown several times, and leaks.
 
 A prompt that is too long loses its least similar demonstrations (`prompts.budget`), so an arm of many shots may show
 fewer. A model refuses a prompt with too many images, and the sample fails.
@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from experiments.contexts.contexts import PromptItem
 from experiments.contexts.request_sizes import has_placeholder_retriever
-from experiments.grid.grid import Cell
+from experiments.grid import Cell, fitted_records, training_images
 from icl import Demo, ICLError, Image
 
 MAX_REASONS = 3
@@ -120,6 +120,64 @@ class RepeatedImages:
             for label, read in self.read.items()
             if self.repeated[label] >= MIN_FRACTION * read
         ]
+
+
+@dataclass
+class TrainingImages:
+    """A counter of queries with an image of a query that something was fitted on, for each file.
+
+    The warnings of a grid take other splits and seeds of a task for other queries. Here the images are compared.
+    """
+
+    leaks: dict[str, dict[str, bool]] = field(default_factory=dict)
+    unread: dict[str, str] = field(default_factory=dict)
+
+    def add(self, cell: Cell, item: PromptItem) -> None:
+        """Compares a sample's query with what its arm was fitted on."""
+        for file, record in fitted_records(cell):
+            try:
+                images = training_images(record, cell)
+            except ICLError as error:
+                self.unread[file] = str(error)
+                continue
+            is_leak = not images.isdisjoint(map(_digest, item.example.images))
+            self.leaks.setdefault(file, {})[item.example.id] = is_leak
+
+    def notes(self) -> list[str]:
+        """A sentence for each file with a leak, and for each one that cannot be checked."""
+        return [
+            *(
+                f"the numbers in {file} were fitted on images of {sum(own.values()):,} of {len(own):,} queries that "
+                f"were read, such as '{next(name for name, is_leak in own.items() if is_leak)}', so scores are too "
+                "high. Fit on queries with other images."
+                for file, own in self.leaks.items()
+                if any(own.values())
+            ),
+            *(
+                f"the numbers in {file}: whether queries share an image with those that they were fitted on is "
+                f"unknown, because the latter cannot be read. {error}"
+                for file, error in self.unread.items()
+            ),
+        ]
+
+
+@dataclass
+class PromptNotes:
+    """The counters of this module. `add` takes each sample, and `notes` has all sentences."""
+
+    repeated: RepeatedImages = field(default_factory=RepeatedImages)
+    overflow: ContextOverflow = field(default_factory=ContextOverflow)
+    training: TrainingImages = field(default_factory=TrainingImages)
+
+    def add(self, cell: Cell, item: PromptItem) -> None:
+        """Counts a sample."""
+        self.repeated.add(cell, item)
+        self.overflow.add(cell, item)
+        self.training.add(cell, item)
+
+    def notes(self) -> list[str]:
+        """The sentences of all counters."""
+        return [*self.training.notes(), *self.repeated.notes(), *self.overflow.notes()]
 
 
 def _digests(demo: Demo) -> set[str]:

@@ -4,13 +4,16 @@ A file that `icl fit` writes names the model and the task. Other uses are a warn
 of parameters may be the question. Vectors of another model or template are refused, unless they say `transfer`.
 """
 
+import json
 from collections.abc import Callable, Iterator, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from experiments.grid.axis_labels import short_labels
 from experiments.grid.grid import Cell, Grid, short_digest
-from icl import Model, describe
+from icl import Model, Task, build, describe
+from icl.tasks import image_digests
 from retrievers import component_parts
 
 SIZE_PARAMETERS = ("queries", "pool_size", "items", "whole_groups")
@@ -59,11 +62,44 @@ def origin_problems(fitted_on: Mapping[str, Any], cell: Cell) -> Iterator[str]:
             f"were fitted on another task ({names[0]}, and this is {names[1]}). Fit them on a part of this one, unless "
             "what carries over is the question."
         )
-    elif isinstance(task_node, Mapping) and _digest(task_node, SIZE_PARAMETERS) == _digest(task, SIZE_PARAMETERS):
+    elif _has_same_queries(task_node, task):
         yield (
             f"were fitted on queries that '{cell.labels['task']}' also has, so its scores are too high. Fit on another "
             "split, or another seed of the task."
         )
+
+
+def fitted_records(cell: Cell) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """(file, its record) of what a cell reads of `icl fit` and `icl optimize`: parameters, vectors, heads and sets."""
+    yield from ((one.file, one.on) for one in (() if cell.control else cell.decoding.parameter_sources))
+    if cell.steering is not None and cell.steering.source is not None:
+        yield cell.steering.source.path.name, cell.steering.source.record
+    yield from ((Path(part.fitted).name, part.fitted_on) for part in fitted_retrievers(cell))
+
+
+def training_images(record: Mapping[str, Any], cell: Cell) -> frozenset[str]:
+    """Digests of the images of the queries that a file was fitted on; none if the task says that it has them.
+
+    Raises:
+        ICLError: The task of the record cannot be read.
+    """
+    node = record.get("task")
+    if not isinstance(node, Mapping) or _has_same_queries(node, cell.config["task"]):
+        return frozenset()
+    if node.get("name") == cell.config["task"]["name"]:
+        # A class of the user's own is named by a path in the folder of its study, and the cell has loaded it.
+        node = {key: value for key, value in node.items() if key != "code"} | {"name": type(cell.task)}
+    return _task_images(node["name"], json.dumps({**node, "name": ""}, sort_keys=True))
+
+
+@lru_cache(maxsize=16)
+def _task_images(task: str | type[Task], parameters: str) -> frozenset[str]:
+    return image_digests(*build("task", {**json.loads(parameters), "name": task}).queries)
+
+
+def _has_same_queries(node: Any, task: Mapping[str, Any]) -> bool:
+    """Whether two nodes are of one selection of a task, up to its size."""
+    return isinstance(node, Mapping) and _digest(node, SIZE_PARAMETERS) == _digest(task, SIZE_PARAMETERS)
 
 
 def template_digest(cell: Cell) -> str:

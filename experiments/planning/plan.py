@@ -12,7 +12,7 @@ from typing import Any
 from decoding import Strategy
 from decoding.arms.arm import Arm
 from decoding.arms.inspection import constant_strength, probe_branches, probe_prompt
-from experiments.contexts import ContextOverflow, RepeatedImages, Retrieval, build_contexts, prompt_specs, render
+from experiments.contexts import PromptNotes, Retrieval, build_contexts, prompt_specs, render
 from experiments.contexts.request_sizes import (
     LargestRequests,
     placeholder_retriever,
@@ -161,7 +161,7 @@ def make_plan(
         dict[str, tuple[int, int]](),
         dict.fromkeys((*grid.warnings, *grid_warnings(grid))),
     )
-    identical, repeated, overflow = IdenticalBranches(), RepeatedImages(), ContextOverflow()
+    identical, prompts = IdenticalBranches(), PromptNotes()
     unlisted, equal, nested = UnlistedOptions(), EqualPrompts(grid), NestedShots()
     all_queries = {id(task): task.queries[:limit] for task in grid.tasks}
     parts = [(task, sample_queries(all_queries[id(task)], SAMPLED_QUERIES), _groups(grid, task)) for task in grid.tasks]
@@ -183,8 +183,7 @@ def make_plan(
                 identical,
                 equal,
                 nested,
-                repeated,
-                overflow,
+                prompts,
                 unlisted,
                 largest,
                 progress,
@@ -213,7 +212,7 @@ def make_plan(
         counted=counted,
         arms=len(arms),
         sharing=sum(demos.count(key) > 1 for key in demos),
-        notes=(*notes, *identical.notes(), *same, *nested.notes(), *repeated.notes(), *overflow.notes()),
+        notes=(*notes, *identical.notes(), *same, *nested.notes(), *prompts.notes()),
         unlisted=tuple(unlisted.notes()),
         stop=tuple(stop_lines(grid, pilot)),
         cached_fraction=prefix_reuse.fraction,
@@ -292,8 +291,7 @@ class PlanCounters:
     identical: "IdenticalBranches"
     equal: EqualPrompts
     nested: NestedShots
-    repeated: RepeatedImages
-    overflow: ContextOverflow
+    prompts: PromptNotes
     unlisted: UnlistedOptions
     largest: LargestRequests
     progress: CountingProgress
@@ -322,10 +320,12 @@ def _count(
         for item in (render(one, counters.tokens) for one in row):
             if item.prompt is None:
                 work.failed += len(item.spec.cells)
-                counters.overflow.add_failure(item)
+                counters.prompts.overflow.add_failure(item)
                 continue
-            counters.repeated.add(item.spec.cells[0], item)
-            counters.overflow.add(item.spec.cells[0], item)
+            for cell in item.spec.cells:  # arms that read one prompt may be fitted on different queries
+                counters.prompts.training.add(cell, item)
+            counters.prompts.repeated.add(item.spec.cells[0], item)
+            counters.prompts.overflow.add(item.spec.cells[0], item)
             counters.unlisted.add(item)
             counters.equal.add(item)
             if counters.equal.is_own(item.spec.cell):

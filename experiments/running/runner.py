@@ -45,7 +45,7 @@ from contextvars import copy_context
 from threading import Event
 from typing import Any, TypeVar
 
-from experiments.contexts import ContextOverflow, RepeatedImages, Retrieval, estimate_sizes
+from experiments.contexts import PromptNotes, Retrieval, estimate_sizes
 from experiments.grid import Cell, Grid, loading_problems, locating
 from experiments.running.generation import Answer, SampleRequest, answer
 from experiments.running.image_store import MAX_IMAGE_BYTES, ImageStore
@@ -106,7 +106,7 @@ class Runner:
         self.max_image_bytes = MAX_IMAGE_BYTES // num_workers
         self.recorder, self.writer = Recorder(grid.metrics), SampleWriter(store, worker, costs.invocation.id)
         self.image_store = ImageStore(store.folder / "images")
-        self.repeated_images, self.overflow = RepeatedImages(), ContextOverflow()
+        self.prompt_notes = PromptNotes()
         self.tracebacks = TracebackLog(store.folder / TRACEBACK_FILE)
         self.failing = FailingArms([cell for cell in grid.cells if state.missing[cell.digest]], MAX_INITIAL_FAILURES)
         self.preflight = Preflight([cell for cell in grid.cells if state.missing[cell.digest]])
@@ -154,7 +154,7 @@ class Runner:
             self.progress.note(self.image_store.problem)
         if self.tracebacks.traces:
             self.progress.note(f"tracebacks of errors in your own components are in {self.tracebacks.path}.")
-        for note in (*self.repeated_images.notes(), *self.overflow.notes()):
+        for note in self.prompt_notes.notes():
             self.progress.note(note)
         logger.info("%s: %d samples computed, %d of them failed", self.store.folder, self.computed, self.failed)
         return RunOutcome(
@@ -249,8 +249,7 @@ class Runner:
         requests = [SampleRequest(cell, item, item.prompt) for cell, item in window if item.prompt is not None]
         self.image_store.save(image for request in requests for image in request.prompt.images)
         for cell, item in window:
-            self.repeated_images.add(cell, item)  # these two count for the notes at the end
-            self.overflow.add(cell, item)
+            self.prompt_notes.add(cell, item)
             if item.prompt is None:
                 self._record(self.recorder.without_prompt(cell, item))
         self.progress.set_phase("answering")

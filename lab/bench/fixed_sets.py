@@ -28,9 +28,14 @@ ROUNDS = 200
 """Draws of sets and queries for each row."""
 
 
-def rows(task: str = "misleading half") -> list[Row]:
-    """A row for each number of dev queries and sets, then one for the race. task: a name of `learned.TASKS`."""
-    dev, test = rate(task, 24 if rounds(ROUNDS) == 1 else 192)
+def rows(task: str = "misleading half", seed: int = 0) -> list[Row]:
+    """A row for each number of dev queries and sets, then one for the race.
+
+    Args:
+        task: A name of `learned.TASKS`.
+        seed: Of its queries and its pool.
+    """
+    dev, test = rate(task, seed, 24 if rounds(ROUNDS) == 1 else 192)
     table = []
     for queries in (one for one in QUERIES if one <= dev.shape[1]):
         for count in COUNTS:
@@ -43,9 +48,9 @@ def rows(task: str = "misleading half") -> list[Row]:
     return [*table, (what, f"{share:.2f}, {calls:.2f}", "gain >= .95, calls <= .35")]
 
 
-def rate(task: str, queries: int) -> tuple[Floats, Floats]:
+def rate(task: str, seed: int, queries: int) -> tuple[Floats, Floats]:
     """Random sets with p_gold on dev and on held-out queries, [sets, queries]."""
-    node = with_values(TASKS[task][0], queries=queries)
+    node = with_values(TASKS[task][0], queries=queries, seed=seed)
     config = load_config({"name": "fixed_sets", "model": {"name": "hf", "path": "tiny"}, "shots": 4, "task": node})
     setting = read_setting(config, Options(1, ("of.split=train" if "of" in node else "split=train",)))
     sets = draw_sets(Problem([one.id for one in setting.pool.examples], setting.cell.shots, 1, 1, 0), SETS)

@@ -12,6 +12,7 @@ from decoding.base import LAYER_KEYS
 from experiments.cli.main import main
 from experiments.config.config import load_config
 from experiments.grid.feasibility import check_requirements
+from experiments.grid.fitted_parameters import fitted_records
 from experiments.grid.grid import expand
 from experiments.grid.grid_warnings import grid_warnings
 from experiments.results.loaded_run import load_run
@@ -331,7 +332,9 @@ def test_vectors_of_the_base_model_are_refused_with_an_adapter_by_its_name(vecto
 
 def test_dev_queries_reported_as_test_are_warned_of(vectors: Path) -> None:
     method = {"name": "task_vector", "fitted": str(vectors)}
-    same = list(grid_warnings(expand(load_config(keys(shots=0, intervene=method)))))
+    grid = expand(load_config(keys(shots=0, intervene=method)))
+    assert [file for file, _ in fitted_records(grid.cells[0])] == ["plus.safetensors"]
+    same = list(grid_warnings(grid))
     assert any("plus.safetensors were fitted on queries that" in warning for warning in same)
     other = list(grid_warnings(expand(load_config(keys(shots=0, intervene=method, task={**MINUS, "seed": 5})))))
     assert not any("plus.safetensors" in warning for warning in other)

@@ -1,10 +1,13 @@
 """Arms that show fewer demonstrations than their shots, and prompts with more images than a model accepts."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from decoding.arms.fitting import write_parameter_file
+from decoding.strategies.several_prompts import MoICL
 from experiments.config.config import load_config
 from experiments.grid.grid import expand
 from experiments.planning.plan import make_plan
@@ -46,6 +49,37 @@ def test_a_plan_reports_prompts_with_more_images_than_the_model_accepts(mapping:
         "model 'Few', 2 shots: 6 of 6 prompts that were read have up to 3 images, and model.max_images allows 2. "
         "Such samples fail: set it higher, or leave it out."
     ]
+
+
+@pytest.mark.parametrize("kind", ["decoding", "retriever"])
+def test_a_plan_and_a_run_count_queries_with_an_image_that_something_was_fitted_on(
+    kind: str, mapping: Any, shapes: str, tmp_path: Path
+) -> None:
+    """The salt makes another task by its node, whose queries have the same images. Half of them are in the fit."""
+
+    def config(salt: str) -> Any:
+        record = {"task": {"name": shapes, "queries": 3, "salt": salt, "spoilt": "!" * (not salt)}}
+        path = tmp_path / f"fitted{salt}.json"
+        if kind == "decoding":
+            write_parameter_file(MoICL(2, (0.5, 0.7)), path, record)
+            return load_config(mapping(decoding={"name": "moicl", "fitted": str(path)}, model="fake-gold"))
+        path.write_text(json.dumps({"demos": ["p-0001"], **record}))
+        return load_config(mapping(retriever={"name": "fixed", "path": str(path)}, shots=1))
+
+    (message,) = [note for note in make_plan(expand(config("x"))).notes if "fitted on images" in note]
+    assert "fittedx.json were fitted on images of 3 of 6 queries that were read, such as 'q-0000', so" in message
+    progress = SilentProgress()
+    if kind == "retriever":
+        run(config("x"), tmp_path / "runs", progress)
+        assert message in progress.notes
+
+
+def test_a_leak_that_cannot_be_checked_is_said(mapping: Any, tmp_path: Path) -> None:
+    (tmp_path / "set.json").write_text(json.dumps({"demos": ["p-0001"], "task": {"name": "no-such-task"}}))
+    config = load_config(mapping(retriever={"name": "fixed", "path": str(tmp_path / "set.json")}, shots=1))
+    (message,) = [note for note in make_plan(expand(config)).notes if "is unknown" in note]
+    assert "set.json: whether queries share an image with those that they were fitted on is unknown" in message
+    assert "no task named 'no-such-task'" in message
 
 
 def test_there_is_no_note_if_all_prompts_fit(mapping: Any) -> None:

@@ -14,6 +14,7 @@ from filelock import FileLock
 from experiments.cli.main import main
 from experiments.config.config import load_config
 from experiments.grid.feasibility import check_requirements
+from experiments.grid.fitted_parameters import fitted_records, training_images
 from experiments.grid.grid import expand
 from experiments.grid.grid_warnings import grid_warnings
 from experiments.running import feedback as module
@@ -255,6 +256,12 @@ def test_a_head_that_was_fitted_on_the_test_queries_is_reported(study: Config, h
 
     assert len(leaks()) == 1
     assert len(leaks(task={"name": shapes, "queries": 5})) == 1
+    (cell,) = expand(load_config(used(study, head))).cells
+    ((file, record),) = fitted_records(cell)
+    other = replace(cell, config={**cell.config, "task": {**cell.config["task"], "salt": "x"}})
+    assert file == head.name
+    assert sorted(training_images(record, other)) == record["images"]
+    assert not training_images(record, cell)  # said as above
 
 
 def test_default_controls_of_a_retriever_are_arms(study: Config, head: Path) -> None:

@@ -331,7 +331,9 @@ def test_one_open_question_among_others_has_no_accuracy(study: Config, tmp_path:
 
     monkeypatch.setattr(search_setting, "_divide", with_an_open_one)
     for options in ({"objective": "accuracy"}, {"bootstrap": True}):
-        with pytest.raises(ConfigError, match=r"1 of \d+ questions have no options, such as 'open', so a set has no acc"):
+        with pytest.raises(
+            ConfigError, match=r"1 of \d+ questions have no options, such as 'open', so a set has no acc"
+        ):
             search(study(), tmp_path / "t", **options)
     assert not any(math.isnan(row.test.mean()) for row in search(study(), tmp_path / "t").rows)
 
