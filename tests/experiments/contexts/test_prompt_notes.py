@@ -74,7 +74,7 @@ def test_a_plan_and_a_run_count_queries_with_an_image_that_something_was_fitted_
         assert message in progress.notes
 
 
-def test_a_leak_that_cannot_be_checked_is_said(mapping: Any, tmp_path: Path) -> None:
+def test_a_leak_that_cannot_be_checked_is_reported(mapping: Any, tmp_path: Path) -> None:
     (tmp_path / "set.json").write_text(json.dumps({"demos": ["p-0001"], "task": {"name": "no-such-task"}}))
     config = load_config(mapping(retriever={"name": "fixed", "path": str(tmp_path / "set.json")}, shots=1))
     (message,) = [note for note in make_plan(expand(config)).notes if "is unknown" in note]
