@@ -48,7 +48,8 @@ def rows(queries: int = 200) -> Iterator[Row]:
         strategy = AdaptiveShots(ladder=SHOTS[:-1], near="first", clear_by=rule)
         strategy = strategy.fit(logprobs[:, is_fit].transpose(0, 1), [gold[i] for i in np.flatnonzero(is_fit)])
         rungs[rule] = first_clear(strategy.clarity(logprobs), strategy.margin).numpy()
-    rungs["random, as often"] = np.random.default_rng(0).choice(len(SHOTS), len(is_fit), p=np.array(strategy.shares) / sum(strategy.shares))
+    shares = np.array(strategy.shares)
+    rungs["random, as often"] = np.random.default_rng(0).choice(len(SHOTS), len(is_fit), p=shares / shares.sum())
     every, entropy = np.flatnonzero(~is_fit), right[rungs["entropy"], range(len(is_fit))]
     clusters = [first["query"].iloc[i] for i in every]
     for name, own in rungs.items():
