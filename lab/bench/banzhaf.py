@@ -27,7 +27,7 @@ def rows(train: int = 200, test: int = 200) -> Iterator[Row]:
                     "seeds": [seed], "model": {"name": "hf", "path": "tiny"}, "max_new_tokens": 4,
                     "answer_mode": "options",
                 }  # fmt: skip
-                right = []
+                right: list[dict[str, float]] = []
                 for feedback in ("single", "banzhaf"):
                     own = folder / f"{feedback}, {name}, {train} training queries, {test} test queries, {seed}"
                     head = fitted(study, train, {"name": "learned", "feedback": feedback}, own)
