@@ -67,6 +67,7 @@ from decoding.interventions.base import Control as Control
 from decoding.interventions.base import FittedMethod
 from decoding.interventions.base import FittedTensors as FittedTensors
 from decoding.interventions.base import random_of_equal_norm as random_of_equal_norm
+from decoding.interventions.control_vector import vector_files as vector_files
 from decoding.interventions.edits import Copies as Copies
 from decoding.interventions.edits import DirectionEdit as DirectionEdit
 from decoding.interventions.edits import HeadEdit as HeadEdit
@@ -75,6 +76,8 @@ from decoding.interventions.edits import VectorEdit as VectorEdit
 from decoding.interventions.edits import tensor_digest as tensor_digest
 from decoding.interventions.fit_data import DevPrompt as DevPrompt
 from decoding.interventions.fit_data import FitData as FitData
+from decoding.interventions.vector_file import find_vector_file as find_vector_file
+from decoding.interventions.vector_file import read_vector_file as read_vector_file
 from decoding.prompt_edits import AblatedPart as AblatedPart
 from decoding.prompt_edits import demonstration_windows as demonstration_windows
 from decoding.prompt_edits import demonstrations as demonstrations

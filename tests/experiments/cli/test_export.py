@@ -1,8 +1,12 @@
-"""`icl export custom_generate STRATEGY --to FOLDER`."""
+"""`icl export FORMAT COMPONENT --to FOLDER`."""
 
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import torch
+
+from decoding.interventions.vector_file import write_vector_file
 
 ICL = Callable[..., Any]
 
@@ -29,10 +33,30 @@ def test_strategies_that_stay_and_wrong_words_are_sentences(icl: ICL, tmp_path: 
         (("custom_generate", "dola"), "dola cannot be exported for transformers: it contrasts early layers"),
         (("custom_generat", "vcd"), "no format named 'custom_generat'. Did you mean 'custom_generate'?"),
         (("custom_generate", "vcdd"), "no strategy named 'vcdd'. Did you mean 'vcd'?"),
-        (("custom_generate", "{name: vcd"), "STRATEGY"),
+        (("custom_generate", "{name: vcd"), "COMPONENT"),
+        (("control_vector", "vcd"), "no intervention named 'vcd'."),
+        (("easysteer", "v.safetensors"), "fitted: there is no file v.safetensors (looked in"),
     ):
         outcome = icl("export", *words, "--to", "out")
         assert outcome.status == 2
         assert sentence in outcome.err
         assert "Traceback" not in outcome.err
     assert not (tmp_path / "out").exists()
+
+
+def test_a_file_of_vectors_names_its_method(icl: ICL, tmp_path: Path) -> None:
+    states = torch.ones(3, 8)
+    write_vector_file(
+        tmp_path / "v.safetensors",
+        "task_vector",
+        tensors={"states": states, "states.zero_shot": 0 * states},
+        parameters={"layer": 1, "how": "add"},
+        record={},
+        report={},
+    )
+    assert icl("export", "easysteer", "v.safetensors", "--to", "v").status == 0
+    assert {path.name for path in (tmp_path / "v").iterdir()} == {"vector.gguf", "steering.json"}
+    outcome = icl("export", "control_vector", "v.safetensors", "--to", "w")
+    assert outcome.status == 2
+    assert "task_vector cannot be exported as control_vector: llama.cpp adds a vector at every token" in outcome.err
+    assert not (tmp_path / "w").exists()
