@@ -1,4 +1,4 @@
-"""Probes correct servers, where each fault that `icl probe` names is a false alarm.
+"""Probes correct servers, where each fault that `icl doctor server` names is a false alarm.
 
 python -m lab.probes --work DIR
 """

@@ -1,4 +1,4 @@
-"""Say what will work on this machine: versions, driver, memory, kernels, folders.
+"""Say what will work on this machine, whether a server reads every image, or where two backends diverge.
 
 Each check is a function of the facts about a machine; no model is read. A check ends in one or more findings. "red"
 means that something which a user would try fails; the text says what to do.
@@ -22,18 +22,22 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.version import InvalidVersion, Version
 
+from experiments.cli.backends import backends
 from icl import ModelError, cache_folder, huggingface_hub, strip_control_characters, torch
 from icl.models.vllm.model import DEVICE_FILES, DEVICES
 
 
 def command(
+    context: typer.Context,
     as_json: Annotated[bool, typer.Option("--json", help="print the findings as JSON")] = False,
 ) -> None:
-    """Prints one row for each finding, in seconds and without a download.
+    """`icl doctor` prints one row for each finding about this machine, in seconds and without a download.
 
     ok: works. note: an optional part is missing. not here: needs a GPU, and this machine has none. red: something that
     you would try fails; the row says what to do. Exit status: 1 if a row is red.
     """
+    if context.invoked_subcommand:
+        return
     rows = findings(inspect_machine())
     is_healthy = all(row.status != "red" for row in rows)
     if as_json:
@@ -423,3 +427,38 @@ def _folder(name: str, path: Path) -> Folder:
         return Folder(name, str(path), "", shutil.disk_usage(place).free)
     except OSError as error:
         return Folder(name, str(path), error.strerror or type(error).__name__, None)
+
+
+def server(
+    url: Annotated[str, typer.Argument(help="base address of an OpenAI-compatible API", show_default=False)],
+    model: Annotated[str, typer.Argument(help="name of the model; needed if the server has several")] = "",
+    *,
+    only: Annotated[str, typer.Option(help="names of checks, separated by commas")] = "",
+    deep: Annotated[bool, typer.Option("--deep", help="600 requests more, for caches with short keys")] = False,
+    texts: Annotated[bool, typer.Option("--texts", help="compare texts, not log-probabilities")] = False,
+    key_env: Annotated[str, typer.Option(help="environment variable that holds the API key")] = "",
+    json: Annotated[Path | None, typer.Option(help="file for the result", show_default=False)] = None,
+    curl: Annotated[
+        Path | None, typer.Option(help="folder for the requests that show each fault", show_default=False)
+    ] = None,
+    badge: Annotated[bool, typer.Option("--badge", help="print a line for a README")] = False,
+) -> None:
+    """Say whether a server reads every image of a few-shot prompt, in order, every time.
+
+    Sends about 200 requests for one token each. No answer has to be right: it has to change with the prompt, or to
+    stay. Each check is ok, RED (a fault of the server), or cannot tell (the model reacts too little).
+
+    Exit status: 0 ok, 1 a fault, 2 no fault but a check that cannot tell, 3 no usable server.
+
+    It runs without the toolkit as well, on a machine without torch: pipx run --spec ./icl/probe icl-probe URL
+    """
+    from icl.probe.command import run_command
+
+    status = run_command(
+        url, model, only=only, deep=deep, texts=texts, key_env=key_env, json=json, curl=curl, badge=badge
+    )
+    if status:
+        raise typer.Exit(status)
+
+
+commands = (server, backends)

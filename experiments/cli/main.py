@@ -1,7 +1,7 @@
 """The `icl` command: finds the module of a subcommand by name and imports that module alone.
 
-A subcommand is a module of this folder with a typer function `command`, or with several in `commands`, and a name in
-`GROUPS`. The first line of the module's docstring is its line in `icl --help`, which imports no command.
+A subcommand is a module of this folder with a typer function `command`, or several in `commands`, or both, and a name
+in `GROUPS`. The first line of the module's docstring is its line in `icl --help`, which imports no command.
 """
 
 import ast
@@ -24,18 +24,21 @@ from icl import ComponentError, ConfigError, ICLError, ICLWarning, __version__, 
 HEAD = "Research on in-context learning with multimodal language models."
 GROUPS = {
     "Study": ("try", "new", "plan", "run"),
-    "Read": ("show", "compare", "report", "label", "judge", "analyze"),
+    "Read": ("show", "compare", "report", "label", "analyze"),
     "Share": ("push", "import"),
     "Extend": ("ls", "check", "export"),
-    "Models and data": ("fit", "optimize", "serve", "probe", "diff", "data", "doctor"),
+    "Models and data": ("fit", "optimize", "serve", "data", "doctor"),
 }
 """The commands in the order of `icl --help`."""
 OLD_COMMANDS = {
     "card": "icl report RUN --as card",
+    "diff": "icl doctor backends A B STUDY",
     "figures": "icl show RUN scores --as pdf",
+    "judge": "icl label RUN --judge MODEL",
     "leaderboard": "icl report RUN RUN --as leaderboard",
     "merge": "icl import ALL RUN RUN",
     "mine": "icl data mine FILE",
+    "probe": "icl doctor server URL",
     "runs": "icl ls runs",
     "schema": "icl ls schema",
     "simulate": "python -m lab.simulation, in a checkout of the repository",

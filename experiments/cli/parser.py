@@ -8,7 +8,7 @@ from difflib import get_close_matches
 from typing import Any
 
 import typer
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperGroup
 
 from experiments.cli.options import FORMATS
 
@@ -35,14 +35,16 @@ Decorator = Callable[[Callable[..., None]], Callable[..., None]]
 
 
 def parser_of(name: str, epilog: str, wrap: Decorator) -> typer.Typer:
-    """The parser of one command, whose module has one function `command`, or several `commands`.
+    """The parser of one command, whose module has one function `command`, or several `commands`, or both.
 
     Args:
         name: The name of the command.
         epilog: The last lines of each help page.
         wrap: What is put around each function.
     """
-    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+    app = typer.Typer(
+        name=name, cls=CommandGroup, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None
+    )
     module = importlib.import_module(f"experiments.cli.{name}")
     several: Sequence[Callable[..., None]] = getattr(module, "commands", ())
     for function in several or (module.command,):
@@ -50,21 +52,29 @@ def parser_of(name: str, epilog: str, wrap: Decorator) -> typer.Typer:
         text = doc if several else f"{module.__doc__}\n\n{doc}"
         app.command(function.__name__ if several else name, cls=CommandLine, help=text, epilog=epilog)(wrap(function))
     if several:
-        app.callback(help=module.__doc__, epilog=epilog)(_nothing)
+        alone = getattr(module, "command", None)
+        text = f"{module.__doc__}\n\n{inspect.cleandoc(alone.__doc__)}" if alone else module.__doc__
+        app.callback(help=text, epilog=epilog, invoke_without_command=alone is not None)(
+            wrap(alone) if alone else _nothing
+        )
     return app
 
 
-class CommandLine(TyperCommand):
-    """A command that explains an unknown option.
+class Hints:
+    """What `CommandLine` and `CommandGroup` share: the explanation of an unknown option.
 
     Common mistakes: an option of an earlier version; `--model tiny`, which is a key of the experiment file; and
     `--latex` or `--format latex`, which is `--as latex`. Anything else is a typing error, which typer explains.
     """
 
+    name: str | None
+    params: list[Any]
+
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         words = list(args)
         try:
-            return super().parse_args(ctx, args)
+            parsed: list[str] = super().parse_args(ctx, args)  # type: ignore[misc]  # of the command or the group
+            return parsed
         except UsageError as error:
             if hasattr(error, "possibilities") and (hint := self._hint(error.option_name, words)):
                 error.possibilities, error.message = [], f"{error.message}. {hint}"
@@ -99,6 +109,14 @@ class CommandLine(TyperCommand):
         first, dot, rest = name.replace("-", "_").partition(".")
         nearest = get_close_matches(first, KEYS, 1, SAME_WORD)
         return f"{nearest[0]}{dot}{rest}" if nearest else ""
+
+
+class CommandLine(Hints, TyperCommand):
+    """A command that explains an unknown option."""
+
+
+class CommandGroup(Hints, TyperGroup):
+    """Several commands under one name that explain an unknown option."""
 
 
 def complete(words: Sequence[str], summaries: Mapping[str, str]) -> int:

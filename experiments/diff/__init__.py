@@ -1,4 +1,4 @@
-"""Where do two backends part? (`icl diff`)"""
+"""Where do two backends part? (`icl doctor backends`)"""
 
 from icl.lazy_exports import lazy_exports
 

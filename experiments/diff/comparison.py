@@ -113,7 +113,8 @@ def check_comparable(a: Side, b: Side) -> None:
     if a.edge != b.edge:
         raise PlanError(
             f"{a.name} was recorded with images of {a.edge} pixels and {b.name} with {b.edge}, so their prompts "
-            "differ. Record one of them next to the file of the other: icl diff FILE MODEL STUDY --save FILE."
+            "differ. Record one of them next to the file of the other: icl doctor backends FILE MODEL STUDY --save "
+            "FILE."
         )
 
 

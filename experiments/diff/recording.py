@@ -105,7 +105,8 @@ def record(
         model.load()
     except ModelError as error:
         raise ModelError(
-            f"{name}: {error} A side can be recorded in an environment of its own: icl diff MODEL STUDY --save FILE."
+            f"{name}: {error} A side can be recorded in an environment of its own: icl doctor backends MODEL STUDY "
+            "--save FILE."
         ) from error
     try:
         tracer = model.tracer()
@@ -214,7 +215,7 @@ def load(path: Path) -> Side:
     """
     from safetensors import SafetensorError, safe_open
 
-    remedy = f"Write it again: icl diff MODEL STUDY --save {path}"
+    remedy = f"Write it again: icl doctor backends MODEL STUDY --save {path}"
     try:
         with safe_open(path, "np") as file:
             content = parse_json_object((file.metadata() or {}).get("icl", "").encode())
@@ -226,7 +227,7 @@ def load(path: Path) -> Side:
         return Side(side.name, entries, content["facts"], side.hidden, side.edge, side.noise)
     except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(
-            f"{path} is not a side that this version of `icl diff --save` wrote ({error}). {remedy}"
+            f"{path} is not a side that this version of `icl doctor backends --save` wrote ({error}). {remedy}"
         ) from error
 
 

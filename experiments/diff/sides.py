@@ -1,4 +1,4 @@
-"""The words of `icl diff` for a side: a model of the study, keys that override it, a server, a file of `--save`."""
+"""The words of `icl doctor backends` for a side: a model of the study, its keys, a server, a file of `--save`."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -90,7 +90,7 @@ def overrides_of(word: str, node: Any) -> Sequence[str] | Mapping[str, Any]:
         return {"model": {**node_of_server, "name": "remote", "url": url, "model": name}}
     if "=" in word and not word.startswith("{"):
         return re.split(r"\s+(?=[\w.]+=)", word.strip())
-    model, _ = parse_yaml(word, "icl diff")
+    model, _ = parse_yaml(word, "icl doctor backends")
     if not isinstance(model, str):
         return {"model": model}
     is_name = model in entries("model") or ".py:" in model

@@ -258,7 +258,7 @@ class Model(ABC):
         return None
 
     def tracer(self) -> "Tracer":
-        """Shows the way of a prompt to its answer, stage by stage, for `icl diff`."""
+        """Shows the way of a prompt to its answer, stage by stage, for `icl doctor backends`."""
         from icl.models.tracing import Tracer
 
         return Tracer(self)

@@ -89,7 +89,7 @@ class Remote(Model):
     )
     template: dict[str, Any] = later_parameter({})  # arguments of its chat template (chat_template_kwargs)
     image_processor: dict[str, Any] = later_parameter({})  # settings of its image processor (mm_processor_kwargs)
-    probe: bool | None = later_parameter(None)  # run `icl probe` before the first sample; none: in a private network
+    probe: bool | None = later_parameter(None)  # run `icl doctor server` first; none: in a private network
     extra: dict[str, Any] = field(
         default_factory=dict, hash=False
     )  # further fields of each request, such as temperature

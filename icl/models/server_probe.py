@@ -62,7 +62,8 @@ def probe_server(server: Server, prompt: Prompt) -> dict[str, Any] | None:
         more = f" (and {len(red) - 1} more)" if len(red) > 1 else ""
         raise ModelError(
             f"model.url: the server at {server.url} does not read prompts as they are sent. {name}: {text}{more}. "
-            f"`icl probe {server.url} {server.model}` shows all of it; `model.probe: false` runs without this check."
+            f"`icl doctor server {server.url} {server.model}` shows all of it; `model.probe: false` runs without this "
+            "check."
         )
     return {"url": server.url, "model": server.model, **record}
 

@@ -1,4 +1,4 @@
-"""The command line: `icl probe URL`, and `icl-probe URL` of the distribution with this package alone."""
+"""The command line: `icl doctor server URL`, and `icl-probe URL` of the distribution with this package alone."""
 
 import argparse
 import json

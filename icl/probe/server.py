@@ -84,7 +84,7 @@ class Server:
         listed = self._models()
         if not self.model:
             if len(listed) != 1:
-                raise UnusableServerError(f"{self.url} serves {_names(listed)}. Name one: icl probe URL MODEL")
+                raise UnusableServerError(f"{self.url} serves {_names(listed)}. Name one: icl doctor server URL MODEL")
             self.model = next(iter(listed))
         elif listed and self.model not in listed:
             raise UnusableServerError(f"{self.url} serves no model '{self.model}', but {_names(listed)}.")

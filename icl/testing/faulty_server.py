@@ -1,7 +1,7 @@
 """Servers with known faults, in front of a correct one: for tests of clients that must notice them.
 
     python -m icl.testing.faulty_server http://127.0.0.1:8000/v1 --port 8001
-    icl probe http://127.0.0.1:8001/last_only/v1
+    icl doctor server http://127.0.0.1:8001/last_only/v1
 
 The address names the faults, joined by `+`; each address has a memory of its own. Most faults are edits of requests, as
 reported of real servers: `Fault.seen_in` names the thread.

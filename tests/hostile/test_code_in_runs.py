@@ -153,8 +153,7 @@ WORDS: Mapping[str, Sequence[Sequence[str]]] = {
     "check": [[], ["--samples", "0"]],
     "compare": [["--to", "retriever=random"]],
     "import": [[]],
-    "judge": [["--model", "fake"]],
-    "label": [["--export", "out/labels.csv"]],
+    "label": [["--export", "out/labels.csv"], ["--judge", "fake"]],
     "ls": [[]],
     "report": [[], ["--as", "card", "--out", "out/card"], ["--as", "leaderboard", "--out", "out/board"]],
     "show": [

@@ -1,4 +1,4 @@
-"""A file of `icl diff --save` and the labels of a run, as a stranger may have changed them."""
+"""A file of `icl doctor backends --save` and the labels of a run, as a stranger may have changed them."""
 
 import json
 from collections.abc import Callable
@@ -53,11 +53,11 @@ def test_a_damaged_side_is_a_sentence(
     change: Callable[[dict[str, Any]], object], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = stored(tmp_path / "a.trace", change)
-    with pytest.raises(ICLError, match=r"Write it again: icl diff MODEL STUDY --save") as raised:
+    with pytest.raises(ICLError, match=r"Write it again: icl doctor backends MODEL STUDY --save") as raised:
         load(path)
     assert words in str(raised.value)
     assert "\n" not in str(raised.value)
-    assert main(["diff", str(path), str(path)]) == 2
+    assert main(["doctor", "backends", str(path), str(path)]) == 2
     assert "Traceback" not in capsys.readouterr().err
 
 
@@ -75,7 +75,7 @@ def test_a_side_does_not_control_the_terminal(tmp_path: Path, capsys: pytest.Cap
 
     paths = [stored(tmp_path / "a.trace", change), stored(tmp_path / "b.trace", lambda side: (change(side), side.update(
         facts={"arithmetic": {"dtype": f"{ESCAPE}b"}})))]  # fmt: skip
-    assert main(["diff", *map(str, paths)]) == 0
+    assert main(["doctor", "backends", *map(str, paths)]) == 0
     out = capsys.readouterr().out
     assert "owned" in out
     assert not {"\x1b", "\x07"} & {*out}

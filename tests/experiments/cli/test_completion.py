@@ -35,6 +35,7 @@ def _completions(folder: Path, *words: str) -> list[str]:
         (("icl", "run", "mine.yaml", "--l"), ["--limit"]),
         (("icl", "show", "--fo"), ["--follow"]),
         (("icl", "data", "d"), ["drawings"]),
+        (("icl", "doctor", "b"), ["backends"]),
     ],
 )
 def test_the_shell_completes_commands_experiments_and_options(

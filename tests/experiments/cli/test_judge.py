@@ -7,7 +7,7 @@ from endpoint_server import Server
 from PIL import Image as PILImage
 from unread_run import labels_of, write_unread_run
 
-from experiments.cli.judge import _example
+from experiments.cli.label import _example
 from experiments.cli.main import main
 from experiments.report.sections.scores import scores_section
 from experiments.results.labeling import Output, make_queue
@@ -58,7 +58,7 @@ def judge(source, tmp_path, monkeypatch):
 
     def ask(constant=""):
         node = json.dumps({"name": f"{tmp_path / 'judge.py'}:Judge", "constant": constant})
-        return folder, main(["judge", str(folder), "--model", node])
+        return folder, main(["label", str(folder), "--judge", node])
 
     return ask
 
@@ -103,7 +103,7 @@ def served(judge, tmp_path):
 
         server.behavior = reply
         node = {"name": "remote", "url": server.url, "model": "served", "probe": False}
-        return tmp_path / "run", main(["judge", str(tmp_path / "run"), "--model", json.dumps(node)])
+        return tmp_path / "run", main(["label", str(tmp_path / "run"), "--judge", json.dumps(node)])
 
     yield ask
     server.stop()
@@ -165,7 +165,7 @@ def test_a_bad_judge_behind_a_server_is_measured_by_people_and_makes_no_interval
 
 def test_a_run_that_is_read_whole_has_nothing_to_judge(tmp_path, capsys):
     run = write_unread_run(tmp_path / "run", queries=20, prose=0)
-    assert main(["judge", str(run.path), "--model", "tiny"]) == 2
+    assert main(["label", str(run.path), "--judge", "tiny"]) == 2
     assert "nothing to judge" in capsys.readouterr().err
 
 

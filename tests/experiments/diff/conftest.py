@@ -1,4 +1,4 @@
-"""Sides of `icl diff`: the shipped model in this process, and servers."""
+"""Sides of `icl doctor backends`: the shipped model in this process, and servers."""
 
 from collections.abc import Callable, Iterator
 from functools import cache

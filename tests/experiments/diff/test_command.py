@@ -1,4 +1,4 @@
-"""`icl diff`: its words, exit status, stored sides and mistakes."""
+"""`icl doctor backends`: its words, exit status, stored sides and mistakes."""
 
 import json
 from pathlib import Path
@@ -24,7 +24,7 @@ def icl(capsys, tmp_path, monkeypatch):
     Path("study.yaml").write_text(json.dumps(STUDY))
 
     def call(*words):
-        status = main(["diff", *words])
+        status = main(["doctor", "backends", *words])
         captured = capsys.readouterr()
         return status, captured.out, captured.err
 
@@ -75,7 +75,7 @@ def test_prompts_that_both_sides_refuse_are_listed_and_that_one_refuses_are_a_di
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (("hf", "vllm"), "a study is needed: icl diff A B STUDY"),
+        (("hf", "vllm"), "a study is needed: icl doctor backends A B STUDY"),
         (("hf", "study.yaml", "study.yaml"), "is not a side that"),
         (("hf", "nothing/here", "study.yaml"), "model 'nothing/here' is no folder here"),
         (("hf", "model.dtype=half", "study.yaml"), "dtype: input should be"),

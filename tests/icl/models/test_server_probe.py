@@ -72,7 +72,7 @@ def test_a_fault_stops_the_run_before_its_samples_unless_it_may_go_on(start, tmp
     _, address = start()
     file = study(tmp_path, f"{address}/earlier_dropped/v1")
     with pytest.raises(
-        ModelError, match=r"does not read prompts as they are sent\. turns: image 1, 2, 3 of 4.*icl probe"
+        ModelError, match=r"does not read prompts as they are sent\. turns: image 1, 2, 3 of 4.*icl doctor server"
     ):
         run(file, {}, tmp_path / "runs", quiet=True)
     assert not list((tmp_path / "runs").rglob("cells/*/*.jsonl"))

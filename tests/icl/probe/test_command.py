@@ -21,7 +21,7 @@ def address():
 
 def test_a_correct_server_passes_with_a_table_a_badge_and_a_file(address, tmp_path, capsys):
     path = tmp_path / "probe.json"
-    assert main(["probe", f"{address}/none/v1", "--json", str(path), "--badge"]) == 0
+    assert main(["doctor", "server", f"{address}/none/v1", "--json", str(path), "--badge"]) == 0
     output = capsys.readouterr().out
     assert "Few-shot prompts are read as sent." in output
     assert "![probe: reads every image](" in output
@@ -32,7 +32,7 @@ def test_a_correct_server_passes_with_a_table_a_badge_and_a_file(address, tmp_pa
 
 
 def test_a_fault_comes_first_and_can_be_sent_again(address, tmp_path, capsys):
-    assert main(["probe", f"{address}/earlier_dropped/v1", "--curl", str(tmp_path)]) == 1
+    assert main(["doctor", "server", f"{address}/earlier_dropped/v1", "--curl", str(tmp_path)]) == 1
     output = capsys.readouterr().out
     assert output.splitlines()[0].startswith("RED")
     assert "image 1, 2, 3 of 4 in turns never changes the answer" in output.replace("\n" + " " * 24, " ")
@@ -43,12 +43,12 @@ def test_a_fault_comes_first_and_can_be_sent_again(address, tmp_path, capsys):
 
 
 def test_a_server_that_fails_within_a_message_alone_still_reads_turns(address, capsys):
-    assert main(["probe", f"{address}/images_first/v1", "--only", "between,turns"]) == 1
+    assert main(["doctor", "server", f"{address}/images_first/v1", "--only", "between,turns"]) == 1
     assert "Put each image into a turn of its own: this works." in " ".join(capsys.readouterr().out.split())
 
 
 def test_a_fault_of_sampling_leaves_few_shot_prompts_alone(address, capsys):
-    assert main(["probe", f"{address}/stop_ignored/v1", "--only", "sampling,each"]) == 1
+    assert main(["doctor", "server", f"{address}/stop_ignored/v1", "--only", "sampling,each"]) == 1
     assert "Few-shot prompts are read as sent; the faults above do not touch them." in capsys.readouterr().out
 
 
@@ -62,7 +62,7 @@ def test_a_fault_of_sampling_leaves_few_shot_prompts_alone(address, capsys):
 )
 def test_what_cannot_start_is_a_sentence_with_status_3(address, words, sentence, capsys, monkeypatch):
     monkeypatch.delenv("NO_SUCH_KEY", raising=False)
-    assert main(["probe", f"{address}/none/v1", *words]) == 3
+    assert main(["doctor", "server", f"{address}/none/v1", *words]) == 3
     assert sentence in capsys.readouterr().err
 
 
@@ -95,7 +95,7 @@ def test_paths_and_keys_are_checked_before_the_first_request(tmp_path, capsys, m
         (["--only", ","], "no check is named ,"),
         (["--key-env", "ODD_KEY"], "the key in ODD_KEY has characters that no header takes"),
     ):
-        assert main(["probe", "http://127.0.0.1:9/v1", *words]) == 3
+        assert main(["doctor", "server", "http://127.0.0.1:9/v1", *words]) == 3
         error = capsys.readouterr().err
         assert re.search(sentence, error)
         assert "bad" not in error

@@ -1,4 +1,4 @@
-"""`icl diff` of transformers and vLLM's engine: equal on a tiny checkpoint, and a difference of either is named."""
+"""`icl doctor backends` of transformers and vLLM: equal on a tiny checkpoint, and a difference of either is named."""
 
 from pathlib import Path
 from typing import Any, ClassVar

@@ -1,4 +1,4 @@
-"""Where do two backends diverge? Compares text, tokens, pixels, log-probabilities and answers of a study's prompts."""
+"""`icl doctor backends`: the first stage at which two backends diverge, on the prompts of a study."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 SIDE = "a model of the study (hf, vllm), keys ('model.dtype=bfloat16'), a checkpoint, URL#MODEL, or a file of --save"
 
 
-def command(
+def backends(
     a: Annotated[str, typer.Argument(help=SIDE, show_default=False)],
     b: Annotated[str, typer.Argument(help="the other side; with --save: the study", show_default=False)],
     study: Annotated[
@@ -34,15 +34,17 @@ def command(
     ] = None,
     json: Annotated[Path | None, typer.Option(help="file for the result", show_default=False)] = None,
 ) -> None:
-    """Follows a prompt through both backends and names the first stage where they diverge, by how much, and why.
+    """Say where two backends diverge: text, tokens, pixels, log-probabilities and answers of a study's prompts.
 
-    icl diff hf 'model.dtype=bfloat16 model.adapter=lora' study.yaml
+    Follows a prompt through both backends and names the first stage where they diverge, by how much, and why.
 
-    icl diff hf http://127.0.0.1:8000/v1#name study.yaml
+    icl doctor backends hf 'model.dtype=bfloat16 model.adapter=lora' study.yaml
 
-    In one environment: icl diff hf study.yaml --save hf.trace
+    icl doctor backends hf http://127.0.0.1:8000/v1#name study.yaml
 
-    In another: icl diff hf.trace vllm study.yaml
+    In one environment: icl doctor backends hf study.yaml --save hf.trace
+
+    In another: icl doctor backends hf.trace vllm study.yaml
 
     Exit status: 0 no difference beyond numerical noise, 1 they differ, 2 they cannot be compared.
     """
@@ -66,7 +68,7 @@ def command(
         else:
             first, second = _sides([a, b], study, overrides or [], queries, report)
     if save is not None:
-        print(f"wrote {save}: {len(side.entries)} prompts   (icl diff {save} OTHER STUDY)")
+        print(f"wrote {save}: {len(side.entries)} prompts   (icl doctor backends {save} OTHER STUDY)")
         return
 
     limits, rows = compare(first, second, tol)
@@ -92,7 +94,10 @@ def _sides(
         if Path(word).is_file():
             parts.append(load(Path(word)))
         elif study is None:
-            raise ConfigError(f"'{word}' is no file of `icl diff --save`, so a study is needed: icl diff A B STUDY.")
+            raise ConfigError(
+                f"'{word}' is no file of `icl doctor backends --save`, so a study is needed: "
+                "icl doctor backends A B STUDY."
+            )
         else:
             parts.append(live_side(word, read_study(study, overrides)))
     saved = [part.edge for part in parts if isinstance(part, Side)]
