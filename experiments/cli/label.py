@@ -99,11 +99,11 @@ def command(
     if export is not None and read is not None:
         raise ConfigError("--export and --import cannot be combined: fill the column 'right' of the file in between.")
     if export is not None:
-        from experiments.results.label_table import export_outputs
+        from experiments.results.labeling import export_outputs
 
         print(f"wrote {format_count(export_outputs(export, work.missing()), 'output')}   {export}")
     elif read is not None:
-        from experiments.results.label_table import import_labels
+        from experiments.results.labeling import import_labels
 
         print(f"read {format_count(import_labels(read, work.run.path, work.queue, work.by, work.look), 'label')}")
         work.print_state()
