@@ -53,7 +53,7 @@ def parser_of(name: str, epilog: str, wrap: Decorator) -> typer.Typer:
         app.command(function.__name__ if several else name, cls=CommandLine, help=text, epilog=epilog)(wrap(function))
     if several:
         alone = getattr(module, "command", None)
-        text = f"{module.__doc__}\n\n{inspect.cleandoc(alone.__doc__)}" if alone else module.__doc__
+        text = f"{module.__doc__}\n\n{inspect.cleandoc(alone.__doc__ or '') if alone else ''}".rstrip()
         app.callback(help=text, epilog=epilog, invoke_without_command=alone is not None)(
             wrap(alone) if alone else _nothing
         )
