@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.metrics import ndcg_score
 
 from experiments.analyses import embedding_space, label_precision, leakage, probe, retrieval
 from experiments.analyses.embedding_space import diagnose
@@ -74,6 +75,28 @@ def test_precision_depends_on_the_demonstrations_alone(ran: Any) -> None:
 def test_twice_the_demonstrations_are_not_twice_as_right() -> None:
     row = {"demos": [[f"p{i}", 0.0, "red"] for i in range(4)], "gold": ["red"]}
     assert retrieval.retrieval_statistics(row, 2)["precision"] == 1.0
+
+
+def test_ndcg_of_graded_gold_answers_equals_that_of_scikit_learn() -> None:
+    row = {
+        "demos": [[f"p{i}", 0.0, answer] for i, answer in enumerate(["red", "green", "blue", "red", "pink"])],
+        "ranks": [3, 0, 4, 2, 1],
+        "gold": ["red", "blue", "red", "green", "red"],
+    }
+    grades, scores = [[3, 1, 1, 3, 0]], [[-3, 0, -4, -2, -1]]
+    assert retrieval.retrieval_statistics(row, 5)["ndcg"] == pytest.approx(ndcg_score(grades, scores))
+    assert retrieval.retrieval_statistics({**row, "gold": ["black"]}, 5)["ndcg"] == 0.0
+    assert retrieval.retrieval_statistics({**row, "gold": ["pink"]}, 5)["ndcg"] == pytest.approx(1 / np.log2(3))
+
+
+def test_the_variance_of_ranks_is_over_the_seeds_of_a_query() -> None:
+    def sample(query: str, *names: str) -> dict[str, Any]:
+        return {"query": query, "demos": [[name, 0.0, ""] for name in names], "ranks": list(range(len(names)))}
+
+    rows = [sample("q", "a", "b"), sample("q", "b", "c"), sample("r", "a", "b"), sample("r", "a", "b")]
+    # of q: a has 0, 2 (absent), b has 1, 0, and c has 2, 1; of r: none
+    assert retrieval.rank_variance(rows, 2) == pytest.approx((1 + 0.25 + 0.25 + 0 + 0) / 5)
+    assert np.isnan(retrieval.rank_variance(rows[:1], 2))
 
 
 def test_without_options_there_is_no_coverage(ran: Any, shapes: str) -> None:
