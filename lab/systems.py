@@ -48,8 +48,8 @@ the system is missing ("partial").
 
 The column *proof* says whether a measurement shows that the system works. A proof compares an arm with its control: it
 gives both mean scores, their paired difference with the 95 % interval, the number of pairs, and the task in
-parentheses. The model is the shipped `tiny`, unless the parentheses name another one. `fake-vote` answers with the vote
-of the demonstrations, so its accuracy measures the retriever.
+parentheses. The model is the shipped `tiny`, unless the parentheses name another one or an adapter of it. `fake-vote`
+answers with the vote of the demonstrations, so its accuracy measures the retriever.
 
 - A system **works** if the interval excludes 0 in the direction that the paper claims: {works} of {rows}.
 - Otherwise it **runs** without a failed sample, but no number shows the paper's effect; the cell says why.
@@ -191,7 +191,9 @@ def proof_cell(row: Mapping[str, Any], number: Number | None) -> str:
     keys = proof["keys"]
     arm, control = (_setting(proof[side]) for side in ("arm", "against"))
     interval = f"[{_signed(number.low)}, {_signed(number.high)}]"
-    where = keys["task"]["name"] + (f", {keys['model']}" if isinstance(keys.get("model"), str) else "")
+    model = keys.get("model", {})
+    name = model if isinstance(model, str) else model.get("adapter")
+    where = keys["task"]["name"] + (f", {name}" if name else "")
     text = (
         f"{'**works**' if number.works else 'runs'}: `{arm}` {_plain(number.mean)}, `{control}` "
         f"{_plain(number.control)}, {_signed(number.difference)} {interval}, n {number.n} ({where}{_metric(proof)})"
@@ -202,7 +204,7 @@ def proof_cell(row: Mapping[str, Any], number: Number | None) -> str:
 def _setting(setting: Mapping[str, Any]) -> str:
     """An arm in words; an adapter by the name of its folder."""
     text = ", ".join(f"{axis} {value}" for axis, value in setting.items())
-    return re.sub(r"tiny\(adapter=adapters/\w+/(\w+)\)", r"\1", text).replace("tiny(adapter=None)", "tiny")
+    return re.sub(r"tiny\(adapter=(?:adapters/\w+/)?(\w+)\)", r"\1", text.replace("tiny(adapter=None)", "tiny"))
 
 
 def _metric(proof: Mapping[str, Any]) -> str:

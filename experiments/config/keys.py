@@ -181,7 +181,7 @@ SpendPower = Annotated[Float, Ge(0.5), Le(10)]
 Chance = Annotated[Float, Gt(0), Lt(1)] | None
 StopNull = Literal["exchange", "mean"]
 Expectation = Literal["better", "worse", "higher", "lower"]
-Objective = Literal["sft", "dpo", "realign", "distill", "cal"]
+Objective = Literal["sft", "dpo", "realign", "distill", "cal", "cal_permuted"]
 Mixing = Literal["mixed", "sequential"]
 Parameters = Literal["lora", "projector", "vectors"]
 ShotsList = Annotated[tuple[Shots, ...], MinLen(1)]
@@ -278,10 +278,11 @@ class TuneSpec(FileKeys):
     task: BuiltTasks  # task with the training queries and their pools, or a list of tasks
     weights: tuple[Positive, ...] = ()  # several tasks: the share of each in the episodes; empty: equal shares
     mix: Mixing = "mixed"  # several tasks: mixed draws the task of each episode; sequential: one task after the other
+    transforms: tuple[Transforms, ...] = ()  # several tasks: the transforms of each, after the file's; empty: none
     dev: BuiltTask = None  # task whose loss is measured at every checkpoint
     objective: Objective = "sft"  # sft: cross-entropy of the answer; dpo: against a wrong one, and sft;
     # realign: Re-Align; distill: without demonstrations, towards the base model with them, and sft; cal: sft with
-    # more weight on tokens that depend on the query's image
+    # more weight on tokens that depend on the query's image; cal_permuted: its control, with moved weights
     nearest: BuiltRetriever = "knn"  # realign: ranks the other images of the query's pool
     parameters: Parameters = "lora"  # lora: matrices in the decoder; projector: all weights of the model's own
     # projector; vectors: the tensors of tune.intervene
@@ -307,8 +308,9 @@ class TuneSpec(FileKeys):
 
     def __post_init__(self) -> None:
         count = len(self.tasks)
-        if self.weights and len(self.weights) != count:
-            raise ValueError(f"weights has {len(self.weights)} values for {count} tasks. Give each task one, in order.")
+        for name in ("weights", "transforms"):
+            if (values := getattr(self, name)) and len(values) != count:
+                raise ValueError(f"{name} has {len(values)} values for {count} tasks. Give each task one, in order.")
 
     @property
     def tasks(self) -> tuple[Any, ...]:

@@ -7,6 +7,7 @@
                     tokens, + sft_weight x sft. Vectors that are made of demonstrations read them on both sides
     cal             sft, in which the tokens of an answer have the weights of CAL (`cal_weights`) under the base model,
                     times their number
+    cal_permuted    the control of cal: each answer's weights move by half its length, to other tokens
 
 `dpo` is as SymDPO trains (Jia et al., CVPR 2025). SymDPO's pairs are episodes of the transform `symbols`: both answers
 are symbols, and only the demonstrations tell which is right. The base model is the model with the adapter off.
@@ -153,6 +154,8 @@ def _visual(runner: LanguageModel, part: TrainedPart, spec: TuneSpec, step: Enco
     real, blind = token_logprobs(logits, tokens).chunk(2)
     logits, answered = answer_logits(runner, own, part.image_features)[0], targets != IGNORED
     weights = cal_weights(real - blind, answered) * answered.sum(-1, keepdim=True)
+    if spec.objective == "cal_permuted":
+        weights = half_turned(weights, answered)
     return -(weights * token_logprobs(logits, targets)).sum() / step.answer_tokens
 
 
@@ -162,6 +165,7 @@ OBJECTIVES: Mapping[str, Objective] = {
     "realign": Objective(_with_alternatives, _preferred),
     "distill": Objective(_with_teachers, _distilled),
     "cal": Objective(_with_alternatives, _visual),
+    "cal_permuted": Objective(_with_alternatives, _visual),
 }
 """Value of `tune.objective` -> its inputs and its loss."""
 
@@ -215,6 +219,19 @@ def cal_weights(scores: Tensor, counts: Tensor, lowest: float = LOWEST, highest:
     pooled = [F.avg_pool1d(x[:, None], 3, stride=1, padding=1)[:, 0] for x in (bounded, counts.to(scores.dtype))]
     means = torch.where(counts, pooled[0] / pooled[1].clamp(min=1 / 3), 0.0)
     return means / means.sum(-1, keepdim=True).clamp(min=torch.finfo(means.dtype).tiny)
+
+
+def half_turned(weights: Tensor, counts: Tensor) -> Tensor:
+    """The weights of each answer moved by half the answer's length, the last ones to its beginning.
+
+    Args:
+        weights: [R, T].
+        counts: [R, T] bool, the tokens of answers, which end their rows.
+    """
+    moved = torch.zeros_like(weights)
+    for row, own, count in zip(moved, weights, counts.sum(-1).tolist(), strict=True):
+        row[-count:] = own[-count:].roll(count // 2)
+    return moved
 
 
 def dpo_loss(chosen: Tensor, rejected: Tensor, base_chosen: Tensor, base_rejected: Tensor, beta: float) -> Tensor:

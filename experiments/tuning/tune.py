@@ -81,7 +81,7 @@ def tune(
     tests = [("task", task) for task in expand(evaluation_config(config, ())).tasks]  # raises before any training
     dev_cell = None
     if spec.dev is not None:
-        dev_cell = training_cell(config, replace(spec, task=spec.dev, weights=()), None)
+        dev_cell = training_cell(config, _alone(spec, spec.dev), None)
         check_disjoint(dev_cell.task, tests, "tune.dev")
         tests.append(("tune.dev", dev_cell.task))
     images = sum(check_disjoint(cell.task, tests) for cell in tasks[TUNED])
@@ -92,8 +92,10 @@ def tune(
         for name, cell in cells.items():
             method = None if trained is None else trained.config
             tuned = asdict(replace(spec, save_every=1, dev=None, intervene=method))
-            if len(tasks[name]) == 1:  # as before there were several
-                tuned = {key: value for key, value in tuned.items() if key not in ("weights", "mix")}
+            several = {"weights", "mix", "transforms"} if len(tasks[name]) == 1 else {"transforms"}
+            tuned = {
+                key: value for key, value in tuned.items() if key not in several or (len(tasks[name]) > 1 and value)
+            }
             settings: dict[str, Any] = {"tune": tuned, "cell": cell.config, "model": model.digest}
             settings |= {"cells": [other.config for other in tasks[name][1:]]} if tasks[name][1:] else {}
             folder = TrainingFolder(out / name, canonical_digest(settings))
@@ -135,7 +137,13 @@ def _mixed_stream(config: Config, spec: TuneSpec, cells: Sequence[Cell]) -> Epis
 
 def _training_cells(config: Config, spec: TuneSpec, control: str | None) -> list[Cell]:
     """The training cell of each task."""
-    return [training_cell(config, replace(spec, task=task, weights=()), control) for task in spec.tasks]
+    more = spec.transforms or [[]] * len(spec.tasks)
+    return [training_cell(config, _alone(spec, task), control, own) for task, own in zip(spec.tasks, more, strict=True)]
+
+
+def _alone(spec: TuneSpec, task: Any) -> TuneSpec:
+    """The settings with one task."""
+    return replace(spec, task=task, weights=(), transforms=())
 
 
 ALTERNATIVES: Mapping[str, Callable[[Config, TuneSpec, Cell], MakeAlternatives]] = {
@@ -143,13 +151,17 @@ ALTERNATIVES: Mapping[str, Callable[[Config, TuneSpec, Cell], MakeAlternatives]]
     "dpo": lambda config, spec, cell: wrong_answer,
     "distill": lambda config, spec, cell: no_alternatives,
     "cal": lambda config, spec, cell: without_image,
+    "cal_permuted": lambda config, spec, cell: without_image,
     "realign": lambda config, spec, cell: NearestImage(cell, _retriever(config, spec, spec.nearest)),
 }
 """Value of `tune.objective` -> what the answer of an episode is preferred to."""
 
 
-def training_cell(config: Config, spec: TuneSpec, control: str | None) -> Cell:
-    """The one cell whose prompts are the training episodes. Raises ConfigError if the file has several settings."""
+def training_cell(config: Config, spec: TuneSpec, control: str | None, more: Sequence[Any] = ()) -> Cell:
+    """The one cell whose prompts are the training episodes. Raises ConfigError if the file has several settings.
+
+    more: Transforms after the file's.
+    """
     if "model" in config.zip:
         raise ConfigError(
             f"{config.where('zip', 'model')}: icl fit compares the base model with its adapters, so the model cannot "
@@ -167,7 +179,7 @@ def training_cell(config: Config, spec: TuneSpec, control: str | None) -> Cell:
                 )
             grid[axis] = list(values)
     shots = max(_shots_list(spec), default=_most_shots(config))
-    transforms: list[Any] = list(grid.pop("transforms", [config.transforms])[0])
+    transforms: list[Any] = [*grid.pop("transforms", [config.transforms])[0], *more]
     if control == TuningControl.SHUFFLED:
         transforms.append({"name": "answers", "how": "permuted"})
     changed = replace(

@@ -3,6 +3,7 @@
 python -m lab.tiny train --seed 0 --out runs/tiny/0     the whole recipe; run it again to continue
 python -m lab.tiny encoder --tower runs/tiny/0/tower.safetensors --out runs/tiny/encoder
 python -m lab.tiny evaluate --vlm runs/tiny/0/vlm --encoder runs/tiny/encoder --out runs/tiny/0/results.json
+python -m lab.tiny stages --out runs/tiny/stages       the adapters tiny_cobsat, tiny_link_context and tiny_raven
 python -m lab.tiny card       every figure of MODEL_CARD.md from the shipped checkpoints
 """
 
@@ -78,6 +79,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     command.add_argument("--out", type=Path, required=True)
     command.add_argument("--n", type=int, default=200)
     command.add_argument("--easy", action="store_true", help="also score easy-vqa's test split")
+    command = commands.add_parser("stages")
+    command.add_argument("--out", type=Path, required=True)
     command = commands.add_parser("card")
     command.add_argument("--n", type=int, default=200)
     command.add_argument("--out", type=Path, default=MODEL / "MODEL_CARD.md")
@@ -90,6 +93,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         from lab.tiny import encoder
 
         encoder.train(args.out, tower_of(args.tower, args.seed), args.seed)
+    elif args.command == "stages":
+        from lab.tiny.stages import ship_all
+
+        ship_all(args.out)
     elif args.command == "evaluate":
         from lab.tiny.evaluate import evaluate
 

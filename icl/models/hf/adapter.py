@@ -16,6 +16,9 @@ from icl import ModelError, canonical_bytes, expand_user, parse_json, safetensor
 
 CONFIG = "adapter_config.json"
 WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
+ADAPTERS = Path(__file__).resolve().parent.parent / "tiny" / "adapters"
+SHIPPED_ADAPTERS = {f"tiny_{name}": ADAPTERS / name for name in ("cobsat", "link_context", "raven")}
+"""Word for `adapter` -> its folder. `python -m lab.tiny stages` trains them."""
 HUB_ID = r"[\w.-]+/[\w.-]+"
 
 
@@ -24,7 +27,7 @@ class LoraAdapter:
     """A LoRA adapter in a folder that `save_pretrained` of peft wrote.
 
     Attributes:
-        path: The folder.
+        path: The folder, or the name of a shipped adapter.
         key: Config key that names it, for error messages.
     """
 
@@ -34,9 +37,10 @@ class LoraAdapter:
     @cached_property
     def folder(self) -> Path:
         """The folder. Raises ModelError if it is incomplete or contains another kind of adapter."""
-        folder = expand_user(self.path)
+        folder = SHIPPED_ADAPTERS.get(self.path) or expand_user(self.path)
         if not folder.is_dir():
-            raise ModelError(f"{self.key}: there is no folder {folder.absolute()}.")
+            shipped = ", ".join(SHIPPED_ADAPTERS)
+            raise ModelError(f"{self.key}: there is no folder {folder.absolute()}, and shipped adapters are {shipped}.")
         if not (folder / CONFIG).is_file():
             raise ModelError(f"{self.key}: {folder} has no {CONFIG}, so it is not a peft adapter.")
         if not any((folder / name).is_file() for name in WEIGHTS):

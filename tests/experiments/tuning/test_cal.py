@@ -8,6 +8,7 @@ import torch
 
 from experiments.config.config import Config, load_config
 from experiments.tuning.checkpoint import TrainingFolder
+from experiments.tuning.objectives import half_turned
 from experiments.tuning.train import train
 from experiments.tuning.tune import episode_stream, training_cell
 from icl.errors import DataError
@@ -49,6 +50,14 @@ def test_tokens_that_depend_on_the_image_have_the_weights_of_the_paper(tmp_path:
     assert computed == pytest.approx(loss / tokens, abs=1e-4)
     assert computed != pytest.approx(first_loss(study(objective="sft"), tmp_path / "sft"), abs=1e-3)
     assert computed == pytest.approx(first_loss(study(rows=1), tmp_path / "rows"), abs=1e-5)
+
+
+def test_the_control_gives_the_same_weights_to_other_tokens(tmp_path: Path) -> None:
+    weights = torch.tensor([[0.0, 0.0, 0.1, 0.2, 0.7], [0.1, 0.2, 0.3, 0.3, 0.1]])
+    moved = half_turned(weights, weights > 0)
+    torch.testing.assert_close(moved, torch.tensor([[0.0, 0.0, 0.7, 0.1, 0.2], [0.3, 0.1, 0.1, 0.2, 0.3]]))
+    cal, permuted = (first_loss(study(objective=name), tmp_path / name) for name in ("cal", "cal_permuted"))
+    assert abs(cal - permuted) > 1e-3
 
 
 def test_answers_that_do_not_depend_on_the_image_have_the_ordinary_loss(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from experiments.config.config import Config, load_config
 from experiments.tuning.episodes import Episodes, MixedStream
-from experiments.tuning.tune import episode_stream, training_cell, tune
+from experiments.tuning.tune import _training_cells, episode_stream, training_cell, tune
 from icl.errors import ConfigError, DataError
 
 TASKS = [{"name": "counting", "queries": 5, "pool_size": 8, "seed": 3}, {"name": "operators", "queries": 4, "seed": 4}]
@@ -58,10 +58,19 @@ def test_an_episode_does_not_depend_on_the_episodes_before_it() -> None:
     assert [one.prompt.digest for one in mixed.episodes(3)] == [one.prompt.digest for one in fresh.episodes(3)]
 
 
+def test_each_task_has_its_own_transforms_after_those_of_the_file() -> None:
+    config = study(transforms=[[], ["symbols"]])
+    assert config.tune is not None
+    plain, symbols = _training_cells(replace(config, transforms=["flip_labels"]), config.tune, "shuffled")
+    assert plain.labels["transforms"] == "flip_labels+answers"
+    assert symbols.labels["transforms"] == "flip_labels+symbols+answers"
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"weights": [1, 2, 3]}, r"tune: weights has 3 values for 2 tasks\. Give each task one, in order"),
+        ({"transforms": [["symbols"]]}, r"tune: transforms has 1 values for 2 tasks\. Give each task one, in order"),
         ({"weights": [1, 0]}, r"tune\.weights\[1\].*above 0"),
         ({"weights": [1, -1]}, r"tune\.weights\[1\].*above 0"),
         ({"task": []}, r"tune\.task: task must not be an empty list"),
