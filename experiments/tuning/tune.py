@@ -137,7 +137,7 @@ def _mixed_stream(config: Config, spec: TuneSpec, cells: Sequence[Cell]) -> Epis
 
 def _training_cells(config: Config, spec: TuneSpec, control: str | None) -> list[Cell]:
     """The training cell of each task."""
-    more = spec.transforms or [[]] * len(spec.tasks)
+    more: Sequence[Any] = spec.transforms or [()] * len(spec.tasks)
     return [training_cell(config, _alone(spec, task), control, own) for task, own in zip(spec.tasks, more, strict=True)]
 
 
