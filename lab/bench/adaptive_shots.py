@@ -1,8 +1,9 @@
 """Fewer demonstrations for clear queries: accuracy and tokens of the strategy `adaptive_shots`, against fixed shots.
 
 The model `tiny` answers binding with 4 names at 0 to 8 random shots, and matching at the nearest ones. A rule takes the
-first number of shots with a clear answer: by the margin, by the entropy, or at random as often as these. `fit` sets the margin on other queries. Its scores are those of the fixed shots, so no rule needs a run of
-its own. Tokens are those of the prompt that answers; `read` counts all prompts up to it, without a prefix cache.
+first number of shots with a clear answer: by the margin, by the entropy, or at random as often as these. `fit` sets the
+margin on other queries. Its scores are those of the fixed shots, so no rule needs a run of its own. Tokens are those of
+the prompt that answers; `read` counts all prompts up to it, without a prefix cache.
 """
 
 import tempfile
