@@ -7,7 +7,7 @@ Methods such as Lever-LM, TACO and MSIER produce a list of demonstrations for ea
     {"query": "query-1", "demos": ["demo-7", "demo-3"]}
 
 A list has the best demonstration first. Scores are optional. Ids that would leak (the query itself, or an example with
-one of its images) are skipped.
+one of its images) are skipped. Lists of an oracle have `reads_gold: true`, and the samples are marked as those of one.
 """
 
 import json
@@ -16,7 +16,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from icl import DataError, PlanError, Pool, Query, RetrievedExample, component, did_you_mean, expand_user, pin_file
+from icl import (
+    DataError,
+    PlanError,
+    Pool,
+    Query,
+    RetrievedExample,
+    component,
+    did_you_mean,
+    expand_user,
+    later_parameter,
+    pin_file,
+)
 from retrievers import EXCLUDE_LEAKS, LeakPolicy, Resources, RetrievedDemos
 
 
@@ -30,10 +41,13 @@ class External:
     ranked: ClassVar[bool] = False
 
     path: str  # .json or .jsonl: query id -> ids of demonstrations, best first
+    reads_gold: bool = later_parameter(False)  # whether the lists were chosen with the gold answers of the queries
     code: str = ""  # digest of the file's content; set automatically
 
     def __post_init__(self) -> None:
         pin_file(self, self.path, self.path)
+        if self.reads_gold:
+            object.__setattr__(self, "needs", frozenset({"gold"}))
 
     def preflight(self) -> None:
         """Raises DataError if the file is missing or contains no lists."""

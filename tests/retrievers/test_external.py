@@ -50,7 +50,11 @@ def test_a_listed_leak_is_skipped(pool: Pool, example: Make, color: Make, tmp_pa
 def test_retriever_conformance(tmp_path: Path) -> None:
     pool = sample_pool()
     lists = {q.id: [e.id for e in pool.examples][::-1] for q in sample_queries()}
-    check_retriever(build("retriever", {"name": "external", "path": _file(tmp_path, lists)}))
+    node = {"name": "external", "path": _file(tmp_path, lists)}
+    check_retriever(build("retriever", node))
+    oracle = build("retriever", {**node, "reads_gold": True})  # whose samples the contexts mark
+    check_retriever(oracle)
+    assert (oracle.needs, build("retriever", node).needs) == ({"gold"}, frozenset())
     assert sum(map(EXCLUDE_LEAKS.allowed_for(sample_queries()[0]), pool.examples)) < len(pool)
 
 
