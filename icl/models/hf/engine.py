@@ -1,13 +1,11 @@
 """A loaded checkpoint: weights, image cache and prefiller, configured by checks of what the checkpoint supports."""
 
-import ctypes
 import logging
-import os
-import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from icl import BatchLimit, ModelError, Prompt, StateObserver
+from icl.memory import keep_freed_memory
 from icl.models.hf import HFSession, Prefiller, conventions, device_placement, free, quantization, self_check
 from icl.models.hf.counters import ModelCounters
 from icl.models.hf.device_placement import cuda_problem
@@ -152,23 +150,3 @@ class HFEngine:
         if not verdict.holds:
             self.notes += (f"common prefixes are not shared: {verdict.reason}",)
         return verdict.holds
-
-
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
-TRIM, MAP = 512 * 2**20, 64 * 2**20
-"""Free bytes to keep at the top of the heap, and size from which a block gets its own mapping."""
-
-
-def keep_freed_memory() -> bool:
-    """Make glibc's allocator reuse freed memory. False for other allocators, and if the environment configures it.
-
-    A growing cache frees and allocates the same few megabytes in every layer at every step. By default, glibc returns
-    each block to the kernel, which then clears its pages again. With a small model this takes more than half of the
-    time of a long answer. Peak memory does not change.
-    """
-    if sys.platform != "linux" or any(name.startswith("MALLOC_") for name in os.environ):
-        return False
-    allocator = getattr(ctypes.CDLL(None), "mallopt", None)
-    if allocator is None:
-        return False
-    return bool(allocator(M_MMAP_THRESHOLD, MAP)) and bool(allocator(M_TRIM_THRESHOLD, TRIM))

@@ -249,7 +249,7 @@ def test_loading_is_logged_with_device_and_precision(folder_of: FolderOf, caplog
 
 FAULTS = """
 import resource, torch
-from icl.models.hf.engine import keep_freed_memory
+from icl.memory import keep_freed_memory
 {call}
 torch.set_num_threads(1)
 cache = [torch.zeros(32, 300, 160) for _ in range(4)]
@@ -262,7 +262,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc alone is told")
 def test_a_growing_cache_takes_its_pages_once() -> None:
-    from icl.models.hf.engine import keep_freed_memory
+    from icl.memory import keep_freed_memory
 
     if not keep_freed_memory():
         pytest.skip("the allocator is not glibc's, or the environment sets it")
@@ -272,7 +272,7 @@ def test_a_growing_cache_takes_its_pages_once() -> None:
 
 def test_settings_of_the_environment_stand() -> None:
     output = _printed(
-        "from icl.models.hf.engine import keep_freed_memory; print(keep_freed_memory())",
+        "from icl.memory import keep_freed_memory; print(keep_freed_memory())",
         MALLOC_TRIM_THRESHOLD_="131072",
     )
     assert output == "False"
