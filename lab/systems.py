@@ -43,8 +43,8 @@ keys, and run `icl run FILE`:
 ```
 
 The page of a component (`icl ls KIND NAME`) has the paper, the formula, the controls, and the differences from the
-released code. You provide the files that a row names, such as `captions.txt`. In {partial} rows an essential part of
-the system is missing ("partial").
+released code. You provide the files that a row names, such as `captions.txt`. An essential part of the system is
+missing in rows that say "partial" ({partial}).
 
 The column *proof* says whether a measurement shows that the system works. A proof compares an arm with its control: it
 gives both mean scores, their paired difference with the 95 % interval, the number of pairs, and the task in

@@ -14,7 +14,15 @@ if TYPE_CHECKING:
     from experiments.report.section import Section
     from experiments.results.run_view import RunView
 
-FORMATS = {"latex": ".tex", "markdown": ".md", "csv": ".csv", "pdf": ".pdf", "png": ".png", "svg": ".svg"}
+FORMATS = {
+    "latex": ".tex",
+    "markdown": ".md",
+    "csv": ".csv",
+    "jsonl": ".jsonl",
+    "pdf": ".pdf",
+    "png": ".png",
+    "svg": ".svg",
+}
 """Formats of `--as` and the endings of their files. The last three are of figures."""
 
 
@@ -50,7 +58,7 @@ By = Annotated[
     list[str] | None, typer.Option(help="a column of the data, such as category; repeatable", show_default=False)
 ]
 As = Annotated[
-    str, typer.Option("--as", help="latex, markdown or csv; pdf, png or svg for the figure", show_default=False)
+    str, typer.Option("--as", help="latex, markdown, csv or jsonl; pdf, png or svg for the figure", show_default=False)
 ]
 Out = Annotated[
     Path | None, typer.Option(help="with --as: the file; a table is printed by default", show_default=False)
@@ -108,10 +116,10 @@ def print_section(section: "Section", kind: str, out: Path | None, width: float 
         (written,) = section.figure.write(path.with_suffix(""), [kind], width)
         print(f"wrote {written}")
         return
-    if kind == "csv":
+    if kind in ("csv", "jsonl"):
         if section.frame is None:
             raise ConfigError(f"'{section.name}' has no table, only text: --as markdown.")
-        text = csv_text(section.frame)
+        text = csv_text(section.frame) if kind == "csv" else section.frame.to_json(orient="records", lines=True)
     else:
         text = section.to_latex() if kind == "latex" else section.to_markdown()
     text = f"{text.rstrip()}\n"

@@ -31,6 +31,24 @@ def corrected_class(probabilities: dict[str, float], prediction: str, confidence
     return max(probabilities, key=lambda name: probabilities[name])
 
 
+def correction(members: Sequence[ScoredSample], threshold: float) -> tuple[str, str] | None:
+    """The prediction and the corrected class of an image. None if its questions are not scored.
+
+    Args:
+        members: The questions about the image, whose scores are P(yes).
+        threshold: Of `corrected_class`.
+    """
+    parts: dict[str, list[float]] = {}
+    for member in members:
+        if member.score is not None and set(member.meta) >= KEYS:
+            parts.setdefault(str(member.meta["candidate"]), []).append(float(member.score))
+    meta = members[0].meta
+    means = {name: sum(values) / len(values) for name, values in parts.items()}
+    if (prediction := str(meta.get("prediction"))) not in means:
+        return None
+    return prediction, corrected_class(means, prediction, float(meta["confidence"]), threshold)
+
+
 @dataclass(frozen=True)
 class DICLMetric:
     """Base class of the three. A sample's score is P(yes)."""
@@ -50,19 +68,11 @@ class DICLMetric:
         raise NotImplementedError
 
     def _image(self, members: Sequence[ScoredSample]) -> float | None:
-        scored = [m for m in members if m.score is not None and set(m.meta) >= KEYS]
-        if not scored:
+        result = correction(members, self.threshold)
+        if result is None:
             return None
-        parts: dict[str, list[float]] = {}
-        for member in scored:
-            parts.setdefault(str(member.meta["candidate"]), []).append(float(member.score or 0))
-        means = {name: sum(values) / len(values) for name, values in parts.items()}
-        prediction = str(scored[0].meta["prediction"])
-        if prediction not in means:
-            return None
-        true = {str(m.meta["candidate"]) for m in scored if "yes" in map(normalize_text, m.gold)}
-        result = corrected_class(means, prediction, float(scored[0].meta["confidence"]), self.threshold)
-        return float(self.counts(prediction in true, result in true))
+        true = {str(m.meta["candidate"]) for m in members if "yes" in map(normalize_text, m.gold)}
+        return float(self.counts(result[0] in true, result[1] in true))
 
 
 @component("metric", "dicl_accuracy")

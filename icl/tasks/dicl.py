@@ -11,8 +11,15 @@ A question with an exemplar is one query of this task; the questions of an image
 `dicl_accuracy` accepts p or takes the best candidate, and `dicl_corrected` and `dicl_broken` count changes. Use
 `shots: 2`, `retriever: random`, `order: as_retrieved` and `answer_mode: options`. One candidate changes nothing.
 
-The file `predictions` has a JSON object with the class probabilities of every example of the task, queries and pool, by
-id: {"q-1": {"cat": 0.7, "dog": 0.3}}.
+The other classifier is an embedder, or a file:
+
+    embedder     softmax over classes c of 100 cos(image, c); c is the text `class_text`, or with `classifier: means`
+                 the mean of the pool's images of the class, without the image itself
+    predictions  a JSON object with the class probabilities of every example of the task, queries and pool, by id:
+                 {"q-1": {"cat": 0.7, "dog": 0.3}}
+
+`icl analyze RUN corrected_labels` exports the corrected class of each image. `denoised_classifier` tunes a head of the
+embedder on these classes (the third step of the paper), with controls.
 
 Differs from the released code in the support images, which are all of the pool (there about ten over the range of
 confidence), and in the exemplars, which are nearest by confidence (there the signed difference is sorted).
@@ -22,15 +29,38 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 
 from icl import ConfigError, DataError, Example, SeveralPoolsTask, Task
 from icl import parameter_files as files
-from icl.registry import NestedComponent, PositiveInt, component
+from icl.registry import NestedComponent, PositiveInt, component, later_parameter
 
 Probabilities = Mapping[str, Mapping[str, float]]
+
+
+SCALE = 100
+"""CLIP's factor of the cosines."""
+
+
+def class_probabilities(cosines: Any) -> Any:
+    """Softmax of 100 cosines of images with classes, [N, C]."""
+    shares = np.exp(SCALE * (cosines - cosines.max(axis=1, keepdims=True)))
+    return shares / shares.sum(axis=1, keepdims=True)
+
+
+def mean_cosines(images: Any, of_class: Any) -> Any:
+    """Cosines of images with the mean image of each class, without the image itself.
+
+    Args:
+        images: Unit rows, [N, D].
+        of_class: [N, C], 1 if an image is a support image of the class, else 0.
+    """
+    sums = of_class.T @ images
+    dots = images @ sums.T
+    squares = (sums**2).sum(axis=1) - (2 * dots - 1) * of_class  # |sum - x|^2
+    return (dots - of_class) / np.sqrt(np.maximum(squares, 1e-9))
 
 
 def transition_matrix(rows: Sequence[Mapping[str, float]], labels: Sequence[str], classes: Sequence[str]) -> np.ndarray:
@@ -70,15 +100,23 @@ class DICLTask(SeveralPoolsTask):
     pool_shares_images: ClassVar[bool] = True
 
     of: Annotated[Task, NestedComponent("task")]  # classification task with one shared pool
-    predictions: str  # JSON file: example id -> class -> probability
+    predictions: str = ""  # JSON file: example id -> class -> probability; empty: the predictions of `embedder`
+    embedder: Annotated[Any, NestedComponent("embedder")] = later_parameter(None)  # the other classifier
+    classifier: Literal["texts", "means"] = later_parameter("texts")  # what stands for a class: a text, or its images
+    class_text: str = later_parameter("a photo of a {name}")  # text of a class with the placeholder {name}
     candidates: PositiveInt = 6  # number of classes to ask about for each image, the prediction among them
     exemplars: PositiveInt = 3  # number of exemplar images for each candidate
     question: str = "is this a photo of {name}?"  # question with the placeholder {name}
     code: str = ""  # digest of the file, set automatically
 
     def __post_init__(self) -> None:
-        if self.question.count("{name}") != 1:
-            raise ConfigError("question has {name} once: the class that is asked about.")
+        for key in ("question", "class_text"):
+            if getattr(self, key).count("{name}") != 1:
+                raise ConfigError(f"{key} has {{name}} once: the class.")
+        if bool(self.predictions) == (self.embedder is not None):
+            raise ConfigError("dicl corrects one classifier: give `predictions`, a file, or `embedder`.")
+        if self.embedder is not None:
+            return
         content = files.read(files.find(self.predictions, "file of predictions"), "predictions")
         files.pin(self, content, self.predictions)
         object.__setattr__(self, "_content", content)
@@ -100,24 +138,56 @@ class DICLTask(SeveralPoolsTask):
         return {check.id: pair for check, pair in self._checks}
 
     @cached_property
+    def support(self) -> tuple[Example, ...]:
+        """The examples with true classes."""
+        return self.of.pool(self.of.queries[0].id).examples
+
+    @cached_property
     def _probabilities(self) -> Probabilities:
+        """The predictions for the support, then for the queries."""
+        examples, own = [*self.support, *self.of.queries], sorted({e.class_name for e in self.support})
+        if self.embedder is not None:
+            rows = self._predicted(examples, own)
+            return {e.id: dict(zip(own, row, strict=True)) for e, row in zip(examples, rows, strict=True)}
         try:
             table = json.loads(self.__dict__["_content"])
         except ValueError as error:
             raise ConfigError(f"predictions {self.predictions} is not JSON: {error}.") from error
         if not isinstance(table, dict) or not all(isinstance(row, dict) and row for row in table.values()):
             raise ConfigError(f"predictions {self.predictions} must map ids to classes and probabilities.")
+        missing = [e.id for e in examples if e.id not in table]
+        other = f"predictions {self.predictions} is of another data set:"
+        if len(missing) == len(examples):
+            raise DataError(f"{other} it has none of the {len(examples)} examples of {self.of.title}.")
+        if missing:
+            raise DataError(
+                f"predictions {self.predictions} has no example '{missing[0]}', and misses {len(missing)} of the "
+                f"{len(examples)} examples of {self.of.title}. Add their probabilities."
+            )
+        if not {name for e in examples for name in table[e.id]} & {*own}:
+            named = ", ".join([*table[examples[0].id]][:3])
+            raise DataError(f"{other} its classes ({named}) are none of {self.of.title} ({', '.join(own[:3])}).")
         return table
 
+    def _predicted(self, examples: Sequence[Example], classes: Sequence[str]) -> list[list[float]]:
+        images = np.asarray(self.embedder.embed_images(examples), dtype=np.float64)
+        if self.classifier == "texts":
+            texts = self.embedder.embed_texts([self.class_text.replace("{name}", name) for name in classes])
+            cosines = images @ texts.T
+        else:
+            support = {e.id for e in self.support}
+            members = [[e.id in support and e.class_name == name for name in classes] for e in examples]
+            cosines = mean_cosines(images, np.array(members, dtype=np.float64))
+        rows: list[list[float]] = class_probabilities(cosines).tolist()
+        return rows
+
     def _of(self, example: Example) -> Mapping[str, float]:
-        if example.id not in self._probabilities:
-            raise DataError(f"predictions {self.predictions} has no example '{example.id}'. Add its probabilities.")
         return self._probabilities[example.id]
 
     @cached_property
     def _checks(self) -> list[tuple[Example, tuple[Example, str, str]]]:
         """Each query of this task with its exemplar, candidate and prediction."""
-        support = self.of.pool(self.of.queries[0].id).examples
+        support = self.support
         classes = sorted({e.class_name for e in support} | {name for e in support for name in self._of(e)})
         matrix = transition_matrix([self._of(e) for e in support], [e.class_name for e in support], classes)
         checks = []

@@ -94,7 +94,7 @@ def test_predictions_that_are_missing_are_sentences(parts, tmp_path) -> None:
     with pytest.raises(ConfigError, match="there is no"):
         build("task", {**node, "predictions": str(tmp_path / "none.json")})
     (tmp_path / "p.json").write_text("{}")
-    with pytest.raises(DataError, match="has no example"):
+    with pytest.raises(DataError, match="has none of the"):
         _ = build("task", node).queries
     (tmp_path / "p.json").write_text("[")
     with pytest.raises(ConfigError, match="is not JSON"):
