@@ -96,12 +96,17 @@ def rewrite_links(text: str, source: str, page: str) -> str:
 
 def kind_page(kind: str) -> str:
     """The list of the components of one kind."""
-    rows = "".join(f"| [{name}]({name}.md) | {cell(entry.summary)} |\n" for name, entry in entries(kind).items())
-    plural = plural_of(kind)
-    return (
+    rows = {False: "", True: ""}
+    for name, entry in entries(kind).items():
+        rows[entry.is_reconstruction] += f"| [{name}]({name}.md) | {cell(entry.summary)} |\n"
+    plural, head = plural_of(kind), "| name | what it is |\n|---|---|\n"
+    text = (
         f"# {plural.capitalize()}\n\n`icl ls {plural}` prints this list, `icl ls {kind} NAME` one page.\n\n"
-        f"| name | what it is |\n|---|---|\n{rows}"
+        f"{head}{rows[False]}"
     )
+    if rows[True]:
+        text += f"\n## Reconstructions\n\nThese follow abstracts and are no faithful versions.\n\n{head}{rows[True]}"
+    return text
 
 
 def plural_of(kind: str) -> str:

@@ -57,8 +57,8 @@ PACKAGES: Mapping[str, tuple[str, ...]] = {
     "orderer": ("prompts.orderers",),
     "transform": ("prompts.transforms",),
     "composer": ("prompts.composers",),
-    "strategy": ("decoding.strategies", "decoding.controls", "decoding.arms"),
-    "intervention": ("decoding.interventions",),
+    "strategy": ("decoding.strategies", "decoding.strategies.reconstructions", "decoding.controls", "decoding.arms"),
+    "intervention": ("decoding.interventions", "decoding.interventions.reconstructions"),
     "launcher": ("experiments.launch",),
     "observer": ("experiments.observers",),
 }
@@ -115,6 +115,11 @@ class ComponentEntry:
     target: str
     summary: str
     synonyms: tuple[str, ...] = ()
+
+    @property
+    def is_reconstruction(self) -> bool:
+        """Whether its file is in a folder `reconstructions`: it follows an abstract, because no text was available."""
+        return ".reconstructions." in self.target
 
 
 def component(kind: str, name: str, *synonyms: str) -> Callable[[type[C]], type[C]]:

@@ -20,8 +20,9 @@ are read alone as text. `icl fit` starts with that of its first 64 prompts, or w
     min over W, b of  sum_j |W h_j + b - e_j|^2 + ridge s |W|^2        s: mean squared entry of the centered states,
                                                                        times the number of tokens
 
-A reconstruction from the paper's abstract: one affine map, its start, and its data are ours. No released code was
-compared.
+The paper's, by its abstract: a frozen model reads each demonstration alone; the states on top of its text; one trained
+projection; virtual tokens, as many as the text has; a bank. Ours: the last layer, the ridge start, distillation, and
+training on episodes of the task (there public web corpora). The full text was not read. No released code was compared.
 """
 
 from collections.abc import Iterable, Sequence

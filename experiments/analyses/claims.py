@@ -35,5 +35,10 @@ def analyze(view: RunView) -> DataFrame:
         row |= {"low": result.low if result else nan, "high": result.high if result else nan}
         row |= {"p": one.comparison.p if result else nan, "n": result.pairs if result else 0}
         rows.append({**row, "verdict": verdict, "source": one.claim.source})
-    signed = ("difference", "low", "high")
-    return make_table(rows, "Claims", note="p: corrected over all comparisons of the report", signed=signed)
+    metrics = {one.metric for one in judged if one.comparison.result}
+    figure: dict[str, Any] | None = None  # differences of several metrics have no common scale
+    if len(metrics) == 1:
+        measure = f"difference of {' '.join(metrics)}, the arm minus the other"
+        figure = {"x": "claim", "y": ["difference"], "by": "where", "measure": measure, "n": "pairs"}
+    note = "p: corrected over all comparisons of the report"
+    return make_table(rows, "Claims", note=note, signed=("difference", "low", "high"), figure=figure)

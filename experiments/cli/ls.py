@@ -134,7 +134,7 @@ def _print_components(kind: str, name: str, width: int) -> None:
     if not kind:
         for one in PACKAGES:
             print(one)
-            print_names({entry.name: entry.summary for entry in entries(one).values()})
+            _print_entries(one)
         print("\n`icl ls configs` lists the shipped experiments, `icl ls runs` the runs of a folder.")
         print("`icl ls KIND NAME`, such as `icl ls strategy vcd`, shows one with its parameters.")
         return
@@ -153,7 +153,7 @@ def _print_components(kind: str, name: str, width: int) -> None:
         for line in component_page(component_kind, name, width):
             print(line)
         return
-    print_names({entry.name: entry.summary for entry in entries(component_kind).values()})
+    _print_entries(component_kind)
     if component_kind == "model":
         print("\nThe columns: generate answers; return next-token logits; score whole options;")
         print("run decoding strategies; return hidden states; load adapters; load quantized.")
@@ -167,6 +167,14 @@ def _print_components(kind: str, name: str, width: int) -> None:
 
 
 _KINDS = f"Kinds: {', '.join(PLURALS)}."
+
+
+def _print_entries(kind: str) -> None:
+    """Lists the components of a kind, and names its reconstructions in one line."""
+    every = entries(kind).values()
+    print_names({entry.name: entry.summary for entry in every if not entry.is_reconstruction})
+    if names := [entry.name for entry in every if entry.is_reconstruction]:
+        print(f"\n  reconstructions from abstracts: {', '.join(names)}")
 
 
 def _print_configs(name: str) -> None:

@@ -28,6 +28,9 @@ def command(
     shard: Annotated[
         str, typer.Option(metavar="I/N", help="part I of N, beside other processes in the same folder")
     ] = "",
+    device: Annotated[
+        str, typer.Option(help="memory of a GPU, such as 24GB: stop before loading a model that does not fit")
+    ] = "",
 ) -> None:
     """Running the command again reuses all results and computes only missing samples.
 
@@ -41,6 +44,8 @@ def command(
     worker died or an arm was given up (its first samples all failed), 2 if the run could not start, 130 after Ctrl-C.
     """
     try:
+        if device:
+            _check_device(file, overrides or [], device)
         if shard:
             _run_shard(file, overrides or [], runs, shard, is_alone=not (fork or limit))
         else:
@@ -58,6 +63,19 @@ def _run(file: Path, overrides: list[str], runs: Path, quiet: bool, *, fork: boo
     if os.path.isdir(folder):  # unlike `Path.is_dir`, no error for a name that is too long
         refuse_imported(folder, Store(folder).read_run() or {})
     run_config(load_config(file, overrides), runs, quiet, fork, limit=limit)
+
+
+def _check_device(file: Path, overrides: list[str], device: str) -> None:
+    """Prints what the models need. Raises ModelError if one request of a model does not fit on the device."""
+    from experiments.config.config import load_config
+    from experiments.grid import expand
+    from experiments.planning.plan import make_plan
+    from experiments.planning.plan_text import check_memory, device_bytes, memory_lines, memory_plans
+
+    available = device_bytes(device)
+    memory = list(memory_plans(make_plan(expand(load_config(file, overrides))), available))
+    print(*memory_lines(memory), sep="\n", file=sys.stderr)
+    check_memory(memory)
 
 
 def _run_shard(file: Path, overrides: list[str], runs: Path, shard: str, is_alone: bool) -> None:

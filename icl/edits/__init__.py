@@ -9,7 +9,7 @@ the same noise in any batch and at any decoding step. `stream` holds that bindin
 """
 
 from icl.edits.base import Box, ColorLevel, Edit, ReplacementImage, build_edit
-from icl.edits.colors import Blank, Blur, Color, MeanColor, RandomColors
+from icl.edits.colors import Blank, Blur, Color, Inversion, MeanColor, RandomColors
 from icl.edits.geometry import Crop, Flip, RegionMask, Rotate, ShuffledPatches
 from icl.edits.noise import DIFFUSION_STEPS, DiffusionNoise, diffusion_scales
 from icl.edits.random_augmentation import RandomAugmentation
@@ -25,6 +25,7 @@ __all__ = [
     "DiffusionNoise",
     "Edit",
     "Flip",
+    "Inversion",
     "MeanColor",
     "RandomAugmentation",
     "RandomColors",

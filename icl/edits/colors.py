@@ -20,6 +20,15 @@ class Blank(Edit):
         return PIL.Image.new("RGB", image.size, (self.red, self.green, self.blue))
 
 
+@component("edit", "inversion")
+@dataclass(frozen=True)
+class Inversion(Edit):
+    """The negative of an image: each value of a color is 255 minus itself."""
+
+    def apply_to_image(self, image: "PIL.Image.Image") -> "PIL.Image.Image":
+        return PIL.ImageOps.invert(image)
+
+
 @component("edit", "blur")
 @dataclass(frozen=True)
 class Blur(Edit):

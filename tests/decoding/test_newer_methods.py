@@ -18,8 +18,12 @@ from decoding.formulas.sampling import Greedy
 from decoding.prompt_edits import keep_demonstrations
 from decoding.strategies.adaptive_shots import AdaptiveShots, first_clear, information, margins
 from decoding.strategies.crops import CRoPS
-from decoding.strategies.residual import ResidualDecoding, residual
-from decoding.strategies.savcd import CHANGES, SAVCD, chosen_change, entropy_plausibility_mask
+from decoding.strategies.reconstructions.residual import ResidualDecoding, residual
+from decoding.strategies.reconstructions.savcd import CHANGES, SAVCD, chosen_change, entropy_plausibility_mask
+from decoding.strategies.resdec import ResDec, residual_guidance
+from decoding.strategies.self_aug import CHANGES as SELF_AUG_CHANGES
+from decoding.strategies.self_aug import SelfAug, sparsity_mask
+from decoding.strategies.self_aug import chosen_change as self_aug_choice
 from decoding.strategies.self_demonstrations import SelfDemonstrations, chosen_pairs
 from decoding.strategies.several_prompts import MoICL, ParallelICL
 from decoding.strategies.vcd import VCD
@@ -118,6 +122,81 @@ def test_crops_follows_the_steps_of_the_released_code(alpha: float, rate: float,
             plain = (1 + alpha) * plain - alpha * statistics.log_softmax(-1)
         assert torch.allclose(scores[row].softmax(-1), plain.softmax(-1), atol=1e-5), row
     assert 0 < int(is_confident.sum()) < 60
+
+
+def slow_resdec(steps: torch.Tensor, t: int, window: int, count: int, alpha: float) -> list[float]:
+    """Scores of one row at step t by the formulas of the paper, in Python numbers: steps [T, V] of logits."""
+    logprobs = [[x - math.log(sum(map(math.exp, row))) for x in row] for row in steps.double().tolist()]
+    pool = sorted(range(len(logprobs[t])), key=lambda y: -logprobs[t][y])[:count]
+    shares = [[math.exp(row[y]) / sum(math.exp(row[z]) for z in pool) for y in pool] for row in logprobs]
+
+    def divergence(p: list[float], q: list[float]) -> float:
+        return sum(
+            0.5 * a * math.log(2 * a / (a + b)) + 0.5 * b * math.log(2 * b / (a + b)) for a, b in zip(p, q, strict=True)
+        )
+
+    past = range(max(1, t - window), t)
+    if not past:
+        return logprobs[t]
+    start = min(past, key=lambda i: divergence(shares[i], shares[i - 1]))
+    weights = {i: -sum(logprobs[i][y] for y in pool) / len(pool) for i in past if i >= start}
+    total = sum(weights.values())
+    return [
+        (1 - alpha) * now + alpha * sum(weight * logprobs[i][y] for i, weight in weights.items()) / total
+        for y, now in enumerate(logprobs[t])
+    ]
+
+
+@pytest.mark.parametrize(("window", "count", "alpha"), [(3, 5, 0.5), (8, 64, 0.5), (2, 3, 0.9), (1, 2, 0.3)])
+def test_resdec_equals_the_formulas_of_the_paper_in_python_numbers(window: int, count: int, alpha: float) -> None:
+    steps = 2 * torch.randn(9, 1, 11, generator=torch.Generator().manual_seed(window))
+    scores = run_steps(ResDec(alpha=alpha, window=window, candidates=count), steps)
+    for t in range(9):
+        slow = slow_resdec(steps[:, 0], t, window, count, alpha)
+        assert scores[t, 0].tolist() == pytest.approx(slow, abs=1e-4)
+
+
+def test_resdec_leaves_out_the_steps_before_the_most_stable_one() -> None:
+    logprobs = torch.randn(5, 6, generator=GENERATOR).log_softmax(-1)
+    logprobs[3] = logprobs[2]  # step 3 changes nothing
+    every = torch.arange(6)
+    assert torch.equal(residual_guidance(logprobs, every), residual_guidance(logprobs[2:], every, is_anchored=False))
+    assert not torch.allclose(residual_guidance(logprobs, every), residual_guidance(logprobs, every, False))
+    same = logprobs[:1].expand(4, -1)
+    assert torch.allclose(residual_guidance(same, every), same[0])
+
+
+def test_self_aug_widens_its_mask_with_the_entropy_in_bits() -> None:
+    sharp, flat = torch.tensor([[90.0, 5.0, 0.0, 0.0]]), torch.zeros(1, 4)
+    assert sparsity_mask(sharp, 0.5).sum() == 1
+    assert sparsity_mask(flat, 0.5).all()
+    probabilities = torch.tensor([[0.6, 0.25, 0.15]])
+    bits = -sum(p * math.log2(p) for p in probabilities[0].tolist())
+    threshold = 0.6 / (1 + math.exp(0.5 * bits))
+    assert sparsity_mask(probabilities.log() + 3, 0.5).tolist() == [[p >= threshold for p in (0.6, 0.25, 0.15)]]
+    assert 0.15 < threshold < 0.25
+
+
+def test_self_aug_reads_definitions_and_examples_and_takes_the_choice_after_the_reason() -> None:
+    requests = []
+
+    def generate(prompts, max_new_tokens):
+        requests.extend(prompts)
+        return ["it asks for a color, so noise is weak. Choice: Inversion", "no idea", "Choice: mask or crop"]
+
+    prompts = [prompt(2), prompt(1), prompt(0)]
+    assert SelfAug().prepare(prompts, generate) == ["inversion", "noise", "noise"]
+    assert all(len(one.images) == 1 and one.text.count("Choice:") == 3 for one in requests)
+    assert all(f"{name}: " in requests[0].text for name in SELF_AUG_CHANGES)
+    assert isinstance(self_aug_choice("crop and mask"), DefaultNote)
+    keyed = [replace(prompt(1), key=StreamKey(0, f"q{i}")) for i in range(60)]
+    choices = SelfAug(choice="random").prepare(keyed, generate)
+    assert all(choices.count(name) > 3 for name in SELF_AUG_CHANGES)
+    boxes = [SelfAug().branches(one, "crop")[1].images[-1].edits[0].describe() for one in keyed[:2]]
+    assert boxes[0] != boxes[1]
+    assert boxes[0] == SelfAug().branches(keyed[0], "crop")[1].images[-1].edits[0].describe()
+    for name in SELF_AUG_CHANGES:
+        assert [i.edits == () for i in SelfAug().branches(prompts[0], name)[1].images] == [True, True, False]
 
 
 def test_savcd_takes_the_change_that_the_model_names_once_per_question() -> None:

@@ -49,6 +49,7 @@ STAY = {
     "plus": "inspects strategies",
     "pmi": "it scores options",
     "random_gate": "the random stream of the query",
+    "resdec": "the steps before",
     "residual": "the steps before",
     "self_consistency": "a vote over 2 answers",
     "sign_flip": "imports decoding.arms.inspection",

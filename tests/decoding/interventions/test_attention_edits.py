@@ -11,9 +11,9 @@ import torch
 from decoding.interventions.attention_edits import CutScores, RaisedScores, cut, raised
 from decoding.interventions.attention_scaling import AttentionScaling
 from decoding.interventions.base import FittedTensors
-from decoding.interventions.dara import DARA, scaled
 from decoding.interventions.fit_data import FitData
 from decoding.interventions.knock_out import KnockOut
+from decoding.interventions.reconstructions.dara import DARA, scaled
 from decoding.interventions.trainable import unnamed
 from decoding.prompt_edits import remove_query_image
 from icl.errors import ConfigError, ModelError
@@ -227,7 +227,7 @@ def test_a_fit_of_factors_uses_its_tokens_and_records_them(monkeypatch: pytest.M
         edited.extend(edits())
         return [1.0]
 
-    monkeypatch.setattr("decoding.interventions.dara.minimize", minimize)
+    monkeypatch.setattr("decoding.interventions.reconstructions.dara.minimize", minimize)
     data: Any = SimpleNamespace(
         model=tiny(), sources=(), choice=(), reference_accuracies=dict, accuracies=lambda edits, prompts: [0.5]
     )

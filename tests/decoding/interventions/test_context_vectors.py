@@ -6,8 +6,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from decoding.interventions import context_vectors
-from decoding.interventions.context_vectors import SLOTS, ContextVectors, before_query, pooled, unit_rms, with_slots
+from decoding.interventions.reconstructions import context_vectors
+from decoding.interventions.reconstructions.context_vectors import (
+    SLOTS,
+    ContextVectors,
+    before_query,
+    pooled,
+    unit_rms,
+    with_slots,
+)
 from decoding.interventions.virtual_tokens import EMBEDDING, DemonstrationBank, EmbeddingEdit
 from decoding.prompt_edits import remove_demonstrations
 from icl.errors import ModelError

@@ -28,8 +28,15 @@ def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_kind_is_named_by_its_name_its_plural_and_its_config_key(icl: ICL, word: str) -> None:
     lines = icl("ls", word).out.partition("\n\n")[0].splitlines()
     names = [line.split()[0] for line in lines if not line.startswith("   ")]
-    assert names == list(entries("strategy"))
+    assert names == [name for name, one in entries("strategy").items() if not one.is_reconstruction]
     assert any(line.split()[0] == "vcd" and "noised image" in line for line in lines)
+
+
+def test_reconstructions_are_named_apart_and_shown_by_name(icl: ICL) -> None:
+    listed, _, last = icl("ls", "interventions").out.partition("reconstructions from abstracts: ")
+    assert "  dara " not in listed
+    assert last.startswith("context_vectors, dara, m2iv\n")
+    assert icl("ls", "intervention", "dara").status == 0
 
 
 def test_all_kinds_are_listed_with_a_hint(icl: ICL) -> None:

@@ -54,6 +54,16 @@ def test_a_plan_for_a_device_that_is_too_small_prints_the_memory_and_a_sentence(
     )
 
 
+def test_a_run_for_a_device_that_is_too_small_stops_before_it_begins(
+    icl: ICL, grid: Callable[[str], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    output = icl("run", grid(TINY), "--device", "600MB")
+    assert output.status == 2
+    assert "the weights need" in output.err
+    assert not (tmp_path / "runs").exists()
+
+
 def test_a_model_without_an_estimate_is_named(icl: ICL, grid: Callable[[str], str]) -> None:
     text = TINY.replace("{name: hf, path: tiny}", "fake-copy").replace(", vcd", "")
     output = icl("plan", grid(text), "--device", "24GB")

@@ -11,7 +11,7 @@ from experiments.api import run
 from experiments.cli.main import main
 from experiments.config.config import load_config
 from experiments.report.page import write_report
-from experiments.report.sections.analyses import own_sections
+from experiments.report.sections.analyses import FigureSpec, analysis_section, measured_points, own_sections
 from experiments.results.claims import judge_claims
 from experiments.results.run_view import RunView
 from experiments.results.view_run import view_run
@@ -89,6 +89,17 @@ def test_the_report_has_the_claims_and_escapes_them(view: RunView, capsys: pytes
     assert HOSTILE not in page
     assert main(["analyze", str(view.path), "claims"]) == 0
     assert "contradicted" in capsys.readouterr().out
+
+
+def test_the_figure_of_claims_needs_one_metric(view: RunView, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "figure" not in analyze(view).attrs  # strict and lenient differences have no common scale
+    judged = [one for one in judge_claims(view) if one.metric == "lenient"]
+    monkeypatch.setattr("experiments.analyses.claims.judge_claims", lambda view: judged)
+    table = analyze(view)
+    assert analysis_section(table, "claims").figure is not None
+    points = measured_points(table.assign(setting=""), FigureSpec.model_validate(table.attrs["figure"]))
+    assert points["mean"].tolist() == table["difference"].dropna().tolist()
+    assert points["low"].tolist() == table["low"].dropna().tolist()
 
 
 def test_a_run_without_claims_has_no_section_and_a_sentence(written: Any) -> None:

@@ -11,7 +11,7 @@ import torch
 from torch.nn import functional as F
 
 from decoding.interventions.aim import AIM
-from decoding.interventions.m2iv import M2IV
+from decoding.interventions.reconstructions.m2iv import M2IV
 from decoding.interventions.vector_file import read_vector_file
 from decoding.interventions.virtual_tokens import DemonstrationBank
 from decoding.prompt_edits import remove_demonstrations

@@ -14,7 +14,7 @@ from experiments.planning.plan import make_plan
 from experiments.results.view_run import view_run
 
 PAPERS = [name for name in shipped_configs() if name.startswith("papers/")]
-WHOLE_DATA = ("papers/code", "papers/dcd", "papers/vcd")
+WHOLE_DATA = ("papers/code", "papers/dcd", "papers/resdec", "papers/self_aug", "papers/vcd")
 """The experiments that ask every row of their data."""
 
 

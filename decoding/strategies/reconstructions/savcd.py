@@ -8,7 +8,8 @@ uncertain. An answer that names no change, or several, takes the first one; the 
 many requests have such an answer. The controls are `choice: random`, which draws each change with the same probability
 and not as often as the model names it, and the name of one change for all questions.
 
-No released code: a reconstruction from the abstract. The wording, the changes and their strengths are not the paper's.
+No released code: a reconstruction from the abstract. The mask, the words and the changes are not the paper's.
+`self_aug` has its formulas.
 """
 
 import math

@@ -7,8 +7,8 @@
 The first two steps have no divergence before them and are greedy, so answers of one or two tokens do not change. The
 control is `history: all`, the plain mean of all steps in the window.
 
-No released code: a reconstruction from the abstract. The window, the median, the weights c and the defaults of alpha
-and beta are not the paper's.
+No released code: a reconstruction from the abstract. The median, the weights c and the sum are not the paper's.
+`resdec` has its formulas.
 """
 
 from collections.abc import Sequence

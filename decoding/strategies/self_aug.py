@@ -1,0 +1,112 @@
+"""Self-Aug (SAVCD, Im et al., ICLR 2026, 2510.13315): the model reasons which change of the image to contrast with.
+
+    scores = (1 + alpha) z(y | image) - alpha z(y | changed image),      if p(y) >= beta_t max p
+    beta_t = sigmoid(-gamma H(p_t)),      H: entropy in bits
+
+The model reads the question with the definitions of six changes and examples, reasons, and names one. beta_t is 1/2 if
+the reference is certain, and falls to 0 with its entropy. An answer that names no change, or several, takes noise; the
+run's counter `default_notes` says how many requests have such an answer. Controls: `choice: random` draws each change
+with the same probability; the name of one change contrasts with it for all questions.
+
+Formulas, alpha, gamma, the six changes, and the parts of the request (definitions, reasons before the choice, examples,
+greedy decoding) are the paper's, as a public note and its reviews quote them; the paper itself was not read. Ours: the
+words of the request, and the strength of noise, crop and mask. No released code was available.
+"""
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from decoding import ContrastStrategy, entropy, question_text, remove_demonstrations, replace_question
+from decoding.base import DefaultNote, Generate, Note, Traits
+from icl import NonNegative, PositiveInt, Prompt, StreamKey, Tensor, component, edits
+
+CHANGES: Mapping[str, str] = {
+    "noise": "adds random noise; fine detail, texture and small text are lost",
+    "crop": "keeps a random part; objects outside it, and their number, are lost",
+    "mask": "covers a random part; an object there is lost, and what surrounds it stays",
+    "inversion": "inverts all colors; what depends on a color becomes wrong",
+    "mirror": "flips left and right; what depends on sides and on text becomes wrong",
+    "upside down": "flips top and bottom; what depends on above and below becomes wrong",
+}
+"""Name -> what it does. The first one is taken if the answer names none."""
+REQUEST = """A question about this image: {question}
+The image is changed before the question is answered. Which change makes the right answer hardest to give?
+{changes}
+Question: What color is the bus? Reason: the answer is a color. Choice: inversion
+Question: Is the cup to the left of the plate? Reason: the answer is a side. Choice: mirror
+Question: How many birds are there? Reason: all parts of the image have to be counted. Choice: crop
+Question: {question} Reason:"""
+
+Choice = Literal["model", "random", "noise", "crop", "mask", "inversion", "mirror", "upside down"]
+
+
+def sparsity_mask(reference: Tensor, gamma: float) -> Tensor:
+    """p(v) >= sigmoid(-gamma H(p)) max p, H in bits: logits [B, V] -> [B, V] bool. The best token always stays."""
+    share = (-gamma * entropy(reference) / math.log(2)).sigmoid()
+    mask: Tensor = reference >= reference.amax(-1, keepdim=True) + share.log()
+    return mask
+
+
+@component("strategy", "self_aug")
+@dataclass(frozen=True)
+class SelfAug(ContrastStrategy):
+    """Contrast with a change of the image that the model chooses for the question, after reasoning."""
+
+    alpha: NonNegative = 1.0  # strength of the contrast; 0 is the reference under the mask
+    gamma: NonNegative = 0.5  # how fast the mask widens, per bit of entropy; the paper writes it as -0.5
+    choice: Choice = "model"  # who chooses the change; or one change for all questions
+    max_new_tokens: PositiveInt = 128  # length limit of reason and choice
+
+    @property
+    def traits(self) -> Traits:
+        return Traits(needs=frozenset({"generate", "logits"} if self.choice == "model" else {"logits"}))
+
+    def prepare(self, prompts: Sequence[Prompt], generate: Generate) -> Sequence[str]:
+        """The name of the change for each prompt."""
+        names = list(CHANGES)
+        if self.choice == "model":
+            answers = generate([_request(prompt) for prompt in prompts], self.max_new_tokens)
+            return [chosen_change(answer) for answer in answers]
+        if self.choice == "random":
+            return [names[prompt.key.order("self_aug/change", names)[0]] for prompt in prompts]
+        return [self.choice] * len(prompts)
+
+    def branches(self, prompt: Prompt, note: Note = None) -> tuple[Prompt, Prompt]:
+        """The prompt, and the prompt with the changed image of the query. note: the name of the change."""
+        name = str(note) if note is not None else next(iter(CHANGES))
+        return prompt, prompt.edit(_edit(name, prompt.key), "query")
+
+    def mask(self, reference: Tensor) -> Tensor:
+        return sparsity_mask(reference, self.gamma)
+
+
+def chosen_change(answer: str) -> str:
+    """The change that stands behind the last "Choice:"; as a default the first one, if there is none or several."""
+    text = answer.rpartition("Choice:")[2].split("\n")[0]
+    names = [name for name in CHANGES if re.search(rf"\b{name}\b", text, re.IGNORECASE)]
+    return names[0] if len(names) == 1 else DefaultNote(next(iter(CHANGES)))
+
+
+def _request(prompt: Prompt) -> Prompt:
+    """The query's image and the question of the choice, without demonstrations."""
+    changes = "\n".join(f"{name}: {effect}" for name, effect in CHANGES.items())
+    text = REQUEST.format(question=question_text(prompt), changes=changes)
+    return replace_question(remove_demonstrations(prompt), text)
+
+
+def _edit(name: str, key: StreamKey) -> "edits.Edit":
+    """The edit of a change. A crop or mask of half the width and height has its place from the stream of the query."""
+    left, top = key.numpy("self_aug/place").uniform(0, 0.5, 2).round(3).tolist()
+    box = (left, top, left + 0.5, top + 0.5)
+    every: Mapping[str, edits.Edit] = {
+        "noise": edits.DiffusionNoise(500),
+        "crop": edits.Crop(*box),
+        "mask": edits.RegionMask(*box),
+        "inversion": edits.Inversion(),
+        "mirror": edits.Flip(),
+        "upside down": edits.Flip("vertical"),
+    }
+    return every[name]
