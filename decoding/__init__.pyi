@@ -27,6 +27,7 @@ from decoding.base import DefaultNote as DefaultNote
 from decoding.base import Generate, StatefulStrategy, SteeringMethod, StepState, Strategy, Traits
 from decoding.base import InitialStepState as InitialStepState
 from decoding.base import Note as Note
+from decoding.base import ObservingGenerate as ObservingGenerate
 from decoding.base import PlausibleStrategy as PlausibleStrategy
 from decoding.base import unit_strength as unit_strength
 from decoding.base import zero_strength as zero_strength

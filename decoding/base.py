@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field, fields
 from difflib import get_close_matches
 from inspect import get_annotations
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from decoding.formulas.distributions import plausibility_mask
 from decoding.formulas.sampling import Greedy, Sampler
@@ -58,6 +58,17 @@ class Generate(Protocol):
     def __call__(self, prompts: Sequence[Prompt], max_new_tokens: int) -> list[str]:
         """Returns one text per prompt."""
         ...
+
+
+@runtime_checkable
+class ObservingGenerate(Generate, Protocol):
+    """`Generate` of an engine whose model may be observed, for strategies that need 'interventions'.
+
+    Attributes:
+        model: The loaded model under test.
+    """
+
+    model: HF
 
 
 @dataclass(frozen=True)
@@ -196,7 +207,11 @@ class Strategy:
         raise NotImplementedError(f"{type(self).__name__} has weights that vary and does not define `strength`")
 
     def prepare(self, prompts: Sequence[Prompt], generate: Generate) -> Sequence[Note]:
-        """Generates what the branches of a batch depend on. Returns one note per prompt; by default None."""
+        """Generates what the branches of a batch depend on. Returns one note per prompt; by default None.
+
+        A strategy that needs 'interventions' may observe the prompts: engines then give an `ObservingGenerate`. Checks
+        of a strategy without a model do not.
+        """
         return [None] * len(prompts)
 
     def branches(self, prompt: Prompt, note: Note = None) -> tuple[Prompt, ...]:

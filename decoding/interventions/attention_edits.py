@@ -44,6 +44,39 @@ def cut(scores: Tensor) -> Tensor:
     return torch.full_like(scores, torch.finfo(scores.dtype).min)
 
 
+Choice = Literal["least", "random"]
+"""Which tokens stay to attend to: those with the least attention, or random ones."""
+
+ROUNDING = 1e-3
+"""More than the error of a share of a number of keys in float32, which shall not be rounded up."""
+
+
+def chosen_keys(order: Tensor, keys: Tensor, count: int | None, share: float) -> Tensor:
+    """The keys of each row that stay.
+
+    Args:
+        order: [n, K]: the smallest numbers are taken.
+        keys: Whether a key is a candidate [n, K].
+        count: Number of keys that stay, or None.
+        share: Share of a row's candidates that stay, rounded up, if `count` is None.
+
+    Returns:
+        Whether a key stays [n, K]. Of equal numbers the earlier key is taken.
+    """
+    ranks = order.masked_fill(~keys, torch.inf).argsort(dim=-1, stable=True).argsort(-1)
+    if count is not None:
+        return keys & (ranks < count)
+    return keys & (ranks < share * keys.sum(-1, keepdim=True) - ROUNDING)
+
+
+def random_order(x: Tensor) -> Tensor:
+    """A random number of each key, which depends on the key's place alone: scores [n, H, K] -> [n, K]."""
+    import numpy as np
+
+    numbers = torch.from_numpy(np.random.default_rng(0).random(x.shape[-1]))
+    return numbers.to(x).expand(x.shape[0], -1)
+
+
 @dataclass(frozen=True, eq=False)
 class RaisedScores:
     """An intervention that raises the scores of some keys.

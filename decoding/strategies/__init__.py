@@ -3,8 +3,6 @@
 Methods that are not here, and the nearest one that is:
 
     method                  what it does                                                nearest
-    AvisC (2405.17820)      zeroes image tokens by their attention in each layer        vcd
-    SID (2408.02032)        contrasts with the least attended image tokens, layer 2 on  crops, second negative
     IBD (2402.18476)        raises attention to image tokens; formula not verified      pai, attention_scaling
     OPERA (2311.17911)      penalizes beams by products of attention and rolls back     beam
     HALC (2403.00425)       ranks beams with a detector and BLIP, branches in a text    -

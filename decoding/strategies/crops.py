@@ -27,8 +27,8 @@ from functools import cached_property
 from typing import Annotated, ClassVar, Literal
 
 from decoding import Note, PlausibleStrategy, Traits, remove_query_image, unit_strength, weight_per_row
-from decoding.interventions.attention_edits import cut
-from icl import Keys, Prompt, Site, Tensor, Where, canonical_digest, steer, torch
+from decoding.interventions.attention_edits import Choice, chosen_keys, cut, random_order
+from icl import Keys, Prompt, Site, Tensor, Where, canonical_digest, steer
 from icl.edits import Edit, ShuffledPatches
 from icl.registry import (
     Count,
@@ -40,28 +40,6 @@ from icl.registry import (
     component,
     later_parameter,
 )
-
-Choice = Literal["least", "random"]
-ROUNDING = 1e-3
-"""More than the error of a share of a number of keys in float32, which shall not be rounded up."""
-
-
-def chosen_keys(order: Tensor, keys: Tensor, count: int | None, share: float) -> Tensor:
-    """The keys of each row that stay.
-
-    Args:
-        order: [n, K]: the smallest numbers are taken.
-        keys: Whether a key is a candidate [n, K].
-        count: Number of keys that stay, or None.
-        share: Share of a row's candidates that stay, rounded up, if `count` is None.
-
-    Returns:
-        Whether a key stays [n, K]. Of equal numbers the earlier key is taken.
-    """
-    ranks = order.masked_fill(~keys, math.inf).argsort(dim=-1, stable=True).argsort(-1)
-    if count is not None:
-        return keys & (ranks < count)
-    return keys & (ranks < share * keys.sum(-1, keepdim=True) - ROUNDING)
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,17 +85,9 @@ class LeastAttended:
 
     def edit_keys(self, site: Site, x: Tensor, keys: Tensor) -> Tensor:
         candidates = keys.any(1)
-        order = x.softmax(-1).mean(1) if self.choice == "least" else _random(x)
+        order = x.softmax(-1).mean(1) if self.choice == "least" else random_order(x)
         stays = chosen_keys(order, candidates, self.count, self.share)
         return cut(x).where((candidates & ~stays)[:, None], x)
-
-
-def _random(x: Tensor) -> Tensor:
-    """A random number of each key, which depends on the key's place alone: scores [n, H, K] -> [n, K]."""
-    import numpy as np
-
-    numbers = torch.from_numpy(np.random.default_rng(0).random(x.shape[-1]))
-    return numbers.to(x).expand(x.shape[0], -1)
 
 
 @component("strategy", "crops")

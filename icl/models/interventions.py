@@ -6,6 +6,7 @@ steered prompt are steered too. A branch with an intervention of its own is `ste
 
     sites of layer l                      x that `edit` and `see` receive, float32
     embedding  input embeddings, layer 0  [n, d]
+    input      what layer 0 reads         [n, d]; at tokens of images, the features that the projector gives
     residual   output of the layer        [n, d]
     attention  what attention adds        [n, d]
     middle     stream after attention     [n, d]
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
     from icl.types import Prompt
 
-SiteKind = Literal["embedding", "residual", "attention", "middle", "mlp", "heads", "scores"]
+SiteKind = Literal["embedding", "input", "residual", "attention", "middle", "mlp", "heads", "scores"]
 """What of a layer is addressed. See the table of the module."""
 
 

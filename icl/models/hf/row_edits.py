@@ -358,8 +358,11 @@ class ForwardEdits:
 
     def _input_hook(self, site: Site, heads: int) -> Callable[[Any, Any, Any], Any]:
         def hook(module: Any, args: Any, kwargs: Any) -> Any:
-            edited = self._edited(site, args[0], heads)
-            return None if edited is args[0] else ((edited, *args[1:]), kwargs)
+            states = args[0] if args else kwargs["hidden_states"]
+            edited = self._edited(site, states, heads)
+            if edited is states:
+                return None
+            return ((edited, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": edited})
 
         return hook
 

@@ -13,8 +13,8 @@ One layer:
         +  <------------------------------- m         site `residual` is x + a + m, the output of the layer
         |
     `heads` is the input of the attention block's output projection, cut into heads. `embedding` is the output of the
-    input embeddings. Layer 0 may read something else: features in the place of image tokens, or scaled embeddings
-    (granite). An `onward` site covers its own layer and all later ones.
+    input embeddings. `input` is what layer 0 reads, which may be something else: features in the place of image
+    tokens, or scaled embeddings (granite). An `onward` site covers its own layer and all later ones.
 
 Names find most of it: the layers are the outermost `ModuleList` whose length is the number of layers in the config, and
 blocks and projections have common names (below). Three facts cannot be read from names. A forward pass on a few tokens
@@ -62,7 +62,7 @@ class Hookable:
 
     Attributes:
         module: The module.
-        reads_input: Whether the state is the module's input (site `heads`).
+        reads_input: Whether the state is the module's input (sites `heads` and `input`).
         plus_input_of: Add the input of this layer to the output to get the state (site `middle`).
         heads: Number of heads into which the last dimension is divided. 0: it is not divided.
     """
@@ -209,10 +209,11 @@ class DecoderSites:
             return None
         modules = {"residual": layer, "attention": parts.attention, "mlp": parts.mlp}
         modules["middle"] = parts.attention if parts.has_middle else None
+        modules["input"] = layer if site.layer == 0 else None
         module = modules.get(site.kind)  # no layer but the first has the site `embedding`
         if module is None:
             return None
-        return Hookable(module, plus_input_of=layer if site.kind == "middle" else None)
+        return Hookable(module, site.kind == "input", layer if site.kind == "middle" else None)
 
     @cached_property
     def _parts(self) -> list[LayerParts | None]:

@@ -35,6 +35,7 @@ NEW = 4
 Load = Callable[[str], Any]
 STAY = {
     "adaptive_shots": "the steps before",
+    "avisc": "it needs interventions",
     "batch_calibration": "it scores options",
     "beam": "it searches with beams",
     "constant_bias": "it scores options",
@@ -52,6 +53,7 @@ STAY = {
     "resdec": "the steps before",
     "residual": "the steps before",
     "self_consistency": "a vote over 2 answers",
+    "sid": "it needs interventions",
     "sign_flip": "imports decoding.arms.inspection",
     "temperature_matched": "inspects strategies",
 }
