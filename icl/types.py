@@ -275,14 +275,25 @@ class Prompt:
         return replace(self, turns=tuple(turn for turn in turns if turn.parts))
 
     def edit(self, images: Edit, where: Where = "all") -> "Prompt":
-        """Apply an edit to all images, to the query's alone, or to the demonstrations' alone."""
+        """Apply an edit to all images, to the query's alone, or to the demonstrations' alone.
+
+        Equal edits of one prompt are one object: many arms have the same branch, and compute its digest once.
+        """
+        own = images.describe(), where
+        if own in self._edited:
+            return self._edited[own]
 
         def change(part: Part) -> Part:
             if part.image is None or not part.within(where):
                 return part
             return replace(part, content=part.image.edit(images.bind(self.key, spans.random_factor(part.name))))
 
-        return self.map(change)
+        return self._edited.setdefault(own, self.map(change))
+
+    @cached_property
+    def _edited(self) -> "dict[tuple[str, Where], Prompt]":
+        """The results of `edit`."""
+        return {}
 
     def without_images(self, where: Where = "all") -> "Prompt":
         return self.map(lambda part: None if part.image is not None and part.within(where) else part)

@@ -100,8 +100,6 @@ class TokenChoice(StepChoice):
         for i, token in self.forced.items():
             self.tokens[i] = token
         self.tensors["tokens"] = self.tokens[:, None]
-        if step.trace:
-            self.tensors["trace"] = trace_numbers(self.scores, batch.logits[0], self.tokens)
         self.trace_steps()
 
     def record(self) -> None:
@@ -137,7 +135,20 @@ class TokenChoice(StepChoice):
 
 
 def read_choices(choices: Sequence[StepChoice]) -> None:
-    """Copies the tensors of all choices to the host. The host waits for the device here, and nowhere else in a step."""
+    """Copies the tensors of all choices to the host. The host waits for the device here, and nowhere else in a step.
+
+    The traces of all choices of single tokens are one set of operations: each works on rows alone.
+    """
+    traced = {
+        one: (one.scores, one.batch.logits[0], one.tokens)
+        for one in choices
+        if one.tokens is not None and one.step.trace
+    }
+    if traced:
+        first, *others = traced.values()
+        numbers = trace_numbers(*(map(torch.cat, zip(first, *others, strict=True)) if others else first))
+        for one, own in zip(traced, torch.split(numbers, [len(one.scores) for one in traced]), strict=True):
+            one.tensors["trace"] = own
     read = iter(read_together([tensor for choice in choices for tensor in choice.tensors.values()]))
     for choice in choices:
         choice.numbers = {name: next(read) for name in choice.tensors}

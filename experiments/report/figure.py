@@ -274,7 +274,7 @@ def _themed(
         "title": {"color": theme["ink"], "fontSize": size + 1, "anchor": "start"},
         "font": "Helvetica, Arial, sans-serif" if paper else "system-ui, -apple-system, Segoe UI, Roboto, sans-serif",
     }
-    text = json.dumps({**chart.to_dict(), "config": config})
+    text = json.dumps({**chart.to_dict(validate=False), "config": config})
     return dict(json.loads(re.sub(r'"@(\d+)"', lambda match: json.dumps(colors[int(match[1])]), text)))
 
 

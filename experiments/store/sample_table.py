@@ -13,6 +13,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,8 @@ FORMAT = 2
 CACHE = ".samples.parquet"
 FLAT = ("scores", "baselines")
 """Fields with columns of their own."""
+SMALL = ("question", "gold", "options", "finish")
+"""Fields of few distinct values, which are read together."""
 CONSTANT = "cell"
 """The field that is the same in all samples of a cell, and has no column."""
 _NESTED = frozenset({*LISTS, *MAPPINGS} - {*FLAT})
@@ -171,7 +174,10 @@ class SampleTable:
             shared: Whether equal values may be one object.
         """
         valid = rows >= 0
-        table = self.read(names, rows if valid.all() else rows[valid])
+        own = rows if valid.all() else rows[valid]
+        table = (
+            self._small.select(names).take(pa.array(own)) if shared and {*names} <= {*SMALL} else self.read(names, own)
+        )
         columns = {name: _decode(table[name].combine_chunks(), self.columns[name], shared) for name in names}
         if valid.all():
             return columns
@@ -180,6 +186,13 @@ class SampleTable:
             name: [values[place] if is_valid else np.nan for place, is_valid in zip(places, valid, strict=True)]
             for name, values in columns.items()
         }
+
+    @cached_property
+    def _small(self) -> "pa.Table":
+        """The columns that many statistics read, in one pass over the files. Each value is in memory once."""
+        table = self.read([name for name in SMALL if name in self.columns])
+        columns = [column.combine_chunks().dictionary_encode() for column in table.columns]
+        return pa.table(columns, names=table.column_names)
 
     def _of_cell(self, number: int, schema: "pa.Schema") -> "pa.Table":
         """The columns of the schema in one cell, of the types that they have in the whole table."""
@@ -204,7 +217,7 @@ def _decode(array: "pa.Array", kind: str, shared: bool) -> list[Any]:
     if not shared:
         values: list[Any] = from_json(f"[{','.join(array.fill_null('NaN').to_pylist())}]")
         return values
-    encoded = array.dictionary_encode()
+    encoded = array if pa.types.is_dictionary(array.type) else array.dictionary_encode()
     uniques = [from_json(text) for text in encoded.dictionary.to_pylist()]
     return [np.nan if code is None else uniques[code] for code in encoded.indices.to_pylist()]
 

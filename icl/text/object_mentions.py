@@ -69,6 +69,7 @@ _OPENING = re.compile(r"(?<!\w)'(?!(?:re|ve|ll|[mtsdn])\b)(?=\w)")
 _CLITIC = re.compile(r"(?<=[^' ])(n't|'(?:s|m|d|ll|re|ve)?)(?=\s|$)")
 
 
+@lru_cache(4096)
 def singular(word: str) -> str:
     """The singular by rule: 'boxes' -> 'box', 'puppies' -> 'puppy', 'policemen' -> 'policeman'; 'bus' stays."""
     if word in UNINFLECTED:

@@ -88,6 +88,15 @@ def test_each_image_of_a_prompt_gets_its_own_noise_and_the_same_in_any_copy():
     assert prompt(StreamKey(1, "q")).edit(DiffusionNoise(500)).digest != prompt().edit(DiffusionNoise(500)).digest
 
 
+def test_equal_edits_of_a_prompt_are_one_object_and_others_are_not():
+    own = prompt()
+    noised = own.edit(DiffusionNoise(500))
+    assert own.edit(DiffusionNoise(500)) is noised
+    assert (
+        len({noised.digest, own.edit(DiffusionNoise(499)).digest, own.edit(DiffusionNoise(500), "query").digest}) == 3
+    )
+
+
 def test_turns_without_a_change_are_the_same_objects() -> None:
     image = Image.from_pil(PILImage.new("RGB", (4, 4)))
     whole = Prompt(

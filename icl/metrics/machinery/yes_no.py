@@ -12,6 +12,7 @@ Differs from the released code in nothing known in `pope`. `parse_yes_no` is thi
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import ClassVar, Literal
 
 from icl import Better, Example, Generation, component, normalize_text, singular
@@ -176,6 +177,7 @@ def parse_yes_no(output: str, question: str = "") -> YesNo | None:
     return "yes" if "yes" in answers else "no"
 
 
+@lru_cache(4096)
 def read_yes_no(output: str, rule: str = "auto", options: tuple[str, ...] = (), question: str = "") -> YesNo | None:
     """Whether the answer that an output gives is yes or no (`icl.metrics.machinery.answer_extraction` finds it).
 

@@ -208,6 +208,16 @@ def test_equal_values_are_one_object_unless_they_must_not_be(tmp_path: Path) -> 
         assert (first is second) is one
 
 
+def test_small_columns_of_several_cells_equal_those_that_are_read_alone(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    write(store, *(Sample(cell="c", query=f"q{i}", seed=0, options=("a", f"{i}"), gold=("a",)) for i in range(3)))
+    write(store, Sample(cell="d", query="q0", seed=0, finish="stop"))
+    rows = np.array([3, 1, -1, 0, 2])
+    for name in ("options", "gold", "finish"):
+        together, alone = (SampleTable(store, ["c", "d"]).values([name], rows, shared) for shared in (True, False))
+        assert repr(together) == repr(alone)
+
+
 def test_rows_may_be_missing_and_in_any_order(tmp_path: Path) -> None:
     store = Store(tmp_path)
     write(store, *(Sample(cell="c", query=f"q{i}", seed=0, dropped=i + 1) for i in range(3)))
