@@ -17,6 +17,7 @@ import openai as openai
 import pandas as pd
 import PIL as PIL
 import PIL.Image
+import PIL.ImageChops
 import PIL.ImageDraw
 import PIL.ImageEnhance
 import PIL.ImageFilter

@@ -8,6 +8,7 @@ show no more images.
 """
 
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from experiments.contexts.contexts import PromptItem
@@ -123,10 +124,11 @@ class RepeatedImages:
 
 
 @dataclass
-class TrainingImages:
+class TrainingLeaks:
     """A counter of queries with an image of a query that something was fitted on, for each file.
 
-    The warnings of a grid take other splits and seeds of a task for other queries. Here the images are compared.
+    The warnings of a grid take other splits and seeds of a task for other queries. Here the images are compared, and a
+    copy that was scaled or encoded again counts too.
     """
 
     leaks: dict[str, dict[str, bool]] = field(default_factory=dict)
@@ -140,8 +142,10 @@ class TrainingImages:
             except ICLError as error:
                 self.unread[file] = str(error)
                 continue
-            is_leak = not images.isdisjoint(map(_digest, item.example.images))
-            self.leaks.setdefault(file, {})[item.example.id] = is_leak
+            own = self.leaks.setdefault(file, {})
+            with suppress(ICLError):  # an image that cannot be read: its sample fails with this error
+                if item.example.id not in own:
+                    own[item.example.id] = any(map(images.has, item.example.images))
 
     def notes(self) -> list[str]:
         """A sentence for each file with a leak, and for each one that cannot be checked."""
@@ -167,7 +171,7 @@ class PromptNotes:
 
     repeated: RepeatedImages = field(default_factory=RepeatedImages)
     overflow: ContextOverflow = field(default_factory=ContextOverflow)
-    training: TrainingImages = field(default_factory=TrainingImages)
+    training: TrainingLeaks = field(default_factory=TrainingLeaks)
 
     def add(self, cell: Cell, item: PromptItem) -> None:
         """Counts a sample."""

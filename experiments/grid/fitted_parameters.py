@@ -6,16 +6,17 @@ of parameters may be the question. Vectors of another model or template are refu
 
 import json
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from experiments.grid.axis_labels import short_labels
 from experiments.grid.grid import Cell, Grid, short_digest
-from icl import Model, Task, build, describe
-from icl.tasks import image_digests
+from icl import PIL, Image, Model, Task, build, describe
 from retrievers import component_parts
 
+MAX_LUMINANCE_DIFFERENCE = 8
 SIZE_PARAMETERS = ("queries", "pool_size", "items", "whole_groups")
 """Parameters of a task that set its size. A smaller size has a subset of the queries of a larger one."""
 
@@ -77,15 +78,39 @@ def fitted_records(cell: Cell) -> Iterator[tuple[str, Mapping[str, Any]]]:
     yield from ((Path(part.fitted).name, part.fitted_on) for part in fitted_retrievers(cell))
 
 
-def training_images(record: Mapping[str, Any], cell: Cell) -> frozenset[str]:
-    """Digests of the images of the queries that a file was fitted on; none if the task says that it has them.
+@dataclass(frozen=True)
+class TrainingImages:
+    """The images of queries that something was fitted on, unedited.
+
+    A copy that was scaled or encoded again has other pixels. Its luminance in 16 x 16 cells differs by at most
+    MAX_LUMINANCE_DIFFERENCE of 255 in each cell (JPEG of quality 85 or more, scales from 3/4 to 2).
+    """
+
+    by_digest: Mapping[str, "PIL.Image.Image"] = field(default_factory=dict)
+
+    def has(self, image: Image) -> bool:
+        """Whether the image, or one with nearly equal pixels, is among them."""
+        if image.source_digest in self.by_digest:
+            return True
+        cells = _luminance_cells(image)
+        differences = (PIL.ImageChops.difference(cells, other) for other in self.by_digest.values())
+        return any(max(one.tobytes()) <= MAX_LUMINANCE_DIFFERENCE for one in differences)
+
+
+def _luminance_cells(image: Image) -> "PIL.Image.Image":
+    """The mean luminance of 16 x 16 cells of the unedited image."""
+    return replace(image, edits=()).open().convert("L").resize((16, 16), PIL.Image.Resampling.BOX)
+
+
+def training_images(record: Mapping[str, Any], cell: Cell) -> TrainingImages:
+    """The images of the queries that a file was fitted on; none if the task says that it has them.
 
     Raises:
         ICLError: The task of the record cannot be read.
     """
     node = record.get("task")
     if not isinstance(node, Mapping) or _has_same_queries(node, cell.config["task"]):
-        return frozenset()
+        return TrainingImages()
     if node.get("name") == cell.config["task"]["name"]:
         # A class of the user's own is named by a path in the folder of its study, and the cell has loaded it.
         node = {key: value for key, value in node.items() if key != "code"} | {"name": type(cell.task)}
@@ -93,8 +118,10 @@ def training_images(record: Mapping[str, Any], cell: Cell) -> frozenset[str]:
 
 
 @lru_cache(maxsize=16)
-def _task_images(task: str | type[Task], parameters: str) -> frozenset[str]:
-    return image_digests(*build("task", {**json.loads(parameters), "name": task}).queries)
+def _task_images(task: str | type[Task], parameters: str) -> TrainingImages:
+    queries = build("task", {**json.loads(parameters), "name": task}).queries
+    images = (image for query in queries for image in query.images)
+    return TrainingImages({image.source_digest: _luminance_cells(image) for image in images})
 
 
 def _has_same_queries(node: Any, task: Mapping[str, Any]) -> bool:

@@ -1,19 +1,23 @@
 """Arms that show fewer demonstrations than their shots, and prompts with more images than a model accepts."""
 
+import io
 import json
 from pathlib import Path
 from typing import Any
 
+import PIL.Image
 import pytest
 
 from decoding.arms.fitting import write_parameter_file
 from decoding.strategies.several_prompts import MoICL
 from experiments.config.config import load_config
+from experiments.grid.fitted_parameters import training_images
 from experiments.grid.grid import expand
 from experiments.planning.plan import make_plan
 from experiments.planning.plan_text import format_plan
 from experiments.running.run import run
 from experiments.terminal.progress import SilentProgress
+from icl import Image, build
 
 FEW = """
 from dataclasses import dataclass
@@ -72,6 +76,21 @@ def test_a_plan_and_a_run_count_queries_with_an_image_that_something_was_fitted_
     if kind == "retriever":
         run(config("x"), tmp_path / "runs", progress)
         assert message in progress.notes
+
+
+def test_copies_of_training_images_count_and_other_images_of_the_task_do_not() -> None:
+    on, other = ({"name": "attribute", "queries": 60, "seed": seed} for seed in (1, 2))
+    first, second = ([q.images[0].open() for q in build("task", node).queries] for node in (on, other))
+    cell = next(iter(expand(load_config({"task": other, "model": "fake-copy", "name": "x"})).cells))
+    images = training_images({"task": on}, cell)
+
+    def jpeg(image: PIL.Image.Image) -> PIL.Image.Image:
+        image.save(buffer := io.BytesIO(), "JPEG", quality=85)
+        return PIL.Image.open(buffer).convert("RGB")
+
+    copies = [change(image) for image in first for change in (jpeg, lambda one: one.resize((48, 48)), lambda one: one)]
+    assert all(images.has(Image.from_pil(copy)) for copy in copies)
+    assert not any(images.has(Image.from_pil(image)) for image in second)
 
 
 def test_a_leak_that_cannot_be_checked_is_reported(mapping: Any, tmp_path: Path) -> None:
