@@ -169,12 +169,24 @@ def estimate_option_prior(logprobs: Tensor) -> tuple[float, ...]:
     return tuple(max(sys.float_info.min, float(f"{mean:.6g}")) for mean in means)
 
 
-def fit_mixture_weights(logprobs: Tensor, gold: Sequence[int]) -> tuple[float, ...]:
+def fit_mixture_weights(
+    logprobs: Tensor, gold: Sequence[int], top_k: int = 0, start: Sequence[float] = (), step: float = 1.0
+) -> tuple[float, ...]:
     """Weights of `moicl` that minimize the cross-entropy of the options, by Adam from 1/n on. Without randomness.
+
+    With `top_k`, the weights are w * M(m), where M marks the `top_k` largest of the masking coefficients m. Implicit
+    maximum likelihood gives the coefficients a gradient (I-MLE, Niepert et al., NeurIPS 2021, 2106.01798):
+
+        M(m) - M(m - step * gradient of the loss by the mask)
+
+    Section 2.2 of MoICL prints the sum in place of the second difference; it would raise harmful groups.
 
     Args:
         logprobs: Log-probabilities of the options under each group, [queries, groups, options].
         gold: Index of each right option.
+        top_k: Number of groups with a weight; 0: all.
+        start: Masking coefficients before the first step, [groups]. By default all 0.
+        step: lambda of the paper. 0 leaves the mask of `start`.
 
     Returns:
         One weight per group.
@@ -184,15 +196,26 @@ def fit_mixture_weights(logprobs: Tensor, gold: Sequence[int]) -> tuple[float, .
     """
     _check_gold(logprobs, gold)
     target = torch.as_tensor(gold)
-    weights = torch.full((logprobs.shape[1],), 1 / logprobs.shape[1], requires_grad=True)
-    optimizer = torch.optim.Adam([weights], lr=ADAM_RATE)
-    with torch.enable_grad():
-        for _ in range(ADAM_STEPS):
-            mixture = (weights[:, None] * logprobs.detach()).sum(1)
+    weights = torch.full((logprobs.shape[1],), 1 / logprobs.shape[1])
+    coefficients = weights.new_tensor(start or [0.0] * len(weights))
+    optimizer = torch.optim.Adam([weights, coefficients], lr=ADAM_RATE)
+    for _ in range(ADAM_STEPS):
+        mask = top_mask(coefficients, top_k)
+        masked = (weights * mask).requires_grad_()
+        with torch.enable_grad():
+            mixture = (masked[:, None] * logprobs.detach()).sum(1)
             loss = torch.nn.functional.cross_entropy(mixture, target)
-            (weights.grad,) = torch.autograd.grad(loss, weights)
-            optimizer.step()
-    return tuple(round(float(value), 4) for value in weights.detach())
+        (gradient,) = torch.autograd.grad(loss, masked)
+        weights.grad = gradient * mask
+        coefficients.grad = mask - top_mask(coefficients - step * weights * gradient, top_k)
+        optimizer.step()
+    return tuple(round(float(value), 4) for value in weights * top_mask(coefficients, top_k))
+
+
+def top_mask(values: Tensor, top_k: int) -> Tensor:
+    """1 at the `top_k` largest of the values and 0 elsewhere, [n] -> [n]. `top_k` 0: 1 everywhere."""
+    count = min(top_k, len(values)) or len(values)
+    return torch.zeros_like(values).index_fill(0, values.topk(count).indices, 1)
 
 
 def _check_gold(scores: Tensor, gold: Sequence[int]) -> None:

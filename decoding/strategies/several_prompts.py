@@ -20,9 +20,11 @@ from icl import (
     PositiveInt,
     Prompt,
     Query,
+    StreamKey,
     Tensor,
     build,
     component,
+    later_parameter,
     parameter,
     scipy,
     torch,
@@ -114,9 +116,11 @@ class MoICL(Strategy):
     By default each of n groups has the weight 1/n. `icl fit` learns the weights on a dev split from the cross-entropy
     of its options (`decoding.arms.fitting.fit_mixture_weights`). A negative weight makes an anti-expert. `top_k` keeps
     the largest weights by magnitude, without renormalization. The whole prompt is branch 0, for traces and controls,
-    and has no weight. The paper's hypernetwork, which predicts weights of new groups, is not implemented.
+    and has no weight. With `selection: learned`, the fit chooses the `top_k` groups together with their weights, by the
+    paper's gradient for masks (I-MLE). Its control is `selection: random`: as many groups, with weights of their own.
 
-    Differs from the released code in the hypernetwork and the learned sparse mask, which are missing.
+    Differs from the released code in the hypernetwork, which predicts weights of new groups and is missing, and in the
+    mask, which the paper has and the released code has not.
 
     A prompt with fewer groups than weights uses the first weights.
     """
@@ -124,8 +128,16 @@ class MoICL(Strategy):
     groups: Count = 0  # groups of consecutive demonstrations; 0: one per weight, or one per demonstration
     group_weights: tuple[float, ...] = parameter("weights", ())  # of the groups, in prompt order; none: all equal
     top_k: Count = 0  # number of weights that are used, the largest by magnitude; 0: all
+    selection: Literal["largest", "learned", "random"] = later_parameter("largest")  # of the `top_k` groups, by the fit
+    seed: int = later_parameter(0)  # random seed of the mask before its first step
 
     needs_labels: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if self.selection != "largest" and not self.top_k:
+            raise ConfigError(
+                f"moicl: selection: {self.selection} chooses groups. Set top_k to their number, which is 0."
+            )
 
     def calibration_strategies(self, shots: int) -> tuple[Strategy, ...]:
         """One strategy per group, with the weight 1 for this group. Raises ConfigError without demonstrations."""
@@ -133,10 +145,14 @@ class MoICL(Strategy):
         if not count:
             raise ConfigError("moicl has weights for groups of demonstrations, but there are none at 0 shots.")
         one_hot = [tuple(float(i == group) for i in range(count)) for group in range(count)]
-        return tuple(replace(self, groups=count, group_weights=weights, top_k=0) for weights in one_hot)
+        alone = replace(self, groups=count, top_k=0, selection="largest")
+        return tuple(replace(alone, group_weights=weights) for weights in one_hot)
 
     def fit(self, logprobs: Tensor, gold: Sequence[int]) -> "MoICL":
-        return replace(self, groups=logprobs.shape[1], group_weights=fit_mixture_weights(logprobs, gold))
+        groups, top_k = logprobs.shape[1], self.top_k if self.selection != "largest" else 0
+        start = (1e-3 * StreamKey(self.seed, "moicl").numpy("mask").random(groups)).tolist()
+        weights = fit_mixture_weights(logprobs, gold, top_k, start, step=float(self.selection == "learned"))
+        return replace(self, groups=groups, group_weights=weights)
 
     @property
     def weights(self) -> None:

@@ -112,7 +112,7 @@ def print_section(section: "Section", kind: str, out: Path | None, width: float 
     if kind in figure.FORMATS:
         path = out or Path(section.name)
         if section.figure is None:
-            raise ConfigError(f"'{section.name}' has no figure. --as latex, markdown or csv writes its table.")
+            raise ConfigError(f"'{section.name}' has no figure. --as latex, markdown, csv or jsonl writes its table.")
         (written,) = section.figure.write(path.with_suffix(""), [kind], width)
         print(f"wrote {written}")
         return

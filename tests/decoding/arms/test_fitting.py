@@ -1,6 +1,8 @@
 import json
+import math
 import os
 from collections.abc import Callable
+from itertools import combinations
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ from decoding.arms.fitting import (
     write_parameter_file,
 )
 from decoding.controls.constant_bias import ConstantBias
+from decoding.strategies.several_prompts import MoICL
 from icl.errors import ConfigError, DataError
 
 
@@ -51,6 +54,95 @@ def test_the_informative_group_gets_the_weight() -> None:
     assert weights[0] > 0.3
     assert abs(weights[1]) < 0.2
     assert weights[2] < 0  # an anti-expert
+
+
+def slow_masked_fit(
+    scores: list[list[list[float]]], gold: list[int], start: list[float], top_k: int, step: float
+) -> tuple[list[float], list[int]]:
+    """I-MLE and Adam in plain floats, with the gradient of the cross-entropy by hand. Returns weights and the mask."""
+    groups = len(start)
+
+    def largest(values: list[float]) -> list[int]:
+        best = sorted(range(groups), key=lambda i: -values[i])[:top_k]
+        return [int(i in best) for i in range(groups)]
+
+    values = [[1 / groups] * groups, list(start)]  # weights, coefficients
+    first, second = [[[0.0] * groups for _ in values] for _ in range(2)]
+    for t in range(1, 201):
+        mask = largest(values[1])
+        by_mixture = [0.0] * groups
+        for rows, right in zip(scores, gold, strict=True):
+            mixed = [sum(values[0][g] * mask[g] * rows[g][o] for g in range(groups)) for o in range(len(rows[0]))]
+            total = sum(math.exp(one) for one in mixed)
+            for g in range(groups):
+                expected = sum(math.exp(one) / total * rows[g][o] for o, one in enumerate(mixed))
+                by_mixture[g] += (expected - rows[g][right]) / len(scores)
+        by_mask = [values[0][g] * by_mixture[g] for g in range(groups)]
+        target = largest([values[1][g] - step * by_mask[g] for g in range(groups)])
+        gradients = [
+            [by_mixture[g] * mask[g] for g in range(groups)],
+            [float(mask[g] - target[g]) for g in range(groups)],
+        ]
+        for i, gradient in enumerate(gradients):
+            for g, one in enumerate(gradient):
+                first[i][g] = 0.9 * first[i][g] + 0.1 * one
+                second[i][g] = 0.999 * second[i][g] + 0.001 * one**2
+                corrected = math.sqrt(second[i][g] / (1 - 0.999**t)) + 1e-8
+                values[i][g] -= 0.1 * first[i][g] / (1 - 0.9**t) / corrected
+    mask = largest(values[1])
+    return [weight * one for weight, one in zip(values[0], mask, strict=True)], mask
+
+
+def scores_of_groups(strengths: list[float], seed: int) -> tuple[torch.Tensor, list[int]]:
+    """Option scores [24, groups, 3] in which a group prefers the right option by its strength."""
+    generator = torch.Generator().manual_seed(seed)
+    gold = torch.randint(0, 3, (24,), generator=generator).tolist()
+    scores = torch.randn(24, len(strengths), 3, generator=generator)
+    scores[torch.arange(24), :, gold] += torch.tensor(strengths)
+    return scores.log_softmax(-1), gold
+
+
+@pytest.mark.parametrize("step", [1.0, 0.0])
+def test_a_masked_fit_equals_one_in_plain_floats(step: float) -> None:
+    scores, gold = scores_of_groups([0.0, 2.0, 0.2, 0.0, 2.5, 0.1], 0)
+    start = [0.006, 0.001, 0.005, 0.004, 0.002, 0.003]
+    slow, mask = slow_masked_fit(scores.tolist(), gold, start, 2, step)
+    assert fit_mixture_weights(scores, gold, 2, start, step) == pytest.approx(slow, abs=1e-4)
+    assert mask == ([0, 1, 0, 0, 1, 0] if step else [1, 0, 1, 0, 0, 0])
+
+
+def test_a_learned_mask_has_the_groups_of_the_best_pair() -> None:
+    """Of all 10 pairs, each with its own fitted weights, the learned one has the smallest loss."""
+    scores, gold = scores_of_groups([0.0, 1.5, 0.2, 2.5, 0.1], 1)
+    strategy = MoICL(top_k=2, selection="learned").fit(scores, gold)
+
+    def loss(pair: tuple[int, ...]) -> float:
+        weights = torch.tensor(fit_mixture_weights(scores[:, pair], gold))
+        mixture = (weights[:, None] * scores[:, pair]).sum(1)
+        return float(torch.nn.functional.cross_entropy(mixture, torch.tensor(gold)))
+
+    best = min(combinations(range(5), 2), key=loss)
+    assert tuple(i for i, weight in enumerate(strategy.group_weights) if weight) == best == (1, 3)
+    assert strategy.effective_weights(5) == strategy.group_weights
+
+
+def test_random_masks_have_their_size_and_depend_on_the_seed_alone() -> None:
+    scores, gold = scores_of_groups([0.5, 0.5, 0.5, 0.5, 0.5, 0.5], 2)
+    other, other_gold = scores_of_groups([0.0, 3.0, 0.0, 0.0, 0.0, 3.0], 3)
+    masks = []
+    for seed in range(4):
+        strategy = MoICL(top_k=2, selection="random", seed=seed)
+        fits = [strategy.fit(scores, gold), strategy.fit(other, other_gold)]
+        one, same = ({i for i, weight in enumerate(fit.group_weights) if weight} for fit in fits)
+        assert one == same
+        masks.append(frozenset(one))
+    assert {len(mask) for mask in masks} == {2}
+    assert len(set(masks)) > 1
+
+
+def test_a_mask_without_a_size_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"selection: learned chooses groups. Set top_k"):
+        MoICL(selection="learned")
 
 
 def test_right_answers_that_do_not_match_the_scores_are_refused() -> None:
