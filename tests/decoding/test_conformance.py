@@ -56,9 +56,8 @@ class UndeclaredMask(VCD):
 
 @dataclass(frozen=True)
 class WrongWeights(VCD):
-    @property
-    def weights(self) -> tuple[float, float]:
-        return self.alpha, 1 - self.alpha
+    def combine(self, logits: Tensor, step: int) -> Tensor:
+        return (1 - self.alpha) * logits[0] + self.alpha * logits[1]
 
 
 @dataclass(frozen=True)
