@@ -209,8 +209,8 @@ class Strategy:
     def prepare(self, prompts: Sequence[Prompt], generate: Generate) -> Sequence[Note]:
         """Generates what the branches of a batch depend on. Returns one note per prompt; by default None.
 
-        A strategy that needs 'interventions' may observe the prompts: engines then give an `ObservingGenerate`. Checks
-        of a strategy without a model do not.
+        A strategy that needs 'interventions' may observe the prompts: engines then pass an `ObservingGenerate`. Checks
+        that run without a model do not.
         """
         return [None] * len(prompts)
 

@@ -277,7 +277,7 @@ class Prompt:
     def edit(self, images: Edit, where: Where = "all") -> "Prompt":
         """Apply an edit to all images, to the query's alone, or to the demonstrations' alone.
 
-        Equal edits of one prompt are one object: many arms have the same branch, and compute its digest once.
+        Equal edits of a prompt return one object, so arms that share a branch compute its digest once.
         """
         own = images.describe(), where
         if own in self._edited:

@@ -7,7 +7,8 @@ Methods such as Lever-LM, TACO and MSIER produce a list of demonstrations for ea
     {"query": "query-1", "demos": ["demo-7", "demo-3"]}
 
 A list has the best demonstration first. Scores are optional. Ids that would leak (the query itself, or an example with
-one of its images) are skipped. Lists of an oracle have `reads_gold: true`, and the samples are marked as those of one.
+one of its images) are skipped. Set `reads_gold: true` for lists that were chosen with gold answers: the samples are
+then marked as those of an oracle.
 """
 
 import json

@@ -48,7 +48,7 @@ Choice = Literal["least", "random"]
 """Which tokens stay to attend to: those with the least attention, or random ones."""
 
 ROUNDING = 1e-3
-"""More than the error of a share of a number of keys in float32, which shall not be rounded up."""
+"""Above the float32 error of share times number of keys, so that this error does not add a key when rounding up."""
 
 
 def chosen_keys(order: Tensor, keys: Tensor, count: int | None, share: float) -> Tensor:
@@ -70,7 +70,7 @@ def chosen_keys(order: Tensor, keys: Tensor, count: int | None, share: float) ->
 
 
 def random_order(x: Tensor) -> Tensor:
-    """A random number of each key, which depends on the key's place alone: scores [n, H, K] -> [n, K]."""
+    """A random number for each key, which depends only on the key's position: scores [n, H, K] -> [n, K]."""
     import numpy as np
 
     numbers = torch.from_numpy(np.random.default_rng(0).random(x.shape[-1]))

@@ -1,4 +1,4 @@
-"""Fitted vectors as files of engines that steer by themselves: llama.cpp and repeng, and vLLM with EasySteer.
+"""Export fitted vectors to engines that add them without this package: llama.cpp, repeng, and vLLM with EasySteer.
 
     vector.gguf     tensors `direction.N` [d], float32, architecture `controlvector`; N: number of the layer, from 0
     steering.json   of `easysteer`: the SteeringSpec, with the tokens that get the vectors

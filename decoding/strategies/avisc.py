@@ -6,8 +6,8 @@
     the other branch: the features of all image tokens that are not blind are zero
     scores = (1 + alpha) z(y | prompt) - alpha z(y | the other branch),   if p(y | prompt) >= beta max p
 
-The blind tokens are chosen once, from the prompt alone, in a pass of its own. `tokens: random` is the control: as many
-random image tokens stay. If no token is blind, all features are zero, as in the release.
+The blind tokens are chosen once, from the prompt alone, in a separate forward pass. `tokens: random` is the control: as
+many random image tokens stay. If no token is blind, all features are zero, as in the release.
 
 Differs from the released code in two points: the image tokens are those of the query's images (the release has one
 image at fixed positions), and greedy decoding is the default (the release samples).
@@ -25,7 +25,7 @@ IMAGES = "query_images"
 
 
 def blind_tokens(attention: Tensor, gamma: float, lamb: float) -> Tensor:
-    """Which image tokens attract attention whatever is asked: [n] bool.
+    """Which image tokens attract attention regardless of the question: [n] bool.
 
     Args:
         attention: Of one token to image tokens, mean over heads, of each layer [layers, n].
@@ -41,10 +41,10 @@ def blind_tokens(attention: Tensor, gamma: float, lamb: float) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class ZeroedFeatures:
-    """An intervention after which some tokens of the query's images have features of zero.
+    """An intervention that sets the features of some image tokens of the query to zero.
 
     Attributes:
-        staying: Numbers of the tokens that stay, among those of the query's images.
+        staying: Indices of the image tokens that keep their features, among those of the query's images.
         count: Number of the tokens of the query's images.
     """
 

@@ -39,7 +39,7 @@ IMAGES = Keys(("query_images",))
 
 @dataclass(frozen=True, eq=False)
 class LeastImportant:
-    """An intervention after which tokens attend to the least important image tokens alone, from a layer on.
+    """An intervention that hides all but the least attended image tokens, from a layer on.
 
     Attributes:
         share: Share of the image tokens that stay, rounded up.
@@ -88,7 +88,7 @@ class LeastImportant:
 @component("strategy", "sid")
 @dataclass(frozen=True)
 class SID(ContrastStrategy, PlausibleStrategy):
-    """Contrast with the same prompt, of which later layers attend to the least attended image tokens alone.
+    """Contrast with the same prompt, in which later layers attend only to the least attended image tokens.
 
     Presets. pope, chair: the released commands.
     """

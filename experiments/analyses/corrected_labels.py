@@ -6,7 +6,7 @@
     label       the accepted prediction, or the candidate with the highest P(yes) (`icl.metrics.dicl`)
     changed     whether label and prediction differ
 
-`--as jsonl --out labels.jsonl` writes one JSON object per image. Gold answers have no part in it. Each setting and seed
+`--as jsonl --out labels.jsonl` writes one JSON object per image. Gold answers are not used. Each setting and seed
 has its own rows. The threshold is that of the run's metric.
 """
 

@@ -5,14 +5,14 @@
     right     share of these labels that are the true class; for `none`, that of the predictions
     accuracy  of the head on held-out images, or of the classifier, on the same images
     gain      accuracy minus that of the classifier, in pairs of images
-    below     accuracy of the head on corrected labels minus this accuracy, in pairs; below predicted and random, the
-              correction is worth nothing
+    below     accuracy of the head on corrected labels minus this accuracy, in pairs; the correction helps only if
+              this is positive for predicted and for random
     n         images
 
 The head is a regularized linear probe on the embedder's vectors (`experiments.analyses.linear_probe`), tuned on four
-fifths of the queries' images and judged on the rest, in turn. The true class judges; it is in no label but `true`. The
-embedder is that of the task, or the parameter `embedder`. Differs from the paper in what is tuned: the head, not the
-vision model. No released code was compared.
+fifths of the queries' images and judged on the rest, in turn. Accuracy is measured against the true class, which
+only the labels `true` use. The embedder is that of the task, or the parameter `embedder`. Differs from the paper in
+what is tuned: the head, not the vision model. No released code was compared.
 """
 
 from collections.abc import Sequence

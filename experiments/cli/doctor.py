@@ -1,8 +1,6 @@
-"""Say what will work on this machine, whether a server reads every image, or where two backends diverge.
+"""Say what will work on this machine, whether a server reads every image, or where two backends diverge."""
 
-Each check is a function of the facts about a machine; no model is read. A check ends in one or more findings. "red"
-means that something which a user would try fails; the text says what to do.
-"""
+# Each check of the machine is a function of facts about it, and returns one or more findings.
 
 import json
 import os
@@ -31,7 +29,8 @@ def command(
     context: typer.Context,
     as_json: Annotated[bool, typer.Option("--json", help="print the findings as JSON")] = False,
 ) -> None:
-    """`icl doctor` prints one row for each finding about this machine, in seconds and without a download.
+    """`icl doctor` prints one row for each finding about this machine, in seconds. It loads no model and downloads
+    nothing.
 
     ok: works. note: an optional part is missing. not here: needs a GPU, and this machine has none. red: something that
     you would try fails; the row says what to do. Exit status: 1 if a row is red.

@@ -127,8 +127,8 @@ class RepeatedImages:
 class TrainingLeaks:
     """A counter of queries with an image of a query that something was fitted on, for each file.
 
-    The warnings of a grid take other splits and seeds of a task for other queries. Here the images are compared, and a
-    copy that was scaled or encoded again counts too.
+    Warnings of a grid assume that other splits and seeds of a task have other queries. This counter compares images,
+    and a copy that was scaled or encoded again counts too.
     """
 
     leaks: dict[str, dict[str, bool]] = field(default_factory=dict)
@@ -151,15 +151,15 @@ class TrainingLeaks:
         """A sentence for each file with a leak, and for each one that cannot be checked."""
         return [
             *(
-                f"the numbers in {file} were fitted on images of {sum(own.values()):,} of {len(own):,} queries that "
-                f"were read, such as '{next(name for name, is_leak in own.items() if is_leak)}', so scores are too "
+                f"the numbers in {file} were fitted on images of {sum(own.values()):,} of {len(own):,} queries, "
+                f"such as '{next(name for name, is_leak in own.items() if is_leak)}', so scores are too "
                 "high. Fit on queries with other images."
                 for file, own in self.leaks.items()
                 if any(own.values())
             ),
             *(
-                f"the numbers in {file}: whether queries share an image with those that they were fitted on is "
-                f"unknown, because the latter cannot be read. {error}"
+                f"the numbers in {file} may be fitted on images of these queries. This is unknown, because the task of "
+                f"the fit cannot be read. {error}"
                 for file, error in self.unread.items()
             ),
         ]

@@ -1,4 +1,4 @@
-"""Where do two backends part? (`icl doctor backends`)"""
+"""Where do two backends diverge? (`icl doctor backends`)"""
 
 from icl.lazy_exports import lazy_exports
 

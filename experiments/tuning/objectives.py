@@ -222,7 +222,7 @@ def cal_weights(scores: Tensor, counts: Tensor, lowest: float = LOWEST, highest:
 
 
 def half_turned(weights: Tensor, counts: Tensor) -> Tensor:
-    """The weights of each answer moved by half the answer's length, the last ones to its beginning.
+    """The weights of each answer, rotated by half the answer's length.
 
     Args:
         weights: [R, T].

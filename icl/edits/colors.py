@@ -23,7 +23,7 @@ class Blank(Edit):
 @component("edit", "inversion")
 @dataclass(frozen=True)
 class Inversion(Edit):
-    """The negative of an image: each value of a color is 255 minus itself."""
+    """The negative of an image: each color value v becomes 255 - v."""
 
     def apply_to_image(self, image: "PIL.Image.Image") -> "PIL.Image.Image":
         return PIL.ImageOps.invert(image)

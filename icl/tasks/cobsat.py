@@ -41,7 +41,7 @@ WORDS: Mapping[str, tuple[str, ...]] = {
 }
 """The words of each list, as file names and in the order of the release."""
 PROMPT_WORDS: Mapping[str, str] = {"3d": "wireframe", "park": "amusement park"}
-"""Words that prompts and questions of the judge write otherwise than file names."""
+"""Words that prompts and the judge's questions write differently from file names."""
 PROMPTS, SEED = 1000, 123
 
 

@@ -41,7 +41,7 @@ Probabilities = Mapping[str, Mapping[str, float]]
 
 
 SCALE = 100
-"""CLIP's factor of the cosines."""
+"""The factor by which CLIP multiplies cosines."""
 
 
 def class_probabilities(cosines: Any) -> Any:
@@ -112,9 +112,9 @@ class DICLTask(SeveralPoolsTask):
     def __post_init__(self) -> None:
         for key in ("question", "class_text"):
             if getattr(self, key).count("{name}") != 1:
-                raise ConfigError(f"{key} has {{name}} once: the class.")
+                raise ConfigError(f"{key} must contain {{name}} once, in the place of the class.")
         if bool(self.predictions) == (self.embedder is not None):
-            raise ConfigError("dicl corrects one classifier: give `predictions`, a file, or `embedder`.")
+            raise ConfigError("dicl corrects one classifier: set either `predictions`, a file, or `embedder`.")
         if self.embedder is not None:
             return
         content = files.read(files.find(self.predictions, "file of predictions"), "predictions")

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 CLOSE = 2e-5
 """Largest difference of logits between two ways of computing the same, as a share of their standard deviation."""
 
-KINDS = ("residual", "attention", "middle", "mlp", "heads", "scores")
+KINDS = ("input", "residual", "attention", "middle", "mlp", "heads", "scores")
 
 
 @dataclass(frozen=True)

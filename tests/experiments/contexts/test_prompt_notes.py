@@ -71,7 +71,7 @@ def test_a_plan_and_a_run_count_queries_with_an_image_that_something_was_fitted_
         return load_config(mapping(retriever={"name": "fixed", "path": str(path)}, shots=1))
 
     (message,) = [note for note in make_plan(expand(config("x"))).notes if "fitted on images" in note]
-    assert "fittedx.json were fitted on images of 3 of 6 queries that were read, such as 'q-0000', so" in message
+    assert "fittedx.json were fitted on images of 3 of 6 queries, such as 'q-0000', so" in message
     progress = SilentProgress()
     if kind == "retriever":
         run(config("x"), tmp_path / "runs", progress)
@@ -96,8 +96,8 @@ def test_copies_of_training_images_count_and_other_images_of_the_task_do_not() -
 def test_a_leak_that_cannot_be_checked_is_reported(mapping: Any, tmp_path: Path) -> None:
     (tmp_path / "set.json").write_text(json.dumps({"demos": ["p-0001"], "task": {"name": "no-such-task"}}))
     config = load_config(mapping(retriever={"name": "fixed", "path": str(tmp_path / "set.json")}, shots=1))
-    (message,) = [note for note in make_plan(expand(config)).notes if "is unknown" in note]
-    assert "set.json: whether queries share an image with those that they were fitted on is unknown" in message
+    (message,) = [note for note in make_plan(expand(config)).notes if "This is unknown" in note]
+    assert "set.json may be fitted on images of these queries. This is unknown" in message
     assert "no task named 'no-such-task'" in message
 
 
