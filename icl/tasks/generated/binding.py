@@ -157,6 +157,7 @@ def _pool(task: BindingTask, number: int) -> Pool:
     return _Episode(task, number).pool
 
 
+@lru_cache(maxsize=4096)
 def _drawing(task: BindingTask, concept: Value, name: str) -> Drawing:
     """An image of a concept. What the concept does not fix is random, within the allowed pairs."""
     stream = f"binding/{task.concept_set}/{task.by}/{concept}/{name}"
