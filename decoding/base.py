@@ -98,6 +98,8 @@ class Traits:
         rewrites_prompt: The last branch alone gives the answer. A model without logits generates it from this prompt.
         fallback: Name of the strategy to suggest for models that cannot run this one.
         num_samples: Number of answers to generate; the most frequent one is returned (`decoding.engine.voting`).
+        judge: A text with {question} and {answer} that replaces the question, and a word: the answer after which the
+            word has the highest log-probability is returned instead of the most frequent one. None: the vote.
         demonstration_factor: The prompt shows this many times the number of shots of the run.
     """
 
@@ -117,6 +119,7 @@ class Traits:
     rewrites_prompt: bool = False
     fallback: str = ""
     num_samples: int = 1
+    judge: tuple[str, str] | None = None
     demonstration_factor: int = 1
 
     def __post_init__(self) -> None:

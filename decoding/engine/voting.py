@@ -1,9 +1,12 @@
-"""Majority vote over several answers, for strategies with `traits.num_samples > 1`.
+"""Majority vote over several answers, for strategies with `traits.num_samples > 1`, or the choice of a judge.
 
 Each sample has a random stream of its own; the first uses the stream of the query. Answers count as equal if they
 differ only in case, blanks, a final period, or their reasoning blocks under a thinking budget. Of equally frequent
 answers, the one with the highest mean log-probability per step (at temperature 1) wins, or the first one if there is no
 trace.
+
+With `traits.judge` there is no vote. When all samples are decoded, the engine scores the judge's word after each
+distinct answer as an option, and the answer with the highest score wins, the first one if scores are equal.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,6 +14,8 @@ from dataclasses import replace
 from functools import wraps
 from typing import Any, TypeVar, cast
 
+from decoding import Arm, question_text, replace_question
+from decoding.arms.greedy import GreedyDecoding
 from decoding.engine.requests import DecodingRequest, Failure
 from icl import Generation, StreamKey, Usage, normalize_text, split_reasoning
 
@@ -42,13 +47,21 @@ def with_voting(run_requests: RunRequests) -> RunRequests:
         def collect(place: int, result: Generation | Failure) -> None:
             sample_results[place] = result
             i = samples[place][0]
-            if all(p in sample_results for p in places[i]):
-                winner = _vote([sample_results.pop(p) for p in places[i]])
-                results[i] = winner if trace or isinstance(winner, Failure) else replace(winner, trace={})
-                if on_result is not None:
-                    on_result(i, results[i])
+            is_judged = len(places[i]) > 1 and requests[i].arm.traits.judge is not None
+            if not is_judged and all(p in sample_results for p in places[i]):
+                finish(i, _vote([sample_results.pop(p) for p in places[i]]))
+
+        def finish(i: int, winner: Generation | Failure) -> None:
+            results[i] = winner if trace or isinstance(winner, Failure) else replace(winner, trace={})
+            if on_result is not None:
+                on_result(i, results[i])
 
         run_requests(model, [sample for _, sample in samples], counters, trace=True, on_result=collect, **settings)
+        judged = {i: [sample_results[p] for p in places[i]] for i in places if i not in results}
+        checks = [(i, check) for i, answers in judged.items() for check in _checks(requests[i], answers)]
+        verdicts = run_requests(model, [check for _, check in checks], counters, trace=False, **settings)
+        for i, answers in judged.items():
+            finish(i, _choose(answers, [own for (j, _), own in zip(checks, verdicts, strict=True) if j == i]))
         return [results[i] for i in range(len(requests))]
 
     return cast("RunRequests", run_with_votes)
@@ -62,6 +75,41 @@ def _samples(request: DecodingRequest) -> list[DecodingRequest]:
     return [request] if count == 1 else [replace(request, prompt=replace(prompt, key=key)) for key in keys]
 
 
+def _checks(request: DecodingRequest, answers: Sequence[Generation | Failure]) -> list[DecodingRequest]:
+    """A request to score the judge's word for each answer; none if a sample failed, or without a judge."""
+    if request.arm.traits.judge is None or any(isinstance(answer, Failure) for answer in answers):
+        return []
+    text, word = request.arm.traits.judge
+    question = question_text(request.prompt)
+    check = replace(
+        request, arm=Arm(GreedyDecoding()), answer_mode="options", options=(word,), max_thinking_tokens=None
+    )
+    questions = [text.format(question=question, answer=_text(cast("Generation", answer))) for answer in answers]
+    return [replace(check, prompt=replace_question(request.prompt, question)) for question in questions]
+
+
+def _choose(results: Sequence[Generation | Failure], verdicts: Sequence[Generation | Failure]) -> Generation | Failure:
+    """The answer with the highest score of the judge, with the usage of all samples and verdicts."""
+    if not verdicts:
+        return _vote(results)  # the failure of a sample
+    for verdict in verdicts:
+        if isinstance(verdict, Failure):
+            return Failure(f"the judge: {verdict.reason}")
+    answers, scored = cast("Sequence[Generation]", results), cast("Sequence[Generation]", verdicts)
+    rewards = [next(iter(verdict.option_scores.values())) for verdict in scored]
+    winner = answers[rewards.index(max(rewards))]
+    return replace(winner, usage=_usage(winner, [*answers, *scored]))
+
+
+def _text(answer: Generation) -> str:
+    return split_reasoning(answer.text).answer if answer.thinking else answer.text
+
+
+def _usage(winner: Generation, work: Sequence[Generation]) -> Usage:
+    """The prompt tokens of the winner, and the tokens and passes of all."""
+    return Usage(winner.usage.prompt_tokens, sum(a.usage.new_tokens for a in work), sum(a.usage.forwards for a in work))
+
+
 def _vote(results: Sequence[Generation | Failure]) -> Generation | Failure:
     """The winner, with the usage of all samples. `votes` in its trace is the proportion of equal answers."""
     answers: list[Generation] = []
@@ -73,15 +121,13 @@ def _vote(results: Sequence[Generation | Failure]) -> Generation | Failure:
         return answers[0]
     equal: dict[str, list[Generation]] = {}
     for answer in answers:
-        text = split_reasoning(answer.text).answer if answer.thinking else answer.text
-        equal.setdefault(normalize_text(text), []).append(answer)
+        equal.setdefault(normalize_text(_text(answer)), []).append(answer)
     max_votes = max(map(len, equal.values()))
     winner = max((answer for same in equal.values() if len(same) == max_votes for answer in same), key=_mean_logprob)
-    usage = Usage(
-        winner.usage.prompt_tokens, sum(a.usage.new_tokens for a in answers), sum(a.usage.forwards for a in answers)
-    )
     steps = len(winner.trace.get("logprob", ()))
-    return replace(winner, usage=usage, trace={**winner.trace, "votes": (max_votes / len(answers),) * steps})
+    return replace(
+        winner, usage=_usage(winner, answers), trace={**winner.trace, "votes": (max_votes / len(answers),) * steps}
+    )
 
 
 def _mean_logprob(answer: Generation) -> float:

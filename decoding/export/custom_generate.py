@@ -63,7 +63,7 @@ def obstacle(arm: Arm) -> str | None:
         "its scores depend on the random stream of the query": traits.draws_random_numbers,
         "its scores depend on the steps before, and transformers has no place for them": traits.keeps_state,
         "the weights of its branches depend on the prompt, and generate takes none": traits.combines_notes,
-        f"it is a vote over {traits.num_samples} answers": traits.num_samples > 1,
+        f"it chooses among {traits.num_samples} answers": traits.num_samples > 1,
         "it searches with beams, which reorder the rows of the prompt but not the rows of other branches": isinstance(
             arm.sampler, Beam
         ),

@@ -63,7 +63,7 @@ def check_runs(arm: Arm, answer_mode: AnswerMode, counts_votes: bool) -> None:
         raise PlanError(problem)
     if arm.strategy.traits.num_samples > 1 and not counts_votes:
         raise PlanError(
-            f"{arm.label} is a vote of {arm.strategy.traits.num_samples} answers, but a request generates one of them."
+            f"{arm.label} chooses among {arm.strategy.traits.num_samples} answers, but a request generates one of them."
         )
 
 

@@ -242,7 +242,7 @@ def family() -> list[Strategy]:
         replace(one, max_new_tokens=4) if name in ("code", "dcd") else one  # type: ignore[type-var]
         for name in ALL
         if not (one := made(name)).traits.requires_options
-        and name not in ("random_gate", "other_answers", "self_consistency")
+        and name not in ("random_gate", "other_answers", "self_consistency", "best_of_n")
     ]
 
 

@@ -156,7 +156,8 @@ class Toy(LogitModel):
         return " ".join(f"w{token}" for token in tokens if token != STOP)
 
     def option_ids(self, prompt: Prompt, options: Sequence[str]) -> list[list[int]]:
-        return [[int(word[1:]) for word in option.split()] for option in options]
+        """`w7` is token 7; any other word is the token of its length."""
+        return [[int(w[1:]) if w[1:].isdigit() else len(w) for w in option.split()] for option in options]
 
     def counters(self) -> Mapping[str, int]:
         return self.counts

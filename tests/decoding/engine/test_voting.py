@@ -7,6 +7,8 @@ from decoding.arms.arm import Arm, parse_arm
 from decoding.engine.engine import run_requests
 from decoding.engine.requests import Counters, DecodingRequest, Failure
 from decoding.engine.voting import _vote
+from decoding.prompt_edits import question_text, replace_question
+from icl.errors import ConfigError
 from icl.streams import StreamKey
 from icl.types import Generation, Usage
 from tests.decoding.prompts import prompt
@@ -100,3 +102,47 @@ def test_a_control_of_self_consistency_votes_too() -> None:
     )
     assert isinstance(answer, Generation)
     assert set(answer.trace["votes"]) <= {0.5, 1.0}
+
+
+def test_the_best_of_n_is_the_sample_after_which_the_judge_most_probably_accepts() -> None:
+    """The slow version samples alone, and reads the word's log-probability after each judge prompt from a session."""
+    model, sampled = Toy(vocabulary=6), parse_arm({"name": "sampling", "temperature": 0.7})
+    judge = "{question} Is {answer} right?"
+    arm = parse_arm({"name": "best_of_n", "samples": 3, "judge": judge, "accept": "w4"})
+    requests = [DecodingRequest(prompt(i), arm, max_new_tokens=2) for i in range(8)]
+    counters, chosen, majority = Counters(), [], parse_arm({"name": "self_consistency", "samples": 3})
+    votes = run_requests(model, [replace(request, arm=majority) for request in requests])
+    for request, answer, vote in zip(requests, run_requests(model, requests, counters), votes, strict=True):
+        keys = [request.prompt.key, *(StreamKey(0, f"{request.prompt.key.query}/sample {i}") for i in (1, 2))]
+        alone = run_requests(
+            model, [replace(request, arm=sampled, prompt=replace(request.prompt, key=key)) for key in keys]
+        )
+        texts = [one.text for one in alone if isinstance(one, Generation)]
+        judge_questions = [judge.format(question=question_text(request.prompt), answer=text) for text in texts]
+        logits = model.open([replace_question(request.prompt, text) for text in judge_questions]).logits
+        rewards = logits.log_softmax(-1)[:, 4].tolist()
+        assert isinstance(answer, Generation)
+        assert isinstance(vote, Generation)
+        assert answer.text == texts[rewards.index(max(rewards))]
+        assert answer.usage.new_tokens >= sum(one.usage.new_tokens for one in alone if isinstance(one, Generation))
+        chosen.append((answer.text != texts[0], answer.text != vote.text))
+    assert all(map(any, zip(*chosen, strict=True))), "neither the first sample nor the vote always wins"
+
+
+def test_best_of_n_fails_with_its_judge_or_a_sample_and_asks_none_for_options() -> None:
+    model = Toy(vocabulary=6)
+    arm = parse_arm({"name": "best_of_n", "judge": "BROKEN {answer}", "accept": "w1"})
+    model.broken["BROKEN"] = "out of order"
+    (answer,) = run_requests(model, [DecodingRequest(prompt(1), arm, max_new_tokens=2)])
+    assert answer == Failure("the judge: out of order")
+    a, b = run_requests(
+        model, [DecodingRequest(prompt(1), each, ("w1", "w2 w3"), "options") for each in (arm, parse_arm("greedy"))]
+    )
+    assert isinstance(a, Generation)
+    assert isinstance(b, Generation)
+    assert a.option_scores == b.option_scores
+
+
+def test_a_judge_without_the_answer_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"judge must have \{answer\} once"):
+        parse_arm({"name": "best_of_n", "judge": "Is it right?"})

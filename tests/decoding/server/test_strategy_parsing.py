@@ -101,7 +101,7 @@ def test_no_file_of_the_server_is_read_for_a_client(tmp_path: Path) -> None:
         ("pmi", {"options": ["a"]}, "needs whole options scored by each branch"),
         ("beam", None, "needs rows that beams can take over"),
         ('{"name": "vcd", "sampling": {"beams": 2}}', None, "needs rows that beams can take over"),
-        ("self_consistency", None, "self_consistency is a vote of 2 answers, but a request generates one of them."),
+        ("self_consistency", None, "self_consistency chooses among 2 answers, but a request generates one of them."),
     ],
 )
 def test_a_strategy_that_the_engine_cannot_run_is_refused_before_it_gets_there(
