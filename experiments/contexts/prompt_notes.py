@@ -131,7 +131,7 @@ class TrainingLeaks:
     and a copy that was scaled or encoded again counts too.
     """
 
-    leaks: dict[str, dict[str, bool]] = field(default_factory=dict)
+    leaks: dict[tuple[str, str], dict[tuple[str, str], bool]] = field(default_factory=dict)
     unread: dict[str, str] = field(default_factory=dict)
 
     def add(self, cell: Cell, item: PromptItem) -> None:
@@ -142,19 +142,20 @@ class TrainingLeaks:
             except ICLError as error:
                 self.unread[file] = str(error)
                 continue
-            own = self.leaks.setdefault(file, {})
+            # Files of several folders may have one name, and queries of several tasks one id.
+            own, query = self.leaks.setdefault((file, str(record)), {}), (str(cell.labels["task"]), item.example.id)
             with suppress(ICLError):  # an image that cannot be read: its sample fails with this error
-                if item.example.id not in own:
-                    own[item.example.id] = any(map(images.has, item.example.images))
+                if query not in own:
+                    own[query] = any(map(images.has, item.example.images))
 
     def notes(self) -> list[str]:
         """A sentence for each file with a leak, and for each one that cannot be checked."""
         return [
             *(
                 f"the numbers in {file} were fitted on images of {sum(own.values()):,} of {len(own):,} queries, "
-                f"such as '{next(name for name, is_leak in own.items() if is_leak)}', so scores are too "
+                f"such as '{next(name for (_, name), bad in own.items() if bad)}', so scores are too "
                 "high. Fit on queries with other images."
-                for file, own in self.leaks.items()
+                for (file, _), own in self.leaks.items()
                 if any(own.values())
             ),
             *(

@@ -164,6 +164,12 @@ class DICLTask(SeveralPoolsTask):
                 f"predictions {self.predictions} has no example '{missing[0]}', and misses {len(missing)} of the "
                 f"{len(examples)} examples of {self.of.title}. Add their probabilities."
             )
+        shares = ((e.id, name, share) for e in examples for name, share in table[e.id].items())
+        if wrong := next((one for one in shares if not (type(one[2]) in (int, float) and 0 <= one[2] <= 1.001)), None):
+            raise DataError(
+                f"predictions {self.predictions}: the probability of '{wrong[1]}' for example '{wrong[0]}' must be a "
+                f"number from 0 to 1, not {wrong[2]!r}."
+            )
         if not {name for e in examples for name in table[e.id]} & {*own}:
             named = ", ".join([*table[examples[0].id]][:3])
             raise DataError(f"{other} its classes ({named}) are none of {self.of.title} ({', '.join(own[:3])}).")
@@ -181,24 +187,30 @@ class DICLTask(SeveralPoolsTask):
         rows: list[list[float]] = class_probabilities(cosines).tolist()
         return rows
 
-    def _of(self, example: Example) -> Mapping[str, float]:
-        return self._probabilities[example.id]
-
     @cached_property
     def _checks(self) -> list[tuple[Example, tuple[Example, str, str]]]:
         """Each query of this task with its exemplar, candidate and prediction."""
         support = self.support
-        classes = sorted({e.class_name for e in support} | {name for e in support for name in self._of(e)})
-        matrix = transition_matrix([self._of(e) for e in support], [e.class_name for e in support], classes)
+        classes = sorted(
+            {e.class_name for e in support} | {name for e in support for name in self._probabilities[e.id]}
+        )
+        matrix = transition_matrix(
+            [self._probabilities[e.id] for e in support], [e.class_name for e in support], classes
+        )
         checks = []
         for query in self.of.queries:
-            shares = self._of(query)
+            shares = self._probabilities[query.id]
             prediction = max(shares, key=lambda name: shares[name])
-            if prediction not in classes:
-                raise DataError(f"predictions {self.predictions}: '{prediction}' is no class of the pool.")
+            if all(e.class_name != prediction for e in support):
+                raise DataError(
+                    f"predictions {self.predictions}: '{prediction}' is predicted for query '{query.id}' and has no "
+                    "image in the pool, so the model cannot be asked about it. Leave it out of the file, or add images."
+                )
             for name in candidate_classes(prediction, matrix, classes, self.candidates):
-                own = [e for e in support if e.class_name == name]
-                own = sorted(own, key=lambda e: abs(self._of(e).get(name, 0.0) - shares[prediction]))[: self.exemplars]
+                own = sorted(
+                    (e for e in support if e.class_name == name),
+                    key=lambda e: abs(self._probabilities[e.id].get(name, 0.0) - shares[prediction]),
+                )[: self.exemplars]
                 for place, exemplar in enumerate(own):
                     answer = "yes" if name == query.class_name else "no"
                     check = self._example(f"{query.id}-{name}-{place}", query, name, answer)
@@ -210,9 +222,11 @@ class DICLTask(SeveralPoolsTask):
     def pool_examples(self, key: str) -> tuple[Example, ...]:
         """The exemplar asked about the prediction (no), then about its own class (yes)."""
         exemplar, name, prediction = self._pairs[key]
-        others = [c for c in self._of(exemplar) if c != name]
+        others = [c for c in self._probabilities[exemplar.id] if c != name]
         wrong = (
-            prediction if prediction != name else max(others, key=lambda c: self._of(exemplar)[c], default="nothing")
+            prediction
+            if prediction != name
+            else max(others, key=lambda c: self._probabilities[exemplar.id][c], default="nothing")
         )
         return tuple(
             self._example(f"{key}-s{i}", exemplar, class_name, answer)

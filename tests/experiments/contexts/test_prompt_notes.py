@@ -93,6 +93,20 @@ def test_copies_of_training_images_count_and_other_images_of_the_task_do_not() -
     assert not any(images.has(Image.from_pil(image)) for image in second)
 
 
+def test_a_file_without_a_leak_does_not_hide_the_leak_of_one_with_the_same_name(
+    mapping: Any, shapes: str, tmp_path: Path
+) -> None:
+    nodes = []
+    for folder, task in {"a": {"name": shapes, "queries": 3, "salt": "x"}, "b": {"name": "binding"}}.items():
+        path = tmp_path / folder / "set.json"
+        path.parent.mkdir()
+        path.write_text(json.dumps({"demos": ["p-0001"], "task": task}))
+        nodes.append({"name": "fixed", "path": str(path)})
+    config = load_config(mapping(grid={"retriever": nodes}, shots=1))
+    (message,) = [note for note in make_plan(expand(config)).notes if "fitted on images" in note]
+    assert "set.json were fitted on images of 3 of 6 queries" in message
+
+
 def test_a_leak_that_cannot_be_checked_is_reported(mapping: Any, tmp_path: Path) -> None:
     (tmp_path / "set.json").write_text(json.dumps({"demos": ["p-0001"], "task": {"name": "no-such-task"}}))
     config = load_config(mapping(retriever={"name": "fixed", "path": str(tmp_path / "set.json")}, shots=1))

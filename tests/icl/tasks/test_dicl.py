@@ -99,3 +99,21 @@ def test_predictions_that_are_missing_are_sentences(parts, tmp_path) -> None:
     (tmp_path / "p.json").write_text("[")
     with pytest.raises(ConfigError, match="is not JSON"):
         _ = build("task", node).queries
+
+
+@pytest.mark.parametrize("share", ["0.5", None, float("nan"), -1.0, 20.0, True])
+def test_a_probability_that_is_none_is_a_sentence(parts, tmp_path, share) -> None:
+    inner, node = parts
+    table = json.loads((tmp_path / "p.json").read_text())
+    table[inner.queries[0].id]["cat"] = share
+    (tmp_path / "p.json").write_text(json.dumps(table))
+    with pytest.raises(DataError, match=r"the probability of 'cat' for example .* must be a number from 0 to 1, not"):
+        _ = build("task", node).queries
+
+
+def test_a_predicted_class_without_images_is_a_sentence(parts, tmp_path) -> None:
+    """No exemplar can be asked about, so the image would have no score and the accuracy would be of the others."""
+    table = json.loads((tmp_path / "p.json").read_text())
+    (tmp_path / "p.json").write_text(json.dumps({name: {**row, "horse": 0.9} for name, row in table.items()}))
+    with pytest.raises(DataError, match=r"'horse' is predicted for query .* has no image in the pool"):
+        _ = build("task", parts[1]).queries
