@@ -94,7 +94,8 @@ class Outer(StrategyWrapper):
 @pytest.mark.parametrize("trait", [f.name for f in fields(Traits) if f.name != "needs"])
 def test_a_users_wrapper_forwards_each_trait(trait: str) -> None:
     default = getattr(Traits(), trait)
-    value = "greedy" if isinstance(default, str) else True if default is False else default + 1
+    value: object = "greedy" if isinstance(default, str) else True if default is False else 7
+    value = ("Is {answer} right?", "Yes") if trait == "judge" else value
 
     @dataclass(frozen=True)
     class Inner(Strategy):
