@@ -1,6 +1,6 @@
 """Mixtures of prompts that share the demonstrations between them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, cast
 
@@ -11,7 +11,13 @@ from decoding import Generate, Note, StatefulStrategy, StepState, Strategy, Trai
 from decoding.arms.fitting import fit_mixture_weights
 from decoding.formulas.distributions import constants_like, steps_per_row
 from decoding.formulas.sampling import nucleus_threshold
-from decoding.prompt_edits import demonstration_windows, demonstrations, keep_demonstrations, remove_demonstrations
+from decoding.prompt_edits import (
+    demonstration_windows,
+    demonstrations,
+    keep_demonstrations,
+    question_text,
+    remove_demonstrations,
+)
 from icl import (
     Count,
     Fraction,
@@ -185,7 +191,7 @@ class MoICL(Strategy):
 Floats = NDArray[np.float64]
 
 _VECTORS = LRUByteCache[tuple[str, tuple[str, ...]], Floats](32 * 2**20, lambda vector: vector.nbytes + 400)
-"""The latest vectors of this process by embedder and images."""
+"""The latest vectors of this process by embedder and images or text."""
 
 Chunks = tuple[Sequence[Sequence[int]], Sequence[float]]
 """A note: the numbers of the demonstrations of each chunk, and the weight of each chunk."""
@@ -194,26 +200,33 @@ Chunks = tuple[Sequence[Sequence[int]], Sequence[float]]
 @component("strategy", "parallel_icl")
 @dataclass(frozen=True)
 class ParallelICL(StatefulStrategy):
-    """Mixture of clusters of demonstrations, weighted by their similarity to the query's image.
+    """Mixture of clusters of demonstrations, weighted by their similarity to the query.
 
     Parallel-ICL (2603.16092): clusters of demonstrations read in parallel, weighted by their similarity to the query.
 
-        chunks = k-means of the demonstrations' image vectors
-        w = softmax(s / tau),      s_n = mean cosine of chunk n's images to the query's image
+        v = image vector, text vector (the question and the answer; of the query, its question), or both in one
+        chunks = k-means of the demonstrations' v;   even: sorted by cluster, cut into chunks of equal size
+        w = softmax(s / tau),      s_n = mean of v_i . v_query in chunk n
         scores = sum_n w_n l(y | chunk n, query)
 
     The chunks and their weights are the prompt's note. A chunk whose weight is 0 is not read. The whole prompt is
     branch 0, for traces and controls, and has no weight. Controls: `chunks: random`, `share: equal` (`moicl` with
     clustered groups), `share: nearest` and the vote. One group is the whole prompt.
 
-    No released code: a reconstruction from the abstract. tau, the vectors and the number of chunks are not the paper's.
+    `preset: paper` is the paper's form. Differs from the released code in the embedder, which is a parameter (there
+    SigLIP so400m; in notes on the paper CLIP ViT-L/14), in the start of k-means (k-means++), and in a number of
+    demonstrations that the chunks do not divide: some chunks then have one more (there, demonstrations are lost). Its
+    license permits an evaluation of that code only, so nothing of it runs in the tests.
     """
 
+    presets: ClassVar[dict[str, dict[str, Any]]] = {"paper": {"features": "both", "chunks": "even", "tau": 1.0}}
+
     groups: PositiveInt = 2  # number of chunks
-    chunks: Literal["clustered", "consecutive", "random"] = "clustered"  # how demonstrations are divided
+    chunks: Literal["clustered", "even", "consecutive", "random"] = "clustered"  # how demonstrations are divided
     share: Literal["similarity", "equal", "nearest"] = "similarity"  # weights of the chunks
     tau: Positive = 0.1  # temperature of the weights; small: the nearest chunk alone
-    embedder: Any = "encoder"  # embedder of the images: its name, or a mapping
+    embedder: Any = "encoder"  # embedder of images and texts: its name, or a mapping
+    features: Literal["images", "texts", "both"] = later_parameter("images")  # what the embedder reads
 
     def __post_init__(self) -> None:
         build("embedder", self.embedder)  # refuses an unknown name
@@ -253,7 +266,7 @@ class ParallelICL(StatefulStrategy):
         numbers = demonstrations(prompt)
         if not numbers or self.groups == 1:
             return [numbers], [1.0]
-        needs_vectors = self.chunks == "clustered" or self.share != "equal"
+        needs_vectors = self.chunks in ("clustered", "even") or self.share != "equal"
         vectors = self._vectors(prompt, numbers) if needs_vectors else np.zeros((len(numbers) + 1, 1))
         chunks = self._chunks(prompt, numbers, vectors[:-1])
         weights = np.full(len(chunks), 1 / len(chunks))
@@ -270,35 +283,44 @@ class ParallelICL(StatefulStrategy):
     def _chunks(self, prompt: Prompt, numbers: Sequence[int], vectors: Floats) -> list[list[int]]:
         """Places of the demonstrations of each chunk, in prompt order."""
         count = min(self.groups, len(numbers))
-        if self.chunks == "clustered":
-            labels = scipy.cluster.vq.kmeans2(
-                vectors, count, minit="++", seed=prompt.key.numpy("parallel_icl/clusters")
-            )[1].tolist()
-        else:
-            order = list(range(len(numbers)))
-            if self.chunks == "random":
-                order = prompt.key.order("parallel_icl/chunks", [str(number) for number in numbers])
-            labels = [place * count // len(numbers) for place in np.argsort(order).tolist()]
+        order = list(range(len(numbers)))
+        if self.chunks == "random":
+            order = prompt.key.order("parallel_icl/chunks", [str(number) for number in numbers])
+        labels = [place * count // len(numbers) for place in np.argsort(order).tolist()]
+        if self.chunks in ("clustered", "even"):
+            key = prompt.key.numpy("parallel_icl/clusters")
+            clusters = scipy.cluster.vq.kmeans2(vectors, count, minit="++", seed=key)[1].tolist()
+            by_cluster = sorted(order, key=clusters.__getitem__)
+            labels = clusters if self.chunks == "clustered" else [labels[by_cluster.index(i)] for i in order]
         chunks = [[i for i, label in enumerate(labels) if label == chunk] for chunk in range(count)]
         return [chunk for chunk in chunks if chunk]
 
     def _vectors(self, prompt: Prompt, numbers: Sequence[int]) -> Floats:
-        """Unit vectors of the images of each demonstration, then of the query: [demonstrations + 1, D]."""
-        owners: list[int | None] = [*numbers, None]
-        images = {owner: [p.image for p in prompt.parts() if p.image and p.demo == owner] for owner in owners}
-        bare = [owner for owner, own in images.items() if not own]
-        if bare and bare[0] is not None:
-            raise PlanError(f"parallel_icl compares images, and demonstration {bare[0]} has none.")
-        if bare:
-            raise PlanError(
-                "parallel_icl compares images, and the query has none. Set chunks: consecutive and share: equal."
-            )
-        items = [Query(str(owner), tuple(images[owner]), "") for owner in owners]
-        embedder = build("embedder", self.embedder)
-        keys = [(embedder.digest, tuple(image.digest for image in item.images)) for item in items]
-        vectors = {key: vector for key in keys if (vector := _VECTORS.get(key)) is not None}
-        new = {key: item for key, item in zip(keys, items, strict=True) if key not in vectors}
-        if new:
-            rows = np.asarray(embedder.embed_images(list(new.values())), dtype=np.float64)
-            vectors |= {key: _VECTORS.put(key, row) for key, row in zip(new, rows, strict=True)}
-        return np.stack([vectors[key] for key in keys])
+        """Vectors of each demonstration, then of the query: [demonstrations + 1, D], of one or two unit vectors."""
+        embedder, owners, blocks = build("embedder", self.embedder), [*numbers, None], list[Floats]()
+        if self.features != "texts":
+            images = [tuple(p.image for p in prompt.parts() if p.image and p.demo == owner) for owner in owners]
+            if bare := [owner for owner, own in zip(owners, images, strict=True) if not own]:
+                name = "the query" if bare[0] is None else f"demonstration {bare[0]}"
+                raise PlanError(
+                    f"parallel_icl compares images, and {name} has none. Set features: texts, or chunks: consecutive "
+                    "and share: equal."
+                )
+            keys = [tuple(image.digest for image in own) for own in images]
+            items = [Query(str(owner), own, "") for owner, own in zip(owners, images, strict=True)]
+            blocks.append(_embedded(embedder.digest, keys, items, embedder.embed_images))
+        if self.features != "images":
+            texts = [" ".join(p.text for p in prompt.parts() if p.text and p.name and p.demo == i) for i in numbers]
+            texts.append(question_text(prompt))
+            blocks.append(_embedded(embedder.digest, [("text", text) for text in texts], texts, embedder.embed_texts))
+        return np.concatenate(blocks, axis=1)
+
+
+def _embedded(digest: str, keys: Sequence[tuple[str, ...]], items: Sequence[Any], embed: Callable[..., Any]) -> Floats:
+    """The vector of each item, by its key from the cache if it is there: [items, D]."""
+    vectors = {key: vector for key in keys if (vector := _VECTORS.get((digest, key))) is not None}
+    new = {key: item for key, item in zip(keys, items, strict=True) if key not in vectors}
+    if new:
+        rows = np.asarray(embed(list(new.values())), dtype=np.float64)
+        vectors |= {key: _VECTORS.put((digest, key), row) for key, row in zip(new, rows, strict=True)}
+    return np.stack([vectors[key] for key in keys])

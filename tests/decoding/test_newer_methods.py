@@ -317,7 +317,9 @@ class FixedVectors:
         return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
     def embed_texts(self, texts):
-        raise NotImplementedError
+        """Whether the text has an answer, and its length, as a direction."""
+        rows = np.array([[1 + text.count("a"), len(text)] for text in texts], dtype=float)
+        return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 
 VECTORS = {"0": [1, 0.1], "1": [1, -0.1], "2": [0.1, 1], "3": [-0.1, 1], "None": [1, 0]}
@@ -340,6 +342,35 @@ def test_parallel_icl_weights_its_clusters_by_similarity() -> None:
     assert share == pytest.approx(1 / (1 + math.exp(similarity[1] - similarity[0])), abs=1e-9)
     assert set(parallel(tau=1e-6).branches(whole)[1:]) == {near}
     assert set(parallel(share="nearest").branches(whole)[1:]) == {near}
+
+
+def test_the_papers_parallel_icl_reads_images_and_texts_and_has_equal_chunks() -> None:
+    """By hand: concatenated unit vectors, clusters cut into equal parts, and a softmax of mean dot products."""
+
+    class Near(FixedVectors):
+        digest = "near vectors"
+
+    longer = {f"demo[{i}].answer": "a" * (i + 1) for i in range(4)}
+    whole = prompt(1, shots=4).map(lambda part: replace(part, content=longer.get(part.name, part.content)))
+    embedder = Near(VECTORS | {"2": [1, 0.2]})  # k-means: {0, 1, 2} and {3}
+    strategy = ParallelICL(embedder=embedder, **ParallelICL.presets["paper"])
+    ((chunks, weights),) = strategy.prepare([whole], generate=None)
+    assert sorted(map(sorted, chunks)) in ([[0, 1], [2, 3]], [[0, 3], [1, 2]])  # by the order of the clusters
+    texts = {part.name: part.text for part in whole.parts() if part.name}
+    dots = []
+    for i in range(4):
+        image, query = np.array(embedder.vectors[str(i)]), np.array(VECTORS["None"])
+        text = embedder.embed_texts([f"{texts[f'demo[{i}].question']} {texts[f'demo[{i}].answer']}"])
+        question = embedder.embed_texts([texts["query.question"]])
+        cosine = image @ query / np.linalg.norm(image) / np.linalg.norm(query)
+        dots.append(float(cosine + (text * question).sum()))
+    expected = np.exp([np.mean([dots[i] for i in chunk]) for chunk in chunks])
+    assert weights == pytest.approx((expected / expected.sum()).tolist(), abs=1e-9)
+
+
+def test_parallel_icl_by_texts_needs_no_images() -> None:
+    bare = prompt(3, shots=4).without_images("all")
+    assert len(parallel(features="texts").branches(bare)) == 3
 
 
 def test_parallel_icl_divides_the_demonstrations_that_a_prompt_still_has() -> None:
