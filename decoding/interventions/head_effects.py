@@ -11,7 +11,7 @@ demonstrations are the other base.
 All edits are at the end of a prompt, so the rows of all heads share everything before it, and each costs one token.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -21,6 +21,9 @@ from icl.models.hf.model import HF
 
 MAX_EFFECT_PROMPTS = 25
 """Prompts that effects are averaged over, as in the paper."""
+
+SAMPLES, RATE = 32, 0.1
+"""Sampled edits of a step of REINFORCE, and Adam's rate."""
 
 HIGH_BASE = 0.5
 """Mean probability of the answer on base prompts above which effects are doubtful."""
@@ -231,6 +234,47 @@ def head_edit(
         where,
         how,
     )
+
+
+def reinforce(
+    data: FitData,
+    logits: Tensor,
+    steps: int,
+    *,
+    sample: Callable[[Tensor, int, torch.Generator], Tensor],
+    logprob: Callable[[Tensor, Tensor], Tensor],
+    edit: Callable[[Tensor], HeadEdit],
+) -> torch.Generator:
+    """Changes the logits of a distribution over edits by REINFORCE, in place.
+
+    Each step takes one random prompt without demonstrations and `SAMPLES` sampled edits. The reward is minus the loss
+    of the first answer token, standardized in the step.
+
+    Args:
+        data: The dev split; its sources give the prompts of the steps.
+        logits: The logits, of any shape.
+        steps: Number of steps of Adam.
+        sample: Logits, a number n and a generator -> n samples [n, ...].
+        logprob: Logits and samples -> their log-probabilities [n], with gradients.
+        edit: A sample -> its intervention.
+
+    Returns:
+        The generator, which the seed of the data began.
+    """
+    generator = torch.Generator().manual_seed(data.seed)
+    optimizer = torch.optim.Adam([logits.requires_grad_()], lr=RATE)
+    for step in range(steps):
+        one = data.sources[int(torch.randint(len(data.sources), (), generator=generator))]
+        samples = sample(logits.detach(), SAMPLES, generator)
+        prompts = [steer(one.without_demonstrations, edit(own)) for own in samples]
+        losses = -data.first_token_logprobs(prompts, [one.answers[0]] * SAMPLES)
+        advantage = (losses - losses.mean()) / losses.std().clamp(min=1e-6)
+        with torch.enable_grad():
+            (logits.grad,) = torch.autograd.grad((advantage * logprob(logits, samples)).mean(), logits)
+        optimizer.step()
+        data.on_progress("REINFORCE", step + 1, steps)
+    logits.requires_grad_(False)
+    return generator
 
 
 def _check_adds_projection(model: HF, layer: int) -> None:

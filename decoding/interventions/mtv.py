@@ -36,12 +36,13 @@ from decoding.interventions.head_effects import (
     leaves_others,
     mean_head_inputs,
     random_heads,
+    reinforce,
     strongest,
 )
 from icl import PositiveInt, Tensor, Where, component, later_parameter, steer, torch
 
-MASKS, FINAL_MASKS, RATE, FIRST_LOGIT = 32, 10, 0.1, -1.0
-"""Masks of a step, sampled masks at the end, Adam's rate, and the first Bernoulli logit of every head."""
+FINAL_MASKS, FIRST_LOGIT = 10, -1.0
+"""Sampled masks at the end, and the first Bernoulli logit of every head."""
 
 HEAD_COUNTS = (1, 3, 5, 10, 20, 40)
 """Numbers of heads that the search `effect` tries. All heads are measured too, and never chosen."""
@@ -145,23 +146,20 @@ def sampled_masks(
         steps: Number of steps.
         how: Whether the inputs replace the inputs of the heads or are added to them.
     """
-    generator = torch.Generator().manual_seed(data.seed)
-    logits = torch.full(inputs.shape[:2], FIRST_LOGIT, requires_grad=True)
-    optimizer = torch.optim.Adam([logits], lr=RATE)
-    for step in range(steps):
-        one = data.sources[int(torch.randint(len(data.sources), (), generator=generator))]
-        masks = torch.rand((MASKS, *logits.shape), generator=generator) < logits.detach().sigmoid()
-        edits = [head_edit(layers, inputs, _as_heads(mask), how=how) for mask in masks]
-        prompts = [steer(one.without_demonstrations, edit) for edit in edits]
-        losses = -data.first_token_logprobs(prompts, [one.answers[0]] * MASKS)
-        advantage = (losses - losses.mean()) / losses.std().clamp(min=1e-6)
-        with torch.enable_grad():
-            logprob = masks * torch.nn.functional.logsigmoid(logits) + ~masks * torch.nn.functional.logsigmoid(-logits)
-            (logits.grad,) = torch.autograd.grad((advantage * logprob.sum((1, 2))).mean(), logits)
-        optimizer.step()
-        data.on_progress("REINFORCE", step + 1, steps)
-    final = torch.rand((FINAL_MASKS, *logits.shape), generator=generator) < logits.detach().sigmoid()
-    return [_as_heads(mask) for mask in final]
+    logits, log_sigmoid = torch.full(inputs.shape[:2], FIRST_LOGIT), torch.nn.functional.logsigmoid
+
+    def sample(logits: Tensor, count: int, generator: torch.Generator) -> Tensor:
+        return torch.rand((count, *logits.shape), generator=generator) < logits.sigmoid()
+
+    generator = reinforce(
+        data,
+        logits,
+        steps,
+        sample=sample,
+        logprob=lambda logits, masks: (masks * log_sigmoid(logits) + ~masks * log_sigmoid(-logits)).sum((1, 2)),
+        edit=lambda mask: head_edit(layers, inputs, _as_heads(mask), how=how),
+    )
+    return [_as_heads(mask) for mask in sample(logits, FINAL_MASKS, generator)]
 
 
 def _first_token_loss(data: FitData, edit: HeadEdit) -> float:

@@ -213,10 +213,11 @@ class ParallelICL(StatefulStrategy):
     branch 0, for traces and controls, and has no weight. Controls: `chunks: random`, `share: equal` (`moicl` with
     clustered groups), `share: nearest` and the vote. One group is the whole prompt.
 
-    `preset: paper` is the paper's form. Differs from the released code in the embedder, which is a parameter (there
-    SigLIP so400m; in notes on the paper CLIP ViT-L/14), in the start of k-means (k-means++), and in a number of
-    demonstrations that the chunks do not divide: some chunks then have one more (there, demonstrations are lost). Its
-    license permits an evaluation of that code only, so nothing of it runs in the tests.
+    `preset: paper` is the paper's form. Its text vectors hold the answers, so a chunk may hold one label alone. Differs
+    from the released code in the embedder, which is a parameter (there SigLIP so400m; in notes on the paper CLIP
+    ViT-L/14), in the start of k-means (k-means++), and in a number of demonstrations that the chunks do not divide:
+    some chunks then have one more (there, demonstrations are lost). Its license permits an evaluation of that code
+    only, so nothing of it runs in the tests.
     """
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {"paper": {"features": "both", "chunks": "even", "tau": 1.0}}

@@ -370,7 +370,7 @@ def test_the_papers_parallel_icl_reads_images_and_texts_and_has_equal_chunks() -
 
 def test_parallel_icl_by_texts_needs_no_images() -> None:
     bare = prompt(3, shots=4).without_images("all")
-    assert len(parallel(features="texts").branches(bare)) == 3
+    assert len(parallel(features="texts", chunks="even").branches(bare)) == 3
 
 
 def test_parallel_icl_divides_the_demonstrations_that_a_prompt_still_has() -> None:
