@@ -241,10 +241,10 @@ def reinforce(
     logits: Tensor,
     steps: int,
     *,
-    sample: Callable[[Tensor, int, torch.Generator], Tensor],
+    sample: Callable[[Tensor, int, "torch.Generator"], Tensor],
     logprob: Callable[[Tensor, Tensor], Tensor],
     edit: Callable[[Tensor], HeadEdit],
-) -> torch.Generator:
+) -> "torch.Generator":
     """Changes the logits of a distribution over edits by REINFORCE, in place.
 
     Each step takes one random prompt without demonstrations and `SAMPLES` sampled edits. The reward is minus the loss

@@ -148,7 +148,7 @@ def sampled_masks(
     """
     logits, log_sigmoid = torch.full(inputs.shape[:2], FIRST_LOGIT), torch.nn.functional.logsigmoid
 
-    def sample(logits: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    def sample(logits: Tensor, count: int, generator: "torch.Generator") -> Tensor:
         return torch.rand((count, *logits.shape), generator=generator) < logits.sigmoid()
 
     generator = reinforce(

@@ -91,7 +91,7 @@ class STV(FittedMethod):
 
 def sensitivities(few_shot: Tensor, zero_shot: Tensor) -> Tensor:
     """Mean L2 change of each head's input by demonstrations: [n, L, H, e], [n, L, H, e] -> [L, H]."""
-    return (few_shot - zero_shot).norm(dim=-1).mean(0)
+    return (few_shot - zero_shot).square().sum(-1).sqrt().mean(0)
 
 
 def with_centers(inputs: Tensor, heads: Heads, bank: Tensor, choice: Tensor) -> Tensor:
@@ -101,7 +101,7 @@ def with_centers(inputs: Tensor, heads: Heads, bank: Tensor, choice: Tensor) -> 
     return changed
 
 
-def sampled_centers(logits: Tensor, count: int, generator: torch.Generator) -> Tensor:
+def sampled_centers(logits: Tensor, count: int, generator: "torch.Generator") -> Tensor:
     """Numbers of centers, [count, heads], by the softmax of the logits [heads, centers]."""
     return torch.multinomial(logits.softmax(-1), count, replacement=True, generator=generator).T
 

@@ -267,8 +267,8 @@ class ParallelICL(StatefulStrategy):
         numbers = demonstrations(prompt)
         if not numbers or self.groups == 1:
             return [numbers], [1.0]
-        needs_vectors = self.chunks in ("clustered", "even") or self.share != "equal"
-        vectors = self._vectors(prompt, numbers) if needs_vectors else np.zeros((len(numbers) + 1, 1))
+        compares = self.chunks in ("clustered", "even") or self.share != "equal"
+        vectors = self._vectors(prompt, numbers) if compares else np.zeros((len(numbers) + 1, 1))
         chunks = self._chunks(prompt, numbers, vectors[:-1])
         weights = np.full(len(chunks), 1 / len(chunks))
         if self.share != "equal":
@@ -307,12 +307,12 @@ class ParallelICL(StatefulStrategy):
                     f"parallel_icl compares images, and {name} has none. Set features: texts, or chunks: consecutive "
                     "and share: equal."
                 )
-            keys = [tuple(image.digest for image in own) for own in images]
             items = [Query(str(owner), own, "") for owner, own in zip(owners, images, strict=True)]
-            blocks.append(_embedded(embedder.digest, keys, items, embedder.embed_images))
+            digests = [tuple(image.digest for image in own) for own in images]
+            blocks.append(_embedded(embedder.digest, digests, items, embedder.embed_images))
         if self.features != "images":
-            texts = [" ".join(p.text for p in prompt.parts() if p.text and p.name and p.demo == i) for i in numbers]
-            texts.append(question_text(prompt))
+            pairs = [" ".join(p.text for p in prompt.parts() if p.text and p.name and p.demo == i) for i in numbers]
+            texts = [*pairs, question_text(prompt)]
             blocks.append(_embedded(embedder.digest, [("text", text) for text in texts], texts, embedder.embed_texts))
         return np.concatenate(blocks, axis=1)
 
