@@ -299,6 +299,8 @@ def _reason(error: Exception) -> str:
 
 POLL_SECONDS = 0.5
 """Time between two checks."""
+LINGER_MILLISECONDS = 1_000
+"""Time for which a message to an engine that has ended may wait for a reader."""
 
 
 def watch(core: Any) -> None:
@@ -308,6 +310,9 @@ def watch(core: Any) -> None:
     but waits forever for outputs and for results of calls. Both then end with vLLM's own error.
     """
     if hasattr(core, "resources"):
+        # vLLM sends its thread for outputs a last message. If this has ended with the engine already, the message has no
+        # reader, and by default ZeroMQ's context waits for one forever, when Python collects it.
+        core.resources.ctx.linger = LINGER_MILLISECONDS
         Thread(target=_watch, args=(ref(core),), name="engine watch", daemon=True).start()
 
 

@@ -13,6 +13,7 @@ import pytest
 
 pytest.importorskip("vllm", reason="needs vLLM, which lives in an environment of its own (tests/vllm_env.sh)")
 
+import zmq
 from server_process import shared
 
 from decoding.arms.arm import parse_arm
@@ -95,7 +96,16 @@ def test_an_engine_that_is_killed_ends_the_run_with_a_message(monkeypatch: pytes
             ModelError, match=r"the engine has ended in the middle of the run.*Finished answers are stored"
         ):
             run_requests(model, requests, on_result=done)
+        context = model.engine.llm.llm_engine.engine_core.resources.ctx
     finally:
         model.unload()
+    # Python ends the context when it collects the engine. It must not wait for a reader that has ended.
+    with context.socket(zmq.PAIR) as sender:
+        sender.connect("inproc://ended")
+        sender.send(b"")
+    ending = threading.Thread(target=context.term, daemon=True)
+    ending.start()
+    ending.join(20)
+    assert not ending.is_alive()
     assert 1 <= len(results) < 200
     assert all(isinstance(answer, Generation) for answer in results)
