@@ -310,8 +310,8 @@ def watch(core: Any) -> None:
     but waits forever for outputs and for results of calls. Both then end with vLLM's own error.
     """
     if hasattr(core, "resources"):
-        # vLLM sends its thread for outputs a last message. If this has ended with the engine already, the message has no
-        # reader, and by default ZeroMQ's context waits for one forever, when Python collects it.
+        # ZeroMQ's context waits for the reader of each message, by default forever, when Python collects it. The thread
+        # that reads vLLM's last message may have ended with the engine.
         core.resources.ctx.linger = LINGER_MILLISECONDS
         Thread(target=_watch, args=(ref(core),), name="engine watch", daemon=True).start()
 
