@@ -103,7 +103,7 @@ def tiny_engine(
     if is_async():
         environment.allow_async()
         settings["async_scheduling"] = True
-    room: dict[str, Any] = {"max_model_len": 512, "max_images": 4, "cache_gib": 0.25}
+    room: dict[str, Any] = {"max_model_len": 1024, "max_images": 4, "cache_gib": 0.25}
     return kind(str(folder), **room, adapter=adapter, merge=merge, engine_args=settings)
 
 

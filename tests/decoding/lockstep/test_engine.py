@@ -259,15 +259,15 @@ def test_a_branch_that_is_too_long_does_not_break_the_next_prompt_with_its_image
         groups.run_requests(engine, [DecodingRequest(prompt, arm)])[0] for arm in (wordy, parse_arm(groups.ARMS[0]))
     )
     assert isinstance(first, Failure)
-    assert "512" in first.reason
+    assert "1024" in first.reason
     assert isinstance(second, Generation)
 
 
 def test_a_prompt_longer_than_the_context_fails_with_a_message(engine: groups.Watched) -> None:
-    prompt = checkpoints.tiny_models().prompt([1], "very long " * 60)
+    prompt = checkpoints.tiny_models().prompt([1], "very long " * 120)
     (answer,) = groups.run_requests(engine, [DecodingRequest(prompt, parse_arm(groups.ARMS[0]))])
     assert isinstance(answer, Failure)
-    assert "512" in answer.reason
+    assert "1024" in answer.reason
 
 
 def test_a_prompt_with_more_images_than_allowed_fails_with_a_message(engine: groups.Watched) -> None:

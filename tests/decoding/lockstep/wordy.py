@@ -11,4 +11,4 @@ class Wordy(Strategy):
     """The prompt, and the prompt with many more words."""
 
     def branches(self, prompt: Prompt, note: Note = None) -> tuple[Prompt, ...]:
-        return prompt, prompt.map(lambda part: part if part.image else replace(part, content="very long " * 100))
+        return prompt, prompt.map(lambda part: part if part.image else replace(part, content="very long " * 200))
