@@ -11,8 +11,8 @@ demonstrations. The whole prompt is branch 0, for traces and controls.
 
 By entropy no answer is clearer than log N: with two options a margin above .69 takes all demonstrations.
 
-This is not the method of a single paper, and there is no released code. AdapShot (Ou et al. 2026) also chooses the
-number of shots by the entropy of a probe's output; its rule and its code were not compared.
+No released code: this is not the method of a single paper. AdapShot (Ou et al. 2026) also chooses the number of shots
+by the entropy of a probe's output; its rule and its code were not compared.
 """
 
 from collections.abc import Sequence

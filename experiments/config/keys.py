@@ -340,8 +340,7 @@ class ExperimentKeys(FileKeys):
     stop_strings: tuple[Text, ...] = ()  # strings that end a generated answer; they are removed from it
     seeds: Seeds = (0,)  # random seeds; every cell runs with each
     metrics: Metrics = DEFAULT_METRICS  # scores of an answer; 'option' is added if options are scored
-    # default: adds all controls of each strategy; to run some of them, write them as values of decoding
-    controls: Literal["none", "default"] = "none"
+    controls: Literal["none", "default"] = "none"  # default: all of each strategy. To run some, list them in decoding
     top_logprobs: Annotated[Int, Ge(0)] = 0  # number of tokens of each branch that are stored for every step
     lazy_branches: LazyBranches = "auto"  # whether to skip branches that no step needs
     grid: Axes = field(default_factory=dict)  # axes whose product is run

@@ -97,7 +97,8 @@ def test_an_embedder_predicts_as_a_slow_classifier(task: dict[str, Any], classif
             means = [[e for e in support if e.class_name == name and e.id != example.id] for name in CLASSES]
             prototypes = normalize_rows(np.array([encoder.embed_images(each).mean(axis=0) for each in means]))
         odds = np.exp(100 * (prototypes @ image).astype(float))
-        assert list(own._of(example).values()) == pytest.approx(list(odds / odds.sum()), rel=1e-3, abs=1e-9)
+        shares = [*own._probabilities[example.id].values()]
+        assert shares == pytest.approx(list(odds / odds.sum()), rel=1e-3, abs=1e-9)
 
 
 def test_predictions_of_another_data_set_are_sentences(task: dict[str, Any], tmp_path: Path) -> None:
@@ -117,7 +118,7 @@ def test_predictions_of_another_data_set_are_sentences(task: dict[str, Any], tmp
     with pytest.raises(DataError, match=r"has no example '.*', and misses 1 of the 60"):
         _ = build("task", task).queries
     for more in ({"embedder": "pixels"}, {"predictions": ""}):
-        with pytest.raises(ConfigError, match="give `predictions`, a file, or `embedder`"):
+        with pytest.raises(ConfigError, match="set either `predictions`, a file, or `embedder`"):
             build("task", {**task, **more})
-    with pytest.raises(ConfigError, match=r"class_text has \{name\} once"):
+    with pytest.raises(ConfigError, match=r"class_text must contain \{name\} once"):
         build("task", {**task, "class_text": "a thing"})
