@@ -97,13 +97,18 @@ def is_async() -> bool:
 
 
 def tiny_engine(
-    folder: Path, kind: type[Watched] = Watched, adapter: str | None = None, merge: bool = False, **engine_args: Any
+    folder: Path,
+    kind: type[Watched] = Watched,
+    adapter: str | None = None,
+    merge: bool = False,
+    max_model_len: int = 512,
+    **engine_args: Any,
 ) -> Watched:
     settings = {"max_num_seqs": 16, "max_num_batched_tokens": 256} | engine_args
     if is_async():
         environment.allow_async()
         settings["async_scheduling"] = True
-    room: dict[str, Any] = {"max_model_len": 1024, "max_images": 4, "cache_gib": 0.25}
+    room: dict[str, Any] = {"max_model_len": max_model_len, "max_images": 4, "cache_gib": 0.25}
     return kind(str(folder), **room, adapter=adapter, merge=merge, engine_args=settings)
 
 

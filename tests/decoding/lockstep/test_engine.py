@@ -38,7 +38,7 @@ def folder() -> Path:
 
 @pytest.fixture(scope="module")
 def engine(folder: Path) -> Iterator[groups.Watched]:
-    made = groups.tiny_engine(folder)
+    made = groups.tiny_engine(folder, max_model_len=1024)
     yield made
     made.unload()
 
