@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 from decoding import Generate, NegativeReplacement, Note, Strategy, Traits, remove_query_image, replace_answers
 from decoding.arms.arm import Arm, ControlTarget
-from decoding.arms.inspection import branch_count, edits_query_image, has_negative_weight
+from decoding.arms.inspection import branch_count, constant_weights, edits_query_image, has_negative_weight
 from icl import NestedComponent, PlanError, Prompt, component
 from icl.edits import RandomColors
 
@@ -102,7 +102,8 @@ class ShuffledNegative(NegativeReplacement):
 
     @classmethod
     def control_for(cls, target: ControlTarget) -> Arm | None:
-        is_suitable = has_negative_weight(target.strategy) and branch_count(target.strategy) > 1
+        lifts = max((constant_weights(target.strategy) or ())[1:], default=0.0) > 0  # by a branch about its own sample
+        is_suitable = has_negative_weight(target.strategy) and branch_count(target.strategy) > 1 and not lifts
         return target.with_strategy(ShuffledNegative(target.strategy)) if is_suitable else None
 
     def prepare(self, prompts: Sequence[Prompt], generate: Generate) -> Sequence[Note]:

@@ -18,9 +18,9 @@ Positions belong to tokens of a prompt, never to columns of a batch: rows are pa
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple, Protocol, runtime_checkable
 
 from icl import ConfigError, canonical_digest
 
@@ -237,6 +237,40 @@ class PartEdit:
 
     def edit(self, site: Site, x: "Tensor", rows: Sequence[int]) -> "Tensor":
         return self.inner.edit(site, x, rows)
+
+
+@dataclass(frozen=True, eq=False)
+class MovedStates:
+    """An intervention that puts the states of one site in the place of those of a later one.
+
+    If the later site is the output of the last layer, the model's own final norm and output layer, with its cap or
+    scale, read the states of the earlier one.
+
+    Attributes:
+        source: The site whose states are moved.
+        target: A later site with states of the same shape.
+        where: The tokens.
+    """
+
+    source: Site
+    target: Site
+    where: Where
+    _states: "dict[str, Tensor]" = field(default_factory=dict)
+
+    neutral: ClassVar[bool] = False
+
+    @property
+    def sites(self) -> tuple[Site, ...]:
+        return self.source, self.target
+
+    @cached_property
+    def digest(self) -> str:
+        return canonical_digest(["moved states", repr(self.sites), repr(self.where)])[:32]
+
+    def edit(self, site: Site, x: "Tensor", rows: Sequence[int]) -> "Tensor":
+        if site == self.source:
+            self._states["now"] = x
+        return self._states["now"].to(x.device)
 
 
 def acts_in_part(prompt: "Prompt") -> bool:

@@ -10,11 +10,12 @@ import tiny_models
 import torch
 from torch import Tensor
 
-from decoding.arms.arm import parse_arm
+from decoding.arms.arm import default_controls, parse_arm
 from decoding.arms.requirements import branch_edit_refusal, unsupported_reason
 from decoding.engine.engine import run_requests
 from decoding.engine.requests import Counters, DecodingRequest
 from decoding.engine.result_collector import PrepareGenerator
+from decoding.strategies.ascd import ASCD
 from decoding.strategies.avisc import AvisC
 from decoding.strategies.sid import SID
 from icl.models.hf.model import HF
@@ -201,6 +202,110 @@ def test_avisc_equals_zeroed_features_of_whole_forward_passes(
     assert random[0] != note[0]  # type: ignore[index]
 
 
+class OwnAttention:
+    """Attention of transformers' registry, written out, with an edit of the scores of the decoder's layers.
+
+    Attributes:
+        edit: Layer, scores [H, T, T] -> the new scores.
+    """
+
+    edit: Callable[[int, Tensor], Tensor]
+
+    def __init__(self, slow: Slow) -> None:
+        from transformers import AttentionInterface, AttentionMaskInterface
+        from transformers.masking_utils import eager_mask
+
+        AttentionInterface.register("own", self)
+        AttentionMaskInterface.register("own", eager_mask)
+        self.numbers = {layer.self_attn: number for number, layer in enumerate(slow.layers)}
+        slow.model.get_decoder().config._attn_implementation = "own"
+
+    def __call__(
+        self, module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **settings: Any
+    ) -> tuple[Tensor, Tensor]:
+        groups = query.shape[1] // key.shape[1]
+        key, value = (one.repeat_interleave(groups, 1) for one in (key, value))
+        scores = query @ key.transpose(2, 3) * settings["scaling"]
+        size = scores.shape[-1]
+        scores = self.edit(self.numbers[module], scores[0]).masked_fill(torch.ones(size, size).triu(1) > 0, -torch.inf)
+        weights = scores.softmax(-1)[None]
+        return (weights @ value).transpose(1, 2).contiguous(), weights
+
+
+def ascd_logits(
+    model: HF, prompt: Prompt, method: ASCD, heads: list[tuple[int, int]], tokens: list[int]
+) -> list[Tensor]:
+    """Logits of the branches with more and with less attention, by the released steps."""
+    slow = Slow(model, prompt)
+    own, begin, end = OwnAttention(slow), slow.image[0], slow.image[-1] + 1
+    count = -int(-(end - begin) * method.share // 1)
+
+    def more(layer: int, scores: Tensor) -> Tensor:
+        new = scores.clone()
+        for head in (head for at, head in heads if at == layer):
+            part = new[head, slow.length - 1 :, begin:end]
+            part += method.strengthen * part.abs()
+        return new
+
+    def less(layer: int, scores: Tensor) -> Tensor:
+        new = scores.clone()
+        for head in range(len(new)):
+            for row in range(slow.length - 1, new.shape[1]):
+                part = new[head, row, begin:end]
+                best = part.topk(count).indices
+                part[best] -= method.weaken * part[best].abs()
+        return new
+
+    logits = []
+    for own.edit in (lambda layer, scores: scores, more, less):
+        logits.append(slow.logits(tokens))
+    assert torch.allclose(logits[0], Slow(model, prompt).logits(tokens), atol=1e-5), "the attention is written out well"
+    return logits[1:]
+
+
+@each
+def test_ascd_equals_scores_changed_in_whole_forward_passes(name: str, model_of: Callable[[str], HF]) -> None:
+    model, prompt = model_of(name), question(1)
+    method, tokens = ASCD(share=0.3, heads=0.4), [5, 9]
+    slow = Slow(model, prompt)
+    with torch.no_grad():
+        attentions = slow.model(**slow.inputs, output_attentions=True).attentions
+    to_image = {
+        (layer, head): float(own[0, head, -1, slow.image].sum())
+        for layer, own in enumerate(attentions)
+        for head in range(own.shape[1])
+    }
+    count = -int(-len(to_image) * method.heads // 1)
+    heads = sorted(to_image, key=to_image.__getitem__)[:count]
+    note, other = method.prepare([prompt, question(4)], PrepareGenerator(run_requests, model, Counters(), {}))
+    assert sorted((layer, head) for layer, own in note.items() for head in own) == sorted(heads)  # type: ignore[attr-defined]
+    _, up, down = method.branches(prompt, note)
+    rows = model.open([up, prompt, down, method.branches(question(4), other)[1]])
+    for number in range(len(tokens) + 1):
+        expected = ascd_logits(model, prompt, method, heads, tokens[:number])
+        reference = slow.logits(tokens[:number])
+        for row, logits in zip((0, 2), expected, strict=True):
+            own = rows.logits[row].float()
+            assert torch.allclose(own, logits, atol=1e-4), float((own - logits).abs().max())
+            assert float((own - reference).abs().max()) > 1e-3
+        scores = method.combine(torch.stack([reference, *expected])[:, None], number)[0]
+        assert torch.allclose(scores, 2 * expected[0] - expected[1])
+        if number < len(tokens):
+            rows.advance(torch.tensor([tokens[number]] * 4))
+
+
+def test_ascd_draws_as_many_random_heads_and_has_no_negative_of_another_sample(
+    model_of: Callable[[str], HF],
+) -> None:
+    method, generate = ASCD(heads=0.4), PrepareGenerator(run_requests, model_of("llava"), Counters(), {})
+    chosen, random = (one.prepare([question(1)], generate)[0] for one in (method, replace(method, choice="random")))
+    assert sum(map(len, chosen.values())) == sum(map(len, random.values()))  # type: ignore[attr-defined]
+    assert chosen != random
+    controls = [type(arm.strategy).component[1] for arm in default_controls(parse_arm("ascd"))]
+    assert {"mask_only", "sign_flip"} < set(controls)
+    assert "shuffled_negative" not in controls  # its prompt with more attention must be its own
+
+
 def test_an_image_of_one_token_stays_and_no_image_is_no_contrast() -> None:
     assert AvisC()._staying(torch.tensor([[0.1, 0.9]]), [(1, 2)]) == ((0,), 1)
     assert AvisC()._staying(torch.tensor([[0.1, 0.9]]), []) == ((), 0)
@@ -219,7 +324,7 @@ def test_negatives_from_attention_decode_alike_alone_and_in_a_batch(
     assert [one.tokens for one in at_zero] == [one.tokens for one in decoded(model, {"name": "greedy"}, prompts)]
 
 
-@pytest.mark.parametrize("name", ["sid", "avisc"])
+@pytest.mark.parametrize("name", ["sid", "avisc", "ascd"])
 def test_models_without_hidden_states_are_refused_in_the_plan(name: str) -> None:
     reason = unsupported_reason(parse_arm(name), frozenset({"logits"}))
     assert "needs edits of attention or hidden states" in str(reason)

@@ -9,10 +9,11 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from icl import ModelError, Prompt, Site, Where, canonical_digest, steer
+from icl import ModelError, Prompt, Site, Where, steer
 from icl.models.hf import EncodedPrompt, LanguageModel, PromptEncoder, run_within_limit
 from icl.models.hf.prefill import cut
 from icl.models.hf.token_ranges import part_tokens, text_tokens
+from icl.models.interventions import MovedStates
 
 T = TypeVar("T")
 
@@ -88,27 +89,6 @@ def observed_states(
     ]
 
 
-class MovedStates:
-    """An intervention under which the last layer gives the states of an earlier one, at the tokens of images.
-
-    So the model's own final norm and output layer, with its cap or scale, read these states.
-    """
-
-    neutral = False
-    where = Where("images")
-
-    def __init__(self, layer: int, last: int) -> None:
-        self.sites = (Site("residual", layer), Site("residual", last))
-        self.digest = canonical_digest(["moved states", layer])[:32]
-        self.states: Tensor | None = None
-
-    def edit(self, site: Site, x: Tensor, rows: Sequence[int]) -> Tensor:
-        if site == self.sites[0]:
-            self.states = x
-        assert self.states is not None
-        return self.states.to(x.device)
-
-
 def image_logits(reader: PromptEncoder, prompt: Prompt, layer: int, names: Sequence[str]) -> list[Tensor]:
     """The output layer on the final norm of the states of tokens of images: for each, [n, V] float32 on the host.
 
@@ -125,7 +105,11 @@ def image_logits(reader: PromptEncoder, prompt: Prompt, layer: int, names: Seque
         ModelError: The model has no such layer, or the prompt no such image.
     """
     last, runner = len(reader.runner.sites.layers) - 1, reader.runner
-    moved = prompt if layer == last else steer(prompt, MovedStates(layer, last))
+    moved = (
+        prompt
+        if layer == last
+        else steer(prompt, MovedStates(Site("residual", layer), Site("residual", last), Where("images")))
+    )
     (read,) = reader.read([moved])
     ranges = [part_tokens(reader, prompt, read, name) for name in names]
     tokens = [[token for begin, end in own for token in range(begin, end)] for own in ranges]

@@ -35,9 +35,11 @@ NEW = 4
 Load = Callable[[str], Any]
 STAY = {
     "adaptive_shots": "the steps before",
+    "ascd": "it needs interventions",
     "avisc": "it needs interventions",
     "batch_calibration": "it scores options",
     "beam": "it searches with beams",
+    "confident_layer": "it needs interventions",
     "constant_bias": "it scores options",
     "contextual_calibration": "it scores options",
     "dola": "it contrasts early layers",
