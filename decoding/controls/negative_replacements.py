@@ -102,8 +102,10 @@ class ShuffledNegative(NegativeReplacement):
 
     @classmethod
     def control_for(cls, target: ControlTarget) -> Arm | None:
-        lifts = max((constant_weights(target.strategy) or ())[1:], default=0.0) > 0  # by a branch about its own sample
+        # not of a branch that raises tokens, which is about its own sample, nor of one about another sample already
+        lifts = max((constant_weights(target.strategy) or ())[1:], default=0.0) > 0
         is_suitable = has_negative_weight(target.strategy) and branch_count(target.strategy) > 1 and not lifts
+        is_suitable &= not target.strategy.traits.reads_paired_prompt
         return target.with_strategy(ShuffledNegative(target.strategy)) if is_suitable else None
 
     def prepare(self, prompts: Sequence[Prompt], generate: Generate) -> Sequence[Note]:
