@@ -38,6 +38,7 @@ from icl.libraries import filelock as filelock
 from icl.libraries import httpx2 as httpx2
 from icl.libraries import huggingface_hub as huggingface_hub
 from icl.libraries import jinja2 as jinja2
+from icl.libraries import np as np
 from icl.libraries import openai as openai
 from icl.libraries import pa as pa
 from icl.libraries import pd as pd

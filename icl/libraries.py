@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
 
-ALIASES = {"alt": "altair", "pa": "pyarrow", "pd": "pandas"}
+ALIASES = {"alt": "altair", "np": "numpy", "pa": "pyarrow", "pd": "pandas"}
 LIBRARIES = (
     "PIL", "datasets", "faiss", "filelock", "httpx2", "huggingface_hub", "jinja2", "openai", "pydantic",
     "pydantic_core", "ray", "rich", "safetensors", "scipy", "torch", "transformers",

@@ -13,6 +13,7 @@ import jinja2 as jinja2
 import jinja2.exceptions
 import jinja2.meta
 import jinja2.sandbox
+import numpy as np
 import openai as openai
 import pandas as pd
 import PIL as PIL
@@ -58,6 +59,7 @@ __all__ = [
     "httpx2",
     "huggingface_hub",
     "jinja2",
+    "np",
     "openai",
     "pa",
     "pd",

@@ -12,9 +12,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
-from icl import torch
+from icl import np, torch
 
 DRAWS = 2
 """The version of all random choices. It is a part of every cell's digest. (1: choices by place in the pool.)"""
@@ -32,7 +30,7 @@ class StreamKey:
         digest = hashlib.sha256(f"{self.seed}\x1f{self.query}\x1f{factor}".encode()).digest()
         return int.from_bytes(digest, "big") >> (256 - bits)
 
-    def numpy(self, factor: str) -> np.random.Generator:
+    def numpy(self, factor: str) -> "np.random.Generator":
         return np.random.Generator(np.random.Philox(key=self.number(factor, 128)))
 
     def order(self, factor: str, names: Sequence[str]) -> list[int]:
@@ -48,6 +46,6 @@ class StreamKey:
         return torch.Generator().manual_seed(self.number(factor, 63))
 
 
-def stream(seed: int, query_id: str, factor: str) -> np.random.Generator:
+def stream(seed: int, query_id: str, factor: str) -> "np.random.Generator":
     """The numpy generator of one random choice."""
     return StreamKey(seed, query_id).numpy(factor)

@@ -11,22 +11,13 @@ from typing import Annotated, Any
 
 import typer
 
+from experiments import config
 from experiments.cli.main import checked_path, hanging_lines, print_names
-from experiments.config import COMPONENT_KINDS, LIST_AXES, find_config, shipped_configs, summary, to_flow_yaml
 from icl import ConfigError, did_you_mean, entries, resolve, rich, with_article
 from icl.parameter_docs import ParameterDoc, page_texts, parameter_docs
 from icl.registry import PACKAGES, called_here
 
 PLURALS = {f"{kind[:-1]}ies" if kind.endswith("y") else f"{kind}s": kind for kind in PACKAGES}
-WORDS: Mapping[str, str] = {
-    **{kind: kind for kind in PACKAGES},
-    **COMPONENT_KINDS,
-    **PLURALS,
-    **{f"{key}s": kind for key, kind in COMPONENT_KINDS.items() if not key.endswith("s")},
-    "metrics": "metric",
-    "observe": "observer",
-}
-"""The kind for every word: the kind itself, a key of an experiment file, and the plurals of both."""
 METHODS = {
     "fit": "retriever",
     "combine": "strategy",
@@ -43,9 +34,21 @@ METHODS = {
 """The method that shows the kind of a component without a mark."""
 
 
+def words_of_kinds() -> Mapping[str, str]:
+    """The kind for every word: the kind itself, a key of an experiment file, and the plurals of both."""
+    return {
+        **{kind: kind for kind in PACKAGES},
+        **config.COMPONENT_KINDS,
+        **PLURALS,
+        **{f"{key}s": kind for key, kind in config.COMPONENT_KINDS.items() if not key.endswith("s")},
+        "metrics": "metric",
+        "observe": "observer",
+    }
+
+
 def kind_of(word: str) -> str | None:
     """The kind that a word names, or None."""
-    return WORDS.get(word)
+    return words_of_kinds().get(word)
 
 
 def kind_with(name: str, command: str) -> str:
@@ -73,16 +76,18 @@ def _kind_of_class(cls: type[Any], name: str) -> str:
     return str(kind)
 
 
-PLACES: Mapping[str, str] = {
-    **{kind: f"{key}: {{}}" for key, kind in COMPONENT_KINDS.items()},
-    **{COMPONENT_KINDS[key]: f"{key}: [{{}}]" for key in LIST_AXES},
-    "metric": "metrics: [strict, {}]",
-    "launcher": "launcher: {}",
-    "observer": "observe: [{}]",
-    "embedder": "retriever: {{name: knn, embedder: {}}}",
-    "edit": "decoding: {{name: contrast, branches: [{{change: {}}}]}}",
-}
-"""Where a config has a node of each kind."""
+def node_of(kind: str) -> str:
+    """Where a config has a node of a kind, as a template that takes the node."""
+    return {
+        **{one: f"{key}: {{}}" for key, one in config.COMPONENT_KINDS.items()},
+        **{config.COMPONENT_KINDS[key]: f"{key}: [{{}}]" for key in config.LIST_AXES},
+        "metric": "metrics: [strict, {}]",
+        "launcher": "launcher: {}",
+        "observer": "observe: [{}]",
+        "embedder": "retriever: {{name: knn, embedder: {}}}",
+        "edit": "decoding: {{name: contrast, branches: [{{change: {}}}]}}",
+    }[kind]
+
 
 Presets = Mapping[str, Mapping[str, Any]]
 
@@ -140,12 +145,11 @@ def _print_components(kind: str, name: str, width: int) -> None:
         return
     component_kind = kind_of(kind)
     if component_kind is None and name:
-        raise ConfigError(f"no kind of component named '{kind}'.{did_you_mean(kind, WORDS)} {_KINDS}")
+        raise ConfigError(f"no kind of component named '{kind}'.{did_you_mean(kind, words_of_kinds())} {_KINDS}")
     if component_kind is None:
-        named = any(kind in entries(one) for one in PACKAGES) or ":" in kind
-        if not named:
+        if ":" not in kind and all(kind not in entries(one) for one in PACKAGES):
             components = [entry for one in PACKAGES for entry in entries(one).values()]
-            candidates = [*WORDS, "configs", "runs", "schema", *(entry.name for entry in components)]
+            candidates = [*words_of_kinds(), "configs", "runs", "schema", *(entry.name for entry in components)]
             hint = called_here(kind, components) or f".{did_you_mean(kind, candidates)}"
             raise ConfigError(f"no component or kind of component named '{kind}'{hint} {_KINDS}")
         component_kind, name = kind_with(kind, "ls"), kind
@@ -180,10 +184,10 @@ def _print_entries(kind: str) -> None:
 def _print_configs(name: str) -> None:
     """Prints one shipped experiment file, or lists all of them."""
     if not name:
-        print_names({config: summary(path) for config, path in shipped_configs().items()})
+        print_names({study: config.summary(path) for study, path in config.shipped_configs().items()})
         print("\n`icl run NAME` runs one, `icl ls configs NAME` prints its file.")
         return
-    print(find_config(Path(name)).read_text(encoding="utf-8"), end="")
+    print(config.find_config(Path(name)).read_text(encoding="utf-8"), end="")
 
 
 COLUMNS = ("model", "generate", "logits", "score", "strategies", "hidden_states", "adapters", "quantized")
@@ -284,7 +288,7 @@ def component_page(kind: str, name: str, width: int) -> Iterator[str]:
         yield "Presets (explicit parameters override them)"
         longest = max(map(len, presets))
         for preset, values in presets.items():
-            line = ", ".join(f"{key}: {to_flow_yaml(value)}" for key, value in values.items())
+            line = ", ".join(f"{key}: {config.to_flow_yaml(value)}" for key, value in values.items())
             yield from hanging_lines(f"  {preset:<{longest}}  ", line, width, further=" " * min(longest + 4, 10))
     yield ""
     yield "In an experiment file"
@@ -303,18 +307,18 @@ def component_page(kind: str, name: str, width: int) -> Iterator[str]:
 
 def examples(kind: str, name: str, parameters: Sequence[ParameterDoc], presets: Presets) -> Iterator[str]:
     """Lines of an experiment file with this component: the shortest one, one with all parameters, one with a preset."""
-    place = PLACES[kind]
+    place = node_of(kind)
     if kind == "embedder" and getattr(resolve(kind, name), "reads", None) == {"text"}:
         place = place.replace("knn,", "knn, by: question,")
     needed = {one.key: one.default for one in parameters if one.required}
     if kind != "edit":  # a branch change of the same name may need more
-        yield place.format(to_flow_yaml({"name": name, **needed}) if needed else to_flow_yaml(name))
+        yield place.format(config.to_flow_yaml({"name": name, **needed}) if needed else config.to_flow_yaml(name))
     if len(parameters) > len(needed) or kind == "edit":
-        yield place.format(to_flow_yaml({"name": name, **{one.key: one.default for one in parameters}}))
+        yield place.format(config.to_flow_yaml({"name": name, **{one.key: one.default for one in parameters}}))
     if presets:
         last, values = [*presets.items()][-1]
         left = {key: value for key, value in needed.items() if key not in values}
-        yield place.format(to_flow_yaml({"name": name, **left, "preset": last}))
+        yield place.format(config.to_flow_yaml({"name": name, **left, "preset": last}))
 
 
 _ITEM = re.compile(r"(?m)^(?=\d+\. |- )")
@@ -344,7 +348,7 @@ def wrap_text(text: str, width: int) -> Iterator[str]:
 def _parameters(parameters: Sequence[ParameterDoc], presets: Presets, width: int) -> Iterator[str]:
     longest = max(len(one.key) for one in parameters)
     for one in parameters:
-        default = f"default {to_flow_yaml(one.default)}"
+        default = f"default {config.to_flow_yaml(one.default)}"
         if one.required:
             preset = any(one.key in values for values in presets.values())
             default = "required, here or in a preset" if preset else "required"

@@ -90,18 +90,17 @@ def _main(argv: Sequence[str] | None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     debug, verbosity = DEBUG in words, sum(VERBOSE.get(word, 0) for word in words)
     words = [word for word in words if word != DEBUG and word not in VERBOSE]
-    names = commands()
     if COMPLETION_VARIABLE in os.environ or (words and words[0] in COMPLETION):
         from experiments.cli.parser import complete
 
-        return complete(words, names)
+        return complete(words, commands())
     if not words or words[0] in ("--help", "-h", "help"):
         print(_help())
         return 0 if words else USER_ERROR
     if words[0] in ("--version", "-V"):
         print(f"mm-icl {__version__}")
         return 0
-    if words[0] not in names:
+    if words[0] not in (names := [name for group in GROUPS.values() for name in group]):
         unknown = f"icl: no command named '{words[0]}'.{did_you_mean(words[0], names)} (icl --help)"
         now = OLD_COMMANDS.get(words[0])
         print(f"icl {words[0]} is now: {now}" if now else unknown, file=sys.stderr)

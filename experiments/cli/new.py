@@ -59,9 +59,9 @@ def command(
     if kind == "study":
         print(f"  what it costs  icl plan {path}\n  run it         icl run {path}")
     else:
-        from experiments.cli.ls import PLACES
+        from experiments.cli.ls import node_of
 
-        use = USES_WITH_REFERENCE.get(kind, PLACES[kind]).format(component)
+        use = USES_WITH_REFERENCE.get(kind, node_of(kind)).format(component)
         print(f"  check it       icl check {kind} {component}\n  in a study     {use}")
 
 

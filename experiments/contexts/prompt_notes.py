@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 
 from experiments.contexts.contexts import PromptItem
 from experiments.contexts.request_sizes import has_placeholder_retriever
-from experiments.grid import Cell, fitted_records, training_images
-from icl import Demo, ICLError, Image
+from experiments.grid import Cell, TrainingImages, fitted_records, training_images
+from icl import ICLError, Image
 
 MAX_REASONS = 3
 """Different reasons for missing prompts that `notes` lists."""
@@ -108,7 +108,7 @@ class RepeatedImages:
         if item.prompt is None or len(demos) < 2 or has_placeholder_retriever(cell):
             return
         self.read[label] += 1
-        counts = Counter(digest for demo in demos for digest in _digests(demo))
+        counts = Counter(digest for demo in demos for digest in {*map(_digest, demo.example.images)})
         self.repeated[label] += max(counts.values(), default=0) > 1
 
     def notes(self) -> list[str]:
@@ -133,20 +133,27 @@ class TrainingLeaks:
 
     leaks: dict[tuple[str, str], dict[tuple[str, str], bool]] = field(default_factory=dict)
     unread: dict[str, str] = field(default_factory=dict)
+    of_cells: dict[str, list[tuple[dict[tuple[str, str], bool], TrainingImages]]] = field(default_factory=dict)
 
     def add(self, cell: Cell, item: PromptItem) -> None:
         """Compares a sample's query with what its arm was fitted on."""
-        for file, record in fitted_records(cell):
-            try:
-                images = training_images(record, cell)
-            except ICLError as error:
-                self.unread[file] = str(error)
-                continue
-            # Files of several folders may have one name, and queries of several tasks one id.
-            own, query = self.leaks.setdefault((file, str(record)), {}), (str(cell.labels["task"]), item.example.id)
+        if cell.digest not in self.of_cells:
+            self.of_cells[cell.digest] = self._files(cell)
+        query = str(cell.labels["task"]), item.example.id  # queries of several tasks may have one id
+        for own, images in self.of_cells[cell.digest]:
             with suppress(ICLError):  # an image that cannot be read: its sample fails with this error
                 if query not in own:
                     own[query] = any(map(images.has, item.example.images))
+
+    def _files(self, cell: Cell) -> list[tuple[dict[tuple[str, str], bool], TrainingImages]]:
+        """The leaks and the training images of each file that a cell reads."""
+        files = []
+        for file, record in fitted_records(cell):
+            try:  # files of several folders may have one name
+                files.append((self.leaks.setdefault((file, str(record)), {}), training_images(record, cell)))
+            except ICLError as error:
+                self.unread[file] = str(error)
+        return files
 
     def notes(self) -> list[str]:
         """A sentence for each file with a leak, and for each one that cannot be checked."""
@@ -185,12 +192,8 @@ class PromptNotes:
         return [*self.training.notes(), *self.repeated.notes(), *self.overflow.notes()]
 
 
-def _digests(demo: Demo) -> set[str]:
-    """Digests of a demonstration's images before any edit."""
-    return {_digest(image) for image in demo.example.images}
-
-
 def _digest(image: Image) -> str:
+    """Digest of an image before any edit."""
     try:
         return image.source_digest
     except ICLError:  # its sample fails with this error

@@ -2,6 +2,7 @@ from experiments.grid.feasibility import check_data as check_data
 from experiments.grid.feasibility import check_requirements as check_requirements
 from experiments.grid.feasibility import check_sizes as check_sizes
 from experiments.grid.feasibility import data_digests as data_digests
+from experiments.grid.fitted_parameters import TrainingImages as TrainingImages
 from experiments.grid.fitted_parameters import fitted_records as fitted_records
 from experiments.grid.fitted_parameters import fitting_origin as fitting_origin
 from experiments.grid.fitted_parameters import template_digest as template_digest

@@ -11,6 +11,7 @@ import pytest
 from decoding.arms.fitting import write_parameter_file
 from decoding.strategies.several_prompts import MoICL
 from experiments.config.config import load_config
+from experiments.contexts import prompt_notes
 from experiments.grid.fitted_parameters import training_images
 from experiments.grid.grid import expand
 from experiments.planning.plan import make_plan
@@ -107,10 +108,17 @@ def test_a_file_without_a_leak_does_not_hide_the_leak_of_one_with_the_same_name(
     assert "set.json were fitted on images of 3 of 6 queries" in message
 
 
-def test_a_leak_that_cannot_be_checked_is_reported(mapping: Any, tmp_path: Path) -> None:
+def test_a_leak_that_cannot_be_checked_is_reported_and_its_task_is_built_once_per_cell(
+    mapping: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    builds = []
+    read = prompt_notes.training_images
+    monkeypatch.setattr(prompt_notes, "training_images", lambda *own: (builds.append(own), read(*own))[1])
     (tmp_path / "set.json").write_text(json.dumps({"demos": ["p-0001"], "task": {"name": "no-such-task"}}))
     config = load_config(mapping(retriever={"name": "fixed", "path": str(tmp_path / "set.json")}, shots=1))
-    (message,) = [note for note in make_plan(expand(config)).notes if "This is unknown" in note]
+    grid = expand(config)
+    (message,) = [note for note in make_plan(grid).notes if "This is unknown" in note]
+    assert len(builds) == len(grid.cells)
     assert "set.json may be fitted on images of these queries. This is unknown" in message
     assert "no task named 'no-such-task'" in message
 
