@@ -157,6 +157,19 @@ class KeyedIntervention(ScoreIntervention, Protocol):
 
 
 @runtime_checkable
+class SideAttention(ScoreIntervention, Protocol):
+    """An intervention at sites `scores` that leaves attention as it is and receives what other weights would give."""
+
+    def side_weights(self, site: Site, x: "Tensor", keys: "Tensor") -> "Tensor":
+        """The other weights [n, H, keys], which need not sum to one. Arguments as in `KeyedIntervention.edit_keys`."""
+        ...
+
+    def receive(self, site: Site, heads: "Tensor") -> None:
+        """Receives the sums of values under these weights [n, H, v], in float32."""
+        ...
+
+
+@runtime_checkable
 class StateObserver(Protocol):
     """A reader of hidden states. It changes nothing, and sees them after all interventions of a row.
 

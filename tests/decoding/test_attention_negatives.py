@@ -17,7 +17,9 @@ from decoding.engine.requests import Counters, DecodingRequest
 from decoding.engine.result_collector import PrepareGenerator
 from decoding.strategies.ascd import ASCD
 from decoding.strategies.avisc import AvisC
+from decoding.strategies.only import ONLY, text_heads
 from decoding.strategies.sid import SID
+from icl.errors import ModelError
 from icl.models.hf.model import HF
 from icl.models.hf.prompt_encoding import process_prompt
 from icl.streams import StreamKey
@@ -306,6 +308,96 @@ def test_ascd_draws_as_many_random_heads_and_has_no_negative_of_another_sample(
     assert "shuffled_negative" not in controls  # its prompt with more attention must be its own
 
 
+def only_negative(slow: Slow, layer: int, tokens: list[int]) -> tuple[Tensor, set[int]]:
+    """Logits of the branch by the steps of the released code, and the heads that it removes."""
+    own, values, inputs = OwnAttention(slow), dict[int, Tensor](), dict[int, Tensor]()
+    scores_of: dict[int, Tensor] = {}
+
+    def keep(number: int, scores: Tensor) -> Tensor:
+        scores_of[number] = scores
+        return scores
+
+    own.edit = keep
+    last, chosen = slow.layers[-1], slow.layers[layer]
+    handles = [
+        chosen.self_attn.v_proj.register_forward_hook(lambda module, args, output: values.update({layer: output[0]})),
+        last.register_forward_pre_hook(lambda module, args: inputs.update({-1: args[0][0, -1]})),
+    ]
+    logits = slow.logits(tokens)
+    for handle in handles:
+        handle.remove()
+    scores = scores_of[layer][:, -1]
+    weights = scores.softmax(-1)
+    heads, size = weights.shape
+    value = values[layer].view(size, -1, chosen.self_attn.head_dim).transpose(0, 1)
+    value = value.repeat_interleave(heads // len(value), 0)
+    text = [key for key in range(1, size) if key not in slow.image]
+    ratios, mixed = [], []
+    for head in range(heads):
+        row = weights[head].clone()
+        entropies = []
+        for keys in (text, slow.image):
+            part = row[keys]
+            part = torch.where(part > part.mean() + part.std(), 0.0, part)
+            row[keys] = part
+            share = part / part.sum()
+            entropies.append(float(-(share * (share + 1e-6).log()).sum()))
+        ratios.append(entropies[0] / entropies[1])
+        mixed.append(row @ value[head])
+    removed = {head for head, ratio in enumerate(ratios) if ratio < sum(ratios) / heads}
+    joined = torch.cat([one * (head not in removed) for head, one in enumerate(mixed)])
+    with torch.no_grad():
+        state = last.input_layernorm(chosen.self_attn.o_proj(joined)) + 0.2 * inputs[-1]
+        state = state + last.mlp(last.post_attention_layernorm(state))
+        branch: Tensor = slow.model.get_output_embeddings()(slow.model.get_decoder().norm(state))
+    assert torch.allclose(logits, slow.logits(tokens))
+    return branch, removed
+
+
+@each
+def test_only_equals_the_released_steps_on_whole_forward_passes(name: str, model_of: Callable[[str], HF]) -> None:
+    model, prompt, method, tokens = model_of(name), question(1), ONLY(), [5, 9]
+    note, other = method.prepare([prompt, question(4)], PrepareGenerator(run_requests, model, Counters(), {}))
+    rows = model.open([method.branches(prompt, note)[1], prompt, method.branches(question(4), other)[1]])
+    for number in range(len(tokens) + 1):
+        slow = Slow(model, prompt)
+        reference = slow.logits(tokens[:number])
+        expected, removed = only_negative(slow, method.layer, tokens[:number])
+        assert 0 < len(removed) < model.sites.num_heads(0)
+        own = rows.logits[0].float()
+        assert torch.allclose(own, expected, atol=1e-4), float((own - expected).abs().max())
+        assert torch.allclose(rows.logits[1].float(), reference, atol=1e-4), "the prompt itself stays"
+        assert float((own - reference).abs().max()) > 1e-2
+        if number < len(tokens):
+            rows.advance(torch.tensor([tokens[number]] * 3))
+
+
+def test_only_adds_a_close_branch_and_contrasts_with_another() -> None:
+    """z = z_1 + .5 z_0 is z_0 if z_1 is .5 z_0; its distribution then has distance 0."""
+    reference, far = torch.tensor([[2.0, 0.0, -1.0]]), torch.tensor([[-5.0, 5.0, 0.0]])
+    close = torch.stack([reference, reference / 2])
+    method = ONLY(collaborate=3.0, contrast=1.0)
+    assert torch.allclose(method.combine(close, 0), 4 * reference)
+    other = far + reference / 2
+    assert torch.allclose(method.combine(torch.stack([reference, far]), 0), 2 * reference - other)
+
+
+def test_only_has_a_random_control_and_names_what_a_model_lacks(
+    model_of: Callable[[str], HF], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = torch.rand(2, 8, 9, generator=torch.Generator().manual_seed(1)).softmax(-1)
+    image = (torch.arange(9) > 5).expand_as(weights)
+    chosen, random = (
+        text_heads(weights, image, order).sum(-1) > 0 for order in (None, torch.tensor([3, 1, 0, 2, 7, 5, 4, 6]))
+    )
+    assert chosen.sum(1).tolist() == random.sum(1).tolist()
+    assert not torch.equal(chosen, random)
+    generate = PrepareGenerator(run_requests, model_of("llava"), Counters(), {})
+    monkeypatch.setattr(type(model_of("llava").sites), "attention_norm", lambda self, layer: None)
+    with pytest.raises(ModelError, match="only needs the output projection of layer 0 and a norm"):
+        ONLY().prepare([question(1)], generate)
+
+
 def test_an_image_of_one_token_stays_and_no_image_is_no_contrast() -> None:
     assert AvisC()._staying(torch.tensor([[0.1, 0.9]]), [(1, 2)]) == ((0,), 1)
     assert AvisC()._staying(torch.tensor([[0.1, 0.9]]), []) == ((), 0)
@@ -324,7 +416,7 @@ def test_negatives_from_attention_decode_alike_alone_and_in_a_batch(
     assert [one.tokens for one in at_zero] == [one.tokens for one in decoded(model, {"name": "greedy"}, prompts)]
 
 
-@pytest.mark.parametrize("name", ["sid", "avisc", "ascd"])
+@pytest.mark.parametrize("name", ["sid", "avisc", "ascd", "only"])
 def test_models_without_hidden_states_are_refused_in_the_plan(name: str) -> None:
     reason = unsupported_reason(parse_arm(name), frozenset({"logits"}))
     assert "needs edits of attention or hidden states" in str(reason)

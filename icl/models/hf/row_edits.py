@@ -32,7 +32,15 @@ from torch import Tensor
 
 from icl.errors import ModelError
 from icl.models.hf.attention_calls import AttentionCall, Route
-from icl.models.interventions import Intervention, KeyedIntervention, OutputPart, Site, StateObserver, TokenPart
+from icl.models.interventions import (
+    Intervention,
+    KeyedIntervention,
+    OutputPart,
+    SideAttention,
+    Site,
+    StateObserver,
+    TokenPart,
+)
 
 if TYPE_CHECKING:
     from icl.models.hf.sites import DecoderSites, Hookable
@@ -101,6 +109,12 @@ class ScorePlaces:
         keys = slots - min(offsets)
         by_slot = call.scores(rows, columns)
         before = scores = shifted(by_slot, offsets, keys, -torch.inf).flatten(0, 1)
+
+        def mixed(weights: Tensor) -> Tensor:
+            """Sums of values under weights by token: [n * m, H, keys] -> [n * m, H, v]."""
+            by_slot = shifted(weights.view(*columns.shape, -1, keys), [-offset for offset in offsets], slots, 0.0)
+            return call.mixed(by_slot, rows).flatten(0, 1)
+
         for wave in waves:
             for at, placed in wave:
                 index = self._index(placed, scores.device)
@@ -109,6 +123,12 @@ class ScorePlaces:
                     placed.acts.see(at, x, placed.prompts)
                     continue
                 edited = self._mask(placed, keys, x.device) & (x > -torch.inf)
+                if isinstance(placed.acts, SideAttention):
+                    weights = placed.acts.side_weights(at, x, edited)
+                    whole = weights if index is None else torch.zeros_like(scores).index_copy(0, index, weights)
+                    heads = mixed(whole)
+                    placed.acts.receive(at, heads if index is None else heads[index])
+                    continue
                 if isinstance(placed.acts, KeyedIntervention):
                     value = placed.acts.edit_keys(at, x, edited)
                 else:
@@ -118,8 +138,7 @@ class ScorePlaces:
                     scores = new if index is None else scores.index_copy(0, index, new)
         if scores is before:
             return output
-        change = (scores.softmax(-1) - before.softmax(-1)).view(*columns.shape, -1, keys)
-        added = call.mixed(shifted(change, [-offset for offset in offsets], slots, 0.0), rows).flatten(0, 1)
+        added = mixed(scores.softmax(-1) - before.softmax(-1))
         valid, row, column = (one.to(rows.device) for one in self._written)
         return output.index_put((row, column), (output[row, column].float() + added[valid]).to(output.dtype))
 

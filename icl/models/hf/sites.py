@@ -81,11 +81,13 @@ class LayerParts:
         attention: The module that gives a. None: none was recognized.
         mlp: The module that gives m. None: none was recognized.
         has_middle: Whether the MLP, or a norm before it, reads x + a.
+        norm: The module whose output the attention block reads. None: none was recognized.
     """
 
     attention: nn.Module | None = None
     mlp: nn.Module | None = None
     has_middle: bool = False
+    norm: nn.Module | None = None
 
 
 class DecoderSites:
@@ -175,6 +177,11 @@ class DecoderSites:
         """The output projection of a layer's attention, or None."""
         block = _child(self.layers[layer], ATTENTION_NAMES)
         return None if block is None else _child(block, PROJECTION_NAMES)
+
+    def attention_norm(self, layer: int) -> nn.Module | None:
+        """The module, usually a norm, whose output a layer's attention block reads, or None."""
+        parts = self._parts[layer]
+        return None if parts is None else parts.norm
 
     def _other_attention(self, site: Site) -> str:
         """Why an attention block has no scores, for messages."""
@@ -277,7 +284,9 @@ class DecoderSites:
             middle = (before + outputs[first]).float()
             inputs = [states[one][0] for one in outputs if one is not first]
             reads_sum = any(one is not None and _close(one.float(), middle) for one in inputs)
-            return LayerParts(first, second, reads_sum)
+            read = None if attention is None else states[attention][0]
+            norms = (one for one in outputs if read is not None and one is not attention and outputs[one].equal(read))
+            return LayerParts(first, second, reads_sum, next(norms, None))
         return LayerParts()
 
 

@@ -47,6 +47,7 @@ STAY = {
     "mask_only": "reads the traits",
     "nbce": "the steps before",
     "olm": "it scores options",
+    "only": "it needs interventions",
     "parallel_icl": "depend on the prompt",
     "plain_average": "reads the traits",
     "plus": "inspects strategies",
