@@ -1,4 +1,4 @@
-from decoding.engine.batch import decode_batch as decode_batch
+from decoding.engine.batch import DecodingBatch as DecodingBatch
 from decoding.engine.decoding_step import NEG_INF as NEG_INF
 from decoding.engine.decoding_step import combine_branches as combine_branches
 from decoding.engine.decoding_step import combine_branches_on_device as combine_branches_on_device
@@ -23,7 +23,7 @@ from decoding.engine.thinking_budget import Detokenizer as Detokenizer
 from decoding.engine.thinking_budget import Thinking as Thinking
 from decoding.engine.thinking_budget import begin_thinking as begin_thinking
 from decoding.engine.token_choice import build_processors as build_processors
-from decoding.engine.token_loop import decode as decode
+from decoding.engine.token_loop import TokenLoop as TokenLoop
 from decoding.engine.trace import TRACE_FIELDS as TRACE_FIELDS
 from decoding.engine.trace import StepTrace as StepTrace
 from decoding.engine.trace import serialize_step_traces as serialize_step_traces

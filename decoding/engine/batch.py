@@ -1,16 +1,17 @@
 """Decoding of one batch: prefills its distinct prompts once, scores options on the rows, then runs the token loop.
 
-Prompts of deferred branches are prefilled by the loop, if at all.
+Prompts of deferred branches are prefilled by the loop, if at all. When answers have ended, other requests can take
+their places while the rest still runs.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, ClassVar, Literal
 from weakref import WeakKeyDictionary
 
 from decoding import Beam, Counters, Failure, LazyBranches, PreparedRequest, Sampler, distinct_prompts
-from decoding.engine import ArmWork, begin_thinking, build_processors, decode
+from decoding.engine import ArmWork, TokenLoop, begin_thinking, build_processors
 from decoding.engine.hypotheses import (
     BeamSearch,
     DecodingGroup,
@@ -24,63 +25,118 @@ from icl import Generation, LogitModel, PlanError, Prompt, Session, Strategy, to
 from icl.models.interventions import ActsIn, acts_in_part
 
 
-def decode_batch(
-    model: LogitModel,
-    prepared: Sequence[PreparedRequest],
-    counters: Counters,
-    trace: bool,
-    lazy_branches: LazyBranches = "auto",
-    *,
-    on_open: Callable[[], None] = lambda: None,
-) -> list[Generation | Failure]:
-    """The result of each request. Raises ICLError if the prompts cannot be prefilled together.
+class DecodingBatch:
+    """Requests of one model that decode together. Others can join while they run.
 
-    Args:
-        model: The model.
-        prepared: The requests.
-        counters: Receives the work done.
-        trace: As for `decoding.engine.engine.run_requests`.
-        lazy_branches: As for `decoding.engine.engine.run_requests`.
-        on_open: Called once the prompts are prefilled.
+    Attributes:
+        running: Requests without a result, by number.
     """
-    history, prompts = BranchHistory(model), distinct_prompts(prepared)
-    schedules = choose_schedules(prepared, lazy_branches, history, model.shares_prefix)
-    first_prompts = _first_prompts(prepared, schedules)
-    reads_early_exits = any(one.request.arm.traits.reads_early_exits for one in prepared)
 
-    def open_branches(names: Iterable[str], prefix_source: Session | None = None) -> Session:
-        settings: dict[str, Any] = {"early_exits": True} if reads_early_exits else {}
-        if model.shares_prefix and prefix_source is not None:
-            settings["prefix_source"] = prefix_source
-        return model.open([prompts[name] for name in names], **settings)
+    def __init__(
+        self,
+        model: LogitModel,
+        counters: Counters,
+        trace: bool,
+        lazy_branches: LazyBranches = "auto",
+        *,
+        early_exits: bool = False,
+    ) -> None:
+        """A batch without requests.
 
-    session = open_branches(first_prompts)
-    on_open()
-    counters.batches += 1
-    row_of = {digest: row for row, digest in enumerate(first_prompts)}
-    scorings: dict[int, OptionScoring] = {}
-    hypotheses: dict[int, Hypothesis] = {}
-    for i, (one, schedule) in enumerate(zip(prepared, schedules, strict=True)):
-        rows = [row_of[digest] for digest in (one.digests if schedule == "eager" else one.digests[:1])]
-        if one.request.answer_mode == "options":
-            scorings[i] = _option_scoring(model, one, rows)
+        Args:
+            model: The model.
+            counters: Receives the work done.
+            trace: As for `decoding.engine.engine.run_requests`.
+            lazy_branches: As for `decoding.engine.engine.run_requests`.
+            early_exits: Whether a strategy may read early layers.
+        """
+        self.model, self.counters, self.trace, self.lazy_branches = model, counters, trace, lazy_branches
+        self.history = BranchHistory(model)
+        self.settings: dict[str, Any] = {"early_exits": True} if early_exits else {}
+        self.prompts: dict[str, Prompt] = {}
+        self.loop: TokenLoop | None = None
+        self.running: dict[int, PreparedRequest] = {}
+        self._outputs: dict[int, tuple[BranchSchedule, OptionScoring | Hypothesis]] = {}
+
+    def run(
+        self,
+        new: Mapping[int, PreparedRequest],
+        share: float = 0.0,
+        *,
+        on_open: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Lets requests join, and decodes until at most a share of the running answers has not ended.
+
+        Args:
+            new: Requests by number.
+            share: The share, of the answers that run with the new ones. 0: to the end.
+            on_open: Called once the new prompts are prefilled.
+
+        Raises:
+            ICLError: The prompts cannot be prefilled together, or a strategy failed. The batch is then of no more use.
+        """
+        self.running |= new
+        if new:
+            self._open(new, on_open)
+        if self.loop is not None:
+            work, counters = self.loop.run(int(share * self.loop.num_running)), self.counters
+            counters.prompts_prefilled += work.deferred_prefills
+            counters.prompts_saved -= work.deferred_prefills
+            counters.forwards += work.forwards
+            counters.rows += work.rows
+            counters.rows_without_sharing += work.rows_without_sharing
+
+    def take_results(self) -> Iterator[tuple[int, Generation | Failure]]:
+        """The number and the result of each request that has ended since the last call."""
+        is_over = self.loop is not None and not self.loop.num_running
+        for i, one in list(self.running.items()):
+            schedule, output = self._outputs.get(i, ("eager", None))
+            if isinstance(output, OptionScoring):
+                del self.running[i]
+                yield i, _option_result(one, output)
+            elif output is not None and (output.finish or is_over):
+                del self.running[i]
+                self.history.learn(one, schedule, output)
+                _count_arm_work(one, schedule, output, self.counters)
+                yield i, _text_result(self.model, one, output)
+
+    def _open(self, new: Mapping[int, PreparedRequest], on_open: Callable[[], None]) -> None:
+        """Prefills requests and scores their options. Those that generate a text join the loop."""
+        model, prepared, prompts = self.model, list(new.values()), distinct_prompts(list(new.values()))
+        self.prompts |= prompts
+        schedules = choose_schedules(prepared, self.lazy_branches, self.history, model.shares_prefix)
+        first_prompts = _first_prompts(prepared, schedules)
+        session = self._open_branches(first_prompts)
+        on_open()
+        self.counters.prompts_prefilled += len(first_prompts)
+        self.counters.prompts_saved += len(prompts) - len(first_prompts)
+        row_of = {digest: row for row, digest in enumerate(first_prompts)}
+        scorings: list[OptionScoring] = []
+        hypotheses: dict[int, Hypothesis] = {}
+        for place, (i, one) in enumerate(new.items()):
+            schedule = schedules[place]
+            rows = [row_of[digest] for digest in (one.digests if schedule == "eager" else one.digests[:1])]
+            if one.request.answer_mode == "options":
+                scorings.append(_option_scoring(model, one, rows))
+                self._outputs[i] = schedule, scorings[-1]
+            else:
+                hypotheses[place] = _hypothesis(model, one, rows)
+                self._outputs[i] = schedule, hypotheses[place]
+        score_options(session, scorings)  # before the loop, which uses the rows up
+        groups = _decoding_groups(model, prepared, schedules, hypotheses)
+        if self.loop is None:
+            self.counters.batches += 1
+            self.loop = TokenLoop(
+                session, groups, model.stop_tokens, trace=self.trace, open_branches=self._open_branches
+            )
         else:
-            hypotheses[i] = _hypothesis(model, one, rows)
-    score_options(session, list(scorings.values()))  # before the loop, which uses the rows up
-    groups = _decoding_groups(model, prepared, schedules, hypotheses)
-    work = decode(session, groups, model.stop_tokens, trace=trace, open_branches=open_branches)
-    counters.prompts_prefilled += len(first_prompts) + work.deferred_prefills
-    counters.prompts_saved += len(prompts) - len(first_prompts) - work.deferred_prefills
-    counters.forwards += work.forwards
-    counters.rows += work.rows
-    counters.rows_without_sharing += work.rows_without_sharing
-    for i, hypothesis in hypotheses.items():
-        history.learn(prepared[i], schedules[i], hypothesis)
-        _count_arm_work(prepared[i], schedules[i], hypothesis, counters)
-    return [
-        _option_result(one, scorings[i]) if i in scorings else _text_result(model, one, hypotheses[i])
-        for i, one in enumerate(prepared)
-    ]
+            self.loop.join(session, groups)
+
+    def _open_branches(self, names: Iterable[str], prefix_source: Session | None = None) -> Session:
+        settings = self.settings
+        if self.model.shares_prefix and prefix_source is not None:
+            settings = {**settings, "prefix_source": prefix_source}
+        return self.model.open([self.prompts[name] for name in names], **settings)
 
 
 # Decides when contrast branches are prefilled: at the start (eager), when a step needs them (lazy), or gated.

@@ -8,17 +8,16 @@ answered fails alone, with a reason.
 
 import logging
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from threading import Event
 from weakref import WeakKeyDictionary
 
 import torch
 
-from decoding.engine import decode_batch, with_reasoned_options, with_voting
+from decoding.engine import DecodingBatch, with_reasoned_options, with_voting
 from decoding.engine.requests import Counters, DecodingRequest, Failure, LazyBranches, PreparedRequest, distinct_prompts
 from decoding.engine.result_collector import GenerationCache, OnResult, PrepareGenerator, Result, ResultCollector
 from icl import BatchLimit, ICLError, LogitModel, Prompt, StreamKey, convert_user_errors, first_line, is_out_of_memory
@@ -53,6 +52,7 @@ def run_requests(
     *,
     trace: bool = True,
     lazy_branches: LazyBranches = "auto",
+    continuous_batching: bool = False,
     on_result: OnResult | None = None,
 ) -> list[Result]:
     """Decodes requests. A result depends on its request alone, not on the other requests.
@@ -63,6 +63,9 @@ def run_requests(
         counters: Receives the work done.
         trace: Record numbers for each step (`decoding.engine.trace.TRACE_FIELDS`).
         lazy_branches: Whether contrast branches may be left unread.
+        continuous_batching: Whether requests join a running batch when FREE_SHARE of its answers have ended. Otherwise
+            a batch waits for its longest answer. Tokens are the same in float32. Traces differ as between any two
+            batches (`decoding.engine.trace_precision`).
         on_result: Called with the index and the result of a request as soon as it is available.
 
     Returns:
@@ -74,7 +77,7 @@ def run_requests(
     cache = GENERATION_CACHES.setdefault(model, {})
     prepared = collector.prepare(PrepareGenerator(run_requests, model, counters, cache), model)
     indices = collector.request_indices()
-    run = BatchRun(model, counters, trace, lazy_branches, decode_limit(model))
+    run = BatchRun(model, counters, trace, lazy_branches, decode_limit(model), continuous_batching)
     with read_ahead(model) as ahead:
         for j, result in run.results(prepared, ahead):
             for i in indices[j]:
@@ -99,7 +102,7 @@ class ReadAhead:
         self.thread = ThreadPoolExecutor(1, thread_name_prefix="read-ahead")
         self.work: Future[None] | None = None
 
-    def start(self, prompts: Sequence[Prompt]) -> None:
+    def start(self, prompts: Iterable[Prompt]) -> None:
         """Starts to prepare prompts with at most MAX_IMAGES images together."""
         chosen, num_images = [], 0
         for prompt in prompts:
@@ -135,36 +138,51 @@ class BatchRun:
     trace: bool
     lazy_branches: LazyBranches
     limit: BatchLimit
+    continuous_batching: bool = False
 
     def results(self, prepared: Sequence[PreparedRequest], ahead: ReadAhead) -> Iterator[tuple[int, Result]]:
-        """(index, result) of each request, in the order in which they are decoded.
+        """(index, result) of each request, in the order in which they end.
 
-        A batch is decoded in smaller ones if memory runs out, and in halves if a prompt cannot be prefilled or a
-        strategy fails.
+        With continuous batching, the next requests take the places of answers that have ended. A batch is decoded in
+        smaller ones if memory runs out, and in halves if a prompt cannot be prefilled or a strategy fails.
         """
-        later = [prepared[context[0]].branches[0] for family in families_in_order(prepared) for context in family]
-        for batch, size in batches(prepared, self.limit, self.model.row_overhead):
-            later = later[len({prepared[i].digests[0] for i in batch}) :]
-            outcome = self._decode([prepared[i] for i in batch], size, partial(ahead.start, later))
+        queue, batch = BatchQueue(prepared, self.limit, self.model.row_overhead), self._new_batch(prepared)
+        new, size = queue.take()
+        while new or batch.running:
+            problem = self._run({i: prepared[i] for i in new}, size, batch, queue, ahead)
             ahead.wait()
-            if isinstance(outcome, list):
-                yield from zip(batch, outcome, strict=True)
-            elif len(batch) == 1:
-                yield batch[0], outcome
-            else:
-                middle = 0 if self.limit.failed <= size else len(batch) // 2
-                for part in filter(None, (batch[:middle], batch[middle:])):
-                    yield from ((part[k], result) for k, result in self.results([prepared[i] for i in part], ahead))
+            yield from batch.take_results()
+            if problem:
+                failed, batch = list(batch.running), self._new_batch(prepared)
+                middle = 0 if self.limit.failed <= size else len(failed) // 2
+                if len(failed) == 1:
+                    yield failed[0], problem
+                else:
+                    for part in filter(None, (failed[:middle], failed[middle:])):
+                        yield from ((part[k], result) for k, result in self.results([prepared[i] for i in part], ahead))
+            if not batch.running:
+                batch = self._new_batch(prepared)
+            new, size = queue.take(*_shape(list(batch.running.values())))
 
-    def _decode(
-        self, prepared: list[PreparedRequest], size: int, on_open: Callable[[], None]
-    ) -> list[Result] | Failure:
-        """The results of a batch, or the reason for its failure. Lowers the limit if memory ran out."""
+    def _new_batch(self, prepared: Sequence[PreparedRequest]) -> DecodingBatch:
+        early_exits = any(one.request.arm.traits.reads_early_exits for one in prepared)
+        return DecodingBatch(self.model, self.counters, self.trace, self.lazy_branches, early_exits=early_exits)
+
+    def _run(
+        self,
+        new: Mapping[int, PreparedRequest],
+        size: int,
+        batch: DecodingBatch,
+        queue: "BatchQueue",
+        ahead: ReadAhead,
+    ) -> Failure | None:
+        """Lets requests join a batch, and decodes it to its end or until others can join. Lowers the limit if memory
+        ran out. Returns the reason for a failure.
+        """
         try:
             with torch.inference_mode(), convert_user_errors():
-                results: list[Result] = decode_batch(
-                    self.model, prepared, self.counters, self.trace, self.lazy_branches, on_open=on_open
-                )
+                share = 1 - FREE_SHARE if self.continuous_batching and queue.pending else 0.0
+                batch.run(new, share, on_open=lambda: ahead.start(queue.references()))
         except Exception as error:
             is_memory = is_out_of_memory(error)
             if not is_memory and not isinstance(error, ICLError):
@@ -174,10 +192,11 @@ class BatchRun:
                 problem = f"out of memory with this prompt alone ({first_line(error)})."
         else:
             self.limit.record_fit(size)
-            return results
+            return None
         if is_memory:  # outside of `except`: its traceback holds the tensors of the failed batch
             self.counters.batches_halved += 1
             self.limit.record_failure(size)
+            batch.loop = None
             self.model.free_buffers()
         return Failure(problem)
 
@@ -197,47 +216,60 @@ Shape = tuple[int, int]
 """Rows of a batch, and tokens of the longest one."""
 
 
-def batches(
-    prepared: Sequence[PreparedRequest], limit: BatchLimit, row_overhead: int = 0
-) -> Iterator[tuple[list[int], int]]:
-    """Yields the indices of the requests of each batch, and its size in tokens.
+FREE_SHARE = 0.25
+"""Share of the answers of a batch that must have ended before others join. To join costs a forward pass over the new
+prompts alone and a copy of the KV cache."""
+
+
+class BatchQueue:
+    """Requests that wait for a batch.
 
     A single context may exceed the limit. It is split only if a batch of its size has run out of memory. A family of
     contexts that exceeds the limit is divided into its contexts.
-
-    Args:
-        prepared: The requests.
-        limit: The largest batch in tokens of all rows. It may change between two batches.
-        row_overhead: Tokens that a row costs besides its own.
     """
 
-    def shape(indices: Sequence[int]) -> Shape:
-        return _shape([prepared[i] for i in indices])
+    def __init__(self, prepared: Sequence[PreparedRequest], limit: BatchLimit, row_overhead: int = 0) -> None:
+        """A queue of all requests.
 
-    def size(rows: int, tokens: int) -> int:
-        return rows * (tokens + row_overhead)
+        Args:
+            prepared: The requests.
+            limit: The largest batch in tokens of all rows. It may change between two batches.
+            row_overhead: Tokens that a row costs besides its own.
+        """
+        self.prepared, self.limit, self.row_overhead = prepared, limit, row_overhead
+        self.pending = deque(families_in_order(prepared))
 
-    pending = deque(families_in_order(prepared))
-    batch: list[int] = []
-    rows = tokens = 0
-    while pending:
-        family = pending.popleft()
-        indices = [i for context in family for i in context]
-        new_rows, new_tokens = shape(indices)
-        if len(family) > 1 and not limit.fits(size(new_rows, new_tokens)):
-            pending.extendleft([context] for context in reversed(family))
-        elif len(indices) > 1 and size(new_rows, new_tokens) >= limit.failed:
-            middle = len(indices) // 2
-            pending.extendleft(([indices[middle:]], [indices[:middle]]))
-        elif batch and not limit.fits(size(rows + new_rows, max(tokens, new_tokens))):
-            yield batch, size(rows, tokens)
-            batch, rows, tokens = [], 0, 0
-            pending.appendleft(family)
-        else:
-            batch += indices
-            rows, tokens = rows + new_rows, max(tokens, new_tokens)
-    if batch:
-        yield batch, size(rows, tokens)
+    def references(self) -> Iterator[Prompt]:
+        """The first prompt of each context that waits."""
+        return (self.prepared[context[0]].branches[0] for family in self.pending for context in family)
+
+    def take(self, rows: int = 0, tokens: int = 0) -> tuple[list[int], int]:
+        """The indices of the next requests that fit into a batch, and its size in tokens with them.
+
+        Args:
+            rows: Rows that the batch has.
+            tokens: Tokens of the longest of them.
+        """
+        batch, pending, limit = list[int](), self.pending, self.limit
+        while pending:
+            family = pending.popleft()
+            indices = [i for context in family for i in context]
+            new_rows, new_tokens = _shape([self.prepared[i] for i in indices])
+            if len(family) > 1 and not limit.fits(self._size(new_rows, new_tokens)):
+                pending.extendleft([context] for context in reversed(family))
+            elif len(indices) > 1 and self._size(new_rows, new_tokens) >= limit.failed:
+                middle = len(indices) // 2
+                pending.extendleft(([indices[middle:]], [indices[:middle]]))
+            elif rows and not limit.fits(self._size(rows + new_rows, max(tokens, new_tokens))):
+                pending.appendleft(family)
+                break
+            else:
+                batch += indices
+                rows, tokens = rows + new_rows, max(tokens, new_tokens)
+        return batch, self._size(rows, tokens)
+
+    def _size(self, rows: int, tokens: int) -> int:
+        return rows * (tokens + self.row_overhead)
 
 
 def families_in_order(prepared: Sequence[PreparedRequest]) -> list[list[list[int]]]:
@@ -279,7 +311,7 @@ def _shape(prepared: Sequence[PreparedRequest]) -> Shape:
     generated = [one for one in prepared if one.request.answer_mode == "generate"]
     rows = max(len(distinct_prompts(prepared)), sum(len(one.digests) * one.num_beams for one in generated))
     new_tokens = max((one.request.max_output_tokens for one in generated), default=0)
-    return rows, new_tokens + max(max(one.tokens) for one in prepared)
+    return rows, new_tokens + max((max(one.tokens) for one in prepared), default=0)
 
 
 MAX_IMAGES = 64

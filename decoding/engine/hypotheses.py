@@ -168,6 +168,7 @@ class DecodingGroup:
         stop_criterion: Finds stop strings, or None.
         acts_in: The part of an output in which the strategy chooses tokens. In the other part, branch 0 does.
         uniform_numbers: Random numbers of the sampler, drawn ahead.
+        first_step: Step of the loop at which its hypotheses choose their first tokens.
     """
 
     strategy: Strategy
@@ -179,6 +180,7 @@ class DecodingGroup:
     stop_criterion: StopCriterion | None = None
     acts_in: ActsIn = "both"
     uniform_numbers: UniformNumbers = field(default_factory=UniformNumbers)
+    first_step: int = 0
 
 
 @dataclass

@@ -21,7 +21,7 @@ class LoopStep:
     """One step of the token loop.
 
     Attributes:
-        number: Number of the token, from 0.
+        number: Number of the step, from 0.
         indices: Row numbers on the device.
         stop_tokens: Tokens that end an answer.
         trace: Whether to record `decoding.engine.trace.TRACE_FIELDS`.
@@ -31,6 +31,10 @@ class LoopStep:
     indices: StepIndices
     stop_tokens: frozenset[int] = frozenset()
     trace: bool = False
+
+    def of(self, group: DecodingGroup) -> int:
+        """Number of the token that the hypotheses of a group choose, from 0."""
+        return self.number - group.first_step
 
 
 REFERENCE = Strategy()

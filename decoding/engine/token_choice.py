@@ -35,6 +35,7 @@ class StepChoice:
     Attributes:
         batch: Chooses.
         step: The step.
+        number: Number of the chosen token, from 0.
         tokens: Chosen tokens on the device, [B] int64, or None if the host chooses.
         scores: Combined scores, [B, V].
         tensors: What the host reads, name -> [B, K].
@@ -42,9 +43,9 @@ class StepChoice:
     """
 
     def __init__(self, batch: StepBatch, step: LoopStep) -> None:
-        self.batch, self.step = batch, step
+        self.batch, self.step, self.number = batch, step, step.of(batch.group)
         self.tokens: Tensor | None = None
-        self.scores, _, faults = combine_branches_on_device(batch.strategy, batch.logits, step.number, batch.hypotheses)
+        self.scores, _, faults = combine_branches_on_device(batch.strategy, batch.logits, self.number, batch.hypotheses)
         self.tensors: dict[str, Tensor] = {"faults": faults}
         self.numbers: dict[str, Rows] = {}
         if batch.is_decided is not None:
@@ -62,7 +63,7 @@ class StepChoice:
         top, batch = max(h.top_logprobs for h in self.batch.hypotheses), self.batch
         if top:
             tensors = trace_tensors(
-                batch.strategy, batch.logits, self.scores, step=self.step.number, states=batch.hypotheses, top=top
+                batch.strategy, batch.logits, self.scores, step=self.number, states=batch.hypotheses, top=top
             )
             self.tensors |= {f"step_traces/{i}": tensor for i, tensor in enumerate(tensors)}
 
@@ -77,11 +78,11 @@ class StepChoice:
     def fault(self, row: int) -> str:
         """Why the scores of a row cannot be used, or ''."""
         strategy, logits = self.batch.strategy, self.batch.logits
-        message = fault_message(strategy, self.step.number, self.numbers["faults"][row], logits, row)
+        message = fault_message(strategy, self.number, self.numbers["faults"][row], logits, row)
         if message or "best" not in self.numbers:
             return message
         (best,) = self.numbers["best"][row]
-        return unusable_message(best, f"step {self.step.number}: the scores after the logits processors")
+        return unusable_message(best, f"step {self.number}: the scores after the logits processors")
 
     def record(self) -> None:
         """Writes the choice into the hypotheses."""
@@ -163,11 +164,11 @@ def _sampled(batch: StepBatch, scores: Tensor, step: LoopStep) -> Tensor:
     """The tokens that the sampler chooses, [B]."""
     sampler, keys = batch.group.sampler, [h.key for h in batch.hypotheses]
     if not isinstance(sampler, Sampling) or sampler.deterministic:
-        return sampler.choose(scores, keys, step.number)
+        return sampler.choose(scores, keys, step.of(batch.group))
     running = batch.group.hypotheses
     left = max(h.max_new_tokens - len(h.tokens) for h in running)
     keys_of_group = [h.key for h in running]
-    uniform = batch.group.uniform_numbers.at(step.number, keys, keys_of_group, left, step.indices)
+    uniform = batch.group.uniform_numbers.at(step.of(batch.group), keys, keys_of_group, left, step.indices)
     return sampler.invert(scores, uniform)
 
 

@@ -89,50 +89,86 @@ OpenBranches = Callable[[Sequence[str], Session], Session]
 """Prefills prompts, given by name, and reuses the cached prompt prefix of the session."""
 
 
-def decode(
-    session: Session,
-    groups: Sequence[DecodingGroup],
-    stop_tokens: frozenset[int],
-    *,
-    trace: bool = True,
-    open_branches: OpenBranches | None = None,
-) -> LoopWork:
-    """Decodes every hypothesis to its end. The results are written into the hypotheses.
+class TokenLoop:
+    """Decodes hypotheses to their ends. Others can join while they run.
 
-    Args:
+    Attributes:
         session: Prefilled rows. The loop uses them up.
-        groups: Hypotheses. Their `rows` are rows of the session.
-        stop_tokens: Tokens that end an answer.
-        trace: Whether to record `decoding.engine.trace.TRACE_FIELDS`.
-        open_branches: Prefills prompts by name, for hypotheses that begin without the rows of their contrast branches.
+        running: Groups with hypotheses that have not ended. The loop writes their results.
+        number: Number of the next step.
     """
-    work, indices = LoopWork(), StepIndices(session.logits.device)
-    running = [group for group in groups if group.hypotheses]
-    deferred = None if open_branches is None else DeferredBranches(open_branches, indices)
-    number = 0
-    while running:
-        step, may_defer = LoopStep(number, indices, stop_tokens, trace), deferred is not None
-        batches = [b for g in running for b in reference_batches(session, g, indices, may_defer=may_defer)]
-        choices = _choose(batches, step)
-        if deferred is not None and any(h.lacks_branch_rows for g in running for h in g.hypotheses):
-            decided = {id(h) for h in decided_hypotheses(choices)}
-            undecided = [(g, h) for g in running for h in g.hypotheses if id(h) not in decided]
-            if undecided:
-                session, batches = deferred.step_batches(session, running, undecided)
-                choices += _choose(batches, step)
-        for choice in choices:
-            choice.record()
-        for group in running:
-            group.hypotheses = (
-                [h for h in group.hypotheses if not h.finish] if group.search is None else group.search.hypotheses
-            )
-        running = [group for group in running if group.hypotheses]
-        if running:
-            _advance_session(session, running, choices, indices, work)
-        indices.next_step()
-        number += 1
-    work.deferred_prefills = 0 if deferred is None else deferred.num_prefilled
-    return work
+
+    def __init__(
+        self,
+        session: Session,
+        groups: Sequence[DecodingGroup],
+        stop_tokens: frozenset[int],
+        *,
+        trace: bool = True,
+        open_branches: OpenBranches | None = None,
+    ) -> None:
+        """A loop at its first step.
+
+        Args:
+            session: Prefilled rows.
+            groups: Hypotheses. Their `rows` are rows of the session.
+            stop_tokens: Tokens that end an answer.
+            trace: Whether to record `decoding.engine.trace.TRACE_FIELDS`.
+            open_branches: Prefills prompts by name, for hypotheses that begin without the rows of their contrast
+                branches.
+        """
+        self.session, self.stop_tokens, self.trace, self.number = session, stop_tokens, trace, 0
+        self.running = [group for group in groups if group.hypotheses]
+        self.indices = StepIndices(session.logits.device)
+        self.deferred = None if open_branches is None else DeferredBranches(open_branches, self.indices)
+
+    @property
+    def num_running(self) -> int:
+        """Hypotheses that have not ended."""
+        return sum(len(group.hypotheses) for group in self.running)
+
+    def join(self, session: Session, groups: Sequence[DecodingGroup]) -> None:
+        """Adds hypotheses at their first step. They choose in groups of their own, so that a group has one step.
+
+        Args:
+            session: Their prefilled rows. The loop uses them up.
+            groups: The hypotheses. Their `rows` are rows of `session`.
+        """
+        for group in groups:
+            group.first_step = self.number
+            for hypothesis in group.hypotheses:
+                hypothesis.rows = [len(self.session) + row for row in hypothesis.rows]
+        self.session.absorb(session)
+        self.running += [group for group in groups if group.hypotheses]
+
+    def run(self, least: int = 0) -> LoopWork:
+        """Decodes until at most `least` hypotheses run. Returns the work since the last call."""
+        work, deferred, indices = LoopWork(), self.deferred, self.indices
+        while self.num_running > least:
+            step, running = LoopStep(self.number, indices, self.stop_tokens, self.trace), self.running
+            may_defer = deferred is not None
+            batches = [b for g in running for b in reference_batches(self.session, g, indices, may_defer=may_defer)]
+            choices = _choose(batches, step)
+            if deferred is not None and any(h.lacks_branch_rows for g in running for h in g.hypotheses):
+                decided = {id(h) for h in decided_hypotheses(choices)}
+                undecided = [(g, h) for g in running for h in g.hypotheses if id(h) not in decided]
+                if undecided:
+                    self.session, batches = deferred.step_batches(self.session, running, undecided)
+                    choices += _choose(batches, step)
+            for choice in choices:
+                choice.record()
+            for group in running:
+                group.hypotheses = (
+                    [h for h in group.hypotheses if not h.finish] if group.search is None else group.search.hypotheses
+                )
+            self.running = [group for group in running if group.hypotheses]
+            if self.running:
+                _advance_session(self.session, self.running, choices, indices, work)
+            indices.next_step()
+            self.number += 1
+        if deferred is not None:
+            work.deferred_prefills, deferred.num_prefilled = deferred.num_prefilled, 0
+        return work
 
 
 def _choose(batches: Sequence[StepBatch], step: LoopStep) -> list[StepChoice]:

@@ -343,6 +343,7 @@ class ExperimentKeys(FileKeys):
     controls: Literal["none", "default"] = "none"  # default: all of each strategy. To run some, list them in decoding
     top_logprobs: Annotated[Int, Ge(0)] = 0  # number of tokens of each branch that are stored for every step
     lazy_branches: LazyBranches = "auto"  # whether to skip branches that no step needs
+    continuous_batching: bool = False  # whether prompts take the places of ended answers in a running batch of `hf`
     grid: Axes = field(default_factory=dict)  # axes whose product is run
     zip: Axes = field(default_factory=dict)  # axes of equal length that are paired
     exclude: list[Exclusion] = field(default_factory=list)  # combinations that are left out

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from decoding import Counters, DecodingRequest, Failure, LazyBranches, parse_arm
+from decoding import Counters, DecodingRequest, Failure, parse_arm
 from experiments.contexts.contexts import PromptItem
 from experiments.grid.grid import Cell
 from icl import Generation, Model, Prompt, Request
@@ -37,7 +37,7 @@ def answer(
     on_answer: AnswerCallback,
     *,
     top_logprobs: int = 0,
-    lazy_branches: LazyBranches = "auto",
+    **settings: Any,
 ) -> None:
     """Answers requests on one model.
 
@@ -47,12 +47,12 @@ def answer(
         counters: Receives the engine's counts.
         on_answer: Called with each request and its answer as soon as there is one, in any order.
         top_logprobs: See `decoding.engine.requests.DecodingRequest`.
-        lazy_branches: See `decoding.engine.engine.run_requests`. Other engines ignore it.
+        settings: See `decoding.engine.engine.run_requests`, of models with sessions. Other engines ignore them.
     """
     if requests and "strategies" in model.abilities:
         _through_engine(model, requests, counters, on_answer, top_logprobs)
     elif requests and "logits" in model.abilities:
-        _through_engine(model, requests, counters, on_answer, top_logprobs, lazy_branches=lazy_branches)
+        _through_engine(model, requests, counters, on_answer, top_logprobs, **settings)
     elif requests:
         _through_model(model, requests, on_answer)
 
@@ -63,7 +63,7 @@ def _through_engine(
     counters: Counters,
     on_answer: AnswerCallback,
     top_logprobs: int,
-    **options: str,
+    **options: Any,
 ) -> None:
     decoding_requests = [
         DecodingRequest(

@@ -280,6 +280,7 @@ class Runner:
             on_answer,
             top_logprobs=config.top_logprobs,
             lazy_branches=config.lazy_branches,  # whether contrast branches wait until a step needs them
+            continuous_batching=config.continuous_batching,
         )
 
     def _record_answer(self, request: SampleRequest, result: Answer) -> None:

@@ -2,7 +2,7 @@
 
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,8 +15,16 @@ import decoding.engine.engine
 from decoding.arms.arm import Arm, default_controls, parse_arm
 from decoding.base import Generate, Note, Strategy
 from decoding.engine import engine
-from decoding.engine.engine import BATCH_TOKENS, CHUNK, ROWS_PER_PREFILL, ReadAhead, batches, run_requests, token_budget
-from decoding.engine.requests import Counters, DecodingRequest, Failure, PreparedRequest
+from decoding.engine.engine import (
+    BATCH_TOKENS,
+    CHUNK,
+    ROWS_PER_PREFILL,
+    BatchQueue,
+    ReadAhead,
+    run_requests,
+    token_budget,
+)
+from decoding.engine.requests import Counters, DecodingRequest, Failure, LazyBranches, PreparedRequest
 from decoding.engine.result_collector import prepare_requests
 from decoding.engine.trace import TRACE_FIELDS
 from icl.errors import ImageError
@@ -121,6 +129,38 @@ def test_batches_stay_within_the_models_budget(monkeypatch: pytest.MonkeyPatch) 
     assert 100 < max(sizes) <= 400
 
 
+@pytest.mark.parametrize("lazy_branches", ["auto", "always", "never"])
+def test_requests_that_join_a_running_batch_get_the_same_answers_in_fewer_steps(
+    lazy_branches: LazyBranches, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    beams = parse_arm({"name": "greedy", "sampling": {"beams": 2}})
+    requests = [
+        DecodingRequest(prompt(i, shots=i % 3), arm, max_new_tokens=1 + 9 * (i % 4 == 0))
+        for arm in (*six_arms(), beams)
+        for i in range(16)
+    ]
+    sizes: list[int] = []
+    monkeypatch.setattr(BatchLimit, "record_fit", lambda self, size: sizes.append(size))
+    model, waiting, joining = Toy(stop_bias=-9.0), Counters(), Counters()
+    model.max_batch_tokens = 1200
+    expected = run_requests(model, requests, waiting, lazy_branches=lazy_branches)
+    answers = run_requests(model, requests, joining, lazy_branches=lazy_branches, continuous_batching=True)
+    assert answers == expected
+    assert joining.forwards < 0.75 * waiting.forwards
+    assert joining.batches < waiting.batches
+    assert max(sizes) <= 1200
+    assert joining.prompts_prefilled + joining.prompts_saved == waiting.prompts_prefilled + waiting.prompts_saved
+    assert joining.arms == waiting.arms or lazy_branches == "auto"  # schedules depend on the requests of a batch
+
+
+def test_answers_are_reported_while_longer_ones_still_run() -> None:
+    model, reported = Toy(stop_bias=-9.0), list[int]()
+    model.max_batch_tokens = 250
+    requests = [DecodingRequest(prompt(i), parse_arm("greedy"), max_new_tokens=3 + 30 * (i == 0)) for i in range(9)]
+    run_requests(model, requests, continuous_batching=True, on_result=lambda i, _: reported.append(i))
+    assert reported == [1, 2, 3, 4, 5, 6, 0, 7, 8]  # with the last two, nothing waits for a place any more
+
+
 def broken_prompt(tmp_path: Path) -> Prompt:
     path = tmp_path / "broken.png"
     path.write_bytes(b"not an image")
@@ -151,15 +191,18 @@ def test_an_unreadable_image_fails_its_own_requests(tmp_path: Path) -> None:
         RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
     ],
 )
-def test_a_prompt_that_cannot_be_prefilled_fails_alone(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("max_batch_tokens", [None, 500])
+def test_a_prompt_that_cannot_be_prefilled_fails_alone(error: Exception, max_batch_tokens: int | None) -> None:
     class Picky(Toy):
         def open(self, prompts: Sequence[Prompt]) -> ToySession:
             if any("number 3" in p.text for p in prompts):
                 raise error
             return super().open(prompts)
 
-    requests = jobs_of(six_arms(), count=5)
-    answers, plain = run_requests(Picky(), requests), run_requests(Toy(), requests)
+    requests, picky = jobs_of(six_arms(), count=5), Picky()
+    picky.max_batch_tokens = max_batch_tokens
+    plain = run_requests(Toy(), requests)
+    answers = run_requests(picky, requests, continuous_batching=max_batch_tokens is not None)
     for request, answer, expected in zip(requests, answers, plain, strict=True):
         if request.prompt.key.query == "q3":
             assert isinstance(answer, Failure)
@@ -352,6 +395,14 @@ def prepared(number: int, tokens: int, new_tokens: int = 2, node: Any = "greedy"
     request = DecodingRequest(prompt(number), parse_arm(node), max_new_tokens=new_tokens)
     digests = tuple(f"{number}/{branch}" for branch in range(branches))
     return PreparedRequest(request, (prompt(number),) * branches, digests, (tokens,) * branches)
+
+
+def batches(
+    requests: Sequence[PreparedRequest], limit: BatchLimit, row_overhead: int = 0
+) -> Iterator[tuple[list[int], int]]:
+    queue = BatchQueue(requests, limit, row_overhead)
+    while queue.pending:
+        yield queue.take()
 
 
 def sizes(requests: Sequence[PreparedRequest], budget: int) -> list[list[int]]:

@@ -11,7 +11,7 @@ from decoding.engine.engine import run_requests
 from decoding.engine.hypotheses import DecodingGroup, Hypothesis
 from decoding.engine.requests import DecodingRequest, Failure
 from decoding.engine.thinking_budget import Thinking
-from decoding.engine.token_loop import decode as decode_groups
+from decoding.engine.token_loop import TokenLoop
 from icl.models.interventions import TokenPart
 from icl.text.reasoning_blocks import REASONING_MARKERS, split_reasoning
 from icl.types import Generation
@@ -152,7 +152,7 @@ def test_a_hugging_face_model_continues_after_the_forced_marker() -> None:
 
     def tokens(thinking: Thinking | None, limit: int) -> list[int]:
         hypothesis = Hypothesis([0], limit, thinking=thinking)
-        decode_groups(model.open([one]), [DecodingGroup(arm.strategy, arm.sampler, [hypothesis])], frozenset())
+        TokenLoop(model.open([one]), [DecodingGroup(arm.strategy, arm.sampler, [hypothesis])], frozenset()).run()
         return hypothesis.tokens
 
     with torch.inference_mode():
@@ -194,11 +194,11 @@ def test_outputs_with_equal_tokens_share_a_row_only_in_equal_parts(monkeypatch: 
         return Hypothesis([0], 3, thinking=thinking, parts=[])
 
     hypotheses = [hypothesis(name) for name in ("think", "answer", "think")]
-    decode_groups(model.open([prompt(0)]), [DecodingGroup(greedy.strategy, greedy.sampler, hypotheses)], frozenset())
+    TokenLoop(model.open([prompt(0)]), [DecodingGroup(greedy.strategy, greedy.sampler, hypotheses)], frozenset()).run()
     assert hypotheses[0].tokens == hypotheses[1].tokens == hypotheses[2].tokens
     assert read == [[TokenPart("answer"), TokenPart("think")]] * 2
     plain = [Hypothesis([0], 3) for _ in range(2)]
-    decode_groups(model.open([prompt(0)]), [DecodingGroup(greedy.strategy, greedy.sampler, plain)], frozenset())
+    TokenLoop(model.open([prompt(0)]), [DecodingGroup(greedy.strategy, greedy.sampler, plain)], frozenset()).run()
     assert read[2:] == [[]] * 2
 
 

@@ -11,7 +11,7 @@ from decoding.arms.greedy import GreedyDecoding
 from decoding.base import Note, Strategy
 from decoding.engine.decoding_step import combine_branches
 from decoding.engine.hypotheses import DecodingGroup, Hypothesis, cut_at_stop_string, cut_generation
-from decoding.engine.token_loop import decode
+from decoding.engine.token_loop import TokenLoop
 from decoding.engine.trace import MAX_GAP
 from decoding.formulas.sampling import Greedy, Sampling
 from decoding.strategies.vcd import VCD
@@ -28,7 +28,9 @@ def run(model: Toy, strategy: Strategy, prompts: list[Prompt], limits: list[int]
         Hypothesis([n * len(prompts) + i for n in range(len(branches[0]))], limit, prompts[i].key)
         for i, limit in enumerate(limits)
     ]
-    decode(model.open(opened), [DecodingGroup(strategy, strategy.sampler, list(hypotheses))], model.stop_tokens, **more)  # type: ignore[arg-type]
+    TokenLoop(
+        model.open(opened), [DecodingGroup(strategy, strategy.sampler, list(hypotheses))], model.stop_tokens, **more
+    ).run()  # type: ignore[arg-type]
     return hypotheses
 
 
@@ -102,7 +104,7 @@ def test_equal_states_share_a_row_until_they_differ() -> None:
         DecodingGroup(GreedyDecoding(), Sampling(temperature=0), [hypotheses[1]]),
         DecodingGroup(VCD(alpha=0.0), Greedy(), [hypotheses[2]]),
     ]
-    work = decode(model.open(VCD().branches(p)), groups, model.stop_tokens)
+    work = TokenLoop(model.open(VCD().branches(p)), groups, model.stop_tokens).run()
     assert hypotheses[0].tokens == hypotheses[1].tokens == hypotheses[2].tokens
     assert (work.forwards, work.rows, work.rows_without_sharing) == (5, 10, 20)
 
@@ -121,7 +123,7 @@ def test_strategies_with_different_answers_have_their_own_rows() -> None:
         for method in methods
     ]
     hypotheses = [list(group.hypotheses) for group in groups]
-    decode(model.open(opened), groups, model.stop_tokens)
+    TokenLoop(model.open(opened), groups, model.stop_tokens).run()
     for method, own in zip(methods, hypotheses, strict=True):
         assert [hypothesis.tokens for hypothesis in own] == [run(model, method, [p], [7])[0].tokens for p in prompts]
     assert len({str([hypothesis.tokens for hypothesis in own]) for own in hypotheses}) == 3
@@ -136,7 +138,9 @@ def test_sampling_does_not_depend_on_batch_and_order() -> None:
         branches = [sampled.branches(prompts[i]) for i in order]
         hypotheses = [Hypothesis([i, len(order) + i], 6, prompts[q].key) for i, q in enumerate(order)]
         session = model.open([b[0] for b in branches] + [b[1] for b in branches])
-        decode(session, [DecodingGroup(sampled, Sampling(temperature=2.0), list(hypotheses))], model.stop_tokens)
+        TokenLoop(
+            session, [DecodingGroup(sampled, Sampling(temperature=2.0), list(hypotheses))], model.stop_tokens
+        ).run()
         return {q: hypothesis.tokens for q, hypothesis in zip(order, hypotheses, strict=True)}
 
     whole = answers(list(range(9)))
@@ -233,7 +237,7 @@ def test_half_precision_logits_are_combined_in_float32() -> None:
     model = Toy()
     session = model.open([prompt(1)])
     session.logits = session.logits.bfloat16()
-    decode(session, [DecodingGroup(Looks(), Greedy(), [Hypothesis([0], 1)])], model.stop_tokens)
+    TokenLoop(session, [DecodingGroup(Looks(), Greedy(), [Hypothesis([0], 1)])], model.stop_tokens).run()
     assert dtypes == [torch.float32]
 
 
