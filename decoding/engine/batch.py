@@ -89,12 +89,12 @@ class DecodingBatch:
     def take_results(self) -> Iterator[tuple[int, Generation | Failure]]:
         """The number and the result of each request that has ended since the last call."""
         is_over = self.loop is not None and not self.loop.num_running
-        for i, one in list(self.running.items()):
-            schedule, output = self._outputs.get(i, ("eager", None))
+        opened = [(i, one, *self._outputs[i]) for i, one in self.running.items() if i in self._outputs]
+        for i, one, schedule, output in opened:
             if isinstance(output, OptionScoring):
                 del self.running[i]
                 yield i, _option_result(one, output)
-            elif output is not None and (output.finish or is_over):
+            elif output.finish or is_over:
                 del self.running[i]
                 self.history.learn(one, schedule, output)
                 _count_arm_work(one, schedule, output, self.counters)
