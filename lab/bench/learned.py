@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 from lab.bench import Row, rounds
@@ -38,7 +39,10 @@ FITTED = ("learned", "permuted_queries", "permuted_candidates")
 
 @dataclass(frozen=True)
 class Size:
-    """Numbers of training queries, of test queries, and of the test queries that the oracle answers."""
+    """Numbers of training queries, of test queries, and of the test queries that the oracle answers.
+
+    Without training queries no head is fitted: the oracle beside `random` and `knn`.
+    """
 
     train: int
     test: int
@@ -60,7 +64,7 @@ def table(model: str, size: Size, names: Sequence[str]) -> Iterator[Row]:
         size, names = Size(60, 10, 2), names[:1]
     with runs_folder() as folder:
         for name in names:
-            title = f"{model}, {name}, {size.train} training queries"
+            title = f"{model}, {name}, {size.train or 'no'} training queries"
             if size.test != TINY.test:
                 title += f", {size.test} test queries"
             folders = [folder / f"{title}, {seed}" for seed in range(rounds(SEEDS))]
@@ -77,11 +81,11 @@ def runs_folder() -> Iterator[Path]:
 
 @dataclass(frozen=True)
 class Measured:
-    """One task under one seed: query -> right or wrong, and the calls, of each method; the probe of the embedder."""
+    """One task under one seed: query -> right or wrong, and the calls, of each method; the probe, if a head was fitted."""
 
     right: Mapping[str, Mapping[str, float]]
     calls: Mapping[str, int]
-    probe: float
+    probe: float | None
 
 
 def measure(model: str, size: Size, name: str, seed: int, folder: Path) -> Measured:
@@ -96,17 +100,20 @@ def measure(model: str, size: Size, name: str, seed: int, folder: Path) -> Measu
         "name": "test", "task": test, "model": {"name": "hf", "path": model}, "shots": 4, "seeds": [seed],
         "max_new_tokens": 4, "answer_mode": "options",
     }  # fmt: skip
-    head = fitted(study, size.train, {"name": "learned", **own}, folder)
-    metadata = load_head(head, "a head")[1]
-    probe, paid = json.loads(metadata["report"])["probe"], json.loads(metadata["record"])["calls"]
-    retrievers = ["random", {"name": "knn", "by": "image", **own}, {"name": "learned", "fitted": str(head), **own}]
+    retrievers: list[Any] = ["random", {"name": "knn", "by": "image", **own}]
+    probe, paid = None, 0
+    if size.train:
+        head = fitted(study, size.train, {"name": "learned", **own}, folder)
+        metadata = load_head(head, "a head")[1]
+        probe, paid = mean(json.loads(metadata["report"])["probe"]), json.loads(metadata["record"])["calls"]
+        retrievers.append({"name": "learned", "fitted": str(head), **own})
     right = answers({**study, "controls": "default", "grid": {"retriever": retrievers}}, folder)
     calls = {method: paid if method in FITTED else 0 for method in right}
     if size.oracle:
         first = {**study, "name": "oracle", "task": with_values(test, queries=size.oracle)}
         right |= answers({**first, "retriever": "likelihood_oracle"}, folder)
         calls["likelihood_oracle"] = size.oracle * build("task", test).pool_size
-    return Measured(right, calls, sum(probe) / len(probe))
+    return Measured(right, calls, probe)
 
 
 def fitted(study: Mapping[str, Any], train: int, retriever: dict[str, Any], folder: Path) -> Path:
@@ -144,12 +151,23 @@ def _method(label: str) -> str:
 
 def summarize(title: str, seeds: Sequence[Measured]) -> Iterator[Row]:
     """A row for the probe and for each method. Queries of different seeds are different queries."""
-    probe = sum(one.probe for one in seeds) / len(seeds)
-    yield f"{title}: probe, pairs of demonstrations that the head orders as the model does", f"{probe:.2f}", ""
+    probes = [one.probe for one in seeds if one.probe is not None]
+    if probes:
+        yield (
+            f"{title}: probe, pairs of demonstrations that the head orders as the model does",
+            f"{mean(probes):.2f}",
+            "",
+        )
+    best = "learned" if probes else "likelihood_oracle"
     for method in seeds[0].right:
-        pairs = [(right, one.right["learned"][query]) for one in seeds for query, right in one.right[method].items()]
+        pairs = [
+            (right, one.right[best][query])
+            for one in seeds
+            for query, right in one.right[method].items()
+            if query in one.right[best]
+        ]
         accuracy, difference = compare(pairs)
-        figure = f"{accuracy:.3f}" + (f"; learned {difference}" if method != "learned" else "")
+        figure = f"{accuracy:.3f}" + (f"; {best} {difference}" if method != best else "")
         calls = sum(one.calls[method] for one in seeds) // len(seeds)
         yield f"{title}: {method}, {len(pairs)} queries", f"{figure}; {calls:,} calls a seed", ""
 

@@ -3,6 +3,9 @@
 Fewer queries and calls, so `tiny` answers as few for comparison. A task at a time: a stopped command has whole rows.
 
     python -m lab.bench learned_small train=100 test=60 oracle=0 task="two rules"
+    python -m lab.bench learned_small train=0 test=4 oracle=4
+
+The second command fits no head: it measures the oracle, which takes 64 to 96 calls a query.
 """
 
 from collections.abc import Iterator

@@ -225,11 +225,17 @@ def test_the_same_command_mends_a_run_of_which_files_are_damaged(
 
 
 def wait_for_workers(runs: Path) -> None:
-    """Workers whose command is gone end within a second or two."""
-    for path in runs.glob("slow/launch/*-?.json"):
-        deadline = time.monotonic() + 60
-        while Path(f"/proc/{json.loads(path.read_text())['process']}").exists() and time.monotonic() < deadline:
-            time.sleep(0.05)
+    """Workers whose command is gone end soon; those that were still starting have written no file of their own."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and any(works_in(str(runs), path) for path in Path("/proc").glob("[0-9]*")):
+        time.sleep(0.05)
+
+
+def works_in(folder: str, process: Path) -> bool:
+    """Whether a command line names a file of this folder."""
+    with suppress(OSError):  # it has just ended
+        return folder in (process / "cmdline").read_bytes().decode(errors="replace")
+    return False
 
 
 def test_workers_that_are_killed_lose_nothing(config: Path, tmp_path: Path) -> None:
