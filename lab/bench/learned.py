@@ -81,7 +81,7 @@ def runs_folder() -> Iterator[Path]:
 
 @dataclass(frozen=True)
 class Measured:
-    """One task under one seed: query -> right or wrong, and the calls, of each method; the probe, if a head was fitted."""
+    """One task under one seed: query -> right or wrong, and calls, of each method; the probe if a head was fitted."""
 
     right: Mapping[str, Mapping[str, float]]
     calls: Mapping[str, int]

@@ -25,3 +25,11 @@ def test_a_method_is_compared_on_its_own_queries_under_its_own_seed():
 
 
 COSTS = {"learned": 40, "knn": 0, "oracle": 96}
+
+
+def test_without_a_fit_the_methods_are_compared_with_the_oracle():
+    right = {"knn": {"a": 0.0, "b": 1.0}, "likelihood_oracle": {"a": 1.0}}
+    rows = [*summarize("t", [Measured(right, {"knn": 0, "likelihood_oracle": 64}, None)] * 3)]
+    assert [what for what, _, _ in rows] == ["t: knn, 3 queries", "t: likelihood_oracle, 3 queries"]
+    assert rows[0][1].startswith("0.000; likelihood_oracle +1.000 [")
+    assert rows[1][1] == "1.000; 64 calls a seed"
