@@ -230,7 +230,8 @@ def half_turned(weights: Tensor, counts: Tensor) -> Tensor:
     """
     moved = torch.zeros_like(weights)
     for row, own, count in zip(moved, weights, counts.sum(-1).tolist(), strict=True):
-        row[-count:] = own[-count:].roll(count // 2)
+        start = len(own) - count  # `-count` would be the whole row where an answer has no token
+        row[start:] = own[start:].roll(count // 2)
     return moved
 
 

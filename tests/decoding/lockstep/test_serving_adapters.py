@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -137,8 +138,13 @@ def test_an_engine_that_dies_fails_all_its_requests_and_ends_the_server(serving:
     """The last test of this file that calls the server, because it ends it. Other files share theirs."""
     children = descendants(serving.process.pid)
     how: list[dict[str, Any]] = [{}, {"stream": True}, {"icl": {"trace": True}}]
-    threads, answers = started_requests(serving, how * 16)  # more than run at once: some have not begun
-    os.kill(next(pid for pid, command in children.items() if "EngineCore" in command), signal.SIGKILL)
+    engine = next(pid for pid, command in children.items() if "EngineCore" in command)
+    os.kill(engine, signal.SIGSTOP)  # until all requests are there, so that none is answered before
+    threads, answers = started_requests(serving, how * 16, running=0)  # more than run at once: some have not begun
+    time.sleep(1)
+    os.kill(engine, signal.SIGCONT)
+    time.sleep(0.3)  # an answer takes 400 steps
+    os.kill(engine, signal.SIGKILL)
     for thread in threads:
         thread.join(60)
     assert len(answers) == 48

@@ -53,9 +53,12 @@ def test_tokens_that_depend_on_the_image_have_the_weights_of_the_paper(tmp_path:
 
 
 def test_the_control_gives_the_same_weights_to_other_tokens(tmp_path: Path) -> None:
-    weights = torch.tensor([[0.0, 0.0, 0.1, 0.2, 0.7], [0.1, 0.2, 0.3, 0.3, 0.1]])
+    weights = torch.tensor([[0.0, 0.0, 0.1, 0.2, 0.7], [0.1, 0.2, 0.3, 0.3, 0.1], [0.0] * 5])
     moved = half_turned(weights, weights > 0)
-    torch.testing.assert_close(moved, torch.tensor([[0.0, 0.0, 0.7, 0.1, 0.2], [0.3, 0.1, 0.1, 0.2, 0.3]]))
+    expected = torch.tensor([[0.0, 0.0, 0.7, 0.1, 0.2], [0.3, 0.1, 0.1, 0.2, 0.3], [0.0] * 5])
+    torch.testing.assert_close(moved, expected)
+    no_token = torch.zeros(5, dtype=torch.bool).expand(3, 5)
+    assert half_turned(weights, no_token).count_nonzero() == 0
     cal, permuted = (first_loss(study(objective=name), tmp_path / name) for name in ("cal", "cal_permuted"))
     assert abs(cal - permuted) > 1e-3
 
