@@ -27,8 +27,9 @@ from icl import ConfigError, DataFrame, did_you_mean, pd
 
 def sections(view: RunView) -> list[Section]:
     """The sections of a run, in the order of the page. `icl show RUN NAME` prints one."""
+    own = list(own_sections(view))
     made = [
-        *own_sections(view),
+        *own,
         scores_section(view),
         *by_sections(view),
         findings_section(view),
@@ -36,7 +37,7 @@ def sections(view: RunView) -> list[Section]:
         differences_section(view),
         controls_section(view),
         answers_section(view),
-        *analysis_sections(view),
+        *analysis_sections(view, [one.name for one in own]),
         curves_section(view),
         *other_scores(view),
         *costs_sections(view),

@@ -13,7 +13,7 @@ The table of an analysis names what its figure draws in `attrs["figure"]`:
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Collection, Iterator, Mapping, Sequence, Set
 from dataclasses import replace
 from itertools import groupby
 from typing import Any
@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from experiments.analyses import claims, published, quantization, quantization_gains
 from experiments.analyses.quantization_measurements import read_measurements
-from experiments.analyses.stored_results import StoredResult, read_results
+from experiments.analyses.stored_results import AnalysisOptions, StoredResult, read_results
 from experiments.config.keys import AXES
 from experiments.report.figure import Figure, Line, dot_chart
 from experiments.report.section import Column, Kind, Section, Sentence
@@ -52,10 +52,15 @@ class FigureSpec(BaseModel):
     n: str = ""
 
 
-def analysis_sections(view: RunView) -> Iterator[Section]:
-    """A section per stored result. Nothing is computed: one that no longer fits the run is named with its command."""
+def analysis_sections(view: RunView, own: Collection[str] = ()) -> Iterator[Section]:
+    """A section per stored result. Nothing is computed: one that no longer fits the run is named with its command.
+
+    own: names of `own_sections`. They are computed for each page, so the same result is not shown a second time.
+    """
     stored, left_out = read_results(view.path)
     for one in stored:
+        if one.options in map(AnalysisOptions, own):
+            continue
         if one.outdated:
             compute = f"Compute it again: {one.options.command}"
             left_out.append(f"{one.options.name} is not shown: since it was computed, {one.outdated}. {compute}")

@@ -89,6 +89,8 @@ def test_the_report_has_the_claims_and_escapes_them(view: RunView, capsys: pytes
     assert HOSTILE not in page
     assert main(["analyze", str(view.path), "claims"]) == 0
     assert "contradicted" in capsys.readouterr().out
+    again = write_report(view).report.read_text(encoding="utf-8")
+    assert again.count("right is better") == page.count("right is better"), "the stored analysis is a second section"
 
 
 def test_the_figure_of_claims_needs_one_metric(view: RunView, monkeypatch: pytest.MonkeyPatch) -> None:
