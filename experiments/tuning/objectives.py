@@ -229,9 +229,8 @@ def half_turned(weights: Tensor, counts: Tensor) -> Tensor:
         counts: [R, T] bool, the tokens of answers, which end their rows.
     """
     moved = torch.zeros_like(weights)
-    for row, own, count in zip(moved, weights, counts.sum(-1).tolist(), strict=True):
-        start = len(own) - count  # `-count` would be the whole row where an answer has no token
-        row[start:] = own[start:].roll(count // 2)
+    for row, own, start in zip(moved, weights, counts.logical_not().sum(-1).tolist(), strict=True):
+        row[start:] = own[start:].roll((len(own) - start) // 2)
     return moved
 
 
