@@ -8,6 +8,8 @@
 A proof is an experiment file with one claim (`experiments.results.claims`): an arm, the control that it is compared
 with, and the sign of the difference. A system works if the 95 % interval of the difference leaves out 0 on the side
 that the claim states; otherwise it runs. A number belongs to the text of its experiment: `is_stale` compares digests.
+`against` may be a list of controls, such as one control with several seeds: the arm must beat each of them, and the
+number is that of the control with the interval nearest to the other side of 0.
 """
 
 import argparse
@@ -88,9 +90,14 @@ class Number:
     sign: int
 
     @property
+    def margin(self) -> float:
+        """Distance of the interval from 0 on the side that the claim states; negative if 0 is in it or beyond."""
+        return min(self.sign * self.low, self.sign * self.high)
+
+    @property
     def works(self) -> bool:
         """Whether the interval leaves out 0 on the side that the claim states."""
-        return min(self.sign * self.low, self.sign * self.high) > 0
+        return self.margin > 0
 
 
 def table() -> Mapping[str, Any]:
@@ -110,7 +117,8 @@ def experiment(row: Mapping[str, Any], content: Mapping[str, Any]) -> dict[str, 
     """The experiment file of a row's proof, with its claim; and its commands, of `icl`."""
     proof = row["proof"]
     claim = {"claim": row["system"], **{key: proof[key] for key in CLAIM_KEYS if key in proof}}
-    keys = {**content["proof_base"], **proof["keys"], "claims": [claim]}
+    claims = [{**claim, "against": one} for one in _controls(proof)]
+    keys = {**content["proof_base"], **proof["keys"], "claims": claims}
     axes = keys.get("grid", {}).keys() | keys.get("zip", {}).keys()
     commands = proof.get("commands", ["fit proof.yaml" if "tune" in keys else "run proof.yaml"])
     return {"commands": commands, "keys": {key: value for key, value in keys.items() if key not in axes}}
@@ -138,20 +146,24 @@ def prove(row: Mapping[str, Any], content: Mapping[str, Any], folder: Path) -> N
             if code:
                 raise ConfigError(f"{row['system']}: `icl {command}` failed: {output.getvalue()[-1500:]}")
         judged = judge_claims(view_run(load_run(folder / "runs" / "proof")))
-    if len(judged) != 1 or judged[0].comparison.result is None:
+    results = [(one, one.comparison.result) for one in judged if one.comparison.result is not None]
+    if len(results) != len(made["keys"]["claims"]):
         why = "; ".join(one.reason for one in judged)
-        raise ConfigError(f"{row['system']}: the claim has {len(judged)} results, not one. {why}")
-    one, result = judged[0].comparison, judged[0].comparison.result
-    return Number(
-        experiment=canonical_digest(made),
-        mean=round(one.mean, 4),
-        control=round(one.reference_mean, 4),
-        difference=round(result.difference, 4),
-        low=round(result.low, 4),
-        high=round(result.high, 4),
-        n=result.pairs,
-        sign=expected_sign(judged[0].claim, one),
-    )
+        raise ConfigError(f"{row['system']}: {len(results)} results of {len(made['keys']['claims'])} claims. {why}")
+    against_controls = [
+        Number(
+            experiment=canonical_digest(made),
+            mean=round(one.comparison.mean, 4),
+            control=round(one.comparison.reference_mean, 4),
+            difference=round(result.difference, 4),
+            low=round(result.low, 4),
+            high=round(result.high, 4),
+            n=result.pairs,
+            sign=expected_sign(one.claim, one.comparison),
+        )
+        for one, result in results
+    ]
+    return min(against_controls, key=lambda one: one.margin)
 
 
 def save(measured: Mapping[str, Number]) -> None:
@@ -189,16 +201,22 @@ def proof_cell(row: Mapping[str, Any], number: Number | None) -> str:
         return f"runs: {why}"
     proof = row["proof"]
     keys = proof["keys"]
-    arm, control = (_setting(proof[side]) for side in ("arm", "against"))
+    arm, (control, *others) = _setting(proof["arm"]), map(_setting, _controls(proof))
     interval = f"[{_signed(number.low)}, {_signed(number.high)}]"
     model = keys.get("model", {})
     name = model if isinstance(model, str) else model.get("adapter")
     where = keys["task"]["name"] + (f", {name}" if name else "")
     text = (
-        f"{'**works**' if number.works else 'runs'}: `{arm}` {_plain(number.mean)}, `{control}` "
+        f"{'**works**' if number.works else 'runs'}: `{arm}` {_plain(number.mean)}, "
+        f"{f'the best of {len(others) + 1} controls like ' if others else ''}`{control}` "
         f"{_plain(number.control)}, {_signed(number.difference)} {interval}, n {number.n} ({where}{_metric(proof)})"
     )
     return "; ".join(filter(None, (text, why, row.get("tried"))))
+
+
+def _controls(proof: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    against = proof["against"]
+    return against if isinstance(against, list) else [against]
 
 
 def _setting(setting: Mapping[str, Any]) -> str:

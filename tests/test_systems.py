@@ -142,6 +142,24 @@ def test_a_proof_gives_its_number(row: Any, tmp_path: Path) -> None:
     assert computed.difference == pytest.approx(stored.difference, abs=0.05)  # processors round differently
 
 
+def test_of_several_controls_the_number_is_that_of_the_one_nearest_to_the_arm(tmp_path: Path) -> None:
+    task = {"name": "binding", "ways": 4, "concepts": 8, "queries": 20}
+    keys = {"task": task, "model": "fake-vote", "shots": 1, "grid": {"retriever": ["random", "diverse_subset", "knn"]}}
+    proofs = [
+        [{"retriever": one} for one in names]
+        for names in (("random",), ("diverse_subset",), ("random", "diverse_subset"))
+    ]
+    numbers = []
+    for i, against in enumerate(proofs):
+        (tmp_path / str(i)).mkdir()
+        row = {"system": "knn", "proof": {"keys": keys, "arm": {"retriever": "knn"}, "against": against}}
+        numbers.append(prove(row, CONTENT, tmp_path / str(i)))
+    random, diverse, both = numbers
+    assert random.difference != diverse.difference
+    assert both.difference == min(random.difference, diverse.difference)
+    assert both.low <= min(random.low, diverse.low), "both comparisons are corrected together"
+
+
 def test_a_claim_that_the_run_cannot_test_is_an_error(tmp_path: Path) -> None:
     row = {
         "system": "nothing",
