@@ -88,6 +88,12 @@ def _none_as_empty(node: Any) -> Any:
     return [] if node == EMPTY_LIST else node
 
 
+def _buildable_transform(node: Any) -> Any:
+    """The node as it is written, if it can be built."""
+    Node("transform", built=True)._check(node)
+    return node
+
+
 def _distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
     if repeated := [value for i, value in enumerate(values) if value in values[:i]]:
         raise ValueError(f"must not repeat a value: {repeated[0]!r} is there twice.")
@@ -183,9 +189,12 @@ StopNull = Literal["exchange", "mean"]
 Expectation = Literal["better", "worse", "higher", "lower"]
 Objective = Literal["sft", "dpo", "realign", "distill", "cal", "cal_permuted"]
 Mixing = Literal["mixed", "sequential"]
-Parameters = Literal["lora", "projector", "vectors"]
+Parameters = Literal["lora", "projector", "new_projector", "vectors"]
 ShotsList = Annotated[tuple[Shots, ...], MinLen(1)]
 Modules = Annotated[tuple[Text, ...], MinLen(1)]
+BuildableTransforms = Annotated[
+    list[Annotated[Any, Node("transform"), AfterValidator(_buildable_transform)]], BeforeValidator(_none_as_empty)
+]
 BuiltTask = Annotated[Any, Node("task", built=True)]
 BuiltTasks = Annotated[Any, Node("task", built=True, many=True)]
 BuiltRetriever = Annotated[Any, Node("retriever", built=True)]
@@ -278,14 +287,16 @@ class TuneSpec(FileKeys):
     task: BuiltTasks  # task with the training queries and their pools, or a list of tasks
     weights: tuple[Positive, ...] = ()  # several tasks: the share of each in the episodes; empty: equal shares
     mix: Mixing = "mixed"  # several tasks: mixed draws the task of each episode; sequential: one task after the other
-    transforms: tuple[Transforms, ...] = ()  # several tasks: the transforms of each, after the file's; empty: none
+    transforms: tuple[
+        BuildableTransforms, ...
+    ] = ()  # several tasks: the transforms of each, after the file's; empty: none
     dev: BuiltTask = None  # task whose loss is measured at every checkpoint
     objective: Objective = "sft"  # sft: cross-entropy of the answer; dpo: against a wrong one, and sft;
     # realign: Re-Align; distill: without demonstrations, towards the base model with them, and sft; cal: sft with
     # more weight on tokens that depend on the query's image; cal_permuted: its control, with moved weights
     nearest: BuiltRetriever = "knn"  # realign: ranks the other images of the query's pool
     parameters: Parameters = "lora"  # lora: matrices in the decoder; projector: all weights of the model's own
-    # projector; vectors: the tensors of tune.intervene
+    # projector; new_projector: the same from random first weights; vectors: the tensors of tune.intervene
     intervene: BuiltIntervention = "m2iv"  # vectors: the intervention that trains
     shots: Shots | ShotsList | None = (
         None  # shots of an episode, or a list to draw from for each episode; null: the largest number of the file

@@ -1,10 +1,12 @@
-"""Training of the projector alone, with frozen decoder and vision tower, as in MAPL (Manas et al., EACL 2023).
+"""Training of the projector alone, with frozen decoder and vision tower.
 
-`icl.models.hf.projector` says which modules it is. A Q-Former before it stays frozen.
+It starts from the model's own weights, or from random ones as in MAPL (Manas et al., EACL 2023): a mapping between two
+frozen models. `icl.models.hf.projector` says which modules it is. A Q-Former before it stays frozen.
 
 The vision tower encodes each image once. The cache has what the projector reads, and every step projects that anew.
 
-Differs from the released code in the mapping: MAPL's is new, with 4 layers and 32 queries, and starts at random.
+Differs from the released code in the mapping: MAPL's is a transformer of 4 layers with 32 queries; here it has the
+layers of the model's own projector.
 """
 
 from collections.abc import Iterable, Sequence
@@ -115,6 +117,24 @@ class TrainedProjector(TrainedAdapter):
                 "those of a large one. Use smaller images, or parameters: lora."
             )
         return source
+
+
+class NewProjector(TrainedProjector):
+    """The projector with random first weights: those that transformers gives its modules in a new model."""
+
+    def __init__(self, model: HF, spec: TuneSpec) -> None:
+        super().__init__(model, spec)
+        learned = {name: one.detach().clone() for name, one in self.parameters.items()}
+        base = model.engine.runner.model
+        with torch.random.fork_rng():
+            torch.manual_seed(spec.seed)
+            for name in self.config.modules_to_save or ():
+                base.get_submodule(name).modules_to_save.apply(base._init_weights)
+        for name, one in self.parameters.items():
+            if torch.equal(one, learned[name]) and one.unique().numel() > 1:
+                raise ModelError(
+                    f"tune.parameters: {type(base).__name__} says no first weights of {name}. Use projector."
+                )
 
 
 def _encoder(model: HF) -> ImageEncoder:

@@ -18,7 +18,7 @@ from experiments.config.keys import TuneSpec
 from experiments.tuning.checkpoint import CURVE, Curve, TrainingFolder, report_write_errors
 from experiments.tuning.episodes import Episode, Episodes
 from experiments.tuning.objectives import chunk_loss, encode_images_alone, encode_step, is_finite, learning_rate
-from experiments.tuning.projector import TrainedProjector
+from experiments.tuning.projector import NewProjector, TrainedProjector
 from experiments.tuning.trained_parts import TrainedLora, TrainedPart, TrainedVectors
 from icl import ModelError, StreamKey, report_out_of_memory
 from icl.models.hf.model import HF
@@ -28,6 +28,7 @@ Record = Mapping[str, Any]
 PARTS: Mapping[str, Callable[[HF, TuneSpec, Episodes, Record], TrainedPart]] = {
     "lora": lambda model, spec, stream, record: TrainedLora(model, spec),
     "projector": lambda model, spec, stream, record: TrainedProjector(model, spec),
+    "new_projector": lambda model, spec, stream, record: NewProjector(model, spec),
     "vectors": lambda model, spec, stream, record: TrainedVectors(model, spec, stream.prompts(), record),
 }
 """Value of `tune.parameters` -> what trains."""

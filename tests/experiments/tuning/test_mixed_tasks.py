@@ -38,6 +38,11 @@ def digests(stream: Episodes, numbers: range) -> list[str]:
     return [str(one.prompt.digest) for number in numbers if (one := stream.episode(number)[0])]
 
 
+def test_an_unknown_transform_of_a_task_is_reported_with_its_place_when_the_file_is_read() -> None:
+    with pytest.raises(ConfigError, match=r"tune\.transforms\[1\]\[0\]: no transform named 'symbolz'.*'symbols'"):
+        study(transforms=[[], ["symbolz"]])
+
+
 def test_sequential_passes_from_one_task_to_the_next() -> None:
     mixed, (first, second) = streams([1, 3], 40)
     assert digests(mixed, range(40)) == digests(first, range(10)) + digests(second, range(30))

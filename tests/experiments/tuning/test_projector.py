@@ -12,7 +12,7 @@ from experiments.config.keys import TuneSpec
 from experiments.tuning.checkpoint import TrainingFolder
 from experiments.tuning.episodes import EpisodeStream
 from experiments.tuning.objectives import answer_logits, encode_answered, encode_images_alone
-from experiments.tuning.projector import ProjectedImage, TrainedProjector
+from experiments.tuning.projector import NewProjector, ProjectedImage, TrainedProjector
 from experiments.tuning.train import train
 from experiments.tuning.tune import training_cell
 from icl.errors import ModelError
@@ -77,13 +77,51 @@ def test_the_projector_alone_trains_and_a_run_loads_it_merged_or_not(tmp_path: P
                 assert torch.equal(own[name], value)
 
 
-def test_a_resumed_training_equals_an_uninterrupted_one(tmp_path: Path) -> None:
-    config = study(steps=5)
+@pytest.mark.parametrize("parameters", ["projector", "new_projector"])
+def test_a_resumed_training_equals_an_uninterrupted_one(parameters: str, tmp_path: Path) -> None:
+    config = study(steps=5, parameters=parameters)
     train_once(config, tmp_path / "whole")
     train_once(config, tmp_path / "parts", stop_after=3)  # the last state is that of step 2
     assert train_once(config, tmp_path / "parts").computed == 3
     parts, whole = ((tmp_path / name / "adapter_model.safetensors").read_bytes() for name in ("parts", "whole"))
     assert parts == whole
+
+
+def test_a_new_projector_depends_on_the_seed_and_not_on_the_learned_one() -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        expected = torch.empty(160, 2560).normal_(0, 0.02)  # `initializer_range` of the text config
+    state = torch.get_rng_state()
+    for scale in (1, 5):
+        model = HF(path="tiny")
+        encode_images_alone(model)
+        [learned] = model.engine.runner.model.get_submodule(CONNECTOR).parameters()
+        learned.data *= scale
+        base = logits_of(model)
+        adapter = NewProjector(model, spec_of(study(seed=3)))
+        [weights] = adapter.parameters.values()
+        assert torch.equal(weights, expected)
+        assert (logits_of(model) - base).abs().max() > 0.01
+        adapter.encoder.cache.clear()
+        with adapter.disabled():
+            torch.testing.assert_close(logits_of(model), base, atol=1e-4, rtol=0)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_new_projector_trains_and_a_run_loads_it(tmp_path: Path) -> None:
+    one_query = {"task": {**TRAIN, "queries": 1}, "shots": 0, "batch": 1}
+    config, model = study(parameters="new_projector", steps=12, **one_query), HF(path="tiny")
+    outcome = train_once(config, tmp_path, model=model)
+    assert outcome.last_loss < outcome.first_loss / 2
+    torch.testing.assert_close(logits_of(HF(path="tiny", adapter=str(tmp_path))), logits_of(model), atol=1e-4, rtol=0)
+
+
+def test_a_projector_whose_first_weights_the_class_does_not_say_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = HF(path="tiny")
+    encode_images_alone(model)
+    monkeypatch.setattr(model.engine.runner.model, "_init_weights", lambda module: None)
+    with pytest.raises(ModelError, match=r"Idefics3For.* no first weights of .*connector.*Use projector\.$"):
+        NewProjector(model, spec_of(study(parameters="new_projector")))
 
 
 def test_each_step_projects_anew_what_the_tower_gave_once() -> None:
