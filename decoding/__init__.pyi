@@ -82,6 +82,7 @@ from decoding.interventions.vector_file import read_vector_file as read_vector_f
 from decoding.prompt_edits import AblatedPart as AblatedPart
 from decoding.prompt_edits import demonstration_windows as demonstration_windows
 from decoding.prompt_edits import demonstrations as demonstrations
+from decoding.prompt_edits import judge_prompts as judge_prompts
 from decoding.prompt_edits import keep_demonstrations as keep_demonstrations
 from decoding.prompt_edits import question_text as question_text
 from decoding.prompt_edits import remove_demonstrations as remove_demonstrations

@@ -100,6 +100,7 @@ class Traits:
         num_samples: Number of answers to generate; the most frequent one is returned (`decoding.engine.voting`).
         judge: A text with {question} and {answer} that replaces the question, and a word: the answer after which the
             word has the highest log-probability is returned instead of the most frequent one. None: the vote.
+        judge_model: The model with sessions that judges. None: the model that answers.
         demonstration_factor: The prompt shows this many times the number of shots of the run.
     """
 
@@ -120,6 +121,7 @@ class Traits:
     fallback: str = ""
     num_samples: int = 1
     judge: tuple[str, str] | None = None
+    judge_model: Any = None
     demonstration_factor: int = 1
 
     def __post_init__(self) -> None:

@@ -4,7 +4,7 @@ The functions work on the named parts of a prompt, so they fit every composer. T
 part before it. Removing a prompt's demonstrations therefore gives the prompt that the composer writes at 0 shots.
 """
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 from itertools import pairwise
 from typing import Literal
@@ -129,6 +129,16 @@ def replace_question(prompt: Prompt, text: str) -> Prompt:
         PlanError: The query has no question.
     """
     return _map_question(prompt, lambda question: text)
+
+
+def judge_prompts(prompt: Prompt, judge: str, answers: Iterable[str]) -> list[Prompt]:
+    """For each answer the prompt with the judge's text, with {question} and {answer}, in the place of the question.
+
+    Raises:
+        PlanError: The query has no question.
+    """
+    question = question_text(prompt)
+    return [replace_question(prompt, judge.format(question=question, answer=answer)) for answer in answers]
 
 
 def _map_question(prompt: Prompt, edit: Callable[[object], str]) -> Prompt:

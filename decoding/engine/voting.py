@@ -6,7 +6,8 @@ answers, the one with the highest mean log-probability per step (at temperature 
 trace.
 
 With `traits.judge` there is no vote. When all samples are decoded, the engine scores the judge's word after each
-distinct answer as an option, and the answer with the highest score wins, the first one if scores are equal.
+distinct answer as an option, and the answer with the highest score wins, the first one if scores are equal. Another
+judge than the model that answers (`traits.judge_model`) is loaded once for the process, beside that model.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,11 +15,13 @@ from dataclasses import replace
 from functools import wraps
 from typing import Any, TypeVar, cast
 
-from decoding import Arm, question_text, replace_question
+from decoding import Arm, judge_prompts
 from decoding.arms.greedy import GreedyDecoding
 from decoding.engine.requests import DecodingRequest, Failure
 from icl import Generation, StreamKey, Usage, normalize_text, split_reasoning
 
+_JUDGES: dict[str, Any] = {}
+"""Digest -> judge that is another model than the one that answers."""
 RunRequests = TypeVar("RunRequests", bound=Callable[..., list[Generation | Failure]])
 
 
@@ -59,9 +62,20 @@ def with_voting(run_requests: RunRequests) -> RunRequests:
         run_requests(model, [sample for _, sample in samples], counters, trace=True, on_result=collect, **settings)
         judged = {i: [sample_results[p] for p in places[i]] for i in places if i not in results}
         checks = [(i, check) for i, answers in judged.items() for check in _checks(requests[i], answers)]
-        verdicts = run_requests(model, [check for _, check in checks], counters, trace=False, **settings)
+        verdicts: dict[int, list[Generation | Failure]] = {i: [] for i in judged}
+        for judge in {requests[i].arm.traits.judge_model for i, _ in checks}:
+            own = [(i, check) for i, check in checks if requests[i].arm.traits.judge_model == judge]
+            prompts = [check for _, check in own]
+            if judge is None:
+                scored = run_requests(model, prompts, counters, trace=False, **settings)
+            else:
+                from decoding import run_requests as run_sessions
+
+                scored = run_sessions(_JUDGES.setdefault(judge.digest, judge), prompts, counters, trace=False)
+            for (i, _), verdict in zip(own, scored, strict=True):
+                verdicts[i].append(verdict)
         for i, answers in judged.items():
-            finish(i, _choose(answers, [own for (j, _), own in zip(checks, verdicts, strict=True) if j == i]))
+            finish(i, _choose(answers, verdicts[i]))
         return [results[i] for i in range(len(requests))]
 
     return cast("RunRequests", run_with_votes)
@@ -80,12 +94,13 @@ def _checks(request: DecodingRequest, answers: Sequence[Generation | Failure]) -
     if request.arm.traits.judge is None or any(isinstance(answer, Failure) for answer in answers):
         return []
     text, word = request.arm.traits.judge
-    question = question_text(request.prompt)
     check = replace(
         request, arm=Arm(GreedyDecoding()), answer_mode="options", options=(word,), max_thinking_tokens=None
     )
-    questions = [text.format(question=question, answer=_text(cast("Generation", answer))) for answer in answers]
-    return [replace(check, prompt=replace_question(request.prompt, question)) for question in questions]
+    if request.arm.traits.judge_model is not None:  # vectors and text of the model that answers
+        check = replace(check, intervene=None, prompt=replace(request.prompt, interventions=(), answer_start=""))
+    texts = [_text(cast("Generation", answer)) for answer in answers]
+    return [replace(check, prompt=prompt) for prompt in judge_prompts(check.prompt, text, texts)]
 
 
 def _choose(results: Sequence[Generation | Failure], verdicts: Sequence[Generation | Failure]) -> Generation | Failure:

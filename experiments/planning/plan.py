@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from decoding import Strategy
+from decoding import Strategy, judge_prompts
 from decoding.arms.arm import Arm
 from decoding.arms.inspection import constant_strength, probe_branches, probe_prompt
 from experiments.contexts import PromptNotes, Retrieval, build_contexts, prompt_specs, render
@@ -331,15 +331,18 @@ def _count(
             if counters.equal.is_own(item.spec.cell):
                 counters.nested.add(item, counters.tokens.count_tokens(item.prompt))
             for cell in item.spec.cells:
-                branches = probe_branches(cell.decoding.strategy, item.prompt)
+                strategy = cell.decoding.strategy
+                branches = probe_branches(strategy, item.prompt)
                 counters.identical.add(cell, branches)
-                for branch in branches:
+                samples = 1 if cell.answer_mode == "options" else strategy.traits.num_samples
+                judge = strategy.traits.judge if samples > 1 else None
+                checks = judge_prompts(item.prompt, judge[0], map(str, range(samples))) if judge else []
+                for branch, times in [*((one, samples) for one in branches), *((one, 1) for one in checks)]:
                     if branch.digest not in tokens:
                         tokens[branch.digest] = counters.tokens.count_tokens(branch)
                         context_images.update(image.digest for image in branch.images)
                         for image in branch.images:
                             (counters.edited if image.edits else counters.plain).add(image.digest, index)
-                    times = 1 if cell.answer_mode == "options" else cell.decoding.strategy.traits.num_samples
                     work.prompts_alone += times
                     work.tokens_alone += times * tokens[branch.digest]
                     work.num_images += times * len(branch.images)

@@ -1,13 +1,16 @@
 from collections import Counter
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import pytest
 
+from decoding import Sampling
 from decoding.arms.arm import Arm, parse_arm
 from decoding.engine.engine import run_requests
 from decoding.engine.requests import Counters, DecodingRequest, Failure
-from decoding.engine.voting import _vote
+from decoding.engine.voting import _samples, _vote
 from decoding.prompt_edits import question_text, replace_question
+from decoding.strategies.best_of_n import BestOfN
+from decoding.strategies.sampling import SamplingDecoding
 from icl.errors import ConfigError
 from icl.streams import StreamKey
 from icl.types import Generation, Usage
@@ -127,6 +130,37 @@ def test_the_best_of_n_is_the_sample_after_which_the_judge_most_probably_accepts
         assert answer.usage.new_tokens >= sum(one.usage.new_tokens for one in alone if isinstance(one, Generation))
         chosen.append((answer.text != texts[0], answer.text != vote.text))
     assert all(map(any, zip(*chosen, strict=True))), "neither the first sample nor the vote always wins"
+
+
+@dataclass(init=False, eq=False)
+class ToyJudge(Toy):
+    digest = "a toy judge"
+
+
+def test_another_model_judges_the_samples_of_the_model_that_answers() -> None:
+    """The samples are those of the vote, and the slow version reads the judge's word from a session of the judge."""
+    model, judge = Toy(vocabulary=6), ToyJudge(vocabulary=6, image_share=3.0)
+    text, chosen = "{question} Is {answer} right?", []
+    arm = Arm(BestOfN(3, judge=text, accept="w4", judge_model=judge), Sampling(0.7))
+    requests = [DecodingRequest(prompt(i), arm, max_new_tokens=2) for i in range(8)]
+    own = [replace(one, arm=Arm(BestOfN(3, judge=text, accept="w4"), Sampling(0.7))) for one in requests]
+    answers = run_requests(model, [*requests, *own])
+    for request, answer, other in zip(requests, answers[:8], answers[8:], strict=True):
+        samples = [replace(one, arm=Arm(SamplingDecoding(0.7), Sampling(0.7))) for one in _samples(request)]
+        texts = [one.text for one in run_requests(model, samples) if isinstance(one, Generation)]
+        questions = [text.format(question=question_text(request.prompt), answer=one) for one in texts]
+        logits = judge.open([replace_question(request.prompt, one) for one in questions]).logits
+        rewards = logits.log_softmax(-1)[:, 4].tolist()
+        assert isinstance(answer, Generation)
+        assert isinstance(other, Generation)
+        assert answer.text == texts[rewards.index(max(rewards))]
+        chosen.append(answer.text != other.text)
+    assert any(chosen), "the judge chooses as the model itself"
+
+
+def test_a_judge_without_logits_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"judge_model: .* gives no log-probability of a word here\. Use 'hf'"):
+        parse_arm({"name": "best_of_n", "judge_model": "fake-vote"})
 
 
 def test_best_of_n_fails_with_its_judge_or_a_sample_and_asks_none_for_options() -> None:

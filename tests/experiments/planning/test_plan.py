@@ -42,6 +42,21 @@ def test_the_plan_is_an_upper_limit_if_queries_share_prompts(mapping: Any, toy: 
     assert prefilled <= planned(config).work.prompts <= 2 * prefilled
 
 
+def test_the_plan_counts_a_prompt_of_the_judge_for_each_sampled_answer(mapping: Any, toy: str, tmp_path: Any) -> None:
+    works = []
+    for node in ({"name": "self_consistency", "samples": 3}, {"name": "best_of_n", "samples": 3, "accept": "w4"}):
+        config = mapping(model=toy, shots=1, decoding=node)
+        works.append(planned(config).work)
+    vote, judged = works
+    assert judged.prompts == vote.prompts + 3 * 6
+    assert judged.prompts_alone == vote.prompts_alone + 3 * 6
+    assert judged.tokens > 2 * vote.tokens
+    run(load_config(config), tmp_path)
+    prefilled = Store(tmp_path / "t").read_run()["sessions"][-1]["counters"]["prompts_prefilled"]  # type: ignore[index]
+    assert vote.prompts < prefilled <= judged.prompts
+    assert planned({**config, "answer_mode": "options"}).work.prompts == vote.prompts
+
+
 def test_plain_and_edited_images_are_counted_once_each(mapping: Any, toy: str) -> None:
     work = planned(mapping(model=toy, shots=0, seeds=[0, 1, 2], grid={"decoding": ["greedy", "vcd"]})).work
     assert (work.images, work.edited) == (6, 18)
