@@ -16,7 +16,8 @@ The other classifier is an embedder, or a file:
     embedder     softmax over classes c of 100 cos(image, c); c is the text `class_text`, or with `classifier: means`
                  the mean of the pool's images of the class, without the image itself
     predictions  a JSON object with the class probabilities of every example of the task, queries and pool, by id:
-                 {"q-1": {"cat": 0.7, "dog": 0.3}}
+                 {"q-1": {"cat": 0.7, "dog": 0.3}}. It has no digests of images, so predictions for other images
+                 under the same ids are not noticed
 
 `icl analyze RUN corrected_labels` exports the corrected class of each image. `denoised_classifier` tunes a head of the
 embedder on these classes (the third step of the paper), with controls.

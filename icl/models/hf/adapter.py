@@ -17,7 +17,7 @@ from icl import ModelError, canonical_bytes, expand_user, parse_json, safetensor
 CONFIG = "adapter_config.json"
 WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 ADAPTERS = Path(__file__).resolve().parent.parent / "tiny" / "adapters"
-SHIPPED_ADAPTERS = {f"tiny_{name}": ADAPTERS / name for name in ("cobsat", "link_context", "raven")}
+SHIPPED_ADAPTERS = {f"tiny_{file.parent.name}": file.parent for file in sorted(ADAPTERS.glob(f"*/{CONFIG}"))}
 """Word for `adapter` -> its folder. `python -m lab.tiny stages` trains them."""
 HUB_ID = r"[\w.-]+/[\w.-]+"
 
@@ -37,7 +37,12 @@ class LoraAdapter:
     @cached_property
     def folder(self) -> Path:
         """The folder. Raises ModelError if it is incomplete or contains another kind of adapter."""
-        folder = SHIPPED_ADAPTERS.get(self.path) or expand_user(self.path)
+        own, shipped_folder = expand_user(self.path), SHIPPED_ADAPTERS.get(self.path)
+        if shipped_folder is not None and own.is_dir():
+            raise ModelError(
+                f"{self.key}: '{self.path}' is a shipped adapter and a folder here. Write ./{self.path} for the folder."
+            )
+        folder = shipped_folder or own
         if not folder.is_dir():
             shipped = ", ".join(SHIPPED_ADAPTERS)
             raise ModelError(f"{self.key}: there is no folder {folder.absolute()}, and shipped adapters are {shipped}.")
@@ -85,6 +90,13 @@ class LoraAdapter:
         if self.base == name or not (re.fullmatch(HUB_ID, self.base) and re.fullmatch(HUB_ID, name)):
             return None
         return f"the adapter {self.folder} says that it was trained on {self.base}; it is used on {name}"
+
+    def check_base(self, name: str) -> None:
+        """Raises ModelError if the adapter was trained on another shipped model than `name`. Reads no weights."""
+        from icl.models.hf.checkpoint import SHIPPED
+
+        if self.base != name and {self.base, name} <= SHIPPED.keys():
+            raise ModelError(self._other(name, "both are shipped"))
 
     def apply_to(self, model: Any, name: str, merge: bool) -> Any:
         """The model with the adapter.

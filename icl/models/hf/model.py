@@ -140,6 +140,7 @@ class HF(LogitModel):
         settings = {name: getattr(self, name) for name in names}
         settings |= self.prompt_settings
         if self.lora is not None:
+            self.lora.check_base(self.path)
             settings |= {"adapter": self.lora.digest, "merge": self.merge}
         precision = device_placement.resolve_dtype(self.device, self.device_map, self.dtype)
         return canonical_digest({"checkpoint": self.checkpoint.digest, "dtype": precision, **settings})[:32]

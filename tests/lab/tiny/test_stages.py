@@ -16,6 +16,10 @@ from lab.tiny.stages import MODULES, STAGES, ship, study
 pytest.importorskip("peft")
 
 
+def test_each_stage_has_a_shipped_adapter() -> None:
+    assert set(SHIPPED_ADAPTERS) == {f"tiny_{name}" for name in STAGES}
+
+
 @pytest.mark.parametrize("name", STAGES)
 def test_a_shipped_adapter_has_the_settings_of_its_stage(name: str) -> None:
     folder, spec = SHIPPED_ADAPTERS[f"tiny_{name}"], study(name).tune

@@ -11,6 +11,7 @@ import tiny_models
 import torch
 
 from icl.errors import ConfigError, ModelError
+from icl.models.hf.adapter import LoraAdapter
 from icl.models.hf.model import HF
 from icl.registry import build
 
@@ -66,6 +67,23 @@ def test_merged_and_separate_adapters_agree_and_differ_from_the_base(
     ]
     assert names[0]
     assert not names[1]
+
+
+def test_a_folder_with_the_name_of_a_shipped_adapter_is_not_hidden(
+    adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(adapter, tmp_path / "tiny_raven")
+    shipped = LoraAdapter("tiny_raven").folder
+    monkeypatch.chdir(tmp_path)
+    assert not LoraAdapter("./tiny_raven").folder.samefile(shipped)
+    with pytest.raises(ModelError, match=r"a shipped adapter and a folder here\. Write \./tiny_raven for the folder"):
+        _ = LoraAdapter("tiny_raven").folder
+
+
+def test_the_digest_of_another_shipped_model_with_an_adapter_is_refused_before_weights_are_read() -> None:
+    assert HF(path="tiny", adapter="tiny_raven").digest != HF(path="tiny").digest
+    with pytest.raises(ModelError, match=r"raven is an adapter of another model than small: .* trained on tiny\.$"):
+        _ = HF(path="small", adapter="tiny_raven").digest
 
 
 def test_another_name_of_the_base_on_the_hub_is_noted(adapter: Path) -> None:
