@@ -43,6 +43,21 @@ def test_an_unknown_transform_of_a_task_is_reported_with_its_place_when_the_file
         study(transforms=[[], ["symbolz"]])
 
 
+def test_an_edit_of_training_images_draws_new_noise_in_each_epoch() -> None:
+    config = study(task=TASKS[:1], transforms=[[{"name": "image_edit", "edit": "noise", "where": "query"}]])
+    assert config.tune is not None
+    [cell] = _training_cells(config, config.tune, None)
+    digests_of: dict[str, set[str]] = {}
+    for _ in range(2):  # the same noise if the training is repeated
+        stream = episode_stream(config, config.tune, cell)
+        for number in range(10):
+            episode, _why = stream.episode(number)
+            assert episode is not None
+            [image] = [part.image for part in episode.prompt.parts() if part.image and part.demo is None]
+            digests_of.setdefault(episode.prompt.key.query, set()).add(image.digest)
+    assert [len(own) for own in digests_of.values()] == [2] * 5
+
+
 def test_sequential_passes_from_one_task_to_the_next() -> None:
     mixed, (first, second) = streams([1, 3], 40)
     assert digests(mixed, range(40)) == digests(first, range(10)) + digests(second, range(30))
