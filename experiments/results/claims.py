@@ -136,7 +136,7 @@ def _resolve(view: ScoreView, claim: ClaimSpec, metric: str) -> tuple[dict[str, 
 
 
 def _matching(part: DataFrame, axes: Sequence[str], setting: Mapping[str, Any]) -> DataFrame:
-    rows = [i for arm, own in iter_arms(part, axes) if matches_setting(arm, setting) for i in own.index]
+    rows = [i for arm, own in iter_arms(part[list(axes)], axes) if matches_setting(arm, setting) for i in own.index]
     return part.loc[rows]
 
 

@@ -172,7 +172,8 @@ def ceiling_effects(scores: DataFrame, metric: str, axes: "Sequence[str]") -> di
 
 
 def _at_ceiling(rows: DataFrame, metric: str, axes: "Sequence[str]") -> str:
-    means = [float(own[metric].mean()) for _, own in iter_arms(rows[rows[metric].notna()], axes)]
+    own_scores = rows.loc[rows[metric].notna(), list(dict.fromkeys([*axes, metric]))]
+    means = [float(own[metric].mean()) for _, own in iter_arms(own_scores, axes)]
     if len(means) < 2 or not CEILING <= min(means) <= max(means) <= 1:
         return ""
     if format_share(min(means)) == format_share(1):
@@ -222,7 +223,7 @@ def floor_effects(frame: DataFrame, axes: "Sequence[str]", named: "Series[bool]"
     sentences = {}
     for task in axis_values(answered, "task"):
         rows = answered[answered["task"] == task]
-        several = sum(1 for _ in iter_arms(rows, axes)) > 1
+        several = len(rows[list(axes)].drop_duplicates()) > 1
         if not named[rows.index].any():
             sentences[str(task)] = NEVER_AN_OPTION
         elif several and rows.groupby(["query", "seed"])["output"].nunique(dropna=False).max() == 1:

@@ -124,7 +124,7 @@ def axis_values(frame: DataFrame, axis: str) -> list[Any]:
 
     'none' comes first, and MISSING_VALUE last.
     """
-    every = dict.fromkeys(frame[axis])
+    every = dict.fromkeys(frame[axis].drop_duplicates())
     values = [value for value in every if value != MISSING_VALUE]
     is_numeric = all(isinstance(value, int | float) for value in values)
     ordered = sorted(values) if is_numeric else sorted(values, key=lambda value: value != NO_VALUE)
@@ -230,7 +230,8 @@ def shared_settings(a: DataFrame, b: DataFrame, over: Sequence[str]) -> tuple[tu
 def split_by_subject(frame: DataFrame, settings: Sequence[str]) -> Iterator[tuple[str, DataFrame]]:
     """(subject in words, samples) of each task and setting of the other axes, with the 0-shot arms that it shares."""
     keys = list(settings) or ["task"]
-    arms = list(iter_arms(frame, [*keys, "shots"] if "shots" in frame else keys))
+    by = [*keys, "shots"] if "shots" in frame else keys
+    arms = list(iter_arms(frame[by], by))  # their rows are named by the index: no other column is copied
     subjects = dict.fromkeys(tuple(arm[key] for key in keys) for arm, _ in arms)
     for values in subjects:
         named = dict(zip(keys, values, strict=True))
