@@ -2,7 +2,7 @@
 
     lora        LoRA matrices (Hu et al., ICLR 2022) in linear modules of the decoder. Features of images are cached, so
                 the vision tower cannot learn
-    projector   all weights of the projector (`experiments.tuning.projector`)
+    projector   all weights of the projector (`experiments.tuning.projector`); new_projector: from random first weights
     vectors     tensors of an intervention; the model's weights are fixed. They are written as `icl fit` writes
                 vectors: `intervene: {name: NAME, fitted: FOLDER/vectors.safetensors}` reads them
 
@@ -74,7 +74,7 @@ class TrainedPart(ABC):
 
 
 class TrainedAdapter(TrainedPart):
-    """Parameters that train inside the model of an engine. At first they change no output bit."""
+    """Parameters that train inside the model of an engine. At first only a new projector changes an output bit."""
 
     def __init__(self, model: HF, spec: TuneSpec) -> None:
         logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # peft imports it, and it warns
