@@ -84,6 +84,7 @@ from icl.models.base import LogitModel, Model
 from icl.models.base import Request as Request
 from icl.models.base import Session as Session
 from icl.models.interventions import END as END
+from icl.models.interventions import TOWER_KINDS as TOWER_KINDS
 from icl.models.interventions import Intervention, Site, StateObserver, Where, steer
 from icl.models.interventions import Keys as Keys
 from icl.models.interventions import TokenPart as TokenPart

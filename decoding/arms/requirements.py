@@ -4,7 +4,7 @@ from collections.abc import Iterable, Set
 
 from decoding import Arm, Beam, SteeringMethod, constant_strength, probe_branches
 from decoding.base import missing_layer
-from icl import ConfigError, Keys, Model, Prompt, Strategy, build, entries, resolve
+from icl import TOWER_KINDS, ConfigError, Keys, Model, Prompt, Strategy, build, entries, resolve
 
 SUFFICIENT_ABILITIES = {
     "generate": frozenset({"generate", "logits", "strategies"}),
@@ -138,8 +138,8 @@ def branch_edit_refusal(arm: Arm, model: Model) -> str | None:
 
     acts = [act for branch in probe_branches(arm.strategy) for act in branch.interventions]
     names = [name for act in acts for name in (act.where.span, *getattr(act, "keys", Keys()).spans)]
-    layers = {} if model.num_layers is None else dict.fromkeys(site.layer for act in acts for site in act.sites)
-    missing = next(filter(None, (missing_layer(number, model.num_layers or 0) for number in layers)), None)
+    layers = {s.layer: model.num_layers for act in acts for s in act.sites if s.kind not in TOWER_KINDS}
+    missing = next(filter(None, (missing_layer(number, n) for number, n in layers.items() if n is not None)), None)
     return missing or (model.image_token_problem if names_images(names) else None)
 
 

@@ -108,7 +108,7 @@ class FittedMethod(SteeringMethod):
         _ = self.file
         if type(self).intervention is not FittedMethod.intervention:
             try:
-                _ = self._intervention
+                _ = self._interventions
             except ICLError as error:  # the file lacks a layer, heads or a control
                 return str(error)
         return None
@@ -120,8 +120,9 @@ class FittedMethod(SteeringMethod):
                 f"{self.file.path} has vectors of width {width}, and the states of this model have width "
                 f"{model.sites.width}. Fit them on this model."
             )
-        for site in self.intervention().sites:
-            model.sites.resolve(site)
+        for edit in self._interventions:
+            for site in edit.sites:
+                model.sites.resolve(site)
 
     def chosen(self, key: str) -> Any:
         """The value of a parameter: the config's, or the fit's choice."""
@@ -135,15 +136,16 @@ class FittedMethod(SteeringMethod):
     @cached_property
     def vectors(self) -> Tensor:
         """The tensor of the method or of its control."""
-        own = self.file.tensors[self.tensor]
-        if self.control in ("none", "random_heads"):
-            return own
-        if self.control == "random":
-            return self.random_vectors(own)
-        name = f"{self.tensor}.{self.control}"
+        return self.controlled(self.tensor)
+
+    def controlled(self, name: str) -> Tensor:
+        """A tensor of the file, or what the control has in its place. Raises ConfigError if the file lacks it."""
+        if self.control not in ("none", "random", "random_heads"):
+            name = f"{name}.{self.control}"
         if name not in self.file.tensors:
-            raise ConfigError(f"{self.file.path} has no control '{self.control}'. Fit it again.")
-        return self.file.tensors[name]
+            raise ConfigError(f"{self.file.path} has no vectors '{name}'. Fit it again.")
+        own = self.file.tensors[name]
+        return self.random_vectors(own) if self.control == "random" else own
 
     def random_vectors(self, own: Tensor) -> Tensor:
         """Random vectors of equal norm, which belong to this file and `draw`."""
@@ -167,17 +169,21 @@ class FittedMethod(SteeringMethod):
         """The edit."""
         raise NotImplementedError(f"{type(self).__name__} does not define `intervention`")
 
+    def interventions(self) -> tuple[Intervention, ...]:
+        """The edits, if there is more than one."""
+        return (self.intervention(),)
+
     def fit(self, data: FitData) -> "FittedTensors":
         """The tensors and the chosen parameters, from a dev split."""
         raise NotImplementedError(f"{type(self).__name__} does not define `fit`")
 
     @cached_property
-    def _intervention(self) -> Intervention:
-        return self.intervention()
+    def _interventions(self) -> tuple[Intervention, ...]:
+        return self.interventions()
 
     def steered(self, prompts: Sequence[Prompt], model: HF) -> Sequence[Prompt]:
         self.check(model)
-        return [steer(prompt, self._intervention) for prompt in prompts]
+        return [steer(prompt, *self._interventions) for prompt in prompts]
 
     def controls(self) -> tuple[SteeringMethod, ...]:
         if self.control != "none" or not self.fitted:

@@ -11,7 +11,7 @@ from typing import Any
 
 from decoding import DevPrompt, FitData, FittedMethod, FittedTensors, SteeringMethod, probe_prompt
 from decoding.interventions import TrainableMethod, write_vector_file
-from icl import END, Intervention, Prompt, StreamKey, build, torch
+from icl import END, TOWER_KINDS, Intervention, Prompt, StreamKey, Where, build, torch
 from icl.models.answer_likelihood import demo_prompt
 from icl.models.hf.model import HF
 from icl.testing.require import accepts_class
@@ -165,7 +165,9 @@ def _check_purity(name: str, edits: list[Intervention], model: HF) -> None:
         for site in edit.sites:
             resolved = model.sites.resolve(site)
             shape = (count, model.sites.width)
-            if resolved.kind == "heads":
+            if resolved.kind in TOWER_KINDS:
+                shape = (count, model.observe([probe_prompt(1)], [resolved], Where("images"))[0][resolved].shape[-1])
+            elif resolved.kind == "heads":
                 projection = model.sites.projection(resolved.layer)
                 heads = model.sites.num_heads(resolved.layer)
                 shape = (count, heads, projection.in_features // heads)  # type: ignore[union-attr, operator, assignment]

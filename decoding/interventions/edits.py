@@ -10,7 +10,7 @@ from dataclasses import astuple, dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
-from icl import END, Site, Tensor, Where, canonical_digest, torch
+from icl import END, ModelError, Site, Tensor, Where, canonical_digest, torch
 
 if TYPE_CHECKING:
     import torch
@@ -148,21 +148,36 @@ def edit_digest(what: str, tensors: Mapping[Site, Tensor], strength: float, wher
 #
 #     x' = |x| unit(unit(x) + lam (1 + max(0, cos(x, -u))) u)
 #
-# u is a unit direction at each layer. The edit acts on what the MLP adds, at every token.
+# u is a unit direction at each layer. The edit acts on what the MLP adds, at every token. VTI has the factor lam alone.
 
 EVERYWHERE = Where("all", "both")
 """Every token of the prompt and of the answer."""
 
 
-def turned(x: Tensor, direction: Tensor, lam: float) -> Tensor:
-    """The states turned towards a unit direction [d], with their own lengths: [n, d] -> [n, d]."""
+def turned(x: Tensor, direction: Tensor, lam: float, evenly: bool = False) -> Tensor:
+    """The states turned towards a unit direction [d] or [n, d], with their own lengths: [n, d] -> [n, d].
+
+    evenly: whether states that point away are turned no further than others.
+    """
     length = x.norm(dim=-1, keepdim=True)
     against = torch.nn.functional.cosine_similarity(x, -direction, dim=-1)[..., None].clamp(min=0)
     new = torch.nn.functional.normalize(
-        torch.nn.functional.normalize(x, dim=-1) + lam * (1 + against) * direction, dim=-1
+        torch.nn.functional.normalize(x, dim=-1) + lam * (1 if evenly else 1 + against) * direction, dim=-1
     )
     states: Tensor = length * new
     return states
+
+
+def principal_direction(differences: Tensor) -> Tensor:
+    """The first principal direction of [n, layers, d], of length 1 over all layers: [layers, d].
+
+    Its sign makes the largest projection of a centered difference positive, as `svd_flip` in the code of In-Context
+    Vectors and of VTI.
+    """
+    centered = (differences - differences.mean(0)).flatten(1)
+    left, _, right = torch.linalg.svd(centered, full_matrices=False)
+    direction: Tensor = right[0] * left[left[:, 0].abs().argmax(), 0].sign()
+    return direction.view(differences.shape[1:])
 
 
 @dataclass(frozen=True, eq=False)
@@ -170,14 +185,16 @@ class DirectionEdit:
     """An intervention that turns states towards a direction.
 
     Attributes:
-        directions: Site -> direction [d], of any length above 0.
+        directions: Site -> direction [d], of any length; or [tokens, d], one for each token that it addresses in a row.
         lam: Strength; 0 is off.
         where: The tokens.
+        evenly: As in `turned`.
     """
 
     directions: Mapping[Site, Tensor]
     lam: float
     where: Where = EVERYWHERE
+    evenly: bool = False
 
     @property
     def sites(self) -> tuple[Site, ...]:
@@ -189,7 +206,14 @@ class DirectionEdit:
 
     @cached_property
     def digest(self) -> str:
-        return edit_digest(f"direction {astuple(self.where)}", self.directions, self.lam, self.where)
+        what = "even direction" if self.evenly else "direction"
+        return edit_digest(f"{what} {astuple(self.where)}", self.directions, self.lam, self.where)
+
+    @property
+    def tokens(self) -> int | None:
+        """Number of tokens of a row that have directions of their own. None if all tokens share one."""
+        own = next(iter(self.directions.values()))
+        return len(own) if own.ndim > 1 else None
 
     @cached_property
     def _units(self) -> Copies:
@@ -198,7 +222,15 @@ class DirectionEdit:
         )
 
     def edit(self, site: Site, x: Tensor, rows: Sequence[int]) -> Tensor:
-        return turned(x, self._units.on(x.device, site), self.lam)
+        unit = self._units.on(x.device, site)
+        if self.tokens:
+            if len(x) != self.tokens * len(set(rows)):
+                raise ModelError(
+                    f"{site} has {len(x) // len(set(rows))} tokens of an image, and directions are those of "
+                    f"{self.tokens}. Fit one direction for all tokens (tokens: mean), or use images of equal size."
+                )
+            unit = unit.repeat(len(set(rows)), 1)
+        return turned(x, unit, self.lam, self.evenly)
 
 
 def directions_by_site(model: "HF", vectors: Tensor) -> dict[Site, Tensor]:

@@ -108,8 +108,12 @@ class FitData:
         parts = {"sources": self.sources, "choice": self.choice}
         return {f"{name}_not_shuffled": sum(not one.is_shuffled for one in part) for name, part in parts.items()}
 
-    def answer_states(self, sites: Sequence[Site]) -> tuple[Tensor, Tensor]:
+    def answer_states(self, sites: Sequence[Site], answers: Sequence[str] = ()) -> tuple[Tensor, Tensor]:
         """States before and after the answer of each source, without demonstrations.
+
+        Args:
+            sites: Where they are read.
+            answers: For each source, the answer in place of its first accepted one.
 
         Returns:
             States at the last token of the prompt, and at the last token of its answer: [sources, sites, d].
@@ -123,8 +127,8 @@ class FitData:
             prompts = [self.model.before_answer(one.without_demonstrations) for one in batch]
             recorder = StateRecorder(tuple(sites), Where(part="both"))
             rows = self.model.open(prompts, observe=recorder)
-            answers = [self.model.option_ids(p, [one.answers[0]])[0] for p, one in zip(prompts, batch, strict=True)]
-            rows.extend(answers)
+            own_answers = answers[start : start + BATCH] or [one.answers[0] for one in batch]
+            rows.extend([self.model.option_ids(p, [one])[0] for p, one in zip(prompts, own_answers, strict=True)])
             for i in range(len(batch)):
                 own = recorder.states[i]
                 pairs.append([torch.stack([own[site][place] for site in sites]) for place in (0, -1)])

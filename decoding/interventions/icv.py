@@ -20,7 +20,8 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from decoding import Control, DirectionEdit, FitData, FittedMethod, FittedTensors
-from icl import NonNegative, Site, Tensor, component, torch
+from decoding.interventions.edits import principal_direction
+from icl import NonNegative, Site, component
 
 
 @component("intervention", "icv")
@@ -59,14 +60,3 @@ class ICV(FittedMethod):
         edit = DirectionEdit({Site("mlp", layer): vectors[layer] for layer in layers}, self.lam)
         report = {**data.reference_accuracies(), "steered": data.accuracies([(edit,)])[0]}
         return FittedTensors(tensors, {"layers": layers}, report)
-
-
-def principal_direction(differences: Tensor) -> Tensor:
-    """The first principal direction of [n, layers, d], of length 1 over all layers: [layers, d].
-
-    Its sign makes the largest projection of a centered difference positive, as the released code's `svd_flip`.
-    """
-    centered = (differences - differences.mean(0)).flatten(1)
-    left, _, right = torch.linalg.svd(centered, full_matrices=False)
-    direction: Tensor = right[0] * left[left[:, 0].abs().argmax(), 0].sign()
-    return direction.view(differences.shape[1:])

@@ -10,7 +10,7 @@ the same noise in any batch and at any decoding step. `stream` holds that bindin
 
 from icl.edits.base import Box, ColorLevel, Edit, ReplacementImage, build_edit
 from icl.edits.colors import Blank, Blur, Color, Inversion, MeanColor, RandomColors
-from icl.edits.geometry import Crop, Flip, RegionMask, Rotate, ShuffledPatches
+from icl.edits.geometry import Crop, Flip, MaskedPatches, RegionMask, Rotate, ShuffledPatches
 from icl.edits.noise import DIFFUSION_STEPS, DiffusionNoise, diffusion_scales
 from icl.edits.random_augmentation import RandomAugmentation
 
@@ -26,6 +26,7 @@ __all__ = [
     "Edit",
     "Flip",
     "Inversion",
+    "MaskedPatches",
     "MeanColor",
     "RandomAugmentation",
     "RandomColors",

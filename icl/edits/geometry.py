@@ -5,7 +5,8 @@ from typing import Literal
 
 from icl import PIL, Edit, StreamKey, component
 from icl.edits.base import Box, ColorLevel
-from icl.registry import PatchesPerSide
+from icl.edits.colors import MeanColor
+from icl.registry import Count, Fraction, PatchesPerSide
 
 
 @component("edit", "crop")
@@ -52,6 +53,30 @@ class RegionMask(Box):
         masked = image.copy()
         masked.paste((self.red, self.green, self.blue), self.of(image))
         return masked
+
+
+@component("edit", "masked_patches")
+@dataclass(frozen=True)
+class MaskedPatches(Edit):
+    """Random patches in the image's mean color (VTI, Liu et al. 2025). Each prompt and `draw` has others."""
+
+    grid: PatchesPerSide = 24  # patches along a side
+    share: Fraction = 0.99  # of the patches that are masked
+    draw: Count = 0  # number of the random draw
+    stream: int = 0  # random stream, set by the prompt that binds the edit
+
+    def bind(self, key: StreamKey, place: str) -> "MaskedPatches":
+        return replace(self, stream=key.number(f"masked/{self.draw}/{place}", 63))
+
+    def apply_to_image(self, image: "PIL.Image.Image") -> "PIL.Image.Image":
+        import numpy as np
+
+        order = np.random.default_rng(self.stream).permutation(self.grid**2)
+        is_masked = np.zeros(self.grid**2, np.uint8)
+        is_masked[order[: int(self.share * self.grid**2)]] = 255
+        mask = PIL.Image.fromarray(is_masked.reshape(self.grid, self.grid))
+        plain = MeanColor().apply_to_image(image)
+        return PIL.Image.composite(plain, image, mask.resize(image.size, PIL.Image.Resampling.NEAREST))
 
 
 @component("edit", "shuffled_patches")

@@ -1,4 +1,4 @@
-"""Interventions: edits of a decoder's hidden states at named sites, and observers that read them there.
+"""Interventions: edits of hidden states at named sites, and observers that read them there.
 
 A prompt carries its interventions (`steer`). They are part of its digest, so engines, caches and shared prefixes keep
 prompts with different interventions apart, and every strategy composes with them: all branches that are made from a
@@ -10,9 +10,15 @@ steered prompt are steered too. A branch with an intervention of its own is `ste
     residual   output of the layer        [n, d]
     attention  what attention adds        [n, d]
     middle     stream after attention     [n, d]
+    mlp_input  what the MLP block reads   [n, d]
     mlp        what the MLP adds          [n, d]
     heads      input of the projection    [n, H, e]
     scores     attention logits           [n, H, keys]; key j is token j of the row, -inf where the mask hides it
+    vision     output of layer l of the vision tower   [n, e], the tokens of an image in the order of the tower
+    vision_mlp what its MLP adds                       [n, e]
+
+All sites of an intervention are in the decoder, or all in the vision tower. There it acts on all tokens of the images
+of its span, and a row is an image in a pass of the tower.
 
 Positions belong to tokens of a prompt, never to columns of a batch: rows are padded, and begin on shared prefixes.
 """
@@ -29,13 +35,28 @@ if TYPE_CHECKING:
 
     from icl.types import Prompt
 
-SiteKind = Literal["embedding", "input", "residual", "attention", "middle", "mlp", "heads", "scores"]
+SiteKind = Literal[
+    "embedding",
+    "input",
+    "residual",
+    "attention",
+    "middle",
+    "mlp_input",
+    "mlp",
+    "heads",
+    "scores",
+    "vision",
+    "vision_mlp",
+]
 """What of a layer is addressed. See the table of the module."""
+
+TOWER_KINDS: tuple[SiteKind, ...] = ("vision", "vision_mlp")
+"""Kinds of sites in the vision tower."""
 
 
 @dataclass(frozen=True, order=True)
 class Site:
-    """A place in the decoder where states can be read and edited.
+    """A place in the decoder or the vision tower where states can be read and edited.
 
     Attributes:
         kind: What of the layer.

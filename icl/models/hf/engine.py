@@ -9,7 +9,7 @@ from icl.memory import keep_freed_memory
 from icl.models.hf import HFSession, Prefiller, conventions, device_placement, free, quantization, self_check
 from icl.models.hf.counters import ModelCounters
 from icl.models.hf.device_placement import cuda_problem
-from icl.models.hf.image_encoder import ImageEncoder
+from icl.models.hf.image_encoder import ImageEncoder, probe_image
 from icl.models.hf.language_model import LanguageModel
 from icl.models.hf.memory import DEFAULT_BUDGETS, MemoryBudgets, decoder_shape, measured_budgets, model_memories
 from icl.models.hf.prompt_encoding import PromptEncoder
@@ -58,6 +58,9 @@ class HFEngine:
         doubt = None if hf.lora is None else hf.lora.base_note(hf.path)
         self.notes: tuple[str, ...] = (doubt,) if doubt else ()
         self.prompt_encoder = self._make_prompt_encoder(hf)
+        if self.prompt_encoder.encoder is not None:
+            tower = ImageEncoder(hf.pixels, model, 0, ModelCounters())
+            self.runner.read_image = lambda: tower.encode([[probe_image()]])
         sharing = self._can_share_prefixes()
         self.budgets = self._budgets(hf)
         self.runner.option_limit = BatchLimit(self.budgets.option_tokens)

@@ -10,9 +10,16 @@ import torch
 from torch import Tensor
 
 from icl import ModelError, Prompt, Site, Where, steer
-from icl.models.hf import EncodedPrompt, LanguageModel, PromptEncoder, run_within_limit
+from icl.models.hf import EncodedPrompt, ImageEncoder, LanguageModel, ModelCounters, PromptEncoder, run_within_limit
 from icl.models.hf.prefill import cut
-from icl.models.hf.token_ranges import part_tokens, text_tokens
+from icl.models.hf.token_ranges import (
+    acts_in_tower,
+    addressed_images,
+    part_tokens,
+    text_tokens,
+    with_tower_edit,
+    with_tower_edits,
+)
 from icl.models.interventions import MovedStates
 
 T = TypeVar("T")
@@ -75,6 +82,8 @@ def observed_states(
     reduce: from the states of some tokens [n, ...] to what is stored of each [n, ...].
     """
     recorder, runner = StateRecorder(sites, where, reduce), reader.runner
+    if acts_in_tower(recorder):
+        return [_tower_states(reader, prompt, recorder) for prompt in prompts]
 
     def run(reads: Sequence[EncodedPrompt]) -> list[None]:
         for read in reads:  # a batch that did not fit into memory may have recorded some states
@@ -87,6 +96,18 @@ def observed_states(
         {site: torch.stack(states) for site, states in recorder.states.get(row, {}).items()}
         for row in range(len(prompts))
     ]
+
+
+def _tower_states(reader: PromptEncoder, prompt: Prompt, recorder: StateRecorder) -> dict[Site, Tensor]:
+    """The states of the addressed images in the vision tower, one after the other. Each is read past the cache."""
+    prompt, own = with_tower_edits(reader, prompt), list[StateRecorder]()
+    for name in addressed_images(reader, prompt, recorder.where):
+        own.append(StateRecorder(recorder.sites, recorder.where, recorder.reduce))
+        prompt = with_tower_edit(reader, prompt, [name], own[-1], f"observed {name}")
+    ImageEncoder(reader.pixels, reader.runner.model, 0, ModelCounters()).encode([prompt.images])
+    sites = recorder.sites if own else ()
+    # Row 0: if a prompt has other images, some processors read each with a copy.
+    return {site: torch.stack([state for one in own for state in one.states[0][site]]) for site in sites}
 
 
 def image_logits(reader: PromptEncoder, prompt: Prompt, layer: int, names: Sequence[str]) -> list[Tensor]:

@@ -8,18 +8,20 @@ holds the text that the processor writes for the image, its features, and the gr
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from icl import BatchLimit, LRUByteCache, moved_to_device
+from icl import PIL, BatchLimit, Edit, Image, LRUByteCache, moved_to_device
 from icl.models.hf import ImageProcessor, ModelCounters, execution_device, run_within_limit
 from icl.models.hf.image_features import EncodedImage, Key, slice_field
 from icl.models.hf.memory import TOWER_IMAGES, UNBOUNDED, tower_sizes
+from icl.models.hf.tower_edits import TowerEdit, attached
 
-if TYPE_CHECKING:
-    from icl.images import Image
+PROBE_SIDE = 96
+"""Side in pixels of the image that shows which modules of a model read images."""
 
 FIELDS = ("pooler_output", "last_hidden_state", "deepstack_features")
 
@@ -48,7 +50,7 @@ class ImageEncoder:
         )
         self.tower_names = set(inspect.signature(self.base.get_image_features).parameters)
 
-    def encode(self, prompts: Sequence[Sequence["Image"]]) -> list[list[EncodedImage]]:
+    def encode(self, prompts: Sequence[Sequence[Image]]) -> list[list[EncodedImage]]:
         """Encoded images of each prompt. Equal images give the same object. Raises ImageError."""
         keys = [[self.pixels.key(image, len(images)) for image in images] for images in prompts]
         missing: dict[Key, Image] = {}
@@ -68,22 +70,24 @@ class ImageEncoder:
             )
         return [[parts[key] for key in row] for row in keys]
 
-    def prepare_ahead(self, prompts: Sequence[Sequence["Image"]]) -> None:
+    def prepare_ahead(self, prompts: Sequence[Sequence[Image]]) -> None:
         """Process the images that are not encoded, in another thread. Raises ImageError."""
         keys = {self.pixels.key(image, len(images)): image for images in prompts for image in images}
         self.pixels.prepare_ahead([(image, key[1]) for key, image in keys.items() if key not in self.cache.items])
 
-    def _encode_missing(self, missing: Mapping[Key, "Image"]) -> dict[Key, EncodedImage]:
+    def _encode_missing(self, missing: Mapping[Key, Image]) -> dict[Key, EncodedImage]:
         groups: dict[Any, list[tuple[Key, dict[str, Any], str]]] = {}
+        edits = {key: image.edits for key, image in missing.items()}
         processed = self.pixels.pixels([(image, key[1]) for key, image in missing.items()])
         for key, (inputs, text) in zip(missing, processed, strict=True):
             self.pixels.check_text(text)
-            like = (key[1], tuple((k, tuple(v.shape)) for k, v in inputs.items() if isinstance(v, Tensor)))
+            shapes = tuple((k, tuple(v.shape)) for k, v in inputs.items() if isinstance(v, Tensor))
+            like = (key[1], shapes, *(one.describe() for one in edits[key] if isinstance(one, TowerEdit)))
             groups.setdefault(like, []).append((key, inputs, text))
         made: dict[Key, EncodedImage] = {}
         for group in groups.values():
             parts = run_within_limit(
-                self._tower,
+                partial(self._tower, edits=edits[group[0][0]]),
                 group,
                 self.limit,
                 "images",
@@ -98,15 +102,17 @@ class ImageEncoder:
         """Peak of a pass over images of equal size, in bytes. 0 if the tower's sizes are not known."""
         return 0.0 if self.tower is None else self.tower.of(group[0][1]).peak_bytes(len(group))
 
-    def _tower(self, group: Sequence[tuple[Key, dict[str, Any], str]]) -> list[EncodedImage]:
-        """One forward pass of the tower for images with processed inputs of equal shapes."""
+    def _tower(
+        self, group: Sequence[tuple[Key, dict[str, Any], str]], edits: Sequence[Edit] = ()
+    ) -> list[EncodedImage]:
+        """One forward pass of the tower for images with processed inputs of equal shapes and equal `TowerEdit`s."""
         count = len(group) * (2 if group[0][0][1] else 1)
         inputs = {
             name: on_model(torch.cat([each[name] for _, each, _ in group]), self.model)
             for name, value in group[0][1].items()
             if name in self.tower_names and isinstance(value, Tensor)
         }
-        with torch.no_grad():
+        with torch.no_grad(), attached(edits, count):
             output = self.base.get_image_features(**inputs, return_dict=True)
         self.counters.images_encoded += len(group)
         fields = {name: output.get(name) for name in FIELDS if output.get(name) is not None}
@@ -135,3 +141,11 @@ def on_model(value: Tensor, model: Any) -> Tensor:
 def itself(image: EncodedImage) -> EncodedImage:
     """The image as it is."""
     return image
+
+
+def probe_image() -> Image:
+    """An image of random pixels. No two modules output its features by accident."""
+    import numpy as np
+
+    pixels = np.random.default_rng(0).integers(0, 256, (PROBE_SIDE, PROBE_SIDE, 3), dtype=np.uint8)
+    return Image.from_pil(PIL.Image.fromarray(pixels), "probe")

@@ -1,7 +1,7 @@
 """The weights, and the only place that calls the language model."""
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
@@ -60,6 +60,7 @@ class LanguageModel:
         prefill_limit: The largest forward pass over whole prompts, in padded tokens.
         option_limit: The largest forward pass that scores options, in tokens of the repeated rows.
         max_scores: The most logits of such a pass.
+        read_image: A pass of the vision tower over a small image. None for a text model, or without the image cache.
     """
 
     def __init__(self, model: Any, processor: Any, counters: ModelCounters) -> None:
@@ -75,6 +76,7 @@ class LanguageModel:
         self.has_logits_to_keep = "logits_to_keep" in names
         if (head := model.get_output_embeddings()) is not None:
             head.register_forward_pre_hook(contiguous_input)
+        self.read_image: Callable[[], object] | None = None
 
     @property
     def device(self) -> torch.device:
@@ -170,7 +172,7 @@ class LanguageModel:
     @cached_property
     def sites(self) -> DecoderSites:
         """Places of hidden states. Raises ModelError if the decoder's layers cannot be found."""
-        return DecoderSites(self.model, self._read_text)
+        return DecoderSites(self.model, self._read_text, self.read_image)
 
     def _read_text(self) -> None:
         """A forward pass over a few tokens of text, which the counters do not count."""
@@ -183,6 +185,16 @@ class LanguageModel:
         positions = self.model._prepare_position_ids_for_generation(tokens, inputs)
         self.call_model(tokens, None, positions, layers.new_cache(self.model.config), token_types=types)
         self.counters.forwards = before
+
+    def exit_logits(self, states: Tensor) -> Tensor:
+        """The output layer on the final norm of states of any layer: [n, d] -> [n, V] float32.
+
+        A cap or scale of the logits is left out. Raises ModelError as `DecoderSites.final_norm`.
+        """
+        head = self.model.get_output_embeddings()
+        with torch.no_grad():
+            logits: Tensor = head(self.sites.final_norm(states.to(head.weight.dtype)).to(head.weight.device))
+        return logits.float()
 
     @cached_property
     def early_exit_head(self) -> "EarlyExitHead":

@@ -12,16 +12,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from icl import PIL, BatchLimit, Image, ModelError
+from icl import BatchLimit, Image, ModelError
 from icl.models.hf import EncodedImage, ImageEncoder, ModelCounters
+from icl.models.hf.image_encoder import probe_image
 
 if TYPE_CHECKING:
     from icl.models.hf.model import HF
 
 CONSTANT = -1
 """The row of an output that gives a row of features which no output gives."""
-PROBE_SIDE = 96
-"""Side in pixels of the image used to identify the projector by its features."""
 AT_ONCE = 16
 """Number of images with features in memory at the same time."""
 
@@ -55,7 +54,7 @@ def projector_modules(model: "HF", encoder: ImageEncoder) -> list[str]:
     """Full names of the modules of the projector. Raises ModelError if there is none."""
     whole = model.engine.runner.model
     with _recorded(whole) as recorder:
-        [[image]] = encoder.encode([[_probe_image()]])
+        [[image]] = encoder.encode([[probe_image()]])
     encoder.cache.clear()
     calls = {call.module: call for call in reversed(recorder.calls)}  # the first call of each module
     reads_pixels = next(call.module for call in recorder.calls if list(call.module.parameters(recurse=False)))
@@ -136,14 +135,6 @@ def _recorded(model: nn.Module) -> Iterator[CallRecorder]:
         yield recorder
     finally:
         recorder.close()
-
-
-def _probe_image() -> Image:
-    """An image of random pixels. No two modules output its features by accident."""
-    import numpy as np
-
-    pixels = np.random.default_rng(0).integers(0, 256, (PROBE_SIDE, PROBE_SIDE, 3), dtype=np.uint8)
-    return Image.from_pil(PIL.Image.fromarray(pixels), "projector")
 
 
 def projector_means(model: "HF", images: Sequence[Image]) -> list[tuple[Tensor, Tensor]]:

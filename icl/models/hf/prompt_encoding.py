@@ -48,11 +48,12 @@ class PromptEncoder:
 
     def read(self, prompts: Sequence[Prompt], observe: StateObserver | None = None) -> list[EncodedPrompt]:
         """Encoded prompts with their interventions, and an observer. Raises ModelError, ImageError."""
-        encoded = self._read_all(prompts)
         if observe is None and not any(prompt.interventions for prompt in prompts):
-            return encoded
-        from icl.models.hf.token_ranges import with_edits
+            return self._read_all(prompts)
+        from icl.models.hf.token_ranges import with_edits, with_tower_edits
 
+        prompts = [with_tower_edits(self, prompt) for prompt in prompts]
+        encoded = self._read_all(prompts)
         return [with_edits(self, *pair, row, observe) for row, pair in enumerate(zip(prompts, encoded, strict=True))]
 
     def image_tokens(self, prompt: Prompt, encoded: EncodedPrompt) -> list[list[int]]:

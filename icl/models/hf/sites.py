@@ -1,4 +1,4 @@
-"""Which module of a decoder to hook for each site, that is, for each place where hidden states are read or edited.
+"""Which module of a model to hook for each site, that is, for each place where hidden states are read or edited.
 
 An intervention names sites (`icl.models.interventions.Site`: a kind and a layer). `DecoderSites` finds the PyTorch
 module that has these states as its input or output (`Hookable`), and `row_edits` attaches the hooks. `scores` are the
@@ -9,12 +9,16 @@ One layer:
         x = input of the layer
         |----> attention block --> (norm) --> a       site `attention` is a
         +  <------------------------------- a         site `middle` is x + a
-        |----> MLP block --------> (norm) --> m       site `mlp` is m
+        |----> MLP block --------> (norm) --> m       site `mlp` is m, `mlp_input` is what the block reads
         +  <------------------------------- m         site `residual` is x + a + m, the output of the layer
         |
     `heads` is the input of the attention block's output projection, cut into heads. `embedding` is the output of the
     input embeddings. `input` is what layer 0 reads, which may be something else: features in the place of image
     tokens, or scaled embeddings (granite). An `onward` site covers its own layer and all later ones.
+
+In the vision tower, `vision` is the output of a layer and `vision_mlp` is m. Its layers are the longest list of modules
+of one class that all run in a pass over an image, each with states of tokens [..., n, e] as input and output. A tower
+of convolutions has none.
 
 Names find most of it: the layers are the outermost `ModuleList` whose length is the number of layers in the config, and
 blocks and projections have common names (below). Three facts cannot be read from names. A forward pass on a few tokens
@@ -35,9 +39,10 @@ from functools import cached_property, partial
 from itertools import product
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from icl import ModelError, Site
+from icl import TOWER_KINDS, ModelError, Site
 from icl.models.hf.attention_calls import AttentionCall, Route, own_implementation, recomputed
 
 ATTENTION_NAMES = ("self_attn", "cross_attn", "attention", "attn")
@@ -53,6 +58,9 @@ TOLERANCE = 1e-2
 """Largest difference of two states that count as equal, as a share of the second's largest number. Half precision needs
 that much."""
 
+States = dict[nn.Module, tuple[Tensor | None, Tensor | None]]
+"""Module -> its input and output in a probe pass."""
+
 
 @dataclass(frozen=True, eq=False)
 class Hookable:
@@ -62,7 +70,7 @@ class Hookable:
 
     Attributes:
         module: The module.
-        reads_input: Whether the state is the module's input (sites `heads` and `input`).
+        reads_input: Whether the state is the module's input (sites `heads`, `input` and `mlp_input`).
         plus_input_of: Add the input of this layer to the output to get the state (site `middle`).
         heads: Number of heads into which the last dimension is divided. 0: it is not divided.
     """
@@ -91,21 +99,25 @@ class LayerParts:
 
 
 class DecoderSites:
-    """The sites of a language model.
+    """The sites of a language model and of its vision tower.
 
     Attributes:
         layers: The decoder's layers.
         probe_error: Why the probe pass failed, for messages. '' if it did not, or has not run.
     """
 
-    def __init__(self, model: Any, run_probe_pass: Callable[[], None]) -> None:
+    def __init__(
+        self, model: Any, run_probe_pass: Callable[[], None], read_image: Callable[[], object] | None = None
+    ) -> None:
         """Finds the layers. Raises ModelError if there are none.
 
         Args:
             model: A model of transformers.
             run_probe_pass: Calls the model on a few tokens: the probe pass.
+            read_image: Calls the vision tower on a small image: its probe pass. None if there is no tower to call.
         """
         self.model, self.run_probe_pass, self.name = model, run_probe_pass, type(model).__name__
+        self.read_image = read_image
         self.config = model.config.get_text_config(decoder=True)
         self.probe_error = ""
         count = self.config.num_hidden_layers
@@ -121,24 +133,31 @@ class DecoderSites:
         """Size of a hidden state."""
         return int(self.config.hidden_size)
 
+    def layers_of(self, kind: str) -> list[nn.Module]:
+        """The layers that sites of a kind are in: the vision tower's or the decoder's. [] if no tower has layers."""
+        return self.tower if kind in TOWER_KINDS else self.layers
+
     def resolve(self, site: Site) -> Site:
         """The site with a layer number from 0.
 
         Raises ModelError, which names the nearest layer that has this kind, if the model lacks the site.
         """
-        layer = site.layer + len(self.layers) if site.layer < 0 else site.layer
-        if not 0 <= layer < len(self.layers):
-            raise ModelError(
-                f"{self.name} has no {site}: its {len(self.layers)} layers are 0 to {len(self.layers) - 1}."
-            )
+        layers = self.layers_of(site.kind)
+        if not layers:
+            missing = "its vision tower has no layers with a state for each token"
+            missing = "it reads text only, or its image cache is off" if self.read_image is None else missing
+            raise ModelError(f"{self.name} has no {site}: {missing}. Use a site of the decoder, such as input.")
+        layer = site.layer + len(layers) if site.layer < 0 else site.layer
+        if not 0 <= layer < len(layers):
+            raise ModelError(f"{self.name} has no {site}: its {len(layers)} layers are 0 to {len(layers) - 1}.")
         site = Site(site.kind, layer)
         if self._hookable(site) is None:
-            others = [i for i in range(len(self.layers)) if self._hookable(Site(site.kind, i)) is not None]
+            others = [i for i in range(len(layers)) if self._hookable(Site(site.kind, i)) is not None]
             nearest = min(others, key=lambda i: (abs(i - layer), i), default=None)
             instead = (
                 f"no layer has {site.kind}" if nearest is None else f"the nearest layer with {site.kind} is {nearest}"
             )
-            blocks = ", ".join(name for name, _ in self.layers[layer].named_children())
+            blocks = ", ".join(name for name, _ in layers[layer].named_children())
             raise ModelError(
                 f"{self.name} has no {site}: that layer consists of {blocks}{self._other_attention(site)}, and "
                 f"{instead}{self.probe_error}."
@@ -152,7 +171,7 @@ class DecoderSites:
         """
         if not site.onward:
             return (self.resolve(site),)
-        layer = site.layer + len(self.layers) if site.layer < 0 else site.layer
+        layer = site.layer + len(self.layers_of(site.kind)) if site.layer < 0 else site.layer
         later = tuple(one for one in self.all(site.kind) if one.layer >= layer >= 0)
         return later or (self.resolve(Site(site.kind, site.layer)),)
 
@@ -164,8 +183,20 @@ class DecoderSites:
 
     def all(self, kind: str) -> tuple[Site, ...]:
         """All sites of a kind, from the lowest layer."""
-        sites = (Site(kind, layer) for layer in range(len(self.layers)))  # type: ignore[arg-type]
+        sites = (Site(kind, layer) for layer in range(len(self.layers_of(kind))))  # type: ignore[arg-type]
         return tuple(site for site in sites if self._hookable(site) is not None)
+
+    @cached_property
+    def final_norm(self) -> nn.Module:
+        """The module between the last layer and the output layer. Raises ModelError if a probe pass shows none."""
+        others = [one for one in self.model.get_decoder().children() if not isinstance(one, nn.ModuleList)]
+        states = self._states([*others, self.layers[-1]], self.run_probe_pass) or {}
+        last = states.get(self.layers[-1], (None, None))[1]
+        for one in others:
+            before, after = states.get(one, (None, None))
+            if after is not None and before is not None and last is not None and torch.equal(before, last):
+                return one
+        raise ModelError(f"{self.name}: no norm after the last layer was found{self.probe_error}.")
 
     def num_heads(self, layer: int) -> int:
         """Number of attention heads of a layer."""
@@ -202,7 +233,7 @@ class DecoderSites:
         return {Site("embedding", 0): Hookable(self.model.get_input_embeddings())}
 
     def _find(self, site: Site) -> Hookable | None:
-        layer = self.layers[site.layer]
+        layer = self.layers_of(site.kind)[site.layer]
         if site.kind == "scores":
             block = _child(layer, ATTENTION_NAMES)
             return Hookable(block) if block is not None and self._has_scores[site.layer] else None
@@ -211,28 +242,54 @@ class DecoderSites:
             if projection is None:
                 return None
             return Hookable(projection, reads_input=True, heads=self.num_heads(site.layer))
-        parts = self._parts[site.layer]
+        is_tower = site.kind in TOWER_KINDS
+        parts = self._tower[layer] if is_tower else self._parts[site.layer]
         if parts is None:
             return None
-        modules = {"residual": layer, "attention": parts.attention, "mlp": parts.mlp}
+        modules: dict[str, nn.Module | None] = {"residual": layer, "attention": parts.attention, "mlp": parts.mlp}
+        modules |= {"vision": layer, "vision_mlp": parts.mlp} if is_tower else {}
         modules["middle"] = parts.attention if parts.has_middle else None
         modules["input"] = layer if site.layer == 0 else None
+        modules["mlp_input"] = None if parts.mlp is None else _child(layer, MLP_NAMES)
         module = modules.get(site.kind)  # no layer but the first has the site `embedding`
         if module is None:
             return None
-        return Hookable(module, site.kind == "input", layer if site.kind == "middle" else None)
+        return Hookable(module, site.kind in ("input", "mlp_input"), layer if site.kind == "middle" else None)
 
     @cached_property
     def _parts(self) -> list[LayerParts | None]:
         """The parts of each layer, from a probe pass. None: it failed, or the layer gives not one state per token."""
-        states: dict[nn.Module, tuple[Tensor | None, Tensor | None]] = {}
+        states = self._states(self.layers, self.run_probe_pass)
+        outputs = [None if states is None else states.get(layer, (None, None))[1] for layer in self.layers]
+        fits = [one is not None and one.ndim == 3 and one.shape[-1] == self.width for one in outputs]
+        return [_parts_of(layer, states or {}) if own else None for layer, own in zip(self.layers, fits, strict=True)]
+
+    @property
+    def tower(self) -> list[nn.Module]:
+        """The vision tower's layers. [] if it has none that are layers of tokens."""
+        return list(self._tower)
+
+    @cached_property
+    def _tower(self) -> dict[nn.Module, LayerParts]:
+        """The layers of the vision tower with their parts, from a pass of it."""
+        if self.read_image is None:
+            return {}
+        lists = [list(one) for one in self.model.modules() if isinstance(one, nn.ModuleList | nn.Sequential)]
+        same_class = [one for one in lists if len({type(layer) for layer in one}) == 1]
+        states = self._states([layer for one in same_class for layer in one], self.read_image) or {}
+        stack = max((one for one in same_class if _is_stack(one, states)), key=len, default=[])
+        return {layer: _parts_of(layer, states) for layer in stack}
+
+    def _states(self, layers: Sequence[nn.Module], run: Callable[[], object]) -> States | None:
+        """Input and output of layers and their children in a probe pass. None if it failed."""
+        states: States = {}
 
         def record(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
             states[module] = _state(args or tuple(kwargs.values())), _state(output)
 
-        modules = [one for layer in self.layers for one in (layer, *layer.children())]
-        succeeded = self._probe([one.register_forward_hook(record, with_kwargs=True) for one in modules])
-        return [self._parts_of(layer, states) if succeeded else None for layer in self.layers]
+        modules = dict.fromkeys(one for layer in layers for one in (layer, *layer.children()))
+        hooks = [one.register_forward_hook(record, with_kwargs=True) for one in modules]
+        return states if self._probe(hooks, run) else None
 
     @cached_property
     def _has_scores(self) -> list[bool]:
@@ -251,13 +308,13 @@ class DecoderSites:
             if block is not None and own_implementation(block) is not None
         ]
         if routes:
-            self._probe(routes)
+            self._probe(routes, self.run_probe_pass)
         return verdicts
 
-    def _probe(self, hooks: Sequence[Any]) -> bool:
+    def _probe(self, hooks: Sequence[Any], run: Callable[[], object]) -> bool:
         """Run a probe pass, then remove the hooks. False, with `probe_error`, if the class reads no text alone."""
         try:
-            self.run_probe_pass()
+            run()
         except FAILURES as error:
             self.probe_error = f" (a text alone cannot be read: {next(iter(str(error).splitlines()), '')})"
             return False
@@ -266,28 +323,32 @@ class DecoderSites:
                 hook.remove()
         return True
 
-    def _parts_of(
-        self, layer: nn.Module, states: dict[nn.Module, tuple[Tensor | None, Tensor | None]]
-    ) -> LayerParts | None:
-        before, after = states.get(layer, (None, None))
-        if after is None or after.ndim != 3 or after.shape[-1] != self.width:
-            return None
-        if before is None or before.shape != after.shape:
-            return LayerParts()
-        each = {one: states.get(one, (None, None))[1] for one in layer.children()}
-        outputs = {one: state for one, state in each.items() if state is not None and state.shape == after.shape}
-        attention, mlp = _child(layer, MIXER_NAMES), _child(layer, MLP_NAMES)
-        for first, second in product(_candidates(attention, outputs), _candidates(mlp, outputs)):
-            added = outputs[first].float() + outputs[second].float()
-            if first is second or not _close(added, (after - before).float()):
-                continue
-            middle = (before + outputs[first]).float()
-            inputs = [states[one][0] for one in outputs if one is not first]
-            reads_sum = any(one is not None and _close(one.float(), middle) for one in inputs)
-            read = None if attention is None else states[attention][0]
-            norms = (one for one in outputs if read is not None and one is not attention and outputs[one].equal(read))
-            return LayerParts(first, second, reads_sum, next(norms, None))
+
+def _is_stack(modules: Sequence[nn.Module], states: States) -> bool:
+    """Whether all modules read and give states of an image's tokens, of one shape."""
+    own = [state for one in modules for state in states.get(one, (None, None))]
+    shapes = {None if state is None else state.shape for state in own}
+    return len(shapes) == 1 and own[0] is not None and own[0].ndim in (2, 3) and own[0].is_floating_point()
+
+
+def _parts_of(layer: nn.Module, states: States) -> LayerParts:
+    before, after = states.get(layer, (None, None))
+    if before is None or after is None or before.shape != after.shape:
         return LayerParts()
+    each = {one: states.get(one, (None, None))[1] for one in layer.children()}
+    outputs = {one: state for one, state in each.items() if state is not None and state.shape == after.shape}
+    attention, mlp = _child(layer, MIXER_NAMES), _child(layer, MLP_NAMES)
+    for first, second in product(_candidates(attention, outputs), _candidates(mlp, outputs)):
+        added = outputs[first].float() + outputs[second].float()
+        if first is second or not _close(added, (after - before).float()):
+            continue
+        middle = (before + outputs[first]).float()
+        inputs = [states[one][0] for one in outputs if one is not first]
+        reads_sum = any(one is not None and _close(one.float(), middle) for one in inputs)
+        read = None if attention is None else states[attention][0]
+        norms = (one for one in outputs if read is not None and one is not attention and outputs[one].equal(read))
+        return LayerParts(first, second, reads_sum, next(norms, None))
+    return LayerParts()
 
 
 def _candidates(block: nn.Module | None, outputs: Mapping[nn.Module, Tensor]) -> list[nn.Module]:

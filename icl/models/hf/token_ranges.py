@@ -1,4 +1,4 @@
-"""The tokens of a part of a prompt, such as `demo[0].answer`, and those that an intervention addresses.
+"""The tokens of a part of a prompt, such as `demo[0].answer`, and those that an intervention addresses, or its images.
 
 An image's tokens are the tokens that its features replace, without markers such as the end of a row of patches. The
 tokens of a text are the tokens that change if the text is replaced.
@@ -10,8 +10,21 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from icl import Intervention, Keys, ModelError, Part, Prompt, Site, StateObserver, Where, canonical_digest, spans
+from icl import (
+    TOWER_KINDS,
+    Intervention,
+    Keys,
+    ModelError,
+    Part,
+    Prompt,
+    Site,
+    StateObserver,
+    Where,
+    canonical_digest,
+    spans,
+)
 from icl.models.hf import ALL_KEYS, EncodedPrompt, KeyRanges, RowEdit, common_prefix_length
+from icl.models.hf.tower_edits import Acts, TowerEdit
 from icl.models.interventions import PartEdit, ScoreIntervention
 
 if TYPE_CHECKING:
@@ -128,7 +141,7 @@ def row_edit(
         return replace(inner, ranges=tuple(ranges), acts_in=acts.acts_in)
     return RowEdit(
         acts,
-        _resolved(encoder.runner.sites, acts),
+        resolved_sites(encoder.runner.sites, acts),
         tuple(addressed(encoder, prompt, encoded, acts.where)),
         acts.where.part != "prompt",
         len(encoded),
@@ -170,8 +183,12 @@ def with_edits(
     return replace(encoded, key=(*encoded.key[:first], *tail), edits=edits)
 
 
-def _resolved(sites: "DecoderSites", acts: Intervention | StateObserver) -> tuple[tuple[Site, Site], ...]:
-    """Each site with a layer number from 0, and as it stands. Edits at one place at once would replace each other."""
+def resolved_sites(sites: "DecoderSites", acts: Intervention | StateObserver) -> tuple[tuple[Site, Site], ...]:
+    """Each site with a layer number from 0, and as it stands. Edits at one place at once would replace each other.
+
+    Raises:
+        ModelError: The model lacks a site, or two sites of an intervention are one place.
+    """
     pairs = tuple((resolved, site) for site in acts.sites for resolved in sites.resolve_all(site))
     first: dict[Site, Site] = {}
     for resolved, site in pairs if isinstance(acts, Intervention) else ():
@@ -182,3 +199,59 @@ def _resolved(sites: "DecoderSites", acts: Intervention | StateObserver) -> tupl
             )
         first[resolved] = site
     return pairs
+
+
+def acts_in_tower(acts: Acts) -> bool:
+    """Whether the sites are in the vision tower. Raises ModelError if only some are."""
+    kinds = {site.kind in TOWER_KINDS for site in acts.sites}
+    if len(kinds) > 1:
+        raise ModelError(
+            f"one intervention or observer has sites of the vision tower and of the decoder "
+            f"({', '.join(map(str, acts.sites))}). Use one for each."
+        )
+    return kinds == {True}
+
+
+def with_tower_edits(reader: "PromptEncoder", prompt: Prompt) -> Prompt:
+    """The prompt with its interventions in the tower as edits of its images. Raises ModelError as `with_tower_edit`.
+
+    An intervention in one part of the output does not act there.
+    """
+    inside = [one for one in prompt.interventions if acts_in_tower(one)]
+    for one in inside:
+        if not isinstance(one, PartEdit):
+            prompt = with_tower_edit(reader, prompt, addressed_images(reader, prompt, one.where), one, one.digest)
+    return replace(prompt, interventions=tuple(one for one in prompt.interventions if one not in inside))
+
+
+def with_tower_edit(reader: "PromptEncoder", prompt: Prompt, images: Sequence[str], acts: Acts, name: str) -> Prompt:
+    """The prompt with an edit of some images. Raises ModelError if the tower lacks a site, or its passes are unknown.
+
+    Args:
+        reader: Encodes the prompt.
+        prompt: The prompt.
+        images: Names of the images.
+        acts: The intervention or observer.
+        name: Its name, for the digests of the images.
+    """
+    sites = reader.runner.sites
+    places = tuple((sites.hookable(resolved).module, site) for resolved, site in resolved_sites(sites, acts))
+
+    def change(part: Part) -> Part:
+        if part.image is None or part.name not in images:
+            return part
+        return replace(part, content=part.image.edit(TowerEdit(acts, places, f"tower {name}")))
+
+    return prompt.map(change)
+
+
+def addressed_images(reader: "PromptEncoder", prompt: Prompt, where: Where) -> list[str]:
+    """Names of the images of a span, or of all images for the span `all`. Raises ModelError for spans of texts."""
+    names = [part.name for part in prompt.parts() if part.image is not None]
+    chosen = [one for one in names if where.span in ("all", one) or spans.in_group(one, where.span)]
+    if not chosen and (where.span not in spans.GROUPS or "images" not in where.span):
+        raise ModelError(
+            f"{reader.renderer.name}: sites of the vision tower belong to images, and '{where.span}' names none of "
+            f"the prompt. Use {', '.join(['images', 'query_images', 'demo_images', *names])}."
+        )
+    return chosen

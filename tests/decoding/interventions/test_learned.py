@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from decoding.interventions.edits import DirectionEdit, VectorEdit, turned
+from decoding.interventions.edits import DirectionEdit, VectorEdit, principal_direction, turned
 from decoding.interventions.fit_data import FitData
 from decoding.interventions.i2cl import I2CL, MixEdit
-from decoding.interventions.icv import ICV, principal_direction
+from decoding.interventions.icv import ICV
 from decoding.interventions.ltv import LTV, sliced, weighted
 from decoding.interventions.trainable import Unnamed, minimize
 from decoding.interventions.vista import Vista
