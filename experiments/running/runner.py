@@ -52,7 +52,7 @@ from experiments.running.image_store import MAX_IMAGE_BYTES, ImageStore
 from experiments.running.preflight import Preflight
 from experiments.running.recorder import Recorder
 from experiments.running.run_session import CostLog, RunOutcome
-from experiments.running.windows import FailingArms, Window, Windows, cell_groups
+from experiments.running.windows import JOINING_BATCHES, FailingArms, Window, Windows, cell_groups
 from experiments.stopping.stopping import Stopping
 from experiments.store import RunState, SampleWriter, Store, describe_probe
 from experiments.terminal.progress import Progress
@@ -234,7 +234,8 @@ class Runner:
         self.progress.set_phase("retrieving demonstrations")
         missing = {cell.digest: self._left(cell) for cell in cells}
         self.failing.begin_group([cell for cell in cells if missing[cell.digest]])
-        windows = Windows(cells, missing, retrieval, self.failing, self.is_stopped)
+        min_tokens = JOINING_BATCHES * (model.max_batch_tokens or 0) if self.grid.config.continuous_batching else 0
+        windows = Windows(cells, missing, retrieval, self.failing, self.is_stopped, min_tokens)
         if windows.may_run_ahead and model.enable_threads():
             with short_switches():
                 for window in one_ahead(iter(windows), self.window_thread):

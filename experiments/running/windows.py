@@ -32,6 +32,9 @@ WINDOW_TOKENS = 65_536
 WINDOW_SAMPLES = 1024
 """A window ends with the query that reaches one of these. A larger one batches better and takes more memory."""
 
+JOINING_BATCHES = 4
+"""With continuous batching, a window has as many tokens as so many batches of the model."""
+
 Window = list[tuple[Cell, PromptItem]]
 
 
@@ -45,6 +48,7 @@ class Windows:
         retrieval: The demonstrations of their task.
         failing: Cells that are given up; no more samples of them are made.
         is_stopped: Ends the iteration after the current query.
+        min_tokens: Tokens that a window reaches, if they are more than WINDOW_TOKENS.
     """
 
     cells: Sequence[Cell]
@@ -52,6 +56,7 @@ class Windows:
     retrieval: Retrieval
     failing: "FailingArms"
     is_stopped: Event
+    min_tokens: int = 0
 
     @property
     def may_run_ahead(self) -> bool:
@@ -81,7 +86,7 @@ class Windows:
                     rendered = render(item)
                     window += [(cell, rendered) for cell in missing_cells]
                     tokens += _prefill_tokens(missing_cells, rendered, num_branches)
-            if tokens >= WINDOW_TOKENS or len(window) >= WINDOW_SAMPLES:
+            if tokens >= max(WINDOW_TOKENS, self.min_tokens) or len(window) >= WINDOW_SAMPLES:
                 yield window
                 window, tokens = [], 0
         if window:

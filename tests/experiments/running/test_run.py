@@ -13,6 +13,7 @@ from experiments.results.loaded_run import load_run
 from experiments.running import runner, windows
 from experiments.running.run import run
 from experiments.running.run_session import RunOutcome
+from experiments.running.runner import Runner
 from experiments.store.store import Store
 from experiments.terminal.progress import SilentProgress
 from icl.errors import DataError, StoreError
@@ -181,6 +182,28 @@ def test_batches_and_windows_change_no_sample(
     monkeypatch.setattr(windows, "RETRIEVAL_BATCH", sizes[0])
     monkeypatch.setattr(windows, "WINDOW_SAMPLES", sizes[1])
     go(config, tmp_path / "other")
+    assert contents(tmp_path / "usual" / "t") == contents(tmp_path / "other" / "t")
+
+
+def test_continuous_batching_changes_the_windows_but_no_sample(
+    mapping: Mapping, toy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(windows, "WINDOW_TOKENS", 1)
+    sizes: list[int] = []
+    run_window = Runner._run_window
+
+    def watched(self: Runner, model: Any, window: Any, *more: Any) -> None:
+        sizes.append(len(window))
+        run_window(self, model, window, *more)
+
+    monkeypatch.setattr(Runner, "_run_window", watched)
+    model = {"name": toy, "max_batch_tokens": 200, "stop_bias": 1.0}
+    config = mapping(model=model, grid={"shots": [3], "decoding": ["greedy", "vcd"]})
+    go(config, tmp_path / "usual")
+    assert len(sizes) > 1
+    sizes.clear()
+    go(config, tmp_path / "other", "continuous_batching=true")
+    assert len(sizes) == 1
     assert contents(tmp_path / "usual" / "t") == contents(tmp_path / "other" / "t")
 
 
