@@ -1,5 +1,6 @@
 from decoding.arms.arm import Arm, default_controls, parse_arm
 from decoding.arms.arm import ControlTarget as ControlTarget
+from decoding.arms.arm import LogitsProcessorConfig as LogitsProcessorConfig
 from decoding.arms.arm import Normalize as Normalize
 from decoding.arms.arm import build_arm as build_arm
 from decoding.arms.fitting import Fittable as Fittable
@@ -15,7 +16,6 @@ from decoding.arms.inspection import logits_count as logits_count
 from decoding.arms.inspection import min_strength as min_strength
 from decoding.arms.inspection import probe_branches as probe_branches
 from decoding.arms.inspection import probe_prompt as probe_prompt
-from decoding.arms.logits_processor_config import LogitsProcessorConfig as LogitsProcessorConfig
 from decoding.arms.requirements import degenerate_contrast as degenerate_contrast
 from decoding.arms.requirements import unsupported_reason as unsupported_reason
 from decoding.arms.wrapper import AblationContrast as AblationContrast

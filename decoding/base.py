@@ -17,9 +17,9 @@ from decoding.formulas.distributions import plausibility_mask
 from decoding.formulas.sampling import Greedy, Sampler
 from decoding.interventions.vector_file import VectorFile
 from icl import Model, Prompt, StreamKey, Tensor, describe, later_parameter
-from icl.member_names import SIMILARITY, check_member_names
 from icl.models.hf.model import HF
 from icl.models.interventions import ActsIn
+from icl.registry import SIMILARITY, check_member_names
 
 Note = object
 """Result of `Strategy.prepare` for one prompt, such as a description or a first answer. `branches` receives it."""
@@ -134,7 +134,7 @@ TRAITS = tuple(f.name for f in fields(Traits))
 def check_trait_names(cls: type, base: type) -> None:
     """Refuses class attributes that are traits or resemble one, and parameters that hide a method of `base`.
 
-    Such an attribute would otherwise be ignored. Complements `icl.member_names.check_member_names`.
+    Such an attribute would otherwise be ignored. Complements `icl.registry.check_member_names`.
 
     Raises:
         TypeError: The first such name, with the correction.

@@ -13,7 +13,7 @@ from experiments.analyses.shared import require_sample_metric as require_sample_
 from experiments.analyses.shared import run_tasks as run_tasks
 from experiments.api import answer, compose, load_model, load_run, load_task, retrieve, run
 from experiments.launch.base import Launcher, WorkerStatus
-from experiments.launch.local import ProcessGroup
+from experiments.launch.machines import ProcessGroup
 from experiments.observers.base import Observer
 from experiments.results.loaded_run import Run
 from experiments.results.run_view import RunView as RunView

@@ -11,6 +11,7 @@ from icl.component_json import config_key as config_key
 from icl.component_json import config_nodes as config_nodes
 from icl.component_node import FLOAT32_MAX as FLOAT32_MAX
 from icl.component_node import Component as Component
+from icl.component_node import suggest as suggest
 from icl.edits.base import Edit
 from icl.errors import ComponentError as ComponentError
 from icl.errors import ConfigError as ConfigError
@@ -25,8 +26,11 @@ from icl.errors import StoreError as StoreError
 from icl.errors import did_you_mean as did_you_mean
 from icl.errors import strip_control_characters as strip_control_characters
 from icl.errors import truncate as truncate
-from icl.hub_errors import hub_problem as hub_problem
-from icl.hub_revisions import hub_commit as hub_commit
+from icl.hub import SMALL_SOURCE_BYTES as SMALL_SOURCE_BYTES
+from icl.hub import hide_datasets_progress as hide_datasets_progress
+from icl.hub import hide_transformers_progress as hide_transformers_progress
+from icl.hub import hub_commit as hub_commit
+from icl.hub import hub_problem as hub_problem
 from icl.images import Image
 from icl.images import decode_image as decode_image
 from icl.images import open_image_file as open_image_file
@@ -60,7 +64,6 @@ from icl.loading import load_function as load_function
 from icl.loading import location as location
 from icl.loading import search_candidates as search_candidates
 from icl.lru_cache_bytes import LRUByteCache as LRUByteCache
-from icl.member_names import check_member_names as check_member_names
 from icl.memory import BatchLimit as BatchLimit
 from icl.memory import RowIndex as RowIndex
 from icl.memory import StepIndices as StepIndices
@@ -97,9 +100,6 @@ from icl.parameter_files import cache_folder as cache_folder
 from icl.parameter_files import expand_user as expand_user
 from icl.parameter_files import pin_file as pin_file
 from icl.parameter_files import write_cache as write_cache
-from icl.quiet_progress import SMALL_SOURCE_BYTES as SMALL_SOURCE_BYTES
-from icl.quiet_progress import hide_datasets_progress as hide_datasets_progress
-from icl.quiet_progress import hide_transformers_progress as hide_transformers_progress
 from icl.registry import ENTRY_POINT_GROUP as ENTRY_POINT_GROUP
 from icl.registry import REQUIRED_MEMBERS as REQUIRED_MEMBERS
 from icl.registry import BeamCount as BeamCount
@@ -114,6 +114,7 @@ from icl.registry import Positive as Positive
 from icl.registry import PositiveInt as PositiveInt
 from icl.registry import Temperature as Temperature
 from icl.registry import build as build
+from icl.registry import check_member_names as check_member_names
 from icl.registry import class_name as class_name
 from icl.registry import component, parameter
 from icl.registry import describe as describe
@@ -122,7 +123,6 @@ from icl.registry import later_parameter as later_parameter
 from icl.registry import parse as parse
 from icl.registry import resolve as resolve
 from icl.registry import with_article as with_article
-from icl.renamed_names import suggest as suggest
 from icl.streams import DRAWS as DRAWS
 from icl.streams import StreamKey, stream
 from icl.tasks.base import Pool, Task

@@ -70,7 +70,6 @@ from retrievers import (
     normalize_rows,
     open_source,
 )
-from retrievers.machinery.banzhaf import banzhaf_values, complementary_sets
 from retrievers.machinery.bilinear_head import (
     BilinearHead,
     BilinearTraining,
@@ -85,7 +84,7 @@ from retrievers.machinery.bilinear_head import (
     usable_queries,
 )
 from retrievers.machinery.embeddings import EmbeddingSource
-from retrievers.machinery.trained_heads import load_head, save_head
+from retrievers.machinery.trained_heads import banzhaf_values, complementary_sets, load_head, save_head
 from retrievers.nearest import KNN
 
 Control = Literal["none", "permuted_queries", "permuted_candidates", "same_answer"]

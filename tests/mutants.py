@@ -49,7 +49,7 @@ FOLDER_TESTS: dict[str, tuple[str, ...]] = {
     "decoding/arms": ("tests/decoding/arms", "tests/decoding/test_default_controls.py"),
     "decoding/engine": ("tests/decoding/engine",),
     "decoding/engine/token_choice.py": ("tests/decoding/test_logits_processors.py",),
-    "decoding/arms/logits_processor_config.py": ("tests/decoding/test_logits_processors.py",),
+    "decoding/arms/arm.py": ("tests/decoding/test_logits_processors.py",),
     "retrievers/machinery": (
         "tests/retrievers/machinery",
         "tests/retrievers/embedders",

@@ -151,7 +151,7 @@ FILES: Mapping[str, str] = {
         from dataclasses import dataclass
         from typing import Any, ClassVar
 
-        from experiments.launch.local import Local
+        from experiments.launch.machines import Local
         from icl.registry import component
 
 

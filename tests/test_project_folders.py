@@ -20,7 +20,7 @@ composer: "prompts/mine.py:Mine"
 """
 COMPONENT = """
 from dataclasses import dataclass
-from prompts.composers.chat import Chat
+from prompts.composers.turns import Chat
 
 @dataclass(frozen=True)
 class Mine(Chat):

@@ -12,7 +12,7 @@ from experiments.results.labeling import Output
 from experiments.results.loaded_run import Run, load_run
 from experiments.store.labels import Label
 from experiments.store.store import SampleWriter, Store
-from icl.metrics.lenient import Lenient
+from icl.metrics.accuracy import Lenient
 from icl.metrics.reading import folded_answers, unread_metrics
 from icl.types import Example, Generation, Sample
 

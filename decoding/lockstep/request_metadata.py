@@ -26,7 +26,7 @@ MAX_BRANCHES = 16
 
 @dataclass(frozen=True)
 class ThinkingLimits:
-    """The thinking budget of a group (`decoding.lockstep.budgeted_outputs`).
+    """The thinking budget of a group (`decoding.lockstep.step_records`).
 
     Attributes:
         max_thinking_tokens: Length limit of the reasoning.

@@ -1,6 +1,6 @@
 """HTTP server with strategies (`icl serve`): vLLM's own server with a middleware that answers requests with a strategy.
 
-A request walks through `serving` → `request_parsing`, `strategy_parsing` → `strategy_server` (placement, branches,
+A request walks through `serving` → `request_parsing` → `strategy_server` (placement, branches,
 engine) → `http`, which also answers while the model loads.
 """
 

@@ -14,7 +14,7 @@ from experiments.report.sample_detail import parse_settings
 from experiments.report.sections.analyses import analysis_section, figure_spec
 from experiments.results import loaded_run
 from experiments.results.view_run import view_run
-from experiments.terminal.spinner import spinner
+from experiments.terminal.progress import spinner
 from icl import StoreError
 
 

@@ -10,7 +10,7 @@ from icl import ConfigError
 
 if TYPE_CHECKING:
     from experiments.diff import Live, Side
-    from experiments.terminal.spinner import ReportProgress
+    from experiments.terminal.progress import ReportProgress
 
 SIDE = "a model of the study (hf, vllm), keys ('model.dtype=bfloat16'), a checkpoint, URL#MODEL, or a file of --save"
 
@@ -49,9 +49,9 @@ def backends(
     Exit status: 0 no difference beyond numerical noise, 1 they differ, 2 they cannot be compared.
     """
     from experiments.diff import compare, print_table, to_json
-    from experiments.diff.verdict import verdict
+    from experiments.diff.comparison import verdict
     from experiments.store.store import report_write_errors, write_text
-    from experiments.terminal.spinner import spinner
+    from experiments.terminal.progress import spinner
 
     for path in (save, json):  # models may run for minutes before these are written
         if path is not None:

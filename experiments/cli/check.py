@@ -31,7 +31,7 @@ from experiments.sharing.verify import (
     wrong_scores,
 )
 from experiments.stats import format_count, measure_agreement
-from experiments.store.imported import IMPORTED, MERGED
+from experiments.store.json_shapes import IMPORTED, MERGED
 from experiments.terminal.progress import make_progress
 from icl import (
     ConfigError,

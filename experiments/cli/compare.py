@@ -10,8 +10,7 @@ import typer
 from experiments.cli.options import As, By, Metric, Out, To, Trust, check_format, print_section, view_of
 from experiments.config.keys import CORRECTIONS
 from experiments.report.sample_detail import parse_settings
-from experiments.report.sections.by import by_sections
-from experiments.report.sections.differences import differences_section
+from experiments.report.sections.differences import by_sections, differences_section
 from experiments.results import RunView, loaded_run, pair_runs, split_view
 from experiments.results.view_run import NO_REFERENCE, view_run
 from experiments.stats import BASELINE

@@ -34,7 +34,7 @@ def drawings(
 
     `icl data drawings` fetches everything (400 MB); `--sets openclipart` public-domain drawings alone (31 MB).
     """
-    from experiments.terminal.spinner import spinner
+    from experiments.terminal.progress import spinner
     from icl.tasks.drawings.install import install_drawings
     from icl.tasks.drawings.table import SOURCES
 

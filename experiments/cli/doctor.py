@@ -401,7 +401,7 @@ def _quantization_problem(name: str) -> str:
 
 def _small_problem() -> str:
     """The sentence of a run with `model.path: small` that lacks a package or has other weights, or ''."""
-    from icl.models.small.packages import check_packages
+    from icl.models.small.folder import check_packages
 
     try:
         check_packages()
@@ -451,7 +451,7 @@ def server(
 
     It runs without the toolkit as well, on a machine without torch: pipx run --spec ./icl/probe icl-probe URL
     """
-    from icl.probe.command import run_command
+    from icl.probe.run import run_command
 
     status = run_command(
         url, model, only=only, deep=deep, texts=texts, key_env=key_env, json=json, curl=curl, badge=badge

@@ -114,7 +114,7 @@ def _fit_retriever(config: Config, out: Path | None) -> None:
 
     from experiments.running.feedback import fit_retriever
     from experiments.store.store import report_write_errors
-    from experiments.terminal.spinner import spinner
+    from experiments.terminal.progress import spinner
 
     path = out or Path("learned.safetensors")
     if path.suffix != ".safetensors":
@@ -145,7 +145,7 @@ def _fit_vectors(config: Config, out: Path | None, sources: int | None) -> None:
     from decoding.interventions.vector_file import SUFFIX, write_vector_file
     from experiments.running.fit import fit_vectors
     from experiments.store.store import report_write_errors
-    from experiments.terminal.spinner import spinner
+    from experiments.terminal.progress import spinner
 
     if out is not None and out.suffix != SUFFIX:
         raise ConfigError(f"--out: {out} must end in {SUFFIX}. A JSON file of the same name is written beside it.")
@@ -183,7 +183,7 @@ def _train(
     """Trains the adapters of a file with `tune`, and runs its study with each of them."""
     from experiments.cli.run import run_config
     from experiments.report.figure import check_figure_file
-    from experiments.terminal.spinner import spinner
+    from experiments.terminal.progress import spinner
     from experiments.tuning.checkpoint import CURVE
     from experiments.tuning.tune import TUNED, evaluation_config, tune
 

@@ -7,10 +7,9 @@ from typing import Annotated, cast, get_args
 
 import typer
 
-from experiments.imports.logs import read_logs
+from experiments.imports.logs import Axis, read_logs, write_imported_run
 from experiments.imports.merged_runs import describe_merge, merge_runs
-from experiments.imports.run_of_logs import Axis, write_imported_run
-from experiments.terminal.spinner import spinner
+from experiments.terminal.progress import spinner
 from icl import ConfigError
 
 

@@ -4,6 +4,7 @@ import getpass
 import sys
 import webbrowser
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -26,10 +27,54 @@ from experiments.running.judging import (
 )
 from experiments.stats import LABELED_QUERIES, format_count
 from experiments.store.labels import LABELS, Label, Labels, append_labels, read_labels
-from experiments.terminal.keys import END, read_key, single_keys
 from experiments.terminal.progress import make_progress
 from icl import ConfigError, Example, Image, ModelError, StoreError, build, describe
 from icl.metrics.machinery.judge import Judge
+
+# Single keys of a terminal, without the Return key; lines of a pipe elsewhere.
+
+
+END = ""
+"""What `read_key` returns at the end of the input."""
+INTERRUPT = "\x03"
+
+
+def read_key() -> str:
+    """The next key, inside `single_keys`. In a pipe it is the first character of a line, and a space of an empty one.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C was pressed.
+    """
+    if not sys.stdin.isatty():
+        line = sys.stdin.readline()
+        return (line.strip()[:1] or " ") if line else END
+    if sys.platform == "win32":
+        import msvcrt
+
+        key = msvcrt.getwch()
+    else:
+        key = sys.stdin.read(1)
+    if key == INTERRUPT:
+        raise KeyboardInterrupt
+    return key
+
+
+@contextmanager
+def single_keys() -> Iterator[None]:
+    """A terminal that passes each key on at once and does not print it."""
+    if sys.platform == "win32" or not sys.stdin.isatty():
+        yield
+        return
+    import termios
+    import tty
+
+    before = termios.tcgetattr(sys.stdin)
+    try:
+        tty.setcbreak(sys.stdin, termios.TCSADRAIN)
+        yield
+    finally:
+        termios.tcsetattr(sys.stdin, termios.TCSADRAIN, before)
+
 
 RIGHT, WRONG, UNSURE, UNDO, STOP = "j", "f", " ", "u", "q"
 KEYS = {RIGHT: True, WRONG: False, UNSURE: None}

@@ -235,7 +235,7 @@ def _table(rows: list[tuple[str, ...]], width: int) -> Iterator[str]:
 
 def _print_runs(folder: Path) -> None:
     from experiments.results.run_list import list_runs
-    from experiments.terminal.spinner import spinner
+    from experiments.terminal.progress import spinner
 
     with spinner() as report_progress:
         report_progress("reading", 0, 0)

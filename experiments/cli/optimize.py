@@ -49,7 +49,7 @@ def command(
     The output folder has set.json for `retriever: {name: fixed, path: …}`, chat.json (messages for any API), dspy.json
     (`dspy.Predict(…).load`), and report.md and report.html.
     """
-    from experiments.terminal.spinner import spinner
+    from experiments.terminal.progress import spinner
 
     check_format(kind, None)
     with spinner() as report_progress:
@@ -57,9 +57,8 @@ def command(
         from experiments.config.config import load_config
         from experiments.report.rendering import render_body
         from experiments.report.sections.fixed_set import fixed_set_section
-        from experiments.running.optimize import optimize
+        from experiments.running.optimize import chat_messages, dspy_state, optimize
         from experiments.running.search_setting import Options
-        from experiments.sharing.set_exports import chat_messages, dspy_state
         from experiments.store import write_json, write_lock
         from experiments.store.store import write_text
 

@@ -13,7 +13,7 @@ from experiments.cli.options import ConfigFile, Limit, Overrides, RunsFolder
 from icl import StoreError
 
 if TYPE_CHECKING:
-    from experiments.stopping.forecast import Pilot
+    from experiments.stopping.plan import Pilot
 
 
 def command(
@@ -44,7 +44,7 @@ def command(
     loaded. With --device, or on a machine with a GPU, the status is 2 if one request of a model does not fit into its
     memory.
     """
-    from experiments.terminal.spinner import spinner
+    from experiments.terminal.progress import spinner
 
     with spinner() as report_progress:
         report_progress("starting", 0, 0)  # imports take longer than reading the file

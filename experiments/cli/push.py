@@ -31,7 +31,7 @@ def command(
     """
     from experiments.results.loaded_run import load_run
     from experiments.sharing.push import find_target, stage, upload
-    from experiments.terminal.spinner import spinner
+    from experiments.terminal.progress import spinner
 
     loaded = load_run(run, trust)
     target = find_target(to, public)

@@ -13,11 +13,10 @@ from experiments.report import collect_leaderboard, split_by_columns, write_repo
 from experiments.report.leaderboard import distinct_runs, frontier_tables, leaderboard_frame, render_leaderboard
 from experiments.results import loaded_run
 from experiments.results.view_run import view_run
-from experiments.sharing.card import make_card
-from experiments.sharing.card_text import card_text
+from experiments.sharing.card import card_text, make_card
 from experiments.stats import DEFAULT_MARGIN, format_count
 from experiments.store.store import refuse_links, report_write_errors, write_csv, write_json, write_text
-from experiments.terminal.spinner import spinner
+from experiments.terminal.progress import spinner
 from icl import ConfigError, StoreError, did_you_mean
 
 KINDS = ("page", "card", "leaderboard")

@@ -149,7 +149,7 @@ def _show_results(folder: Path, quiet: bool, observation: "Observation") -> None
     from experiments.report import print_summary, write_report, write_summary
     from experiments.results.loaded_run import load_run
     from experiments.results.view_run import view_run
-    from experiments.terminal.spinner import spinner
+    from experiments.terminal.progress import spinner
 
     problem: ICLError | None = None
     try:

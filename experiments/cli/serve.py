@@ -144,7 +144,7 @@ def server(
     if find_spec("vllm") is None:
         raise ConfigError(f"icl serve needs the package vllm, which is not installed here. {INSTALL_HINT}")
     from decoding.lockstep.request_metadata import SECRET_VARIABLE
-    from decoding.server.strategy_parsing import CONFIG_KEY
+    from decoding.server.request_parsing import CONFIG_KEY
     from icl.images import MAX_PIXELS
 
     engine, served_name, separate_adapters = VLLM(model), name or model, adapters or []
@@ -194,7 +194,7 @@ def server(
 
 def _strategy_models(texts: list[str], served_name: str) -> dict[str, Any]:
     """Model name -> node of its strategy. Raises ConfigError."""
-    from decoding.server.strategy_parsing import check_strategy_model
+    from decoding.server.request_parsing import check_strategy_model
     from experiments.config.yaml_document import parse_yaml
 
     nodes: dict[str, Any] = {}

@@ -16,12 +16,12 @@ from experiments.config.keys import NO_INTERVENTION as NO_INTERVENTION
 from experiments.config.keys import PublishedSpec as PublishedSpec
 from experiments.config.keys import TuneSpec as TuneSpec
 from experiments.config.keys import TuningControl as TuningControl
+from experiments.config.keys import match_label as match_label
+from experiments.config.keys import matches as matches
+from experiments.config.keys import matches_all as matches_all
+from experiments.config.keys import name_of as name_of
+from experiments.config.keys import node_matches as node_matches
 from experiments.config.keys import primary_metric as primary_metric
-from experiments.config.matching import match_label as match_label
-from experiments.config.matching import matches as matches
-from experiments.config.matching import matches_all as matches_all
-from experiments.config.matching import name_of as name_of
-from experiments.config.matching import node_matches as node_matches
 from experiments.config.shipped import find_config as find_config
 from experiments.config.shipped import shipped_configs as shipped_configs
 from experiments.config.shipped import summary as summary

@@ -1,10 +1,10 @@
 from experiments.diff.comparison import compare as compare
+from experiments.diff.comparison import print_table as print_table
+from experiments.diff.comparison import to_json as to_json
 from experiments.diff.recording import DEFAULT_EDGE as DEFAULT_EDGE
+from experiments.diff.recording import Live as Live
 from experiments.diff.recording import Side as Side
+from experiments.diff.recording import live_side as live_side
 from experiments.diff.recording import load as load
 from experiments.diff.recording import record as record
-from experiments.diff.sides import Live as Live
-from experiments.diff.sides import live_side as live_side
-from experiments.diff.sides import study as study
-from experiments.diff.verdict import print_table as print_table
-from experiments.diff.verdict import to_json as to_json
+from experiments.diff.recording import study as study

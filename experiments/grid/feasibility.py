@@ -4,12 +4,11 @@ import hashlib
 import json
 from typing import Any
 
-from experiments.config.keys import MAX_COLUMN_VALUES
-from experiments.config.matching import matches
+from experiments.config.keys import MAX_COLUMN_VALUES, matches
 from experiments.grid.fitted_parameters import retriever_problem, vector_problem
 from experiments.grid.grid import Cell, Grid
 from icl import ConfigError, DataError, ICLError, PlanError, Task, did_you_mean, has_letter
-from icl.models.short_answers import ANSWERING
+from icl.models.answer_likelihood import ANSWERING
 from icl.tasks.base import task_parts
 from retrievers import declared, run_preflight
 

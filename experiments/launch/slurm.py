@@ -23,7 +23,7 @@ from types import FrameType
 from typing import Any, Literal
 
 from experiments.launch.base import Launch, WorkerGroup, WorkerStatus, shared_gpus_warning
-from experiments.launch.local import visible_gpus, worker_environments
+from experiments.launch.machines import visible_gpus, worker_environments
 from experiments.launch.worker import WorkerSession, run_worker
 from icl import ConfigError, Count, PlanError, PositiveInt, component, later_parameter
 

@@ -31,8 +31,8 @@ from experiments.planning.prompt_counts import (
     UnlistedOptions,
 )
 from experiments.stats.significance import smallest_detectable_difference
-from experiments.stopping.forecast import Pilot, stop_lines
-from experiments.terminal.spinner import ReportProgress
+from experiments.stopping.plan import Pilot, stop_lines
+from experiments.terminal.progress import ReportProgress
 from icl import Example, Prompt, Task, names_of_files
 from icl.registry import describe
 

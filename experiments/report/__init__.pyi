@@ -1,6 +1,6 @@
 from experiments.report.figure import read_width as read_width
-from experiments.report.leaderboard_columns import collect_leaderboard as collect_leaderboard
-from experiments.report.leaderboard_columns import split_by_columns as split_by_columns
+from experiments.report.leaderboard import collect_leaderboard as collect_leaderboard
+from experiments.report.leaderboard import split_by_columns as split_by_columns
 from experiments.report.page import write_report as write_report
 from experiments.report.rendered_prompt import print_prompt as print_prompt
 from experiments.report.section import Section as Section

@@ -12,10 +12,9 @@ from experiments.report import sample_browser
 from experiments.report.rendering import load_template, policy_digest, read_asset
 from experiments.report.section import Column, Section
 from experiments.report.sections.analyses import analysis_sections, own_sections
-from experiments.report.sections.by import by_sections
 from experiments.report.sections.controls import controls_section
 from experiments.report.sections.costs import costs_sections
-from experiments.report.sections.differences import differences_section
+from experiments.report.sections.differences import by_sections, differences_section
 from experiments.report.sections.headline import findings_section, headline, looks_section
 from experiments.report.sections.scores import curves_section, other_scores, scores_section
 from experiments.results import Run, RunView, is_unremarkable

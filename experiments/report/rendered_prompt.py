@@ -18,7 +18,7 @@ from experiments.config import AXES, load_config, name_of
 from experiments.config.yaml_document import to_flow_yaml
 from experiments.contexts.contexts import PromptSpec, Retrieval, build_contexts, render
 from experiments.grid.grid import Cell, Grid, expand
-from experiments.terminal.spinner import spinner
+from experiments.terminal.progress import spinner
 from icl import ConfigError, DataError, Example, Model, PlanError, Prompt, did_you_mean, rich, strip_control_characters
 from icl.registry import describe
 

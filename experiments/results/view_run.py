@@ -28,7 +28,7 @@ from experiments.stopping.looks import FOLDER as LOOKS
 from experiments.stopping.looks import common_queries, read_families
 from experiments.store import Store, read_labels
 from icl import ConfigError, DataFrame, StoreError, canonical_digest, did_you_mean
-from icl.metrics.baselines import BASELINES
+from icl.metrics.base import BASELINES
 
 NO_REFERENCE: Mapping[str, Any] = {}
 """The setting of a view that does not compare arms with each other."""

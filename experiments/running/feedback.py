@@ -2,7 +2,7 @@
 
     F[q, e] = log p(gold of q | e, q)          with e as the only demonstration; the study's model, composer, transforms
 
-or the Banzhaf value of e among random sets (`retrievers.machinery.banzhaf`), if the retriever asks for it.
+or the Banzhaf value of e among random sets (`retrievers.machinery.trained_heads`), if the retriever asks for it.
 
 With options, p is the share of the gold among them, of the mean log-probability per token; without, the mean
 log-probability per token of the best accepted answer. The pairs are ordered by demonstration, so that its tokens are

@@ -8,24 +8,36 @@ sets, sets that need no model call, the set of a search on permuted scores, and 
 calls.
 """
 
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from experiments.config import Config
-from experiments.contexts.contexts import PromptItem, PromptSpec, Retrieval, build_contexts, render
+from experiments.contexts.contexts import PromptItem, PromptSpec, Retrieval, arrange, build_contexts, render
 from experiments.grid import Cell, fitting_origin, template_digest
 from experiments.running.paid_calls import PaidCalls, Scores, gold_probability, is_choice
-from experiments.running.search_setting import OBJECTIVES, OnePool, Options, Setting, count_uses, read_setting
-from experiments.running.set_searches import CHANCE, SEARCHES, Choice, DemoSet, Problem, permuted
+from experiments.running.search_setting import (
+    CHANCE,
+    OBJECTIVES,
+    SEARCHES,
+    Choice,
+    DemoSet,
+    OnePool,
+    Options,
+    Problem,
+    Setting,
+    count_uses,
+    permuted,
+    read_setting,
+)
 from experiments.stats import Estimate, Floats, estimate_mean, format_count
-from experiments.stats.selection import SelectionForecast, forecast_selection
-from experiments.terminal.spinner import ReportProgress
+from experiments.terminal.progress import ReportProgress
 from icl import (
     ConfigError,
     DataError,
@@ -33,14 +45,91 @@ from icl import (
     ICLError,
     PlanError,
     Pool,
+    RetrievedExample,
     StreamKey,
     build,
     canonical_digest,
     describe,
     did_you_mean,
+    scipy,
+    spans,
 )
 from icl.metrics import is_best_option
+from icl.models.chat_messages import data_url, messages
 from retrievers import ALLOW_LEAKS, Resources
+
+# The winner's curse: how much of a dev score comes from choosing the best of many sets on the queries that rate them.
+#
+# Sets of demonstrations are rated by a matrix [sets, queries]. The scores of set s on query q are
+#
+#     a(s, q) = mean + set s + query q + residual;  v = variance of the residual / queries,  T = variance of the sets
+#
+# Queries are common to all sets and choose none, so only the residual is noise. With e the mean largest of R standard
+# normal numbers, the best of R sets has in expectation
+#
+#     gain in pure noise = e sqrt(v)    dev gain = e sqrt(v + T)
+#
+# The curse is the error of the chosen set that its dev gain implies. With w the variance of its own residual / queries,
+#
+#     curse = dev gain w / (w + T)
+#
+# Sets with large residuals are chosen more often, so w is usually above v. Independent normal errors are assumed. The
+# components of variance are those of a two-way layout with one value in a cell (Searle et al. 1992).
+
+
+@dataclass(frozen=True)
+class SelectionForecast:
+    """What choosing the best of several sets is worth, in units of the score.
+
+    Attributes:
+        noise: The dev gain if all sets were equally good.
+        dev_gain: Dev score of the best set minus the mean set.
+        curse: The part of it that other queries do not show.
+    """
+
+    noise: float
+    dev_gain: float
+    curse: float
+
+
+@lru_cache
+def expected_maximum(count: int) -> float:
+    """The mean of the largest of `count` independent standard normal numbers: 0 for one, 1.42 for eight."""
+
+    def density(x: float) -> float:
+        """x times the density of the maximum, in logarithms: the distribution function is tiny to a high power."""
+        return float(x * count * np.exp((count - 1) * scipy.special.log_ndtr(x) - x * x / 2) / np.sqrt(2 * np.pi))
+
+    return float(scipy.integrate.quad(density, -10, 10, points=[0.0], limit=200)[0])
+
+
+def variance_components(scores: Floats) -> tuple[float, float]:
+    """(variance of the residual of one score, variance of the true scores of sets, at least 0).
+
+    Args:
+        scores: [sets, queries], two or more of each.
+    """
+    sets, queries = scores.shape
+    means = scores.mean(axis=1)
+    residuals = scores - means[:, None] - scores.mean(axis=0) + scores.mean()
+    residual = float((residuals**2).sum() / ((sets - 1) * (queries - 1)))
+    return residual, max(0.0, float(means.var(ddof=1)) - residual / queries)
+
+
+def forecast_selection(scores: Floats, chosen: Floats, sets: int) -> SelectionForecast:
+    """The forecast for a set that was chosen on dev queries, from their scores alone.
+
+    Args:
+        scores: [sets, queries] dev scores of independent sets, two or more of each.
+        chosen: [queries] dev scores of the chosen set.
+        sets: The number of sets that it was chosen from.
+    """
+    residual, between = variance_components(scores)
+    own = float((chosen - scores.mean(axis=0)).var(ddof=1)) / len(chosen)
+    noise, largest = residual / len(chosen), expected_maximum(sets)
+    gain = largest * (noise + between) ** 0.5
+    return SelectionForecast(largest * noise**0.5, gain, gain * own / (own + between) if own else 0.0)
+
 
 CALLS = "calls.jsonl"
 RANDOM_DRAWS = 4
@@ -340,3 +429,68 @@ def _free_sets(setting: Setting, seed: int, notes: list[str]) -> list[tuple[str,
         except ICLError as error:
             notes.append(f"{name} is left out: {error}")
     return sets
+
+
+# A set of demonstrations for other programs: chat messages of any API, and the state of a DSPy program.
+
+
+MARKS = ("<<CUSTOM-TYPE-START-IDENTIFIER>>", "<<CUSTOM-TYPE-END-IDENTIFIER>>")
+"""What DSPy writes around the content of an image."""
+
+
+def chat_messages(result: Optimized) -> list[dict[str, Any]]:
+    """The demonstrations as the study's composer writes them, before a query. The query's own message follows.
+
+    A composer that writes everything into one turn ends with a message to which the query's content is added.
+    """
+    prompt = result.cell.composer.compose(_context(result))
+    return messages(prompt.map(lambda part: None if spans.is_query(part.name) else part))
+
+
+def dspy_state(result: Optimized) -> dict[str, Any]:
+    """The state of `dspy.Predict("images: list[dspy.Image], question -> answer")`, for its method `load`.
+
+    Images are strings, as DSPy stores them: its adapters turn what stands between the two marks into message content.
+
+    Raises:
+        DataError: A text has a mark, and could so add content of its own to the messages.
+    """
+    examples = [demo.example for demo in _context(result).demos]
+    for example in examples:
+        if mark := next((mark for mark in MARKS if mark in example.question + example.answer), None):
+            raise DataError(
+                f"demonstration '{example.id}': its text contains '{mark}', which DSPy reads as the border of an "
+                "image. Remove it from the data, or the demonstration from the pool."
+            )
+    demos = [
+        {
+            "images": [
+                json.dumps([{"type": "image_url", "image_url": {"url": data_url(image)}}]).join(MARKS)
+                for image in example.images
+            ],
+            "question": example.question,
+            "answer": example.answer,
+        }
+        for example in examples
+    ]
+    names = ("images", "question", "answer")
+    task = "Given the fields `images`, `question`, produce the fields `answer`."
+    instruction = result.setting.instruction(result.choice.demos)
+    return {
+        "traces": [],
+        "train": [],
+        "demos": demos,
+        "signature": {
+            "instructions": instruction or task,
+            "fields": [{"prefix": f"{name.title()}:", "description": f"${{{name}}}"} for name in names],
+        },
+        "lm": None,
+        "metadata": {"dependency_versions": {}},
+    }
+
+
+def _context(result: Optimized) -> Any:
+    """The context of the first held-out query with the set."""
+    setting, ranking = result.setting, [RetrievedExample(name) for name in result.choice.demos]
+    cell = setting.cell
+    return arrange(setting.test[0], ranking, setting.pool, cell.seed, order=cell.order, transforms=cell.transforms)

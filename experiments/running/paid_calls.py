@@ -20,7 +20,7 @@ from experiments.contexts.contexts import PromptItem
 from experiments.grid import Cell
 from experiments.running.generation import Answer, SampleRequest, answer
 from experiments.store.store import report_write_errors, truncate_partial_line
-from experiments.terminal.spinner import ReportProgress
+from experiments.terminal.progress import ReportProgress
 from icl import Example, ModelError, StoreError, canonical_digest
 from icl.metrics import accepted_probability, is_accepted
 

@@ -28,7 +28,7 @@ from icl import (
 from icl.errors import ComponentError
 from icl.metrics import BASELINES, Judge, folded_answers, unread_metrics
 from icl.option_listing import OPTION_TEXTS
-from prompts.label_renaming import gold_before_after
+from prompts.example_changes import gold_before_after
 
 
 class Recorder:

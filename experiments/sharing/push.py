@@ -22,8 +22,7 @@ from experiments.config.keys import KEYS
 from experiments.report.page import write_report
 from experiments.results.loaded_run import Run
 from experiments.results.view_run import view_run
-from experiments.sharing.card import PRIVATE_KEYS, make_card
-from experiments.sharing.card_text import card_text
+from experiments.sharing.card import PRIVATE_KEYS, card_text, make_card
 from experiments.stopping.looks import family_folders
 from experiments.store import IMPORTED, LABELS, MERGED, invocations_file, read_invocations, unite_labels
 from experiments.store.store import Store, image_files, read_mapping, write_json, write_text

@@ -1,5 +1,5 @@
-from experiments.stats.agreement import measure_agreement as measure_agreement
 from experiments.stats.answer_forms import FORM as FORM
+from experiments.stats.answer_forms import measure_agreement as measure_agreement
 from experiments.stats.arm_comparisons import ArmComparison as ArmComparison
 from experiments.stats.arm_comparisons import Topic as Topic
 from experiments.stats.arm_comparisons import Verdict as Verdict

@@ -11,11 +11,14 @@ ceiling        every arm has a mean score of at least CEILING
 few options    no arm names an option in half of its answers; the scores mostly measure how often one is named
 """
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, get_args
 
 from experiments.stats.arms import axis_values, iter_arms
-from experiments.stats.formatting import format_share
+from experiments.stats.formatting import format_estimate, format_share
+from experiments.stats.intervals import wilson
 from experiments.stats.sample_rows import as_sequence, read_answer, text_items, to_records
 from icl import DataFrame, Series, normalize_text, pd
 from icl.metrics import AnswerForm, extract_answer, gold_number, read_number, read_yes_no
@@ -241,3 +244,46 @@ def rarely_an_option(frame: DataFrame, axes: "Sequence[str]", named: "Series[boo
         if 0 < share < OPTION_SHARE_LIMIT:
             sentences[str(task)] = RARELY_AN_OPTION.format(format_share(share))
     return sentences
+
+
+# How well a metric's verdicts agree with people's verdicts: the share of agreement, and Cohen's kappa (1960).
+#
+#     kappa = (p_o - p_e) / (1 - p_e)
+#
+# p_o is the share of equal verdicts, and p_e the share that is expected by chance from how often each side says right,
+# wrong or nothing. The interval of p_o is Wilson's. The interval of kappa is its image at the observed p_e, so
+# it does not shrink to a point if all verdicts agree.
+
+
+@dataclass(frozen=True)
+class LabelAgreement:
+    """The agreement on some answers. Each triple is an estimate with its 95 % interval; kappa may be undefined."""
+
+    n: int
+    share: tuple[float, float, float]
+    kappa: tuple[float, float, float] | None
+
+    def describe(self) -> str:
+        """One line with both numbers."""
+        if self.kappa is None:
+            return f"share {format_estimate(*self.share)}; Cohen's kappa is undefined: all verdicts are the same"
+        return f"share {format_estimate(*self.share)}, Cohen's kappa {format_estimate(*self.kappa)}"
+
+
+def measure_agreement(verdicts: Sequence[tuple[bool, bool | None]]) -> LabelAgreement:
+    """The agreement of pairs (label of a person, verdict of the metric). None is a verdict of its own.
+
+    Raises:
+        ValueError: There is no pair.
+    """
+    n = len(verdicts)
+    if not n:
+        raise ValueError("agreement needs at least one pair of verdicts.")
+    equal = sum(label == verdict for label, verdict in verdicts)
+    share = (equal / n, *wilson(equal, n))
+    labels, answers = Counter(label for label, _ in verdicts), Counter(verdict for _, verdict in verdicts)
+    expected = sum(labels[value] * answers[value] for value in labels) / n**2
+    if expected == 1:
+        return LabelAgreement(n, share, None)
+    kappa, low, high = ((value - expected) / (1 - expected) for value in share)
+    return LabelAgreement(n, share, (kappa, low, high))

@@ -33,7 +33,7 @@ from experiments.stats.bounds import TestedArms, labeled_test
 from experiments.stats.pairs import KEYS, PairedTestResult, align_pairs
 from experiments.stats.significance import holm
 from icl import Better, ConfigError, DataFrame, did_you_mean, pd
-from icl.metrics.baselines import BASELINES
+from icl.metrics.base import BASELINES
 
 BASELINE = "baseline"
 """`to={"baseline": "vote"}` compares every arm with the majority vote of its demonstrations."""

@@ -1,8 +1,3 @@
-from experiments.store.imported import IMPORTED as IMPORTED
-from experiments.store.imported import MERGED as MERGED
-from experiments.store.imported import changed_since_merge as changed_since_merge
-from experiments.store.imported import files_size as files_size
-from experiments.store.imported import refuse_imported as refuse_imported
 from experiments.store.invocations import Invocation as Invocation
 from experiments.store.invocations import collect_environment as collect_environment
 from experiments.store.invocations import describe_probe as describe_probe
@@ -10,10 +5,15 @@ from experiments.store.invocations import invocations_file as invocations_file
 from experiments.store.invocations import now as now
 from experiments.store.invocations import read_invocations as read_invocations
 from experiments.store.invocations import run_day as run_day
+from experiments.store.json_shapes import IMPORTED as IMPORTED
+from experiments.store.json_shapes import MERGED as MERGED
 from experiments.store.json_shapes import Digest as Digest
 from experiments.store.json_shapes import Scalar as Scalar
 from experiments.store.json_shapes import Shape as Shape
+from experiments.store.json_shapes import changed_since_merge as changed_since_merge
 from experiments.store.json_shapes import check_shape as check_shape
+from experiments.store.json_shapes import files_size as files_size
+from experiments.store.json_shapes import refuse_imported as refuse_imported
 from experiments.store.labels import LABELS as LABELS
 from experiments.store.labels import Label as Label
 from experiments.store.labels import append_labels as append_labels

@@ -25,7 +25,7 @@ from typing import Any
 from decoding.arms.equivalence import GREEDY, is_control_of_greedy, is_equivalent_to_greedy, registered_traits
 from experiments.config.keys import AXES, DEMONSTRATION_AXES
 from experiments.grid import Cell, Grid, data_digests
-from experiments.store.imported import refuse_imported
+from experiments.store.json_shapes import refuse_imported
 from experiments.store.store import Store, write_bytes
 from icl import StoreError, __version__, canonical_digest, pydantic
 from icl.registry import describe, is_builtin

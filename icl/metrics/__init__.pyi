@@ -1,6 +1,6 @@
+from icl.metrics.base import BASELINES as BASELINES
 from icl.metrics.base import SCORING_REVISION as SCORING_REVISION
-from icl.metrics.baselines import BASELINES as BASELINES
-from icl.metrics.baselines import vote as vote
+from icl.metrics.base import vote as vote
 from icl.metrics.lmms_eval import TaskMetric as TaskMetric
 from icl.metrics.machinery.answer_extraction import AnswerForm as AnswerForm
 from icl.metrics.machinery.answer_extraction import extract_answer as extract_answer

@@ -12,7 +12,21 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
-from icl import Example, LogitModel, Model, Part, PlanError, Pool, Prompt, Query, StreamKey, Turn, spans
+from icl import (
+    Example,
+    LogitModel,
+    LRUByteCache,
+    Model,
+    Part,
+    PlanError,
+    Pool,
+    Prompt,
+    Query,
+    Request,
+    StreamKey,
+    Turn,
+    spans,
+)
 
 BATCH = 8
 MAX_OPTIONS = 64
@@ -86,3 +100,57 @@ def entropy(rows: NDArray[np.float64]) -> NDArray[np.float64]:
 def _question_parts(of: Example | Query, owner: str) -> tuple[Part, ...]:
     images = tuple(Part(image, spans.image(owner, j)) for j, image in enumerate(of.images))
     return (*images, Part(of.question, spans.question(owner))) if of.question else images
+
+
+# Short greedy answers of a model for retrievers and transforms, such as descriptions and pseudo-answers.
+
+
+ANSWERS_AT_ONCE = 16
+
+ANSWERING = frozenset({"generate", "logits", "strategies"})
+"""A model needs at least one of these abilities."""
+
+CACHED_BYTES = 32 * 2**20
+"""Size of the cache of answers."""
+
+ENTRY_BYTES = 400
+"""Size of an answer's key and of the empty text."""
+
+_ANSWERS = LRUByteCache[tuple[str, str, int], str](CACHED_BYTES, lambda text: ENTRY_BYTES + 4 * len(text))
+"""The latest answers of this process by model digest, prompt digest and length limit."""
+
+
+def answers(model: Model, prompts: Sequence[Prompt], max_new_tokens: int) -> list[str]:
+    """One greedy answer for each prompt, through sessions if the model has logits. Raises ModelError, ImageError."""
+    model.load()
+    keys = [(model.digest, prompt.digest, max_new_tokens) for prompt in prompts]
+    texts = {key: text for key in keys if (text := _ANSWERS.get(key)) is not None}
+    todo = [(key, prompt) for key, prompt in dict(zip(keys, prompts, strict=True)).items() if key not in texts]
+    for start in range(0, len(todo), ANSWERS_AT_ONCE):
+        some = todo[start : start + ANSWERS_AT_ONCE]
+        new = _greedy_answers(model, [prompt for _, prompt in some], max_new_tokens)
+        texts |= {key: _ANSWERS.put(key, text) for (key, _), text in zip(some, new, strict=True)}
+    return [texts[key] for key in keys]
+
+
+def _greedy_answers(model: Model, prompts: Sequence[Prompt], max_new_tokens: int) -> list[str]:
+    if "logits" in model.abilities:
+        return _through_sessions(cast(LogitModel, model), prompts, max_new_tokens)
+    requests = [Request(prompt, max_new_tokens=max_new_tokens) for prompt in prompts]
+    return [generation.text for generation in model.generate(requests)]
+
+
+def _through_sessions(model: LogitModel, prompts: Sequence[Prompt], max_new_tokens: int) -> list[str]:
+    session = model.open(prompts)
+    tokens: list[list[int]] = [[] for _ in prompts]
+    going = set(range(len(prompts)))
+    for _ in range(max_new_tokens):
+        chosen = session.logits.argmax(dim=-1)
+        for row, token in enumerate(chosen.tolist()):
+            if row in going:
+                tokens[row].append(token)
+                going -= {row} if token in model.stop_tokens else set()
+        if not going:
+            break
+        session.advance(chosen)
+    return [model.text([token for token in row if token not in model.stop_tokens]).strip() for row in tokens]

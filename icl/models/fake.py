@@ -13,7 +13,7 @@ from typing import Annotated, ClassVar
 
 from icl import REASONING_MARKERS, Model, ModelError, Request, canonical_digest, max_output_tokens, normalize_text
 from icl.metrics import is_accepted
-from icl.metrics.baselines import last_copy, nearest_copy, vote
+from icl.metrics.base import last_copy, nearest_copy, vote
 from icl.registry import Count, Fraction, FunctionPath, PositiveInt, component, describe
 from icl.types import Demo, Generation, Prompt, Query, ThinkingEnd, Usage
 

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from icl import ModelError, hub_commit, hub_problem, parse_json_object
+from icl.hub import hide_hub_progress
 from icl.models.cached_checkpoint import checksum
-from icl.quiet_progress import hide_hub_progress
 
 SMALL_FILES = ("*.json", "*.jinja", "*.model", "*.txt", "*.py", "*.tiktoken", "tokenizer*", "vocab*", "merges*")
 UNUSED_FILES = ("*/*.json", "*/*.txt", "*/*.model")

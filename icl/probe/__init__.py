@@ -6,4 +6,4 @@ relative imports, so that its folder is also a distribution of its own (`pyproje
 installs in seconds.
 """
 
-from . import pixels, several, memory, turns, protocol, place  # isort: skip - the order of the checks
+from . import pixels, several, protocol, place  # isort: skip - the order of the checks

@@ -11,9 +11,8 @@ from urllib.parse import urlsplit
 from PIL import Image
 
 from . import images
-from .checks import Prompts, check
 from .distances import distance, energy_test
-from .instrument import P_VALUE, Instrument, Status, Verdict
+from .instrument import P_VALUE, Instrument, Prompts, Status, Verdict, check
 from .prompts import QUESTION, ImagePart, Prompt, to_parts, turn, user
 from .server import RefusedError
 

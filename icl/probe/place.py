@@ -12,9 +12,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from .checks import Prompts, check
 from .distances import binomial_tail, fisher_fewer
-from .instrument import Instrument, Status, Verdict
+from .instrument import Instrument, Prompts, Status, Verdict, check
 from .prompts import QUESTION, QUESTIONS, Prompt, replaced, to_messages, to_parts, turn
 from .protocol import prompt_scores
 from .server import RefusedError

@@ -3,9 +3,8 @@
 import math
 from typing import Any
 
-from .checks import check
 from .distances import distance
-from .instrument import Instrument, Status, Verdict
+from .instrument import Instrument, Status, Verdict, check
 from .prompts import QUESTIONS, shots, to_messages, turn, user
 from .server import TEXT_TOKENS, RefusedError
 

@@ -27,7 +27,7 @@ from icl.tasks.generated.binding import BindingTask
 from icl.types import Context, Demo, Part, Prompt
 from lab.bench import Row, one_thread
 from lab.bench.timing import cpu_rounds, round_ratios, with_spread
-from prompts.composers.chat import Chat
+from prompts.composers.turns import Chat
 
 BATCH, SHOTS, LONG_ANSWER, SHORT_ANSWER, ROUNDS = 16, 8, 48, 4, 5
 VOCABULARY = 150_000

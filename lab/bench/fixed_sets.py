@@ -12,12 +12,11 @@ from pathlib import Path
 import numpy as np
 
 from experiments.config.config import load_config
+from experiments.running.optimize import forecast_selection
 from experiments.running.optimize import rate as rate_sets
 from experiments.running.paid_calls import PaidCalls
-from experiments.running.search_setting import Options, read_setting
-from experiments.running.set_searches import SEARCHES, DemoSet, Problem, draw_sets, race_calls
+from experiments.running.search_setting import SEARCHES, DemoSet, Options, Problem, draw_sets, race_calls, read_setting
 from experiments.stats import Floats
-from experiments.stats.selection import forecast_selection
 from lab.bench import Row, rounds
 from lab.bench.learned import TASKS, with_values
 

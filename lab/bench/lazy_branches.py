@@ -18,14 +18,13 @@ from decoding.engine.engine import run_requests
 from decoding.engine.requests import ArmWork, Counters, DecodingRequest, Failure, LazyBranches
 from icl.models.hf.model import HF
 from icl.streams import StreamKey
-from icl.tasks.generated.attribute import AttributeTask
 from icl.tasks.generated.captions import CaptionsTask
-from icl.tasks.generated.existence import ExistenceTask
+from icl.tasks.generated.scenes import AttributeTask, ExistenceTask
 from icl.types import Context, Demo, Generation, Prompt
 from lab.bench import Row, one_thread, rounds
 from lab.bench.decoding import forget, with_decoded_image
 from lab.bench.timing import with_spread
-from prompts.composers.chat import Chat
+from prompts.composers.turns import Chat
 
 QUERIES, ROUNDS = 32, 9
 LONG, SHORT = 24, 3

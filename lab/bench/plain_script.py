@@ -28,7 +28,7 @@ from icl.tasks.base import Task
 from icl.types import Context, Demo, Prompt
 from lab.bench import Row, one_thread, rounds
 from lab.bench.decoding import ContrastProcessor, processed
-from prompts.composers.chat import Chat
+from prompts.composers.turns import Chat
 
 BATCH, SHOTS, NEW_TOKENS, ROUNDS = 16, 4, 8, 3
 QUESTIONS, MORE_QUESTIONS = 200, 2000

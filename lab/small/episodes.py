@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from random import Random
 
-from icl.tasks.drawings.naming import QUESTIONS
+from icl.tasks.drawings.questions import QUESTIONS
 from icl.tasks.generated.wording import BINDING_QUESTIONS, NONCE
 
 CONSONANTS, VOWELS, LAST = "bdfgklmnprstvwz", "aeiou", "bdgkmnptxz"

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from experiments.tuning.objectives import IGNORED
-from icl.tasks.drawings.naming import QUESTIONS
+from icl.tasks.drawings.questions import QUESTIONS
 from icl.tasks.generated.wording import BINDING_QUESTIONS, NONCE
 from lab.small.drawings_data import DrawingSet
 from lab.small.episodes import TrainingTurn

@@ -29,7 +29,7 @@ from icl import (
     normalize_text,
     spans,
 )
-from icl.models.short_answers import answers
+from icl.models.answer_likelihood import answers
 from icl.tasks.base import Pool
 from prompts import derange, random_places, replace_demos, sort_by_rank, with_answer
 

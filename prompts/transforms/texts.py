@@ -7,7 +7,7 @@ from icl import ConfigError, Context, Count, Demo, OptionListing, component, lat
 from icl.option_listing import LETTERED, with_listed_options
 from icl.types import Where
 from prompts import change_examples, derange, gold_of, random_answer, random_places, replace_demos, sort_by_rank
-from prompts.label_renaming import check_gold_unchanged, new_name, rivals, rivals_of, with_answer
+from prompts.example_changes import check_gold_unchanged, new_name, rivals, rivals_of, with_answer
 
 
 @component("transform", "questions")

@@ -47,7 +47,7 @@ class MiniLM(PlacedEmbedder):
 
 def minilm_folder() -> Path:
     """The folder of the checkpoint. Raises ModelError if the package is absent."""
-    from icl.models.optional_packages import package_folder
+    from icl.models.cached_checkpoint import package_folder
 
     return package_folder(PACKAGE, "embedder 'minilm'", INSTALL) / "model"
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from icl import Model, NestedComponent, Part, Pool, PositiveInt, Prompt, Query, RetrievedExample, Turn, component
 from icl.errors import ConfigError, DataError, PlanError
-from icl.models.short_answers import answers
+from icl.models.answer_likelihood import answers
 from retrievers import Embedder, EmbeddingSource, Encoder, Resources, RetrievedDemos, Vectors, open_source, reads
 
 

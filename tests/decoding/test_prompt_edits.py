@@ -6,9 +6,7 @@ from decoding import prompt_edits as changes
 from icl.errors import PlanError
 from icl.streams import StreamKey
 from icl.types import Context, Demo, Example, Part, Prompt, Query, Turn
-from prompts.composers.blocks import Blocks
-from prompts.composers.chat import Chat
-from prompts.composers.interleaved import Interleaved
+from prompts.composers.turns import Blocks, Chat, Interleaved
 from tests.decoding.prompts import image, prompt
 
 COMPOSERS = [

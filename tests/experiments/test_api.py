@@ -185,7 +185,7 @@ def test_a_class_or_a_component_may_stand_for_a_name(shapes: str) -> None:
     from decoding.strategies.vcd import VCD
     from icl.models.fake import FakeGold
     from icl.registry import resolve
-    from prompts.composers.chat import Chat
+    from prompts.composers.turns import Chat
 
     task = icl.load_task(shapes)
     by_name = icl.retrieve("random", task, "q-0001", shots=2)

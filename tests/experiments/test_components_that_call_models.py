@@ -6,8 +6,7 @@ from typing import Any
 import pytest
 
 from experiments.api import load_model, load_task, retrieve, run
-from icl.models.answer_likelihood import demo_prompt
-from icl.models.short_answers import answers
+from icl.models.answer_likelihood import answers, demo_prompt
 from icl.streams import StreamKey
 from retrievers.machinery.encoder import Encoder
 

@@ -13,7 +13,7 @@ PARTS = """
 from dataclasses import dataclass
 from decoding import Strategy, Traits
 from icl.types import RetrievedExample
-from prompts.composers.chat import Chat
+from prompts.composers.turns import Chat
 
 
 def about(query):

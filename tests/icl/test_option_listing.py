@@ -12,10 +12,8 @@ from experiments.grid.grid import expand
 from experiments.planning.plan import make_plan
 from experiments.running.recorder import as_stored
 from icl.errors import DataError
-from icl.metrics.lenient import Lenient
+from icl.metrics.accuracy import Lenient, OptionAccuracy, Strict
 from icl.metrics.machinery.option_parsing import is_correct
-from icl.metrics.option import OptionAccuracy
-from icl.metrics.strict import Strict
 from icl.option_listing import LETTERED, in_texts, list_options, with_listed_options, without_letters
 from icl.registry import build, describe
 from icl.types import Context, Demo, Example, Generation, OptionListing

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from icl.quiet_progress import hide_datasets_progress
+from icl.hub import hide_datasets_progress
 from icl.tasks.source import open_source
 
 

@@ -6,10 +6,10 @@ import pytest
 
 from experiments.analyses.catalog import find_analysis, list_analyses
 from experiments.config.keys import KEYS, CompareSpec
+from icl.component_node import RENAMED, RENAMED_WORDS, new_name, suggest
 from icl.errors import ConfigError
 from icl.parameter_docs import parameter_docs
 from icl.registry import PACKAGES, build, entries, resolve
-from icl.renamed_names import RENAMED, RENAMED_WORDS, new_name, suggest
 
 
 def test_a_row_answers_only_where_the_new_name_is_valid(monkeypatch):

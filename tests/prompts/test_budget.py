@@ -10,8 +10,7 @@ from icl.images import Image
 from icl.streams import StreamKey
 from icl.types import Context, Demo, Example, Prompt
 from prompts.budget import fit
-from prompts.composers.chat import Chat
-from prompts.composers.interleaved import Interleaved
+from prompts.composers.turns import Chat, Interleaved
 from prompts.orderers.simple_orders import RandomOrderer, Reversed
 
 IMAGE = 100

@@ -9,8 +9,8 @@ import pytest
 from icl.registry import build, entries, resolve
 from icl.streams import StreamKey
 from icl.types import Context, Part, Prompt, Turn
-from prompts.composers.chat import Chat
 from prompts.composers.template import FOLDER
+from prompts.composers.turns import Chat
 from prompts.conformance import check_composer, check_orderer, check_transform
 
 OPTIONS: list[dict[str, Any]] = [

@@ -1,7 +1,7 @@
 """Renamed answers, and the gold that scores a query."""
 
 from icl.types import Context, Demo, Example
-from prompts.label_renaming import (
+from prompts.example_changes import (
     answers_of,
     compose_names,
     gold_before_after,

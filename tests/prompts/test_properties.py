@@ -12,7 +12,7 @@ from icl.registry import build, entries
 from icl.streams import StreamKey
 from icl.types import Context, Demo, Example
 from prompts.budget import fit
-from prompts.composers.chat import Chat
+from prompts.composers.turns import Chat
 from prompts.conformance import NamingModel, check_composer, check_orderer, check_transform, guessed_pool
 
 IMAGES = [Image.from_pil(PILImage.new("RGB", (3, 2), (i, 0, 0)), f"p{i}") for i in range(4)]

@@ -1,7 +1,7 @@
 """Whether an extracted answer gives an accepted one: by a letter, as a number, by the name of an option, or in words.
 
 An answer stands by what it states. What it denies ("not red"), offers as one of several ("red or blue"), uses to name
-its subject ("the red car is blue"), or is unsure of does not count. `icl.metrics.lenient` lists the rules.
+its subject ("the red car is blue"), or is unsure of does not count. `icl.metrics.accuracy` lists the rules.
 """
 
 import re

@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
     from icl import Image, Intervention, ReasoningMarkers, Site, StateObserver
     from icl.models.hf import Checkpoint, DecoderSites, HFEngine, HFSession, LoraAdapter, PromptRenderer, TemplateFacts
-    from icl.models.hf.answer_decoding import AnswerDecoder
     from icl.models.hf.image_processing import ImageProcessor
     from icl.models.hf.memory import MemoryNeeds, MemoryPlan, RequestSize
     from icl.models.hf.quantization import Quantization
+    from icl.models.hf.text_processor import AnswerDecoder
     from icl.models.hf.tracing import HFTracer
 
 CHOICE_KEYS = ("dtype", "quantize", "compute_dtype")
@@ -594,7 +594,7 @@ class HF(LogitModel):
 
     @cached_property
     def _answers(self) -> "AnswerDecoder":
-        from icl.models.hf.answer_decoding import AnswerDecoder
+        from icl.models.hf.text_processor import AnswerDecoder
 
         return AnswerDecoder(self.renderer.tokenizer, self.renderer.facts)
 

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from icl import safetensors, transformers
 from icl.errors import ModelError
+from icl.hub import hide_bars_of_logs, hide_transformers_progress
 from icl.models.small.efficientnet import DEVIATION, MEAN, load_network
-from icl.models.small.packages import LANGUAGE_MODEL
-from icl.quiet_progress import hide_bars_of_logs, hide_transformers_progress
+from icl.models.small.folder import LANGUAGE_MODEL
 
 RESERVED_TOKEN, IMAGE_TOKEN, IMAGE_TOKEN_ID = "<reponame>", "<image>", 4
 """A token of the vocabulary that no text of this project uses becomes the placeholder of an image."""

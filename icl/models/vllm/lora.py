@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from icl import ModelError, cache_folder, canonical_digest, torch
+from icl.hub import SMALL_SOURCE_BYTES, hide_transformers_progress
 from icl.models.cached_checkpoint import cached_checkpoint
 from icl.models.hf.adapter import CONFIG, LoraAdapter
 from icl.models.hf.checkpoint import WEIGHTS, Checkpoint
-from icl.quiet_progress import SMALL_SOURCE_BYTES, hide_transformers_progress
 
 if TYPE_CHECKING:
     from icl.models.hf.model import HF

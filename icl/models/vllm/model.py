@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from icl import torch, transformers
 from icl.errors import ConfigError, ModelError
 from icl.models.base import Model, Request
+from icl.models.hf.tracing import CheckpointTracer
+from icl.models.tracing import STEPS, TOP, Facts, Stage, Trace, greedy_trace, to_array
 from icl.models.vllm.engine_io import EngineOutput, EngineRequest, blocks
 from icl.registry import Fraction, Positive, PositiveInt, component, later_parameter
 from icl.text.json_text import canonical_digest
@@ -25,9 +27,7 @@ if TYPE_CHECKING:
     from icl.models.hf.model import HF
     from icl.models.hf.template_facts import TemplateFacts
     from icl.models.vllm.engine import OnGroup, Replicas, VLLMEngine
-    from icl.models.vllm.tracing import VLLMTracer
     from icl.text.reasoning_blocks import ReasoningMarkers
-
 
 GIB = 2**30
 CPU_CACHE_GIB = 2.0
@@ -328,7 +328,7 @@ class VLLM(Model):
         return self.hf.render(prompt)
 
     def tracer(self) -> "VLLMTracer":
-        from icl.models.vllm.tracing import VLLMTracer
+        from icl.models.vllm.model import VLLMTracer
 
         return VLLMTracer(self)
 
@@ -393,3 +393,39 @@ def has_gpu() -> bool:
     if os.name == "posix" and not any(any(DEVICES.glob(pattern)) for pattern in DEVICE_FILES):
         return False
     return torch.cuda.device_count() > 0
+
+
+# Traces of prompts through a vLLM engine of this process.
+
+
+class VLLMTracer(CheckpointTracer):
+    """Shows every stage but image features, which stay in the engine."""
+
+    @property
+    def hidden(self) -> Mapping[Stage, str]:
+        return {Stage.FEATURES: "not visible in vLLM's engine"}
+
+    @cached_property
+    def facts(self) -> Facts:
+        return self.facts_with(str(self._engine.llm.model_config.dtype), self.model.quantization)
+
+    @property
+    def _engine(self) -> Any:
+        """The engine, or the first of several."""
+        engine: Any = self.model.engine
+        return getattr(engine, "engines", [engine])[0]
+
+    def trace(self, prompt: Prompt, *, raw_images: bool = False) -> Trace:
+        processed = self._engine.inputs.processed(prompt)
+        pixels = [item.get("pixel_values") for item in (processed["mm_kwargs"]["image"] if prompt.images else ())]
+        ids, outputs = tuple(processed["prompt_token_ids"]), list[EngineOutput]()
+        self.model.run_groups([[EngineRequest(prompt, STEPS, top=TOP)]], lambda _, group: outputs.extend(group))
+        return greedy_trace(
+            self.model,
+            outputs[0].steps,
+            text=self.model.render(prompt),
+            ids=ids,
+            prompt_tokens=len(ids),
+            pixels=None if None in pixels else tuple(to_array(one.data) for one in pixels),
+            error=outputs[0].reason,
+        )

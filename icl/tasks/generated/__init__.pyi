@@ -2,7 +2,9 @@ from icl.tasks.generated.drawing import CELLS as CELLS
 from icl.tasks.generated.drawing import CONCEPT_SETS as CONCEPT_SETS
 from icl.tasks.generated.drawing import DigitImage as DigitImage
 from icl.tasks.generated.drawing import Drawing as Drawing
+from icl.tasks.generated.drawing import LabeledDrawing as LabeledDrawing
 from icl.tasks.generated.drawing import PlacedShapes as PlacedShapes
+from icl.tasks.generated.drawing import WordImage as WordImage
 from icl.tasks.generated.drawing import cell_box as cell_box
 from icl.tasks.generated.drawing import generated_image as generated_image
 from icl.tasks.generated.drawing import groups_of as groups_of
@@ -19,8 +21,6 @@ from icl.tasks.generated.episode import shuffled as shuffled
 from icl.tasks.generated.ink import RGB as RGB
 from icl.tasks.generated.ink import ZOOM as ZOOM
 from icl.tasks.generated.ink import Point as Point
-from icl.tasks.generated.printed_words import LabeledDrawing as LabeledDrawing
-from icl.tasks.generated.printed_words import WordImage as WordImage
 from icl.tasks.generated.wording import ATTRIBUTE_QUESTIONS as ATTRIBUTE_QUESTIONS
 from icl.tasks.generated.wording import ATTRIBUTES as ATTRIBUTES
 from icl.tasks.generated.wording import BINDING_QUESTIONS as BINDING_QUESTIONS

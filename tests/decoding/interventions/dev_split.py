@@ -10,7 +10,7 @@ from decoding.interventions.vector_file import write_vector_file
 from icl.models.hf.model import HF
 from icl.tasks.generated.operators import OperatorsTask
 from icl.types import Context, Demo
-from prompts.composers.chat import Chat
+from prompts.composers.turns import Chat
 
 
 @lru_cache

@@ -9,9 +9,15 @@ from decoding.arms.arm import parse_arm
 from decoding.engine import engine as loop
 from decoding.engine.requests import DecodingRequest, Failure
 from decoding.lockstep import engine
-from decoding.lockstep.budgeted_outputs import NOT_FORCED, STOPPED_IN_MARKER, BudgetedOutput, empty_output, read_tokens
 from decoding.lockstep.request_metadata import BranchMetadata, ThinkingLimits, parse_branch
-from decoding.lockstep.step_records import RECORD_STORE
+from decoding.lockstep.step_records import (
+    NOT_FORCED,
+    RECORD_STORE,
+    STOPPED_IN_MARKER,
+    BudgetedOutput,
+    empty_output,
+    read_tokens,
+)
 from icl.models.vllm.engine_io import EngineOutput
 from tests.decoding.lockstep.test_group_runs import same
 from tests.decoding.lockstep.toy_engine import ToyEngine

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from decoding.lockstep.engine_requirements import ASYNC_SCHEDULER, SCHEDULER, additional_config, check_engine
+from decoding.lockstep.engine import ASYNC_SCHEDULER, SCHEDULER, additional_config, check_engine
 
 
 def engine(**changes: Any) -> Any:

@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 
 from decoding.arms.arm import parse_arm
-from decoding.server.request_parsing import parse_request
-from decoding.server.strategy_parsing import StrategyModels, check_strategy_model, parse_strategy
+from decoding.server.request_parsing import StrategyModels, check_strategy_model, parse_request, parse_strategy
 from icl.errors import ConfigError, PlanError
 
 

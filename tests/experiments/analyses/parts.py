@@ -9,8 +9,8 @@ from PIL import Image as PILImage
 
 from icl import spans
 from icl.images import Image
+from icl.metrics.accuracy import Lenient
 from icl.metrics.base import Better
-from icl.metrics.lenient import Lenient
 from icl.models.base import Request
 from icl.models.fake import FakeModel
 from icl.registry import component

@@ -184,7 +184,7 @@ def test_a_finished_run_is_not_taken_for_finished_after_a_change(
     """Whatever a digest covers: the checkpoint, a component's file, the data, a parameter."""
     (tmp_path / "data.jsonl").write_text("".join(f'{{"question": "q{i}", "answer": "a"}}\n' for i in range(8)))
     (tmp_path / "mine.py").write_text(
-        "from dataclasses import dataclass\nfrom prompts.composers.chat import Chat\n\n"
+        "from dataclasses import dataclass\nfrom prompts.composers.turns import Chat\n\n"
         "@dataclass(frozen=True)\nclass Mine(Chat):\n    pass\n"
     )
     shutil.copytree(TINY_CHECKPOINT, tmp_path / "model")

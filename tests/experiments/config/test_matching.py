@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from experiments.config.matching import match_label, node_matches
+from experiments.config.keys import match_label, node_matches
 from icl.errors import ConfigError
 
 PRECISIONS = ("tiny(quantize=none)", "tiny(quantize=nf4)")

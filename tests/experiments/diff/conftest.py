@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from experiments.config.yaml_document import Document
-from experiments.diff.recording import Side, record
-from experiments.diff.sides import live_side, one_point
+from experiments.diff.recording import Side, live_side, one_point, record
 from icl.testing.faulty_server import FaultyServer
 from icl.testing.vision_server import VisionServer, listen
 

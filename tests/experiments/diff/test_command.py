@@ -8,10 +8,8 @@ import pytest
 
 from experiments.cli.main import main
 from experiments.config.yaml_document import Document
-from experiments.diff.comparison import compare, pixel_cause
-from experiments.diff.recording import load, save
-from experiments.diff.sides import one_point, overrides_of
-from experiments.diff.verdict import verdict
+from experiments.diff.comparison import compare, pixel_cause, verdict
+from experiments.diff.recording import load, one_point, overrides_of, save
 from icl.errors import ConfigError
 from icl.models.tracing import Stage
 from tests.experiments.diff.conftest import STUDY, side

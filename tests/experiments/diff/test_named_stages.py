@@ -8,9 +8,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from experiments.diff.comparison import compare
+from experiments.diff.comparison import Parting, compare, verdict
 from experiments.diff.recording import Side
-from experiments.diff.verdict import Parting, verdict
 from icl.models.hf.checkpoint import TINY
 from icl.models.hf.model import HF
 from icl.models.tracing import Stage

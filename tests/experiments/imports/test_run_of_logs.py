@@ -6,8 +6,7 @@ import pytest
 from harness_logs import vlmevalkit_rows, write_inspect, write_lm_eval, write_lmms, write_vlmevalkit
 
 from experiments.config.config import load_config
-from experiments.imports.logs import read_logs
-from experiments.imports.run_of_logs import Axis, ImportedRun, write_imported_run
+from experiments.imports.logs import Axis, ImportedRun, read_logs, write_imported_run
 from experiments.results.invocations import version_differences
 from experiments.results.loaded_run import load_run
 from experiments.running.run import run

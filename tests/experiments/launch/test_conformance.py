@@ -11,7 +11,7 @@ from slurm_cluster import Cluster
 from experiments.launch import conformance
 from experiments.launch.base import Launch, WorkerGroup, WorkerStatus
 from experiments.launch.conformance import check_launcher
-from experiments.launch.local import Local, ProcessGroup
+from experiments.launch.machines import Local, ProcessGroup
 from experiments.launch.slurm import Slurm
 from icl.registry import build
 
@@ -19,7 +19,7 @@ OWN = '''
 """A user's launcher that starts processes of this machine."""
 from dataclasses import dataclass
 
-from experiments.launch.local import Local
+from experiments.launch.machines import Local
 
 @dataclass(frozen=True)
 class Mine(Local):

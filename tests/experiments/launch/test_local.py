@@ -14,7 +14,7 @@ from experiments.cli.main import main
 from experiments.config.config import load_config
 from experiments.grid.grid import expand
 from experiments.launch.base import Launch
-from experiments.launch.local import worker_environments
+from experiments.launch.machines import worker_environments
 from experiments.results.loaded_run import load_run
 from experiments.running.run import run
 from icl.errors import ConfigError, StoreError

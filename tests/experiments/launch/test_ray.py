@@ -71,7 +71,7 @@ def test_a_cluster_that_is_not_there_is_a_sentence(icl_process: Go, tmp_path: Pa
 def test_a_missing_package_is_reported_before_anything_is_read(
     go: Go, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("experiments.launch.ray.find_spec", lambda name: None)
+    monkeypatch.setattr("experiments.launch.machines.find_spec", lambda name: None)
     with pytest.raises(PlanError) as caught:
         go("never", "launcher=ray")
     message = 'launcher=ray needs the package ray, which is not installed: pip install "mm-icl[ray]".'

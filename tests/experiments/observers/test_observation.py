@@ -15,7 +15,7 @@ from experiments.config.config import load_config
 from experiments.grid.grid import expand
 from experiments.observers.observation import _scores
 from icl.errors import ConfigError, ICLWarning
-from icl.metrics.lenient import Lenient
+from icl.metrics.accuracy import Lenient
 
 OBSERVER = '''
 """Writes each call as a JSON line."""

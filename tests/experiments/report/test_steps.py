@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from experiments.report.steps import END_OF_TEXT, print_steps, read_steps
+from experiments.report.sample_detail import END_OF_TEXT, print_steps, read_steps
 
 STEPS: dict[str, Any] = {
     "words": ["red", "blue", "", "a\x1b[31m\nvery long token indeed", "  "],

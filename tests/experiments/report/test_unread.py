@@ -17,8 +17,7 @@ from experiments.results.run_list import _mean, summarize_run
 from experiments.results.run_view import RunView
 from experiments.results.view_run import view_run
 from experiments.running.run import run
-from experiments.sharing.card import make_card
-from experiments.sharing.card_text import card_text
+from experiments.sharing.card import card_text, make_card
 from icl.models.base import Request
 
 

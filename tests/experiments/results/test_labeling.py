@@ -22,8 +22,7 @@ from experiments.results.loaded_run import load_run
 from experiments.results.paired_runs import pair_runs
 from experiments.results.run_metrics import run_level
 from experiments.results.view_run import NO_REFERENCE, view_run
-from experiments.sharing.card import make_card
-from experiments.sharing.card_text import card_text
+from experiments.sharing.card import card_text, make_card
 from experiments.sharing.verify import problems_of_card
 from experiments.stats.arm_comparisons import compare_arms
 from experiments.stats.arms import tidy_frame

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from experiments.results.run_list import _best, _state, _time
-from experiments.store.imported import IMPORTED
+from experiments.store.json_shapes import IMPORTED
 from experiments.store.lock import write_lock
 
 

@@ -16,10 +16,8 @@ from experiments.stats.bounds import unread_text
 from experiments.store.invocations import Invocation, read_invocations
 from experiments.store.store import Store
 from icl.errors import DataError
-from icl.metrics.lenient import Lenient
+from icl.metrics.accuracy import Lenient, OptionAccuracy, Strict
 from icl.metrics.machinery.yes_no import UnparsedRate
-from icl.metrics.option import OptionAccuracy
-from icl.metrics.strict import Strict
 from icl.models.base import Request
 from icl.types import Demo, Example, Generation
 

@@ -17,7 +17,7 @@ from experiments.running.runner import Runner
 from experiments.store.store import Store
 from experiments.terminal.progress import SilentProgress
 from icl.errors import DataError, StoreError
-from icl.metrics.strict import Strict
+from icl.metrics.accuracy import Strict
 from icl.models.base import Request
 from icl.types import Generation
 

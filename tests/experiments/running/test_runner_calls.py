@@ -23,7 +23,7 @@ from icl.errors import DataError, PlanError
 from icl.models.hf.model import HF
 from icl.tasks.generated.binding import BindingTask
 from icl.types import Context
-from prompts.composers.chat import Chat
+from prompts.composers.turns import Chat
 
 Mapping = Callable[..., dict[str, Any]]
 

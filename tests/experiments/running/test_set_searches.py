@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from experiments.running.set_searches import (
+from experiments.running.search_setting import (
     SEARCHES,
     DemoSet,
     Problem,

@@ -15,8 +15,7 @@ from experiments.api import load_run
 from experiments.cli.main import main
 from experiments.grid.grid import expand
 from experiments.results.loaded_run import Run
-from experiments.sharing.card import DIGEST, card_digest, make_card
-from experiments.sharing.card_text import card_text
+from experiments.sharing.card import DIGEST, card_digest, card_text, make_card
 from experiments.sharing.verify import Recomputed
 from experiments.store.store import Store, write_json
 from icl.errors import ICLWarning

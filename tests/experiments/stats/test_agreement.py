@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from experiments.stats.agreement import measure_agreement
+from experiments.stats.answer_forms import measure_agreement
 from experiments.stats.intervals import wilson
 
 PAIRS = [(True, True)] * 20 + [(True, False)] * 5 + [(False, True)] * 10 + [(False, False)] * 15

@@ -14,7 +14,7 @@ from experiments.stats.bounds import bound_arm, unread_text
 from experiments.stats.compare import BOUND_COLUMNS, compare, verdicts
 from experiments.stats.summary import estimate_arm
 from icl import DataFrame
-from icl.metrics.lenient import Lenient
+from icl.metrics.accuracy import Lenient
 from icl.metrics.reading import unread_metrics
 from icl.text.folding import fold
 from icl.types import Example, Generation

@@ -36,10 +36,9 @@ from experiments.stats.sign_flips import sign_flip_test
 from experiments.stats.significance import exact_sign_flip_p
 from experiments.stats.summary import estimate_arm, summarize_arms
 from icl.errors import ConfigError
-from icl.metrics.auc import roc_auc
 from icl.metrics.base import ScoredSample
 from icl.metrics.binary import F1, Recall
-from icl.metrics.macro_f1 import MacroF1
+from icl.metrics.classification import MacroF1, roc_auc
 from icl.metrics.run_level import mean, ratio, run_statistic
 
 Z2 = 1.959963984540054**2

@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
+from experiments.running.optimize import expected_maximum, forecast_selection, variance_components
 from experiments.stats import Floats
-from experiments.stats.selection import expected_maximum, forecast_selection, variance_components
 
 
 def test_the_mean_maximum_has_its_known_values() -> None:

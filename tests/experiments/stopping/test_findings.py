@@ -28,9 +28,8 @@ from experiments.stopping.findings import (
     stopped_findings,
     verdict_of_standing,
 )
-from experiments.stopping.forecast import drift, forecast_walk
 from experiments.stopping.looks import Family, LookEntry
-from experiments.stopping.plan import PlannedComparison, StopPlan
+from experiments.stopping.plan import PlannedComparison, StopPlan, drift, forecast_walk
 from experiments.stopping.rule import LookResult, Standing
 from experiments.stopping.sequential import look_sizes, repeated_interval, z_boundaries
 

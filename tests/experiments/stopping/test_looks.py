@@ -21,7 +21,7 @@ from experiments.stopping.rule import Standing
 from experiments.store.json_shapes import check_shape
 from experiments.store.store import Store, write_json
 from icl.errors import StoreError
-from icl.metrics.macro_f1 import MacroF1
+from icl.metrics.classification import MacroF1
 from icl.types import Example
 
 CLUSTERS = {

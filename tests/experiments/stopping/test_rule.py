@@ -8,7 +8,7 @@ from experiments.stats.exchanges import build_strata, differences_at_look, rando
 from experiments.stopping.rule import ComparisonTest, LookDesign, LookResult, Standing, between, end_comparisons
 from experiments.stopping.sequential import SpentLevel, ladder, lattice, look_sizes, zero_mean_p
 from icl.metrics.base import ScoredSample
-from icl.metrics.macro_f1 import MacroF1
+from icl.metrics.classification import MacroF1
 from tests.experiments.stopping.anytime_p import anytime_p
 
 

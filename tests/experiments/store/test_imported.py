@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.store.imported import IMPORTED, MERGED, changed_since_merge, files_size, refuse_imported
+from experiments.store.json_shapes import IMPORTED, MERGED, changed_since_merge, files_size, refuse_imported
 from icl.errors import StoreError
 
 

@@ -5,8 +5,7 @@ import sys
 import pytest
 
 from experiments.cli.main import verbose_logging
-from experiments.terminal.progress import make_progress
-from experiments.terminal.spinner import spinner
+from experiments.terminal.progress import make_progress, spinner
 
 
 class Screen(io.StringIO):

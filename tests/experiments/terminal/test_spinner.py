@@ -11,8 +11,8 @@ from experiments.cli.main import main
 from experiments.config.config import load_config
 from experiments.grid.grid import expand
 from experiments.planning.plan import make_plan
-from experiments.terminal import spinner as module
-from experiments.terminal.spinner import spinner
+from experiments.terminal import progress as module
+from experiments.terminal.progress import spinner
 
 
 class Screen(io.StringIO):

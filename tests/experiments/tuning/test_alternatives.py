@@ -19,7 +19,7 @@ from icl.images import Image
 from icl.models.hf.model import HF
 from icl.tasks.base import Pool
 from icl.types import Context, Demo, Example, RetrievedExample
-from prompts.composers.chat import Chat
+from prompts.composers.turns import Chat
 from retrievers.base import Resources
 
 PIXELS = {"name": "knn", "embedder": "pixels"}

@@ -4,9 +4,7 @@ import math
 
 import pytest
 
-from icl.metrics.lenient import Lenient
-from icl.metrics.option import OptionAccuracy
-from icl.metrics.strict import Strict
+from icl.metrics.accuracy import Lenient, OptionAccuracy, Strict
 from icl.types import Example, Generation
 
 

@@ -8,9 +8,8 @@ import pytest
 
 from experiments.cli.check import SHIPPED, disagreements, read_cases
 from icl.errors import ConfigError, DataError
-from icl.metrics.lenient import Lenient
+from icl.metrics.accuracy import Lenient, Strict
 from icl.metrics.machinery.answer_extraction import extract_answer
-from icl.metrics.strict import Strict
 from icl.types import Example, Generation
 
 UNDECIDABLE = (

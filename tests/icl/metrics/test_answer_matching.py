@@ -2,7 +2,7 @@
 
 import pytest
 
-from icl.metrics.lenient import Lenient
+from icl.metrics.accuracy import Lenient
 from icl.types import Example, Generation
 
 COLORS = ("red", "blue", "green", "yellow")

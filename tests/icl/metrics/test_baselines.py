@@ -1,6 +1,6 @@
 """Tests of baselines from demonstrations without a model."""
 
-from icl.metrics.baselines import BASELINES, last_copy, nearest_copy, vote, weighted_vote
+from icl.metrics.base import BASELINES, last_copy, nearest_copy, vote, weighted_vote
 from icl.types import Demo, Example, Query
 
 QUERY = Query("q", (), "?")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from icl.metrics.base import ScoredSample
-from icl.metrics.macro_f1 import MacroF1
+from icl.metrics.classification import MacroF1
 from icl.types import Example, Generation
 
 sklearn = pytest.importorskip("sklearn.metrics")

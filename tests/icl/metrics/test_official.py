@@ -9,15 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from icl.metrics.auc import AUC
 from icl.metrics.base import ScoredSample
 from icl.metrics.binary import F1, Precision, Recall
 from icl.metrics.cider import CIDEr, cider_scores
-from icl.metrics.link_context import LinkContextMetric
+from icl.metrics.classification import AUC
 from icl.metrics.normalize import normalize_vqa
+from icl.metrics.published_rules import VLICL, VQA, LinkContextMetric, is_vl_icl_match, truncate_output, vqa_accuracy
 from icl.metrics.question_groups import MME, GroupAccuracy
-from icl.metrics.vl_icl import VLICL, is_vl_icl_match, truncate_output
-from icl.metrics.vqa_accuracy import VQA, vqa_accuracy
 from icl.metrics.winoground import WinogroundGroup, WinogroundImage, WinogroundText
 from icl.types import Example, Generation
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from icl.metrics.lenient import Lenient
+from icl.metrics.accuracy import Lenient
 from icl.metrics.machinery.option_letters import chosen_by_place
 from icl.types import Example, Generation
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from icl.metrics.lenient import Lenient
+from icl.metrics.accuracy import Lenient
 from icl.metrics.machinery.answer_matching import gives_answer
 from icl.metrics.machinery.quantities import canonical_quantities, multiples_in_digits, stated_number
 from icl.types import Example, Generation

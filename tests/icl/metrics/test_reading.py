@@ -8,10 +8,8 @@ from pathlib import Path
 import pytest
 
 from experiments.cli.check import SHIPPED, read_cases
-from icl.metrics.lenient import Lenient
-from icl.metrics.option import OptionAccuracy
+from icl.metrics.accuracy import Lenient, OptionAccuracy, Strict
 from icl.metrics.reading import READER_REVISION, folded_answers, read_output, unread_metrics
-from icl.metrics.strict import Strict
 from icl.option_listing import LETTERED, with_listed_options
 from icl.text.folding import fold
 from icl.types import Example, Generation

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from experiments.stats.intervals import estimate_mean
-from icl.metrics.auc import roc_auc
 from icl.metrics.base import ScoredSample
+from icl.metrics.classification import roc_auc
 from icl.metrics.run_level import (
     RunLevelMetric,
     mean,

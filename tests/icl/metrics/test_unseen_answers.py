@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from icl.metrics.lenient import Lenient
+from icl.metrics.accuracy import Lenient
 from icl.types import Example, Generation
 
 CASES = [json.loads(line) for line in Path(__file__).with_name("unseen_answers.jsonl").read_text("utf-8").splitlines()]

@@ -2,8 +2,8 @@
 
 import pytest
 
+from icl.metrics.accuracy import Lenient
 from icl.metrics.binary import F1
-from icl.metrics.lenient import Lenient
 from icl.metrics.machinery.yes_no import Pope, UnparsedRate, YesRatio, parse_pope, parse_yes_no
 from icl.types import Example, Generation
 

@@ -7,7 +7,7 @@ import pytest
 
 from icl.errors import ConfigError, ModelError
 from icl.images import Image
-from icl.metrics.option import OptionAccuracy
+from icl.metrics.accuracy import OptionAccuracy
 from icl.models.base import Request
 from icl.models.fake import FakeCopy, FakeGold, FakeNearest, FakeScripted, FakeUniform, FakeVote
 from icl.registry import build, describe, entries

@@ -16,8 +16,7 @@ from huggingface_hub import constants
 
 from experiments.api import run
 from experiments.cli.main import main
-from experiments.sharing.card import make_card
-from experiments.sharing.card_text import card_text
+from experiments.sharing.card import card_text, make_card
 from icl.errors import ICLWarning, ModelError, StoreError
 from icl.models.hf.checkpoint import TINY, Checkpoint
 from icl.models.hf.model import HF

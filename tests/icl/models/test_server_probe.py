@@ -12,7 +12,7 @@ from experiments.results.view_run import view_run
 from experiments.sharing.card import make_card
 from icl.errors import ModelError
 from icl.images import Image
-from icl.models.server_probe import checks_of, is_private
+from icl.models.remote import checks_of, is_private
 from icl.testing.faulty_server import FaultyServer
 from icl.testing.vision_server import VisionServer, listen
 from icl.types import Part, Prompt, Turn

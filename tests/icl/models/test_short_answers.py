@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from icl.lru_cache_bytes import LRUByteCache
-from icl.models import short_answers
-from icl.models.short_answers import ENTRY_BYTES, answers
+from icl.models import answer_likelihood
+from icl.models.answer_likelihood import ENTRY_BYTES, answers
 from icl.streams import StreamKey
 from icl.types import Generation, Part, Prompt, Turn
 
@@ -40,7 +40,7 @@ def _answers(model: Echo, *texts: str) -> list[str]:
 @pytest.fixture(autouse=True)
 def _three_entries(monkeypatch: pytest.MonkeyPatch) -> None:
     cache = LRUByteCache[tuple[str, str, int], str](3 * (ENTRY_BYTES + 99), lambda text: ENTRY_BYTES + len(text))
-    monkeypatch.setattr(short_answers, "_ANSWERS", cache)
+    monkeypatch.setattr(answer_likelihood, "_ANSWERS", cache)
 
 
 def test_equal_prompts_are_answered_once() -> None:
@@ -54,7 +54,7 @@ def test_more_prompts_than_the_cache_holds_are_all_answered() -> None:
     model = Echo()
     many = [f"{i}" for i in range(50)]
     assert _answers(model, *many) == [f"re: {text}" for text in many]
-    assert len(short_answers._ANSWERS) == 3
+    assert len(answer_likelihood._ANSWERS) == 3
     assert _answers(model, *many[-3:]) == [f"re: {text}" for text in many[-3:]]
     assert len(model.prompts) == 50
     assert _answers(model, "0") == ["re: 0"]

@@ -77,7 +77,7 @@ def test_it_runs_without_the_libraries_of_the_toolkit(address):
         "spec = u.spec_from_file_location('icl_probe', start, submodule_search_locations=places)\n"
         "sys.modules['icl_probe'] = module = u.module_from_spec(spec)\n"
         "spec.loader.exec_module(module)\n"
-        "from icl_probe.command import main\n"
+        "from icl_probe.run import main\n"
         f"sys.exit(main(['{address}/none/v1', '--only', 'each,turns']))\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)

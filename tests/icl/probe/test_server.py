@@ -5,8 +5,8 @@ import json
 import httpx2
 import pytest
 
-from icl.probe.command import base_address
 from icl.probe.prompts import user
+from icl.probe.run import base_address
 from icl.probe.server import RefusedError, Server, UnusableServerError
 from icl.testing.vision_server import VisionServer
 

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image as PILImage
 
 from icl.errors import DataError
-from icl.metrics.cmmu import chosen_letters, normalized_line
+from icl.metrics.published_rules import chosen_letters, normalized_line
 from icl.registry import build
 from icl.testing import check_task
 from icl.types import Generation

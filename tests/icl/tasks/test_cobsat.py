@@ -7,7 +7,7 @@ import pytest
 from PIL import Image as PILImage
 
 from icl.errors import DataError
-from icl.metrics.cobsat import CobsatMetric
+from icl.metrics.published_rules import CobsatMetric
 from icl.registry import build
 from icl.tasks.cobsat import WORDS, _captions, published_prompts
 from icl.testing import check_task

@@ -10,7 +10,7 @@ from icl.edits import Rotate
 from icl.errors import ConfigError
 from icl.images import Image
 from icl.registry import build, describe
-from icl.tasks.corrupted import BLUR, NOISE, QUALITY, Corruption, corrupt
+from icl.tasks.wrappers import BLUR, NOISE, QUALITY, Corruption, corrupt
 from icl.testing.conformance import check_task
 
 OF = {"name": "binding", "queries": 6}

@@ -7,7 +7,7 @@ import pytest
 
 from icl.errors import ConfigError, DataError
 from icl.registry import build, describe
-from icl.tasks.easy_vqa import OPTIONS, EasyVQATask, question_type
+from icl.tasks.few_shot_benchmarks import OPTIONS, EasyVQATask, question_type
 from icl.testing.conformance import check_task
 
 

@@ -5,9 +5,9 @@ import pytest
 from icl.errors import DataError
 from icl.images import Image
 from icl.registry import build
-from icl.tasks.as_text import words_of
 from icl.tasks.generated.drawing import Drawing, PlacedShapes
 from icl.tasks.generated.world import ShapeGroup
+from icl.tasks.wrappers import words_of
 from icl.testing import check_task
 
 

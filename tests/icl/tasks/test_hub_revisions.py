@@ -10,8 +10,7 @@ from PIL import Image as PILImage
 import icl
 from experiments.grid.feasibility import data_digests
 from experiments.results.loaded_run import load_run
-from experiments.sharing.card import make_card
-from experiments.sharing.card_text import card_text
+from experiments.sharing.card import card_text, make_card
 from icl.errors import DataError, ICLWarning
 from icl.registry import build, describe
 from icl.tasks.presets import PRESETS

@@ -15,8 +15,8 @@ import icl.testing
 from decoding.strategies.vcd import VCD
 from icl.edits import Edit
 from icl.images import Image
+from icl.metrics.accuracy import Strict
 from icl.metrics.machinery.judge import Judge
-from icl.metrics.strict import Strict
 from icl.registry import PACKAGES, build, entries, resolve
 from icl.tasks.base import Pool
 from icl.testing import check_orderer, check_strategy

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from retrievers.machinery.banzhaf import banzhaf_values, complementary_sets
+from retrievers.machinery.trained_heads import banzhaf_values, complementary_sets
 
 
 def test_the_values_are_the_mean_gains_over_all_sets_without_the_member() -> None:

@@ -14,7 +14,7 @@ import torch
 
 from icl.errors import ConfigError, ImageError, ModelError, PlanError
 from icl.images import Image
-from icl.models import optional_packages as extras
+from icl.models import cached_checkpoint as extras
 from icl.models.base import Model
 from icl.models.hf.model import HF
 from icl.models.vllm.model import VLLM

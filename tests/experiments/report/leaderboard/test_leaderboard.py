@@ -11,8 +11,13 @@ from written_run import GREEDY, MASK_ONLY, VCD
 
 from experiments.api import run
 from experiments.cli.main import main
-from experiments.report.leaderboard import frontier_tables, leaderboard_frame, leaderboard_sections, render_leaderboard
-from experiments.report.leaderboard_columns import collect_leaderboard
+from experiments.report.leaderboard import (
+    collect_leaderboard,
+    frontier_tables,
+    leaderboard_frame,
+    leaderboard_sections,
+    render_leaderboard,
+)
 from experiments.results.loaded_run import load_run
 from experiments.results.view_run import view_run
 from experiments.stats.compare import compare

@@ -7,8 +7,8 @@ from chat_templates import NAMES, published, published_text, renderer, with_byte
 from tiny_models import image, turn
 
 from decoding.engine.thinking_budget import Thinking, begin_thinking
-from icl.models.hf.answer_decoding import AnswerDecoder
 from icl.models.hf.rendering import PromptRenderer
+from icl.models.hf.text_processor import AnswerDecoder
 from icl.text.reasoning_blocks import SplitOutput, split_reasoning
 from icl.types import Prompt
 from tests.icl.models.hf.test_template_facts import SHAPES

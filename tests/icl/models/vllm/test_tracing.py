@@ -11,9 +11,8 @@ import checkpoints
 import torch
 from reference import Reference
 
-from experiments.diff.comparison import compare
+from experiments.diff.comparison import Parting, compare, verdict
 from experiments.diff.recording import Side, record
-from experiments.diff.verdict import Parting, verdict
 from icl.models.hf.model import HF
 from icl.models.tracing import STEPS, Stage, Trace, Tracer, greedy_trace, to_array, top_logprobs
 from icl.models.vllm.model import VLLM

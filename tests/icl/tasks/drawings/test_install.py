@@ -13,8 +13,7 @@ from PIL import Image as PILImage
 from icl.errors import DataError, ImageError
 from icl.tasks.drawings import emoji
 from icl.tasks.drawings import install as install_module
-from icl.tasks.drawings.install import install_drawings
-from icl.tasks.drawings.nouns import Nouns
+from icl.tasks.drawings.install import Nouns, install_drawings
 from icl.tasks.drawings.table import IMAGES, SOURCES, TABLE, read_drawings
 
 pytest.importorskip("resvg_py", reason="renders the SVGs of the test")

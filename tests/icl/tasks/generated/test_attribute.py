@@ -2,7 +2,7 @@
 
 from collections import Counter
 
-from icl.tasks.generated.attribute import AttributeTask
+from icl.tasks.generated.scenes import AttributeTask
 
 
 def test_only_the_answers_of_the_pool_reveal_the_attribute():

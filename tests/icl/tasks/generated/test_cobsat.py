@@ -3,7 +3,7 @@
 import pytest
 
 from icl.errors import ConfigError
-from icl.metrics.cobsat import names_one_word
+from icl.metrics.published_rules import names_one_word
 from icl.registry import build
 from icl.testing import check_task
 from icl.types import Generation

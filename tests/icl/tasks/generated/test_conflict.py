@@ -7,7 +7,7 @@ import icl
 from icl.errors import ConfigError
 from icl.models.base import Request
 from icl.tasks.generated.conflict import ConflictTask
-from icl.tasks.generated.printed_words import print_word, width
+from icl.tasks.generated.drawing import print_word, width
 from icl.tasks.generated.world import COLORS
 
 

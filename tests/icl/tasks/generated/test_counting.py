@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 
 from icl.errors import ConfigError
-from icl.tasks.generated.counting import CountingTask
+from icl.tasks.generated.scenes import CountingTask
 
 
 def number(example, word) -> int:

@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 
 from icl.errors import ConfigError
-from icl.tasks.generated.existence import ExistenceTask
+from icl.tasks.generated.scenes import ExistenceTask
 from icl.tasks.generated.world import CONCEPTS, companion, popularity
 
 SAMPLINGS = ["random", "popular", "adversarial"]

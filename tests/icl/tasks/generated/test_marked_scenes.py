@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from icl.metrics.mmir import score_elements
+from icl.metrics.published_rules import score_elements
 from icl.registry import build
 from icl.tasks.generated.drawing import PlacedShapes, cell_box
 from icl.testing import check_task

@@ -1,10 +1,14 @@
-"""Errors of a hub of models and data sets as sentences: what is missing, who may read it, when to try again.
+"""Errors of the hub of models and data sets, as sentences, and the commit of a branch or a tag."""
 
-The libraries wrap an answer of the hub in other errors, such as "not in the cache". The answer counts.
-"""
-
+import io
+import sys
+import time
+import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr
 from typing import Literal
+
+from icl.errors import ICLWarning
 
 MISMATCH = "Consistency check failed"
 """Beginning of the error of `huggingface_hub` for a file of another size than on the hub."""
@@ -125,3 +129,114 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 def _first_line(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0].rstrip(".") if lines else type(error).__name__
+
+
+MAX_ASKED, MAX_WAIT = 3, 60
+"""The number of requests to a hub that answers 429, and the maximal seconds between two of them."""
+
+
+def hub_commit(name: str, revision: str | None, kind: Kind = "model") -> str:
+    """The commit of a revision, from the hub, or from its cache if the hub is out of reach.
+
+    Args:
+        name: Id of the repository.
+        revision: Branch, tag or commit. None: the newest. A whole commit id is not looked up.
+        kind: What the repository holds.
+
+    Raises:
+        OSError, httpx2.HTTPError, RevisionResolutionError: The hub and its cache do not know it. `hub_problem` explains
+            them.
+    """
+    from huggingface_hub import HfApi, constants
+    from huggingface_hub.errors import RevisionResolutionError
+
+    def commit(local_files_only: bool) -> str:
+        repo_type = "dataset" if kind == "data set" else "model"
+        arguments = {"repo_type": repo_type, "revision": revision}
+        return str(HfApi().resolve_revision(name, **arguments, local_files_only=local_files_only).resolved)
+
+    for attempt in range(1, MAX_ASKED + 1):
+        try:
+            return commit(constants.is_offline_mode())
+        except OSError as error:
+            seconds = retry_seconds(error)
+            if seconds is None:
+                raise
+            if attempt < MAX_ASKED and seconds <= MAX_WAIT:
+                time.sleep(seconds)
+                continue
+            try:
+                cached = commit(True)
+            except RevisionResolutionError:
+                raise error from None
+            warnings.warn(
+                f"the hub has had too many requests (429), so the cached commit {cached} of {name} is used.",
+                ICLWarning,
+                stacklevel=2,
+            )
+            return cached
+    raise AssertionError("the loop returns or raises")
+
+
+# Hides progress bars of libraries, which would break up the toolkit's own progress display.
+#
+# Slow steps that the toolkit does not report, such as a download or a large data set, keep their bar on a terminal.
+
+
+SMALL_SOURCE_BYTES = 2**28
+"""Sources below this size, in bytes, load too fast to need a bar."""
+
+
+@contextmanager
+def hide_transformers_progress(really: bool = True) -> Iterator[None]:
+    """Hide the progress bars of transformers and restore the setting afterwards. `really=False` changes nothing."""
+    from transformers.utils import logging
+
+    if not really or not logging.is_progress_bar_enabled():
+        yield
+        return
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.enable_progress_bar()
+
+
+@contextmanager
+def hide_hub_progress(quick: bool) -> Iterator[None]:
+    """Hide the progress bars of `huggingface_hub` for small files or without a terminal, and restore the setting."""
+    from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+
+    if are_progress_bars_disabled() or not (quick or not sys.stderr.isatty()):
+        yield
+        return
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        enable_progress_bars()
+
+
+@contextmanager
+def hide_datasets_progress(quick: bool) -> Iterator[None]:
+    """Hide the progress bars of `datasets` for a quick source or without a terminal, and restore the setting."""
+    import datasets
+
+    if datasets.are_progress_bars_disabled() or not (quick or not sys.stderr.isatty()):
+        yield
+        return
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        datasets.enable_progress_bars()
+
+
+@contextmanager
+def hide_bars_of_logs() -> Iterator[None]:
+    """Hide what is written to stderr unless it is a terminal, for libraries without a switch for their bars."""
+    if sys.stderr.isatty():
+        yield
+        return
+    with redirect_stderr(io.StringIO()):
+        yield
