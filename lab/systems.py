@@ -22,6 +22,7 @@ import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -142,9 +143,10 @@ def prove(row: Mapping[str, Any], content: Mapping[str, Any], folder: Path) -> N
         for command in made["commands"]:
             output = io.StringIO()
             with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
-                code = icl(shlex.split(command))
+                program, *words = shlex.split(command)
+                code = import_module(words[1]).main(words[2:]) if program == "python" else icl([program, *words])
             if code:
-                raise ConfigError(f"{row['system']}: `icl {command}` failed: {output.getvalue()[-1500:]}")
+                raise ConfigError(f"{row['system']}: `{command}` failed: {output.getvalue()[-1500:]}")
         judged = judge_claims(view_run(load_run(folder / "runs" / "proof")))
     results = [(one, one.comparison.result) for one in judged if one.comparison.result is not None]
     if len(results) != len(made["keys"]["claims"]):
@@ -222,7 +224,8 @@ def _controls(proof: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 def _setting(setting: Mapping[str, Any]) -> str:
     """An arm in words; an adapter by the name of its folder."""
     text = ", ".join(f"{axis} {value}" for axis, value in setting.items())
-    return re.sub(r"tiny\(adapter=(?:adapters/\w+/)?(\w+)\)", r"\1", text.replace("tiny(adapter=None)", "tiny"))
+    text = text.replace("tiny(adapter=None)", "tiny").replace("adapters/proof/", "")
+    return re.sub(r"tiny\(adapter=(?:adapters/)?(\w+)(?:/tuned)?\)", r"\1", text)
 
 
 def _metric(proof: Mapping[str, Any]) -> str:
