@@ -3,7 +3,7 @@
 python -m lab.tiny train --seed 0 --out runs/tiny/0     the whole recipe; run it again to continue
 python -m lab.tiny encoder --tower runs/tiny/0/tower.safetensors --out runs/tiny/encoder
 python -m lab.tiny evaluate --vlm runs/tiny/0/vlm --encoder runs/tiny/encoder --out runs/tiny/0/results.json
-python -m lab.tiny stages --out runs/tiny/stages       the adapters tiny_cobsat, tiny_link_context and tiny_raven
+python -m lab.tiny stages --out runs/tiny/stages       the adapters of icl/models/tiny/adapters
 python -m lab.tiny card       every figure of MODEL_CARD.md from the shipped checkpoints
 """
 
@@ -94,9 +94,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
         encoder.train(args.out, tower_of(args.tower, args.seed), args.seed)
     elif args.command == "stages":
-        from lab.tiny.stages import ship_all
+        from lab.tiny import marks, stages
 
-        ship_all(args.out)
+        stages.ship_all(args.out)
+        marks.ship_all(args.out)
     elif args.command == "evaluate":
         from lab.tiny.evaluate import evaluate
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from icl import Example, Image, build
-from icl.models.hf.adapter import CONFIG, WEIGHTS
+from icl.models.hf.adapter import ADAPTERS, WEIGHTS
 from lab.tiny.stages import ship
 
 VLM = Path(__file__).parents[2] / "icl" / "models" / "tiny" / "checkpoints" / "vlm"
@@ -44,13 +44,8 @@ STAGES: Mapping[str, Stage] = {
 """Name -> second stage."""
 
 
-def ship_all(out: Path, adapters: Path) -> None:
-    """Trains in a folder, and writes the adapters. A stage that has finished is not trained again.
-
-    Args:
-        out: Folder of the weights.
-        adapters: Folder of the shipped adapters.
-    """
+def ship_all(out: Path) -> None:
+    """Trains in a folder, and replaces the shipped adapters. A stage that has finished is not trained again."""
     out.mkdir(parents=True, exist_ok=True)
     model, processor = loaded()
     shipped = {name: one.clone() for name, one in model.state_dict().items()}
@@ -63,7 +58,7 @@ def ship_all(out: Path, adapters: Path) -> None:
         model.load_state_dict(shipped | matrices)
         after = trained(model, processor, stage, out / f"{task}.safetensors")
         write_adapter({name: after[f"{name}.weight"] - shipped[f"{name}.weight"] for name in layers}, out / task)
-        ship(out / task, adapters / task)
+        ship(out / task, ADAPTERS / task)
 
 
 def loaded() -> tuple[Any, Any]:
@@ -166,4 +161,3 @@ def write_adapter(changes: Mapping[str, Tensor], folder: Path) -> None:
     save_file({name: one.contiguous() for name, one in tensors.items()}, folder / WEIGHTS[0])
     config = LoraConfig(r=RANK, lora_alpha=RANK, target_modules=list(changes), base_model_name_or_path="tiny")
     config.save_pretrained(str(folder))
-    assert (folder / CONFIG).is_file()
