@@ -131,7 +131,7 @@ class NewProjector(TrainedProjector):
             for name in self.config.modules_to_save or ():
                 base.get_submodule(name).modules_to_save.apply(base._init_weights)
         for name, one in self.parameters.items():
-            if torch.equal(one, learned[name]) and one.unique().numel() > 1:
+            if torch.equal(one, learned[name]) and bool((one != one.flatten()[0]).any()):
                 raise ModelError(
                     f"tune.parameters: {type(base).__name__} says no first weights of {name}. Use projector."
                 )

@@ -79,7 +79,8 @@ def trained(model: Any, processor: Any, stage: Stage, path: Path) -> dict[str, T
     if not path.exists():
         train(model, processor, stage)
         save_file({name: one.contiguous() for name, one in model.state_dict().items()}, path)
-    return load_file(path)
+    weights: dict[str, Tensor] = load_file(path)
+    return weights
 
 
 def train(model: Any, processor: Any, stage: Stage) -> None:

@@ -189,7 +189,9 @@ class DecoderSites:
     @cached_property
     def final_norm(self) -> nn.Module:
         """The module between the last layer and the output layer. Raises ModelError if a probe pass shows none."""
-        others = [one for one in self.model.get_decoder().children() if not isinstance(one, nn.ModuleList)]
+        others: list[nn.Module] = [
+            one for one in self.model.get_decoder().children() if not isinstance(one, nn.ModuleList)
+        ]
         states = self._states([*others, self.layers[-1]], self.run_probe_pass) or {}
         last = states.get(self.layers[-1], (None, None))[1]
         for one in others:
