@@ -20,12 +20,11 @@ from decoding.arms.arm import parse_arm
 from decoding.engine.requests import DecodingRequest, Failure
 from icl.errors import ModelError
 from icl.models.base import Request
-from icl.models.small import folder
-from icl.models.small.folder import checkpoint_folder
+from icl.models.small.folder import INSTALL, MODULES, checkpoint_folder
 from icl.models.vllm.model import VLLM
 
 ARCHITECTURES = ("llava", "qwen2_5_vl")
-MISSING = [module for module in folder.MODULES if find_spec(module) is None]
+MISSING = [module for module in MODULES if find_spec(module) is None]
 
 
 @pytest.fixture(scope="module", params=ARCHITECTURES)
@@ -62,7 +61,7 @@ def test_prompts_and_greedy_answers_are_those_of_generate(folder: Path, model: V
     check_greedy(model, PROMPTS, greedy(folder, PROMPTS, 8))
 
 
-@pytest.mark.skipif(bool(MISSING), reason=f"{', '.join(MISSING)} are not installed: {folder.INSTALL}")
+@pytest.mark.skipif(bool(MISSING), reason=f"{', '.join(MISSING)} are not installed: {INSTALL}")
 def test_greedy_answers_of_the_small_model_are_those_of_generate() -> None:
     """In a process of its own: vLLM runs the class of transformers here, and replaces operations of transformers.
 
