@@ -1,4 +1,4 @@
-"""Errors of the hub of models and data sets, as sentences, and the commit of a branch or a tag."""
+"""The hub of models and data sets: its errors as sentences, the commit of a branch or a tag, and its progress bars."""
 
 import io
 import sys

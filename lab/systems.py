@@ -8,8 +8,8 @@
 A proof is an experiment file with one claim (`experiments.results.claims`): an arm, the control that it is compared
 with, and the sign of the difference. A system works if the 95 % interval of the difference leaves out 0 on the side
 that the claim states; otherwise it runs. A number belongs to the text of its experiment: `is_stale` compares digests.
-`against` may be a list of controls, such as one control with several seeds: the arm must beat each of them, and the
-number is that of the control with the interval nearest to the other side of 0.
+`against` may list several controls, such as one control under several seeds. The arm must beat each of them, and the
+number is the one of the control with the smallest margin (`Number.margin`).
 """
 
 import argparse
@@ -115,7 +115,10 @@ def numbers() -> dict[str, Number]:
 
 
 def experiment(row: Mapping[str, Any], content: Mapping[str, Any]) -> dict[str, Any]:
-    """The experiment file of a row's proof, with its claim; and its commands, of `icl`."""
+    """The experiment file of a row's proof, with a claim against each control, and its commands.
+
+    A command is `python -m MODULE ...`, or one of `icl` without this word.
+    """
     proof = row["proof"]
     claim = {"claim": row["system"], **{key: proof[key] for key in CLAIM_KEYS if key in proof}}
     claims = [{**claim, "against": one} for one in _controls(proof)]

@@ -1,4 +1,4 @@
-"""Building blocks of transforms: changes of examples, and derangements of values."""
+"""Building blocks of transforms: changes of examples, new names of answers, and derangements of values."""
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import replace

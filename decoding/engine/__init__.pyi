@@ -31,6 +31,7 @@ from decoding.engine.trace import step_traces as step_traces
 from decoding.engine.trace import trace_numbers as trace_numbers
 from decoding.engine.trace import trace_tensors as trace_tensors
 from decoding.engine.trace_precision import round_nats as round_nats
+from decoding.engine.voting import unload_judges as unload_judges
 from decoding.engine.voting import with_voting as with_voting
 
 __all__: list[str] = []

@@ -6,8 +6,8 @@ answers, the one with the highest mean log-probability per step (at temperature 
 trace.
 
 With `traits.judge` there is no vote. When all samples are decoded, the engine scores the judge's word after each
-distinct answer as an option, and the answer with the highest score wins, the first one if scores are equal. Another
-judge than the model that answers (`traits.judge_model`) is loaded once for the process, beside that model.
+distinct answer as an option, and the answer with the highest score wins, the first one if scores are equal. A judge
+that is another model (`traits.judge_model`) is loaded once, however many arms name it, until `unload_judges`.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,7 +21,7 @@ from decoding.engine.requests import DecodingRequest, Failure
 from icl import Generation, StreamKey, Usage, normalize_text, split_reasoning
 
 _JUDGES: dict[str, Any] = {}
-"""Digest -> judge that is another model than the one that answers."""
+"""Digest -> judge that is another model than the one that answers, loaded beside it."""
 RunRequests = TypeVar("RunRequests", bound=Callable[..., list[Generation | Failure]])
 
 
@@ -63,15 +63,16 @@ def with_voting(run_requests: RunRequests) -> RunRequests:
         judged = {i: [sample_results[p] for p in places[i]] for i in places if i not in results}
         checks = [(i, check) for i, answers in judged.items() for check in _checks(requests[i], answers)]
         verdicts: dict[int, list[Generation | Failure]] = {i: [] for i in judged}
-        for judge in {requests[i].arm.traits.judge_model for i, _ in checks}:
-            own = [(i, check) for i, check in checks if requests[i].arm.traits.judge_model == judge]
+        judges = {i: _judge(requests[i], model) for i, _ in checks}
+        for judge in {id(one): one for one in judges.values()}.values():
+            own = [(i, check) for i, check in checks if judges[i] is judge]
             prompts = [check for _, check in own]
-            if judge is None:
+            if judge is model:
                 scored = run_requests(model, prompts, counters, trace=False, **settings)
             else:
                 from decoding import run_requests as run_sessions
 
-                scored = run_sessions(_JUDGES.setdefault(judge.digest, judge), prompts, counters, trace=False)
+                scored = run_sessions(judge, prompts, counters, trace=False)
             for (i, _), verdict in zip(own, scored, strict=True):
                 verdicts[i].append(verdict)
         for i, answers in judged.items():
@@ -79,6 +80,18 @@ def with_voting(run_requests: RunRequests) -> RunRequests:
         return [results[i] for i in range(len(requests))]
 
     return cast("RunRequests", run_with_votes)
+
+
+def unload_judges() -> None:
+    """Frees the weights of all judges that are not the model that answers."""
+    while _JUDGES:
+        _JUDGES.popitem()[1].unload()
+
+
+def _judge(request: DecodingRequest, model: Any) -> Any:
+    """The model that judges. It is `model` itself if their digests are equal, so that no weights are loaded twice."""
+    judge = request.arm.traits.judge_model
+    return model if judge is None or judge.digest == model.digest else _JUDGES.setdefault(judge.digest, judge)
 
 
 def _samples(request: DecodingRequest) -> list[DecodingRequest]:

@@ -18,8 +18,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from decoding import StatefulStrategy, StepState, Traits, jensen_shannon, plausibility_mask
-from icl import Fraction, PositiveInt, Prompt, Tensor, component, torch
+from decoding import PlausibleStrategy, StatefulStrategy, StepState, Traits, jensen_shannon
+from icl import Fraction, PositiveInt, Tensor, component, torch
 
 
 def residual_guidance(logprobs: Tensor, candidates: Tensor, is_anchored: bool = True) -> Tensor:
@@ -39,7 +39,7 @@ def residual_guidance(logprobs: Tensor, candidates: Tensor, is_anchored: bool = 
 
 @component("strategy", "resdec")
 @dataclass(frozen=True)
-class ResDec(StatefulStrategy):
+class ResDec(PlausibleStrategy, StatefulStrategy):
     """The reference, mixed with the confident steps before it from the most stable one on."""
 
     alpha: Fraction = 0.5  # share of the earlier steps; 0 is the reference under the mask
@@ -51,12 +51,6 @@ class ResDec(StatefulStrategy):
     neutral_parameters: ClassVar[dict[str, float]] = {"alpha": 0.0}
     weights: ClassVar[tuple[float]] = (1.0,)
     traits = Traits(keeps_state=True)
-
-    def branches(self, prompt: Prompt, note: object = None) -> tuple[Prompt]:
-        return (prompt,)
-
-    def mask(self, reference: Tensor) -> Tensor | None:
-        return plausibility_mask(reference, self.beta)
 
     def combine_stateful(self, logits: Tensor, step: int, states: Sequence[StepState]) -> Tensor:
         """logits: [1, B, V] float32 -> scores [B, V]. A state keeps the log-probabilities of each step."""

@@ -441,6 +441,8 @@ class _CellBuilder:
         method = values["intervene"]
         if not method.neutral and method.revision > 1:
             identity["intervene_revision"] = method.revision
+        if (judge := values["decoding"].traits.judge_model) is not None:
+            identity["judge"] = self._once(partial(_model_digest, judge, point["decoding"].where), "digest", id(judge))
         digest = short_digest(identity)
         if not is_control or digest not in self.settings:  # an arm of the file is not a control
             own = {"config": config, "digest": digest, "control": is_control, "stop_strings": stop_strings}

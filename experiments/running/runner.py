@@ -45,6 +45,7 @@ from contextvars import copy_context
 from threading import Event
 from typing import Any, TypeVar
 
+from decoding.engine import unload_judges
 from experiments.contexts import PromptNotes, Retrieval, estimate_sizes
 from experiments.grid import Cell, Grid, loading_problems, locating
 from experiments.running.generation import Answer, SampleRequest, answer
@@ -219,10 +220,11 @@ class Runner:
             self.progress.note(describe_probe(record))
 
     def _unload(self) -> None:
-        """Counts the work of the loaded model and unloads it."""
+        """Counts the work of the loaded model and unloads it, with the judges of its answers."""
         if self.loaded is not None:
             self.costs.count(self.loaded)
             self.loaded.unload()
+            unload_judges()
             self.loaded = None
             self.retrievals.clear()
 

@@ -133,7 +133,7 @@ class NewProjector(TrainedProjector):
         for name, one in self.parameters.items():
             if torch.equal(one, learned[name]) and bool((one != one.flatten()[0]).any()):
                 raise ModelError(
-                    f"tune.parameters: {type(base).__name__} says no first weights of {name}. Use projector."
+                    f"tune.parameters: {type(base).__name__} does not initialize {name}. Use parameters: projector."
                 )
 
 

@@ -13,8 +13,6 @@ from icl.metrics.normalize import normalize_vqa
 class Strict:
     """Accuracy of the whole output, apart from case, blanks and a final full stop.
 
-    Strict accuracy: the whole output is an accepted answer, apart from case, blanks and a final full stop.
-
     This is VL-ICL's "exact match, case-insensitive". A model that answers in a sentence is wrong here. The difference
     to `lenient` shows how much of a gain is learning the format.
     """
@@ -29,9 +27,7 @@ class Strict:
 @component("metric", "lenient", "accuracy")
 @dataclass(frozen=True)
 class Lenient:
-    """Accuracy of the answer in the output, in any form (rules in the module `icl.metrics.accuracy`).
-
-    Lenient accuracy: the output gives an accepted answer, regardless of the surrounding text.
+    """Accuracy of the answer in the output, in any form, by the rules below.
 
     `answer_extraction` finds the answer in the output. Then one of these rules decides, by the kind of the
     accepted answers. If an output names several answers, or takes one back ("not red but blue"), only what it stands by
@@ -97,10 +93,7 @@ class Lenient:
 @component("metric", "option", "accuracy")
 @dataclass(frozen=True)
 class OptionAccuracy:
-    """Accuracy of the option with the highest score. A tie with a wrong option is wrong. Needs option scores.
-
-    Option accuracy: the option with the highest score is an accepted answer, strictly above all wrong ones.
-    """
+    """Accuracy of the option with the highest score. A tie with a wrong option is wrong. Needs option scores."""
 
     better: ClassVar[Better] = "higher"
     accuracy: ClassVar[bool] = True

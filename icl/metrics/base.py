@@ -1,4 +1,4 @@
-"""The base protocols of metrics. A metric compares one generation with its example.
+"""The base protocols of metrics, and the baselines of their scores. A metric compares one generation with its example.
 
 Most statistics of a run are the mean of its samples' scores. Others are not, such as F1, the area under a curve, or a
 pair that counts only if both answers are right. Such a metric also has `run_level` (see `icl.metrics.run_level`).

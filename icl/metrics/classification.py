@@ -35,11 +35,10 @@ from icl.metrics import (
 class AUC:
     """Area under the ROC curve of the positive option's probability, for questions with two options.
 
-    Area under the ROC curve, as for Hateful Memes (Kiela et al., NeurIPS 2020): how well P(yes) orders the samples.
-
-    The fraction of pairs of a positive and a negative sample in which the positive one has the higher score; ties count
-    half. With `answer_mode: options` the score is the probability of the positive option among the options. With
-    generated answers the score is 1, 0, or 1/2 for an output that is neither, so the curve has one corner.
+    As for Hateful Memes (Kiela et al., NeurIPS 2020). The area is the fraction of pairs of a positive and a negative
+    sample in which the positive one has the higher score; ties count half. With `answer_mode: options` the score is the
+    probability of the positive option among the options. With generated answers the score is 1, 0, or 1/2 for an output
+    that is neither, so the curve has one corner.
 
     No released code was compared.
     """

@@ -1,4 +1,4 @@
-"""Benchmarks made for in-context learning, with many demonstrations or a long context."""
+"""Benchmarks of one label a question for in-context learning: Easy-VQA, ManyICL and MMLongBench's in-context part."""
 
 import csv
 import json

@@ -37,8 +37,6 @@ from icl.text.folding import fold
 class MislabeledTask(AlteredTask):
     """A task with wrong answers for a share of its pool, the same for all queries. Its examples need options.
 
-    A task whose pool has wrong labels, the same ones for every query.
-
         task: {name: mislabeled, of: {name: gated}, share: 0.5}
 
     A member of the pool has a wrong answer with probability `share`, drawn uniformly from its other options. Queries

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from experiments.config.config import Config, load_config
 from experiments.tuning.tune import tune
 from icl import parse_json
-from icl.models.hf.adapter import CONFIG, SHIPPED_ADAPTERS, WEIGHTS
+from icl.models.hf.adapter import ADAPTERS, CONFIG, WEIGHTS
 
 STAGES: Mapping[str, Mapping[str, Any]] = {
     "cobsat": {
@@ -69,4 +69,4 @@ def ship(trained: Path, out: Path) -> None:
 def ship_all(out: Path) -> None:
     """Trains all stages in a folder, and replaces the shipped adapters."""
     for name in STAGES:
-        ship(train(name, out), SHIPPED_ADAPTERS[f"tiny_{name}"])
+        ship(train(name, out), ADAPTERS / name)

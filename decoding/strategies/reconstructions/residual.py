@@ -15,8 +15,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from decoding import StatefulStrategy, StepState, Traits, jensen_shannon, plausibility_mask
-from icl import Fraction, NonNegative, PositiveInt, Prompt, Tensor, component, torch
+from decoding import PlausibleStrategy, StatefulStrategy, StepState, Traits, jensen_shannon
+from icl import Fraction, NonNegative, PositiveInt, Tensor, component, torch
 
 
 def residual(logprobs: Tensor, divergences: Tensor, stable: bool = True) -> Tensor:
@@ -36,7 +36,7 @@ def residual(logprobs: Tensor, divergences: Tensor, stable: bool = True) -> Tens
 
 @component("strategy", "residual")
 @dataclass(frozen=True)
-class ResidualDecoding(StatefulStrategy):
+class ResidualDecoding(PlausibleStrategy, StatefulStrategy):
     """The reference plus the weighted mean of the steps before at which the distribution was stable."""
 
     alpha: NonNegative = 0.5  # weight of the history; 0 is the reference under the mask
@@ -47,12 +47,6 @@ class ResidualDecoding(StatefulStrategy):
     neutral_parameters: ClassVar[dict[str, float]] = {"alpha": 0.0}
     weights: ClassVar[tuple[float]] = (1.0,)
     traits = Traits(keeps_state=True)
-
-    def branches(self, prompt: Prompt, note: object = None) -> tuple[Prompt]:
-        return (prompt,)
-
-    def mask(self, reference: Tensor) -> Tensor | None:
-        return plausibility_mask(reference, self.beta)
 
     def combine_stateful(self, logits: Tensor, step: int, states: Sequence[StepState]) -> Tensor:
         """logits: [1, B, V] float32 -> scores [B, V]. A state keeps (log-probabilities, divergence) of each step."""

@@ -7,7 +7,7 @@ from decoding import Sampling
 from decoding.arms.arm import Arm, parse_arm
 from decoding.engine.engine import run_requests
 from decoding.engine.requests import Counters, DecodingRequest, Failure
-from decoding.engine.voting import _samples, _vote
+from decoding.engine.voting import _samples, _vote, unload_judges
 from decoding.prompt_edits import question_text, replace_question
 from decoding.strategies.best_of_n import BestOfN
 from decoding.strategies.sampling import SamplingDecoding
@@ -156,6 +156,30 @@ def test_another_model_judges_the_samples_of_the_model_that_answers() -> None:
         assert answer.text == texts[rewards.index(max(rewards))]
         chosen.append(answer.text != other.text)
     assert any(chosen), "the judge chooses as the model itself"
+
+
+def test_a_judge_with_the_digest_of_the_model_is_not_opened_and_others_are_unloaded() -> None:
+    unloaded: list[str] = []
+
+    class Unloadable(ToyJudge):
+        def unload(self) -> None:
+            unloaded.append(self.digest)
+
+    model, twin, judge = Toy(vocabulary=6), ToyJudge(vocabulary=6), Unloadable(vocabulary=6)
+    twin.digest = model.digest
+    unload_judges()  # those of other tests
+    answers = []
+    for one in (twin, judge, judge, None):
+        arm = Arm(BestOfN(3, accept="w4", judge_model=one), Sampling(0.7))
+        answers.append(run_requests(model, [DecodingRequest(prompt(1), arm, max_new_tokens=2)])[0])
+    assert twin.counts["open"] == 0
+    assert isinstance(answers[0], Generation)
+    assert isinstance(answers[3], Generation)
+    assert answers[0].text == answers[3].text
+    assert judge.counts["open"] == 2
+    unload_judges()
+    unload_judges()
+    assert unloaded.count("a toy judge") == 1
 
 
 def test_a_judge_without_logits_is_refused() -> None:

@@ -10,6 +10,7 @@ from experiments.config.config import load_config
 from experiments.grid.grid import Grid, expand, short_digest
 from icl import registry
 from icl.errors import ConfigError
+from icl.models.hf.model import HF
 from icl.types import Prompt
 
 Write = Callable[..., Path]
@@ -135,6 +136,20 @@ def test_a_digest_depends_on_parameters_seed_and_model_and_on_no_label_or_spelli
 def test_settings_of_a_model_outside_its_digest_make_no_other_cell(mapping: Mapping, toy: str) -> None:
     small, large = (grid_of(mapping(model={"name": toy, "max_batch_tokens": n})).cells[0].digest for n in (64, 4096))
     assert small == large
+
+
+def test_a_digest_depends_on_the_weights_of_a_judge(
+    mapping: Mapping, toy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def digests() -> list[str]:
+        arms = [{"name": "best_of_n", "judge_model": {"name": "hf", "path": "tiny"}}, "best_of_n"]
+        return [cell.digest for cell in grid_of(mapping(model=toy, grid={"decoding": arms})).cells]
+
+    judged, plain = digests()
+    monkeypatch.setattr(HF, "digest", "other weights at this path")
+    other, same = digests()
+    assert judged != other
+    assert plain == same
 
 
 def test_labels_have_only_the_parameters_that_differ(mapping: Mapping) -> None:

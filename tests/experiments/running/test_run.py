@@ -18,7 +18,7 @@ from experiments.store.store import Store
 from experiments.terminal.progress import SilentProgress
 from icl.errors import DataError, StoreError
 from icl.metrics.accuracy import Strict
-from icl.models.base import Request
+from icl.models.base import Model, Request
 from icl.types import Generation
 
 Mapping = Callable[..., dict[str, Any]]
@@ -205,6 +205,17 @@ def test_continuous_batching_changes_the_windows_but_no_sample(
     go(config, tmp_path / "other", "continuous_batching=true")
     assert len(sizes) == 1
     assert contents(tmp_path / "usual" / "t") == contents(tmp_path / "other" / "t")
+
+
+def test_a_judge_is_unloaded_with_the_model_whose_answers_it_judged(
+    mapping: Mapping, toy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unloaded: list[str] = []
+    monkeypatch.setattr(Model, "unload", lambda self: unloaded.append(self.digest))
+    judge = {"name": toy, "salt": "judge"}
+    arms = [{"name": "best_of_n", "samples": n, "accept": "w4", "judge_model": judge} for n in (2, 3)]
+    go(mapping(model=toy, shots=1, grid={"decoding": arms}), tmp_path)
+    assert unloaded == ["toy-3.0-", "toy-3.0-judge"]
 
 
 def test_every_window_has_its_phases(mapping: Mapping, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -120,7 +120,7 @@ def test_a_projector_whose_first_weights_the_class_does_not_say_is_refused(monke
     model = HF(path="tiny")
     encode_images_alone(model)
     monkeypatch.setattr(model.engine.runner.model, "_init_weights", lambda module: None)
-    with pytest.raises(ModelError, match=r"Idefics3For.* no first weights of .*connector.*Use projector\.$"):
+    with pytest.raises(ModelError, match=r"Idefics3For.* does not initialize .*connector.*parameters: projector\.$"):
         NewProjector(model, spec_of(study(parameters="new_projector")))
 
 
