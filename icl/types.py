@@ -335,7 +335,8 @@ class Generation:
         finish: 'stop' or 'length'.
         trace: Name -> one value per step, recorded by the strategy.
         option_scores: Option -> log-probability, if options were scored.
-        steps: The likeliest tokens of each branch at every step, if requested (`decoding.engine.trace.compact`).
+        steps: The likeliest tokens of each branch at every step, if requested
+            (`decoding.engine.trace.serialize_step_traces`).
         thinking: How the reasoning block ended, if there is a thinking budget.
         reasoning: What the model thought before it chose an option. Elsewhere the reasoning is part of the text.
     """

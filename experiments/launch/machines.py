@@ -26,10 +26,7 @@ TERMINATE_SECONDS = 30.0
 @component("launcher", "local")
 @dataclass(frozen=True)
 class Local:
-    """Processes of this machine that share the grid, its GPUs and its cores. By default one process does all.
-
-    Launch on this machine: in the process itself, or in several processes that share its GPUs and cores.
-    """
+    """Processes of this machine that share the grid, its GPUs and its cores. By default one process does all."""
 
     wait: ClassVar[bool] = True
 

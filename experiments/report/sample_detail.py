@@ -30,7 +30,7 @@ from icl.metrics.machinery.answer_extraction import extract_answer
 
 # The steps of one answer with their branches side by side: top tokens, weights, and divergence from the reference.
 #
-# The data come from `decoding.engine.trace.compact`. Three branches fit into 80 columns.
+# The data come from `decoding.engine.trace.serialize_step_traces`. Three branches fit into 80 columns.
 
 
 END_OF_TEXT = "(end)"

@@ -121,8 +121,7 @@ def names_one_word(output: str, word: str, words: Sequence[str]) -> bool:
 class CobsatMetric:
     """Whether a description names the latent word and the word of the text, and no other word of their lists.
 
-    CoBSAT's accuracy in text mode (Zeng et al., 2402.01293): a description names both words and no other of their
-    lists.
+    CoBSAT's accuracy in text mode (Zeng et al., 2402.01293).
 
         right(list) = the output has the list's gold word, and no other word of the list
         both        = right(latent) and right(text)
@@ -206,7 +205,7 @@ def names_only_answer(output: str, answers: tuple[str, ...], options: tuple[str,
 class LinkContextMetric:
     """Accuracy by Link-Context Learning's rule: the output has the right name and no other option, anywhere in it.
 
-    Link-Context Learning's rule for two names (Tai et al., CVPR 2024): the output has the right name and no other.
+    The rule for two names (Tai et al., CVPR 2024).
 
     As released, the right name is removed from the output first, so that "wildcat" does not also contain "cat". Names
     match anywhere, also within a word. The released code lower-cases the names but not the output; here both are.

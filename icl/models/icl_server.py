@@ -42,7 +42,7 @@ class ServerInfo:
     def refusal(self, node: Mapping[str, Any]) -> str | None:
         """Why this server does not run a strategy, or None.
 
-        node: as `decoding.engine.server_engine.node_of` writes it.
+        node: as `decoding.engine.server_engine.arm_config` writes it.
         """
         for name in _names(node):
             if ":" in name or "/" in name:

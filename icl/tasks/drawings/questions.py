@@ -284,8 +284,6 @@ QUESTION = "Which image shows another kind of thing than the others? Answer with
 class DrawingsOddOneOutTask(SharedPoolTask):
     """Several drawings of one category and one of another: the answer is the number of the odd one.
 
-    Which of several drawings shows another kind of thing than the others?
-
     Categories are WordNet's: animal, artifact, body part, food, natural object, plant. Drawings of queries and of the
     pool differ, and so do their authors with `split: author`. Drawings come from `icl data drawings`.
     """

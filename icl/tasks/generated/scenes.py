@@ -246,11 +246,8 @@ def _number(drawing: Drawing, color: str | None, shape: str | None) -> int:
 class AttributeTask(BankTask):
     """Questions about color, shape, texture or size; only the demonstrations show which one is meant.
 
-    Attribute selection: "which one is it?" is about color, shape, texture or size, and only the demonstrations show
-    which.
-
-    All demonstrations of a query answer with one attribute. A model that ignores them can only guess which of four true
-    answers is meant.
+    The question is "which one is it?". All demonstrations of a query answer with one attribute. A model that ignores
+    them can only guess which of four true answers is meant.
 
     The four attributes are equally frequent. The options are the four true answers for the query's image, always in the
     order color, shape, texture, size. Option scoring tests the choice of the attribute (chance 1/4), free answers also
