@@ -38,7 +38,6 @@ from icl import (
     truncate,
 )
 from icl.component_node import Component
-from icl.edits import Edit
 from icl.loading import location
 from icl.models.interventions import ActsIn
 
@@ -344,7 +343,7 @@ def _parameter_labels(component: Any) -> list[str]:
         value = getattr(component, f.name)
         if isinstance(value, Strategy):
             labels.append(_component_label(value))
-        elif f.default is MISSING or value != f.default:
+        elif value != (f.default if f.default_factory is MISSING else f.default_factory()):
             labels.append(f"{f.metadata.get('key', f.name)}={_value_label(value)}")
     return labels
 
@@ -353,7 +352,7 @@ def _value_label(value: Any) -> str:
     """The value of a parameter; a long one is cut and gets a digest."""
     if isinstance(value, tuple):
         return truncate(f"[{', '.join(map(_value_label, value))}]")
-    if isinstance(value, Edit):
+    if hasattr(type(value), "component"):
         return truncate(_component_label(value))
     if is_dataclass(value):
         return f"{{{', '.join(_parameter_labels(value))}}}"

@@ -71,13 +71,15 @@ def arm_config(arm: Arm) -> dict[str, Any]:
     """The config of an arm, as an experiment file would write it.
 
     Raises:
-        PlanError: The arm has a sampler, a part or logits processors that cannot be sent to a server.
+        PlanError: The arm has a sampler, a part, a judge or logits processors that cannot be sent to a server.
     """
     node: dict[str, Any] = describe(arm.strategy)
     if arm.logits_processors:
         raise PlanError("logits processors cannot be sent to a server. Use the model 'hf'.")
     if arm.acts_in != "both":
         raise PlanError(f"acts_in: {arm.acts_in} cannot be sent to a server. Use the model 'hf', or remove acts_in.")
+    if arm.traits.judge_model is not None:
+        raise PlanError(f"{arm.label}: judge_model cannot be sent to a server. Use the model 'hf'.")
     if arm.sampler == arm.strategy.sampler:
         return node
     if isinstance(arm.sampler, Sampling):

@@ -7,9 +7,10 @@ answer (P(True), Kadavath et al. 2022, 2207.05221):
     y_1 … y_n sampled,    y = argmax_i log p("Yes" | prompt with the judge's question in place of the question)
 
 The judge reads demonstrations and images of the prompt; its question names the query's question and the answer.
-`judge_model` is another model in its role, which reads the same prompt under its own chat template. The
-samples are those of `self_consistency`, and the first one is that of `sampling`: majority and random choice at the cost
-of the same samples. Option scores are not sampled, so there this is the reference.
+`judge_model` is another model in its role, which reads the same prompt under its own chat template. It is loaded beside
+the model that answers and freed with it; a cell's digest covers its weights. The samples are those of
+`self_consistency`, and the first one is that of `sampling`: majority and random choice at the cost of the same samples.
+Option scores are not sampled, so there this is the reference.
 
 The shipped model is no judge. With 8 shots and 4 samples at temperature 1.5 on 100 queries of `operators`, the accuracy
 is .70 to .83 [.60, .89], with unread outputs as wrong and as right. The first sample (`sampling`) has .86 to .93

@@ -7,11 +7,12 @@ from decoding import Sampling
 from decoding.arms.arm import Arm, parse_arm
 from decoding.engine.engine import run_requests
 from decoding.engine.requests import Counters, DecodingRequest, Failure
+from decoding.engine.server_engine import arm_config
 from decoding.engine.voting import _samples, _vote, unload_judges
 from decoding.prompt_edits import question_text, replace_question
 from decoding.strategies.best_of_n import BestOfN
 from decoding.strategies.sampling import SamplingDecoding
-from icl.errors import ConfigError
+from icl.errors import ConfigError, PlanError
 from icl.streams import StreamKey
 from icl.types import Generation, Usage
 from tests.decoding.prompts import prompt
@@ -185,6 +186,14 @@ def test_a_judge_with_the_digest_of_the_model_is_not_opened_and_others_are_unloa
 def test_a_judge_without_logits_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"judge_model: .* gives no log-probability of a word here\. Use 'hf'"):
         parse_arm({"name": "best_of_n", "judge_model": "fake-vote"})
+
+
+def test_an_arm_with_a_judge_of_its_own_is_not_sent_to_a_server() -> None:
+    arm = parse_arm({"name": "best_of_n", "judge_model": {"name": "hf", "path": "tiny"}})
+    with pytest.raises(
+        PlanError, match=r"^best_of_n\(judge_model=hf\): judge_model cannot be sent to a server\. Use the model 'hf'\."
+    ):
+        arm_config(arm)
 
 
 def test_best_of_n_fails_with_its_judge_or_a_sample_and_asks_none_for_options() -> None:
