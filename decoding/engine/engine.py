@@ -217,7 +217,7 @@ Shape = tuple[int, int]
 
 
 FREE_SHARE = 0.25
-"""Share of the answers of a batch that must have ended before others join. To join costs a forward pass over the new
+"""Share of the answers of a batch that must have ended before others join. Joining costs a forward pass over the new
 prompts alone and a copy of the KV cache."""
 
 

@@ -33,7 +33,7 @@ WINDOW_SAMPLES = 1024
 """A window ends with the query that reaches one of these. A larger one batches better and takes more memory."""
 
 JOINING_BATCHES = 4
-"""With continuous batching, a window has as many tokens as so many batches of the model."""
+"""With continuous batching, a window has the tokens of this many batches of the model."""
 
 Window = list[tuple[Cell, PromptItem]]
 

@@ -74,7 +74,7 @@ class TrainedPart(ABC):
 
 
 class TrainedAdapter(TrainedPart):
-    """Parameters that train inside the model of an engine. At first only a new projector changes an output bit."""
+    """Parameters that train inside the model of an engine. At first, only a new projector changes outputs."""
 
     def __init__(self, model: HF, spec: TuneSpec) -> None:
         logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # peft imports it, and it warns
