@@ -39,8 +39,8 @@ RANDOM_CONTROLS: tuple[Control, ...] = ("random", "random_heads")
 class FittedMethod(SteeringMethod):
     """Base of methods whose vectors `icl fit` computes.
 
-    A subclass defines `fit` and `intervention`, and says in `tensor` which tensor of the file the controls replace,
-    and in `min_sources` how many queries its fit needs at least.
+    A subclass defines `fit` and `intervention`. It says in `tensor` which tensor of the file the controls replace, and
+    in `min_sources` and `min_fit_shots` how many queries, and demonstrations for each, its fit needs at least.
     """
 
     fitted: str = ""  # file of `icl fit` with the vectors
@@ -51,6 +51,7 @@ class FittedMethod(SteeringMethod):
 
     tensor: ClassVar[str] = "vectors"
     min_sources: ClassVar[int] = 2
+    min_fit_shots: ClassVar[int] = 1
     available_controls: ClassVar[tuple[Control, ...]] = ("random", "shuffled", "zero_shot")
 
     def __post_init__(self) -> None:

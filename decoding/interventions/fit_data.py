@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from decoding.prompt_edits import remove_demonstrations, replace_answers
+from decoding.prompt_edits import demonstrations, remove_demonstrations, replace_answers
 from icl import END, DataError, Intervention, PlanError, Prompt, Site, Tensor, Where, steer, torch
 from icl.metrics import is_accepted
 from icl.models.hf.model import HF
@@ -181,11 +181,11 @@ class FitData:
         return torch.cat(parts)
 
     def reference_accuracies(self) -> dict[str, float]:
-        """Accuracy of the choice part without and with demonstrations, by 'zero_shot' and 'few_shot'."""
-        return {
-            "zero_shot": self.accuracies([()])[0],
-            "few_shot": self.accuracies([()], [one.prompt for one in self.choice])[0],
-        }
+        """Accuracy of the choice part without demonstrations, 'zero_shot', and if it has any with them, 'few_shot'."""
+        kinds = {"zero_shot": [one.without_demonstrations for one in self.choice]}
+        if any(demonstrations(one.prompt) for one in self.choice):
+            kinds["few_shot"] = [one.prompt for one in self.choice]
+        return {name: self.accuracies([()], prompts)[0] for name, prompts in kinds.items()}
 
 
 def best(scores: Mapping[int, float]) -> int:

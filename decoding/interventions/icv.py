@@ -36,6 +36,7 @@ class ICV(FittedMethod):
     direction: Literal["mean", "released"] = "mean"  # mean difference, or with its first principal direction added
 
     tensor: ClassVar[str] = "directions"
+    min_fit_shots: ClassVar[int] = 0
     available_controls: ClassVar[tuple[Control, ...]] = ("random",)
 
     @property

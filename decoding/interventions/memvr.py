@@ -8,7 +8,8 @@ Language Models, ICML 2025 (arXiv 2410.03577).
         MLP(x) of layer l + 1  :=  (1 - ratio) MLP(x) + ratio s x V' V        V: features of the query's images [n, d]
         s = mean |MLP(x)| / mean |x V' V|
 
-The control has random features of equal norm. `threshold: 0` looks at every image again, uncertain or not.
+The control has random features of equal norm. With `threshold: 0` every token gets the features after `first_layer`,
+uncertain or not.
 
 Differs from the released code in the tokens: the last one of the prompt and each generated token, each by its own u and
 s, so that prompts can share prefixes and options are scored as they are generated (the release decides for the whole
@@ -109,7 +110,7 @@ class Retracing:
 class MemVR(SteeringMethod):
     """Features of the query's images, mixed into the MLP after the first layer that is uncertain about the next token.
 
-    Control: random features of equal norm. Presets. mme: the released script for a model of 32 layers.
+    Control: random features of equal norm. Presets. mme: the released script for LLaVA-1.5, which has 32 layers.
     """
 
     ratio: Fraction = 0.12  # share of the features in the output of the MLP; 0 is off

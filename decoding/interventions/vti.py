@@ -14,9 +14,10 @@ The control `shuffled` exchanges the two sides of a random half of the sources. 
 mean of D as it is.
 
 Differs from the released code in the wrong answer (release: captions with added objects) and in the patches, which are
-masked in the image, on a grid (release: 14 pixels of what the processor gives). The last layer's text state is read
-before the final norm. The release's reshape puts layers and tokens in the wrong order, so that one principal direction
-is of several tokens of a layer: `grouping: released`.
+masked in the image, on a grid (release: 14 pixels of what the processor gives). The states are the outputs of layers,
+in the decoder before the final norm (release: with the embeddings, and the last one after the final norm). The
+release's reshape puts layers and tokens in the wrong order, so that one principal direction is of several tokens of a
+layer: `grouping: released`.
 """
 
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from decoding import Control, DirectionEdit, FitData, FittedMethod, FittedTensor
 from decoding.interventions import EVERYWHERE
 from decoding.interventions.edits import principal_direction
 from icl import (
+    ConfigError,
     DataError,
     Fraction,
     ModelError,
@@ -67,6 +69,7 @@ class VTI(FittedMethod):
 
     available_controls: ClassVar[tuple[Control, ...]] = ("random", "shuffled")
     tensor: ClassVar[str] = "text"
+    min_fit_shots: ClassVar[int] = 0
 
     @property
     def neutral(self) -> bool:
@@ -96,6 +99,10 @@ class VTI(FittedMethod):
         return control == "random" or all(f"{name}.{control}" in self.file.tensors for name in self._strengths)
 
     def fit(self, data: FitData) -> FittedTensors:
+        if not self._strengths:
+            raise ConfigError(
+                "vti has nothing to fit: alpha_image and alpha_text (times strength) are 0. Set one of them."
+            )
         tensors, parameters, edits = dict[str, Tensor](), dict[str, list[int]](), list[DirectionEdit]()
         exchange = StreamKey(data.seed, "vti").numpy("exchanged").permutation(len(data.sources)) % 2
         signs = torch.tensor(1 - 2 * exchange).float()

@@ -301,7 +301,7 @@ def fit_vectors(
         )
     if not method.needs <= first.model.abilities:
         raise PlanError(f"{config.where('model')}: '{first.labels['model']}' has no hidden states that can be edited.")
-    if not first.shots:
+    if first.shots < method.min_fit_shots:
         raise ConfigError(f"{config.where('shots')}: vectors are made of prompts with demonstrations, and shots is 0.")
     check_data(grid)
     queries = first.task.queries

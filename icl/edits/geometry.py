@@ -84,8 +84,6 @@ class MaskedPatches(Edit):
 class ShuffledPatches(Edit):
     """The image cut into `grid` x `grid` patches that change places: content without arrangement.
 
-    Content without arrangement.
-
     The order is drawn once for each prompt. If `grid` does not divide a side, its last pixels at the right or bottom
     stay in place.
     """

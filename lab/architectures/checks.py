@@ -5,7 +5,7 @@ generate   greedy tokens of the token loop for each prompt alone equal those of 
 batch      tokens and logits of prompts in one batch equal those of each prompt alone
 cache      logits with cached images equal those of the processor on the whole prompt
 identity   contrastive decoding with strength 0 equals greedy decoding, although its other branch differs
-sites      the checks of `tests.random_models.site_checks` at every site of interventions that the class has
+sites      the checks of `tests.random_models.site_checks` at every site of the decoder that the class has
 named      another image in place of one changes what the decoder reads at tokens of this image alone, and the tokens
            of a named text decode to it
 gradients  the loss of an answer equals that of the session, and its gradient the finite difference along it

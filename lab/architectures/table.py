@@ -110,8 +110,8 @@ project. [Models](models.md) checks published templates and settings.
   each option.
 - **eager = default**: `attn_implementation: eager` and the default (sdpa) give the same greedy tokens in one batch of
   mixed lengths.
-- **interventions**: three checks at every [site](interventions.md) of the class. An edit moves the logits. Replacing a
-  state by itself changes no bit. Rows with different edits in one batch, in steps or in chunks equal each row alone.
+- **interventions**: three checks at every [site](interventions.md) of the decoder. An edit moves the logits. Replacing
+  a state by itself changes no bit. Rows with different edits in one batch, in steps or in chunks equal each row alone.
 - **named tokens**: exchanging one image changes what the decoder reads at the tokens of this image only, and the tokens
   of a named text decode to it. `attention_scaling`, `knock_out`, `dara`, `aim`, `context_vectors` and `crops` with
   `negatives: attention` need this.

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image as PILImage
 
 from decoding.base import LAYER_KEYS
@@ -369,6 +370,16 @@ def test_one_source_makes_a_task_vector_and_no_vector_of_a_direction() -> None:
     assert len(fit_vectors(config, 1).record["sources"]) == 1
     with pytest.raises(DataError, match=r"1 of 3 queries as sources leave too few\. At least 2 are"):
         fit_vectors(load_config(keys(task={**MINUS, "queries": 3}, intervene="icv")), 1)
+
+
+def test_a_method_that_reads_no_demonstrations_fits_without_them() -> None:
+    task = {**MINUS, "queries": 4}
+    with_them, without = (fit_vectors(load_config(keys(task=task, shots=n, intervene="icv"))) for n in (8, 0))
+    for name, own in without.fitted.tensors.items():
+        assert torch.allclose(own, with_them.fitted.tensors[name], atol=1e-4)
+    assert "few_shot" in with_them.fitted.report
+    assert "few_shot" not in without.fitted.report
+    assert not any("demonstrations do not help" in one for one in without.warnings)
 
 
 def test_a_division_that_shares_a_group_or_an_image_is_refused() -> None:

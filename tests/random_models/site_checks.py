@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 CLOSE = 2e-5
 """Largest difference of logits between two ways of computing the same, as a share of their standard deviation."""
 
-KINDS = ("input", "residual", "attention", "middle", "mlp", "heads", "scores")
+KINDS = ("input", "residual", "attention", "middle", "mlp_input", "mlp", "heads", "scores")
+"""Kinds of sites in the decoder that the checks hold for."""
 
 
 @dataclass(frozen=True)

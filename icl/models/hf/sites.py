@@ -104,6 +104,7 @@ class DecoderSites:
     Attributes:
         layers: The decoder's layers.
         probe_error: Why the probe pass failed, for messages. '' if it did not, or has not run.
+        tower_error: The same for the pass of the vision tower.
     """
 
     def __init__(
@@ -119,7 +120,7 @@ class DecoderSites:
         self.model, self.run_probe_pass, self.name = model, run_probe_pass, type(model).__name__
         self.read_image = read_image
         self.config = model.config.get_text_config(decoder=True)
-        self.probe_error = ""
+        self.probe_error = self.tower_error = ""
         count = self.config.num_hidden_layers
         decoder = model.get_decoder()
         lists = [(path, one) for path, one in decoder.named_modules() if isinstance(one, nn.ModuleList)]
@@ -144,7 +145,7 @@ class DecoderSites:
         """
         layers = self.layers_of(site.kind)
         if not layers:
-            missing = "its vision tower has no layers with a state for each token"
+            missing = f"its vision tower has no layers with a state for each token{self.tower_error}"
             missing = "it reads text only, or its image cache is off" if self.read_image is None else missing
             raise ModelError(f"{self.name} has no {site}: {missing}. Use a site of the decoder, such as input.")
         layer = site.layer + len(layers) if site.layer < 0 else site.layer
@@ -314,11 +315,15 @@ class DecoderSites:
         return verdicts
 
     def _probe(self, hooks: Sequence[Any], run: Callable[[], object]) -> bool:
-        """Run a probe pass, then remove the hooks. False, with `probe_error`, if the class reads no text alone."""
+        """Run a probe pass, then remove the hooks. False, with `probe_error` or `tower_error`, if it failed."""
         try:
             run()
         except FAILURES as error:
-            self.probe_error = f" (a text alone cannot be read: {next(iter(str(error).splitlines()), '')})"
+            reason = next(iter(str(error).splitlines()), "")
+            if run is self.read_image:
+                self.tower_error = f" (a small image cannot be read: {reason})"
+            else:
+                self.probe_error = f" (a text alone cannot be read: {reason})"
             return False
         finally:
             for hook in hooks:

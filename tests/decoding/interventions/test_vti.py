@@ -117,9 +117,26 @@ def test_differences_are_those_of_states_that_hooks_read(data: FitData) -> None:
     handle.remove()
     clean, *masked = (one[0] if isinstance(one, tuple) else one for one in states)
     assert torch.allclose(own[1, 2], (torch.stack(masked).mean(0) - clean)[0], atol=1e-4)
-    assert answer_differences(data).shape == (5, 4, 160)
     mean = image_differences(data, replace(FAST, tokens="mean"))
     assert torch.allclose(mean[:, :, 0], own.mean(2), atol=1e-6)
+
+
+def test_the_text_differences_are_of_the_right_answer_and_the_next_wrong_one(data: FitData) -> None:
+    own, layer, read = answer_differences(data), tiny().engine.runner.model.model.text_model.layers[1], []
+    assert own.shape == (5, 4, 160)
+    for i, one in enumerate(data.sources):
+        following = (*data.sources[i + 1 :], *data.sources[:i])
+        wrong = next(other.answers[0] for other in following if other.answers[0] not in one.answers)
+        prompt, ends = tiny().before_answer(one.without_demonstrations), list[torch.Tensor]()
+        for text in (one.answers[0], wrong):
+            (tokens,) = tiny().option_ids(prompt, [text])
+            rows = tiny().open([prompt])
+            handle = layer.register_forward_hook(lambda module, args, output: read.append(output))
+            rows.extend([tokens])
+            handle.remove()
+            state = read[-1][0] if isinstance(read[-1], tuple) else read[-1]
+            ends.append(state[0, -1])
+        assert torch.allclose(own[i, 1], ends[0] - ends[1], atol=1e-3)
 
 
 def test_controls_have_equal_norms_or_exchanged_sides(fitted: VTI, data: FitData) -> None:
@@ -142,6 +159,8 @@ def test_what_cannot_be_fitted_or_read_is_one_sentence(fitted: VTI, data: FitDat
     same = FitData(tiny(), tuple(replace(one, answers=("1",)) for one in data.sources), data.choice)
     with pytest.raises(DataError, match=r"no other source has a wrong answer for it\. Use sources that differ\."):
         answer_differences(same)
+    with pytest.raises(ConfigError, match="vti has nothing to fit: alpha_image and alpha_text"):
+        replace(FAST, alpha_image=0.0, alpha_text=0.0).fit(data)
     texts = [replace(one, prompt=one.prompt.without_images()) for one in data.sources]
     with pytest.raises(DataError, match=r"query '1/operators-00000': .*'query.image\[0\]' names none of the prompt"):
         image_differences(FitData(tiny(), tuple(texts), data.choice), FAST)

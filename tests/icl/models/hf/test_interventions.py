@@ -43,9 +43,8 @@ def with_edit(model: HF, prompts: Sequence[Prompt], edit: RandomEdit | None) -> 
 
 
 def test_the_sites_of_the_shipped_model_conform(hf: HF, prompts: list[Prompt]) -> None:
-    kinds = (*KINDS, "mlp_input")
-    assert list(check_sites(hf, prompts, kinds)) == []
-    assert {kind: len(hf.sites.all(kind)) for kind in kinds} == dict.fromkeys(kinds, 4) | {"input": 1}
+    assert list(check_sites(hf, prompts)) == []
+    assert {kind: len(hf.sites.all(kind)) for kind in KINDS} == dict.fromkeys(KINDS, 4) | {"input": 1}
 
 
 @pytest.mark.parametrize("name", ["llava", "qwen2_5_vl", "gemma3", "qwen3_5"])

@@ -78,7 +78,7 @@ def test_edits_and_states_are_those_of_hooks_on_the_towers_own_modules(hf: HF, p
 
 
 @pytest.mark.parametrize("name", ["llava", "qwen2_5_vl", "idefics3"])
-def test_towers_are_found_by_structure_and_their_last_read_layer_moves_the_logits(
+def test_towers_are_found_by_structure_and_their_first_layer_moves_the_logits(
     name: str, model_of: ModelOf, prompts: list[Prompt]
 ) -> None:
     model, some = model_of(name), prompts[:2]
@@ -125,3 +125,16 @@ def test_sites_that_a_model_lacks_and_spans_without_images_are_one_sentence(hf: 
         DecoderSites(model, lambda: None, lambda: None).resolve(vision)  # a tower of convolutions runs none of them
     with pytest.raises(ModelError, match="reads text only, or its image cache is off"):
         DecoderSites(model, lambda: None).resolve(vision)
+
+
+def test_a_pass_of_the_tower_that_fails_is_no_failure_of_the_decoder(hf: HF) -> None:
+    def read_image() -> None:
+        raise ValueError("images of 64 pixels are too small\nand more")
+
+    sites = DecoderSites(hf.engine.runner.model, hf.sites.run_probe_pass, read_image)
+    with pytest.raises(ModelError, match=r"for each token \(a small image cannot be read: images of 64 pixels are too"):
+        sites.resolve(Site("vision", 0))
+    with pytest.raises(ModelError, match=r"no middle of layer 9: its 4 layers are 0 to 3\.$"):
+        sites.resolve(Site("middle", 9))
+    with pytest.raises(ModelError, match=r"the nearest layer with input is 0\.$"):
+        sites.resolve(Site("input", 1))
