@@ -5,7 +5,7 @@ Steering, ICML 2024 (arXiv 2311.06668).
 
     D_i = h(x_i, y_i) - h(x_i)     states of all layers at the last token; x: image and question, y: the answer
     v   = mean over i of D_i       `direction: released` adds the first principal direction of D
-    every token, output of the MLP of layer l: `directions.turned` along v_l / |v_l|, lam .1
+    every token, output of the MLP of layer l: `edits.turned` along v_l / |v_l|, lam .1
 
 The paper's pairs are two texts, such as a toxic and a neutral one. A question with and without its answer is our
 reading of it for visual questions. The sign of a principal direction is a convention, here the release's: the source

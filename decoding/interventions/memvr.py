@@ -23,7 +23,20 @@ from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
 from decoding import SteeringMethod, entropy, random_of_equal_norm, tensor_digest
-from icl import Count, Fraction, NonNegative, Prompt, Site, Tensor, Where, canonical_digest, component, steer, torch
+from icl import (
+    Count,
+    Fraction,
+    Model,
+    NonNegative,
+    Prompt,
+    Site,
+    Tensor,
+    Where,
+    canonical_digest,
+    component,
+    steer,
+    torch,
+)
 from icl.models.hf.model import HF
 
 TOP = 10
@@ -134,6 +147,9 @@ class MemVR(SteeringMethod):
         first, last = (model.sites.resolve(Site("residual", one)).layer for one in (self.first_layer, self.last_layer))
         model.sites.resolve(Site("mlp_input", last + 1))
         return tuple(range(first, last + 1))
+
+    def model_problem(self, model: Model) -> str | None:
+        return super().model_problem(model) or model.image_token_problem
 
     def check(self, model: HF) -> None:
         self.counted_layers(model)

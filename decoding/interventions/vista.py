@@ -4,13 +4,14 @@ Li et al., The Hidden Life of Tokens: Reducing Hallucination of Large Vision-Lan
 Steering, ICML 2025 (arXiv 2502.03628).
 
     v_l = h_l(last | prompt) - h_l(last | prompt without the query's image)       per query
-    every token, output of the MLP of layer l: `directions.turned` along v_l / |v_l|, lam .17 (.1 CHAIR, .01 POPE)
+    every token, output of the MLP of layer l: `edits.turned` along v_l / |v_l|, lam .17 (.1 CHAIR, .01 POPE)
 
 This is the steering part. The paper's second part, a mixture with the logits of late layers, changes no states and is
 left out.
 
-Differs from the released code in the direction is the difference itself (the release takes a principal direction of
-one pair, which is that of a zero matrix and adds 1 to the first coordinate); demonstrations stay in both prompts.
+Differs from the released code in two points. The direction is the difference itself (the release takes a principal
+direction of one pair, which is that of a zero matrix and adds 1 to the first coordinate). Demonstrations stay in both
+prompts.
 """
 
 from collections.abc import Sequence

@@ -8,6 +8,7 @@ import torch
 
 from decoding.interventions.memvr import MemVR, Retracing, retraced, uncertainty
 from icl.errors import ModelError
+from icl.models.hf.model import HF
 from icl.models.interventions import Site, Where
 from tests.decoding.interventions.dev_split import dev, tiny
 
@@ -105,7 +106,9 @@ def test_a_sure_model_is_left_alone_and_only_the_first_uncertain_layer_counts() 
     assert [site for site, own in changed.items() if own] == [Site("mlp", 1)]
 
 
-def test_the_control_has_other_features_of_equal_norm_and_images_are_needed() -> None:
+def test_the_control_has_other_features_of_equal_norm_and_images_are_needed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     prompts = [dev(1, 5)[0].without_demonstrations]
     (control,) = METHOD.controls()
     (own,), (other,) = (method.steered(prompts, tiny())[0].interventions for method in (METHOD, control))
@@ -113,5 +116,8 @@ def test_the_control_has_other_features_of_equal_norm_and_images_are_needed() ->
     assert own.digest != other.digest
     texts = [prompts[0].without_images()]
     assert METHOD.steered(texts, tiny())[0].interventions == ()
+    assert METHOD.model_problem(tiny()) is None
+    monkeypatch.setattr(HF, "image_token_problem", "this model reads text only.")
+    assert METHOD.model_problem(tiny()) == "this model reads text only."
     with pytest.raises(ModelError, match="has no mlp_input of layer 4: its 4 layers are 0 to 3"):
         replace(METHOD, last_layer=-1).check(tiny())
