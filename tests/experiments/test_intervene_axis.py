@@ -78,7 +78,7 @@ def test_every_method_with_numbers_of_layers_has_them_checked() -> None:
                 assert str(build("intervention", {"name": name, key: value}).model_problem(model)).startswith(
                     f"{key}: "
                 )
-                fine = [3, -4] if key == "layers" else 3
+                fine = [3, -4] if key == "layers" else 2
                 assert build("intervention", {"name": name, key: fine}).model_problem(model) is None
                 checked += 1
     assert checked >= 8
