@@ -226,7 +226,7 @@ class DirectionEdit:
         if self.tokens:
             if len(x) != self.tokens * len(set(rows)):
                 raise ModelError(
-                    f"{site} has {len(x) // len(set(rows))} tokens of an image, and directions are those of "
+                    f"{site}: an image has {len(x) // len(set(rows))} tokens, and the directions were fitted for "
                     f"{self.tokens}. Fit one direction for all tokens (tokens: mean), or use images of equal size."
                 )
             unit = unit.repeat(len(set(rows)), 1)

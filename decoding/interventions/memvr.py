@@ -121,13 +121,13 @@ class Retracing:
 @component("intervention", "memvr")
 @dataclass(frozen=True)
 class MemVR(SteeringMethod):
-    """Features of the query's images, mixed into the MLP after the first layer that is uncertain about the next token.
+    """Features of the query's images, mixed into the MLP that follows the first layer uncertain about the next token.
 
     Control: random features of equal norm. Presets. mme: the released script for LLaVA-1.5, which has 32 layers.
     """
 
     ratio: Fraction = 0.12  # share of the features in the output of the MLP; 0 is off
-    threshold: NonNegative = 0.75  # entropy of the 10 largest logits, of its maximum, above which a layer is uncertain
+    threshold: NonNegative = 0.75  # entropy of the 10 largest logits, from 0 to 1, above which it is uncertain
     first_layer: int = 0  # the lowest layer whose uncertainty counts; negative: from the top
     last_layer: int = -2  # the highest one; the next layer gets the features
     control: Literal["none", "random"] = "none"  # random features of equal norm

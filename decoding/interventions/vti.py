@@ -10,8 +10,8 @@ Liu et al., Reducing Hallucinations in Large Vision-Language Models via Latent S
     x'      = |x| unit(unit(x) + .1 alpha unit(v))    x: output of the MLP of each layer
               (image: in the tower, at all tokens of all images; text: at all tokens of prompt and answer)
 
-The control `shuffled` exchanges the two sides of a random half of the sources. To pair the sides anew would leave the
-mean of D as it is.
+The control `shuffled` exchanges the two sides of a random half of the sources. Pairing the sides anew would not change
+the mean of D.
 
 Differs from the released code in the wrong answer (release: captions with added objects) and in the patches, which are
 masked in the image, on a grid (release: 14 pixels of what the processor gives). The states are the outputs of layers,

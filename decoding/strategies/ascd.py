@@ -2,7 +2,7 @@
 
     text-centric heads: the share of all heads whose last token attends least to the image
     z_up    of text-centric heads, s + strengthen |s| for each score s of the image
-    z_down  of all heads, s - weaken |s| for the share k of the image's tokens with the highest scores in the head
+    z_down  of all heads, s - weaken |s| for the share of the image's tokens with the highest scores in the head
     scores = (1 + alpha) z_up - alpha z_down,   if p(y | prompt) >= beta max p
 
 The last token of the prompt and each generated token attend so, in all layers. Critical tokens are chosen anew for each
@@ -117,7 +117,7 @@ class ASCD(PlausibleStrategy):
     weaken: NonNegative = 1.0  # share of a score's size that critical tokens lose
     heads: Fraction = 0.03125  # share of all heads that are text-centric; 32 of LLaVA-1.5's 1024
     share: Fraction = 0.1  # share of the image tokens that are critical in a head
-    choice: Literal["attention", "random"] = "attention"  # of heads and tokens
+    choice: Literal["attention", "random"] = "attention"  # what chooses heads and tokens; random: the control
 
     traits = Traits(needs=frozenset({"logits", "interventions"}))
 

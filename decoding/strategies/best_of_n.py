@@ -33,7 +33,7 @@ JUDGE = "Question: {question} Answer: {answer}\nIs this answer right? Answer Yes
 @component("strategy", "best_of_n")
 @dataclass(frozen=True)
 class BestOfN(Strategy):
-    """The one of several sampled answers that a model, asked as a judge, most probably calls right."""
+    """Of several sampled answers, the one that a judge, the model itself or another one, most probably calls right."""
 
     num_samples: Annotated[int, Ge(2)] = parameter("samples", 4)  # number of sampled answers
     temperature: Positive = 0.7  # of the samples, unless the arm has the key `sampling`

@@ -30,7 +30,7 @@ def valley(entropies: Tensor) -> Tensor:
 @component("strategy", "confident_layer")
 @dataclass(frozen=True)
 class ConfidentLayer(Strategy):
-    """The logits of one of the last layers: the first one, from the top, before which entropy is not lower."""
+    """The logits of the layer at which entropy, followed down from the last layer, stops falling."""
 
     depth: PositiveInt = 3  # most layers below the last one that the search reaches
 

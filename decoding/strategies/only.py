@@ -130,9 +130,9 @@ class ONLY(GatedStrategy, PlausibleStrategy):
 
     collaborate: NonNegative = 3.0  # weight of the other branch where it is close to the prompt
     contrast: NonNegative = 1.0  # strength of the contrast where it is not
-    gamma: NonNegative = 0.2  # sum of differences of probabilities from which it is not close; at most 2
+    gamma: NonNegative = 0.2  # sum of absolute differences of probabilities (0 to 2) below which it is close
     beta: Fraction = 0.1  # minimal probability relative to the best token; 0 masks nothing
-    layer: Count = 0  # whose heads are read
+    layer: Count = 0  # the layer whose heads are read
     heads: Literal["ratio", "random"] = (
         "ratio"  # which heads are zero: by the ratio of entropies, or as many random ones
     )
@@ -158,8 +158,8 @@ class ONLY(GatedStrategy, PlausibleStrategy):
         projection, norm = sites.projection(self.layer), sites.attention_norm(len(sites.layers) - 1)
         if projection is None or norm is None:
             raise ModelError(
-                f"only needs the output projection of layer {self.layer} and a norm before the attention of the last "
-                f"layer, and {sites.name} lacks one. Use another decoding."
+                f"strategy 'only' reads the output projection of layer {self.layer} and a norm before the attention of "
+                f"the last layer, and {sites.name} lacks one of them. Use another strategy."
             )
         dtype = next(norm.parameters()).dtype
         # `forward` runs no hooks of other interventions

@@ -20,7 +20,7 @@ def command(
             show_default=False,
         ),
     ],
-    to: Annotated[Path, typer.Option("--to", help="the folder, which is made", show_default=False)],
+    to: Annotated[Path, typer.Option("--to", help="the folder to write", show_default=False)],
 ) -> None:
     """`icl export custom_generate vcd --to vcd`, then `model.generate(**inputs, negative=…, custom_generate="vcd",
     trust_remote_code=True)`. The folder has custom_generate/generate.py, which needs torch and transformers only, and

@@ -53,9 +53,9 @@ def command(
     of their own, as by `icl import`, and stay as they are.
 
     --as leaderboard: one page of any runs with decoding methods and controls, their verdicts, frontiers and costs.
-    Columns are the models, tasks and settings of all runs. To beat its controls, a method must beat each of them. A
-    task has the first --metric that scores it, by default CHAIR, else the config's. With --by, each value of the column
-    has a column of the leaderboard, and p is corrected over all of them.
+    Columns are the models, tasks and settings of all runs. A method beats its controls if it beats each of
+    them. Each task uses the first --metric that scores it, by default CHAIR, else the config's metric. With --by, each
+    value of the column has a column of the leaderboard, and p is corrected over all of them.
 
     --as card: card.json and card.md of one run: what was run, on what, scores with intervals, and digests of all
     samples. `icl check RUN` checks a run against its card.

@@ -25,9 +25,7 @@ def command(
     fork: Annotated[bool, typer.Option("--fork", help="start a new run in the next free folder")] = False,
     *,
     limit: Limit = None,
-    shard: Annotated[
-        str, typer.Option(metavar="I/N", help="part I of N, beside other processes in the same folder")
-    ] = "",
+    shard: Annotated[str, typer.Option(metavar="I/N", help="part I of N; other processes compute the others")] = "",
     device: Annotated[
         str, typer.Option(help="memory of a GPU, such as 24GB: stop before loading a model that does not fit")
     ] = "",

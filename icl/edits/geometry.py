@@ -58,7 +58,7 @@ class RegionMask(Box):
 @component("edit", "masked_patches")
 @dataclass(frozen=True)
 class MaskedPatches(Edit):
-    """Random patches in the image's mean color (VTI, Liu et al. 2025). Each prompt and `draw` has others."""
+    """Random patches in the image's mean color (VTI, Liu et al. 2025). Each prompt and `draw` masks others."""
 
     grid: PatchesPerSide = 24  # patches along a side
     share: Fraction = 0.99  # of the patches that are masked

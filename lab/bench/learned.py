@@ -41,7 +41,7 @@ FITTED = ("learned", "permuted_queries", "permuted_candidates")
 class Size:
     """Numbers of training queries, of test queries, and of the test queries that the oracle answers.
 
-    Without training queries no head is fitted: the oracle beside `random` and `knn`.
+    Without training queries no head is fitted: only the oracle, `random` and `knn` run.
     """
 
     train: int

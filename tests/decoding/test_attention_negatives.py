@@ -394,7 +394,7 @@ def test_only_has_a_random_control_and_names_what_a_model_lacks(
     assert not torch.equal(chosen, random)
     generate = PrepareGenerator(run_requests, model_of("llava"), Counters(), {})
     monkeypatch.setattr(type(model_of("llava").sites), "attention_norm", lambda self, layer: None)
-    with pytest.raises(ModelError, match="only needs the output projection of layer 0 and a norm"):
+    with pytest.raises(ModelError, match="'only' reads the output projection of layer 0 and a norm"):
         ONLY().prepare([question(1)], generate)
 
 

@@ -48,7 +48,7 @@ def test_disjoint_distributions_differ_fully() -> None:
 
 def test_a_prompt_without_another_sample_is_refused_in_a_sentence() -> None:
     (failure,) = run_requests(Toy(), [DecodingRequest(replace(prompt(1), paired_prompt=None), Arm(CICD()))])
-    assert "cicd shows the query's image of another sample, and there is none." in str(failure)
+    assert "'cicd' shows the image of another sample's query, and no other sample has one." in str(failure)
     (answer,) = run_requests(Toy(), [DecodingRequest(prompt(1), Arm(CICD()), max_new_tokens=3)])
     assert isinstance(answer, Generation)
 

@@ -8,8 +8,8 @@
     scores = (1 + a) z_0 - a z_1,   if p(y | prompt) >= beta max p
 
 The abstract says that an unrelated image is the contrast, and that differences between images select which language
-priors are suppressed; a later paper of the authors that alpha depends on this divergence. The formula for it could not
-be read, so `select` names the candidates. Which sample the image comes from depends on seed and query; the released
+priors are suppressed. A later paper of the authors says that alpha depends on this divergence. Its formula was not
+available, so `select` names the candidates. Which sample the image comes from depends on seed and query; the released
 code can also retrieve one.
 
 No released code was compared.
@@ -49,8 +49,9 @@ class CICD(PlausibleStrategy):
         own = [part.name for part in _query_images(prompt)]
         if own and not others:
             raise PlanError(
-                "cicd shows the query's image of another sample, and there is none. Use a task with images and a run "
-                "of two or more queries (of two groups, if queries have groups); in Python, set Prompt.paired_prompt."
+                "strategy 'cicd' shows the image of another sample's query, and no other sample has one. Use a task "
+                "with images and two or more queries (in two groups, if queries have groups); in Python, set "
+                "Prompt.paired_prompt."
             )
         content = {name: others[i % len(others)].content for i, name in enumerate(own)}
         return prompt, prompt.map(

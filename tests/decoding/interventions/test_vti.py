@@ -172,7 +172,7 @@ def test_what_cannot_be_fitted_or_read_is_one_sentence(fitted: VTI, data: FitDat
     (edit, _) = fitted.interventions()
     site = edit.sites[0]
     with pytest.raises(
-        ModelError, match=r"has 3 tokens of an image, and directions are those of 16\. Fit one direction"
+        ModelError, match=r"an image has 3 tokens, and the directions were fitted for 16\. Fit one direction"
     ):
         edit.edit(site, torch.zeros(6, 160), [0, 0, 0, 1, 1, 1])
     assert Where("images") == edit.where
