@@ -13,11 +13,12 @@ a query has its demonstrations in the published order. The retriever `bm25` with
 because the query shares no word with them.
 
 Differs from the released code in the answer of a demonstration, which is its two words or the caption; there a
-demonstration is a text and an image. Images as answers need a model that returns images, and none does here.
+demonstration is a text and an image. No model here returns images. Images that another program made for these prompts
+are scored by the task `cobsat_images`: a model answers the release's two questions about each of them.
 """
 
 import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -27,7 +28,7 @@ from typing import Annotated, Literal
 from annotated_types import Ge, Le
 
 from icl import DataError, Example, Image, component
-from icl.tasks.base import LimitedTask, SeveralPoolsTask, limited_choice
+from icl.tasks.base import LimitedTask, Pool, SeveralPoolsTask, SharedPoolTask, limited_choice
 from icl.tasks.cell_values import RelativePaths
 
 WORDS: Mapping[str, tuple[str, ...]] = {
@@ -45,27 +46,56 @@ PROMPT_WORDS: Mapping[str, str] = {"3d": "wireframe", "park": "amusement park"}
 PROMPTS, SEED = 1000, 123
 
 
-@component("task", "cobsat_release")
-@dataclass(frozen=True, kw_only=True)
-class CobsatReleaseTask(RelativePaths, SeveralPoolsTask, LimitedTask):
-    """CoBSAT's ten tasks from its released images: descriptions of the next image, with the published prompts."""
+ENDINGS = (".png", ".jpg", ".jpeg", ".webp")
 
-    path: str  # folder `datasets` of the release
+
+@dataclass(frozen=True, kw_only=True)
+class CobsatPrompts(RelativePaths, LimitedTask):
+    """Base class of tasks on CoBSAT's published prompts."""
+
     attribute: Literal["color", "background", "style", "action", "texture"] = "color"  # the attribute of the images
     latent: Literal["object", "attribute"] = "object"  # word that the demonstrations share; object is task I of a pair
     demonstrations: Annotated[int, Ge(1), Le(8)] = 4  # number of demonstrations of the published prompts
-    wording: Literal["default", "misleading", "exact"] = "default"  # latent word in texts: none, another, the right one
-    answers: Literal["words", "captions"] = "words"  # answers: both words, or the caption in the release
 
     @property
     def title(self) -> str:
         return f"CoBSAT {self.attribute.capitalize()}-{'I' if self.latent == 'object' else 'II'}"
 
+    def chosen(self) -> Mapping[str, int]:
+        """Id of a query -> the number of its prompt."""
+        ids = [f"cobsat-{number:04d}" for number in range(PROMPTS)]
+        places = limited_choice(ids, self.query_limit, self.seed, "cobsat", key="queries", whole=f"of {self.title}")
+        return {ids[i]: i for i in places}
+
+    @property
+    def pair(self) -> tuple[str, str]:
+        """The names of the two lists: attribute, then object."""
+        return self.attribute, "animal" if self.attribute in ("background", "action") else "object"
+
+    @property
+    def turn(self) -> int:
+        """The step of a slice that turns (attribute, object) into (text, latent word), and back."""
+        return 1 if self.latent == "object" else -1
+
+    def words(self, number: int, place: int) -> tuple[str, str, str]:
+        """The text at a place of a prompt, the latent word, and the misleading word of this place."""
+        texts, latents = (WORDS[name] for name in self.pair[:: self.turn])
+        order, latent_order = published_prompts()[number]
+        return texts[order[place]], latents[latent_order[self.demonstrations + 1]], latents[latent_order[place]]
+
+
+@component("task", "cobsat_release")
+@dataclass(frozen=True, kw_only=True)
+class CobsatReleaseTask(CobsatPrompts, SeveralPoolsTask):
+    """CoBSAT's ten tasks from its released images: descriptions of the next image, with the published prompts."""
+
+    path: str  # folder `datasets` of the release
+    wording: Literal["default", "misleading", "exact"] = "default"  # latent word in texts: none, another, the right one
+    answers: Literal["words", "captions"] = "words"  # answers: both words, or the caption in the release
+
     @cached_property
     def queries(self) -> tuple[Example, ...]:
-        ids = [f"cobsat-{number:04d}" for number in range(PROMPTS)]
-        chosen = limited_choice(ids, self.query_limit, self.seed, "cobsat", key="queries", whole=f"of {self.title}")
-        return tuple(self._example(ids[i], i, self.demonstrations) for i in chosen)
+        return tuple(self._example(name, number, self.demonstrations) for name, number in self.chosen().items())
 
     def pool_key(self, query_id: str) -> str | None:
         number = query_id.removeprefix("cobsat-")
@@ -79,23 +109,12 @@ class CobsatReleaseTask(RelativePaths, SeveralPoolsTask, LimitedTask):
     def pool_size(self) -> int:
         return self.demonstrations
 
-    @property
-    def _pair(self) -> tuple[str, str]:
-        """The names of the two lists: attribute, then object."""
-        return self.attribute, "animal" if self.attribute in ("background", "action") else "object"
-
-    @property
-    def _turn(self) -> int:
-        """The step of a slice that turns (attribute, object) into (text, latent word), and back."""
-        return 1 if self.latent == "object" else -1
-
     def _example(self, name: str, number: int, place: int) -> Example:
         """The example at a place of a prompt; the query follows the demonstrations and has no image."""
-        texts, latents = (WORDS[name] for name in self._pair[:: self._turn])
-        order, latent_order = published_prompts()[number]
-        text, latent = texts[order[place]], latents[latent_order[self.demonstrations + 1]]
-        named = {"default": "", "exact": f" {latent}", "misleading": f" {latents[latent_order[place]]}"}[self.wording]
-        attribute, thing = (text, latent)[:: self._turn]
+        text, latent, misleading = self.words(number, place)
+        texts, latents = (WORDS[name] for name in self.pair[:: self.turn])
+        named = {"default": "", "exact": f" {latent}", "misleading": f" {misleading}"}[self.wording]
+        attribute, thing = (text, latent)[:: self.turn]
         file = f"{attribute}_{thing}.jpg"
         return Example(
             id=name,
@@ -112,11 +131,55 @@ class CobsatReleaseTask(RelativePaths, SeveralPoolsTask, LimitedTask):
         return Image.from_path(self._place(self.path) / f"{self.attribute}_{thing}" / file, f"CoBSAT {file}")
 
     def _caption(self, file: str) -> str:
-        path = self._place(self.path) / f"{'_'.join(self._pair)}.csv"
+        path = self._place(self.path) / f"{'_'.join(self.pair)}.csv"
         captions = _captions(path)
         if file not in captions:
             raise DataError(f"CoBSAT: {path} has no caption of the image '{file}'.")
         return captions[file]
+
+
+@component("task", "cobsat_images")
+@dataclass(frozen=True, kw_only=True)
+class CobsatImagesTask(CobsatPrompts, SharedPoolTask):
+    """Images that another program made for CoBSAT's prompts: the released judge's two questions about each.
+
+    An image is right if both answers are (`metrics: [group_accuracy]`), at 0 shots. The release's judge is LLaVA-1.5.
+    """
+
+    path: str  # folder of the images, such as cobsat-0000.png; the names are the ids of cobsat_release's queries
+
+    @cached_property
+    def queries(self) -> tuple[Example, ...]:
+        chosen, folder = self.chosen(), self._place(self.path)
+        files = {file.stem: file for file in sorted(folder.glob("cobsat-*")) if file.suffix.lower() in ENDINGS}
+        if missing := [name for name in chosen if name not in files]:
+            raise DataError(
+                f"{self.title}: path: {folder} has no image of {len(missing):,} of {len(chosen):,} prompts, such as "
+                f"{missing[0]}.png. Add them (the release counts a missing image as wrong: a blank one does), or set "
+                "queries."
+            )
+        return tuple(one for name, number in chosen.items() for one in self._questions(name, number, files[name]))
+
+    @cached_property
+    def _pool(self) -> Pool:
+        return Pool(())
+
+    def _questions(self, name: str, number: int, file: Path) -> Iterator[Example]:
+        """A question on the attribute and one on the object, with the words of their lists as numbered options."""
+        gold = self.words(number, self.demonstrations)[:2][:: self.turn]
+        subjects = (f"{self.attribute} (of the main object)", "main object")
+        for kind, word, subject in zip(self.pair, gold, subjects, strict=True):
+            numbered = " ".join(f"({i}){_prompt_word(one)}" for i, one in enumerate(WORDS[kind], 1))
+            yield Example(
+                id=f"{name}-{kind}",
+                images=(Image.from_path(file, f"CoBSAT {file.name}"),),
+                question=f"What is the {subject} in this image? Answer from the following options: {numbered}. "
+                "Answer the number only and do not include any other texts (e.g., 1).",
+                answers=(str(WORDS[kind].index(word) + 1),),
+                options=tuple(map(str, range(1, len(WORDS[kind]) + 1))),
+                group=name,
+                secret={"word": _prompt_word(word)},
+            )
 
 
 @lru_cache(maxsize=1)
@@ -147,3 +210,7 @@ def _captions(path: Path) -> Mapping[str, str]:
         ) from error
     except KeyError as error:
         raise DataError(f"CoBSAT: {path} has no column {error}. Its columns are image and caption.") from error
+    except (AttributeError, csv.Error, UnicodeDecodeError) as error:
+        raise DataError(
+            f"CoBSAT: {path} is not a CSV file in UTF-8 with an image and a caption in each row ({error})."
+        ) from error

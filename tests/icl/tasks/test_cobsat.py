@@ -2,6 +2,7 @@
 
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 from PIL import Image as PILImage
@@ -9,7 +10,7 @@ from PIL import Image as PILImage
 from icl.errors import DataError
 from icl.metrics.published_rules import CobsatMetric
 from icl.registry import build
-from icl.tasks.cobsat import WORDS, _captions, published_prompts
+from icl.tasks.cobsat import WORDS, CobsatImagesTask, _captions, published_prompts
 from icl.testing import check_task
 from icl.types import Generation
 from retrievers import Resources
@@ -103,3 +104,41 @@ def test_files_of_another_release_are_sentences(release: Path, tmp_path: Path) -
     _captions.cache_clear()
     with pytest.raises(DataError, match="has no caption of the image"):
         _ = task(tmp_path, answers="captions").queries
+
+
+def test_a_row_without_a_caption_is_one_sentence(release: Path, tmp_path: Path) -> None:
+    (tmp_path / "style_object.csv").write_text("image,caption\nicon_car.jpg\n", encoding="utf-8")
+    with pytest.raises(DataError, match="with an image and a caption in each row"):
+        _ = task(tmp_path, answers="captions").queries
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> Path:
+    """An image of one color for each of the first prompts, as another program would make it."""
+    for number in range(3):
+        PILImage.new("RGB", (8, 8), (80 * number, 0, 7)).save(tmp_path / f"cobsat-{number:04d}.png")
+    return tmp_path
+
+
+def test_each_image_of_another_program_is_asked_for_both_words_of_its_prompt(release: Path, made: Path) -> None:
+    for latent in ("object", "attribute"):
+        keys = {"attribute": "style", "latent": latent}
+        prompts = {
+            one.id: one for one in build("task", {"name": "cobsat_release", "path": str(release), **keys}).queries
+        }
+        images = CobsatImagesTask(path=str(made), attribute="style", latent=latent)
+        with mock.patch("icl.tasks.cobsat.PROMPTS", 3):
+            check_task(images)
+            questions = images.queries
+        assert [one.group for one in questions] == [f"cobsat-{n:04d}" for n in (0, 0, 1, 1, 2, 2)]
+        for style, thing in zip(questions[::2], questions[1::2], strict=True):
+            secret = prompts[str(style.group)].secret
+            words = {WORDS["style"][int(style.answer) - 1], WORDS["object"][int(thing.answer) - 1]}
+            assert {word.replace("3d", "wireframe") for word in words} == {secret["latent"], secret["text"]}
+            assert f"({style.answer}){style.secret['word']}" in style.question
+            assert style.images[0].origin == f"CoBSAT {style.group}.png"
+
+
+def test_missing_images_are_counted(made: Path) -> None:
+    with pytest.raises(DataError, match=r"has no image of 997 of 1,000 prompts, such as cobsat-0003\.png"):
+        _ = CobsatImagesTask(path=str(made), attribute="style").queries
