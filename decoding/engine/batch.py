@@ -111,18 +111,18 @@ class DecodingBatch:
         self.counters.prompts_prefilled += len(first_prompts)
         self.counters.prompts_saved += len(prompts) - len(first_prompts)
         row_of = {digest: row for row, digest in enumerate(first_prompts)}
-        scorings: list[OptionScoring] = []
+        outputs: dict[int, tuple[BranchSchedule, OptionScoring | Hypothesis]] = {}
         hypotheses: dict[int, Hypothesis] = {}
         for place, (i, one) in enumerate(new.items()):
             schedule = schedules[place]
             rows = [row_of[digest] for digest in (one.digests if schedule == "eager" else one.digests[:1])]
             if one.request.answer_mode == "options":
-                scorings.append(_option_scoring(model, one, rows))
-                self._outputs[i] = schedule, scorings[-1]
+                outputs[i] = schedule, _option_scoring(model, one, rows)
             else:
                 hypotheses[place] = _hypothesis(model, one, rows)
-                self._outputs[i] = schedule, hypotheses[place]
-        score_options(session, scorings)  # before the loop, which uses the rows up
+                outputs[i] = schedule, hypotheses[place]
+        # Before the loop, which uses the rows up.
+        score_options(session, [one for _, one in outputs.values() if isinstance(one, OptionScoring)])
         groups = _decoding_groups(model, prepared, schedules, hypotheses)
         if self.loop is None:
             self.counters.batches += 1
@@ -131,6 +131,7 @@ class DecodingBatch:
             )
         else:
             self.loop.join(session, groups)
+        self._outputs |= outputs  # not before: if any of this fails, none of them has a result
 
     def _open_branches(self, names: Iterable[str], prefix_source: Session | None = None) -> Session:
         settings = self.settings

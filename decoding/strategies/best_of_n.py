@@ -19,6 +19,8 @@ is .70 to .83 [.60, .89], with unread outputs as wrong and as right. The first s
 Differs from the released code in the reward, which is the probability of a word and no trained head.
 """
 
+# ruff: noqa: RUF036  pydantic uses the first matching member of a union: None is no model
+
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -39,7 +41,7 @@ class BestOfN(Strategy):
     temperature: Positive = 0.7  # of the samples, unless the arm has the key `sampling`
     judge: str = JUDGE  # text in the place of the question, with {question} and {answer}
     accept: str = "Yes"  # word whose log-probability is the reward
-    judge_model: Annotated[Any, NestedComponent("model")] = later_parameter(None)  # the judge; null: the model itself
+    judge_model: None | Annotated[Any, NestedComponent("model")] = later_parameter(None)  # null: the model itself
 
     def __post_init__(self) -> None:
         if self.judge.count("{answer}") != 1 or not self.accept.strip():

@@ -1,8 +1,8 @@
 """The engines on real architectures with random weights, and on the checkpoint that comes with the toolkit."""
 
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import compress, takewhile
 from pathlib import Path
 from typing import Any
@@ -190,6 +190,16 @@ def descriptions(model: HF, prompts: Sequence[Prompt], max_new_tokens: int) -> l
     return answers
 
 
+@dataclass(frozen=True)
+class Describes:
+    """What the engine gives to `Strategy.prepare`."""
+
+    model: HF
+
+    def __call__(self, prompts: Sequence[Prompt], max_new_tokens: int) -> list[str]:
+        return descriptions(self.model, prompts, max_new_tokens)
+
+
 def wrong(model: HF, arm: Arm, question: Prompt, answer: Generation) -> str:
     """The first step at which an answer differs from what the strategy's formula chooses, or '' if there is none.
 
@@ -203,7 +213,7 @@ def wrong(model: HF, arm: Arm, question: Prompt, answer: Generation) -> str:
     tokens = list(takewhile(lambda token: token not in slots, answer.tokens))
     steps = answer.usage.new_tokens if tokens == list(answer.tokens) else len(tokens)
     try:
-        (note,) = strategy.prepare([question], lambda prompts, length: descriptions(model, prompts, length))
+        (note,) = strategy.prepare([question], Describes(model))
     except ImageTokenError:
         return ""
     branches = strategy.branches(question, note)
@@ -236,10 +246,16 @@ def chooses(arm: Arm, scores: Tensor, token: int, question: Prompt, step: int) -
     return begins - CLOSE <= number <= float(heaped[token]) + CLOSE
 
 
+SHORT: Mapping[str, Mapping[str, int]] = {
+    "code": {"max_new_tokens": 4}, "dcd": {"max_new_tokens": 4}, "confident_layer": {"depth": 2}
+}  # fmt: skip
+"""Preparations, and layers below the last of the three that these models have."""
+
+
 def family() -> list[Strategy]:
     """Every strategy that generates text, with short preparations."""
     return [
-        replace(one, max_new_tokens=4) if name in ("code", "dcd") else one  # type: ignore[type-var]
+        replace(one, **SHORT.get(name, {}))  # type: ignore[type-var]
         for name in ALL
         if not (one := made(name)).traits.requires_options
         and name not in ("random_gate", "other_answers", "self_consistency", "best_of_n")

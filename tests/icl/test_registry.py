@@ -333,7 +333,7 @@ def test_the_entries_of_a_kind_are_the_marked_classes_of_its_files(kind):
 def test_a_component_in_a_file_of_its_name_is_found_without_reading_the_others(monkeypatch):
     monkeypatch.setattr(registry, "entries", lambda kind: pytest.fail(f"all files of {kind} were read"))
     assert resolve("retriever", "bm25").__name__ == "BM25"
-    assert resolve("task", "easy-vqa").__name__ == "EasyVQATask"
+    assert resolve("task", "emoji-shift").__name__ == "EmojiShiftTask"
     assert resolve("model", "hf").__name__ == "HF"
 
 

@@ -157,7 +157,7 @@ def test_the_vision_tower_reads_as_many_images_as_fit(name: str, folder_of: Fold
     prompt = tiny_models.prompt([1, 2, 3, 4, 5, 6], size=(56, 56))
     want, passes = hf.open([prompt]).logits, []
     peak, tower = encoder._peak_bytes, encoder._tower
-    encoder._tower = lambda group: passes.append((len(group), peak(group))) or tower(group)
+    encoder._tower = lambda group, **edits: passes.append((len(group), peak(group))) or tower(group, **edits)
     for allowed, sizes in ((1, [1] * 6), (2, [2] * 3), (4, [4, 2])):
         encoder.cache.clear()
         encoder.max_bytes = allowed * passes[0][1] if passes else 0
