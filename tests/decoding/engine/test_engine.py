@@ -211,6 +211,26 @@ def test_a_prompt_that_cannot_be_prefilled_fails_alone(error: Exception, max_bat
             assert answer == expected
 
 
+@pytest.mark.parametrize("max_batch_tokens", [None, 500])
+def test_options_that_cannot_be_scored_fail_alone(max_batch_tokens: int | None) -> None:
+    """The batch has opened requests before the one that fails: none of them has a result yet."""
+
+    class Picky(Toy):
+        def option_ids(self, prompt: Prompt, options: Sequence[str]) -> list[list[int]]:
+            if "number 3" in prompt.text:
+                raise ImageError("image 7 cannot be read.")
+            return super().option_ids(prompt, options)
+
+    texts, picky = jobs_of([parse_arm("greedy")], count=5), Picky()
+    requests = [*texts, *(DecodingRequest(one.prompt, one.arm, ("a b", "c"), "options") for one in texts)]
+    picky.max_batch_tokens = max_batch_tokens
+    answers = run_requests(picky, requests, continuous_batching=max_batch_tokens is not None)
+    assert isinstance(answers[8], Failure)
+    assert "image 7" in answers[8].reason
+    plain = run_requests(Toy(), requests)
+    assert [*answers[:8], answers[9]] == [*plain[:8], plain[9]]
+
+
 def test_out_of_memory_halves_the_batch() -> None:
     class Small(Toy):
         def open(self, prompts: Sequence[Prompt]) -> ToySession:
