@@ -155,7 +155,7 @@ FILES: Mapping[str, tuple[str, Callable[[int], Row], str]] = {
         "descs": "1. the title\n2. the logo", "source": ("web page", "poster", "slide")[i % 3]}, "{image}"),
     "mmvm": ("mllm_match_eval_full.tsv", lambda i: {
         "index": i, "question": "Which?\nA. 1\nB. None", "pure_question": "Which?", "answer": "AB"[i % 2],
-        "choices": "A. 1\nB. None of the above", "choices_head": "A or B", "match_type": "[1, 5]",
+        "choices": "A. 1\nB. None of the above", "choices_head": "A or B", "match_type": str([1 + i % 2, 5]),
         "image_path": f"['./match_bench/case_{i}/FRAME00.jpg', './match_bench/case_{i}/FRAME01_CAND.jpg']"},
         "match_bench/case_{i}/FRAME00.jpg"),
     "mmvp": ("Questions.csv", lambda i: {

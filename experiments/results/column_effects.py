@@ -12,6 +12,8 @@ Effects differ between parts if differences of paired differences, over clusters
                flipped in all of them together.
     omnibus    The largest |T_v| / s_v with s_v^2 = sum_c u_vc^2, against its distribution over the same flips (the
                max-T test of Westfall and Young 1993). Its p tests the null.
+    lists      With lists of values a pair is in several parts. Each part is compared with the pairs outside it, so T_v
+               and its flips are the same formulas; a part of all pairs has no contrast.
     one part   The p of a contrast compares |T_v| / s_v with the same distribution of the maximum. The chance that any
                contrast has a p of at most .05 is then .05. With two parts there is one contrast, up to its sign.
     interval   All contrasts that the flips of this contrast alone do not reject (`sign_flips`), at the level that the
@@ -32,8 +34,9 @@ from operator import attrgetter
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from experiments.results.data_columns import ScoreView, missing_note, split_view
+from experiments.results.data_columns import ScoreView, missing_note, overlap_note, split_view
 from experiments.stats import SIGNIFICANCE_LEVEL, Finding, format_count, format_p, format_signed, holm, level_of_test
 from experiments.stats.arm_comparisons import ArmComparison
 from experiments.stats.arms import (
@@ -49,9 +52,9 @@ from experiments.stats.arms import (
     varying_axes,
 )
 from experiments.stats.bounds import ArmBounds, difference_ends, filled, is_wide, unread_texts
-from experiments.stats.intervals import Codes, Estimate, Floats, cluster_codes, cluster_sums
-from experiments.stats.pairs import PairedTestResult, UnpairedError, align_pairs, end_next_to_zero
-from experiments.stats.run_statistics import run_level_columns
+from experiments.stats.intervals import Estimate, Floats, cluster_codes, cluster_sums
+from experiments.stats.pairs import KEYS, PairedTestResult, UnpairedError, align_pairs, end_next_to_zero
+from experiments.stats.run_statistics import is_run_level, run_level_columns
 from experiments.stats.sign_flips import ROUNDING, TwoSidedTest, exactly_summable, sign_flip_test, subsets
 from experiments.stats.summary import estimate_macro_average
 from icl import ConfigError, DataFrame, pd
@@ -94,10 +97,14 @@ class PartEffect:
 
 @dataclass(frozen=True)
 class Interaction:
-    """The test that an effect is the same in all parts of the data. p belongs to the largest contrast."""
+    """The test that an effect is the same in all parts of the data. p belongs to the largest contrast.
+
+    `pairs` is the number of distinct pairs: one may be in several parts.
+    """
 
     p: float
     parts: Sequence[PartEffect]
+    pairs: int
 
 
 @dataclass(frozen=True)
@@ -119,25 +126,26 @@ class ArmInteraction:
     by_construction: bool
 
 
-def interaction_test(differences: Floats, parts: Codes, clusters: Any) -> Interaction:
+def interaction_test(differences: Floats, parts: NDArray[Any], clusters: Any) -> Interaction:
     """Tests whether a paired difference is the same in all parts.
 
     Args:
         differences: [n], arm minus reference, in units of the metric.
-        parts: [n], the part of each pair, in 0..V-1. Every part has a pair, and V is at least 2.
+        parts: [n], the part of each pair, in 0..V-1; or [V, n], whether a pair is in a part. Every part has a pair and
+            lacks one.
         clusters: [n], any hashable labels. A cluster may lie in several parts.
     """
     codes = cluster_codes(clusters)
     number = len(differences)
-    sizes = np.bincount(parts).astype(np.float64)
-    inside = parts == np.arange(len(sizes))[:, None]  # [V, n]
+    inside = _members(parts)
+    sizes = inside.sum(axis=1).astype(np.float64)
     weights = np.where(inside, 1 / sizes[:, None], -1 / (number - sizes[:, None]))
     shares = np.where(inside, (number - sizes[:, None]) / sizes[:, None], (sizes / (number - sizes))[:, None])
     residuals = differences - differences.mean()
     residuals[np.abs(residuals) <= ROUNDING] = 0.0
     sums = np.stack([cluster_sums(own * residuals, codes)[0] for own in weights], axis=1)  # [C, V]
     p = _max_t_p(exactly_summable(sums, len(sums)))
-    means = np.bincount(parts, weights=differences) / sizes
+    means = np.where(inside, differences, 0.0).sum(axis=1) / sizes
     effects = []
     widest = 2 * max(1.0, float(np.abs(differences).max()))
     for v in range(len(sizes)):
@@ -152,31 +160,35 @@ def interaction_test(differences: Floats, parts: Codes, clusters: Any) -> Intera
                 high=nan,
                 p=float(p[v]),
                 pairs=int(sizes[v]),
-                clusters=len(np.unique(codes[parts == v])),
+                clusters=len(np.unique(codes[inside[v]])),
                 test=test,
             )
         )
     ends = [effect.interval(effect.p, len(effects)) for effect in effects]
-    return Interaction(
-        float(p.min()), [replace(effect, low=low, high=high) for effect, (low, high) in zip(effects, ends, strict=True)]
-    )
+    effects = [replace(effect, low=low, high=high) for effect, (low, high) in zip(effects, ends, strict=True)]
+    return Interaction(float(p.min()), effects, number)
 
 
-def bounded_interaction(ends: Floats, parts: Codes, clusters: Any) -> Interaction:
+def _members(parts: NDArray[Any]) -> NDArray[np.bool_]:
+    """[V, n]: whether a pair is in a part."""
+    return parts if parts.ndim == 2 else parts == np.arange(parts.max() + 1)[:, None]
+
+
+def bounded_interaction(ends: Floats, parts: NDArray[Any], clusters: Any) -> Interaction:
     """`interaction_test` over all readings of unread outputs. ends: [2, n], the least and largest differences."""
     effects = []
-    for v in range(int(parts.max()) + 1):
-        inside = parts == v
+    members = _members(parts)
+    for v, inside in enumerate(members):
         least, largest = (
-            interaction_test(np.where(inside, own, other), parts, clusters).parts[v]
+            interaction_test(np.where(inside, own, other), members, clusters).parts[v]
             for own, other in (ends, ends[::-1])
         )
         near = end_next_to_zero(least, largest, attrgetter("contrast"))
         near = near or replace(largest, p=1.0, difference=nan, contrast=nan)
         near = replace(near, test=partial(_test_of_both, least.test, largest.test, near.p))
-        low, high = near.interval(near.p, int(parts.max()) + 1)
+        low, high = near.interval(near.p, len(members))
         effects.append(replace(near, low=low, high=high))
-    return Interaction(min(effect.p for effect in effects), effects)
+    return Interaction(min(effect.p for effect in effects), effects, ends.shape[1])
 
 
 def _test_of_both(least: Test, largest: Test, p: float, level: float) -> TwoSidedTest:
@@ -210,26 +222,34 @@ def arm_interactions(
     results = []
     for arm, reference, theirs, mine in iter_compared_arms(present, to, axes):
         own = describe_arm(reference, names), describe_arm(arm, names)
-        values, differences, clusters, ends = [], [], [], []
+        values, keys, differences, clusters, ends = [], [], [], [], []
         for value in dict.fromkeys(mine[column]):
             sides = theirs[theirs[column] == value], mine[mine[column] == value]
             pairs = align_pairs(*sides, metric, names=own)
-            if len(pairs):
+            if len(pairs) and pairs.rows is not None:
                 values.append(value)
+                keys.append(sides[1][[*KEYS]].iloc[pairs.rows[1]])
                 differences.append(pairs.differences)
                 clusters.append(pairs.clusters)
                 ends.append(difference_ends(sides, pairs, metric))
-        if len(values) > 1:
-            parts = np.repeat(np.arange(len(values)), [len(one) for one in differences])
-            decided = deciding_digests(theirs), deciding_digests(mine)
-            same = None not in decided and decided[0] == decided[1]
-            units, both = np.concatenate(clusters), np.concatenate(ends, axis=1)
-            test = (
-                interaction_test(np.concatenate(differences), parts, units)
-                if (both[0] == both[1]).all()
-                else bounded_interaction(both, parts, units)
-            )
-            results.append(ArmInteraction(arm, reference, test, tuple(values), same))
+        if len(values) < 2:
+            continue
+        number = pd.concat(keys).groupby([*KEYS], sort=False).ngroup().to_numpy()  # of each pair
+        first = np.unique(number, return_index=True)[1]
+        inside = np.zeros((len(values), len(first)), dtype=bool)
+        inside[np.repeat(np.arange(len(values)), [len(one) for one in differences]), number] = True
+        tested = np.flatnonzero(~inside.all(axis=1))  # parts that have others outside
+        if not len(tested):
+            continue
+        decided = deciding_digests(theirs), deciding_digests(mine)
+        same = None not in decided and decided[0] == decided[1]
+        units, both = np.concatenate(clusters)[first], np.concatenate(ends, axis=1)[:, first]
+        test = (
+            interaction_test(np.concatenate(differences)[first], inside[tested], units)
+            if (both[0] == both[1]).all()
+            else bounded_interaction(both, inside[tested], units)
+        )
+        results.append(ArmInteraction(arm, reference, test, tuple(values[v] for v in tested), same))
     return results
 
 
@@ -278,16 +298,22 @@ def column_effects(view: ScoreView, name: str) -> ColumnEffects:
         split = split_view(view, [name])
     except ConfigError as error:
         return ColumnEffects(name, None, refused=str(error).removeprefix("--by: "))
-    note = missing_note(split.scores[name], split.scores["query"], name)
+    labels, queries = split.scores[name], split.scores["query"]
+    overlap = overlap_note(labels, queries, name)
+    note = " ".join(filter(None, (missing_note(labels, queries, name), overlap)))
     if view.is_sequential:
         return ColumnEffects(name, split, refused=view.sequential_note, note=note)
     if not view.to or all(view.scores[axis].nunique() < 2 for axis in view.to):
         return ColumnEffects(name, split, note=note)
     unread = float((unread_texts(split.scores, view.metric) != "").mean())
-    if is_wide(unread):
-        why = (
-            f"{100 * unread:.0f} % of the outputs are unread, so an effect on them can be one of wording (`icl label`)"
-        )
+    why = (
+        f"{100 * unread:.0f} % of the outputs are unread, so an effect on them can be one of wording (`icl label`)"
+        if is_wide(unread)
+        else f"its values overlap, and {view.metric} is computed within each of them"
+        if overlap and is_run_level(view.scores, view.metric)
+        else ""
+    )
+    if why:
         return ColumnEffects(name, split, refused=f"No effects by {name}: {why}.", note=note)
     try:
         tests = arm_interactions(split.scores, name, view.to, view.metric, axes=view.axes)
@@ -364,7 +390,7 @@ def interaction_comparisons(effects: ColumnEffects) -> list[ArmComparison]:
     comparisons = []
     for one in effects.interactions:
         value, part = largest_contrast(one)
-        pairs = sum(other.pairs for other in one.interaction.parts)
+        pairs = one.interaction.pairs
         result = PairedTestResult(
             difference=part.contrast,
             low=part.low,

@@ -2,7 +2,8 @@
 
 A column is a key of a sample's `meta`, or `answer` (the first accepted answer). Its value belongs to the query, so it
 is the same in every arm. When a run is read, it is a further axis of the samples: cells and their digests do not
-change, and run-level metrics are computed again within each value.
+change, and run-level metrics are computed again within each value. A list of values, also one written as text, puts a
+query into the part of each of them: these parts overlap.
 """
 
 import json
@@ -16,8 +17,9 @@ import numpy as np
 
 from experiments.config.keys import MAX_COLUMN_VALUES
 from experiments.stats import EQUIVALENCE, MISSING_VALUE, ArmComparison, Topic, add_run_level, format_count
-from experiments.stats.run_statistics import within_parts
+from experiments.stats.run_statistics import repeat_samples, within_parts
 from icl import ConfigError, DataFrame, Series, did_you_mean, pd
+from icl.tasks.cell_values import parse_list
 from icl.tasks.presets import preset_columns
 
 ANSWER = "answer"
@@ -73,15 +75,15 @@ def split_view(view: View, columns: Sequence[str]) -> View:
 
     Args:
         view: The view of a run.
-        columns: The names of the columns. Several columns give one part for each combination of their values.
+        columns: The names of the columns. Several columns give one part for each combination of their values. A sample
+            with a list of values has a row for each of them.
 
     Raises:
         ConfigError: The run has no such column, or the column does not divide the queries into parts.
     """
     labels = {name: column_values(view.frame, name, view.axes) for name in columns}
-    frame = view.frame.assign(**labels)
-    scores = view.scores.assign(**labels)
-    parts = list(zip(*(values.tolist() for values in labels.values()), strict=True))
+    frame, scores = (_a_row_per_value(table.assign(**labels), columns) for table in (view.frame, view.scores))
+    parts = list(zip(*(scores[name].tolist() for name in columns), strict=True))
     numbers: dict[str, Any] = {}
     if EQUIVALENCE in scores:  # comparisons in two parts are two hypotheses
         numbers[EQUIVALENCE] = [
@@ -112,6 +114,8 @@ def parts_of(view: View, columns: Sequence[str]) -> Iterator[tuple[dict[str, Any
 def column_values(frame: DataFrame, name: str, axes: Sequence[str] = ()) -> "Series[Any]":
     """The value of a column for each sample: a number or a text; MISSING_VALUE where the query has no value.
 
+    In a column with lists, it is the tuple of the query's distinct values.
+
     Args:
         frame: The samples of a run.
         name: The name of the column.
@@ -120,25 +124,27 @@ def column_values(frame: DataFrame, name: str, axes: Sequence[str] = ()) -> "Ser
     Raises:
         ConfigError: The run has no such column, its values do not belong to queries, or there are too many.
     """
-    values = _raw_values(frame, name)
-    present = [value for value in values if value is not None]
+    lists = [_items(value) for value in _raw_values(frame, name)]
+    present = [one for values in lists for one in values]
     if not present:
         raise ConfigError(_no_such_column(frame, name, axes))
     if name in frame or name in axes:
         raise ConfigError(f"--by: '{name}' is a field of every sample already, so it cannot be a column of the data.")
-    if wrong := next((value for value in present if isinstance(value, list | dict)), None):
+    if wrong := next(filter(_is_nested, present), None):
         text = json.dumps(wrong, ensure_ascii=False)
         raise ConfigError(
-            f"--by: the values of '{name}' are lists or mappings, such as {text[:60]}. Use a single value."
+            f"--by: the values of '{name}' are mappings or lists of lists, such as {text[:60]}. Use a value or a "
+            "list of values."
         )
     if not all(isinstance(value, int | float) and not isinstance(value, bool) for value in present):
-        values = [None if value is None else _text(value) for value in values]
-    distinct = dict.fromkeys(value for value in values if value is not None)
+        lists = [tuple(map(_text, values)) for values in lists]
+    distinct = {one for values in lists for one in values}
     if len(distinct) > MAX_COLUMN_VALUES:
         raise ConfigError(
             f"--by: '{name}' has {len(distinct):,} values, and a table has at most {MAX_COLUMN_VALUES}. Use a coarser "
             "column, or add one to the data (`meta` of the task's columns)."
         )
+    values = [own[0] if len(own) == 1 else own or MISSING_VALUE for own in lists]
     tasks = frame["task"].tolist() if "task" in frame else [""] * len(frame)
     first: dict[Hashable, Any] = {}
     for task, query, value in zip(tasks, frame["query"].tolist(), values, strict=True):
@@ -147,14 +153,14 @@ def column_values(frame: DataFrame, name: str, axes: Sequence[str] = ()) -> "Ser
                 f"--by: '{name}' is not a column of the data: query '{query}' has the values {first[task, query]} and "
                 f"{value} under different arms. Paired comparisons need one value for each query."
             )
-    return pd.Series([MISSING_VALUE if value is None else value for value in values], index=frame.index, dtype=object)
+    return pd.Series(values, index=frame.index, dtype=object)
 
 
 def available_columns(frame: DataFrame, axes: Sequence[str] = ()) -> list[str]:
     """The names that `column_values` may take, the most frequent first."""
     metas = [meta for meta in frame["meta"] if isinstance(meta, Mapping)] if "meta" in frame else []
     counts = Counter(key for meta in metas for key in meta)
-    nested = {key for meta in metas for key, value in meta.items() if isinstance(value, list | dict)}
+    nested = {key for meta in metas for key, value in meta.items() if any(map(_is_nested, _items(value)))}
     own = [name for name, _ in counts.most_common() if name not in {*frame, *axes, *nested}]
     return own if ANSWER in own or "gold" not in frame else [*own, ANSWER]
 
@@ -170,12 +176,44 @@ def missing_note(labels: "Series[Any]", queries: "Series[Any]", name: str) -> st
     )
 
 
+def overlap_note(labels: "Series[Any]", queries: "Series[Any]", name: str) -> str:
+    """A sentence on the queries with several values, or ''. labels: the values of all rows of a split view."""
+    values = pd.DataFrame({"query": queries, "value": labels}).drop_duplicates()["query"].value_counts()
+    if not (number := int((values > 1).sum())):
+        return ""
+    return (
+        f"{format_count(number, 'query has', 'queries have')} several values of {name}, with a part in the row of "
+        "each, so rows overlap. Effects compare the queries with a value and those without it."
+    )
+
+
+def _a_row_per_value(frame: DataFrame, columns: Sequence[str]) -> DataFrame:
+    for name in columns:
+        lists = [value if isinstance(value, tuple) else (value,) for value in frame[name]]
+        if (sizes := np.array([len(values) for values in lists])).max(initial=1) > 1:
+            frame = repeat_samples(frame, np.repeat(np.arange(len(frame)), sizes))
+            frame[name] = pd.Series([one for values in lists for one in values], dtype=object)
+    return frame
+
+
+def _items(value: Any) -> Sequence[Any]:
+    """The distinct values in a value: those of a list, also of one that is written as text."""
+    listed = parse_list(value) if isinstance(value, str) else value
+    items = listed if isinstance(listed, list | tuple) else [value]
+    present = [one for one in items if one is not None and not (isinstance(one, float) and isnan(one))]
+    return tuple(one for place, one in enumerate(present) if one not in present[:place])
+
+
+def _is_nested(value: Any) -> bool:
+    return isinstance(value, list | dict)
+
+
 def _raw_values(frame: DataFrame, name: str) -> list[Any]:
     metas = list(frame["meta"]) if "meta" in frame else []
     values = [meta.get(name) if isinstance(meta, Mapping) else None for meta in metas]
     if name == ANSWER and "gold" in frame and all(value is None for value in values):
-        return [str(gold[0]) if isinstance(gold, list | tuple) and gold else None for gold in frame["gold"]]
-    return [None if isinstance(value, float) and isnan(value) else value for value in values]
+        values = [str(gold[0]) if isinstance(gold, list | tuple) and gold else None for gold in frame["gold"]]
+    return values
 
 
 def _no_such_column(frame: DataFrame, name: str, axes: Sequence[str]) -> str:

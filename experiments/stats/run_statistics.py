@@ -182,6 +182,21 @@ def drop_scores(frame: DataFrame, lost: NDArray[np.bool_], columns: Sequence[str
     return add_run_level(masked, changed)
 
 
+def repeat_samples(frame: DataFrame, rows: Indices) -> DataFrame:
+    """The frame with these rows, each a sample of its own; a row may be there several times. rows: [n] positions."""
+    repeated = frame.iloc[rows].reset_index(drop=True)
+    if run_level := run_level_columns(frame):
+        old = repeated[SAMPLE].to_numpy()
+        repeated[SAMPLE] = np.arange(len(old))
+        repeated.attrs[RUN_LEVEL] = RunLevelColumns(
+            {
+                name: RunLevelScores(scores.metric, [scores.samples[i] for i in old], scores.cells[old])
+                for name, scores in run_level.items()
+            }
+        )
+    return repeated
+
+
 def within_parts(frame: DataFrame, parts: Codes) -> dict[str, RunLevelScores]:
     """The run-level columns of a frame, computed within parts of their cells. parts: [n], the part of each sample."""
     changed = {}

@@ -6,6 +6,9 @@ The first image shows some shapes, one of them in a box. The second image shows 
 with a number. The question asks for the number of the shape in the box. Options are the numbers, so chance is one over
 the number of shapes.
 
+Each query names its cues in `meta`: `color` or `shape` if the shape in the box differs from all others in it, or both.
+So `by: [cues]` divides a run as the benchmark does, into parts that overlap.
+
 `marks: elsewhere` is the control: the numbers of the second image stand in empty cells. A model that answers by the
 shapes can then be right by chance only.
 
@@ -58,6 +61,8 @@ class CorrespondenceTask(NumberedTask):
         numbers = tuple(range(1, self.objects + 1))
         answer = balanced_choice(self.seed, f"correspondence/{split}", number, numbers)
         marked = second[: self.objects] if self.marks == "objects" else second[self.objects : 2 * self.objects]
+        boxed = concepts[answer - 1]
+        cues = [name for i, name in enumerate(("color", "shape")) if [one[i] for one in concepts].count(boxed[i]) == 1]
         one = PlacedShapes(self.seed, f"{stream}/1", concepts, first[: self.objects]).image
         other = PlacedShapes(self.seed, f"{stream}/2", concepts, second[: self.objects]).image
         return Example(
@@ -70,8 +75,8 @@ class CorrespondenceTask(NumberedTask):
             answers=(str(answer),),
             options=tuple(map(str, numbers)),
             label=str(answer),
-            meta={"marks": self.marks},
-            secret={"concept": list(concepts[answer - 1])},
+            meta={"marks": self.marks, "cues": cues},
+            secret={"concept": list(boxed)},
         )
 
 

@@ -1,3 +1,5 @@
+from itertools import product
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -72,6 +74,42 @@ def test_equal_differences_have_no_interaction():
     test = interaction_test(np.full(20, 0.5), np.repeat([0, 1], 10), np.arange(20))
     assert test.p == 1
     assert all(part.contrast == pytest.approx(0) for part in test.parts)
+
+
+def test_the_test_of_overlapping_parts_is_the_one_of_all_sign_flips_of_the_indicator_contrasts():
+    """Independent computation: every flip of 8 clusters, pair by pair, for three parts that share pairs."""
+    rng = np.random.default_rng(7)
+    d, clusters = rng.normal(size=24), np.arange(24) // 3
+    inside = rng.random((3, 24)) < 0.5
+    inside[0, :3] = True, True, False
+    test = interaction_test(d, inside, clusters)
+
+    def contrasts(values):
+        return np.array([values[own].mean() - values[~own].mean() for own in inside])
+
+    centered = d - d.mean()
+    weights = np.stack([np.where(own, 1 / own.sum(), -1 / (~own).sum()) for own in inside], axis=1)
+    by_cluster = np.stack([(centered[clusters == c, None] * weights[clusters == c]).sum(axis=0) for c in range(8)])
+    scale = np.sqrt((by_cluster**2).sum(axis=0))
+    observed = np.abs(contrasts(d)) / scale
+    signs = np.array(list(product([-1, 1], repeat=8)))
+    largest = (np.abs(signs @ by_cluster) / scale).max(axis=1)
+    for v, part in enumerate(test.parts):
+        assert part.contrast == pytest.approx(contrasts(d)[v])
+        assert part.p == pytest.approx(np.mean(largest >= observed[v] - 1e-9))
+        assert part.pairs == inside[v].sum()
+    assert test.pairs == 24
+
+
+def test_a_value_of_every_pair_has_no_contrast():
+    frame = frame_of({"random": 0.0, "popular": 0.0, "adversarial": -0.9})
+    every = frame.assign(category="question")
+    doubled = pd.concat([frame, every], ignore_index=True)
+    doubled.attrs = frame.attrs
+    plain, both = (arm_interactions(own, "category", {"decoding": "greedy"}, "lenient", axes=["decoding"])[0]
+                   for own in (frame, doubled))  # fmt: skip
+    assert both.values == plain.values
+    assert [part.p for part in both.interaction.parts] == [part.p for part in plain.interaction.parts]
 
 
 def frame_of(effects):

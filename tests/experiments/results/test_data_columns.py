@@ -28,6 +28,7 @@ from icl.errors import ConfigError
 from icl.tasks.presets import PRESETS, preset_columns
 
 CATEGORIES = ("random", "popular", "adversarial")
+CUES = ([1], "[1, 5]", [5, 2, 5])  # of the categories; a table has lists as text
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +41,7 @@ def run(tmp_path_factory):
         category, scores = CATEGORIES[i % 3], dict(made.scores)
         if category == "adversarial" and cell["decoding"]["strategy"]["name"] == "vcd":
             scores = dict.fromkeys(scores, 0.0)
-        meta = {"category": category, "id": i, "bbox": [1, 2], "seed": 1, "level": i % 2}
+        meta = {"category": category, "id": i, "bbox": [[1, 2]], "seed": 1, "level": i % 2, "cues": CUES[i % 3]}
         return replace(made, scores=scores, meta=meta if i else {"id": 0, "bbox": None, "seed": 1, "level": 0})
 
     with pytest.MonkeyPatch.context() as patch:
@@ -139,6 +140,80 @@ def test_the_table_has_a_column_per_value_then_all_and_macro(run, view):
     assert effects.folded == f"{len(different)} of {len(effects.frame)} contrasts differ from 0"
 
 
+def cued(view, cue):
+    """Whether the query of each sample has a cue, from the fixture's own lists."""
+    return [i % 3 in {1: (0, 1), 5: (1, 2), 2: (2,)}[cue] and i > 0
+            for i in view.frame["query"].str.extract(r"(\d+)$")[0].astype(int)]  # fmt: skip
+
+
+def test_a_column_of_lists_has_a_part_for_each_value_and_the_parts_overlap(run, view):
+    by = run.scores(by="cues", all_axes=True)
+    assert set(by["cues"]) == {1, 2, 5, MISSING_VALUE}
+    for cue in (1, 2, 5):
+        own = summarize_arms(view.scores[cued(view, cue)], "lenient", view.axes)
+        part = by[by["cues"] == cue].drop(columns="cues").reset_index(drop=True)
+        pd.testing.assert_frame_equal(part, own)
+    by_cue = view_run(run, by=["cues"])
+    section = find_section(by_cue, "by-cues")
+    assert any("40 queries have several values of cues, with a part in the row of each" in n for n in section.notes)
+    (table,) = section.tables
+    assert [head.text for head in table.heads[1:]] == [
+        "1 (39)",
+        "2 (20)",
+        "5 (40)",
+        f"{MISSING_VALUE} (1)",
+        "all",
+        "macro",
+    ]
+    assert "several values" not in "".join(find_section(view_run(run, by=["category"]), "by-category").notes)
+
+
+def test_an_effect_in_overlapping_parts_is_compared_with_the_queries_outside_the_part(view):
+    frame = interactions_frame(column_effects(view, "cues"))
+    scores = view.scores.pivot_table(index=["query", "seed"], columns="decoding", values="lenient")
+    change = (scores["vcd"] - scores["greedy"]).rename("change")
+    for cue in (1, 2, 5):
+        inside = view.scores.assign(inside=cued(view, cue)).drop_duplicates(["query", "seed"])
+        has_cue = inside.set_index(["query", "seed"])["inside"].reindex(change.index)
+        counted = change[change.index.get_level_values("query") != "shapes-0000"]  # without a cue: in no test
+        row = frame[(frame["decoding"] == "vcd") & (frame["cues"] == cue)].iloc[0]
+        own = has_cue.reindex(counted.index)
+        assert row["contrast"] == pytest.approx(counted[own].mean() - counted[~own].mean())
+        assert row["pairs"] == own.sum()
+    assert (frame[frame["decoding"] == "vcd"]["p_corrected"] < 0.01).all()
+
+
+def test_a_column_of_lists_with_one_value_each_is_that_of_the_values(view):
+    def listed(meta):
+        return {**meta, "category": [meta["category"]]} if "category" in meta else meta
+
+    lists = replace(view, frame=view.frame.assign(meta=view.frame["meta"].map(listed)))
+    one, other = (interactions_frame(column_effects(own, "category")) for own in (view, lists))
+    pd.testing.assert_frame_equal(
+        one.drop(columns="test", errors="ignore"), other.drop(columns="test", errors="ignore")
+    )
+
+
+def test_a_run_level_metric_is_computed_in_overlapping_parts_and_its_effects_are_not_tested(view):
+    rng = np.random.default_rng(0)
+    gold = [("yes", "no")[k] for k in rng.integers(0, 2, 60)]
+    scores = [float(k) for k in rng.integers(0, 2, 60)]
+    cues = [([1], [1, 5], [5])[i % 3] for i in range(60)]
+    frame = cell_of(scores, gold, task="t", decoding="greedy", meta=[{"cues": own} for own in cues])
+    whole = replace(view, frame=frame, scores=frame.assign(shots=0), axes=("task", "decoding"), metric="m", by=())
+    split = split_view(whole, ["cues"])
+    for cue in (1, 5):
+        here = [i for i in range(60) if cue in cues[i]]
+        alone = cell_of([scores[i] for i in here], [gold[i] for i in here])
+        assert split.scores[split.scores["cues"] == cue]["m"].mean() == pytest.approx(alone["m"].mean())
+    two = pd.concat([whole.scores, whole.scores.assign(decoding="vcd")])
+    two.attrs = whole.scores.attrs
+    both = replace(whole, frame=two, scores=two, to={"decoding": "greedy"})
+    assert column_effects(both, "cues").refused == (
+        "No effects by cues: its values overlap, and m is computed within each of them."
+    )
+
+
 def test_an_analysis_by_a_column_is_that_of_each_part(view):
     analysis = find_analysis("retrieval")
     table = analyze_by(analysis, view, ["category"])
@@ -158,8 +233,8 @@ def test_numbers_are_values_in_ascending_order(run, view):
 @pytest.mark.parametrize(
     ("column", "sentence"),
     [
-        ("categry", "no column 'categry'. Did you mean 'category'? Columns: id, level, category, answer."),
-        ("bbox", "the values of 'bbox' are lists or mappings, such as [1, 2]"),
+        ("categry", "no column 'categry'. Did you mean 'category'? Columns: id, level, category, cues, answer."),
+        ("bbox", "the values of 'bbox' are mappings or lists of lists, such as [1, 2]"),
         ("seed", "'seed' is a field of every sample already"),
         ("task", "'task' is an axis of the run, not a column of the data"),
     ],

@@ -6,11 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from data_hub import parquet_bytes
 from documented_rows import write_documented_rows
 from PIL import Image as PILImage
 
+from experiments.results.data_columns import column_values
 from icl.errors import ConfigError, DataError
 from icl.metrics.base import ScoredSample
 from icl.registry import build
@@ -285,6 +287,9 @@ def test_mmvm_has_two_images_and_the_released_choices_as_options(tmp_path: Path)
     assert len({image.digest for image in second.images}) == 2
     assert (second.answer, second.question) == ("None of the above", "Which?")
     assert [score("lenient", text, second) for text in ("B", "B. None of the above", "A", "1")] == [1, 1, 0, 0]
+    facts = pd.DataFrame({"query": [e.id for e in task.queries], "meta": [e.query.meta for e in task.queries]})
+    cues = dict(zip(facts["query"], column_values(facts, "match_type"), strict=True))
+    assert all(cues[query] == (1 + int(query) % 2, 5) for query in facts["query"])  # released as text: "[1, 5]"
 
 
 def test_mmir_scores_the_numbers_of_an_answer_as_released(tmp_path: Path) -> None:

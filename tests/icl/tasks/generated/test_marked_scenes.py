@@ -31,6 +31,16 @@ def test_the_numbered_shape_is_the_shape_in_the_box() -> None:
         assert "concept" not in query.query.meta
 
 
+def test_a_cue_of_correspondence_tells_the_shape_in_the_box_from_every_other_one() -> None:
+    queries = task("correspondence", objects=4).queries
+    for query in queries:
+        color, shape = boxed = tuple(query.secret["concept"])
+        others = [other for other in query.images[0].load.concepts if other != boxed]
+        assert ("color" in query.meta["cues"]) == all(other[0] != color for other in others)
+        assert ("shape" in query.meta["cues"]) == all(other[1] != shape for other in others)
+    assert {tuple(query.meta["cues"]) for query in queries} == {(), ("color",), ("shape",), ("color", "shape")}
+
+
 def cell_of(box) -> int:
     return next(cell for cell in range(9) if cell_box(cell) == box)
 
