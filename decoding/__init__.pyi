@@ -3,6 +3,7 @@ from decoding.arms.arm import ControlTarget as ControlTarget
 from decoding.arms.arm import LogitsProcessorConfig as LogitsProcessorConfig
 from decoding.arms.arm import Normalize as Normalize
 from decoding.arms.arm import build_arm as build_arm
+from decoding.arms.fitting import FitsOnPrompts as FitsOnPrompts
 from decoding.arms.fitting import Fittable as Fittable
 from decoding.arms.fitting import write_parameter_file as write_parameter_file
 from decoding.arms.greedy import GreedyDecoding as GreedyDecoding
@@ -57,6 +58,8 @@ from decoding.formulas.distributions import mean_logprobs as mean_logprobs
 from decoding.formulas.distributions import steps_per_row as steps_per_row
 from decoding.formulas.distributions import weight_per_row as weight_per_row
 from decoding.formulas.sampling import Beam, Greedy, Sampler, Sampling
+from decoding.group_mixture import GroupMixture as GroupMixture
+from decoding.group_mixture import GroupWeights as GroupWeights
 from decoding.interventions.attention_edits import RaisedScores as RaisedScores
 from decoding.interventions.attention_edits import RandomTokens as RandomTokens
 from decoding.interventions.attention_edits import ScoreMethod as ScoreMethod
@@ -66,8 +69,6 @@ from decoding.interventions.attention_edits import names_images as names_images
 from decoding.interventions.attention_edits import score_sites as score_sites
 from decoding.interventions.base import Control as Control
 from decoding.interventions.base import FittedMethod
-from decoding.interventions.base import FittedTensors as FittedTensors
-from decoding.interventions.base import random_of_equal_norm as random_of_equal_norm
 from decoding.interventions.control_vector import vector_files as vector_files
 from decoding.interventions.edits import Copies as Copies
 from decoding.interventions.edits import DirectionEdit as DirectionEdit
@@ -77,9 +78,13 @@ from decoding.interventions.edits import VectorEdit as VectorEdit
 from decoding.interventions.edits import tensor_digest as tensor_digest
 from decoding.interventions.fit_data import DevPrompt as DevPrompt
 from decoding.interventions.fit_data import FitData as FitData
+from decoding.interventions.vector_file import FittedTensors as FittedTensors
+from decoding.interventions.vector_file import VectorFile as VectorFile
 from decoding.interventions.vector_file import find_vector_file as find_vector_file
+from decoding.interventions.vector_file import random_of_equal_norm as random_of_equal_norm
 from decoding.interventions.vector_file import read_vector_file as read_vector_file
 from decoding.prompt_edits import AblatedPart as AblatedPart
+from decoding.prompt_edits import consecutive_groups as consecutive_groups
 from decoding.prompt_edits import demonstration_windows as demonstration_windows
 from decoding.prompt_edits import demonstrations as demonstrations
 from decoding.prompt_edits import judge_prompts as judge_prompts

@@ -4,7 +4,7 @@ The functions work on the named parts of a prompt, so they fit every composer. T
 part before it. Removing a prompt's demonstrations therefore gives the prompt that the composer writes at 0 shots.
 """
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from typing import Literal
@@ -74,6 +74,16 @@ def keep_demonstrations(prompt: Prompt, keep: Collection[int]) -> Prompt:
     return replace(prompt, turns=tuple(turns))
 
 
+def consecutive_groups(numbers: Sequence[int], count: int) -> list[Sequence[int]]:
+    """Divides the numbers of demonstrations into `count` groups of similar size, at most one per number; 0: all alone.
+
+    Without numbers, one empty group.
+    """
+    groups = min(count or len(numbers), len(numbers)) or 1
+    bounds = [i * len(numbers) // groups for i in range(groups + 1)]
+    return [numbers[start:end] for start, end in pairwise(bounds)]
+
+
 def demonstration_windows(prompt: Prompt, count: int) -> tuple[Prompt, ...]:
     """Prompts with consecutive groups of the demonstrations, each with the query.
 
@@ -84,12 +94,7 @@ def demonstration_windows(prompt: Prompt, count: int) -> tuple[Prompt, ...]:
     Returns:
         At most one prompt per demonstration; the prompt itself if it has no demonstrations.
     """
-    numbers = demonstrations(prompt)
-    if not numbers:
-        return (prompt,)
-    groups = min(count or len(numbers), len(numbers))
-    bounds = [i * len(numbers) // groups for i in range(groups + 1)]
-    return tuple(keep_demonstrations(prompt, numbers[start:end]) for start, end in pairwise(bounds))
+    return tuple(keep_demonstrations(prompt, group) for group in consecutive_groups(demonstrations(prompt), count))
 
 
 def replace_instruction(prompt: Prompt, text: str) -> Prompt:

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 from decoding.formulas.distributions import mean_logprobs
-from icl import ConfigError, DataError, Tensor, location, search_candidates, torch
+from decoding.interventions.vector_file import SUFFIX, FittedTensors, read_vector_file
+from icl import ConfigError, DataError, Prompt, Tensor, location, search_candidates, torch
 
 if TYPE_CHECKING:
     from decoding.base import Strategy
@@ -36,9 +37,8 @@ class ParameterSource:
     on: Mapping[str, Any]
 
 
-@runtime_checkable
-class Fittable(Protocol):
-    """A strategy with parameters that are fitted on a dev split.
+class Calibrated(Protocol):
+    """A strategy that is fitted on a dev split.
 
     Attributes:
         needs_labels: Whether the fit uses the right answers.
@@ -50,6 +50,11 @@ class Fittable(Protocol):
         """The strategies that supply option scores to the fit. shots: demonstrations per prompt."""
         ...
 
+
+@runtime_checkable
+class Fittable(Calibrated, Protocol):
+    """A strategy with parameters that are fitted on option scores."""
+
     def fit(self, logprobs: Tensor, gold: Sequence[int]) -> "Strategy":
         """The strategy with fitted parameters.
 
@@ -57,6 +62,15 @@ class Fittable(Protocol):
             logprobs: Option scores of the calibration strategies, [queries, strategies, options] log-probabilities.
             gold: Index of each right option; empty without `needs_labels`.
         """
+        ...
+
+
+@runtime_checkable
+class FitsOnPrompts(Calibrated, Protocol):
+    """A strategy with tensors that are fitted on option scores and prompts. Its parameter `fitted` names their file."""
+
+    def fit_on_prompts(self, logprobs: Tensor, gold: Sequence[int], prompts: Sequence[Prompt]) -> FittedTensors:
+        """The tensors, and the parameters that they were fitted with. prompts: of the queries of `logprobs`."""
         ...
 
 
@@ -81,6 +95,10 @@ def read_parameter_file(name: str, strategy: Any, where: str = "") -> tuple[dict
         ConfigError: There is no such file, or it has no parameters of this strategy.
     """
     path = _find_file(name, where)
+    if path.suffix == SUFFIX:
+        file = read_vector_file(path)
+        _check_strategy(path, file.method, strategy, where)
+        return {**file.parameters, "fitted": name}, ParameterSource(name, file.record)
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         fitted_strategy, parameters = content["strategy"], dict(content["parameters"])
@@ -92,13 +110,15 @@ def read_parameter_file(name: str, strategy: Any, where: str = "") -> tuple[dict
         raise ConfigError(
             f"{location(where)}fitted: {path} has the format '{content['format']}', but this version reads '{FORMAT}'."
         )
-    if fitted_strategy != strategy:
-        raise ConfigError(
-            f"{location(where)}fitted: {path} has parameters of '{fitted_strategy}', not of '{strategy}'."
-        )
+    _check_strategy(path, fitted_strategy, strategy, where)
     parameters.pop("code", None)
     on = content.get("fitted_on")
     return parameters, ParameterSource(name, on if isinstance(on, dict) else {})
+
+
+def _check_strategy(path: Path, fitted: str, strategy: Any, where: str) -> None:
+    if fitted != strategy:
+        raise ConfigError(f"{location(where)}fitted: {path} has parameters of '{fitted}', not of '{strategy}'.")
 
 
 def _find_file(name: str, where: str) -> Path:

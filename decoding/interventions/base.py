@@ -16,14 +16,20 @@ A method without a file overrides `steered`. It may observe other prompts first:
     states = model.observe(prompts, [Site("residual", 2)])        # [{site: [tokens, d]}, ...], one for each prompt
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar, Literal
 
 from decoding import FitData, SteeringMethod
-from decoding.interventions.vector_file import VectorFile, find_vector_file, read_vector_file
-from icl import ConfigError, Count, ICLError, Intervention, Prompt, Tensor, canonical_digest, describe, steer, torch
+from decoding.interventions.vector_file import (
+    FittedTensors,
+    VectorFile,
+    find_vector_file,
+    random_of_equal_norm,
+    read_vector_file,
+)
+from icl import ConfigError, Count, ICLError, Intervention, Prompt, Tensor, describe, steer
 from icl.errors import ModelError
 from icl.models.hf.model import HF
 
@@ -190,29 +196,3 @@ class FittedMethod(SteeringMethod):
         if self.control != "none" or not self.fitted:
             return ()
         return tuple(replace(self, control=one) for one in self.available_controls if self.offers(one))
-
-
-@dataclass(frozen=True, eq=False)
-class FittedTensors:
-    """What a fit computed.
-
-    Attributes:
-        tensors: Name -> tensor, for the safetensors file.
-        parameters: Parameters that the fit chose, such as the layer.
-        report: Numbers for the file and the terminal, such as the accuracy at each layer on the choice part.
-        warnings: What makes the vectors doubtful.
-    """
-
-    tensors: Mapping[str, Tensor]
-    parameters: Mapping[str, Any]
-    report: Mapping[str, Any]
-    warnings: tuple[str, ...] = ()
-
-
-def random_of_equal_norm(vectors: Tensor, name: str) -> Tensor:
-    """Random vectors, each with the norm of the vector in its place. name: of the random stream."""
-    generator = torch.Generator().manual_seed(int(canonical_digest(["random vectors", name])[:15], 16))
-    noise = torch.randn(vectors.shape, generator=generator)
-    scale = vectors.float().norm(dim=-1, keepdim=True) / noise.norm(dim=-1, keepdim=True).clamp(min=1e-12)
-    vectors_of_equal_norm: Tensor = noise * scale
-    return vectors_of_equal_norm

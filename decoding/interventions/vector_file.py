@@ -12,12 +12,29 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from icl import ConfigError, Tensor, safetensors, search_candidates
+from icl import ConfigError, Tensor, canonical_digest, safetensors, search_candidates, torch
 
 FORMAT = "mm-icl vectors, 1"
 SUFFIX = ".safetensors"
 WRITER = "`icl fit`"
 """The command that writes vectors."""
+
+
+@dataclass(frozen=True, eq=False)
+class FittedTensors:
+    """What a fit computed.
+
+    Attributes:
+        tensors: Name -> tensor, for the safetensors file.
+        parameters: Parameters that the fit chose, such as the layer.
+        report: Numbers for the file and the terminal, such as the accuracy at each layer on the choice part.
+        warnings: What makes the vectors doubtful.
+    """
+
+    tensors: Mapping[str, Tensor]
+    parameters: Mapping[str, Any]
+    report: Mapping[str, Any]
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,3 +139,12 @@ def _read(path: Path, modified: int) -> VectorFile:
 
 def _bytes_digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def random_of_equal_norm(vectors: Tensor, name: str) -> Tensor:
+    """Random vectors, each with the norm of the vector in its place. name: of the random stream."""
+    generator = torch.Generator().manual_seed(int(canonical_digest(["random vectors", name])[:15], 16))
+    noise = torch.randn(vectors.shape, generator=generator)
+    scale = vectors.float().norm(dim=-1, keepdim=True) / noise.norm(dim=-1, keepdim=True).clamp(min=1e-12)
+    vectors_of_equal_norm: Tensor = noise * scale
+    return vectors_of_equal_norm

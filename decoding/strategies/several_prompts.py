@@ -1,23 +1,26 @@
 """Mixtures of prompts that share the demonstrations between them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal, cast
+from typing import Any, ClassVar, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
-from decoding import Generate, Note, StatefulStrategy, StepState, Strategy, Traits, unit_strength
+from decoding import (
+    GroupMixture,
+    GroupWeights,
+    Note,
+    StatefulStrategy,
+    StepState,
+    Strategy,
+    Traits,
+    unit_strength,
+)
 from decoding.arms.fitting import fit_mixture_weights
 from decoding.formulas.distributions import constants_like, steps_per_row
 from decoding.formulas.sampling import nucleus_threshold
-from decoding.prompt_edits import (
-    demonstration_windows,
-    demonstrations,
-    keep_demonstrations,
-    question_text,
-    remove_demonstrations,
-)
+from decoding.group_mixture import Floats
+from decoding.prompt_edits import demonstration_windows, demonstrations, remove_demonstrations
 from icl import (
     Count,
     Fraction,
@@ -25,7 +28,6 @@ from icl import (
     Positive,
     PositiveInt,
     Prompt,
-    Query,
     StreamKey,
     Tensor,
     build,
@@ -35,8 +37,7 @@ from icl import (
     scipy,
     torch,
 )
-from icl.errors import ConfigError, PlanError
-from icl.lru_cache_bytes import LRUByteCache
+from icl.errors import ConfigError
 
 NEG_INF = -float("inf")
 
@@ -188,18 +189,9 @@ class MoICL(Strategy):
         return scores
 
 
-Floats = NDArray[np.float64]
-
-_VECTORS = LRUByteCache[tuple[str, tuple[str, ...]], Floats](32 * 2**20, lambda vector: vector.nbytes + 400)
-"""The latest vectors of this process by embedder and images or text."""
-
-Chunks = tuple[Sequence[Sequence[int]], Sequence[float]]
-"""A note: the numbers of the demonstrations of each chunk, and the weight of each chunk."""
-
-
 @component("strategy", "parallel_icl")
 @dataclass(frozen=True)
-class ParallelICL(StatefulStrategy):
+class ParallelICL(GroupMixture):
     """Mixture of clusters of demonstrations, weighted by their similarity to the query.
 
     Parallel-ICL (2603.16092): clusters of demonstrations read in parallel, weighted by their similarity to the query.
@@ -232,43 +224,13 @@ class ParallelICL(StatefulStrategy):
     def __post_init__(self) -> None:
         build("embedder", self.embedder)  # refuses an unknown name
 
-    traits = Traits(combines_notes=True)
-
-    @property
-    def weights(self) -> None:
-        """None, because they depend on the number of demonstrations."""
-        return None
-
-    def strength(self, logits: Tensor, step: int) -> Tensor:
-        return unit_strength(logits)
-
-    def prepare(self, prompts: Sequence[Prompt], generate: Generate) -> list[Note]:
-        """The chunks of each prompt and their weights.
-
-        Raises:
-            PlanError: A demonstration or the query has no image to compare.
-        """
-        return [self._chunks_and_weights(prompt) for prompt in prompts]
-
-    def branches(self, prompt: Prompt, note: Note = None) -> tuple[Prompt, ...]:
-        """The prompt, and one prompt for each chunk."""
-        chunks, _ = cast("Chunks", self._chunks_and_weights(prompt) if note is None else note)
-        return prompt, *(keep_demonstrations(prompt, chunk) for chunk in chunks)
-
-    def combine_stateful(self, logits: Tensor, step: int, states: Sequence[StepState]) -> Tensor:
-        """logits: [1 + chunks, B, V] float32 -> scores [B, V]. Without notes, as in measurements, weights are equal."""
-        count = len(logits) - 1
-        notes = [cast("Chunks | None", state.note) for state in states]
-        weights = logits.new_tensor([[1 / count] * count if note is None else note[1] for note in notes])
-        scores: Tensor = (weights.T[..., None] * logits[1:].log_softmax(-1)).sum(0)
-        return scores
-
-    def _chunks_and_weights(self, prompt: Prompt) -> Chunks:
+    def groups_and_weights(self, prompt: Prompt) -> GroupWeights:
+        """The chunks that have a weight above 0."""
         numbers = demonstrations(prompt)
         if not numbers or self.groups == 1:
             return [numbers], [1.0]
         compares = self.chunks in ("clustered", "even") or self.share != "equal"
-        vectors = self._vectors(prompt, numbers) if compares else np.zeros((len(numbers) + 1, 1))
+        vectors = self.vectors(prompt, (*numbers, None)) if compares else np.zeros((len(numbers) + 1, 1))
         chunks = self._chunks(prompt, numbers, vectors[:-1])
         weights = np.full(len(chunks), 1 / len(chunks))
         if self.share != "equal":
@@ -295,33 +257,3 @@ class ParallelICL(StatefulStrategy):
             labels = clusters if self.chunks == "clustered" else [labels[by_cluster.index(i)] for i in order]
         chunks = [[i for i, label in enumerate(labels) if label == chunk] for chunk in range(count)]
         return [chunk for chunk in chunks if chunk]
-
-    def _vectors(self, prompt: Prompt, numbers: Sequence[int]) -> Floats:
-        """Vectors of each demonstration, then of the query: [demonstrations + 1, D], of one or two unit vectors."""
-        embedder, owners, blocks = build("embedder", self.embedder), [*numbers, None], list[Floats]()
-        if self.features != "texts":
-            images = [tuple(p.image for p in prompt.parts() if p.image and p.demo == owner) for owner in owners]
-            if bare := [owner for owner, own in zip(owners, images, strict=True) if not own]:
-                name = "the query" if bare[0] is None else f"demonstration {bare[0]}"
-                raise PlanError(
-                    f"parallel_icl compares images, and {name} has none. Set features: texts, or chunks: consecutive "
-                    "and share: equal."
-                )
-            items = [Query(str(owner), own, "") for owner, own in zip(owners, images, strict=True)]
-            digests = [tuple(image.digest for image in own) for own in images]
-            blocks.append(_embedded(embedder.digest, digests, items, embedder.embed_images))
-        if self.features != "images":
-            pairs = [" ".join(p.text for p in prompt.parts() if p.text and p.name and p.demo == i) for i in numbers]
-            texts = [*pairs, question_text(prompt)]
-            blocks.append(_embedded(embedder.digest, [("text", text) for text in texts], texts, embedder.embed_texts))
-        return np.concatenate(blocks, axis=1)
-
-
-def _embedded(digest: str, keys: Sequence[tuple[str, ...]], items: Sequence[Any], embed: Callable[..., Any]) -> Floats:
-    """The vector of each item, by its key from the cache if it is there: [items, D]."""
-    vectors = {key: vector for key in keys if (vector := _VECTORS.get((digest, key))) is not None}
-    new = {key: item for key, item in zip(keys, items, strict=True) if key not in vectors}
-    if new:
-        rows = np.asarray(embed(list(new.values())), dtype=np.float64)
-        vectors |= {key: _VECTORS.put((digest, key), row) for key, row in zip(new, rows, strict=True)}
-    return np.stack([vectors[key] for key in keys])

@@ -93,18 +93,25 @@ def command(
 
 
 def _fit_strategy(config: Config, out: Path | None, _: int | None) -> None:
-    from decoding import Arm, write_parameter_file
+    from decoding import Arm, FittedTensors, write_parameter_file
+    from decoding.interventions.vector_file import SUFFIX, write_vector_file
     from experiments.running.fit import fit
     from experiments.store.store import report_write_errors
 
     fitted = fit(config)
-    name = str(type(fitted.strategy).component[1])  # type: ignore[attr-defined]
-    path = out or Path(f"{name}.json")
+    name, strategy = fitted.name, fitted.strategy
+    path = out or Path(f"{name}{SUFFIX if isinstance(strategy, FittedTensors) else '.json'}")
     with report_write_errors(path):
-        write_parameter_file(fitted.strategy, path, fitted.how)
+        if isinstance(strategy, FittedTensors):
+            tensors, parameters, report = strategy.tensors, strategy.parameters, strategy.report
+            write_vector_file(path, name, tensors=tensors, parameters=parameters, record=fitted.how, report=report)
+            label = f"{name}, loss {report['loss']:.3f}"
+        else:
+            write_parameter_file(strategy, path, fitted.how)
+            label = Arm(strategy).label
     for reason, count in fitted.left_out.items():
         print(f"left out     {count:,} samples: {reason}")
-    print(f"fitted       {Arm(fitted.strategy).label} on {fitted.samples:,} samples")
+    print(f"fitted       {label} on {fitted.samples:,} samples")
     print(f"wrote        {path}   (decoding: {{name: {name}, fitted: {path}}})")
 
 

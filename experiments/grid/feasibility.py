@@ -83,11 +83,7 @@ def check_requirements(grid: Grid) -> None:
                 f"{locate(grid, 'order', cell)}: orderer '{cell.labels['order']}' needs the model's logits, but "
                 f"'{cell.labels['model']}' does not return any. Use the model 'hf', or the orderer 'reversed'."
             )
-    for cell in {id(cell.retriever): cell for cell in grid.cells}.values():
-        try:
-            run_preflight(cell.retriever)
-        except ICLError as error:
-            raise type(error)(f"{locate(grid, 'retriever', cell)}: {error}") from error
+    _check_files(grid)
     for cell in grid.cells:
         if problem := retriever_problem(cell):
             where = locate(grid, "retriever", cell)
@@ -97,6 +93,20 @@ def check_requirements(grid: Grid) -> None:
             run_preflight(metric)
         except ICLError as error:
             raise type(error)(f"{grid.config.where('metrics')}: {error}") from error
+
+
+def _check_files(grid: Grid) -> None:
+    """Checks the files and embedders of retrievers and strategies. Raises ICLError."""
+    parts = {
+        id(part): (part, axis, cell)
+        for cell in grid.cells
+        for axis, part in (("retriever", cell.retriever), ("decoding", cell.decoding.strategy))
+    }
+    for part, axis, cell in parts.values():
+        try:
+            run_preflight(part)
+        except ICLError as error:
+            raise type(error)(f"{locate(grid, axis, cell)}: {error}") from error
 
 
 def _reasoned_options_refusal(cell: Cell) -> str | None:

@@ -15,13 +15,13 @@ from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Any, cast
 
-from decoding import DevPrompt, Fittable, FittedMethod, FittedTensors, Strategy
+from decoding import DevPrompt, FitsOnPrompts, Fittable, FittedMethod, FittedTensors, Strategy
 from experiments.config import AXES, DEMONSTRATION_AXES, NO_INTERVENTION, Config, matches, to_flow_yaml
 from experiments.contexts.contexts import PromptItem, Retrieval, build_contexts, prompt_specs, render
 from experiments.grid import Cell, check_data, expand, fitting_origin, vector_record
 from experiments.running.generation import engine_for
 from experiments.stats import join_words
-from icl import ConfigError, DataError, Example, PlanError, Task, build, entries, resolve
+from icl import ConfigError, DataError, Example, PlanError, Prompt, Task, build, entries, resolve
 from icl.metrics import is_accepted
 from icl.models.hf.model import HF
 from icl.tasks import check_no_shared_image
@@ -35,13 +35,15 @@ class FitResult:
     """The result of `fit`.
 
     Attributes:
-        strategy: The strategy with fitted parameters.
+        strategy: The strategy with fitted parameters, or tensors with the parameters that they were fitted with.
+        name: Of the strategy.
         samples: Number of samples that they were fitted on.
         left_out: Reason -> number of samples that were left out.
         how: The setting, for the file.
     """
 
-    strategy: Strategy
+    strategy: Strategy | FittedTensors
+    name: str
     samples: int
     left_out: dict[str, int]
     how: dict[str, Any]
@@ -55,10 +57,11 @@ def fit(config: Config) -> FitResult:
         PlanError: The model cannot score what the strategy is fitted on.
         DataError: No sample can be used.
     """
-    from decoding import Fittable, unsupported_reason
+    from decoding import unsupported_reason
 
     grid = expand(replace(config, compare=None, controls="none"))
-    cells = [cell for cell in grid.cells if isinstance(cell.decoding.strategy, Fittable) and not cell.control]
+    kinds = Fittable, FitsOnPrompts
+    cells = [cell for cell in grid.cells if isinstance(cell.decoding.strategy, kinds) and not cell.control]
     first = _single_setting(config, cells, grid.cells)
     check_data(grid)
     strategy: Any = first.decoding.strategy
@@ -67,13 +70,14 @@ def fit(config: Config) -> FitResult:
         if problem := unsupported_reason(calibration_strategy, first.model.abilities, "options"):
             raise PlanError(f"{config.where('decoding')}: {problem}")
     left_out: Counter[str] = Counter()
-    option_scores, gold = _option_scores(cells, strategy, calibration_strategies, left_out)
+    option_scores, gold, prompts = _option_scores(cells, strategy, calibration_strategies, left_out)
     if not option_scores:
         raise DataError(f"{config.where('task')}: nothing to fit on: {next(iter(left_out), 'it has no queries')}")
     how = {axis: first.config[axis] for axis in AXES if axis != "decoding"}
     how |= {"seeds": [cell.seed for cell in cells], "samples": len(option_scores)}
     how |= fitting_origin(first.model.digest, first.config["task"])
-    return FitResult(_fit(strategy, option_scores, gold), len(option_scores), dict(left_out), how)
+    name = str(type(strategy).component[1])
+    return FitResult(_fit(strategy, option_scores, gold, prompts), name, len(option_scores), dict(left_out), how)
 
 
 def fit_constant_bias(cell: Cell) -> tuple[float, ...]:
@@ -86,10 +90,10 @@ def fit_constant_bias(cell: Cell) -> tuple[float, ...]:
     zero_shot = replace(cell, shots=0, intervene=None, **no_demonstrations)
     left_out: Counter[str] = Counter()
     control = build("strategy", "constant_bias")
-    scores, gold = _option_scores([zero_shot], control, (control,), left_out)
+    scores, gold, prompts = _option_scores([zero_shot], control, (control,), left_out)
     if not scores:
         raise DataError(f"nothing to fit on: {next(iter(left_out), 'the task has no queries')}")
-    fitted: Any = _fit(control, scores, gold)
+    fitted: Any = _fit(control, scores, gold, prompts)
     return tuple(fitted.biases)
 
 
@@ -117,22 +121,26 @@ def _single_setting(config: Config, cells: Sequence[Cell], all_cells: Sequence[C
 
 
 def _option_scores(
-    cells: Sequence[Cell], strategy: Fittable, calibration_strategies: Sequence[Strategy], left_out: Counter[str]
-) -> tuple[list[list[list[float]]], list[int]]:
-    """Log-probabilities, and the index of each right option if the strategy needs labels.
+    cells: Sequence[Cell],
+    strategy: Fittable | FitsOnPrompts,
+    calibration_strategies: Sequence[Strategy],
+    left_out: Counter[str],
+) -> tuple[list[list[list[float]]], list[int], list[Prompt]]:
+    """Log-probabilities, the index of each right option if the strategy needs labels, and the prompts.
 
     Returns:
-        Scores of shape [samples][calibration strategies][options], and labels of length samples or 0.
+        Scores of shape [samples][calibration strategies][options], labels of length samples or 0, and the prompts.
     """
     from decoding import Arm, DecodingRequest, Failure
 
     scores: list[list[list[float]]] = []
     gold: list[int] = []
+    prompts: list[Prompt] = []
     model = cells[0].model
     model.load()
     arms = [Arm(each, normalize=cells[0].decoding.normalize) for each in calibration_strategies]
     for batch in _batches(cells):
-        usable: list[tuple[Any, tuple[str, ...], int]] = []
+        usable: list[tuple[Prompt, tuple[str, ...], int]] = []
         for item in batch:
             options, label = item.example.options, _label(item)
             if item.prompt is None:
@@ -145,7 +153,7 @@ def _option_scores(
                 usable.append((item.prompt, options, label or 0))
         requests = [DecodingRequest(prompt, arm, options, "options") for prompt, options, _ in usable for arm in arms]
         results = iter(engine_for(model)(model, requests))
-        for _, options, label in usable:
+        for prompt, options, label in usable:
             answers = [next(results) for _ in arms]
             failure = next((answer for answer in answers if isinstance(answer, Failure)), None)
             if failure is not None:
@@ -153,10 +161,13 @@ def _option_scores(
                 continue
             scores.append([[answer.option_scores[option] for option in options] for answer in answers])
             gold.append(label)
-    return scores, gold if strategy.needs_labels else []
+            prompts.append(prompt)
+    return scores, gold if strategy.needs_labels else [], prompts
 
 
-def _fit(strategy: Fittable, option_scores: list[list[list[float]]], gold: list[int]) -> Strategy:
+def _fit(
+    strategy: Fittable | FitsOnPrompts, option_scores: list[list[list[float]]], gold: list[int], prompts: list[Prompt]
+) -> Strategy | FittedTensors:
     import torch
 
     counts = {len(scores) for sample in option_scores for scores in sample}
@@ -165,7 +176,10 @@ def _fit(strategy: Fittable, option_scores: list[list[list[float]]], gold: list[
             f"queries have {' or '.join(map(str, sorted(counts)))} options, and there is one fitted number "
             "for each option."
         )
-    return strategy.fit(torch.tensor(option_scores), gold)
+    scores = torch.tensor(option_scores)
+    return (
+        strategy.fit(scores, gold) if isinstance(strategy, Fittable) else strategy.fit_on_prompts(scores, gold, prompts)
+    )
 
 
 def _batches(cells: Sequence[Cell]) -> Iterator[list[PromptItem]]:

@@ -48,6 +48,7 @@ STAY = {
     "nbce": "the steps before",
     "olm": "it scores options",
     "only": "it needs interventions",
+    "moicl_hypernetwork": "depend on the prompt",
     "parallel_icl": "depend on the prompt",
     "plain_average": "reads the traits",
     "plus": "inspects strategies",

@@ -4,9 +4,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from decoding.interventions.base import FittedMethod, FittedTensors
+from decoding.interventions.base import FittedMethod
 from decoding.interventions.fit_data import DevPrompt, FitData
-from decoding.interventions.vector_file import write_vector_file
+from decoding.interventions.vector_file import FittedTensors, write_vector_file
 from icl.models.hf.model import HF
 from icl.tasks.generated.operators import OperatorsTask
 from icl.types import Context, Demo

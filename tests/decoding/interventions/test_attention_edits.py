@@ -10,11 +10,11 @@ import torch
 
 from decoding.interventions.attention_edits import CutScores, RaisedScores, cut, raised
 from decoding.interventions.attention_scaling import AttentionScaling
-from decoding.interventions.base import FittedTensors
 from decoding.interventions.fit_data import FitData
 from decoding.interventions.knock_out import KnockOut
 from decoding.interventions.reconstructions.dara import DARA, scaled
 from decoding.interventions.trainable import unnamed
+from decoding.interventions.vector_file import FittedTensors
 from decoding.prompt_edits import remove_query_image
 from icl.errors import ConfigError, ModelError
 from icl.models.hf import token_ranges

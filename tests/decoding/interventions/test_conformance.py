@@ -9,10 +9,11 @@ import torch
 
 from decoding.arms.inspection import probe_prompt
 from decoding.base import SteeringMethod
-from decoding.interventions.base import FittedMethod, FittedTensors
+from decoding.interventions.base import FittedMethod
 from decoding.interventions.conformance import check_intervention, fitted_for_check
 from decoding.interventions.edits import VectorEdit
 from decoding.interventions.fit_data import FitData
+from decoding.interventions.vector_file import FittedTensors
 from icl.models.hf.model import HF
 from icl.models.interventions import Site, steer
 from icl.registry import build, component, entries

@@ -7,7 +7,6 @@ import pytest
 import tiny_models
 import torch
 
-from decoding.interventions.base import FittedTensors
 from decoding.interventions.edits import HeadEdit, VectorEdit, with_heads
 from decoding.interventions.fit_data import FitData
 from decoding.interventions.function_vector import FunctionVector
@@ -22,6 +21,7 @@ from decoding.interventions.head_effects import (
 )
 from decoding.interventions.mtv import MTV, sampled_masks
 from decoding.interventions.stv import STV
+from decoding.interventions.vector_file import FittedTensors
 from icl.errors import ConfigError, DataError, ModelError
 from icl.models.hf.model import HF
 from icl.models.interventions import Site, steer

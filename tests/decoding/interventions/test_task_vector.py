@@ -9,11 +9,10 @@ import torch
 from decoding.arms.arm import parse_arm
 from decoding.engine.engine import run_requests
 from decoding.engine.requests import DecodingRequest, Failure
-from decoding.interventions.base import random_of_equal_norm
 from decoding.interventions.edits import VectorEdit, replaced, shifted
 from decoding.interventions.fit_data import FitData, common_share
 from decoding.interventions.task_vector import TaskVector
-from decoding.interventions.vector_file import write_vector_file
+from decoding.interventions.vector_file import random_of_equal_norm, write_vector_file
 from icl.errors import ConfigError, DataError
 from icl.models.hf.model import HF
 from icl.models.interventions import Site, steer

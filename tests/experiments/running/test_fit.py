@@ -90,6 +90,42 @@ def test_the_command_writes_a_file_that_a_config_names(
     assert over.config["decoding"]["strategy"]["top_k"] == 2
 
 
+def test_a_network_is_fitted_on_the_prompts_and_weighs_the_groups_of_a_run(
+    yaml_file: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = "name: t\ntask: SHAPES\nmodel: TOY\nshots: 3\nanswer_mode: options\ndecoding: "
+    node = "{name: moicl_hypernetwork, embedder: pixels, features: images, hidden: 2, steps: 5}"
+    out = tmp_path / "network.safetensors"
+    assert main(["fit", str(yaml_file(text + node)), f"--out={out}"]) == 0
+    assert "fitted       moicl_hypernetwork, loss " in capsys.readouterr().out
+    path = yaml_file(text + "{name: moicl_hypernetwork, fitted: network.safetensors}", "run.yaml")
+    (cell,) = expand(load_config(path)).cells
+    assert cell.config["decoding"]["strategy"]["embedder"] == "pixels"
+    assert cell.decoding.parameter_sources[0].on["samples"] == 6
+    scores = {}
+    for name, config in (
+        ("equal", load_config(yaml_file(text + "moicl", "equal.yaml"))),
+        ("weighted", load_config(path)),
+    ):
+        run(config, tmp_path / name)
+        (arm,) = expand(config).cells
+        scores[name] = [sample["option_scores"] for sample in Store(tmp_path / name / "t").samples(arm.digest)]
+    assert scores["weighted"] != scores["equal"]
+
+
+def test_a_network_of_another_embedder_is_refused_before_the_model_is_loaded(
+    yaml_file: Callable[..., Path], tmp_path: Path
+) -> None:
+    text = "name: t\ntask: SHAPES\nmodel: TOY\nshots: 3\nanswer_mode: options\ndecoding: "
+    node = "{name: moicl_hypernetwork, embedder: pixels, features: images, hidden: 2, steps: 1}"
+    out = tmp_path / "network.safetensors"
+    assert main(["fit", str(yaml_file(text + node)), f"--out={out}"]) == 0
+    other = "{name: moicl_hypernetwork, fitted: network.safetensors, embedder: histogram}"
+    config = load_config(yaml_file(text + other, "run.yaml"))
+    with pytest.raises(PlanError, match=r"run\.yaml:6: decoding: the network .* was fitted with another embedder"):
+        run(config, tmp_path / "runs")
+
+
 def test_a_control_of_a_fitted_strategy_has_its_parameters(tmp_path: Path) -> None:
     write_parameter_file(MoICL(2, (0.5, 0.7)), tmp_path / "w.json")
     arm = parse_arm({"name": "mask_only", "of": {"name": "moicl", "fitted": str(tmp_path / "w.json")}})
@@ -199,7 +235,7 @@ def test_the_error_about_several_settings_has_the_command_that_chooses_one(
         (
             {"decoding": "vcd"},
             ConfigError,
-            "no decoding here has parameters to fit. adaptive_shots, batch_calibration, constant_bias and moicl have",
+            "no decoding here has parameters to fit. adaptive_shots, batch_calibration, constant_bias, moicl and",
         ),
         ({"decoding": "moicl", "shots": 0}, ConfigError, "there are none at 0 shots"),
         ({"grid": {"shots": [1, 2]}, "decoding": "moicl"}, ConfigError, "several values of shots"),
