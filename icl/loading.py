@@ -30,6 +30,10 @@ SEARCH_FOLDERS: ContextVar[tuple[Path, ...]] = ContextVar("SEARCH_FOLDERS", defa
 _CODE = "__icl_code__"
 
 
+class NoToolkitModuleError(ConfigError):
+    """A component path names a module of the toolkit that does not exist."""
+
+
 @contextmanager
 def component_search_folder(folder: Path) -> Iterator[None]:
     """Look up relative component and data files in this folder first, then in the working directory."""
@@ -181,7 +185,8 @@ def _load_module(name: str, where: str) -> Any:
         raise ConfigError(f"{location(where)}{error}") from error
     except ModuleNotFoundError as error:
         if error.name and name.startswith(error.name):
-            raise ConfigError(f"{location(where)}there is no module '{name}'. Is its package installed?") from error
+            kind = NoToolkitModuleError if name.partition(".")[0] in PACKAGES else ConfigError
+            raise kind(f"{location(where)}there is no module '{name}'. Is its package installed?") from error
         raise ConfigError(
             f"{location(where)}{name} needs the package '{error.name}', which is not installed."
         ) from error

@@ -14,6 +14,7 @@ import importlib.util
 import inspect
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from difflib import get_close_matches
 from functools import lru_cache
@@ -26,7 +27,15 @@ from annotated_types import Ge, Gt, Le
 from icl import Component, ConfigError, did_you_mean, pydantic, pydantic_core, suggest
 from icl.component_json import config_key, describe, to_config
 from icl.lazy_exports import check_packages
-from icl.loading import component_search_folder, is_builtin, load_class, load_function, load_registered, location
+from icl.loading import (
+    NoToolkitModuleError,
+    component_search_folder,
+    is_builtin,
+    load_class,
+    load_function,
+    load_registered,
+    location,
+)
 
 __all__ = [
     "PACKAGES",
@@ -246,14 +255,15 @@ def resolve(kind: str, name: str, where: str = "") -> type[Any]:
         ConfigError: There is no such component. The message suggests the new or the nearest name.
     """
     if ":" in name:
-        return load_class(name, where)
+        with suppress(NoToolkitModuleError):  # the components of the toolkit have names, which the message suggests
+            return load_class(name, where)
     if entry := _in_own_file(kind, name):
         return load_registered(entry.target, where)
     by_name = entries(kind)
     if name not in by_name:
         other_kind = next((other for other in PACKAGES if name in entries(other)), None)
         hint = f". That is {with_article(other_kind)}." if other_kind else called_here(name, by_name.values())
-        hint = hint or suggest("component", name, by_name)
+        hint = hint or suggest("component", name.partition(":")[0], by_name)
         raise ConfigError(f"{location(where)}no {kind} named '{name}'{hint} (icl ls {kind})")
     return load_registered(by_name[name].target, where)
 

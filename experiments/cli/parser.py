@@ -112,7 +112,10 @@ class Hints:
 
 
 class CommandLine(Hints, TyperCommand):
-    """A command that explains an unknown option."""
+    """A command that explains an unknown option. The list of a group has its whole summary."""
+
+    def get_short_help_str(self, limit: int = 0) -> str:
+        return super().get_short_help_str(limit=10_000)
 
 
 class CommandGroup(Hints, TyperGroup):

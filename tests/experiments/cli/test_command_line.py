@@ -57,3 +57,10 @@ def test_a_component_is_found_by_the_names_that_the_field_has_for_it(
     output = icl(*words)
     assert output.status == 2
     assert sentence in output.err
+
+
+def test_the_list_of_a_group_has_whole_sentences(icl: ICL) -> None:
+    lines = icl("doctor", "--help").out.partition("Commands:")[2].split("Every command")[0].split()
+    text = " ".join(lines)
+    assert "server Say whether a server reads every image of a few-shot prompt, in order, every time." in text
+    assert "..." not in text
