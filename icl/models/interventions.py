@@ -178,6 +178,27 @@ class KeyedIntervention(ScoreIntervention, Protocol):
 
 
 @runtime_checkable
+class StepwiseIntervention(ScoreIntervention, Protocol):
+    """An intervention at sites `scores` of generated tokens, with a strength that follows what was predicted before.
+
+    A session reads the tokens of such rows one by one, because each strength depends on the token before.
+    """
+
+    def strengths(self, logits: "Tensor", steps: Sequence[int]) -> "Tensor":
+        """The strength for each token: [n].
+
+        Args:
+            logits: What the row predicted at the token before [n, V], float32.
+            steps: The number of each token in its answer, from 0.
+        """
+        ...
+
+    def edit_by(self, site: Site, x: "Tensor", strengths: "Tensor") -> "Tensor":
+        """The new scores, in place of `edit`. x: [n, H, keys]. strengths: [n]."""
+        ...
+
+
+@runtime_checkable
 class SideAttention(ScoreIntervention, Protocol):
     """An intervention at sites `scores` that leaves attention as it is and receives what other weights would give."""
 

@@ -401,6 +401,14 @@ def option_logprobs(
 def _scored(rows: "HFSession", chunks: Sequence[Chunk], early_exits: bool) -> list[tuple[Chunk, Tensor]]:
     each = rows.take(torch.tensor([row for row, _ in chunks]))
     tokens, lengths = pad_chunks([chunk for _, chunk in chunks], rows.position.device)
+    rows.runner.counters.suffix_tokens += sum(lengths)
+    if each.is_stepwise:
+        steps_logits = []
+        for column in tokens.unbind(1):
+            each.advance(column)
+            steps_logits.append(each.layer_logits if early_exits else each.logits)
+        scores = torch.stack(steps_logits, 1).log_softmax(-1)
+        return [(chunk, scores[i, : len(chunk[1])]) for i, chunk in enumerate(chunks)]
     steps = torch.arange(tokens.shape[1], device=tokens.device)
     ends = copied_to_device([[length] for length in lengths], torch.long, tokens.device)
     mask = torch.cat([each.mask, (steps < ends).long()], 1)
@@ -408,6 +416,5 @@ def _scored(rows: "HFSession", chunks: Sequence[Chunk], early_exits: bool) -> li
     logits = rows.runner.forward(
         tokens, mask, each.position + 1 + steps, each.cache, keep=0, early_exits=early_exits, edits=edits
     )
-    rows.runner.counters.suffix_tokens += sum(lengths)
     scores = logits.float().log_softmax(-1)
     return [(chunk, scores[i, : len(chunk[1])]) for i, chunk in enumerate(chunks)]

@@ -23,7 +23,7 @@ output is (softmax(new) - softmax(old)) v, so equal scores change no bit.
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +39,7 @@ from icl.models.interventions import (
     SideAttention,
     Site,
     StateObserver,
+    StepwiseIntervention,
     TokenPart,
 )
 
@@ -129,7 +130,9 @@ class ScorePlaces:
                     heads = mixed(whole)
                     placed.acts.receive(at, heads if index is None else heads[index])
                     continue
-                if isinstance(placed.acts, KeyedIntervention):
+                if isinstance(placed.acts, StepwiseIntervention):
+                    value = placed.acts.edit_by(at, x, placed.strengths[0].to(x.device))
+                elif isinstance(placed.acts, KeyedIntervention):
                     value = placed.acts.edit_keys(at, x, edited)
                 else:
                     value = placed.acts.edit(at, x, placed.prompts)
@@ -260,14 +263,28 @@ class Placed:
         prompts: The number of its prompt.
         tokens: Its number in its row, without padding.
         keys: The keys that are edited for it, at the site `scores`.
+        steps: Its number in the answer, from 0; negative in the prompt.
+        strengths: If they follow the predictions, one tensor with the strength for each token.
     """
 
     acts: Intervention | StateObserver
-    rows: list[int]
-    columns: list[int]
-    prompts: list[int]
-    tokens: list[int]
-    keys: list[KeyRanges]
+    rows: list[int] = field(default_factory=list)
+    columns: list[int] = field(default_factory=list)
+    prompts: list[int] = field(default_factory=list)
+    tokens: list[int] = field(default_factory=list)
+    keys: list[KeyRanges] = field(default_factory=list)
+    steps: list[int] = field(default_factory=list)
+    strengths: list[Tensor] = field(default_factory=list)
+
+    def follow(self, logits: Tensor | None) -> None:
+        """Computes the strengths that follow predictions [R, V]. Raises ModelError if these are not there."""
+        if isinstance(self.acts, StepwiseIntervention):
+            if logits is None or len(set(self.rows)) < len(self.rows):
+                raise ModelError(
+                    "the strength of an intervention follows the prediction before each generated token, and here an "
+                    "answer is read at once. Generate the answer, or use an intervention with a constant strength."
+                )
+            self.strengths.append(self.acts.strengths(logits[self.rows].float(), self.steps))
 
 
 class ForwardEdits:
@@ -289,7 +306,9 @@ class ForwardEdits:
         first: Sequence[int],
         lengths: Sequence[int],
         offsets: Sequence[int] | None = None,
+        *,
         parts: Sequence[Sequence[TokenPart]] = (),
+        logits: Tensor | None = None,
     ) -> "ForwardEdits | None":
         """The interventions that address tokens of a forward pass, or None.
 
@@ -299,6 +318,7 @@ class ForwardEdits:
             lengths: Tokens of each row in the pass.
             offsets: Column of each row's first token. By default 0.
             parts: Of each row, the part of the output that each token leads on to. Empty: unknown.
+            logits: What each row predicted before the pass [R, V]. None: not there.
         """
         if not any(edits):
             return None
@@ -312,17 +332,19 @@ class ForwardEdits:
                     continue
                 while len(levels) <= level:
                     levels.append({})
-                placed = levels[level].setdefault(id(edit.acts), Placed(edit.acts, [], [], [], [], []))
+                placed = levels[level].setdefault(id(edit.acts), Placed(edit.acts))
                 sites_of[id(edit.acts)] = edit.sites
                 placed.rows.extend([row] * len(tokens))
                 placed.columns.extend(token - start for token in tokens)
                 placed.prompts.extend([edit.row] * len(tokens))
                 placed.tokens.extend(tokens)
                 placed.keys.extend([edit.keys] * len(tokens))
+                placed.steps.extend(token - edit.prompt_length for token in tokens)
         waves: dict[Site, list[list[tuple[Site, Placed]]]] = {}
         for by_id in levels:
             own_waves: dict[Site, list[tuple[Site, Placed]]] = {}
             for key, placed in by_id.items():
+                placed.follow(logits)
                 for resolved, site in sites_of[key]:
                     own_waves.setdefault(resolved, []).append((site, placed))
             for site, wave in own_waves.items():

@@ -29,6 +29,7 @@ from torch import Tensor
 from icl import ModelError, RowIndex, Session, copied_to_device
 from icl.models.hf import ForwardEdits, RowEdit, SharedPrefixLayer, concat_rows, layers
 from icl.models.hf.layers import mask_of_chunk, mask_of_rows, mask_of_step, pad_chunks
+from icl.models.interventions import StepwiseIntervention
 
 if TYPE_CHECKING:
     from icl.models.hf import EncodedImage, LanguageModel
@@ -104,6 +105,15 @@ class HFSession:
     def has_padding(self) -> bool:
         return min(self.lengths) < self.width
 
+    @property
+    def is_stepwise(self) -> bool:
+        """Whether an intervention on what rows read next follows their predictions."""
+        return any(
+            isinstance(edit.acts, StepwiseIntervention) and length >= edit.prompt_length
+            for own, length in zip(self.edits, self.lengths, strict=True)
+            for edit in own
+        )
+
     def take(self, rows: Tensor) -> "HFSession":
         return self._selected(rows.tolist()).copy_if_few()
 
@@ -167,7 +177,9 @@ class HFSession:
     def advance(self, tokens: Tensor, parts: Sequence["TokenPart"] = ()) -> None:
         self.position = self.position + 1
         self.width += 1
-        edits = ForwardEdits.place(self.edits, self.lengths, [1] * len(self.lengths), parts=[[part] for part in parts])
+        edits = ForwardEdits.place(
+            self.edits, self.lengths, [1] * len(self.lengths), parts=[[part] for part in parts], logits=self.logits
+        )
         self.lengths = [length + 1 for length in self.lengths]
         runner, mask = self.runner, self._step_mask()
         layer_logits = runner.forward(
@@ -205,7 +217,7 @@ class HFSession:
             parts: As for `extend`.
         """
         width, longest = tokens.shape[1], max(lengths)
-        if self.recurs and min(lengths) < width:
+        if (self.recurs and min(lengths) < width) or (width > 1 and self.is_stepwise):
             return self._append_by_length(tokens, lengths, positions, token_types, images, parts=parts)
         padding = [width - length for length in lengths]
         mask = self._chunk_mask(width, padding)
@@ -224,7 +236,7 @@ class HFSession:
             token_types=token_types,
             images=[image for row in images for image in row],
             early_exits=self.early_exits,
-            edits=ForwardEdits.place(self.edits, self.lengths, lengths, parts=parts),
+            edits=ForwardEdits.place(self.edits, self.lengths, lengths, parts=parts, logits=self.logits),
         )
         if len(columns) == 1:
             self.layer_logits, self.position = layer_logits[:, -1].float(), positions[..., longest - 1 : longest]
@@ -298,7 +310,11 @@ class HFSession:
             group_images = [images[row] for row in group] if images else ()
             group_parts = [parts[row] for row in group] if parts else ()
             ids, places = tokens[index, :size], positions[..., index, :size]
-            rows.append(ids, [size] * len(group), places, own, group_images, parts=group_parts)
+            if self.is_stepwise:  # generated tokens, without images
+                for step in range(size):
+                    rows.advance(ids[:, step], [own_parts[step] for own_parts in group_parts])
+            else:
+                rows.append(ids, [size] * len(group), places, own, group_images, parts=group_parts)
             done.append(rows)
         vars(self).update(vars(join_sessions(done, [row for group in groups for row in group])))
 

@@ -20,7 +20,7 @@ from icl.registry import build, component, entries
 from icl.types import Prompt
 from tests.decoding.interventions.dev_split import tiny
 
-READY = {"batch_icl": {"layer": 2}, "vista": {}, "memvr": {}, "attention_scaling": {}, "knock_out": {}}
+READY = {"batch_icl": {"layer": 2}, "vista": {}, "memvr": {}, "savaa": {}, "attention_scaling": {}, "knock_out": {}}
 """Methods that need no file, with the parameters that they need."""
 
 
