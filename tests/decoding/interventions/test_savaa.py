@@ -31,8 +31,8 @@ def test_the_formulas_are_those_of_the_release() -> None:
         best = max(float(z.softmax(-1)[row.argmax()]) for z in image)
         assert float(own) == pytest.approx(0.6 * entropy + 0.4 * (1 - best), abs=1e-6)
     scores = torch.tensor([[[2.0, -2.0, 3.0, 4.0]]]).expand(2, 1, 4)
-    picture, text = torch.tensor([True, True, False, False]), torch.tensor([False, False, True, False])
-    new = amplified(scores, picture, text, torch.tensor([1.5, 1.0]), 2.0)
+    visual, text = torch.tensor([True, True, False, False]), torch.tensor([False, False, True, False])
+    new = amplified(scores, visual, text, torch.tensor([1.5, 1.0]), 2.0)
     assert new[:, 0].tolist() == [[3.0, -3.0, 1.5, 4.0], [2.0, -2.0, 3.0, 4.0]]
 
 
