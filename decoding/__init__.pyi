@@ -23,6 +23,7 @@ from decoding.arms.wrapper import AblationContrast as AblationContrast
 from decoding.arms.wrapper import AdaptiveAblationContrast as AdaptiveAblationContrast
 from decoding.arms.wrapper import GatedStrategy as GatedStrategy
 from decoding.arms.wrapper import StrategyWrapper
+from decoding.base import Beams as Beams
 from decoding.base import ContrastStrategy as ContrastStrategy
 from decoding.base import DefaultNote as DefaultNote
 from decoding.base import Generate, StatefulStrategy, SteeringMethod, StepState, Strategy, Traits

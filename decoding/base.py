@@ -71,6 +71,47 @@ class ObservingGenerate(Generate, Protocol):
     model: HF
 
 
+class Beams(Protocol):
+    """The beams of one answer, as `Strategy.search` reads them. B beams run, and all have as many tokens.
+
+    Attributes:
+        prompt: The prompt that is read: branch 0.
+        max_beams: Most beams that run together.
+    """
+
+    prompt: Prompt
+    max_beams: int
+
+    @property
+    def is_over(self) -> bool:
+        """Whether no beam runs."""
+
+    @property
+    def step(self) -> int:
+        """Number of the next token, from 0."""
+
+    @property
+    def logits(self) -> Tensor:
+        """Next-token logits of each beam, [B, V] float32."""
+
+    def look_ahead(self, tokens: Tensor) -> None:
+        """Reads several next tokens of each beam, tokens [B, C], in one forward pass of B * C rows, beam by beam."""
+
+    def choose(self, scores: Tensor) -> tuple[list[int], list[int] | None]:
+        """Extends the beams by the tokens with the highest sums of log-softmaxed scores, and ends some of them.
+
+        Args:
+            scores: [B, V], -inf for tokens that are ruled out.
+
+        Returns:
+            The former number of each beam that goes on, and the row in which `look_ahead` read its token. None: it did
+            not read all of these tokens, so that they are read now.
+        """
+
+    def take_back(self, step: int) -> Tensor:
+        """Makes the beams as they were before an earlier step. Returns the tokens chosen there so far, [B, V] bool."""
+
+
 @dataclass(frozen=True)
 class Traits:
     """Declared facts about a strategy.
@@ -102,6 +143,8 @@ class Traits:
             word has the highest log-probability is returned instead of the most frequent one. None: the vote.
         judge_model: The model with sessions that judges. None: the model that answers.
         demonstration_factor: The prompt shows this many times the number of shots of the run.
+        rows_per_beam: Above 0, the strategy searches for whole answers itself (`Strategy.search`), with this many rows
+            for each beam of its sampler.
     """
 
     needs: frozenset[str] = frozenset({"logits"})
@@ -123,6 +166,7 @@ class Traits:
     judge: tuple[str, str] | None = None
     judge_model: Any = None
     demonstration_factor: int = 1
+    rows_per_beam: int = 0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "needs", frozenset(self.needs))
@@ -259,6 +303,15 @@ class Strategy:
             states: State of each of the B rows.
         """
         return self.combine(logits, step)
+
+    def search(self, beams: Beams) -> None:
+        """Chooses tokens until no beam runs, for a strategy with the trait `rows_per_beam` and one branch.
+
+        Engines call it once per answer, with the beams of that answer alone. Its branch may carry an intervention that
+        changes nothing and stores what the model computes.
+        """
+        while not beams.is_over:
+            beams.choose(beams.logits)
 
 
 class PlausibleStrategy(Strategy):

@@ -262,7 +262,7 @@ def default_controls(arm: Arm, *, options: bool = False, shots: int | None = Non
 
     Controls that wrap the strategy, with its sampler, come first. Then come the references: greedy, sampled as the arm
     is, and at the arm's cost. Controls and one-branch strategies get no controls. A strategy that rewrites the prompt
-    gets only controls that need no logits.
+    gets only controls that need no logits, and a search none that wrap it.
 
     Args:
         arm: The arm.
@@ -270,11 +270,14 @@ def default_controls(arm: Arm, *, options: bool = False, shots: int | None = Non
         shots: Number of shots of the run, if known.
     """
     strategy = arm.strategy
-    if strategy.traits.is_control or logits_count(strategy) == 1:
+    is_search = strategy.traits.rows_per_beam > 0
+    if strategy.traits.is_control or (logits_count(strategy) == 1 and not is_search):
         return ()
     target = ControlTarget(arm, options, shots)
     candidates = (control.control_for(target) for control in default_control_classes())
     controls = tuple(control for control in candidates if control is not None)
+    if is_search:
+        controls = tuple(control for control in controls if getattr(control.strategy, "inner", None) is None)
     if not strategy.traits.rewrites_prompt:
         return controls
     return tuple(control for control in controls if control.strategy.traits.needs <= {"generate"})

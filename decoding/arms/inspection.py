@@ -66,7 +66,8 @@ def logits_count(strategy: Strategy) -> int:
 def has_reference_scores(strategy: Strategy) -> bool:
     """Whether the class leaves the scores to `Strategy`, so that they are the logits of branch 0."""
     inherited = Strategy.combine, Strategy.combine_stateful, Strategy.mask
-    return (type(strategy).combine, type(strategy).combine_stateful, type(strategy).mask) == inherited
+    methods = type(strategy).combine, type(strategy).combine_stateful, type(strategy).mask
+    return methods == inherited and not strategy.traits.rows_per_beam
 
 
 def declares_weights(strategy: Strategy) -> bool:

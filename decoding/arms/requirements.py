@@ -53,6 +53,8 @@ def unsupported_reason(strategy: Strategy | Arm, abilities: Set[str], score: str
         return (
             f"decoding '{arm.label}' scores options and cannot generate text. Use answer_mode: options, or remove it."
         )
+    if problem := search_refusal(arm, score):
+        return f"decoding '{arm.label}': {problem}"
     if score == "options" and arm.strategy.traits.combines_options:
         needs.add("whole options")
     if score == "options" or not arm.sampler.deterministic:
@@ -76,6 +78,16 @@ def unsupported_reason(strategy: Strategy | Arm, abilities: Set[str], score: str
         f"decoding '{arm.label}' {'with option scoring ' if score == 'options' else ''}needs {what}, which this model "
         f"cannot give ({has}). {instead}{run}"
     )
+
+
+def search_refusal(arm: Arm, score: str) -> str | None:
+    """Why a strategy that searches for whole answers cannot do so, or None. score: as in `unsupported_reason`."""
+    if not arm.traits.rows_per_beam:
+        return None
+    if score == "options":
+        return "it searches for a text and cannot score options. Use answer_mode: generate."
+    is_beam_search = isinstance(arm.sampler, Beam)
+    return None if is_beam_search else "it is a beam search. Use sampling: {beams: 5}, or remove the key sampling."
 
 
 def steering_refusal(method: SteeringMethod, abilities: Set[str], max_thinking_tokens: int | None) -> str | None:

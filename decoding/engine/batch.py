@@ -12,10 +12,12 @@ from weakref import WeakKeyDictionary
 
 from decoding import Beam, Counters, Failure, LazyBranches, PreparedRequest, Sampler, distinct_prompts
 from decoding.engine import ArmWork, TokenLoop, begin_thinking, build_processors
+from decoding.engine.answer_search import AnswerSearch
 from decoding.engine.hypotheses import (
     BeamSearch,
     DecodingGroup,
     Hypothesis,
+    LoopWork,
     build_stop_criterion,
     option_generation,
     text_generation,
@@ -79,12 +81,7 @@ class DecodingBatch:
         if new:
             self._open(new, on_open)
         if self.loop is not None:
-            work, counters = self.loop.run(int(share * self.loop.num_running)), self.counters
-            counters.prompts_prefilled += work.deferred_prefills
-            counters.prompts_saved -= work.deferred_prefills
-            counters.forwards += work.forwards
-            counters.rows += work.rows
-            counters.rows_without_sharing += work.rows_without_sharing
+            self._count(self.loop.run(int(share * self.loop.num_running)))
 
     def take_results(self) -> Iterator[tuple[int, Generation | Failure]]:
         """The number and the result of each request that has ended since the last call."""
@@ -99,6 +96,14 @@ class DecodingBatch:
                 self.history.learn(one, schedule, output)
                 _count_arm_work(one, schedule, output, self.counters)
                 yield i, _text_result(self.model, one, output)
+
+    def _count(self, work: LoopWork) -> None:
+        counters = self.counters
+        counters.prompts_prefilled += work.deferred_prefills
+        counters.prompts_saved -= work.deferred_prefills
+        counters.forwards += work.forwards
+        counters.rows += work.rows
+        counters.rows_without_sharing += work.rows_without_sharing
 
     def _open(self, new: Mapping[int, PreparedRequest], on_open: Callable[[], None]) -> None:
         """Prefills requests and scores their options. Those that generate a text join the loop."""
@@ -123,6 +128,10 @@ class DecodingBatch:
                 outputs[i] = schedule, hypotheses[place]
         # Before the loop, which uses the rows up.
         score_options(session, [one for _, one in outputs.values() if isinstance(one, OptionScoring)])
+        for place in [place for place in hypotheses if prepared[place].request.arm.traits.rows_per_beam]:
+            (group,) = _decoding_groups(model, prepared, schedules, {place: hypotheses.pop(place)})
+            prompt = self.prompts[prepared[place].digests[0]]
+            self._count(AnswerSearch(session, prompt, group, model.stop_tokens, self.trace).run())
         groups = _decoding_groups(model, prepared, schedules, hypotheses)
         if self.loop is None:
             self.counters.batches += 1
@@ -230,7 +239,7 @@ def _decoding_groups(
             )
         groups[key].hypotheses.append(hypothesis)
     for group in groups.values():
-        if isinstance(group.sampler, Beam) and group.sampler.beams > 1:
+        if isinstance(group.sampler, Beam) and max(group.sampler.beams - 1, group.strategy.traits.rows_per_beam):
             group.search = BeamSearch(group.sampler, group.hypotheses)
             group.hypotheses = group.search.hypotheses
     return list(groups.values())
@@ -267,6 +276,7 @@ def _text_result(model: LogitModel, prepared: PreparedRequest, hypothesis: Hypot
         numbers=hypothesis.trace,
         step_traces=hypothesis.step_traces,
         thinking=hypothesis.thinking,
+        forwards=hypothesis.searched_rows,
     )
 
 

@@ -83,6 +83,7 @@ class Hypothesis:
         branch_forwards: Forward passes in which it read them.
         thinking: Its reasoning, if there is a thinking budget.
         parts: The part of the output that each token leads on to, if an intervention of a branch acts in one part.
+        searched_rows: Rows of the forward passes of `Strategy.search`. 0 without one.
     """
 
     rows: list[int]
@@ -105,6 +106,7 @@ class Hypothesis:
     branch_forwards: int = 0
     thinking: Thinking | None = None
     parts: list[TokenPart] | None = None
+    searched_rows: int = 0
 
     def is_full(self) -> bool:
         """Whether the answer has reached its length limit. Reads the last token into the thinking budget."""
@@ -306,6 +308,7 @@ def text_generation(
     numbers: Sequence[Sequence[float]] = (),
     step_traces: Sequence[StepTrace] = (),
     thinking: "Thinking | None" = None,
+    forwards: int = 0,
 ) -> Generation:
     """A generated text.
 
@@ -318,8 +321,9 @@ def text_generation(
         numbers: TRACE_FIELDS of each step.
         step_traces: Distributions of each step.
         thinking: Its reasoning, under a thinking budget.
+        forwards: Rows of forward passes. 0: those of all branches and beams at each step.
     """
-    forwards = steps * len(prepared.branches) * prepared.num_beams
+    forwards = forwards or steps * len(prepared.branches) * prepared.num_beams
     usage = Usage(sum(prepared.tokens), steps, forwards, 0 if thinking is None else thinking.num_tokens)
     columns = [tuple(round_nats(column)) for column in zip(*numbers, strict=True)]
     trace = dict(zip(TRACE_FIELDS, columns, strict=True)) if numbers else {}

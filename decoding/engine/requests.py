@@ -172,7 +172,7 @@ class PreparedRequest:
     def num_beams(self) -> int:
         """Hypotheses that are decoded in parallel."""
         sampler = self.request.arm.sampler
-        return sampler.beams if isinstance(sampler, Beam) else 1
+        return sampler.beams * max(1, self.request.arm.traits.rows_per_beam) if isinstance(sampler, Beam) else 1
 
     @property
     def key(self) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 from decoding import Arm, Beam, DefaultNote, Generate, GreedyDecoding, Note, SteeringMethod
-from decoding.arms.requirements import BEAMS_AND_BUDGET, arm_part_refusal, part_refusal
+from decoding.arms.requirements import BEAMS_AND_BUDGET, arm_part_refusal, part_refusal, search_refusal
 from decoding.engine.requests import AnswerMode, Counters, DecodingRequest, Failure, PreparedRequest
 from icl import Generation, ICLError, Model, ModelError, Prompt, Request, Strategy, convert_user_errors
 from icl.models.interventions import OutputPart, PartEdit, acts_in_part
@@ -246,9 +246,8 @@ def _prepared(request: DecodingRequest, branches: _Branches | Failure) -> Prepar
         return Failure(f"{request.arm.label} scores options and cannot generate text. Use answer_mode: options.")
     if request.max_thinking_tokens is not None and isinstance(request.arm.sampler, Beam):
         return Failure(f"{request.arm.label}: {BEAMS_AND_BUDGET}")
-    if problem := arm_part_refusal(
-        request.arm, request.max_thinking_tokens if request.answer_mode == "generate" else None
-    ):
+    budget = request.max_thinking_tokens if request.answer_mode == "generate" else None
+    if problem := arm_part_refusal(request.arm, budget) or search_refusal(request.arm, request.answer_mode):
         return Failure(f"{request.arm.label}: {problem}")
     if isinstance(branches, Failure):
         return branches

@@ -1,6 +1,6 @@
 """Properties of every registered strategy. A new strategy is covered by its registration."""
 
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, fields, replace
 from typing import Any
 
 import pytest
@@ -71,7 +71,10 @@ def test_presets_conform(preset: tuple[str, str]) -> None:
 
 def test_the_first_branch_is_the_prompt_itself(strategy: Strategy) -> None:
     prompt = probe_prompt(shots=3)
-    assert probe_branches(strategy, prompt)[0].digest == prompt.digest
+    first = probe_branches(strategy, prompt)[0]
+    if strategy.traits.rows_per_beam:  # a search may observe it
+        first = replace(first, interventions=())
+    assert first.digest == prompt.digest
 
 
 def sums_to_one(name: str) -> bool:

@@ -49,6 +49,7 @@ STAY = {
     "olm": "it scores options",
     "only": "it needs interventions",
     "moicl_hypernetwork": "depend on the prompt",
+    "opera": "it needs interventions",
     "parallel_icl": "depend on the prompt",
     "plain_average": "reads the traits",
     "plus": "inspects strategies",
