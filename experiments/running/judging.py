@@ -57,10 +57,10 @@ def judge_answers(store: Store, grid: Grid, invocation: Invocation, progress: Pr
         if not isinstance(judge, Judge):
             continue
         pending: dict[str, JudgeRequest] = {}
-        places: list[tuple[str, str, str]] = []
+        places: list[tuple[str, str, JudgeRequest]] = []
         for cell, query, request in _unscored(store, grid, name, judge):
             pending[request.key] = request
-            places.append((cell, query, request.key))
+            places.append((cell, query, request))
         outputs = _first_outputs(store, grid)
         answered = [
             (example, str(outputs[example.id].get("output", "")), as_stored(outputs[example.id], example))
@@ -122,8 +122,8 @@ def collect_verdicts(
     if unread := [one for one in missing if judge.verdicts.get(one.key, {"right": False})["right"] is None]:
         reply = judge.verdicts[unread[0].key]["reply"]
         note(
-            f"{name}: {len(unread):,} of {len(missing):,} replies are neither '{judge.right}' nor '{judge.wrong}', and "
-            f"have no score, such as {reply[:60]!r}."
+            f"{name}: {len(unread):,} of {len(missing):,} replies state no verdict, so their answers have no score, "
+            f"such as {reply[:60]!r}."
         )
 
 
@@ -153,12 +153,12 @@ def _unscored(store: Store, grid: Grid, name: str, judge: Judge) -> Iterator[tup
 
 
 def _write_scores(
-    store: Store, name: str, judge: Judge, places: Sequence[tuple[str, str, str]], invocation: Invocation
+    store: Store, name: str, judge: Judge, places: Sequence[tuple[str, str, JudgeRequest]], invocation: Invocation
 ) -> None:
-    """Adds the scores of new verdicts to the samples. places: (cell, query, key of the verdict)."""
+    """Adds the scores of new verdicts to the samples. places: (cell, query, request)."""
     scores: dict[str, dict[str, float]] = {}
-    for cell, query, key in places:
-        if (score := judge.value(judge.verdicts.get(key))) is not None:
+    for cell, query, request in places:
+        if (score := judge.value(judge.verdicts.get(request.key), request)) is not None:
             scores.setdefault(cell, {})[query] = score
     for cell, by_query in scores.items():
         store.replace_samples(cell, [_with_score(s, name, by_query, invocation.id) for s in store.samples(cell)])
@@ -191,7 +191,7 @@ def control_requests(
         if (other := next(others, None)) is not None:
             by_control["other"].append((judge.request(other, example),))
     for _, output, stored in (with_gold[i] for i in places):
-        if judge.request(output, stored).texts["answer"]:
+        if judge.exchangeable and judge.request(output, stored).texts["answer"]:
             by_control["swapped"].append((judge.request(output, stored), judge.swapped(output, stored)))
     return by_control
 

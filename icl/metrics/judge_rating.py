@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from icl import ConfigError, component, split_reasoning
-from icl.metrics.machinery.judge import Judge, JudgeVerdict
+from icl.metrics.machinery.judge import Judge, JudgeRequest, JudgeVerdict
 
 
 @component("metric", "judge_rating")
@@ -39,10 +39,10 @@ class JudgeRating(Judge):
     def rule(self) -> tuple[str | int, ...]:
         return "rating", self.highest, self.passing, self.max_new_tokens
 
-    def value(self, verdict: JudgeVerdict | None) -> float | None:
+    def value(self, verdict: JudgeVerdict | None, request: JudgeRequest) -> float | None:
         return None if verdict is None else self.rating(verdict["reply"])
 
-    def parse(self, reply: str) -> bool | None:
+    def parse(self, reply: str, request: JudgeRequest) -> bool | None:
         """Whether the rating is that of a right answer, None if there is no rating."""
         rating = self.rating(reply)
         return None if rating is None else rating >= self.passing

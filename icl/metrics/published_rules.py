@@ -147,7 +147,12 @@ class CobsatMetric:
 
 
 _NUMBER = re.compile(r"\d+")
-_ANSWER = re.compile(r"<ans>(.*?)</ans>", re.DOTALL)
+
+
+def marked_text(text: str, tag: str) -> str:
+    """What stands between <tag> and </tag> the first time; without them, the whole text."""
+    marked = re.search(f"<{tag}>(.*?)</{tag}>", text, re.DOTALL)
+    return marked[1] if marked else text
 
 
 def score_elements(predicted: set[int], gold: set[int]) -> float:
@@ -179,14 +184,14 @@ class MMIR:
     better: ClassVar[Better] = "higher"
 
     def score(self, generation: Generation, example: Example) -> float | None:
-        gold = _numbers(" ".join(example.answers))
+        gold = numbers_in(" ".join(example.answers))
         if not 1 <= len(gold) <= 2:
             return None
-        tagged = _ANSWER.search(generation.text)
-        return score_elements(_numbers(tagged[1] if tagged else generation.text), gold)
+        return score_elements(numbers_in(marked_text(generation.text, "ans")), gold)
 
 
-def _numbers(text: str) -> set[int]:
+def numbers_in(text: str) -> set[int]:
+    """The distinct integers of a text."""
     return set(map(int, _NUMBER.findall(text)))
 
 

@@ -27,9 +27,9 @@ from icl.registry import NestedComponent, PositiveInt, component
 from icl.types import Example, Generation, Part, Prompt, Turn
 
 PROMPTS = Path(__file__).parent / "judge_prompts"
-FIELDS = ("question", "gold", "answer", "options", "image_content")
-"""image_content: what the image has, from the column of this name in `meta`."""
-REQUIRED_FIELDS = ("question", "answer")
+META_FIELDS = ("image_content", "descs")
+"""What the image has, from the columns of these names in `meta`; descs: its numbered elements."""
+FIELDS = ("question", "gold", "answer", "options", *META_FIELDS)
 CONTROLS = 40
 """The largest number of queries for each control of a judge."""
 
@@ -60,6 +60,8 @@ class Judge:
 
     better: ClassVar[Better] = "higher"
     accuracy: ClassVar[bool] = True
+    fields: ClassVar[tuple[str, ...]] = ("question", "answer")  # those that a prompt must have
+    exchangeable: ClassVar[bool] = True  # whether answer and gold can change places
 
     judge: Annotated[Any, NestedComponent("model")]  # the model that judges; there is no default
     prompt: str = "correct.txt"  # a file with {question} and {answer}, and perhaps {gold} and {options}
@@ -88,15 +90,16 @@ class Judge:
                 raise ConfigError(
                     f"the judge's prompt '{self.prompt}' has no field {{{name}}}.{did_you_mean(name, FIELDS)} {fields}"
                 )
-        for name in REQUIRED_FIELDS:
+        for name in self.fields:
             if name not in names:
                 raise ConfigError(f"the judge's prompt '{self.prompt}' lacks {{{name}}}, which the judge must read.")
         return text
 
     def score(self, generation: Generation, example: Example) -> float | None:
-        return self.value(self.verdicts.get(self.request(generation.text, example).key))
+        request = self.request(generation.text, example)
+        return self.value(self.verdicts.get(request.key), request)
 
-    def value(self, verdict: JudgeVerdict | None) -> float | None:
+    def value(self, verdict: JudgeVerdict | None, request: JudgeRequest) -> float | None:
         """The score of a verdict, None if there is none or it was unreadable."""
         return None if verdict is None or verdict["right"] is None else float(verdict["right"])
 
@@ -113,14 +116,16 @@ class Judge:
             "options": " / ".join(example.options),
             "answer": split_reasoning(output).answer.strip(),
         }
-        if "{image_content}" in self.template:
-            if "image_content" not in example.meta:
+        for field in META_FIELDS:
+            if f"{{{field}}}" not in self.template:
+                continue
+            if field not in example.meta:
                 raise DataError(
-                    f"the judge's prompt '{self.prompt}' needs image_content of query '{example.id}', which the task "
-                    "does not store. Add image_content to `columns.meta` of the task, or use a prompt without it."
+                    f"the judge's prompt '{self.prompt}' needs {field} of query '{example.id}', which the task does "
+                    f"not store. Add {field} to `columns.meta` of the task, or use a prompt without it."
                 )
-            content = example.meta["image_content"]
-            texts["image_content"] = content if isinstance(content, str) else ", ".join(map(str, content))
+            content = example.meta[field]
+            texts[field] = content if isinstance(content, str) else ", ".join(map(str, content))
         text = re.sub(r"\{(\w+)\}", lambda match: texts[match[1]], self.template)
         images = tuple(
             Part(image, f"query.image[{i}]") for i, image in enumerate(example.images if self.images else ())
@@ -129,8 +134,8 @@ class Judge:
         key = canonical_digest([self.judge.digest, prompt.digest, *self.rule, RULE])
         return JudgeRequest(key, prompt, texts)
 
-    def parse(self, reply: str) -> bool | None:
-        """The verdict in a reply, by the rule of the module. None if it has none."""
+    def parse(self, reply: str, request: JudgeRequest) -> bool | None:
+        """The verdict in a reply to a request, by the rule of the module. None if it has none."""
         text = re.sub(r"[*_`#\"']", "", split_reasoning(reply).answer).strip().lower()
         words = {self.right.lower(): True, self.wrong.lower(): False}
         if marked := re.findall(r"verdict\s*[:=]\s*(\w+)", text):
@@ -142,7 +147,7 @@ class Judge:
 
     def add(self, request: JudgeRequest, reply: str) -> None:
         """Stores the verdict of a reply, with what the judge was asked."""
-        verdict: JudgeVerdict = {"right": self.parse(reply), "reply": reply}
+        verdict: JudgeVerdict = {"right": self.parse(reply, request), "reply": reply}
         self.verdicts[request.key] = verdict
         self._file.parent.mkdir(parents=True, exist_ok=True)
         line = json.dumps({"key": request.key, **verdict, **request.texts}, ensure_ascii=False)

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from documented_rows import write_documented_rows
 
 import icl
 from experiments.config.config import load_config
@@ -125,11 +126,49 @@ def test_a_constant_judge_is_exposed_by_its_controls(config: Any, tmp_path: Path
 
 def test_unreadable_replies_have_no_score_and_are_counted(config: Any, tmp_path: Path) -> None:
     run_, notes = start(config("perhaps"), tmp_path)
-    assert any("are neither 'yes' nor 'no', and have no score, such as 'perhaps'" in note for note in notes)
+    assert any("replies state no verdict, so their answers have no score, such as 'perhaps'." in note for note in notes)
     assert run_.samples()["failed"].isna().all()
     counts = json.loads((run_.path / "judges.json").read_text())["judge"]
     assert counts["gold"] == {"right": 0, "n": 0, "unread": 6}
     assert describe_controls("judge", counts) == "judge: the judge gave no verdict on its controls."
+
+
+MATCHER = '''
+from dataclasses import dataclass
+from icl.models.fake import FakeModel
+
+
+@dataclass(frozen=True, kw_only=True)
+class Matcher(FakeModel):
+    """As a judge names the element whose number or words are the sentence; otherwise it answers with the second."""
+
+    def answer_to(self, request):
+        text = request.prompt.text
+        if "Sentence:" not in text:
+            return "The two differ. <ans>the logo</ans>"
+        sentence = text.split("Sentence:")[1].split("Elements:")[0].strip()
+        lines = [line.split(". ") for line in text.split("Elements:")[1].splitlines() if ". " in line]
+        named = [number for number, words in lines if sentence in (number, words)]
+        return f"<id>{','.join(named)}</id>"
+'''
+
+
+def test_open_answers_of_mmir_are_matched_with_elements_by_a_judge(config: Any, tmp_path: Path) -> None:
+    (tmp_path / "matcher.py").write_text(MATCHER)
+    node = {"name": f"{tmp_path / 'matcher.py'}:Matcher"}
+    columns = {"question": "question", "image": "image", "answer": "gt_ans", "meta": ["source", "descs"]}
+    path = write_documented_rows("mmir", tmp_path)
+    task = {"name": "hub", "preset": "mmir", "path": str(path), "pool_fraction": 0, "columns": columns}
+    metrics = ["mmir", {"name": "mmir_open", "judge": node}]
+    keys = {"task": task, "model": node, "grid": {"shots": [0]}, "seeds": [0], "metrics": metrics, "max_new_tokens": 16}
+    run_, notes = start(config(**keys), tmp_path)
+    frame = run_.samples()
+    half = [len(gold) == 2 for gold in frame["gold"]]
+    assert list(frame["mmir_open"]) == [0.5 if two else 0.0 for two in half]  # 2 is right where gold is 1 and 2
+    assert set(half) == {True, False}
+    assert not frame["mmir"].any(), "the sentence has no number"
+    calls_right = f"calls {len(frame)} of {len(frame)} accepted answers and 0 of {len(frame)} empty answers right."
+    assert any(calls_right in note for note in notes)
 
 
 def test_controls_warn_only_if_both_were_read() -> None:

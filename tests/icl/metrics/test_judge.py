@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 from PIL import Image as PILImage
 
-from icl.errors import ConfigError
+from icl.errors import ConfigError, DataError
 from icl.images import Image
 from icl.metrics.judge_rating import JudgeRating
 from icl.metrics.machinery.judge import Judge
+from icl.metrics.mmir_open import MMIROpen
 from icl.models.base import Request
 from icl.models.fake import FakeGold, FakeModel
 from icl.registry import build, describe
@@ -100,7 +101,8 @@ def test_the_text_of_a_prompt_in_place_of_its_file_is_a_sentence() -> None:
     ],
 )
 def test_a_reply_is_read_by_its_marked_first_or_last_word(reply: str, right: bool | None) -> None:
-    assert judge().parse(reply) is right
+    one = judge()
+    assert one.parse(reply, one.request("red", EXAMPLE)) is right
 
 
 def test_an_answer_cannot_fill_other_fields_of_the_prompt() -> None:
@@ -179,9 +181,9 @@ def test_a_judge_is_named_by_the_user_and_reads_a_prompt_alone() -> None:
 )
 def test_a_rating_is_the_number_of_a_reply(reply: str, rating: float | None, right: bool | None) -> None:
     metric = JudgeRating(judge=ExactJudge(), prompt="mmhal.txt")
-    metric.add(metric.request("red", EXAMPLE), reply)
+    metric.add(request := metric.request("red", EXAMPLE), reply)
     assert metric.score(Generation("red"), EXAMPLE) == rating
-    assert metric.parse(reply) is right
+    assert metric.parse(reply, request) is right
     others = [JudgeRating(judge=ExactJudge(), prompt="mmhal.txt", passing=2), judge(prompt="mmhal.txt")]
     assert all(one.score(Generation("red"), EXAMPLE) is None for one in others)
 
@@ -189,3 +191,39 @@ def test_a_rating_is_the_number_of_a_reply(reply: str, rating: float | None, rig
 def test_a_judge_that_rates_has_a_passing_rating_within_its_scale() -> None:
     with pytest.raises(ConfigError, match=r"passing must be a rating from 1 to 6 \(highest\), not 7"):
         JudgeRating(judge=ExactJudge(), passing=7)
+
+
+ELEMENTS = Example("q", (), "Find it.", ("2", "3"), meta={"descs": "1. the title\n2. the logo\n3. the footer"})
+
+
+def released_score(answer_id: str, gold: list[int]) -> float:
+    """MMIR's rule by cases, as its paper states it."""
+    ids = {int(number) for number in re.findall(r"\d+", answer_id)}
+    if len(ids) not in (1, 2):
+        return 0
+    if len(gold) == 1:
+        return {True: 1 if len(ids) == 1 else 0.5, False: 0}[gold[0] in ids]
+    return sum(one in gold for one in ids) / 2
+
+
+@pytest.mark.parametrize("gold", [("2",), ("2", "3")])
+@pytest.mark.parametrize("ids", ["[2]", "[2],[3]", "[3],[2],[2]", "[1],[2]", "[1]", "[1],[2],[3]", "none", ""])
+def test_an_open_answer_of_mmir_has_the_released_score_of_the_elements_that_the_judge_names(
+    gold: tuple[str, ...], ids: str
+) -> None:
+    metric, example = MMIROpen(judge=ExactJudge()), replace(ELEMENTS, answers=gold)
+    request = metric.request("It is 1. <ans>\nthe logo\n</ans>", example)
+    assert "Sentence:\nthe logo\n" in request.prompt.text.replace("\n\n", "\n")
+    assert "3. the footer" in request.prompt.text
+    assert "Find it." not in request.prompt.text
+    metric.add(request, f"The 3 elements: <id>\n{ids}\n</id>")
+    assert metric.score(Generation("<ans>the logo</ans>"), example) == released_score(ids, [*map(int, gold)])
+
+
+def test_a_reply_without_elements_has_no_score_and_a_table_without_elements_is_refused() -> None:
+    metric = MMIROpen(judge=ExactJudge())
+    metric.add(request := metric.request("the logo", ELEMENTS), "I cannot tell.")
+    assert metric.score(Generation("the logo"), ELEMENTS) is None
+    assert metric.parse("[2]", request) is True
+    with pytest.raises(DataError, match=r"needs descs of query 'q', which the task does not store\. Add descs"):
+        metric.request("the logo", replace(ELEMENTS, meta={}))
