@@ -346,7 +346,7 @@ def _parameter_labels(component: Any) -> list[str]:
         value = getattr(component, f.name)
         if isinstance(value, Strategy):
             labels.append(_component_label(value))
-        elif value != (f.default if f.default_factory is MISSING else f.default_factory()):
+        elif f.name != "code" and value != (f.default if f.default_factory is MISSING else f.default_factory()):
             labels.append(f"{f.metadata.get('key', f.name)}={_value_label(value)}")
     return labels
 

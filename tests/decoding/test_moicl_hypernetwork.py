@@ -235,6 +235,7 @@ def test_a_file_gives_its_parameters_and_its_source(tmp_path: Path) -> None:
     assert isinstance(arm.strategy, MoICLHypernetwork)
     assert (arm.strategy.groups, arm.strategy.features, arm.strategy.fitted) == (2, "texts", path)
     assert [source.file for source in arm.parameter_sources] == [path]
+    assert "code=" not in arm.label
     before = arm.digest
     written(tmp_path, {name: 2 * one for name, one in TENSORS.items()})
     assert parse_arm({"name": "moicl_hypernetwork", "fitted": path, "features": "texts"}).digest != before
