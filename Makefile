@@ -74,7 +74,7 @@ SLOW_FILES := tests/decoding/engine/test_deferred_branches.py tests/decoding/tes
 LAB_TESTS := tests/lab/architectures tests/lab/models tests/lab/gpu
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart docs docs-versions test test-fast test-main test-vllm test-vllm-long test-architectures test-tools nightly vllm-env lint test-lab bench gpu clean
+.PHONY: help quickstart docs docs-versions test test-fast test-main test-vllm test-vllm-long test-architectures test-tools nightly vllm-env lint test-lab bench peers gpu clean
 
 help:
 	@echo "make quickstart   set up $(VENV), run the embedded experiment, print a table and the path of its report"
@@ -180,8 +180,21 @@ bench: $(VENV)/ready-dev
 	@$(BIN)/python -m lab.bench
 	@PYTHON=$(PYTHON) sh tests/vllm_env.sh bench
 
+# Other programs on the same work. lmms-eval pins packages, so it has an environment of its own.
+PEERS ?= .venv-peers
+
+$(PEERS)/ready: lab/bench/peers.py
+	$(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/pip install --quiet --disable-pip-version-check 'lmms-eval>=0.7.3,<0.8' 'lm-eval>=0.4.13,<0.5' qwen-vl-utils 'filelock<4'
+	touch $@
+
+peers: $(VENV)/ready-dev $(PEERS)/ready
+	@$(BIN)/python -m lab.bench peers peers=$(abspath $(PEERS))/bin/python
+	@$(BIN)/python -m lab.bench decoding retrieval
+	@PYTHON=$(PYTHON) sh tests/vllm_env.sh bench
+
 gpu: $(VENV)/ready-dev
 	$(BIN)/python -m lab.gpu --out doctor $(DOCTOR_ARGS)
 
 clean:
-	rm -rf $(VENV) docs/components docs/notebooks docs/project docs/reference .venv-vllm .mypy_cache .ruff_cache .pytest_cache build dist *.egg-info
+	rm -rf $(VENV) $(PEERS) docs/components docs/notebooks docs/project docs/reference .venv-vllm .mypy_cache .ruff_cache .pytest_cache build dist *.egg-info
