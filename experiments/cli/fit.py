@@ -51,7 +51,7 @@ def command(
     `icl fit x.yaml decoding=moicl shots=8 task.split=validation --out weights.json`; if these are axes of the file:
     `icl fit x.yaml 'grid.decoding=[moicl]' 'grid.shots=[8]' …`. Then write `decoding: {name: moicl, fitted:
     weights.json}` in the file of the run. constant_bias fits a bias for each option, batch_calibration their prior
-    (without labels).
+    (without labels), and moicl_hypernetwork a network in a .safetensors file.
 
     A file with `intervene: task_vector` fits its vectors: the first half of the queries are sources, the others choose
     layers and heads. `icl fit x.yaml intervene=task_vector shots=8 --out v.safetensors`, then
@@ -98,7 +98,7 @@ def _fit_strategy(config: Config, out: Path | None, _: int | None) -> None:
     from experiments.running.fit import fit
     from experiments.store.store import report_write_errors
 
-    fitted = fit(config)
+    fitted = fit(config, out)
     name, strategy = fitted.name, fitted.strategy
     path = out or Path(f"{name}{SUFFIX if isinstance(strategy, FittedTensors) else '.json'}")
     with report_write_errors(path):

@@ -13,9 +13,11 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
+from pathlib import Path
 from typing import Any, cast
 
 from decoding import DevPrompt, FitsOnPrompts, Fittable, FittedMethod, FittedTensors, Strategy
+from decoding.interventions.vector_file import SUFFIX
 from experiments.config import AXES, DEMONSTRATION_AXES, NO_INTERVENTION, Config, matches, to_flow_yaml
 from experiments.contexts.contexts import PromptItem, Retrieval, build_contexts, prompt_specs, render
 from experiments.grid import Cell, check_data, expand, fitting_origin, vector_record
@@ -49,11 +51,16 @@ class FitResult:
     how: dict[str, Any]
 
 
-def fit(config: Config) -> FitResult:
+def fit(config: Config, out: Path | None = None) -> FitResult:
     """Fits the strategy of a config.
 
+    Args:
+        config: A config with one strategy that can be fitted, in one setting.
+        out: The file that will be written. Its suffix is checked before the model is loaded.
+
     Raises:
-        ConfigError: The config does not name one strategy that can be fitted, in one setting.
+        ConfigError: The config does not name one strategy that can be fitted, in one setting. Or `out` has the suffix
+            of another kind of file.
         PlanError: The model cannot score what the strategy is fitted on.
         DataError: No sample can be used.
     """
@@ -65,6 +72,10 @@ def fit(config: Config) -> FitResult:
     first = _single_setting(config, cells, grid.cells)
     check_data(grid)
     strategy: Any = first.decoding.strategy
+    name, has_tensors = str(type(strategy).component[1]), isinstance(strategy, FitsOnPrompts)
+    if out is not None and (out.suffix == SUFFIX) != has_tensors:
+        end, content = ("", "tensors") if has_tensors else ("not ", "JSON")
+        raise ConfigError(f"--out: {out} must {end}end in {SUFFIX}, because a fit of {name} writes {content}.")
     calibration_strategies = strategy.calibration_strategies(first.shots)
     for calibration_strategy in calibration_strategies:
         if problem := unsupported_reason(calibration_strategy, first.model.abilities, "options"):
@@ -76,7 +87,6 @@ def fit(config: Config) -> FitResult:
     how = {axis: first.config[axis] for axis in AXES if axis != "decoding"}
     how |= {"seeds": [cell.seed for cell in cells], "samples": len(option_scores)}
     how |= fitting_origin(first.model.digest, first.config["task"])
-    name = str(type(strategy).component[1])
     return FitResult(_fit(strategy, option_scores, gold, prompts), name, len(option_scores), dict(left_out), how)
 
 

@@ -113,6 +113,25 @@ def test_a_network_is_fitted_on_the_prompts_and_weighs_the_groups_of_a_run(
     assert scores["weighted"] != scores["equal"]
 
 
+@pytest.mark.parametrize(
+    ("decoding", "out", "message"),
+    [
+        (
+            "moicl_hypernetwork",
+            "x.json",
+            r"x\.json must end in \.safetensors, because a fit of moicl_h",
+        ),
+        ("moicl", "x.safetensors", r"x\.safetensors must not end in \.safetensors, because a fit of moicl writes JSON"),
+    ],
+)
+def test_the_suffix_of_the_file_is_checked_before_the_fit(
+    decoding: str, out: str, message: str, mapping: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("experiments.running.fit._option_scores", None)
+    with pytest.raises(ConfigError, match=message):
+        fit(load_config(mapping(model="fake-gold", decoding=decoding)), Path(out))
+
+
 def test_a_network_of_another_embedder_is_refused_before_the_model_is_loaded(
     yaml_file: Callable[..., Path], tmp_path: Path
 ) -> None:
