@@ -2,7 +2,8 @@
 
     h_j    last-layer state at the j-th text token of a demonstration that is read alone
 
-`aim` puts W h_j + b in place of those tokens, `context_vectors` pools them into a few.
+`aim` puts W h_j + b in place of those tokens, `context_vectors` pools them into a few. `embedding_prefix` makes tokens
+of the query's image instead.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,7 +11,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar
 
-from decoding import Copies, demonstrations, keep_demonstrations
+from decoding import Copies, demonstrations, keep_demonstrations, remove_demonstrations
 from decoding.interventions import TrainableMethod, replaced
 from icl import LRUByteCache, ModelError, Part, Prompt, Site, Tensor, Turn, Where, canonical_digest, spans, steer, torch
 from icl.models.hf.model import HF
@@ -20,6 +21,10 @@ TEXTS = Where("demo_texts")
 START_PROMPTS = 64
 """Prompts of the ridge regression that training starts with. A map of few tokens fits them alone."""
 BANK_BYTES = 256 * 2**20
+SLOTS = spans.question(spans.demo(0))
+"""Name of the part. The vectors replace its tokens."""
+FILLERS = (" a", "\n.", ".\n", "0", "x ", "\n\n")
+"""Texts of one token in some tokenizer. The first one that gives the right number of tokens is used."""
 
 
 @dataclass(frozen=True)
@@ -203,3 +208,37 @@ def ridge_map(states: Tensor, targets: Tensor, ridge: float) -> Tensor:
 def apply_map(affine: Tensor, states: Tensor) -> Tensor:
     """Images of states [n, d] under an affine map [1 + d, d]."""
     return affine[0] + states.to(affine) @ affine[1:]
+
+
+def with_slots(prompt: Prompt, count: int, model: HF) -> Prompt:
+    """The prompt without demonstrations, and a text of some tokens before its query.
+
+    Raises:
+        ModelError: No text has this number of tokens there.
+    """
+    from icl.models.hf.token_ranges import tokens_by_span
+
+    bare = remove_demonstrations(prompt)
+    for filler in FILLERS:
+        made = before_query(bare, Part(filler * count, SLOTS))
+        [ranges] = tokens_by_span(model.engine.prompt_encoder, [made], [SLOTS])
+        [(first, end)] = ranges[SLOTS]
+        if end - first == count:
+            return made
+    raise ModelError(
+        f"virtual tokens: the tokenizer of {model.path} has no text of {count} tokens before the query. Use another "
+        "composer or template, such as composer: chat."
+    )
+
+
+def before_query(prompt: Prompt, part: Part) -> Prompt:
+    """The prompt with a part before the first part of the query."""
+    turns, is_added = [], False
+    for turn in prompt.turns:
+        place = next((i for i, one in enumerate(turn.parts) if one.within("query")), None)
+        if place is None or is_added:
+            turns.append(turn)
+            continue
+        turns.append(Turn(turn.role, (*turn.parts[:place], part, *turn.parts[place:])))
+        is_added = True
+    return replace(prompt, turns=tuple(turns))

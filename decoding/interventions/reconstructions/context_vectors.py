@@ -20,13 +20,13 @@ what it reads, its form, and its start are ours. No released code was compared.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import islice
 from typing import Annotated, ClassVar
 
 from annotated_types import Gt
 
-from decoding import FittedTensors, demonstrations, remove_demonstrations
+from decoding import FittedTensors, demonstrations
 from decoding.interventions.virtual_tokens import (
     START_PROMPTS,
     DemonstrationBank,
@@ -36,14 +36,10 @@ from decoding.interventions.virtual_tokens import (
     read_alone,
     ridge_map,
     text_states,
+    with_slots,
 )
-from icl import ModelError, Part, PositiveInt, Prompt, Tensor, Turn, canonical_digest, component, spans, steer, torch
+from icl import PositiveInt, Prompt, Tensor, canonical_digest, component, steer, torch
 from icl.models.hf.model import HF
-
-SLOTS = spans.question(spans.demo(0))
-"""Name of the part. The vectors replace its tokens."""
-FILLERS = (" a", "\n.", ".\n", "0", "x ", "\n\n")
-"""Texts of one token in some tokenizer. The first one that gives the right number of tokens is used."""
 
 
 @component("intervention", "context_vectors")
@@ -121,37 +117,3 @@ def unit_rms(states: Tensor) -> Tensor:
     states = states.float()
     units: Tensor = states / states.square().mean(-1, keepdim=True).sqrt().clamp(min=1e-6)
     return units
-
-
-def with_slots(prompt: Prompt, count: int, model: HF) -> Prompt:
-    """The prompt without demonstrations, and a text of some tokens before its query.
-
-    Raises:
-        ModelError: No text has this number of tokens there.
-    """
-    from icl.models.hf.token_ranges import tokens_by_span
-
-    bare = remove_demonstrations(prompt)
-    for filler in FILLERS:
-        made = before_query(bare, Part(filler * count, SLOTS))
-        [ranges] = tokens_by_span(model.engine.prompt_encoder, [made], [SLOTS])
-        [(first, end)] = ranges[SLOTS]
-        if end - first == count:
-            return made
-    raise ModelError(
-        f"context_vectors: the tokenizer of {model.path} has no text of {count} tokens before the query. Use another "
-        "composer or template, such as composer: chat."
-    )
-
-
-def before_query(prompt: Prompt, part: Part) -> Prompt:
-    """The prompt with a part before the first part of the query."""
-    turns, is_added = [], False
-    for turn in prompt.turns:
-        place = next((i for i, one in enumerate(turn.parts) if one.within("query")), None)
-        if place is None or is_added:
-            turns.append(turn)
-            continue
-        turns.append(Turn(turn.role, (*turn.parts[:place], part, *turn.parts[place:])))
-        is_added = True
-    return replace(prompt, turns=tuple(turns))

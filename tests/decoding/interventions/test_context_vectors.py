@@ -6,16 +6,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from decoding.interventions.reconstructions import context_vectors
-from decoding.interventions.reconstructions.context_vectors import (
+from decoding.interventions import virtual_tokens
+from decoding.interventions.reconstructions.context_vectors import ContextVectors, pooled, unit_rms
+from decoding.interventions.virtual_tokens import (
+    EMBEDDING,
     SLOTS,
-    ContextVectors,
+    DemonstrationBank,
+    EmbeddingEdit,
     before_query,
-    pooled,
-    unit_rms,
     with_slots,
 )
-from decoding.interventions.virtual_tokens import EMBEDDING, DemonstrationBank, EmbeddingEdit
 from decoding.prompt_edits import remove_demonstrations
 from icl.errors import ModelError
 from icl.models.interventions import Where, steer
@@ -72,7 +72,7 @@ def test_a_turn_before_the_query_does_not_get_the_part() -> None:
 
 
 def test_a_tokenizer_without_such_a_text_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(context_vectors, "FILLERS", ("several words",))
+    monkeypatch.setattr(virtual_tokens, "FILLERS", ("several words",))
     with pytest.raises(ModelError, match="has no text of 2 tokens before the query"):
         with_slots(dev(2, 3)[0].prompt, 2, tiny())
 
