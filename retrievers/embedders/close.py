@@ -7,7 +7,8 @@ probe`, and not for retrieval: noise is for training only. `scale: 1` moves the 
 sd .04 to .12 are the values of C3. The means are of the pool's images, and of its distinct texts of the kind `text`.
 The noise of a text depends on its words and `seed`. Controls: `scale: 0`, `sd: 0`, and `centered`.
 
-Differs from the released code in the noise, which is drawn once for each text (there again in each step of training).
+Differs from the released code in the noise, which is drawn once for each text (there again in each step of training, as
+the intervention `embedding_prefix` does).
 """
 
 from collections.abc import Sequence
