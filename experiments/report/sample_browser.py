@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.results.run_view import RunView
-from experiments.stats import as_mapping, as_sequence, better_of, text_items, text_value
+from experiments.stats import as_mapping, as_sequence, better_of, text_items, text_value, to_records
 from icl import IMAGE_PLACEHOLDER, PIL, DataFrame, decode_image, nested_choice
 
 QUERIES_PER_TASK = 24
@@ -83,7 +83,7 @@ def collect_samples(view: RunView, per_cell: int = QUERIES_PER_TASK, budget: int
         chosen = choose_queries(frame, view.judge or view.metric, per_cell)
         shelf.query_counts[task] = (len(chosen), int(frame["query"].nunique()))
         place = {query: i for i, query in enumerate(chosen)}
-        rows: list[Any] = load_details(frame[frame["query"].isin(chosen)]).to_dict("records")
+        rows = to_records(load_details(frame[frame["query"].isin(chosen)]))
         for row in sorted(rows, key=lambda row: place[row["query"]]):
             shelf.samples.append(_sample(row, view, shelf, _context(row, contexts, shelf)))
     _keep_steps(shelf.samples)

@@ -235,7 +235,7 @@ def split_by_subject(frame: DataFrame, settings: Sequence[str]) -> Iterator[tupl
     subjects = dict.fromkeys(tuple(arm[key] for key in keys) for arm, _ in arms)
     for values in subjects:
         named = dict(zip(keys, values, strict=True))
-        rows = [i for arm, own in arms if matches_setting(arm, named) for i in own.index]
+        rows = np.concatenate([own.index for arm, own in arms if matches_setting(arm, named)])
         # "none" marks an axis that cannot matter at 0 shots, and is also a setting (no reranker, no transform)
         own_shots = any(arm.get("shots") != 0 and all(arm[key] == v for key, v in named.items()) for arm, _ in arms)
         if own_shots or not any(

@@ -145,6 +145,8 @@ def decoding_effects(
         for (subject, name), own in groupby(comparisons, key=lambda t: (t.subject, t.arm))
     }
     effects = []
+    read = ("output", "options", "gold", "failed", "trace", "usage")
+    frame = frame[[name for name in read if name in frame]]  # no other column is copied below
     for subject, part in split_by_subject(samples, settings):
         theirs = part[part["decoding"] == base]
         reader = answer_reader(frame.loc[part.index])
@@ -304,16 +306,15 @@ def _settings(part: DataFrame, whole: DataFrame) -> str:
 def _changed_share(frame: DataFrame, reference: DataFrame, arm: DataFrame) -> float:
     """The share of pairs with different answers."""
     keys = [key for key in (*KEYS, "shots", "retriever") if key in reference]
-    outputs = [
-        frame.loc[rows.index].assign(**{k: rows[k] for k in keys}).set_index(keys)["output"]
-        for rows in (reference, arm)
-    ]
-    both = [s[s.notna() & ~s.index.duplicated()] for s in outputs]
-    shared = both[0].index.intersection(both[1].index)
-    if not len(shared):
-        return nan
-    pairs = zip(both[0].loc[shared], both[1].loc[shared], strict=True)
-    return float(np.mean([normalize_text(str(a)) != normalize_text(str(b)) for a, b in pairs]))
+    answers: list[dict[Any, str | None]] = []
+    for rows in (reference, arm):
+        outputs, own = frame["output"].loc[rows.index], dict[Any, str | None]()
+        for is_missing, output, *key in zip(outputs.isna(), outputs, *(rows[k] for k in keys), strict=True):
+            own.setdefault(tuple(key), None if is_missing else normalize_text(str(output)))
+        answers.append({key: answer for key, answer in own.items() if answer is not None})
+    first, second = answers
+    differs = [answer != second[key] for key, answer in first.items() if key in second]
+    return float(np.mean(differs)) if differs else nan
 
 
 def _distinct(rows: DataFrame, name: str) -> set[tuple[str, ...]]:

@@ -31,6 +31,8 @@ FLAT = ("scores", "baselines")
 """Fields with columns of their own."""
 SMALL = ("question", "gold", "options", "finish")
 """Fields of few distinct values, which are read together."""
+HELD_BYTES = 64 * 2**20
+"""The bytes of caches that a table keeps in memory: they are opened once, and their rows stay if a file changes."""
 CONSTANT = "cell"
 """The field that is the same in all samples of a cell, and has no column."""
 _NESTED = frozenset({*LISTS, *MAPPINGS} - {*FLAT})
@@ -54,9 +56,14 @@ class CellTable:
         damaged: The places of lines that are not complete samples of the cell.
     """
 
-    def __init__(self, store: Store, digest: str, *, from_lines: bool = False) -> None:
-        self.store, self.digest = store, digest
-        self.source: Path | pa.Buffer = store.cell_folder(digest) / CACHE
+    # room: the bytes that the cache may take in memory
+    def __init__(self, store: Store, digest: str, *, from_lines: bool = False, room: int = 0) -> None:
+        self.store, self.digest, self.room = store, digest, room
+        path = store.cell_folder(digest) / CACHE
+        self.source: Path | pa.Buffer = path
+        with suppress(OSError):
+            if not from_lines and path.is_file() and path.stat().st_size <= room:
+                self.source = pa.py_buffer(path.read_bytes())
         self.checksum = self._checksum(store.checksums(digest))
         try:
             self._load((None if from_lines else _open(self.source, self.checksum)) or self._write())
@@ -67,6 +74,7 @@ class CellTable:
         self.columns = _column_types(file.schema_arrow)
         self.damaged: list[str] = from_json(file.schema_arrow.metadata[b"damaged"])
         self.queries: pa.Array = _read(file, ["query"])["query"] if self.columns else None
+        self.file = file if isinstance(self.source, pa.Buffer) else None
 
     def __len__(self) -> int:
         return len(self.queries) if self.columns else 0
@@ -78,7 +86,7 @@ class CellTable:
             StoreError: The samples of the cell have been replaced since this table was made.
         """
         with suppress(*_read_errors()):
-            if file := _open(self.source, self.checksum):
+            if file := self.file or _open(self.source, self.checksum):
                 return _read(file, names)
         # Damaged, or written by another process after more samples: the rows of then are found by their queries.
         table = _to_table(self.store.lines(self.digest))
@@ -105,6 +113,7 @@ class CellTable:
         )
         data = buffer.getvalue()
         path = self.store.cell_folder(self.digest) / CACHE
+        self.source = data if data.size <= self.room else path
         part = path.with_name(f"{CACHE}.{os.getpid()}.part")
         try:
             part.unlink(missing_ok=True)  # a link would lead to another file
@@ -130,7 +139,11 @@ class SampleTable:
     """
 
     def __init__(self, store: Store, digests: Sequence[str], *, from_lines: bool = False) -> None:
-        self.cells = [CellTable(store, digest, from_lines=from_lines) for digest in digests]
+        self.cells: list[CellTable] = []
+        room = HELD_BYTES
+        for digest in digests:
+            self.cells.append(cell := CellTable(store, digest, from_lines=from_lines, room=room))
+            room -= 0 if isinstance(cell.source, Path) else cell.source.size
         self.starts = np.cumsum([0, *map(len, self.cells)])
         self.damaged = [place for cell in self.cells for place in cell.damaged]
         self.columns: dict[str, str] = {}

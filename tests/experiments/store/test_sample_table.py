@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from experiments.store import sample_table
 from experiments.store.sample_table import CACHE, SampleTable, column_path
 from experiments.store.store import SampleWriter, Store
 from icl.errors import StoreError
@@ -130,7 +131,8 @@ def test_the_cell_decides_which_lines_are_its_own(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("part", range(100))
-def test_a_damaged_cache_is_made_again(tmp_path: Path, part: int) -> None:
+def test_a_damaged_cache_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: int) -> None:
+    monkeypatch.setattr(sample_table, "HELD_BYTES", part % 2 * 2**20)
     store = Store(tmp_path)
     write(store, *SAMPLES)
     table = SampleTable(store, ["c"])
@@ -150,7 +152,11 @@ def test_a_cache_that_cannot_be_written_is_not_needed(tmp_path: Path) -> None:
     assert sorted(path.name for path in store.cell_folder("c").iterdir()) == [CACHE, "0.jsonl"]
 
 
-def test_a_table_in_use_keeps_its_rows_while_the_run_goes_on(tmp_path: Path) -> None:
+@pytest.mark.parametrize("limit", [0, 2**20])
+def test_a_table_in_use_keeps_its_rows_while_the_run_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int
+) -> None:
+    monkeypatch.setattr(sample_table, "HELD_BYTES", limit)
     store = Store(tmp_path)
     write(store, *SAMPLES[:2], worker="b")
     table = SampleTable(store, ["c"])
@@ -160,12 +166,17 @@ def test_a_table_in_use_keeps_its_rows_while_the_run_goes_on(tmp_path: Path) -> 
     assert as_samples(table) == stored_samples(store)[1:]
 
 
-def test_a_table_in_use_of_samples_that_are_gone_is_an_error(tmp_path: Path) -> None:
+def test_a_table_in_use_of_samples_that_are_gone_is_an_error_if_its_caches_are_too_large_for_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store = Store(tmp_path)
     write(store, *SAMPLES)
+    in_memory = SampleTable(store, ["c"])
+    monkeypatch.setattr(sample_table, "HELD_BYTES", 0)
     table = SampleTable(store, ["c"])
     lines(store).write_text("")
     SampleTable(store, ["c"])
+    assert [sample["query"] for sample in as_samples(in_memory)] == ["q1", "q2", "q3"]
     with pytest.raises(StoreError, match=r"was changed while it was read\. Try again\."):
         as_samples(table)
 
