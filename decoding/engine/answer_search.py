@@ -19,7 +19,7 @@ import torch
 
 from decoding.engine import LoopStep, StepBatch
 from decoding.engine.hypotheses import DecodingGroup, Hypothesis, LoopWork
-from decoding.engine.token_choice import BeamChoice, read_choices
+from decoding.engine.token_choice import choose
 from icl import Prompt, Session, StepIndices, Strategy, Tensor, copied_to_device
 
 
@@ -97,8 +97,7 @@ class AnswerSearch:
         for row, hypothesis in enumerate(group.hypotheses):
             hypothesis.rows = [row]
         step = LoopStep(self.step, StepIndices(scores.device), self.stop_tokens, self.trace)
-        choice = BeamChoice(StepBatch(group, group.hypotheses, self.logits[None]), step)
-        read_choices([choice])
+        (choice,) = choose([StepBatch(group, group.hypotheses, self.logits[None])], step)
         self.past.append((beams.running, list(beams.finished)))
         choice.record()
         pairs = [(hypothesis.rows[0], hypothesis.tokens[-1]) for _, hypothesis in beams.running]

@@ -10,7 +10,7 @@ from typing import cast
 
 import torch
 
-from decoding import InitialStepState, RowSteps, StepState
+from decoding import InitialStepState, RowSteps, StepState, has_reference_scores
 from icl import PlanError, Strategy, Tensor
 
 NEG_INF = -float("inf")
@@ -58,10 +58,14 @@ def masked_scores(
                 "the result."
             )
     if mask is not None:
-        scores = scores.masked_fill(~mask, NEG_INF)
+        scores = scores.where(mask, NEG_INF)
     if banned is not None:
         scores = scores.masked_fill(banned, NEG_INF)
     return scores
+
+
+# a strategy, the logits of its branches [n, B, V], the number of the token, and the state of each row
+BranchLogits = tuple[Strategy, Tensor, "int | RowSteps", Sequence[StepState]]
 
 
 def combine_branches_on_device(
@@ -74,14 +78,46 @@ def combine_branches_on_device(
         row, [B, 1 + 2n] float32: the best score, the highest logit of each branch, and its lowest one of those that the
         reference does not ban.
     """
-    banned = logits[0] == NEG_INF
-    extremes = torch.cat([logits.amax(-1), logits.masked_fill(banned, 0.0).amin(-1)])  # NaN if there is one
-    unreadable = (extremes * 0).sum(0)  # NaN unless all are finite, else 0
-    clean = logits.masked_fill((unreadable != 0)[:, None], 0.0)
-    scores = masked_scores(strategy, clean, cast(int, step), states, banned)
-    best = scores.amax(-1)
-    is_faulty = unreadable + best * 0 != 0
-    return scores.masked_fill(is_faulty[:, None], 0.0), is_faulty, torch.cat([best[None], extremes]).T
+    return combine_together([(strategy, logits, step, states)])[0]
+
+
+def combine_together(batches: Sequence[BranchLogits]) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """The results of `combine_branches_on_device` for several batches.
+
+    What works on rows alone is one set of operations for all batches with equally many branches.
+    """
+    kinds: dict[tuple[int, bool], list[int]] = {}
+    for place, (strategy, own, _, _) in enumerate(batches):
+        kinds.setdefault((len(own), has_reference_scores(strategy)), []).append(place)
+    results: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
+    for (_, is_reference), places in kinds.items():
+        sizes = [batches[place][1].shape[1] for place in places]
+        logits = _joined([batches[place][1] for place in places], 1)
+        banned = logits[0] == NEG_INF
+        extremes = torch.cat([logits.amax(-1), logits.masked_fill(banned, 0.0).amin(-1)])  # NaN if there is one
+        unreadable = (extremes * 0).sum(0)  # NaN unless all are finite, else 0
+        is_faulty = unreadable != 0
+        clean = logits.masked_fill(is_faulty[:, None], 0.0)
+        if is_reference:
+            scores, best = clean[0], extremes[0]
+        else:
+            masked = [
+                masked_scores(strategy, own, cast(int, step), states, None)
+                for (strategy, _, step, states), own in zip(
+                    map(batches.__getitem__, places), torch.split(clean, sizes, 1), strict=True
+                )
+            ]
+            scores = _joined(masked, 0).masked_fill(banned, NEG_INF)
+            best = scores.amax(-1)
+            is_faulty = unreadable + best * 0 != 0
+            scores = scores.masked_fill(is_faulty[:, None], 0.0)
+        whole = scores, is_faulty, torch.cat([best[None], extremes]).T
+        results |= zip(places, zip(*(torch.split(one, sizes) for one in whole), strict=True), strict=True)
+    return [results[place] for place in range(len(batches))]
+
+
+def _joined(tensors: Sequence[Tensor], dim: int) -> Tensor:  # a single tensor is not copied
+    return torch.cat(list(tensors), dim) if len(tensors) > 1 else tensors[0]
 
 
 def fault_message(strategy: Strategy, step: int, numbers: Sequence[float], logits: Tensor, row: int) -> str:

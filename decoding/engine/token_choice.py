@@ -1,8 +1,7 @@
 """The choice of tokens at a step: computed on the device, read by the host together with all other choices, recorded.
 
-    choices = [TokenChoice(batch, step) for batch in batches]    operations on the device, no read
-    read_choices(choices)                                        one read for all of them
-    for choice in choices: choice.record()                       Python numbers only
+    choices = choose(batches, step)             operations on the device, then one read for all batches
+    for choice in choices: choice.record()      Python numbers only
 
 A choice names its tensors, and finds the numbers under the same names after the read.
 """
@@ -13,11 +12,11 @@ from typing import Any
 
 import torch
 
-from decoding import LogitsProcessorConfig, Sampling
+from decoding import LogitsProcessorConfig, Sampling, has_reference_scores
 from decoding.engine import TRACE_FIELDS, LoopStep, StepBatch, StepTrace, step_traces, trace_numbers, trace_tensors
 from decoding.engine.decoding_step import (
     NEG_INF,
-    combine_branches_on_device,
+    combine_together,
     fault_message,
     unusable_message,
     zero_unusable_rows,
@@ -42,10 +41,11 @@ class StepChoice:
         numbers: What it has read, name -> rows.
     """
 
-    def __init__(self, batch: StepBatch, step: LoopStep) -> None:
+    def __init__(self, batch: StepBatch, step: LoopStep, scores: Tensor, faults: Tensor) -> None:
+        """scores: combined, [B, V]. faults: the numbers of `fault_message`, [B, 1 + 2n]."""
         self.batch, self.step, self.number = batch, step, step.of(batch.group)
         self.tokens: Tensor | None = None
-        self.scores, _, faults = combine_branches_on_device(batch.strategy, batch.logits, self.number, batch.hypotheses)
+        self.scores = scores
         self.tensors: dict[str, Tensor] = {"faults": faults}
         self.numbers: dict[str, Rows] = {}
         if batch.is_decided is not None:
@@ -92,8 +92,8 @@ class StepChoice:
 class TokenChoice(StepChoice):
     """One token for each hypothesis of a batch, chosen by the group's sampler."""
 
-    def __init__(self, batch: StepBatch, step: LoopStep) -> None:
-        super().__init__(batch, step)
+    def __init__(self, batch: StepBatch, step: LoopStep, scores: Tensor, faults: Tensor) -> None:
+        super().__init__(batch, step, scores, faults)
         self.scores = self.process(self.scores)
         self.tokens = _sampled(batch, self.scores, step)
         thinking = [(i, h.thinking) for i, h in enumerate(batch.hypotheses) if h.thinking is not None]
@@ -135,13 +135,24 @@ class TokenChoice(StepChoice):
             hypothesis.undecided_steps += is_undecided
 
 
-def read_choices(choices: Sequence[StepChoice]) -> None:
+def choose(batches: Sequence[StepBatch], step: LoopStep) -> list[StepChoice]:
+    """The choices of all batches at a step, after one read."""
+    combined = combine_together([(one.strategy, one.logits, step.of(one.group), one.hypotheses) for one in batches])
+    choices: list[StepChoice] = [
+        (BeamChoice if batch.group.search else TokenChoice)(batch, step, scores, faults)
+        for batch, (scores, _, faults) in zip(batches, combined, strict=True)
+    ]
+    _read(choices)
+    return choices
+
+
+def _read(choices: Sequence[StepChoice]) -> None:
     """Copies the tensors of all choices to the host. The host waits for the device here, and nowhere else in a step.
 
     The traces of all choices of single tokens are one set of operations: each works on rows alone.
     """
     traced = {
-        one: (one.scores, one.batch.logits[0], one.tokens)
+        one: (one.scores, one.scores if _are_reference(one.batch) else one.batch.logits[0], one.tokens)
         for one in choices
         if one.tokens is not None and one.step.trace
     }
@@ -153,6 +164,10 @@ def read_choices(choices: Sequence[StepChoice]) -> None:
     read = iter(read_together([tensor for choice in choices for tensor in choice.tensors.values()]))
     for choice in choices:
         choice.numbers = {name: next(read) for name in choice.tensors}
+
+
+def _are_reference(batch: StepBatch) -> bool:  # whether scores are the logits of branch 0
+    return batch.group.processors is None and has_reference_scores(batch.strategy)
 
 
 def decided_hypotheses(choices: Sequence[StepChoice]) -> Iterator[Hypothesis]:
@@ -216,9 +231,9 @@ class BeamCandidate:
 class BeamChoice(StepChoice):
     """The best candidates of each answer. The host selects which of them end and which continue."""
 
-    def __init__(self, batch: StepBatch, step: LoopStep) -> None:
+    def __init__(self, batch: StepBatch, step: LoopStep, scores: Tensor, faults: Tensor) -> None:
         """Computes the candidates on the device. batch: all running beams of a group."""
-        super().__init__(batch, step)
+        super().__init__(batch, step, scores, faults)
         assert batch.group.search is not None
         self.search = batch.group.search
         logprobs = self.process(self.scores.log_softmax(-1))

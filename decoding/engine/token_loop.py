@@ -6,7 +6,7 @@ branch. All rows of the session go through one forward pass per step. Shapes are
 
     1. gather the logits of the branches of each group, [n, B, V]        step_batch.reference_batches
     2. mask and combine them, choose tokens, compute traces              TokenChoice, or beam_search.BeamChoice
-    3. read all of this at once                                          token_choice.read_choices
+    3. read all of this at once                                          token_choice.choose
     4. record tokens and traces, end answers                             TokenChoice.record, BeamChoice.record
     5. let every row read its token                                      _advance_session
 
@@ -50,7 +50,7 @@ from decoding.engine.step_batch import (
     reference_batches,
     with_early_exits,
 )
-from decoding.engine.token_choice import BeamChoice, StepChoice, TokenChoice, decided_hypotheses, read_choices
+from decoding.engine.token_choice import StepChoice, choose, decided_hypotheses
 from icl import Session, StepIndices, Tensor, TokenPart, copied_to_device
 
 # Contrast branches that are read only when a step needs them.
@@ -148,13 +148,13 @@ class TokenLoop:
             step, running = LoopStep(self.number, indices, self.stop_tokens, self.trace), self.running
             may_defer = deferred is not None
             batches = [b for g in running for b in reference_batches(self.session, g, indices, may_defer=may_defer)]
-            choices = _choose(batches, step)
+            choices = choose(batches, step)
             if deferred is not None and any(h.lacks_branch_rows for g in running for h in g.hypotheses):
                 decided = {id(h) for h in decided_hypotheses(choices)}
                 undecided = [(g, h) for g in running for h in g.hypotheses if id(h) not in decided]
                 if undecided:
                     self.session, batches = deferred.step_batches(self.session, running, undecided)
-                    choices += _choose(batches, step)
+                    choices += choose(batches, step)
             for choice in choices:
                 choice.record()
             for group in running:
@@ -169,15 +169,6 @@ class TokenLoop:
         if deferred is not None:
             work.deferred_prefills, deferred.num_prefilled = deferred.num_prefilled, 0
         return work
-
-
-def _choose(batches: Sequence[StepBatch], step: LoopStep) -> list[StepChoice]:
-    """The choices of all batches, after one read."""
-    choices: list[StepChoice] = [
-        BeamChoice(batch, step) if batch.group.search else TokenChoice(batch, step) for batch in batches
-    ]
-    read_choices(choices)
-    return choices
 
 
 def _advance_session(

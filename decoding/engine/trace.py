@@ -235,13 +235,13 @@ def trace_numbers(scores: Tensor, reference: Tensor, chosen: Tensor) -> Tensor:
 
     Args:
         scores: Combined scores, [B, V], -inf for tokens that are ruled out.
-        reference: Logits of branch 0, [B, V].
+        reference: Logits of branch 0, [B, V]; `scores` itself if they are the scores.
         chosen: Chosen tokens, [B] int64.
     """
     plausible = (scores > -float("inf")).sum(-1)
     logprobs = scores.log_softmax(-1)
     entropy = torch.special.entr(logprobs.exp()).sum(-1)
-    changed = scores.argmax(-1) != reference.argmax(-1)
+    changed = chosen < 0 if reference is scores else scores.argmax(-1) != reference.argmax(-1)
     logprob = logprobs.gather(-1, chosen[:, None])[:, 0]
     best = logprobs.topk(min(2, logprobs.shape[-1])).values
     gap = (best[:, 0] - best[:, -1]).clamp(max=MAX_GAP)

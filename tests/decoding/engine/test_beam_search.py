@@ -12,7 +12,7 @@ from decoding.engine.engine import run_requests
 from decoding.engine.hypotheses import AnswerBeams, BeamSearch, DecodingGroup, Hypothesis
 from decoding.engine.requests import DecodingRequest, Failure
 from decoding.engine.step_batch import LoopStep, StepBatch
-from decoding.engine.token_choice import BeamChoice, read_choices
+from decoding.engine.token_choice import choose
 from decoding.formulas.sampling import Beam
 from icl.errors import ConfigError
 from icl.memory import StepIndices
@@ -207,8 +207,7 @@ def extend(group: DecodingGroup, logits: torch.Tensor, number: int = 0, trace: b
     """One step of a group of beams."""
     assert group.search is not None
     step = LoopStep(number, StepIndices(logits.device), frozenset({STOP}), trace)
-    choice = BeamChoice(StepBatch(group, group.search.hypotheses, logits), step)
-    read_choices([choice])
+    (choice,) = choose([StepBatch(group, group.search.hypotheses, logits)], step)
     choice.record()
 
 
