@@ -258,7 +258,7 @@ def family() -> list[Strategy]:
         replace(one, **SHORT.get(name, {}))  # type: ignore[type-var]
         for name in ALL
         if not (one := made(name)).traits.requires_options
-        and name not in ("random_gate", "other_answers", "self_consistency", "best_of_n")
+        and name not in ("random_gate", "other_answers", "self_consistency", "best_of_n", "opera")  # a search of beams
     ]
 
 

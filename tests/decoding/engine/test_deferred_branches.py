@@ -31,10 +31,11 @@ from decoding.strategies.vcd import VCD
 from icl.edits import Blank
 from icl.types import Generation, Prompt
 from tests.decoding.prompts import prompt
-from tests.decoding.test_strategies import ALL, made
+from tests.decoding.test_engine_all import TOKENS
+from tests.decoding.test_strategies import made
 from tests.decoding.toy import Row, Toy, ToySession
 
-TEXTS = [n for n in ALL if not made(n).traits.requires_options and n not in ("other_answers", "shuffled_negative")]
+TEXTS = [name for name in TOKENS if name != "shuffled_negative"]
 SAMPLERS: dict[str, Sampler] = {"greedy": Greedy(), "sampled": Sampling(1.3, top_k=7)}
 
 
