@@ -11,7 +11,7 @@ from experiments.planning.plan import DecodingPlan, Plan
 from experiments.stats.formatting import format_count as counted_noun
 from icl import ConfigError, Model, ModelError, expand_user
 from icl.metrics.machinery.judge import CONTROLS, Judge
-from icl.models.hf.memory import MemoryPlan, model_bytes
+from icl.models.hf.memory import MemoryPlan, RequestSize, gib, model_bytes
 from retrievers import GIB, SHIPPED, PlacedEmbedder, gpu_memory, needed_bytes, placed_embedders
 
 GAP = 3
@@ -182,15 +182,34 @@ def local_gpu_bytes(models: Sequence[Model]) -> float | None:
 def memory_plans(plan: Plan, device: float) -> Iterator[tuple[str, MemoryPlan | None, str]]:
     """(label of the model, its memory on a device, embedders next to it). None: the memory cannot be estimated.
 
+    A model has the room that the weights of the judge models in its cells leave.
+
     Args:
         plan: The plan; its largest requests are counted.
         device: Size of the device in bytes.
     """
     images = plan.work.images + plan.work.edited
     for cell, sizes in plan.largest.by_model():
-        estimates = [cell.model.memory_plan(replace(size, images=images), device) for size in sizes]
-        memory = max(filter(None, estimates), key=lambda estimate: estimate.need, default=None)
-        yield str(cell.labels["model"]), memory, _embedders(plan, cell.model, memory, device)
+        requests = [replace(size, images=images) for size in sizes]
+        judges, label, room = _judges(plan, cell.model), str(cell.labels["model"]), device
+        if judges:
+            weights = [memory.weights for judge in judges if (memory := _largest_memory(judge, requests, device))]
+            room = max(0.0, device - sum(weights))
+            unknown = "" if len(weights) == len(judges) else ", without the judges that have no estimate"
+            label += f", next to judge models of {gib(sum(weights))}{unknown}"
+        memory = _largest_memory(cell.model, requests, room)
+        yield label, memory, _embedders(plan, cell.model, memory, room)
+
+
+def _largest_memory(model: Model, requests: Sequence[RequestSize], device: float) -> MemoryPlan | None:
+    estimates = [model.memory_plan(request, device) for request in requests]
+    return max(filter(None, estimates), key=lambda estimate: estimate.need, default=None)
+
+
+def _judges(plan: Plan, model: Model) -> list[Model]:
+    """The models that judge answers of `model`, without `model` itself, which is not loaded twice."""
+    judges = (cell.decoding.traits.judge_model for cell in plan.grid.cells if cell.model is model)
+    return list({judge.digest: judge for judge in judges if judge and judge.digest != model.digest}.values())
 
 
 def memory_lines(plans: Sequence[tuple[str, MemoryPlan | None, str]]) -> Iterator[str]:

@@ -12,7 +12,7 @@ import pytest
 from experiments.planning.plan_text import device_bytes
 from icl.errors import ConfigError
 from icl.models.hf import checkpoint
-from icl.models.hf.memory import GIB, RequestSize
+from icl.models.hf.memory import GIB, RequestSize, gib
 from icl.models.hf.model import HF
 
 ICL = Callable[..., Any]
@@ -90,6 +90,22 @@ def test_the_size_of_a_device_is_read_and_a_mistake_is_a_sentence(icl: ICL, grid
         output = icl("plan", grid(TINY), "--device", wrong)
         message = f"--device: '{wrong}' is not the memory of a device. Write 24GB, 40960MB or 1.5TB.\n"
         assert (output.status, output.err) == (2, message)
+
+
+def test_a_judge_model_takes_its_weights_from_the_room_of_the_model(icl: ICL, grid: Callable[[str], str]) -> None:
+    def arms(judge: str) -> str:
+        return TINY.replace("vcd]", f"{{name: best_of_n, judge_model: {{name: hf, {judge}}}}}]")
+
+    same = icl("plan", grid(arms("path: tiny")), "--device", "24GB").out
+    other = icl("plan", grid(arms("path: small")), "--device", "24GB").out
+    small = HF(path="small").memory_plan(RequestSize(100, 16, 1), 24 * GIB)
+    assert small is not None
+    assert "judge models" not in same
+    assert f", next to judge models of {gib(small.weights)}: " in other
+    tight = icl("plan", grid(arms("path: small")), "--device", f"{(small.weights + 0.62 * GIB) / 2**20:.0f}MB")
+    assert tight.status == 2
+    assert re.search(r"next to judge models of .*: the weights need .* has \d+\.\d MiB free", tight.err)
+    assert icl("plan", grid(TINY), "--device", "800MB").status == 0
 
 
 def test_a_plan_names_the_device_of_embedders(icl: ICL, grid: Callable[[str], str]) -> None:
