@@ -339,6 +339,7 @@ class Generation:
             (`decoding.engine.trace.serialize_step_traces`).
         thinking: How the reasoning block ended, if there is a thinking budget.
         reasoning: What the model thought before it chose an option. Elsewhere the reasoning is part of the text.
+        masked: Whether the strategy's mask excludes every option, at some token of it.
     """
 
     text: str
@@ -350,6 +351,7 @@ class Generation:
     steps: Mapping[str, Json] = field(default_factory=dict)
     thinking: ThinkingEnd = ""
     reasoning: str = ""
+    masked: bool = False
 
 
 @dataclass(frozen=True)
@@ -366,6 +368,7 @@ class Sample:
         finish: 'length' if the answer was cut at its limit of tokens, else 'stop'.
         thinking: How the reasoning block ended, if there is a thinking budget (`ThinkingEnd`).
         reasoning: What the model thought before it chose an option.
+        masked: 1 if the strategy's mask excludes every option (`Generation.masked`), else 0.
         gold_before_after: The canonical answer before and after a renaming of answers.
         scores: Metric -> value in [0, 1].
         unread: The metrics whose score is not certain, because the output cannot be read (`icl.metrics.reading`).
@@ -396,6 +399,7 @@ class Sample:
     finish: str = ""
     thinking: str = ""
     reasoning: str = ""
+    masked: int = 0
     scores: Mapping[str, float] = field(default_factory=dict)
     unread: tuple[str, ...] = ()
     baselines: Mapping[str, Mapping[str, float]] = field(default_factory=dict)

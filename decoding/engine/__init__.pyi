@@ -9,6 +9,7 @@ from decoding.engine.hypotheses import cut_generation as cut_generation
 from decoding.engine.hypotheses import option_generation as option_generation
 from decoding.engine.hypotheses import text_generation as text_generation
 from decoding.engine.option_scoring import floor_masked as floor_masked
+from decoding.engine.option_scoring import masks_all as masks_all
 from decoding.engine.option_scoring import normalize_score as normalize_score
 from decoding.engine.reasoned_options import with_reasoned_options as with_reasoned_options
 from decoding.engine.requests import ArmWork as ArmWork

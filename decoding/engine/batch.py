@@ -22,7 +22,7 @@ from decoding.engine.hypotheses import (
     option_generation,
     text_generation,
 )
-from decoding.engine.option_scoring import OptionScoring, option_spellings, score_options
+from decoding.engine.option_scoring import OptionScoring, masks_all, option_spellings, score_options
 from icl import Generation, LogitModel, PlanError, Prompt, Session, Strategy, torch
 from icl.models.interventions import ActsIn, acts_in_part
 
@@ -283,7 +283,8 @@ def _text_result(model: LogitModel, prepared: PreparedRequest, hypothesis: Hypot
 def _option_result(prepared: PreparedRequest, scoring: OptionScoring) -> Generation | Failure:
     if scoring.fault:
         return Failure(f"{prepared.request.arm.label}: {scoring.fault}.")
-    return option_generation(prepared, scoring.ids, scoring.scores())
+    logprobs = [[score] for score in scoring.combined_scores] or scoring.logprobs
+    return option_generation(prepared, scoring.ids, scoring.scores(), masks_all(logprobs))
 
 
 ArmKey = tuple[Strategy, Sampler, int, ActsIn]

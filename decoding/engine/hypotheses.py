@@ -334,16 +334,19 @@ def text_generation(
     return cut_generation(generation, prepared.request.stop_strings)
 
 
-def option_generation(prepared: PreparedRequest, ids: Sequence[Sequence[int]], values: Sequence[float]) -> Generation:
+def option_generation(
+    prepared: PreparedRequest, ids: Sequence[Sequence[int]], values: Sequence[float], masked: bool
+) -> Generation:
     """The best option; the first of equally good ones.
 
     Args:
         prepared: The request.
         ids: Tokens of each option.
         values: Score of each option.
+        masked: Whether the mask excludes every option.
     """
     options = prepared.request.options
     best = max(range(len(values)), key=values.__getitem__)
     usage = Usage(sum(prepared.tokens), sum(map(len, ids)), len(prepared.branches))
     scores = dict(zip(options, values, strict=True))
-    return Generation(options[best], tuple(ids[best]), "stop", usage, option_scores=scores)
+    return Generation(options[best], tuple(ids[best]), "stop", usage, option_scores=scores, masked=masked)

@@ -78,6 +78,11 @@ def normalize_score(logprobs: Sequence[float], option: str, normalize: Normalize
     return total / (len(logprobs) if normalize == "mean" else max(1, len(option.encode())))
 
 
+def masks_all(logprobs: Sequence[Sequence[float]]) -> bool:
+    """Whether each option has a masked token. logprobs: of the tokens of each option."""
+    return all(min(of_option) <= FLOOR for of_option in logprobs)
+
+
 def score_options(session: Session, scorings: Sequence[OptionScoring]) -> None:
     """Computes the scores of all options. The rows of the session stay unchanged."""
     for scoring in scorings:

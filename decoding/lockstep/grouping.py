@@ -10,7 +10,7 @@ from dataclasses import astuple, dataclass
 from typing import Any, Protocol
 
 from decoding import Failure, Greedy, GreedyDecoding, PreparedRequest, unsupported_reason
-from decoding.engine import Hypothesis, StepTrace, normalize_score, option_generation, text_generation
+from decoding.engine import Hypothesis, StepTrace, masks_all, normalize_score, option_generation, text_generation
 from decoding.engine.thinking_budget import Detokenizer, Renderer, begin_thinking
 from decoding.lockstep import MAX_BRANCHES, BranchMetadata, ThinkingLimits, read_tokens, serialize
 from icl import Generation, ModelError, Prompt, opened_block
@@ -157,4 +157,4 @@ def _option_scores(
     values = [
         normalize_score(v, option, request.normalize) for v, option in zip(logprobs, request.options, strict=True)
     ]
-    return option_generation(prepared, ids, values)
+    return option_generation(prepared, ids, values, masks_all(logprobs))

@@ -27,7 +27,7 @@ from icl.untrusted import untrusted
 if TYPE_CHECKING:
     from experiments.report.notebook import SampleView
 
-EAGER = ("query", "seed", "group", "failed", "output", "unread", *COLUMNS)
+EAGER = ("query", "seed", "group", "failed", "output", "unread", "masked", *COLUMNS)
 """The fields of a sample that `lazy_samples` reads at once, besides scores and baselines."""
 
 

@@ -27,6 +27,7 @@ from experiments.results.sample_notes import (
     cut_columns,
     label_transform_names,
     label_transform_note,
+    mask_note,
     number_metrics,
     part_notes,
     reader_note,
@@ -351,12 +352,12 @@ class RunView:
 
     @cached_property
     def answer_notes(self) -> list[str]:
-        """Sentences about outputs that give no answer, what was cut, and parts of outputs that do not exist."""
+        """Sentences about outputs that give no answer, what was cut, parts that do not exist, and options that a mask excludes."""
         answered = self.answers[self.answers[FORM].notna()]
         unparsed, thinking, cut = (answered[name] for name in (UNPARSED, CUT_THINKING, CUT_ANSWER))
         notes = iter_notes(unparsed, thinking, cut, answered[UNREAD], answered.get(NUMBERLESS))
-        old = reader_note(self.info.get("metrics", {}).get(self.metric))
-        return [*notes, *([old] if old else []), *part_notes(self.frame, Store(self.path))]
+        old, masked = reader_note(self.info.get("metrics", {}).get(self.metric)), mask_note(self.frame)
+        return [*notes, *filter(None, (old, masked)), *part_notes(self.frame, Store(self.path))]
 
     @cached_property
     def findings(self) -> list[Finding]:

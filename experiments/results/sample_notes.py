@@ -47,6 +47,21 @@ def part_notes(frame: DataFrame, store: Store) -> list[str]:
     return notes
 
 
+def mask_note(frame: DataFrame) -> str:
+    """A sentence on the arms whose mask excludes every option of some questions, or ''. frame: samples of a run."""
+    if "masked" not in frame:
+        return ""
+    samples = frame[frame["failed"].isna()]
+    arms = samples["masked"].fillna(0).groupby(samples["decoding"], sort=False).agg(["sum", "size"])
+    counts = [f"{int(num):,} of {size:,} answers under {arm}" for arm, num, size in arms.itertuples() if num]
+    if not counts:
+        return ""
+    return (
+        f"the mask excludes every option, at some token: {join_words(counts)}. These options rank by the number of "
+        "their excluded tokens, then by the reference. `beta: 0` excludes nothing"
+    )
+
+
 def label_transform_names(frame: DataFrame, store: Store) -> "Series[Any]":
     """For each sample, the transforms of its cell that change labels, or ''. The frame has the column `cell`."""
     if "cell" not in frame:

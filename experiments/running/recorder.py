@@ -59,6 +59,7 @@ class Recorder:
             finish=answer.finish,
             thinking=answer.thinking,
             reasoning=answer.reasoning,
+            masked=int(answer.masked),
             scores=values,
             unread=unread_metrics(self.metrics, values, answer, request.item.example, others),
             option_scores=answer.option_scores,

@@ -36,7 +36,7 @@ ROUNDING = 1e-6
 """The tolerance of scores outside [0, 1], for sums of floats."""
 LISTS = ("demos", "ranks", "gold", "options", "images", "image_of", "gold_before_after", "marks", "unread")
 MAPPINGS = ("scores", "baselines", "option_scores", "trace", "steps", "usage", "meta")
-NUMBERS = ("seed", "dropped", "invocation", "scores_invocation")
+NUMBERS = ("seed", "dropped", "masked", "invocation", "scores_invocation")
 """The fields of a sample that are lists, mappings and integers. The others are texts."""
 TEXT_LISTS = ("gold", "options", "images", "gold_before_after", "marks", "unread")
 REQUIRED = frozenset({"cell", "query", "seed"})

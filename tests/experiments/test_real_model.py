@@ -12,6 +12,7 @@ import pytest
 from experiments.cli.main import main
 from experiments.config.config import load_config
 from experiments.results.loaded_run import load_run
+from experiments.results.view_run import view_run
 from experiments.running.run import run
 from experiments.store.store import Store
 
@@ -85,3 +86,19 @@ def test_a_finished_run_is_found_finished_without_loading_torch(
     done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[0].startswith("nothing to do (72 samples present)")
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_options_that_a_mask_excludes_are_counted_in_the_samples_and_the_report(
+    config: dict[str, Any], tmp_path: Path
+) -> None:
+    """beta = 1 leaves the model's likeliest token at each step, and no option of this task consists of these."""
+    arms = ["greedy", {"name": "vcd", "beta": 1}, {"name": "vcd", "beta": 0}]
+    of_options = {"answer_mode": "options", "grid": {"decoding": arms}, "shots": 0, "seeds": [0]}
+    run(load_config({**config, **of_options}), tmp_path)
+    frame = load_run(tmp_path / "t").samples()
+    masked = frame["masked"].fillna(0).astype(int).groupby(frame["decoding"]).agg(["sum", "size"])
+    count, size = masked.loc["vcd(beta=1)"]
+    assert count > 0
+    assert masked["sum"].sum() == count
+    [note] = [one for one in view_run(load_run(tmp_path / "t")).answer_notes if "mask" in one]
+    assert note.startswith(f"the mask excludes every option, at some token: {count} of {size} answers under vcd(beta=1)")

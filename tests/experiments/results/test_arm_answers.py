@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from experiments.results.sample_notes import ArmAnswers, arm_answers, cut_columns, is_unremarkable
+from experiments.results.sample_notes import ArmAnswers, arm_answers, cut_columns, is_unremarkable, mask_note
 
 AXES = ("task", "shots", "order", "decoding")
 
@@ -25,6 +25,17 @@ def frame(**columns: Any) -> pd.DataFrame:
         "cut_thinking": [False, False, True, False],
     }
     return pd.DataFrame({**rows, **columns})
+
+
+def test_answers_whose_options_are_all_masked_are_counted_by_arm() -> None:
+    samples = pd.DataFrame({"decoding": ["vcd", "vcd", "greedy", "sid", "sid"], "masked": [1.0, None, None, 1.0, 1.0],
+                            "failed": [None, None, None, None, "out of memory"]})  # fmt: skip
+    assert mask_note(samples) == (
+        "the mask excludes every option, at some token: 1 of 2 answers under vcd and 1 of 1 answers under sid. These "
+        "options rank by the number of their excluded tokens, then by the reference. `beta: 0` excludes nothing"
+    )
+    assert mask_note(samples.assign(masked=0)) == ""
+    assert mask_note(samples.drop(columns="masked")) == ""
 
 
 def test_each_arm_has_its_scores_shares_and_forms() -> None:
