@@ -17,11 +17,11 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from decoding import ContrastStrategy, entropy, question_text, remove_demonstrations, replace_question
 from decoding.base import DefaultNote, Generate, Note, Traits
-from icl import NonNegative, PositiveInt, Prompt, StreamKey, Tensor, component, edits
+from icl import NonNegative, PositiveInt, Prompt, StreamKey, Tensor, component, describe, edits
 
 CHANGES: Mapping[str, str] = {
     "noise": "adds random noise; fine detail, texture and small text are lost",
@@ -50,9 +50,51 @@ def sparsity_mask(reference: Tensor, gamma: float) -> Tensor:
     return mask
 
 
+class ChosenChange(ContrastStrategy):
+    """Contrast with a change of the query's image that the model names before it answers. Fields: choice and a limit.
+
+    A subclass has the request, the edits, and the rule that reads an answer.
+    """
+
+    choice: str
+    max_new_tokens: int
+    changes: ClassVar[Sequence[str]]
+
+    def request(self, prompt: Prompt) -> str:
+        """The question of the choice."""
+        raise NotImplementedError
+
+    def chosen(self, answer: str) -> str:
+        """The change that an answer names; as a `DefaultNote` the first one, if it names none or several."""
+        raise NotImplementedError
+
+    def edit(self, name: str, key: StreamKey) -> "edits.Edit":
+        """The edit of a change."""
+        raise NotImplementedError
+
+    @property
+    def traits(self) -> Traits:
+        return Traits(needs=frozenset({"generate", "logits"} if self.choice == "model" else {"logits"}))
+
+    def prepare(self, prompts: Sequence[Prompt], generate: Generate) -> Sequence[str]:
+        """The name of the change for each prompt. The model sees the query's image, and no demonstrations."""
+        if self.choice == "model":
+            asked = [replace_question(remove_demonstrations(prompt), self.request(prompt)) for prompt in prompts]
+            return [self.chosen(answer) for answer in generate(asked, self.max_new_tokens)]
+        if self.choice == "random":
+            stream = f"{describe(self)['name']}/change"
+            return [self.changes[prompt.key.order(stream, self.changes)[0]] for prompt in prompts]
+        return [self.choice] * len(prompts)
+
+    def branches(self, prompt: Prompt, note: Note = None) -> tuple[Prompt, Prompt]:
+        """The prompt, and the prompt with the changed image of the query. note: the name of the change."""
+        name = str(note) if note is not None else self.changes[0]
+        return prompt, prompt.edit(self.edit(name, prompt.key), "query")
+
+
 @component("strategy", "self_aug")
 @dataclass(frozen=True)
-class SelfAug(ContrastStrategy):
+class SelfAug(ChosenChange):
     """Contrast with a change of the image that the model chooses for the question, after reasoning."""
 
     alpha: NonNegative = 1.0  # strength of the contrast; 0 is the reference under the mask
@@ -60,24 +102,28 @@ class SelfAug(ContrastStrategy):
     choice: Choice = "model"  # who chooses the change; or one change for all questions
     max_new_tokens: PositiveInt = 128  # length limit of reason and choice
 
-    @property
-    def traits(self) -> Traits:
-        return Traits(needs=frozenset({"generate", "logits"} if self.choice == "model" else {"logits"}))
+    changes: ClassVar[Sequence[str]] = tuple(CHANGES)
 
-    def prepare(self, prompts: Sequence[Prompt], generate: Generate) -> Sequence[str]:
-        """The name of the change for each prompt."""
-        names = list(CHANGES)
-        if self.choice == "model":
-            answers = generate([_request(prompt) for prompt in prompts], self.max_new_tokens)
-            return [chosen_change(answer) for answer in answers]
-        if self.choice == "random":
-            return [names[prompt.key.order("self_aug/change", names)[0]] for prompt in prompts]
-        return [self.choice] * len(prompts)
+    def request(self, prompt: Prompt) -> str:
+        changes = "\n".join(f"{name}: {effect}" for name, effect in CHANGES.items())
+        return REQUEST.format(question=question_text(prompt), changes=changes)
 
-    def branches(self, prompt: Prompt, note: Note = None) -> tuple[Prompt, Prompt]:
-        """The prompt, and the prompt with the changed image of the query. note: the name of the change."""
-        name = str(note) if note is not None else next(iter(CHANGES))
-        return prompt, prompt.edit(_edit(name, prompt.key), "query")
+    def chosen(self, answer: str) -> str:
+        return chosen_change(answer)
+
+    def edit(self, name: str, key: StreamKey) -> "edits.Edit":
+        """The edit of a change. A crop or mask of half the width and height has its place from the query's stream."""
+        left, top = key.numpy("self_aug/place").uniform(0, 0.5, 2).round(3).tolist()
+        box = (left, top, left + 0.5, top + 0.5)
+        every: Mapping[str, edits.Edit] = {
+            "noise": edits.DiffusionNoise(500),
+            "crop": edits.Crop(*box),
+            "mask": edits.RegionMask(*box),
+            "inversion": edits.Inversion(),
+            "mirror": edits.Flip(),
+            "upside down": edits.Flip("vertical"),
+        }
+        return every[name]
 
     def mask(self, reference: Tensor) -> Tensor:
         return sparsity_mask(reference, self.gamma)
@@ -88,25 +134,3 @@ def chosen_change(answer: str) -> str:
     text = answer.rpartition("Choice:")[2].split("\n")[0]
     names = [name for name in CHANGES if re.search(rf"\b{name}\b", text, re.IGNORECASE)]
     return names[0] if len(names) == 1 else DefaultNote(next(iter(CHANGES)))
-
-
-def _request(prompt: Prompt) -> Prompt:
-    """The query's image and the question of the choice, without demonstrations."""
-    changes = "\n".join(f"{name}: {effect}" for name, effect in CHANGES.items())
-    text = REQUEST.format(question=question_text(prompt), changes=changes)
-    return replace_question(remove_demonstrations(prompt), text)
-
-
-def _edit(name: str, key: StreamKey) -> "edits.Edit":
-    """The edit of a change. A crop or mask of half the width and height has its place from the stream of the query."""
-    left, top = key.numpy("self_aug/place").uniform(0, 0.5, 2).round(3).tolist()
-    box = (left, top, left + 0.5, top + 0.5)
-    every: Mapping[str, edits.Edit] = {
-        "noise": edits.DiffusionNoise(500),
-        "crop": edits.Crop(*box),
-        "mask": edits.RegionMask(*box),
-        "inversion": edits.Inversion(),
-        "mirror": edits.Flip(),
-        "upside down": edits.Flip("vertical"),
-    }
-    return every[name]

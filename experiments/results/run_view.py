@@ -352,7 +352,7 @@ class RunView:
 
     @cached_property
     def answer_notes(self) -> list[str]:
-        """Sentences about outputs that give no answer, what was cut, parts that do not exist, and options that a mask excludes."""
+        """Sentences about outputs without an answer, what was cut, parts that do not exist, and excluded options."""
         answered = self.answers[self.answers[FORM].notna()]
         unparsed, thinking, cut = (answered[name] for name in (UNPARSED, CUT_THINKING, CUT_ANSWER))
         notes = iter_notes(unparsed, thinking, cut, answered[UNREAD], answered.get(NUMBERLESS))

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import lab.bench
+from icl import ICLError
 from lab.bench import quick
 
 
@@ -46,11 +47,14 @@ def main() -> None:
     if unknown:
         sys.exit(f"no part named {', '.join(unknown)}. Parts: {', '.join(parts())}.")
     last = ""
-    for name, (what, figure, goal) in measured(names, values):
-        if name != last:
-            print(f"\n{name}")
-            last = name
-        print(f"  {what:<86} {figure:>44}   {goal}", flush=True)
+    try:
+        for name, (what, figure, goal) in measured(names, values):
+            if name != last:
+                print(f"\n{name}")
+                last = name
+            print(f"  {what:<86} {figure:>44}   {goal}", flush=True)
+    except ICLError as error:
+        sys.exit(str(error))
 
 
 if __name__ == "__main__":

@@ -117,7 +117,7 @@ def train(  # noqa: PLR0917
     start = time.time()
     for step in range(first, steps):
         for group in optimizer.param_groups:
-            group["lr"] = lr * min(1.0, (step + 1) / 100) * max(0.01, 0.5 * (1 + float(np.cos(np.pi * step / steps))))
+            group["lr"] = lr * state.rate(step, steps, 100, floor=0.01)
         chosen, long = rng.integers(0, len(pool), batch), rng.random() < 0.4
         texts = [caption(index, int(p), bool(long)) for p in chosen]
         same = torch.from_numpy(np.array(texts)[:, None] == np.array(texts)[None])

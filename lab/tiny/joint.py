@@ -33,11 +33,6 @@ def image_tokens(tower: Tower, images: Tensor, indices: NDArray[np.int64]) -> Te
     return rows
 
 
-def rate(step: int, steps: int) -> float:
-    """The share of the top learning rate: warm-up over 20 steps, then a cosine to zero."""
-    return min(1.0, (step + 1) / 20) * 0.5 * (1 + float(np.cos(np.pi * step / steps)))
-
-
 def train_together(  # noqa: PLR0917
     out: Path,
     tower: Tower,
@@ -62,7 +57,7 @@ def train_together(  # noqa: PLR0917
         if step == stop_after:
             return
         for group in optimizer.param_groups:
-            group["lr"] = lr * rate(step, steps)
+            group["lr"] = lr * state.rate(step, steps, 20)
         optimizer.zero_grad(set_to_none=True)
         for _ in range(2):
             lesson = "describe" if rng.random() < CAPTIONS else draw_lesson(rng)

@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from icl import Example, Image, build
 from icl.models.hf.adapter import ADAPTERS, WEIGHTS
 from lab.tiny.stages import ship
+from lab.tiny.state import rate
 
 VLM = Path(__file__).parents[2] / "icl" / "models" / "tiny" / "checkpoints" / "vlm"
 RANK, BATCH, TAIL, IGNORED = 32, 64, 3, -100
@@ -90,8 +91,7 @@ def train(model: Any, processor: Any, stage: Stage) -> None:
     losses = []
     for step, questions in enumerate(batches(stage)):
         for group in optimizer.param_groups:
-            warm, cosine = min(1.0, (step + 1) / 50), 0.5 * (1 + float(np.cos(np.pi * step / stage.steps)))
-            group["lr"] = stage.lr * warm * cosine
+            group["lr"] = stage.lr * rate(step, stage.steps, 50)
         optimizer.zero_grad()
         loss = answer_loss(model, encoded(processor, questions))
         loss.backward()  # type: ignore[no-untyped-call]

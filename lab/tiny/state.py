@@ -1,6 +1,7 @@
 """Saved training states: safetensors for arrays, one JSON string for the rest, replaced atomically. No pickle."""
 
 import json
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +14,12 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 Optimizers = Sequence[torch.optim.Optimizer]
+
+
+def rate(step: int, steps: int, warmup: int, flat: float = 0.0, floor: float = 0.0) -> float:
+    """The share of the top learning rate: warm-up, and a cosine to `floor` that begins after the share `flat`."""
+    done = max(0.0, step / steps - flat) / (1 - flat)
+    return min(1.0, (step + 1) / warmup) * max(floor, 0.5 * (1 + math.cos(math.pi * done)))
 
 
 def save(path: Path, tensors: dict[str, Tensor], notes: dict[str, Any]) -> None:

@@ -42,13 +42,6 @@ def loss_of(model: Decoder, batch: Batch, features: Tensor, index: PoolIndex, gu
     return loss, guide_loss(keep, batch, index) if keep else loss.new_zeros(())
 
 
-def rate(step: int, steps: int, top: float) -> float:
-    """Warm-up over 100 steps, and a cosine from a tenth of the steps down to 1 %: binding needs a falling rate."""
-    done = step / steps
-    cosine = 1.0 if done < 0.1 else 0.5 * (1 + float(np.cos(np.pi * (done - 0.1) / 0.9)))
-    return top * min(1.0, (step + 1) / 100) * max(0.01, cosine)
-
-
 def train(  # noqa: PLR0917
     out: Path,
     tower: Tower,
@@ -76,7 +69,7 @@ def train(  # noqa: PLR0917
         if step == stop_after:
             return model
         for group in optimizer.param_groups:
-            group["lr"] = rate(step, steps, lr)
+            group["lr"] = lr * state.rate(step, steps, 100, flat=0.1, floor=0.01)  # binding needs a falling rate
         optimizer.zero_grad(set_to_none=True)
         guiding = step < guided * steps
         early = step < EARLY

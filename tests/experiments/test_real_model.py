@@ -101,4 +101,6 @@ def test_options_that_a_mask_excludes_are_counted_in_the_samples_and_the_report(
     assert count > 0
     assert masked["sum"].sum() == count
     [note] = [one for one in view_run(load_run(tmp_path / "t")).answer_notes if "mask" in one]
-    assert note.startswith(f"the mask excludes every option, at some token: {count} of {size} answers under vcd(beta=1)")
+    assert note.startswith(
+        f"the mask excludes every option, at some token: {count} of {size} answers under vcd(beta=1)"
+    )

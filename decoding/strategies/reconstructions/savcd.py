@@ -16,11 +16,12 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
-from decoding import ContrastStrategy, entropy, question_text, remove_demonstrations, replace_question
-from decoding.base import DefaultNote, Generate, Note, Traits
-from icl import Fraction, NonNegative, PositiveInt, Prompt, Tensor, component, edits
+from decoding import entropy, question_text
+from decoding.base import DefaultNote
+from decoding.strategies.self_aug import ChosenChange
+from icl import Fraction, NonNegative, PositiveInt, Prompt, StreamKey, Tensor, component, edits
 
 CHANGES: Mapping[str, edits.Edit] = {
     "noise": edits.DiffusionNoise(500),
@@ -48,7 +49,7 @@ def entropy_plausibility_mask(reference: Tensor, beta: float) -> Tensor:
 
 @component("strategy", "savcd")
 @dataclass(frozen=True)
-class SAVCD(ContrastStrategy):
+class SAVCD(ChosenChange):
     """Contrast with a change of the image that the model chooses for the question."""
 
     alpha: NonNegative = 1.0  # strength of the contrast; 0 is the reference under the mask
@@ -56,24 +57,16 @@ class SAVCD(ContrastStrategy):
     choice: Choice = "model"  # who chooses the change; or one change for all questions
     max_new_tokens: PositiveInt = 8  # length limit of the choice
 
-    @property
-    def traits(self) -> Traits:
-        return Traits(needs=frozenset({"generate", "logits"} if self.choice == "model" else {"logits"}))
+    changes: ClassVar[Sequence[str]] = tuple(CHANGES)
 
-    def prepare(self, prompts: Sequence[Prompt], generate: Generate) -> Sequence[str]:
-        """The name of the change for each prompt."""
-        names = list(CHANGES)
-        if self.choice == "model":
-            answers = generate([_request(prompt) for prompt in prompts], self.max_new_tokens)
-            return [chosen_change(answer) for answer in answers]
-        if self.choice == "random":
-            return [names[prompt.key.order("savcd/change", names)[0]] for prompt in prompts]
-        return [self.choice] * len(prompts)
+    def request(self, prompt: Prompt) -> str:
+        return REQUEST.format(question=question_text(prompt), changes=", ".join(CHANGES))
 
-    def branches(self, prompt: Prompt, note: Note = None) -> tuple[Prompt, Prompt]:
-        """The prompt, and the prompt with the changed image of the query. note: the name of the change."""
-        name = str(note) if note is not None else next(iter(CHANGES))
-        return prompt, prompt.edit(CHANGES[name], "query")
+    def chosen(self, answer: str) -> str:
+        return chosen_change(answer)
+
+    def edit(self, name: str, key: StreamKey) -> edits.Edit:
+        return CHANGES[name]
 
     def mask(self, reference: Tensor) -> Tensor | None:
         return entropy_plausibility_mask(reference, self.sharpest) if self.sharpest else None
@@ -83,9 +76,3 @@ def chosen_change(answer: str) -> str:
     """The change that an answer names; the first one, as a default, if it names none or several."""
     names = {name for name in CHANGES if re.search(rf"\b{name}\b", answer, re.IGNORECASE)}
     return names.pop() if len(names) == 1 else DefaultNote(next(iter(CHANGES)))
-
-
-def _request(prompt: Prompt) -> Prompt:
-    """The query's image and the question of the choice, without demonstrations."""
-    text = REQUEST.format(question=question_text(prompt), changes=", ".join(CHANGES))
-    return replace_question(remove_demonstrations(prompt), text)

@@ -8,6 +8,7 @@ from functools import partial
 import pytest
 
 import lab.bench
+from icl import DataError
 from lab.bench import timing
 from lab.bench.__main__ import main, parts
 
@@ -47,6 +48,16 @@ def test_a_quick_run_times_one_round_and_prints_each_row(
 def test_an_unknown_part_is_an_error_that_lists_the_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["bench", "combin"])
     with pytest.raises(SystemExit, match=r"no part named combin\. Parts: .*combine, .*decoding"):
+        main()
+
+
+def test_a_part_that_cannot_be_measured_ends_in_its_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    def rows() -> list[lab.bench.Row]:
+        raise DataError("a head needs 10 queries")
+
+    monkeypatch.setattr(importlib.import_module("lab.bench.combine"), "rows", rows)
+    monkeypatch.setattr(sys, "argv", ["bench", "combine"])
+    with pytest.raises(SystemExit, match=r"^a head needs 10 queries$"):
         main()
 
 

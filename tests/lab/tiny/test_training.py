@@ -81,6 +81,13 @@ def test_a_saved_tower_loads_with_the_same_tokens(tmp_path: Path) -> None:
     assert torch.equal(tokens_of(trained, images), tokens_of(vision.load_tower(tmp_path / "tower.safetensors"), images))
 
 
+def test_the_rate_rises_stays_and_falls() -> None:
+    assert [state.rate(step, 1000, 4, flat=0.1) for step in (0, 1, 3, 50, 100)] == [0.25, 0.5, 1, 1, 1]
+    assert state.rate(550, 1000, 4, flat=0.1) == pytest.approx(0.5)
+    assert state.rate(1000, 1000, 4) == pytest.approx(0)
+    assert state.rate(1000, 1000, 4, floor=0.01) == 0.01
+
+
 def test_a_guide_is_the_missing_attention_mass() -> None:
     q = torch.zeros(1, 1, 4, 32)
     k = torch.zeros(1, 1, 4, 32)
