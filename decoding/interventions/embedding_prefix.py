@@ -20,6 +20,8 @@ Differs from the released code in the map, which is affine (there two layers wit
 frozen (there it learns, too).
 """
 
+# ruff: noqa: RUF036  pydantic uses the first matching member of a union: None is no task
+
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -75,7 +77,7 @@ class EmbeddingPrefix(VirtualTokenMethod):
     pattern: str = r"image: (.*?)\. "  # regular expression; group 1 is the text that stands for the query's image
     count: PositiveInt = 8  # training: number of virtual tokens
     sd: NonNegative = 0.1265  # training: standard deviation of the noise in each dimension; 0: none
-    center: Annotated[Any, NestedComponent("task")] = None  # training: its images have the mean to remove; null: none
+    center: None | Annotated[Any, NestedComponent("task")] = None  # training: its images have the mean to remove
 
     tensor: ClassVar[str] = "map"
     reads_demonstrations: ClassVar[bool] = False

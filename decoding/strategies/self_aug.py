@@ -15,6 +15,7 @@ words of the request, and the strength of noise, crop and mask. No released code
 
 import math
 import re
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -60,17 +61,17 @@ class ChosenChange(ContrastStrategy):
     max_new_tokens: int
     changes: ClassVar[Sequence[str]]
 
+    @abstractmethod
     def request(self, prompt: Prompt) -> str:
         """The question of the choice."""
-        raise NotImplementedError
 
+    @abstractmethod
     def chosen(self, answer: str) -> str:
         """The change that an answer names; as a `DefaultNote` the first one, if it names none or several."""
-        raise NotImplementedError
 
+    @abstractmethod
     def edit(self, name: str, key: StreamKey) -> "edits.Edit":
         """The edit of a change."""
-        raise NotImplementedError
 
     @property
     def traits(self) -> Traits:
@@ -79,8 +80,8 @@ class ChosenChange(ContrastStrategy):
     def prepare(self, prompts: Sequence[Prompt], generate: Generate) -> Sequence[str]:
         """The name of the change for each prompt. The model sees the query's image, and no demonstrations."""
         if self.choice == "model":
-            asked = [replace_question(remove_demonstrations(prompt), self.request(prompt)) for prompt in prompts]
-            return [self.chosen(answer) for answer in generate(asked, self.max_new_tokens)]
+            requests = [replace_question(remove_demonstrations(prompt), self.request(prompt)) for prompt in prompts]
+            return [self.chosen(answer) for answer in generate(requests, self.max_new_tokens)]
         if self.choice == "random":
             stream = f"{describe(self)['name']}/change"
             return [self.changes[prompt.key.order(stream, self.changes)[0]] for prompt in prompts]
@@ -88,8 +89,7 @@ class ChosenChange(ContrastStrategy):
 
     def branches(self, prompt: Prompt, note: Note = None) -> tuple[Prompt, Prompt]:
         """The prompt, and the prompt with the changed image of the query. note: the name of the change."""
-        name = str(note) if note is not None else self.changes[0]
-        return prompt, prompt.edit(self.edit(name, prompt.key), "query")
+        return prompt, prompt.edit(self.edit(str(note or self.changes[0]), prompt.key), "query")
 
 
 @component("strategy", "self_aug")

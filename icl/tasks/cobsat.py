@@ -77,15 +77,9 @@ class CobsatPrompts(RelativePaths, LimitedTask):
         """The step of a slice that turns (attribute, object) into (text, latent word), and back."""
         return 1 if self.latent == "object" else -1
 
-    @property
-    def lists(self) -> tuple[Sequence[str], Sequence[str]]:
-        """The words of the texts, and the latent words."""
-        texts, latents = (WORDS[name] for name in self.pair[:: self.turn])
-        return texts, latents
-
     def words(self, number: int, place: int) -> tuple[str, str, str]:
         """The text at a place of a prompt, the latent word, and the misleading word of this place."""
-        texts, latents = self.lists
+        texts, latents = (WORDS[name] for name in self.pair[:: self.turn])
         order, latent_order = published_prompts()[number]
         return texts[order[place]], latents[latent_order[self.demonstrations + 1]], latents[latent_order[place]]
 
@@ -118,7 +112,6 @@ class CobsatReleaseTask(CobsatPrompts, SeveralPoolsTask):
     def _example(self, name: str, number: int, place: int) -> Example:
         """The example at a place of a prompt; the query follows the demonstrations and has no image."""
         text, latent, misleading = self.words(number, place)
-        texts, latents = self.lists
         named = {"default": "", "exact": f" {latent}", "misleading": f" {misleading}"}[self.wording]
         attribute, thing = (text, latent)[:: self.turn]
         file = f"{attribute}_{thing}.jpg"
@@ -129,7 +122,12 @@ class CobsatReleaseTask(CobsatPrompts, SeveralPoolsTask):
             answers=(
                 f"{_prompt_word(attribute)} {_prompt_word(thing)}" if self.answers == "words" else self._caption(file),
             ),
-            meta={"words": {"latent": [*map(_prompt_word, latents)], "text": [*map(_prompt_word, texts)]}},
+            meta={
+                "words": {
+                    kind: [*map(_prompt_word, WORDS[of])]
+                    for kind, of in zip(("latent", "text"), self.pair[:: -self.turn], strict=True)
+                }
+            },
             secret={"latent": _prompt_word(latent), "text": _prompt_word(text)},
         )
 

@@ -87,7 +87,7 @@ def test_masked_options_rank_last_in_the_order_of_the_reference() -> None:
 @pytest.mark.parametrize("node", ["greedy", {"name": "vcd", "beta": 0.3}, {"name": "pmi"}])
 def test_an_answer_says_whether_the_mask_excludes_all_options(node: object) -> None:
     """Against the scores of the plain loop, in which a masked token has FLOOR."""
-    model, arm, seen = Toy(), parse_arm(node), set()
+    model, arm, answers = Toy(), parse_arm(node), set()
     for number in range(12):
         for options in (((4, 6, 7), (8, 9)), ((3,), (4,), (5,), (6,)), ((5, 5, 5, 5),)):
             texts = tuple(" ".join(f"w{token}" for token in option) for option in options)
@@ -95,8 +95,8 @@ def test_an_answer_says_whether_the_mask_excludes_all_options(node: object) -> N
             assert isinstance(answer, Generation)
             expected = all(min(tokens) <= FLOOR for tokens in slow(model, arm.strategy, number, options))
             assert answer.masked == expected
-            seen.add(answer.masked)
-    assert seen == ({False, True} if isinstance(node, dict) and "beta" in node else {False})
+            answers.add(answer.masked)
+    assert answers == ({False, True} if isinstance(node, dict) and "beta" in node else {False})
 
 
 def test_a_token_that_the_reference_bans_has_a_finite_score() -> None:
