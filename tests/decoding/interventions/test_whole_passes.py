@@ -58,8 +58,8 @@ DEMONSTRATIONS = ((1, "what color?", "blue"), (4, "which?", "it is red"))
 QUERY = Turn("user", (Part(tiny_models.image(6, (84, 112)), "query.image[0]"), Part("what color??", "query.question")))
 
 
-def prompt(*shown: Turn, query: Turn = QUERY) -> Prompt:
-    return Prompt((*shown, query), StreamKey(0, "q"))
+def prompt(*demonstrations: Turn, query: Turn = QUERY) -> Prompt:
+    return Prompt((*demonstrations, query), StreamKey(0, "q"))
 
 
 def whole() -> Prompt:
@@ -121,10 +121,10 @@ def states_read_alone(model: HF) -> Tensor:
     states: list[Tensor] = []
     for demo in DEMONSTRATIONS:
         alone = prompt(*turns(0, *demo), query=Turn("user", (Part("\n.", "query.question"),)))
-        slow, kept = Slow(model, alone), list[Tensor]()
-        with hooked((slow.layers[-1], lambda x, kept=kept: kept.append(x) or x)):
+        slow, states_of_layer = Slow(model, alone), list[Tensor]()
+        with hooked((slow.layers[-1], lambda x, states_of_layer=states_of_layer: states_of_layer.append(x) or x)):
             slow.logits([])
-        states.append(kept[0][0, text_tokens(model, alone, "demo_texts")])
+        states.append(states_of_layer[0][0, text_tokens(model, alone, "demo_texts")])
     return torch.cat(states)
 
 
