@@ -46,6 +46,11 @@ class MimicItTask(RelativePaths, SeveralPoolsTask, LimitedTask):
     @cached_property
     def queries(self) -> tuple[Example, ...]:
         names = [name for name, row in self._rows.items() if row["rel_ins_ids"]]
+        if not names:
+            raise DataError(
+                f"none of the {len(self._rows):,} instructions of {self.path} has related ones, so none can be a query "
+                "with demonstrations. Give a file with ids in 'rel_ins_ids'."
+            )
         whole = f"instructions with related ones in {self.path}"
         chosen = limited_choice(names, self.query_limit, self.seed, "mimic_it", key="queries", whole=whole)
         return tuple(self._example(names[i]) for i in chosen)

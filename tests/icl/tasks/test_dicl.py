@@ -101,6 +101,19 @@ def test_predictions_that_are_missing_are_sentences(parts, tmp_path) -> None:
         _ = build("task", node).queries
 
 
+def test_predictions_for_a_part_and_of_other_classes_are_sentences(parts, tmp_path) -> None:
+    inner, node = parts
+    table = json.loads((tmp_path / "p.json").read_text())
+    first = inner.queries[0].id
+    (tmp_path / "p.json").write_text(json.dumps({name: row for name, row in table.items() if name != first}))
+    with pytest.raises(DataError, match=rf"p\.json has no example '{first}', and misses 1 of the 18 .* Add their prob"):
+        _ = build("task", node).queries
+    (tmp_path / "p.json").write_text(json.dumps({name: {"rose": 0.9, "lily": 0.1} for name in table}))
+    sentence = r"p\.json is of another data set: its classes \(rose, lily\) are none of .* \(cat, cow, dog\)\."
+    with pytest.raises(DataError, match=sentence):
+        _ = build("task", node).queries
+
+
 @pytest.mark.parametrize("share", ["0.5", None, float("nan"), -1.0, 20.0, True])
 def test_a_probability_that_is_none_is_a_sentence(parts, tmp_path, share) -> None:
     inner, node = parts

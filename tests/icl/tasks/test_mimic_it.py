@@ -98,3 +98,15 @@ def test_a_wrong_file_is_a_sentence(folder: Path) -> None:
         path.write_text(text)
         with pytest.raises(DataError, match=message):
             _ = task(folder).queries
+
+
+def test_a_file_without_relations_is_a_sentence(folder: Path) -> None:
+    path = folder / "LA_instructions.json"
+    rows = json.loads(path.read_text())["data"]
+    del rows["b"]["rel_ins_ids"]
+    path.write_text(json.dumps({"data": rows}))
+    with pytest.raises(DataError, match=r"instruction 'b' has no 'rel_ins_ids'\. It needs instruction, answer, image"):
+        _ = task(folder).queries
+    path.write_text(json.dumps({"data": {name: {**row, "rel_ins_ids": []} for name, row in rows.items()}}))
+    with pytest.raises(DataError, match=r"none of the 4 instructions of .* has related ones"):
+        _ = task(folder).queries
