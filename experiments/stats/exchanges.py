@@ -40,7 +40,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from experiments.stats.intervals import Codes, Floats, cluster_codes, normal_quantile
-from experiments.stats.run_statistics import NO_SPREAD, OVERWHELMING, Indices, RunLevelScores, informative_per_cluster
+from experiments.stats.run_statistics import NO_SPREAD, OVERWHELMING, Indices, RunLevelScores, cluster_sizes
 from experiments.stats.sign_flips import (
     MAX_ENTRIES,
     SAMPLED_SUBSETS,
@@ -133,10 +133,10 @@ class Stratum:
 def build_strata(cells: PairedCells, codes: Codes) -> list[Stratum]:
     """Step 2: the sums per cluster of each pair of cells. codes: [n], the cluster of each pair, in 0..C-1."""
     total, count = sum(len(places) for places, _, _ in cells), int(codes.max()) + 1
+    # A sample counts if it can move either arm. An added cluster has the average number of such samples.
+    moving = [(codes[places], reference.informative | arm.informative) for places, reference, arm in cells]
     strata = []
-    for places, reference, arm in cells:
-        # A sample counts if it can move either arm. An added cluster has the average number of such samples.
-        size = informative_per_cluster(reference.informative | arm.informative, codes[places])
+    for (places, reference, arm), size in zip(cells, cluster_sizes(moving), strict=True):
         left, right = (_sum_by_cluster(side.rows, codes[places], count) for side in (reference, arm))
         if isinstance(left, np.ndarray):  # sparse sums are counts, which are exact
             left, right = np.split(exactly_summable(np.concatenate([left, right]), 2 * count), 2)

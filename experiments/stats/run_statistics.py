@@ -5,16 +5,18 @@ A cell is one setting under one seed. A metric's `run_level` maps the samples of
 (seeds, pooled settings) is the mean of their statistics, weighted by their numbers of samples.
 
     frame       The column of the metric has one number per sample, and their mean in a cell is T. For a mean of scores
-                (CIDEr) these are the scores. For others they are jackknife pseudo-values: what changes when the sample
-                is left out. The column SAMPLE numbers the samples. `frame.attrs[RUN_LEVEL]` is a `RunLevelColumns`: the
-                names of such columns, with the `RunLevelScores` of each, which is what the metric reads.
+                (CIDEr) these are the scores. For others they are jackknife pseudo-values (`pseudo_values`): T plus the
+                effect of leaving out the sample. The column SAMPLE numbers the samples. `frame.attrs[RUN_LEVEL]` is a
+                `RunLevelColumns`, which maps each such column to its `RunLevelScores`: the metric and its samples.
     one arm     `estimate_run_statistic`: V is the variance of the mean of these numbers, with samples of a cluster
                 taken together. Proportions (F1, AUC, groups) have Wilson's interval at the effective sample size
-                T (1 - T) / V (`intervals`; Dean and Pagano 2015). Others have t standard errors on either side.
-    no spread   If V is 0, there is one cluster, or a proportion is exactly 0 or 1. To get each end, add z^2 clusters of
-                the worst (or best) samples and compute T again; z is the normal quantile of the level. For a
-                proportion of 0 or 1 this is Wilson.
-    two arms    `experiments.stats.exchanges`
+                T (1 - T) / V (`intervals`; Dean and Pagano 2015), times (z / t)^2 if a cluster has several samples
+                in a cell. Others have T +- t sqrt(V), within the range of the metric. t counts the clusters with a
+                sample that can change T, such as a positive of a recall.
+    no spread   Three cases: V is 0, there is one cluster, or a proportion is exactly 0 or 1. To get each end, add z^2
+                clusters of the worst (or best) samples and compute T again; z is 1.96 at 95 %. For a proportion of
+                0 or 1 this is Wilson.
+    two arms    p and the interval of a difference come from exchanging clusters of two arms (`exchanges`).
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -34,6 +36,7 @@ from experiments.stats.intervals import (
     interval_of_mean,
     mean_variance,
     normal_quantile,
+    wilson,
 )
 from icl import ConfigError, DataFrame, RunStatistic, ScoredSample
 from icl.metrics.run_level import RunLevelMetric, run_statistic, sum_rows
@@ -45,7 +48,7 @@ RUN_LEVEL = "run_level"
 SAMPLE = "sample:number"
 """The column of a frame with the number of each sample in its `RunLevelScores`. No data have such a column."""
 NO_SPREAD = 1e-9
-"""A standard deviation, or the width of an interval, below this counts as zero."""
+"""A standard error, a distance from 0 or 1, or the width of an interval below this counts as zero."""
 OVERWHELMING = 1e9
 """With this many added clusters the data no longer matter: the statistic is that of the added ones."""
 
@@ -81,7 +84,7 @@ class RunLevelScores:
         return numbers
 
     def statistic_of(self, sample_numbers: Indices) -> RunStatistic:
-        """The statistic of some samples of one cell. The cell's other samples count as failed."""
+        """The statistic of some samples of one cell. The metric reads its others as if they had failed."""
         cell = int(self.cells[sample_numbers[0]])
         members = self._members[cell]
         samples = [self.samples[i] for i in members]
@@ -183,7 +186,12 @@ def drop_scores(frame: DataFrame, lost: NDArray[np.bool_], columns: Sequence[str
 
 
 def repeat_samples(frame: DataFrame, rows: Indices) -> DataFrame:
-    """The frame with these rows, each a sample of its own; a row may be there several times. rows: [n] positions."""
+    """The frame with these rows. Copies of a row have numbers of their own, but the same query and group.
+
+    Args:
+        frame: Samples.
+        rows: [n], positions; a row may be there several times, once for each part that it belongs to.
+    """
     repeated = frame.iloc[rows].reset_index(drop=True)
     if run_level := run_level_columns(frame):
         old = repeated[SAMPLE].to_numpy()
@@ -228,24 +236,38 @@ def estimate_run_statistic(
         sample_numbers: [n], the samples of the arm that have a part in the statistic.
         clusters: [n], any hashable labels.
         level: The confidence level.
+
+    Returns:
+        The mean over the cells in which the statistic is defined for these samples; NaN if there is none.
     """
     codes, cells = cluster_codes(clusters), list(cells_of_rows(scores, sample_numbers))
-    values = np.empty(len(sample_numbers))
+    values, informative = np.empty(len(sample_numbers)), np.zeros(len(sample_numbers), dtype=bool)
     for places, statistic in cells:
-        values[places] = statistic.numbers()
+        values[places], informative[places] = statistic.numbers(), statistic.informative
+    if not (kept := np.isfinite(values)).any():
+        return Estimate(np.nan, np.nan, np.nan, 0, 0)
+    if not kept.all():  # the rest of a group, or a cell with one class
+        return estimate_run_statistic(scores, sample_numbers[kept], codes[kept], level)
     mean = float(values.mean())
     sums, sizes = cluster_sums(values, codes)
     variance = mean_variance(sums, sizes, float(values.var())) if len(sizes) > 1 else 0.0
     is_proportion = all(statistic.is_proportion for _, statistic in cells)
     if variance**0.5 < NO_SPREAD or (is_proportion and min(mean, 1 - mean) < NO_SPREAD):
         low, high = _extremes_of_arm(cells, codes, normal_quantile(0.5 + level / 2) ** 2)
+        return Estimate(mean, min(low, mean), max(high, mean), len(values), len(sizes))
+    # For F1, as F goes to 0 or 1, this approaches Wilson on the Jaccard index F / (2 - F), a proportion, mapped
+    # back to F (Lam, Gopal and Qian 2023).
+    counts = np.bincount(codes[informative]).astype(np.float64)
+    largest_cluster = max(
+        np.bincount(codes[places[statistic.informative]]).max(initial=0) for places, statistic in cells
+    )
+    if is_proportion and largest_cluster <= 1:
+        low, high = wilson(mean * (size := mean * (1 - mean) / variance), size, level)
     else:
-        # For F1, as F goes to 0 or 1, this approaches Wilson on the Jaccard index F / (2 - F), a proportion, mapped
-        # back to F (Lam, Gopal and Qian 2023).
-        low, high = interval_of_mean(mean, variance, sizes, level, is_share=is_proportion)
-        lowest, highest = _extremes_of_arm(cells, codes, OVERWHELMING)
-        if lowest <= mean <= highest:  # a metric that does not name its range has the range of a share
-            low, high = max(low, lowest), min(high, highest)
+        low, high = interval_of_mean(mean, variance, counts[counts > 0], level, is_share=is_proportion)
+    lowest, highest = _extremes_of_arm(cells, codes, OVERWHELMING)
+    if lowest <= mean <= highest:  # a metric that does not name its range has the range of a share
+        low, high = max(low, lowest), min(high, highest)
     return Estimate(mean, low, high, len(values), len(sizes))
 
 
@@ -253,15 +275,20 @@ def _extremes_of_arm(
     cells: Sequence[tuple[Indices, RunStatistic]], codes: Codes, clusters: float
 ) -> tuple[float, float]:
     """The statistic with this many more clusters of the worst samples, and of the best."""
-    ends = [0.0, 0.0]
-    for places, statistic in cells:
-        size = clusters * informative_per_cluster(statistic.informative, codes[places])
+    ends, sizes = [0.0, 0.0], cluster_sizes([(codes[places], statistic.informative) for places, statistic in cells])
+    for (places, statistic), size in zip(cells, sizes, strict=True):
         for i, extreme in enumerate((statistic.worst, statistic.best)):
-            ends[i] += float(statistic.value(sum_rows(statistic.rows) + size * extreme)) * len(places) / len(codes)
+            sums = sum_rows(statistic.rows) + clusters * size * extreme
+            ends[i] += float(statistic.value(sums)) * len(places) / len(codes)
     return min(ends), max(ends)
 
 
-def informative_per_cluster(informative: NDArray[np.bool_], codes: Codes) -> float:
-    """The average number of samples that can move the statistic, over the clusters that have any."""
-    clusters = len(np.unique(codes[informative]))
-    return float(informative.sum()) / clusters if clusters else 1.0
+def cluster_sizes(cells: Sequence[tuple[Codes, NDArray[np.bool_]]]) -> list[float]:
+    """For each cell, how many of its samples that can move the statistic an average cluster has.
+
+    Args:
+        cells: For each cell the cluster of its samples, and whether each can move the statistic. Clusters without
+            such a sample in any cell do not count. A cluster may lie in one cell (parts of the data) or in all (seeds).
+    """
+    clusters = len(np.unique(np.concatenate([codes[informative] for codes, informative in cells])))
+    return [float(informative.sum()) / clusters if clusters else 1.0 for _, informative in cells]

@@ -116,12 +116,14 @@ def pseudo_values(rows: Rows, value: Callable[[Floats], Floats]) -> Floats:
 
 
 def run_statistic(values: RunStatistic | Sequence[float | None]) -> RunStatistic:
-    """What a metric's `run_level` returns, as a statistic. Plain numbers are scores in [0, 1] whose mean it is."""
+    """What a metric's `run_level` returns, as a statistic. Plain numbers are scores whose mean it is.
+
+    Their range is [0, 1], or more if a number lies outside.
+    """
     if isinstance(values, RunStatistic):
         return values
     numbers = [value for value in values if value is not None and not np.isnan(value)]
-    average = sum(numbers) / max(1, len(numbers))
-    return mean(values, min(0.0, average), max(1.0, average))
+    return mean(values, min([0.0, *numbers]), max([1.0, *numbers]))
 
 
 def ratio(

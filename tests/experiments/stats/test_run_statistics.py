@@ -153,6 +153,61 @@ def test_copies_under_more_seeds_do_not_narrow_the_interval():
         assert (thrice.samples, thrice.clusters) == (120, 40)
 
 
+def test_cells_with_clusters_of_their_own_have_the_interval_of_all_clusters():
+    ones = np.ones(50)
+    estimate = interval(ratio(ones, ones), cells=2)
+    assert (estimate.low, estimate.high) == pytest.approx(wilson(100, 100))
+
+
+def test_an_interval_without_spread_contains_its_estimate():
+    estimate = interval(ratio([2.0] * 10, [1.0] * 10))  # above the range of a share, which a ratio has by default
+    assert estimate.low < 2 <= estimate.high
+
+
+def test_a_recall_of_few_positives_is_as_uncertain_as_their_number():
+    positive = np.arange(150) < 6
+    recall = ratio(1.0 * (positive & (np.arange(150) % 2 == 0)), 1.0 * positive)
+    alone, pairs = interval(recall), interval(recall, clusters=np.maximum(0, np.arange(150) - 4))
+    assert (alone.low, alone.high) == pytest.approx(wilson(3, 6), abs=0.05)
+    assert pairs.low < 0.05  # two clusters with positives, of 146
+    assert pairs.high > 0.95
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_intervals_of_rare_positives_cover_with_and_without_clusters(size):
+    draw, covered = np.random.default_rng(6), []
+    for _ in range(400):
+        positive = np.repeat(draw.random(150 // size) < 0.1, size)
+        rate = np.repeat(draw.beta(2.1, 0.9, 150 // size), size) if size > 1 else 0.7
+        estimate = interval(ratio(positive * (draw.random(150) < rate), 1.0 * positive), np.arange(150) // size)
+        covered.append(estimate.low <= 0.7 <= estimate.high)
+    assert np.mean(covered) > 0.93  # three samples a cluster: .93 if t counts the clusters without a positive
+
+
+class ShareOfPositives:
+    better = "higher"
+
+    def run_level(self, samples):
+        positive = np.array([sample.gold == ("yes",) for sample in samples])
+        return ratio(positive * np.array([sample.score or 0 for sample in samples]), 1.0 * positive)
+
+
+def test_samples_for_which_the_statistic_is_undefined_have_no_part_in_its_mean():
+    gold = [("yes",)] * 8 + [("no",)] * 8
+    samples = [ScoredSample(f"q{i}", float(i % 2), gold=one) for i, one in enumerate(gold)]
+    scores, numbers = RunLevelScores(ShareOfPositives(), samples, np.repeat([0, 1], 8)), np.arange(16)
+    both, defined = (estimate_run_statistic(scores, part, part) for part in (numbers, numbers[:8]))
+    assert both == defined
+    assert both.samples == 8
+    assert np.isnan(estimate_run_statistic(scores, numbers[8:], numbers[8:]).mean)
+
+
+def test_plain_numbers_above_1_are_not_cut_at_their_mean():
+    numbers = list(np.random.default_rng(1).uniform(0.5, 2.5, size=40))
+    estimate = interval(numbers)
+    assert (estimate.low, estimate.high) == pytest.approx(t_interval(numbers))
+
+
 def test_one_cluster_has_a_wide_interval():
     estimate = interval(ratio([1.0, 0.0], [1.0, 1.0]), clusters=[0, 0])
     assert estimate.low < 0.15
@@ -637,7 +692,7 @@ def test_cells_are_weighted_by_their_pairs_in_test_and_interval():
     loss = ratio([1] * 3 + [0] * 5, ones[:8]), ratio([0] * 8, ones[:8])
     assert randomization_p(gain, loss) == pytest.approx(exact_sign_flip_p([1, 1, -1, -1, -1])) == 1
     equal = [(ratio(ones[:n], ones[:n]),) * 2 for n in (10, 30)]
-    high = 0.25 * Z2 / (10 + Z2) + 0.75 * Z2 / (30 + Z2)
+    high = Z2 / (40 + Z2)  # 40 clusters, each in one of the cells
     assert exchange_interval(*equal) == pytest.approx((-high, high))
 
 

@@ -97,7 +97,7 @@ def test_what_one_sample_adds_at_worst_and_at_best_is_a_usual_one_within_the_bou
     assert (sums.worst.tolist(), sums.best.tolist(), sums.is_proportion) == ([0, 3], [3, 3], True)
     assert not run_statistic(ratio([3.0, 1.0], [2.0, 2.0])).is_proportion
     assert not run_statistic(ratio([-1.0, 1.0], [2.0, 2.0])).is_proportion
-    for plain, least, largest in (([0.2, 0.8], 0.0, 1.0), ([3.0, 5.0], 0.0, 4.0), ([-2.0, None, -4.0], -3.0, 1.0)):
+    for plain, least, largest in (([0.2, 0.8], 0.0, 1.0), ([3.0, 5.0], 0.0, 5.0), ([-2.0, None, -4.0], -4.0, 1.0)):
         sums = run_statistic(plain)
         assert (sums.worst.tolist(), sums.best.tolist()) == ([least, 1], [largest, 1])
 
