@@ -5,7 +5,7 @@ the toolkit and keeps its traceback.
 """
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from difflib import SequenceMatcher, get_close_matches
 from itertools import takewhile
 
@@ -81,3 +81,20 @@ def truncate(text: str) -> str:
     mark = f"…#{hashlib.sha256(text.encode(errors='surrogatepass')).hexdigest()[:6]}"
     closed = text[-1] if text[-1] in ")]}" else ""
     return f"{text[: MAX_LENGTH - len(mark) - len(closed)]}{mark}{closed}"
+
+
+def check_read(settings: Iterable[str], names: Sequence[str], key: str, reader: str) -> None:
+    """Raise ModelError for a setting that would be ignored.
+
+    Args:
+        settings: The names that a config sets.
+        names: The names that are read.
+        key: The config key of the settings.
+        reader: What reads them.
+    """
+    for name in settings:
+        if name not in names:
+            raise ModelError(
+                f"{key}: {reader} does not read '{name}', so it would be ignored.{did_you_mean(name, names)} It takes "
+                f"{', '.join(names) or 'none'}."
+            )

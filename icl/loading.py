@@ -20,9 +20,8 @@ from types import CodeType, ModuleType
 from typing import Any
 
 from icl import ConfigError, ICLError, did_you_mean, refuse_untrusted
-from icl.code_files import code_digest_of_file, forget_edited_modules, is_installed
+from icl.code_files import code_digest_of_file, forget_edited_modules, is_installed, object_digest
 from icl.lazy_exports import PACKAGES, HiddenModuleError
-from icl.object_digest import object_digest
 
 logger = logging.getLogger(__name__)
 
@@ -107,7 +106,7 @@ def code_digest(thing: Any) -> str:
 
     The digest covers the file that defines it and the files on which this file depends (`icl.code_files`). Without a
     file, as in a notebook, and for lambdas and what a function defines, it covers the code and the values that the code
-    reads (`icl.object_digest`).
+    reads (`icl.code_files`).
 
     Raises:
         ConfigError: The code reads a value that has no digest.

@@ -41,9 +41,11 @@ from collections.abc import Callable, Iterable, Sequence
 
 import torch
 
-from decoding.engine.hypotheses import DecodingGroup, Hypothesis, LoopWork
-from decoding.engine.step_batch import (
+from decoding.engine.hypotheses import (
+    DecodingGroup,
+    Hypothesis,
     LoopStep,
+    LoopWork,
     StepBatch,
     branch_rows,
     gather_logits,
@@ -77,7 +79,7 @@ from icl import Session, StepIndices, Tensor, TokenPart, copied_to_device
 # KV cache of the demonstrations from the reference's row in the running session.
 #
 # Whether the reference decides is read together with the tokens that are chosen if it does
-# (`decoding.engine.step_batch.reference_batches`). Only steps that read further branches wait for the device twice.
+# (`decoding.engine.hypotheses.reference_batches`). Only steps that read further branches wait for the device twice.
 #
 #     DeferredBranches.step_batches    one step: reads the branches of undecided hypotheses, returns the logits of each
 #     ._add_lazy_rows                  lazy: makes the missing rows and joins them to the session

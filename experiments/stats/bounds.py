@@ -33,7 +33,7 @@ from experiments.stats.pairs import (
 from experiments.stats.run_statistics import run_level_columns
 from experiments.stats.settled import settled_mean, settled_pairs
 from icl import DataFrame, canonical_digest
-from icl.text.folding import fold
+from icl.text.json_text import fold
 
 Interval = Callable[[float, float, int], tuple[float, float]]
 """(p, corrected p, size of the family) -> the interval that agrees with the corrected p."""

@@ -11,8 +11,7 @@ the same noise in any batch and at any decoding step. `stream` holds that bindin
 from icl.edits.base import Box, ColorLevel, Edit, ReplacementImage, build_edit
 from icl.edits.colors import Blank, Blur, Color, Inversion, MeanColor, RandomColors
 from icl.edits.geometry import Crop, Flip, MaskedPatches, RegionMask, Rotate, ShuffledPatches
-from icl.edits.noise import DIFFUSION_STEPS, DiffusionNoise, diffusion_scales
-from icl.edits.random_augmentation import RandomAugmentation
+from icl.edits.random_edits import DIFFUSION_STEPS, DiffusionNoise, RandomAugmentation, diffusion_scales
 
 __all__ = [
     "DIFFUSION_STEPS",

@@ -15,15 +15,25 @@ with a failed sample are left out.
 
 Differs from the released code in the judge of MMVP, which is a language model there, and in how NaturalBench's outputs
 are read: there the first of "yes" and "no", or of the words "A" and "B" ("a dog" is A).
+
+HallusionBench's scores of groups (Guan et al., CVPR 2024): all answers of a question, or of a figure, are right.
+
+    question_accuracy   qAcc: the same question about all its figures           (category, subcategory, set, question)
+    figure_accuracy     fAcc: all questions about the same figure               (category, subcategory, set, figure)
+
+aAcc is `lenient`. An answer is right by its option scores if there are any, otherwise by the rules of `lenient`. The
+keys stand in `meta`; samples without them have no score. Groups with a failed sample are left out.
+
+Differs from the released code in the judge, which is a language model there.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
-from icl import Better, Example, Generation, ScoredSample, component, later_parameter
+from icl import Better, Example, Generation, RunStatistic, ScoredSample, component, later_parameter, mean_over_groups
 from icl.metrics import group_indices, is_correct
-from icl.metrics.run_level import RunStatistic, mean, mean_over_groups
+from icl.metrics.run_level import mean
 
 
 @component("metric", "group_accuracy")
@@ -120,3 +130,40 @@ class NaturalBench:
 def all_correct(members: Sequence[ScoredSample]) -> float:
     """1 if all of them are right, otherwise 0."""
     return float(all(member.score == 1 for member in members))
+
+
+SET = ("category", "subcategory", "set_id")
+
+
+@dataclass(frozen=True)
+class HallusionGroups:
+    """Base class of the two. `member` is the key in `meta` that makes a group within a set."""
+
+    better: ClassVar[Better] = "higher"
+    reads_answers: ClassVar[bool] = True
+    member: ClassVar[str]
+
+    def score(self, generation: Generation, example: Example) -> float | None:
+        return float(is_correct(generation, example)) if {*SET, self.member} <= set(example.meta) else None
+
+    def run_level(self, samples: Sequence[ScoredSample]) -> RunStatistic:
+        keys = (*SET, self.member)
+        return mean_over_groups(
+            [replace(s, group=" / ".join(str(s.meta.get(key)) for key in keys)) for s in samples], all_correct
+        )
+
+
+@component("metric", "question_accuracy")
+@dataclass(frozen=True)
+class QuestionAccuracy(HallusionGroups):
+    """Share of questions that are right for every figure: HallusionBench's qAcc."""
+
+    member: ClassVar[str] = "question_id"
+
+
+@component("metric", "figure_accuracy")
+@dataclass(frozen=True)
+class FigureAccuracy(HallusionGroups):
+    """Share of figures with every question right: HallusionBench's fAcc."""
+
+    member: ClassVar[str] = "figure_id"

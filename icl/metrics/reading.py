@@ -32,7 +32,7 @@ from string import ascii_lowercase
 from icl.metrics.base import Metric
 from icl.metrics.normalize import ONES
 from icl.option_listing import in_texts
-from icl.text.folding import fold
+from icl.text.json_text import fold
 from icl.text.reasoning_blocks import split_reasoning
 from icl.types import Example, Generation
 

@@ -1,3 +1,4 @@
+from icl.errors import check_read as check_read
 from icl.models.answer_likelihood import answers as answers
 from icl.models.answer_likelihood import demo_prompt as demo_prompt
 from icl.models.cached_checkpoint import checksum as checksum
@@ -9,6 +10,5 @@ from icl.models.checkpoint_errors import FAILURES as FAILURES
 from icl.models.checkpoint_errors import reason as reason
 from icl.models.endpoint import Endpoint as Endpoint
 from icl.models.endpoint import EndpointUnavailableError as EndpointUnavailableError
-from icl.models.setting_names import check_read as check_read
 
 __all__: list[str] = []

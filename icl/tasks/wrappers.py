@@ -29,7 +29,7 @@ from icl.registry import describe, entries
 from icl.tasks.base import AlteredTask
 from icl.tasks.generated import PLACES, DigitImage, Drawing, ImageFacts, PlacedShapes
 from icl.tasks.generated.wording import NUMBER_WORDS, caption, plural, with_article
-from icl.text.folding import fold
+from icl.text.json_text import fold
 
 
 @component("task", "mislabeled")

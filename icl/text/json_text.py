@@ -1,4 +1,4 @@
-"""Canonical JSON with digests, and safe parsing of untrusted JSON.
+"""Canonical JSON with digests, safe parsing of untrusted JSON, and the folded form of a text.
 
 Equal values have equal canonical JSON, so the digest identifies cells, arms and models. Callers use three formats (see
 the arguments). None of them can change, because a different digest would make every finished run unusable.
@@ -6,6 +6,8 @@ the arguments). None of them can change, because a different digest would make e
 
 import hashlib
 import json
+import re
+import unicodedata
 from collections.abc import Callable
 from typing import Any
 
@@ -66,3 +68,11 @@ def parse_json_object(text: str | bytes) -> dict[str, Any]:
 
 def _items(node: dict[str, Any] | list[Any]) -> list[Any]:
     return list(node.values()) if isinstance(node, dict) else node
+
+
+def fold(text: str) -> str:
+    """The text in Unicode NFKC and lower case, without markup, quotes, a leading article and punctuation around it."""
+    text = unicodedata.normalize("NFKC", text).replace("’", "'").casefold()
+    text = re.sub(r"\\(?:text|textbf|mathrm|mathbf)\s*\{([^{}]*)\}", r"\1", text)
+    text = " ".join(re.sub(r"[*_`$\"“”]+|^#+|(?<!\w)'|'(?!\w)", " ", text).split())
+    return re.sub(r"^(?:an?|the)\s+", "", re.sub(r"^(?:[ !,;:]|\.(?!\d))+|[ .!,;:]+$", "", text))

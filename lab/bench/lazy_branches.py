@@ -18,8 +18,7 @@ from decoding.engine.engine import run_requests
 from decoding.engine.requests import ArmWork, Counters, DecodingRequest, Failure, LazyBranches
 from icl.models.hf.model import HF
 from icl.streams import StreamKey
-from icl.tasks.generated.captions import CaptionsTask
-from icl.tasks.generated.scenes import AttributeTask, ExistenceTask
+from icl.tasks.generated.scenes import AttributeTask, CaptionsTask, ExistenceTask
 from icl.types import Context, Demo, Generation, Prompt
 from lab.bench import Row, one_thread, rounds
 from lab.bench.decoding import forget, with_decoded_image

@@ -126,7 +126,7 @@ def test_code_that_reads_what_has_no_digest_is_refused(monkeypatch: pytest.Monke
 
 
 def test_a_large_value_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("icl.object_digest.MAX_VALUE_BYTES", 1000)
+    monkeypatch.setattr("icl.code_files.MAX_VALUE_BYTES", 1000)
     text = "import numpy as np\nTABLE = np.zeros({size})\ndef answer(request):\n    return TABLE"
     assert code_digest(cell(text.format(size=10), monkeypatch).answer)
     with pytest.raises(ConfigError, match="answer reads TABLE"):

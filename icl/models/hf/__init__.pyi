@@ -64,11 +64,11 @@ from icl.models.hf.shared_prefix import concat_rows as concat_rows
 from icl.models.hf.sites import DecoderSites as DecoderSites
 from icl.models.hf.step_arguments import CrossAttentionLayer as CrossAttentionLayer
 from icl.models.hf.step_arguments import PromptLayer as PromptLayer
-from icl.models.hf.template_arguments import argument_names as argument_names
-from icl.models.hf.template_arguments import argument_notes as argument_notes
 from icl.models.hf.template_facts import TemplateFacts as TemplateFacts
 from icl.models.hf.template_process import PROCESS as PROCESS
 from icl.models.hf.template_process import TemplateRefusedError as TemplateRefusedError
+from icl.models.hf.template_process import argument_names as argument_names
+from icl.models.hf.template_process import argument_notes as argument_notes
 from icl.models.hf.template_worker import set_day as set_day
 from icl.models.hf.text_processor import TextProcessor as TextProcessor
 from icl.models.hf.text_processor import plain_text as plain_text

@@ -3,22 +3,81 @@
 Each image is encoded alone. This determines its tiles, grids and splits without code for any architecture. The cache
 holds the text that the processor writes for the image, its features, and the grid that positions are computed from.
 `forward` receives the features in its public argument `mm_encoder_outputs`.
+
+Interventions and observers in the vision tower, at the sites `vision` and `vision_mlp`.
+
+The tower reads an image once, before any prompt with it is prefilled, and its features are cached. So what acts in the
+tower becomes an edit of the images that it addresses. Its digest is a part of the image's digest: the image has
+features of its own then, and its prompt shares no prefix with others.
+
+    prompt with an intervention at sites of the tower    -> prompt without it, whose images have a `TowerEdit`
+    images of equal size under equal edits               -> one pass of the tower, with hooks on its layers
 """
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from icl import PIL, BatchLimit, Edit, Image, LRUByteCache, moved_to_device
+from icl import PIL, BatchLimit, Edit, Image, Intervention, LRUByteCache, Site, StateObserver, moved_to_device
 from icl.models.hf import ImageProcessor, ModelCounters, execution_device, run_within_limit
 from icl.models.hf.image_features import EncodedImage, Key, slice_field
 from icl.models.hf.memory import TOWER_IMAGES, UNBOUNDED, tower_sizes
-from icl.models.hf.tower_edits import TowerEdit, attached
+
+Acts = Intervention | StateObserver
+
+
+@dataclass(frozen=True)
+class TowerEdit(Edit):
+    """What acts on states of the tower while it reads an image. The pixels stay as they are.
+
+    Attributes:
+        acts: The intervention or observer.
+        places: Its modules, each with its site as it stands in `acts`.
+        name: The edit's part of the image's digest.
+    """
+
+    acts: Acts
+    places: tuple[tuple[nn.Module, Site], ...]
+    name: str
+
+    def describe(self) -> str:
+        return self.name
+
+    def act(self, site: Site, images: int, module: nn.Module, args: Any, output: Any) -> Any:
+        """A forward hook in a pass over `images` equally large images: the output with edited states [..., d]."""
+        states = output[0] if isinstance(output, tuple) else output
+        x = states.float().flatten(0, -2)
+        rows = [i * images // len(x) for i in range(len(x))]
+        if not isinstance(self.acts, Intervention):
+            self.acts.see(site, x, rows)
+            return None
+        edited = self.acts.edit(site, x, rows)
+        if edited is x:
+            return None
+        new = edited.view(states.shape).to(states.dtype)
+        return (new, *output[1:]) if isinstance(output, tuple) else new
+
+
+@contextmanager
+def attached(edits: Sequence[Edit], images: int) -> Iterator[None]:
+    """Hooks of an image's edits on the tower, for a pass over `images` equally large images under these edits."""
+    handles: list[Any] = []
+    try:
+        # Each before all hooks of the model, which collect hidden states for the projector.
+        for edit in reversed([one for one in edits if isinstance(one, TowerEdit)]):
+            for module, site in edit.places:
+                handles.append(module.register_forward_hook(partial(edit.act, site, images), prepend=True))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
 
 PROBE_SIDE = 96
 """Side in pixels of the image that shows which modules of a model read images."""

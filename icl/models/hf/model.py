@@ -155,7 +155,7 @@ class HF(LogitModel):
             check_settings(self.checkpoint)
             settings["image_processor"] = self.image_processor
         if self.template:
-            from icl.models.hf.template_arguments import check_arguments
+            from icl.models.hf.template_process import check_arguments
 
             check_arguments(self.renderer)
             settings["template"] = self.template

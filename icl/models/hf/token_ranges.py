@@ -24,7 +24,7 @@ from icl import (
     spans,
 )
 from icl.models.hf import ALL_KEYS, EncodedPrompt, KeyRanges, RowEdit, common_prefix_length
-from icl.models.hf.tower_edits import Acts, TowerEdit
+from icl.models.hf.image_encoder import Acts, TowerEdit
 from icl.models.interventions import PartEdit, ScoreIntervention
 
 if TYPE_CHECKING:

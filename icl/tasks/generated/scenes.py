@@ -21,6 +21,7 @@ from icl import (
 from icl.tasks.generated import (
     ATTRIBUTE_QUESTIONS,
     ATTRIBUTES,
+    CAPTION_QUESTIONS,
     CONCEPT_SETS,
     EXISTENCE_QUESTIONS,
     SIZES,
@@ -29,6 +30,7 @@ from icl.tasks.generated import (
     NumberedTask,
     Split,
     balanced_choice,
+    caption,
     groups_of,
     noun,
     scene,
@@ -305,3 +307,33 @@ def _pool(task: AttributeTask, number: int) -> Pool:
     chosen = shuffled(StreamKey(task.seed, query.id).numpy("pool"), range(task.bank))[: task.support]
     attribute_name = query.secret["asked"]
     return Pool(tuple(task._example(f"{query.id}-s{i:03d}", f"bank/{k}", attribute_name) for i, k in enumerate(chosen)))
+
+
+VOCABULARY = tuple(noun(concept) for concept in CONCEPTS)
+"""Every object that a caption can name: the vocabulary of CHAIR."""
+
+
+@component("task", "captions")
+@dataclass(frozen=True)
+class CaptionsTask(NumberedTask):
+    """Captions of scenes. The answer is one reference caption, and the objects of the scene are stored for CHAIR.
+
+    Captions of scenes in 8 to 20 words, to measure hallucinated objects (CHAIR, Rohrbach et al., EMNLP 2018).
+
+    There are no options. Score captions with `chair_i`, `chair_s` and `chair_recall`; `strict` requires the exact
+    words.
+    """
+
+    called: ClassVar[str] = "captions"
+    title: ClassVar[str] = "captions"
+
+    def example(self, split: Split, number: int, name: str) -> Example:
+        drawing = scene(self.seed, f"captions/{split}/{number}")
+        groups = groups_of(drawing)
+        return Example(
+            id=name,
+            images=(drawing.image,),
+            question=CAPTION_QUESTIONS[0],
+            answers=(caption(groups),),
+            secret={"objects": [noun(group.concept) for group in groups], "vocabulary": VOCABULARY},
+        )

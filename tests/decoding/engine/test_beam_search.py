@@ -9,9 +9,8 @@ from decoding.arms.arm import Arm, default_controls, parse_arm
 from decoding.arms.requirements import unsupported_reason
 from decoding.base import InitialStepState
 from decoding.engine.engine import run_requests
-from decoding.engine.hypotheses import AnswerBeams, BeamSearch, DecodingGroup, Hypothesis
+from decoding.engine.hypotheses import AnswerBeams, BeamSearch, DecodingGroup, Hypothesis, LoopStep, StepBatch
 from decoding.engine.requests import DecodingRequest, Failure
-from decoding.engine.step_batch import LoopStep, StepBatch
 from decoding.engine.token_choice import choose
 from decoding.formulas.sampling import Beam
 from icl.errors import ConfigError

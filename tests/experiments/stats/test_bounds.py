@@ -16,7 +16,7 @@ from experiments.stats.summary import estimate_arm
 from icl import DataFrame
 from icl.metrics.accuracy import Lenient
 from icl.metrics.reading import unread_metrics
-from icl.text.folding import fold
+from icl.text.json_text import fold
 from icl.types import Example, Generation
 
 COLORS = ("red", "blue", "green", "white")

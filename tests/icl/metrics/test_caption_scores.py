@@ -8,10 +8,8 @@ import pytest
 
 from icl.errors import ConfigError, DataError, ICLWarning
 from icl.metrics.base import ScoredSample
-from icl.metrics.bleu import BLEU1, BLEU2, BLEU3, BLEU4
-from icl.metrics.cider import CIDEr, cider_scores
+from icl.metrics.coco_captions import BLEU1, BLEU2, BLEU3, BLEU4, CIDEr, RougeL, cider_scores
 from icl.metrics.meteor import Meteor, _Aligner, _warn_once, meteor, missing_part, summands
-from icl.metrics.rouge_l import RougeL
 from icl.types import Example, Generation
 
 FILE = Path(__file__).parents[1] / "golden/caption_scores.jsonl"

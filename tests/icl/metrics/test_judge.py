@@ -10,9 +10,8 @@ from PIL import Image as PILImage
 
 from icl.errors import ConfigError, DataError
 from icl.images import Image
-from icl.metrics.judge_rating import JudgeRating
+from icl.metrics.judged import JudgeRating, MMIROpen
 from icl.metrics.machinery.judge import Judge
-from icl.metrics.mmir_open import MMIROpen
 from icl.models.base import Request
 from icl.models.fake import FakeGold, FakeModel
 from icl.registry import build, describe

@@ -11,12 +11,12 @@ import pytest
 
 from icl.metrics.base import ScoredSample
 from icl.metrics.binary import F1, Precision, Recall
-from icl.metrics.cider import CIDEr, cider_scores
 from icl.metrics.classification import AUC
+from icl.metrics.coco_captions import CIDEr, cider_scores
+from icl.metrics.match_probabilities import WinogroundGroup, WinogroundImage, WinogroundText
 from icl.metrics.normalize import normalize_vqa
 from icl.metrics.published_rules import VLICL, VQA, LinkContextMetric, is_vl_icl_match, truncate_output, vqa_accuracy
 from icl.metrics.question_groups import MME, GroupAccuracy
-from icl.metrics.winoground import WinogroundGroup, WinogroundImage, WinogroundText
 from icl.types import Example, Generation
 
 

@@ -11,7 +11,7 @@ from experiments.cli.check import SHIPPED, read_cases
 from icl.metrics.accuracy import Lenient, OptionAccuracy, Strict
 from icl.metrics.reading import READER_REVISION, folded_answers, read_output, unread_metrics
 from icl.option_listing import LETTERED, with_listed_options
-from icl.text.folding import fold
+from icl.text.json_text import fold
 from icl.types import Example, Generation
 
 COLORS = ("red", "blue", "dark blue", "green")

@@ -14,7 +14,7 @@ from PIL import Image as PILImage
 
 from icl.errors import ConfigError, DataError, ImageError
 from icl.loading import component_search_folder
-from icl.metrics.chair import ChairI
+from icl.metrics.amber import ChairI
 from icl.registry import build, describe
 from icl.tasks.base import connected_components
 from icl.types import Generation

@@ -10,7 +10,7 @@ from icl.images import Image
 from icl.registry import build
 from icl.tasks.base import Pool
 from icl.types import Example
-from retrievers.embedders.close import shifted_texts
+from retrievers.embedders.combined import shifted_texts
 
 TEXTS = ["red", "a green one", "blue"]
 

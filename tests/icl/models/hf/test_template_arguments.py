@@ -19,8 +19,7 @@ from icl.models.hf import prompt_encoding, rendering
 from icl.models.hf.model import HF
 from icl.models.hf.prompt_encoding import process_prompt
 from icl.models.hf.rendering import PromptRenderer
-from icl.models.hf.template_arguments import argument_names
-from icl.models.hf.template_process import PROCESS
+from icl.models.hf.template_process import PROCESS, argument_names
 from icl.models.vllm.model import VLLM
 from tests.random_models.twins.twin import save_twin
 

@@ -1,7 +1,7 @@
 """Tests of captions of scenes."""
 
-from icl.metrics.chair import ChairI, ChairRecall, ChairS
-from icl.tasks.generated.captions import VOCABULARY, CaptionsTask
+from icl.metrics.amber import ChairI, ChairRecall, ChairS
+from icl.tasks.generated.scenes import VOCABULARY, CaptionsTask
 from icl.text.object_mentions import mentioned_objects
 from icl.types import Generation
 

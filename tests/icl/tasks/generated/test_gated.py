@@ -6,7 +6,7 @@ import pytest
 
 from icl.errors import ConfigError
 from icl.registry import build
-from icl.tasks.generated.gated import ATTRIBUTE_OF, GatedTask
+from icl.tasks.generated.operators import ATTRIBUTE_OF, GatedTask
 
 
 def test_the_image_decides_which_rule_answers() -> None:

@@ -7,8 +7,8 @@ import pytest
 from icl.errors import ConfigError, DataError
 from icl.tasks.generated.drawing import DigitImage, Drawing
 from icl.tasks.generated.link_context import LinkContextTask
-from icl.tasks.generated.matching import MatchingTask
 from icl.tasks.generated.operators import InterleavedOperatorsTask, OperatorsTask
+from icl.tasks.generated.pairs import MatchingTask
 
 
 @pytest.mark.parametrize(("by", "same"), [("pair", (0, 1)), ("color", (0,)), ("shape", (1,))])

@@ -5,7 +5,7 @@ import itertools
 import pytest
 
 from icl.metrics.base import ScoredSample
-from icl.metrics.raven import chooses_right
+from icl.metrics.match_probabilities import chooses_right
 from icl.registry import build
 from icl.testing import check_task
 

@@ -1,11 +1,13 @@
-"""Diffusion noise on the processed pixels, as in published code."""
+"""Random edits: diffusion noise on the processed pixels, and a change that keeps the content of an image."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Annotated, ClassVar
 
 from annotated_types import Ge, Le
 
-from icl import Edit, StreamKey, Tensor, component, torch
+from icl import PIL, Edit, NestedComponent, StreamKey, Tensor, component, torch
+from icl.edits.colors import Blur, Color
+from icl.edits.geometry import Crop, Flip, Rotate
 
 DIFFUSION_STEPS = 1000
 
@@ -43,3 +45,32 @@ def diffusion_scales(step: int) -> tuple[float, float]:
     betas = torch.sigmoid(line) * (0.5e-2 - 1e-5) + 1e-5
     alpha_bar = float(torch.cumprod(1 - betas, 0)[step])
     return alpha_bar**0.5, (1 - alpha_bar) ** 0.5
+
+
+@component("edit", "random_augmentation")
+@dataclass(frozen=True)
+class RandomAugmentation(Edit):
+    """One of RITUAL's six changes that keep the content (Woo et al., 2405.17821), drawn once for each prompt.
+
+    The changes are flips, a rotation, a change of colors, blur and a crop. The set is the paper's; strengths are
+    random.
+    """
+
+    change: Annotated[Edit, NestedComponent("edit")] = field(default_factory=Flip)  # the chosen change, once bound
+
+    def bind(self, key: StreamKey, place: str) -> "RandomAugmentation":
+        draw = key.numpy(f"ritual/{place}")
+        brightness, contrast, saturation = draw.uniform(0.4, 1.6, 3).round(3).tolist()
+        left, top, side = draw.uniform([0, 0, 0.5], [0.3, 0.3, 0.7]).round(3).tolist()
+        changes = [
+            Flip("horizontal"),
+            Flip("vertical"),
+            Rotate(round(float(draw.uniform(-180, 180)), 3)),
+            Color(brightness, contrast, saturation, round(float(draw.uniform(-0.5, 0.5)), 3)),
+            Blur(round(float(draw.uniform(1.5, 2.0)), 3)),
+            Crop(left, top, left + side, top + side),
+        ]
+        return replace(self, change=changes[int(draw.integers(len(changes)))])
+
+    def apply_to_image(self, image: "PIL.Image.Image") -> "PIL.Image.Image":
+        return self.change.apply_to_image(image)
