@@ -1,14 +1,15 @@
 """Conversion of rows of a data set to examples: the role of each column, and values as text.
 
 Values are read in the same way in columns, `options` and `answer_map`: true and false are "yes" and "no" (YAML reads a
-bare yes as true), whole numbers have no decimals, and class labels are their names. Options may be a list, a mapping by
-letters or numbers (a row's answer may then be such a name), several columns, one text "(a) open (b) closed", or a list
-as text "['open', 'closed']". A missing value and the text nan are no option. Options that are listed by letters lose
-letters of their own ("A. open"). A row without options has a text answer, also with `answer_is: letter`. A hint
-precedes its question. Of several image columns, a row may leave some empty. A column of `video` has paths of video
-files; their frames become images. All answers of several annotators are accepted. With repetitions they are stored as
-`secret["votes"]`. A column of `objects` lists the COCO objects in the image, for CHAIR. The four columns of `box`
-(left, top, width, height in pixels) cut the images. Several letters ("ACD") are one answer: all of them are right.
+bare yes as true), whole numbers have no decimals, class labels are their names, and cells of CSV files are texts.
+Options may be a list, a mapping by letters or numbers (a row's answer may then be such a name), several columns, one
+text "(a) open (b) closed", or a list as text "['open', 'closed']". A missing value and the text nan are no option.
+Options that are listed by letters lose letters of their own ("A. open"). A row without options has a text answer, also
+with `answer_is: letter`. A hint precedes its question. Of several image columns, a row may leave some empty. A column
+of `video` has paths of video files; their frames become images. All answers of several annotators are accepted. With
+repetitions they are stored as `secret["votes"]`. A column of `objects` lists the COCO objects in the image, for CHAIR.
+The four columns of `box` (left, top, width, height in pixels) cut the images. Several letters ("ACD") are one answer:
+all of them are right.
 """
 
 import math
@@ -38,6 +39,8 @@ AnswerIs = Literal["text", "index", "letter", "class", "number"]
 _LETTERED = re.compile(r"\(([a-zA-Z])\)\s*")  # letter of an option in "(a) open (b) closed"
 _LINE = re.compile(r"(?:^|\n)\s*[A-Z]\.\s")  # letter of an option in lines "A. open", "B. closed"
 _BETWEEN_LETTERS = re.compile(r"[\s,;&、，]+")
+NUMBER_FORMATS = tuple("bcdeEfFgGnoxX%")
+"""Last letters of format specifications of numbers."""
 _FILED = re.compile(r"^\d+[._]")  # number of a folder's name: 001.Black_footed_Albatross
 
 
@@ -200,7 +203,7 @@ def read_examples(
             or (answers[0] if layout.options or layout.answer_map or layout.answer_is == "class" else None),
             domain=_one(values, source, layout, "domain"),
             group=group_name([values[column] for column in layout.of("group")]),
-            meta={column: values[column] for column in layout.of("meta")},
+            meta={column: _stored(values[column], source, column) for column in layout.of("meta")},
             secret=_votes(values, layout) | _objects(values, layout, at),
             listing=layout.listing if options else None,
             columns={column: _short(values[column], source, column) for column in more},
@@ -212,7 +215,7 @@ def _cut(images: Sequence[Image], box: Sequence[Any], at: str) -> Sequence[Image
     if not box:
         return images
     try:
-        left, top, width, height = map(round, box)
+        left, top, width, height = (round(float(side)) for side in box)
     except (TypeError, ValueError) as error:
         raise DataError(f"{at}: the box {list(box)} is not four numbers. Correct the columns of `box`.") from error
     return [image_part(image, (left, top, left + width, top + height)) for image in images]
@@ -250,7 +253,7 @@ def _question(values: Mapping[str, Any], layout: ColumnMapping, at: str) -> str:
     hint = "".join(f"Hint: {text}\n" for text in hints if text not in ("", "nan"))
     if layout.question:
         try:
-            return hint + layout.question.format(**values)
+            return hint + _Filling().vformat(layout.question, (), values)
         except (ValueError, TypeError, LookupError, AttributeError) as error:
             raise DataError(f"{at}: the question {layout.question!r} cannot be filled in: {error}.") from error
     column = layout.of("question")[0]
@@ -270,7 +273,24 @@ def _short(value: Any, source: DataSource, column: str) -> Any:
     """A number, a truth value or a text. A class label is its name, and a number that is none is missing."""
     if _missing(value):
         return None
-    return _named(value, source, column) if getattr(source.features[column], "names", None) else value
+    return (
+        _named(value, source, column)
+        if getattr(source.features[column], "names", None)
+        else _stored(value, source, column)
+    )
+
+
+def _stored(value: Any, source: DataSource, column: str) -> Any:
+    """A value as it is stored with samples: a text of a CSV file in a column of numbers is a number."""
+    return _from_text(value) if isinstance(value, str) and column in source.numbers else value
+
+
+def _from_text(text: str) -> int | float:
+    """The number that a text is, a whole one if it is written as such. Raises ValueError if it is none."""
+    try:
+        return int(text)
+    except ValueError:
+        return float(text)
 
 
 def _one(values: Mapping[str, Any], source: DataSource, layout: ColumnMapping, role: str) -> str | None:
@@ -335,6 +355,14 @@ def _objects(values: Mapping[str, Any], layout: ColumnMapping, at: str) -> dict[
     return {}
 
 
+class _Filling(Formatter):
+    """Fills in a question. A format of numbers, such as {score:.1f}, also takes texts of CSV files."""
+
+    def format_field(self, value: Any, format_spec: str) -> str:
+        is_number = isinstance(value, str) and format_spec.endswith(NUMBER_FORMATS)
+        return str(super().format_field(_from_text(value) if is_number else value, format_spec))
+
+
 def _named_in(text: str | None) -> tuple[str, ...]:
     """Columns in braces in a text. Raises ValueError if braces do not close."""
     return tuple(name for _, name, _, _ in Formatter().parse(text or "") if name is not None)
@@ -383,7 +411,7 @@ def _answer(item: Any, source: DataSource, layout: ColumnMapping, options: tuple
             )
         return options[place]
     if layout.answer_map is not None:
-        for key in (text_of(item), text):
+        for key in (text_of(item), text, str(_whole(text))):
             if key in layout.answer_map:
                 return layout.answer_map[key]
         raise DataError(f"{at}: answer_map has no '{text}'. It has: {', '.join(layout.answer_map)}.")
@@ -405,4 +433,5 @@ def _number(item: Any, layout: ColumnMapping, at: str) -> str:
 
 
 def _whole(text: str) -> int | None:
-    return int(text) if text.lstrip("-").isdigit() else None
+    """The whole number that a text is, also as tables write it beside missing values: 2.0."""
+    return int(text.split(".", maxsplit=1)[0]) if re.fullmatch(r"-?[0-9]+(\.0+)?", text) else None

@@ -15,7 +15,11 @@ A data set that has moved on the hub is found under both ids (`FORMER_OWNERS`): 
 one does not exist or is not in the cache of a machine without a network, and `DataSource.note` says so. `revision` is a
 branch, tag or commit of the hub; `DataSource.revision` is the commit that was read.
 
-A `metadata.csv` or `.jsonl` of an image folder is read as usual. Images stay encoded (`decode=False`).
+Cells of a CSV file stay as they are written: 00501, 0.50 and None are texts. An empty cell is a missing value, and a
+column of nothing but true and false has truth values. `DataSource.numbers` names the columns of numbers. The
+`metadata.csv` of an image folder, and CSV files of the hub, have the types that `datasets` gives them.
+
+Images stay encoded (`decode=False`).
 """
 
 import codecs
@@ -35,6 +39,8 @@ from icl import (
     hide_datasets_progress,
     hub_commit,
     hub_problem,
+    pa,
+    pd,
     search_candidates,
 )
 
@@ -44,6 +50,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 BUILDERS = {".parquet": "parquet", ".json": "json", ".jsonl": "json", ".ndjson": "json", ".csv": "csv", ".tsv": "csv"}
+CSV = "csv"
+"""The builder of `datasets` for tables of text."""
 IMAGES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm"})
 SPLITS = frozenset({"train", "test", "validation", "val", "dev"})
 DEFAULT_SPLIT = "test"
@@ -54,8 +62,13 @@ COMMIT = re.compile(r"^[0-9a-f]{40}$")
 HUB_ID = re.compile(r"^\w[\w.-]*(/\w[\w.-]*)?$")
 FORMER_OWNERS = {"lmms-lab-encoder": "lmms-lab"}
 """Owner on the hub -> who owned its data sets before they moved, with the same names (July 2026)."""
+DIFFERENT_COLUMNS = "its files have different columns. Use one of them as the path."
 NO_ROWS = ("corresponds to no data", "BatchSize must be greater than 0")
 """What `datasets` says of a file without rows."""
+TRUTH = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
+"""The cells of a CSV file that are truth values, if a column has no others."""
+NUMBERS = r"^[+-]?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?$"
+"""Cells of a CSV file that are numbers. A number with leading zeros is a name, such as a postal code."""
 SAVED = ("dataset_dict.json", "state.json")  # files that `save_to_disk` writes
 
 
@@ -94,6 +107,19 @@ class DataSource:
         """The types of the columns. `datasets` copies all of them at each access."""
         features: Mapping[str, Any] = self.data.features
         return features
+
+    @cached_property
+    def numbers(self) -> frozenset[str]:
+        """The columns of a CSV file that have nothing but numbers, which are stored as such with samples."""
+        if self.data.info.builder_name != CSV:
+            return frozenset()
+        return frozenset(
+            name
+            for name, column in zip(self.columns, self.data.data.columns, strict=True)
+            if str(column.type) == "string"
+            and column.null_count < len(column)
+            and pa.compute.all(pa.compute.match_substring_regex(column, NUMBERS)).as_py()
+        )
 
     def image_path(self, text: str, base: str = "") -> Path:
         """The file that a row names.
@@ -276,23 +302,61 @@ def _read(here: Path, config: str | None, split: str) -> tuple[Any, Path | None]
         builder = datasets.load_dataset_builder(str(here.resolve()), config)
         for files in (builder.config.data_files or {}).values():
             _check_inside(files, here)
-        builder.download_and_prepare()
-        return builder.as_dataset(), None
+        return _built(builder, str(here.resolve()), config), None
     if not here.is_file():
         raise ValueError("it is a pipe or a device, not a file.")
-    builder = BUILDERS.get(here.suffix.lower())
-    if builder is None:
+    name = BUILDERS.get(here.suffix.lower())
+    if name is None:
         raise ValueError(f"a file is one of {', '.join(BUILDERS)}, not '{here.suffix}'. Save it as one of them.")
-    if builder != "parquet":
+    if name != "parquet":
         _check_encoding(here)
     if (objects := _rows_of_object(here)) is not None:
         return datasets.Dataset.from_list(objects), here
-    options = {"sep": _separator(here)} if builder == "csv" else {}
+    options: dict[str, Any] = {"data_files": {"data": str(here)}, **({"sep": _separator(here)} if name == CSV else {})}
     try:
-        return datasets.load_dataset(builder, data_files={"data": str(here)}, split="data", **options), here
+        return _built(datasets.load_dataset_builder(name, **options), name, **options)["data"], here
     except (datasets.exceptions.DatasetsError, ValueError):
         _check_lines(here)
         raise
+
+
+def _built(builder: Any, path: str, config: str | None = None, **options: Any) -> Any:
+    """All splits of a builder of `datasets`; the cells of CSV files as they are written."""
+    import datasets
+
+    if builder.name != CSV or builder.info.features is not None:
+        builder.download_and_prepare()
+        return builder.as_dataset()
+    header = {**builder.config.pd_read_csv_kwargs, "chunksize": None, "nrows": 0}
+    files = [file for names in builder.config.data_files.values() for file in names]
+    first, *others = [[str(name) for name in pd.read_csv(file, **header)] for file in files]
+    if any(sorted(names) != sorted(first) for names in others):
+        raise ValueError(DIFFERENT_COLUMNS)
+    texts = datasets.Features({name: datasets.Value("string") for name in first})
+    builder = datasets.load_dataset_builder(path, config, features=texts, na_filter=False, **options)
+    builder.download_and_prepare()
+    return datasets.DatasetDict({split: _with_missing(data) for split, data in builder.as_dataset().items()})
+
+
+def _with_missing(data: "Dataset") -> "Dataset":
+    """Texts of a CSV file, with missing values for empty cells, and truth values for columns that have no others."""
+    from datasets import Dataset, Features, Value
+
+    table, features = data.data, {**data.features}
+    for place, name in enumerate(features):
+        column = table.column(place)
+        is_empty = pa.compute.equal(column, "")
+        if pa.compute.all(pa.compute.is_in(column, pa.array(["", *TRUTH]))).as_py():
+            cells: Any = pa.compute.is_in(column, pa.array([text for text, is_true in TRUTH.items() if is_true]))
+            features[name] = Value("bool")
+        else:
+            cells = column
+        if cells is not column or pa.compute.any(is_empty).as_py():
+            cells = pa.compute.if_else(is_empty, pa.scalar(None, cells.type), cells)
+            table = table.set_column(place, name, cells)
+    info = data.info.copy()
+    info.features = Features(features)
+    return Dataset(table, info, data.split)
 
 
 def _rows_of_split(data: "Dataset", file: Path, split: str | None) -> "Dataset":
@@ -476,7 +540,7 @@ def _first_line(error: Exception) -> str:
     if isinstance(error, StopIteration) or any(text in str(cause or error) for text in NO_ROWS):
         return "there is nothing in it."
     if isinstance(cause or error, CastError):
-        return "its files have different columns. Use one of them as the path."
+        return DIFFERENT_COLUMNS
     text = str(cause or error).strip().splitlines()
     return (text[0] if text else type(error).__name__).rstrip(".") + "."
 

@@ -12,6 +12,7 @@ import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, List, Value
 from PIL import Image as PILImage
 
+from experiments.grid.feasibility import data_digests
 from icl.errors import ConfigError, DataError, ImageError
 from icl.loading import component_search_folder
 from icl.metrics.amber import ChairI
@@ -501,6 +502,82 @@ def test_a_table_of_a_spreadsheet_has_a_byte_order_mark_and_semicolons(tmp_path)
     (tmp_path / "t.csv").write_text("ask;said\nWhat, please?;red, green\n", encoding="utf-8-sig")
     (query,) = task(tmp_path / "t.csv", columns={"question": "ask", "answer": "said"}, pool_fraction=0).queries
     assert (query.question, query.answers) == ("What, please?", ("red, green",))
+
+
+def written_cells(path: Path, *cells: str) -> dict[str, str]:
+    """Question -> answer of a CSV file with these answers."""
+    path.write_text("\n".join(["ask,said", *(f"{i}?,{cell}" for i, cell in enumerate(cells))]) + "\n")
+    queries = task(path, columns={"question": "ask", "answer": "said"}, pool_fraction=0).queries
+    return {query.question: query.answer for query in queries}
+
+
+@pytest.mark.parametrize(
+    "cells",
+    [
+        ("00501", "10001"),
+        ("0.50", "2.50"),
+        ("0.50", "free"),
+        ("None", "NA"),
+        ("null", "n/a", "nan"),
+        ("1e3", "12345678901234567890"),
+        ("3.0", "4"),
+        ("True", "unknown"),
+    ],
+)
+@pytest.mark.parametrize("is_folder", [False, True])
+def test_cells_of_a_csv_file_are_answers_as_they_are_written(tmp_path, cells, is_folder):
+    (path := tmp_path / "test.csv").touch()
+    assert [*written_cells(path, *cells).values()] == list(cells)
+    if is_folder:
+        (tmp_path / "train.csv").write_text("ask,said\n?,1\n")
+        loaded = task(tmp_path, columns={"question": "ask", "answer": "said"}, pool_split="train")
+        assert [query.answer for query in loaded.queries] == list(cells)
+
+
+def test_truth_values_of_a_csv_file_are_yes_and_no_and_empty_cells_are_missing(tmp_path):
+    assert [*written_cells(tmp_path / "t.csv", "True", "False").values()] == ["yes", "no"]
+    with pytest.raises(DataError, match="row 1 has no answer in column 'said'"):
+        written_cells(tmp_path / "t.csv", "True", "")
+    with pytest.raises(DataError, match="row 0 has no answer in column 'said'"):
+        written_cells(tmp_path / "t.csv", "", "0.50")
+
+
+def test_numbers_of_a_csv_file_are_read_where_numbers_are_needed(tmp_path):
+    painted("red").save(tmp_path / "red.png")
+    (tmp_path / "t.csv").write_text(
+        "image,n,x,y,w,h,score,place,level,code,options\n"
+        "red.png,1.50,1.0,0,2.5,4,0.50,1.0,0.50,00501,\"['3.0', '4']\"\n"
+        "red.png,2.25,0,0,1,1,2.50,0,3,00502,\"['5', '6']\"\n"
+    )
+    columns = {"image": "image", "answer": "score", "box": ["x", "y", "w", "h"], "meta": ["n"]}
+    more = {"question": "{n:.1f} of {score}?", "pool_fraction": 0}
+    first, second = task(tmp_path / "t.csv", columns=columns, answer_is="number", **more).queries
+    assert [first.answer, second.answer, first.question, second.question] == [
+        "0.5",
+        "2.5",
+        "1.5 of 0.50?",
+        "2.2 of 2.50?",
+    ]
+    assert first.images[0].open().size == (2, 4)
+    assert (first.meta["n"], first.columns["level"], second.columns["level"]) == (1.5, 0.5, 3)
+    assert first.columns["code"] == "00501"
+    pointed = task(tmp_path / "t.csv", columns={"answer": "place", "options": "options"}, answer_is="index", **more)
+    assert [query.answer for query in pointed.queries] == ["4", "5"]
+    mapped = task(tmp_path / "t.csv", columns={"answer": "place"}, answer_map={0: "no", 1: True}, **more)
+    assert [query.answer for query in mapped.queries] == ["yes", "no"]
+
+
+def test_the_digest_of_a_csv_file_is_that_of_earlier_releases_unless_a_cell_read_differently(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def digests(*cells: str) -> dict[str, str]:
+        lines = [f"{i},{i}?,{cell},{i % 2 == 0},{i / 4}" for i, cell in enumerate(cells)]
+        Path("t.csv").write_text("\n".join(["id,ask,said,even,level", *lines]) + "\n")
+        return data_digests(task("t.csv", columns={"id": "id", "question": "ask", "answer": "said", "label": "even"}))
+
+    of_release = {"queries": "cc38f863ea7f04c6", "pool": "e825be1679f4016f"}  # of 0.2.0
+    assert digests("1", "2.5", "3", "12") == of_release
+    assert digests("1", "2.50", "3", "12") != of_release
 
 
 def test_a_json_object_with_one_list_of_rows_is_these_rows(tmp_path):
