@@ -1,10 +1,12 @@
-"""Methods that were rebuilt, against slow versions: own hooks on a model of transformers, whole prompts, no cache."""
+"""Rebuilt methods, against slow versions: own hooks on a model of transformers, whole prompts, no cache."""
 
+import math
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,9 @@ import tiny_models
 import torch
 from torch import Tensor, nn
 
+from decoding.arms.arm import parse_arm
+from decoding.engine.engine import run_requests
+from decoding.engine.requests import DecodingRequest
 from decoding.interventions.aim import AIM
 from decoding.interventions.base import FittedMethod, FittedTensors
 from decoding.interventions.embedding_prefix import EmbeddingPrefix
@@ -22,6 +27,7 @@ from decoding.interventions.reconstructions.m2iv import M2IV
 from decoding.interventions.stv import STV
 from decoding.interventions.vector_file import write_vector_file
 from decoding.interventions.virtual_tokens import SLOTS
+from icl import Example, Generation, build, edits
 from icl.models.hf.model import HF
 from icl.streams import StreamKey
 from icl.types import Part, Prompt, Turn
@@ -269,3 +275,87 @@ def test_stv_equals_whole_passes_with_replaced_inputs_of_heads(
 
     pairs = [(layer.self_attn.o_proj, partial(change, number)) for number, layer in enumerate(slow.layers)]
     check(model, method, whole(), slow, lambda: hooked(*pairs, before=True))
+
+
+OTHER = tiny_models.image(9, (84, 112))
+
+
+def branches(name: str) -> list[Prompt]:
+    """What a strategy reads, in its order."""
+    if name == "cicd":
+        return [whole(), whole().map(lambda part: replace(part, content=OTHER) if part.name in QUERY_IMAGE else part)]
+    if name == "savcd":
+        return [whole(), whole().edit(edits.RegionMask(0.25, 0.25, 0.75, 0.75), "query")]
+    if name == "parallel_icl":
+        return [prompt(*turns(i, *demo)) for i, demo in enumerate(DEMONSTRATIONS)]
+    return [whole()]
+
+
+QUERY_IMAGE = ("query.image[0]",)
+
+
+def entropy_in_nats(logprobs: Tensor) -> Tensor:
+    return -(logprobs.exp() * logprobs).sum()
+
+
+def divergence(one: Tensor, other: Tensor) -> Tensor:
+    """Jensen-Shannon, in nats, of log-probabilities."""
+    mean = ((one.exp() + other.exp()) / 2).log()
+    return entropy_in_nats(mean) - (entropy_in_nats(one) + entropy_in_nats(other)) / 2
+
+
+def scores_by_hand(name: str, steps: list[list[Tensor]]) -> Tensor:
+    """Scores of the last of some steps. steps: log-probabilities [V] of each branch."""
+    first, *rest = steps[-1]
+    if name == "cicd":
+        return first + 100 * divergence(first, rest[0]) / math.log(2) * (first - rest[0])
+    if name == "savcd":
+        return 2 * first - rest[0]
+    if name == "parallel_icl":
+        vectors = build("embedder", "pixels").embed_images(
+            [
+                Example(str(i), (image,), "", ("",))
+                for i, image in enumerate(one.images[0] for one in [*branches(name), prompt()])
+            ]
+        )
+        shares = torch.tensor([float(vectors[i] @ vectors[2]) / 0.1 for i in range(2)]).softmax(0)
+        return shares[0] * first + shares[1] * rest[0]
+    past = [(one, divergence(one, before)) for (before,), (one,) in pairwise(steps[:-1])][-8:]
+    if not past:
+        return first
+    median = sorted(change for _, change in past)[(len(past) - 1) // 2]
+    stable = [one for one, change in past if change <= median]
+    return first + 0.5 * sum(one.max().exp() * one for one in stable) / sum(one.max().exp() for one in stable)
+
+
+NODES: dict[str, dict[str, Any]] = {
+    "cicd": {"beta": 0, "alpha": 100},
+    "savcd": {"sharpest": 0, "choice": "mask"},
+    "residual": {"beta": 0},
+    "parallel_icl": {"chunks": "consecutive", "embedder": "pixels"},
+}
+
+
+@each
+@pytest.mark.parametrize("strategy", NODES)
+def test_strategies_equal_whole_passes_of_their_branches(
+    strategy: str, name: str, model_of: Callable[[str], HF]
+) -> None:
+    """Scores of options of several tokens, each by its own whole passes of every branch."""
+    model, options = model_of(name), ("a dog on a red mat", "two", "a blue and green bus")
+    paired = prompt(query=Turn("user", (Part(OTHER, "query.image[0]"), Part("what?", "query.question"))))
+    own = replace(whole(), paired_prompt=paired)
+    arm = parse_arm({"name": strategy, **NODES[strategy]})
+    answer, plain = run_requests(
+        model, [DecodingRequest(own, one, options, "options") for one in (arm, parse_arm("greedy"))]
+    )
+    assert isinstance(answer, Generation)
+    assert isinstance(plain, Generation)
+    slow = [Slow(model, one) for one in branches(strategy)]
+    for option, ids in zip(options, model.option_ids(whole(), options), strict=True):
+        steps, total = list[list[Tensor]](), 0.0
+        for number, token in enumerate(ids):
+            steps.append([one.logits(list(ids[:number])).log_softmax(-1) for one in slow])
+            total += float(scores_by_hand(strategy, steps).log_softmax(-1)[token])
+        assert answer.option_scores[option] == pytest.approx(total, abs=1e-4 * len(ids))
+        assert abs(answer.option_scores[option] - plain.option_scores[option]) > 1e-3 or len(ids) < 4
