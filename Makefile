@@ -155,7 +155,9 @@ FUZZ  ?= 500
 NULL  ?= 1000
 NIGHTLY_TESTS := tests/experiments/test_kill.py tests/experiments/test_fuzz.py tests/lab/simulation/test_null.py \
 	tests/decoding/test_on_models.py tests/decoding/test_lazy_branches_on_models.py tests/experiments/stats/test_sign_flips.py tests/test_systems.py \
-	tests/icl/models/hf/test_sessions.py tests/icl/models/hf/test_shared_prefix.py
+	tests/icl/models/hf/test_sessions.py tests/icl/models/hf/test_shared_prefix.py tests/icl/models/hf/test_quantization.py \
+	tests/icl/models/hf/test_packed_weights.py tests/icl/models/hf/test_loading.py tests/icl/models/hf/test_memory.py \
+	tests/icl/models/hf/test_patch_grid.py
 nightly: $(VENV)/ready-dev
 	ICL_KILLS=$(KILLS) ICL_FUZZ=$(FUZZ) ICL_NULL=$(NULL) ICL_ARCHITECTURES=all ICL_PROOFS=all OMP_NUM_THREADS=1 \
 		$(BIN)/python -m pytest -q -n auto --dist worksteal $(NIGHTLY_TESTS) $(PYTEST_ARGS)

@@ -1,7 +1,9 @@
 """Prompts for tiny random checkpoints; `save("llava", folder)` writes one (tests.random_models)."""
 
 import os
-from typing import Any
+from collections.abc import Sequence
+from itertools import product
+from typing import Any, TypeVar
 
 import numpy as np
 from PIL import Image as PILImage
@@ -13,7 +15,23 @@ from tests.random_models.common import TEMPLATE, Size
 from tests.random_models.conversations import conversation
 from tests.random_models.make import save
 
-__all__ = ["ARCHITECTURES", "SAMPLE", "TEMPLATE", "Size", "conversations", "image", "prompt", "prompts", "save", "turn"]
+__all__ = [
+    "ARCHITECTURES",
+    "IS_WHOLE",
+    "SAMPLE",
+    "TEMPLATE",
+    "Size",
+    "conversations",
+    "image",
+    "pairs",
+    "prompt",
+    "prompts",
+    "save",
+    "turn",
+]
+
+A = TypeVar("A")
+B = TypeVar("B")
 
 ARCHITECTURES = ("llava", "llava_onevision", "idefics3", "smolvlm", "internvl", "gemma3", "qwen2_5_vl", "qwen3_5")
 """Caches, positions and tiles of every kind.
@@ -21,12 +39,22 @@ ARCHITECTURES = ("llava", "llava_onevision", "idefics3", "smolvlm", "internvl", 
 `python -m lab.architectures` asks all that are known.
 """
 
-SAMPLE = ARCHITECTURES if os.environ.get("ICL_ARCHITECTURES") == "all" else ("llava", "gemma3", "qwen2_5_vl", "qwen3_5")
+IS_WHOLE = os.environ.get("ICL_ARCHITECTURES") == "all"
+"""Whether products are tested whole, as by `make nightly`."""
+
+SAMPLE = ARCHITECTURES if IS_WHOLE else ("llava", "gemma3", "qwen2_5_vl", "qwen3_5")
 """One for each kind of cache and of positions: a whole cache, a window, positions of three axes, a state.
 
 For tests of rows and caches. In each of their files, the first equality is that of all architectures. The others are
 too with `ICL_ARCHITECTURES=all` (`make nightly`).
 """
+
+
+def pairs(first: Sequence[A], second: Sequence[B]) -> list[tuple[A, B]]:
+    """Cases of a product: each value of both at least once. All pairs with `ICL_ARCHITECTURES=all`."""
+    if IS_WHOLE:
+        return list(product(first, second))
+    return [(first[i % len(first)], second[i % len(second)]) for i in range(max(len(first), len(second)))]
 
 
 def image(seed: int, size: tuple[int, int] | None = None) -> Image:

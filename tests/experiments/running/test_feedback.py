@@ -1,6 +1,7 @@
 """`icl fit` of a retriever: the model's feedback, its file, and where a head may be used."""
 
 import json
+import shutil
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -34,8 +35,13 @@ QUERIES = 12
 
 
 @pytest.fixture
-def study(mapping: Config, toy: str, shapes: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Config:
+def study(any_study: Config, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Config:
     monkeypatch.setenv("ICL_CACHE", str(tmp_path / "cache"))
+    return any_study
+
+
+@pytest.fixture(scope="module")
+def any_study(mapping: Config, toy: str, shapes: str) -> Config:
     task = {"name": shapes, "queries": QUERIES}
     return lambda **keys: mapping(**{"model": toy, "task": task, "retriever": NODE, "shots": 2} | keys)
 
@@ -51,10 +57,20 @@ def calls(head: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in head.with_suffix(".feedback.jsonl").read_text().splitlines()]
 
 
+@pytest.fixture(scope="module")
+def fitted(any_study: Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a head of the study and its feedback."""
+    folder = tmp_path_factory.mktemp("fitted")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ICL_CACHE", str(tmp_path_factory.mktemp("cache")))
+        fit(any_study(), folder / "head.safetensors")
+    return folder
+
+
 @pytest.fixture
-def head(study: Config, tmp_path: Path) -> Path:
-    fit(study(), tmp_path / "head.safetensors")
-    return tmp_path / "head.safetensors"
+def head(fitted: Path, tmp_path: Path) -> Path:
+    """A copy of `fitted`."""
+    return shutil.copytree(fitted, tmp_path, dirs_exist_ok=True) / "head.safetensors"
 
 
 def used(study: Config, path: Path, **keys: Any) -> dict[str, Any]:
@@ -62,11 +78,10 @@ def used(study: Config, path: Path, **keys: Any) -> dict[str, Any]:
 
 
 def test_the_feedback_is_the_probability_of_the_gold_in_a_run_with_one_demonstration(
-    study: Config, shapes: str, tmp_path: Path
+    study: Config, head: Path, tmp_path: Path
 ) -> None:
     """The same numbers by another way: one run whose retriever lists a demonstration, and its option scores."""
-    fit(study(), tmp_path / "head.safetensors")
-    lines = {line["query"]: line for line in calls(tmp_path / "head.safetensors")}
+    lines = {line["query"]: line for line in calls(head)}
     lists = {query: line["demos"] for query, line in lines.items()}
     (tmp_path / "lists.json").write_text(json.dumps(lists))
     external = {"name": "external", "path": str(tmp_path / "lists.json")}

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import math
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -38,7 +39,7 @@ Config = Callable[..., dict[str, Any]]
 BUDGET = 200
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def study(mapping: Config, toy: str, shapes: str) -> Config:
     """The toy model on shapes: 24 queries in 4 groups, a pool of 9."""
 
@@ -54,8 +55,17 @@ def search(study: Any, folder: Path, **options: Any) -> Optimized:
     return optimize(config, Options(**{"budget": BUDGET, **options}), folder, lambda what, done, of: None)
 
 
-def test_the_held_out_score_is_that_of_a_run_with_the_retriever_fixed(study: Config, tmp_path: Path) -> None:
-    result = search(study(), tmp_path / "sets" / "t")
+@pytest.fixture(scope="module")
+def searched(study: Config, tmp_path_factory: pytest.TempPathFactory) -> tuple[Optimized, Path]:
+    """A search with the defaults, and its folder. Read only."""
+    folder = tmp_path_factory.mktemp("sets") / "t"
+    return search(study(), folder), folder
+
+
+def test_the_held_out_score_is_that_of_a_run_with_the_retriever_fixed(
+    study: Config, searched: tuple[Optimized, Path], tmp_path: Path
+) -> None:
+    result, _ = searched
     (tmp_path / "set.json").write_text(json.dumps(result.record))
     fixed = {"name": "fixed", "path": str(tmp_path / "set.json")}
     config = load_config(study(retriever=fixed, order="as_retrieved", answer_mode="options"))
@@ -74,8 +84,10 @@ def test_the_held_out_score_is_that_of_a_run_with_the_retriever_fixed(study: Con
     assert {tuple(demo[0] for demo in sample["demos"]) for sample in samples.values()} == {result.choice.demos}
 
 
-def test_a_plan_says_that_a_study_has_the_queries_that_chose_the_set(study: Config, tmp_path: Path) -> None:
-    result = search(study(), tmp_path / "sets" / "t")
+def test_a_plan_says_that_a_study_has_the_queries_that_chose_the_set(
+    study: Config, searched: tuple[Optimized, Path], tmp_path: Path
+) -> None:
+    result, _ = searched
     (tmp_path / "set.json").write_text(json.dumps(result.record))
     config = study(retriever={"name": "fixed", "path": str(tmp_path / "set.json")}, order="as_retrieved")
     warnings = {
@@ -108,8 +120,10 @@ def test_a_plan_says_that_an_order_or_a_composer_is_not_the_one_of_the_search(st
     assert "were chosen with another composer" in composer
 
 
-def test_dev_and_held_out_queries_share_no_group_and_cover_the_study(study: Config, tmp_path: Path) -> None:
-    setting = search(study(), tmp_path / "a" / "t").setting
+def test_dev_and_held_out_queries_share_no_group_and_cover_the_study(
+    study: Config, searched: tuple[Optimized, Path], tmp_path: Path
+) -> None:
+    setting = searched[0].setting
     groups = [{one.group for one in part} for part in (setting.dev, setting.test)]
     assert not groups[0] & groups[1]
     assert len(setting.dev) + len(setting.test) == 24
@@ -117,10 +131,10 @@ def test_dev_and_held_out_queries_share_no_group_and_cover_the_study(study: Conf
 
 
 def test_a_killed_search_continues_and_pays_nothing_twice(
-    study: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    study: Config, searched: tuple[Optimized, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = search(study(), tmp_path / "whole" / "t")
-    assert whole.paid == whole.calls == len((tmp_path / "whole" / "t" / CALLS).read_text().splitlines())
+    whole, folder = searched
+    assert whole.paid == whole.calls == len((folder / CALLS).read_text().splitlines())
     monkeypatch.setattr(paid_calls, "CHUNK", 32)
     answer, sent = paid_calls.answer, []
 
@@ -376,8 +390,8 @@ def test_a_score_that_is_no_number_is_not_stored(
     assert "NaN" not in (tmp_path / "t" / CALLS).read_text()
 
 
-def test_a_damaged_line_of_calls_is_named(study: Config, tmp_path: Path) -> None:
-    search(study(), tmp_path / "t")
+def test_a_damaged_line_of_calls_is_named(study: Config, searched: tuple[Optimized, Path], tmp_path: Path) -> None:
+    shutil.copytree(searched[1], tmp_path / "t")
     path = tmp_path / "t" / CALLS
     lines = path.read_text().splitlines()
     path.write_text("\n".join([lines[0], "[]", *lines[2:]]) + "\n")
@@ -395,8 +409,8 @@ def test_chat_messages_are_the_demonstrations_in_the_order_of_the_prompt(study: 
         assert turn["content"][0]["image_url"]["url"].startswith("data:image/png;base64,")
 
 
-def test_the_state_for_dspy_has_the_demonstrations_in_order(study: Config, tmp_path: Path) -> None:
-    result = search(study(), tmp_path / "t")
+def test_the_state_for_dspy_has_the_demonstrations_in_order(searched: tuple[Optimized, Path]) -> None:
+    result, _ = searched
     state = dspy_state(result)
     assert [demo["answer"] for demo in state["demos"]] == [demo.answer for demo in result.demos]
     start, _, rest = state["demos"][0]["images"][0].partition(">>")

@@ -70,8 +70,7 @@ def make_requests() -> list[DecodingRequest]:
     return written + [DecodingRequest(prompt, arms[0], ("red", "a cat"), "options") for prompt in prompts]
 
 
-@pytest.mark.parametrize("kind", ["gptq", "awq"])
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize(("architecture", "kind"), tiny_models.pairs(ARCHITECTURES, ("gptq", "awq")))
 def test_it_equals_the_same_weights_in_full_precision(architecture: str, kind: str, made: Made) -> None:
     small, full = made(architecture, kind)
     assert prequantized.method(small.checkpoint) == kind

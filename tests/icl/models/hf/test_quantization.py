@@ -28,6 +28,11 @@ SETTINGS: list[dict[str, Any]] = [
     {"quantize": "fp4"},
     {"quantize": "int8"},
 ]
+PATHS = ("tiny", "llava")
+
+
+def name_of(value: Any) -> str:
+    return "-".join(map(str, value.values())) if isinstance(value, dict) else str(value)
 
 
 def kinds(hf: HF) -> dict[str, str]:
@@ -44,8 +49,7 @@ def agreement(one: torch.Tensor, other: torch.Tensor) -> float:
     return float(torch.cosine_similarity(one, other).min())
 
 
-@pytest.mark.parametrize("path", ["tiny", "llava"])
-@pytest.mark.parametrize("setting", SETTINGS, ids=lambda setting: "-".join(map(str, setting.values())))
+@pytest.mark.parametrize(("setting", "path"), tiny_models.pairs(SETTINGS, PATHS), ids=name_of)
 def test_the_language_model_is_quantized_and_near_to_full_precision(
     path: str, setting: dict[str, Any], folder_of: FolderOf
 ) -> None:
@@ -62,8 +66,7 @@ def test_the_language_model_is_quantized_and_near_to_full_precision(
     assert sizes[1] < 0.8 * sizes[0]
 
 
-@pytest.mark.parametrize("path", ["tiny", "llava"])
-@pytest.mark.parametrize("setting", SETTINGS[:3], ids=lambda setting: "-".join(map(str, setting.values())))
+@pytest.mark.parametrize(("setting", "path"), tiny_models.pairs(SETTINGS[:3], PATHS), ids=name_of)
 def test_no_weight_is_further_off_than_half_a_gap_between_codes(
     path: str, setting: dict[str, Any], folder_of: FolderOf
 ) -> None:
