@@ -63,7 +63,7 @@ def coded_columns(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
                 codes.append(-1)
                 continue
             value = sample[name]
-            key = (type(value), value) if isinstance(value, str | int | None) else json.dumps(value, default=str)
+            key = (type(value), value) if isinstance(value, str | int | None) else repr(value)
             if key not in places:
                 places[key] = len(values)
                 values.append(value)

@@ -58,18 +58,18 @@ def unparsed_outputs(frame: DataFrame, forms: "Series[Any]", named: "Series[bool
     """
     named = pd.Series(True, index=frame.index) if named is None else named.reindex(frame.index, fill_value=True)
     gold = frame["gold"].tolist() if "gold" in frame else [()] * len(frame)
-    kinds = {id(own): _asks_yes_no(own) for own in gold}
+    kinds = {place: _asks_yes_no(own) for place, own in {id(own): own for own in gold}.items()}
     questions = frame["question"].tolist() if "question" in frame else [""] * len(frame)
     flags = []
-    for output, form, own, is_named, question in zip(
-        frame["output"].tolist(), forms, gold, named, questions, strict=True
+    for output, form, is_missing, own, is_named, question in zip(
+        frame["output"].tolist(), forms.tolist(), forms.isna(), gold, named, questions, strict=True
     ):
         is_read = (
             read_yes_no(str(output), question=question if isinstance(question, str) else "") is not None
             if kinds[id(own)]
             else bool(is_named)
         )
-        flags.append(form == "none" or not (is_read or pd.isna(form)))
+        flags.append(form == "none" or not (is_read or is_missing))
     return pd.Series(flags, index=frame.index, dtype=bool)
 
 

@@ -94,6 +94,12 @@ def tidy_frame(frame: DataFrame, axes: Sequence[str]) -> DataFrame:
     return tidy
 
 
+def scored_rows(rows: DataFrame, metric: str) -> DataFrame:
+    """The rows that have a score: no copy, if all have one."""
+    scored = rows[metric].notna()
+    return rows if scored.all() else rows[scored]
+
+
 def varying_axes(frame: DataFrame, axes: Sequence[str]) -> tuple[str, ...]:
     """The axes with more than one value."""
     return tuple(axis for axis in axes if frame[axis].nunique(dropna=False) > 1)

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from experiments.stats.arms import UNIT, unread_column
+from experiments.stats.arms import UNIT, scored_rows, unread_column
 from experiments.stats.intervals import Floats, estimate_mean
 from experiments.stats.pairs import (
     PairedTestResult,
@@ -241,7 +241,7 @@ def bound_arm(rows: DataFrame, metric: str, level: float = 0.95) -> ArmBounds | 
         metric: The column of scores.
         level: The confidence level.
     """
-    scored = rows[rows[metric].notna()]
+    scored = scored_rows(rows, metric)
     flags = unread_texts(scored, metric) != ""
     if not flags.any() or settled_mean(scored, metric, level):
         return None

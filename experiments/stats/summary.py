@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.stats.arms import MISSING_VALUE, UNIT, axes_of, iter_arms, tidy_frame
+from experiments.stats.arms import MISSING_VALUE, UNIT, axes_of, iter_arms, scored_rows, tidy_frame
 from experiments.stats.bounds import bound_arm
 from experiments.stats.intervals import (
     Codes,
@@ -54,7 +54,7 @@ def estimate_arm(rows: DataFrame, metric: str, level: float = 0.95) -> Estimate:
         metric: The column of scores.
         level: The confidence level.
     """
-    scored = rows[rows[metric].notna()]
+    scored = scored_rows(rows, metric)
     values, clusters = scored[metric].to_numpy(dtype=np.float64), scored[UNIT].to_numpy()
     if scores := run_level_columns(rows).get(metric):
         return estimate_run_statistic(scores, scored[SAMPLE].to_numpy(), clusters, level)
@@ -78,7 +78,7 @@ def summarize_arms(frame: DataFrame, metric: str, axes: Sequence[str] | None = N
     axes = tuple(axes if axes is not None else axes_of(frame))
     rows: list[dict[str, Any]] = []
     for arm, samples in iter_arms(tidy_frame(frame, axes), axes):
-        scored = samples[samples[metric].notna()]
+        scored = scored_rows(samples, metric)
         row: dict[str, Any] = dict(arm)
         if len(scored):
             estimate = estimate_arm(scored, metric, level)
