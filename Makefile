@@ -87,7 +87,7 @@ help:
 	@echo "make docs         the documentation site, in build/docs"
 	@echo "make docs-versions VERSIONS='v0.1.0 main'  the sites of tags and branches, with a switcher"
 	@echo "make bench        the benchmark table (makes an environment with vLLM for its part)"
-	@echo "make gpu          python -m lab.gpu: equality, memory and speed on this machine's GPU, at most 30 minutes"
+	@echo "make gpu          python -m lab.gpu: equality, memory and speed on this machine's GPU, at most 32 minutes"
 
 $(VENV)/ready: pyproject.toml
 	@sh environment.sh $(VENV) $(PYTHON)

@@ -36,8 +36,8 @@ def command(
     context: typer.Context,
     as_json: Annotated[bool, typer.Option("--json", help="print the findings as JSON")] = False,
 ) -> None:
-    """`icl doctor` prints one row for each finding about this machine, in seconds. It loads no model and downloads
-    nothing.
+    """`icl doctor` prints one row for each finding about this machine, in seconds. It downloads nothing, and loads no
+    model but the shipped one on a GPU.
 
     ok: works. note: an optional part is missing. not here: needs a GPU, and this machine has none. red: something that
     you would try fails; the row says what to do. Exit status: 1 if a row is red.
@@ -133,6 +133,7 @@ class Machine:
         memory: Bytes of main memory, None if unknown.
         quantization: Quantization -> why it does not run here; '' if it does. Empty without bitsandbytes.
         small: Why the model `path: small` cannot be assembled; '' if it can.
+        graphs: Why a decoding step of the shipped model is no CUDA graph; '' if it is, or without a GPU.
     """
 
     python: str
@@ -148,6 +149,7 @@ class Machine:
     quantization: Mapping[str, str]
     folders: tuple[Folder, ...]
     small: str = ""
+    graphs: str = ""
 
 
 @dataclass(frozen=True)
@@ -248,6 +250,15 @@ def quantization(machine: Machine) -> Iterator[MachineFinding]:
         yield MachineFinding(f"quantize {name}", "red" if problem else "ok", problem or "a small layer runs")
 
 
+def cuda_graphs(machine: Machine) -> Iterator[MachineFinding]:
+    """Whether a decoding step of the shipped model is captured as a CUDA graph, with the logits of a plain step."""
+    text = "needs a GPU; `icl doctor graphs PATH` checks a checkpoint without one"
+    if machine.gpus:
+        text = machine.graphs or "a step of the shipped model is one; ask `icl doctor graphs PATH`, and set cuda_graphs"
+    status: Status = "not here" if not machine.gpus else "note" if machine.graphs else "ok"
+    yield MachineFinding("model.cuda_graphs", status, text)
+
+
 def small_model(machine: Machine) -> Iterator[MachineFinding]:
     """Whether the packages are there that `model.path: small` is assembled from."""
     yield MachineFinding("path: small", "note" if machine.small else "ok", machine.small or "its packages are here")
@@ -265,7 +276,9 @@ def folders(machine: Machine) -> Iterator[MachineFinding]:
         yield MachineFinding(folder.name, "red" if is_full else "ok", f"{text}. Free some space." if is_full else text)
 
 
-CHECKS: tuple[Check, ...] = (packages, torch_build, driver, gpus, memory, attention, quantization, small_model, folders)
+CHECKS: tuple[Check, ...] = (
+    packages, torch_build, driver, gpus, memory, attention, quantization, cuda_graphs, small_model, folders,
+)  # fmt: skip
 
 
 def findings(machine: Machine) -> list[MachineFinding]:
@@ -333,6 +346,7 @@ def inspect_machine() -> Machine:
         quantization={name: _quantization_problem(name) for name in ("nf4", "int8")} if has_bitsandbytes else {},
         folders=tuple(_folder(name, path) for name, path in _folders()),
         small=_small_problem(),
+        graphs=_graphs_problem("tiny") if gpus else "",
     )
 
 
@@ -412,6 +426,17 @@ def _small_problem() -> str:
 
     try:
         check_packages()
+    except ModelError as error:
+        return str(error)
+    return ""
+
+
+def _graphs_problem(path: str) -> str:
+    """The sentence of a run of this checkpoint with `cuda_graphs: true` that cannot load it, or ''."""
+    from icl.models.hf.model import HF
+
+    try:
+        HF(path=path, cuda_graphs=True).load()
     except ModelError as error:
         return str(error)
     return ""
@@ -564,4 +589,20 @@ def _sides(
     ]
 
 
-commands = (server, backends)
+def graphs(path: Annotated[str, typer.Argument(help="hub id, folder, or a shipped checkpoint")] = "tiny") -> None:
+    """Say whether a decoding step of a checkpoint can be one CUDA graph (`model.cuda_graphs`).
+
+    Loads the checkpoint, captures steps of rows with padding, and compares their logits with those of plain steps.
+    Without a GPU, the operations of a step are recorded and repeated, which finds what a capture would refuse.
+
+    Exit status: 0 if it can, 1 if it cannot.
+    """
+    if problem := _graphs_problem(path):
+        print(problem)
+        raise typer.Exit(1)
+    print(f"{path}: a decoding step can be one CUDA graph, and has the logits of a plain step.")
+    has_gpu = torch.cuda.is_available()
+    print("Recommended: model.cuda_graphs=true." if has_gpu else "This machine has no GPU. Repeat this on the GPU.")
+
+
+commands = (server, backends, graphs)

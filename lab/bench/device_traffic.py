@@ -14,18 +14,20 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_leaves
 
 from decoding.arms.arm import Arm, default_controls, parse_arm
 from decoding.engine.engine import run_requests
 from decoding.engine.requests import DecodingRequest, Failure
 from icl.models.hf.model import HF
+from icl.models.hf.step_graphs import RecordedStep
 from icl.types import Prompt
 from lab.bench import Row, one_thread
 from lab.bench.decoding import Endless, generated, processed, prompts_of
@@ -92,6 +94,10 @@ class DeviceTraffic(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.places[f"copy {name}"] += 1
         self._mark(tensor, True)
 
+    def count_launch(self, output: Tensor) -> None:
+        self.operations += 1
+        self._mark(output, True)
+
     def is_on_device(self, value: Any) -> bool:
         return isinstance(value, Tensor) and self._place(value) is True
 
@@ -132,9 +138,16 @@ class _Methods(TorchFunctionMode):
 
 @contextmanager
 def device_traffic(model: torch.nn.Module) -> Iterator[DeviceTraffic]:
-    """Counts the traffic of the block."""
-    traffic = DeviceTraffic(model)
-    with traffic, _Methods(traffic):
+    """Counts the traffic of the block. A launch of a graph is one operation."""
+    traffic, launch = DeviceTraffic(model), RecordedStep.__call__
+
+    def launch_at_once(step: RecordedStep) -> Tensor:
+        with _disable_current_modes():
+            output = launch(step)
+        traffic.count_launch(output)
+        return output
+
+    with patch.object(RecordedStep, "__call__", launch_at_once), traffic, _Methods(traffic):
         yield traffic
 
 
@@ -165,7 +178,8 @@ def run_arms(model: Any, prompts: Sequence[Prompt], arms: Sequence[Arm], length:
 
 def traffic_per_step(model: Any, prompts: Sequence[Prompt], arms: Sequence[Arm], **more: Any) -> dict[str, float]:
     """Reads, copies and operations a step."""
-    run_arms(model, prompts, arms, 1, **more)  # encodes the images
+    for _ in range(2):  # encodes the images and captures graphs, the first ones again after their memory has grown
+        run_arms(model, prompts, arms, LONG_ANSWER, **more)
     short, long = (run_arms(model, prompts, arms, length, **more) for length in (SHORT_ANSWER, LONG_ANSWER))
     return _difference(short, long)
 
@@ -176,7 +190,8 @@ def _difference(short: DeviceTraffic, long: DeviceTraffic) -> dict[str, float]:
     return {name: (getattr(long, name) - getattr(short, name)) / steps for name in names}
 
 
-def _traffic_of_generate(model: HF, prompts: Sequence[Prompt]) -> dict[str, float]:
+def traffic_of_generate(model: HF, prompts: Sequence[Prompt]) -> dict[str, float]:
+    """Reads, copies and operations a step of `generate`."""
     inputs, traffic = processed(model, prompts), []
     for length in (SHORT_ANSWER, LONG_ANSWER):
         with device_traffic(model.engine.runner.model) as one:
@@ -192,7 +207,7 @@ def rows() -> Iterator[Row]:
         model.load()
         prompts, endless = prompts_of(0)[:PROMPTS], Endless(model)
         sampled = [parse_arm(SAMPLED_VCD)]
-        counted = {"generate": _traffic_of_generate(model, prompts)} | {
+        counted = {"generate": traffic_of_generate(model, prompts)} | {
             name: traffic_per_step(endless, prompts, arms)
             for name, arms in {
                 "greedy": four_arms()[:1],

@@ -12,8 +12,9 @@ from typing import Any
 
 from decoding.arms.arm import default_controls, parse_arm
 from decoding.engine.engine import run_requests
-from decoding.engine.requests import DecodingRequest
+from decoding.engine.requests import DecodingRequest, Failure
 from icl.models.hf.model import HF
+from icl.types import Generation
 from lab.bench import one_thread
 from lab.bench.decoding import Endless, prompts_of
 from lab.bench.device_traffic import twelve_arms
@@ -22,9 +23,8 @@ CONTRASTS = ("icd", "m3id", "code", "ced", "cd_k", "cfg", "dcd", "coiecd", "adac
 STRATEGIES = (*CONTRASTS, "moicl", "beam")
 
 
-def answers() -> Iterator[str]:
-    """The answers with their traces, as text of full precision."""
-    model = HF(path="tiny", dtype="float32", device="cpu")
+def answers(model: HF) -> Iterator[Generation | Failure]:
+    """The answers of a model with their traces, under each schedule, with ends of text and without."""
     model.load()
     arms = [*twelve_arms(), *default_controls(parse_arm("vcd")), *map(parse_arm, STRATEGIES)]
     prompts = [*prompts_of(0)[:4], *prompts_of(3)[:2]]
@@ -33,12 +33,12 @@ def answers() -> Iterator[str]:
         for lazy_branches in ("auto", "never"):
             for answering, length in ((model, 8), (endless, 24)):
                 requests = [DecodingRequest(one, arm, max_new_tokens=length) for one in prompts for arm in arms]
-                yield from map(repr, run_requests(answering, requests, lazy_branches=lazy_branches))
+                yield from run_requests(answering, requests, lazy_branches=lazy_branches)
 
 
 def main(path: str) -> None:
     """Writes the answers to a file, or compares them with it."""
-    made, file = list(answers()), Path(path)
+    made, file = list(map(repr, answers(HF(path="tiny", dtype="float32", device="cpu")))), Path(path)
     if not file.exists():
         file.write_text(json.dumps(made))
     before = json.loads(file.read_text())

@@ -13,7 +13,7 @@ from lab.gpu.run import BenchRow
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Writes doctor.html and doctor.json, for at most 30 minutes. Returns 1 if a row is red, 2 if it cannot start."""
+    """Writes doctor.html and doctor.json, for at most 32 minutes. Returns 1 if a row is red, 2 if it cannot start."""
     parser = argparse.ArgumentParser(prog="python -m lab.gpu", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="measure less, for at most 5 minutes")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON at the end")

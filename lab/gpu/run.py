@@ -14,7 +14,7 @@ from typing import Any
 from lab.gpu.check import Bench, BenchCheck, Figure, Status
 from lab.gpu.requirements import reason_not_here
 
-MAX_SECONDS = {False: 1800.0, True: 300.0}
+MAX_SECONDS = {False: 1920.0, True: 300.0}
 """Time limit of all checks together, by `is_quick`."""
 
 STOP_SECONDS = 5.0

@@ -38,7 +38,7 @@ def rows(machine: Machine, status: str) -> dict[str, str]:
 
 def test_a_machine_without_a_gpu_is_healthy_and_names_what_needs_one() -> None:
     assert rows(CPU, "red") == {}
-    assert set(rows(CPU, "not here")) == {"driver", "gpu", "attention flash_attention_2"}
+    assert set(rows(CPU, "not here")) == {"driver", "gpu", "attention flash_attention_2", "model.cuda_graphs"}
 
 
 def test_absent_packages_of_the_small_model_are_a_note_with_their_command() -> None:
@@ -102,6 +102,22 @@ def test_a_gpu_that_is_too_old_for_flash_attention_is_a_note() -> None:
     name = "attention flash_attention_2"
     assert rows(machine, "note") == {name: "Tesla V100 is too old for flash-attn; sdpa is used"}
     assert name in rows(replace(machine, packages=()), "note")
+
+
+def test_a_gpu_without_graphs_is_a_note() -> None:
+    text = "model.cuda_graphs: a decoding step of X cannot be a CUDA graph"
+    assert rows(replace(CUDA, graphs=text), "note") == {"model.cuda_graphs": text}
+    assert "icl doctor graphs PATH" in rows(CUDA, "ok")["model.cuda_graphs"]
+
+
+def test_graphs_names_what_it_found_for_a_checkpoint(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["doctor", "graphs", "tiny"]) == 0
+    assert "tiny: a decoding step can be one CUDA graph" in capsys.readouterr().out
+    monkeypatch.setattr(facts, "_graphs_problem", lambda path: f"{path} cannot")
+    assert main(["doctor", "graphs", "other"]) == 1
+    assert capsys.readouterr().out == "other cannot\n"
 
 
 def test_the_table_of_the_driver_is_read() -> None:

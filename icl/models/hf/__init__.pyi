@@ -64,6 +64,8 @@ from icl.models.hf.shared_prefix import concat_rows as concat_rows
 from icl.models.hf.sites import DecoderSites as DecoderSites
 from icl.models.hf.step_arguments import CrossAttentionLayer as CrossAttentionLayer
 from icl.models.hf.step_arguments import PromptLayer as PromptLayer
+from icl.models.hf.step_graphs import StepGraph as StepGraph
+from icl.models.hf.step_graphs import StepGraphs as StepGraphs
 from icl.models.hf.template_facts import TemplateFacts as TemplateFacts
 from icl.models.hf.template_process import PROCESS as PROCESS
 from icl.models.hf.template_process import TemplateRefusedError as TemplateRefusedError

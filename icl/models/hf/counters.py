@@ -17,6 +17,7 @@ class ModelCounters:
         decode_tokens: Tokens forwarded after a prefill.
         suffix_tokens: Tokens forwarded to score options.
         forwards: Calls of the language model, including prefills.
+        graph_steps: Calls that a graph computed (`cuda_graphs`).
         prefills: Prefill calls.
     """
 
@@ -29,6 +30,7 @@ class ModelCounters:
     decode_tokens: int = 0
     suffix_tokens: int = 0
     forwards: int = 0
+    graph_steps: int = 0
     prefills: int = 0
 
     def to_dict(self) -> dict[str, int]:

@@ -62,6 +62,10 @@ class HFEngine:
             tower = ImageEncoder(hf.pixels, model, 0, ModelCounters())
             self.runner.read_image = lambda: tower.encode([[probe_image()]])
         sharing = self._can_share_prefixes()
+        if hf.cuda_graphs:
+            self.runner.graphs = self_check.check_step_graphs(self.prompt_encoder, self.runner)
+            if kind == "cpu":
+                self.notes += ("cuda_graphs on a CPU repeats recorded operations one by one, which saves no time.",)
         self.budgets = self._budgets(hf)
         self.runner.option_limit = BatchLimit(self.budgets.option_tokens)
         self.runner.max_scores = self.budgets.option_scores
@@ -91,6 +95,8 @@ class HFEngine:
     def free_buffers(self) -> None:
         """Drop cached prefixes and image features, and give unused memory back to the device."""
         self.prefiller.free_buffers()
+        if self.runner.graphs is not None:
+            self.runner.graphs.clear()
         free()
 
     def open(
@@ -125,6 +131,7 @@ class HFEngine:
             model_memories(model),
             model.dtype.itemsize,
             attention=attention,
+            cuda_graphs=hf.cuda_graphs,
             feature_bytes=features,
         )
         return budgets.with_user_settings(hf.token_budget, features)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -17,6 +17,9 @@ from icl.models.hf.device_placement import execution_device
 from icl.models.hf.image_features import EncodedImage, vision_arguments
 from icl.models.hf.layers import mask_of_rows, pad_chunks
 from icl.models.hf.row_edits import ForwardEdits, RowEdit
+
+if TYPE_CHECKING:
+    from icl.models.hf import StepGraphs
 
 TOKEN_TYPE_NAMES = ("mm_token_type_ids", "token_type_ids")
 """Argument names under which architectures take token types, which mark image tokens."""
@@ -61,6 +64,7 @@ class LanguageModel:
         option_limit: The largest forward pass that scores options, in tokens of the repeated rows.
         max_scores: The most logits of such a pass.
         read_image: A pass of the vision tower over a small image. None for a text model, or without the image cache.
+        graphs: Graphs of decoding steps. None: steps are plain forward passes.
     """
 
     def __init__(self, model: Any, processor: Any, counters: ModelCounters) -> None:
@@ -77,6 +81,7 @@ class LanguageModel:
         if (head := model.get_output_embeddings()) is not None:
             head.register_forward_pre_hook(contiguous_input)
         self.read_image: Callable[[], object] | None = None
+        self.graphs: StepGraphs | None = None
 
     @property
     def device(self) -> torch.device:

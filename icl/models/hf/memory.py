@@ -249,13 +249,18 @@ def prefill_bytes(
     return max(2 * tokens * shape.head_dim * element_bytes + max(rotary, product, mlp, norm) + mask, head)
 
 
-def decode_copies(shape: ModelShape, attention: str = "sdpa") -> float:
+GRAPH_COPIES = 1.125**3
+"""Memory of the KV cache of CUDA graphs: rows, slots and their product are each rounded up by at most an eighth."""
+
+
+def decode_copies(shape: ModelShape, attention: str = "sdpa", cuda_graphs: bool = False) -> float:
     """KV caches of a row that exist at once in a decoding step, as a factor of its own cache.
 
-    A layer is copied where rows change. Eager attention copies a layer with its key heads repeated.
+    A layer is copied where rows change. Eager attention copies a layer with its key heads repeated. CUDA graphs have
+    memory of their own, which is kept while rows change.
     """
     repeated = shape.heads / shape.kv_heads if attention == "eager" and shape.kv_heads < shape.heads else 0
-    return 1 + max(1, repeated) / shape.layers
+    return 1 + max(1, repeated) / shape.layers + GRAPH_COPIES * cuda_graphs
 
 
 def logits_bytes(shape: ModelShape, element_bytes: float = 2.0) -> float:
@@ -380,12 +385,14 @@ class MemoryNeeds:
         precision: How weights and activations are stored.
         attention: Implementation of attention.
         tower: A pass of the vision tower over the largest image. None: it is not counted.
+        cuda_graphs: Whether decoding steps are CUDA graphs.
     """
 
     shape: ModelShape
     precision: WeightPrecision = WeightPrecision()
     attention: str = "sdpa"
     tower: TowerPass | None = None
+    cuda_graphs: bool = False
 
     @property
     def weights(self) -> float:
@@ -398,7 +405,8 @@ class MemoryNeeds:
 
     def row(self, tokens: int) -> float:
         """Bytes of a decoding row with so many tokens of prompt and answer, while rows change."""
-        return row_bytes(self.shape, tokens, self.precision.element_bytes, decode_copies(self.shape, self.attention))
+        copies = decode_copies(self.shape, self.attention, self.cuda_graphs)
+        return row_bytes(self.shape, tokens, self.precision.element_bytes, copies)
 
     def features(self, tokens: float) -> float:
         """Bytes of the features of images that take so many tokens."""
@@ -565,6 +573,7 @@ def measured_budgets(
     element_bytes: float,
     *,
     attention: str = "sdpa",
+    cuda_graphs: bool = False,
     feature_bytes: int | None = None,
 ) -> MemoryBudgets:
     """Sizes for a loaded model, from the memory that is free after loading.
@@ -585,6 +594,7 @@ def measured_budgets(
         memories: Memory of the devices that hold its layers.
         element_bytes: Bytes of an element of activations and KV cache.
         attention: Implementation of attention.
+        cuda_graphs: Whether decoding steps are CUDA graphs.
         feature_bytes: Size of the cache of image features, if the user sets it.
     """
     if not memories:
@@ -599,7 +609,7 @@ def measured_budgets(
     prefill_tokens = largest_that_fits(lambda tokens: peak(tokens) <= PREFILL_FRACTION * least, MAX_PREFILL_TOKENS)
     passing = max(peak(prefill_tokens), PASSING_FRACTION * least)
     token = kv_bytes_per_token(shape, element_bytes)
-    decoding_token = token * decode_copies(shape, attention)
+    decoding_token = token * decode_copies(shape, attention, cuda_graphs)
     row_tokens = min(
         (size - features - passing) / (decoding_token * memory.layer_fraction)
         for size, memory in zip(usable, memories, strict=True)
@@ -699,6 +709,7 @@ def plan_memory(
         [DeviceMemory("cuda", device - CONTEXT_BYTES - weights, device)],
         needs.precision.element_bytes,
         attention=needs.attention,
+        cuda_graphs=needs.cuda_graphs,
         feature_bytes=max_feature_bytes,
     ).with_user_settings(token_budget, max_feature_bytes)
     all_features = needs.features(request.images * (request.image_tokens or tokens))

@@ -90,6 +90,7 @@ class HF(LogitModel):
     revision: str | None = None  # branch, tag or commit on the hub
     template: dict[str, Any] = later_parameter({})  # arguments of the chat template, such as enable_thinking
     image_processor: dict[str, Any] = later_parameter({})  # settings of the image processor, such as max_pixels
+    cuda_graphs: bool = later_parameter(False)  # whether a decoding step without interventions is one CUDA graph
 
     def __post_init__(self) -> None:
         values = (self.dtype, self.quantize, self.compute_dtype)
@@ -105,6 +106,8 @@ class HF(LogitModel):
         for key in ("quantize_vision", "quantize_head") if self.quantize == "none" else ():
             if getattr(self, key):
                 raise ConfigError(f"model.{key} only applies if `quantize` is set, but it is none.")
+        if self.cuda_graphs and (self.device_map is not None or self.device.startswith("mps")):
+            raise ConfigError("model.cuda_graphs: a CUDA graph runs on one GPU. Remove `device_map`, or `cuda_graphs`.")
         if self.merge and self.adapter is None:
             raise ConfigError("model.merge: there is no `adapter` to merge.")
         if self.merge and self.quantize != "none":
@@ -139,6 +142,8 @@ class HF(LogitModel):
         names = ["attn_implementation", "quantize", *QUANTIZATION_SETTINGS.get(self.quantize, ())]
         settings = {name: getattr(self, name) for name in names}
         settings |= self.prompt_settings
+        if self.cuda_graphs:
+            settings["cuda_graphs"] = True
         if self.lora is not None:
             self.lora.check_base(self.path)
             settings |= {"adapter": self.lora.digest, "merge": self.merge}
@@ -334,7 +339,8 @@ class HF(LogitModel):
                 element_bytes=stored.element_bytes,
                 attention=attention,
             )
-        return MemoryNeeds(shape, stored, attention, tower if tower is not None and tower.patches else None)
+        passes = tower if tower is not None and tower.patches else None
+        return MemoryNeeds(shape, stored, attention, passes, self.cuda_graphs)
 
     def check_memory(self, requests: "Iterable[RequestSize]") -> None:
         """Raise ModelError if the weights and one of the requests do not fit into the free memory of the device.

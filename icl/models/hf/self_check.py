@@ -15,6 +15,7 @@ from icl import PIL, ICLError, Image, ModelError, Part, Prompt, Turn, is_out_of_
 from icl.models.hf import ImageProcessor, Prefiller, PromptRenderer, conventions, quantization
 from icl.models.hf.language_model import EncodedPrompt, LanguageModel
 from icl.models.hf.prompt_encoding import PromptEncoder, process_prompt
+from icl.models.hf.step_graphs import StepGraphs, refused_graph
 
 FAILURES = (TypeError, ValueError, AttributeError, KeyError, IndexError, RuntimeError, NotImplementedError, ICLError)
 """Exceptions of an architecture that does not support a feature."""
@@ -55,7 +56,7 @@ def check_shared_prefix(reader: PromptEncoder, runner: LanguageModel) -> CheckRe
         query = _ask("what color is it?", _image(64, 128, seed=1))  # as wide as the first, so that both run together
         prompts = [first, Prompt((*first.turns[:-1], query)), *_single_turns()]
         if reader.renderer.text_only:
-            prompts = [prompt.map(lambda part: Part("a picture: ") if part.image else part) for prompt in prompts]
+            prompts = [_without_images(prompt) for prompt in prompts]
         reads: list[EncodedPrompt] = reader.read(_supported(prompts, reader)[:2])
         want = Prefiller(runner, 10**9, sharing=False).open(reads).logits
         before = runner.counters.prefill_tokens
@@ -92,6 +93,35 @@ def check_plain_reading(plain: PromptEncoder, runner: LanguageModel, path: str) 
         raise ModelError(f"model.path: {path} cannot read an image: {refused}") from refused
 
 
+def check_step_graphs(reader: PromptEncoder, runner: LanguageModel) -> StepGraphs:
+    """Graphs of the model, after their logits were compared with those of plain steps: of rows with padding, when a
+    graph is captured and when it is launched again, and after rows have changed.
+
+    Raises:
+        ModelError: A step cannot be a graph, or has other logits.
+    """
+    graphs, prompts = StepGraphs(runner), _prompts()
+    if reader.renderer.text_only:
+        prompts = [_without_images(prompt) for prompt in prompts]
+    reads = reader.read(_supported(prompts, reader)[:2])
+
+    def logits(used: StepGraphs | None) -> list[Tensor]:
+        rows, made = Prefiller(runner, 10**9, sharing=False).open(reads), []
+        for step in range(4):
+            if step == 2:
+                rows.retain(torch.tensor([0, *range(len(rows))]))
+            runner.graphs = used
+            rows.advance(torch.arange(len(rows), device=runner.device) + step)
+            made.append(rows.logits)
+        return made
+
+    gap = max(_gap(want, got) for want, got in zip(logits(None), logits(graphs), strict=True))
+    if not gap <= _tolerance(runner):
+        raise refused_graph(runner, f"its logits differ by {gap:.1e} of their spread")
+    graphs.clear()
+    return graphs
+
+
 def reads_by_parts(renderer: PromptRenderer, pixels: ImageProcessor) -> bool:
     """Whether prompts have the token ids of their text with separately processed images. Some processors number images.
 
@@ -124,6 +154,10 @@ def _single_turns() -> list[Prompt]:
     """Two prompts that begin with the same two images."""
     images = (_image(96, 64), _image(64, 128))
     return [Prompt((_ask(question, *images),)) for question in ("which is larger?", "are they the same thing?")]
+
+
+def _without_images(prompt: Prompt) -> Prompt:
+    return prompt.map(lambda part: Part("a picture: ") if part.image else part)
 
 
 def _image(width: int, height: int, seed: int | None = None) -> Part:

@@ -32,7 +32,7 @@ from icl.models.hf.layers import mask_of_chunk, mask_of_rows, mask_of_step, pad_
 from icl.models.interventions import StepwiseIntervention
 
 if TYPE_CHECKING:
-    from icl.models.hf import EncodedImage, LanguageModel
+    from icl.models.hf import EncodedImage, LanguageModel, StepGraph
     from icl.models.interventions import TokenPart
 
 
@@ -41,7 +41,7 @@ class HFSession:
 
     Attributes:
         runner: The language model.
-        cache: KV cache of the rows.
+        graph: The graph whose memory holds the KV cache, if one read the last token.
         lengths: Tokens of each row, without padding.
         width: Slots of each row, padding included.
         position: Position ids [..., R, 1] of the last tokens.
@@ -75,7 +75,8 @@ class HFSession:
             width: T.
             keys: `EncodedPrompt.key` of each row's prompt.
         """
-        self.runner, self.cache, self.position, self.layer_logits = runner, cache, position, layer_logits
+        self.runner, self._cache, self.position, self.layer_logits = runner, cache, position, layer_logits
+        self.graph: StepGraph | None = None
         self.lengths, self.width, self.keys = list(lengths), width, tuple(keys)
         self.early_exits = layer_logits.ndim == 3
         self.edits: list[tuple[RowEdit, ...]] = [()] * len(self.lengths)
@@ -85,6 +86,26 @@ class HFSession:
 
     def __len__(self) -> int:
         return len(self.layer_logits)
+
+    @property
+    def cache(self) -> Any:
+        """KV cache of the rows, in their own memory."""
+        self.leave_graph()
+        return self._cache
+
+    def leave_graph(self) -> None:
+        """Copy the KV cache out of the memory of graphs, if it is there."""
+        if self.graph is not None:
+            self._show_slots()
+            self.graph = None
+            for layer in self._cache.layers:
+                layer.set(layer.keys.clone(), layer.values.clone())
+
+    def _show_slots(self) -> None:
+        """Let the layers hold the slots that a graph has written."""
+        if self.graph is not None:
+            for layer in self._cache.layers:
+                layer.show(self.graph.filled)
 
     @property
     def logits(self) -> Tensor:
@@ -119,8 +140,10 @@ class HFSession:
 
     def retain(self, rows: Tensor) -> None:
         index = RowIndex(rows.tolist())
-        for i, layer in enumerate(self.cache.layers):  # each old layer is freed before the next one is copied
-            self.cache.layers[i] = layers.select_rows(layer, index)
+        self._show_slots()
+        for i, layer in enumerate(self._cache.layers):  # each old layer is freed before the next one is copied
+            self._cache.layers[i] = layers.select_rows(layer, index)
+        self.graph = None
         self.copy_if_few()
         self.position = self.position.index_select(-2, index.on(self.position.device))
         self.layer_logits = self.layer_logits.index_select(0, index.on(self.layer_logits.device))
@@ -176,16 +199,20 @@ class HFSession:
 
     def advance(self, tokens: Tensor, parts: Sequence["TokenPart"] = ()) -> None:
         self.position = self.position + 1
-        self.width += 1
         edits = ForwardEdits.place(
             self.edits, self.lengths, [1] * len(self.lengths), parts=[[part] for part in parts], logits=self.logits
         )
+        runner, graphs = self.runner, self.runner.graphs if edits is None else None
+        cache = None if graphs is not None else self.cache
+        if graphs is not None:
+            self.layer_logits = graphs.step(self, tokens)
+        self.width += 1
         self.lengths = [length + 1 for length in self.lengths]
-        runner, mask = self.runner, self._step_mask()
-        layer_logits = runner.forward(
-            tokens[:, None], mask, self.position, self.cache, early_exits=self.early_exits, edits=edits
-        )
-        self.layer_logits = layer_logits[:, -1].float()
+        if cache is not None:
+            layer_logits = runner.forward(
+                tokens[:, None], self._step_mask(), self.position, cache, early_exits=self.early_exits, edits=edits
+            )
+            self.layer_logits = layer_logits[:, -1].float()
         if self.slides:
             layers.crop_windows(self.cache.layers)
         runner.counters.decode_tokens += len(tokens)
@@ -277,7 +304,8 @@ class HFSession:
 
     def _selected(self, rows: Sequence[int]) -> "HFSession":
         index = RowIndex(rows)
-        taken = [layers.select_rows(layer, index) for layer in self.cache.layers]
+        self._show_slots()
+        taken = [layers.select_rows(layer, index) for layer in self._cache.layers]
         selected = HFSession(
             self.runner,
             self._cache_of(taken),
@@ -319,7 +347,7 @@ class HFSession:
         vars(self).update(vars(join_sessions(done, [row for group in groups for row in group])))
 
     def _cache_of(self, own: list[Any]) -> Any:
-        cache = layers.shallow_copy(self.cache)
+        cache = layers.shallow_copy(self._cache)
         cache.layers = own
         return cache
 

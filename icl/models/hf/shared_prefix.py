@@ -158,6 +158,21 @@ class SharedPrefixLayer(DynamicLayer):  # type: ignore[misc]
         """Replace the slots, without spare slots."""
         self.keys, self.values, self.prefix, self.buffers = keys, values, prefix, None
 
+    def move(self, keys: Tensor, values: Tensor) -> None:
+        """Move the slots into these buffers [R, H, S, D], whose other slots become zeros. Prefixes are copied."""
+        size = self.get_seq_length()
+        for buffer, old in zip((keys, values), self.last(size), strict=True):
+            buffer[:, :, :size] = old
+            buffer[:, :, size:] = 0
+        self.set(keys, values)
+        self.buffers = (keys, values)
+        self.show(size)
+
+    def show(self, slots: int) -> None:
+        """Use the first slots of the buffers."""
+        assert self.buffers is not None
+        self.keys, self.values = (buffer.narrow(2, 0, slots) for buffer in self.buffers)
+
     def last(self, slots: int) -> tuple[Tensor, Tensor]:
         """Keys and values [R, H, slots, D] of the last slots of every row, prefixes included, zeros on the left."""
         return self._last(self.keys, "keys", slots), self._last(self.values, "values", slots)

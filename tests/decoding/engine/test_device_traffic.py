@@ -55,6 +55,13 @@ def test_a_step_reads_once_and_copies_nothing(name: str, model: Any, prompts: li
     assert traffic["copies"] <= (1 if name == "a random gate" else 0)  # the gate of each row is a random number
 
 
+@pytest.mark.parametrize(("arms", "operations"), [(["greedy"], 40), (four_arms(), 100), (twelve_arms(), 300)])
+def test_a_graph_replaces_the_operations_of_the_model(arms: list[Any], operations: int, prompts: list[Prompt]) -> None:
+    traffic = traffic_per_step(Endless(HF(path="tiny", device="cpu", cuda_graphs=True)), prompts, arms_of(arms))
+    assert traffic["operations"] <= operations
+    assert traffic["reads"] == 1
+
+
 def test_rows_without_padding_need_no_mask(model: Any) -> None:
     traffic = traffic_per_step(model, prompts_of(0)[:3], arms_of(["greedy"]))
     assert (traffic["reads"], traffic["copies"]) == (1, 0)

@@ -134,11 +134,11 @@ def test_a_check_has_the_time_that_is_left(checks: Sequence[BenchCheck], tmp_pat
     assert time.monotonic() - start < 20
 
 
-def test_each_check_is_one_file_and_all_limits_together_are_half_an_hour() -> None:
+def test_each_check_is_one_file_and_all_limits_together_fit_into_the_time() -> None:
     checks = all_checks()
-    assert [check.number for check in checks] == list(range(1, 15))
+    assert [check.number for check in checks] == list(range(1, 16))
     folder = Path(import_module("lab.gpu.checks").__path__[0])
-    assert len({check.module for check in checks}) == 14 == len(list(folder.glob("*.py"))) - 1
+    assert len({check.module for check in checks}) == 15 == len(list(folder.glob("*.py"))) - 1
     assert sum(check.seconds(is_quick=False) for check in checks) <= MAX_SECONDS[False]
     assert all(check.seconds(is_quick=True) <= MAX_SECONDS[True] / 3 for check in checks if check.in_quick)
     assert all(check.title and check.passes for check in checks)
