@@ -1,9 +1,9 @@
 """Two runs as one frame of pairs: the arms of the second run against the arms of the first.
 
-Arms are paired by their settings. If both runs have arms with the same settings (another version, another machine),
-those are compared. Otherwise an arm of the second run is compared with the arm of the first that differs from it on the
-fewest axes. Samples are paired by query and seed, and must ask the same question. An arm has the labels of the second
-run on both sides.
+Arms are paired by their settings. An arm of the second run is compared with the arm of the first that has the same
+settings (another version, another machine). Without one, it is compared with the arm that differs on the fewest axes,
+unless several do or that arm is compared with its equal. Samples are paired by query and seed, and must ask the same
+question. An arm has the labels of the second run on both sides.
 """
 
 import json
@@ -25,7 +25,16 @@ RUN = "run"
 """The axis of the joined frame: which run a sample is from."""
 FACTS = ("question", "gold", "gold_before_after", "meta", "cell", "failed")
 """The columns of details that the joined frame has."""
-NOT_SETTINGS = ("seed", "labels", "control", "controls", "decoding_digest", "imported", "equivalent_to_greedy")
+NOT_SETTINGS = (
+    "seed",
+    "labels",
+    "control",
+    "controls",
+    "decoding_digest",
+    "decided_by",
+    "imported",
+    "equivalent_to_greedy",
+)
 """The keys of cell.json that are no settings, or follow from the axes."""
 MAX_LISTED = 12
 """The largest number of settings, or of arms, that a sentence lists."""
@@ -152,28 +161,36 @@ def _value(cell: Mapping[str, Any], axis: str) -> str:
 
 
 def _pairs(arms: tuple[_Arms, _Arms], names: tuple[str, str]) -> list[_Pair]:
-    """(arm of the first run, arm of the second run): the nearest arm of the first run for each of the second."""
-    equal = [(key, key) for key in arms[1] if key in arms[0]]
-    return equal or [(_nearest(key, arms, names), key) for key in arms[1]]
+    """(arm of the first run, arm of the second run).
+
+    Raises:
+        ConfigError: The runs share no arm, and several arms are equally near to one.
+    """
+    shared = arms[0].keys() & arms[1].keys()
+    pairs = list[_Pair]()
+    for key in arms[1]:
+        nearest = [key] if key in shared else _nearest(key, arms[0])
+        if len(nearest) > 1 and not shared:
+            axes = [axis for i, axis in enumerate(AXES) if len({other[i] for other in nearest}) > 1]
+            listed = "; ".join(describe_arm(arms[0][other].labels, axes) or NO_VALUE for other in nearest[:MAX_LISTED])
+            mine = describe_arm(arms[1][key].labels, axes) or NO_VALUE
+            raise ConfigError(
+                f"{names[1]} has the arm '{mine}', and several arms of {names[0]} are equally near to it: {listed}. It "
+                "is not clear which to compare: `icl import ALL RUN RUN` makes one run of both, and `icl compare ALL "
+                "--to AXIS=VALUE` chooses the reference."
+            )
+        if key in shared or (len(nearest) == 1 and nearest[0] not in shared):
+            pairs.append((nearest[0], key))
+    return pairs
 
 
-def _nearest(key: tuple[str, ...], arms: tuple[_Arms, _Arms], names: tuple[str, str]) -> tuple[str, ...]:
-    """The arm of the first run that differs from an arm of the second on the fewest axes, with the same task if any."""
+def _nearest(key: tuple[str, ...], arms: _Arms) -> list[tuple[str, ...]]:
+    """The arms that differ from this one on the fewest axes, with the same task if any."""
     distances: dict[tuple[int, int], list[tuple[str, ...]]] = {}
-    for other in arms[0]:
+    for other in arms:
         differing = [axis for axis, one, two in zip(AXES, key, other, strict=True) if one != two]
         distances.setdefault((int("task" in differing), len(differing)), []).append(other)
-    nearest = distances[min(distances)]
-    if len(nearest) == 1:
-        return nearest[0]
-    axes = [axis for i, axis in enumerate(AXES) if len({other[i] for other in nearest}) > 1]
-    listed = "; ".join(describe_arm(arms[0][other].labels, axes) or NO_VALUE for other in nearest[:MAX_LISTED])
-    mine = describe_arm(arms[1][key].labels, axes) or NO_VALUE
-    raise ConfigError(
-        f"{names[1]} has the arm '{mine}', and several arms of {names[0]} are equally near to it: {listed}. It is not "
-        "clear which to compare: `icl import ALL RUN RUN` makes one run of both, and `icl compare ALL --to AXIS=VALUE` "
-        "chooses the reference."
-    )
+    return distances[min(distances)]
 
 
 def _check_questions(frame: DataFrame, names: tuple[str, str]) -> None:
@@ -225,9 +242,9 @@ def _notes(
         yield "no setting differs"
     if environment := differing_environments(*(Store(view.path) for view in views)):
         yield f"versions that differ: {environment}"
+    axes = varying_axes(pd.concat([view.scores[list(AXES)] for view in views]), AXES)
     for side, name in enumerate(names):
         compared = {pair[side] for pair in pairs}
-        axes = varying_axes(views[side].scores, AXES)
         if alone := [describe_arm(arm.labels, axes) for key, arm in arms[side].items() if key not in compared]:
             more = f" and {len(alone) - MAX_LISTED:,} more" if len(alone) > MAX_LISTED else ""
             yield f"only in {name}: {'; '.join(alone[:MAX_LISTED])}{more}"

@@ -244,10 +244,10 @@ def estimate_run_statistic(
     values, informative = np.empty(len(sample_numbers)), np.zeros(len(sample_numbers), dtype=bool)
     for places, statistic in cells:
         values[places], informative[places] = statistic.numbers(), statistic.informative
-    if not (kept := np.isfinite(values)).any():
+    if not (is_defined := np.isfinite(values)).any():
         return Estimate(np.nan, np.nan, np.nan, 0, 0)
-    if not kept.all():  # the rest of a group, or a cell with one class
-        return estimate_run_statistic(scores, sample_numbers[kept], codes[kept], level)
+    if not is_defined.all():  # the rest of a group, or a cell with one class
+        return estimate_run_statistic(scores, sample_numbers[is_defined], codes[is_defined], level)
     mean = float(values.mean())
     sums, sizes = cluster_sums(values, codes)
     variance = mean_variance(sums, sizes, float(values.var())) if len(sizes) > 1 else 0.0

@@ -63,6 +63,14 @@ def test_each_arm_meets_the_nearest_one(written):
         pair_runs(view_run(both, to=NO_REFERENCE), view_run(alone, to=NO_REFERENCE))
 
 
+def test_an_arm_that_both_runs_have_leaves_the_others_to_their_nearest_ones(written):
+    first = written("random", decodings=(GREEDY,), **{**HOW, "shots": (0, 2), "retrievers": ("random",)})
+    second = written("knn", decodings=(GREEDY,), **{**HOW, "shots": (0, 2)})
+    paired = pair_runs(view_run(first, to=NO_REFERENCE), view_run(second, to=NO_REFERENCE))
+    assert compared(paired)["shots"].tolist() == [0, 2]
+    assert paired.notes == ("settings that differ: retriever random → knn",)
+
+
 def test_runs_that_ask_other_questions_under_one_id_are_refused(written):
     first, second = written("first", decodings=(GREEDY,), **HOW), written("second", decodings=(VCD,), **HOW)
     for digest in second.info["cells"]:
