@@ -19,6 +19,7 @@ from experiments.config.keys import TuningControl as TuningControl
 from experiments.config.keys import match_label as match_label
 from experiments.config.keys import matches as matches
 from experiments.config.keys import matches_all as matches_all
+from experiments.config.keys import matching_labels as matching_labels
 from experiments.config.keys import name_of as name_of
 from experiments.config.keys import node_matches as node_matches
 from experiments.config.keys import primary_metric as primary_metric

@@ -462,7 +462,7 @@ def match_label(value: Any, labels: Sequence[str], axis: str, where: str) -> str
         where: The place of the value (file and key), for the error.
     """
     label = str(_label(value))
-    matches = [label] if label in labels else _matching_labels(value, labels)
+    matches = matching_labels(value, labels)
     if len(matches) != 1:
         text = ", ".join(f"{key}={item}" for key, item in value.items()) if isinstance(value, Mapping) else label
         several = f"{where}: {len(matches)} arms have {axis} '{text}'. Use the label of one: {', '.join(matches)}."
@@ -476,12 +476,14 @@ def name_of(label: str) -> str:
     return label.partition("(")[0].partition(", ")[0]
 
 
-def _matching_labels(value: Any, labels: Sequence[str]) -> list[str]:
+def matching_labels(value: Any, labels: Sequence[str]) -> list[str]:
     """The labels that a value may name: {quantize: none} matches 'tiny(quantize=none)'.
 
     A label has only the parameters in which it differs from others; all other parameters are equal. A bare name
     matches every label of that name. It also matches a component given by its path if the label contains its name.
     """
+    if (label := str(_label(value))) in labels:
+        return [label]
     parameters_of = {label: set(label.partition("(")[2].removesuffix(")").split(", ")) for label in labels}
     if isinstance(value, str):
         return [label for label in labels if name_of(label) == value or f"name={value}" in parameters_of[label]]

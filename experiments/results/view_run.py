@@ -6,7 +6,14 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from experiments.config import DEFAULT_CORRECTION, DEFAULT_REFERENCES, METRIC_PREFERENCE, node_matches, primary_metric
+from experiments.config import (
+    DEFAULT_CORRECTION,
+    DEFAULT_REFERENCES,
+    METRIC_PREFERENCE,
+    matching_labels,
+    node_matches,
+    primary_metric,
+)
 from experiments.results.data_columns import declared_columns
 from experiments.results.labeling import apply_labels
 from experiments.results.run_metrics import UNAVAILABLE
@@ -88,7 +95,9 @@ def view_run(
     setting = to or _sole(samples, compare.get("to") or {}, store)
     reference: dict[str, Any] = {}
     if to is not NO_REFERENCE:
-        reference = resolve_setting(samples, setting, axes, "compare.to") if setting else _usual_reference(samples)
+        planned = not to and not set(info.get("cells") or ()) <= set(samples["cell"])
+        if not (planned and _is_absent(samples, setting, axes)):  # else the run has not come to its reference yet
+            reference = resolve_setting(samples, setting, axes, "compare.to") if setting else _usual_reference(samples)
     return RunView(
         path=run.path,
         trust=run.trust,
@@ -116,6 +125,12 @@ def restrict_samples(samples: DataFrame, queries: Mapping[str, set[str]]) -> Dat
     rest = drop_scores(samples, ~keep, list(run_level_columns(samples)))[keep].reset_index(drop=True)
     rest.attrs = samples.attrs
     return rest
+
+
+def _is_absent(samples: DataFrame, setting: Mapping[str, Any], axes: Sequence[str]) -> bool:
+    """Whether the samples lack a value of the setting on one of their axes."""
+    labels = {axis: [str(value) for value in samples[axis].unique()] for axis in setting if axis in axes}
+    return any(not matching_labels(setting[axis], own) for axis, own in labels.items())
 
 
 def _sole(samples: DataFrame, setting: Mapping[str, Any], store: Store) -> dict[str, Any]:

@@ -1,11 +1,14 @@
 import json
 
 import pytest
+from written_run import GREEDY, VCD
 
 from experiments.api import load_run
+from experiments.cli.main import main
 from experiments.config.config import load_config
 from experiments.results.view_run import view_run
 from experiments.running.run import run
+from experiments.store.store import Store
 from icl.errors import ConfigError, StoreError
 
 
@@ -65,6 +68,24 @@ def test_a_run_that_was_stopped_says_so(written):
     info["sessions"][-1]["state"] = "interrupted"
     (run.path / "run.json").write_text(json.dumps(info))
     assert view_run(run).unfinished.startswith("The run is not finished (interrupted)")
+
+
+def test_a_run_that_has_not_come_to_its_reference_is_shown_without_comparisons(written, capsys):
+    folder = written(queries=3, decodings=(VCD,)).path
+    with pytest.raises(ConfigError, match=r"compare\.to: no arm has decoding 'greedy'\. Values: vcd"):
+        view_run(load_run(folder))
+    info = json.loads((folder / "run.json").read_text())
+    info["sessions"][-1]["state"] = "interrupted"
+    (folder / "run.json").write_text(json.dumps({**info, "cells": [*info["cells"], "0123456789abcdef"]}))
+    cell = Store(folder).read_cell(info["cells"][0])
+    labels = {**cell["labels"], "decoding": "greedy"}
+    Store(folder).write_cell("0123456789abcdef", {**cell, "decoding": GREEDY, "labels": labels})
+    assert view_run(load_run(folder)).to == {}
+    for command in (["show"], ["show", "scores"], ["report"], ["show", "progress"], ["compare"]):
+        assert main([command[0], str(folder), *command[1:]]) == 0, command
+        assert "no arm has" not in "".join(capsys.readouterr())
+    with pytest.raises(ConfigError, match="no arm has decoding 'greedy'"):
+        view_run(load_run(folder), to={"decoding": "greedy"})
 
 
 def test_failed_samples_are_counted(written):
