@@ -11,7 +11,7 @@ from experiments.cli.main import INTERRUPTED
 from experiments.cli.options import As, By, Metric, Out, To, Trust, check_format, print_section, view_of
 from experiments.launch.watch import RunWatcher
 from experiments.report import Section, print_prompt, read_width
-from experiments.report.page import find_section, sections
+from experiments.report.page import find_section, sections, view_by_section
 from experiments.report.sample_detail import MAX_EXAMPLE_IDS, parse_settings, print_failures, print_sample
 from experiments.results.run_view import RunView
 from experiments.terminal.progress import make_progress
@@ -84,8 +84,8 @@ def command(
     if section == "prompt":
         print_prompt(run, query, arms, seed, console, trust=trust)
         return
-    part, _, column = section.partition("-")
-    view = view_of(run, metric, to, by or ([column] if column and part in ("by", "effects") else None), trust=trust)
+    view = view_of(run, metric, to, by or None, trust=trust)
+    view = view if by else view_by_section(view, section)
     if section == "failed":
         print_failures(view, console)
     elif section == "sample":

@@ -7,6 +7,7 @@ the same types. The comment next to a field is its documentation, as in componen
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import MISSING, dataclass, field, fields
+from difflib import get_close_matches
 from enum import StrEnum
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
@@ -378,7 +379,9 @@ def component_kind(hint: Any) -> str | None:
 
 
 def unknown_key(key: str, data: Mapping[str, Any]) -> str:
-    """The problem of an unknown top-level key: the component of the file that has such a parameter, or a near key."""
+    """The problem of an unknown top-level key: nearly a key, a parameter of a component or a sampler, or a near key."""
+    if near := get_close_matches(key, KEYS, n=1, cutoff=0.85):
+        return f"no key '{key}'. Did you mean '{near[0]}'?"
     nodes = [(axis, data.get(axis)) for axis in COMPONENT_KINDS]
     grid = data.get("grid")
     for axis, values in (grid if isinstance(grid, Mapping) else {}).items():
@@ -388,6 +391,8 @@ def unknown_key(key: str, data: Mapping[str, Any]) -> str:
         with suppress(ConfigError):  # a component with a mistake of its own is named once this key is right
             if kind and node and key in parse(kind, node).parameter_names:
                 return f"no key '{key}'. It is a parameter of the {kind}: write {place}.{key}."
+    if key in parse("strategy", "sampling").parameter_names:
+        return f"no key '{key}'. It is a parameter of the sampler: write decoding.sampling.{key}."
     return f"no key '{key}'{suggest('key', key, KEYS)}"
 
 

@@ -23,7 +23,7 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 from ruamel.yaml.resolver import Resolver, VersionedResolver
 
-from experiments.config.keys import AXES, KEYS, LIST_AXES, unknown_key
+from experiments.config.keys import AXES, DEFAULTS, KEYS, LIST_AXES, unknown_key
 from icl import ConfigError
 
 KeyPath = tuple[str | int, ...]
@@ -290,6 +290,8 @@ def _set(data: dict[str, Any], dotted_key: str, value: Any) -> KeyPath:
             node[key] = value
             break
         child: Any = node.get(key) if isinstance(node, dict) else node[key]
+        if child is None and i == 0:
+            child = DEFAULTS.get(str(key))
         if isinstance(child, str):  # a component without parameters
             child = {"name": child}
         elif child is None:

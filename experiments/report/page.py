@@ -17,7 +17,7 @@ from experiments.report.sections.costs import costs_sections
 from experiments.report.sections.differences import by_sections, differences_section
 from experiments.report.sections.headline import findings_section, headline, looks_section
 from experiments.report.sections.scores import curves_section, other_scores, scores_section
-from experiments.results import Run, RunView, is_unremarkable
+from experiments.results import Run, RunView, available_columns, column_values, is_unremarkable
 from experiments.results.view_run import view_run
 from experiments.stats import NARROW, deciding_digests, formatting, iter_arms
 from experiments.store.store import refuse_links, report_write_errors, write_csv, write_text
@@ -106,11 +106,26 @@ def render_page(view: RunView, made: Sequence[Section], per_cell: int) -> str:
 
 
 def find_section(view: RunView, name: str) -> Section:
-    """The section of a name. Raises ConfigError with the names that the run has."""
+    """The section of a name, or of a title such as 'by-is_even'. Raises ConfigError with the names that the run has."""
     made = {one.name: one for one in [headline(view), *sections(view)]}
-    if name not in made:
+    if (own := name if name in made else _slug(name)) not in made:
         raise ConfigError(f"the run has no section '{name}'.{did_you_mean(name, made)} Sections: {', '.join(made)}.")
-    return made[name]
+    return made[own]
+
+
+def view_by_section(view: RunView, name: str) -> RunView:
+    """The view by the column of a section 'by-COLUMN' or 'effects-COLUMN'; by its own columns for other sections.
+
+    Raises:
+        ConfigError: The data have no such column, or one that no table can be divided by.
+    """
+    part, _, column = name.partition("-")
+    if not column or part not in ("by", "effects"):
+        return view
+    same = [one for one in available_columns(view.frame, view.axes) if _slug(one) == _slug(column)]
+    chosen = column if column in same or not same else same[0]
+    column_values(view.frame, chosen, view.axes)  # raises ConfigError
+    return replace(view, by=(chosen,))
 
 
 @dataclass(frozen=True)
@@ -195,7 +210,7 @@ def _with_nulls(tree: Any) -> Any:
 
 
 def file_names(titles: Sequence[str]) -> list[str]:
-    """A file name without ending for each title: its letters and digits in ASCII. Equal names get a number."""
+    """A file name without ending for each title: its letters and digits. Equal names get a number."""
     names: dict[str, None] = {}
     for place, title in enumerate(titles):
         name = _slug(title) or str(place)
@@ -205,7 +220,7 @@ def file_names(titles: Sequence[str]) -> list[str]:
 
 
 def _slug(name: str) -> str:
-    return "-".join("".join(c if c.isalnum() and c.isascii() else " " for c in name.lower()).split())
+    return "-".join("".join(c if c.isalnum() else " " for c in name.lower()).split())
 
 
 SHARES = {"unread": "unread", "unparsed": "no answer", "cut_answer": "answer cut", "cut_thinking": "thinking cut"}

@@ -5,6 +5,7 @@ from experiments.results.column_effects import interactions_frame as interaction
 from experiments.results.column_effects import is_significant as is_significant
 from experiments.results.column_effects import macro_averages as macro_averages
 from experiments.results.data_columns import ScoreView as ScoreView
+from experiments.results.data_columns import available_columns as available_columns
 from experiments.results.data_columns import column_values as column_values
 from experiments.results.data_columns import split_view as split_view
 from experiments.results.invocations import describe_invocation as describe_invocation

@@ -228,7 +228,7 @@ def _sentence(
     one = comparisons[0]
     result = one.result
     assert result is not None
-    where = f" on {one.subject}" if len(view.tasks) > 1 else ""
+    where = f" on {one.subject}" if len(view.tasks) > 1 or len({c.subject for c in best}) > 1 else ""
     claim = f"{WORDS.get(one.verdict, 'Not shown')}{where}: {words(one)}."
     others = list(
         dict.fromkeys(c.subject for c in comparisons[1:] if c.verdict == one.verdict and c.subject != one.subject)

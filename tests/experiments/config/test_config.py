@@ -42,6 +42,11 @@ def test_an_override_sets_a_parameter_of_a_component_without_parameters(yaml_fil
     assert config.base["task"] == {"name": "easy-vqa", "queries": 20}
 
 
+def test_an_override_sets_a_parameter_of_the_default_component(yaml_file: Write) -> None:
+    config = load_config(yaml_file("name: x\ntask: SHAPES\nmodel: fake-copy\n"), ["composer.answer=short"])
+    assert config.base["composer"] == {"name": "chat", "answer": "short"}
+
+
 def test_an_override_can_change_an_item_of_a_list(yaml_file: Write) -> None:
     config = load_config(yaml_file(BASE + "grid:\n  decoding: [greedy, vcd]\n"), ["grid.decoding.1.alpha=2"])
     assert config.grid["decoding"] == ["greedy", {"name": "vcd", "alpha": 2}]

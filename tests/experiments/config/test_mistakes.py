@@ -249,6 +249,11 @@ def test_a_wrong_file_is_reported_with_its_place_and_a_remedy(
             "pool_count=3",
             ["command line: pool_count: no key 'pool_count'. It is a parameter of the task: write "],
         ),
+        ("seed=1", ["command line: seed: no key 'seed'. Did you mean 'seeds'?"]),
+        (
+            "temperature=0.7",
+            ["command line: temperature: ", "a parameter of the sampler: write decoding.sampling.temperature."],
+        ),
         ("sots=2", ["command line: sots: no key 'sots'", "'shots'"]),
         ("grid.shots=4", ["command line: grid.shots: an axis must be a list", "not 4"]),
         ("grid.shots=[1,-1]", ["command line: grid.shots[1]: shots must be ", "not -1"]),
@@ -256,7 +261,7 @@ def test_a_wrong_file_is_reported_with_its_place_and_a_remedy(
         ("seeds.a=1", ["command line: seeds.a: seeds is 3, which has no keys"]),
         ("seeds=[1", ["command line: seeds:1: not valid YAML"]),
         ("grid.decoding=[vdc]", ["command line: grid.decoding[0]: no strategy named 'vdc'", "'vcd'"]),
-        ("retriever.by=image", ["grid.yaml: retriever: a retriever must be a name or a mapping with the key 'name'"]),
+        ("retriever.by=image", ["grid.yaml: retriever: retriever 'random' has no parameter 'by'"]),
         ("tune.task=3", ["command line: tune.task: ", "a task must be a name"]),
     ],
 )

@@ -24,6 +24,7 @@ from experiments.results.view_run import view_run
 from experiments.stats.arms import MISSING_VALUE, tidy_frame
 from experiments.stats.compare import compare
 from experiments.stats.summary import summarize_arms
+from experiments.store.store import Store
 from icl.errors import ConfigError
 from icl.tasks.presets import PRESETS, preset_columns
 
@@ -221,6 +222,21 @@ def test_an_analysis_by_a_column_is_that_of_each_part(view):
         own = table[table["category"] == values["category"]].drop(columns="category").reset_index(drop=True)
         pd.testing.assert_frame_equal(own, analysis(part))
     assert list(dict.fromkeys(table["category"]))[-1] == MISSING_VALUE
+
+
+def test_a_section_is_found_by_its_column_and_by_its_own_name(written, capsys):
+    run = written(shots=(4,), retrievers=("knn",), tasks=("shapes",))
+    store = Store(run.path)
+    for digest in store.read_run()["cells"]:
+        samples = [
+            {**one, "meta": {"is_Even": i % 2, "種類": "ab"[i % 2]}} for i, one in enumerate(store.samples(digest))
+        ]
+        store.replace_samples(digest, samples)
+    for name in ("by-is_Even", "by-is-even", "by-種類"):
+        assert main(["show", str(run.path), name]) == 0
+        assert f"By {'種類' if '種' in name else 'is_Even'}" in capsys.readouterr().out
+    assert main(["show", str(run.path), "by-is_Evem"]) == 2
+    assert "the data of the run has no column 'is_Evem'. Did you mean 'is_Even'?" in capsys.readouterr().err
 
 
 def test_numbers_are_values_in_ascending_order(run, view):

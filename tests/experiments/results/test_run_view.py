@@ -81,7 +81,7 @@ def test_a_run_that_has_not_come_to_its_reference_is_shown_without_comparisons(w
     labels = {**cell["labels"], "decoding": "greedy"}
     Store(folder).write_cell("0123456789abcdef", {**cell, "decoding": GREEDY, "labels": labels})
     assert view_run(load_run(folder)).to == {}
-    for command in (["show"], ["show", "scores"], ["report"], ["show", "progress"], ["compare"]):
+    for command in (["show"], ["show", "scores"], ["report"], ["show", "progress"]):
         assert main([command[0], str(folder), *command[1:]]) == 0, command
         assert "no arm has" not in "".join(capsys.readouterr())
     with pytest.raises(ConfigError, match="no arm has decoding 'greedy'"):
