@@ -93,8 +93,8 @@ from icl.models.interventions import Keys as Keys
 from icl.models.interventions import TokenPart as TokenPart
 from icl.option_listing import LETTERED as LETTERED
 from icl.option_listing import OPTION_TEXTS as OPTION_TEXTS
-from icl.option_listing import has_letter as has_letter
 from icl.option_listing import in_texts as in_texts
+from icl.option_listing import letter_problem as letter_problem
 from icl.option_listing import list_options as list_options
 from icl.parameter_files import cache_folder as cache_folder
 from icl.parameter_files import expand_user as expand_user

@@ -85,10 +85,16 @@ def without_letters(texts: Sequence[str]) -> tuple[str, ...]:
     return tuple(text[match.end() :] for text, match in zip(texts, matches, strict=True) if match)
 
 
-def has_letter(example: "Example") -> bool:
-    """Whether an accepted answer is one of the example's options, so that it has a letter."""
+def letter_problem(example: "Example") -> str:
+    """Why no accepted answer has a letter, in a sentence, if the options are listed by letters; '' otherwise."""
     accepted = {_plain(answer) for answer in example.answers}
-    return any(_plain(option) in accepted for option in example.options)
+    is_by_letter = example.listing is not None and example.listing.letters
+    if not is_by_letter or any(_plain(option) in accepted for option in example.options):
+        return ""
+    return (
+        f"the answer '{example.answer}' of '{example.id}' is none of its options ({', '.join(example.options)}), so it "
+        "has no letter. Write both the same way, or set answer_is if answers are letters or indices of options."
+    )
 
 
 def list_options(context: "Context") -> "Context":

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from experiments.config.yaml_document import to_flow_yaml
+from experiments.config import Document, apply_overrides, to_flow_yaml
 from icl import DataError, ICLError
 from icl.registry import build
 from icl.tasks import IMAGES, SPLIT_COLUMN, DataSource, open_source, parse_list, text_of
@@ -49,8 +49,6 @@ class Guess:
     Attributes:
         path: The data, relative to the folder of the study.
         names: All columns of the data.
-        shots: Numbers of shots that a small pool allows; None if it allows more, or is not known.
-        queries: The number of rows that can be asked; None if it is not known.
     """
 
     path: str
@@ -60,8 +58,6 @@ class Guess:
     comments: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     by: list[str] = field(default_factory=list)
-    shots: list[int] | None = None
-    queries: int | None = None
 
     @property
     def task(self) -> dict[str, Any]:
@@ -104,7 +100,8 @@ def study_of_data(template: str, data: Path, folder: Path) -> tuple[str, list[st
     text = re.sub(r"^task: .*$", lambda _: "\n".join(lines), template, flags=re.MULTILINE)
     if "image" not in guess.columns:
         text = text.replace("{name: knn, by: image}", "{name: knn, by: question}").replace("[greedy, vcd]", "[greedy]")
-    return text.replace("shots: [0, 4]", f"shots: {guess.shots}") if guess.shots else text, guess.notes
+    shots = _check(guess.task, data, guess) if "answer" in guess.columns else None
+    return text.replace("shots: [0, 4]", f"shots: {shots}") if shots else text, guess.notes
 
 
 def guess_task(data: Path, folder: Path) -> Guess:
@@ -112,9 +109,24 @@ def guess_task(data: Path, folder: Path) -> Guess:
     source, split = _opened(data)
     guess = Guess(os.path.relpath(str(data), str(folder)), source.columns)
     _guess(guess, source, split, has_train=split != "train" and data.is_dir() and _has_train(data))
-    if "answer" in guess.columns:
-        guess.shots = _check(guess.task, data, guess)
     return guess
+
+
+def with_overrides(
+    command: str, start: dict[str, Any], folder: Path, overrides: Sequence[str] | None
+) -> dict[str, Any]:
+    """Keys of a study with overrides. A task of another name has the path of the guessed one, and none of its keys.
+
+    Args:
+        command: The command, for messages.
+        start: The keys, with the guessed task.
+        folder: The folder to which paths are relative.
+    """
+    keys: dict[str, Any] = apply_overrides(Document(command, folder, start), overrides or []).data
+    if keys["task"]["name"] != start["task"]["name"]:
+        other = {"name": keys["task"]["name"], "path": start["task"]["path"]}
+        keys = apply_overrides(Document(command, folder, {**start, "task": other}), overrides or []).data
+    return keys
 
 
 def _opened(data: Path) -> tuple[DataSource, str | None]:
@@ -233,8 +245,10 @@ def _answer_keys(guess: Guess, source: DataSource, rows: Any) -> None:
     for row in rows:
         try:
             accepted = {*options_of(row, layout, ""), *named_options(row, layout)}
-        except DataError:  # `_check` reports it with its row
+        except DataError:  # the reader of the task reports it with its row
             return
+        if not accepted:  # an open question, whose answer is a text
+            continue
         cells = row[column] if isinstance(row[column], list) else [row[column]]
         answered += [(text_of(cell), text_of(cell) in accepted) for cell in cells if cell is not None]
     if all(is_option for _, is_option in answered):
@@ -251,10 +265,9 @@ def _check(task: dict[str, Any], data: Path, guess: Guess) -> list[int] | None:
     """The numbers of shots if the pool is small; None for those of the template. What does not work becomes a note."""
     try:
         built = build("task", {**task, "path": str(data.resolve())})
-        guess.queries = len(built.queries)
         size = built.pool_size if built.queries else 0
     except ICLError as error:
-        guess.notes.append(f"The data cannot be used as guessed: {error}")
+        guess.notes.append(f"The data cannot be used as guessed: {error} `icl data check {data}` counts such rows.")
         return None
     image = next((image for query in built.queries[:1] for image in query.images), None)
     try:

@@ -1,6 +1,7 @@
 """Get data: fetch drawings, check what a data set has, or mine pairs that an encoder confuses."""
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,10 @@ from icl.registry import build
 from retrievers import Embedder, open_source
 
 ROLES, COLUMN = ("question", "image", "answer", "options", "id", "group"), {"group": "pair"}
+
+VARYING = re.compile(r"row \d+|'[^']*' of '[^']*'|\([^()]*\)")
+"""Parts of a sentence that differ between rows with the same problem."""
+MAX_KINDS = 5
 
 
 def drawings(
@@ -54,19 +59,23 @@ def check(
     data: Annotated[
         str, typer.Argument(help="a file or folder, or a preset of the task hub, such as pope", show_default=False)
     ],
-    rows: Annotated[int, typer.Option(min=1, help="the number of queries to read")] = 10,
+    overrides: Overrides = None,
+    *,
+    rows: Annotated[int, typer.Option(min=1, help="the number of rows whose images are opened")] = 10,
     record: Annotated[
         bool, typer.Option("--record", help="store date, revision and columns with the preset, for a checkout")
     ] = False,
     path: Annotated[Path | None, typer.Option(metavar="FILE", help="your own file with the data of a preset")] = None,
 ) -> None:
-    """Read some queries of your data or of a preset, and say which roles and columns are empty, unused, new or absent.
+    """Read your data, or some queries of a preset, and say which rows cannot be used, and which roles and columns are
+    empty, unused, new or absent.
 
-    The columns of your own data are guessed, as by `icl new study --data` and `icl try`. A column is new if the data
-    of a preset did not have it when it was last checked. Exit status: 1 if a column that is mapped is absent or
-    empty in all rows, or if an image of these queries cannot be opened.
+    The columns of your own data are guessed, as by `icl new study --data` and `icl try`, and all rows are read. A key
+    corrects a guess: `icl data check rows.csv task.columns.answer=gold`. A preset from the hub is read as far as --rows
+    says. A column is new if the data of a preset did not have it when it was last checked. Exit status: 1 if a row
+    cannot be used, if a column that is mapped is absent or empty in all rows, or if an image cannot be opened.
     """
-    from experiments.cli.column_guess import guess_task
+    from experiments.cli.column_guess import guess_task, with_overrides
     from icl.tasks.presets import CHECKS, PRESETS, record_check
 
     if not (is_preset := data in PRESETS) and not checked_path(data).exists():
@@ -74,40 +83,71 @@ def check(
             f"there is no file, folder or preset '{data}'.{did_you_mean(data, PRESETS)} Presets: {', '.join(PRESETS)}."
         )
     guess = None if is_preset else guess_task(Path(data), Path())
-    node = _preset_task(data, path) if guess is None else guess.task
-    columns = PRESETS[data]["columns"] if guess is None else guess.columns
+    start = {"task": _preset_task(data, path) if guess is None else guess.task}
+    keys = with_overrides("icl data check", start, Path(), overrides)
+    if others := [key for key in keys if key != "task"]:
+        raise ConfigError(
+            f"icl data check reads the keys of the task alone, such as task.columns.answer. Remove {others[0]}."
+        )
+    node = keys["task"]
+    columns = {**(PRESETS[data]["columns"] if is_preset else {}), **node.get("columns", {})}
     if not is_preset and (record or path):
         raise ConfigError("--record and --path need a preset. Name a preset, or remove the option.")
-    for note in guess.notes if guess else ():
-        if "image cannot be opened" not in note:  # images are counted below
-            _print_line("note", note)
-    if "answer" not in columns:
+    for note in guess.notes if guess and not overrides else ():
+        _print_line("note", note)
+    if node["name"] == "hub" and "answer" not in columns:
         raise ConfigError(
-            "Without answers nothing can be read. Name their column: "
-            f"icl try {data} --model MODEL task.columns.answer=COLUMN."
+            f"Without answers nothing can be read. Name their column: icl data check {data} task.columns.answer=COLUMN."
         )
-    available = rows if guess is None or guess.queries is None else guess.queries
-    task = build("task", {**node, "queries": min(rows, available)})
-    _print_line("read", f"{rows:,} of {available:,} queries; --rows {available} reads all" if rows < available else "")
-    named = {column: key for key, column in task.named_columns}
-    if absent := [f"{column} ({key})" for column, key in named.items() if column not in task.data_columns]:
+    is_part = is_preset and path is None
+    task: Any = build("task", {**node, "queries": rows} if is_part else node)
+    named = {column: key for key, column in getattr(task, "named_columns", [])}
+    data_columns = getattr(task, "data_columns", [])
+    read: Sequence[Example] = ()
+    problems, empty = list[str](), list[str]()
+    if absent := [f"{column} ({key})" for column, key in named.items() if column not in data_columns]:
         _print_line("absent", f"{', '.join(absent)}: the data do not have what is mapped. Set these keys.")
     else:
-        empty = _print_roles(task, columns)
-    earlier = CHECKS.get(data, {}).get("columns", task.data_columns) if is_preset else task.data_columns
-    _print_line("unused", ", ".join(name for name in task.data_columns if name not in named))
-    _print_line("new", ", ".join(name for name in task.data_columns if name not in earlier))
-    _print_line("gone", ", ".join(name for name in earlier if name not in task.data_columns))
+        read, problems = (task.queries, []) if is_part else _read_all(task)
+        _print_problems(problems, len(read) + len(problems))
+        empty = _print_roles(task, read, columns)
+    earlier = CHECKS.get(data, {}).get("columns", data_columns) if is_preset else data_columns
+    _print_line("unused", ", ".join(name for name in data_columns if name not in named))
+    _print_line("new", ", ".join(name for name in data_columns if name not in earlier))
+    _print_line("gone", ", ".join(name for name in earlier if name not in data_columns))
     if absent:
         raise typer.Exit(1)
     if record:
         record_check(data, task.data_revision, task.data_columns)
         print(f"recorded     {preset_row(data)}")
     _print_line("empty", f"{', '.join(empty)}: set `columns`, or leave these roles out." if empty else "")
-    unopened = [problem for query in task.queries for image in query.images if (problem := _problem(image))]
+    with_image = [one for one in read if one.images]
+    unopened = [problem for one in with_image[:rows] for image in one.images if (problem := _problem(image))]
     _print_line("unopened", f"{len(unopened):,} images, such as: {unopened[0]}" if unopened else "")
-    if empty or unopened:
+    if rows < len(with_image):
+        _print_line("opened", f"the images of {rows:,} rows; --rows {len(with_image)} opens all")
+    if problems or empty or unopened:
         raise typer.Exit(1)
+
+
+def _read_all(task: Any) -> tuple[Sequence[Example], list[str]]:
+    """All examples of a task, and a sentence for each row that is none. Other tasks than `hub` raise the first one."""
+    if hasattr(task, "read_rows"):
+        usable, problems = task.read_rows()
+        return usable, problems
+    return [*task.queries, *task.pool(task.queries[0].id).examples], []
+
+
+def _print_problems(problems: Sequence[str], total: int) -> None:
+    """Prints in how many rows each problem is, the most frequent ones first."""
+    by_kind: dict[str, list[str]] = {}
+    for problem in problems:
+        by_kind.setdefault(VARYING.sub("", problem), []).append(problem)
+    kinds = sorted(by_kind.values(), key=len, reverse=True)
+    for same in kinds[:MAX_KINDS]:
+        _print_line("unusable", f"{len(same):,} of {total:,} rows{', such as' * (len(same) > 1)}: {same[0]}")
+    others = sum(map(len, kinds[MAX_KINDS:]))
+    _print_line("unusable", f"{others:,} of {total:,} rows for other reasons" if others else "")
 
 
 def _preset_task(preset: str, path: Path | None) -> dict[str, Any]:
@@ -129,10 +169,10 @@ def _problem(image: Image) -> str:
     return ""
 
 
-def _print_roles(task: Any, columns: Mapping[str, Any]) -> list[str]:
-    """Prints in how many queries each role has a value. Returns the mapped roles without any."""
-    queries, empty = task.queries, []
-    values_by_role = {
+def _print_roles(task: Any, queries: Sequence[Example], columns: Mapping[str, Any]) -> list[str]:
+    """Prints in how many usable rows each role has a value. Returns the mapped roles without any."""
+    empty = list[str]()
+    values_by_role: dict[str, list[Any]] = {
         "question": [one.question for one in queries], "image": [one.images for one in queries],
         "options": [one.options for one in queries], "answer": [one.answers for one in queries],
         "group": [one.group for one in queries], "hint": [one.question.startswith("Hint: ") for one in queries],
@@ -141,12 +181,12 @@ def _print_roles(task: Any, columns: Mapping[str, Any]) -> list[str]:
         count = sum(bool(value) for value in values)
         names = columns.get(role, "")
         written = " + ".join(names) if isinstance(names, list | tuple) else str(names)
-        if written or role != "hint":
+        if written or role not in ("hint", "group"):
             _print_line(role, f"{count:,} of {len(queries):,} rows{f'   column {written}' if written else ''}")
         empty += [role] if written and not count and role != "hint" else []  # few rows have a hint
-    for note in task.notes:
+    for note in getattr(task, "notes", ()):
         _print_line("note", note)
-    _print_line("revision", task.data_revision)
+    _print_line("revision", getattr(task, "data_revision", ""))
     return empty
 
 

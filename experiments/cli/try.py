@@ -9,10 +9,10 @@ from typing import Annotated, Any
 
 import typer
 
-from experiments.cli.column_guess import Guess, guess_task
+from experiments.cli.column_guess import Guess, guess_task, with_overrides
 from experiments.cli.main import hanging_lines
 from experiments.cli.options import Overrides, RunsFolder, model_node
-from experiments.config import Config, Document, apply_overrides, load_config, parse_config, to_flow_yaml
+from experiments.config import Config, Document, load_config, parse_config, to_flow_yaml
 from experiments.contexts.contexts import PromptSpec, Retrieval, build_contexts, render
 from experiments.grid import Cell, check_data, check_requirements, expand
 from experiments.report.sections.headline import DETECTABLE, headline
@@ -72,7 +72,9 @@ def command(
         raise ConfigError(f"{study} is another study, which is not replaced. Name a new file: --out FILE.yaml.")
     cell, prompt = _first_prompt(parse_config(Document(str(study), study.parent, keys)))
     print(*(f"note         {note}\n" for note in guess.notes), sep="", end="")
-    columns = {role: names if isinstance(names, list) else [names] for role, names in keys["task"]["columns"].items()}
+    columns = {
+        role: names if isinstance(names, list) else [names] for role, names in keys["task"].get("columns", {}).items()
+    }
     used = {column for names in columns.values() for column in names}
     print("columns     ", ", ".join(f"{' + '.join(names)} -> {role}" for role, names in columns.items()))
     print("unused      ", ", ".join(name for name in guess.names if name not in used) or "no column")
@@ -102,9 +104,11 @@ def _keys(guess: Guess, study: Path, model: str, overrides: list[str]) -> dict[s
         "name": f"try-{study.stem}", "task": guess.task, "model": node, "seeds": [0], "max_new_tokens": 32,
         "grid": {"shots": SHOTS, "decoding": ["greedy", STRATEGY]}, "compare": {"to": {"decoding": "greedy"}},
     }  # fmt: skip
-    keys: dict[str, Any] = apply_overrides(Document("icl try", study.parent, start), overrides).data
+    keys = with_overrides("icl try", start, study.parent, overrides)
     task, grid = keys["task"], keys["grid"]
-    if "answer" not in task["columns"]:
+    if task["name"] != guess.task["name"]:
+        guess.notes, guess.names = [], []
+    elif "answer" not in task["columns"]:
         raise DataError(
             f"no column of answers was found among {', '.join(guess.names)}. Write the one that has them: "
             "task.columns.answer=COLUMN."

@@ -7,7 +7,7 @@ from typing import Any
 from experiments.config.keys import MAX_COLUMN_VALUES, matches
 from experiments.grid.fitted_parameters import retriever_problem, vector_problem
 from experiments.grid.grid import Cell, Grid
-from icl import ConfigError, DataError, ICLError, PlanError, Task, did_you_mean, has_letter
+from icl import ConfigError, DataError, ICLError, PlanError, Task, did_you_mean, letter_problem
 from icl.models.answer_likelihood import ANSWERING
 from icl.tasks.base import task_parts
 from retrievers import declared, run_preflight
@@ -199,12 +199,8 @@ def check_data(grid: Grid) -> None:
 def _check_letters(task: Task, where: str) -> None:
     """Checks that each answer is an option where options have letters: it has no letter otherwise."""
     for example in (*task.queries, *task.pool(task.queries[0].id).examples):
-        if example.listing and example.listing.letters and not has_letter(example):
-            raise DataError(
-                f"{where}: the answer '{example.answer}' of '{example.id}' is none of its options "
-                f"({', '.join(example.options)}), so it has no letter. Write both the same way, or "
-                "set answer_is if answers are letters or indices of options."
-            )
+        if problem := letter_problem(example):
+            raise DataError(f"{where}: {problem}")
 
 
 def _check_meta(task: Task, where: str) -> None:

@@ -157,12 +157,20 @@ def named_options(values: Mapping[str, Any], layout: ColumnMapping) -> dict[str,
 
 
 def read_examples(
-    source: DataSource, layout: ColumnMapping, rows: Sequence[int], ids: Sequence[str], more: Sequence[str] = ()
+    source: DataSource,
+    layout: ColumnMapping,
+    rows: Sequence[int],
+    ids: Sequence[str],
+    *,
+    more: Sequence[str] = (),
+    problems: list[str] | None = None,
 ) -> Iterator[Example]:
-    """The examples of these rows. No image is opened. Raises DataError if a row has no answer.
+    """The examples of these rows. No image is opened.
 
     Args:
         more: Columns for `Example.columns`.
+        problems: Receives a sentence for each row that is no example, such as one without an answer. Without it, the
+            first one is raised as DataError.
     """
     columns = {column for role in layout.columns if role != "image" for column in layout.of(role)}
     texts = source.data.select_columns(sorted(columns | {*layout.placeholders, *more})).select(list(rows))
@@ -170,33 +178,24 @@ def read_examples(
     classes = _classes(source, layout)
     for row, name, values in zip(rows, ids, texts, strict=True):
         at = f"{source.name} row {row}"
-        options = options_of(values, layout, at) or classes
-        answers = _answers(values, source, layout, options, at)
+        try:
+            images = _images(source, layout, views, row, values)
+            options = options_of(values, layout, at) or classes
+            answers = _answers(values, source, layout, options, at)
+            question = _question(values, layout, at)
+            secret = _votes(values, layout) | _objects(values, layout, at)
+        except DataError as error:
+            if problems is None:
+                raise
+            problems.append(str(error))
+            continue
         if layout.listing and layout.listing.letters and (texts := without_letters(options)) != options:
             text_of_option = dict(zip(options, texts, strict=True))
             options, answers = texts, tuple(text_of_option.get(answer, answer) for answer in answers)
         yield Example(
             id=name,
-            images=(
-                *_cut(
-                    (
-                        *(
-                            image
-                            for column in _filled(views, row, at)
-                            for image in cell_images(views[column], source, column, row)
-                        ),
-                        *([image_at_path(layout.image, values, source, at)] if layout.image else ()),
-                    ),
-                    [values[column] for column in layout.of("box")],
-                    at,
-                ),
-                *(
-                    frame
-                    for column in layout.of("video")
-                    for frame in _frames(values[column], source, layout.frames, at)
-                ),
-            ),
-            question=_question(values, layout, at),
+            images=images,
+            question=question,
             answers=answers,
             options=options,
             label=_one(values, source, layout, "label")
@@ -204,10 +203,22 @@ def read_examples(
             domain=_one(values, source, layout, "domain"),
             group=group_name([values[column] for column in layout.of("group")]),
             meta={column: _stored(values[column], source, column) for column in layout.of("meta")},
-            secret=_votes(values, layout) | _objects(values, layout, at),
+            secret=secret,
             listing=layout.listing if options else None,
             columns={column: _short(values[column], source, column) for column in more},
         )
+
+
+def _images(
+    source: DataSource, layout: ColumnMapping, views: Mapping[str, "Dataset"], row: int, values: Mapping[str, Any]
+) -> tuple[Image, ...]:
+    """The images of a row: those of its columns, that of its path, and the frames of its video."""
+    at = f"{source.name} row {row}"
+    images = [image for column in _filled(views, row, at) for image in cell_images(views[column], source, column, row)]
+    if layout.image:
+        images.append(image_at_path(layout.image, values, source, at))
+    frames = [frame for column in layout.of("video") for frame in _frames(values[column], source, layout.frames, at)]
+    return (*_cut(images, [values[column] for column in layout.of("box")], at), *frames)
 
 
 def _cut(images: Sequence[Image], box: Sequence[Any], at: str) -> Sequence[Image]:

@@ -39,7 +39,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge, Le
 
-from icl import LETTERED, ConfigError, DataError, Example, OptionListing
+from icl import LETTERED, ConfigError, DataError, Example, OptionListing, letter_problem
 from icl.registry import Fraction, PositiveInt, component, later_parameter, parameter, renamed_values
 from icl.tasks import PRESETS, RelativePaths, connected_components, divide_by_group, text_of
 from icl.tasks.base import Pool, SharedPoolTask, limited_choice, nested_choice
@@ -171,6 +171,16 @@ class HubTask(SharedPoolTask, RelativePaths):
         """The ids and commits of its data sets of the hub, such as "owner/name@commit"."""
         return ", ".join(dict.fromkeys(filter(None, (self._source.revision, self._pool_source.revision))))
 
+    def read_rows(self) -> tuple[list[Example], list[str]]:
+        """All rows of queries and pool that can be examples, and a sentence for each of the others."""
+        read, problems = list[Example](), list[str]()
+        for source in {id(one): one for one in (self._source, self._pool_source)}.values():
+            ids = self._ids(source, self._split, False)
+            read += read_examples(source, self._layout, range(len(source)), ids, problems=problems)
+        of_letters = [letter_problem(example) for example in read]
+        usable = [example for example, problem in zip(read, of_letters, strict=True) if not problem]
+        return usable, [*problems, *filter(None, of_letters)]
+
     def _contents(self, source: DataSource) -> list[str]:
         """The rows of a source by questions, answers and images, in an order that is their own."""
         columns = {*self._layout.of("question"), *self._layout.of("answer"), *self._layout.placeholders}
@@ -277,7 +287,7 @@ class HubTask(SharedPoolTask, RelativePaths):
     def _read(
         self, source: DataSource, rows: Sequence[int], ids: Sequence[str], more: Sequence[str] = ()
     ) -> tuple[Example, ...]:
-        return tuple(read_examples(source, self._layout, rows, [ids[row] for row in rows], more))
+        return tuple(read_examples(source, self._layout, rows, [ids[row] for row in rows], more=more))
 
     @cached_property
     def _divided(self) -> tuple[list[int], list[int]]:

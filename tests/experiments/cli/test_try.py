@@ -190,34 +190,71 @@ def test_data_check_says_what_is_empty_or_unused(icl: ICL, tmp_path: Path) -> No
     done = icl("data", "check", write(tmp_path))
     assert done.status == 0, done.err
     assert done.out.splitlines() == [
-        "read         10 of 12 queries; --rows 12 reads all",
-        "question     10 of 10 rows   column question",
-        "image        10 of 10 rows   column image",
-        "options      0 of 10 rows",
-        "answer       10 of 10 rows   column answer",
-        "group        10 of 10 rows",
+        "question     24 of 24 rows   column question",
+        "image        24 of 24 rows   column image",
+        "options      0 of 24 rows",
+        "answer       24 of 24 rows   column answer",
         "unused       kind",
+        "opened       the images of 10 rows; --rows 24 opens all",
     ]
     done = icl("data", "check", write(tmp_path, options=[]))
-    assert (done.status, done.out.splitlines()[-1].split(":")[0]) == (1, "empty        options")
+    assert (done.status, done.out.splitlines()[-2].split(":")[0]) == (1, "empty        options")
     done = icl("data", "check", "popee")
     assert (done.status, "there is no file, folder or preset 'popee'. Did you mean 'pope'?" in done.err) == (2, True)
-    assert (
-        "--model MODEL task.columns.answer=COLUMN" in icl("data", "check", write(tmp_path, answer=None, hue="red")).err
-    )
+    done = icl("data", "check", write(tmp_path, answer=None, hue="red"))
+    assert (done.status, "icl data check rows.jsonl task.columns.answer=COLUMN." in done.err) == (2, True)
+    done = icl("data", "check", "rows.jsonl", "task.columns.answer=hue", "--rows", "24")
+    assert (done.status, done.out.splitlines()[-1]) == (0, "unused       kind")
+    assert "Remove grid." in icl("data", "check", "rows.jsonl", "task.columns.answer=hue", "grid.shots=[1]").err
+
+
+def test_data_check_counts_the_rows_that_cannot_be_used_for_each_reason(icl: ICL, tmp_path: Path) -> None:
+    lines = [f"{i}?,{'' if i % 7 == 0 else i}" if i % 11 else f",{i}" for i in range(1, 41)]
+    (tmp_path / "gaps.csv").write_text("\n".join(["question,answer", *lines]) + "\n")
+    done = icl("data", "check", "gaps.csv")
+    assert done.status == 1
+    assert [line for line in done.out.splitlines() if "note" not in line][:5] == [
+        "unusable     5 of 40 rows, such as: gaps.csv[test] row 6 has no answer in column 'answer'. Remove the row, or "
+        "name another column.",
+        "unusable     3 of 40 rows, such as: gaps.csv[test] row 10 has no question in column 'question'. Remove the "
+        "row, or set `question`.",
+        "question     32 of 32 rows   column question",
+        "image        0 of 32 rows",
+        "options      0 of 32 rows",
+    ]
+    options = {"options": ["red", "green"], "question": "?"}
+    lines = [json.dumps({**options, "answer": "red" if i % 4 else "white"}) for i in range(12)]
+    (tmp_path / "words.jsonl").write_text("\n".join(lines))
+    done = icl("data", "check", "words.jsonl")
+    assert done.status == 1
+    assert "unusable     3 of 12 rows, such as: the answer 'white' of 'test-000000' is none of its options" in done.out
+
+
+def test_letters_beside_open_questions_are_guessed_and_tried(icl: ICL, tmp_path: Path) -> None:
+    choices = ["red", "green", "blue"]
+    rows = [
+        {"question": f"{i}?", "options": str(choices if i % 6 else []), "answer": "ABC"[i % 3] if i % 6 else "red"}
+        for i in range(24)
+    ]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    done = icl("data", "check", "rows.jsonl")
+    assert (done.status, "options      20 of 24 rows" in done.out) == (0, True), done.out
+    assert icl("try", "rows.jsonl", "--model", "fake-copy").status == 0
+    task = yaml.safe_load((tmp_path / "try" / "rows.yaml").read_text())["task"]
+    assert task["answer_is"] == "letter"
 
 
 def test_data_check_reads_what_a_small_file_has_and_every_image(icl: ICL, tmp_path: Path) -> None:
     done = icl("data", "check", write(tmp_path, count=12, **{"odd\x1b[31m": "1"}))
     assert done.status == 0, done.err
-    assert done.out.splitlines()[0] == "question     6 of 6 rows   column question"
-    assert done.out.splitlines()[-1] == "unused       kind, odd�[31m"
+    assert done.out.splitlines()[0] == "question     12 of 12 rows   column question"
+    assert done.out.splitlines()[-2] == "unused       kind, odd�[31m"
     data = write(tmp_path, count=12)
     for image in tmp_path.glob("*.png"):
         image.unlink()
     done = icl("data", "check", data)
-    assert (done.status, done.out.splitlines()[-1].split(":")[0]) == (1, "unopened     6 images, such as")
-    assert done.out.endswith("does not exist.\n")
+    assert (done.status, done.out.splitlines()[-2].split(":")[0]) == (1, "unopened     10 images, such as")
+    assert done.out.splitlines()[-2].endswith("does not exist.")
     done = icl("data", "check", "")
     assert (done.status, done.err) == (2, "'' cannot be a path: name a file or folder.\n")
 
