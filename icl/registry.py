@@ -264,6 +264,8 @@ def resolve(kind: str, name: str, where: str = "") -> type[Any]:
         other_kind = next((other for other in PACKAGES if name in entries(other)), None)
         hint = f". That is {with_article(other_kind)}." if other_kind else called_here(name, by_name.values())
         hint = hint or suggest("component", name.partition(":")[0], by_name)
+        if kind == "model" and "Did you mean" not in hint:
+            hint = f"{hint.rstrip('.')}. A checkpoint is written {{name: hf, path: {name}}}."
         raise ConfigError(f"{location(where)}no {kind} named '{name}'{hint} (icl ls {kind})")
     return load_registered(by_name[name].target, where)
 

@@ -285,7 +285,10 @@ def load_run(path: str | Path, trust: bool = False) -> Run:
         )
     others = [p.parent.name for p in folder.parent.glob("*/run.json")] if os.path.isdir(folder.parent) else []
     have = f" Runs in the same folder: {', '.join(sorted(others)[:8])}." if others else ""
-    raise StoreError(f"{folder} is not a run directory (no run.json).{did_you_mean(folder.name, others)}{have}")
+    near = did_you_mean(folder.name, others)
+    if os.path.isfile(Path("runs", folder, "run.json")):
+        near, have = f" Did you mean '{Path('runs', folder)}'?", ""
+    raise StoreError(f"{folder} is not a run directory (no run.json).{near}{have}")
 
 
 def _cells(run: Run) -> list[str]:

@@ -279,6 +279,10 @@ def test_run_with_a_failed_sample_ends_with_1_and_can_be_continued(
             "grid.yaml:3: model: no model named 'fake-cpy'. Did you mean 'fake-copy'?",
         ),
         (
+            RUN.replace("fake-copy", "tiny"),
+            "grid.yaml:3: model: no model named 'tiny'. A checkpoint is written {name: hf, path: tiny}.",
+        ),
+        (
             RUN.replace("[0, 2]", "[0, 20]"),
             "grid.yaml:4: grid.shots[1]: 20 demonstrations from a pool of 9 (task 'shapes')",
         ),

@@ -52,6 +52,15 @@ def test_a_path_without_a_run_is_a_sentence_that_names_runs_nearby(written_run: 
             load_run(path)
 
 
+def test_a_name_without_its_folder_runs_is_suggested_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Store(tmp_path / "runs" / "study").write_run({})
+    with pytest.raises(
+        StoreError, match=r"^study is not a run directory \(no run\.json\)\. Did you mean 'runs/study'\?$"
+    ):
+        load_run("study")
+
+
 def test_runs_nearby_are_listed_in_order_and_not_all(tmp_path: Path) -> None:
     for name in "jihgfedcba":
         Store(tmp_path / name).write_run({})
