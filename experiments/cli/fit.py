@@ -12,7 +12,7 @@ import typer
 from experiments.cli.main import INTERRUPTED
 from experiments.cli.options import ConfigFile, Overrides, Quiet, RunsFolder
 from experiments.config import Config, TuningControl
-from experiments.report.figure import Figure, Line, dashed_lines, encode_lines, layer, layered, quantitative
+from experiments.report.figure import Figure, Line, dashed_lines, encode_lines
 from icl import ConfigError, StoreError
 
 if TYPE_CHECKING:
@@ -243,15 +243,18 @@ def read_curve(path: Path, key: str) -> list[tuple[int, float]]:
 
 def draw_losses(curves: Mapping[str, Path], path: Path) -> None:
     """Draws the losses of several adapters: name -> its file. Raises StoreError."""
+    import altair as alt
     import pandas as pd
 
     panels, looks = {}, {name: Line(number, number) for number, name in enumerate(curves)}
     for key, title in PANELS.items():
         rows = [(name, *point) for name, file in curves.items() for point in read_curve(file, key)]
         data = pd.DataFrame(rows, columns=["line", "step", "loss"])
-        y = quantitative("loss", title="loss, in nats", scale={"zero": False})
-        points = layer("point", {"y": y, **encode_lines(looks)}, filled=True, size=30, opacity=float(key != "loss"))
+        x = alt.X("step:Q", title="finished steps")
+        y = alt.Y("loss:Q", title="loss, in nats", scale=alt.Scale(zero=False))
+        marks = alt.Chart(data).mark_point(filled=True, size=30, opacity=float(key != "loss"))
         if rows or key == "loss":
-            layers = [*dashed_lines(data, looks, 1, y), points]
-            panels[title] = layered(data, layers, 300, 300, x=quantitative("step", title="finished steps"))
+            panels[title] = alt.layer(
+                *dashed_lines(data, looks, 1, x=x, y=y), marks.encode(x=x, y=y, **encode_lines(looks))
+            )
     Figure(panels, looks).write(path.with_suffix(""), [path.suffix[1:]])

@@ -1,4 +1,4 @@
-"""Figures (Vega-Lite): SVG for a page, files for a paper, charts for a notebook.
+"""Figures (Altair): SVG for a page, files for a paper, charts for a notebook.
 
 An SVG of vl-convert has attributes only: no style, script or link. So it stands in the page under its content policy,
 and its colors are variables of the page: one SVG is light and dark. Each mark has an `aria-label`, which the script of
@@ -14,11 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from experiments.store.store import report_write_errors, write_bytes
-from icl import ConfigError, DataFrame
+from icl import ConfigError, DataFrame, alt
 
-Chart = dict[str, Any]
-"""A description of a chart, or a part of one, as Vega-Lite reads it."""
-SCHEMA = "https://vega.github.io/schema/vega-lite/v6.json"
 FORMATS = ("pdf", "png", "svg")
 COLORS = ("#0b6cb8", "#c8500a", "#00805c", "#a8478c", "#8a6a00", "#3d4fc4", "#5f6b00", "#666666")
 """The colors on paper. Those of a page are in `templates/report.css`."""
@@ -70,13 +67,13 @@ class Figure:
     """A chart for each part of a section; the same line looks the same in all of them.
 
     Attributes:
-        panels: The title of each panel, and its chart (`layered`), which has no theme.
+        panels: The title of each panel, and its Altair chart, which has no theme.
         lines: The looks of each line, by its name.
         columns: The most panels side by side on paper.
         images: The number of panels with images. They come first and have no lines, so the key stands behind them.
     """
 
-    panels: Mapping[str, Chart]
+    panels: Mapping[str, Any]
     lines: Mapping[str, Line]
     columns: int = 3
     images: int = 0
@@ -87,7 +84,7 @@ class Figure:
         theme = {"ink": "var(--ink)", "soft": "var(--soft)", "rule": "var(--rule)"}
         return [(title, _svg(_themed(chart, colors, theme, legend=False))) for title, chart in self.panels.items()]
 
-    def paper(self, width: float = 0) -> Chart:
+    def paper(self, width: float = 0) -> Any:
         """All panels as one chart.
 
         Args:
@@ -103,13 +100,13 @@ class Figure:
         panels = []
         for title, chart in self.panels.items():
             size = {"width": panel, "height": panel * ASPECT} if width else {}
-            if not isinstance(chart["height"], int | float):  # so much for each row
+            if not isinstance(chart.height, int | float):  # so much for each row
                 size.pop("height", None)
-            panels.append({**chart, "title": title, **size})
-        legends = {"legend": {"color": "independent", "shape": "independent"}} if self.images else {}
-        return {"concat": panels, "columns": columns, "spacing": 15, "resolve": legends}
+            panels.append(chart.properties(title=title, **size))
+        whole = alt.concat(*panels, columns=columns, spacing=15)
+        return whole.resolve_legend(color="independent", shape="independent") if self.images else whole
 
-    def spec(self, width: float = 0) -> Chart:
+    def spec(self, width: float = 0) -> dict[str, Any]:
         """The figure for a paper as a Vega-Lite description: with its key, and exactly as wide as asked for."""
         theme = {"ink": "#111111", "soft": "#444444", "rule": "#dddddd"}
         longest = max((len(name) for name in self.lines), default=1)
@@ -143,9 +140,7 @@ class Figure:
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> Any:
         """How Jupyter shows it."""
-        import altair
-
-        return altair.Chart.from_dict(self.spec())._repr_mimebundle_(include, exclude)
+        return alt.Chart.from_dict(self.spec())._repr_mimebundle_(include, exclude)
 
 
 def read_width(text: str) -> float:
@@ -162,60 +157,33 @@ def check_figure_file(path: Path) -> None:
         raise ConfigError(f"--figure: {path} must end in {', '.join(f'.{one}' for one in FORMATS)}.")
 
 
-def layered(data: DataFrame, layers: Sequence[Chart], width: float, height: Any, **encoding: Any) -> Chart:
-    """A chart of layers, in Vega-Lite's terms. Layers without own rows show these rows; all share the encoding."""
-    return {
-        "data": _rows(data), "encoding": encoding, "layer": list(layers), "width": width, "height": height,
-    }  # fmt: skip
-
-
-def layer(mark: str, encoding: Mapping[str, Any], data: DataFrame | None = None, **looks: Any) -> Chart:
-    """Marks of one kind. data: its own rows."""
-    own = {} if data is None else {"data": _rows(data)}
-    return {**own, "mark": {"type": mark, **looks}, "encoding": dict(encoding)}
-
-
-def quantitative(column: str, **options: Any) -> Chart:
-    """The encoding of a column of numbers."""
-    return {"field": column, "type": "quantitative", **options}
-
-
-def nominal(column: str, **options: Any) -> Chart:
-    """The encoding of a column of names."""
-    return {"field": column, "type": "nominal", **options}
-
-
-def _rows(data: DataFrame) -> Chart:
-    """The rows of a chart. JSON has no NaN."""
-    return {"values": data.astype(object).where(data.notna(), None).to_dict("records")}
-
-
-def encode_lines(lines: Mapping[str, Line]) -> Chart:
+def encode_lines(lines: Mapping[str, Line]) -> dict[str, Any]:
     """The color and the mark of the column `line`. They share a domain, so that panels agree and the key is one."""
     names = list(lines)
     colors = [f"@{one.color % len(COLORS)}" for one in lines.values()]
     marks = [one.mark for one in lines.values()]
     return {
-        "color": nominal("line", scale={"domain": names, "range": colors}),
-        "shape": nominal("line", scale={"domain": names, "range": marks}),
+        "color": alt.Color("line:N", scale=alt.Scale(domain=names, range=colors)),
+        "shape": alt.Shape("line:N", scale=alt.Scale(domain=names, range=marks)),
     }
 
 
-def dashed_lines(data: DataFrame, lines: Mapping[str, Line], width: float, y: Chart) -> list[Chart]:
+def dashed_lines(data: DataFrame, lines: Mapping[str, Line], width: float, **encodings: Any) -> list[Any]:
     """A layer for each dash: an encoded dash would draw the marks of the key dashed, too."""
     groups: dict[tuple[int, ...], list[str]] = {}
     for name, one in lines.items():
         groups.setdefault(one.dashes, []).append(name)
     parts = {dashes: data[data["line"].isin(names)] for dashes, names in groups.items()}
-    looks = {"y": y, "color": encode_lines(lines)["color"]}
     return [
-        layer("line", looks, rows, strokeWidth=width, strokeDash=list(dashes))
+        alt.Chart(rows)
+        .mark_line(strokeWidth=width, strokeDash=list(dashes))
+        .encode(**encodings, color=encode_lines(lines)["color"])
         for dashes, rows in parts.items()
         if len(rows)
     ]
 
 
-def dot_chart(data: DataFrame, lines: Mapping[str, Line], x: str, y: str, whole: bool = False) -> Chart:
+def dot_chart(data: DataFrame, lines: Mapping[str, Line], x: str, y: str, whole: bool = False) -> Any:
     """A row per value of `row` with a dot and its interval for each line.
 
     Args:
@@ -227,24 +195,29 @@ def dot_chart(data: DataFrame, lines: Mapping[str, Line], x: str, y: str, whole:
     """
     order, several = list(dict.fromkeys(data["row"])), len(lines) > 1
     room = min(250, 7 * max(map(len, map(str, order)), default=0))  # pixels: letters of browsers are wider than Vega's
-    rows = nominal("row", sort=order, title=y or None, axis={"labelLimit": 250, "minExtent": room})
-    offset = {"yOffset": nominal("line", sort=list(lines), scale={"paddingOuter": 0.3})} if several else {}
-    axis: Chart = {"title": x, "scale": {"domain": [0, 1]} if whole else {"zero": False}}
-    looks = encode_lines(lines)
+    rows = alt.Y("row:N", sort=order, title=y or None, axis=alt.Axis(labelLimit=250, minExtent=room))
+    offset: dict[str, Any] = (
+        {"yOffset": alt.YOffset("line:N", sort=list(lines), scale=alt.Scale(paddingOuter=0.3))} if several else {}
+    )
+    base = alt.Chart(data).encode(y=rows, description="says:N", **offset)
+    scale = alt.Scale(domain=[0, 1]) if whole else alt.Scale(zero=False)
+    means = alt.X("mean:Q", title=x, scale=scale)
+    intervals = base.mark_rule(strokeWidth=1.5).encode(x=alt.X("low:Q", title=x, scale=scale), x2="high:Q")
+    color = encode_lines(lines)["color"]
     layers = [
-        layer(
-            "rule",
-            {"x": quantitative("low", **axis), "x2": {"field": "high"}, "color": looks["color"]},
-            strokeWidth=1.5,
+        intervals.encode(color=color),
+        *(
+            part.mark_bar(filled=False, strokeWidth=1.5, height=6).encode(
+                x=alt.X("mean_low:Q", title=x, scale=scale), x2="mean_high:Q", color=color
+            )
+            for part in _ranges(base)
         ),
-        *_ranges("x", data, axis, looks["color"], height=6),
-        layer("point", {"x": quantitative("mean", **axis), **looks}, filled=True, size=40, opacity=1),
+        base.mark_point(filled=True, size=40, opacity=1).encode(x=means, **encode_lines(lines)),
     ]
-    step = {"step": 9 if several else 18}
-    return layered(data, layers, 300, step, y=rows, description=nominal("says"), **offset)
+    return alt.layer(*layers).properties(width=300, height=alt.Step(9 if several else 18))
 
 
-def curve_chart(data: DataFrame, lines: Mapping[str, Line], y: str, whole: bool = False) -> Chart:
+def curve_chart(data: DataFrame, lines: Mapping[str, Line], y: str, whole: bool = False) -> Any:
     """Lines against the number of shots, on a logarithmic axis, with intervals side by side.
 
     Args:
@@ -255,37 +228,37 @@ def curve_chart(data: DataFrame, lines: Mapping[str, Line], y: str, whole: bool 
     """
     places = {name: 2 ** (0.05 * (i - (len(lines) - 1) / 2)) for i, name in enumerate(lines)}
     data = data.assign(place=(1.0 + data["shots"]) * data["line"].map(places))
-    ticks = {
-        "values": sorted(1.0 + k for k in data["shots"].unique()),
-        "labelExpr": "format(datum.value - 1, 'd')",
-        "grid": False,
-    }
-    logarithmic = {"type": "log", "base": 2, "nice": False, "padding": 24}
-    x = quantitative("place", title="demonstrations (shots)", scale=logarithmic, axis=ticks)
-    axis: Chart = {"title": y, "scale": {"domain": [0, 1]} if whole else {"zero": False}}
+    ticks = alt.Axis(
+        values=sorted(1.0 + k for k in data["shots"].unique()), labelExpr="format(datum.value - 1, 'd')", grid=False
+    )
+    logarithmic = alt.Scale(type="log", base=2, nice=False, padding=24)
+    x = alt.X("place:Q", title="demonstrations (shots)", scale=logarithmic, axis=ticks)
+    scale = alt.Scale(domain=[0, 1]) if whole else alt.Scale(zero=False)
+    base = alt.Chart(data).encode(x=x, description="says:N")
+    low, mean = (alt.Y(f"{name}:Q", title=y, scale=scale) for name in ("low", "mean"))
     looks = encode_lines(lines)
     layers = [
-        layer(
-            "rule",
-            {"y": quantitative("low", **axis), "y2": {"field": "high"}, "color": looks["color"]},
-            strokeWidth=1.5,
+        base.mark_rule(strokeWidth=1.5).encode(y=low, y2="high:Q", color=looks["color"]),
+        *(
+            part.mark_bar(filled=False, strokeWidth=1.5, width=6).encode(
+                y=alt.Y("mean_low:Q", title=y, scale=scale), y2="mean_high:Q", color=looks["color"]
+            )
+            for part in _ranges(base)
         ),
-        *_ranges("y", data, axis, looks["color"], width=6),
-        *dashed_lines(data, lines, 2, quantitative("mean", **axis)),
-        layer("point", {"y": quantitative("mean"), **looks}, filled=True, size=45, opacity=1),
+        *dashed_lines(data, lines, 2, x=x, y=mean, description="says:N"),
+        base.mark_point(filled=True, size=45, opacity=1).encode(y="mean:Q", **looks),
     ]
-    return layered(data, layers, 440, 215, x=x, description=nominal("says"))
+    return alt.layer(*layers).properties(width=440, height=215)
 
 
-def _ranges(side: str, data: DataFrame, axis: Chart, color: Chart, **size: float) -> list[Chart]:
-    """The layer of the rows whose mean is a range, if there are any."""
-    rows = data[data["mean"].isna()] if set(RANGE) <= set(data) else data[:0]
-    ends = {side: quantitative(RANGE[0], **axis), f"{side}2": {"field": RANGE[1]}, "color": color}
-    return [layer("bar", ends, rows, filled=False, strokeWidth=1.5, **size)] if len(rows) else []
+def _ranges(base: Any) -> list[Any]:
+    """The chart of the rows whose mean is a range, if there are any."""
+    rows = base.data[base.data["mean"].isna()] if set(RANGE) <= set(base.data) else base.data[:0]
+    return [base.properties(data=rows)] if len(rows) else []
 
 
 def _themed(
-    chart: Chart, colors: Sequence[str], theme: Mapping[str, str], *, legend: bool, columns: int = 0
+    chart: Any, colors: Sequence[str], theme: Mapping[str, str], *, legend: bool, columns: int = 0
 ) -> dict[str, Any]:
     """The chart's description with the colors of a page, or of paper, which has columns of the key."""
     soft, paper = theme["soft"], bool(columns)
@@ -301,14 +274,14 @@ def _themed(
         "title": {"color": theme["ink"], "fontSize": size + 1, "anchor": "start"},
         "font": "Helvetica, Arial, sans-serif" if paper else "system-ui, -apple-system, Segoe UI, Roboto, sans-serif",
     }
-    text = json.dumps({"$schema": SCHEMA, **chart, "config": config})
+    text = json.dumps({**chart.to_dict(validate=False), "config": config})
     return dict(json.loads(re.sub(r'"@(\d+)"', lambda match: json.dumps(colors[int(match[1])]), text)))
 
 
-def _svg(spec: Chart) -> str:
+def _svg(spec: Mapping[str, Any]) -> str:
     import vl_convert
 
-    return str(vl_convert.vegalite_to_svg(spec))
+    return str(vl_convert.vegalite_to_svg(dict(spec)))
 
 
 def _width(svg: str) -> float:

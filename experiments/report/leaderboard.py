@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.analyses.caption_frontier import CaptionGroup, caption_groups
-from experiments.report.figure import Figure, Line, encode_lines, layer, layered, nominal, quantitative
+from experiments.report.figure import Figure, Line, encode_lines
 from experiments.report.rendering import load_template, policy_digest, read_asset
 from experiments.report.section import Column, Section
 from experiments.report.sections.costs import session_seconds
@@ -31,7 +31,7 @@ from experiments.stats.arms import NO_VALUE, axis_values, better_of, split_by_su
 from experiments.stats.bounds import ArmBounds, bound_arm
 from experiments.stats.strategy_verdicts import ComparedSamples, MethodVerdict, judge_methods
 from experiments.store.store import Store
-from icl import ConfigError, DataFrame, ICLError, canonical_digest, pd
+from icl import ConfigError, DataFrame, ICLError, alt, canonical_digest, pd
 
 # The columns of a leaderboard: one for each run, model, task and setting, with the verdict on every method.
 #
@@ -441,16 +441,15 @@ def draw_frontier(rows: DataFrame, curve: "list[tuple[float, float]]") -> Figure
         for name, recall, chair in data[["line", "recall", "chair"]].itertuples(index=False)
     ]
     lines = {name: Line(number, number) for number, name in enumerate(data["line"][~data["control"]])}
-    x = quantitative("recall", title="recall of objects", scale={"zero": False})
-    y = quantitative("chair", title="CHAIR_I", scale={"zero": False})
-    says, gray = nominal("says"), {"color": "gray"}
-    frontier = layer("line", {}, pd.DataFrame(curve, columns=["recall", "chair"]), strokeDash=[4, 3], **gray)
-    small = layer("point", {"description": says}, data[data["control"]], size=12, **gray)
-    large = {"description": says, **encode_lines(lines)}
-    layers = [frontier] if curve else []
-    layers += [small] if data["control"].any() else []
-    layers.append(layer("point", large, filled=True, size=60))
-    return Figure({"": layered(data[~data["control"]], layers, 330, 215, x=x, y=y)}, lines)
+    x = alt.X("recall:Q", title="recall of objects", scale=alt.Scale(zero=False))
+    y = alt.Y("chair:Q", title="CHAIR_I", scale=alt.Scale(zero=False))
+    frontier = alt.Chart(pd.DataFrame(curve, columns=["recall", "chair"])).mark_line(strokeDash=[4, 3], color="gray")
+    points = alt.Chart(data[~data["control"]]).mark_point(filled=True, size=60)
+    small = alt.Chart(data[data["control"]]).mark_point(size=12, color="gray")
+    layers = [frontier.encode(x=x, y=y)] if curve else []
+    layers += [small.encode(x=x, y=y, description="says:N")] if data["control"].any() else []
+    layers.append(points.encode(x=x, y=y, description="says:N", **encode_lines(lines)))
+    return Figure({"": alt.layer(*layers).properties(width=330, height=215)}, lines)
 
 
 def distinct_runs(views: Sequence[RunView]) -> tuple[list[RunView], list[str]]:

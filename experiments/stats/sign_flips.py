@@ -321,25 +321,11 @@ class _Direction:
         def miss(log_odds: float) -> float:
             return float(_normal_scores(np.array([self.tail(log_odds)]))[0] - target)
 
-        below, above, floor = miss(low), miss(high), TOLERANCE if low == 0 else low
-        if below >= 0:
-            return floor
-        if above <= 0:
+        if miss(low) >= 0:
+            return low if low else TOLERANCE
+        if miss(high) <= 0:
             return high
-        # Illinois method (Dowell and Jarratt 1971): `scipy.optimize` takes a quarter of a second to import
-        is_below: bool | None = None
-        middle = low
-        while high - low > 1e-9:
-            middle = high - above * (high - low) / (above - below)
-            height = miss(middle)
-            if abs(height) < 1e-12:
-                break
-            if height < 0:
-                low, below, above = middle, height, above / 2 if is_below is True else above
-            else:
-                high, above, below = middle, height, below / 2 if is_below is False else below
-            is_below = height < 0
-        return max(middle, floor)
+        return max(float(scipy.optimize.brentq(miss, low, high, xtol=1e-9)), TOLERANCE if low == 0 else low)
 
 
 def _normal_scores(tails: Floats) -> Floats:

@@ -24,11 +24,11 @@ from experiments.analyses import claims, published, quantization, quantization_g
 from experiments.analyses.quantization_measurements import read_measurements
 from experiments.analyses.stored_results import AnalysisOptions, StoredResult, read_results
 from experiments.config.keys import AXES
-from experiments.report.figure import Chart, Figure, Line, dot_chart, layer, layered, nominal, quantitative
+from experiments.report.figure import Figure, Line, dot_chart
 from experiments.report.section import Column, Kind, Section, Sentence
 from experiments.results import JudgedClaim, RunView, judge_claims
 from experiments.stats import format_count
-from icl import ConfigError, DataFrame, Series, did_you_mean, pd
+from icl import ConfigError, DataFrame, Series, alt, did_you_mean, pd
 
 FOLDED_ROWS = 24
 """A longer table is folded on a page."""
@@ -202,14 +202,14 @@ def dot_figure(frame: DataFrame, spec: FigureSpec, images: Sequence[Mapping[str,
     lines = {name: Line(number, number) for number, name in enumerate(dict.fromkeys(data["line"]))}
     x = spec.x.replace("_", " ")
     parts = data.groupby("part", sort=False)
-    of_images: dict[str, Chart] = {
+    of_images: dict[str, Any] = {
         panel: image_chart(list(own)) for panel, own in groupby(images, key=lambda one: one["panel"])
     }
     dots = {str(part): dot_chart(own.drop(columns="part"), lines, spec.measure, x) for part, own in parts}
     return Figure(of_images | dots, lines, columns=1 if images else 3, images=len(of_images))
 
 
-def image_chart(cells: Sequence[Mapping[str, str]]) -> Chart:
+def image_chart(cells: Sequence[Mapping[str, str]]) -> Any:
     """Rows of images, each with its label below: a row above the other, with its own name."""
     rows = list(dict.fromkeys(one["row"] for one in cells))
     number = Counter[str]()
@@ -218,15 +218,17 @@ def image_chart(cells: Sequence[Mapping[str, str]]) -> Chart:
         data.append({**one, "x": number[one["row"]], "y": rows.index(one["row"])})
         number[one["row"]] += 1
     columns, names = max(number.values()), [{"row": row, "x": -0.5, "y": place} for place, row in enumerate(rows)]
-    across = quantitative("x", scale={"domain": [-0.5, columns - 0.5], "nice": False}, axis=None)
-    down = quantitative("y", scale={"domain": [len(rows) - 0.5, -0.5], "nice": False}, axis=None)
-    text, place = {"text": nominal("label")}, {"x": quantitative("x"), "y": quantitative("y"), "text": nominal("row")}
-    layers = [
-        layer("image", {"url": nominal("png"), "description": nominal("label")}, width=72, height=72),
-        layer("text", text, dy=44, fontSize=10),
-        layer("text", place, pd.DataFrame(names), dy=-46, align="left", fontSize=11),
-    ]
-    return layered(pd.DataFrame(data), layers, 80 * columns, 116 * len(rows), x=across, y=down)
+    across = alt.Scale(domain=[-0.5, columns - 0.5], nice=False)
+    down = alt.Scale(domain=[len(rows) - 0.5, -0.5], nice=False)
+    base = alt.Chart(pd.DataFrame(data)).encode(
+        x=alt.X("x:Q", scale=across, axis=None), y=alt.Y("y:Q", scale=down, axis=None)
+    )
+    titles = alt.Chart(pd.DataFrame(names)).encode(x="x:Q", y="y:Q", text="row:N")
+    return alt.layer(
+        base.mark_image(width=72, height=72).encode(url="png:N", description="label:N"),
+        base.mark_text(dy=44, fontSize=10).encode(text="label:N"),
+        titles.mark_text(dy=-46, align="left", fontSize=11),
+    ).properties(width=80 * columns, height=116 * len(rows))
 
 
 def measured_points(frame: DataFrame, spec: FigureSpec) -> DataFrame:

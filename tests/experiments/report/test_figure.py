@@ -81,7 +81,10 @@ def test_many_lines_are_divided_into_panels_with_one_key(writer, tmp_path):
     figure = scores_section(view_run(run)).figure
     assert list(figure.panels) == [f"shapes: {name}" for name in retrievers]
     assert list(figure.lines) == ["greedy", "vcd", "vote"]
-    assert len({panel["layer"][0]["encoding"]["y"]["scale"]["domain"][1] for panel in figure.panels.values()}) == 1
+    assert (
+        len({panel.to_dict()["layer"][0]["encoding"]["y"]["scale"]["domain"][1] for panel in figure.panels.values()})
+        == 1
+    )
     few = scores_section(view_run(writer(tmp_path / "few", queries=4, decodings=(GREEDY,), tasks=("shapes",)))).figure
     assert (list(few.panels), len(few.lines) <= MAX_LINES) == (["shapes"], True)
 

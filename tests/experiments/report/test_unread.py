@@ -72,9 +72,10 @@ def test_a_figure_has_a_hollow_bar_and_no_dot_between_the_ends(view_of: Callable
     figure = scores_section(view_of("answer")).figure
     assert figure is not None
     (chart,) = figure.panels.values()
-    bar_layers = [layer for layer in chart["layer"] if layer["mark"]["type"] == "bar"]
+    spec = chart.to_dict()
+    bar_layers = [layer for layer in spec["layer"] if layer["mark"]["type"] == "bar"]
     assert [bar["mark"]["filled"] for bar in bar_layers] == [False]
-    rows = bar_layers[0]["data"]["values"]
+    rows = spec["datasets"][bar_layers[0]["data"]["name"]]
     assert [(row["shots"], row["mean"], row["mean_low"], row["mean_high"]) for row in rows] == [(0, None, 0.0, 1.0)]
 
 
