@@ -10,7 +10,7 @@ from typing import Any
 from experiments.config import Document, apply_overrides, to_flow_yaml
 from icl import DataError, ICLError
 from icl.registry import build
-from icl.tasks import IMAGES, SPLIT_COLUMN, DataSource, open_source, parse_list, text_of
+from icl.tasks import IMAGES, SPLIT_COLUMN, DataSource, exchange_of, open_source, parse_list, text_of
 from icl.tasks.columns import ColumnMapping, named_options, options_of, short_columns
 
 ROWS = 200
@@ -178,7 +178,11 @@ def _guess(guess: Guess, source: DataSource, split: str | None, *, has_train: bo
         take("options", sorted(lettered))
     elif options := _named("options", lists):
         take("options", options)
-    for role in ("question", "answer", "id", "hint"):
+    talks = [name for name in free if values[name] and all(exchange_of(value) for value in values[name])]
+    if talks:
+        take("question", talks[:1])
+        take("answer", talks[:1])
+    for role in ("id", "hint") if talks else ("question", "answer", "id", "hint"):
         names = _named(role, list(free))
         if names and role == "id" and len(set(source.data[names[0]])) < len(source):
             guess.notes.append(f"Several rows have the same '{names[0]}', so rows are identified by their numbers.")

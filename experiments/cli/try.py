@@ -14,7 +14,7 @@ from experiments.cli.main import hanging_lines
 from experiments.cli.options import Overrides, RunsFolder, model_node
 from experiments.config import Config, Document, load_config, parse_config, to_flow_yaml
 from experiments.contexts.contexts import PromptSpec, Retrieval, build_contexts, render
-from experiments.grid import Cell, check_data, check_requirements, expand
+from experiments.grid import Cell, check_data, check_requirements, expand, placeholder_note
 from experiments.report.sections.headline import DETECTABLE, headline
 from experiments.results import RunView, loaded_run
 from experiments.results.view_run import view_run
@@ -116,6 +116,7 @@ def _keys(guess: Guess, study: Path, model: str, overrides: list[str]) -> dict[s
     guess.notes = [note for note in guess.notes if "answers was found" not in note]
     path = study.parent / task["path"]
     built = build("task", {**task, "path": str(path.resolve())} if path.exists() else task)
+    guess.notes += filter(None, [placeholder_note(built.queries)])
     if len(built.queries) > QUERIES:
         task.setdefault("queries", QUERIES)
     if grid["shots"] == SHOTS and built.pool_size < SHOTS[-1]:

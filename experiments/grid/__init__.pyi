@@ -15,3 +15,4 @@ from experiments.grid.grid_warnings import TOLERANCE as TOLERANCE
 from experiments.grid.grid_warnings import degenerate_at_shots as degenerate_at_shots
 from experiments.grid.grid_warnings import loading_problems as loading_problems
 from experiments.grid.grid_warnings import locating as locating
+from experiments.grid.grid_warnings import placeholder_note as placeholder_note

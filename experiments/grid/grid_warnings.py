@@ -13,7 +13,7 @@
   such as `grid.shots=[0]` may leave out the arms of a claim.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
@@ -24,6 +24,7 @@ from experiments.grid.feasibility import locate
 from experiments.grid.fitted_parameters import mismatch_warnings, retriever_warnings, vector_warnings
 from experiments.grid.grid import Cell, Grid
 from icl import (
+    IMAGE_PLACEHOLDER,
     ConfigError,
     Context,
     Demo,
@@ -71,6 +72,20 @@ def _data(grid: Grid) -> Iterator[str]:
     for cell in {id(cell.task): cell for cell in grid.cells}.values():
         for note in (note for part in task_parts(cell.task) for note in getattr(part, "notes", ())):
             yield f"{locate(grid, 'task', cell)}: {note}"
+        if note := placeholder_note(cell.task.queries):
+            yield f"{locate(grid, 'task', cell)}: {note}"
+
+
+def placeholder_note(queries: Sequence[Example]) -> str:
+    """A sentence if questions contain the mark of an image as text, else ''."""
+    marked = [query.id for query in queries if IMAGE_PLACEHOLDER in query.question]
+    if not marked:
+        return ""
+    return (
+        f"{len(marked):,} of {len(queries):,} questions contain the text {IMAGE_PLACEHOLDER}, such as '{marked[0]}'. "
+        "It places no image: images precede or follow the question, and a model reads it as text or refuses the "
+        "prompt. Remove it from the data."
+    )
 
 
 def _numbers(grid: Grid) -> Iterator[str]:

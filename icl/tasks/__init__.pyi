@@ -4,6 +4,7 @@ from icl.tasks.base import divide_by_group as divide_by_group
 from icl.tasks.base import image_digests as image_digests
 from icl.tasks.cell_values import RelativePaths as RelativePaths
 from icl.tasks.cell_values import cell_images as cell_images
+from icl.tasks.cell_values import exchange_of as exchange_of
 from icl.tasks.cell_values import image_at_path as image_at_path
 from icl.tasks.cell_values import image_keys as image_keys
 from icl.tasks.cell_values import image_part as image_part

@@ -3,6 +3,7 @@
 import ast
 import hashlib
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -10,13 +11,26 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from icl import PIL, SEARCH_FOLDERS, DataError, Image, datasets, decode_image, open_image_file, search_candidates
+from icl import (
+    IMAGE_PLACEHOLDER,
+    PIL,
+    SEARCH_FOLDERS,
+    DataError,
+    Image,
+    datasets,
+    decode_image,
+    open_image_file,
+    search_candidates,
+)
 from icl.tasks.source import BUILDERS, DataSource
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 
+ASKING = frozenset({"human", "user"})
+ANSWERING = frozenset({"gpt", "assistant"})
+"""Who speaks in the turns of conversations."""
 MAX_PATH = 4096
 """The longest path of a file on Linux. A longer text is an image in base64."""
 
@@ -39,6 +53,32 @@ def parse_list(text: str) -> list[Any] | None:
     except (ValueError, SyntaxError, RecursionError, MemoryError, TypeError):
         return None
     return items if isinstance(items, list) else None
+
+
+def exchange_of(cell: Any) -> tuple[str | None, str | None, bool] | None:
+    """The first question of a conversation, its first answer, and whether it goes on. None for a cell of another kind.
+
+    Turns are {from: human, value: …} and {from: gpt, value: …}, as in the data of LLaVA, or {role: user, content: …}
+    and {role: assistant, content: …}. Images precede the question, so their marks `<image>` are removed, as LLaVA's
+    training does with them (`preprocess_multimodal`).
+    """
+    if not isinstance(cell, list | tuple) or not cell or not all(map(_is_turn, cell)):
+        return None
+    turns = [(turn.get("from", turn.get("role")), _content(turn.get("value", turn.get("content")))) for turn in cell]
+    questions = [text for speaker, text in turns if speaker in ASKING]
+    answers = [text for speaker, text in turns if speaker in ANSWERING]
+    question = re.sub(f" ?{IMAGE_PLACEHOLDER}", "", questions[0]).strip() if questions else None
+    return question, answers[0] if answers else None, len(answers) > 1
+
+
+def _is_turn(turn: Any) -> bool:
+    return isinstance(turn, Mapping) and ({"from", "value"} <= turn.keys() or {"role", "content"} <= turn.keys())
+
+
+def _content(content: Any) -> str:
+    """The text of a turn, or the texts of its parts."""
+    parts = content if isinstance(content, list | tuple) else [content]
+    return "".join(str((part.get("text") if isinstance(part, Mapping) else part) or "") for part in parts)
 
 
 def image_keys(source: DataSource, columns: Sequence[str], rows: Sequence[int]) -> list[list[str]]:

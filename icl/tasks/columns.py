@@ -8,8 +8,9 @@ Options that are listed by letters lose letters of their own ("A. open"). A row 
 with `answer_is: letter`. A hint precedes its question. Of several image columns, a row may leave some empty. A column
 of `video` has paths of video files; their frames become images. All answers of several annotators are accepted. With
 repetitions they are stored as `secret["votes"]`. A column of `objects` lists the COCO objects in the image, for CHAIR.
-The four columns of `box` (left, top, width, height in pixels) cut the images. Several letters ("ACD") are one answer:
-all of them are right.
+The four columns of `box` (left, top, width, height in pixels) cut the images. Question and answer may be one column of
+conversations, as in LLaVA's data: the first question and the first answer of each. Several letters ("ACD") are one
+answer: all of them are right.
 """
 
 import math
@@ -21,7 +22,17 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from icl import ConfigError, DataError, Example, Image, OptionListing, did_you_mean, pa
 from icl.option_listing import without_letters
-from icl.tasks import DataSource, cell_images, image_at_path, image_keys, image_part, parse_list, text_of, video_frames
+from icl.tasks import (
+    DataSource,
+    cell_images,
+    exchange_of,
+    image_at_path,
+    image_keys,
+    image_part,
+    parse_list,
+    text_of,
+    video_frames,
+)
 from icl.text.object_mentions import shipped_vocabulary
 
 if TYPE_CHECKING:
@@ -268,9 +279,11 @@ def _question(values: Mapping[str, Any], layout: ColumnMapping, at: str) -> str:
         except (ValueError, TypeError, LookupError, AttributeError) as error:
             raise DataError(f"{at}: the question {layout.question!r} cannot be filled in: {error}.") from error
     column = layout.of("question")[0]
-    if values[column] is None:
+    exchange = exchange_of(values[column])
+    question = exchange[0] if exchange else values[column]
+    if question is None:
         raise DataError(f"{at} has no question in column '{column}'. Remove the row, or set `question`.")
-    return hint + text_of(values[column])
+    return hint + text_of(question)
 
 
 def _named(value: Any, source: DataSource, column: str) -> str:
@@ -346,7 +359,7 @@ def _class_of(name: Any) -> str:
 
 def _votes(values: Mapping[str, Any], layout: ColumnMapping) -> dict[str, Any]:
     """The answer of each annotator, if there are several."""
-    answers = values[layout.of("answer")[0]]
+    answers = _answer_cell(values, layout)
     if layout.answer_is != "text" or layout.answer_map or not isinstance(answers, list | tuple):
         return {}
     raw = [item.get("answer") if isinstance(item, Mapping) else item for item in answers]
@@ -383,8 +396,8 @@ def _answers(
     values: Mapping[str, Any], source: DataSource, layout: ColumnMapping, options: tuple[str, ...], at: str
 ) -> tuple[str, ...]:
     """Distinct accepted answers in order. Lists may contain texts or records with the key 'answer' (VQA)."""
-    column = layout.of("answer")[0]
-    cells = values[column] if isinstance(values[column], list | tuple) else [values[column]]
+    column, cell = layout.of("answer")[0], _answer_cell(values, layout)
+    cells = cell if isinstance(cell, list | tuple) else [cell]
     raw = [item.get("answer") if isinstance(item, Mapping) else item for item in cells]
     by_name = named_options(values, layout)
     is_name = layout.answer_is != "text" or not any(text_of(item) in options for item in raw if not _missing(item))
@@ -396,6 +409,13 @@ def _answers(
     if not answers or not any(answers):
         raise DataError(f"{at} has no answer in column '{column}'. Remove the row, or name another column.")
     return tuple(dict.fromkeys(answer for answer in answers if answer))
+
+
+def _answer_cell(values: Mapping[str, Any], layout: ColumnMapping) -> Any:
+    """The cell of the answer; of a conversation, its first answer."""
+    cell = values[layout.of("answer")[0]]
+    exchange = exchange_of(cell)
+    return exchange[1] if exchange else cell
 
 
 def _missing(item: Any) -> bool:

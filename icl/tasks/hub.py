@@ -41,7 +41,7 @@ from annotated_types import Ge, Le
 
 from icl import LETTERED, ConfigError, DataError, Example, OptionListing, letter_problem
 from icl.registry import Fraction, PositiveInt, component, later_parameter, parameter, renamed_values
-from icl.tasks import PRESETS, RelativePaths, connected_components, divide_by_group, text_of
+from icl.tasks import PRESETS, RelativePaths, connected_components, divide_by_group, exchange_of, text_of
 from icl.tasks.base import Pool, SharedPoolTask, limited_choice, nested_choice
 from icl.tasks.columns import AnswerIs, ColumnMapping, group_name, read_examples, row_image_keys, short_columns
 from icl.tasks.source import DEFAULT_SPLIT, DataSource, former_id, open_source
@@ -61,7 +61,8 @@ class HubTask(SharedPoolTask, RelativePaths):
     (a text, a number, a class, or a list of accepted ones), options (a list, or several columns), group (one column or
     several), id, label, domain (one column each), objects (a list of the COCO objects in the image, for CHAIR), meta
     (columns of lists or long texts to store with each sample, and columns that components read; never the gold). Other
-    columns with one number or short text a row are stored too.
+    columns with one number or short text a row are stored too. Question and answer may be one column of conversations
+    ({from, value} or {role, content}): the first question, without its marks <image>, and the first answer.
     """
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = PRESETS
@@ -164,7 +165,11 @@ class HubTask(SharedPoolTask, RelativePaths):
     @property
     def notes(self) -> tuple[str, ...]:
         """Sentences about the data that a plan and a run print."""
-        return tuple(dict.fromkeys(filter(None, (self._source.note, self._pool_source.note))))
+        talks = {*self._layout.of("answer")} & {*self._layout.of("question")}
+        exchanges = [exchange_of(cell) for name in talks for cell in self._source.data[name]]
+        longer = sum(exchange is not None and exchange[2] for exchange in exchanges)
+        turns = f"{longer:,} of {len(exchanges):,} conversations go on after the first answer. The rest is left out."
+        return tuple(dict.fromkeys(filter(None, (self._source.note, self._pool_source.note, turns if longer else ""))))
 
     @property
     def data_revision(self) -> str:

@@ -244,6 +244,26 @@ def test_letters_beside_open_questions_are_guessed_and_tried(icl: ICL, tmp_path:
     assert task["answer_is"] == "letter"
 
 
+def test_conversations_are_found_and_literal_image_marks_are_counted(icl: ICL, tmp_path: Path) -> None:
+    rows = [json.loads(line) for line in (tmp_path / write(tmp_path)).read_text().splitlines()]
+    talks = [
+        {"image": row["image"], "conversations": [{"from": "human", "value": f"<image>\n{row['question']}"},
+                                                  {"from": "gpt", "value": row["answer"]}]}
+        for row in rows
+    ]  # fmt: skip
+    (tmp_path / "talks.json").write_text(json.dumps(talks))
+    done = icl("data", "check", "talks.json")
+    assert (done.status, "question     24 of 24 rows   column conversations" in done.out) == (0, True), done.out
+    done = icl("try", "talks.json", "--model", "fake-copy")
+    assert (done.status, "conversations -> question, conversations -> answer" in done.out) == (0, True), done.err
+    assert "<image>" not in done.out
+    write(tmp_path, question="<image> Which color?")
+    sentence = "12 of 12 questions contain the text <image>, such as 'test-0000"
+    done = icl("try", "rows.jsonl", "--model", "fake-copy")
+    assert sentence in done.out
+    assert sentence in icl("plan", "try/rows.yaml").out
+
+
 def test_data_check_reads_what_a_small_file_has_and_every_image(icl: ICL, tmp_path: Path) -> None:
     done = icl("data", "check", write(tmp_path, count=12, **{"odd\x1b[31m": "1"}))
     assert done.status == 0, done.err

@@ -580,6 +580,39 @@ def test_the_digest_of_a_csv_file_is_that_of_earlier_releases_unless_a_cell_read
     assert digests("1", "2.50", "3", "12") != of_release
 
 
+@pytest.mark.parametrize("keys", [("from", "value", "human", "gpt"), ("role", "content", "user", "assistant")])
+def test_a_conversation_is_its_first_question_and_answer(tmp_path, keys):
+    speaker, text, human, model = keys
+    for color in COLORS:
+        painted(color).save(tmp_path / f"{color}.png")
+
+    def row(i: int, question: str, *more: str) -> dict[str, object]:
+        turns = [(human, question), (model, [*COLORS][i]), *zip((human, model), more, strict=False)]
+        images = [f"{color}.png" for color in [*COLORS][: i + 1]] if i else None
+        return {"id": f"q{i}", "image": images, "talk": [{speaker: one, text: words} for one, words in turns]}
+
+    rows = [
+        row(0, "What is two plus two?"),
+        row(1, "<image>\nWhich color?"),
+        row(2, "Which color?\n<image>", "Sure?", "Yes"),
+        row(3, "First: <image> Second: <image>\nWhich?"),
+    ]
+    rows[3]["talk"] = [{speaker: "system", text: "Be brief."}, *rows[3]["talk"]]
+    (tmp_path / "t.json").write_text(json.dumps(rows))
+    columns = {"id": "id", "image": "image", "question": "talk", "answer": "talk"}
+    loaded = task(tmp_path / "t.json", columns=columns, pool_fraction=0)
+    questions = ["What is two plus two?", "Which color?", "Which color?", "First: Second:\nWhich?"]
+    assert [query.question for query in loaded.queries] == questions
+    assert [query.answers for query in loaded.queries] == [(color,) for color in COLORS]
+    assert [len(query.images) for query in loaded.queries] == [0, 2, 3, 4]
+    assert loaded.queries[0].secret == {}
+    assert loaded.notes == ("1 of 4 conversations go on after the first answer. The rest is left out.",)
+    rows[1]["talk"] = rows[1]["talk"][:1]
+    (tmp_path / "t.json").write_text(json.dumps(rows))
+    with pytest.raises(DataError, match="row 1 has no answer in column 'talk'"):
+        _ = task(tmp_path / "t.json", columns=columns, pool_fraction=0).queries
+
+
 def test_a_json_object_with_one_list_of_rows_is_these_rows(tmp_path):
     (tmp_path / "t.json").write_text(json.dumps({"version": 1, "data": [{"ask": "?", "said": "a"}] * 3}))
     loaded = task(tmp_path / "t.json", columns={"question": "ask", "answer": "said"}, pool_fraction=0)
