@@ -69,8 +69,8 @@ class CODE(Strategy):
         """
         if self.images == "query" and prompt.images and not self._to_describe(prompt):
             raise PlanError(
-                "code describes the query's image, and no image of this prompt is named 'query.image[...]'. "
-                "Give its part the name 'query.image[0]', or set images: all."
+                "code describes the query's image, and this query has none. Leave out queries without images, or set "
+                "images: all. In a prompt of your own, the part of the image is named 'query.image[0]'."
             )
         return prompt, replace_images(prompt, cast("Mapping[str, str]", note or {}), self.in_image_slot)
 

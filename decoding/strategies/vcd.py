@@ -53,7 +53,7 @@ class VCD(ContrastStrategy, PlausibleStrategy):
         noised = prompt.edit(DiffusionNoise(self.noise_step), self.images)
         if prompt.images and not any(image.pixel_value_edits for image in noised.images):
             raise PlanError(
-                "vcd noises the query's image, and no image of this prompt is named 'query.image[...]'. "
-                "Give its part the name 'query.image[0]', or set images: all."
+                "vcd noises the query's image, and this query has none. Leave out queries without images, or set "
+                "images: all. In a prompt of your own, the part of the image is named 'query.image[0]'."
             )
         return prompt, noised

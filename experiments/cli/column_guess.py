@@ -212,9 +212,14 @@ def _missing_roles(guess: Guess, source: DataSource, values: dict[str, list[Any]
             f"No column of answers was found among {', '.join(source.columns)}: set `task.columns.answer`."
         )
     if "image" not in guess.columns and (named := _named("image", source.columns)) and values[named[0]]:
+        is_benchmark = guess.path.endswith(".tsv") and {"index", "question", "answer"} <= {*source.columns}
         guess.notes.append(
             f"The column '{named[0]}' has no images and no paths of images: {values[named[0]][0]!r:.40}. "
-            "Save the images as files, and name one file, or a list of files, in each row."
+            + (
+                "A file of VLMEvalKit, with images in base64, is read by task.name=vlmevalkit."
+                if is_benchmark
+                else "Save the images as files, and name one file, or a list of files, in each row."
+            )
         )
     elif "image" not in guess.columns:
         guess.notes.append("No column has images, so the study asks without images. Else set `columns.image`.")

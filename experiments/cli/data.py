@@ -18,7 +18,7 @@ from retrievers import Embedder, open_source
 
 ROLES, COLUMN = ("question", "image", "answer", "options", "id", "group"), {"group": "pair"}
 
-VARYING = re.compile(r"row \d+|'[^']*' of '[^']*'|\([^()]*\)")
+VARYING = re.compile(r"row \d+|'[^']*'|\([^()]*\)")
 """Parts of a sentence that differ between rows with the same problem."""
 MAX_KINDS = 5
 

@@ -76,8 +76,9 @@ def command(
         role: names if isinstance(names, list) else [names] for role, names in keys["task"].get("columns", {}).items()
     }
     used = {column for names in columns.values() for column in names}
-    print("columns     ", ", ".join(f"{' + '.join(names)} -> {role}" for role, names in columns.items()))
-    print("unused      ", ", ".join(name for name in guess.names if name not in used) or "no column")
+    if columns:
+        print("columns     ", ", ".join(f"{' + '.join(names)} -> {role}" for role, names in columns.items()))
+        print("unused      ", ", ".join(name for name in guess.names if name not in used) or "no column")
     print(f"rows         {len(cell.task.queries):,} queries, {cell.task.pool_size:,} for demonstrations")
     page = study.with_suffix(".prompt.html")
     write_text(page, PAGE.format(prompt._repr_html_()))
@@ -123,7 +124,9 @@ def _keys(guess: Guess, study: Path, model: str, overrides: list[str]) -> dict[s
         grid["shots"] = [shots for shots in SHOTS if shots < built.pool_size] + [built.pool_size]
     abilities = resolve("model", str(node.get("name") if isinstance(node, Mapping) else node), "--model").abilities
     missing = "" if abilities & {"strategies", "logits"} else "the model gives no next-token logits"
-    missing = missing if built.queries[0].images else "it edits images"
+    without = sum(not query.images for query in built.queries)
+    if without:
+        missing = f"it edits images, and {without:,} of {len(built.queries):,} queries have no image"
     if missing and STRATEGY in grid["decoding"]:
         grid["decoding"].remove(STRATEGY)
         guess.notes.append(f"{STRATEGY} is left out: {missing}.")
@@ -165,5 +168,8 @@ def _answers(view: RunView) -> Iterator[tuple[str, str]]:
     if tested:  # half widths of intervals shrink with the root of the number of clusters
         widest = max(tested, key=lambda result: result.high - result.low)
         needed = widest.clusters * (DETECTABLE * (widest.high - widest.low) / 2 / GAIN) ** 2
-        about, gain = float(f"{needed:.2g}"), format_share(GAIN, 2)
-        yield "queries", f"To see a gain of {gain} you need about {about:,.0f}; these were {widest.clusters:,}."
+        about, gain, queries = float(f"{needed:.2g}"), format_share(GAIN, 2), view.frame["query"].nunique()
+        groups, these = " groups with a common image", f"{queries:,} queries are {widest.clusters:,} groups"
+        if queries == widest.clusters:
+            groups, these = "", f"were {queries:,}"
+        yield "queries", f"To see a gain of {gain} you need about {about:,.0f}{groups}; these {these}."

@@ -33,6 +33,8 @@ ANSWERING = frozenset({"gpt", "assistant"})
 """Who speaks in the turns of conversations."""
 MAX_PATH = 4096
 """The longest path of a file on Linux. A longer text is an image in base64."""
+BASE64 = ("/9j/", "iVBORw0KGgo", "R0lGOD", "UklGR")
+"""How JPEG, PNG, GIF and WebP begin in base64."""
 
 
 def text_of(value: Any) -> str:
@@ -167,8 +169,11 @@ def image_at_path(path: str, values: Mapping[str, Any], source: DataSource, at: 
 def _named_image(text: str, source: DataSource, at: str, base: str = "") -> Image:
     if "://" in text:
         raise DataError(f"{at}: the image '{text:.80}' is an address. Download the images, and name their files.")
-    if text.startswith("data:") or len(text) > MAX_PATH:
-        raise DataError(f"{at}: the image '{text:.40}…' is not a path. Save the images as files, and name these.")
+    if text.startswith(("data:", *BASE64)) or len(text) > MAX_PATH:
+        raise DataError(
+            f"{at}: the image '{text:.40}…' is not a path. Save the images as files, and name these. The task "
+            "vlmevalkit reads a TSV file with images in base64."
+        )
     try:
         path = source.image_path(text, base)
     except ValueError as error:

@@ -69,6 +69,8 @@ TRUTH = {"true": True, "True": True, "TRUE": True, "false": False, "False": Fals
 """The cells of a CSV file that are truth values, if a column has no others."""
 NUMBERS = r"^[+-]?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?$"
 """Cells of a CSV file that are numbers. A number with leading zeros is a name, such as a postal code."""
+MAX_SHOWN = 200
+"""A longer path is cut in messages: it may be an image in base64."""
 SAVED = ("dataset_dict.json", "state.json")  # files that `save_to_disk` writes
 
 
@@ -141,7 +143,10 @@ class DataSource:
         if (self.folder or base) and path.is_relative_to(named) and _is_inside(path, (real, *_caches())):
             return path
         where = f"the folder {named}" if self.folder or base else "the data set"
-        raise ValueError(f"the path '{text}' points outside {where}. Set allow_outside: true if you trust the data")
+        short_text = text if len(text) <= MAX_SHOWN else f"{text[:40]}…"
+        raise ValueError(
+            f"the path '{short_text}' points outside {where}. Set allow_outside: true if you trust the data"
+        )
 
 
 def former_id(path: str | None) -> str | None:

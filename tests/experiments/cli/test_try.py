@@ -3,6 +3,7 @@
 import json
 import shutil
 import sys
+from base64 import b64encode
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -112,7 +113,43 @@ def test_data_without_images_name_the_key_of_images(icl: ICL, tmp_path: Path) ->
     done = icl("try", write(tmp_path, images=False), "--model", "tiny", "max_new_tokens=2")
     assert done.status == 0, done.err
     assert "No column has images, so the study asks without images. Else set `columns.image`." in done.out
-    assert "vcd is left out: it edits images." in done.out
+    assert "vcd is left out: it edits images, and 12 of 12 queries have no image." in done.out
+
+
+def test_vcd_is_not_chosen_where_a_query_has_no_image_and_groups_are_counted(icl: ICL, tmp_path: Path) -> None:
+    rows = [json.loads(line) for line in (tmp_path / write(tmp_path, 40)).read_text().splitlines()]
+    rows = [row | {"image": rows[i - i % 2]["image"] if i > 5 else None} for i, row in enumerate(rows)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    done = icl("try", "rows.jsonl", "--model", "tiny", "max_new_tokens=2")
+    assert (done.status, "samples failed" in done.err) == (0, False), done.err
+    (left_out,) = [line for line in done.out.splitlines() if "vcd" in line]
+    queries = int(done.out.split("rows         ")[1].split()[0])
+    assert left_out.startswith("note         vcd is left out: it edits images, and ")
+    assert left_out.endswith(f" of {queries} queries have no image.")
+    (needed,) = [line for line in done.out.splitlines() if line.startswith("queries")]
+    assert f" groups with a common image; these {queries} queries are " in needed
+
+
+def test_a_file_of_vlmevalkit_is_tried_by_its_task(icl: ICL, tmp_path: Path) -> None:
+    rows = [json.loads(line) for line in (tmp_path / write(tmp_path)).read_text().splitlines()]
+    lines = [
+        "\t".join(
+            [str(i), b64encode((tmp_path / row["image"]).read_bytes()).decode(), "Which?", "red", "blue", "AB"[i % 2]]
+        )
+        for i, row in enumerate(rows)
+    ]
+    (tmp_path / "bench.tsv").write_text("\n".join(["index\timage\tquestion\tA\tB\tanswer", *lines]) + "\n")
+    assert "is read by task.name=vlmevalkit." in icl("data", "check", "bench.tsv").out
+    done = icl("data", "check", "bench.tsv", "task.name=vlmevalkit")
+    assert (done.status, "image        24 of 24 rows" in done.out) == (0, True), done.out + done.err
+    done = icl("try", "bench.tsv", "--model", "fake-copy", "task.name=vlmevalkit")
+    assert (done.status, "unused" in done.out) == (0, False), done.err
+    assert yaml.safe_load((tmp_path / "try" / "bench.yaml").read_text())["task"] == {
+        "name": "vlmevalkit", "path": "../bench.tsv"
+    }  # fmt: skip
+    done = icl("data", "check", "bench.tsv", "task.columns.image=image")
+    assert (done.status, "The task vlmevalkit reads a TSV file" in done.out) == (1, True), done.out
+    assert max(map(len, done.out.splitlines())) < 300
 
 
 @pytest.mark.parametrize(
