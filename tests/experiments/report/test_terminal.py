@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 
 import pytest
 from rich.console import Console
@@ -82,6 +83,12 @@ def test_the_answer_to_a_part_has_the_numbers_of_its_comparison(written):
     assert decoding.claim.startswith("Not shown: vcd ")
     assert "It beats 0 of 1 control." in decoding.claim
     assert "could have found ±" in decoding.numbers
+
+
+def test_numbers_of_one_of_several_settings_name_it(written):
+    view = view_run(written(queries=20, tasks=("shapes",), models=("tiny", "other"), shots=(0, 4)))
+    for one in headline(view).sentences:
+        assert re.match(r".* on (tiny|other): ", one.claim), one.claim
 
 
 def test_a_task_at_its_ceiling_cannot_tell_and_its_panel_comes_last(written):
