@@ -187,7 +187,7 @@ PEERS ?= .venv-peers
 
 $(PEERS)/ready: lab/bench/peers.py
 	$(PYTHON) -m venv $(PEERS)
-	$(PEERS)/bin/pip install --quiet --disable-pip-version-check 'lmms-eval>=0.7.3,<0.8' 'lm-eval>=0.4.13,<0.5' qwen-vl-utils 'filelock<4'
+	$(PEERS)/bin/pip install --quiet --disable-pip-version-check 'lmms-eval>=0.7.3,<0.8' 'lm-eval>=0.4.13,<0.5' qwen-vl-utils decord 'filelock<4'
 	touch $@
 
 peers: $(VENV)/ready-dev $(PEERS)/ready

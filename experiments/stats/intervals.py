@@ -18,7 +18,7 @@ to the query and the seed. They do not cover another pool, model, prompt or task
                     then the means that z^2 more clusters of the lowest, or the highest, value would give.
 
 In simulations with 6 to 50 clusters of equal and of unequal sizes, 95 % intervals of right/wrong and of graded scores
-cover .94 to .98 (`python -m lab.simulation`, `python -m lab.bench statistics`). The hardest cases combine few
+cover .94 to .98 (`python -m lab.simulation`, `python -m lab.bench interval_coverage`). The hardest cases combine few
 clusters with scores that are 0 nine times in ten: .91 to .94.
 """
 

@@ -16,7 +16,7 @@ subset is used, otherwise a random sample of subsets and the full set.
 If all clusters have the same mean d, the flips do not spread. The interval then ends at d (2 q - 1), where q is the
 lower Clopper-Pearson bound of C positive signs among C, and at the mean with z^2 more clusters of the largest value.
 
-Measured by `python -m lab.bench statistics` (4,000 draws of each design), with 6, 8, 12, 20 and 50 clusters of
+Measured by `python -m lab.bench interval_coverage` (4,000 draws of each design), with 6, 8, 12, 20 and 50 clusters of
 equal and of unequal sizes:
 
 - The largest size at a nominal .05 is .033, .050, .054, .052 and .056.

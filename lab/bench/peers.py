@@ -1,9 +1,9 @@
 """Commands of lmms-eval and lm-eval against `icl run`, on the same questions and checkpoint: `make peers`.
 
-`peers=PYTHON` is a Python with lmms-eval, lm-eval and qwen-vl-utils. Each command answers FEW questions and then MORE,
-in a process of its own. The difference is the cost of a question. The rest is the fixed cost of the command: imports,
-loading the model, tables and files. The checkpoints have random weights and few parameters, so the figures compare what
-the programs add to a model. The number of equal answers shows that they compute the same prompts.
+`peers=PYTHON` is a Python with lmms-eval, lm-eval, qwen-vl-utils and decord. Each command answers FEW questions and
+then MORE, in a process of its own. The difference is the cost of a question. The rest is the fixed cost of the command:
+imports, loading the model, tables and files. The checkpoints have random weights and few parameters, so the figures
+compare what the programs add to a model. The number of equal answers shows that they compute the same prompts.
 """
 
 import json
@@ -92,7 +92,8 @@ def _each(few: Sequence[float], more: Sequence[float]) -> list[float]:
 def _finish(command: list[str], folder: Path) -> None:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
-    if done.returncode:
+    out = Path(command[-1])  # of the other harness, which exits with 0 after an error, too
+    if done.returncode or ("--output_path" in command and not any(out.rglob("*samples*.jsonl"))):
         sys.exit(f"{' '.join(command)}\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
 
 

@@ -23,7 +23,7 @@ def test_every_part_has_rows() -> None:
         "reading",
         "retrieval",
         "runner",
-        "statistics",
+        "interval_coverage",
         "vllm",
     }
     assert names <= set(parts())
