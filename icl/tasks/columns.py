@@ -264,7 +264,8 @@ def row_image_keys(source: DataSource, layout: ColumnMapping, rows: Sequence[int
     """Keys that identify the images of these rows without decoding them."""
     keys_by_row = image_keys(source, (*layout.of("image"), *layout.of("video")), rows)
     if layout.image:
-        texts = source.data.select_columns(sorted(set(_named_in(layout.image)))).select(list(rows))
+        named = sorted(set(_named_in(layout.image)))  # none: all rows have one image
+        texts = source.data.select_columns(named).select(list(rows)) if named else [{} for _ in rows]
         for keys, values in zip(keys_by_row, texts, strict=True):
             keys.append(layout.image.format(**values))
     return keys_by_row

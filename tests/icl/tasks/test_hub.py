@@ -734,6 +734,8 @@ def test_images_may_be_named_by_a_path_with_columns_in_it(tmp_path):
     with pytest.raises(ConfigError, match="Set only one of them"):
         task(tmp_path, image="{said}.png")
     columns = {"question": "ask", "answer": "said"}
+    with pytest.raises(DataError, match=r"too few groups of rows \(1\)"):  # one image for all rows
+        _ = task(tmp_path / "t.jsonl", columns=columns, image="red.png").queries
     with pytest.raises(ConfigError, match=r"image: .* no column 'sayd'\. Did you mean 'said'\?"):
         _ = task(tmp_path / "t.jsonl", columns=columns, image="{sayd}.png").queries
 
