@@ -134,6 +134,8 @@ class Section:
         if not arm or self.frame is None:
             return whole
         rows = whole.visible
+        if not self._axes():
+            raise ConfigError(f"--arm: '{self.name}' has no rows of arms. Ask for scores, differences or sample.")
         for axis, value in resolve_setting(rows, arm, self._axes(), "--arm").items():
             rows = rows[rows[axis] == value]
         return replace(whole, frame=rows, hidden="", shared=())

@@ -200,6 +200,10 @@ def test_show_finds_a_query_by_its_beginning_only_if_it_is_one(rehearsal, capsys
         (["compare", "RUN", "--to", "modl=fake-copy"], "no axis 'modl'. Did you mean 'model'?"),
         (["compare", "RUN", "--to", "model"], "'model' is not of the form axis=value"),
         (["compare", "RUN", "--correct", "sidak"], "--correct is holm or none, not 'sidak'"),
+        (
+            ["show", "RUN", "--arm", "shots=2"],
+            "--arm: 'answer' has no rows of arms. Ask for scores, differences or sample.",
+        ),
         (["show", "RUN", "sample", "q-0001", "--arm", "model=fake"], "no arm has model 'fake'. Did you mean 'fake-"),
         (["show", "RUN", "sample", "q-0001", "--seed", "9"], "no sample with seed 9"),
         (["report", "RUN", "--metric", "leniant"], "no score 'leniant'. Did you mean 'lenient'?"),
