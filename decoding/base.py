@@ -72,7 +72,7 @@ class ObservingGenerate(Generate, Protocol):
 
 
 class Beams(Protocol):
-    """The beams of one answer, as `Strategy.search` reads them. B beams run, and all have as many tokens.
+    """The beams of one answer, as `Strategy.search` reads them. B beams are active; all have the same length.
 
     Attributes:
         prompt: The prompt that is read: branch 0.
@@ -104,8 +104,8 @@ class Beams(Protocol):
             scores: [B, V], -inf for tokens that are ruled out.
 
         Returns:
-            The former number of each beam that goes on, and the row in which `look_ahead` read its token. None: it did
-            not read all of these tokens, so that they are read now.
+            For each surviving beam: its parent, and its row in `look_ahead`. None in place of the rows: some token was
+            not read ahead, so all of them are read now.
         """
 
     def take_back(self, step: int) -> Tensor:

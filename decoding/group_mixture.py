@@ -75,8 +75,8 @@ class GroupMixture(StatefulStrategy):
     def vectors(self, prompt: Prompt, owners: Sequence[int | None]) -> Floats:
         """Vectors of demonstrations by their numbers, and of the query (None): [owners, D].
 
-        Each is the unit vector of the images, that of the texts, or both in one. The texts of a demonstration are its
-        question and its answer; the text of the query is its question.
+        Each vector embeds the images, the texts, or both concatenated. The texts of a demonstration are its question
+        and its answer; the text of the query is its question.
 
         Raises:
             PlanError: An example has no image to embed.

@@ -5,11 +5,10 @@ turn, and the data of these modules: each file that a string in a module names, 
 module uses `__file__` and does not write the file (by `open`, `write_text` or `write_bytes`). Installed packages do not
 count. A file that depends on no other has the digest of its bytes.
 
-Digests of classes and functions that a notebook cell, a REPL or another function defines, not a file.
-
-The digest covers everything that the code can read: bytecode, constants, defaults, closures, class attributes, and the
-global names that the code uses, recursively. An edited cell is therefore another component, and so is an edited helper
-in another cell. What lies in a file is known by the digest of the file.
+Classes and functions that a notebook cell, a REPL or another function defines have no file. Their digest covers
+everything that the code can read: bytecode, constants, defaults, closures, class attributes, and the global names that
+the code uses, recursively. An edited cell is therefore another component, and so is an edited helper in another cell.
+What lies in a file is known by the digest of the file.
 """
 
 import ast

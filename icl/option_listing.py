@@ -92,8 +92,8 @@ def letter_problem(example: "Example") -> str:
     if not is_by_letter or any(_plain(option) in accepted for option in example.options):
         return ""
     return (
-        f"the answer '{example.answer}' of '{example.id}' is none of its options ({', '.join(example.options)}), so it "
-        "has no letter. Write both the same way, or set answer_is if answers are letters or indices of options."
+        f"the answer '{example.answer}' of '{example.id}' is not among its options ({', '.join(example.options)}), so "
+        "it has no letter. Spell them alike, or set answer_is if answers are letters or indices of options."
     )
 
 

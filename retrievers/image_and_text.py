@@ -32,7 +32,7 @@ from retrievers.nearest import KNN
 class MMICES(SimilarityRetriever):
     """Candidates by image, ranked by question (MMICES), or the other way round.
 
-    Two stages: candidates by one modality, ranked by the other (MMICES, Chen et al. 2023; SI-Q, Li et al. 2024).
+    The two stages of MMICES (Chen et al. 2023) and SI-Q (Li et al. 2024):
 
         the `candidates` nearest members by `first`, then the k best of them by the cosine of the other modality
 

@@ -1,4 +1,4 @@
-"""A search that a strategy leads itself (`Strategy.search`): it reads tokens ahead, and takes tokens back.
+"""A search controlled by the strategy (`Strategy.search`), with lookahead and backtracking.
 
 The beams of one answer are the rows of a session of their own, apart from the token loop, so that steps of other arms
 wait for nothing. Candidates, log-softmax, ends of beams, processors and traces are those of `token_choice.BeamChoice`.

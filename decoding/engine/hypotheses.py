@@ -1,7 +1,5 @@
 """What the token loop decodes: hypotheses, the groups that choose their tokens together, and the work they cost.
 
-Hypotheses that choose their tokens together at a step, with the logits of their branches.
-
 If the strategy of a group acts in one part of the output, hypotheses outside that part choose in a batch of their own,
 from the logits of branch 0. So the strategy never sees the steps outside. It needs no branches there.
 

@@ -1,6 +1,6 @@
 """Decoding requests, failures, and counters of the work that requests share.
 
-Options after reasoning ("think, then choose"): the model reasons under its thinking budget, then options are scored.
+To score options after reasoning ("think, then choose"), the model reasons under its thinking budget first.
 
     P <think> a b c </think> | red | blue      reasoning by the arm, the end of its block, the options
 

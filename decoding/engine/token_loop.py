@@ -4,7 +4,7 @@ A `DecodingGroup` holds the hypotheses that one strategy and sampler decode in p
 branch. All rows of the session go through one forward pass per step. Shapes are written with
 `n` branches, `B` hypotheses and `V` tokens of the vocabulary.
 
-    1. gather the logits of the branches of each group, [n, B, V]        step_batch.reference_batches
+    1. gather the logits of the branches of each group, [n, B, V]        hypotheses.reference_batches
     2. mask and combine them, choose tokens, compute traces              TokenChoice, or beam_search.BeamChoice
     3. read all of this at once                                          token_choice.choose
     4. record tokens and traces, end answers                             TokenChoice.record, BeamChoice.record

@@ -77,7 +77,7 @@ class EmbeddingPrefix(VirtualTokenMethod):
     pattern: str = r"image: (.*?)\. "  # regular expression; group 1 is the text that stands for the query's image
     count: PositiveInt = 8  # training: number of virtual tokens
     sd: NonNegative = 0.1265  # training: standard deviation of the noise in each dimension; 0: none
-    center: None | Annotated[Any, NestedComponent("task")] = None  # training: its images have the mean to remove
+    center: None | Annotated[Any, NestedComponent("task")] = None  # training: task; its images' mean is subtracted
 
     tensor: ClassVar[str] = "map"
     reads_demonstrations: ClassVar[bool] = False
@@ -96,8 +96,8 @@ class EmbeddingPrefix(VirtualTokenMethod):
         self.check(model)
         if self.file.parameters["embedder"] != self.embedder.digest:
             raise ConfigError(
-                f"{self.file.path} has a map from vectors of {self.file.parameters['embedder']}, and embedder is "
-                f"{self.embedder.digest}. Name the embedder of the training."
+                f"{self.file.path} was trained with embedder {self.file.parameters['embedder']}, but `embedder` is "
+                f"{self.embedder.digest}. Set `embedder` to that of the training."
             )
         own = FittedTensors({self.tensor: self.vectors}, self.file.parameters, {})
         vectors = bridged(*self._views(prompts, own.parameters["means"]))

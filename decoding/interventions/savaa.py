@@ -17,8 +17,8 @@ The controls have the risks that the method itself has over its greedy answer, a
 each step, as the methods with a fixed factor that the paper compares, or the same risks in a random order.
 
 Differs from the released code in two points: the image tokens are those of the query's images, without what is between
-them, and images of demonstrations keep their scores (the release has one image). Predicted is the token with the
-highest logit, also where another one is sampled, as there.
+them, and images of demonstrations keep their scores (the release has one image). As in the release, "predicted" means
+the token with the highest logit, even when sampling.
 
 Presets. llava, qwen, internvl: the released settings, for models of 32 or 36 layers. Defaults: those of llava, in all
 layers.
@@ -138,8 +138,8 @@ class SAVAA(SteeringMethod):
 
     visual: Positive = 1.1  # factor of the image's attention logits at the highest risk; 1 or less is off
     text: Positive = 1.7  # what the attention logits of the prompt's text are divided by, whatever the risk
-    alpha: Fraction = 0.5  # weight of the entropy in the risk; the rest has what the image does not support
-    scale: Positive = 0.5  # visual grounding entropy (0 to 1) from which on the risk is highest
+    alpha: Fraction = 0.5  # weight of the entropy in the risk; the remainder weighs the missing image support
+    scale: Positive = 0.5  # visual grounding entropy (0 to 1) at which the risk reaches 1
     first_layer: int = 0  # the lowest layer; negative: from the top
     last_layer: int = -1  # the highest layer
     control: Literal["none", "fixed", "permuted"] = "none"  # the mean risk of the answer, or its risks in random order
@@ -158,7 +158,7 @@ class SAVAA(SteeringMethod):
 
     @property
     def config(self) -> dict[str, Any]:
-        """Only the controls name their steps and draw."""
+        """The parameters. `steps` and `draw` are included only for the controls, which alone use them."""
         node: dict[str, Any] = describe(self)
         return node if self.control != "none" else {k: v for k, v in node.items() if k not in ("steps", "draw")}
 
@@ -187,7 +187,7 @@ class SAVAA(SteeringMethod):
         return steered
 
     def _risks(self, prompt: Prompt, edit: Amplified, model: HF) -> tuple[float, ...]:
-        """Of the control."""
+        """The constant risks that the control uses at the steps of a prompt; empty without a control."""
         if self.control == "none":
             return ()
         rows, risks = model.open([steer(prompt, edit)]), list[float]()

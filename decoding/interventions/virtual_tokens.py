@@ -226,8 +226,8 @@ def with_slots(prompt: Prompt, count: int, model: HF) -> Prompt:
         if end - first == count:
             return made
     raise ModelError(
-        f"virtual tokens: the tokenizer of {model.path} has no text of {count} tokens before the query. Use another "
-        "composer or template, such as composer: chat."
+        f"virtual tokens: the tokenizer of {model.path} cannot insert exactly {count} placeholder tokens before the "
+        "query. Use another composer or template, such as composer: chat."
     )
 
 

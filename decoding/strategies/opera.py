@@ -6,20 +6,21 @@
     scores  = z(y) - penalty_weight * penalty                 for the candidates y with the highest logits z, else -inf
 
 The penalty of a candidate comes from its own attention, so each candidate is read one step ahead. The summary token of
-a step is the column j of the maximum: the most frequent one of the candidates. If one column has been it in more than
-`threshold` steps of every beam, the search goes back to the token after it (or, if it has been there `returns` times,
-to the column itself). There the logits choose among all tokens but those that were chosen before. Columns below 10 are
-never returned to. The number of beams and the length penalty are those of the sampler: `sampling: {beams: 5}`.
+a step is the column j of the maximum: the most frequent one of the candidates. If the same column is the summary token
+in more than `threshold` steps of every beam, the search goes back to the token after it (or, if it has been there
+`returns` times, to the column itself). There the logits choose among all tokens but those that were chosen before.
+Columns below 10 are never returned to. The number of beams and the length penalty are those of the sampler:
+`sampling: {beams: 5}`.
 
 `attention: shuffled` is the control: each candidate has the penalty of a random candidate of its beam.
 
 Presets. released: the released commands. efficient: the release's faster setting, greedy decoding with returns.
 
-Differs from the released code in eight points. Numbers are float32; in half precision the release's products above
-65,504 are infinite, and a penalty is below .007 or infinite. phi is rounded to half precision as there, so that columns
-below 3e-8 are no maximum, but at most 65,504. A beam without a candidate is dropped (there: tokens of score -999).
-Tokens that are used have no probability (there: that of the worst token). Tokens used at later steps are forgotten when
-the search goes back (there: those of the last steps of a buffer). Returns reach back without limit (there: 512 tokens).
+Differs from the released code in eight points. Numbers are float32; in the release's half precision, products overflow
+above 65,504, so finite penalties stay below .007. phi is capped at 65,504, and rounded to half precision as in the
+release, so columns below 3e-8 count as 0. A beam without a candidate is dropped (there: tokens of score -999). Tokens
+that are used have no probability (there: that of the worst token). Tokens used at later steps are forgotten when the
+search goes back (there: those of the last steps of a buffer). Returns reach back without limit (there: 512 tokens).
 Beams end as in this package's beam search, with lengths of answers alone. All candidates are read in one forward pass,
 and the rows of the chosen ones go on (there: one pass for each candidate, and one more).
 """
@@ -115,7 +116,7 @@ class OPERA(Strategy):
     scale: Positive = 50.0  # factor of the attention weights
     candidates: PositiveInt = 5  # tokens of each beam that are read one step ahead
     threshold: Annotated[int, Ge(2)] = 15  # steps with one summary token above which tokens are taken back
-    returns: Count = 5  # times that the search goes back to one step; 0: never
+    returns: Count = 5  # maximum number of backtracks to one step; 0: never
     attention: Literal["own", "shuffled"] = "own"  # whose penalty a candidate has; shuffled: the control
 
     presets: ClassVar[dict[str, dict[str, float]]] = {

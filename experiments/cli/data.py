@@ -110,7 +110,7 @@ def check(
     else:
         read, problems = (task.queries, []) if is_part else _read_all(task)
         _print_problems(problems, len(read) + len(problems))
-        empty = _print_roles(task, read, columns)
+        empty = _print_roles(task, read, columns, "usable rows" if problems else "rows")
     earlier = CHECKS.get(data, {}).get("columns", data_columns) if is_preset else data_columns
     _print_line("unused", ", ".join(name for name in data_columns if name not in named))
     _print_line("new", ", ".join(name for name in data_columns if name not in earlier))
@@ -169,8 +169,8 @@ def _problem(image: Image) -> str:
     return ""
 
 
-def _print_roles(task: Any, queries: Sequence[Example], columns: Mapping[str, Any]) -> list[str]:
-    """Prints in how many usable rows each role has a value. Returns the mapped roles without any."""
+def _print_roles(task: Any, queries: Sequence[Example], columns: Mapping[str, Any], rows: str) -> list[str]:
+    """Prints in how many usable rows, called `rows`, each role has a value. Returns the mapped roles without any."""
     empty = list[str]()
     values_by_role: dict[str, list[Any]] = {
         "question": [one.question for one in queries], "image": [one.images for one in queries],
@@ -182,7 +182,7 @@ def _print_roles(task: Any, queries: Sequence[Example], columns: Mapping[str, An
         names = columns.get(role, "")
         written = " + ".join(names) if isinstance(names, list | tuple) else str(names)
         if written or role not in ("hint", "group"):
-            _print_line(role, f"{count:,} of {len(queries):,} rows{f'   column {written}' if written else ''}")
+            _print_line(role, f"{count:,} of {len(queries):,} {rows}{f'   column {written}' if written else ''}")
         empty += [role] if written and not count and role != "hint" else []  # few rows have a hint
     for note in getattr(task, "notes", ()):
         _print_line("note", note)

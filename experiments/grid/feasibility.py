@@ -179,7 +179,7 @@ def check_data(grid: Grid) -> None:
         without_options = next((query.id for query in task.queries if len(query.options) < 2), None)
         if without_options is not None:
             raise PlanError(
-                f"{grid.config.where('answer_mode')}: answer_mode: options needs answers to choose from, but query "
+                f"{grid.config.where('answer_mode')}: `options` needs answers to choose from, but query "
                 f"'{without_options}' of task '{task.title}' has none. Use answer_mode: generate, or add options to "
                 "the task."
             )
@@ -187,7 +187,7 @@ def check_data(grid: Grid) -> None:
             query = task.queries[0]
             options = ", ".join(map(repr, query.options))
             raise PlanError(
-                f"{grid.config.where('answer_mode')}: answer_mode: options is set, but no query of task '{task.title}' "
+                f"{grid.config.where('answer_mode')}: `options` is set, but no query of task '{task.title}' "
                 f"has its answer in its options ('{query.id}' has '{query.answer}' and {options}). Write both "
                 "the same way."
             )

@@ -76,7 +76,7 @@ def pair_runs(first: RunView, second: RunView) -> PairedRuns:
 
     Raises:
         UnpairedError: The runs ask other questions under one id.
-        ConfigError: It is one run, or several arms are equally near, so that it is not clear which ones to compare.
+        ConfigError: Both are one run, or an arm matches several others equally well.
     """
     if first.path.resolve() == second.path.resolve():
         raise ConfigError(f"icl compare takes two different runs, and both are {first.path}. For one, give it once.")
@@ -164,7 +164,7 @@ def _pairs(arms: tuple[_Arms, _Arms], names: tuple[str, str]) -> list[_Pair]:
     """(arm of the first run, arm of the second run).
 
     Raises:
-        ConfigError: The runs share no arm, and several arms are equally near to one.
+        ConfigError: The runs share no arm, and one matches several arms equally well.
     """
     shared = arms[0].keys() & arms[1].keys()
     pairs = list[_Pair]()
@@ -175,9 +175,9 @@ def _pairs(arms: tuple[_Arms, _Arms], names: tuple[str, str]) -> list[_Pair]:
             listed = "; ".join(describe_arm(arms[0][other].labels, axes) or NO_VALUE for other in nearest[:MAX_LISTED])
             mine = describe_arm(arms[1][key].labels, axes) or NO_VALUE
             raise ConfigError(
-                f"{names[1]} has the arm '{mine}', and several arms of {names[0]} are equally near to it: {listed}. It "
-                "is not clear which to compare: `icl import ALL RUN RUN` makes one run of both, and `icl compare ALL "
-                "--to AXIS=VALUE` chooses the reference."
+                f"the arm '{mine}' of {names[1]} matches several arms of {names[0]} equally well: {listed}. Say which "
+                "to compare: `icl import ALL RUN RUN` makes one run of both, and `icl compare ALL --to AXIS=VALUE` "
+                "chooses the reference."
             )
         if key in shared or (len(nearest) == 1 and nearest[0] not in shared):
             pairs.append((nearest[0], key))

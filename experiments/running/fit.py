@@ -74,8 +74,8 @@ def fit(config: Config, out: Path | None = None) -> FitResult:
     strategy: Any = first.decoding.strategy
     name, has_tensors = str(type(strategy).component[1]), isinstance(strategy, FitsOnPrompts)
     if out is not None and (out.suffix == SUFFIX) != has_tensors:
-        end, content = ("", "tensors") if has_tensors else ("not ", "JSON")
-        raise ConfigError(f"--out: {out} must {end}end in {SUFFIX}, because a fit of {name} writes {content}.")
+        content, end = ("tensors", f"end in {SUFFIX}") if has_tensors else ("JSON", f"not end in {SUFFIX}")
+        raise ConfigError(f"--out: `icl fit` writes {content} for {name}, so {out} must {end}.")
     calibration_strategies = strategy.calibration_strategies(first.shots)
     for calibration_strategy in calibration_strategies:
         if problem := unsupported_reason(calibration_strategy, first.model.abilities, "options"):

@@ -151,7 +151,7 @@ def common_subsequence(first: Sequence[str], second: Sequence[str]) -> int:
 class RougeL:
     """ROUGE-L of captions, by their longest common subsequence with a reference.
 
-    ROUGE-L (Lin, 2004) in the form of the COCO caption evaluation.
+    It is that of Lin (2004) in the form of the COCO caption evaluation.
 
         P = longest common subsequence / words of the caption        R = the same / words of the reference
         F = (1 + b^2) P R / (R + b^2 P),  b = 1.2, with the largest P and the largest R of all references

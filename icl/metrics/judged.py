@@ -14,8 +14,8 @@ from icl.metrics.published_rules import marked_text, numbers_in, score_elements
 class JudgeRating(Judge):
     """The rating of an answer by a judge model. No score without one.
 
-    A judge's rating of an answer: MMHal-Bench (Sun et al., 2309.14525), where a language model rates 0 to 6 how
-    informative an answer is and whether it makes things up.
+    In MMHal-Bench (Sun et al., 2309.14525), a language model rates from 0 to 6 how informative an answer is and whether
+    it makes things up.
 
         6 5 4 3   nothing is made up: very informative, informative, somewhat, not
         2 1 0     something is made up, in the same order
@@ -66,7 +66,7 @@ class MMIROpen(Judge):
 
         prompt    the sentence between <ans> and </ans>, and the numbered elements (column `descs`); no question
         reply     one or two element numbers between <id> and </id>
-        score     that of `mmir`: half of the credit if only one of two numbers is right
+        score     as in the metric `mmir`: half of the credit if only one of two numbers is right
 
     `meta` of the task must have `descs`, as the released `questions_open.json` names the elements. The released judge
     is o1-mini; here it is any model. In the controls of a judge, an answer with any credit counts as right; the

@@ -1,6 +1,6 @@
 """Accuracy of P(yes) over the questions of an item: Winoground, and puzzles with candidates.
 
-Winoground (Thrush et al., CVPR 2022): two captions with the same words and two images; which belong together?
+Winoground (Thrush et al., CVPR 2022) asks which of two captions with the same words belongs to which of two images.
 
 With the model's confidence s(c, i) in "yes" to "does the caption match the image", for captions 0, 1 and images 0, 1:
 

@@ -311,7 +311,7 @@ def _stored(value: Any, source: DataSource, column: str) -> Any:
 
 
 def _from_text(text: str) -> int | float:
-    """The number that a text is, a whole one if it is written as such. Raises ValueError if it is none."""
+    """The number that a text is, a whole one if it is written as such. Raises ValueError if it is not a number."""
     try:
         return int(text)
     except ValueError:

@@ -122,8 +122,6 @@ class NearDuplicateCap(VectorReranker):
 class LabelBalance:
     """Candidates with at most an equal share of the shots for each label, best first.
 
-    Label balance: no label gets more than its share of the shots.
-
     A label gets at most ceil(k / number of labels) demonstrations, in the order of rank. If fewer than k remain, the
     best of the other candidates follow. The labels come from the task: the options of the query if they include every
     label of the pool, otherwise the labels of the pool. The labels of the candidates alone do not count.
@@ -166,7 +164,7 @@ class FittedLabelBalance:
 class Caption:
     """Candidates ranked by the model's description of the query's image (VICL).
 
-    Caption similarity (VICL, Zhou et al. 2024): candidates ranked by the model's caption of the query's image.
+    Source: VICL (Zhou et al. 2024).
 
         score(q, x) = cos(text(caption_q), image_x)
 

@@ -173,7 +173,7 @@ def test_more_options_than_letters_are_an_error() -> None:
 
 def test_an_answer_that_is_no_option_is_refused_where_options_have_letters(rows: Path) -> None:
     columns = {"question": "q", "options": ["A", "B"], "answer": "answer"}
-    with pytest.raises(DataError, match=r"the answer '[AB]' of 'test-.* is none of its options .* answer_is"):
+    with pytest.raises(DataError, match=r"the answer '[AB]' of 'test-.* is not among its options .* answer_is"):
         check_data(expand(config(rows, columns=columns, answer_is="text")))
 
 

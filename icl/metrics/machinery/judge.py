@@ -28,7 +28,7 @@ from icl.types import Example, Generation, Part, Prompt, Turn
 
 PROMPTS = Path(__file__).parent / "judge_prompts"
 META_FIELDS = ("image_content", "descs")
-"""What the image has, from the columns of these names in `meta`; descs: its numbered elements."""
+"""Fields filled from `meta`: what the image has, and its numbered elements (descs)."""
 FIELDS = ("question", "gold", "answer", "options", *META_FIELDS)
 CONTROLS = 40
 """The largest number of queries for each control of a judge."""

@@ -4,11 +4,10 @@ Each image is encoded alone. This determines its tiles, grids and splits without
 holds the text that the processor writes for the image, its features, and the grid that positions are computed from.
 `forward` receives the features in its public argument `mm_encoder_outputs`.
 
-Interventions and observers in the vision tower, at the sites `vision` and `vision_mlp`.
-
-The tower reads an image once, before any prompt with it is prefilled, and its features are cached. So what acts in the
-tower becomes an edit of the images that it addresses. Its digest is a part of the image's digest: the image has
-features of its own then, and its prompt shares no prefix with others.
+Interventions and observers can act in the vision tower, at the sites `vision` and `vision_mlp`. The tower reads an
+image once, before any prompt with it is prefilled, and its features are cached. So what acts in the tower becomes an
+edit of the images that it addresses. Its digest is a part of the image's digest: the image has features of its own
+then, and its prompt shares no prefix with others.
 
     prompt with an intervention at sites of the tower    -> prompt without it, whose images have a `TowerEdit`
     images of equal size under equal edits               -> one pass of the tower, with hooks on its layers

@@ -90,7 +90,7 @@ class HF(LogitModel):
     revision: str | None = None  # branch, tag or commit on the hub
     template: dict[str, Any] = later_parameter({})  # arguments of the chat template, such as enable_thinking
     image_processor: dict[str, Any] = later_parameter({})  # settings of the image processor, such as max_pixels
-    cuda_graphs: bool = later_parameter(False)  # whether a decoding step without interventions is one CUDA graph
+    cuda_graphs: bool = later_parameter(False)  # run decoding steps as CUDA graphs; not those with interventions
 
     def __post_init__(self) -> None:
         values = (self.dtype, self.quantize, self.compute_dtype)

@@ -281,8 +281,9 @@ class Placed:
         if isinstance(self.acts, StepwiseIntervention):
             if logits is None or len(set(self.rows)) < len(self.rows):
                 raise ModelError(
-                    "the strength of an intervention follows the prediction before each generated token, and here an "
-                    "answer is read at once. Generate the answer, or use an intervention with a constant strength."
+                    "the strength of an intervention follows the prediction before each generated token, but here "
+                    "the whole answer is read in one pass. Generate the answer, or use an intervention with a constant "
+                    "strength."
                 )
             self.strengths.append(self.acts.strengths(logits[self.rows].float(), self.steps))
 

@@ -3,9 +3,7 @@
 One process serves all checkpoints of this one. It starts at the first rendering, in about half a second; a rendering
 costs about 0.1 ms more than without it. A template that exceeded a limit is not rendered again.
 
-Arguments of a checkpoint's chat template (`model.template`): the names that it reads, and checks of what a config
-sets.
-
+The process also finds the names of arguments that a chat template reads, and `model.template` is checked against them:
 transformers and vLLM ignore a name that the template does not read, so a misspelt one would change nothing.
 """
 

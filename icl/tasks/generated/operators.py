@@ -202,7 +202,7 @@ ATTRIBUTE_OF = {"solid": "color", "striped": "color", "dotted": "shape", "hollow
 class GatedTask(SharedPoolTask):
     """Questions with two rules in one pool; the texture of a shape, or a digit, shows which rule answers.
 
-    Two rules in one pool: the image shows which of them answers it, so the right demonstrations are those of its rule.
+    The right demonstrations for a query are those of its rule.
 
         rule: attribute     "which one is it?": the color of a solid or striped shape, the shape of another
         rule: operator      "3 ? 2": plus if the left digit is even, times if it is odd

@@ -75,7 +75,7 @@ PROPERTIES = ("color", "shape")
 class DiscriminationTask(NumberedTask):
     """Questions which of two inputs, each an image or words, has a color or a shape.
 
-    Which of two inputs? As in DisCRn, discriminative cross-modal reasoning (X-InstructBLIP, 2311.18799).
+    This is the form of DisCRn, discriminative cross-modal reasoning (X-InstructBLIP, 2311.18799).
 
     A question names a color or a shape, and exactly one of two inputs has it. An input is an image of a colored shape,
     or the words for it. `inputs` sets their modalities:

@@ -318,7 +318,7 @@ VOCABULARY = tuple(noun(concept) for concept in CONCEPTS)
 class CaptionsTask(NumberedTask):
     """Captions of scenes. The answer is one reference caption, and the objects of the scene are stored for CHAIR.
 
-    Captions of scenes in 8 to 20 words, to measure hallucinated objects (CHAIR, Rohrbach et al., EMNLP 2018).
+    Captions have 8 to 20 words. CHAIR (Rohrbach et al., EMNLP 2018) measures the objects that they hallucinate.
 
     There are no options. Score captions with `chair_i`, `chair_s` and `chair_recall`; `strict` requires the exact
     words.

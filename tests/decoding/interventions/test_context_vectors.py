@@ -73,7 +73,7 @@ def test_a_turn_before_the_query_does_not_get_the_part() -> None:
 
 def test_a_tokenizer_without_such_a_text_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(virtual_tokens, "FILLERS", ("several words",))
-    with pytest.raises(ModelError, match="has no text of 2 tokens before the query"):
+    with pytest.raises(ModelError, match="cannot insert exactly 2 placeholder tokens before the query"):
         with_slots(dev(2, 3)[0].prompt, 2, tiny())
 
 

@@ -104,5 +104,5 @@ def test_bad_input_is_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="the task has no images"):
         start(replace(METHOD, center=build("task", {"name": "as_text", "of": {"name": "captions", "queries": 2}})))
     fitted: Any = write(tmp_path / "v.safetensors", METHOD, start(METHOD))
-    with pytest.raises(ConfigError, match="Name the embedder of the training"):
+    with pytest.raises(ConfigError, match="Set `embedder` to that of the training"):
         replace(fitted, embedder=build("embedder", "pixels")).steered(prompts("image"), tiny())

@@ -124,7 +124,7 @@ def test_an_answer_that_is_read_at_once_is_refused() -> None:
     edit = Amplified(METHOD, (), torch.zeros(4), (0,), (1,))
     row = RowEdit(edit, (), (), True, 3, 0)
     assert ForwardEdits.place([[row]], [0], [3]) is None, "nothing is edited in the prompt"
-    with pytest.raises(ModelError, match=r"here an answer is read at once\. Generate the answer"):
+    with pytest.raises(ModelError, match=r"here the whole answer is read in one pass\. Generate the answer"):
         ForwardEdits.place([[row]], [3], [2], logits=torch.zeros(1, 4))
     with pytest.raises(ModelError, match="follows the prediction before each generated token"):
         ForwardEdits.place([[row]], [3], [1])

@@ -255,16 +255,18 @@ def test_data_check_counts_the_rows_that_cannot_be_used_for_each_reason(icl: ICL
         "name another column.",
         "unusable     3 of 40 rows, such as: gaps.csv[test] row 10 has no question in column 'question'. Remove the "
         "row, or set `question`.",
-        "question     32 of 32 rows   column question",
-        "image        0 of 32 rows",
-        "options      0 of 32 rows",
+        "question     32 of 32 usable rows   column question",
+        "image        0 of 32 usable rows",
+        "options      0 of 32 usable rows",
     ]
     options = {"options": ["red", "green"], "question": "?"}
     lines = [json.dumps({**options, "answer": "red" if i % 4 else "white"}) for i in range(12)]
     (tmp_path / "words.jsonl").write_text("\n".join(lines))
     done = icl("data", "check", "words.jsonl")
     assert done.status == 1
-    assert "unusable     3 of 12 rows, such as: the answer 'white' of 'test-000000' is none of its options" in done.out
+    assert (
+        "unusable     3 of 12 rows, such as: the answer 'white' of 'test-000000' is not among its options" in done.out
+    )
 
 
 def test_letters_beside_open_questions_are_guessed_and_tried(icl: ICL, tmp_path: Path) -> None:

@@ -69,7 +69,7 @@ def test_option_scoring_needs_options(yaml_file: Write) -> None:
     with pytest.raises(PlanError) as error:
         check_data(expand(load_config(path)))
     assert str(error.value) == (
-        f"{path}:3: answer_mode: answer_mode: options needs answers to choose from, but query 'q-0000' of task "
+        f"{path}:3: answer_mode: `options` needs answers to choose from, but query 'q-0000' of task "
         "'shapes' has none. "
         "Use answer_mode: generate, or add options to the task."
     )

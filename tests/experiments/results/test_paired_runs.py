@@ -59,7 +59,7 @@ def test_each_arm_meets_the_nearest_one(written):
     assert (table["family"] == 4).all()
     alone = written("alone", decodings=(MASK_ONLY,), **{**HOW, "shots": (2,)})
     both = written("both", decodings=(GREEDY, VCD), **HOW)
-    with pytest.raises(ConfigError, match=r"several arms of both are equally near to it: greedy; vcd\..*`icl import"):
+    with pytest.raises(ConfigError, match=r"matches several arms of both equally well: greedy; vcd\..*`icl import"):
         pair_runs(view_run(both, to=NO_REFERENCE), view_run(alone, to=NO_REFERENCE))
 
 
