@@ -12,10 +12,10 @@ the model that answers and freed with it; a cell's digest covers its weights. Th
 `self_consistency`, and the first one is that of `sampling`: majority and random choice at the cost of the same samples.
 Option scores are not sampled, so there this is the reference.
 
-With this question, the shipped model is a poor judge. With 8 shots and 4 samples at temperature 1.5 on 100 queries of
-`operators`, the accuracy is .70 to .83 [.60, .89] (counting unread outputs as wrong or right). The first sample
-(`sampling`) has .86 to .93 [.78, .97], the vote (`self_consistency`) .98 [.93, .99]. Asked whether the image has the
-answer, a question of its training, it chooses well (docs/judges.md).
+With the default question, the shipped model is a poor judge. With 8 shots and 4 samples at temperature 1.5 on 100
+queries of `operators`, the accuracy is .70 to .83 [.60, .89] (counting unread outputs as wrong or right). The first
+sample (`sampling`) has .86 to .93 [.78, .97], the vote (`self_consistency`) .98 [.93, .99]. Asked whether the image has
+the answer, a question of its training, it chooses well (docs/judges.md).
 
 Differs from the released code in the reward, which is the probability of a word and no trained head.
 """
