@@ -71,10 +71,14 @@ def parameter_docs(cls: type[Any]) -> list[ParameterDoc]:
 def page_texts(cls: type[Any]) -> list[str]:
     """The texts of a component's page: what it is, its paper and formula, details.
 
-    The second one is the docstring of its file, unless the file has other components and the class has details.
+    Details of a class are its own, or those of the nearest base class in its file. The second text is the docstring of
+    the file, unless the file has other components and the class has details.
     """
     first, _, further = inspect.cleandoc(cls.__doc__ or "").partition("\n\n")
     module = inspect.getmodule(cls)
+    bases = [base for base in cls.__mro__ if base.__module__ == cls.__module__]
+    details = (inspect.cleandoc(base.__doc__ or "").partition("\n\n")[2] for base in bases)
+    further = further or next(filter(None, details), "")
     in_file = [one for one in vars(module).values() if isinstance(one, type) and one.__module__ == cls.__module__]
     is_alone = sum("component" in vars(one) for one in in_file) < 2
     return [text for text in (first, inspect.getdoc(module) or "" if is_alone or not further else "", further) if text]

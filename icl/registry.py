@@ -263,9 +263,11 @@ def resolve(kind: str, name: str, where: str = "") -> type[Any]:
     if name not in by_name:
         other_kind = next((other for other in PACKAGES if name in entries(other)), None)
         hint = f". That is {with_article(other_kind)}." if other_kind else called_here(name, by_name.values())
+        moved = [own for own, entry in by_name.items() if entry.target.partition(":")[2] == name.partition(":")[2]]
+        hint = hint or (f". Did you mean '{moved[0]}'?" if moved else "")
         hint = hint or suggest("component", name.partition(":")[0], by_name)
         if kind == "model" and "Did you mean" not in hint:
-            hint = f"{hint.rstrip('.')}. A checkpoint is written {{name: hf, path: {name}}}."
+            hint = f"{hint.rstrip('.')}. To use a checkpoint, write {{name: hf, path: {name}}}."
         raise ConfigError(f"{location(where)}no {kind} named '{name}'{hint} (icl ls {kind})")
     return load_registered(by_name[name].target, where)
 

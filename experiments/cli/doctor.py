@@ -1,7 +1,4 @@
-"""Say what will work on this machine, whether a server reads every image, or where two backends diverge.
-
-`icl doctor backends`: the first stage at which two backends diverge, on the prompts of a study.
-"""
+"""Say what works on this machine, whether a server reads every image, where two backends part, or if graphs work."""
 
 # Each check of the machine is a function of facts about it, and returns one or more findings.
 

@@ -335,12 +335,10 @@ def wrap_text(text: str, width: int) -> Iterator[str]:
                 yield from hanging_lines(f"{head} ", item.removeprefix(head), width)
         elif block.startswith(" ") or "\n " in block:
             for line in block.split("\n"):
-                indent = line[: len(line) - len(line.lstrip())]
-                yield from (
-                    [line]
-                    if len(line) <= width
-                    else hanging_lines(indent, re.sub(r" {3,}", "   ", line), width, f"{indent}  ")
-                )
+                first = re.match(r" *\S+(?: =)? {2,}| *\S+ = | *", line)  # the name that a formula or a row begins with
+                head = first[0] if first else ""
+                long = len(line) > width
+                yield from hanging_lines(head, line[len(head) :], width) if long else [line]
         else:
             yield from hanging_lines("", block, width)
 

@@ -1,17 +1,5 @@
 """Hallucinated objects in descriptions: the scores of AMBER and CHAIR.
 
-AMBER's scores of descriptions (Wang et al., 2311.07397), over the objects that its annotators marked.
-
-    amber_chair    hallucinated mentions / mentions of AMBER's 340 objects and their other words
-    amber_cover    objects of the image that the description names / objects of the image
-    amber_hal      descriptions with a hallucinated mention / descriptions
-    amber_cog      objects that people expect and the image lacks, and that the description names / all such objects
-
-All but `amber_hal` are ratios of sums over a cell, as released. The task `amber` stores what they need in `secret`.
-
-Differs from the released code in words: a word in the singular counts there if a tagger calls it a noun, and here
-without a tagger. Near synonyms of an object by word vectors are hallucinations, unless the task has `similar`.
-
 CHAIR (Rohrbach et al., EMNLP 2018): objects that a caption names and the image does not show.
 
     CHAIR_I = hallucinated object mentions / all object mentions
@@ -147,8 +135,25 @@ class Counts(NamedTuple):
     cog: tuple[int, int]
 
 
+class AmberScore:
+    """Base class of AMBER's scores.
+
+    AMBER's scores of descriptions (Wang et al., 2311.07397), over the objects that its annotators marked.
+
+        amber_chair    hallucinated mentions / mentions of AMBER's 340 objects and their other words
+        amber_cover    objects of the image that the description names / objects of the image
+        amber_hal      descriptions with a hallucinated mention / descriptions
+        amber_cog      objects that people expect and the image lacks, and that the description names / all such objects
+
+    All but `amber_hal` are ratios of sums over a cell, as released. The task `amber` stores what they need in `secret`.
+
+    Differs from the released code in words: a word in the singular counts there if a tagger calls it a noun, and here
+    without a tagger. Near synonyms of an object by word vectors are hallucinations, unless the task has `similar`.
+    """
+
+
 @dataclass(frozen=True)
-class AmberRatio:
+class AmberRatio(AmberScore):
     """Base class of the ratios. `counts` picks one of them."""
 
     counts: ClassVar[Callable[[Counts], tuple[int, int]]]
@@ -190,7 +195,7 @@ class AmberCog(AmberRatio):
 
 @component("metric", "amber_hal")
 @dataclass(frozen=True)
-class AmberHal:
+class AmberHal(AmberScore):
     """Hal of AMBER: 1 if a description has a hallucinated mention, otherwise 0."""
 
     better: ClassVar[Better] = "lower"

@@ -1,16 +1,4 @@
-"""Scores of captions as in the COCO caption evaluation: BLEU, ROUGE-L and CIDEr-D. (METEOR is in `meteor`.)
-
-BLEU (Papineni et al., ACL 2002) of a whole cell, as in the COCO caption evaluation.
-
-    p_k  = matched k-grams / k-grams of the captions     matches are clipped to the largest count in one reference
-    BLEU = (p_1 ... p_n)^(1/n) x min(1, exp(1 - r / c))  c: words of the captions, r: words of the closest references
-
-All counts are sums over the cell, so BLEU is no mean of scores of captions. Papers print BLEU-1 to BLEU-4. The score of
-one sample is BLEU of that caption. It is close to 0 if the caption matches no n-gram of the longest order.
-
-Differs from the released code in nothing known: words, smoothing (1e-15 matches, 1e-9 n-grams) and, among references
-that are equally close, the shorter one are the same.
-"""
+"""Scores of captions as in the COCO caption evaluation: BLEU, ROUGE-L and CIDEr-D. (METEOR is in `meteor`.)"""
 
 import math
 from collections import Counter
@@ -63,7 +51,23 @@ def bleu_counts(caption: str, references: tuple[str, ...], n: int) -> tuple[int,
 
 
 class BLEU:
-    """BLEU of captions over a whole cell. The references are the accepted answers."""
+    """BLEU of captions over a whole cell. The references are the accepted answers.
+
+    BLEU (Papineni et al., ACL 2002) of a whole cell, as in the COCO caption evaluation.
+
+        p_k  = matched k-grams / k-grams of the captions
+        BLEU = (p_1 ... p_n)^(1/n) x min(1, exp(1 - r / c))
+
+    Matches are clipped to the largest count in one reference. c are the words of the captions, r those of the closest
+    references.
+
+    All counts are sums over the cell, so BLEU is no mean of scores of captions. Papers print BLEU-1 to BLEU-4. The
+    score of one sample is BLEU of that caption. It is close to 0 if the caption matches no n-gram of the longest
+    order.
+
+    Differs from the released code in nothing known: words, smoothing (1e-15 matches, 1e-9 n-grams) and, among
+    references that are equally close, the shorter one are the same.
+    """
 
     better: ClassVar[Better] = "higher"
     n: ClassVar[int]

@@ -1,20 +1,4 @@
-"""Accuracy of P(yes) over the questions of an item: Winoground, and puzzles with candidates.
-
-Winoground (Thrush et al., CVPR 2022) asks which of two captions with the same words belongs to which of two images.
-
-With the model's confidence s(c, i) in "yes" to "does the caption match the image", for captions 0, 1 and images 0, 1:
-
-    text   s(c0, i0) > s(c1, i0)  and  s(c1, i1) > s(c0, i1)        chance 1/4
-    image  s(c0, i0) > s(c0, i1)  and  s(c1, i1) > s(c1, i0)        chance 1/4
-    group  both                                                     chance 1/6
-
-A tie is wrong. Generated answers are 0 or 1 and often tie, so score options. The four questions of an item share a
-group and have `meta["caption"]` and `meta["image"]`, 0 or 1. These are numbered independently, so only the gold tells
-which belong together. Items with a missing question are left out. For SugarCrepe (Hsieh et al., NeurIPS 2023), with one
-image and two captions, use the metric `option` with the captions as options.
-
-No released code was compared.
-"""
+"""Accuracy of P(yes) over the questions of an item: Winoground, and puzzles with candidates."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -32,6 +16,23 @@ PLACES = ((0, 0), (0, 1), (1, 0), (1, 1))
 class WinogroundMetric:
     """Base class of the three. A sample's score is the probability of yes among the options, or whether the answer is
     yes.
+
+    Winoground (Thrush et al., CVPR 2022): which of two captions with the same words belongs to
+    which of two images?
+
+    With the model's confidence s(c, i) in "yes" to "does the caption match the image", for captions 0, 1 and images
+    0, 1:
+
+        text   s(c0, i0) > s(c1, i0)  and  s(c1, i1) > s(c0, i1)        chance 1/4
+        image  s(c0, i0) > s(c0, i1)  and  s(c1, i1) > s(c1, i0)        chance 1/4
+        group  both                                                     chance 1/6
+
+    A tie is wrong. Generated answers are 0 or 1 and often tie, so score options. The four questions of an item
+    share a group and have `meta["caption"]` and `meta["image"]`, 0 or 1. These are numbered independently, so only
+    the gold tells which belong together. Items with a missing question are left out. For SugarCrepe (Hsieh et al.,
+    NeurIPS 2023), with one image and two captions, use the metric `option` with the captions as options.
+
+    No released code was compared.
     """
 
     better: ClassVar[Better] = "higher"

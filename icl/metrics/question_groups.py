@@ -15,16 +15,6 @@ with a failed sample are left out.
 
 Differs from the released code in the judge of MMVP, which is a language model there, and in how NaturalBench's outputs
 are read: there the first of "yes" and "no", or of the words "A" and "B" ("a dog" is A).
-
-HallusionBench's scores of groups (Guan et al., CVPR 2024): all answers of a question, or of a figure, are right.
-
-    question_accuracy   qAcc: the same question about all its figures           (category, subcategory, set, question)
-    figure_accuracy     fAcc: all questions about the same figure               (category, subcategory, set, figure)
-
-aAcc is `lenient`. An answer is right by its option scores if there are any, otherwise by the rules of `lenient`. The
-keys stand in `meta`; samples without them have no score. Groups with a failed sample are left out.
-
-Differs from the released code in the judge, which is a language model there.
 """
 
 from collections.abc import Sequence
@@ -137,7 +127,19 @@ SET = ("category", "subcategory", "set_id")
 
 @dataclass(frozen=True)
 class HallusionGroups:
-    """Base class of the two. `member` is the key in `meta` that makes a group within a set."""
+    """Base class of the two. `member` is the key in `meta` that makes a group within a set.
+
+    HallusionBench's scores of groups (Guan et al., CVPR 2024): all answers of a question, or of a figure, are right.
+
+        question_accuracy   qAcc: the same question about all its figures   (category, subcategory, set, question)
+        figure_accuracy     fAcc: all questions about the same figure       (category, subcategory, set, figure)
+
+    aAcc is `lenient`. An answer is right by its option scores if there are any, otherwise by the rules of
+    `lenient`. The keys stand in `meta`; samples without them have no score. Groups with a failed sample are left
+    out.
+
+    Differs from the released code in the judge, which is a language model there.
+    """
 
     better: ClassVar[Better] = "higher"
     reads_answers: ClassVar[bool] = True

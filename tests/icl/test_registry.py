@@ -156,6 +156,7 @@ def test_equal_components_have_equal_descriptions():
         ("nowhere:Mine", "there is no module 'nowhere'. Is its package installed?"),
         ("icl.nowhere:Mine", "no metric named 'icl.nowhere:Mine'. Did you mean "),
         ("icl.metrics.strict:Strict", "no metric named 'icl.metrics.strict:Strict'. Did you mean 'strict'?"),
+        ("icl.metrics.chair:ChairI", "no metric named 'icl.metrics.chair:ChairI'. Did you mean 'chair_i'?"),
         ("icl.types:Exampel", "icl.types has no class 'Exampel'. Did you mean 'Example'?"),
         ("icl.registry:Share", "icl.registry has no class 'Share'."),
         ("mine.py:Mine", "there is no file mine.py (looked in "),

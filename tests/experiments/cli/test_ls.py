@@ -150,6 +150,28 @@ def test_text_and_items_are_wrapped_and_formulas_are_not() -> None:
     ]
 
 
+def test_rows_of_a_formula_that_are_too_long_are_wrapped_below_their_text() -> None:
+    text = "Rows.\n\n    phi_j    = the product of all w\n    cover    objects that are named"
+    assert list(wrap_text(text, 26))[2:] == [
+        "    phi_j    = the product",
+        "             of all w",
+        "    cover    objects that",
+        "             are named",
+    ]
+
+
+def test_a_page_has_the_details_of_its_component_and_not_of_others_in_the_file() -> None:
+    def page(name: str) -> str:
+        return "\n".join(component_page("metric", name, 100))
+
+    assert "AMBER's scores of descriptions" in page("amber_hal")
+    assert "AMBER's scores of descriptions" not in page("chair_i")
+    assert "Guan et al." in page("question_accuracy")
+    assert "Guan et al." not in page("mme")
+    assert "Papineni" in page("bleu_3")
+    assert all(page(name).count("Differs from the released code") == 1 for name in ("amber_cog", "naturalbench"))
+
+
 def test_every_word_for_a_kind_is_understood_with_an_s_and_without(icl: ICL) -> None:
     """A key of an experiment file, a kind, and their plurals."""
     for key, kind in OF.items():

@@ -280,7 +280,7 @@ def test_run_with_a_failed_sample_ends_with_1_and_can_be_continued(
         ),
         (
             RUN.replace("fake-copy", "tiny"),
-            "grid.yaml:3: model: no model named 'tiny'. A checkpoint is written {name: hf, path: tiny}.",
+            "grid.yaml:3: model: no model named 'tiny'. To use a checkpoint, write {name: hf, path: tiny}.",
         ),
         (
             RUN.replace("[0, 2]", "[0, 20]"),
