@@ -5,9 +5,11 @@ as in the token loop, followed by a log-softmax over the remaining tokens. The s
 tokens, the mean per token, or the sum per UTF-8 byte. Samplers and logits processors do not affect it.
 
 A token that the mask removes scores FLOOR plus its log-probability under the reference. (The released code of DoLa and
-MVCD also fills with -1000.) An option with masked tokens therefore ranks below all options without any, options with
-equally many masked tokens keep the order of the reference, and scores stay finite. If all options have one token, the
-best option is the token that greedy decoding would choose, provided that this token is an option.
+MVCD also fills with -1000.) With the sum over tokens, an option with masked tokens therefore ranks below all options
+without any, options with equally many masked tokens keep the order of the reference, and scores stay finite. The mean
+over tokens or bytes divides FLOOR, too: a long option with one masked token can rank above a short one without any. If
+all options have one token, the best option is the token that greedy decoding would choose, provided that this token is
+an option.
 
 For strategies with `traits.combines_options`, the options replace the vocabulary. Each branch scores every option as a
 whole. The strategy then masks and combines these log-probabilities.

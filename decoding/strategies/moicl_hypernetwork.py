@@ -12,7 +12,7 @@ side by side in their order, so their number is fixed. Here the encoder is froze
 on its place. The weights sum to one; a group may have a negative weight, as in the paper.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, Literal
 
@@ -40,6 +40,7 @@ from icl import (
     Tensor,
     build,
     component,
+    describe,
     pin_file,
     search_candidates,
     torch,
@@ -76,7 +77,9 @@ class MoICLHypernetwork(GroupMixture):
     needs_labels: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        build("embedder", self.embedder)  # refuses an unknown name
+        embedder = build("embedder", self.embedder)  # refuses an unknown name
+        if isinstance(self.embedder, Mapping):  # a strategy can be hashed
+            object.__setattr__(self, "embedder", embedder)
         if self.control != "none" and not self.fitted:
             raise ConfigError(f"control: {self.control} changes the weights of a fit, and `fitted` names no file.")
         path = next((path for path in search_candidates(self.fitted) if path.is_file()), None) if self.fitted else None
@@ -106,7 +109,7 @@ class MoICLHypernetwork(GroupMixture):
         x = torch.from_numpy(np.stack(rows)).float()
         tensors, loss = fit_network(x, logprobs, gold, self)
         names = [field.name for field in fields(self) if field.name not in NOT_OF_THE_FIT]
-        parameters = {name: getattr(self, name) for name in names}
+        parameters = {name: value for name, value in describe(self).items() if name in names}
         return FittedTensors(tensors, parameters, {"embedder": build("embedder", self.embedder).digest, "loss": loss})
 
     def preflight(self) -> None:
@@ -145,6 +148,8 @@ class MoICLHypernetwork(GroupMixture):
             raise ConfigError(f"fitted: there is no file {self.fitted}. `icl fit` writes one.")
         pin_file(self, str(path), f"the network {self.fitted}")
         file = read_vector_file(path)
+        if file.method != "moicl_hypernetwork":
+            raise ConfigError(f"fitted: {self.fitted} was fitted for '{file.method}', not for 'moicl_hypernetwork'.")
         digest = build("embedder", self.embedder).digest
         if file.report["embedder"] != digest:
             raise PlanError(

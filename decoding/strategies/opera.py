@@ -14,7 +14,7 @@ Columns below 10 are never returned to. The number of beams and the length penal
 
 `attention: shuffled` is the control: each candidate has the penalty of a random candidate of its beam.
 
-Presets. released: the released commands. efficient: the release's faster setting, greedy decoding with returns.
+Presets. released: the released commands. efficient: the release's faster setting, one candidate for each beam.
 
 Differs from the released code in eight points. Numbers are float32; in the release's half precision, products overflow
 above 65,504, so finite penalties stay below .007. phi is capped at 65,504, and rounded to half precision as in the

@@ -1,6 +1,6 @@
 """Mixtures of prompts that share the demonstrations between them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
@@ -222,7 +222,9 @@ class ParallelICL(GroupMixture):
     features: Literal["images", "texts", "both"] = later_parameter("images")  # what the embedder reads
 
     def __post_init__(self) -> None:
-        build("embedder", self.embedder)  # refuses an unknown name
+        embedder = build("embedder", self.embedder)  # refuses an unknown name
+        if isinstance(self.embedder, Mapping):  # a strategy can be hashed
+            object.__setattr__(self, "embedder", embedder)
 
     def groups_and_weights(self, prompt: Prompt) -> GroupWeights:
         """The chunks that have a weight above 0."""

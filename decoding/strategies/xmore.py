@@ -14,6 +14,7 @@ text view (there the mean vector of the captions is classified by CLIP).
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -56,7 +57,9 @@ class XMoRe(Strategy):
                 f"captions: {self.captions} has {len(captions)} different captions, fewer than k: {self.k}."
             )
         object.__setattr__(self, "_captions", captions)
-        build("embedder", self.embedder)  # refuses an unknown name
+        embedder = build("embedder", self.embedder)  # refuses an unknown name
+        if isinstance(self.embedder, Mapping):  # a strategy can be hashed
+            object.__setattr__(self, "embedder", embedder)
 
     def strength(self, logits: Tensor, step: int) -> Tensor:
         return unit_strength(logits)

@@ -82,6 +82,7 @@ class RunView:
         info: The content of run.json.
         families: The comparisons of a run with `stop`. Then `frame` has the queries on which all compared arms stand.
         by: Columns of the data by which the run is reported (`experiments.results.data_columns`).
+        waits_for: The reference of `compare.to`, if the run has no sample of it yet.
     """
 
     path: Path
@@ -101,6 +102,7 @@ class RunView:
     trust: bool = False
     families: tuple[Family, ...] = ()
     by: tuple[str, ...] = ()
+    waits_for: str = ""
 
     @cached_property
     def by_column(self) -> tuple[ColumnEffects, ...]:
@@ -196,7 +198,9 @@ class RunView:
         state = last_state(self.path, self.info)
         reason = sessions[-1].get("reason")
         because = f"{state}: {reason.rstrip('.')}" if isinstance(reason, str) and reason else state
-        return "" if state == "finished" else f"The run is not finished ({because}): this is what it has so far."
+        waits = f" Nothing is compared, because compare.to ({self.waits_for}) has no samples yet."
+        so_far = f"The run is not finished ({because}): this is what it has so far.{waits if self.waits_for else ''}"
+        return "" if state == "finished" else so_far
 
     @cached_property
     def probes(self) -> dict[str, bool]:

@@ -57,8 +57,8 @@ def mask_note(frame: DataFrame) -> str:
     if not counts:
         return ""
     return (
-        f"the mask excludes every option, at some token: {join_words(counts)}. These options rank by the number of "
-        "their excluded tokens, then by the reference. `beta: 0` excludes nothing"
+        f"the mask excludes every option, at some token: {join_words(counts)}. These options rank mostly by the number "
+        "of their excluded tokens, then by the reference. `beta: 0` excludes nothing"
     )
 
 

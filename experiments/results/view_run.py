@@ -93,10 +93,12 @@ def view_run(
     samples = copy_scores(samples, judged).drop(columns=unjudged)
     better = SharedAttrs({m: better_of(frame, m) for m in metrics})
     setting = to or _sole(samples, compare.get("to") or {}, store)
-    reference: dict[str, Any] = {}
+    reference, waits_for = dict[str, Any](), ""
     if to is not NO_REFERENCE:
         planned = not to and not set(info.get("cells") or ()) <= set(samples["cell"])
-        if not (planned and _is_absent(samples, setting, axes)):  # else the run has not come to its reference yet
+        if planned and _is_absent(samples, setting, axes):
+            waits_for = ", ".join(f"{axis} {value}" for axis, value in setting.items())
+        else:
             reference = resolve_setting(samples, setting, axes, "compare.to") if setting else _usual_reference(samples)
     return RunView(
         path=run.path,
@@ -116,6 +118,7 @@ def view_run(
         info=info,
         families=tuple(families),
         by=declared_columns(info) if by is None else tuple(by),
+        waits_for=waits_for,
     )
 
 

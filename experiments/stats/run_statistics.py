@@ -10,8 +10,8 @@ A cell is one setting under one seed. A metric's `run_level` maps the samples of
                 `RunLevelColumns`, which maps each such column to its `RunLevelScores`: the metric and its samples.
     one arm     `estimate_run_statistic`: V is the variance of the mean of these numbers, with samples of a cluster
                 taken together. Proportions (F1, AUC, groups) have Wilson's interval at the effective sample size
-                T (1 - T) / V (`intervals`; Dean and Pagano 2015), times (z / t)^2 if a cluster has several samples
-                in a cell. Others have T +- t sqrt(V), within the range of the metric. t counts the clusters with a
+                T (1 - T) / V (`intervals`; Dean and Pagano 2015), times (z / t)^2 if a cluster has several samples.
+                Others have T +- t sqrt(V), within the range of the metric. t counts the clusters with a
                 sample that can change T, such as a positive of a recall.
     no spread   Three cases: V is 0, there is one cluster, or a proportion is exactly 0 or 1. To get each end, add z^2
                 clusters of the worst (or best) samples and compute T again; z is 1.96 at 95 %. For a proportion of
@@ -258,10 +258,7 @@ def estimate_run_statistic(
     # For F1, as F goes to 0 or 1, this approaches Wilson on the Jaccard index F / (2 - F), a proportion, mapped
     # back to F (Lam, Gopal and Qian 2023).
     counts = np.bincount(codes[informative]).astype(np.float64)
-    largest_cluster = max(
-        np.bincount(codes[places[statistic.informative]]).max(initial=0) for places, statistic in cells
-    )
-    if is_proportion and largest_cluster <= 1:
+    if is_proportion and counts.max(initial=0) <= 1:
         low, high = wilson(mean * (size := mean * (1 - mean) / variance), size, level)
     else:
         low, high = interval_of_mean(mean, variance, counts[counts > 0], level, is_share=is_proportion)

@@ -332,9 +332,11 @@ def _built(builder: Any, path: str, config: str | None = None, **options: Any) -
     if builder.name != CSV or builder.info.features is not None:
         builder.download_and_prepare()
         return builder.as_dataset()
-    header = {**builder.config.pd_read_csv_kwargs, "chunksize": None, "nrows": 0}
-    files = [file for names in builder.config.data_files.values() for file in names]
-    first, *others = [[str(name) for name in pd.read_csv(file, **header)] for file in files]
+    header = {**builder.config.pd_read_csv_kwargs, "chunksize": None, "nrows": 1}
+    heads = [pd.read_csv(file, **header) for names in builder.config.data_files.values() for file in names]
+    if any(not isinstance(one.index, pd.RangeIndex) for one in heads):  # pandas takes the first cell as an index
+        raise ValueError("its first row has more cells than the header has names. Quote cells that have commas.")
+    first, *others = [list(map(str, one)) for one in heads]
     if any(sorted(names) != sorted(first) for names in others):
         raise ValueError(DIFFERENT_COLUMNS)
     texts = datasets.Features({name: datasets.Value("string") for name in first})

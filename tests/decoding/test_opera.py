@@ -160,7 +160,7 @@ def test_opera_equals_the_released_steps_in_whole_forward_passes(
     model_of: Callable[[str], HF],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The released function itself, run on these forward passes, chooses the same tokens."""
+    """The released steps, written for one prompt without a cache."""
     model, prompt = model_of("llava"), question(number)
     monkeypatch.setattr(HF, "stop_tokens", frozenset())
     tokens, total, went = released_steps(Slow(model, prompt), method, 5, NEW_TOKENS)

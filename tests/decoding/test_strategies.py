@@ -115,3 +115,11 @@ def test_is_rebuilt_equal_from_its_canonical_node(strategy: Strategy) -> None:
 
 def test_the_listing_describes_it() -> None:
     assert all(len(entry.summary) > 20 for entry in entries("strategy").values())
+
+
+@pytest.mark.parametrize("name", ["parallel_icl", "moicl_hypernetwork"])
+def test_an_embedder_may_be_a_mapping(name):
+    node = {"name": "mix", "one": "pixels", "other": "histogram"}
+    strategy = build("strategy", {"name": name, "embedder": node})
+    assert hash(strategy) == hash(build("strategy", {"name": name, "embedder": node}))
+    assert describe(strategy)["embedder"] == describe(build("embedder", node))

@@ -106,7 +106,7 @@ class HF(LogitModel):
         for key in ("quantize_vision", "quantize_head") if self.quantize == "none" else ():
             if getattr(self, key):
                 raise ConfigError(f"model.{key} only applies if `quantize` is set, but it is none.")
-        if self.cuda_graphs and (self.device_map is not None or self.device.startswith("mps")):
+        if self.cuda_graphs and (self.device_map is not None or self.device.startswith(("mps", "xpu"))):
             raise ConfigError("model.cuda_graphs: a CUDA graph runs on one GPU. Remove `device_map`, or `cuda_graphs`.")
         if self.merge and self.adapter is None:
             raise ConfigError("model.merge: there is no `adapter` to merge.")

@@ -36,8 +36,8 @@ from icl.models.hf.layers import mask_of_step
 MIN_SLOTS = 32
 """Slots come in multiples of at least this number, so that a row can be read on for some steps."""
 
-MAX_GRAPHS = 128
-"""Graphs that are kept. The oldest one is dropped first."""
+MAX_GRAPHS, MAX_LOGITS_BYTES = 128, 2**28
+"""Graphs that are kept, and bytes of their logits. The oldest one is dropped first."""
 
 ATTENTION = ("sdpa", "eager")
 """Kinds of attention that read a mask of fixed shape."""
@@ -113,6 +113,7 @@ class StepGraph:
         slot: The slot of the new tokens [].
         size: Slots of a row.
         filled: Slots that hold tokens of the session, or padding before them.
+        logits_bytes: Memory of its logits, which the graph keeps after its first step.
     """
 
     def __init__(
@@ -136,7 +137,7 @@ class StepGraph:
         self.cache = copy.copy(cache)
         self.cache.layers = [StepLayer(keys, values, self.slot) for keys, values in buffers]
         self.launch: Callable[[], Tensor] | None = None
-        self.filled = 0
+        self.filled = self.logits_bytes = 0
 
     def place(self, session: Rows, slot: int) -> None:
         """Set what stays as it is while the rows are the same. slot: where the new tokens go."""
@@ -153,8 +154,10 @@ class StepGraph:
         self.positions[..., :rows, :] = positions
         if self.launch is None:
             is_cuda = tokens.device.type == "cuda"
-            self.launch = captured(self._step, self.pool) if is_cuda else RecordedStep(self._step)
-        logits = self.launch()[:rows].clone()
+            self.launch = captured(self._step, self.pool, tokens.device) if is_cuda else RecordedStep(self._step)
+        output = self.launch()
+        self.logits_bytes = output.nbytes
+        logits = output[:rows].clone()
         self.slot += 1
         self.filled += 1
         return logits
@@ -225,7 +228,7 @@ class StepGraphs:
         key = rows, slots, session.early_exits
         graph = self.graphs.pop(key, None)
         if graph is None:
-            if len(self.graphs) >= MAX_GRAPHS:
+            while len(self.graphs) >= MAX_GRAPHS or self.logits_bytes > MAX_LOGITS_BYTES:
                 del self.graphs[next(iter(self.graphs))]
             with torch.inference_mode(False):
                 buffers = [(_view(keys, rows, slots), _view(values, rows, slots)) for keys, values in self.memory]
@@ -236,6 +239,11 @@ class StepGraphs:
         graph.place(session, slot)
         session.graph, self._owner = graph, weakref.ref(session)
         return graph
+
+    @property
+    def logits_bytes(self) -> int:
+        """Memory of the logits that the graphs keep."""
+        return sum(graph.logits_bytes for graph in self.graphs.values())
 
     def _reserve(self, cache: Any, slots: int) -> None:
         """Make memory for this number of slots of all rows together. Graphs of smaller memory are dropped."""
@@ -256,7 +264,7 @@ def _view(memory: Tensor, rows: int, slots: int) -> Tensor:
     return memory.view(-1)[: rows * heads * slots * size].view(rows, heads, slots, size)
 
 
-def captured(step: Callable[[], Tensor], pool: Any) -> Callable[[], Tensor]:
+def captured(step: Callable[[], Tensor], pool: Any, device: torch.device) -> Callable[[], Tensor]:
     """Launches the operations of a step as a CUDA graph. Its output is overwritten by the next launch.
 
     Other threads may use the device during the capture: the read-ahead of images does.
@@ -264,15 +272,17 @@ def captured(step: Callable[[], Tensor], pool: Any) -> Callable[[], Tensor]:
     Args:
         step: The step. It runs once before the capture.
         pool: Memory of activations, shared with other graphs: one is launched at a time, and each owns its output.
+        device: The device of the model, which need not be the current one.
     """
-    stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):  # libraries allocate their workspaces before the capture
-        step()
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
-        output = step()
+    with torch.cuda.device(device):
+        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):  # libraries allocate their workspaces before the capture
+            step()
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
+            output = step()
 
     def launch() -> Tensor:
         graph.replay()

@@ -32,7 +32,7 @@ def test_answers_whose_options_are_all_masked_are_counted_by_arm() -> None:
                             "failed": [None, None, None, None, "out of memory"]})  # fmt: skip
     assert mask_note(samples) == (
         "the mask excludes every option, at some token: 1 of 2 answers under vcd and 1 of 1 answers under sid. These "
-        "options rank by the number of their excluded tokens, then by the reference. `beta: 0` excludes nothing"
+        "options rank mostly by the number of their excluded tokens, then by the reference. `beta: 0` excludes nothing"
     )
     assert mask_note(samples.assign(masked=0)) == ""
     assert mask_note(samples.drop(columns="masked")) == ""

@@ -80,7 +80,9 @@ def test_a_run_that_has_not_come_to_its_reference_is_shown_without_comparisons(w
     cell = Store(folder).read_cell(info["cells"][0])
     labels = {**cell["labels"], "decoding": "greedy"}
     Store(folder).write_cell("0123456789abcdef", {**cell, "decoding": GREEDY, "labels": labels})
-    assert view_run(load_run(folder)).to == {}
+    view = view_run(load_run(folder))
+    assert view.to == {}
+    assert "because compare.to (decoding greedy) has no samples yet." in view.unfinished
     for command in (["show"], ["show", "scores"], ["report"], ["show", "progress"]):
         assert main([command[0], str(folder), *command[1:]]) == 0, command
         assert "no arm has" not in "".join(capsys.readouterr())

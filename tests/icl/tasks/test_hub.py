@@ -534,6 +534,12 @@ def test_cells_of_a_csv_file_are_answers_as_they_are_written(tmp_path, cells, is
         assert [query.answer for query in loaded.queries] == list(cells)
 
 
+def test_a_row_with_more_cells_than_names_is_refused(tmp_path):
+    (tmp_path / "t.csv").write_text("ask,said\n1,2,3\n4,5,6\n")
+    with pytest.raises(DataError, match="its first row has more cells than the header has names"):
+        _ = task(tmp_path / "t.csv", columns={"question": "ask", "answer": "said"}).queries
+
+
 def test_truth_values_of_a_csv_file_are_yes_and_no_and_empty_cells_are_missing(tmp_path):
     assert [*written_cells(tmp_path / "t.csv", "True", "False").values()] == ["yes", "no"]
     with pytest.raises(DataError, match="row 1 has no answer in column 'said'"):
