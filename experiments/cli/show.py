@@ -97,8 +97,8 @@ def command(
     else:
         for warning in filter(None, (view.unfinished, view.mixed_versions)):
             print(warning, file=sys.stderr)
-        one = _section(view, section).select(arms, controls).turned(rows or (), columns)
-        print_section(one, kind, out, inches)
+        for name in [f"by-{one}" for one in by] if by and section == "scores" else [section]:
+            print_section(_section(view, name).select(arms, controls).turned(rows or (), columns), kind, out, inches)
         if not section and not kind:
             _print(console, f"\nicl show {view.path} SECTION")
             for one in sections(view):

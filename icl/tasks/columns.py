@@ -148,7 +148,7 @@ def short_columns(source: DataSource, layout: ColumnMapping) -> list[str]:
 
 def options_of(values: Mapping[str, Any], layout: ColumnMapping, at: str) -> tuple[str, ...]:
     """The options of a row: of its columns, or of all rows. Raises DataError if one is a list or a mapping."""
-    options = list[str]()
+    items = list[Any]()
     for column in layout.of("options"):
         for item in _several(values[column]):
             if isinstance(item, list | tuple | Mapping):
@@ -157,8 +157,12 @@ def options_of(values: Mapping[str, Any], layout: ColumnMapping, at: str) -> tup
                     "list of texts, or as texts by letters."
                 )
             if not _missing(item) and item != "nan":
-                options.append(text_of(item))
-    return tuple(options) or layout.options
+                items.append(item)
+    are_truths = all(isinstance(item, bool) for item in items)  # else True stays True, as in "True", "False", "Neither"
+    return (
+        tuple(text_of(item if are_truths else str(item)) if isinstance(item, bool) else text_of(item) for item in items)
+        or layout.options
+    )
 
 
 def named_options(values: Mapping[str, Any], layout: ColumnMapping) -> dict[str, str]:

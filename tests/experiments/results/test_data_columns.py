@@ -235,6 +235,10 @@ def test_a_section_is_found_by_its_column_and_by_its_own_name(written, capsys):
     for name in ("by-is_Even", "by-is-even", "by-種類"):
         assert main(["show", str(run.path), name]) == 0
         assert f"By {'種類' if '種' in name else 'is_Even'}" in capsys.readouterr().out
+    assert main(["show", str(run.path), "scores", "--by", "is_Even", "--by", "種類"]) == 0
+    printed = capsys.readouterr().out
+    assert "By is_Even" in printed
+    assert "By 種類" in printed
     assert main(["show", str(run.path), "by-is_Evem"]) == 2
     assert "the data of the run has no column 'is_Evem'. Did you mean 'is_Even'?" in capsys.readouterr().err
 

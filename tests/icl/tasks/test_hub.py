@@ -534,6 +534,14 @@ def test_cells_of_a_csv_file_are_answers_as_they_are_written(tmp_path, cells, is
         assert [query.answer for query in loaded.queries] == list(cells)
 
 
+def test_true_and_false_stay_as_they_are_beside_other_options(tmp_path):
+    (tmp_path / "t.csv").write_text("ask,a,b,c,said\nq,True,False,Neither,True\np,True,False,Neither,Neither\n")
+    columns = {"question": "ask", "options": ["a", "b", "c"], "answer": "said"}
+    queries = task(tmp_path / "t.csv", columns=columns, pool_fraction=0).queries
+    assert [query.options for query in queries] == [("True", "False", "Neither")] * 2
+    assert sorted(query.answers for query in queries) == [("Neither",), ("True",)]
+
+
 def test_a_row_with_more_cells_than_names_is_refused(tmp_path):
     (tmp_path / "t.csv").write_text("ask,said\n1,2,3\n4,5,6\n")
     with pytest.raises(DataError, match="its first row has more cells than the header has names"):
