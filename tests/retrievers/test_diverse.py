@@ -10,7 +10,7 @@ from icl.errors import ConfigError, DataError, PlanError
 from icl.registry import build
 from icl.tasks.base import Pool
 from icl.types import Example
-from retrievers import ra_cm3
+from retrievers import image_and_text
 from retrievers import subsets as dpp
 from retrievers.base import Resources
 from retrievers.machinery.similarity import fit_similarity
@@ -112,7 +112,7 @@ def test_ra_cm3_drops_copies_of_the_query_and_of_the_chosen(
 def test_ra_cm3_returns_fewer_with_a_mark(documents: Pool, example: Make, number_embedder: Any, pointing: Make) -> None:
     query = example("q", pointing((1, 0, 0), 60), question="1 0 0")
     demos = _retrieve({"name": "ra_cm3", "embedder": number_embedder}, documents, query, 5)
-    assert [one.mark for one in demos] == [ra_cm3.MARK, "", ""]
+    assert [one.mark for one in demos] == [image_and_text.MARK, "", ""]
 
 
 def test_ra_cm3_takes_documents_with_both_modalities_only(example: Make, number_embedder: Any, pointing: Make) -> None:

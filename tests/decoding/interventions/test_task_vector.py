@@ -68,7 +68,8 @@ def test_the_fit_chooses_the_layer_with_the_task_and_controls_do_worse(hf: HF, f
     off = accuracy(replace(method, strength=0.0))
     assert accuracy(method) > off + 0.4
     assert [control.control for control in method.controls()] == ["random", "shuffled", "zero_shot"]
-    assert accuracy(replace(method, control="random")) < 0.2
+    draws = [accuracy(replace(method, control="random", draw=draw)) for draw in range(3)]
+    assert sum(draws) / len(draws) < off + 0.2  # one draw varies: it is seeded by the content of the file
     assert accuracy(replace(method, how="add")) > off + 0.4
 
 

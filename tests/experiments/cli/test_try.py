@@ -166,7 +166,7 @@ def test_a_file_of_vlmevalkit_is_tried_by_its_task(icl: ICL, tmp_path: Path) -> 
             {},
             "too few groups of rows (1) for both queries and a pool with pool_fraction 0.5. Add rows, set",
         ),
-        (24, {"options": ["a", "b"]}, "Write both the same way, or set answer_is"),
+        (24, {"options": ["a", "b"]}, "Spell them alike, or set answer_is"),
     ],
 )
 def test_data_that_cannot_be_tried_name_the_key_and_write_nothing(
