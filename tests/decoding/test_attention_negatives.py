@@ -29,20 +29,6 @@ STEPS = 3
 each = pytest.mark.parametrize("name", ["llava", "qwen2_5_vl"])
 
 
-@pytest.fixture(scope="module")
-def model_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], HF]:
-    made: dict[str, HF] = {}
-
-    def get(name: str) -> HF:
-        if name not in made:
-            folder = tiny_models.save(name, tmp_path_factory.mktemp(name))
-            made[name] = HF(path=str(folder), dtype="float32", device="cpu")
-            made[name].load()
-        return made[name]
-
-    return get
-
-
 def question(number: int) -> Prompt:
     """A demonstration and a question, each with an image."""
     first, second = (tiny_models.image(number + i, (84, 112)) for i in range(2))

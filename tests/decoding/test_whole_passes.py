@@ -38,20 +38,6 @@ each = pytest.mark.parametrize("name", ["llava", "qwen2_5_vl"])
 GENERATOR = torch.Generator().manual_seed(3)
 
 
-@pytest.fixture(scope="module")
-def model_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], HF]:
-    made: dict[str, HF] = {}
-
-    def get(name: str) -> HF:
-        if name not in made:
-            folder = tiny_models.save(name, tmp_path_factory.mktemp(name))
-            made[name] = HF(path=str(folder), dtype="float32", device="cpu")
-            made[name].load()
-        return made[name]
-
-    return get
-
-
 def turns(number: int, color: int, question: str, answer: str) -> tuple[Turn, Turn]:
     """A demonstration with an image."""
     span = f"demo[{number}]"
