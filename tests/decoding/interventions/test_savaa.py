@@ -14,9 +14,7 @@ from icl.models.hf.model import HF
 from icl.models.hf.row_edits import ForwardEdits, RowEdit
 from icl.types import Prompt
 from tests.decoding.interventions.dev_split import dev, tiny
-from tests.decoding.test_attention_negatives import OwnAttention, Slow, each, model_of, question
-
-__all__ = ["model_of"]  # the fixture
+from tests.decoding.test_attention_negatives import OwnAttention, Slow, each, question
 
 METHOD = SAVAA(visual=3.0, text=1.5, alpha=0.7, scale=0.9)
 
