@@ -3,7 +3,7 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
-from environment import garbage_of_engines_alone, inspect_models_here  # noqa: F401
+from environment import engine_processes, garbage_of_engines_alone, inspect_models_here  # noqa: F401
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:

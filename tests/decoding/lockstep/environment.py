@@ -6,6 +6,7 @@ ICL_TEST_RUNNER=2 chooses vLLM's second model runner, and ICL_TEST_ASYNC=1 plans
 
 import gc
 import importlib.util
+import multiprocessing
 import os
 import sys
 from collections.abc import Iterator
@@ -59,6 +60,23 @@ def garbage_of_engines_alone() -> Iterator[None]:
         patch.setattr(gc, "freeze", collect_and_hide)
         patch.setattr(gc, "unfreeze", lambda: None)
         yield
+
+
+@pytest.fixture
+def engine_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Engines run in processes of their own, as on a GPU.
+
+    They are forked, which saves 10 CPU seconds a start: vLLM starts new interpreters, as it does here under
+    `ICL_TEST_MATRIX` (`make test-vllm-long`) and in the tests of `vllm serve`.
+    """
+    monkeypatch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "1")
+    if "ICL_TEST_MATRIX" not in os.environ and "ICL_TEST_RUNNER" not in os.environ:
+        own = multiprocessing.get_context
+
+        def get_context(method: str | None = None) -> Any:
+            return own("fork" if method == "spawn" else method)
+
+        monkeypatch.setattr(multiprocessing, "get_context", get_context)
 
 
 def allow_async() -> None:

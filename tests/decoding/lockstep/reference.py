@@ -73,11 +73,31 @@ class Reference:
             inputs["pixel_values"] = torch.cat(own)
         return inputs
 
+    def read(self, prompt: Prompt, arm: Arm, tokens: Sequence[int], note: object = None) -> list[Tensor]:
+        """The logits of each branch."""
+        return [self.logits(branch, tokens) for branch in arm.strategy.branches(prompt, note)]
+
     def compare(
-        self, prompt: Prompt, arm: Arm, tokens: Sequence[int], stops: Set[int] = frozenset(), note: object = None
+        self,
+        prompt: Prompt,
+        arm: Arm,
+        tokens: Sequence[int],
+        stops: Set[int] = frozenset(),
+        note: object = None,
+        *,
+        read: Sequence[Tensor] = (),
     ) -> Compared:
-        """Compares along the tokens of an engine. stops: tokens that may follow them, if the answer was stopped."""
-        read = [self.logits(branch, tokens) for branch in arm.strategy.branches(prompt, note)]
+        """Compares along the tokens of an engine.
+
+        Args:
+            prompt: The prompt.
+            arm: How it was decoded.
+            tokens: The answer.
+            stops: Tokens that may follow them, if the answer was stopped.
+            note: Of the strategy's preparation.
+            read: What `read` returns, if that has been computed.
+        """
+        read = read or self.read(prompt, arm, tokens, note)
         states = [InitialStepState(prompt.key) for _ in range(SHAKES + 1)]
         expected: list[Set[int]] = [{token} for token in tokens] + ([stops] if stops else [])
         decided = equal = 0
@@ -93,12 +113,20 @@ class Reference:
                 equal += chosen[0] in right
         return Compared(len(expected), decided, equal)
 
-    def distance(self, prompt: Prompt, arm: Arm, tokens: Sequence[int], logprobs: Sequence[float]) -> float:
+    def distance(
+        self,
+        prompt: Prompt,
+        arm: Arm,
+        tokens: Sequence[int],
+        logprobs: Sequence[float],
+        *,
+        read: Sequence[Tensor] = (),
+    ) -> float:
         """The largest difference between the log-probabilities of an engine's tokens and those of the reference.
 
         A wrong weight of a branch may leave all tokens unchanged, but it changes log-probabilities.
         """
-        read = [self.logits(branch, tokens) for branch in arm.strategy.branches(prompt)]
+        read = read or self.read(prompt, arm, tokens)
         states, worst = [InitialStepState(prompt.key)], 0.0
         for step, (token, logprob) in enumerate(zip(tokens, logprobs, strict=False)):
             combined, _ = combine_branches(

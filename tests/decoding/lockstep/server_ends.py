@@ -4,6 +4,7 @@ import base64
 import contextlib
 import io
 import json
+import os
 import socket
 import subprocess
 import threading
@@ -21,10 +22,10 @@ OPTIONS = ["max-model-len=512", "max-num-seqs=16", "max-num-batched-tokens=256",
 
 
 def shared_llava() -> Server:
-    """A server of a tiny LLaVA."""
+    """A server of a tiny LLaVA. It is forked, but for `make test-vllm-long`."""
     named = ["tiny-vcd={name: vcd, alpha: 0.8}"]
     settings: dict[str, Any] = {"name": "tiny", "strategy_models": named, "max_images": 4, "patience": 3}
-    return shared(str(checkpoints.shared("llava")), OPTIONS, **settings)
+    return shared(str(checkpoints.shared("llava")), OPTIONS, fork="ICL_TEST_MATRIX" not in os.environ, **settings)
 
 
 def chat_body(strategy: Any = "vcd", **more: Any) -> dict[str, Any]:

@@ -82,7 +82,8 @@ def importing_vllm() -> Any:
 class ForkedServer:
     """A server, and its engine, forked from a process that has imported vLLM, which saves 20 CPU seconds a start.
 
-    Methods are those of Popen. Production starts new interpreters: `shared_llava` and `vllm serve` do so in the tests.
+    Methods are those of Popen. Production starts new interpreters: the tests of `vllm serve` do so, and with
+    `ICL_TEST_MATRIX` those of `shared_llava`.
     """
 
     def __init__(self, arguments: list[str], environment: dict[str, str], log: Path) -> None:

@@ -74,9 +74,10 @@ def test_a_server_that_stops_in_the_middle_of_a_run_leaves_the_rest_to_the_same_
     assert len(answered) == SAMPLES
 
 
-def test_an_engine_that_is_killed_ends_the_run_with_a_message(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_engine_that_is_killed_ends_the_run_with_a_message(
+    engine_processes: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The engine process is killed. Finished results are reported, none is reported as failed, and nothing waits."""
-    monkeypatch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "1")
     model = VLLM("tiny", cache_gib=0.1, enforce_eager=True, in_flight=8, engine_args={"max_num_seqs": 8})
     requests = [
         DecodingRequest(replace(probe_prompt(2), key=StreamKey(0, str(i))), parse_arm("vcd")) for i in range(200)

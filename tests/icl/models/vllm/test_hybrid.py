@@ -16,6 +16,7 @@ pytest.importorskip("vllm", reason="needs vLLM, which lives in an environment of
 import checkpoints
 import groups
 from reference import Reference
+from torch import Tensor
 
 from decoding.arms.arm import parse_arm
 from decoding.engine.requests import DecodingRequest
@@ -70,14 +71,19 @@ def _prompts(padding: list[int]) -> list[Prompt]:
 def check(model: groups.Watched, reference: Reference, requests: list[DecodingRequest]) -> None:
     """Runs the requests twice, so that the second time finds stored states, and compares every token."""
     cached = model.counters()["cached_tokens"] if "engine" in vars(model) else 0
+    logits_of: dict[tuple[int, tuple[int, ...]], list[Tensor]] = {}
     for _ in range(2):
         steps = decided = 0
-        for request, answer in zip(requests, groups.run_requests(model, requests), strict=True):
+        for i, (request, answer) in enumerate(zip(requests, groups.run_requests(model, requests), strict=True)):
             assert isinstance(answer, Generation), answer
             stops = model.stop_tokens if answer.finish == "stop" else frozenset()
-            compared = reference.compare(request.prompt, request.arm, answer.tokens, stops)
+            how = (request.prompt, request.arm, answer.tokens)
+            if (i, answer.tokens) not in logits_of:
+                logits_of[i, answer.tokens] = reference.read(*how)
+            read = logits_of[i, answer.tokens]
+            compared = reference.compare(*how, stops, read=read)
             assert compared.equal == compared.decided, (request.arm.label, answer.tokens, compared)
-            distance = reference.distance(request.prompt, request.arm, answer.tokens, answer.trace["logprob"])
+            distance = reference.distance(*how, answer.trace["logprob"], read=read)
             assert distance < 4 * TOLERANCE
             steps, decided = steps + compared.steps, decided + compared.decided
         assert decided > 0.3 * steps

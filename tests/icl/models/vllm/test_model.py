@@ -136,11 +136,11 @@ def test_an_image_is_encoded_once_wherever_it_occurs(model: VLLM) -> None:
 )
 @pytest.mark.parametrize("folder", ["llava"], indirect=True)  # the check reads the engine's configuration
 def test_an_engine_that_cannot_run_strategies_does_not_start(
-    folder: Path, arguments: dict[str, Any], sentence: str, monkeypatch: pytest.MonkeyPatch
+    folder: Path, arguments: dict[str, Any], sentence: str, request: pytest.FixtureRequest
 ) -> None:
     if "speculative_config" in arguments:
         # In a process of its own: it imports numba, and vLLM 0.32 starts no engine in a process that has.
-        monkeypatch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "1")
+        request.getfixturevalue("engine_processes")
     with pytest.raises(ModelError, match=sentence):
         groups.tiny_engine(folder, **arguments).load()
 
@@ -181,9 +181,10 @@ def test_a_folder_that_is_no_checkpoint_is_an_error_with_a_message(tmp_path: Pat
 
 
 @pytest.mark.parametrize("folder", ["llava"], indirect=True)  # takes long to start
-def test_it_runs_in_separate_processes_and_can_be_restarted(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_runs_in_separate_processes_and_can_be_restarted(
+    folder: Path, engine_processes: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As on a GPU, engine, scheduler and worker run in other processes. Faults and traces still arrive."""
-    monkeypatch.setitem(os.environ, "VLLM_ENABLE_V1_MULTIPROCESSING", "1")
     poison = Path(groups.__file__).with_name("poison.py")
     arms = [
         parse_arm(arm)
