@@ -52,7 +52,7 @@ class Column:
             column `mean_low` to `mean_high` in place of the number.
         ends: The columns with the ends of an estimate, an interval or a drawing.
         says: What the numbers mean, in one sentence.
-        spare: 0: never dropped. A narrow terminal drops others that do not fit, and tries the smallest ranks first.
+        spare: 0: always shown. On a narrow terminal other columns are shown if they fit, the smallest ranks first.
         bold: Where it is bold: a column of booleans.
     """
 
@@ -90,8 +90,8 @@ class Section:
         parts: A column of the frame with a table for each value.
         faint: A column of booleans: rows in gray, such as controls.
         hidden: A column of booleans: rows that tables and figures leave out, until `select(controls=True)`.
-        shared: A row with 'none' in all of these columns (an arm with 0 shots) is repeated for every combination of
-            their values.
+        shared: A row with 'none' in all of these columns (an arm with 0 shots) is repeated for each combination of
+            their values in rows with the same other labels.
         draw: Draws the shown rows.
         notes: How to read it.
         folded: If set, a page shows this line and hides the section behind it.
@@ -194,25 +194,25 @@ class Section:
 
 @dataclass(frozen=True)
 class TableCell:
-    """The text of a cell: `main` with a lighter `half`, such as '.420' and '[.38, .46]'.
+    """The text of a cell: `main` with a lighter `interval`, such as '.420' and '[.38, .46]'.
 
     span: (left end, middle, right end, zero) of a drawing, as shares of its width.
     """
 
     main: str = ""
-    half: str = ""
+    interval: str = ""
     bold: bool = False
     span: tuple[float, ...] = ()
 
     @property
     def text(self) -> str:
-        return f"{self.main} {self.half}".strip()
+        return f"{self.main} {self.interval}".strip()
 
     @property
     def tight(self) -> "TableCell":
         """The cell for a narrow terminal: '[.98,1]' for '[.98, 1.00]'."""
-        half = self.half.replace(", ", ",").replace("[.00,", "[0,").replace("1.00]", "1]")
-        return replace(self, half=half)
+        interval = self.interval.replace(", ", ",").replace("[.00,", "[0,").replace("1.00]", "1]")
+        return replace(self, interval=interval)
 
 
 @dataclass(frozen=True)
@@ -275,16 +275,16 @@ class Table:
         return list(tight.only(sorted(places))._blocks(width)), out
 
     def _blocks(self, width: int) -> "Iterator[Table]":
-        wide = self.widths()
+        widths = self.widths()
         labels = list(range(self.labels))
         numbers = list(range(len(labels), len(self.heads)))
-        least = sum(min(wide[i], MIN_LABEL) + GAP for i in labels)
-        if len(labels) > 1 and least > max(width // 2, width - max((wide[i] for i in numbers), default=0)):
+        least = sum(min(widths[i], MIN_LABEL) + GAP for i in labels)
+        if len(labels) > 1 and least > max(width // 2, width - max((widths[i] for i in numbers), default=0)):
             yield from self._joined(labels, numbers)._blocks(width)
             return
         block: list[int] = []
         for i in numbers:
-            if block and least + _total([wide[j] for j in [*block, i]]) > width:
+            if block and least + _total([widths[j] for j in [*block, i]]) > width:
                 yield self.only([*labels, *block])
                 block = []
             block.append(i)
@@ -414,25 +414,25 @@ def _text(words: str, style: str = "") -> "rich.text.Text":
 
 
 def _rich_table(table: Table, width: int) -> Any:
-    wide = table.widths()
-    while (surplus := _total(wide) - width) > 0:  # the widest text gives most of the room
-        texts = [i for i, head in enumerate(table.heads) if not head.number and wide[i] > MIN_LABEL]
+    widths = table.widths()
+    while (surplus := _total(widths) - width) > 0:  # the widest text gives most of the room
+        texts = [i for i, head in enumerate(table.heads) if not head.number and widths[i] > MIN_LABEL]
         if not texts:
             break
-        widest = max(texts, key=wide.__getitem__)
-        wide[widest] -= min(surplus, wide[widest] - MIN_LABEL, max(1, wide[widest] // 4))
-    gap = 2 if _total(wide) + len(wide) - 1 <= width else GAP
+        widest = max(texts, key=widths.__getitem__)
+        widths[widest] -= min(surplus, widths[widest] - MIN_LABEL, max(1, widths[widest] // 4))
+    gap = 2 if _total(widths) + len(widths) - 1 <= width else GAP
     rich_table = rich.table.Table(box=None, pad_edge=False, padding=(0, gap, 0, 0), header_style="dim")
-    for head, size in zip(table.heads, wide, strict=True):
+    for head, size in zip(table.heads, widths, strict=True):
         title = head.text if head.number else wrap_label(head.text, size)
         rich_table.add_column(_text(title), justify="right" if head.number else "left", width=size, no_wrap=True)
     last = ""
     for cells, faint in table.rows:
         texts_of_row = [
             _text(cell.main if head.number else wrap_label(cell.text, size), "bold" if cell.bold else "").append(
-                _text(f" {cell.half}" if cell.half and head.number else "", "dim")
+                _text(f" {cell.interval}" if cell.interval and head.number else "", "dim")
             )
-            for cell, head, size in zip(cells, table.heads, wide, strict=True)
+            for cell, head, size in zip(cells, table.heads, widths, strict=True)
         ]
         if table.labels > 1 and cells[0].text == last:
             texts_of_row[0] = _text("")
@@ -513,6 +513,6 @@ def _latex(one: Section) -> Iterator[str]:
 
 
 def _latex_cell(cell: TableCell) -> str:
-    main, half = latex_text(cell.main), cell.half.translate(LATEX)
+    main, interval = latex_text(cell.main), cell.interval.translate(LATEX)
     main = f"\\textbf{{{main}}}" if cell.bold else main
-    return f"{main} {{\\scriptsize {half}}}" if half else main
+    return f"{main} {{\\scriptsize {interval}}}" if interval else main

@@ -3,8 +3,8 @@
 Each sample is a row of k numbers, and the statistic is a function of the sum of the rows: F1 reads sums of
 (2 x true positives, predicted + gold positives). `icl.metrics.run_level` has the rows of each metric.
 
-If the arms do not differ, then their samples may change places. So exchange the samples of some clusters: what was the
-reference's becomes the arm's, and the reverse. The new difference D' is then as likely as the observed difference D.
+One of the two arms is the reference; "the arm" is the other. If they do not differ, their names can be swapped. An
+exchange swaps them in some clusters. The new difference D' is then as likely as the observed difference D.
 Only sums change: an exchanged cluster moves its sums to the other arm. So thousands of exchanges are one product of
 matrices.
 
@@ -24,9 +24,9 @@ the data are: |D' - m (1 - 2 q)| >= |D - m|. That holds for all m between (D - D
                  thousands of exchanges, the .95 interval has the m for which more than 5 % of them are as extreme.
 
 For a mean, this is the usual sign-flip test of the differences minus m (`sign_flips`). For other statistics it holds to
-first order. An interval without width (the arms are equal, or differ equally in all clusters) is widened: away from 0
-to D with z^2 more clusters that are worst in one arm and best in the other, with z the normal quantile of the level;
-towards 0, if D is not 0, by `interval_of_equal_clusters`.
+first order. An interval without width (the arms are equal, or differ equally in all clusters) is widened. The end
+farther from 0 is D with z^2 more clusters that are worst in one arm and best in the other, with z the normal quantile
+of the level. The end nearer to 0 comes from `interval_of_equal_clusters`. If D is 0, added clusters give both ends.
 
 While a run grows, `differences_at_look` makes the same exchanges at every look.
 """
@@ -147,11 +147,11 @@ def build_strata(cells: PairedCells, codes: Codes) -> list[Stratum]:
 
 
 def exchanged_differences(strata: Sequence[Stratum], exchanged: Floats, clusters: Any = slice(None)) -> Floats:
-    """Step 3: [rows] differences D' of two arms, arm minus reference, after exchanging some clusters.
+    """Step 3: [E] differences D' of two arms, arm minus reference, after exchanging some clusters.
 
     Args:
         strata: The cells of both arms, from `build_strata`.
-        exchanged: [rows, C], 1 for a cluster that is exchanged. A row of zeros gives D.
+        exchanged: [E, C], one row per exchange: 1 for a cluster that is exchanged. Zeros give D.
         clusters: The clusters that the columns stand for, by default all.
     """
     differences = np.zeros(len(exchanged))
@@ -181,10 +181,10 @@ def randomization_test(
     ends = _extremes_of_difference(strata, OVERWHELMING)
     lowest, highest = min(ends[0], -abs(observed)), max(ends[1], abs(observed))
     enclosed = []
-    for difference, moved in _exchanges(strata, sizes, differs, num_exchanges):
+    for difference, num_moved in _exchanges(strata, sizes, differs, num_exchanges):
         numerators = np.stack([observed - difference, observed + difference])
         numerators[np.abs(numerators) <= ROUNDING] = 0.0
-        denominators = 2 * np.stack([moved, sizes.sum() - moved]) / sizes.sum()  # 2 q and 2 (1 - q)
+        denominators = 2 * np.stack([num_moved, sizes.sum() - num_moved]) / sizes.sum()  # 2 q and 2 (1 - q)
         enclosed.append(enclosed_means(numerators, denominators, lowest, highest))
     result = invert_flips(np.concatenate(enclosed, axis=1), level, lowest, highest)
     if result.high - result.low >= NO_SPREAD:
@@ -200,7 +200,7 @@ def randomization_test(
 def _exchanges(
     strata: Sequence[Stratum], sizes: Floats, differs: NDArray[np.bool_], num_exchanges: int
 ) -> Iterator[tuple[Floats, Floats]]:
-    """([rows] differences D', [rows] numbers of pairs that change places) of many exchanges, in pieces.
+    """([E] differences D', [E] numbers of pairs that change places) of many exchanges, in pieces.
 
     Clusters without a difference change the second number alone. If few clusters differ, each choice of these is used
     with several random choices of the others.
@@ -212,16 +212,16 @@ def _exchanges(
     for chosen in subsets(len(differing), num_exchanges):
         for exchanged in np.split(chosen, range(step := max(1, MAX_ENTRIES // width), len(chosen), step)):
             differences = np.tile(exchanged_differences(strata, exchanged, differing), repeats)
-            moved = np.tile(exchanged @ sizes[differs], repeats)
-            moved += _random_sums(sizes[~differs], len(moved), generator)
-            yield differences, moved
+            num_moved = np.tile(exchanged @ sizes[differs], repeats)
+            num_moved += _random_sums(sizes[~differs], len(num_moved), generator)
+            yield differences, num_moved
 
 
 def differences_at_look(
     metric: RunLevelMetric,
     cells: Sequence[tuple[Sequence[ScoredSample], Sequence[ScoredSample]]],
     clusters: Sequence[str],
-    rows: int,
+    num_patterns: int,
     seed: int,
 ) -> Floats:
     """The differences D' of two arms under random exchanges that stay the same while the arms grow.
@@ -231,30 +231,30 @@ def differences_at_look(
         cells: For each seed, the samples of the reference and the samples of the arm, query by query.
         clusters: The id of the cluster of each query. A cluster's exchanges depend on its id alone, so they are the
             same at every look.
-        rows: The number of exchanges, with the data.
+        num_patterns: The number of patterns. The first exchanges nothing, so it gives the data.
         seed: Of the exchanges.
 
     Returns:
-        [rows] differences of the statistic; the first is the difference of the data. NaN for an exchange under which
-        the statistic is undefined. Seeds for which it is undefined on the shared samples are left out. If none is left,
-        all rows are 0: then no test rejects.
+        [num_patterns] differences of the statistic; the first is the difference of the data. NaN for an exchange under
+        which the statistic is undefined. Seeds for which it is undefined on the shared samples are left out. If none is
+        left, all are 0: then no test rejects.
     """
     names, codes = list(dict.fromkeys(clusters)), cluster_codes(np.asarray(clusters, dtype=object))
-    sample_numbers, seeds = np.arange(len(cells) * len(codes)), np.repeat(np.arange(len(cells)), len(codes))
+    sample_indices, seeds = np.arange(len(cells) * len(codes)), np.repeat(np.arange(len(cells)), len(codes))
     sides = [RunLevelScores(metric, [s for cell in cells for s in cell[side]], seeds) for side in (0, 1)]
-    *_, paired = align_run_statistics(sides[0], sides[1], (sample_numbers, sample_numbers))
+    *_, paired = align_run_statistics(sides[0], sides[1], (sample_indices, sample_indices))
     strata = build_strata(paired, np.tile(codes, len(cells))) if paired else []
-    patterns = np.stack([_pattern(name, rows, seed) for name in names])
+    patterns = np.stack([_pattern(name, num_patterns, seed) for name in names])
     differences = []
-    for start in range(0, rows, 8 * PIECE_BYTES):
-        bits = np.unpackbits(patterns[:, start // 8 : start // 8 + PIECE_BYTES], axis=1)[:, : rows - start]
+    for start in range(0, num_patterns, 8 * PIECE_BYTES):
+        bits = np.unpackbits(patterns[:, start // 8 : start // 8 + PIECE_BYTES], axis=1)[:, : num_patterns - start]
         differences.append(exchanged_differences(strata, bits.T.astype(np.float64)))
     return np.concatenate(differences)
 
 
-def _pattern(cluster: str, rows: int, seed: int) -> NDArray[np.uint8]:
-    """`rows` random bits, packed in bytes. The first bit, the data, is 0."""
-    bits = StreamKey(seed, cluster).numpy("exchange").integers(0, 256, (rows + 7) // 8, dtype=np.uint8)
+def _pattern(cluster: str, num_patterns: int, seed: int) -> NDArray[np.uint8]:
+    """`num_patterns` random bits, packed in bytes. The first bit, the data, is 0."""
+    bits = StreamKey(seed, cluster).numpy("exchange").integers(0, 256, (num_patterns + 7) // 8, dtype=np.uint8)
     bits[0] &= 0x7F
     return bits
 

@@ -1,18 +1,23 @@
 """Run-level metrics (F1, ROC AUC, CIDEr), which have one value per cell: their columns in a frame, and intervals.
 
-A cell is one setting under one seed. A metric's `run_level` maps the samples of a cell to a `RunStatistic`
+A cell is one setting under one seed; an arm is one or more cells, usually one setting under all seeds. Samples of one
+cluster are not independent, such as questions about one image.
+
+A metric's `run_level` maps the samples of a cell to a `RunStatistic`
 (`icl.metrics.run_level`), which can compute the statistic T on any subset of them. The statistic of several cells
 (seeds, pooled settings) is the mean of their statistics, weighted by their numbers of samples.
 
     frame       The column of the metric has one number per sample, and their mean in a cell is T. For a mean of scores
                 (CIDEr) these are the scores. For others they are jackknife pseudo-values (`pseudo_values`): T plus the
-                effect of leaving out the sample. The column SAMPLE numbers the samples. `frame.attrs[RUN_LEVEL]` is a
-                `RunLevelColumns`, which maps each such column to its `RunLevelScores`: the metric and its samples.
+                scaled difference between T and the statistic without the sample. The column SAMPLE numbers the samples.
+                `frame.attrs[RUN_LEVEL]` is a `RunLevelColumns`, which maps each such column to its `RunLevelScores`:
+                the metric and its samples.
     one arm     `estimate_run_statistic`: V is the variance of the mean of these numbers, with samples of a cluster
                 taken together. Proportions (F1, AUC, groups) have Wilson's interval at the effective sample size
-                T (1 - T) / V (`intervals`; Dean and Pagano 2015), times (z / t)^2 if a cluster has several samples.
-                Others have T +- t sqrt(V), within the range of the metric. t counts the clusters with a
-                sample that can change T, such as a positive of a recall.
+                T (1 - T) / V (`intervals`; Dean and Pagano 2015), times (z / t)^2 if a cluster has several
+                samples that can change T, such as the positives of a recall. Others have T +- t sqrt(V), within the
+                range of the metric. The degrees of freedom of t are the effective number of clusters with such
+                samples, minus 1.
     no spread   Three cases: V is 0, there is one cluster, or a proportion is exactly 0 or 1. To get each end, add z^2
                 clusters of the worst (or best) samples and compute T again; z is 1.96 at 95 %. For a proportion of
                 0 or 1 this is Wilson.
@@ -83,21 +88,21 @@ class RunLevelScores:
                 numbers[members] = self._statistic_of_cell(cell).numbers()
         return numbers
 
-    def statistic_of(self, sample_numbers: Indices) -> RunStatistic:
-        """The statistic of some samples of one cell. The metric reads its others as if they had failed."""
-        cell = int(self.cells[sample_numbers[0]])
+    def statistic_of(self, sample_indices: Indices) -> RunStatistic:
+        """The statistic of some samples of one cell. The cell's other samples count as failed."""
+        cell = int(self.cells[sample_indices[0]])
         members = self._members[cell]
         samples = [self.samples[i] for i in members]
-        lost = [i for i in np.flatnonzero(~np.isin(members, sample_numbers)) if samples[i].score is not None]
+        lost = [i for i in np.flatnonzero(~np.isin(members, sample_indices)) if samples[i].score is not None]
         for i in lost:
             samples[i] = replace(samples[i], score=None)
         statistic = self._statistic(samples) if lost else self._statistic_of_cell(cell)
-        return statistic.select(np.searchsorted(members, sample_numbers))
+        return statistic.select(np.searchsorted(members, sample_indices))
 
-    def without(self, sample_numbers: Iterable[int]) -> "RunLevelScores":
+    def without(self, sample_indices: Iterable[int]) -> "RunLevelScores":
         """The scores as if these samples had failed."""
         samples = list(self.samples)
-        for i in sample_numbers:
+        for i in sample_indices:
             samples[i] = replace(samples[i], score=None)
         return RunLevelScores(self.metric, samples, self.cells)
 
@@ -219,35 +224,35 @@ def within_parts(frame: DataFrame, parts: Codes) -> dict[str, RunLevelScores]:
 # one arm
 
 
-def cells_of_rows(scores: RunLevelScores, sample_numbers: Indices) -> Iterator[tuple[Indices, RunStatistic]]:
-    """For each cell of an arm: the places of its samples in `sample_numbers`, and its statistic on them."""
-    for cell in np.unique(scores.cells[sample_numbers]):
-        places = np.flatnonzero(scores.cells[sample_numbers] == cell)
-        yield places, scores.statistic_of(sample_numbers[places])
+def cells_of_rows(scores: RunLevelScores, sample_indices: Indices) -> Iterator[tuple[Indices, RunStatistic]]:
+    """For each cell of an arm: the places of its samples in `sample_indices`, and its statistic on them."""
+    for cell in np.unique(scores.cells[sample_indices]):
+        places = np.flatnonzero(scores.cells[sample_indices] == cell)
+        yield places, scores.statistic_of(sample_indices[places])
 
 
 def estimate_run_statistic(
-    scores: RunLevelScores, sample_numbers: Indices, clusters: ArrayLike, level: float = 0.95
+    scores: RunLevelScores, sample_indices: Indices, clusters: ArrayLike, level: float = 0.95
 ) -> Estimate:
     """The run-level statistic of an arm with its interval.
 
     Args:
         scores: The metric and its samples.
-        sample_numbers: [n], the samples of the arm that have a part in the statistic.
+        sample_indices: [n], the samples of the arm that have a part in the statistic.
         clusters: [n], any hashable labels.
         level: The confidence level.
 
     Returns:
         The mean over the cells in which the statistic is defined for these samples; NaN if there is none.
     """
-    codes, cells = cluster_codes(clusters), list(cells_of_rows(scores, sample_numbers))
-    values, informative = np.empty(len(sample_numbers)), np.zeros(len(sample_numbers), dtype=bool)
+    codes, cells = cluster_codes(clusters), list(cells_of_rows(scores, sample_indices))
+    values, informative = np.empty(len(sample_indices)), np.zeros(len(sample_indices), dtype=bool)
     for places, statistic in cells:
         values[places], informative[places] = statistic.numbers(), statistic.informative
     if not (is_defined := np.isfinite(values)).any():
         return Estimate(np.nan, np.nan, np.nan, 0, 0)
     if not is_defined.all():  # the rest of a group, or a cell with one class
-        return estimate_run_statistic(scores, sample_numbers[is_defined], codes[is_defined], level)
+        return estimate_run_statistic(scores, sample_indices[is_defined], codes[is_defined], level)
     mean = float(values.mean())
     sums, sizes = cluster_sums(values, codes)
     variance = mean_variance(sums, sizes, float(values.var())) if len(sizes) > 1 else 0.0
@@ -263,7 +268,7 @@ def estimate_run_statistic(
     else:
         low, high = interval_of_mean(mean, variance, counts[counts > 0], level, is_share=is_proportion)
     lowest, highest = _extremes_of_arm(cells, codes, OVERWHELMING)
-    if lowest <= mean <= highest:  # a metric that does not name its range has the range of a share
+    if lowest <= mean <= highest:  # not so for a ratio above 1 with the default worst and best of 0 and 1
         low, high = max(low, lowest), min(high, highest)
     return Estimate(mean, low, high, len(values), len(sizes))
 

@@ -1,7 +1,7 @@
-"""Comparisons that end when they are decided (`stop`): which samples a run still needs.
+"""Comparisons that end early (`stop`), as decided, equal or open: which samples a run still needs.
 
 A comparison is an arm and its reference in one task. The comparisons of a config are a family: they share one error
-level, which its plan fixes before the first sample. A look tests them on the first clusters of a fixed random order.
+level, which its plan fixes before its first look. A look tests them on the first clusters of a fixed random order.
 
     1  `open_stopping`      makes the plan, or reads the one that the run was started with, and refuses a config that
                             changes it
@@ -13,7 +13,7 @@ level, which its plan fixes before the first sample. A look tests them on the fi
         round 2   queries 1 to 20 of all three arms; the look decides vcd. The runner computes 11 to 20
         round 3   queries 1 to 30 of icd and greedy, and 1 to 20 of vcd, which gets no more samples; and so on
 
-The last round is everything that is left over, such as samples that failed in an earlier session.
+The last round asks again for all that the looks so far needed, such as samples that failed in an earlier session.
 Comparisons that the config gets later are a further family with its own level. They use the samples that are there.
 Without `stop` there is no family, and every sample is needed, in one round.
 
@@ -50,6 +50,8 @@ class Stopping:
 
     def rounds(self, given_up: Callable[[], Collection[str]], note: Callable[[str], None]) -> Iterator[dict[str, Any]]:
         """What to compute, round by round: cell -> the queries that are needed. A look is taken after each round.
+
+        A cell without an entry needs all of its queries, so an empty dict is everything.
 
         Args:
             given_up: Returns the cells that are not computed any more.
@@ -101,7 +103,7 @@ class Stopping:
                 state.missing[digest] &= queries
 
     def sizes(self, grid: Grid) -> list[int] | None:
-        """The number of samples of each cell that was needed, once all comparisons have ended.
+        """The number of samples that each cell needed, once all comparisons have ended.
 
         None before, and without families.
         """
@@ -142,8 +144,8 @@ def open_stopping(store: Store, grid: Grid, may_write: bool = True) -> Stopping:
             f"{grid.config.where('stop')}: {store.folder} was started without `stop`, so its comparisons were not "
             "planned before the first sample. Use another name, or --fork."
         )
-    same_rule = before == grid.config.document.data.get("stop") and may_write
-    plans, mended = _stored_plans(folders, planned, same_rule)
+    may_repair = before == grid.config.document.data.get("stop") and may_write
+    plans, mended = _stored_plans(folders, planned, may_repair)
     for folder, stored in zip(folders, plans, strict=True):
         _refuse_changes(stored, planned, grid, folder)
     added = _new_comparisons(planned, plans)
@@ -164,14 +166,14 @@ def open_stopping(store: Store, grid: Grid, may_write: bool = True) -> Stopping:
     return stopping
 
 
-def _stored_plans(folders: Sequence[Path], planned: StopPlan, same_rule: bool) -> tuple[list[StopPlan], list[Path]]:
+def _stored_plans(folders: Sequence[Path], planned: StopPlan, may_repair: bool) -> tuple[list[StopPlan], list[Path]]:
     """The plans of the families, and the files of those that were damaged or lost and are made again from the config.
 
     Args:
         folders: The folders of the families.
         planned: All comparisons of the config.
-        same_rule: Whether the config has the `stop` of the run's last command, and files may be written. If not, no
-            plan is made again.
+        may_repair: Whether lost plans may be made again: files may be written, and the config has the `stop` of the
+            run's last command.
 
     Raises:
         DamagedFileError: A plan cannot be made from the config.
@@ -186,7 +188,7 @@ def _stored_plans(folders: Sequence[Path], planned: StopPlan, same_rule: bool) -
     for folder, damaged in damage.items():
         made = _new_comparisons(planned, list(plans.values()))
         # Of several lost plans, nothing says which comparisons were in which.
-        if not same_rule or len(damage) > 1 or not made.comparisons or Family(folder, made).has_foreign_looks():
+        if not may_repair or len(damage) > 1 or not made.comparisons or Family(folder, made).has_foreign_looks():
             raise DamagedFileError(f"{damaged} If the config has changed since, undo the change first.")
         write_json(folder / "plan.json", made.model_dump())
         plans[folder] = made

@@ -259,7 +259,7 @@ def test_a_row_of_no_value_stands_in_the_rows_of_all_values():
 def test_a_narrow_interval_has_its_estimate_inside():
     frame = pd.DataFrame({"r": ["a", "b"], "m": [0.998, 0.5], "low": [0.9955, 0.41], "high": [1.0, 0.59]})
     section = Section("t", "T", frame=frame, columns=[Column("r"), Column("m", "shots", "estimate")])
-    assert [cells[1].half for cells, _ in section.tables[0].rows] == ["[.996, 1.000]", "[.41, .59]"]
+    assert [cells[1].interval for cells, _ in section.tables[0].rows] == ["[.996, 1.000]", "[.41, .59]"]
 
 
 def test_blocks_of_columns_have_the_labels_of_their_rows():
