@@ -1,15 +1,21 @@
 """The runner: computes a grid's missing samples and writes each sample as soon as it is finished.
 
+A cell is one setting under one seed. An arm is all cells that differ only in the seed. A sample is a cell's answer to a
+query, with its scores.
+
     for each block of queries              all of them, or one look's queries        Stopping.rounds
-      for each model                       loaded once per block; one stays loaded    Runner._run_model
-        for each group                     cells of one task and number of shots     Runner._run_group
+      for each model                       one is in memory at a time                 Runner._run_model
+        for each group                     cells of one task that can share prompts   Runner._run_group
           for each window of queries       until a limit of tokens or samples        Runner._run_window
             retrieve demonstrations, render prompts                                  experiments.running.windows
             answer all prompts in one call                                           experiments.running.generation
             score each answer, append the sample to the store                        experiments.running.recorder
 
-With `stop`, a block is the queries of the next look (`experiments.stopping`). After it, arms that are decided get no
-more samples.
+A group has one number of shots, or several if longer prompts begin with the shorter ones (`cell_groups`).
+
+With `stop` in the config, arms are compared at looks, each after a further part of the queries
+(`experiments.stopping`). A block is what the next look needs; the first also has all queries of cells that no look
+compares. Arms whose comparisons are decided get no more samples.
 
 A window takes whole rows of this table: all missing samples (x) of a query. A dot is a sample that is in the store.
 Cells of a row with equal prompts share one `PromptItem`.
@@ -74,9 +80,6 @@ Samples that the run directory already has do not count. `FailingArms` says whic
 
 class Runner:
     """A computation of a grid's missing samples in this process.
-
-    An arm is a setting under all its seeds. With `stop`, arms are compared at looks, each after a further part of the
-    queries. Arms whose comparisons are decided end there.
 
     Args:
         grid: The cells.
@@ -220,7 +223,7 @@ class Runner:
             self.progress.note(describe_probe(record))
 
     def _unload(self) -> None:
-        """Counts the work of the loaded model and unloads it, with the judges of its answers."""
+        """Counts the work of the loaded model and unloads it, and the models that chose among its sampled answers."""
         if self.loaded is not None:
             self.costs.count(self.loaded)
             self.loaded.unload()
@@ -229,7 +232,7 @@ class Runner:
             self.retrievals.clear()
 
     def _run_group(self, model: Model, cells: Sequence[Cell], retrieval: Retrieval) -> None:
-        """Computes the missing samples of cells of one model, task and number of shots, window by window."""
+        """Computes the missing samples of one of the `cell_groups`, window by window."""
         task = cells[0].task
         # Task i of n (from 0) may fill the store up to (i+1)/n of the limit, so that early tasks cannot use all of it.
         self.image_store.max_bytes = self.max_image_bytes * (1 + self.grid.tasks.index(task)) // len(self.grid.tasks)
@@ -248,6 +251,7 @@ class Runner:
 
     def _run_window(self, model: Model, window: Window, run_in_thread: Callable[..., None] | None = None) -> None:
         """Answers the samples of a window and records them. run_in_thread: makes a call in another thread."""
+        # An arm may have been given up after this window was made.
         window = [(cell, item) for cell, item in window if not self.failing.is_given_up(cell)]
         requests = [SampleRequest(cell, item, item.prompt) for cell, item in window if item.prompt is not None]
         self.image_store.save(image for request in requests for image in request.prompt.images)

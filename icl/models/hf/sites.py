@@ -1,8 +1,9 @@
 """Which module of a model to hook for each site, that is, for each place where hidden states are read or edited.
 
 An intervention names sites (`icl.models.interventions.Site`: a kind and a layer). `DecoderSites` finds the PyTorch
-module that has these states as its input or output (`Hookable`), and `row_edits` attaches the hooks. `scores` are the
-exception: they are inside the attention block, which is what is returned, and `attention_calls` routes its calls.
+module that has these states as its input or output (`Hookable`), and `icl.models.hf.row_edits` attaches the hooks.
+Scores are neither input nor output of a module: for `scores` the attention block is found, and `attention_calls.Route`
+intercepts its calls.
 
 One layer:
 
@@ -17,20 +18,21 @@ One layer:
     tokens, or scaled embeddings (granite). An `onward` site covers its own layer and all later ones.
 
 In the vision tower, `vision` is the output of a layer and `vision_mlp` is m. Its layers are the longest list of modules
-of one class that all run in a pass over an image, each with states of tokens [..., n, e] as input and output. A tower
-of convolutions has none.
+of one class that all run when an image is read, and whose inputs and outputs all have one shape: a state for each
+token. A tower of convolutions has none.
 
 Names find most of it: the layers are the outermost `ModuleList` whose length is the number of layers in the config, and
-blocks and projections have common names (below). Three facts cannot be read from names. A forward pass on a few tokens
-of text, the probe pass, measures them; no architecture is listed here. Hooks on each layer and its children record
-inputs and outputs. If the pass fails, for a model that reads no text without an image, only `embedding` and `heads`
-exist.
+blocks and projections have common names (below). The rest is measured in probe passes, forward passes on a few tokens
+of text: the three facts below, the norm before attention, and the norm after the last layer. No architecture is listed
+here. Hooks record inputs and outputs of each layer and its children. If a pass fails, for a model that reads no text
+without an image, the decoder has only `embedding` and `heads`.
 
     Which module gives a, which gives m?   The block, or a norm after it (gemma3): the two modules whose outputs sum to
                                            the layer's output minus its input. If no two do, it has no such sites.
     Does the MLP read x + a?               Then `middle` exists. In cohere2 attention and MLP both read x, so that
                                            nothing in the model is x + a.
-    Is attention softmax(scores) v?        Then recomputing it gives the same output, and `scores` exists.
+    Is attention softmax(scores) times     `scores` exists if this product, recomputed, equals the attention's own
+    the values?                            output.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -257,7 +259,11 @@ class DecoderSites:
         module = modules.get(site.kind)  # no layer but the first has the site `embedding`
         if module is None:
             return None
-        return Hookable(module, site.kind in ("input", "mlp_input"), layer if site.kind == "middle" else None)
+        return Hookable(
+            module,
+            reads_input=site.kind in ("input", "mlp_input"),
+            plus_input_of=layer if site.kind == "middle" else None,
+        )
 
     @cached_property
     def _parts(self) -> list[LayerParts | None]:

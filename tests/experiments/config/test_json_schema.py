@@ -129,6 +129,14 @@ def test_the_schema_accepts_the_ways_to_write_stop(schema: dict[str, Any], stop:
     assert (load_config(config).stop is None) == (stop is None)
 
 
+def test_an_axis_has_at_least_one_value(schema: dict[str, Any]) -> None:
+    jsonschema = pytest.importorskip("jsonschema")
+    validator = jsonschema.Draft202012Validator(schema)
+    config = {"name": "x", "task": "easy-vqa", "model": "fake-copy"}
+    assert validator.is_valid({**config, "grid": {"shots": [1]}})
+    assert not validator.is_valid({**config, "grid": {"shots": []}})
+
+
 def documented_row(doc: ParameterDoc, prefix: str = "") -> str:
     default = "" if doc.required or doc.default in (None, {}) else f"`{to_flow_yaml(doc.default)}`"
     return f"| `{prefix}{doc.key}` | {doc.kind} | {default} | {doc.meaning} |"
