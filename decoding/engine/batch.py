@@ -6,7 +6,7 @@ their places while the rest still runs.
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, ClassVar, Literal
 from weakref import WeakKeyDictionary
 
@@ -54,8 +54,9 @@ class DecodingBatch:
         """
         self.model, self.counters, self.trace, self.lazy_branches = model, counters, trace, lazy_branches
         self.history = BranchHistory(model)
-        self.settings: dict[str, Any] = {"early_exits": True} if early_exits else {}
         self.prompts: dict[str, Prompt] = {}
+        # The loop gets a function that does not refer to the batch. In a cycle, its session would keep the weights.
+        self.open_branches = partial(_open_branches, model, self.prompts, {"early_exits": True} if early_exits else {})
         self.loop: TokenLoop | None = None
         self.running: dict[int, PreparedRequest] = {}
         self._outputs: dict[int, tuple[BranchSchedule, OptionScoring | Hypothesis]] = {}
@@ -111,7 +112,7 @@ class DecodingBatch:
         self.prompts |= prompts
         schedules = choose_schedules(prepared, self.lazy_branches, self.history, model.shares_prefix)
         first_prompts = _first_prompts(prepared, schedules)
-        session = self._open_branches(first_prompts)
+        session = self.open_branches(first_prompts)
         on_open()
         self.counters.prompts_prefilled += len(first_prompts)
         self.counters.prompts_saved += len(prompts) - len(first_prompts)
@@ -136,17 +137,23 @@ class DecodingBatch:
         if self.loop is None:
             self.counters.batches += 1
             self.loop = TokenLoop(
-                session, groups, model.stop_tokens, trace=self.trace, open_branches=self._open_branches
+                session, groups, model.stop_tokens, trace=self.trace, open_branches=self.open_branches
             )
         else:
             self.loop.join(session, groups)
         self._outputs |= outputs  # not before: if any of this fails, none of them has a result
 
-    def _open_branches(self, names: Iterable[str], prefix_source: Session | None = None) -> Session:
-        settings = self.settings
-        if self.model.shares_prefix and prefix_source is not None:
-            settings = {**settings, "prefix_source": prefix_source}
-        return self.model.open([self.prompts[name] for name in names], **settings)
+
+def _open_branches(
+    model: LogitModel,
+    prompts: Mapping[str, Prompt],
+    settings: Mapping[str, Any],
+    names: Iterable[str],
+    prefix_source: Session | None = None,
+) -> Session:
+    if model.shares_prefix and prefix_source is not None:
+        settings = {**settings, "prefix_source": prefix_source}
+    return model.open([prompts[name] for name in names], **settings)
 
 
 # Decides when contrast branches are prefilled: at the start (eager), when a step needs them (lazy), or gated.

@@ -1,7 +1,9 @@
 """Batches within a token budget."""
 
+import gc
 import sys
 import threading
+import weakref
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -127,6 +129,24 @@ def test_batches_stay_within_the_models_budget(monkeypatch: pytest.MonkeyPatch) 
     )
     assert counters.batches > 3
     assert 100 < max(sizes) <= 400
+
+
+def test_the_session_of_a_finished_batch_is_freed_without_garbage_collection(monkeypatch: pytest.MonkeyPatch) -> None:
+    sessions, make = list[weakref.ref[ToySession]](), ToySession.__init__
+
+    def make_session(session: ToySession, *arguments: Any) -> None:
+        sessions.append(weakref.ref(session))
+        make(session, *arguments)
+
+    monkeypatch.setattr(ToySession, "__init__", make_session)
+    gc.disable()
+    try:
+        run_requests(Toy(), [DecodingRequest(prompt(0), parse_arm("vcd"), max_new_tokens=2)])
+        kept = [session() for session in sessions]
+    finally:
+        gc.enable()
+    assert kept == [None] * len(sessions)
+    assert sessions
 
 
 @pytest.mark.parametrize("lazy_branches", ["auto", "always", "never"])
