@@ -258,7 +258,7 @@ def reading_hub(patch: pytest.MonkeyPatch, cache: Path) -> Iterator[Hub]:
 def hub() -> Iterator[Hub]:
     """A running hub."""
     server = Hub()
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
     thread.start()
     try:
         yield server

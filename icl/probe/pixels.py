@@ -168,7 +168,7 @@ def _by_address(p: Instrument, image: Image.Image) -> bool | str | None:
             self.wfile.write(out.getvalue())
 
     with ThreadingHTTPServer(("127.0.0.1", 0), ImageHandler) as web:
-        threading.Thread(target=web.serve_forever, daemon=True).start()
+        threading.Thread(target=web.serve_forever, args=(0.02,), daemon=True).start()
         try:
             answer = p.fresh(user([ImagePart(f"http://127.0.0.1:{web.server_port}/b.png")]))
         except RefusedError:

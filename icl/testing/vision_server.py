@@ -203,7 +203,8 @@ def listen(respond: Callable[[httpx2.Request], httpx2.Response], port: int = 0) 
     """Serves a function from request to response on a loopback port, by default a free one, in a thread."""
 
     class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
+        # With Nagle's algorithm, the content waits 40 ms until the client has acknowledged the headers.
+        protocol_version, disable_nagle_algorithm = "HTTP/1.1", True
 
         def log_message(self, *_: object) -> None:
             pass
@@ -224,7 +225,7 @@ def listen(respond: Callable[[httpx2.Request], httpx2.Response], port: int = 0) 
             self.wfile.write(response.content)
 
     server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     return server
 
 

@@ -40,6 +40,13 @@ SAMPLES = 30 * 2 * 3
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "COLUMNS": "100"}
 
 
+@pytest.fixture(autouse=True)
+def files_arrive_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The clusters of the tests are on this machine. Others are asked less often, and their files come later."""
+    monkeypatch.setattr("experiments.launch.coordinator.CLUSTER_POLL_SECONDS", 0.5)
+    monkeypatch.setattr("experiments.launch.coordinator.FILE_DELAY_SECONDS", 1.0)
+
+
 @pytest.fixture
 def grid_file(tmp_path: Path) -> Path:
     """180 samples of six cells on a fake whose speed is the environment's SLOW."""
