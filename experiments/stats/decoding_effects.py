@@ -10,7 +10,7 @@ For each arm of a task, pooled over shots and retrievers:
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import chain, groupby, repeat
 from math import nan
 from typing import Any, Literal
@@ -95,17 +95,17 @@ class DecodingEffect:
     answers: Mapping[str, float]
     reference_answers: Mapping[str, float]
     transitions: Transitions | None
+    judgment: StrategyVerdict | None
+    samples: int
+    over: str
+    against: str
+    bounds: Mapping[str, ArmBounds]
     other: float = nan
     plausible_tokens: float = nan
     changed: float = nan
     entropy: float = nan
     length: float = nan
     forwards: float = nan
-    judgment: StrategyVerdict | None = None
-    samples: int = 0
-    over: str = ""
-    against: str = ""
-    bounds: Mapping[str, ArmBounds] = field(default_factory=dict)
 
 
 def decoding_effects(
@@ -165,7 +165,7 @@ def decoding_effects(
                     answer_shares(own, reader),
                     answer_shares(frame.loc[left.index], reader),
                     None if role == "reference" else count_transitions(left, right, metric, better),
-                    nan if role == "reference" else _changed_share(frame, left, right),
+                    other=nan if role == "reference" else _changed_share(frame, left, right),
                     judgment=verdicts.get((subject, name)),
                     samples=len(mine),
                     over="" if whole else _settings(left, theirs),

@@ -23,7 +23,7 @@ from experiments.launch.base import (
     live_workers,
     worker_lock,
 )
-from experiments.launch.worker import WorkerSession, restrict_grid, run_shard, run_worker, shard, sum_counters
+from experiments.launch.worker import WorkerSession, restrict_grid, run_shard, run_worker, shard
 from experiments.results.loaded_run import load_run
 from experiments.running.run import run
 from experiments.store.lock import write_lock
@@ -189,14 +189,6 @@ def test_a_session_writes_a_heartbeat_until_it_ends_and_sums_counters(tmp_path: 
         7,
         first["start"],
     )
-
-
-def test_counters_are_added_by_name() -> None:
-    assert sum_counters([{"a": 1, "of": {"x": 1}}, {"a": 2, "b": 1, "of": {"x": 2, "y": 5}}, {}]) == {
-        "a": 3,
-        "b": 1,
-        "of": {"x": 3, "y": 5},
-    }
 
 
 def test_a_worker_does_not_need_the_lock_of_the_run(launched: Callable[..., Any]) -> None:

@@ -156,6 +156,19 @@ def test_over_parts_of_equal_sizes_the_macro_average_is_the_mean_and_its_interva
     assert (macro.low, macro.high) == pytest.approx((mean.low, mean.high), abs=0.02)
 
 
+def test_the_interval_of_a_macro_average_stays_in_the_range_of_shares_only_for_shares():
+    frame = frame_of({"random": 0.0, "popular": 0.0, "adversarial": 0.0})
+    few = frame[(frame["decoding"] == "greedy") & (frame["query"].isin([f"q{i}" for i in range(6)]))]
+    shares = few.assign(lenient=[1.0, 1.0, 1.0, 1.0, 1.0, 0.0])
+    share = estimate_macro_average(shares, "lenient", "category", "unit")
+    number = estimate_macro_average(shares.assign(lenient=2 * shares["lenient"]), "lenient", "category", "unit")
+    assert share is not None
+    assert number is not None
+    assert number.mean == pytest.approx(2 * share.mean)
+    assert share.high <= 1
+    assert number.high > 2
+
+
 def test_one_value_has_no_macro_average():
     frame = frame_of({"random": 0, "popular": 0, "adversarial": 0})
     only = frame[frame["category"] == "random"]

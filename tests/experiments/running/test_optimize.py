@@ -270,6 +270,9 @@ def test_what_all_instructions_add_is_no_gain_of_a_permuted_search_and_part_of_t
     rows = {row.name: row for row in result.rows}
     assert rows["race"].dev_gain == pytest.approx(0.5)
     assert result.gain(rows["permuted scores"], rows["mean random set"]).mean == pytest.approx(0)
+    few = replace(rows["race"], test=np.array([0.0, 0.0, 0.4]), units=(1, 2, 3))
+    gain = result.gain(few, replace(few, test=np.zeros(3)))
+    assert gain.low < 0  # a difference of scores may have either sign, although these three are shares
     assert rows["race"].forecast == SelectionForecast(0.1, pytest.approx(0.2 + searched[0].mean() - 0.3), 0.05)
 
 

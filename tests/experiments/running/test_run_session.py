@@ -10,7 +10,7 @@ import pytest
 from experiments.config.config import load_config
 from experiments.grid.grid import Grid, expand
 from experiments.running import run_session
-from experiments.running.run_session import RunSession, describe_grid, refresh_run_file
+from experiments.running.run_session import RunSession, describe_grid, refresh_run_file, sum_counters
 from experiments.store.invocations import Invocation
 from experiments.store.store import Store
 from icl.errors import StoreError
@@ -131,3 +131,11 @@ def test_a_finished_run_is_brought_up_to_date_and_else_left_alone(
     assert all(store.read_cell(cell.digest) for cell in grid.cells)
     monkeypatch.setattr(Store, "write_run", lambda *_: pytest.fail("nothing has changed"))
     refresh_run_file(store, grid, [4, 6])
+
+
+def test_counters_are_added_by_name() -> None:
+    assert sum_counters([{"a": 1, "of": {"x": 1}}, {"a": 2, "b": 1, "of": {"x": 2, "y": 5}}, {}]) == {
+        "a": 3,
+        "b": 1,
+        "of": {"x": 3, "y": 5},
+    }
