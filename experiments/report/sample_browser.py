@@ -79,11 +79,12 @@ def collect_samples(view: RunView, per_cell: int = QUERIES_PER_TASK, budget: int
     shelf = BrowserData()
     contexts: dict[str, int] = {}
     for task in view.tasks:
-        frame = view.frame[view.frame["task"] == task]
-        chosen = choose_queries(frame, view.judge or view.metric, per_cell)
-        shelf.query_counts[task] = (len(chosen), int(frame["query"].nunique()))
+        metric, of_task = view.judge or view.metric, view.frame["task"] == task
+        scores = view.frame.loc[of_task, ["query", metric]]
+        chosen = choose_queries(scores, metric, per_cell)
+        shelf.query_counts[task] = (len(chosen), int(scores["query"].nunique()))
         place = {query: i for i, query in enumerate(chosen)}
-        rows = to_records(load_details(frame[frame["query"].isin(chosen)]))
+        rows = to_records(load_details(view.frame[of_task & view.frame["query"].isin(chosen)]))
         for row in sorted(rows, key=lambda row: place[row["query"]]):
             shelf.samples.append(_sample(row, view, shelf, _context(row, contexts, shelf)))
     _keep_steps(shelf.samples)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pandas.api.extensions import ExtensionArray, ExtensionDtype
 from pandas.api.indexers import check_array_indexer
 
-from experiments.store.sample_table import SampleTable
+from experiments.store.sample_table import SMALL, SampleTable
 
 if TYPE_CHECKING:  # the numpy of vLLM's environment has no generic bool
     TakeIndexer = Sequence[int | np.integer[Any]] | NDArray[np.integer[Any] | np.bool[builtins.bool]]
@@ -80,11 +80,18 @@ class LazyColumn(ExtensionArray):
             return self._of(self.rows[places])
         if (places < -1).any():
             raise ValueError("a place is -1 where a value is missing, or not negative.")
-        rows = np.append(self.rows, -1)  # the place -1
-        return self._of(rows[places])
+        return self._of(np.append(self.rows, -1)[places])  # the place -1
 
     def copy(self) -> Self:
         return self._of(self.rows)
+
+    def factorize(self, use_na_sentinel: bool = True) -> tuple[NDArray[np.intp], Self]:
+        """As in pandas. A column of few values (`sample_table.SMALL`) decodes none of them."""
+        if use_na_sentinel or self.name not in SMALL:
+            return super().factorize(use_na_sentinel)
+        stored = self.table.small[self.name].combine_chunks().indices.fill_null(-1).to_numpy(zero_copy_only=False)
+        codes, _ = pd.factorize(np.append(stored, -1)[self.rows])  # the row -1 has no value either
+        return codes, self._of(self.rows[np.unique(codes, return_index=True)[1]])
 
     @classmethod
     def _concat_same_type(cls, to_concat: Sequence[Self]) -> Self:

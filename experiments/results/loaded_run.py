@@ -13,7 +13,7 @@ import numpy as np
 from experiments.config import AXES, DEFAULT_CORRECTION, DEFAULT_METRIC, Config, Document, parse_config, primary_metric
 from experiments.results.invocations import COLUMNS
 from experiments.results.run_metrics import UNAVAILABLE, run_level
-from experiments.stats import NO_VALUE, baseline_column, copy_scores, is_accuracy, text_items, unread_column
+from experiments.stats import NO_VALUE, baseline_column, copy_scores, is_accuracy, text_items, to_records, unread_column
 from experiments.stats.arms import axes_of, drop_constant_axes
 from experiments.stats.bounds import unread_text
 from experiments.stopping.looks import read_families
@@ -139,15 +139,14 @@ class Run:
         metrics = {name: None for name in metrics if name not in unavailable}
         first = ("cell", DECIDED_BY, *AXES, "seed", "query", "group", "failed", "output", *metrics, *baselines)
         frame = _as_judged_by(frame, baselines, primary_metric(info, tuple(metrics)))
-        for column in first:
-            if column not in frame:
-                frame[column] = None
+        frame = frame.assign(**dict.fromkeys(column for column in first if column not in frame))
         frame = frame[[*first, *(column for column in frame if column not in first)]]
         frame["failed"] = frame["failed"].astype(object).where(frame["failed"].notna(), None)
-        better = {name: _better(name, info.get("metrics", {}).get(name, {})) for name in metrics}
-        accuracies = tuple(name for name in metrics if _is_accuracy(name, info))
-        frame.attrs |= {"axes": AXES, "metrics": tuple(metrics), "baselines": tuple(baselines), "better": better}
-        frame.attrs |= {"accuracies": accuracies, UNAVAILABLE: unavailable}
+        frame.attrs |= {
+            "axes": AXES, "metrics": tuple(metrics), "baselines": tuple(baselines),
+            "better": {name: _better(name, info.get("metrics", {}).get(name, {})) for name in metrics},
+            "accuracies": tuple(name for name in metrics if _is_accuracy(name, info)), UNAVAILABLE: unavailable,
+        }  # fmt: skip
         return frame
 
     def scores(self, metric: str | None = None, by: str | Sequence[str] = (), *, all_axes: bool = False) -> DataFrame:
@@ -320,10 +319,9 @@ def _columns(table: SampleTable) -> "Iterator[tuple[str, Any]]":
 def _unread_texts(unread: "Series[Any]", samples: DataFrame) -> "dict[str, Series[Any]]":
     """A column for each metric with unread outputs (`unread_column`): `unread_text`, and '' for what is read."""
     names = [value if isinstance(value, list) else () for value in unread]
-    any_unread = np.array([bool(own) for own in names])
-    rows = samples.loc[any_unread, [name for name in ("output", "gold", "options") if name in samples]]
-    records: list[Any] = rows.to_dict("records")
-    own = [unread_text(str(row["output"]), text_items(row, "gold"), text_items(row, "options")) for row in records]
+    columns = [name for name in ("output", "gold", "options") if name in samples]
+    rows = samples.loc[np.array(list(map(bool, names)), dtype=bool), columns]
+    own = [unread_text(str(r["output"]), text_items(r, "gold"), text_items(r, "options")) for r in to_records(rows)]
     texts = pd.Series(own, index=rows.index, dtype=object).reindex(samples.index, fill_value="")
     return {
         unread_column(metric): texts.where(np.array([metric in own for own in names]), "")

@@ -115,7 +115,8 @@ class RunView:
 
         Means of all arms then stand on the same queries. An arm without any score takes none from the others.
         """
-        missing = self.scores[self.metric].isna()
+        if not (missing := self.scores[self.metric].isna()).any():
+            return self.scores
         answers = self.scores.groupby(list(self.axes), sort=False, dropna=False)[self.metric].transform("count") > 0
         keys = pd.MultiIndex.from_frame(self.scores[["task", "query", "seed"]])
         lost = keys.isin(keys[missing & answers])

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.stats import FORM, iter_arms, join_words, label_axes
+from experiments.stats import FORM, flags_by_value, iter_arms, join_words, label_axes
 from experiments.stats.answer_forms import REASONED, describe_forms, form_shares, forms_differ
 from experiments.stats.bounds import is_wide
 from experiments.stats.settled import unread_flags
@@ -188,6 +188,8 @@ def is_unremarkable(arms: Sequence[ArmAnswers]) -> bool:
 
 def cut_columns(frame: DataFrame) -> "dict[str, Series[bool]]":
     """The columns CUT_ANSWER and CUT_THINKING of a frame of samples."""
-    never = pd.Series("", index=frame.index)
-    finish, thinking = (frame[name].astype(object) if name in frame else never for name in ("finish", "thinking"))
-    return {CUT_ANSWER: finish == "length", CUT_THINKING: thinking == "cut"}
+    flags = {
+        CUT_ANSWER: flags_by_value(frame, ["finish"], lambda row: row.get("finish") == "length"),
+        CUT_THINKING: flags_by_value(frame, ["thinking"], lambda row: row.get("thinking") == "cut"),
+    }
+    return {name: pd.Series(own, index=frame.index) for name, own in flags.items()}

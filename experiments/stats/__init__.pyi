@@ -83,6 +83,7 @@ from experiments.stats.run_statistics import run_level_columns as run_level_colu
 from experiments.stats.sample_rows import as_mapping as as_mapping
 from experiments.stats.sample_rows import as_sequence as as_sequence
 from experiments.stats.sample_rows import demos_of as demos_of
+from experiments.stats.sample_rows import flags_by_value as flags_by_value
 from experiments.stats.sample_rows import predicted_option as predicted_option
 from experiments.stats.sample_rows import ranks_of as ranks_of
 from experiments.stats.sample_rows import read_answer as read_answer

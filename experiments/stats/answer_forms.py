@@ -16,10 +16,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 
+import numpy as np
+
 from experiments.stats.arms import axis_values, iter_arms
 from experiments.stats.formatting import format_estimate, format_share
 from experiments.stats.intervals import wilson
-from experiments.stats.sample_rows import as_sequence, read_answer, text_items, to_records
+from experiments.stats.sample_rows import as_sequence, flags_by_value, read_answer, text_items, text_value, to_records
 from icl import DataFrame, Series, normalize_text, pd
 from icl.metrics import AnswerForm, extract_answer, gold_number, read_number, read_yes_no
 
@@ -38,12 +40,12 @@ MIN_SHARE = 0.02
 
 def answer_forms(frame: DataFrame) -> "dict[str, Series[Any]]":
     """The columns FORM and REASONED of samples with `output` and `failed`."""
-    outputs = frame["output"].astype(object).where(frame["output"].notna(), "")
-    answers = {text: extract_answer(str(text)) for text in outputs.unique()}
-    answered = frame["failed"].isna() if "failed" in frame else outputs.notna()
-    forms = outputs.map({text: answer.form for text, answer in answers.items()})
-    reasoned = outputs.map({text: answer.reasoned for text, answer in answers.items()})
-    return {FORM: forms.where(answered, None), REASONED: reasoned & answered}
+    codes, texts = pd.factorize(frame["output"].fillna(""))
+    answers = list(map(extract_answer, texts))
+    answered = frame["failed"].isna() if "failed" in frame else pd.Series(True, index=frame.index)
+    forms = pd.Series(np.array([answer.form for answer in answers], dtype=object)[codes], index=frame.index)
+    reasoned = answered & np.array([answer.reasoned for answer in answers], dtype=bool)[codes]
+    return {FORM: forms.where(answered, None), REASONED: reasoned}
 
 
 def unparsed_outputs(frame: DataFrame, forms: "Series[Any]", named: "Series[bool] | None") -> "Series[bool]":
@@ -56,21 +58,14 @@ def unparsed_outputs(frame: DataFrame, forms: "Series[Any]", named: "Series[bool
         forms: The column FORM of `answer_forms`.
         named: The result of `experiments.stats.answer_forms.names_option`.
     """
-    named = pd.Series(True, index=frame.index) if named is None else named.reindex(frame.index, fill_value=True)
-    gold = frame["gold"].tolist() if "gold" in frame else [()] * len(frame)
-    kinds = {place: _asks_yes_no(own) for place, own in {id(own): own for own in gold}.items()}
-    questions = frame["question"].tolist() if "question" in frame else [""] * len(frame)
-    flags = []
-    for output, form, is_missing, own, is_named, question in zip(
-        frame["output"].tolist(), forms.tolist(), forms.isna(), gold, named, questions, strict=True
-    ):
-        is_read = (
-            read_yes_no(str(output), question=question if isinstance(question, str) else "") is not None
-            if kinds[id(own)]
-            else bool(is_named)
-        )
-        flags.append(form == "none" or not (is_read or is_missing))
-    return pd.Series(flags, index=frame.index, dtype=bool)
+    gives = (pd.Series(True, frame.index) if named is None else named).reindex(frame.index, fill_value=True)
+    asks = flags_by_value(frame, ["gold"], lambda row: _asks_yes_no(row.get("gold")))
+    gives[asks] = flags_by_value(
+        frame[asks],
+        ["output", "question"],
+        lambda row: read_yes_no(text_value(row, "output"), question=text_value(row, "question")) is not None,
+    )
+    return (forms == "none") | ~(gives | forms.isna())
 
 
 def numberless_outputs(frame: DataFrame, forms: "Series[Any]", *, of_all: bool) -> "Series[bool]":
@@ -81,12 +76,11 @@ def numberless_outputs(frame: DataFrame, forms: "Series[Any]", *, of_all: bool) 
         forms: The column FORM of `answer_forms`.
         of_all: Whether outputs should state a number also if the gold answer is none.
     """
-    outputs = frame["output"].astype(object).where(frame["output"].notna(), "")
-    reads = {text: read_number(str(text)) is None for text in outputs.unique()}
     if not of_all:
-        golds = frame["gold"] if "gold" in frame else outputs.map(lambda _: ())
-        forms = forms.where(golds.map(lambda gold: gold_number([*map(str, as_sequence(gold))]) is not None))
-    return outputs.map(reads).astype(bool) & forms.notna()
+        forms = forms.where(
+            flags_by_value(frame, ["gold"], lambda row: gold_number(list(text_items(row, "gold"))) is not None)
+        )
+    return forms.notna() & flags_by_value(frame, ["output"], lambda row: read_number(text_value(row, "output")) is None)
 
 
 def _asks_yes_no(gold: Any) -> bool:
@@ -193,25 +187,24 @@ def names_option(frame: DataFrame) -> "Series[bool] | None":
     Returns:
         None if the frame has no outputs or no tasks.
     """
-    answered = frame[frame["failed"].isna()] if "failed" in frame else frame
-    if "output" not in answered or "task" not in answered:
+    if "output" not in frame or "task" not in frame:
         return None
-    named, exact, texts = [], dict[tuple[str, tuple[str, ...]], bool](), dict[int, tuple[str, ...]]()
-    every = answered["options"].tolist() if "options" in answered else [()] * len(answered)
-    for output, own in zip(answered["output"].tolist(), every, strict=True):
-        options = texts.get(id(own))  # equal options are mostly one object
-        if options is None:
-            options = texts[id(own)] = tuple(map(str, as_sequence(own)))
-        key = (output if isinstance(output, str) else "", options)
-        if key not in exact:
-            exact[key] = not options or normalize_text(key[0]) in map(normalize_text, options)
-        named.append(exact[key])
-    inexact = [place for place, is_exact in enumerate(named) if not is_exact]
+    read = ("output", "options", "demos", "gold", "gold_before_after")
+    is_answered = frame["failed"].isna() if "failed" in frame else slice(None)
+    answered = frame.loc[is_answered, [name for name in read if name in frame]]  # no other column is copied
+    named = flags_by_value(answered, ["output", "options"], _is_option)
+    inexact = np.flatnonzero(~named)
     for place, row in zip(
         inexact, to_records(answered.iloc[inexact]), strict=True
     ):  # the others need no demonstrations
         named[place] = read_answer(row) in map(normalize_text, text_items(row, "options"))
-    return pd.Series(named, index=answered.index, dtype=bool)
+    return pd.Series(named, index=answered.index)
+
+
+def _is_option(row: Mapping[str, Any]) -> bool:
+    """Whether the output is an option, word by word, or there is none."""
+    options = text_items(row, "options")
+    return not options or normalize_text(text_value(row, "output")) in map(normalize_text, options)
 
 
 def floor_effects(frame: DataFrame, axes: "Sequence[str]", named: "Series[bool]") -> dict[str, str]:

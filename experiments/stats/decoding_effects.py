@@ -30,10 +30,10 @@ from experiments.stats.arms import (
 from experiments.stats.bounds import ArmBounds, bound_arm, is_wide, unread_texts
 from experiments.stats.formatting import format_range, format_share, join_words
 from experiments.stats.intervals import Estimate, is_binary
-from experiments.stats.pairs import KEYS, UnpairedError, align_pairs
+from experiments.stats.pairs import KEYS, UnpairedError, align_pairs, key_codes
 from experiments.stats.strategy_verdicts import StrategyVerdict, compare_controls, judge_strategy
 from experiments.stats.summary import estimate_arm
-from icl import DataFrame, normalize_text
+from icl import DataFrame, normalize_text, pd
 from icl.metrics.machinery.yes_no import read_yes_no
 
 Role = Literal["reference", "strategy", "control"]
@@ -306,16 +306,15 @@ def _settings(part: DataFrame, whole: DataFrame) -> str:
 def _changed_share(frame: DataFrame, reference: DataFrame, arm: DataFrame) -> float:
     """The share of pairs with different answers."""
     keys = [key for key in (*KEYS, "shots", "retriever") if key in reference]
-    answers: list[dict[Any, str | None]] = []
-    for rows in (reference, arm):
-        outputs, own = frame["output"].loc[rows.index], dict[Any, str | None]()
-        columns = (column.tolist() for column in (outputs.isna(), outputs, *(rows[k] for k in keys)))
-        for is_missing, output, *key in zip(*columns, strict=True):  # lists: pandas takes ten times as long
-            own.setdefault(tuple(key), None if is_missing else normalize_text(str(output)))
-        answers.append({key: answer for key, answer in own.items() if answer is not None})
-    first, second = answers
-    differs = [answer != second[key] for key, answer in first.items() if key in second]
-    return float(np.mean(differs)) if differs else nan
+    answers = []
+    for rows, codes in zip((reference, arm), key_codes((reference, arm), keys), strict=True):
+        places, outputs = pd.factorize(frame["output"].loc[rows.index])  # -1 without an output
+        names = np.array([*(normalize_text(str(output)) for output in outputs), ""], dtype=object)
+        first = np.intersect1d(np.unique(codes, return_index=True)[1], np.flatnonzero(places >= 0))
+        answers.append((codes[first], names[places[first]]))
+    (one, own), (two, others) = answers
+    _, left, right = np.intersect1d(one, two, return_indices=True)
+    return float(np.mean(own[left] != others[right])) if len(left) else nan
 
 
 def _distinct(rows: DataFrame, name: str) -> set[tuple[str, ...]]:

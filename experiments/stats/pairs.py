@@ -119,7 +119,7 @@ def align_pairs(
     """
     columns = reference_metric or metric, metric
     frames = reference, arm
-    left, right = _key_codes(frames, list(on))
+    left, right = key_codes(frames, list(on))
     for frame, codes, name in zip(frames, (left, right), names, strict=True):
         _refuse_duplicates(frame, codes, list(on), name)
     order = _matching_rows(left, right)
@@ -224,7 +224,7 @@ def corrected_tests(every: Sequence[Pairs], names: tuple[str, str] = ("reference
     ]
 
 
-def _key_codes(frames: tuple[DataFrame, DataFrame], keys: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def key_codes(frames: tuple[DataFrame, DataFrame], keys: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """The keys of both frames as numbers: equal numbers are equal keys."""
     codes = np.zeros(sum(map(len, frames)), dtype=np.int64)
     for key in keys:

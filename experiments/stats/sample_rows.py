@@ -1,8 +1,11 @@
 """Reading one row of a run's samples: its demonstrations, and which known answer its output gives."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from experiments.stats.arms import UNIT
 from icl import OPTION_TEXTS, DataFrame, Demo, Example, Query, normalize_text, pd
@@ -49,6 +52,26 @@ def to_records(rows: DataFrame) -> list[SampleRow]:
     """The rows as mappings."""
     columns = _Columns(rows)
     return [SampleRow(columns, place) for place in range(len(rows))]
+
+
+def flags_by_value(
+    frame: DataFrame, names: Sequence[str], is_flagged: Callable[[SampleRow], bool]
+) -> NDArray[np.bool_]:
+    """[n]: whether each row is flagged, asked once for each combination of values.
+
+    Args:
+        frame: The samples.
+        names: The columns that `is_flagged` reads. Missing ones are left out.
+        is_flagged: The question.
+    """
+    codes = np.zeros(len(frame), dtype=np.int64)
+    for name in (name for name in names if name in frame):
+        column: Any = frame[name].array
+        if frame[name].dtype == object:  # lists cannot be hashed: equal ones may be asked several times
+            column = np.array([value if isinstance(value, str) else id(value) for value in column], dtype=object)
+        codes = pd.factorize(codes * len(frame) + pd.factorize(column, use_na_sentinel=False)[0])[0]
+    first = frame.iloc[np.unique(codes, return_index=True)[1]]
+    return np.array(list(map(is_flagged, to_records(first))), dtype=bool)[codes]
 
 
 def demos_of(row: Mapping[str, Any]) -> list[Demonstration]:

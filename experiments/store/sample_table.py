@@ -29,7 +29,7 @@ FORMAT = 2
 CACHE = ".samples.parquet"
 FLAT = ("scores", "baselines")
 """Fields with columns of their own."""
-SMALL = ("question", "gold", "options", "finish")
+SMALL = ("question", "gold", "options", "finish", "thinking", "unread")
 """Fields of few distinct values, which are read together."""
 HELD_BYTES = 64 * 2**20
 """The bytes of caches that a table keeps in memory: they are opened once, and their rows stay if a file changes."""
@@ -189,7 +189,7 @@ class SampleTable:
         valid = rows >= 0
         own = rows if valid.all() else rows[valid]
         table = (
-            self._small.select(names).take(pa.array(own)) if shared and {*names} <= {*SMALL} else self.read(names, own)
+            self.small.select(names).take(pa.array(own)) if shared and {*names} <= {*SMALL} else self.read(names, own)
         )
         columns = {name: _decode(table[name].combine_chunks(), self.columns[name], shared) for name in names}
         if valid.all():
@@ -201,7 +201,7 @@ class SampleTable:
         }
 
     @cached_property
-    def _small(self) -> "pa.Table":
+    def small(self) -> "pa.Table":
         """The columns that many statistics read, in one pass over the files. Each value is in memory once."""
         table = self.read([name for name in SMALL if name in self.columns])
         columns = [column.combine_chunks().dictionary_encode() for column in table.columns]

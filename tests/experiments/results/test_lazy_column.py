@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 
 from experiments.results.lazy_column import LazyColumn, load_details
+from experiments.stats import flags_by_value, to_records
 from experiments.store.sample_table import SampleTable
 
 
@@ -35,6 +36,28 @@ def test_rows_are_chosen_as_in_any_column(run: Any) -> None:
     assert missing.iloc[0] == whole[present[0]]
     assert np.isnan(missing.iloc[1])
     assert pd.concat([lazy[:2], lazy[4:6]]).array.rows.tolist() == [0, 1, 4, 5]
+
+
+def test_equal_texts_of_a_small_column_have_one_number(run: Any) -> None:
+    lazy = run.lazy_samples()[["gold"]].reindex([3, 0, 0, 1, -5])["gold"]
+    codes, values = pd.factorize(lazy.array, use_na_sentinel=False)
+    assert [str(values[code]) for code in codes] == [str(value) for value in lazy]
+    assert [str(value) for value in values] == list(dict.fromkeys(map(str, lazy)))
+
+
+def test_flags_are_asked_once_for_each_value(run: Any) -> None:
+    lazy, whole = run.lazy_samples(), run.samples()
+    lazy, whole = (frame.reindex([*frame.index, -5]) for frame in (lazy, whole))
+    asked = []
+
+    def is_flagged(row: Any) -> bool:
+        asked.append((row.get("output"), row.get("gold")))
+        return f"{row.get('output')}{row.get('gold')}" > "c"
+
+    flags = flags_by_value(lazy, ["output", "gold", "no such column"], is_flagged)
+    assert len(asked) == len(set(map(str, asked))) < len(lazy)
+    assert flags.tolist() == flags_by_value(whole, ["output", "gold"], is_flagged).tolist()
+    assert flags.tolist() == [is_flagged(row) for row in to_records(whole)]
 
 
 def test_no_value_is_read_before_it_is_used(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
