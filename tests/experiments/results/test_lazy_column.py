@@ -48,14 +48,14 @@ def test_equal_texts_of_a_small_column_have_one_number(run: Any) -> None:
 def test_flags_are_asked_once_for_each_value(run: Any) -> None:
     lazy, whole = run.lazy_samples(), run.samples()
     lazy, whole = (frame.reindex([*frame.index, -5]) for frame in (lazy, whole))
-    asked = []
+    values_read = []
 
     def is_flagged(row: Any) -> bool:
-        asked.append((row.get("output"), row.get("gold")))
+        values_read.append((row.get("output"), row.get("gold")))
         return f"{row.get('output')}{row.get('gold')}" > "c"
 
     flags = flags_by_value(lazy, ["output", "gold", "no such column"], is_flagged)
-    assert len(asked) == len(set(map(str, asked))) < len(lazy)
+    assert len(values_read) == len(set(map(str, values_read))) < len(lazy)
     assert flags.tolist() == flags_by_value(whole, ["output", "gold"], is_flagged).tolist()
     assert flags.tolist() == [is_flagged(row) for row in to_records(whole)]
 
