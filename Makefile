@@ -69,12 +69,15 @@ SLOW_FILES := tests/decoding/engine/test_deferred_branches.py tests/decoding/tes
 	tests/retrievers/machinery/test_bilinear_head.py tests/retrievers/machinery/test_embedding_models.py \
 	tests/retrievers/test_learned.py tests/retrievers/test_pcme.py tests/test_component_docstrings.py tests/test_twins.py
 
-# Checks of keepers that take longest: rows of docs/architectures.md in both environments and
-# of docs/models.md, papers on twins of their models, and the GPU checks without a GPU.
-LAB_TESTS := tests/lab/architectures tests/lab/models tests/lab/gpu
+# Checks of keepers that take longest: rows of docs/architectures.md in both environments and of docs/models.md, papers on
+# twins of their models, the GPU checks without a GPU, whole trainings, and a large run.
+LAB_TESTS := tests/lab/architectures tests/lab/models tests/lab/gpu tests/lab/tiny/test_training.py tests/lab/bench/test_large_run.py
+
+# More processes than cores: tests of servers, clusters and killed processes wait. Each process takes 2.5 GB.
+WORKERS ?= $(shell $(PYTHON) -c "import os; print((os.cpu_count() or 1) + 1)")
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart docs docs-versions test test-fast test-main test-vllm test-vllm-long test-architectures test-tools nightly vllm-env lint test-lab bench peers gpu clean
+.PHONY: help quickstart docs docs-versions test test-fast compiled-tests test-main test-vllm test-vllm-long test-architectures test-tools nightly vllm-env lint test-lab bench peers gpu clean
 
 help:
 	@echo "make quickstart   set up $(VENV), run the embedded experiment, print a table and the path of its report"
@@ -128,14 +131,19 @@ lint: $(VENV)/ready-dev
 	$(BIN)/python lab/count.py --check
 	$(BIN)/python tests/lint_imports.py
 
-# First both environments and the tools at once, then both suites. The tests of vLLM are one chain and take longest, so
-# they come before the others, which have a process for each core, in the scheduler of the operating system.
+# First both environments and the tools at once, then both suites. The tests of vLLM are one chain, so they come before the
+# others in the scheduler of the operating system.
 test:
-	@$(MAKE) --no-print-directory --jobs 3 --output-sync=target lint vllm-env test-tools
+	@$(MAKE) --no-print-directory --jobs 3 --output-sync=target lint vllm-env test-tools compiled-tests
 	@$(MAKE) --no-print-directory --jobs 2 --output-sync=target test-main test-vllm
 
+# pytest rewrites and compiles the tests, 12 CPU seconds, here once and beside mypy. Later each process would do it.
+compiled-tests: $(VENV)/ready-dev
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --collect-only -qq $(VLLM_TESTS:%=--ignore %) > $(VENV)/collected.txt 2>&1 \
+		|| { cat $(VENV)/collected.txt; exit 1; }
+
 test-main: $(VENV)/ready-dev
-	OMP_NUM_THREADS=1 nice -n 5 $(BIN)/python -m pytest -n auto --dist loadfile $(VLLM_TESTS:%=--ignore %) $(LAB_TESTS:%=--ignore %) $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 nice -n 5 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(VLLM_TESTS:%=--ignore %) $(LAB_TESTS:%=--ignore %) $(PYTEST_ARGS)
 
 test-vllm:
 	@PYTHON=$(PYTHON) sh tests/vllm_env.sh -q $(VLLM_LONG_TESTS:%=--ignore %)
@@ -148,7 +156,7 @@ test-vllm-long: vllm-env
 	@ICL_TEST_RUNNER=2 ICL_TEST_ASYNC=1 PYTHON=$(PYTHON) sh tests/vllm_env.sh -q -k "test_equality or test_weights or test_block_budget"
 
 # Kills, damaged files, random input and equal arms, each many times, every strategy on five architectures, rows and caches on
-# eight, every system and proof of docs/systems.md, what vLLM does in many steps, and every row of the tables of architectures
+# eight, every system and proof of docs/systems.md, every page of commands, whole trainings, what vLLM does in many steps, and every row of the tables of architectures
 # and models. Sizes: make nightly KILLS=200 FUZZ=1000 NULL=1000
 KILLS ?= 100
 FUZZ  ?= 500
@@ -157,7 +165,7 @@ NIGHTLY_TESTS := tests/experiments/test_kill.py tests/experiments/test_fuzz.py t
 	tests/decoding/test_on_models.py tests/decoding/test_lazy_branches_on_models.py tests/experiments/stats/test_sign_flips.py tests/test_systems.py \
 	tests/icl/models/hf/test_sessions.py tests/icl/models/hf/test_shared_prefix.py tests/icl/models/hf/test_quantization.py \
 	tests/icl/models/hf/test_packed_weights.py tests/icl/models/hf/test_loading.py tests/icl/models/hf/test_memory.py \
-	tests/icl/models/hf/test_patch_grid.py
+	tests/icl/models/hf/test_patch_grid.py tests/test_docs.py $(filter-out tests/lab/architectures tests/lab/models,$(LAB_TESTS))
 nightly: $(VENV)/ready-dev
 	ICL_KILLS=$(KILLS) ICL_FUZZ=$(FUZZ) ICL_NULL=$(NULL) ICL_ARCHITECTURES=all ICL_PROOFS=all OMP_NUM_THREADS=1 \
 		$(BIN)/python -m pytest -q -n auto --dist worksteal $(NIGHTLY_TESTS) $(PYTEST_ARGS)

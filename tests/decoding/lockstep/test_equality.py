@@ -16,8 +16,10 @@ from reference import Reference
 from decoding.engine.requests import DecodingRequest, Failure
 from icl.types import Generation
 
-NUM_REQUESTS, LENGTH = int(os.environ.get("ICL_TEST_REQUESTS", "100")), 12
-TIGHT_REQUESTS, TIGHT_LENGTH = int(os.environ.get("ICL_TEST_TIGHT_REQUESTS", "136")), 40
+SIZES = ("100", "136") if {"ICL_TEST_MATRIX", "ICL_TEST_RUNNER"} & os.environ.keys() else ("50", "68")
+"""Requests of a roomy and a tight engine. The larger numbers are those of `make test-vllm-long`."""
+NUM_REQUESTS, LENGTH = int(os.environ.get("ICL_TEST_REQUESTS", SIZES[0])), 12
+TIGHT_REQUESTS, TIGHT_LENGTH = int(os.environ.get("ICL_TEST_TIGHT_REQUESTS", SIZES[1])), 40
 GROUPS = TIGHT_REQUESTS * 100 // 136
 """At least GROUPS of TIGHT_REQUESTS have two branches or more."""
 
