@@ -142,10 +142,10 @@ def test_the_session_of_a_finished_batch_is_freed_without_garbage_collection(mon
     gc.disable()
     try:
         run_requests(Toy(), [DecodingRequest(prompt(0), parse_arm("vcd"), max_new_tokens=2)])
-        kept = [session() for session in sessions]
+        alive = [session() for session in sessions]
     finally:
         gc.enable()
-    assert kept == [None] * len(sessions)
+    assert alive == [None] * len(sessions)
     assert sessions
 
 
