@@ -65,7 +65,7 @@ def expand_user(path: str | Path) -> Path:
         raise ConfigError(f"the path {path}: {who} no home folder on this machine. Write the whole path.") from error
 
 
-def pin_file(component: Any, path: str, what: str) -> None:
+def pin_file(component: Any, path: str | Path, what: str) -> None:
     """`pin` with the content of a file. Nothing happens if there is no file: the component's preflight raises then.
 
     Call it when the component is created and again when the file is read, so that a change in between is an error.

@@ -57,6 +57,7 @@ from icl.tasks import image_digests
 from retrievers import (
     EXCLUDE_LEAKS,
     MODALITIES_OF,
+    EmbeddingSource,
     FittedRetriever,
     Neighbors,
     Resources,
@@ -83,7 +84,6 @@ from retrievers.machinery.bilinear_head import (
     train_bilinear,
     usable_queries,
 )
-from retrievers.machinery.embeddings import EmbeddingSource
 from retrievers.machinery.trained_heads import banzhaf_values, complementary_sets, load_head, save_head
 from retrievers.nearest import KNN
 
@@ -174,7 +174,7 @@ class Learned(SimilarityRetriever):
         path = next((path for path in search_candidates(self.fitted) if path.is_file()), None) if self.fitted else None
         object.__setattr__(self, "_path", path)
         if path is not None:
-            pin_file(self, str(path), f"the head {self.fitted}")
+            pin_file(self, path, f"the head {self.fitted}")
 
     @property
     def modalities(self) -> frozenset[str]:
@@ -202,7 +202,7 @@ class Learned(SimilarityRetriever):
                 f"fitted: {missing}. `icl fit FILE 'retriever={{name: learned}}' --out head.safetensors` on a training "
                 "split writes one. Then write retriever: {name: learned, fitted: head.safetensors}."
             )
-        pin_file(self, str(path), f"the head {self.fitted}")
+        pin_file(self, path, f"the head {self.fitted}")
         file = _read(path, path.stat().st_mtime_ns)
         defaults = {field.name: field.default for field in fields(self)}
         for name in SETTINGS:

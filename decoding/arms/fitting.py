@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 from decoding.formulas.distributions import mean_logprobs
-from decoding.interventions.vector_file import SUFFIX, FittedTensors, read_vector_file
-from icl import ConfigError, DataError, Prompt, Tensor, location, search_candidates, torch
+from decoding.interventions.vector_file import SUFFIX, FittedTensors, find_fitted_file, read_vector_file
+from icl import ConfigError, DataError, Prompt, Tensor, location, torch
 
 if TYPE_CHECKING:
     from decoding.base import Strategy
@@ -94,7 +94,7 @@ def read_parameter_file(name: str, strategy: Any, where: str = "") -> tuple[dict
     Raises:
         ConfigError: There is no such file, or it has no parameters of this strategy.
     """
-    path = _find_file(name, where)
+    path = find_fitted_file(name, where)
     if path.suffix == SUFFIX:
         file = read_vector_file(path)
         _check_strategy(path, file.method, strategy, where)
@@ -119,19 +119,6 @@ def read_parameter_file(name: str, strategy: Any, where: str = "") -> tuple[dict
 def _check_strategy(path: Path, fitted: str, strategy: Any, where: str) -> None:
     if fitted != strategy:
         raise ConfigError(f"{location(where)}fitted: {path} has parameters of '{fitted}', not of '{strategy}'.")
-
-
-def _find_file(name: str, where: str) -> Path:
-    candidates = search_candidates(name)
-    path = next((path for path in candidates if path.is_file()), None)
-    if path is not None:
-        return path
-    other = next((path for path in candidates if path.exists()), None)
-    if other is not None:
-        kind = "a directory" if other.is_dir() else "a pipe, a device or a socket"
-        raise ConfigError(f"{location(where)}fitted: {other} is {kind}, not a file. `icl fit` writes one.")
-    searched = ", ".join(str(path.parent) for path in candidates)
-    raise ConfigError(f"{location(where)}fitted: there is no file {name} (looked in {searched}). `icl fit` writes one.")
 
 
 def fit_option_bias(scores: Tensor, gold: Sequence[int]) -> tuple[float, ...]:

@@ -12,7 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from icl import ConfigError, Tensor, canonical_digest, safetensors, search_candidates, torch
+from icl import ConfigError, Tensor, canonical_digest, location, safetensors, search_candidates, torch
 
 FORMAT = "mm-icl vectors, 1"
 SUFFIX = ".safetensors"
@@ -84,13 +84,21 @@ def write_vector_file(
     path.with_suffix(".json").write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def find_vector_file(name: str) -> Path:
-    """The file that a config names. Raises ConfigError if there is none."""
+def find_fitted_file(name: str, where: str = "") -> Path:
+    """The file that a config names at this position. Raises ConfigError if there is none."""
     candidates = search_candidates(name)
-    path = next((path for path in candidates if path.is_file()), None)
-    if path is None:
-        searched = ", ".join(str(candidate.parent) for candidate in candidates)
-        raise ConfigError(f"fitted: there is no file {name} (looked in {searched}). {WRITER} writes one.")
+    if (path := next((path for path in candidates if path.is_file()), None)) is not None:
+        return path
+    if (other := next((path for path in candidates if path.exists()), None)) is not None:
+        kind = "a directory" if other.is_dir() else "a pipe, a device or a socket"
+        raise ConfigError(f"{location(where)}fitted: {other} is {kind}, not a file. {WRITER} writes one.")
+    searched = ", ".join(str(path.parent) for path in candidates)
+    raise ConfigError(f"{location(where)}fitted: there is no file {name} (looked in {searched}). {WRITER} writes one.")
+
+
+def find_vector_file(name: str) -> Path:
+    """The safetensors file that a config names. Raises ConfigError if there is none."""
+    path = find_fitted_file(name)
     if path.suffix != SUFFIX:
         raise ConfigError(f"fitted: {path} is not a {SUFFIX} file, as {WRITER} writes for interventions.")
     return path

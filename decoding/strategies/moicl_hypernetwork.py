@@ -27,6 +27,7 @@ from decoding import (
     VectorFile,
     consecutive_groups,
     demonstrations,
+    find_vector_file,
     random_of_equal_norm,
     read_vector_file,
 )
@@ -42,7 +43,6 @@ from icl import (
     component,
     describe,
     pin_file,
-    search_candidates,
     torch,
 )
 from icl.errors import ConfigError, DataError, PlanError
@@ -82,10 +82,9 @@ class MoICLHypernetwork(GroupMixture):
             object.__setattr__(self, "embedder", embedder)
         if self.control != "none" and not self.fitted:
             raise ConfigError(f"control: {self.control} changes the weights of a fit, and `fitted` names no file.")
-        path = next((path for path in search_candidates(self.fitted) if path.is_file()), None) if self.fitted else None
-        object.__setattr__(self, "_path", path)
-        if path is not None:
-            pin_file(self, str(path), f"the network {self.fitted}")
+        if self.fitted:
+            object.__setattr__(self, "_path", find_vector_file(self.fitted))
+            self._pin()
 
     @classmethod
     def control_for(cls, target: ControlTarget) -> Any:
@@ -113,7 +112,7 @@ class MoICLHypernetwork(GroupMixture):
         return FittedTensors(tensors, parameters, {"embedder": build("embedder", self.embedder).digest, "loss": loss})
 
     def preflight(self) -> None:
-        """Raises ConfigError or PlanError if there is no file, or one of another embedder."""
+        """Raises ConfigError or PlanError if the file has changed, or is of another method or embedder."""
         if self.fitted:
             self._file()
 
@@ -143,11 +142,12 @@ class MoICLHypernetwork(GroupMixture):
         ends = np.cumsum([len(group) for group in groups])[:-1]
         return np.stack([rows.mean(0) for rows in np.split(vectors, ends)])
 
+    def _pin(self) -> None:
+        pin_file(self, vars(self)["_path"], f"the network {self.fitted}")
+
     def _file(self) -> VectorFile:
-        if (path := vars(self)["_path"]) is None:
-            raise ConfigError(f"fitted: there is no file {self.fitted}. `icl fit` writes one.")
-        pin_file(self, str(path), f"the network {self.fitted}")
-        file = read_vector_file(path)
+        self._pin()
+        file = read_vector_file(vars(self)["_path"])
         if file.method != "moicl_hypernetwork":
             raise ConfigError(f"fitted: {self.fitted} was fitted for '{file.method}', not for 'moicl_hypernetwork'.")
         digest = build("embedder", self.embedder).digest

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from icl.metrics.amber import CaptionLength, ChairCorpus, ChairI, ChairRecall, ChairS
 from icl.metrics.base import ScoredSample
+from icl.metrics.hallucination import CaptionLength, ChairCorpus, ChairI, ChairRecall, ChairS
 from icl.text.object_mentions import mentioned_objects, singular
 from icl.types import Example, Generation
 

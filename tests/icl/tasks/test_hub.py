@@ -15,7 +15,7 @@ from PIL import Image as PILImage
 from experiments.grid.feasibility import data_digests
 from icl.errors import ConfigError, DataError, ImageError
 from icl.loading import component_search_folder
-from icl.metrics.amber import ChairI
+from icl.metrics.hallucination import ChairI
 from icl.registry import build, describe
 from icl.tasks.base import connected_components
 from icl.types import Generation

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from icl.errors import DataError
-from icl.metrics.amber import ChairI
+from icl.metrics.hallucination import ChairI
 from icl.text.object_mentions import mentioned_objects, shipped_vocabulary, singular, split_words
 from icl.types import Example, Generation
 

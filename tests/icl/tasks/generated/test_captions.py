@@ -1,6 +1,6 @@
 """Tests of captions of scenes."""
 
-from icl.metrics.amber import ChairI, ChairRecall, ChairS
+from icl.metrics.hallucination import ChairI, ChairRecall, ChairS
 from icl.tasks.generated.scenes import VOCABULARY, CaptionsTask
 from icl.text.object_mentions import mentioned_objects
 from icl.types import Generation
