@@ -8,9 +8,7 @@ from numpy.typing import NDArray
 
 from decoding.base import Generate, Note, StatefulStrategy, StepState, Traits, unit_strength
 from decoding.prompt_edits import keep_demonstrations, question_text
-from icl import Prompt, Query, Tensor, build
-from icl.errors import PlanError
-from icl.lru_cache_bytes import LRUByteCache
+from icl import LRUByteCache, PlanError, Prompt, Query, Tensor, build
 
 Floats = NDArray[np.float64]
 

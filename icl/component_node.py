@@ -11,8 +11,7 @@ from functools import cached_property, lru_cache
 from types import UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
-from icl import ConfigError, config_key, location, pydantic, refuse_untrusted
-from icl.errors import did_you_mean
+from icl import ConfigError, config_key, did_you_mean, location, pydantic, refuse_untrusted
 
 FLOAT32_MAX = 3.4028234e38
 """The largest float32. Scores use float32, so larger parameters and NaN are refused."""

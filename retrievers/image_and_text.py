@@ -10,19 +10,17 @@ from icl import ConfigError, Example, Fraction, PlanError, Pool, PositiveInt, Qu
 from retrievers import (
     EXCLUDE_LEAKS,
     EmbeddingSource,
+    FittedSimilarity,
     LeakPolicy,
     Neighbors,
     Resources,
     RetrievedDemos,
     SimilarityRetriever,
     Vectors,
-    normalize_rows,
-    select_dissimilar,
-)
-from retrievers.machinery.similarity import (
-    FittedSimilarity,
     embed_by_modality,
     fit_similarity,
+    normalize_rows,
+    select_dissimilar,
 )
 from retrievers.nearest import KNN
 

@@ -19,10 +19,10 @@ from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
 from functools import cached_property, lru_cache
 from typing import Any, Literal, get_args
 
-from decoding import Beam, Greedy, Sampler, Traits, has_reference_scores, logits_count
+from decoding import Beam, Greedy, Sampler, Strategy, Traits, has_reference_scores, logits_count
 from decoding.arms.fitting import ParameterSource, read_parameter_file
-from decoding.base import Strategy
 from icl import (
+    Component,
     ConfigError,
     build,
     canonical_digest,
@@ -32,13 +32,12 @@ from icl import (
     entries,
     import_path,
     load_class,
+    location,
     parse,
     resolve,
     transformers,
     truncate,
 )
-from icl.component_node import Component
-from icl.loading import location
 from icl.models.interventions import ActsIn
 
 # Configuration of a logits processor of transformers, or of a user's own `transformers.LogitsProcessor`.

@@ -19,8 +19,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from decoding import Arm, Traits
-from decoding.arms.inspection import constant_strength, has_reference_scores, probe_branches, probe_prompt
+from decoding import Arm, Traits, constant_strength, has_reference_scores, probe_branches, probe_prompt
 from icl import ConfigError, ICLError, Strategy, build
 from icl.registry import is_builtin
 from icl.untrusted import untrusted

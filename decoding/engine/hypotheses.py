@@ -29,8 +29,8 @@ from icl import (
     copied_to_device,
     split_reasoning,
     transformers,
+    wide_dtype,
 )
-from icl.memory import wide_dtype
 from icl.models.interventions import ActsIn
 
 STEPS_AHEAD = 16

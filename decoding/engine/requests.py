@@ -14,8 +14,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from functools import wraps
 from typing import Any, Literal, TypeVar, cast
 
-from decoding import Arm, Beam, Normalize, Note, SteeringMethod
-from decoding.arms.greedy import GreedyDecoding
+from decoding import Arm, Beam, GreedyDecoding, Normalize, Note, SteeringMethod
 from icl import Generation, Prompt, Usage, max_output_tokens
 from icl.models.base import MAX_NEW_TOKENS
 from icl.text.reasoning_blocks import reasoning_text

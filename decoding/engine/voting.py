@@ -15,9 +15,7 @@ from dataclasses import replace
 from functools import wraps
 from typing import Any, TypeVar, cast
 
-from decoding import Arm, judge_prompts
-from decoding.arms.greedy import GreedyDecoding
-from decoding.engine.requests import DecodingRequest, Failure
+from decoding import Arm, DecodingRequest, Failure, GreedyDecoding, judge_prompts
 from icl import Generation, StreamKey, Usage, normalize_text, split_reasoning
 
 _JUDGES: dict[str, Any] = {}

@@ -21,6 +21,7 @@ from icl import (
     canonical_digest,
     describe,
     did_you_mean,
+    np,
     spans,
     torch,
 )
@@ -71,8 +72,6 @@ def chosen_keys(order: Tensor, keys: Tensor, count: int | None, share: float) ->
 
 def random_order(x: Tensor) -> Tensor:
     """A random number for each key, which depends only on the key's position: scores [n, H, K] -> [n, K]."""
-    import numpy as np
-
     numbers = torch.from_numpy(np.random.default_rng(0).random(x.shape[-1]))
     return numbers.to(x).expand(x.shape[0], -1)
 

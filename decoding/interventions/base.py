@@ -29,8 +29,7 @@ from decoding.interventions.vector_file import (
     random_of_equal_norm,
     read_vector_file,
 )
-from icl import ConfigError, Count, ICLError, Intervention, Prompt, Tensor, describe, steer
-from icl.errors import ModelError
+from icl import ConfigError, Count, ICLError, Intervention, ModelError, Prompt, Tensor, describe, steer
 from icl.models.hf.model import HF
 
 Control = Literal["none", "random", "random_heads", "shuffled", "zero_shot"]

@@ -29,6 +29,7 @@ from icl import (
     PositiveInt,
     Prompt,
     Site,
+    Tensor,
     Where,
     component,
     describe,
@@ -36,7 +37,6 @@ from icl import (
     steer,
     torch,
 )
-from icl.annotations import Tensor
 from icl.models.hf.model import HF
 
 

@@ -29,8 +29,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, ClassVar, Literal
 
-from decoding import SteeringMethod, entropy, tensor_digest
-from decoding.interventions.attention_edits import attention_problem, score_sites
+from decoding import SteeringMethod, attention_problem, entropy, score_sites, tensor_digest
 from icl import (
     Count,
     Fraction,

@@ -32,6 +32,7 @@ from icl import (
     Fraction,
     ModelError,
     NonNegative,
+    PatchesPerSide,
     PositiveInt,
     Site,
     StreamKey,
@@ -43,7 +44,6 @@ from icl import (
 )
 from icl.edits import MaskedPatches
 from icl.metrics import is_accepted
-from icl.registry import PatchesPerSide
 
 STEP = 0.1
 """Factor of both strengths, as released."""

@@ -4,8 +4,9 @@ vLLM has two model runners, each with an interface of its own. An engine loads t
 implements both. It never waits: the scheduler brings the rows of a group into one batch, and checks the tokens.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from torch import Tensor
 from vllm.v1.sample.logits_processor import LogitsProcessor as FirstRunner
 from vllm.v1.sample.logits_processor import MoveDirectionality
 from vllm.v1.worker.gpu.sample.logits_processor.interface import LogitsProcessor as SecondRunner
@@ -13,9 +14,6 @@ from vllm.v1.worker.gpu.sample.logits_processor.interface import LogitsProcessor
 from decoding.lockstep import BatchRow, check_engine, complete_groups, select_tokens
 from decoding.lockstep.request_metadata import BranchMetadata, check_arm, check_group_name, parse_branch
 from icl.errors import ICLError
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 NEUTRAL_VALUES = {
     "n": 1,

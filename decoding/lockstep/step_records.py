@@ -10,14 +10,12 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
+from torch import Tensor
 
-from decoding.engine import Hypothesis, Thinking, append_token
-from decoding.engine.trace import StepTrace
+from decoding.engine import Hypothesis, StepTrace, Thinking, append_token
 from icl.text.reasoning_blocks import opened_block
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from decoding.lockstep.request_metadata import ThinkingLimits
 
 # The thinking budget inside an engine, with the state machine of the token loop (`decoding.engine.thinking_budget`).

@@ -9,18 +9,16 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from traceback import extract_tb
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import torch
+from torch import Tensor
 
 from decoding import InitialStepState, RowSteps, StepState
 from decoding.engine import NEG_INF, combine_branches_on_device, fault_message, floor_masked
 from decoding.engine.trace import TRACE_FIELDS, StepTrace, step_traces, trace_numbers, trace_tensors
 from decoding.lockstep import RECORD_STORE, BranchMetadata, TokenizerLoader, deserialize, set_step
 from icl import ICLError, Strategy, copied_to_device, widened
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 CHOSEN_SCORE = 1e30
 """The logit of the selected token. It is finite, so that no later operation gives NaN."""

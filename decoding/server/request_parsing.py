@@ -24,8 +24,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError
 from pydantic.functional_validators import AfterValidator
 
-from decoding import AnswerMode, parse_arm, unsupported_reason
-from decoding.arms.arm import Arm, Normalize
+from decoding import AnswerMode, Arm, Normalize, parse_arm, unsupported_reason
 from decoding.lockstep.request_metadata import METADATA_KEY
 from icl import ConfigError, DataError, Image, Part, Prompt, StreamKey, Turn, did_you_mean, max_output_tokens, spans
 from icl.errors import PlanError

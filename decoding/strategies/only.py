@@ -23,8 +23,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar, Literal, cast
 
-from decoding import Generate, Note, ObservingGenerate, PlausibleStrategy, StepState, Traits
-from decoding.arms.wrapper import GatedStrategy
+from decoding import GatedStrategy, Generate, Note, ObservingGenerate, PlausibleStrategy, StepState, Traits
 from icl import (
     Count,
     Fraction,

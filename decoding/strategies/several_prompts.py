@@ -22,6 +22,7 @@ from decoding.formulas.sampling import nucleus_threshold
 from decoding.group_mixture import Floats
 from decoding.prompt_edits import demonstration_windows, demonstrations, remove_demonstrations
 from icl import (
+    ConfigError,
     Count,
     Fraction,
     NonNegative,
@@ -37,7 +38,6 @@ from icl import (
     scipy,
     torch,
 )
-from icl.errors import ConfigError
 
 NEG_INF = -float("inf")
 

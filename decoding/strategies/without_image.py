@@ -6,6 +6,7 @@ from typing import ClassVar
 
 from decoding import (
     AblatedPart,
+    AblationContrast,
     ContrastStrategy,
     Note,
     PlausibleStrategy,
@@ -13,7 +14,6 @@ from decoding import (
     unit_strength,
     weight_per_row,
 )
-from decoding.arms.wrapper import AblationContrast
 from decoding.branch import WHOLE
 from icl import Count, Fraction, NonNegative, Prompt, Tensor, component
 from icl.edits import RegionMask

@@ -22,6 +22,7 @@ from icl import (
     import_path,
     load_function,
     pd,
+    pydantic,
     suggest,
 )
 from icl.untrusted import untrusted
@@ -130,8 +131,6 @@ def with_queries(analysis: Analysis, name: str, queries: int) -> Analysis:
 
 def with_parameters(analysis: Analysis, name: str, values: Mapping[str, Any]) -> Analysis:
     """The analysis with these values of its parameters. Raises ConfigError for an unknown name or a wrong type."""
-    from pydantic import TypeAdapter, ValidationError
-
     _, *own = (key for key in inspect.signature(analysis).parameters if key != "queries")
     hints = get_type_hints(inspect.unwrap(analysis), include_extras=True)
     checked = {}
@@ -143,8 +142,8 @@ def with_parameters(analysis: Analysis, name: str, values: Mapping[str, Any]) ->
         if value is None:
             raise ConfigError(f"{where}: no value. Write one after the sign =, or leave {key} out.")
         try:
-            checked[key] = TypeAdapter(hints.get(key, Any)).validate_python(value)
-        except ValidationError as error:
+            checked[key] = pydantic.TypeAdapter(hints.get(key, Any)).validate_python(value)
+        except pydantic.ValidationError as error:
             raise ConfigError(f"{where}: {error.errors()[0]['msg'].lower()}, not {value!r}.") from error
         if isinstance(value, bool) and not isinstance(checked[key], bool):  # pydantic reads true as the number 1
             raise ConfigError(

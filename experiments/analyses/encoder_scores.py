@@ -17,9 +17,10 @@ polynomial). `experiments.analyses.encoder_scores` has the formulas.
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from experiments import RunView, answered_samples, build_retriever, interval_columns, make_table, read_cells
 from experiments.analyses.retrieval import retrieval_statistics
@@ -27,10 +28,6 @@ from experiments.stats import to_records, unit_labels
 from icl import ConfigError, DataFrame, Example, Image, PlanError, StreamKey, Task, build, scipy
 from icl.edits import Crop, Edit, Flip, Rotate
 from retrievers import Embedder, SimilarityRetriever, Vectors, demo_text, open_source, reads
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
 
 IMAGES, WARPED = 500, 50
 """The largest numbers of images for alignment and for correspondence."""
@@ -259,7 +256,7 @@ def correspondence(embedder: Any, images: Sequence[Image], warps: Mapping[str, W
 
 def _is_right(
     before: Any, after: Any, size: tuple[int, int], warp: Warp, *, centers: Any, reach: float
-) -> "NDArray[np.bool_]":
+) -> NDArray[np.bool_]:
     """Whether each patch is matched rightly: those that are single in the image and stay inside it."""
     targets = warp.move(centers * size, size) / size
     inside = ((targets >= 0) & (targets <= 1)).all(axis=1)

@@ -11,8 +11,8 @@ the answer, and the ceiling is below 1. A task reports this for each sample in `
 from collections.abc import Mapping
 from typing import Any
 
-from experiments import RunView
-from experiments.analyses.shared import (
+from experiments import (
+    RunView,
     answered_samples,
     interval_columns,
     iter_settings,

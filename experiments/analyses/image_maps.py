@@ -43,7 +43,7 @@ from decoding import attention_problem, score_sites
 from decoding.interventions.attention_edits import CutScores
 from experiments import RunView, make_table, paired_columns
 from experiments.analyses.run_prompts import QUERIES, RunPrompt, run_prompts
-from icl import END, ConfigError, DataFrame, Keys, Prompt, Site, StreamKey, Tensor, Where, spans, steer
+from icl import END, PIL, ConfigError, DataFrame, Keys, Prompt, Site, StreamKey, Tensor, Where, spans, steer
 from icl.models.hf.model import HF
 
 Share = Annotated[float, Gt(0), Le(0.5)]
@@ -408,15 +408,13 @@ def overlaid(image: Any, values: Any) -> str:
         image: The image.
         values: Of its patches, [rows, columns], from -1 to 1.
     """
-    from PIL import Image as PILImage
-
     size = max(1, round(SIZE * image.width / image.height)), SIZE
-    gray = PILImage.blend(
-        image.convert("L").convert("RGB").resize(size), PILImage.new("RGB", size, (255, 255, 255)), 0.3
+    gray = PIL.Image.blend(
+        image.convert("L").convert("RGB").resize(size), PIL.Image.new("RGB", size, (255, 255, 255)), 0.3
     )
-    alpha = PILImage.fromarray(np.uint8(np.abs(values).clip(0, 1) * 204)).resize(size, PILImage.Resampling.NEAREST)
+    alpha = PIL.Image.fromarray(np.uint8(np.abs(values).clip(0, 1) * 204)).resize(size, PIL.Image.Resampling.NEAREST)
     hues = np.where(values[..., None] >= 0, POSITIVE, NEGATIVE).astype(np.uint8)
-    colors = PILImage.fromarray(hues).resize(size, PILImage.Resampling.NEAREST)
+    colors = PIL.Image.fromarray(hues).resize(size, PIL.Image.Resampling.NEAREST)
     buffer = io.BytesIO()
-    PILImage.composite(colors, gray, alpha).save(buffer, "PNG", optimize=True)
+    PIL.Image.composite(colors, gray, alpha).save(buffer, "PNG", optimize=True)
     return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"

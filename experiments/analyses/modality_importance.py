@@ -19,8 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from experiments import RunView
-from experiments.analyses.shared import (
+from experiments import (
+    RunView,
     add_cell_column,
     answered_samples,
     iter_settings,

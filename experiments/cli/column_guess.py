@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.config import Document, apply_overrides, to_flow_yaml
-from icl import DataError, ICLError
-from icl.registry import build
+from icl import DataError, ICLError, build
 from icl.tasks import IMAGES, SPLIT_COLUMN, DataSource, exchange_of, open_source, parse_list, text_of
 from icl.tasks.columns import ColumnMapping, named_options, options_of, short_columns
 

@@ -12,8 +12,7 @@ import typer
 
 from experiments.cli.main import checked_path
 from experiments.cli.options import Overrides
-from icl import ConfigError, Example, ICLError, Image, Pool, did_you_mean, strip_control_characters
-from icl.registry import build
+from icl import ConfigError, Example, ICLError, Image, Pool, build, did_you_mean, strip_control_characters
 from retrievers import Embedder, open_source
 
 ROLES, COLUMN = ("question", "image", "answer", "options", "id", "group"), {"group": "pair"}

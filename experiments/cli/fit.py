@@ -13,7 +13,7 @@ from experiments.cli.main import INTERRUPTED
 from experiments.cli.options import ConfigFile, Overrides, Quiet, RunsFolder
 from experiments.config import Config, TuningControl
 from experiments.report.figure import Figure, Line, dashed_lines, encode_lines
-from icl import ConfigError, StoreError
+from icl import ConfigError, StoreError, alt, filelock, pd
 
 if TYPE_CHECKING:
     from experiments.tuning.train import TrainingOutcome
@@ -117,7 +117,6 @@ def _fit_strategy(config: Config, out: Path | None, _: int | None) -> None:
 
 def _fit_retriever(config: Config, out: Path | None) -> None:
     """Fits and writes the head of a retriever, with the feedback beside it."""
-    from filelock import FileLock, Timeout
 
     from experiments.running.feedback import fit_retriever
     from experiments.store.store import report_write_errors
@@ -129,10 +128,10 @@ def _fit_retriever(config: Config, out: Path | None) -> None:
     with report_write_errors(path):  # before any call of the model
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with FileLock(path.with_name(f".{path.stem}.lock"), timeout=0), spinner() as report_progress:
+            with filelock.FileLock(path.with_name(f".{path.stem}.lock"), timeout=0), spinner() as report_progress:
                 result = fit_retriever(config, path, report_progress)
                 result.heads.save(path)
-        except Timeout as error:
+        except filelock.Timeout as error:
             raise ConfigError(f"--out: another process fits {path}. Wait for it, or write to another file.") from error
     for reason, count in result.left_out.items():
         print(f"left out     {count:,} prompts: {reason}")
@@ -243,9 +242,6 @@ def read_curve(path: Path, key: str) -> list[tuple[int, float]]:
 
 def draw_losses(curves: Mapping[str, Path], path: Path) -> None:
     """Draws the losses of several adapters: name -> its file. Raises StoreError."""
-    import altair as alt
-    import pandas as pd
-
     panels, looks = {}, {name: Line(number, number) for number, name in enumerate(curves)}
     for key, title in PANELS.items():
         rows = [(name, *point) for name, file in curves.items() for point in read_curve(file, key)]

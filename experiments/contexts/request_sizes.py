@@ -13,9 +13,8 @@ from decoding.arms.inspection import probe_branches
 from experiments.config.keys import DEFAULTS
 from experiments.contexts.contexts import Retrieval, build_contexts, prompt_specs, render
 from experiments.grid.grid import Cell
-from icl import Example, ICLError, Image, Model, nested_choice
+from icl import Example, ICLError, Image, Model, build, nested_choice
 from icl.models.hf.memory import RequestSize
-from icl.registry import build
 from retrievers import Retriever
 
 SAMPLED_QUERIES = 8

@@ -15,7 +15,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from experiments.diff.recording import Entry, Script, Side
-from icl import PlanError, strip_control_characters
+from icl import PlanError, np, rich, strip_control_characters
 from icl.models.tracing import WEIGHTS, Stage, Trace
 from icl.probe.distances import FLOOR, NOISE_FACTOR, Answer, distance
 
@@ -215,7 +215,6 @@ def pixel_cause(a: "Sequence[np.ndarray]", b: "Sequence[np.ndarray]", i: int) ->
         b: As a.
         i: The image that differs most.
     """
-    import numpy as np
 
     def matches(x: "np.ndarray", y: "np.ndarray") -> bool:
         return x.shape == y.shape and bool(np.allclose(x, y, atol=PIXEL_TOLERANCE))
@@ -440,18 +439,15 @@ def stage_rows(a: Side, b: Side, rows: Sequence[PromptComparison]) -> Iterator[t
 
 def print_table(a: Side, b: Side, rows: Sequence[PromptComparison], limits: Limits, result: Parting) -> None:
     """Prints sides, stages, settings that differ, and the verdict."""
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
 
-    def plain(text: str) -> Text:
-        return Text(strip_control_characters(text))
+    def plain(text: str) -> rich.text.Text:
+        return rich.text.Text(strip_control_characters(text))
 
-    console = Console(highlight=False)
+    console = rich.console.Console(highlight=False)
     for label, side in (("A", a), ("B", b)):
         arithmetic = side.facts.get("arithmetic", {}).get("dtype")
         console.print(plain(f"{label}  {side.name}{f'   {arithmetic}' if arithmetic else ''}"))
-    table = Table(box=None, pad_edge=False)
+    table = rich.table.Table(box=None, pad_edge=False)
     for name in ("stage", "", "largest difference", "prompts"):
         table.add_column(name, overflow="fold")
     for cells in stage_rows(a, b, rows):

@@ -32,7 +32,9 @@ from icl import (
     Turn,
     __version__,
     entries,
+    np,
     parse_json_object,
+    safetensors,
 )
 from icl.models.tracing import Stage, Trace, Tracer
 from icl.probe.distances import Answer, distance
@@ -162,8 +164,6 @@ def _named(image: Any) -> str:
 
 def save(side: Side, path: Path) -> None:
     """Writes a side to one file: arrays, and JSON as its metadata. Raises StoreError if it cannot be written."""
-    import numpy as np
-    from safetensors.numpy import save as to_bytes
 
     arrays: dict[str, Any] = {}
     entries = []
@@ -177,7 +177,7 @@ def save(side: Side, path: Path) -> None:
     content = {**vars(side), "entries": entries}
     text = json.dumps({"format": FORMAT, "mm-icl": __version__, **content}, default=str)
     with report_write_errors(path):
-        path.write_bytes(to_bytes(arrays, {"icl": text}))
+        path.write_bytes(safetensors.numpy.save(arrays, {"icl": text}))
 
 
 class _Tokenizer(Shape):
@@ -230,11 +230,9 @@ def load(path: Path) -> Side:
         ConfigError: It is another file, or of another version, or lacks an array.
         DamagedFileError: A value has another type, or is out of range.
     """
-    from safetensors import SafetensorError, safe_open
-
     remedy = f"Write it again: icl doctor backends MODEL STUDY --save {path}"
     try:
-        with safe_open(path, "np") as file:
+        with safetensors.safe_open(path, "np") as file:
             content = parse_json_object((file.metadata() or {}).get("icl", "").encode())
             if content.pop("format") != FORMAT:
                 raise ValueError("it has another version")
@@ -242,7 +240,7 @@ def load(path: Path) -> Side:
         side = check_shape(_Side, content, path, remedy)
         entries = tuple(_entry(i, item, arrays) for i, item in enumerate(side.entries))
         return Side(side.name, entries, content["facts"], side.hidden, side.edge, side.noise)
-    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+    except (OSError, safetensors.SafetensorError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(
             f"{path} is not a side that this version of `icl doctor backends --save` wrote ({error}). {remedy}"
         ) from error

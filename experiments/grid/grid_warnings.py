@@ -16,7 +16,7 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from decoding.arms.inspection import constant_strength
 from experiments.config import AXES, BASELINE_KEY, PublishedSpec, match_label, primary_metric
@@ -39,10 +39,8 @@ from icl import (
     did_you_mean,
 )
 from icl.metrics.machinery.answer_extraction import gold_number
+from icl.models.hf.template_facts import TemplateFacts
 from icl.tasks.base import task_parts
-
-if TYPE_CHECKING:
-    from icl.models.hf.template_facts import TemplateFacts
 
 TOLERANCE = 1e-6
 """Of the sum of weights from 0 and 1."""
@@ -265,7 +263,7 @@ def template_notes(grid: Grid) -> Iterator[tuple[Cell, str]]:
             yield from ((cells[0], note) for note in _notes(facts, cells))
 
 
-def _notes(facts: "TemplateFacts", cells: list[Cell]) -> Iterator[str]:
+def _notes(facts: TemplateFacts, cells: list[Cell]) -> Iterator[str]:
     prompts = dict(_prompts(cells))
     all_pieces = [pieces for own in prompts.values() for pieces in own.values()]
     yield from _answer_notes(
@@ -291,7 +289,7 @@ def _notes(facts: "TemplateFacts", cells: list[Cell]) -> Iterator[str]:
         yield "the chat template writes a date into prompts: the day on which the run starts, also if it goes on later"
 
 
-def _answer_notes(facts: "TemplateFacts", cells: list[Cell], has_turns: bool) -> Iterator[str]:
+def _answer_notes(facts: TemplateFacts, cells: list[Cell], has_turns: bool) -> Iterator[str]:
     """Notes on where an answer begins."""
     quick = any(cell.answer_mode == "options" and cell.max_thinking_tokens is None for cell in cells)
     if quick and facts.answer_start.strip():
@@ -317,7 +315,7 @@ def _answer_notes(facts: "TemplateFacts", cells: list[Cell], has_turns: bool) ->
         )
 
 
-def _budget_notes(facts: "TemplateFacts", cells: list[Cell]) -> Iterator[str]:
+def _budget_notes(facts: TemplateFacts, cells: list[Cell]) -> Iterator[str]:
     """Notes on thinking budgets of prompts that do not end in an open reasoning block."""
     from icl.models.hf.template_facts import with_empty_blocks
 
@@ -348,7 +346,7 @@ def _budget_notes(facts: "TemplateFacts", cells: list[Cell]) -> Iterator[str]:
         yield f"{effect}. Set {' and '.join(changes)}" if changes else effect
 
 
-def _system_notes(facts: "TemplateFacts", has_system: bool) -> Iterator[str]:
+def _system_notes(facts: TemplateFacts, has_system: bool) -> Iterator[str]:
     """Notes on system turns, of the composers or of the template itself."""
     if facts.default_system:
         adds = f"the chat template adds a system prompt of its own, of {len(facts.default_system):,} characters"

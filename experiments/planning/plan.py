@@ -9,9 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from decoding import Strategy, judge_prompts
-from decoding.arms.arm import Arm
-from decoding.arms.inspection import constant_strength, probe_branches, probe_prompt
+from decoding import Arm, Strategy, constant_strength, judge_prompts, probe_branches, probe_prompt
 from experiments.contexts import PromptNotes, Retrieval, build_contexts, prompt_specs, render
 from experiments.contexts.request_sizes import (
     LargestRequests,
@@ -33,8 +31,7 @@ from experiments.planning.prompt_counts import (
 from experiments.stats.significance import smallest_detectable_difference
 from experiments.stopping.plan import Pilot, stop_lines
 from experiments.terminal.progress import ReportProgress
-from icl import Example, Prompt, Task, names_of_files
-from icl.registry import describe
+from icl import Example, Prompt, Task, describe, names_of_files
 
 SAMPLED_QUERIES = 24
 """Queries of each task whose prompts are counted."""

@@ -17,8 +17,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from decoding import Strategy
-from decoding.arms.inspection import constant_strength
+from decoding import Strategy, constant_strength
 from experiments.config.keys import DEMONSTRATION_AXES
 from experiments.contexts.contexts import PromptItem
 from experiments.grid import TOLERANCE, Cell, Grid, degenerate_at_shots

@@ -18,8 +18,7 @@ from typing import TYPE_CHECKING, Any
 from lmms_eval.api.instance import GenerationResult, TokenCounts
 from lmms_eval.api.model import lmms
 
-from icl import ConfigError, Generation, Image, ModelError, Part, Prompt, StreamKey, Turn, spans
-from icl.registry import build
+from icl import ConfigError, Generation, Image, ModelError, Part, Prompt, StreamKey, Turn, build, spans
 
 if TYPE_CHECKING:
     from decoding import Arm

@@ -11,8 +11,7 @@ from experiments.report.figure import Figure, Line, encode_lines
 from experiments.report.rendering import load_template, policy_digest, read_asset
 from experiments.report.section import Column, Section
 from experiments.report.sections.costs import session_seconds
-from experiments.results import cells_by_label, split_view
-from experiments.results.run_view import RunView
+from experiments.results import RunView, cells_by_label, split_view
 from experiments.stats import (
     DEFAULT_MARGIN,
     ArmComparison,

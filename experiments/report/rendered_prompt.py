@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from decoding.arms.inspection import constant_weights, probe_branches
-from experiments.config import AXES, load_config, name_of
-from experiments.config.yaml_document import to_flow_yaml
+from experiments.config import AXES, load_config, name_of, to_flow_yaml
 from experiments.contexts.contexts import PromptSpec, Retrieval, build_contexts, render
 from experiments.grid.grid import Cell, Grid, expand
 from experiments.terminal.progress import spinner

@@ -12,6 +12,7 @@ from experiments.config.keys import AXES, DEMONSTRATION_AXES
 from experiments.report.sample_browser import finite_or_none, image_path
 from experiments.results import ArmAnswers, RunView, describe_invocation, is_unremarkable
 from experiments.stats import (
+    BASELINE,
     NO_VALUE,
     better_of,
     describe_arm,
@@ -22,7 +23,6 @@ from experiments.stats import (
     text_items,
     text_value,
 )
-from experiments.stats.compare import BASELINE
 from experiments.store import Store, read_invocations
 from experiments.terminal.progress import failure_kind
 from icl import IMAGE_PLACEHOLDER, ConfigError, DataError, DataFrame, did_you_mean, rich, strip_control_characters

@@ -31,11 +31,11 @@ from experiments.stats import (
     measure_agreement,
     text_items,
     text_value,
+    to_records,
     unread_column,
 )
 from experiments.stats.arms import UNIT, axes_of
 from experiments.stats.bounds import unread_text
-from experiments.stats.sample_rows import to_records
 from experiments.stats.settled import MIN_LABELS, LabelColumn, ReaderAudit, audit, unread_flags
 from experiments.store import Label, append_labels, write_csv
 from experiments.store.labels import Labels, label_key

@@ -20,8 +20,7 @@ from experiments.stopping.looks import read_families
 from experiments.store import DECIDED_BY, Store, describe_damaged_lines, equivalence_digest, last_state, refuse_imported
 from experiments.store.invocations import run_day
 from experiments.store.sample_table import FLAT, SampleTable, column_path
-from icl import Better, DataFrame, ICLWarning, Series, StoreError, did_you_mean, pd
-from icl.registry import entries, resolve
+from icl import Better, DataFrame, ICLWarning, Series, StoreError, did_you_mean, entries, pd, resolve
 from icl.untrusted import untrusted
 
 if TYPE_CHECKING:

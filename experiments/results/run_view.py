@@ -54,8 +54,7 @@ from experiments.stats.findings import (
 )
 from experiments.stats.settled import unread_flags
 from experiments.stopping import WARNING, Family, anytime_findings, stopped_findings
-from experiments.store import Store, changed_since_merge, describe_probe, last_state
-from experiments.store.labels import read_labels
+from experiments.store import Store, changed_since_merge, describe_probe, last_state, read_labels
 from icl import Better, DataFrame, Series, pd
 
 

@@ -23,7 +23,7 @@ from experiments.contexts.contexts import PromptItem, Retrieval, build_contexts,
 from experiments.grid import Cell, check_data, expand, fitting_origin, vector_record
 from experiments.running.generation import engine_for
 from experiments.stats import join_words
-from icl import ConfigError, DataError, Example, PlanError, Prompt, Task, build, entries, resolve
+from icl import ConfigError, DataError, Example, PlanError, Prompt, Task, build, entries, resolve, torch
 from icl.metrics import is_accepted
 from icl.models.hf.model import HF
 from icl.tasks import check_no_shared_image
@@ -178,7 +178,6 @@ def _option_scores(
 def _fit(
     strategy: Fittable | FitsOnPrompts, option_scores: list[list[list[float]]], gold: list[int], prompts: list[Prompt]
 ) -> Strategy | FittedTensors:
-    import torch
 
     counts = {len(scores) for sample in option_scores for scores in sample}
     if len(counts) > 1:

@@ -14,6 +14,8 @@ from experiments.grid.grid import Cell, Grid
 from experiments.running.generation import Answer, SampleRequest
 from experiments.store import ROUNDING, Invocation, Store, describe_metrics, json_round_trip, read_cell_states
 from icl import (
+    OPTION_TEXTS,
+    ComponentError,
     DataError,
     Demo,
     Example,
@@ -25,9 +27,7 @@ from icl import (
     canonical_digest,
     convert_user_errors,
 )
-from icl.errors import ComponentError
 from icl.metrics import BASELINES, Judge, folded_answers, unread_metrics
-from icl.option_listing import OPTION_TEXTS
 from prompts.example_changes import gold_before_after
 
 

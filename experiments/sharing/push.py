@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from experiments.analyses.stored_results import copy_results
 from experiments.config.keys import KEYS
@@ -27,10 +27,6 @@ from experiments.stopping.looks import family_folders
 from experiments.store import IMPORTED, LABELS, MERGED, invocations_file, read_invocations, unite_labels
 from experiments.store.store import Store, image_files, read_mapping, write_json, write_text
 from icl import ConfigError, ICLError, StoreError, huggingface_hub
-
-if TYPE_CHECKING:
-    from huggingface_hub import HfApi
-
 
 SAMPLES = "samples.parquet"
 COLUMNS = ("seed", "query", "group", "question", "options", "gold", "output", "failed")
@@ -53,7 +49,7 @@ class Target:
         public: Whether everybody may read it.
     """
 
-    api: "HfApi"
+    api: "huggingface_hub.HfApi"
     name: str
     public: bool = False
 

@@ -12,8 +12,7 @@ from typing import Annotated, Any, TypeVar
 from annotated_types import Ge, Le
 from pydantic import AfterValidator, BaseModel, ConfigDict, StringConstraints, ValidationError
 
-from icl import StoreError
-from icl.errors import DamagedFileError
+from icl import DamagedFileError, StoreError
 
 # The marks of a run whose samples come from logs of another harness, or from other runs (`experiments.imports`).
 

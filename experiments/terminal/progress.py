@@ -12,13 +12,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from threading import Event, Lock, Thread
-from typing import TYPE_CHECKING, Any, Protocol, TextIO
+from typing import Any, Protocol, TextIO
 
 from icl import rich, strip_control_characters
-
-if TYPE_CHECKING:
-    from rich.progress import BarColumn
-    from rich.progress import Progress as Bar
 
 LINE_EVERY = 15.0
 """Seconds between two lines of a log."""
@@ -262,8 +258,8 @@ class LiveProgress(LineProgress):
 class BarProgress(LiveProgress):
     """A progress bar with samples, rate and remaining time, for terminals."""
 
-    bar: "Bar | None" = None
-    column: "BarColumn | None" = None
+    bar: "rich.progress.Progress | None" = None
+    column: "rich.progress.BarColumn | None" = None
     task: Any = None
 
     def begin(self, cells: int, samples: int, cells_done: int, samples_done: int) -> None:

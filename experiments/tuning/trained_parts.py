@@ -27,7 +27,7 @@ from decoding import FittedTensors
 from decoding.interventions.vector_file import write_vector_file
 from experiments.config.keys import TuneSpec
 from experiments.tuning.checkpoint import replacement, report_write_errors
-from icl import ConfigError, ModelError, Prompt, build, class_name, did_you_mean
+from icl import ConfigError, ModelError, Prompt, build, class_name, did_you_mean, safetensors
 from icl.models.hf import HF, EncodedImage
 from icl.models.hf.adapter import CONFIG, WEIGHTS
 
@@ -121,13 +121,12 @@ class TrainedAdapter(TrainedPart):
 
     def save(self, folder: Path) -> None:
         from peft import get_peft_model_state_dict
-        from safetensors.torch import save_file
 
         with report_write_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
         tensors = get_peft_model_state_dict(self.peft, save_embedding_layers=False)
         with replacement(folder / WEIGHTS[0]) as part:
-            save_file({name: one.detach().cpu().contiguous() for name, one in tensors.items()}, part)
+            safetensors.torch.save_file({name: one.detach().cpu().contiguous() for name, one in tensors.items()}, part)
         inference_mode, self.config.inference_mode = self.config.inference_mode, True
         with report_write_errors(folder / CONFIG), TemporaryDirectory(prefix=".", dir=folder) as parts:
             self.config.save_pretrained(parts)

@@ -12,13 +12,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from icl import PIL, ConfigError, DataError, did_you_mean, hide_datasets_progress
+from icl import PIL, ConfigError, DataError, datasets, did_you_mean, hide_datasets_progress
 from icl.harness.task_file import TaskFile, read_task_file, require_installed
-
-if TYPE_CHECKING:
-    from datasets import Dataset
 
 OUTPUT_TYPES = ("generate_until", "multiple_choice")
 LOCAL_BUILDERS = ("arrow", "csv", "json", "parquet", "text")
@@ -48,14 +45,14 @@ class LoadedTask:
         candidates = (config.fewshot_split, config.training_split, config.validation_split)
         return next((split for split in candidates if split and split != self.query_split), None)
 
-    def rows(self, split: str) -> "Dataset":
+    def rows(self, split: str) -> "datasets.Dataset":
         """The rows of a split. Raises DataError if there is no such split."""
         if split not in self.task.dataset:
             names = ", ".join(self.task.dataset)
             raise DataError(
                 f"{self.file.title} has no split '{split}'.{did_you_mean(split, self.task.dataset)} It has: {names}."
             )
-        rows: Dataset = self.task.dataset[split]
+        rows: datasets.Dataset = self.task.dataset[split]
         return rows
 
     def document(self, split: str, row: int) -> "TaskDocument":

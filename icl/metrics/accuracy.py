@@ -4,8 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from icl import Better, Example, Generation, component, in_texts
-from icl.metrics import is_accepted
-from icl.metrics.normalize import normalize_vqa
+from icl.metrics import is_accepted, normalize_vqa
 
 
 @component("metric", "strict", "accuracy", "exact_match")

@@ -8,8 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
-from icl import Demo, Query, normalize_text
-from icl.types import Example, Generation
+from icl import Demo, Example, Generation, Query, normalize_text
 
 Better = Literal["higher", "lower", "neither"]
 

@@ -7,9 +7,7 @@ from difflib import SequenceMatcher
 from typing import ClassVar, Literal
 
 from icl import Better, Example, Fraction, Generation, component, in_texts
-from icl.metrics import asks_yes_no, is_number
-from icl.metrics.machinery.option_parsing import is_correct
-from icl.metrics.normalize import normalize_vqa
+from icl.metrics import asks_yes_no, is_correct, is_number, normalize_vqa
 
 
 def vqa_accuracy(output: str, votes: Sequence[str], normalize: Literal["always", "official"] = "always") -> float:

@@ -20,8 +20,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from icl import scipy
-from icl.metrics.base import Metric, ScoredSample
+from icl import Metric, ScoredSample, scipy
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]

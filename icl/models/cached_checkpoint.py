@@ -18,8 +18,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from icl import filelock
-from icl.errors import ICLWarning, ModelError
+from icl import ICLWarning, ModelError, filelock
 
 MANIFEST = "files.json"
 """File with the names and checksums of all other files of the folder."""

@@ -13,8 +13,7 @@ from functools import cached_property
 from threading import Event, Lock
 from typing import Any
 
-from icl import httpx2, openai
-from icl.errors import ModelError
+from icl import ModelError, httpx2, openai
 
 PROBE_TIMEOUT_SECONDS = 10.0
 """Time limit of a request that asks a server what it is."""

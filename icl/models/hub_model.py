@@ -15,7 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from icl import ModelError, hub_commit, hub_problem, parse_json_object
+from icl import ModelError, httpx2, hub_commit, hub_problem, huggingface_hub, parse_json_object
 from icl.hub import hide_hub_progress
 from icl.models.cached_checkpoint import checksum
 
@@ -81,12 +81,12 @@ class HubModel:
 
     def _sizes(self, folder: Path) -> dict[str, int]:
         """Name of each file of the commit -> its bytes. Empty if an older release filled the cache."""
-        from huggingface_hub import get_cached_repo_tree
-        from huggingface_hub.errors import CachedRepoTreeNotFoundError
 
         try:
-            return {file.path: file.size for file in get_cached_repo_tree(self.name, revision=folder.name)}
-        except CachedRepoTreeNotFoundError:
+            return {
+                file.path: file.size for file in huggingface_hub.get_cached_repo_tree(self.name, revision=folder.name)
+            }
+        except huggingface_hub.errors.CachedRepoTreeNotFoundError:
             return {}
 
     def downloaded(self, patterns: Sequence[str], unused: Sequence[str] = ()) -> Path:
@@ -99,16 +99,17 @@ class HubModel:
         Raises:
             ModelError: The hub does not give them, or they do not arrive as the hub has them.
         """
-        from huggingface_hub import HfApi, constants
-        from huggingface_hub.file_download import repo_folder_name
-
-        blobs = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=self.name, repo_type="model") / "blobs"
+        blobs = (
+            Path(huggingface_hub.constants.HF_HUB_CACHE)
+            / huggingface_hub.file_download.repo_folder_name(repo_id=self.name, repo_type="model")
+            / "blobs"
+        )
         arguments: dict[str, Any] = {"allow_patterns": list(patterns), "ignore_patterns": list(unused)}
-        arguments["local_files_only"] = constants.is_offline_mode()
+        arguments["local_files_only"] = huggingface_hub.constants.is_offline_mode()
         for _ in range(2):
             before = {path.name for path in blobs.glob("*")}
             with self._explained(), hide_hub_progress(quick=bool(unused)):
-                folder = Path(HfApi().snapshot_download(self.name, revision=self.commit, **arguments))
+                folder = Path(huggingface_hub.HfApi().snapshot_download(self.name, revision=self.commit, **arguments))
             damaged = [name for name, size in self._sizes(folder).items() if _is_damaged(folder / name, size, before)]
             if not damaged:
                 return folder
@@ -123,12 +124,10 @@ class HubModel:
     @contextmanager
     def _explained(self) -> Iterator[None]:
         """Raises ModelError for an error of the hub."""
-        from httpx2 import HTTPError
-        from huggingface_hub.errors import RevisionResolutionError
 
         try:
             yield
-        except (OSError, HTTPError, RevisionResolutionError) as error:
+        except (OSError, httpx2.HTTPError, huggingface_hub.errors.RevisionResolutionError) as error:
             problem = hub_problem(error, self.name, self.revision) or f"'{self.name}' cannot be downloaded: {error}"
             raise ModelError(f"{self.key}: {problem}") from error
 

@@ -30,8 +30,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from icl import DataError, Example, Image, Pool, SharedPoolTask, limited_choice
-from icl.registry import Fraction, component, later_parameter
+from icl import DataError, Example, Fraction, Image, Pool, SharedPoolTask, component, later_parameter, limited_choice
 from icl.tasks import RelativePaths, divide_by_group
 from icl.tasks.base import LimitedTask
 

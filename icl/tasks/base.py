@@ -14,9 +14,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 from numpy.typing import NDArray
 
-from icl import DataError, Example, Query
-from icl.registry import PositiveInt, parameter
-from icl.streams import StreamKey
+from icl import DataError, Example, PositiveInt, Query, StreamKey, parameter
 
 Hashes = NDArray[np.uint64]
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from icl import (
     IMAGE_PLACEHOLDER,
@@ -23,10 +23,6 @@ from icl import (
     search_candidates,
 )
 from icl.tasks.source import BUILDERS, DataSource
-
-if TYPE_CHECKING:
-    from datasets import Dataset
-
 
 ASKING = frozenset({"human", "user"})
 ANSWERING = frozenset({"gpt", "assistant"})
@@ -103,7 +99,7 @@ def _cells(value: Any) -> list[Any]:
     return [cell for cell in value if cell is not None] if isinstance(value, list | tuple) else [value]
 
 
-def cell_images(view: "Dataset", source: DataSource, column: str, row: int) -> Iterator[Image]:
+def cell_images(view: "datasets.Dataset", source: DataSource, column: str, row: int) -> Iterator[Image]:
     """The unopened images of one cell. view: the data with this column only."""
     if isinstance(source.features[column], datasets.Image):
         origin = f"{source.identity} row {row}, column '{column}'"
@@ -122,7 +118,7 @@ class StoredImage:
     """A loader of one image of a table."""
 
     source: DataSource
-    view: "Dataset"
+    view: "datasets.Dataset"
     column: str
     row: int
     place: int

@@ -18,9 +18,9 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from string import Formatter
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
-from icl import ConfigError, DataError, Example, Image, OptionListing, did_you_mean, pa
+from icl import ConfigError, DataError, Example, Image, OptionListing, datasets, did_you_mean, pa
 from icl.option_listing import without_letters
 from icl.tasks import (
     DataSource,
@@ -34,9 +34,6 @@ from icl.tasks import (
     video_frames,
 )
 from icl.text.object_mentions import shipped_vocabulary
-
-if TYPE_CHECKING:
-    from datasets import Dataset
 
 ROLES = (
     *("question", "hint", "image", "box", "video", "answer", "options", "id", "label", "group", "domain", "objects"),
@@ -225,7 +222,11 @@ def read_examples(
 
 
 def _images(
-    source: DataSource, layout: ColumnMapping, views: Mapping[str, "Dataset"], row: int, values: Mapping[str, Any]
+    source: DataSource,
+    layout: ColumnMapping,
+    views: Mapping[str, "datasets.Dataset"],
+    row: int,
+    values: Mapping[str, Any],
 ) -> tuple[Image, ...]:
     """The images of a row: those of its columns, that of its path, and the frames of its video."""
     at = f"{source.name} row {row}"
@@ -256,7 +257,7 @@ def _frames(value: Any, source: DataSource, count: int, at: str) -> tuple[Image,
     return video_frames(path, count, f"{path} ({at})")
 
 
-def _filled(views: Mapping[str, "Dataset"], row: int, at: str) -> list[str]:
+def _filled(views: Mapping[str, "datasets.Dataset"], row: int, at: str) -> list[str]:
     """The image columns of a row that are not empty. A single column is not read. Raises DataError if all are empty."""
     filled = [column for column, view in views.items() if len(views) == 1 or view[row][column] is not None]
     if views and not filled:

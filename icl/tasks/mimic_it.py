@@ -20,8 +20,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from icl import DataError, Example, Image, SeveralPoolsTask, limited_choice
-from icl.registry import component
+from icl import DataError, Example, Image, SeveralPoolsTask, component, limited_choice
 from icl.tasks.base import LimitedTask
 from icl.tasks.cell_values import RelativePaths
 

@@ -9,9 +9,8 @@ from typing import Any, ClassVar, Literal
 
 from icl import ConfigError, DataError, Example, Image, Pool, SharedPoolTask, StreamKey, nested_choice
 from icl.registry import Fraction, PositiveInt, component, later_parameter
-from icl.tasks import DataSource, cell_images, open_source, text_of
+from icl.tasks import DataSource, RelativePaths, cell_images, open_source, text_of
 from icl.tasks.base import LimitedTask
-from icl.tasks.cell_values import RelativePaths
 
 QuestionType = Literal["multiple-choice", "multiple-response", "fill-in-the-blank"]
 KEYS = ("id", "type", "question_info", "answer", "images")

@@ -30,22 +30,22 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path, PurePath
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from icl import (
     SMALL_SOURCE_BYTES,
     DataError,
+    datasets,
     did_you_mean,
     hide_datasets_progress,
+    httpx2,
     hub_commit,
     hub_problem,
+    huggingface_hub,
     pa,
     pd,
     search_candidates,
 )
-
-if TYPE_CHECKING:
-    from datasets import Dataset
 
 logger = logging.getLogger(__name__)
 
@@ -85,7 +85,7 @@ class DataSource:
         note: A sentence for users, if the data set was not found where the config says.
     """
 
-    data: "Dataset"
+    data: "datasets.Dataset"
     name: str
     folder: Path | None
     allow_outside: bool = False
@@ -179,10 +179,6 @@ def open_source(
     Raises:
         DataError: It cannot be opened. The message lists the splits if there is no such split.
     """
-    from datasets.exceptions import DatasetsError
-    from httpx2 import HTTPError
-    from huggingface_hub.errors import RevisionResolutionError
-
     places, former = search_candidates(path, folders), str(former_id(path))
     here = next((place for place in (*places, *search_candidates(former, folders)) if os.path.exists(place)), places[0])
     if not os.path.exists(here) and not (HUB_ID.match(path) and here.suffix.lower() not in BUILDERS):
@@ -199,17 +195,20 @@ def open_source(
             else:
                 data, commit, note = _read_hub(path, config, name, revision)
     except (
-        DatasetsError,
+        datasets.exceptions.DatasetsError,
         FileNotFoundError,
         ConnectionError,
         OSError,
         ValueError,
         RuntimeError,
         StopIteration,
-        HTTPError,
-        RevisionResolutionError,
+        httpx2.HTTPError,
+        huggingface_hub.errors.RevisionResolutionError,
     ) as error:
-        is_answer = isinstance(error, OSError | HTTPError | RevisionResolutionError) and not here.exists()
+        is_answer = (
+            isinstance(error, OSError | httpx2.HTTPError | huggingface_hub.errors.RevisionResolutionError)
+            and not here.exists()
+        )
         if is_answer and (problem := hub_problem(error, path, revision, "data set")):
             raise DataError(f"data set {path}, split '{name}': {problem}") from error
         kind = "" if here.exists() else " (there is no such file or folder, so it was taken for a data set of the hub)"
@@ -237,27 +236,33 @@ def _check_inside(paths: Iterable[str | Path], folder: Path) -> None:
 
 def _caches() -> tuple[Path, ...]:
     """The folders in which `datasets` keeps the files of data sets of the hub."""
-    from datasets import config
-
     names = ("HF_DATASETS_CACHE", "DOWNLOADED_DATASETS_PATH", "HF_HUB_CACHE")
-    return tuple(Path(str(getattr(config, name))) for name in names if getattr(config, name, None))
+    return tuple(Path(str(getattr(datasets.config, name))) for name in names if getattr(datasets.config, name, None))
 
 
 def _read_hub(path: str, config: str | None, split: str, revision: str | None) -> tuple[Any, str, str]:
     """A data set of the hub, its id and commit, and a sentence if it was found under its former id."""
-    from datasets.exceptions import DatasetNotFoundError, DatasetsError
-    from huggingface_hub.errors import RepositoryNotFoundError, RevisionResolutionError
-
     former, note = str(former_id(path)), ""
     try:
         data = _load(path, config, split, revision)
-    except (DatasetNotFoundError, RepositoryNotFoundError, ConnectionError, RevisionResolutionError) as error:
-        is_out_of_reach = isinstance(error, ConnectionError | RevisionResolutionError)
+    except (
+        datasets.exceptions.DatasetNotFoundError,
+        huggingface_hub.errors.RepositoryNotFoundError,
+        ConnectionError,
+        huggingface_hub.errors.RevisionResolutionError,
+    ) as error:
+        is_out_of_reach = isinstance(error, ConnectionError | huggingface_hub.errors.RevisionResolutionError)
         if former == path or (is_out_of_reach and not _is_cached(former)):
             raise
         try:
             data = _load(former, config, split, revision)
-        except (DatasetsError, RepositoryNotFoundError, ConnectionError, RevisionResolutionError, ValueError):
+        except (
+            datasets.exceptions.DatasetsError,
+            huggingface_hub.errors.RepositoryNotFoundError,
+            ConnectionError,
+            huggingface_hub.errors.RevisionResolutionError,
+            ValueError,
+        ):
             raise error from None
         note = f"the data set {path} is neither on the hub nor in its cache, so {former} was read, its former id."
         path = former
@@ -267,8 +272,6 @@ def _read_hub(path: str, config: str | None, split: str, revision: str | None) -
 
 def _load(path: str, config: str | None, split: str, revision: str | None) -> Any:
     """Raises ValueError if what is read, such as an older copy in the cache, is not the revision."""
-    import datasets
-
     commit = None if revision is None else hub_commit(path, revision, "data set")
     data = datasets.load_dataset(path, config, split=split, revision=commit)
     if commit not in (None, cached := _commit(data)):
@@ -278,9 +281,7 @@ def _load(path: str, config: str | None, split: str, revision: str | None) -> An
 
 def _is_cached(path: str) -> bool:
     """Whether the cache has data sets of the owner. Without any, a second search without a network costs minutes."""
-    from datasets import config
-
-    return any(Path(config.HF_DATASETS_CACHE).glob(f"{path.partition('/')[0]}___*"))
+    return any(Path(datasets.config.HF_DATASETS_CACHE).glob(f"{path.partition('/')[0]}___*"))
 
 
 def _commit(data: Any) -> str:
@@ -291,8 +292,6 @@ def _commit(data: Any) -> str:
 
 def _read(here: Path, config: str | None, split: str) -> tuple[Any, Path | None]:
     """Local data and the file or folder that has all its rows, of whatever split; None if the data is by splits."""
-    import datasets
-
     if here.is_dir() and any((here / name).is_file() for name in SAVED):
         saved = datasets.load_from_disk(str(here))
         for one in saved.values() if isinstance(saved, datasets.DatasetDict) else [saved]:
@@ -327,8 +326,6 @@ def _read(here: Path, config: str | None, split: str) -> tuple[Any, Path | None]
 
 def _built(builder: Any, path: str, config: str | None = None, **options: Any) -> Any:
     """All splits of a builder of `datasets`; the cells of CSV files as they are written."""
-    import datasets
-
     if builder.name != CSV or builder.info.features is not None:
         builder.download_and_prepare()
         return builder.as_dataset()
@@ -345,28 +342,26 @@ def _built(builder: Any, path: str, config: str | None = None, **options: Any) -
     return datasets.DatasetDict({split: _with_missing(data) for split, data in builder.as_dataset().items()})
 
 
-def _with_missing(data: "Dataset") -> "Dataset":
+def _with_missing(data: "datasets.Dataset") -> "datasets.Dataset":
     """Texts of a CSV file, with missing values for empty cells, and truth values for columns that have no others."""
-    from datasets import Dataset, Features, Value
-
     table, features = data.data, {**data.features}
     for place, name in enumerate(features):
         column = table.column(place)
         is_empty = pa.compute.equal(column, "")
         if pa.compute.all(pa.compute.is_in(column, pa.array(["", *TRUTH]))).as_py():
             cells: Any = pa.compute.is_in(column, pa.array([text for text, is_true in TRUTH.items() if is_true]))
-            features[name] = Value("bool")
+            features[name] = datasets.Value("bool")
         else:
             cells = column
         if cells is not column or pa.compute.any(is_empty).as_py():
             cells = pa.compute.if_else(is_empty, pa.scalar(None, cells.type), cells)
             table = table.set_column(place, name, cells)
     info = data.info.copy()
-    info.features = Features(features)
-    return Dataset(table, info, data.split)
+    info.features = datasets.Features(features)
+    return datasets.Dataset(table, info, data.split)
 
 
-def _rows_of_split(data: "Dataset", file: Path, split: str | None) -> "Dataset":
+def _rows_of_split(data: "datasets.Dataset", file: Path, split: str | None) -> "datasets.Dataset":
     """The rows of a split of one file: those with its name in the column `split`, or all if the file's name has it.
 
     Raises DataError if the file does not have the split.
@@ -392,13 +387,14 @@ def _rows_of_split(data: "Dataset", file: Path, split: str | None) -> "Dataset":
 
 def _check_card(folder: Path) -> None:
     """Raises ValueError if the card of a folder of data names files outside the folder. Contacts no address."""
-    from huggingface_hub.repocard import metadata_load
     from ruamel.yaml import YAML
 
     for card in (folder / "README.md", folder / ".huggingface.yaml"):
         if card.is_file():
             _check_inside([card], folder)
-            content = metadata_load(card) if card.suffix == ".md" else YAML(typ="safe").load(card)
+            content = (
+                huggingface_hub.repocard.metadata_load(card) if card.suffix == ".md" else YAML(typ="safe").load(card)
+            )
             for name in _named_files((content or {}).get("configs")):
                 if "://" in name or os.path.isabs(name) or ".." in PurePath(name).parts:
                     raise ValueError(f"{card} names data outside the folder: '{name}'. Remove it from the card.")
@@ -503,10 +499,9 @@ def _rows_of_object(path: Path) -> list[dict[str, Any]] | None:
     return lists[0] or None if len(lists) == 1 else None
 
 
-def _split_of(data: Any, path: str, split: str) -> "Dataset":
-    from datasets import DatasetDict
+def _split_of(data: Any, path: str, split: str) -> "datasets.Dataset":
 
-    if not isinstance(data, DatasetDict):
+    if not isinstance(data, datasets.DatasetDict):
         return data
     if split not in data:
         raise DataError(
@@ -515,16 +510,14 @@ def _split_of(data: Any, path: str, split: str) -> "Dataset":
     return data[split]
 
 
-def encoded(data: "Dataset") -> "Dataset":
+def encoded(data: "datasets.Dataset") -> "datasets.Dataset":
     """The data with undecoded images and other media, at any depth. Decoding opens the file or address of a row.
 
     Only the types change. `cast_column` would copy all rows of the data set if a cell has a list of images.
     """
-    from datasets import Dataset, Features
-
     info = data.info.copy()
-    info.features = Features({name: _undecoded(feature) for name, feature in data.features.items()})
-    return data if info.features == data.features else Dataset(data.data, info, data.split, data._indices)
+    info.features = datasets.Features({name: _undecoded(feature) for name, feature in data.features.items()})
+    return data if info.features == data.features else datasets.Dataset(data.data, info, data.split, data._indices)
 
 
 def _undecoded(feature: Any) -> Any:
@@ -540,13 +533,10 @@ def _undecoded(feature: Any) -> Any:
 
 def _first_line(error: Exception) -> str:
     """The first line of an error. `datasets` wraps a reader's error, which names the row, in a general one."""
-    from datasets.exceptions import DatasetGenerationError
-    from datasets.table import CastError
-
-    cause = error.__cause__ if isinstance(error, DatasetGenerationError) else None
+    cause = error.__cause__ if isinstance(error, datasets.exceptions.DatasetGenerationError) else None
     if isinstance(error, StopIteration) or any(text in str(cause or error) for text in NO_ROWS):
         return "there is nothing in it."
-    if isinstance(cause or error, CastError):
+    if isinstance(cause or error, datasets.table.CastError):
         return DIFFERENT_COLUMNS
     text = str(cause or error).strip().splitlines()
     return (text[0] if text else type(error).__name__).rstrip(".") + "."

@@ -22,6 +22,7 @@ from icl import (
     Task,
     component,
     did_you_mean,
+    np,
     pydantic_core,
 )
 from icl.edits import Edit, build_edit
@@ -261,7 +262,6 @@ def corrupt(image: Image, by: CorruptionKind | Edit, severity: int, seed: int = 
 
 
 def _noised(image: "PIL.Image.Image", size: float, stream: int) -> "PIL.Image.Image":
-    import numpy as np
 
     pixels = np.asarray(image) / 255
     noise = np.random.Generator(np.random.Philox(key=stream)).normal(size=pixels.shape)
@@ -269,7 +269,6 @@ def _noised(image: "PIL.Image.Image", size: float, stream: int) -> "PIL.Image.Im
 
 
 def _flat(image: "PIL.Image.Image", contrast: float) -> "PIL.Image.Image":
-    import numpy as np
 
     pixels = np.asarray(image) / 255
     means = pixels.mean((0, 1), keepdims=True)

@@ -10,25 +10,18 @@ and leave no state behind.
 import dataclasses
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from icl import PIL, spans, torch
+from icl import PIL, Image, Metric, ScoredSample, StreamKey, describe, spans, torch, with_article
 from icl.edits import Edit
-from icl.images import Image
-from icl.metrics.base import Metric, ScoredSample
 from icl.metrics.normalize import is_accepted, normalize_text
 from icl.metrics.run_level import RunLevelMetric, RunStatistic
 from icl.models.base import ABILITIES, Model, Request
-from icl.registry import describe, with_article
-from icl.streams import StreamKey
 from icl.tasks.base import Pool, Task, image_digests
 from icl.testing.require import accepts_class, require
 from icl.types import Example, Generation, Part, Prompt, Turn, Usage
-
-if TYPE_CHECKING:
-    from PIL.Image import Image as PILImage
 
 
 @accepts_class
@@ -415,6 +408,6 @@ def _check_pixels(name: str, edit: Edit) -> None:
     )
 
 
-def _image(size: tuple[int, int]) -> "PILImage":
+def _image(size: tuple[int, int]) -> "PIL.Image.Image":
     wide, high = size
     return PIL.Image.fromarray(np.random.default_rng(wide).integers(0, 256, (high, wide, 3), dtype=np.uint8))

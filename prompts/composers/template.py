@@ -28,17 +28,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
-from icl import ConfigError, Image, StreamKey, component, jinja2, spans
+from icl import ConfigError, Image, StreamKey, component, did_you_mean, jinja2, spans
 from icl import parameter_files as files
-from icl.errors import did_you_mean
 from icl.types import Context, Demo, Example, Part, Query, Role, Turn
 from prompts import BaseComposer, Level, pieces
-
-if TYPE_CHECKING:
-    from jinja2 import Template as Compiled
-
 
 FOLDER = Path(__file__).parents[1] / "templates"
 ROLES = ("system", "user", "assistant")
@@ -110,7 +105,7 @@ class Template(BaseComposer):
         return turns_of(text, parts, f"template '{self.path}', query '{context.query.id}'")
 
     @cached_property
-    def _compiled(self) -> "Compiled":
+    def _compiled(self) -> "jinja2.Template":
         """The compiled template. Raises ConfigError for syntax errors and unknown variables."""
         source: str = vars(self)["_source"]
         sandbox = jinja2.sandbox.ImmutableSandboxedEnvironment(

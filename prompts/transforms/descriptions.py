@@ -13,6 +13,7 @@ from icl import (
     Model,
     Part,
     PlanError,
+    Pool,
     PositiveInt,
     Prompt,
     Turn,
@@ -21,7 +22,6 @@ from icl import (
 )
 from icl import parameter_files as files
 from icl.models import answers, demo_prompt
-from icl.tasks.base import Pool
 from icl.types import Where
 from prompts import change_examples, sort_by_rank
 

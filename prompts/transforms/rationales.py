@@ -22,6 +22,7 @@ from icl import (
     Model,
     Part,
     PlanError,
+    Pool,
     PositiveInt,
     Prompt,
     Turn,
@@ -30,7 +31,6 @@ from icl import (
     spans,
 )
 from icl.models.answer_likelihood import answers
-from icl.tasks.base import Pool
 from prompts import derange, random_places, replace_demos, sort_by_rank, with_answer
 
 REQUEST = "{question}\n{fact}Explain in one sentence, from the image, how to get to the answer."

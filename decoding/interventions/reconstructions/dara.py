@@ -15,10 +15,9 @@ code was compared.
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from decoding import FitData, RaisedScores, attention_problem, check_span_names, score_sites
+from decoding import FitData, FittedTensors, RaisedScores, attention_problem, check_span_names, score_sites
 from decoding.interventions.base import Control, FittedMethod
 from decoding.interventions.trainable import minimize
-from decoding.interventions.vector_file import FittedTensors
 from icl import Keys, Model, PositiveInt, Site, Tensor, Where, component, torch
 
 

@@ -18,8 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from decoding import entropy, question_text
-from decoding.base import DefaultNote
+from decoding import DefaultNote, entropy, question_text
 from decoding.strategies.self_aug import ChosenChange
 from icl import Fraction, NonNegative, PositiveInt, Prompt, StreamKey, Tensor, component, edits
 

@@ -4,8 +4,7 @@ from collections.abc import Iterable, Iterator
 from functools import lru_cache
 
 from experiments.report.section import Column, Section
-from experiments.results import ColumnEffects, ScoreView, interactions_frame, is_significant, macro_averages
-from experiments.results.run_view import RunView
+from experiments.results import ColumnEffects, RunView, ScoreView, interactions_frame, is_significant, macro_averages
 from experiments.stats import (
     UnpairedError,
     axis_values,
@@ -13,13 +12,13 @@ from experiments.stats import (
     drop_constant_axes,
     few_units_note,
     format_count,
+    format_signed,
+    is_wide,
     summarize_arms,
     varying_axes,
     verdicts,
 )
-from experiments.stats.bounds import is_wide
 from experiments.stats.compare import LABELS, compare
-from experiments.stats.formatting import format_signed
 from experiments.stats.settled import LABELS_TEST
 from icl import DataFrame, pd
 

@@ -15,6 +15,7 @@ from icl import (
     expand_user,
     hide_transformers_progress,
     parse_json_object,
+    safetensors,
     transformers,
 )
 from icl.models.hf import TextProcessor, conventions, plain_text
@@ -284,12 +285,11 @@ def _file_digest(path: str, size: int, changed: int) -> str:
 
 def _damage(path: Path) -> str:
     """Why a file of safetensors cannot be read, by its header and its size; the empty string if it can."""
-    from safetensors import SafetensorError, safe_open
 
     try:
-        with safe_open(path, "np"):  # reads the header alone, and loads no torch
+        with safetensors.safe_open(path, "np"):  # reads the header alone, and loads no torch
             return ""
-    except (OSError, SafetensorError) as error:
+    except (OSError, safetensors.SafetensorError) as error:
         from icl.models.checkpoint_errors import reason  # imports the hub's client
 
         return reason(error)

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +28,7 @@ from icl.models.hf import ImageProcessor, ModelCounters, execution_device, run_w
 from icl.models.hf.image_features import EncodedImage, Key, slice_field
 from icl.models.hf.memory import TOWER_IMAGES, UNBOUNDED, tower_sizes
 
-Acts = Intervention | StateObserver
+Acts: TypeAlias = Intervention | StateObserver
 
 
 @dataclass(frozen=True)

@@ -15,15 +15,11 @@ model that crops does not see them.
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from icl import PIL, Image, ModelError, Part, Prompt, Site, Turn, Where, spans
-
-if TYPE_CHECKING:
-    from PIL.Image import Image as PILImage
 
 SIDE = 5
 """Squares of a row, and rows of them."""
@@ -63,7 +59,7 @@ def measure_grid(
     )
 
 
-def probe_images(size: tuple[int, int]) -> "Iterator[PILImage]":
+def probe_images(size: tuple[int, int]) -> "Iterator[PIL.Image.Image]":
     """A gray image, then one with each white square, then one with each white strip at a border."""
     width, height = size
     gray = PIL.Image.new("RGB", size, (120, 120, 120))
@@ -113,7 +109,7 @@ def _correlation(a: Tensor, b: Tensor) -> float:
     return float(torch.corrcoef(torch.stack([a, b]))[0, 1].nan_to_num(0.0))
 
 
-def _prompt(image: "PILImage") -> Prompt:
+def _prompt(image: "PIL.Image.Image") -> Prompt:
     """The image after itself, because some processors cut tiles of an image that is alone."""
     parts = [Part(Image.from_pil(image), spans.image(owner)) for owner in (spans.demo(0), spans.QUERY)]
     return Prompt((Turn("user", (*parts, Part("?", spans.QUESTION))),))

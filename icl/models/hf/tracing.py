@@ -9,11 +9,10 @@ import numpy as np
 from torch import Tensor
 
 from icl import Prompt, canonical_digest
-from icl.models.hf import image_placeholder
+from icl.models.hf import image_placeholder, method
 from icl.models.hf.checkpoint import text_config
 from icl.models.hf.image_processing import pixel_name
 from icl.models.hf.image_settings import NOT_SETTINGS
-from icl.models.hf.prequantized import method
 from icl.models.hf.prompt_encoding import process_prompt
 from icl.models.tracing import WEIGHTS, Facts, SessionTracer, Stage, Trace, Tracer, package_versions, to_array
 

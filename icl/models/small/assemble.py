@@ -12,8 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from icl import safetensors, transformers
-from icl.errors import ModelError
+from icl import ModelError, safetensors, transformers
 from icl.hub import hide_bars_of_logs, hide_transformers_progress
 from icl.models.small.efficientnet import DEVIATION, MEAN, load_network
 from icl.models.small.folder import LANGUAGE_MODEL

@@ -14,8 +14,16 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from icl import ModelError, cache_folder, canonical_digest, torch
-from icl.hub import SMALL_SOURCE_BYTES, hide_transformers_progress
+from icl import (
+    SMALL_SOURCE_BYTES,
+    ModelError,
+    cache_folder,
+    canonical_digest,
+    hide_transformers_progress,
+    safetensors,
+    torch,
+    transformers,
+)
 from icl.models.cached_checkpoint import cached_checkpoint
 from icl.models.hf.adapter import CONFIG, LoraAdapter
 from icl.models.hf.checkpoint import WEIGHTS, Checkpoint
@@ -51,10 +59,10 @@ def arguments(adapter: LoraAdapter) -> dict[str, Any]:
 
 def check(adapter: LoraAdapter, hf: "HF") -> None:
     """Raises ModelError if the adapter is of another model. Reads no weights of the model."""
-    from transformers import AutoModelForImageTextToText
-
     with torch.device("meta"):
-        skeleton = AutoModelForImageTextToText.from_config(hf.checkpoint.config, trust_remote_code=hf.trust_remote_code)
+        skeleton = transformers.AutoModelForImageTextToText.from_config(
+            hf.checkpoint.config, trust_remote_code=hf.trust_remote_code
+        )
     adapter.apply_to(skeleton, hf.path, merge=False)
 
 
@@ -116,14 +124,12 @@ def merged(checkpoint: Checkpoint, adapter: LoraAdapter, precision: str) -> Path
     Raises:
         ModelError: The adapter cannot be merged, or the folder cannot be written.
     """
-    from safetensors import SafetensorError
-
     check_merge(checkpoint)
     content = {"checkpoint": checkpoint.digest, "adapter": adapter.digest, "dtype": precision}
     folder = cache_folder() / "merged" / canonical_digest(content | {"form": FORMAT})[:32]
     try:
         return cached_checkpoint(folder, "merged checkpoint", partial(_write, checkpoint, adapter, precision))
-    except (OSError, SafetensorError) as error:
+    except (OSError, safetensors.SafetensorError) as error:
         raise ModelError(
             f"model.merge: the merged checkpoint cannot be written to {folder.parent} ({error}). Set ICL_CACHE to a "
             "folder with room for it, or use `merge: false`."
