@@ -67,7 +67,7 @@ class InvariantSelect(TopKNearest):
     def fit(self, pool: Pool, resources: Resources) -> FittedRetriever:
         """Raises PlanError if a head cannot be trained on the pool."""
         without_head = fit_similarity(self, pool, resources)
-        training_pool = self._training_pool(pool)
+        training_pool = pool if self.trained_on is None else self.trained_on.pool(self.trained_on.queries[0].id)
         heads = _HEADS.setdefault(training_pool, {})
         key = replace(self, trained_on=None)
         if key not in heads:
@@ -91,10 +91,6 @@ class InvariantSelect(TopKNearest):
         labels, domains = [example.class_name for example in examples], [example.domain for example in examples]
         training = HeadTraining(self.steps, self.rate, self.temperature, self.positives, self.sum_over, self.pull)
         return train_head(self.embed_documents(examples, source), labels, domains, self.embedder.digest, training)
-
-    def _training_pool(self, pool: Pool) -> Pool:
-        """The retriever's pool, or the first pool of the task `trained_on`."""
-        return pool if self.trained_on is None else self.trained_on.pool(self.trained_on.queries[0].id)
 
     def load_head(self, path: str) -> ContrastiveHead:
         """Read the head of a file. Raises PlanError if it was trained on vectors of another embedder."""

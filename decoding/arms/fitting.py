@@ -9,14 +9,12 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
+from decoding.base import Strategy
 from decoding.formulas.distributions import mean_logprobs
 from decoding.interventions.vector_file import SUFFIX, FittedTensors, find_fitted_file, read_vector_file
 from icl import ConfigError, DataError, Prompt, Tensor, location, torch
-
-if TYPE_CHECKING:
-    from decoding.base import Strategy
 
 FORMAT = "mm-icl fitted strategy, 1"
 MAX_ROUNDS = 10
@@ -46,7 +44,7 @@ class Calibrated(Protocol):
 
     needs_labels: ClassVar[bool]
 
-    def calibration_strategies(self, shots: int) -> "tuple[Strategy, ...]":
+    def calibration_strategies(self, shots: int) -> tuple[Strategy, ...]:
         """The strategies that supply option scores to the fit. shots: demonstrations per prompt."""
         ...
 
@@ -55,7 +53,7 @@ class Calibrated(Protocol):
 class Fittable(Calibrated, Protocol):
     """A strategy with parameters that are fitted on option scores."""
 
-    def fit(self, logprobs: Tensor, gold: Sequence[int]) -> "Strategy":
+    def fit(self, logprobs: Tensor, gold: Sequence[int]) -> Strategy:
         """The strategy with fitted parameters.
 
         Args:
@@ -74,7 +72,7 @@ class FitsOnPrompts(Calibrated, Protocol):
         ...
 
 
-def write_parameter_file(strategy: "Strategy", path: Path, how: Mapping[str, Any] | None = None) -> None:
+def write_parameter_file(strategy: Strategy, path: Path, how: Mapping[str, Any] | None = None) -> None:
     """Writes the parameters of a strategy as JSON. how: the setting in which they were fitted."""
     from icl.registry import describe
 

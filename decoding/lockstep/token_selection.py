@@ -14,11 +14,11 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from decoding import InitialStepState, RowSteps, StepState
+from decoding import InitialStepState, RowSteps
 from decoding.engine import NEG_INF, combine_branches_on_device, fault_message, floor_masked
 from decoding.engine.trace import TRACE_FIELDS, StepTrace, step_traces, trace_numbers, trace_tensors
 from decoding.lockstep import RECORD_STORE, BranchMetadata, TokenizerLoader, deserialize, set_step
-from icl import ICLError, Strategy, copied_to_device, widened
+from icl import ICLError, copied_to_device, widened
 
 CHOSEN_SCORE = 1e30
 """The logit of the selected token. It is finite, so that no later operation gives NaN."""
@@ -124,7 +124,14 @@ def _tokens(
 ) -> "tuple[Tensor, Tensor]":
     """One token for each group [B], and whether its scores are faulty [B]. branch_logits: [n, B, V]."""
     strategy, sampler = deserialize(references[0].branch.arm)
-    states = _step_states(strategy, references)
+    states = [
+        InitialStepState(
+            row.branch.key,
+            RECORD_STORE.of(row.branch.group).memory if strategy.traits.keeps_state else {},
+            row.branch.note,
+        )
+        for row in references
+    ]
     combined, is_faulty, numbers = combine_branches_on_device(strategy, branch_logits, step, states)
     values = [numbers]
     is_limited = load_tokenizer is not None and any(row.branch.thinking for row in references)
@@ -206,18 +213,6 @@ def _describe(error: Exception) -> str:
         return str(error)
     place = extract_tb(error.__traceback__)[-1]
     return f"{type(error).__name__}: {error} ({Path(place.filename).name}, line {place.lineno})"
-
-
-def _step_states(strategy: Strategy, references: Sequence[BatchRow]) -> list[StepState]:
-    """The random stream of each group, the state of its strategy, and the note on its prompt."""
-    return [
-        InitialStepState(
-            row.branch.key,
-            RECORD_STORE.of(row.branch.group).memory if strategy.traits.keeps_state else {},
-            row.branch.note,
-        )
-        for row in references
-    ]
 
 
 def _option_logprobs(

@@ -9,10 +9,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from decoding import Arm, FittedTensors, write_parameter_file
+from decoding.interventions.vector_file import SUFFIX, write_vector_file
 from experiments.cli.main import INTERRUPTED
 from experiments.cli.options import ConfigFile, Overrides, Quiet, RunsFolder
 from experiments.config import Config, TuningControl
-from experiments.report.figure import Figure, Line, dashed_lines, encode_lines
+from experiments.report.figure import Figure, Line, check_figure_file, dashed_lines, encode_lines
+from experiments.store.store import report_write_errors
 from icl import ConfigError, StoreError, alt, filelock, pd
 
 if TYPE_CHECKING:
@@ -93,10 +96,7 @@ def command(
 
 
 def _fit_strategy(config: Config, out: Path | None, _: int | None) -> None:
-    from decoding import Arm, FittedTensors, write_parameter_file
-    from decoding.interventions.vector_file import SUFFIX, write_vector_file
     from experiments.running.fit import fit
-    from experiments.store.store import report_write_errors
 
     fitted = fit(config, out)
     name, strategy = fitted.name, fitted.strategy
@@ -119,7 +119,6 @@ def _fit_retriever(config: Config, out: Path | None) -> None:
     """Fits and writes the head of a retriever, with the feedback beside it."""
 
     from experiments.running.feedback import fit_retriever
-    from experiments.store.store import report_write_errors
     from experiments.terminal.progress import spinner
 
     path = out or Path("learned.safetensors")
@@ -148,9 +147,7 @@ def _fit_retriever(config: Config, out: Path | None) -> None:
 
 def _fit_vectors(config: Config, out: Path | None, sources: int | None) -> None:
     """Fits and writes the vectors of an intervention."""
-    from decoding.interventions.vector_file import SUFFIX, write_vector_file
     from experiments.running.fit import fit_vectors
-    from experiments.store.store import report_write_errors
     from experiments.terminal.progress import spinner
 
     if out is not None and out.suffix != SUFFIX:
@@ -188,7 +185,6 @@ def _train(
 ) -> None:  # fmt: skip
     """Trains the adapters of a file with `tune`, and runs its study with each of them."""
     from experiments.cli.run import run_config
-    from experiments.report.figure import check_figure_file
     from experiments.terminal.progress import spinner
     from experiments.tuning.checkpoint import CURVE
     from experiments.tuning.tune import TUNED, evaluation_config, tune

@@ -39,7 +39,7 @@ from icl import (
     did_you_mean,
 )
 from icl.metrics.machinery.answer_extraction import gold_number
-from icl.models.hf.template_facts import TemplateFacts
+from icl.models.hf.template_facts import TemplateFacts, with_empty_blocks
 from icl.tasks.base import task_parts
 
 TOLERANCE = 1e-6
@@ -317,7 +317,6 @@ def _answer_notes(facts: TemplateFacts, cells: list[Cell], has_turns: bool) -> I
 
 def _budget_notes(facts: TemplateFacts, cells: list[Cell]) -> Iterator[str]:
     """Notes on thinking budgets of prompts that do not end in an open reasoning block."""
-    from icl.models.hf.template_facts import with_empty_blocks
 
     by_mode: dict[EmptyBlocks, list[Cell]] = {}
     for cell in cells:

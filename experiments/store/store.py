@@ -465,16 +465,11 @@ def parse_line(raw: bytes) -> dict[str, Any] | None:
         return None
     is_sample = (
         {str}.issuperset(map(type, chain.from_iterable(line.get(name, ()) for name in TEXT_LISTS)))
-        and _are_demos(line.get("demos", []))
+        and all(isinstance(demo, list) and len(demo) == 3 for demo in line.get("demos", []))
         and _are_owners(line.get("image_of", []), len(line.get("demos", [])))
         and all(map(_score, line.get("scores", {}).values()))
     )
     return line if is_sample else None
-
-
-def _are_demos(demos: list[Any]) -> bool:
-    """Whether all items are an id, a score and an answer."""
-    return all(isinstance(demo, list) and len(demo) == 3 for demo in demos)
 
 
 def _are_owners(owners: list[Any], num_demos: int) -> bool:

@@ -312,8 +312,6 @@ def _most_shots(config: Config) -> int:
 
 def _trainable(config: Config, cell: Cell) -> HF:
     """The model of a cell. Raises PlanError if it has no weights that can be trained here."""
-    from icl.models.hf.model import HF
-
     model, where = cell.model, config.where("model")
     if not isinstance(model, HF):
         raise PlanError(f"{where}: adapters are trained on models of `hf`, not on '{cell.labels['model']}'.")

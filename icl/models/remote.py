@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from datetime import date
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 from urllib.parse import urlsplit
 
 from annotated_types import Ge, Le
@@ -25,6 +25,7 @@ from icl.models.base import Model, OnAnswer, Request
 from icl.models.chat_messages import messages, read
 from icl.models.endpoint import Endpoint, EndpointUnavailableError
 from icl.models.icl_server import ServerInfo
+from icl.models.remote_tracing import RemoteTracer
 from icl.probe.instrument import CHECKS, Prompts, Status
 from icl.probe.run import VERSION, probe
 from icl.probe.server import Server, UnusableServerError
@@ -32,9 +33,6 @@ from icl.registry import Count, Positive, PositiveInt, component, later_paramete
 from icl.text.json_text import canonical_digest
 from icl.types import Generation, Prompt
 from icl.untrusted import refusal, untrusted_run
-
-if TYPE_CHECKING:
-    from icl.models.remote_tracing import RemoteTracer
 
 # Probes the server of a model before a run: whether it reads prompts of this shape as they are sent.
 #
@@ -335,8 +333,6 @@ class Remote(Model):
 
     def probe_server(self, prompt: Prompt) -> Mapping[str, Any] | None:
         """See `icl.models.remote`. About 150 requests for one token, so by default not where they may cost."""
-        from icl.models.remote import is_private, probe_server
-        from icl.probe.server import Server
 
         if not (is_private(self.url) if self.probe is None else self.probe):
             return None
@@ -345,7 +341,7 @@ class Remote(Model):
             Server(self.base, self.adapter or self.model, self.endpoint.key, self.timeout, extra=extra), prompt
         )
 
-    def tracer(self) -> "RemoteTracer":
+    def tracer(self) -> RemoteTracer:
         from icl.models.remote_tracing import RemoteTracer
 
         return RemoteTracer(self)

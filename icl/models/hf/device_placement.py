@@ -25,7 +25,7 @@ def resolve_device(name: str, device_map: str | None = None, key: str = "model.d
     if device_map is not None or name == "auto":
         if has_cuda():
             return "cuda", "cuda"
-        if slurm_promises_gpu():
+        if "SLURM_JOB_ID" in os.environ and bool(_slurm_gpus()):
             raise ModelError(f"{key}: {cuda_problem()} To run on the CPU, set `device: cpu`.")
         return "cpu", "cpu"
 
@@ -131,11 +131,6 @@ def slurm_problem() -> str:
     if any(DEVICES.glob("nvidia[0-9]*")):
         return "this node has GPUs, but the Slurm job has none. Ask for one, such as `--gpus-per-node=1`."
     return ""
-
-
-def slurm_promises_gpu() -> bool:
-    """Whether Slurm says that this job has a GPU."""
-    return "SLURM_JOB_ID" in os.environ and bool(_slurm_gpus())
 
 
 def _slurm_gpus() -> str:

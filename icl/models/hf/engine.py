@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from icl import BatchLimit, ModelError, Prompt, StateObserver
 from icl.memory import keep_freed_memory
@@ -12,11 +11,8 @@ from icl.models.hf.device_placement import cuda_problem
 from icl.models.hf.image_encoder import ImageEncoder, probe_image
 from icl.models.hf.language_model import LanguageModel
 from icl.models.hf.memory import DEFAULT_BUDGETS, MemoryBudgets, decoder_shape, measured_budgets, model_memories
+from icl.models.hf.model import HF
 from icl.models.hf.prompt_encoding import PromptEncoder
-
-if TYPE_CHECKING:
-    from icl.models.hf.model import HF
-
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +29,7 @@ class HFEngine:
         notes: What is switched off for this checkpoint, and why.
     """
 
-    def __init__(self, hf: "HF") -> None:
+    def __init__(self, hf: HF) -> None:
         conventions.check_version()
         processor = hf.checkpoint.processor
         kind, _ = device_placement.resolve_device(hf.device, hf.device_map)
@@ -115,7 +111,7 @@ class HFEngine:
             )
         return self.prefiller.open(reads, early_exits, prefix_source)
 
-    def _budgets(self, hf: "HF") -> MemoryBudgets:
+    def _budgets(self, hf: HF) -> MemoryBudgets:
         """Sizes of batches and caches from the memory that is free now."""
         model, features = self.runner.model, hf.max_feature_bytes
         if self.runner.device.type != "cpu":  # main memory has no cache to empty
@@ -136,7 +132,7 @@ class HFEngine:
         )
         return budgets.with_user_settings(hf.token_budget, features)
 
-    def _make_prompt_encoder(self, hf: "HF") -> PromptEncoder:
+    def _make_prompt_encoder(self, hf: HF) -> PromptEncoder:
         plain = PromptEncoder(hf.renderer, hf.pixels, self.runner, None)
         if hf.renderer.text_only:
             return plain

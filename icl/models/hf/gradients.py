@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,9 +24,7 @@ from torch.nn import functional
 from icl import Intervention, ModelError, Prompt, report_out_of_memory
 from icl.models.hf import AttentionCall, EncodedPrompt, ForwardEdits, LanguageModel, Route, free, row_edit
 from icl.models.hf.memory import gib, model_memories
-
-if TYPE_CHECKING:
-    from icl.models.hf.model import HF
+from icl.models.hf.model import HF
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +42,7 @@ class AnsweredPrompt:
     answer: tuple[int, ...]
 
 
-def encode_answers(model: "HF", prompts: Sequence[Prompt], answers: Sequence[str]) -> list[AnsweredPrompt]:
+def encode_answers(model: HF, prompts: Sequence[Prompt], answers: Sequence[str]) -> list[AnsweredPrompt]:
     """Prompts with their answers. Raises ModelError, ImageError."""
     prompts = [model.before_answer(prompt) for prompt in prompts]
     reads = model.engine.prompt_encoder.read(prompts)
@@ -65,7 +63,7 @@ def encode_answers(model: "HF", prompts: Sequence[Prompt], answers: Sequence[str
     return made
 
 
-def answer_loss(model: "HF", items: Sequence[AnsweredPrompt], interventions: Sequence[Intervention]) -> Tensor:
+def answer_loss(model: HF, items: Sequence[AnsweredPrompt], interventions: Sequence[Intervention]) -> Tensor:
     """The mean negative log-probability of the answers' tokens, over items. A scalar with gradients.
 
     Args:
@@ -135,7 +133,7 @@ ONE_LAYER = 5
 """Tensors of heads x tokens x tokens that the current layer needs, in addition to the one that stays."""
 
 
-def attention_saliency(model: "HF", prompt: Prompt, loss: Callable[[Tensor], Tensor]) -> dict[int, Tensor]:
+def attention_saliency(model: HF, prompt: Prompt, loss: Callable[[Tensor], Tensor]) -> dict[int, Tensor]:
     """The saliency of each layer with scores.
 
     Args:
@@ -155,7 +153,7 @@ def attention_saliency(model: "HF", prompt: Prompt, loss: Callable[[Tensor], Ten
         return _saliency(model, reads, loss)
 
 
-def check_saliency_memory(model: "HF", tokens: int) -> None:
+def check_saliency_memory(model: HF, tokens: int) -> None:
     """Raises ModelError if the tensors of heads x tokens x tokens do not fit into free memory."""
     heads = [model.sites.num_heads(site.layer) for site in model.sites.all("scores")]
     needed = 4.0 * tokens**2 * (sum(heads) + ONE_LAYER * max(heads, default=0))
@@ -173,7 +171,7 @@ def check_saliency_memory(model: "HF", tokens: int) -> None:
             )
 
 
-def _saliency(model: "HF", reads: Sequence[EncodedPrompt], loss: Callable[[Tensor], Tensor]) -> dict[int, Tensor]:
+def _saliency(model: HF, reads: Sequence[EncodedPrompt], loss: Callable[[Tensor], Tensor]) -> dict[int, Tensor]:
     runner, saliency = model.engine.runner, dict[int, Tensor]()
 
     def attend(layer: int, call: AttentionCall, output: Tensor) -> Tensor:

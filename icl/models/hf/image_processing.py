@@ -10,17 +10,15 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
 from threading import Lock
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from icl import PIL, LRUByteCache, ModelError
+from icl.images import Image
 from icl.models.checkpoint_errors import FAILURES, reason
 from icl.models.hf import TOWER_IMAGES, Key, image_placeholder, nbytes, slice_field
-
-if TYPE_CHECKING:
-    from icl.images import Image
 
 SMALL_BATCH, SMALL_BATCH_PIXELS = 4 * TOWER_IMAGES, TOWER_IMAGES * 224**2
 """Images of equal size in one call of the processor, at most, and pixels of a call with more than one pass reads.
@@ -62,11 +60,11 @@ class ImageProcessor:
             self._depends_on_others = self.process(image, 1)[1] != self.process(image, 2)[1]
         return self._depends_on_others
 
-    def key(self, image: "Image", among: int) -> Key:
+    def key(self, image: Image, among: int) -> Key:
         """Cache key of an image in a prompt of `among` images."""
         return image.digest, among > 1 and self.depends_on_others
 
-    def text(self, image: "Image", among: int) -> str:
+    def text(self, image: Image, among: int) -> str:
         """Placeholders of an image. They depend on its size only, so each size is processed once. Raises ModelError."""
         pil_image = image.open()
         several = among > 1 and self.depends_on_others
@@ -86,7 +84,7 @@ class ImageProcessor:
             )
         return text
 
-    def pixels(self, images: Sequence[tuple["Image", bool]]) -> list[Processed]:
+    def pixels(self, images: Sequence[tuple[Image, bool]]) -> list[Processed]:
         """Processed inputs of images, with their edits of processed pixels.
 
         Variants of one image share the work, and images of equal size are processed in one call.
@@ -119,7 +117,7 @@ class ImageProcessor:
                     made[key] = self.cache.put(key, one)
         return [_edited(made[key], image, several) for key, (image, several) in zip(keys, images, strict=True)]
 
-    def prepare_ahead(self, images: Sequence[tuple["Image", bool]]) -> None:
+    def prepare_ahead(self, images: Sequence[tuple[Image, bool]]) -> None:
         """Fill the cache with the processed images, in another thread. For the argument see `pixels`."""
         self.separate_tokenizer()
         self.pixels([(without_pixel_edits(image), several) for image, several in images])
@@ -134,7 +132,7 @@ class ImageProcessor:
                 processor.tokenizer = copy.deepcopy(processor.tokenizer)
             self.processor, self._has_own_tokenizer = processor, True
 
-    def _process_equal_sizes(self, images: Sequence["PIL.Image.Image"], several: bool) -> list[Processed]:
+    def _process_equal_sizes(self, images: Sequence[PIL.Image.Image], several: bool) -> list[Processed]:
         """Images of equal size, each processed as if it were alone. One call for each image if the result cannot be
         split.
         """
@@ -149,7 +147,7 @@ class ImageProcessor:
             for i, text in enumerate(texts[: len(images)])
         ]
 
-    def process(self, image: "PIL.Image.Image", copies: int) -> Processed:
+    def process(self, image: PIL.Image.Image, copies: int) -> Processed:
         """Processed inputs of a prompt that consists of `copies` copies of this image."""
         inputs = self._call([self.lone_slot * copies], [[image] * copies])
         return inputs, self._replacements(inputs)[0][0]["replacement"]
@@ -159,7 +157,7 @@ class ImageProcessor:
         offsets = inputs.pop("text_replacement_offsets", None)
         return offsets if offsets and all(offsets) else [[{"replacement": UNKNOWN_TEXT}]] * SMALL_BATCH
 
-    def _call(self, texts: list[str], images: list[list["PIL.Image.Image"]]) -> dict[str, Any]:
+    def _call(self, texts: list[str], images: list[list[PIL.Image.Image]]) -> dict[str, Any]:
         with self._lock:
             made = self.processor(
                 text=texts, images=images, padding=True, return_tensors="pt", return_text_replacement_offsets=True
@@ -168,7 +166,7 @@ class ImageProcessor:
 
 
 @contextmanager
-def _accepted(image: "Image", pil_image: "PIL.Image.Image") -> Iterator[None]:
+def _accepted(image: Image, pil_image: PIL.Image.Image) -> Iterator[None]:
     """Turn errors of the processor into ModelError with the origin and the size of the image."""
     try:
         yield
@@ -190,14 +188,14 @@ def pixel_name(inputs: Mapping[str, Any]) -> str:
     return names[0] if len(names) == 1 else "pixel_values"
 
 
-def without_pixel_edits(image: "Image") -> "Image":
+def without_pixel_edits(image: Image) -> Image:
     """The image without edits of processed pixels."""
     if not image.pixel_value_edits:
         return image
     return replace(image, edits=tuple(edit for edit in image.edits if not edit.applies_to_pixel_values))
 
 
-def _edited(processed: Processed, image: "Image", several: bool) -> Processed:
+def _edited(processed: Processed, image: Image, several: bool) -> Processed:
     """Processed inputs after the image's edits of processed pixels. Raises ModelError if there are no pixel values."""
     inputs, text = processed
     if not image.pixel_value_edits:

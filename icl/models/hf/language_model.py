@@ -5,21 +5,18 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from icl import BatchLimit, ModelError, copied_to_device
-from icl.models.hf import DEFAULT_BUDGETS, DecoderSites, HFSession, ModelCounters, layers, step_arguments
+from icl.models.hf import DEFAULT_BUDGETS, DecoderSites, HFSession, ModelCounters, StepGraphs, layers, step_arguments
 from icl.models.hf.batch_halving import run_within_limit
 from icl.models.hf.device_placement import execution_device
 from icl.models.hf.image_features import EncodedImage, vision_arguments
 from icl.models.hf.layers import mask_of_rows, pad_chunks
 from icl.models.hf.row_edits import ForwardEdits, RowEdit
-
-if TYPE_CHECKING:
-    from icl.models.hf import StepGraphs
 
 TOKEN_TYPE_NAMES = ("mm_token_type_ids", "token_type_ids")
 """Argument names under which architectures take token types, which mark image tokens."""
@@ -366,7 +363,7 @@ Chunk = tuple[int, tuple[int, ...]]
 
 
 def option_logprobs(
-    rows: "HFSession", suffixes: Sequence[Sequence[Sequence[int]]], early_exits: bool = False
+    rows: HFSession, suffixes: Sequence[Sequence[Sequence[int]]], early_exits: bool = False
 ) -> list[list[Tensor]]:
     """Log-probabilities as in `Session.suffix_logprobs`: for each row and suffix [len(suffix), V] float32.
 
@@ -403,7 +400,7 @@ def option_logprobs(
     ]
 
 
-def _scored(rows: "HFSession", chunks: Sequence[Chunk], early_exits: bool) -> list[tuple[Chunk, Tensor]]:
+def _scored(rows: HFSession, chunks: Sequence[Chunk], early_exits: bool) -> list[tuple[Chunk, Tensor]]:
     each = rows.take(torch.tensor([row for row, _ in chunks]))
     tokens, lengths = pad_chunks([chunk for _, chunk in chunks], rows.position.device)
     rows.runner.counters.suffix_tokens += sum(lengths)

@@ -44,14 +44,12 @@ allocations of real models.
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from icl import ModelError, torch
+from icl.images import Image
 from icl.memory import host_memory
 from icl.models.hf import conventions, execution_device
-
-if TYPE_CHECKING:
-    from icl.images import Image
 
 GIB = 2**30
 QUANTIZED_BYTES = {"nf4": 0.5 + 4 / 64, "fp4": 0.5 + 4 / 64, "int8": 1.0}
@@ -101,7 +99,7 @@ class RequestSize:
     image_tokens: float = 0
     images: float = 0
     image_uses: float = 0
-    largest_image: "Image | None" = None
+    largest_image: Image | None = None
 
 
 @dataclass(frozen=True)
@@ -512,7 +510,7 @@ class DeviceMemory:
     layer_fraction: float = 1.0
 
 
-def device_memory(device: "torch.device", layer_fraction: float = 1.0) -> DeviceMemory | None:
+def device_memory(device: torch.device, layer_fraction: float = 1.0) -> DeviceMemory | None:
     """The memory of a device, or of its slice if it is divided (MIG). None if it does not say."""
     sizes: tuple[float, float] | None = None
     if device.type in ("cuda", "xpu"):

@@ -7,7 +7,7 @@ not contain the first module that reads pixels. A Q-Former before it is no part 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,9 +15,7 @@ from torch import Tensor, nn
 from icl import BatchLimit, Image, ModelError
 from icl.models.hf import EncodedImage, ImageEncoder, ModelCounters
 from icl.models.hf.image_encoder import probe_image
-
-if TYPE_CHECKING:
-    from icl.models.hf.model import HF
+from icl.models.hf.model import HF
 
 CONSTANT = -1
 """The row of an output that gives a row of features which no output gives."""
@@ -50,7 +48,7 @@ class CallRecorder:
             handle.remove()
 
 
-def projector_modules(model: "HF", encoder: ImageEncoder) -> list[str]:
+def projector_modules(model: HF, encoder: ImageEncoder) -> list[str]:
     """Full names of the modules of the projector. Raises ModelError if there is none."""
     whole = model.engine.runner.model
     with _recorded(whole) as recorder:
@@ -137,7 +135,7 @@ def _recorded(model: nn.Module) -> Iterator[CallRecorder]:
         recorder.close()
 
 
-def projector_means(model: "HF", images: Sequence[Image]) -> list[tuple[Tensor, Tensor]]:
+def projector_means(model: HF, images: Sequence[Image]) -> list[tuple[Tensor, Tensor]]:
     """What the projector reads and what the decoder reads in its place, as means over the tokens of each image.
 
     Args:

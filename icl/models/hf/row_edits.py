@@ -25,13 +25,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from icl.errors import ModelError
 from icl.models.hf.attention_calls import AttentionCall, Route
+from icl.models.hf.sites import DecoderSites, Hookable
 from icl.models.interventions import (
     Intervention,
     KeyedIntervention,
@@ -42,9 +43,6 @@ from icl.models.interventions import (
     StepwiseIntervention,
     TokenPart,
 )
-
-if TYPE_CHECKING:
-    from icl.models.hf.sites import DecoderSites, Hookable
 
 Waves = Sequence[Sequence[tuple[Site, "Placed"]]]
 
@@ -353,7 +351,7 @@ class ForwardEdits:
         return cls(waves) if waves else None
 
     @contextmanager
-    def attached(self, sites: "DecoderSites") -> Iterator[None]:
+    def attached(self, sites: DecoderSites) -> Iterator[None]:
         """Hooks on the model. They are removed at the end, also after an exception."""
         handles: list[Any] = []
         try:
@@ -364,7 +362,7 @@ class ForwardEdits:
             for handle in handles:
                 handle.remove()
 
-    def _attach(self, site: Site, place: "Hookable") -> list[Any]:
+    def _attach(self, site: Site, place: Hookable) -> list[Any]:
         if site.kind == "scores":
             return [Route(place.module, self._score_handler(site))]
         if place.reads_input:
@@ -379,7 +377,7 @@ class ForwardEdits:
         handle = place.plus_input_of.register_forward_pre_hook(remember, with_kwargs=True)
         return [handle, place.module.register_forward_hook(self._output_hook(site, stream))]
 
-    def _score_handler(self, site: Site) -> Callable[["AttentionCall", Tensor], Tensor]:
+    def _score_handler(self, site: Site) -> Callable[[AttentionCall, Tensor], Tensor]:
         """The handler of an attention module. Sites with the same interventions share the places of tokens."""
         waves = self.waves[site]
         key = tuple(tuple(id(placed) for _, placed in wave) for wave in waves)

@@ -4,30 +4,28 @@ import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from datetime import date
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from icl import torch, transformers
 from icl.errors import ConfigError, ModelError
+from icl.images import Image
 from icl.models.base import Model, Request
+from icl.models.hf.adapter import LoraAdapter
+from icl.models.hf.checkpoint import penalty_notes, text_config
+from icl.models.hf.model import HF
+from icl.models.hf.template_facts import TemplateFacts
 from icl.models.hf.tracing import CheckpointTracer
 from icl.models.tracing import STEPS, TOP, Facts, Stage, Trace, greedy_trace, to_array
+from icl.models.vllm.engine import OnGroup, Replicas, VLLMEngine
 from icl.models.vllm.engine_io import EngineOutput, EngineRequest, blocks
 from icl.registry import Fraction, Positive, PositiveInt, component, later_parameter
 from icl.text.json_text import canonical_digest
+from icl.text.reasoning_blocks import ReasoningMarkers
 from icl.types import Generation, Prompt, Usage
-
-if TYPE_CHECKING:
-    from datetime import date
-
-    from icl.images import Image
-    from icl.models.hf.adapter import LoraAdapter
-    from icl.models.hf.model import HF
-    from icl.models.hf.template_facts import TemplateFacts
-    from icl.models.vllm.engine import OnGroup, Replicas, VLLMEngine
-    from icl.text.reasoning_blocks import ReasoningMarkers
 
 GIB = 2**30
 CPU_CACHE_GIB = 2.0
@@ -104,7 +102,7 @@ class VLLM(Model):
             raise ConfigError("model.merge: there is no `adapter` to merge.")
 
     @cached_property
-    def hf(self) -> "HF":
+    def hf(self) -> HF:
         """The model of the backend `hf`, which renders and tokenizes. Its weights are never loaded."""
         from icl.models.hf.model import HF
 
@@ -117,7 +115,7 @@ class VLLM(Model):
         )
 
     @cached_property
-    def lora(self) -> "LoraAdapter | None":
+    def lora(self) -> LoraAdapter | None:
         from icl.models.hf.adapter import LoraAdapter
 
         return None if self.adapter is None else LoraAdapter(self.adapter)
@@ -164,7 +162,6 @@ class VLLM(Model):
 
     @property
     def _layer_types(self) -> frozenset[str]:
-        from icl.models.hf.checkpoint import text_config
 
         return frozenset(getattr(text_config(self.hf.checkpoint.config), "layer_types", None) or ())
 
@@ -175,7 +172,7 @@ class VLLM(Model):
         return any(issubclass(kind, transformers.cache_utils.LinearAttentionCacheLayerMixin) for kind in kinds)
 
     @property
-    def request_adapter(self) -> "LoraAdapter | None":
+    def request_adapter(self) -> LoraAdapter | None:
         """The adapter of every request, None if it is merged into the weights."""
         return None if self.merge else self.lora
 
@@ -263,12 +260,12 @@ class VLLM(Model):
         return None if not tokens or (limit is not None and tokens >= limit) else tokens
 
     @cached_property
-    def engine(self) -> "VLLMEngine | Replicas":
+    def engine(self) -> VLLMEngine | Replicas:
         from icl.models.vllm.engine import Replicas, VLLMEngine
 
         return VLLMEngine(self) if self.data_parallel_size == 1 else Replicas(self)
 
-    def set_day(self, day: "date") -> None:
+    def set_day(self, day: date) -> None:
         self.hf.set_day(day)
 
     def check_loadable(self) -> None:
@@ -294,7 +291,6 @@ class VLLM(Model):
 
     @property
     def plan_notes(self) -> tuple[str, ...]:
-        from icl.models.hf.checkpoint import penalty_notes
 
         return (*penalty_notes(self.hf.checkpoint), *self.hf.prompt_notes)
 
@@ -310,25 +306,24 @@ class VLLM(Model):
         """The `transformers` tokenizer."""
         return self.hf.tokenizer
 
-    def tokens_of_image(self, image: "Image") -> tuple[int, int] | None:
+    def tokens_of_image(self, image: Image) -> tuple[int, int] | None:
         return self.hf.tokens_of_image(image)
 
     def count_tokens(self, prompt: Prompt) -> int:
         return self.hf.count_tokens(prompt)
 
     @property
-    def template_facts(self) -> "TemplateFacts":
+    def template_facts(self) -> TemplateFacts:
         return self.hf.template_facts
 
     @property
-    def reasoning_block(self) -> "ReasoningMarkers | None":
+    def reasoning_block(self) -> ReasoningMarkers | None:
         return self.hf.reasoning_block
 
     def render(self, prompt: Prompt) -> str:
         return self.hf.render(prompt)
 
     def tracer(self) -> "VLLMTracer":
-        from icl.models.vllm.model import VLLMTracer
 
         return VLLMTracer(self)
 
@@ -345,7 +340,7 @@ class VLLM(Model):
         """requests, prompt_tokens, cached_tokens (found in the prefix cache), new_tokens, num_images."""
         return self.engine.counts
 
-    def run_groups(self, groups: Iterable[Sequence[EngineRequest]], on_group: "OnGroup") -> None:
+    def run_groups(self, groups: Iterable[Sequence[EngineRequest]], on_group: OnGroup) -> None:
         """Runs groups of prompts. Calls `on_group` with number and outputs of a group as soon as it has ended."""
         self.engine.run(groups, on_group)
 
