@@ -34,7 +34,7 @@ from decoding import remove_demonstrations
 from experiments.config.keys import TuneSpec
 from experiments.tuning.episodes import Episode
 from experiments.tuning.trained_parts import TrainedPart
-from icl import BatchLimit, ModelError, Prompt
+from icl import ModelError, Prompt
 from icl.models.hf import HF, EncodedImage, EncodedPrompt, LanguageModel, keep_columns, row_edit, vision_arguments
 
 IGNORED = -100
@@ -305,16 +305,13 @@ def end_token(model: HF) -> int:
     return int(own if own in model.stop_tokens else min(model.stop_tokens))
 
 
-def encode_images_alone(model: HF) -> None:
-    """Lets the model encode one image at a time.
-
-    In a batch, the last bits of an image's features depend on the other images. After an interruption these are others.
-    """
+def encode_images_repeatably(model: HF) -> None:
+    """Lets the features of an image depend on the image alone. After an interruption, others are encoded with it."""
     prompt_encoder = model.engine.prompt_encoder
     if not prompt_encoder.by_parts:
         raise ModelError(f"model.path: {model.path} cannot be tuned, because its image cache is off (icl doctor).")
     if prompt_encoder.encoder is not None:
-        prompt_encoder.encoder.limit = BatchLimit(1)
+        prompt_encoder.encoder.is_repeatable = True
 
 
 def encode_answered(model: HF, prompts: Sequence[Prompt], answers: Sequence[str]) -> list[AnsweredPrompt]:

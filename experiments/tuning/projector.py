@@ -18,8 +18,8 @@ from torch import Tensor
 
 from experiments.config.keys import TuneSpec
 from experiments.tuning.trained_parts import TrainedAdapter
-from icl import ModelError
-from icl.models.hf import HF, EncodedImage, ImageEncoder, itself, nbytes
+from icl import BatchLimit, ModelError
+from icl.models.hf import HF, EncodedImage, ImageEncoder, itself, nbytes, tensors
 from icl.models.hf.projector import (
     CONSTANT,
     Call,
@@ -27,7 +27,6 @@ from icl.models.hf.projector import (
     feature_sources,
     first_tensor,
     projector_modules,
-    tensors,
 )
 
 NO_MODULES = "dummy-target-modules"
@@ -141,4 +140,5 @@ def _encoder(model: HF) -> ImageEncoder:
     encoder = model.engine.prompt_encoder.encoder
     if encoder is None:
         raise ModelError(f"{model.path} reads text only, so it has no projector.")
+    encoder.is_repeatable, encoder.limit = False, BatchLimit(1)  # a pass over one image shows the image's calls
     return encoder

@@ -17,7 +17,7 @@ from torch import Tensor
 from experiments.config.keys import TuneSpec
 from experiments.tuning.checkpoint import CURVE, Curve, TrainingFolder, report_write_errors
 from experiments.tuning.episodes import Episode, Episodes
-from experiments.tuning.objectives import chunk_loss, encode_images_alone, encode_step, is_finite, learning_rate
+from experiments.tuning.objectives import chunk_loss, encode_images_repeatably, encode_step, is_finite, learning_rate
 from experiments.tuning.projector import NewProjector, TrainedProjector
 from experiments.tuning.trained_parts import TrainedLora, TrainedPart, TrainedVectors
 from icl import ModelError, StreamKey, report_out_of_memory
@@ -89,7 +89,7 @@ def train(
     """
     with report_write_errors(folder.path):
         folder.path.mkdir(parents=True, exist_ok=True)
-    encode_images_alone(model)
+    encode_images_repeatably(model)
     part = PARTS[spec.parameters](model, spec, stream, record)
     parameters = list(part.parameters.values())
     optimizer = torch.optim.AdamW(parameters, lr=spec.lr, weight_decay=0.0)

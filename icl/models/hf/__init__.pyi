@@ -23,6 +23,7 @@ from icl.models.hf.image_features import EncodedImage as EncodedImage
 from icl.models.hf.image_features import Key as Key
 from icl.models.hf.image_features import nbytes as nbytes
 from icl.models.hf.image_features import slice_field as slice_field
+from icl.models.hf.image_features import tensors as tensors
 from icl.models.hf.image_features import vision_arguments as vision_arguments
 from icl.models.hf.image_processing import UNKNOWN_TEXT as UNKNOWN_TEXT
 from icl.models.hf.image_processing import ImageProcessor as ImageProcessor

@@ -25,10 +25,14 @@ from torch import Tensor, nn
 
 from icl import PIL, BatchLimit, Edit, Image, Intervention, LRUByteCache, Site, StateObserver, moved_to_device
 from icl.models.hf import ImageProcessor, ModelCounters, execution_device, run_within_limit
-from icl.models.hf.image_features import EncodedImage, Key, slice_field
+from icl.models.hf.image_features import EncodedImage, Key, slice_field, tensors
+from icl.models.hf.image_processing import pixel_name
 from icl.models.hf.memory import TOWER_IMAGES, UNBOUNDED, tower_sizes
 
 Acts: TypeAlias = Intervention | StateObserver
+
+ToEncode = tuple[Key, dict[str, Any], str]
+"""An image with its processed inputs and its text."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +85,9 @@ def attached(edits: Sequence[Edit], images: int) -> Iterator[None]:
 PROBE_SIDE = 96
 """Side in pixels of the image that shows which modules of a model read images."""
 
+FIXED_PASS_PIXELS = TOWER_IMAGES * 224**2
+"""Pixels of a pass of fixed size over several images, at most. A pass with a larger image reads it alone."""
+
 FIELDS = ("pooler_output", "last_hidden_state", "deepstack_features")
 
 
@@ -89,6 +96,8 @@ class ImageEncoder:
 
     Attributes:
         finish: Called with each image after its pass, and gives what is cached.
+        is_repeatable: Whether the features of an image depend on the image alone, to the last bit. A pass then has a
+            number of images that follows from their shape.
     """
 
     def __init__(self, pixels: ImageProcessor, model: Any, limit: int, counters: ModelCounters) -> None:
@@ -99,6 +108,7 @@ class ImageEncoder:
             self.tower = replace(self.tower, element_bytes=model.dtype.itemsize, attention=attention)
         self.base = model.base_model
         self.finish: Callable[[EncodedImage], EncodedImage] = itself
+        self.is_repeatable, self.fixed_sizes = False, dict[Any, int]()
         self.cache = LRUByteCache[Key, EncodedImage](limit, lambda part: part.size)
         positions = getattr(self.base, "get_rope_index", None)
         self.grid_names = (
@@ -134,7 +144,7 @@ class ImageEncoder:
         self.pixels.prepare_ahead([(image, key[1]) for key, image in keys.items() if key not in self.cache.items])
 
     def _encode_missing(self, missing: Mapping[Key, Image]) -> dict[Key, EncodedImage]:
-        groups: dict[Any, list[tuple[Key, dict[str, Any], str]]] = {}
+        groups: dict[Any, list[ToEncode]] = {}
         edits = {key: image.edits for key, image in missing.items()}
         processed = self.pixels.pixels([(image, key[1]) for key, image in missing.items()])
         for key, (inputs, text) in zip(missing, processed, strict=True):
@@ -144,10 +154,11 @@ class ImageEncoder:
             groups.setdefault(like, []).append((key, inputs, text))
         made: dict[Key, EncodedImage] = {}
         for group in groups.values():
+            size = self._fixed_size(group[0], edits[group[0][0]]) if self.is_repeatable else 0
             parts = run_within_limit(
-                partial(self._tower, edits=edits[group[0][0]]),
+                partial(self._tower, edits=edits[group[0][0]], size=size),
                 group,
-                self.limit,
+                BatchLimit(size) if size else self.limit,
                 "images",
                 may_join=lambda batch: not batch[0][0][1] and self._peak_bytes(batch) <= self.max_bytes,
                 relieve=self.cache.clear,
@@ -156,37 +167,74 @@ class ImageEncoder:
                 made[part.key] = self.cache.put(part.key, part)
         return made
 
-    def _peak_bytes(self, group: Sequence[tuple[Key, dict[str, Any], str]]) -> float:
+    def _peak_bytes(self, group: Sequence[ToEncode]) -> float:
         """Peak of a pass over images of equal size, in bytes. 0 if the tower's sizes are not known."""
         return 0.0 if self.tower is None else self.tower.of(group[0][1]).peak_bytes(len(group))
 
-    def _tower(
-        self, group: Sequence[tuple[Key, dict[str, Any], str]], edits: Sequence[Edit] = ()
-    ) -> list[EncodedImage]:
-        """One forward pass of the tower for images with processed inputs of equal shapes and equal `TowerEdit`s."""
-        count = len(group) * (2 if group[0][0][1] else 1)
-        inputs = {
-            name: on_model(torch.cat([each[name] for _, each, _ in group]), self.model)
-            for name, value in group[0][1].items()
-            if name in self.tower_names and isinstance(value, Tensor)
-        }
-        with torch.no_grad(), attached(edits, count):
-            output = self.base.get_image_features(**inputs, return_dict=True)
+    def _fixed_size(self, one: ToEncode, edits: Sequence[Edit]) -> int:
+        """Images of each pass over images of this shape. 1 unless features are the same at each place of a pass.
+
+        Kernels follow the shape of a pass: in passes of another size, the last bits of the features differ.
+        """
+        (_, several), inputs, _ = one
+        shapes = tuple((name, tuple(value.shape)) for name, value in inputs.items() if isinstance(value, Tensor))
+        pixels, is_edited = inputs.get(pixel_name(inputs)), any(isinstance(edit, TowerEdit) for edit in edits)
+        if several or is_edited or self.grid_names or not isinstance(pixels, Tensor):
+            return 1
+        if shapes not in self.fixed_sizes:
+            size = min(TOWER_IMAGES, max(1, 3 * FIXED_PASS_PIXELS // pixels.numel()))
+            self.fixed_sizes[shapes] = size if self._is_same_at_each_place(inputs, size) else 1
+        return self.fixed_sizes[shapes]
+
+    def _is_same_at_each_place(self, inputs: Mapping[str, Any], size: int) -> bool:
+        """Whether random images have equal features one place further, and one of them among copies of itself."""
+        generator, name = torch.Generator().manual_seed(0), pixel_name(inputs)
+        images = [{**inputs, name: torch.randn(inputs[name].shape, generator=generator)} for _ in range(size)]
+        passes = images, [images[-1], *images[:-1]], [images[-1]] * size
+        first, moved, copies = ([list(tensors(each)) for each in self._features(own)[1]] for own in passes)
+        pairs = zip([*first, first[-1]], [*moved[1:], moved[0], copies[0]], strict=True)
+        return all(torch.equal(a, b) for one, other in pairs for a, b in zip(one, other, strict=True))
+
+    def _tower(self, group: Sequence[ToEncode], edits: Sequence[Edit] = (), size: int = 0) -> list[EncodedImage]:
+        """One forward pass of the tower for images with processed inputs of equal shapes and equal `TowerEdit`s.
+
+        size: Images of the pass, if their number is fixed. The last image fills it up.
+        """
+        inputs = [each for _, each, _ in group]
+        several = group[0][0][1]
+        output, features = self._features([*inputs, *inputs[-1:] * (size - len(group))], edits, 2 if several else 1)
         self.counters.images_encoded += len(group)
-        fields = {name: output.get(name) for name in FIELDS if output.get(name) is not None}
-        if "pooler_output" in fields:
-            fields.pop("last_hidden_state", None)
         return [
             self.finish(
                 EncodedImage(
                     key,
                     text,
-                    type(output),
-                    {name: slice_field(name, value, i * count // len(group), count) for name, value in fields.items()},
+                    output,
+                    own,
                     {name: each[name] for name in each if name in self.grid_names and isinstance(each[name], Tensor)},
                 )
             )
-            for i, (key, each, text) in enumerate(group)
+            for (key, each, text), own in zip(group, features, strict=False)
+        ]
+
+    def _features(
+        self, inputs: Sequence[Mapping[str, Any]], edits: Sequence[Edit] = (), copies: int = 1
+    ) -> tuple[Callable[..., Any], list[dict[str, Any]]]:
+        """The class of the tower's output for processed inputs of equal shapes, and the features of each image."""
+        count = len(inputs) * copies
+        arguments = {
+            name: on_model(torch.cat([each[name] for each in inputs]), self.model)
+            for name, value in inputs[0].items()
+            if name in self.tower_names and isinstance(value, Tensor)
+        }
+        with torch.no_grad(), attached(edits, count):
+            output = self.base.get_image_features(**arguments, return_dict=True)
+        fields = {name: output.get(name) for name in FIELDS if output.get(name) is not None}
+        if "pooler_output" in fields:
+            fields.pop("last_hidden_state", None)
+        return type(output), [
+            {name: slice_field(name, value, i * copies, count) for name, value in fields.items()}
+            for i in range(len(inputs))
         ]
 
 

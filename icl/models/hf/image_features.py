@@ -1,6 +1,6 @@
 """Features of images: split from a batch of the vision tower, and merged for a forward pass."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, is_dataclass
 from dataclasses import fields as dataclass_fields
 from typing import Any
@@ -81,3 +81,12 @@ def nbytes(value: Any) -> int:
     if isinstance(value, list | tuple):
         return sum(map(nbytes, value))
     return 0
+
+
+def tensors(value: Any) -> Iterator[Tensor]:
+    """All tensors in nested mappings and sequences, in their order. Other values, such as numbers, are skipped."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping | list | tuple):
+        for one in value.values() if isinstance(value, Mapping) else value:
+            yield from tensors(one)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from icl import BatchLimit, Image, ModelError
-from icl.models.hf import EncodedImage, ImageEncoder, ModelCounters
+from icl.models.hf import EncodedImage, ImageEncoder, ModelCounters, tensors
 from icl.models.hf.image_encoder import probe_image
 from icl.models.hf.model import HF
 
@@ -94,15 +94,6 @@ def output_rows(features: Tensor, output: Tensor) -> Tensor | None:
     if len(others) > 1 or len(others) == len(set(own)):
         return None
     return torch.tensor([places.get(row, CONSTANT) for row in own], device=features.device)
-
-
-def tensors(value: Any) -> Iterator[Tensor]:
-    """All tensors in nested mappings and sequences, in their order. Other values, such as numbers, are skipped."""
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, Mapping | list | tuple):
-        for one in value.values() if isinstance(value, Mapping) else value:
-            yield from tensors(one)
 
 
 def first_tensor(output: Any) -> Tensor | None:

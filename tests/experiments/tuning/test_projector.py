@@ -11,7 +11,7 @@ from experiments.config.config import Config, load_config
 from experiments.config.keys import TuneSpec
 from experiments.tuning.checkpoint import TrainingFolder
 from experiments.tuning.episodes import EpisodeStream
-from experiments.tuning.objectives import answer_logits, encode_answered, encode_images_alone
+from experiments.tuning.objectives import answer_logits, encode_answered, encode_images_repeatably
 from experiments.tuning.projector import NewProjector, ProjectedImage, TrainedProjector
 from experiments.tuning.train import train
 from experiments.tuning.tune import training_cell
@@ -94,7 +94,7 @@ def test_a_new_projector_depends_on_the_seed_and_not_on_the_learned_one() -> Non
     state = torch.get_rng_state()
     for scale in (1, 5):
         model = HF(path="tiny")
-        encode_images_alone(model)
+        encode_images_repeatably(model)
         [learned] = model.engine.runner.model.get_submodule(CONNECTOR).parameters()
         learned.data *= scale
         base = logits_of(model)
@@ -118,7 +118,7 @@ def test_a_new_projector_trains_and_a_run_loads_it(tmp_path: Path) -> None:
 
 def test_a_projector_whose_first_weights_the_class_does_not_say_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     model = HF(path="tiny")
-    encode_images_alone(model)
+    encode_images_repeatably(model)
     monkeypatch.setattr(model.engine.runner.model, "_init_weights", lambda module: None)
     with pytest.raises(ModelError, match=r"Idefics3For.* does not initialize .*connector.*parameters: projector\.$"):
         NewProjector(model, spec_of(study(parameters="new_projector")))
@@ -127,7 +127,7 @@ def test_a_projector_whose_first_weights_the_class_does_not_say_is_refused(monke
 def test_each_step_projects_anew_what_the_tower_gave_once() -> None:
     config = study()
     model, spec = HF(path="tiny"), spec_of(config)
-    encode_images_alone(model)
+    encode_images_repeatably(model)
     adapter = TrainedProjector(model, spec)
     episodes = EpisodeStream(training_cell(config, spec, None), 2).episodes(0)
     rows = encode_answered(model, [one.prompt for one in episodes], [one.answer for one in episodes])
@@ -179,7 +179,6 @@ def test_rows_that_no_output_gives_stay_when_an_image_is_projected_anew() -> Non
 
 def test_a_model_without_a_projector_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     model = HF(path="tiny")
-    encode_images_alone(model)
     encoder = model.engine.prompt_encoder.encoder
     assert encoder is not None
     assert projector_modules(model, encoder) == [CONNECTOR]

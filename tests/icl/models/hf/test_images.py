@@ -15,6 +15,7 @@ from icl.edits import Blank, DiffusionNoise
 from icl.errors import ModelError
 from icl.images import Image
 from icl.lru_cache_bytes import LRUByteCache
+from icl.models.hf.image_features import tensors
 from icl.models.hf.image_processing import images_per_call
 from icl.models.hf.model import HF
 from icl.models.hf.prompt_encoding import PromptEncoder
@@ -65,6 +66,44 @@ def test_an_image_in_many_prompts_is_encoded_once(name: str, folder_of: Callable
     count = hf.counters()
     assert count["num_images"] == 15
     assert count["images_encoded"] == 7
+
+
+@every
+def test_repeatable_features_do_not_depend_on_the_images_encoded_with_them(name: str, model_of: ModelOf) -> None:
+    hf = model_of(name)
+    encoder = hf.engine.prompt_encoder.encoder
+    assert encoder is not None
+    images = tiny_models.prompt(list(range(20, 29))).images
+    encoder.is_repeatable, before = True, hf.counters()["images_encoded"]
+    try:
+        passes = [[images], [images[::-1]], [images[3:5]], *([[image]] for image in images)]
+        features = []
+        for prompts_of_pass in passes:
+            encoder.cache.clear()
+            features += [one for row in encoder.encode(prompts_of_pass) for one in row]
+    finally:
+        encoder.is_repeatable = False
+        encoder.cache.clear()
+    first = {one.key: list(tensors(one.features)) for one in features}
+    assert all(
+        torch.equal(a, b) for one in features for a, b in zip(tensors(one.features), first[one.key], strict=True)
+    )
+    assert hf.counters()["images_encoded"] - before == 9 + 9 + 2 + 9
+
+
+@pytest.mark.parametrize("is_same", [True, False])
+def test_a_pass_of_fixed_size_has_one_image_if_its_places_differ(
+    is_same: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hf, sizes = HF(path="tiny"), list[int]()
+    encoder = hf.engine.prompt_encoder.encoder
+    assert encoder is not None
+    encoder.is_repeatable = True
+    encode = encoder._features
+    monkeypatch.setattr(encoder, "_features", lambda inputs, *more: sizes.append(len(inputs)) or encode(inputs, *more))
+    monkeypatch.setattr(encoder, "_is_same_at_each_place", lambda inputs, size: is_same)
+    encoder.encode([tiny_models.prompt(list(range(20, 23))).images])
+    assert sizes == ([16] if is_same else [1, 1, 1])
 
 
 def test_an_image_alone_and_among_others_has_two_entries_if_the_processor_distinguishes_them(model_of: ModelOf) -> None:
