@@ -56,6 +56,24 @@ def test_without_a_word_in_the_config_greedy_is_the_reference(written):
     assert view_run(run).to == {"decoding": "greedy"}
 
 
+def test_with_one_strategy_the_usual_reference_is_random_retrieval_else_no_shots(written):
+    def usual(retrievers):
+        run = written(name="-".join(retrievers), queries=3, decodings=(GREEDY,), retrievers=retrievers)
+        info = json.loads((run.path / "run.json").read_text())
+        (run.path / "run.json").write_text(json.dumps({**info, "config": {}}))
+        return view_run(run).to
+
+    assert usual(("random", "knn")) == {"retriever": "random"}
+    assert usual(("knn", "jaccard")) == {"shots": 0}
+
+
+def test_the_strategy_that_others_are_compared_with_is_the_asked_one(written):
+    run = written(queries=3, decodings=(GREEDY, VCD))
+    assert view_run(run).reference == "greedy"
+    assert view_run(run, to={"decoding": "vcd"}).reference == "vcd"
+    assert view_run(run, to={"shots": "0"}).reference == "greedy"
+
+
 def test_a_run_without_samples_is_a_sentence(written):
     with pytest.raises(StoreError, match="no finished sample yet"):
         view_run(written(queries=0))
