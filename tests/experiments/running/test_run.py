@@ -16,9 +16,10 @@ from experiments.running.run_session import RunOutcome
 from experiments.running.runner import Runner
 from experiments.store.store import Store
 from experiments.terminal.progress import SilentProgress
-from icl.errors import DataError, StoreError
+from icl.errors import DataError, ModelError, StoreError
 from icl.metrics.accuracy import Strict
 from icl.models.base import Model, Request
+from icl.models.hf import checkpoint
 from icl.types import Generation
 
 Mapping = Callable[..., dict[str, Any]]
@@ -51,6 +52,18 @@ def test_fakes_have_their_exact_scores(mapping: Mapping, tmp_path: Path) -> None
     assert (copy["strict"] == copy["last_copy"]).all()
     assert (vote["strict"] == vote["vote"]).all()
     assert len(frame) == 4 * 2 * 30
+
+
+def test_a_model_that_cannot_be_loaded_is_an_error_before_the_first_sample_of_another(
+    mapping: Mapping, tmp_path: Path
+) -> None:
+    folder = tmp_path / "weightless"
+    shutil.copytree(checkpoint.TINY, folder, ignore=shutil.ignore_patterns("*.safetensors"))
+    config = mapping(grid={"model": ["fake-copy", {"name": "hf", "path": str(folder)}]})
+    del config["model"]
+    with pytest.raises(ModelError, match="no weights"):
+        go(config, tmp_path / "runs")
+    assert contents(tmp_path / "runs" / "t") == {}
 
 
 def test_all_arms_see_the_same_queries_and_demonstrations(mapping: Mapping, tmp_path: Path) -> None:
