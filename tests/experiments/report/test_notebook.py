@@ -20,9 +20,9 @@ def test_a_sample_is_shown_with_the_images_of_its_prompt(mapping: Any, tmp_path:
     )
     assert f"<b>{notebook.text_html(sample.row['output'])}</b>" in html
     assert run.sample("q-0001", shots=0)._repr_html_().count("<img") == 1
-    for limit, shown in ((3, 3), (2, 2)):
+    for limit, num_tags in ((3, 3), (2, 2)):
         monkeypatch.setattr(notebook, "MAX_IMAGES", limit)
-        assert sample._repr_html_().count("<img") == shown
+        assert sample._repr_html_().count("<img") == num_tags
     assert repr(sample).startswith("q-0001")
     with pytest.raises(DataError, match="no query 'q-9'"):
         run.sample("q-9")
