@@ -510,7 +510,7 @@ class DeviceMemory:
     layer_fraction: float = 1.0
 
 
-def device_memory(device: torch.device, layer_fraction: float = 1.0) -> DeviceMemory | None:
+def device_memory(device: "torch.device", layer_fraction: float = 1.0) -> DeviceMemory | None:
     """The memory of a device, or of its slice if it is divided (MIG). None if it does not say."""
     sizes: tuple[float, float] | None = None
     if device.type in ("cuda", "xpu"):

@@ -6,7 +6,6 @@ ICL_TEST_RUNNER=2 chooses vLLM's second model runner, and ICL_TEST_ASYNC=1 plans
 
 import gc
 import importlib.util
-import multiprocessing
 import os
 import sys
 from collections.abc import Iterator
@@ -66,17 +65,10 @@ def garbage_of_engines_alone() -> Iterator[None]:
 def engine_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Engines run in processes of their own, as on a GPU.
 
-    They are forked, which saves 10 CPU seconds a start: vLLM starts new interpreters, as it does here under
-    `ICL_TEST_MATRIX` (`make test-vllm-long`) and in the tests of `vllm serve`.
+    They are new interpreters. A fork of this process waits forever in its first parallel operation, because the threads
+    of OpenMP that a model has started here do not exist in it.
     """
     monkeypatch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "1")
-    if "ICL_TEST_MATRIX" not in os.environ and "ICL_TEST_RUNNER" not in os.environ:
-        own = multiprocessing.get_context
-
-        def get_context(method: str | None = None) -> Any:
-            return own("fork" if method == "spawn" else method)
-
-        monkeypatch.setattr(multiprocessing, "get_context", get_context)
 
 
 def allow_async() -> None:
