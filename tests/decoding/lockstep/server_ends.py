@@ -55,8 +55,9 @@ def raw(serving: Server, headers: bytes, sent: bytes) -> bytes:
     return answer
 
 
-LONG = {"max_tokens": 400, "temperature": 300.0, "seed": 1, "vllm_xargs": {"strategy": json.dumps(
+LONG = {"max_tokens": 400, "temperature": 300.0, "seed": 28, "vllm_xargs": {"strategy": json.dumps(
     {"name": "contrast", "branches": ["no_image"], "weights": [1, 0], "mask": "none"})}}  # fmt: skip
+"""At this temperature each token is as likely as any other, and 14 of them end the answer: with this seed after 141."""
 
 
 def descendants(pid: int) -> dict[int, str]:

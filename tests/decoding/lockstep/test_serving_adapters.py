@@ -143,7 +143,7 @@ def test_an_engine_that_dies_fails_all_its_requests_and_ends_the_server(serving:
     threads, answers = started_requests(serving, how * 16, running=0)  # more than run at once: some have not begun
     time.sleep(1)
     os.kill(engine, signal.SIGCONT)
-    time.sleep(0.3)  # an answer takes 400 steps
+    time.sleep(0.3)  # an answer takes 141 steps
     os.kill(engine, signal.SIGKILL)
     for thread in threads:
         thread.join(60)
