@@ -25,7 +25,7 @@ If prompts continue one another, one prefix per group misses most of what they s
     level 1        [a b c] 4      [a] 2                           each forwards only what no earlier row contains
 """
 
-from bisect import bisect_left
+from bisect import bisect_left, insort
 from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
@@ -394,26 +394,24 @@ def prefix_levels(prompts: Sequence[EncodedPrompt]) -> tuple[list[int], int]:
     """
     order = sorted(range(len(prompts)), key=lambda i: prompts[i].key)
     rows = [prompts[i] for i in order]
-    common = [common_prefix_length(a.key, b.key) for a, b in pairwise(rows)]
-    levels: dict[int, int] = {}  # of sorted rows
+    levels = [0] * len(rows)  # of sorted rows
+    placed: list[list[int]] = [[] for _ in range(MAX_LEVELS)]  # sorted rows of each level
     saved = 0
     for place in sorted(range(len(rows)), key=lambda i: (-len(rows[i]), order[i])):
         row = rows[place]
         worth = max(len(row) // MIN_SAVED_SHARE, 1)
-        longest = [0] * (MAX_LEVELS - 1)  # common prefix with a row of each level that may have one below it
-        for neighbors in (range(place - 1, -1, -1), range(place + 1, len(rows))):
-            length = len(row) - 1
-            for other in neighbors:
-                length = min(length, common[other if other < place else other - 1])
-                if length < worth:
-                    break
-                if levels.get(other, MAX_LEVELS) < len(longest):
-                    longest[levels[other]] = max(longest[levels[other]], length)
+        longest = []  # common prefix with a row of each level that may have one below it
+        for others in placed[:-1]:
+            index = bisect_left(others, place)
+            nearest = others[max(0, index - 1) : index + 1]
+            length = max((common_prefix_length(row.key, rows[other].key) for other in nearest), default=0)
+            longest.append(min(length, len(row) - 1) if length >= worth else 0)
         level = next(i for i, length in enumerate(longest) if length >= max(longest) - worth)
         shared = whole_images(row, longest[level])
         levels[place] = level + 1 if shared else 0
+        insort(placed[levels[place]], place)
         saved += shared
-    return [levels[place] for place in sorted(levels, key=order.__getitem__)], saved
+    return [levels[place] for place in sorted(range(len(rows)), key=order.__getitem__)], saved
 
 
 def common_prefix_length(a: Sequence[int], b: Sequence[int]) -> int:
