@@ -91,15 +91,17 @@ def lazy_exports(package: str) -> tuple[Callable[[str], Any], Callable[[], list[
         if name not in sources:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
         check_packages()
-        module = sources[name]
-        if module == package:
+        if sources[name] == package:
             return importlib.import_module(f"{package}.{name}")
-        return getattr(importlib.import_module(module), name)
+        return getattr(_imported(sources[name]), name)
 
     def list_names() -> list[str]:
         return sorted({"__all__", "__doc__", "__name__", *public})
 
     return get_attribute, list_names, public
+
+
+_imported = cache(importlib.import_module)  # metrics import names in each call
 
 
 def read_stub(text: str) -> tuple[dict[str, str], list[str]]:

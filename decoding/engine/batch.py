@@ -472,15 +472,15 @@ def unshared_tokens(reference: Prompt, other: Prompt, tokens: int) -> float:
         other: The other prompt.
         tokens: Number of tokens of `other`.
     """
-    sizes = [(part.text is None, len(part.text or "") / 4) for part in other.parts()]
-    num_images = sum(is_image for is_image, _ in sizes)
-    image_size = max(0.0, tokens - sum(size for _, size in sizes)) / max(1, num_images)
+    contents = [part.content for part in other.parts()]
+    texts = [len(content) / 4 for content in contents if isinstance(content, str)]
+    image_size = max(0.0, tokens - sum(texts)) / max(1, len(contents) - len(texts))
     num_shared = 0
     for part, reference_part in zip(_contents(other), _contents(reference), strict=False):
         if part != reference_part:
             break
         num_shared += 1
-    weights = [image_size if is_image else size for is_image, size in sizes]
+    weights = [len(content) / 4 if isinstance(content, str) else image_size for content in contents]
     return tokens * (1 - sum(weights[:num_shared]) / max(1e-9, sum(weights)))
 
 
