@@ -128,13 +128,14 @@ def test_an_address_elsewhere_is_probed_only_if_asked(url, private):
     assert is_private(url) is private
 
 
-@pytest.mark.parametrize("content", ['{"red": "x"}', '{"red": {}, "open": 7, "date": "d"}', '{"red": []}', "{"])
-def test_a_damaged_result_is_not_trusted(content, start, tmp_path):
+def test_a_damaged_result_is_not_trusted(start, tmp_path):
     counted, address = start()
     run(study(tmp_path, f"{address}/none/v1"), {}, tmp_path / "runs", quiet=True)
     (file,) = (tmp_path / "cache" / "probes").iterdir()
-    file.write_text(content)
-    before = counted.requests
-    done = run(study(tmp_path, f"{address}/none/v1", name="again"), {}, tmp_path / "runs", quiet=True)
-    assert counted.requests - before > 80
-    assert list(view_run(done).probes.values()) == [False]
+    damaged = ('{"red": "x"}', '{"red": {}, "open": 7, "date": "d"}', '{"red": []}', "{")
+    for i, content in enumerate(damaged):
+        file.write_text(content)
+        before = counted.requests
+        done = run(study(tmp_path, f"{address}/none/v1", name=f"again{i}"), {}, tmp_path / "runs", quiet=True)
+        assert counted.requests - before > 80, content
+        assert list(view_run(done).probes.values()) == [False], content

@@ -46,11 +46,8 @@ def plain(folder: Path) -> Any:
     return AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32).eval()
 
 
-def expected_tokens(plain: Any, folder: Path, prompt: Prompt) -> list[int]:
+def expected_tokens(plain: Any, processor: Any, prompt: Prompt) -> list[int]:
     """Greedy tokens of `generate` on the processor's own inputs."""
-    from transformers import AutoProcessor
-
-    processor = AutoProcessor.from_pretrained(folder)
     text = processor.apply_chat_template(conversation(prompt, with_pixels=False), add_generation_prompt=True)
     images = [image.open() for image in prompt.images] or None
     inputs = processor(text=[text], images=images, return_tensors="pt")
@@ -71,11 +68,14 @@ def test_the_vision_tower_has_the_features_of_the_package(plain: Any) -> None:
 
 def test_batched_tokens_are_those_of_plain_transformers(plain: Any, folder: Path) -> None:
     """For prompts with and without demonstrations and images."""
+    from transformers import AutoProcessor
+
+    processor = AutoProcessor.from_pretrained(folder)
     prompts = tiny_models.prompts()
     requests = [DecodingRequest(prompt, parse_arm("greedy"), max_new_tokens=NEW_TOKENS) for prompt in prompts]
     model = HF("small", device="cpu")
     answers = run_requests(model, requests)
-    expected = [expected_tokens(plain, folder, prompt) for prompt in prompts]
+    expected = [expected_tokens(plain, processor, prompt) for prompt in prompts]
     assert [list(one.tokens) for one in answers if isinstance(one, Generation)] == expected
     assert any(expected)
     assert model.notes == (), "images are encoded once, and prompts are read in batches"
