@@ -150,9 +150,10 @@ def test_of_several_controls_the_number_is_that_of_the_one_nearest_to_the_arm(tm
         for names in (("random",), ("diverse_subset",), ("random", "diverse_subset"))
     ]
     numbers = []
-    for against in proofs:  # the same run, whose samples are there after the first
+    for i, against in enumerate(proofs):
+        (tmp_path / str(i)).mkdir()
         row = {"system": "knn", "proof": {"keys": keys, "arm": {"retriever": "knn"}, "against": against}}
-        numbers.append(prove(row, CONTENT, tmp_path))
+        numbers.append(prove(row, CONTENT, tmp_path / str(i)))
     random, diverse, both = numbers
     assert random.difference != diverse.difference
     assert both.difference == min(random.difference, diverse.difference)
