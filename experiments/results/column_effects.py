@@ -54,7 +54,7 @@ from experiments.stats.arms import (
 from experiments.stats.bounds import ArmBounds, difference_ends, filled, is_wide, unread_texts
 from experiments.stats.intervals import Estimate, Floats, cluster_codes, cluster_sums
 from experiments.stats.pairs import KEYS, PairedTestResult, UnpairedError, align_pairs, end_next_to_zero
-from experiments.stats.run_statistics import is_run_level, run_level_columns
+from experiments.stats.run_level_frames import is_run_level, run_level_columns
 from experiments.stats.sign_flips import ROUNDING, TwoSidedTest, exactly_summable, sign_flip_test, subsets
 from experiments.stats.summary import estimate_macro_average
 from icl import ConfigError, DataFrame, pd

@@ -17,7 +17,7 @@ import numpy as np
 
 from experiments.config.keys import MAX_COLUMN_VALUES
 from experiments.stats import EQUIVALENCE, MISSING_VALUE, ArmComparison, Topic, add_run_level, format_count
-from experiments.stats.run_statistics import repeat_samples, within_parts
+from experiments.stats.run_level_frames import repeat_samples, within_parts
 from icl import ConfigError, DataFrame, Series, did_you_mean, pd
 from icl.tasks.cell_values import parse_list
 from icl.tasks.presets import preset_columns

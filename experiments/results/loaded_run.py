@@ -97,7 +97,7 @@ class Run:
             column for each metric that judges it (`vote:strict`); the column `vote` uses the config's
             `compare.metric`. `failed` is the reason of a failed sample. A run-level metric
             (`icl.metrics.run_level`) has numbers whose mean in a cell is its statistic, and `attrs` has what the metric
-            read (`experiments.stats.run_statistics`). Samples of one query with equal `decided_by`
+            read (`experiments.stats.run_level_frames`). Samples of one query with equal `decided_by`
             have equal answers by construction (`experiments.store.run_state`). A metric with unread outputs
             (`icl.metrics.reading`) has a column of their texts (`unread:lenient`).
         """

@@ -2,7 +2,7 @@
 
 The statistic is computed when the run is read, for one cell (one seed of an arm) at a time. Baselines of the same
 demonstrations are judged in the same way, by the stored answers of the demonstrations. The frame's `attrs` have what
-each number was computed from (`experiments.stats.run_statistics`).
+each number was computed from (`experiments.stats.run_level_frames`).
 """
 
 import warnings

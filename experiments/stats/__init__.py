@@ -3,7 +3,7 @@
 frames       `arms` (settings of a frame), `sample_rows` (one sample)
 one arm      `summary`, `intervals`
 two arms     `pairs` (alignment), `sign_flips` (right/wrong and graded scores), `significance` (corrections, power)
-run level    `run_statistics` (F1, AUC, CIDEr: columns and intervals), `exchanges` (the test of two arms)
+run level    `run_level_frames` (F1, AUC, CIDEr), `run_statistics` (their intervals), `exchanges` (the test of two arms)
 many arms    `compare` (a table), `arm_comparisons`, `strategy_verdicts`, `decoding_effects`
 text         `findings` (sentences), `answer_forms`, `formatting` (numbers)
 """

@@ -14,7 +14,7 @@ import numpy as np
 
 from experiments.config import AXES, DEMONSTRATION_AXES, match_label
 from experiments.stats.formatting import format_count, join_words
-from experiments.stats.run_statistics import RUN_LEVEL, is_run_level
+from experiments.stats.run_level_frames import RUN_LEVEL, is_run_level
 from icl import Better, ConfigError, DataFrame, did_you_mean, entries, pd, resolve
 
 NO_VALUE = "none"

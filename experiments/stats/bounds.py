@@ -30,7 +30,7 @@ from experiments.stats.pairs import (
     end_next_to_zero,
     paired_test,
 )
-from experiments.stats.run_statistics import run_level_columns
+from experiments.stats.run_level_frames import run_level_columns
 from experiments.stats.settled import settled_mean, settled_pairs
 from icl import DataFrame, canonical_digest
 from icl.text.json_text import fold

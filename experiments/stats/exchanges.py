@@ -40,7 +40,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from experiments.stats.intervals import Codes, Floats, cluster_codes, normal_quantile
-from experiments.stats.run_statistics import NO_SPREAD, OVERWHELMING, Indices, RunLevelScores, cluster_sizes
+from experiments.stats.run_level_frames import Indices, RunLevelScores
+from experiments.stats.run_statistics import NO_SPREAD, OVERWHELMING, cluster_sizes
 from experiments.stats.sign_flips import (
     MAX_ENTRIES,
     SAMPLED_SUBSETS,

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from experiments.stats.arms import UNIT
 from experiments.stats.exchanges import PairedCells, Stratum, align_run_statistics, build_strata, randomization_test
 from experiments.stats.intervals import Floats, cluster_codes, cluster_sums, is_binary
-from experiments.stats.run_statistics import SAMPLE, run_level_columns
+from experiments.stats.run_level_frames import SAMPLE, run_level_columns
 from experiments.stats.sign_flips import paired_proportions_test, sign_flip_test
 from experiments.stats.significance import holm, level_of_test
 from icl import ConfigError, DataFrame, ICLError, pd

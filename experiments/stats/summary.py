@@ -40,7 +40,8 @@ from experiments.stats.intervals import (
     interval_without_spread,
     mean_variance,
 )
-from experiments.stats.run_statistics import NO_SPREAD, SAMPLE, cells_of_rows, estimate_run_statistic, run_level_columns
+from experiments.stats.run_level_frames import SAMPLE, run_level_columns
+from experiments.stats.run_statistics import NO_SPREAD, cells_of_rows, estimate_run_statistic
 from experiments.stats.settled import settled_mean
 from icl import Better, DataFrame, pd
 

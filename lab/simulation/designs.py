@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from experiments.stats.arms import UNIT
-from experiments.stats.run_statistics import SAMPLE, RunLevelScores, add_run_level
+from experiments.stats.run_level_frames import SAMPLE, RunLevelScores, add_run_level
 from icl.metrics.base import ScoredSample
 from icl.metrics.binary import F1
 

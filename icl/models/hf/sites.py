@@ -17,22 +17,23 @@ One layer:
     input embeddings. `input` is what layer 0 reads, which may be something else: features in the place of image
     tokens, or scaled embeddings (granite). An `onward` site covers its own layer and all later ones.
 
-In the vision tower, `vision` is the output of a layer and `vision_mlp` is m. Its layers are the longest list of modules
-of one class that all run when an image is read, and whose inputs and outputs all have one shape: a state for each
-token. A tower of convolutions has none.
+How they are found, without a list of architectures:
 
-Names find most of it: the layers are the outermost `ModuleList` whose length is the number of layers in the config, and
-blocks and projections have common names (below). The rest is measured in probe passes, forward passes on a few tokens
-of text: the three facts below, the norm before attention, and the norm after the last layer. No architecture is listed
-here. Hooks record inputs and outputs of each layer and its children. If a pass fails, for a model that reads no text
-without an image, the decoder has only `embedding` and `heads`.
+    1  layers    The outermost `ModuleList` whose length is the config's number of layers.
+    2  blocks    Children of a layer with a common name (below): attention, MLP, and attention's output projection.
+    3  a and m   By measurement in a probe pass (`_parts_of`). Blocks may be followed by norms, so a and m are the two
+                 outputs that sum to the layer's output minus its input. No such pair: no such sites.
+    4  middle    In the same pass: it exists if the MLP reads x + a. In cohere2 attention and MLP both read x, so
+                 nothing in the model is x + a.
+    5  scores    In a second pass: they exist if softmax(scores) times the values, recomputed, equals the attention's
+                 own output.
 
-    Which module gives a, which gives m?   The block, or a norm after it (gemma3): the two modules whose outputs sum to
-                                           the layer's output minus its input. If no two do, it has no such sites.
-    Does the MLP read x + a?               Then `middle` exists. In cohere2 attention and MLP both read x, so that
-                                           nothing in the model is x + a.
-    Is attention softmax(scores) times     `scores` exists if this product, recomputed, equals the attention's own
-    the values?                            output.
+A probe pass is a forward pass on a few tokens of text; hooks record the inputs and outputs of each layer and its
+children. If it fails, for a model that reads no text without an image, only `embedding` and `heads` are left.
+
+The vision tower has two sites: `vision` is the output of a layer and `vision_mlp` is m. Its layers are the longest list
+of modules of one class that all run when an image is read, and whose inputs and outputs all have one shape, with a
+state for each token. A tower of convolutions has none.
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -12,7 +12,7 @@ from experiments.report.sections.scores import scores_section
 from experiments.results.loaded_run import load_run
 from experiments.results.run_metrics import run_level
 from experiments.results.view_run import view_run
-from experiments.stats.run_statistics import is_run_level
+from experiments.stats.run_level_frames import is_run_level
 from icl.errors import ICLWarning, StoreError
 from icl.untrusted import untrusted
 

@@ -24,7 +24,7 @@ from experiments.stats.arms import (
     tidy_frame,
     varying_axes,
 )
-from experiments.stats.run_statistics import SharedAttrs
+from experiments.stats.run_level_frames import SharedAttrs
 from icl.errors import ConfigError
 
 BITS = ["tiny(quantize=none)", "tiny(quantize=nf4, double_quant=True)", "tiny(quantize=nf4, double_quant=False)"]

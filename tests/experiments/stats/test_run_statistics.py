@@ -24,14 +24,8 @@ from experiments.stats.exchanges import (
 )
 from experiments.stats.intervals import estimate_mean, few_clusters_factor, wilson
 from experiments.stats.pairs import UnpairedError, align_pairs, paired_test
-from experiments.stats.run_statistics import (
-    SAMPLE,
-    RunLevelScores,
-    add_run_level,
-    drop_scores,
-    estimate_run_statistic,
-    within_parts,
-)
+from experiments.stats.run_level_frames import SAMPLE, RunLevelScores, add_run_level, drop_scores, within_parts
+from experiments.stats.run_statistics import estimate_run_statistic
 from experiments.stats.sign_flips import sign_flip_test
 from experiments.stats.significance import exact_sign_flip_p
 from experiments.stats.summary import estimate_arm, summarize_arms

@@ -131,7 +131,8 @@ def test_the_mean_of_the_numbers_is_the_aggregate_and_their_spread_the_jackknife
 
 
 def test_an_aggregate_on_a_scale_of_its_own_has_an_interval_on_both_sides(tmp_path: Path) -> None:
-    from experiments.stats.run_statistics import RunLevelScores, estimate_run_statistic
+    from experiments.stats.run_level_frames import RunLevelScores
+    from experiments.stats.run_statistics import estimate_run_statistic
 
     def interval(folder: str, factor: str, **keys) -> np.ndarray:
         path = write_task(tmp_path / folder, code=CODE.replace("return 2 * hits", f"return {factor} * 2 * hits"))
