@@ -3,10 +3,9 @@
 Each sample is a row of k numbers, and the statistic is a function of the sum of the rows: F1 reads sums of
 (2 x true positives, predicted + gold positives). `icl.metrics.run_level` has the rows of each metric.
 
-One of the two arms is the reference; "the arm" is the other. If they do not differ, their names can be swapped. An
-exchange swaps them in some clusters. The new difference D' is then as likely as the observed difference D.
-Only sums change: an exchanged cluster moves its sums to the other arm. So thousands of exchanges are one product of
-matrices.
+One of the two arms is the reference; "the arm" is the other. An exchange swaps their names in some clusters. If the
+arms do not differ, the new difference D' is as likely as the observed difference D. Only sums change: an exchanged
+cluster moves its sums to the other arm. So thousands of exchanges are one product of matrices.
 
     1  pair      `align_run_statistics`   the cells of both arms (same seed and setting) on the samples that count in
                                           both: a sample that failed in one arm counts as failed in the other
@@ -16,17 +15,18 @@ matrices.
                                           It is exact if the arms do not differ.
 
 The interval has each difference m that the same exchanges do not reject as the true difference. Let an exchange move a
-share q of the pairs. If m were true, a share 1 - q of the pairs would keep the difference m and a share q would have
--m, so D' would be m (1 - 2 q) on average. The exchange is as extreme as the data if it is as far from its average as
-the data are: |D' - m (1 - 2 q)| >= |D - m|. That holds for all m between (D - D') / (2 q) and (D + D') / (2 (1 - q)).
+share q of the pairs. If m is true, the moved pairs have -m and the others m, so D' is m (1 - 2 q) on average. The
+exchange is as extreme as the data if it is as far from its average as the data are from theirs:
+|D' - m (1 - 2 q)| >= |D - m|. That holds for all m between (D - D') / (2 q) and (D + D') / (2 (1 - q)).
 
     example      D = .10, and an exchange of half of the pairs gives D' = -.02: as extreme for m from .08 to .12. With
                  thousands of exchanges, the .95 interval has the m for which more than 5 % of them are as extreme.
 
 For a mean, this is the usual sign-flip test of the differences minus m (`sign_flips`). For other statistics it holds to
-first order. An interval without width (the arms are equal, or differ equally in all clusters) is widened. The end
-farther from 0 is D with z^2 more clusters that are worst in one arm and best in the other, with z the normal quantile
-of the level. The end nearer to 0 comes from `interval_of_equal_clusters`. If D is 0, added clusters give both ends.
+first order. An interval without width (the arms are equal, or differ equally in all clusters) is widened. If D is 0,
+its ends are D with z^2 more clusters that are worst in one arm and best in the other, with z the normal quantile of
+the level. Otherwise `interval_of_equal_clusters` gives the ends, and the one farther from 0 reaches at least as far as
+D with these added clusters.
 
 While a run grows, `differences_at_look` makes the same exchanges at every look.
 """
@@ -41,7 +41,7 @@ from numpy.typing import NDArray
 
 from experiments.stats.intervals import Codes, Floats, cluster_codes, normal_quantile
 from experiments.stats.run_level_frames import Indices, RunLevelScores
-from experiments.stats.run_statistics import NO_SPREAD, OVERWHELMING, cluster_sizes
+from experiments.stats.run_statistics import NO_SPREAD, OVERWHELMING, informative_per_cluster
 from experiments.stats.sign_flips import (
     MAX_ENTRIES,
     SAMPLED_SUBSETS,
@@ -61,7 +61,7 @@ MANY_SUMS = 64
 """A statistic of more sums than this (ROC AUC) is exchanged less often."""
 FEWER_EXCHANGES = 2_000
 PIECE_BYTES = 250
-"""Bytes of exchange patterns, per cluster, that are unpacked at once. Memory does not grow with their number."""
+"""Bytes of exchange patterns, per cluster, that are unpacked at once, to limit memory."""
 PairedCells = Sequence[tuple[Indices, RunStatistic, RunStatistic]]
 """Of each pair of cells: the places of its pairs, the statistic of the reference, the statistic of the arm."""
 
@@ -137,7 +137,7 @@ def build_strata(cells: PairedCells, codes: Codes) -> list[Stratum]:
     # A sample counts if it can move either arm. An added cluster has the average number of such samples.
     moving = [(codes[places], reference.informative | arm.informative) for places, reference, arm in cells]
     strata = []
-    for (places, reference, arm), size in zip(cells, cluster_sizes(moving), strict=True):
+    for (places, reference, arm), size in zip(cells, informative_per_cluster(moving), strict=True):
         left, right = (_sum_by_cluster(side.rows, codes[places], count) for side in (reference, arm))
         if isinstance(left, np.ndarray):  # sparse sums are counts, which are exact
             left, right = np.split(exactly_summable(np.concatenate([left, right]), 2 * count), 2)
@@ -203,15 +203,16 @@ def _exchanges(
 ) -> Iterator[tuple[Floats, Floats]]:
     """([E] differences D', [E] numbers of pairs that change places) of many exchanges, in pieces.
 
-    Clusters without a difference change the second number alone. If few clusters differ, each choice of these is used
-    with several random choices of the others.
+    Clusters without a difference change only the number of pairs. If few clusters differ, each choice of them is
+    repeated with several random choices of the others.
     """
     differing, width = np.flatnonzero(differs), max(len(stratum.worst) for stratum in strata)
     num_exchanges = min(num_exchanges, FEWER_EXCHANGES) if width > MANY_SUMS else num_exchanges
     repeats = 1 if differs.all() else ceil(num_exchanges / 2 ** min(len(differing), 30))
-    generator = StreamKey(0, "").numpy("clusters without a difference")
+    generator, step = StreamKey(0, "").numpy("clusters without a difference"), max(1, MAX_ENTRIES // width)
     for chosen in subsets(len(differing), num_exchanges):
-        for exchanged in np.split(chosen, range(step := max(1, MAX_ENTRIES // width), len(chosen), step)):
+        for start in range(0, len(chosen), step):
+            exchanged = chosen[start : start + step]
             differences = np.tile(exchanged_differences(strata, exchanged, differing), repeats)
             num_moved = np.tile(exchanged @ sizes[differs], repeats)
             num_moved += _random_sums(sizes[~differs], len(num_moved), generator)
@@ -260,11 +261,11 @@ def _pattern(cluster: str, num_patterns: int, seed: int) -> NDArray[np.uint8]:
     return bits
 
 
-def _extremes_of_difference(strata: Sequence[Stratum], clusters: float) -> tuple[float, float]:
-    """The differences with this many more clusters that are worst in one arm and best in the other."""
+def _extremes_of_difference(strata: Sequence[Stratum], added: float) -> tuple[float, float]:
+    """The differences with `added` more clusters that are worst in one arm and best in the other."""
 
     def difference(one: Stratum, arm: Floats, reference: Floats) -> float:
-        sums = sum_rows(one.arm) + clusters * arm, sum_rows(one.reference) + clusters * reference
+        sums = sum_rows(one.arm) + added * arm, sum_rows(one.reference) + added * reference
         return one.weight * float(one.value(sums[0]) - one.value(sums[1]))
 
     ends = [sum(difference(s, s.worst, s.best) for s in strata), sum(difference(s, s.best, s.worst) for s in strata)]
@@ -272,10 +273,10 @@ def _extremes_of_difference(strata: Sequence[Stratum], clusters: float) -> tuple
 
 
 def _larger(reference: Floats, arm: Floats) -> Floats:
-    """The worst (or best) row of one of the arms: the row that adds more and so gives the wider interval.
+    """Either arm's worst (or best) row: the one that adds more, which gives the wider interval.
 
-    Both arms get it, since an interval end adds worst rows to one arm and best rows to the other. So the worst and the
-    best row of a stratum may come from different arms.
+    Both arms use it, since an interval end adds worst rows to one arm and best rows to the other. Worst and best are
+    chosen separately, so they may come from different arms.
     """
     return max(reference, arm, key=lambda row: float(np.abs(row).sum()))
 

@@ -10,8 +10,8 @@ by their numbers of samples. Samples of one cluster are not independent, such as
 
 Two kinds of statistics need another step 3:
 
-    proportions  (F1, AUC, groups) Wilson's interval at the effective sample size T (1 - T) / V (`intervals`; Dean and
-                 Pagano 2015), times (z / t)^2 if a cluster has several samples that can change T.
+    proportions  (F1, AUC, groups) Wilson's interval (`intervals`; Dean and Pagano 2015) at the effective sample size
+                 T (1 - T) / V. This size is multiplied by (z / t)^2 if a cluster has several samples that can change T.
     no spread    V is 0, there is one cluster, or a proportion is exactly 0 or 1. To get each end, add z^2 clusters of
                  the worst (or best) samples and compute T again; z is 1.96 at 95 %. For a proportion of 0 or 1 this is
                  Wilson.
@@ -62,7 +62,7 @@ def estimate_run_statistic(
         values[places], informative[places] = statistic.numbers(), statistic.informative
     if not (is_defined := np.isfinite(values)).any():
         return Estimate(np.nan, np.nan, np.nan, 0, 0)
-    if not is_defined.all():  # the rest of a group, or a cell with one class
+    if not is_defined.all():  # an incomplete group, or a cell with one class
         return estimate_run_statistic(scores, sample_indices[is_defined], codes[is_defined], level)
     mean = float(values.mean())
     sums, sizes = cluster_sums(values, codes)
@@ -75,7 +75,8 @@ def estimate_run_statistic(
     # back to F (Lam, Gopal and Qian 2023).
     counts = np.bincount(codes[informative]).astype(np.float64)
     if is_proportion and counts.max(initial=0) <= 1:
-        low, high = wilson(mean * (size := mean * (1 - mean) / variance), size, level)
+        size = mean * (1 - mean) / variance
+        low, high = wilson(mean * size, size, level)
     else:
         low, high = interval_of_mean(mean, variance, counts[counts > 0], level, is_share=is_proportion)
     lowest, highest = _extremes_of_arm(cells, codes, OVERWHELMING)
@@ -91,23 +92,22 @@ def cells_of_rows(scores: RunLevelScores, sample_indices: Indices) -> Iterator[t
         yield places, scores.statistic_of(sample_indices[places])
 
 
-def _extremes_of_arm(
-    cells: Sequence[tuple[Indices, RunStatistic]], codes: Codes, clusters: float
-) -> tuple[float, float]:
-    """The statistic with this many more clusters of the worst samples, and of the best."""
-    ends, sizes = [0.0, 0.0], cluster_sizes([(codes[places], statistic.informative) for places, statistic in cells])
+def _extremes_of_arm(cells: Sequence[tuple[Indices, RunStatistic]], codes: Codes, added: float) -> tuple[float, float]:
+    """The statistic with `added` more clusters of the worst samples, and of the best."""
+    ends = [0.0, 0.0]
+    sizes = informative_per_cluster([(codes[places], statistic.informative) for places, statistic in cells])
     for (places, statistic), size in zip(cells, sizes, strict=True):
         for i, extreme in enumerate((statistic.worst, statistic.best)):
-            sums = sum_rows(statistic.rows) + clusters * size * extreme
+            sums = sum_rows(statistic.rows) + added * size * extreme
             ends[i] += float(statistic.value(sums)) * len(places) / len(codes)
     return min(ends), max(ends)
 
 
-def cluster_sizes(cells: Sequence[tuple[Codes, NDArray[np.bool_]]]) -> list[float]:
-    """For each cell, how many of its samples that can move the statistic an average cluster has.
+def informative_per_cluster(cells: Sequence[tuple[Codes, NDArray[np.bool_]]]) -> list[float]:
+    """For each cell, its number of samples that can change the statistic, per cluster.
 
     Args:
-        cells: For each cell the cluster of its samples, and whether each can move the statistic. Clusters without
+        cells: For each cell the cluster of its samples, and whether each can change the statistic. Clusters without
             such a sample in any cell do not count. A cluster may lie in one cell (parts of the data) or in all (seeds).
     """
     clusters = len(np.unique(np.concatenate([codes[informative] for codes, informative in cells])))

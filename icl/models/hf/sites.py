@@ -29,7 +29,7 @@ How they are found, without a list of architectures:
                  own output.
 
 A probe pass is a forward pass on a few tokens of text; hooks record the inputs and outputs of each layer and its
-children. If it fails, for a model that reads no text without an image, only `embedding` and `heads` are left.
+children. If it fails (a model that needs an image), the decoder keeps only `embedding` and `heads`.
 
 The vision tower has two sites: `vision` is the output of a layer and `vision_mlp` is m. Its layers are the longest list
 of modules of one class that all run when an image is read, and whose inputs and outputs all have one shape, with a
@@ -127,10 +127,10 @@ class DecoderSites:
         count = self.config.num_hidden_layers
         decoder = model.get_decoder()
         lists = [(path, one) for path, one in decoder.named_modules() if isinstance(one, nn.ModuleList)]
-        own = [(path.count("."), i, one) for i, (path, one) in enumerate(lists) if len(one) == count]
-        if not own:
+        fitting = [(path.count("."), one) for path, one in lists if len(one) == count]
+        if not fitting:
             raise ModelError(f"{self.name}: no list of {count} layers was found, so interventions have no sites.")
-        self.layers: list[nn.Module] = list(min(own, key=lambda item: item[:2])[2])
+        self.layers: list[nn.Module] = list(min(fitting, key=lambda item: item[0])[1])
 
     @property
     def width(self) -> int:
@@ -257,7 +257,7 @@ class DecoderSites:
         modules["middle"] = parts.attention if parts.has_middle else None
         modules["input"] = layer if site.layer == 0 else None
         modules["mlp_input"] = None if parts.mlp is None else _child(layer, MLP_NAMES)
-        module = modules.get(site.kind)  # no layer but the first has the site `embedding`
+        module = modules.get(site.kind)  # the one site `embedding` is in `_hookables` already
         if module is None:
             return None
         return Hookable(
@@ -268,11 +268,11 @@ class DecoderSites:
 
     @cached_property
     def _parts(self) -> list[LayerParts | None]:
-        """The parts of each layer, from a probe pass. None: it failed, or the layer gives not one state per token."""
+        """The parts of each layer, from a probe pass. None: it failed, or the output is not [batch, tokens, width]."""
         states = self._states(self.layers, self.run_probe_pass)
         outputs = [None if states is None else states.get(layer, (None, None))[1] for layer in self.layers]
         fits = [one is not None and one.ndim == 3 and one.shape[-1] == self.width for one in outputs]
-        return [_parts_of(layer, states or {}) if own else None for layer, own in zip(self.layers, fits, strict=True)]
+        return [_parts_of(layer, states or {}) if fit else None for layer, fit in zip(self.layers, fits, strict=True)]
 
     @property
     def tower(self) -> list[nn.Module]:
@@ -352,21 +352,21 @@ def _parts_of(layer: nn.Module, states: States) -> LayerParts:
     each = {one: states.get(one, (None, None))[1] for one in layer.children()}
     outputs = {one: state for one, state in each.items() if state is not None and state.shape == after.shape}
     attention, mlp = _child(layer, MIXER_NAMES), _child(layer, MLP_NAMES)
-    for first, second in product(_candidates(attention, outputs), _candidates(mlp, outputs)):
-        added = outputs[first].float() + outputs[second].float()
-        if first is second or not _close(added, (after - before).float()):
+    for gives_a, gives_m in product(_candidates(attention, outputs), _candidates(mlp, outputs)):
+        added = outputs[gives_a].float() + outputs[gives_m].float()
+        if gives_a is gives_m or not _close(added, (after - before).float()):
             continue
-        middle = (before + outputs[first]).float()
-        inputs = [states[one][0] for one in outputs if one is not first]
+        middle = (before + outputs[gives_a]).float()
+        inputs = [states[one][0] for one in outputs if one is not gives_a]
         reads_sum = any(one is not None and _close(one.float(), middle) for one in inputs)
-        read = None if attention is None else states[attention][0]
+        read = None if attention is None else states.get(attention, (None, None))[0]
         norms = (one for one in outputs if read is not None and one is not attention and outputs[one].equal(read))
-        return LayerParts(first, second, reads_sum, next(norms, None))
+        return LayerParts(gives_a, gives_m, reads_sum, next(norms, None))
     return LayerParts()
 
 
 def _candidates(block: nn.Module | None, outputs: Mapping[nn.Module, Tensor]) -> list[nn.Module]:
-    """The modules with a state as output, the block first: the others may normalize its output. [] without a block."""
+    """The children that give a state: the block, then others, such as its norm. [] without a block."""
     return [] if block is None else sorted(outputs, key=lambda one: one is not block)
 
 
