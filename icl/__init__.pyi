@@ -50,10 +50,12 @@ from icl.libraries import pydantic as pydantic
 from icl.libraries import pydantic_core as pydantic_core
 from icl.libraries import ray as ray
 from icl.libraries import rich as rich
+from icl.libraries import ruamel as ruamel
 from icl.libraries import safetensors as safetensors
 from icl.libraries import scipy as scipy
 from icl.libraries import torch as torch
 from icl.libraries import transformers as transformers
+from icl.libraries import vllm as vllm
 from icl.limited_process import TIMED_OUT as TIMED_OUT
 from icl.limited_process import LimitedProcess as LimitedProcess
 from icl.loading import SEARCH_FOLDERS as SEARCH_FOLDERS

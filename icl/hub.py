@@ -5,10 +5,12 @@ import sys
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr
-from typing import Literal
+from contextlib import AbstractContextManager, contextmanager, redirect_stderr
+from typing import Any, Literal
 
 from icl.errors import ICLWarning
+from icl.libraries import datasets, httpx2, huggingface_hub, transformers
+from icl.memory import causes, first_line
 
 MISMATCH = "Consistency check failed"
 """Beginning of the error of `huggingface_hub` for a file of another size than on the hub."""
@@ -28,16 +30,12 @@ def hub_problem(error: BaseException, name: str, revision: str | None = None, ki
         revision: The branch, tag or commit that was asked for. None: the newest.
         kind: What the repository holds.
     """
-    import httpx2
-    from huggingface_hub import constants, errors
-
-    chain, what, cache = list(_causes(error)), f"{kind} '{name}'", constants.HF_HUB_CACHE
+    constants, errors = huggingface_hub.constants, huggingface_hub.errors
+    chain, what, cache = list(causes(error, contexts=True)), f"{kind} '{name}'", constants.HF_HUB_CACHE
     page = f"{constants.ENDPOINT}/{'datasets/' if kind == 'data set' else ''}{name}"
     kinds: tuple[type[BaseException], ...] = (errors.HfHubHTTPError,)
     if kind == "data set":
-        from datasets.exceptions import DatasetNotFoundError
-
-        kinds = (errors.HfHubHTTPError, DatasetNotFoundError)
+        kinds = (errors.HfHubHTTPError, datasets.exceptions.DatasetNotFoundError)
     answer = next((one for one in chain if isinstance(one, kinds)), None)
     if answer is not None:
         return _answer_problem(answer, what, page, revision)
@@ -45,9 +43,7 @@ def hub_problem(error: BaseException, name: str, revision: str | None = None, ki
     if kind == "model":
         download = f"Download it once with a connection: `hf download {name}{at}`"
     else:  # without a network, `datasets` reads the rows that it has prepared, not downloaded files
-        from datasets import config
-
-        cache = str(config.HF_DATASETS_CACHE)
+        cache = str(datasets.config.HF_DATASETS_CACHE)
         download += ", or set `revision` to the whole id of a commit that was read" if revision else ""
     broken = next((one for one in chain if isinstance(one, httpx2.TransportError) or MISMATCH in str(one)), None)
     says = ""
@@ -62,22 +58,23 @@ def hub_problem(error: BaseException, name: str, revision: str | None = None, ki
         )
     elif broken is not None:
         says = (
-            f"a file of {what} did not arrive whole, and nothing of it is used ({_first_line(broken)}). Run the "
-            "command again: it downloads what is missing."
+            f"a file of {what} did not arrive whole, and nothing of it is used ({first_line(broken).rstrip('.')}). Run "
+            "the command again: it downloads what is missing."
         )
     elif any(isinstance(one, errors.FileMetadataError) for one in chain):
-        says = f"{constants.ENDPOINT} does not answer like a hub ({_first_line(error)}). Check HF_ENDPOINT and proxies."
+        says = (
+            f"{constants.ENDPOINT} does not answer like a hub ({first_line(error).rstrip('.')}). Check HF_ENDPOINT and "
+            "proxies."
+        )
     return says
 
 
 def retry_seconds(error: BaseException) -> int | None:
     """After how many seconds a hub that got too many requests (429) answers again. None if the error says nothing."""
-    from huggingface_hub.errors import HfHubHTTPError
-    from huggingface_hub.utils._http import parse_ratelimit_headers
-
-    if not isinstance(error, HfHubHTTPError) or error.response.status_code != 429:
+    if not isinstance(error, huggingface_hub.errors.HfHubHTTPError) or error.response.status_code != 429:
         return None
-    after, limit = error.response.headers.get("Retry-After", ""), parse_ratelimit_headers(error.response.headers)
+    headers = error.response.headers
+    after, limit = headers.get("Retry-After", ""), huggingface_hub.utils._http.parse_ratelimit_headers(headers)
     if after.isdigit():
         return int(after)
     return None if limit is None else limit.reset_in_seconds
@@ -85,9 +82,8 @@ def retry_seconds(error: BaseException) -> int | None:
 
 def _answer_problem(error: BaseException, what: str, page: str, revision: str | None) -> str:
     """A sentence about an answer with an error status. `datasets` leaves only its text, for what is not there."""
-    from huggingface_hub import constants, errors, get_token
-
-    has_token, login = get_token() is not None, "log in (`hf auth login`, or HF_TOKEN)"
+    constants, errors = huggingface_hub.constants, huggingface_hub.errors
+    has_token, login = huggingface_hub.get_token() is not None, "log in (`hf auth login`, or HF_TOKEN)"
     if isinstance(error, errors.RevisionNotFoundError) or NO_REVISION in str(error):
         return (
             f"the {what} has no revision '{revision or constants.DEFAULT_REVISION}' on the hub. Take a branch, tag or "
@@ -114,21 +110,7 @@ def _answer_problem(error: BaseException, what: str, page: str, revision: str | 
         reasons[status] = (
             f"the hub {constants.ENDPOINT} has an error of its own ({status}) at the {what}. Try again later."
         )
-    return reasons.get(status, f"the hub refuses the {what}: {_first_line(error)}.")
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    """The error, what caused it, and so on."""
-    visited = set[int]()
-    while error is not None and id(error) not in visited:
-        visited.add(id(error))
-        yield error
-        error = error.__cause__ or error.__context__
-
-
-def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0].rstrip(".") if lines else type(error).__name__
+    return reasons.get(status, f"the hub refuses the {what}: {first_line(error).rstrip('.')}.")
 
 
 MAX_ASKED, MAX_WAIT = 3, 60
@@ -147,17 +129,15 @@ def hub_commit(name: str, revision: str | None, kind: Kind = "model") -> str:
         OSError, httpx2.HTTPError, RevisionResolutionError: The hub and its cache do not know it. `hub_problem` explains
             them.
     """
-    from huggingface_hub import HfApi, constants
-    from huggingface_hub.errors import RevisionResolutionError
 
     def commit(local_files_only: bool) -> str:
         repo_type = "dataset" if kind == "data set" else "model"
-        arguments = {"repo_type": repo_type, "revision": revision}
-        return str(HfApi().resolve_revision(name, **arguments, local_files_only=local_files_only).resolved)
+        arguments: dict[str, Any] = {"repo_type": repo_type, "revision": revision, "local_files_only": local_files_only}
+        return str(huggingface_hub.HfApi().resolve_revision(name, **arguments).resolved)
 
     for attempt in range(1, MAX_ASKED + 1):
         try:
-            return commit(constants.is_offline_mode())
+            return commit(huggingface_hub.constants.is_offline_mode())
         except OSError as error:
             seconds = retry_seconds(error)
             if seconds is None:
@@ -167,7 +147,7 @@ def hub_commit(name: str, revision: str | None, kind: Kind = "model") -> str:
                 continue
             try:
                 cached = commit(True)
-            except RevisionResolutionError:
+            except huggingface_hub.errors.RevisionResolutionError:
                 raise error from None
             warnings.warn(
                 f"the hub has had too many requests (429), so the cached commit {cached} of {name} is used.",
@@ -190,8 +170,7 @@ SMALL_SOURCE_BYTES = 2**28
 @contextmanager
 def hide_transformers_progress(really: bool = True) -> Iterator[None]:
     """Hide the progress bars of transformers and restore the setting afterwards. `really=False` changes nothing."""
-    from transformers.utils import logging
-
+    logging = transformers.utils.logging
     if not really or not logging.is_progress_bar_enabled():
         yield
         return
@@ -202,34 +181,26 @@ def hide_transformers_progress(really: bool = True) -> Iterator[None]:
         logging.enable_progress_bar()
 
 
-@contextmanager
-def hide_hub_progress(quick: bool) -> Iterator[None]:
+def hide_hub_progress(quick: bool) -> AbstractContextManager[None]:
     """Hide the progress bars of `huggingface_hub` for small files or without a terminal, and restore the setting."""
-    from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+    return _hide_progress(huggingface_hub.utils, quick)
 
-    if are_progress_bars_disabled() or not (quick or not sys.stderr.isatty()):
-        yield
-        return
-    disable_progress_bars()
-    try:
-        yield
-    finally:
-        enable_progress_bars()
+
+def hide_datasets_progress(quick: bool) -> AbstractContextManager[None]:
+    """Hide the progress bars of `datasets` for a quick source or without a terminal, and restore the setting."""
+    return _hide_progress(datasets, quick)
 
 
 @contextmanager
-def hide_datasets_progress(quick: bool) -> Iterator[None]:
-    """Hide the progress bars of `datasets` for a quick source or without a terminal, and restore the setting."""
-    import datasets
-
-    if datasets.are_progress_bars_disabled() or not (quick or not sys.stderr.isatty()):
+def _hide_progress(library: Any, quick: bool) -> Iterator[None]:
+    if library.are_progress_bars_disabled() or not (quick or not sys.stderr.isatty()):
         yield
         return
-    datasets.disable_progress_bars()
+    library.disable_progress_bars()
     try:
         yield
     finally:
-        datasets.enable_progress_bars()
+        library.enable_progress_bars()
 
 
 @contextmanager

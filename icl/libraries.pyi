@@ -1,5 +1,6 @@
 import altair as alt
 import datasets as datasets
+import datasets.config
 import datasets.exceptions
 import datasets.table
 import faiss as faiss
@@ -35,6 +36,9 @@ import rich.padding
 import rich.progress
 import rich.table
 import rich.text
+import ruamel as ruamel
+import ruamel.yaml
+import ruamel.yaml.error
 import safetensors as safetensors
 import safetensors.numpy
 import safetensors.torch
@@ -49,6 +53,7 @@ import scipy.stats
 import torch as torch
 import torch.nn
 import transformers as transformers
+import vllm as vllm
 
 __all__ = [
     "PIL",
@@ -67,8 +72,10 @@ __all__ = [
     "pydantic_core",
     "ray",
     "rich",
+    "ruamel",
     "safetensors",
     "scipy",
     "torch",
     "transformers",
+    "vllm",
 ]

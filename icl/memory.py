@@ -37,7 +37,7 @@ OTHER_FAULTS = ("out of resource: shared memory", "OutOfResources", "illegal mem
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an accelerator or the CPU ran out of memory, also where the error only has such an error as its cause."""
-    for link in _causes(error):
+    for link in causes(error):
         message = f"{type(link).__name__}: {link}"
         if any(text in message for text in OTHER_FAULTS):
             return False
@@ -71,13 +71,13 @@ def first_line(error: BaseException) -> str:
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    """The error, its `__cause__`, and so on. Each is visited once."""
+def causes(error: BaseException | None, contexts: bool = False) -> Iterator[BaseException]:
+    """The error, its `__cause__`, and so on. Each is visited once. contexts: what was handled counts as a cause."""
     visited = set[int]()
     while error is not None and id(error) not in visited:
         visited.add(id(error))
         yield error
-        error = error.__cause__
+        error = error.__cause__ or (error.__context__ if contexts else None)
 
 
 # The largest batch that fits into memory, remembered for a run.

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from icl import Image, StreamKey, spans
 from icl.edits import Edit
+from icl.text.notebook_html import Thumbnails, box_html, dim_html, table_html, text_html
 
 if TYPE_CHECKING:
     from icl.models.interventions import Intervention
-    from icl.text.notebook_html import Thumbnails
 
 Role = Literal["system", "user", "assistant"]
 Json = Any
@@ -416,8 +416,6 @@ class Sample:
 
 def _prompt_html(prompt: Prompt) -> str:
     """The turns of a prompt with their images in place. The title of an image is its span, origin and edits."""
-    from icl.text.notebook_html import Thumbnails, box_html, dim_html, text_html
-
     images = Thumbnails()
     turns = [
         box_html(
@@ -432,8 +430,6 @@ def _prompt_html(prompt: Prompt) -> str:
 
 def _context_html(context: Context) -> str:
     """The demonstrations in prompt order with similarity, rank and answer, then the query."""
-    from icl.text.notebook_html import Thumbnails, dim_html, table_html, text_html
-
     images, has_scores = Thumbnails(), any(demo.score for demo in context.demos)
     rows = []
     for number, demo in enumerate(context.demos):
@@ -454,8 +450,6 @@ def _context_html(context: Context) -> str:
 
 def _example_html(example: Example | Query) -> str:
     """An example with its images, question, options and answers; a query has no answers."""
-    from icl.text.notebook_html import Thumbnails, box_html, dim_html, text_html
-
     images = Thumbnails()
     facts: list[tuple[str, Any]] = [
         ("id", example.id),
@@ -469,7 +463,5 @@ def _example_html(example: Example | Query) -> str:
     return box_html(f"<div>{images.row(example.images)}</div>", *lines, images.remark())
 
 
-def _example_cells(example: Example | Query, images: "Thumbnails") -> list[str]:
-    from icl.text.notebook_html import text_html
-
+def _example_cells(example: Example | Query, images: Thumbnails) -> list[str]:
     return [text_html(example.id), images.row(example.images), text_html(example.question)]

@@ -1,6 +1,7 @@
 """Checks of the imports between the product's modules: `python tests/lint_imports.py`, a part of `make lint`.
 
-A name that a package exports (`from icl import Prompt`) is an import of the module that defines it.
+A name that a package exports (`from icl import Prompt`) is an import of the module that defines it, and so is a use of
+the name through the package (`from icl.models import hf`, then `hf.Checkpoint`).
 
 1. No circle of imports has more than two modules. Imports inside functions and for type checkers count.
 2. Machinery imports no method: a module without a component imports none that defines one. The packages that list
@@ -57,7 +58,7 @@ def product_exports() -> dict[str, dict[str, str]]:
 
 def imported(name: str, tree: ast.AST, names: Iterable[str], exports: Mapping[str, Mapping[str, str]]) -> set[str]:
     """Those of `names` that the module `name` imports, anywhere in it."""
-    own, used = set(names), set[str]()
+    own, used, packages = set(names), set[str](), dict[str, str]()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             used |= {alias.name for alias in node.names} & own
@@ -68,6 +69,13 @@ def imported(name: str, tree: ast.AST, names: Iterable[str], exports: Mapping[st
                 submodule = f"{module}.{alias.name}"
                 source = exports.get(module, {}).get(alias.name, module)
                 used |= {submodule if submodule in own else source} & own
+                if submodule in exports:
+                    packages[alias.asname or alias.name] = submodule
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in packages:
+            package = packages[node.value.id]
+            source = exports[package].get(node.attr, "")
+            used |= {f"{package}.{node.attr}" if source == package else source} & own
     return used
 
 

@@ -50,6 +50,12 @@ def test_an_exported_name_is_an_import_of_the_module_that_defines_it() -> None:
     assert imports_from_above(above) == ["icl.base imports decoding.base, which stands above it"]
 
 
+def test_a_name_read_through_an_imported_package_is_an_import_of_its_module() -> None:
+    sources = {"m": "", "m.models": "", "m.models.base": "", "m.types": "from m import models\nmodels.Model\nmodels.x"}
+    read = import_graph(sources, {"m.models": {"Model": "m.models.base"}})
+    assert ("m.types", "m.models.base") in read.edges
+
+
 def test_an_exported_name_of_a_layer_above_is_a_finding() -> None:
     exports = {"m": {"Model": "m.models.base"}}
     sources = {"m": "", "m.types": "from m import Model", "m.models.base": "", "m.loading": "import m.models.base"}

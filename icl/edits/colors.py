@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 
-from icl import PIL, Edit, NonNegative, StreamKey, component
+from icl import PIL, Edit, NonNegative, StreamKey, component, np
 from icl.edits.base import ColorLevel
 from icl.registry import PatchesPerSide
 
@@ -46,8 +46,6 @@ class MeanColor(Edit):
     """An image of the original's mean color: brightness and tint stay, all content is removed."""
 
     def apply_to_image(self, image: "PIL.Image.Image") -> "PIL.Image.Image":
-        import numpy as np
-
         red, green, blue = np.asarray(image).reshape(-1, 3).mean(0).round().astype(int).tolist()
         return PIL.Image.new("RGB", image.size, (red, green, blue))
 
@@ -86,8 +84,6 @@ class RandomColors(Edit):
         return replace(self, stream=key.number(f"made up/{place}", 63))
 
     def apply_to_image(self, image: "PIL.Image.Image") -> "PIL.Image.Image":
-        import numpy as np
-
         draw = np.random.default_rng(self.stream)
         colors = draw.integers(0, 256, (self.patches, self.patches, 3), dtype=np.uint8)
         return PIL.Image.fromarray(colors).resize(image.size, PIL.Image.Resampling.BICUBIC)

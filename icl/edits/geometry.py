@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from icl import PIL, Edit, StreamKey, component
+from icl import PIL, Edit, StreamKey, component, np
 from icl.edits.base import Box, ColorLevel
 from icl.edits.colors import MeanColor
 from icl.registry import Count, Fraction, PatchesPerSide
@@ -69,8 +69,6 @@ class MaskedPatches(Edit):
         return replace(self, stream=key.number(f"masked/{self.draw}/{place}", 63))
 
     def apply_to_image(self, image: "PIL.Image.Image") -> "PIL.Image.Image":
-        import numpy as np
-
         order = np.random.default_rng(self.stream).permutation(self.grid**2)
         is_masked = np.zeros(self.grid**2, np.uint8)
         is_masked[order[: int(self.share * self.grid**2)]] = 255
@@ -95,8 +93,6 @@ class ShuffledPatches(Edit):
         return replace(self, stream=key.number(f"patches/{place}", 63))
 
     def apply_to_image(self, image: "PIL.Image.Image") -> "PIL.Image.Image":
-        import numpy as np
-
         shuffled = image.copy()
         wide, high = image.width // self.grid, image.height // self.grid
         corners = [(x * wide, y * high) for y in range(self.grid) for x in range(self.grid)]

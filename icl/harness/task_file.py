@@ -18,7 +18,7 @@ from typing import Any
 
 from pydantic import BaseModel, FiniteFloat, TypeAdapter, ValidationError
 
-from icl import ConfigError, did_you_mean, search_candidates
+from icl import ConfigError, did_you_mean, ruamel, search_candidates
 
 FUNCTION = "!function "
 """Start of the text that stands for a function."""
@@ -174,12 +174,9 @@ def _read(path: Path, including: tuple[Path, ...]) -> tuple[dict[str, Any], tupl
 
 def _parse(path: Path) -> dict[str, Any]:
     """The keys of one file. Tags other than !function are refused, since lmms-eval's own reader may run them."""
-    from ruamel.yaml import YAML
-    from ruamel.yaml.error import YAMLError
-
     try:
-        keys = _yaml(YAML, path.parent).load(path.read_text(encoding="utf-8"))
-    except (YAMLError, ValueError, TypeError, LookupError, AssertionError) as error:
+        keys = _yaml(path.parent).load(path.read_text(encoding="utf-8"))
+    except (ruamel.yaml.error.YAMLError, ValueError, TypeError, LookupError, AssertionError) as error:
         where = getattr(error, "problem_mark", None)
         line = f" line {where.line + 1}" if where else ""
         problem = getattr(error, "problem", None) or str(error).split("\n", maxsplit=1)[0]
@@ -194,12 +191,12 @@ def _parse(path: Path) -> dict[str, Any]:
     return keys
 
 
-def _yaml(cls: Any, folder: Path) -> Any:
+def _yaml(folder: Path) -> Any:
     """A safe loader of YAML 1.1 (lmms-eval's version) in which a function is a text.
 
     Of a repeated key the last value counts, as in lmms-eval: otherwise a function could hide behind another value.
     """
-    yaml = cls(typ="safe", pure=True)
+    yaml: Any = ruamel.yaml.YAML(typ="safe", pure=True)
     yaml.version = (1, 1)
     yaml.Constructor = type("Constructor", (yaml.Constructor,), {"check_mapping_key": lambda *_: True})
     yaml.Constructor.add_constructor(

@@ -3,6 +3,7 @@ from icl.metrics.base import SCORING_REVISION as SCORING_REVISION
 from icl.metrics.base import vote as vote
 from icl.metrics.lmms_eval import TaskMetric as TaskMetric
 from icl.metrics.machinery.answer_extraction import AnswerForm as AnswerForm
+from icl.metrics.machinery.answer_extraction import check_rule as check_rule
 from icl.metrics.machinery.answer_extraction import extract_answer as extract_answer
 from icl.metrics.machinery.answer_extraction import gold_number as gold_number
 from icl.metrics.machinery.answer_extraction import read_number as read_number

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from icl import Better, Example, Generation, component, in_texts
+from icl import Better, Example, Generation, component, in_texts, metrics
 from icl.metrics import is_accepted, normalize_vqa
 
 
@@ -70,9 +70,7 @@ class Lenient:
 
     def __post_init__(self) -> None:
         if self.answer != "auto":
-            from icl.metrics.machinery.answer_extraction import check_rule
-
-            check_rule(self.answer)
+            metrics.check_rule(self.answer)
 
     @property
     def reads_answers(self) -> bool:
@@ -80,13 +78,11 @@ class Lenient:
         return self.answer == "auto"
 
     def score(self, generation: Generation, example: Example) -> float | None:
-        from icl.metrics import asks_yes_no, contains_answer, read_yes_no  # their patterns take time to compile
-
-        example = in_texts(example)
-        if asks_yes_no(example):
-            answer = read_yes_no(generation.text, self.answer, example.options, example.question)
+        example = in_texts(example)  # the names of `metrics` load late, because patterns take time to compile
+        if metrics.asks_yes_no(example):
+            answer = metrics.read_yes_no(generation.text, self.answer, example.options, example.question)
             return float(answer in [normalize_vqa(text) for text in example.answers])
-        return float(contains_answer(generation.text, example.answers, example.options, self.answer))
+        return float(metrics.contains_answer(generation.text, example.answers, example.options, self.answer))
 
 
 @component("metric", "option", "accuracy")
@@ -98,7 +94,5 @@ class OptionAccuracy:
     accuracy: ClassVar[bool] = True
 
     def score(self, generation: Generation, example: Example) -> float | None:
-        from icl.metrics.machinery.option_parsing import is_best_option  # its patterns take time to compile
-
         scores = generation.option_scores
-        return float(is_best_option(scores, example.answers)) if scores else None
+        return float(metrics.is_best_option(scores, example.answers)) if scores else None

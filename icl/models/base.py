@@ -7,18 +7,16 @@ run any strategy on it. A model without logits (an endpoint, most fakes) only an
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import date
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
-from icl import Example, Generation, ICLError, ModelError, Prompt, check_member_names, first_line, is_out_of_memory
+from icl import REASONING_MARKERS, Example, Generation, ICLError, ModelError, Prompt, Tensor, check_member_names, models
+from icl.memory import first_line, is_out_of_memory
+from icl.user_errors import convert_user_errors
 
 if TYPE_CHECKING:
-    from datetime import date
-
-    from torch import Tensor
-
     from icl import Image, ReasoningMarkers, TokenPart
     from icl.models.hf import MemoryPlan, RequestSize, TemplateFacts
-    from icl.models.tracing import Tracer
 
 MAX_NEW_TOKENS = 16
 """Default length limit of an answer. Most answers are a few words."""
@@ -210,7 +208,7 @@ class Model(ABC):
             branches: Number of prompts that decode one answer together.
         """
 
-    def set_day(self, day: "date") -> None:  # noqa: B027
+    def set_day(self, day: date) -> None:  # noqa: B027
         """Write prompts as on a day, before `load`: some chat templates write the date. By default today."""
 
     def check_loadable(self) -> None:  # noqa: B027
@@ -257,11 +255,9 @@ class Model(ABC):
         """
         return None
 
-    def tracer(self) -> "Tracer":
+    def tracer(self) -> "models.Tracer":
         """Shows the way of a prompt to its answer, stage by stage, for `icl doctor backends`."""
-        from icl.models.tracing import Tracer
-
-        return Tracer(self)
+        return models.Tracer(self)
 
     def generate(self, requests: Sequence[Request]) -> list[Generation]:
         """Greedy answers, one for each request. Raises ModelError if the model decodes through sessions only."""
@@ -284,8 +280,6 @@ class Model(ABC):
                 on_answer(start + index, answer)
 
     def _generate_halving(self, requests: Sequence[Request]) -> "list[Generation | str]":
-        from icl.user_errors import convert_user_errors
-
         answers: list[Generation | str]
         try:
             with convert_user_errors(self):
@@ -392,10 +386,8 @@ class LogitModel(Model):
     def stop_tokens(self) -> frozenset[int]:
         """Token ids that end an answer."""
 
-    def tracer(self) -> "Tracer":
-        from icl.models.tracing import SessionTracer
-
-        return SessionTracer(self)
+    def tracer(self) -> "models.Tracer":
+        return models.SessionTracer(self)
 
     @property
     def shares_prefix(self) -> bool:
@@ -458,8 +450,6 @@ class LogitModel(Model):
         """
         if not reasoning:
             return prompt
-        from icl.text.reasoning_blocks import REASONING_MARKERS
-
         markers = REASONING_MARKERS[0]
         return replace(prompt, answer_start=f"{markers.opening}{reasoning}{markers.forced}")
 

@@ -23,6 +23,7 @@ Images stay encoded (`decode=False`).
 """
 
 import codecs
+import json
 import logging
 import os
 import re
@@ -44,6 +45,7 @@ from icl import (
     huggingface_hub,
     pa,
     pd,
+    ruamel,
     search_candidates,
 )
 
@@ -387,13 +389,13 @@ def _rows_of_split(data: "datasets.Dataset", file: Path, split: str | None) -> "
 
 def _check_card(folder: Path) -> None:
     """Raises ValueError if the card of a folder of data names files outside the folder. Contacts no address."""
-    from ruamel.yaml import YAML
-
     for card in (folder / "README.md", folder / ".huggingface.yaml"):
         if card.is_file():
             _check_inside([card], folder)
             content = (
-                huggingface_hub.repocard.metadata_load(card) if card.suffix == ".md" else YAML(typ="safe").load(card)
+                huggingface_hub.repocard.metadata_load(card)
+                if card.suffix == ".md"
+                else ruamel.yaml.YAML(typ="safe").load(card)
             )
             for name in _named_files((content or {}).get("configs")):
                 if "://" in name or os.path.isabs(name) or ".." in PurePath(name).parts:
@@ -445,8 +447,6 @@ def _check_encoding(path: Path) -> None:
 
 def _check_lines(path: Path) -> None:
     """Raises ValueError with the place in a file that is not JSON, or the first line that is not."""
-    import json
-
     if path.suffix.lower() not in (".json", ".jsonl", ".ndjson"):
         return
     with path.open(encoding="utf-8") as file:
@@ -479,8 +479,6 @@ def _rows_of_object(path: Path) -> list[dict[str, Any]] | None:
     """The rows of a JSON file with one object: an object for each row, as in SugarCrepe, or one list of rows. None for
     other files.
     """
-    import json
-
     if path.suffix.lower() != ".json":
         return None
     with path.open(encoding="utf-8") as file:

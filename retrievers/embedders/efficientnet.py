@@ -21,8 +21,9 @@ from retrievers.machinery.embedding_models import (
     load_sentence_encoder,
     weight_bytes,
 )
+from retrievers.machinery.trained_heads import load_head
 
-SIDE, BATCH = 224, 64
+IMAGENET_SIDE, BATCH = 224, 64
 
 
 @component("embedder", "efficientnet")
@@ -42,8 +43,6 @@ class EfficientNet:
     @cached_property
     def digest(self) -> str:
         """sha256 of the weights. Raises ModelError if the packages are absent."""
-        from hashlib import sha256
-
         return f"efficientnet-1-{sha256(weights_file().read_bytes()).hexdigest()}"
 
     def embed_images(self, items: Sequence[Query | Example]) -> Vectors:
@@ -62,7 +61,7 @@ class EfficientNet:
         )
 
 
-def feature_maps(images: Sequence[Image], side: int = SIDE) -> Iterator[Tensor]:
+def feature_maps(images: Sequence[Image], side: int = IMAGENET_SIDE) -> Iterator[Tensor]:
     """The features at each position, in batches: [images, 1280, side / 32, side / 32]."""
     for batch in decode_batches(images, BATCH):
         inputs = torch.from_numpy(np.stack([pixels_of(image, side) for image in batch]))
@@ -151,6 +150,4 @@ def _map_texts(vectors: Vectors) -> Vectors:
 
 @lru_cache(maxsize=1)
 def _maps() -> dict[str, Vectors]:
-    from retrievers.machinery.trained_heads import load_head
-
     return load_head(MAPS, "the file of the maps")[0]

@@ -10,8 +10,7 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, ClassVar
 
-from icl import Example, ModelError, Query, component, expand_user, torch
-from icl.models import import_optional
+from icl import Example, ModelError, Query, component, expand_user, models, torch
 from retrievers import Vectors, all_images, mean_per_item, normalize_rows, stack_batches
 from retrievers.machinery.embedding_models import (
     BATCH,
@@ -37,10 +36,8 @@ class OpenCLIP(PlacedEmbedder):
     @cached_property
     def folder(self) -> Path:
         """The folder of the checkpoint. Raises ModelError without such a checkpoint."""
-        from icl.models.hub_model import HubModel
-
         own = expand_user(self.path)
-        folder = own if own.is_dir() else HubModel(self.path, key="embedder 'open_clip'").downloaded(["*"])
+        folder = own if own.is_dir() else models.HubModel(self.path, key="embedder 'open_clip'").downloaded(["*"])
         if not (folder / CONFIG).is_file():
             raise ModelError(f"embedder 'open_clip': {folder} has no {CONFIG}. For transformers, use 'encoder'.")
         return folder
@@ -85,7 +82,7 @@ def _vectors(features: Any) -> Vectors:
 @lru_cache(maxsize=2)
 def load_open_clip(folder: Path, digest: str, placement: EmbedderPlacement) -> tuple[Any, Any, Any]:
     """The model, the transform of images and the tokenizer of a folder. A new digest means a new key."""
-    library = import_optional("open_clip", "embedder 'open_clip'", "open_clip_torch")
+    library = models.import_optional("open_clip", "embedder 'open_clip'", "open_clip_torch")
     name = f"local-dir:{folder}"
     model, preprocess = library.create_model_from_pretrained(name, device=placement.device)
     dtype = next(model.parameters()).dtype if placement.dtype == "auto" else getattr(torch, placement.dtype)

@@ -3,12 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 
-from icl import Example, ModelError, PlanError, Query, component, expand_user, huggingface_hub
+from icl import Example, ModelError, PlanError, Query, component, expand_user, huggingface_hub, models
 from retrievers import GIB, EmbedderPlacement, PlacedEmbedder, checkpoint_digest, load_sentence_encoder, weight_bytes
 from retrievers.base import Vectors, all_images, mean_per_item, normalize_rows
 
@@ -46,9 +47,7 @@ class MiniLM(PlacedEmbedder):
 
 def minilm_folder() -> Path:
     """The folder of the checkpoint. Raises ModelError if the package is absent."""
-    from icl.models.cached_checkpoint import package_folder
-
-    return package_folder(PACKAGE, "embedder 'minilm'", INSTALL) / "model"
+    return models.package_folder(PACKAGE, "embedder 'minilm'", INSTALL) / "model"
 
 
 @component("embedder", "sentence_transformers")
@@ -71,8 +70,6 @@ class SentenceTransformers(PlacedEmbedder):
     @cached_property
     def digest(self) -> str:
         """sha256 of all files of the checkpoint, or its hub id and revision."""
-        from hashlib import sha256
-
         folder = expand_user(self.path)
         if folder.is_dir():
             parts = [checkpoint_digest(each) for each in (folder, *sorted(p for p in folder.iterdir() if p.is_dir()))]
@@ -99,21 +96,18 @@ class SentenceTransformers(PlacedEmbedder):
 
 @lru_cache(maxsize=2)
 def _load(path: str, placement: EmbedderPlacement) -> Any:
-    from icl.models import FAILURES, import_optional, reason
-
-    module = import_optional("sentence_transformers", "embedder 'sentence_transformers'", "sentence-transformers")
+    who = "embedder 'sentence_transformers'"
+    module = models.import_optional("sentence_transformers", who, "sentence-transformers")
     try:
         return module.SentenceTransformer(path, device=placement.device, model_kwargs={"dtype": placement.torch_dtype})
-    except FAILURES as error:
-        raise ModelError(f"embedder 'sentence_transformers': {path} cannot be loaded: {reason(error)}") from error
+    except models.FAILURES as error:
+        raise ModelError(f"{who}: {path} cannot be loaded: {models.reason(error)}") from error
 
 
 def _commit(path: str) -> str:
     """The commit of a hub id, which the cache is enough for. Raises ModelError."""
-    from icl.models.hub_model import HubModel
-
     try:
-        return HubModel(path, key="embedder 'sentence_transformers'").commit
+        return models.HubModel(path, key="embedder 'sentence_transformers'").commit
     except huggingface_hub.errors.HFValidationError as error:
         raise ModelError(
             f"embedder 'sentence_transformers': there is no folder '{path}', and it is no id of the hub."

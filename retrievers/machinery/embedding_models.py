@@ -19,6 +19,7 @@ from icl import (
     hide_transformers_progress,
     huggingface_hub,
     later_parameter,
+    models,
     torch,
     transformers,
 )
@@ -114,21 +115,17 @@ def load_pretrained(folder: Path, processor_class: str, name: str, placement: Em
     Raises:
         ModelError: The checkpoint cannot be loaded.
     """
-    from icl.models.checkpoint_errors import FAILURES, reason
-
     try:
         with hide_transformers_progress():
             model: Any = transformers.AutoModel.from_pretrained(folder, dtype=placement.torch_dtype)
         return model.eval().to(placement.device), getattr(transformers, processor_class).from_pretrained(folder)
-    except FAILURES as error:
-        raise ModelError(f"{name} {folder} cannot be loaded: {reason(error)}") from error
+    except models.FAILURES as error:
+        raise ModelError(f"{name} {folder} cannot be loaded: {models.reason(error)}") from error
 
 
 def _from_hub(name: str) -> Path:
-    from icl.models.hub_model import HubModel
-
     try:
-        return HubModel(name, key="embedder 'encoder'").downloaded([f"*{suffix}" for suffix in CHECKPOINT_FILES])
+        return models.HubModel(name, key="embedder 'encoder'").downloaded([f"*{suffix}" for suffix in CHECKPOINT_FILES])
     except huggingface_hub.errors.HFValidationError as error:
         raise ModelError(
             f"embedder 'encoder': there is no folder '{name}', and it is no id of the hub. Use a folder, a hub id, or "

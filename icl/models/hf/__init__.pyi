@@ -1,3 +1,4 @@
+from icl.models.hf import prequantized as prequantized
 from icl.models.hf.adapter import LoraAdapter as LoraAdapter
 from icl.models.hf.attention_calls import AttentionCall as AttentionCall
 from icl.models.hf.attention_calls import Route as Route
@@ -5,8 +6,12 @@ from icl.models.hf.batch_halving import free as free
 from icl.models.hf.batch_halving import run_within_limit as run_within_limit
 from icl.models.hf.checkpoint import SHIPPED as SHIPPED
 from icl.models.hf.checkpoint import Checkpoint as Checkpoint
+from icl.models.hf.checkpoint import max_tokens as max_tokens
 from icl.models.hf.checkpoint import penalty_notes as penalty_notes
+from icl.models.hf.checkpoint import stop_tokens as stop_tokens
+from icl.models.hf.checkpoint import text_config as text_config
 from icl.models.hf.conventions import image_placeholder as image_placeholder
+from icl.models.hf.conventions import image_token_problem as image_token_problem
 from icl.models.hf.conversations import Message as Message
 from icl.models.hf.conversations import as_strings as as_strings
 from icl.models.hf.conversations import messages as messages
@@ -17,6 +22,10 @@ from icl.models.hf.device_placement import execution_device as execution_device
 from icl.models.hf.device_placement import resolve_device as resolve_device
 from icl.models.hf.device_placement import resolve_dtype as resolve_dtype
 from icl.models.hf.engine import HFEngine as HFEngine
+from icl.models.hf.hidden_states import image_logits as image_logits
+from icl.models.hf.hidden_states import last_states as last_states
+from icl.models.hf.hidden_states import observed_states as observed_states
+from icl.models.hf.hidden_states import text_logprobs as text_logprobs
 from icl.models.hf.image_encoder import ImageEncoder as ImageEncoder
 from icl.models.hf.image_encoder import itself as itself
 from icl.models.hf.image_features import EncodedImage as EncodedImage
@@ -29,6 +38,7 @@ from icl.models.hf.image_processing import UNKNOWN_TEXT as UNKNOWN_TEXT
 from icl.models.hf.image_processing import ImageProcessor as ImageProcessor
 from icl.models.hf.image_processing import Processed as Processed
 from icl.models.hf.image_processing import without_pixel_edits as without_pixel_edits
+from icl.models.hf.image_settings import check_settings as check_settings
 from icl.models.hf.image_settings import setting_notes as setting_notes
 from icl.models.hf.language_model import EncodedPrompt as EncodedPrompt
 from icl.models.hf.language_model import LanguageModel as LanguageModel
@@ -45,6 +55,7 @@ from icl.models.hf.memory import model_shape as model_shape
 from icl.models.hf.memory import plan_memory as plan_memory
 from icl.models.hf.memory import tower_sizes as tower_sizes
 from icl.models.hf.model import HF as HF
+from icl.models.hf.patch_grid import measure_grid as measure_grid
 from icl.models.hf.prefill import Prefiller as Prefiller
 from icl.models.hf.prefill import common_prefix_length as common_prefix_length
 from icl.models.hf.prequantized import PACKED as PACKED
@@ -52,11 +63,14 @@ from icl.models.hf.prequantized import method as method
 from icl.models.hf.prequantized import quantization_settings as quantization_settings
 from icl.models.hf.prequantized import why_unsupported as why_unsupported
 from icl.models.hf.prompt_encoding import PromptEncoder as PromptEncoder
+from icl.models.hf.prompt_encoding import process_prompt as process_prompt
+from icl.models.hf.quantization import Quantization as Quantization
 from icl.models.hf.rendering import PromptRenderer as PromptRenderer
 from icl.models.hf.row_edits import ALL_KEYS as ALL_KEYS
 from icl.models.hf.row_edits import ForwardEdits as ForwardEdits
 from icl.models.hf.row_edits import KeyRanges as KeyRanges
 from icl.models.hf.row_edits import RowEdit as RowEdit
+from icl.models.hf.self_check import reads_by_parts as reads_by_parts
 from icl.models.hf.session import HFSession as HFSession
 from icl.models.hf.session import join_sessions as join_sessions
 from icl.models.hf.shared_prefix import Place as Place
@@ -68,13 +82,19 @@ from icl.models.hf.step_arguments import PromptLayer as PromptLayer
 from icl.models.hf.step_graphs import StepGraph as StepGraph
 from icl.models.hf.step_graphs import StepGraphs as StepGraphs
 from icl.models.hf.template_facts import TemplateFacts as TemplateFacts
+from icl.models.hf.template_facts import kept_facts as kept_facts
 from icl.models.hf.template_process import PROCESS as PROCESS
 from icl.models.hf.template_process import TemplateRefusedError as TemplateRefusedError
 from icl.models.hf.template_process import argument_names as argument_names
 from icl.models.hf.template_process import argument_notes as argument_notes
+from icl.models.hf.template_process import check_arguments as check_arguments
 from icl.models.hf.template_worker import set_day as set_day
+from icl.models.hf.text_processor import AnswerDecoder as AnswerDecoder
 from icl.models.hf.text_processor import TextProcessor as TextProcessor
+from icl.models.hf.text_processor import is_plain_text as is_plain_text
 from icl.models.hf.text_processor import plain_text as plain_text
 from icl.models.hf.token_ranges import row_edit as row_edit
+from icl.models.hf.token_ranges import tokens_by_span as tokens_by_span
+from icl.models.hf.tracing import HFTracer as HFTracer
 
 __all__: list[str] = []

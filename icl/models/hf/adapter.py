@@ -12,7 +12,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from icl import ModelError, canonical_bytes, expand_user, parse_json, safetensors
+from icl import ModelError, canonical_bytes, expand_user, models, parse_json, safetensors
+from icl.models.hf import SHIPPED
 
 CONFIG = "adapter_config.json"
 WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
@@ -93,8 +94,6 @@ class LoraAdapter:
 
     def check_base(self, name: str) -> None:
         """Raises ModelError if the adapter was trained on another shipped model than `name`. Reads no weights."""
-        from icl.models.hf.checkpoint import SHIPPED
-
         if self.base != name and {self.base, name} <= SHIPPED.keys():
             raise ModelError(self._other(name, "both are shipped"))
 
@@ -115,8 +114,6 @@ class LoraAdapter:
         logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # peft imports it, and it warns
         from peft import PeftConfig, PeftModel
 
-        from icl.models.checkpoint_errors import FAILURES, reason
-
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # the conditions that peft warns of raise below
@@ -124,10 +121,10 @@ class LoraAdapter:
                 config.inference_mode = True
                 tuned = PeftModel(model, config)
                 loaded = tuned.load_adapter(str(self.folder), "default", is_trainable=False)
-        except (*FAILURES, re.error) as error:
+        except (*models.FAILURES, re.error) as error:
             if isinstance(error, UnpicklingError | EOFError | safetensors.SafetensorError):
-                raise ModelError(f"{self.key}: {self.folder} cannot be loaded: {reason(error)}") from error
-            raise ModelError(self._other(name, reason(error))) from error
+                raise ModelError(f"{self.key}: {self.folder} cannot be loaded: {models.reason(error)}") from error
+            raise ModelError(self._other(name, models.reason(error))) from error
         for keys, what in ((loaded.unexpected_keys, "has no place for"), (loaded.missing_keys, "finds nothing for")):
             if keys:
                 raise ModelError(self._other(name, f"{name} {what} {len(keys)} of its weights, such as {keys[0]}"))

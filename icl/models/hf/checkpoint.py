@@ -14,6 +14,7 @@ from icl import (
     did_you_mean,
     expand_user,
     hide_transformers_progress,
+    models,
     parse_json_object,
     safetensors,
     transformers,
@@ -180,11 +181,9 @@ class Checkpoint:
     @cached_property
     def generation(self) -> Any:
         """The generation config, or one made from the model config if there is none."""
-        from icl.models.checkpoint_errors import FAILURES
-
         try:
             return transformers.GenerationConfig.from_pretrained(str(self.folder))
-        except FAILURES as error:
+        except models.FAILURES as error:
             is_there = (self.folder / "generation_config.json").is_file()
             if is_there or not isinstance(error, OSError):
                 raise ModelError(self._sentence("generation config", error)) from error
@@ -208,18 +207,14 @@ class Checkpoint:
         return model.eval().requires_grad_(False)
 
     def _read(self, kind: Any, what: str, **how: Any) -> Any:
-        from icl.models.checkpoint_errors import FAILURES
-
         try:
             with hide_transformers_progress(self._small):
                 return kind.from_pretrained(str(self.folder), trust_remote_code=self.trust_remote_code, **how)
-        except FAILURES as error:
+        except models.FAILURES as error:
             raise ModelError(self._sentence(what, error)) from error
 
     def _sentence(self, what: str, error: Exception) -> str:
-        from icl.models.checkpoint_errors import damaged_json_file, reason
-
-        damaged = damaged_json_file(self.folder)
+        damaged = models.damaged_json_file(self.folder)
         if "trust_remote_code" in str(error):
             return (
                 f"model.path: {self.path} brings its own Python code, which does not run by default. Read that code, "
@@ -235,7 +230,7 @@ class Checkpoint:
             )
         if "Unrecognized model" in str(error):
             return f"model.path: config.json of {self._place} has no model_type. Name a checkpoint of transformers."
-        return f"model.path: the {what} of {self.path} cannot be loaded: {reason(error)}"
+        return f"model.path: the {what} of {self.path} cannot be loaded: {models.reason(error)}"
 
     @property
     def _small(self) -> bool:
@@ -290,9 +285,7 @@ def _damage(path: Path) -> str:
         with safetensors.safe_open(path, "np"):  # reads the header alone, and loads no torch
             return ""
     except (OSError, safetensors.SafetensorError) as error:
-        from icl.models.checkpoint_errors import reason  # imports the hub's client
-
-        return reason(error)
+        return models.reason(error)
 
 
 def text_config(config: Any) -> Any:

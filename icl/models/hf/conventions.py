@@ -26,6 +26,7 @@ from typing import Any
 from packaging.version import Version
 
 from icl.errors import ModelError
+from icl.libraries import transformers
 
 CONFIG_IDS = ("image_token_id", "image_token_index")
 """Names under which a config has the id of the image token."""
@@ -93,14 +94,12 @@ def reads_text_only(config: Any) -> bool:
 
     For a class of the checkpoint's own code, `auto_map` decides, unless the config mentions images.
     """
-    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoModelForMultimodalLM
-
-    if any(type(config) in kind._model_mapping for kind in (AutoModelForImageTextToText, AutoModelForMultimodalLM)):
+    if any(type(config) in mapping for mapping in _model_mappings()):
         return False
     own = getattr(config, "auto_map", None) or {}
     mentions_images = any(getattr(config, name, None) is not None for name in ("vision_config", *CONFIG_IDS))
-    return type(config) in AutoModelForCausalLM._model_mapping or (
-        AutoModelForCausalLM.__name__ in own and AutoModelForImageTextToText.__name__ not in own and not mentions_images
+    return type(config) in transformers.AutoModelForCausalLM._model_mapping or (
+        "AutoModelForCausalLM" in own and "AutoModelForImageTextToText" not in own and not mentions_images
     )
 
 
@@ -147,20 +146,18 @@ def auto_class(config: Any) -> Any:
 
     Raises ModelError if none has it, and the checkpoint's own code has no class for it.
     """
-    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoModelForMultimodalLM
-
     if reads_text_only(config):
-        return AutoModelForCausalLM
-    here, there = (kind._model_mapping for kind in (AutoModelForImageTextToText, AutoModelForMultimodalLM))
+        return transformers.AutoModelForCausalLM
+    here, there = _model_mappings()
     is_only_there = type(config) in there and type(config) not in here
     own = getattr(config, "auto_map", None) or {}
-    if type(config) not in here and not is_only_there and AutoModelForImageTextToText.__name__ not in own:
+    if type(config) not in here and not is_only_there and "AutoModelForImageTextToText" not in own:
         raise ModelError(
             f"model.path: there is no model for the config class {type(config).__name__} (model_type "
             f"'{config.model_type}'): transformers has none that reads images, and `auto_map` of config.json names no "
-            f"{AutoModelForImageTextToText.__name__}. Add the class to `auto_map`, or use another checkpoint."
+            "AutoModelForImageTextToText. Add the class to `auto_map`, or use another checkpoint."
         )
-    return AutoModelForMultimodalLM if is_only_there else AutoModelForImageTextToText
+    return transformers.AutoModelForMultimodalLM if is_only_there else transformers.AutoModelForImageTextToText
 
 
 def reading_config(config: Any) -> Any:
@@ -169,13 +166,16 @@ def reading_config(config: Any) -> Any:
     A model that also speaks has such a part, as the thinker of Qwen-Omni. The class of the whole has no `forward`;
     transformers loads the part alone from the same files.
     """
-    from transformers import AutoModelForImageTextToText, AutoModelForMultimodalLM
-
-    readers, whole = (kind._model_mapping for kind in (AutoModelForImageTextToText, AutoModelForMultimodalLM))
+    readers, whole = _model_mappings()
     if type(config) in readers or type(config) not in whole:
         return config
     parts = [getattr(config, name) for name in config.sub_configs]
     return next((part for part in parts if type(part) in readers), config)
+
+
+def _model_mappings() -> tuple[Any, Any]:
+    """Class of a config -> class of its model: of the models that read images, and of those with other media."""
+    return transformers.AutoModelForImageTextToText._model_mapping, transformers.AutoModelForMultimodalLM._model_mapping
 
 
 def check_class(model: Any, path: str) -> None:
@@ -216,8 +216,6 @@ def mismatch(error: Exception, model: Any, path: str) -> ModelError:
         "that the class takes: processor and weights are of two models, or of two releases."
     )
     if isinstance(error, AttributeError | NameError) and "'NoneType'" not in first:  # None: a missing input
-        import transformers
-
         why = (
             f"This is a bug of the class in transformers {transformers.__version__}: try another release, or "
             "`model: vllm`, which has its own code for most models."

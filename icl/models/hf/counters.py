@@ -1,6 +1,6 @@
 """Counters of a model's work, to measure how much computation caches save."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 
 @dataclass
@@ -32,6 +32,3 @@ class ModelCounters:
     forwards: int = 0
     graph_steps: int = 0
     prefills: int = 0
-
-    def to_dict(self) -> dict[str, int]:
-        return asdict(self)

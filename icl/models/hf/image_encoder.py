@@ -23,7 +23,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from icl import PIL, BatchLimit, Edit, Image, Intervention, LRUByteCache, Site, StateObserver, moved_to_device
+from icl import PIL, BatchLimit, Edit, Image, Intervention, LRUByteCache, Site, StateObserver, moved_to_device, np
 from icl.models.hf import ImageProcessor, ModelCounters, execution_device, run_within_limit
 from icl.models.hf.image_features import EncodedImage, Key, slice_field, tensors
 from icl.models.hf.image_processing import pixel_name
@@ -251,7 +251,5 @@ def itself(image: EncodedImage) -> EncodedImage:
 
 def probe_image() -> Image:
     """An image of random pixels. No two modules output its features by accident."""
-    import numpy as np
-
     pixels = np.random.default_rng(0).integers(0, 256, (PROBE_SIDE, PROBE_SIDE, 3), dtype=np.uint8)
     return Image.from_pil(PIL.Image.fromarray(pixels), "probe")

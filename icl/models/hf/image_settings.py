@@ -7,13 +7,10 @@ name is compared with those of the processor, and the effect of each is measured
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from icl import PIL, ModelError, torch
-from icl.models import check_read
-
-if TYPE_CHECKING:
-    from icl.models.hf import Checkpoint, Processed
+from icl import PIL, ModelError, models, torch
+from icl.models import hf
 
 NOT_SETTINGS = frozenset(
     {"return_tensors", "data_format", "input_data_format", "device", "disable_grouping"}
@@ -25,7 +22,7 @@ PROBE_SIZES = ((96, 64), (640, 480), (1600, 1200))
 """Width and height of the images on which effects are measured: small, usual and large."""
 
 
-def setting_names(checkpoint: "Checkpoint") -> list[str]:
+def setting_names(checkpoint: "hf.Checkpoint") -> list[str]:
     """The names that the image processor takes; none if the model reads text only. Raises ModelError."""
     own = _own(checkpoint)
     if own is None:
@@ -34,28 +31,26 @@ def setting_names(checkpoint: "Checkpoint") -> list[str]:
     return sorted(name for name in names - NOT_SETTINGS if not name.startswith("_"))
 
 
-def _own(checkpoint: "Checkpoint") -> Any:
+def _own(checkpoint: "hf.Checkpoint") -> Any:
     """The image processor without the settings. None if the model reads text only."""
     return getattr(replace(checkpoint, image_processor={}).processor, "image_processor", None)
 
 
-def check_settings(checkpoint: "Checkpoint") -> None:
+def check_settings(checkpoint: "hf.Checkpoint") -> None:
     """Raise ModelError if the image processor has no such setting, if its value contradicts the weights, or if images
     cannot be processed with it.
     """
-    from icl.models.checkpoint_errors import FAILURES, reason
-
     names = setting_names(checkpoint)
     reader = f"the image processor of {checkpoint.path}" if names else f"{checkpoint.path}, which reads text only,"
-    check_read(checkpoint.image_processor, names, "model.image_processor", reader)
+    models.check_read(checkpoint.image_processor, names, "model.image_processor", reader)
     _check_weights_fit(checkpoint)
     written = ", ".join(f"{name}: {value!r}" for name, value in checkpoint.image_processor.items())
     try:
         processed = _processed(checkpoint)
-    except (*FAILURES, ModelError) as error:
+    except (*models.FAILURES, ModelError) as error:
         raise ModelError(
             f"model.image_processor: the image processor of {checkpoint.path} does not accept {{{written}}}: "
-            f"{reason(error.__cause__ or error)}"
+            f"{models.reason(error.__cause__ or error)}"
         ) from error
     if not all(_is_finite(value) for inputs, _ in processed for value in inputs.values()):
         raise ModelError(
@@ -64,7 +59,7 @@ def check_settings(checkpoint: "Checkpoint") -> None:
         )
 
 
-def _check_weights_fit(checkpoint: "Checkpoint") -> None:
+def _check_weights_fit(checkpoint: "hf.Checkpoint") -> None:
     """Raise ModelError if a setting differs from the size in the vision config that the processor has by itself."""
     own, vision = _own(checkpoint), getattr(checkpoint.config, "vision_config", None)
     for name, value in checkpoint.image_processor.items():
@@ -77,7 +72,7 @@ def _check_weights_fit(checkpoint: "Checkpoint") -> None:
                 )
 
 
-def setting_notes(checkpoint: "Checkpoint") -> Iterator[str]:
+def setting_notes(checkpoint: "hf.Checkpoint") -> Iterator[str]:
     """A sentence for each setting without which images have the same tokens and pixels."""
     own = _processed(checkpoint)
     for name, value in checkpoint.image_processor.items():
@@ -91,11 +86,9 @@ def setting_notes(checkpoint: "Checkpoint") -> Iterator[str]:
             )
 
 
-def _processed(checkpoint: "Checkpoint") -> "list[Processed]":
+def _processed(checkpoint: "hf.Checkpoint") -> "list[hf.Processed]":
     """The processed probes: model inputs, and the text that stands for the image."""
-    from icl.models.hf.image_processing import ImageProcessor
-
-    processor = ImageProcessor(checkpoint.processor, 0)
+    processor = hf.ImageProcessor(checkpoint.processor, 0)
     return [processor.process(_probe(*size), 1) for size in PROBE_SIZES]
 
 
@@ -110,7 +103,7 @@ def _is_finite(value: Any) -> bool:
     return not isinstance(value, torch.Tensor) or bool(value.isfinite().all())
 
 
-def _is_same(one: "Processed", other: "Processed") -> bool:
+def _is_same(one: "hf.Processed", other: "hf.Processed") -> bool:
     (inputs, text), (other_inputs, other_text) = one, other
     return (
         text == other_text

@@ -49,7 +49,7 @@ from typing import Any
 from icl import ModelError, torch
 from icl.images import Image
 from icl.memory import host_memory
-from icl.models.hf import conventions, execution_device
+from icl.models.hf import conventions, execution_device, text_config
 
 GIB = 2**30
 QUANTIZED_BYTES = {"nf4": 0.5 + 4 / 64, "fp4": 0.5 + 4 / 64, "int8": 1.0}
@@ -133,8 +133,6 @@ def decoder_shape(config: Any) -> ModelShape:
     Raises:
         ModelError: The config lacks a size.
     """
-    from icl.models.hf.checkpoint import text_config
-
     text = text_config(config)
     layer_configs = list(text.per_layer_config) if getattr(text, "is_heterogeneous", False) else [text]
 

@@ -2,27 +2,19 @@
 
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import date
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast, get_args
 
-from icl import END, LogitModel, LRUByteCache, Prompt, Session, Tensor, Where, canonical_digest, steer, torch
+from icl import END, LogitModel, LRUByteCache, Prompt, Session, Tensor, Where, canonical_digest, np, steer, torch
 from icl.errors import ConfigError, ModelError, did_you_mean
-from icl.models.hf import device_placement
-from icl.models.hf.device_placement import TYPES, resolve_device
+from icl.models import hf
+from icl.models.hf.device_placement import TYPES
 from icl.registry import Count, NonNegative, PositiveInt, component, later_parameter
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from icl import Image, Intervention, ReasoningMarkers, Site, StateObserver
-    from icl.models.hf import Checkpoint, DecoderSites, HFEngine, HFSession, LoraAdapter, PromptRenderer, TemplateFacts
-    from icl.models.hf.image_processing import ImageProcessor
-    from icl.models.hf.memory import MemoryNeeds, MemoryPlan, RequestSize
-    from icl.models.hf.quantization import Quantization
-    from icl.models.hf.text_processor import AnswerDecoder
-    from icl.models.hf.tracing import HFTracer
 
 CHOICE_KEYS = ("dtype", "quantize", "compute_dtype")
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
@@ -126,10 +118,8 @@ class HF(LogitModel):
             )
 
     @cached_property
-    def checkpoint(self) -> "Checkpoint":
-        from icl.models.hf.checkpoint import Checkpoint
-
-        return Checkpoint(self.path, self.revision, self.trust_remote_code, self.image_processor)
+    def checkpoint(self) -> "hf.Checkpoint":
+        return hf.Checkpoint(self.path, self.revision, self.trust_remote_code, self.image_processor)
 
     @cached_property
     def digest(self) -> str:
@@ -147,7 +137,7 @@ class HF(LogitModel):
         if self.lora is not None:
             self.lora.check_base(self.path)
             settings |= {"adapter": self.lora.digest, "merge": self.merge}
-        precision = device_placement.resolve_dtype(self.device, self.device_map, self.dtype)
+        precision = hf.resolve_dtype(self.device, self.device_map, self.dtype)
         return canonical_digest({"checkpoint": self.checkpoint.digest, "dtype": precision, **settings})[:32]
 
     @cached_property
@@ -155,14 +145,10 @@ class HF(LogitModel):
         """What is set of the parameters that change prompts, for a digest. Raises ModelError if one is wrong."""
         settings = {}
         if self.image_processor:
-            from icl.models.hf.image_settings import check_settings
-
-            check_settings(self.checkpoint)
+            hf.check_settings(self.checkpoint)
             settings["image_processor"] = self.image_processor
         if self.template:
-            from icl.models.hf.template_process import check_arguments
-
-            check_arguments(self.renderer)
+            hf.check_arguments(self.renderer)
             settings["template"] = self.template
         return settings
 
@@ -171,22 +157,16 @@ class HF(LogitModel):
         return self.checkpoint.hub_name
 
     @property
-    def quantization(self) -> "Quantization":
-        from icl.models.hf.quantization import Quantization
-
-        return Quantization(**{one.name: getattr(self, one.name) for one in fields(Quantization)})
+    def quantization(self) -> "hf.Quantization":
+        return hf.Quantization(**{one.name: getattr(self, one.name) for one in fields(hf.Quantization)})
 
     @cached_property
-    def lora(self) -> "LoraAdapter | None":
-        from icl.models.hf.adapter import LoraAdapter
-
-        return None if self.adapter is None else LoraAdapter(self.adapter)
+    def lora(self) -> "hf.LoraAdapter | None":
+        return None if self.adapter is None else hf.LoraAdapter(self.adapter)
 
     @cached_property
-    def renderer(self) -> "PromptRenderer":
-        from icl.models.hf import SHIPPED, PromptRenderer
-
-        return PromptRenderer(self.checkpoint.processor, self.path, self.path in SHIPPED, self.template, self.day)
+    def renderer(self) -> "hf.PromptRenderer":
+        return hf.PromptRenderer(self.checkpoint.processor, self.path, self.path in hf.SHIPPED, self.template, self.day)
 
     @cached_property
     def day(self) -> date:
@@ -201,100 +181,78 @@ class HF(LogitModel):
             vars(self).pop(name, None)
 
     @cached_property
-    def pixels(self) -> "ImageProcessor":
-        from icl.models.hf.image_processing import ImageProcessor
-
+    def pixels(self) -> "hf.ImageProcessor":
         cache_mb = FEATURE_CACHE_MB if self.image_cache_mb is None else self.image_cache_mb
-        return ImageProcessor(self.checkpoint.processor, cache_mb * 2**20 // 4)
+        return hf.ImageProcessor(self.checkpoint.processor, cache_mb * 2**20 // 4)
 
     @cached_property
-    def engine(self) -> "HFEngine":
-        from icl.models.hf.engine import HFEngine
-
-        return HFEngine(self)
+    def engine(self) -> "hf.HFEngine":
+        return hf.HFEngine(self)
 
     @property
     def max_tokens(self) -> int | None:
-        from icl.models.hf.checkpoint import max_tokens
-
-        return max_tokens(self.checkpoint.config)
+        return hf.max_tokens(self.checkpoint.config)
 
     @property
     def num_layers(self) -> int:
-        from icl.models.hf.checkpoint import text_config
-
-        return int(text_config(self.checkpoint.config).num_hidden_layers)
+        return int(hf.text_config(self.checkpoint.config).num_hidden_layers)
 
     @property
     def image_token_problem(self) -> str | None:
-        from icl.models.hf.conventions import image_token_problem
-
-        return image_token_problem(self.checkpoint.config)
+        return hf.image_token_problem(self.checkpoint.config)
 
     @cached_property
     def stop_tokens(self) -> frozenset[int]:
-        from icl.models.hf.checkpoint import stop_tokens
-
-        return stop_tokens(self.checkpoint)
+        return hf.stop_tokens(self.checkpoint)
 
     @property
     def plan_notes(self) -> tuple[str, ...]:
         """Notes on a quantized checkpoint, on its generation config, and on prompts."""
-        from icl.models.hf import penalty_notes, prequantized
-
-        method = prequantized.method(self.checkpoint)
-        packed = (prequantized.note(method),) if method else ()
-        return (*packed, *penalty_notes(self.checkpoint), *self.prompt_notes)
+        method = hf.prequantized.method(self.checkpoint)
+        packed = (hf.prequantized.note(method),) if method else ()
+        return (*packed, *hf.penalty_notes(self.checkpoint), *self.prompt_notes)
 
     @cached_property
     def prompt_notes(self) -> tuple[str, ...]:
         """Notes on how prompts are written, the same for every backend that renders them."""
-        from icl.models.hf import argument_notes, setting_notes
-
         plain = f"{self.path} has no chat template: a prompt is plain text without roles, as for a base model."
         return (
             *([plain] if self._is_plain_text else []),
-            *(argument_notes(self.renderer) if self.template else ()),
-            *(setting_notes(self.checkpoint) if self.image_processor else ()),
+            *(hf.argument_notes(self.renderer) if self.template else ()),
+            *(hf.setting_notes(self.checkpoint) if self.image_processor else ()),
         )
 
     @property
     def _is_plain_text(self) -> bool:
         """Whether the checkpoint has no chat template. A plan of counted prompts reads no processor for that."""
-        from icl.models.hf.text_processor import is_plain_text
-
         stores_template = self.checkpoint.stores_template
-        return not stores_template and is_plain_text(self.checkpoint.processor.chat_template)
+        return not stores_template and hf.is_plain_text(self.checkpoint.processor.chat_template)
 
     @property
     def device_type(self) -> str:
-        return resolve_device(self.device, self.device_map)[0]
+        return hf.resolve_device(self.device, self.device_map)[0]
 
     def gpu_bytes(self, total: float) -> float:
         """The weights, and a quarter of the GPU for batches and features; all of it if that cannot be estimated."""
-        from icl.models.hf import model_bytes, resolve_dtype
-
         if self.device_type == "cpu":
             return 0.0
         try:
-            return model_bytes(
-                self.memory_needs(resolve_dtype(self.device, self.device_map, self.dtype)).weights, total
+            return hf.model_bytes(
+                self.memory_needs(hf.resolve_dtype(self.device, self.device_map, self.dtype)).weights, total
             )
         except ModelError:  # `load` says what is wrong with the checkpoint, if anything is
             return total
 
-    def memory_plan(self, request: "RequestSize", device: float) -> "MemoryPlan | None":
+    def memory_plan(self, request: "hf.RequestSize", device: float) -> "hf.MemoryPlan | None":
         """What the checkpoint needs on a GPU of `device` bytes. None if its weights are stored packed.
 
         Raises:
             ModelError: The config of the checkpoint cannot be read, or lacks a size.
             ImageError: The largest image cannot be read.
         """
-        from icl.models.hf import plan_memory, prequantized
-
-        if prequantized.method(self.checkpoint):
+        if hf.prequantized.method(self.checkpoint):
             return None
-        plan = plan_memory(
+        plan = hf.plan_memory(
             self.memory_needs(self.dtype, request),
             request,
             device,
@@ -308,7 +266,7 @@ class HF(LogitModel):
         """Size of the cache of image features in bytes, if `image_cache_mb` sets it."""
         return None if self.image_cache_mb is None else self.image_cache_mb * 2**20
 
-    def memory_needs(self, dtype: str, request: "RequestSize | None" = None) -> "MemoryNeeds":
+    def memory_needs(self, dtype: str, request: "hf.RequestSize | None" = None) -> "hf.MemoryNeeds":
         """What the checkpoint needs, with a pass of its vision tower over the request's largest image.
 
         A checkpoint that is stored packed counts as if it were not. Raises as `memory_plan`.
@@ -318,20 +276,18 @@ class HF(LogitModel):
             request: The largest request.
         """
 
-        from icl.models.hf import MemoryNeeds, WeightPrecision, model_shape, tower_sizes, without_pixel_edits
-
         config, attention = self.checkpoint.config, self.attn_implementation
         kind = getattr(torch, dtype) if dtype != "auto" else getattr(config, "dtype", None) or torch.float32
-        stored = WeightPrecision(str(kind).removeprefix("torch."), kind.itemsize, self.quantize, self.double_quant)
-        shape = model_shape(
+        stored = hf.WeightPrecision(str(kind).removeprefix("torch."), kind.itemsize, self.quantize, self.double_quant)
+        shape = hf.model_shape(
             config,
             vision=self.quantize_vision,
             head=self.quantize_head,
             trust_remote_code=self.trust_remote_code,
         )
-        tower = tower_sizes(config)
+        tower = hf.tower_sizes(config)
         if tower is not None and request is not None and request.largest_image is not None:
-            ((inputs, _),) = self.pixels.pixels([(without_pixel_edits(request.largest_image), False)])
+            ((inputs, _),) = self.pixels.pixels([(hf.without_pixel_edits(request.largest_image), False)])
             tower = replace(
                 tower.of(inputs),
                 tokens=request.image_tokens,
@@ -340,21 +296,19 @@ class HF(LogitModel):
                 attention=attention,
             )
         passes = tower if tower is not None and tower.patches else None
-        return MemoryNeeds(shape, stored, attention, passes, self.cuda_graphs)
+        return hf.MemoryNeeds(shape, stored, attention, passes, self.cuda_graphs)
 
-    def check_memory(self, requests: "Iterable[RequestSize]") -> None:
+    def check_memory(self, requests: "Iterable[hf.RequestSize]") -> None:
         """Raise ModelError if the weights and one of the requests do not fit into the free memory of the device.
 
         Nothing is reserved, so that only what cannot fit is an error. Layers that `device_map` spreads are left to
         accelerate, which moves what does not fit to main memory. Nothing is checked if the memory of the architecture
         cannot be estimated, or if the model is loaded: its weights are then in the memory that is not free.
         """
-        from icl.models.hf import free_shortage, prequantized, resolve_device, resolve_dtype
-
-        if "engine" in vars(self) or self.device_map is not None or prequantized.method(self.checkpoint):
+        if "engine" in vars(self) or self.device_map is not None or hf.prequantized.method(self.checkpoint):
             return
-        place, dtype = resolve_device(self.device)[1], resolve_dtype(self.device, None, self.dtype)
-        if problem := free_shortage(lambda request: self.memory_needs(dtype, request), requests, place):
+        place, dtype = hf.resolve_device(self.device)[1], hf.resolve_dtype(self.device, None, self.dtype)
+        if problem := hf.free_shortage(lambda request: self.memory_needs(dtype, request), requests, place):
             raise ModelError(f"model {self.path}: {problem}")
 
     @property
@@ -388,20 +342,16 @@ class HF(LogitModel):
 
     def unload(self) -> None:
         """Free weights and caches. The next use loads them again."""
-        from icl.models.hf.batch_halving import free
-
         engine = vars(self).pop("engine", None)
         if engine is not None:
             model = weakref.ref(engine.runner.model)
             del engine
-            free(collect=model() is not None)
+            hf.free(collect=model() is not None)
 
     @cached_property
-    def template_facts(self) -> "TemplateFacts":
+    def template_facts(self) -> "hf.TemplateFacts":
         """What the chat template does. Kept in the cache folder, so that a plan need not load the processor."""
-        from icl.models.hf.template_facts import kept_facts
-
-        return kept_facts([self.checkpoint.digest, self.template], lambda: self.renderer.facts)
+        return hf.kept_facts([self.checkpoint.digest, self.template], lambda: self.renderer.facts)
 
     @property
     def reasoning_block(self) -> "ReasoningMarkers | None":
@@ -423,22 +373,18 @@ class HF(LogitModel):
 
     def token_ids(self, prompt: Prompt) -> Sequence[int]:
         if prompt.images and not self._by_parts:
-            from icl.models.hf.prompt_encoding import process_prompt
-
-            ids: list[int] = process_prompt(self.renderer, prompt)["input_ids"][0].tolist()
+            ids: list[int] = hf.process_prompt(self.renderer, prompt)["input_ids"][0].tolist()
             return ids
         return self.ids(prompt)
 
     def tokens_of_image(self, image: "Image") -> tuple[int, int] | None:
         """As `Model.tokens_of_image`. None if the processor does not report what it writes for an image."""
-        from icl.models.hf import UNKNOWN_TEXT, image_placeholder
-
         counts = []
         for model in (self, replace(self, image_processor={})) if self.image_processor else (self,):
             _, text = model.pixels.process(image.open(), 1)
-            if text == UNKNOWN_TEXT:
+            if text == hf.UNKNOWN_TEXT:
                 return None
-            ids = image_placeholder(model.checkpoint.processor, model.checkpoint.config).ids
+            ids = hf.image_placeholder(model.checkpoint.processor, model.checkpoint.config).ids
             counts.append(sum(token in ids for token in model.renderer.ids(text)))
         return counts[0], counts[-1]
 
@@ -464,7 +410,7 @@ class HF(LogitModel):
         prefix_source: Session | None = None,
         interventions: "Sequence[Intervention | None] | None" = None,
         observe: "StateObserver | None" = None,
-    ) -> "HFSession":
+    ) -> "hf.HFSession":
         """As `LogitModel.open`.
 
         Args:
@@ -480,10 +426,10 @@ class HF(LogitModel):
             prompts = [
                 steer(p, *(() if one is None else (one,))) for p, one in zip(prompts, interventions, strict=True)
             ]
-        return self.engine.open(prompts, early_exits, cast("HFSession | None", prefix_source), observe)
+        return self.engine.open(prompts, early_exits, cast("hf.HFSession | None", prefix_source), observe)
 
     @property
-    def sites(self) -> "DecoderSites":
+    def sites(self) -> "hf.DecoderSites":
         """The places of hidden states that interventions can name. Loads the model. Raises ModelError."""
         return self.engine.runner.sites
 
@@ -508,9 +454,7 @@ class HF(LogitModel):
         Raises:
             ModelError: The model lacks a site, or a prompt a part.
         """
-        from icl.models.hf.hidden_states import observed_states
-
-        return observed_states(self.engine.prompt_encoder, prompts, tuple(sites), where, reduce)
+        return hf.observed_states(self.engine.prompt_encoder, prompts, tuple(sites), where, reduce)
 
     def image_logits(self, prompt: Prompt, layer: int, names: Sequence[str]) -> "list[Tensor]":
         """The model's final norm and output layer on a layer's states of tokens of images.
@@ -526,19 +470,15 @@ class HF(LogitModel):
         Raises:
             ModelError: The model has no such layer, or the prompt no such image.
         """
-        from icl.models.hf.hidden_states import image_logits
-
-        return image_logits(self.engine.prompt_encoder, prompt, layer, names)
+        return hf.image_logits(self.engine.prompt_encoder, prompt, layer, names)
 
     def patch_grid(self, image: "Image") -> tuple[int, int]:
         """Rows and columns of an image's tokens, if each stands for one patch of a grid over the whole image.
 
         Measured once for each size of images (`icl.models.hf.patch_grid`). Raises ModelError if they do not.
         """
-        from icl.models.hf.patch_grid import measure_grid
-
         if image.size not in self._grids:
-            self._grids[image.size] = measure_grid(self.observe, self.path, image.size)
+            self._grids[image.size] = hf.measure_grid(self.observe, self.path, image.size)
         return self._grids[image.size]
 
     @cached_property
@@ -553,9 +493,7 @@ class HF(LogitModel):
         Raises:
             ModelError: A prompt has no such part, or its images have no tokens (`image_token_problem`).
         """
-        from icl.models.hf.token_ranges import tokens_by_span
-
-        return tokens_by_span(self.engine.prompt_encoder, prompts, spans)
+        return hf.tokens_by_span(self.engine.prompt_encoder, prompts, spans)
 
     def enable_threads(self) -> bool:
         """Whether prompts are read part by part. Otherwise the processor on whole prompts is not for two threads."""
@@ -571,20 +509,14 @@ class HF(LogitModel):
 
     def embed(self, prompts: Sequence[Prompt]) -> "np.ndarray":
         """Hidden state of the last layer at each prompt's last token: [N, D] float32. Raises as `open`."""
-        from icl.models.hf.hidden_states import last_states
-
-        return last_states(self.engine.prompt_encoder, prompts).numpy()
+        return hf.last_states(self.engine.prompt_encoder, prompts).numpy()
 
     def text_logprobs(self, prompts: Sequence[Prompt], name: str) -> list[list[float]]:
         """For each prompt, the log-probability of each token of its part `name`. Raises ModelError, ImageError."""
-        from icl.models.hf.hidden_states import text_logprobs
+        return hf.text_logprobs(self.engine.prompt_encoder, prompts, name)
 
-        return text_logprobs(self.engine.prompt_encoder, prompts, name)
-
-    def tracer(self) -> "HFTracer":
-        from icl.models.hf.tracing import HFTracer
-
-        return HFTracer(self)
+    def tracer(self) -> "hf.HFTracer":
+        return hf.HFTracer(self)
 
     def text(self, tokens: Sequence[int]) -> str:
         return self._answers.text(tokens)
@@ -596,19 +528,15 @@ class HF(LogitModel):
         return self.renderer.option_ids(prompt, options)
 
     def counters(self) -> Mapping[str, int]:
-        return self.engine.counters.to_dict()
+        return asdict(self.engine.counters)
 
     @cached_property
-    def _answers(self) -> "AnswerDecoder":
-        from icl.models.hf.text_processor import AnswerDecoder
-
-        return AnswerDecoder(self.renderer.tokenizer, self.renderer.facts)
+    def _answers(self) -> "hf.AnswerDecoder":
+        return hf.AnswerDecoder(self.renderer.tokenizer, self.renderer.facts)
 
     @cached_property
     def _by_parts(self) -> bool:
-        from icl.models.hf.self_check import reads_by_parts
-
-        return self.renderer.text_only or reads_by_parts(self.renderer, self.pixels)
+        return self.renderer.text_only or hf.reads_by_parts(self.renderer, self.pixels)
 
     @cached_property
     def _wholes(self) -> LRUByteCache[str, str]:

@@ -19,13 +19,10 @@ without zeros and `*.bin` files are not supported. Neither are layers that the a
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from icl import ModelError, huggingface_hub, parse_json
-
-if TYPE_CHECKING:
-    from icl.models.hf.checkpoint import Checkpoint
-
+from icl.models.hf import Checkpoint
 
 PACKED = ("awq", "gptq")
 """Formats that this backend reads itself (`icl.models.hf.packed_weights`). transformers needs a separate package for
@@ -33,7 +30,7 @@ them.
 """
 
 
-def method(checkpoint: "Checkpoint") -> str | None:
+def method(checkpoint: Checkpoint) -> str | None:
     """Quantization method of the checkpoint, such as 'gptq', 'awq' or 'compressed-tensors'. None if it is not
     quantized.
     """
@@ -52,8 +49,6 @@ def quantization_settings(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def comes_as(node: Mapping[str, Any]) -> str | None:
     """`method` of the local checkpoint that a model's config node names by `path`. None if it is not local."""
-    from icl.models.hf.checkpoint import Checkpoint
-
     path, revision = node.get("path"), node.get("revision")
     if not isinstance(path, str):
         return None

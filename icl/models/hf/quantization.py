@@ -10,15 +10,21 @@ from copy import copy
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from icl import ModelError, torch, transformers
-from icl.models.hf import PACKED, conventions, device_placement, method, quantization_settings, why_unsupported
+from icl import ModelError, first_line, torch, transformers
+from icl.models.hf import (
+    PACKED,
+    Checkpoint,
+    conventions,
+    device_placement,
+    method,
+    quantization_settings,
+    why_unsupported,
+)
 
 logger = logging.getLogger(__name__)
 
-if TYPE_CHECKING:
-    from icl.models.hf.checkpoint import Checkpoint
 
 BITS = {"nf4": 4, "fp4": 4, "int8": 8}
 PACKING = "support_avx512bf16_for_cpu"
@@ -32,7 +38,7 @@ class Quantization:
     """The parameters of a model `hf` that decide how its weights are stored and computed with."""
 
     path: str
-    checkpoint: "Checkpoint"
+    checkpoint: Checkpoint
     device: str
     device_map: str | None
     dtype: str
@@ -179,7 +185,7 @@ def _one_row() -> Any:
     return Linear4bit
 
 
-def _check_ready(path: str, checkpoint: "Checkpoint", already: str, place: str) -> None:
+def _check_ready(path: str, checkpoint: Checkpoint, already: str, place: str) -> None:
     settings = quantization_settings(checkpoint.config_dict)
     if already in PACKED:
         if problem := why_unsupported(settings):
@@ -193,8 +199,9 @@ def _check_ready(path: str, checkpoint: "Checkpoint", already: str, place: str) 
         quantizer.validate_environment(device_map={"": place})
     except FAILURES as error:
         raise ModelError(
-            f"model.path: {path} is quantized ({already}), but this machine cannot run it: {_first_line(error)} "
-            "Or use the checkpoint in full precision, with `quantize` if it is too large."
+            f"model.path: {path} is quantized ({already}), but this machine cannot run it: "
+            f"{first_line(error).removesuffix('.')}. Or use the checkpoint in full precision, with `quantize` if it is "
+            "too large."
         ) from error
 
 
@@ -223,15 +230,10 @@ def _problem(quantize: str, place: str) -> str:
         with torch.no_grad():
             outputs = fix_layers(layer).to(place)(inputs)
     except FAILURES as error:
-        return _first_line(error)
+        return f"{first_line(error).removesuffix('.')}."
     return "" if bool(outputs.isfinite().all()) else "a product of finite numbers is not finite."
 
 
 def _quiet() -> None:
     """Silence warnings of bitsandbytes, such as one at each forward pass about casts to float16."""
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
-
-
-def _first_line(error: Exception) -> str:
-    first = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-    return first if first.endswith(".") else f"{first}."

@@ -3,7 +3,7 @@
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import InvalidStateError, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from importlib import import_module
 from itertools import chain, islice
@@ -12,7 +12,7 @@ from threading import Lock, Thread
 from typing import TYPE_CHECKING, Any
 from weakref import ReferenceType, ref
 
-from icl import ICLError, ModelError, torch
+from icl import ICLError, ModelError, torch, vllm
 from icl.models.vllm import lora
 from icl.models.vllm.engine_io import EngineOutput, EngineRequest, InputBuilder, output_from_vllm, sampling_params
 
@@ -152,11 +152,9 @@ class VLLMEngine:
 
     def _step(self) -> Sequence[Any]:
         """The outputs of a step. Raises ModelError if the code of the model fails in it."""
-        from vllm.exceptions import VLLMServerError
-
         try:
             outputs: Sequence[Any] = self.llm.llm_engine.step()
-        except VLLMServerError:
+        except vllm.exceptions.VLLMServerError:
             raise
         except Exception as error:  # an engine of this process raises what the model raises
             raise ModelError(f"{self.model.path}: vLLM fails while it runs the model: {_reason(error)}") from error
@@ -164,8 +162,6 @@ class VLLMEngine:
 
     def _submit(self, number: int, requests: Sequence[EngineRequest], running: dict[str, tuple[int, int]]) -> str:
         """Submits all prompts of a group or none. Returns the reason for none, or ''."""
-        from vllm.exceptions import VLLMError, VLLMServerError
-
         if len(requests) > 1 and not self.has_groups:
             raise _PlanExceededError
         inputs: list[Any] = []
@@ -192,9 +188,9 @@ class VLLMEngine:
             try:
                 with self.engine_lock:
                     self.llm.llm_engine.add_request(name, engine_input, parameters, lora_request=self.lora_request)
-            except VLLMServerError:  # the engine takes no requests any more
+            except vllm.exceptions.VLLMServerError:  # the engine takes no requests any more
                 raise
-            except (VLLMError, ValueError) as error:
+            except (vllm.exceptions.VLLMError, ValueError) as error:
                 submitted = [name for name, (group_number, _) in running.items() if group_number == number]
                 with self.engine_lock:
                     self.llm.llm_engine.abort_request(submitted)
@@ -319,11 +315,9 @@ def watch(core: Any) -> None:
 @contextmanager
 def convert_engine_death(path: str) -> Iterator[None]:
     """Raises ModelError if the engine of a checkpoint dies inside the block."""
-    from vllm.exceptions import VLLMServerError
-
     try:
         yield
-    except VLLMServerError as error:
+    except vllm.exceptions.VLLMServerError as error:
         raise ModelError(
             f"{path}: the engine has ended in the middle of the run, see its log above ({error}). Finished "
             "answers are stored. Run the same command again to continue."
@@ -331,8 +325,6 @@ def convert_engine_death(path: str) -> Iterator[None]:
 
 
 def _watch(core_reference: "ReferenceType[Any]") -> None:
-    from concurrent.futures import InvalidStateError
-
     from vllm.v1.engine.exceptions import EngineDeadError
 
     while (core := core_reference()) is not None:

@@ -5,12 +5,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from icl import Image, ModelError, Prompt
+from icl import Image, ModelError, Prompt, vllm
 from icl.models.hf.conventions import image_placeholder
 
 if TYPE_CHECKING:
     from icl.models.hf.model import HF
-    from icl.types import Prompt
 
 
 @dataclass(frozen=True)
@@ -69,16 +68,13 @@ def output_from_vllm(output: Any) -> EngineOutput:
 
 def sampling_params(request: EngineRequest, stop_tokens: Iterable[int]) -> Any:
     """vLLM's SamplingParams of a request, with all its tokens in one final output."""
-    from vllm import SamplingParams
-    from vllm.sampling_params import RequestOutputKind
-
-    return SamplingParams(
+    return vllm.SamplingParams(
         temperature=0.0,
         max_tokens=request.max_new_tokens,
         stop_token_ids=sorted(stop_tokens) if request.stops else [],
         ignore_eos=True,
         detokenize=False,
-        output_kind=RequestOutputKind.FINAL_ONLY,
+        output_kind=vllm.sampling_params.RequestOutputKind.FINAL_ONLY,
         logprobs=request.top or None,
         extra_args=dict(request.extra) or None,
     )
@@ -104,11 +100,9 @@ class InputBuilder:
 
     def of(self, prompt: Prompt) -> Any:
         """The input of a prompt. Raises ImageError, and ModelError if vLLM refuses the prompt."""
-        from vllm.exceptions import VLLMError
-
         try:
             (engine_input,) = self.llm.renderer.render_cmpl([self._parsed(prompt)])
-        except (VLLMError, ValueError) as error:
+        except (vllm.exceptions.VLLMError, ValueError) as error:
             raise self._refused(error) from error
         return self._checked(prompt, engine_input)
 
@@ -118,12 +112,10 @@ class InputBuilder:
         Each input therefore contains its processed images, even if an earlier one contains them too. Texts and images
         are processed in threads, because large ones would delay other requests.
         """
-        from vllm.exceptions import VLLMError
-
         try:
             parsed = await asyncio.to_thread(self._parsed, prompt)
             (engine_input,) = await self.llm.renderer.render_cmpl_async([parsed], skip_mm_cache=True)
-        except (VLLMError, ValueError) as error:
+        except (vllm.exceptions.VLLMError, ValueError) as error:
             raise self._refused(error) from error
         return await asyncio.to_thread(self._checked, prompt, engine_input)
 
@@ -132,11 +124,9 @@ class InputBuilder:
 
         It is not submitted, so it leaves vLLM's cache of processed images as it is. Raises as `of`.
         """
-        from vllm.exceptions import VLLMError
-
         try:
             (engine_input,) = self.llm.renderer.render_cmpl([self._parsed(prompt)], skip_mm_cache=True)
-        except (VLLMError, ValueError) as error:
+        except (vllm.exceptions.VLLMError, ValueError) as error:
             raise self._refused(error) from error
         return engine_input
 

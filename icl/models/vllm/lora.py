@@ -27,6 +27,7 @@ from icl import (
 from icl.models.cached_checkpoint import cached_checkpoint
 from icl.models.hf.adapter import CONFIG, LoraAdapter
 from icl.models.hf.checkpoint import WEIGHTS, Checkpoint
+from icl.models.hf.prequantized import method
 
 if TYPE_CHECKING:
     from icl.models.hf.model import HF
@@ -100,8 +101,6 @@ FORMAT = 4
 
 def check_merge(checkpoint: Checkpoint) -> None:
     """Raises ModelError if an adapter cannot be merged into the checkpoint's weights."""
-    from icl.models.hf.prequantized import method
-
     if how := method(checkpoint):
         raise ModelError(
             f"model.merge: {checkpoint.path} is quantized ({how}), and an adapter merged into its weights would be "

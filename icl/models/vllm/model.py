@@ -17,10 +17,12 @@ from icl.models.base import Model, Request
 from icl.models.hf.adapter import LoraAdapter
 from icl.models.hf.checkpoint import penalty_notes, text_config
 from icl.models.hf.model import HF
+from icl.models.hf.prequantized import method
 from icl.models.hf.template_facts import TemplateFacts
 from icl.models.hf.tracing import CheckpointTracer
 from icl.models.tracing import STEPS, TOP, Facts, Stage, Trace, greedy_trace, to_array
-from icl.models.vllm.engine import OnGroup, Replicas, VLLMEngine
+from icl.models.vllm import lora
+from icl.models.vllm.engine import INSTALL_HINT, PLUGIN_ARGS, OnGroup, Replicas, VLLMEngine, scheduling_args
 from icl.models.vllm.engine_io import EngineOutput, EngineRequest, blocks
 from icl.registry import Fraction, Positive, PositiveInt, component, later_parameter
 from icl.text.json_text import canonical_digest
@@ -104,8 +106,6 @@ class VLLM(Model):
     @cached_property
     def hf(self) -> HF:
         """The model of the backend `hf`, which renders and tokenizes. Its weights are never loaded."""
-        from icl.models.hf.model import HF
-
         return HF(
             self.path,
             trust_remote_code=self.trust_remote_code,
@@ -116,22 +116,18 @@ class VLLM(Model):
 
     @cached_property
     def lora(self) -> LoraAdapter | None:
-        from icl.models.hf.adapter import LoraAdapter
-
         return None if self.adapter is None else LoraAdapter(self.adapter)
 
     @cached_property
     def digest(self) -> str:
         """Digest of weights and settings that can change an output. Raises ModelError if they do not go together."""
-        from icl.models.vllm.lora import check_merge
-
         keys = ("dtype", "quantization", "engine_args")
         settings = {key: value for key, value in asdict(self).items() if key in keys}
         if self.lora is not None:
             settings["adapter"] = self.lora.digest
         settings |= self.hf.prompt_settings
         if self.merge:
-            check_merge(self.hf.checkpoint)
+            lora.check_merge(self.hf.checkpoint)
             settings["merge"] = True
         return canonical_digest(
             {"backend": "vllm", "checkpoint": self.hf.checkpoint.digest, "device": self.device_type, **settings}
@@ -153,8 +149,6 @@ class VLLM(Model):
 
         AWQ, GPTQ and linear attention have no kernels for float32 on a CPU.
         """
-        from icl.models.hf.prequantized import method
-
         if self.device_type != "cpu" or self.dtype != "auto":
             return self.dtype
         is_16_bit = (self.quantization or method(self.hf.checkpoint)) in SIXTEEN_BIT_FORMATS
@@ -178,16 +172,12 @@ class VLLM(Model):
 
     def weights(self) -> str:
         """Folder or hub id of the weights. Raises ModelError if the adapter cannot be merged into them."""
-        from icl.models.vllm.lora import merged
-
         if self.merge and self.lora is not None:
-            return str(merged(self.hf.checkpoint, self.lora, self.precision))
+            return str(lora.merged(self.hf.checkpoint, self.lora, self.precision))
         return str(self.hf.checkpoint.folder_with_weights)
 
     def arguments(self) -> dict[str, Any]:
         """The arguments of the engine."""
-        from icl.models.vllm.engine import PLUGIN_ARGS, scheduling_args
-
         cpu = self.device_type == "cpu"
         cache = self.cache_gib or (CPU_CACHE_GIB if cpu else None)
         arguments: dict[str, Any] = {
@@ -209,8 +199,6 @@ class VLLM(Model):
         if cpu:
             arguments |= {"block_size": self.block_size, "compilation_config": dict(CPU_COMPILATION)}
         if self.request_adapter is not None:
-            from icl.models.vllm import lora
-
             arguments |= lora.arguments(self.request_adapter)
         is_async = bool(self.engine_args.get("async_scheduling", not cpu))
         return arguments | PLUGIN_ARGS | self.engine_args | scheduling_args(is_async, self.has_groups)
@@ -261,16 +249,12 @@ class VLLM(Model):
 
     @cached_property
     def engine(self) -> VLLMEngine | Replicas:
-        from icl.models.vllm.engine import Replicas, VLLMEngine
-
         return VLLMEngine(self) if self.data_parallel_size == 1 else Replicas(self)
 
     def set_day(self, day: date) -> None:
         self.hf.set_day(day)
 
     def check_loadable(self) -> None:
-        from icl.models.vllm.engine import INSTALL_HINT
-
         if find_spec("vllm") is None:
             raise ModelError(f"the backend 'vllm' needs the package vllm, which is not installed here. {INSTALL_HINT}")
         self.hf.check_loadable()

@@ -12,6 +12,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from icl import ruamel
+
 FOLDER = Path(__file__).parent
 BY = "by"
 
@@ -51,7 +53,5 @@ def preset_columns(name: str) -> tuple[str, ...]:
 
 @lru_cache
 def _read(name: str) -> Mapping[str, Any]:
-    from ruamel.yaml import YAML
-
-    keys: Mapping[str, Any] = YAML(typ="safe", pure=True).load(FOLDER / f"{name}.yaml")
+    keys: Mapping[str, Any] = ruamel.yaml.YAML(typ="safe", pure=True).load(FOLDER / f"{name}.yaml")
     return keys
