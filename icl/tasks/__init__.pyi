@@ -9,6 +9,7 @@ from icl.tasks.cell_values import image_at_path as image_at_path
 from icl.tasks.cell_values import image_keys as image_keys
 from icl.tasks.cell_values import image_part as image_part
 from icl.tasks.cell_values import parse_list as parse_list
+from icl.tasks.cell_values import read_json_lines as read_json_lines
 from icl.tasks.cell_values import text_of as text_of
 from icl.tasks.cell_values import video_frames as video_frames
 from icl.tasks.columns import ColumnMapping as ColumnMapping

@@ -2,6 +2,7 @@
 
 import ast
 import hashlib
+import json
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -198,6 +199,31 @@ class RelativePaths:
         """The first place of a path that exists, else the first of all, for the error of the reader."""
         places = search_candidates(path, self._folders)
         return next((place for place in places if os.path.exists(place)), places[0])
+
+
+def read_text(path: Path, benchmark: str, advice: str) -> str:
+    """The text of a released file. Raises DataError. advice: where the release is, and what to give."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise DataError(f"{benchmark}: {path} cannot be read ({error.strerror}). {advice}") from error
+
+
+def read_json_lines(path: Path, keys: Sequence[str], benchmark: str, advice: str) -> list[Mapping[str, Any]]:
+    """The objects of a released file of JSON lines. Raises DataError, as for a line without one of the keys."""
+    rows = list[Mapping[str, Any]]()
+    for number, line in enumerate(read_text(path, benchmark, advice).splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise DataError(f"{benchmark}: {path}:{number} is not JSON: {error}.") from error
+        missing = [key for key in keys if not isinstance(row, dict) or key not in row]
+        if missing:
+            raise DataError(f"{benchmark}: {path}:{number} has no '{missing[0]}'. A line has {', '.join(keys)}.")
+        rows.append(row)
+    return rows
 
 
 # Frames of a video file as lazily opened images, decoded by PyAV (the extra `video`).

@@ -16,13 +16,10 @@ tones.
 from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from icl import Example, Pool, PositiveInt, SharedPoolTask, StreamKey, component, expand_user, nested_choice, parameter
 from icl.tasks.drawings.emoji import PACKAGES, STYLES, Style, load_emoji, same_vendor
-
-if TYPE_CHECKING:
-    pass
 
 FEWEST = 5
 QUESTIONS = {"subgroup": "What kind of emoji is this?", "emoji": "Which emoji is this?"}

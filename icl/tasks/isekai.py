@@ -8,7 +8,6 @@ composer `{name: template, path: link_context}` and the metric `link_context` (t
 Differs from the released code in the order: it shuffles all demonstrations together. Tuning is not part of this task.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,11 +16,12 @@ from typing import Any
 
 from icl import DataError, Example, Image, StreamKey, component
 from icl.tasks.base import LimitedTask, SeveralPoolsTask, limited_choice
-from icl.tasks.cell_values import RelativePaths
+from icl.tasks.cell_values import RelativePaths, read_json_lines
 from icl.tasks.generated.episode import shuffled
 
 KEYS = ("image_name", "label_name", "positive_list", "positive_promt", "negative_list", "negative_promt")
 QUESTION = "What is in the image?"
+ADVICE = "The data sets ISEKAI-10 and ISEKAI-pair are on the Hugging Face hub; give the path of their JSON lines."
 Row = Mapping[str, Any]
 
 
@@ -51,7 +51,8 @@ class IsekaiTask(RelativePaths, SeveralPoolsTask, LimitedTask):
     @cached_property
     def _rows(self) -> Mapping[str, Row]:
         """The lines by the ids of their queries."""
-        return {f"isekai-{i:05d}": row for i, row in enumerate(_read(self._place(self.path)))}
+        rows = read_json_lines(self._place(self.path), KEYS, "ISEKAI", ADVICE)
+        return {f"isekai-{i:05d}": row for i, row in enumerate(rows)}
 
     @cached_property
     def _folder(self) -> Path:
@@ -88,24 +89,3 @@ class IsekaiTask(RelativePaths, SeveralPoolsTask, LimitedTask):
             options=tuple(sorted(options)),
             label=label,
         )
-
-
-def _read(path: Path) -> list[Row]:
-    try:
-        lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except OSError as error:
-        raise DataError(
-            f"ISEKAI: {path} cannot be read ({error.strerror}). The data sets ISEKAI-10 and ISEKAI-pair are on the "
-            "Hugging Face hub; give the path of their JSON lines."
-        ) from error
-    rows: list[Row] = []
-    for number, line in enumerate(lines, 1):
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise DataError(f"ISEKAI: {path}:{number} is not JSON: {error}.") from error
-        missing = [key for key in KEYS if not isinstance(row, dict) or key not in row]
-        if missing:
-            raise DataError(f"ISEKAI: {path}:{number} has no '{missing[0]}'. A line has {', '.join(KEYS)}.")
-        rows.append(row)
-    return rows

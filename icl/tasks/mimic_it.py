@@ -22,7 +22,7 @@ from typing import Any
 
 from icl import DataError, Example, Image, SeveralPoolsTask, component, limited_choice
 from icl.tasks.base import LimitedTask
-from icl.tasks.cell_values import RelativePaths
+from icl.tasks.cell_values import RelativePaths, read_text
 
 KEYS = ("instruction", "answer", "image_ids", "rel_ins_ids")
 LISTS = ("image_ids", "rel_ins_ids")
@@ -123,13 +123,9 @@ class MimicItTask(RelativePaths, SeveralPoolsTask, LimitedTask):
 
 
 def _read(path: Path) -> dict[str, Any]:
+    advice = "The data set is pufanyi/MIMICIT on the Hugging Face hub; give the paths of its JSON files."
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise DataError(
-            f"MIMIC-IT: {path} cannot be read ({error.strerror}). The data set is pufanyi/MIMICIT on the Hugging Face "
-            "hub; give the paths of its JSON files."
-        ) from error
+        content = json.loads(read_text(path, "MIMIC-IT", advice))
     except ValueError as error:
         raise DataError(f"MIMIC-IT: {path} is not JSON: {error}.") from error
     if not isinstance(content, dict):

@@ -1,6 +1,5 @@
 """Benchmarks of visual questions with their own kinds of answers: CMMU and Winoground."""
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -9,11 +8,12 @@ from typing import Any, ClassVar, Literal
 
 from icl import ConfigError, DataError, Example, Image, Pool, SharedPoolTask, StreamKey, nested_choice
 from icl.registry import Fraction, PositiveInt, component, later_parameter
-from icl.tasks import DataSource, RelativePaths, cell_images, open_source, text_of
+from icl.tasks import DataSource, RelativePaths, cell_images, open_source, read_json_lines, text_of
 from icl.tasks.base import LimitedTask
 
 QuestionType = Literal["multiple-choice", "multiple-response", "fill-in-the-blank"]
 KEYS = ("id", "type", "question_info", "answer", "images")
+ADVICE = "The data set is BAAI/CMMU on the Hugging Face hub; give the path of its JSON lines."
 META = ("type", "grade_band", "subject", "difficulty")
 Row = Mapping[str, Any]
 
@@ -63,7 +63,7 @@ class CMMUTask(SharedPoolTask, RelativePaths, LimitedTask):
     @cached_property
     def _rows(self) -> list[Row]:
         """All questions of the chosen types, in a random order."""
-        rows = [row for row in _read(self._file) if row["type"] in self.types]
+        rows = [row for row in read_json_lines(self._file, KEYS, "CMMU", ADVICE) if row["type"] in self.types]
         order = nested_choice([str(row["id"]) for row in rows], len(rows), self.seed, "cmmu")
         return [rows[i] for i in order]
 
@@ -97,27 +97,6 @@ class CMMUTask(SharedPoolTask, RelativePaths, LimitedTask):
             group=f"cmmu-{row['id']}",
             meta={key: row[key] for key in META if key in row},
         )
-
-
-def _read(path: Path) -> Iterator[Row]:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise DataError(
-            f"CMMU: {path} cannot be read ({error.strerror}). The data set is BAAI/CMMU on the Hugging Face hub; give "
-            "the path of its JSON lines."
-        ) from error
-    for number, line in enumerate(text.splitlines(), 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise DataError(f"CMMU: {path}:{number} is not JSON: {error}.") from error
-        missing = [key for key in KEYS if not isinstance(row, dict) or key not in row]
-        if missing:
-            raise DataError(f"CMMU: {path}:{number} has no '{missing[0]}'. A line has {', '.join(KEYS)}.")
-        yield row
 
 
 COLUMNS = ("image_0", "image_1", "caption_0", "caption_1")
