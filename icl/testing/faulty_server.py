@@ -43,6 +43,9 @@ class Memory:
     lock: threading.RLock = field(default_factory=threading.RLock)
 
 
+Edit = Callable[[Memory, Body], None]
+
+
 @dataclass(frozen=True)
 class Fault:
     """A fault: what it does to a request.
@@ -54,23 +57,9 @@ class Fault:
 
     name: str
     text: str
-    edit: Callable[[Memory, Body], None]
+    edit: Edit
     found_by: str
-    seen_in: str
-
-
-FAULTS: dict[str, Fault] = {}
-
-
-def fault(found_by: str, seen_in: str = "") -> Callable[[Callable[[Memory, Body], None]], Callable[..., None]]:
-    """Adds a function, whose docstring is the text, to the table."""
-
-    def add(function: Callable[[Memory, Body], None]) -> Callable[[Memory, Body], None]:
-        name = function.__name__
-        FAULTS[name] = Fault(name, (function.__doc__ or "").strip().rstrip("."), function, found_by, seen_in)
-        return function
-
-    return add
+    seen_in: str = ""
 
 
 @dataclass(eq=False)
@@ -134,14 +123,48 @@ def _put(parts: Iterable[Part], urls: Iterable[str]) -> None:
         part["image_url"] = {"url": url}
 
 
-def _edit_pixels(body: Body, change: Callable[[Image.Image], Image.Image]) -> None:
-    for part in images(body["messages"]):
-        url = part["image_url"]["url"]
-        if url.startswith("data:"):
-            out = io.BytesIO()
-            image = Image.open(io.BytesIO(base64.b64decode(url.split(",", 1)[1])))
-            change(image).save(out, "PNG", compress_level=1)
-            part["image_url"] = {"url": "data:image/png;base64," + base64.b64encode(out.getvalue()).decode()}
+def keep(choose: Callable[[list[Part]], Iterable[Part]]) -> Edit:
+    """An edit that keeps the chosen images."""
+    return lambda _, body: _keep(body["messages"], choose(images(body["messages"])))
+
+
+def put(choose: Callable[[list[str]], list[str]]) -> Edit:
+    """An edit that puts other addresses in the places of the images."""
+
+    def edit(_memory: Memory, body: Body) -> None:
+        parts = images(body["messages"])
+        _put(parts, choose(_urls(parts)))
+
+    return edit
+
+
+def paint(change: Callable[[Image.Image], Image.Image]) -> Edit:
+    """An edit of the pixels of each image."""
+
+    def edit(_memory: Memory, body: Body) -> None:
+        for part in images(body["messages"]):
+            url = part["image_url"]["url"]
+            if url.startswith("data:"):
+                out = io.BytesIO()
+                image = Image.open(io.BytesIO(base64.b64decode(url.split(",", 1)[1])))
+                change(image).save(out, "PNG", compress_level=1)
+                part["image_url"] = {"url": "data:image/png;base64," + base64.b64encode(out.getvalue()).decode()}
+
+    return edit
+
+
+def drop_turns(role: str) -> Edit:
+    """An edit that removes the messages of a role."""
+
+    def edit(_memory: Memory, body: Body) -> None:
+        body["messages"] = [message for message in body["messages"] if message["role"] != role]
+
+    return edit
+
+
+def change(**settings: Any) -> Edit:
+    """An edit of the settings of a request."""
+    return lambda _, body: body.update(settings)
 
 
 def _text_key(messages: Iterable[Body]) -> str:
@@ -153,124 +176,42 @@ def _text_key(messages: Iterable[Body]) -> str:
     return json.dumps(texts)
 
 
-@fault("")
-def none(_memory: Memory, _body: Body) -> None:
-    """No fault."""
-
-
-@fault("each", "mlx-vlm #1084")
-def last_only(_memory: Memory, body: Body) -> None:
-    """Only the last image is kept."""
-    _keep(body["messages"], images(body["messages"])[-1:])
-
-
-@fault("each")
-def first_only(_memory: Memory, body: Body) -> None:
-    """Only the first image is kept."""
-    _keep(body["messages"], images(body["messages"])[:1])
-
-
-@fault("each")
-def first_repeated(_memory: Memory, body: Body) -> None:
-    """The first image stands in all places."""
-    parts = images(body["messages"])
-    _put(parts, _urls(parts)[:1] * len(parts))
-
-
-@fault("reads", "kilocode #10102, hermes-agent #62574")
-def all_dropped(_memory: Memory, body: Body) -> None:
-    """All images are dropped."""
-    _keep(body["messages"], [])
-
-
-@fault("reads")
-def blank(_memory: Memory, body: Body) -> None:
-    """All pixels are gray."""
-    _edit_pixels(body, lambda image: Image.new("RGB", image.size, (128, 128, 128)))
-
-
-@fault("place", "LM Studio #1675, #1663")
-def reversed_from_3(_memory: Memory, body: Body) -> None:
-    """Three or more images are reversed."""
-    parts = images(body["messages"])
-    if len(parts) >= 3:
-        _put(parts, _urls(parts)[::-1])
-
-
-@fault("place")
-def rotated(_memory: Memory, body: Body) -> None:
-    """The query's image comes first."""
-    parts = images(body["messages"])
-    urls = _urls(parts)
-    _put(parts, urls[-1:] + urls[:-1])
-
-
-@fault("order")
-def sorted_images(_memory: Memory, body: Body) -> None:
-    """Images come in the order of a set."""
-    parts = images(body["messages"])
-    _put(parts, sorted(_urls(parts)))
-
-
-@fault("order")
-def shuffled(memory: Memory, body: Body) -> None:
-    """Images come in the order in which they were loaded."""
+def _shuffled(memory: Memory, body: Body) -> None:
     parts = images(body["messages"])
     with memory.lock:
         urls = memory.rng.sample(_urls(parts), len(parts))
     _put(parts, urls)
 
 
-@fault("twice")
-def deduplicated(_memory: Memory, body: Body) -> None:
-    """A repeated image is dropped."""
-    first = {part["image_url"]["url"]: part for part in reversed(images(body["messages"]))}
-    _keep(body["messages"], first.values())
-
-
-@fault("reads", "sglang-omni #258, exo #2272, vllm-mlx #718, ATOM #1358, imp #1180")
-def cached_by_text(memory: Memory, body: Body) -> None:
-    """A cache ignores images."""
+def _cached_by_text(memory: Memory, body: Body) -> None:
     parts = images(body["messages"])
     with memory.lock:
         first = memory.entries.setdefault(_text_key(body["messages"]), _urls(parts))
     _put(parts, first)
 
 
-@fault("each")
-def cached_prefix_by_text(memory: Memory, body: Body) -> None:
-    """A prefix cache ignores images: all but the last are old."""
+def _cached_prefix_by_text(memory: Memory, body: Body) -> None:
     parts = images(body["messages"])
     with memory.lock:
         first = memory.entries.setdefault(_text_key(body["messages"]), _urls(parts))
     _put(parts[:-1], first)
 
 
-@fault("cache")
-def cached_by_head(memory: Memory, body: Body) -> None:
-    """A cache hashes the first bytes and the length of a file."""
+def _cached_by_head(memory: Memory, body: Body) -> None:
     for part in images(body["messages"]):
         url = part["image_url"]["url"]
         with memory.lock:
             part["image_url"] = {"url": memory.entries.setdefault((url[:2000], len(url)), url)}
 
 
-def _cached_by_key(memory: Memory, body: Body, mask: int) -> None:
+def _cached_by_16_bits(memory: Memory, body: Body) -> None:
     for part in images(body["messages"]):
         url = part["image_url"]["url"]
         with memory.lock:
-            part["image_url"] = {"url": memory.entries.setdefault(zlib.crc32(url.encode()) & mask, url)}
+            part["image_url"] = {"url": memory.entries.setdefault(zlib.crc32(url.encode()) & 0xFFFF, url)}
 
 
-@fault("hashes", "LMCache #4783")
-def cached_by_16_bits(memory: Memory, body: Body) -> None:
-    """A cache has a key of 16 bits."""
-    _cached_by_key(memory, body, 0xFFFF)
-
-
-@fault("cache")
-def cached_sometimes(memory: Memory, body: Body) -> None:
-    """One of eight requests gets the images of the previous request with the same text."""
+def _cached_sometimes(memory: Memory, body: Body) -> None:
     parts, key = images(body["messages"]), _text_key(body["messages"])
     with memory.lock:
         old = memory.entries.get(key, _urls(parts))
@@ -279,9 +220,7 @@ def cached_sometimes(memory: Memory, body: Body) -> None:
             _put(parts, old)
 
 
-@fault("cache", "llama.cpp #4194")
-def previous(memory: Memory, body: Body) -> None:
-    """The first image comes from the previous request."""
+def _previous(memory: Memory, body: Body) -> None:
     if parts := images(body["messages"]):
         with memory.lock:
             old, memory.last = memory.last, parts[0]["image_url"]["url"]
@@ -289,9 +228,7 @@ def previous(memory: Memory, body: Body) -> None:
             _put(parts[:1], [old])
 
 
-@fault("together")
-def busy_swapped(memory: Memory, body: Body) -> None:
-    """Under load, the first image is another request's."""
+def _busy_swapped(memory: Memory, body: Body) -> None:
     parts = images(body["messages"])
     with memory.lock:
         crowded, other = memory.busy > 1, memory.last
@@ -300,9 +237,7 @@ def busy_swapped(memory: Memory, body: Body) -> None:
         _put(parts[:1], [other])
 
 
-@fault("together")
-def busy_dropped(memory: Memory, body: Body) -> None:
-    """Under load, one of four requests loses its images."""
+def _busy_dropped(memory: Memory, body: Body) -> None:
     with memory.lock:
         memory.count += 1
         dropped = memory.busy > 1 and memory.count % 4 == 0
@@ -310,49 +245,27 @@ def busy_dropped(memory: Memory, body: Body) -> None:
         _keep(body["messages"], [])
 
 
-@fault("cache")
-def sometimes_dropped(memory: Memory, body: Body) -> None:
-    """One of twenty images is lost."""
+def _sometimes_dropped(memory: Memory, body: Body) -> None:
     with memory.lock:
         chosen = [part for part in images(body["messages"]) if memory.rng.random() > 0.05]
     _keep(body["messages"], chosen)
 
 
-@fault("turns", "ollama #7563")
-def earlier_dropped(_memory: Memory, body: Body) -> None:
-    """Images of earlier turns are dropped."""
+def _earlier_dropped(_memory: Memory, body: Body) -> None:
     _keep(body["messages"], images(body["messages"][-1:]))
 
 
-@fault("turns")
-def first_turn_only(_memory: Memory, body: Body) -> None:
-    """Images of later turns are dropped."""
+def _first_turn_only(_memory: Memory, body: Body) -> None:
     _keep(body["messages"], images(body["messages"][:2]))
 
 
-@fault("many")
-def at_most_4(_memory: Memory, body: Body) -> None:
-    """At most four images, without an error."""
-    _keep(body["messages"], images(body["messages"])[:4])
-
-
-@fault("many", "llama.cpp #14111")
-def last_10(_memory: Memory, body: Body) -> None:
-    """The last ten images, without an error."""
-    _keep(body["messages"], images(body["messages"])[-10:])
-
-
-@fault("between")
-def images_first(_memory: Memory, body: Body) -> None:
-    """Images of a message come before its text."""
+def _images_first(_memory: Memory, body: Body) -> None:
     for message in body["messages"]:
         if isinstance(message["content"], list):
             message["content"].sort(key=lambda part: part["type"] != "image_url")
 
 
-@fault("between")
-def texts_joined(_memory: Memory, body: Body) -> None:
-    """The texts of a message are joined at its end."""
+def _texts_joined(_memory: Memory, body: Body) -> None:
     for message in body["messages"]:
         if parts := _parts(message):
             text = " ".join(part["text"] for part in parts if part["type"] == "text")
@@ -360,23 +273,13 @@ def texts_joined(_memory: Memory, body: Body) -> None:
             message["content"] = [*others, {"type": "text", "text": text}]
 
 
-@fault("roles")
-def answers_removed(_memory: Memory, body: Body) -> None:
-    """The assistant's turns are removed."""
-    body["messages"] = [message for message in body["messages"] if message["role"] != "assistant"]
-
-
-@fault("roles")
-def answers_emptied(_memory: Memory, body: Body) -> None:
-    """The assistant's turns are emptied."""
+def _answers_emptied(_memory: Memory, body: Body) -> None:
     for message in body["messages"]:
         if message["role"] == "assistant":
             message["content"] = ""
 
 
-@fault("roles")
-def turns_merged(_memory: Memory, body: Body) -> None:
-    """All turns become one of the user."""
+def _turns_merged(_memory: Memory, body: Body) -> None:
     parts = [
         part
         for message in body["messages"]
@@ -385,94 +288,146 @@ def turns_merged(_memory: Memory, body: Body) -> None:
     body["messages"] = [{"role": "user", "content": parts}]
 
 
-@fault("system")
-def system_dropped(_memory: Memory, body: Body) -> None:
-    """The system prompt is dropped."""
-    body["messages"] = [message for message in body["messages"] if message["role"] != "system"]
-
-
-@fault("earlier")
-def history_cut(_memory: Memory, body: Body) -> None:
-    """Only the last six or seven turns are kept."""
+def _history_cut(_memory: Memory, body: Body) -> None:
     last = body["messages"][-7:]
     body["messages"] = last if last[0]["role"] == "user" else last[1:]
 
 
-@fault("assistant")
-def assistant_images_dropped(_memory: Memory, body: Body) -> None:
-    """Images in the assistant's turns are dropped."""
+def _assistant_images_dropped(_memory: Memory, body: Body) -> None:
     for message in body["messages"]:
         if message["role"] == "assistant" and isinstance(message["content"], list):
             message["content"] = [part for part in message["content"] if part["type"] != "image_url"]
 
 
-@fault("")
-def thumbnail(_memory: Memory, body: Body) -> None:
-    """Images have 8 x 8 pixels."""
-    _edit_pixels(body, lambda image: image.convert("RGB").resize((8, 8)).resize(image.size))
-
-
-@fault("detail")
-def mean_color(_memory: Memory, body: Body) -> None:
-    """Images are one color, their mean."""
-    _edit_pixels(body, lambda image: image.convert("RGB").resize((1, 1), Image.Resampling.BOX).resize(image.size))
-
-
-@fault("detail")
-def gray(_memory: Memory, body: Body) -> None:
-    """Images lose their colors."""
-    _edit_pixels(body, lambda image: image.convert("L"))
-
-
-@fault("files")
-def alpha_black(_memory: Memory, body: Body) -> None:
-    """Images with an alpha channel are black."""
-    _edit_pixels(body, lambda image: Image.new("RGB", image.size) if image.mode == "RGBA" else image)
-
-
-@fault("")
-def channels_exchanged(_memory: Memory, body: Body) -> None:
-    """Red and blue are exchanged."""
-    _edit_pixels(body, lambda image: Image.merge("RGB", image.convert("RGB").split()[::-1]))
-
-
-@fault("stream")
-def stream_drops(_memory: Memory, body: Body) -> None:
-    """A stream keeps the last image alone."""
+def _stream_drops(_memory: Memory, body: Body) -> None:
     if body.get("stream"):
         _keep(body["messages"], images(body["messages"])[-1:])
 
 
-@fault("sampling")
-def stop_ignored(_memory: Memory, body: Body) -> None:
-    """Stop strings are ignored."""
-    body.pop("stop", None)
-
-
-@fault("sampling")
-def seed_ignored(memory: Memory, body: Body) -> None:
-    """Seeds are ignored."""
+def _seed_ignored(memory: Memory, body: Body) -> None:
     with memory.lock:
         memory.count += 1
         body["seed"] = memory.count
 
 
-@fault("sampling")
-def n_ignored(_memory: Memory, body: Body) -> None:
-    """There is one answer, whatever n."""
-    body.pop("n", None)
-
-
-@fault("sampling")
-def temperature_ignored(_memory: Memory, body: Body) -> None:
-    """All answers are greedy."""
-    body["temperature"] = 0
-
-
-@fault("logprobs")
-def never_greedy(_memory: Memory, body: Body) -> None:
-    """Temperature 0 is replaced by 1."""
+def _never_greedy(_memory: Memory, body: Body) -> None:
     body["temperature"] = body.get("temperature") or 1.0
+
+
+FAULTS = {
+    fault.name: fault
+    for fault in (
+        Fault("none", "No fault", lambda memory, body: None, ""),
+        Fault("last_only", "Only the last image is kept", keep(lambda parts: parts[-1:]), "each", "mlx-vlm #1084"),
+        Fault("first_only", "Only the first image is kept", keep(lambda parts: parts[:1]), "each"),
+        Fault("first_repeated", "The first image stands in all places", put(lambda urls: urls[:1] * len(urls)), "each"),
+        Fault(
+            "all_dropped",
+            "All images are dropped",
+            keep(lambda parts: []),
+            "reads",
+            "kilocode #10102, hermes-agent #62574",
+        ),
+        Fault(
+            "blank", "All pixels are gray", paint(lambda image: Image.new("RGB", image.size, (128, 128, 128))), "reads"
+        ),
+        Fault(
+            "reversed_from_3",
+            "Three or more images are reversed",
+            put(lambda urls: urls[::-1] if len(urls) >= 3 else urls),
+            "place",
+            "LM Studio #1675, #1663",
+        ),
+        Fault("rotated", "The query's image comes first", put(lambda urls: urls[-1:] + urls[:-1]), "place"),
+        Fault("sorted_images", "Images come in the order of a set", put(sorted), "order"),
+        Fault("shuffled", "Images come in the order in which they were loaded", _shuffled, "order"),
+        Fault(
+            "deduplicated",
+            "A repeated image is dropped",
+            keep(lambda parts: {part["image_url"]["url"]: part for part in reversed(parts)}.values()),
+            "twice",
+        ),
+        Fault(
+            "cached_by_text",
+            "A cache ignores images",
+            _cached_by_text,
+            "reads",
+            "sglang-omni #258, exo #2272, vllm-mlx #718, ATOM #1358, imp #1180",
+        ),
+        Fault(
+            "cached_prefix_by_text",
+            "A prefix cache ignores images: all but the last are old",
+            _cached_prefix_by_text,
+            "each",
+        ),
+        Fault("cached_by_head", "A cache hashes the first bytes and the length of a file", _cached_by_head, "cache"),
+        Fault("cached_by_16_bits", "A cache has a key of 16 bits", _cached_by_16_bits, "hashes", "LMCache #4783"),
+        Fault(
+            "cached_sometimes",
+            "One of eight requests gets the images of the previous request with the same text",
+            _cached_sometimes,
+            "cache",
+        ),
+        Fault("previous", "The first image comes from the previous request", _previous, "cache", "llama.cpp #4194"),
+        Fault("busy_swapped", "Under load, the first image is another request's", _busy_swapped, "together"),
+        Fault("busy_dropped", "Under load, one of four requests loses its images", _busy_dropped, "together"),
+        Fault("sometimes_dropped", "One of twenty images is lost", _sometimes_dropped, "cache"),
+        Fault("earlier_dropped", "Images of earlier turns are dropped", _earlier_dropped, "turns", "ollama #7563"),
+        Fault("first_turn_only", "Images of later turns are dropped", _first_turn_only, "turns"),
+        Fault("at_most_4", "At most four images, without an error", keep(lambda parts: parts[:4]), "many"),
+        Fault(
+            "last_10",
+            "The last ten images, without an error",
+            keep(lambda parts: parts[-10:]),
+            "many",
+            "llama.cpp #14111",
+        ),
+        Fault("images_first", "Images of a message come before its text", _images_first, "between"),
+        Fault("texts_joined", "The texts of a message are joined at its end", _texts_joined, "between"),
+        Fault("answers_removed", "The assistant's turns are removed", drop_turns("assistant"), "roles"),
+        Fault("answers_emptied", "The assistant's turns are emptied", _answers_emptied, "roles"),
+        Fault("turns_merged", "All turns become one of the user", _turns_merged, "roles"),
+        Fault("system_dropped", "The system prompt is dropped", drop_turns("system"), "system"),
+        Fault("history_cut", "Only the last six or seven turns are kept", _history_cut, "earlier"),
+        Fault(
+            "assistant_images_dropped",
+            "Images in the assistant's turns are dropped",
+            _assistant_images_dropped,
+            "assistant",
+        ),
+        Fault(
+            "thumbnail",
+            "Images have 8 x 8 pixels",
+            paint(lambda image: image.convert("RGB").resize((8, 8)).resize(image.size)),
+            "",
+        ),
+        Fault(
+            "mean_color",
+            "Images are one color, their mean",
+            paint(lambda image: image.convert("RGB").resize((1, 1), Image.Resampling.BOX).resize(image.size)),
+            "detail",
+        ),
+        Fault("gray", "Images lose their colors", paint(lambda image: image.convert("L")), "detail"),
+        Fault(
+            "alpha_black",
+            "Images with an alpha channel are black",
+            paint(lambda image: Image.new("RGB", image.size) if image.mode == "RGBA" else image),
+            "files",
+        ),
+        Fault(
+            "channels_exchanged",
+            "Red and blue are exchanged",
+            paint(lambda image: Image.merge("RGB", image.convert("RGB").split()[::-1])),
+            "",
+        ),
+        Fault("stream_drops", "A stream keeps the last image alone", _stream_drops, "stream"),
+        Fault("stop_ignored", "Stop strings are ignored", change(stop=None), "sampling"),
+        Fault("seed_ignored", "Seeds are ignored", _seed_ignored, "sampling"),
+        Fault("n_ignored", "There is one answer, whatever n", change(n=1), "sampling"),
+        Fault("temperature_ignored", "All answers are greedy", change(temperature=0), "sampling"),
+        Fault("never_greedy", "Temperature 0 is replaced by 1", _never_greedy, "logprobs"),
+    )
+}
 
 
 def forward(url: str, **headers: str) -> Callable[[httpx2.Request], httpx2.Response]:
