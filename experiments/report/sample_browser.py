@@ -27,6 +27,12 @@ IMAGE_BUDGET = 24 * 2**20
 STEPS_BUDGET = 8 * 2**20
 """The characters of steps in the page. Further samples have no steps."""
 
+FIELDS = (
+    "query", "seed", "prompt", "demos", "images", "image_of", "question", "gold", "output", "option_scores", "meta",
+    "dropped", "finish", "thinking", "failed", "steps",
+)  # fmt: skip
+"""The columns of a sample that the page has, besides axes, metrics, baselines, and with steps its trace."""
+
 
 @dataclass
 class BrowserData:
@@ -78,13 +84,15 @@ def collect_samples(view: RunView, per_cell: int = QUERIES_PER_TASK, budget: int
 
     shelf = BrowserData()
     contexts: dict[str, int] = {}
+    read = {*FIELDS, *(("trace",) if "steps" in view.frame else ()), *view.axes, *view.metrics, *view.baselines}
+    columns = [name for name in view.frame if name in read]
     for task in view.tasks:
         metric, of_task = view.judge or view.metric, view.frame["task"] == task
         scores = view.frame.loc[of_task, ["query", metric]]
         chosen = choose_queries(scores, metric, per_cell)
         shelf.query_counts[task] = (len(chosen), int(scores["query"].nunique()))
         place = {query: i for i, query in enumerate(chosen)}
-        rows = to_records(load_details(view.frame[of_task & view.frame["query"].isin(chosen)]))
+        rows = to_records(load_details(view.frame.loc[of_task & view.frame["query"].isin(chosen), columns]))
         for row in sorted(rows, key=lambda row: place[row["query"]]):
             shelf.samples.append(_sample(row, view, shelf, _context(row, contexts, shelf)))
     _keep_steps(shelf.samples)

@@ -111,14 +111,15 @@ class Run:
         Equal details may share an object: do not change them in place.
         """
         store, info = Store(self.path), self.info
-        cells = _labels(store, _cells(self))
-        table = SampleTable(store, list(cells), from_lines=self.from_lines)
+        described = {digest: store.read_cell(digest) or {} for digest in _cells(self)}
+        cells = _labels(store, described)
+        table = SampleTable(store, list(cells), described, from_lines=self.from_lines)
         if damaged := describe_damaged_lines(table.damaged, "Run the experiment again to compute its sample."):
             warnings.warn(damaged, ICLWarning, stacklevel=2)
         numbers = table.cell_numbers()
         metrics, baselines, columns = dict.fromkeys(info.get("metrics", {})), dict[str, None](), dict[str, Any]()
         for digest, labels in cells.items():
-            cell = store.read_cell(digest) or {}
+            cell = described[digest]
             labels |= {"cell": digest, DECIDED_BY: cell.get(DECIDED_BY) or equivalence_digest(cell)}
         for label in ("cell", DECIDED_BY, *AXES) if len(table) else ():
             values = pd.Series([labels[label] for labels in cells.values()])
@@ -359,18 +360,17 @@ def _is_budget(axis: str, mode: object, cells: Iterable[Mapping[str, Any]]) -> b
     return any(cell.get("answer_mode") == "options" and cell.get(axis) is not None for cell in cells)
 
 
-def _labels(store: Store, digests: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """The axis labels of each cell in tables.
+def _labels(store: Store, cells: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The axis labels of each cell in tables. cells: the digest of a cell -> its cell.json.
 
     If an axis cannot matter in a cell (the order at 0 shots), its label is the only value that other cells have, or
     'none'.
     """
-    cells = {digest: store.read_cell(digest) or {} for digest in digests}
     if unlabeled := [digest for digest, cell in cells.items() if not cell.get("labels")]:
         path = store.cell_folder(unlabeled[0]) / "cell.json"
         raise StoreError(f"{path} has no labels. Restore the file from a copy, or run the config again.")
     own_labels = {digest: cell["labels"] for digest, cell in cells.items()}
-    table_labels: dict[str, dict[str, Any]] = {digest: {} for digest in digests}
+    table_labels: dict[str, dict[str, Any]] = {digest: {} for digest in cells}
     for axis in AXES:
         values = {digest: labels.get(axis, NO_VALUE) for digest, labels in own_labels.items()}
         # an empty list (no transform, no reranker), no intervention and the retriever `none` are values like others

@@ -56,9 +56,9 @@ class CellTable:
         damaged: The places of lines that are not complete samples of the cell.
     """
 
-    # room: the bytes that the cache may take in memory
-    def __init__(self, store: Store, digest: str, *, from_lines: bool = False, room: int = 0) -> None:
-        self.store, self.digest, self.room = store, digest, room
+    # seed: of its cell.json. room: the bytes that the cache may take in memory
+    def __init__(self, store: Store, digest: str, seed: int | None, *, from_lines: bool = False, room: int = 0) -> None:
+        self.store, self.digest, self.seed, self.room = store, digest, seed, room
         path = store.cell_folder(digest) / CACHE
         self.source: Path | pa.Buffer = path
         with suppress(OSError):
@@ -98,8 +98,7 @@ class CellTable:
 
     def _checksum(self, checksums: Mapping[str, str]) -> str:
         """What a cache is made from: the format, the lines, and what decides which lines are of the cell."""
-        seed = (self.store.read_cell(self.digest) or {}).get("seed")
-        return json.dumps([FORMAT, self.digest, seed, *sorted(checksums.items())])
+        return json.dumps([FORMAT, self.digest, self.seed, *sorted(checksums.items())])
 
     def _write(self) -> "pa.parquet.ParquetFile":
         """Makes the cache of the present lines."""
@@ -132,17 +131,26 @@ class SampleTable:
     Args:
         store: The run directory.
         digests: The cells.
+        cells: The content of their cell.json, if it has been read.
         from_lines: Whether every cache is made again. Its writer decides what a cache has, and not the lines.
 
     Attributes:
         damaged: The places of lines that are not complete samples of their cells.
     """
 
-    def __init__(self, store: Store, digests: Sequence[str], *, from_lines: bool = False) -> None:
+    def __init__(
+        self,
+        store: Store,
+        digests: Sequence[str],
+        cells: Mapping[str, Mapping[str, Any]] | None = None,
+        *,
+        from_lines: bool = False,
+    ) -> None:
         self.cells: list[CellTable] = []
-        room = HELD_BYTES
+        room, contents = HELD_BYTES, cells or {}
         for digest in digests:
-            self.cells.append(cell := CellTable(store, digest, from_lines=from_lines, room=room))
+            seed = (contents.get(digest) or store.read_cell(digest) or {}).get("seed")
+            self.cells.append(cell := CellTable(store, digest, seed, from_lines=from_lines, room=room))
             room -= 0 if isinstance(cell.source, Path) else cell.source.size
         self.starts = np.cumsum([0, *map(len, self.cells)])
         self.damaged = [place for cell in self.cells for place in cell.damaged]
@@ -188,10 +196,17 @@ class SampleTable:
         """
         valid = rows >= 0
         own = rows if valid.all() else rows[valid]
-        table = (
-            self.small.select(names).take(pa.array(own)) if shared and {*names} <= {*SMALL} else self.read(names, own)
+        read = (
+            self.read(others, own) if (others := [n for n in names if not shared or n not in SMALL]) else pa.table({})
         )
-        columns = {name: _decode(table[name].combine_chunks(), self.columns[name], shared) for name in names}
+        columns = {
+            name: _decode(
+                (read[name] if name in others else self.small[name].take(pa.array(own))).combine_chunks(),
+                self.columns[name],
+                shared,
+            )
+            for name in names
+        }
         if valid.all():
             return columns
         places = np.cumsum(valid) - 1
