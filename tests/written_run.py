@@ -1,6 +1,7 @@
 """Fixtures: a run directory as a finished run leaves it, through the store, with scores drawn from known chances."""
 
 import hashlib
+import io
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,8 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image as PILImage
+from rich.console import Console
 
 from experiments.config.keys import AXES
+from experiments.report.page import ReportFiles, write_report
+from experiments.report.section import Section
 from experiments.results.loaded_run import Run, load_run
 from experiments.results.run_view import RunView
 from experiments.results.view_run import view_run
@@ -28,6 +32,7 @@ def decoded(name: str, **parameters: Any) -> dict[str, Any]:
 
 
 GREEDY, VCD = decoded("greedy"), decoded("vcd", alpha=1.0)
+ONE_ARM: dict[str, Any] = {"tasks": ("shapes",), "seeds": (0,), "shots": (0,), "decodings": (GREEDY,)}
 MASK_ONLY = decoded("mask_only", of=VCD["strategy"])
 CHANCES = {"shapes": (0.86, 0.002), "binding, 2-way": (0.5, 0.12)}
 """task -> (accuracy at 0 shots, gain for each doubling of 1 + shots)."""
@@ -100,10 +105,41 @@ def viewed(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., RunView]:
     return get
 
 
+@dataclass(frozen=True)
+class Page:
+    """A written report: the view of its run, its files, and the text of its page."""
+
+    view: RunView
+    files: ReportFiles
+    html: str
+
+
+@pytest.fixture(scope="session")
+def paged(viewed: Callable[..., RunView]) -> Callable[..., Page]:
+    """`paged(queries=8)`: the report of the view that `viewed` gives, written once for all tests."""
+    pages: dict[str, Page] = {}
+
+    def get(**how: Any) -> Page:
+        key = repr(sorted(how.items()))
+        if key not in pages:
+            files = write_report(view := viewed(**how))
+            pages[key] = Page(view, files, files.report.read_text(encoding="utf-8"))
+        return pages[key]
+
+    return get
+
+
 @pytest.fixture
 def written(tmp_path: Path) -> Callable[..., Run]:
     """`written(queries=8, hostile="<b>")`: a synthetic run, read back."""
     return lambda name="run", **how: write_run(tmp_path / name, **how)
+
+
+def printed(section: Section, width: int) -> str:
+    """What a terminal of this width shows of a section."""
+    out = io.StringIO()
+    section.print(Console(file=out, width=width))
+    return out.getvalue()
 
 
 def page_samples(coded: Mapping[str, Any]) -> list[dict[str, Any]]:

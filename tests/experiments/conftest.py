@@ -6,11 +6,11 @@ from textwrap import dedent
 from typing import Any
 
 import pytest
-from written_run import viewed, writer, written
+from written_run import paged, viewed, writer, written
 
 from experiments.store.invocations import collect_environment
 
-__all__ = ["viewed", "writer", "written"]
+__all__ = ["paged", "viewed", "writer", "written"]
 
 SHAPES = Path(__file__).parent / "shapes.py"
 TOY = Path(__file__).parent / "toy_model.py"

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from functools import cache
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -36,13 +37,16 @@ def thinks_at_length(request: Request) -> str:
     return f"<think> one two three four five six seven eight nine </think> {answer}"
 
 
-@pytest.fixture
-def ran(tmp_path: Path, mapping: Mapping) -> Callable[..., RunView]:
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory: pytest.TempPathFactory, mapping: Mapping) -> Callable[..., RunView]:
+    folder = tmp_path_factory.mktemp("answers")
+
+    @cache
     def make(answer: Callable[[Request], str], metric: str = "lenient", **keys: Any) -> RunView:
         model = {"name": "fake-scripted", "answer": f"{__file__}:{answer.__name__}"}
         config = mapping(model=model, metrics=["strict", "lenient"], name=f"{answer.__name__}-{metric}", **keys)
         config |= {"grid": {"shots": [0, 2]}, "compare": {"to": {"shots": 0}, "metric": metric}}
-        return view_run(run(config, runs=tmp_path, quiet=True))
+        return view_run(run(config, runs=folder, quiet=True))
 
     return make
 

@@ -1,21 +1,14 @@
 """The table of controls: counts of its verdicts, and a row of each decoding with its numbers."""
 
-import io
+from copy import copy
 from dataclasses import replace
 
 import pandas as pd
 import pytest
-from rich.console import Console
+from written_run import ONE_ARM, printed
 
-from experiments.report.page import write_report
 from experiments.report.sections.controls import control_sentences, controls_frame, controls_section
 from experiments.results.view_run import view_run
-
-
-def printed(section, width):
-    out = io.StringIO()
-    section.print(Console(file=out, width=width))
-    return out.getvalue()
 
 
 @pytest.mark.parametrize("width", [60, 80, 120, 200])
@@ -49,22 +42,22 @@ def test_the_family_is_that_of_the_sentences(viewed):
     assert {row.judgment.family for row in view.effects if row.judgment} == {4}
 
 
-def test_the_page_has_the_table_with_its_transitions(viewed, written):
-    view = viewed(queries=12, traced=True)
-    text = write_report(view).report.read_text()
+def test_the_page_has_the_table_with_its_transitions(paged):
+    page = paged(queries=12, traced=True)
+    view, text = page.view, page.html
     assert '<section id="controls"' in text
     row = next(row for row in view.effects if row.decoding == "vcd")
     assert row.judgment.words in text
     table = controls_section(view).tables[0]
     moved = {head.text: cell.text for head, cell in zip(table.heads, table.rows[1][0], strict=True)}
     assert (moved["R→W"], moved["W→R"]) == (str(row.transitions.right_to_wrong), str(row.transitions.wrong_to_right))
-    alone = written("plain", queries=4, decodings=({"strategy": {"name": "greedy"}, "sampler": {"name": "greedy"}},))
-    assert '<section id="controls"' not in write_report(alone).report.read_text()
-    assert controls_section(view_run(alone)) is None
+    alone = paged(queries=3, **ONE_ARM)
+    assert '<section id="controls"' not in alone.html
+    assert controls_section(alone.view) is None
 
 
-def test_an_arm_that_lacks_settings_has_the_reference_of_its_settings(written):
-    view = view_run(written(queries=12))
+def test_an_arm_that_lacks_settings_has_the_reference_of_its_settings(viewed):
+    view = copy(viewed(queries=12))
     assert not [words for words in controls_section(view).notes if "†" in words]
     there = {"over": "8 shots", "against": ".900"}
     vars(view)["effects"] = [replace(row, **there) if row.decoding == "vcd" else row for row in view.effects]
@@ -76,9 +69,9 @@ def test_an_arm_that_lacks_settings_has_the_reference_of_its_settings(written):
     assert labels == [["greedy", "vcd †", "· mask_only"]] * 2
 
 
-def test_the_csv_has_numbers(viewed):
-    view = viewed(queries=12, traced=True)
-    files = write_report(view)
+def test_the_csv_has_numbers(paged):
+    page = paged(queries=12, traced=True)
+    view, files = page.view, page.files
     table = pd.read_csv(next(path for path in files.tables if path.name == "controls.csv"))
     assert list(table["decoding"][:3]) == ["greedy", "vcd", "mask_only(vcd)"]
     assert list(table["of"][:3].fillna("")) == ["", "", "vcd"]

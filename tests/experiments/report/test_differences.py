@@ -1,25 +1,19 @@
 """The differences of arms from their reference: which rows, which numbers, and how they were tested."""
 
-import io
 from dataclasses import replace
 
 import pandas as pd
 import pytest
 from markupsafe import escape
-from rich.console import Console
+from written_run import printed
 
 from experiments.api import run
 from experiments.report.page import write_report
 from experiments.report.sections.differences import TESTS, describe_tests, differences_section
+from experiments.results.loaded_run import load_run
 from experiments.results.view_run import view_run
 from experiments.stats.compare import compare
 from experiments.stats.formatting import format_interval
-
-
-def printed(section, width):
-    out = io.StringIO()
-    section.print(Console(file=out, width=width))
-    return out.getvalue()
 
 
 @pytest.fixture(scope="module")
@@ -46,8 +40,8 @@ def test_rows_are_whole_at_any_width_and_no_number_is_lost(many, width):
         assert any(name in line.split() or f" {name} " in f" {line} " for line in lines) or name in gone
 
 
-def test_page_csv_and_terminal_print_one_interval_that_agrees_with_the_corrected_p(written):
-    run = written(queries=60, tasks=("binding, 2-way",), shots=(0, 4), retrievers=("random", "knn"))
+def test_page_csv_and_terminal_print_one_interval_that_agrees_with_the_corrected_p(viewed):
+    run = load_run(viewed(queries=60, tasks=("binding, 2-way",), shots=(0, 4)).path)
     view = view_run(run, to={"shots": 0})
     files = write_report(view)
     differences = pd.read_csv(next(path for path in files.tables if path.name == "differences.csv"))
@@ -66,7 +60,7 @@ def test_page_csv_and_terminal_print_one_interval_that_agrees_with_the_corrected
 
 @pytest.mark.parametrize("correct", ["holm", "none"])
 def test_a_correction_is_named_even_if_it_changes_no_p(viewed, correct):
-    view = viewed(queries=4)
+    view = viewed(queries=6)
     table = compare(view.scores, view.to, view.metric, correct=correct, axes=view.axes)
     table[["p", "p_corrected"]] = 1.0
     text = " ".join(printed(differences_section(view, table), 200).split())
@@ -74,7 +68,7 @@ def test_a_correction_is_named_even_if_it_changes_no_p(viewed, correct):
 
 
 def test_the_reference_is_the_one_that_was_asked_for(viewed):
-    view = viewed(queries=4)
+    view = viewed(queries=6)
     table = compare(view.scores, {"baseline": "vote"}, view.metric, axes=view.axes)
     section = differences_section(view, table)
     assert "against vote" in section.title

@@ -75,22 +75,21 @@ def test_lines_differ_without_color_too(section):
     assert Line(faint=True).mark not in {Line(dash=i).mark for i in range(6)}
 
 
-def test_many_lines_are_divided_into_panels_with_one_key(writer, tmp_path):
+def test_many_lines_are_divided_into_panels_with_one_key(viewed):
     retrievers = (*RETRIEVERS, "votek", "bm25")
-    run = writer(tmp_path / "run", queries=4, retrievers=retrievers, tasks=("shapes",), shots=(0, 2))
-    figure = scores_section(view_run(run)).figure
+    figure = scores_section(viewed(queries=4, retrievers=retrievers, tasks=("shapes",))).figure
     assert list(figure.panels) == [f"shapes: {name}" for name in retrievers]
     assert list(figure.lines) == ["greedy", "vcd", "vote"]
     assert (
         len({panel.to_dict()["layer"][0]["encoding"]["y"]["scale"]["domain"][1] for panel in figure.panels.values()})
         == 1
     )
-    few = scores_section(view_run(writer(tmp_path / "few", queries=4, decodings=(GREEDY,), tasks=("shapes",)))).figure
-    assert (list(few.panels), len(few.lines) <= MAX_LINES) == (["shapes"], True)
+    few = scores_section(viewed(queries=4, decodings=(GREEDY,))).figure
+    assert (list(few.panels), len(few.lines) <= MAX_LINES) == (["shapes", "binding, 2-way"], True)
 
 
-def test_one_number_of_shots_is_a_dot_per_arm(writer, tmp_path):
-    view = view_run(writer(tmp_path / "run", queries=8, shots=(2,), tasks=("shapes",)))
+def test_one_number_of_shots_is_a_dot_per_arm(viewed):
+    view = viewed(queries=8, shots=(2,), tasks=("shapes",))
     ((_, svg),) = scores_section(view).figure.page()
     assert "random, greedy" in svg
     assert "knn, vote" in svg

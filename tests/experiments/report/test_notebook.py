@@ -7,11 +7,16 @@ import pytest
 
 import icl
 from experiments.report import notebook
+from experiments.results import Run
 from icl.errors import ConfigError, DataError
 
 
-def test_a_sample_is_shown_with_the_images_of_its_prompt(mapping: Any, tmp_path: Path, monkeypatch: Any) -> None:
-    run = icl.run(mapping(grid={"shots": [0, 2]}), runs=tmp_path, quiet=True)
+@pytest.fixture(scope="module")
+def run(mapping: Any, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return icl.run(mapping(grid={"shots": [0, 2]}), runs=tmp_path_factory.mktemp("notebook"), quiet=True)
+
+
+def test_a_sample_is_shown_with_the_images_of_its_prompt(run: Run, monkeypatch: Any) -> None:
     sample = run.sample("q-0001", shots=2)
     html = sample._repr_html_()
     assert html.count("<img") == 3
@@ -30,8 +35,7 @@ def test_a_sample_is_shown_with_the_images_of_its_prompt(mapping: Any, tmp_path:
         run.sample(shot=2)
 
 
-def test_a_run_is_its_table_of_scores_and_a_sample(mapping: Any, tmp_path: Path, monkeypatch: Any) -> None:
-    run = icl.run(mapping(grid={"shots": [0, 2]}), runs=tmp_path, quiet=True)
+def test_a_run_is_its_table_of_scores_and_a_sample(run: Run, tmp_path: Path, monkeypatch: Any) -> None:
     html = run._repr_html_()
     assert "2 shots" in html
     assert "<img" in html

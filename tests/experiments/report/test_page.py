@@ -6,7 +6,7 @@ import re
 from xml.etree import ElementTree
 
 import pytest
-from written_run import page_samples
+from written_run import ONE_ARM, page_samples
 
 import icl
 from experiments.report.page import _json, file_names, write_report
@@ -23,13 +23,16 @@ NAMES = (
 
 
 @pytest.fixture(scope="module")
-def page(writer, tmp_path_factory):
-    run = writer(tmp_path_factory.mktemp("page") / "run", queries=6)
-    return run, write_report(run), (run.path / "report.html").read_text(encoding="utf-8")
+def page(paged):
+    return paged(queries=6)
 
 
-def test_the_page_loads_nothing_from_anywhere(page):
-    _, _, html = page
+@pytest.fixture(scope="module")
+def html(page):
+    return page.html
+
+
+def test_the_page_loads_nothing_from_anywhere(html):
     names = re.sub(r'xmlns(:xlink)?="http://www.w3.org/[a-z0-9/]+"', "", html)
     assert not re.search(r"(?:https?:)?//[a-z]", names)
     assert {link[:5] for link in re.findall(r'(?:src|href)="([^"]*)', html)} == {
@@ -40,8 +43,7 @@ def test_the_page_loads_nothing_from_anywhere(page):
     assert "url(" not in html
 
 
-def test_the_content_policy_names_its_own_script_and_style(page):
-    _, _, html = page
+def test_the_content_policy_names_its_own_script_and_style(html):
     policy = re.search(r'Content-Security-Policy" content="([^"]+)"', html)[1].replace("&#39;", "'")
     assert policy.startswith("default-src 'none'; img-src data:;")
     for tag in ("script", "style"):
@@ -52,8 +54,7 @@ def test_the_content_policy_names_its_own_script_and_style(page):
     assert " style=" not in html
 
 
-def test_the_answer_comes_first_then_a_prompt_then_tables_then_samples(page):
-    _, _, html = page
+def test_the_answer_comes_first_then_a_prompt_then_tables_then_samples(html):
     places = [html.index("<h1>"), html.index('class="answers3"'), html.index("<figure>")]
     places += [html.index(f'<section id="{name}"') for name in NAMES]
     assert places == sorted(places)
@@ -61,16 +62,14 @@ def test_the_answer_comes_first_then_a_prompt_then_tables_then_samples(page):
     assert "Holm over 20 comparisons" in html
 
 
-def test_a_prompt_is_shown_as_the_model_reads_it(page):
-    _, _, html = page
+def test_a_prompt_is_shown_as_the_model_reads_it(html):
     prompt = html.split('<section id="prompt">')[1].split("</section>")[0]
     assert prompt.count("What color is the shape?") == 2 * 3  # two demonstrations and the query of two tasks
     assert prompt.count('<img src="data:image/png') == 2 * 3
     assert "accepted: " in prompt
 
 
-def test_sections_without_news_are_folded(page):
-    _, _, html = page
+def test_sections_without_news_are_folded(html):
     for name in ("differences", "controls", "answers", "costs"):
         section = html.split(f'<section id="{name}"')[1].split("</section>")[0]
         assert section.index("<details>") < section.index("<table")
@@ -92,11 +91,11 @@ def test_hostile_text_is_nowhere_markup(written):
 
 
 def test_data_and_figures_are_written_beside_the_page(page):
-    run, made, _ = page
+    made = page.files
     names = ["scores", "findings", "differences", "controls", "answers", "curves", "scores-strict", "costs", "branches"]
     assert [p.name for p in made.tables] == [f"{name}.csv" for name in names]
     assert list(made.frames) == names
-    with (run.path / "tables" / "scores.csv").open() as file:
+    with made.tables[0].open() as file:
         rows = [row for row in csv.DictReader(file) if row["vote"] == "False"]
     assert len(rows) == 30
     assert {"task", "shots", "mean", "low", "high", "clusters"} <= set(rows[0])
@@ -111,76 +110,58 @@ def test_facts_without_a_value_are_null_in_the_data_of_the_page():
     assert "<" not in text
 
 
-def test_the_browser_says_how_much_it_carries(written):
-    run = written(queries=9, **FEW)
-    write_report(run, per_cell=4)
-    html = (run.path / "report.html").read_text(encoding="utf-8")
-    assert "4 of 9 queries of shapes and 4 of 9 queries of binding, 2-way" in html
-
-
-def test_an_unfinished_arm_is_a_warning_and_the_rest_is_shown(written):
-    run = written(queries=5, **FEW)
+@pytest.fixture(scope="module")
+def odd(writer, tmp_path_factory):
+    """A page of another metric, where lower is better, without some queries, and with an arm that is not finished."""
+    run = writer(tmp_path_factory.mktemp("odd") / "run", queries=9, better="lower", **FEW)
     path = next(p for p in sorted((run.path / "cells").iterdir()) if '"shots": 4' in (p / "cell.json").read_text())
     lines = (path / "0.jsonl").read_text().splitlines(keepends=True)
     (path / "0.jsonl").write_text("".join(lines[:-2]))
-    write_report(run)
-    html = (run.path / "report.html").read_text(encoding="utf-8")
-    assert "are not paired" in html
-    assert html.count("<figure>") == 2
+    return write_report(view_run(run, metric="strict"), per_cell=4).report.read_text(encoding="utf-8")
 
 
-def test_one_setting_has_a_page_too(written):
-    run = written(queries=3, tasks=("shapes",), seeds=(0,), shots=(0,), decodings=({"strategy": {"name": "greedy"}},))
-    write_report(run)
-    html = (run.path / "report.html").read_text(encoding="utf-8")
-    assert f"<h1>{run.path.name}</h1>" in html
+@pytest.mark.parametrize(
+    ("which", "words", "count"),
+    [
+        ("odd", "4 of 9 queries of shapes and 4 of 9 queries of binding, 2-way", 1),
+        ("odd", "are not paired", None),
+        ("odd", "<figure>", 2),
+        ("odd", "Differences in strict accuracy", None),
+        ("odd", "Strict accuracy (lower is better): mean [95 % interval]", None),
+        ("odd", '"better":"lower"', 1),
+        ("html", "The same by strict accuracy", None),
+        ("html", "Wall time of all sessions: 2:10", None),
+    ],
+)
+def test_the_page_says(which, words, count, request):
+    times = request.getfixturevalue(which).count(words)
+    assert times if count is None else times == count
+
+
+def test_one_setting_has_a_page_too(paged):
+    html = paged(queries=3, **ONE_ARM).html
+    assert "<h1>run</h1>" in html
     assert 'id="differences"' not in html
 
 
 def test_costs_are_summed_over_sessions(page):
-    _, made, html = page
+    made, html = page.files, page.html
     assert "prefill_tokens 1,203,440" in html
     costs = made.frames["costs"].set_index("quantity")
     assert costs.loc["images"].tolist() == pytest.approx([28_260, 3_140, 1 - 3_140 / 28_260])
 
 
 def test_what_late_contrasts_saved_is_reported_by_arm(page):
-    _, made, html = page
+    made, html = page.files, page.html
     expected = ("20", "80", "0", "100", "60", "12,000", "300", "90", "150")
     cells = "".join(f'<td class="n">{v}</td>' for v in expected)
     assert f'<th scope="row">vcd</th>{cells}</tr>' in html
     assert made.frames["branches"]["prefilled"].tolist() == [60]
 
 
-def test_the_other_score_has_its_table(page):
-    _, _, html = page
-    assert "The same by strict accuracy" in html
-
-
-def test_the_time_of_the_sessions_is_a_cost(page):
-    _, _, html = page
-    assert "Wall time of all sessions: 2:10" in html
-
-
-def test_page_of_another_metric(written):
-    run = written(queries=4, **FEW)
-    write_report(view_run(run, metric="strict"))
-    assert "Differences in strict accuracy" in (run.path / "report.html").read_text(encoding="utf-8")
-
-
-def test_the_page_says_which_way_is_good(written):
-    run = written(queries=6, better="lower", **FEW)
-    write_report(run)
-    page = (run.path / "report.html").read_text(encoding="utf-8")
-    assert "Lenient accuracy (lower is better): mean [95 % interval]" in page
-    assert '"better":"lower"' in page
-
-
-def test_many_arms_are_panels_with_axis_titles_and_a_key_to_click(written):
-    run = written(queries=4, retrievers=("random", "knn", "mmr", "votek", "bm25"), tasks=("shapes",))
-    write_report(run)
-    html = (run.path / "report.html").read_text(encoding="utf-8")
+def test_many_arms_are_panels_with_axis_titles_and_a_key_to_click(paged):
     names = ("random", "knn", "mmr", "votek", "bm25")
+    html = paged(queries=4, retrievers=names, tasks=("shapes",)).html
     assert re.findall(r"<figcaption>(.*?)</figcaption>", html) == [f"shapes: {name}" for name in names]
     assert html.count(">demonstrations (shots)</text>") == html.count(">lenient accuracy</text>") == 5
     assert re.findall(r'data-line="(.*?)"', html) == ["greedy", "vcd", "vote"]

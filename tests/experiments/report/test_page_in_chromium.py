@@ -48,28 +48,14 @@ def browser(tmp_path_factory):
     opened.quit()
 
 
-@pytest.fixture(scope="module")
-def report(writer, tmp_path_factory):
-    """`report(queries=6)`: the page of a written run. Pages of equal runs are written once."""
-    pages = {}
-
-    def write(**how):
-        key = repr(sorted(how.items()))
-        if key not in pages:
-            pages[key] = write_report(writer(tmp_path_factory.mktemp("page"), **how)).report
-        return pages[key]
-
-    return write
-
-
 @pytest.fixture
-def page(browser, report):
+def page(browser, paged):
     """`page(queries=6)`: the report of a written run, opened. Gives the browser."""
 
     def show(**how):
         browser.get_log("browser")
         browser.get_log("performance")
-        browser.get(report(**how).as_uri())
+        browser.get(paged(**how).files.report.as_uri())
         return browser
 
     return show
@@ -166,9 +152,9 @@ def test_hostile_text_is_shown_as_text_and_does_nothing(page):
     assert opened.get_log("browser") == []
 
 
-def test_a_script_that_got_into_the_page_would_not_run(browser, report, tmp_path):
+def test_a_script_that_got_into_the_page_would_not_run(browser, paged, tmp_path):
     """The second line of defense: the content policy, checked with a page that was broken on purpose."""
-    html, path = report(queries=6).read_text(encoding="utf-8"), tmp_path / "report.html"
+    html, path = paged(queries=6).html, tmp_path / "report.html"
     path.write_text(html.replace("<main>", "<main><script>window.hacked=1</script>", 1), encoding="utf-8")
     browser.get(path.as_uri())
     assert browser.execute_script("return window.hacked") is None
@@ -317,9 +303,9 @@ def test_folded_sections_are_open_on_paper(page):
     assert opened.execute_script(folded) == 0
 
 
-def test_a_page_of_100000_samples_opens_in_a_second_and_filters_in_a_tenth(browser, report, tmp_path):
+def test_a_page_of_100000_samples_opens_in_a_second_and_filters_in_a_tenth(browser, paged, tmp_path):
     """The samples of a small page, repeated. The fastest of some filters and of some openings is measured."""
-    text = report(queries=6).read_text(encoding="utf-8")
+    text = paged(queries=6).html
     head, rest = text.split('id="data">')
     content, tail = rest.split("</script>", 1)
     data = json.loads(content)

@@ -8,6 +8,7 @@ from rich.console import Console
 
 from experiments.api import run
 from experiments.report.rendered_prompt import print_prompt
+from experiments.results import Run
 from icl.errors import ConfigError, DataError
 from icl.models.hf.model import HF
 
@@ -38,14 +39,17 @@ def test_a_file_s_prompt_is_what_the_checkpoint_s_template_writes(tmp_path: Path
     assert "demo[1].image[0]" not in _printed(path, shots="1")
 
 
-def test_a_run_s_prompt_is_the_one_that_was_recorded(mapping: Any, tmp_path: Path) -> None:
-    done = run(mapping(seeds=[0, 1]), runs=tmp_path, quiet=True)
+@pytest.fixture(scope="module")
+def done(mapping: Any, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return run(mapping(seeds=[0, 1]), runs=tmp_path_factory.mktemp("prompts"), quiet=True)
+
+
+def test_a_run_s_prompt_is_the_one_that_was_recorded(done: Run) -> None:
     sample = next(s for s in done.samples().to_dict("records") if s["seed"] == 0)
     assert str(sample["prompt"]) in _printed(done.path, str(sample["query"]))
 
 
-def test_missing_cells_and_queries_are_errors(mapping: Any, tmp_path: Path) -> None:
-    done = run(mapping(), runs=tmp_path, quiet=True)
+def test_missing_cells_and_queries_are_errors(done: Run) -> None:
     with pytest.raises(DataError, match="there is no query 'zzz'"):
         _printed(done.path, "zzz")
     assert "retriever random" in _printed(done.path, retriever="random")

@@ -10,6 +10,7 @@ from experiments.api import run
 from experiments.report.page import find_section, write_report
 from experiments.report.sections.differences import difference_frame
 from experiments.report.sections.scores import curves_section, scores_section
+from experiments.results.loaded_run import load_run
 from experiments.results.view_run import view_run
 from experiments.stats.compare import compare
 from experiments.stats.formatting import format_share
@@ -64,16 +65,16 @@ def test_controls_are_in_no_table_and_figure_unless_asked_for(viewed):
     assert any("mask_only" in name for name in section.select(controls=True).figure.lines)
 
 
-def test_every_row_shows_the_shared_arm_at_zero_shots(viewed, written):
+def test_every_row_shows_the_shared_arm_at_zero_shots(viewed):
     rows = rows_of(scores_section(viewed(queries=6)))
     assert rows["random", "vcd"]["0 shots"] == rows["knn", "vcd"]["0 shots"]
     assert rows["random", "vcd"]["4 shots"] != rows["knn", "vcd"]["4 shots"]
-    alone = scores_section(view_run(written("alone", queries=6, retrievers=("knn",))))
+    alone = scores_section(viewed(queries=6, retrievers=("knn",)))
     assert list(rows_of(alone)) == [("greedy",), ("vcd",), ("vote",)]
 
 
-def test_cells_are_the_means_of_the_samples(written):
-    view = view_run(written(queries=10))
+def test_cells_are_the_means_of_the_samples(viewed):
+    view = viewed(queries=6)
     frame, section = view.frame, scores_section(view)
     own = frame[(frame["task"] == "shapes") & (frame["shots"] == 4) & (frame["retriever"] == "knn")]
     arms = section.frame.set_index(["task", "shots", "retriever", "decoding"])
@@ -82,7 +83,7 @@ def test_cells_are_the_means_of_the_samples(written):
     )
     vote = arms.loc[("shapes", 4, "knn", "vote")]
     assert vote["mean"] == pytest.approx(own[own["decoding"] == "greedy"]["vote"].mean())
-    assert vote["samples"] == 20
+    assert vote["samples"] == 12
     assert rows_of(section)["knn", "vote"]["0 shots"].text == "–"
 
 
@@ -144,7 +145,7 @@ def test_a_run_whose_comparisons_are_those_of_looks_has_no_bold(view):
 
 
 def test_flat_frames_hold_every_arm_and_every_comparison(viewed):
-    view = viewed(queries=4)
+    view = viewed(queries=6)
     frame = scores_section(view).frame
     assert int((~frame["vote"].eq(True)).sum()) == 2 * (3 + 2 * 2 * 3)
     assert len(difference_frame(view)) == 2 * (2 + 2 * 2 * 2)
@@ -153,8 +154,8 @@ def test_flat_frames_hold_every_arm_and_every_comparison(viewed):
     assert {"gain", "efficiency", "headroom", "peak", "peak_shots"} <= set(curves)
 
 
-def test_one_decoding_is_compared_over_retrievers_or_shots(written):
-    run = written(queries=4, decodings=({"strategy": {"name": "greedy"}},))
+def test_one_decoding_is_compared_over_retrievers_or_shots(viewed):
+    run = load_run(viewed(queries=4, decodings=(GREEDY,)).path)
     assert view_run(run, to={"retriever": "random"}).to == {"retriever": "random"}
     assert set(difference_frame(view_run(run, to={"shots": 0}))["reference"]) == {"0"}
 
@@ -185,9 +186,9 @@ def test_no_vote_stands_beside_a_score_that_does_not_judge_it(written):
         compare(view.scores, {"baseline": "votes"}, "lenient", axes=view.axes)
 
 
-def test_the_one_vote_of_an_older_run_is_no_reference_where_lower_is_better(written):
-    assert view_run(written(name="a", queries=3)).baselines == ("vote",)
-    assert view_run(written(name="b", queries=3, better="lower")).baselines == ()
+def test_the_one_vote_of_an_older_run_is_no_reference_where_lower_is_better(viewed):
+    assert viewed(queries=6).baselines == ("vote",)
+    assert viewed(queries=3, better="lower").baselines == ()
 
 
 @pytest.mark.parametrize(("transform", "rows"), [("flip_labels", 2), ({"name": "images", "how": "blank"}, 1)])
@@ -218,8 +219,8 @@ def with_missing(view, arm, lost):
     return replace(view, scores=scores)
 
 
-def test_means_of_all_arms_stand_on_the_queries_that_every_arm_answered(written):
-    whole = view_run(written(queries=20, shots=(0, 4), retrievers=("knn",), decodings=(GREEDY,)))
+def test_means_of_all_arms_stand_on_the_queries_that_every_arm_answered(viewed):
+    whole = viewed(queries=20, shots=(0, 4), retrievers=("knn",), decodings=(GREEDY,))
     arm = {"shots": 4, "decoding": "greedy", "retriever": "knn"}
     zero = whole.scores[(whole.scores["task"] == "shapes") & (whole.scores["shots"] == 0)]
     hard = sorted(zero.groupby("query")["lenient"].mean().nsmallest(6).index)
@@ -237,9 +238,9 @@ def test_means_of_all_arms_stand_on_the_queries_that_every_arm_answered(written)
     assert (whole.scores_note, whole.paired_scores is whole.scores) == ("", True)
 
 
-def test_an_arm_that_answered_nothing_takes_no_query_from_the_others(written):
-    whole = view_run(written(queries=6, shots=(0, 4), retrievers=("knn",), decodings=(GREEDY,)))
+def test_an_arm_that_answered_nothing_takes_no_query_from_the_others(viewed):
+    whole = viewed(queries=20, shots=(0, 4), retrievers=("knn",), decodings=(GREEDY,))
     every = set(whole.scores["query"])
     view = with_missing(whole, {"shots": 4, "decoding": "greedy", "retriever": "knn"}, every)
     frame = scores_section(view).frame.set_index(["task", "decoding", "shots"])
-    assert list(frame.loc["shapes", "greedy"]["samples"]) == [12, 0]
+    assert list(frame.loc["shapes", "greedy"]["samples"]) == [40, 0]

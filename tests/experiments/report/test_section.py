@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from rich.console import Console
+from written_run import printed
 
 from experiments.report.page import find_section, sections
 from experiments.report.rendering import load_template, render_body
@@ -39,12 +39,6 @@ def made(view):
     columns = [Column("composer"), Column("retriever"), Column("mean", "shots", "estimate")]
     wide = Section("wide", "Wide", frame=frame, columns=columns, across="shots", parts="task")
     return [*(one.select(controls=True) for one in sections(view)), wide]
-
-
-def printed(section: Section, width: int) -> str:
-    out = io.StringIO()
-    section.print(Console(file=out, width=width))
-    return out.getvalue()
 
 
 def cells(section: Section) -> list[TableCell]:

@@ -3,9 +3,11 @@
 import io
 import json
 import re
+from copy import copy
 
 import pytest
 from rich.console import Console
+from written_run import ONE_ARM
 
 from experiments.report.page import find_section
 from experiments.report.sections.headline import findings_section, headline
@@ -32,7 +34,7 @@ def test_everything_fits_the_width_and_every_label_is_there(viewed, width):
 
 
 def test_the_table_has_a_row_an_arm_and_the_vote(viewed):
-    lines = printed(viewed(queries=8), 100).splitlines()
+    lines = printed(viewed(queries=6), 100).splitlines()
     head = next(i for i, line in enumerate(lines) if line.startswith("retriever"))
     assert lines[head].split() == ["retriever", "decoding", "0", "shots", "2", "shots", "4", "shots"]
     firsts = [line.split()[0] for line in lines[head + 1 : head + 7]]
@@ -41,7 +43,7 @@ def test_the_table_has_a_row_an_arm_and_the_vote(viewed):
 
 
 def test_numbers_are_those_of_the_samples(viewed):
-    view = viewed(queries=8)
+    view = viewed(queries=6)
     frame = load_run(view.path).samples()
     own = frame[(frame["task"] == "shapes") & (frame["shots"] == 0) & (frame["decoding"] == "greedy")]
     row = next(line for line in printed(view, 100).splitlines() if line.startswith("random") and "greedy" in line)
@@ -72,8 +74,8 @@ def test_markup_in_names_is_text(written):
     assert "[bold]task" in printed(written(queries=4, tasks=("[bold]task",)), 100)
 
 
-def test_the_answer_to_a_part_has_the_numbers_of_its_comparison(written):
-    view = view_run(written(queries=60, tasks=("binding, 2-way",), shots=(0, 4)))
+def test_the_answer_to_a_part_has_the_numbers_of_its_comparison(viewed):
+    view = viewed(queries=60, tasks=("binding, 2-way",), shots=(0, 4))
     first = headline(view).sentences[0]
     best = max(view.comparisons["ICL gain"], key=lambda one: one.mean)
     assert (first.asks, first.verdict) == ("Do demonstrations help?", best.verdict)
@@ -108,8 +110,8 @@ def test_a_task_at_its_ceiling_cannot_tell_and_its_panel_comes_last(written):
     assert list(find_section(view, "scores").figure.panels) == ["shapes", "binding, 2-way"]
 
 
-def test_every_finding_and_every_comparison_is_in_one_section(written):
-    view = view_run(written(queries=3))
+def test_every_finding_and_every_comparison_is_in_one_section(viewed):
+    view = copy(viewed(queries=6))
     section = findings_section(view)
     tested = [c for own in view.comparisons.values() for c in own if c.result and not c.by_construction]
     assert len(section.frame) == len(tested)
@@ -119,7 +121,6 @@ def test_every_finding_and_every_comparison_is_in_one_section(written):
     assert [one.claim for one in findings_section(view).sentences] == [f"subject {i}: claim" for i in range(20)]
 
 
-def test_a_run_of_one_arm_has_an_answer_without_sentences(written):
-    run = written(queries=3, tasks=("shapes",), seeds=(0,), shots=(0,), decodings=({"strategy": {"name": "greedy"}},))
-    answer = headline(view_run(run))
-    assert (answer.title, list(answer.sentences)) == (run.path.name, [])
+def test_a_run_of_one_arm_has_an_answer_without_sentences(viewed):
+    answer = headline(viewed(queries=3, **ONE_ARM))
+    assert (answer.title, list(answer.sentences)) == ("run", [])

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from pathlib import Path
+from functools import cache
 from typing import Any
 
 import pytest
@@ -33,19 +33,23 @@ def bare(request: Request) -> str:
     return gold if request.demos else "no" if gold == "yes" else "yes"
 
 
-@pytest.fixture
-def view_of(mapping: Callable[..., dict[str, Any]], tmp_path: Path) -> Callable[[str], RunView]:
-    """The view of a run whose model answers by a function of this module."""
+@pytest.fixture(scope="module")
+def view_of(
+    mapping: Callable[..., dict[str, Any]], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], RunView]:
+    """The view of a run whose model answers by a function of this module, computed once."""
+    folder = tmp_path_factory.mktemp("unread")
 
+    @cache
     def make(function: str) -> RunView:
         model = {"name": "fake-scripted", "answer": f"{__file__}:{function}"}
         task = {"name": "easy-vqa", "queries": 20}
         grid, compare = {"shots": [0, 2]}, {"to": {"shots": 0}, "metric": "lenient"}
         run(
             load_config(mapping(task=task, model=model, shots=None, grid=grid, compare=compare, metrics=["lenient"])),
-            tmp_path / function,
+            folder / function,
         )
-        return view_run(load_run(tmp_path / function / "t"))
+        return view_run(load_run(folder / function / "t"))
 
     return make
 
