@@ -6,7 +6,7 @@ again, and no verdict of a judge is lost.
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 from experiments.contexts.contexts import PromptItem
@@ -65,7 +65,7 @@ class Recorder:
             option_scores=answer.option_scores,
             trace=answer.trace,
             steps=answer.steps,
-            usage={key: value for key, value in asdict(answer.usage).items() if value or key != "thinking_tokens"},
+            usage={key: value for key, value in vars(answer.usage).items() if value or key != "thinking_tokens"},
             **shared,
         )
 

@@ -41,6 +41,7 @@ NUMBERS = ("seed", "dropped", "masked", "invocation", "scores_invocation")
 TEXT_LISTS = ("gold", "options", "images", "gold_before_after", "marks", "unread")
 REQUIRED = frozenset({"cell", "query", "seed"})
 _FIELDS = tuple(f.name for f in fields(Sample))
+_to_json = json.JSONEncoder(ensure_ascii=False).encode  # json.dumps would make an encoder for each sample
 _TYPES: dict[str, type] = dict.fromkeys(_FIELDS, str) | {
     **dict.fromkeys(LISTS, list),
     **dict.fromkeys(MAPPINGS, dict),
@@ -287,13 +288,13 @@ def serialize_sample(sample: Sample, invocation: int | None = None) -> bytes:
     values = vars(sample) if invocation is None else vars(sample) | {"invocation": invocation}
     content = {name: value for name in _FIELDS if (value := values[name]) or name == "seed"}
     try:
-        text = json.dumps(content, ensure_ascii=False)
+        # half of a surrogate pair becomes '?'
+        return _to_json(content).encode(errors="replace") + b"\n"
     except (TypeError, ValueError) as error:
         raise StoreError(
             f"sample '{sample.query}' cannot be stored as JSON ({error}). If its task is yours, `icl check task` "
             "names the fact in `meta`."
         ) from error
-    return text.encode(errors="replace") + b"\n"  # replaces half of a surrogate pair by '?'
 
 
 def truncate_partial_line(path: Path, is_complete: Callable[[bytes], object] | None = None) -> bool:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from icl.types import Prompt, Turn
@@ -59,8 +60,7 @@ def _without_space(text: str) -> str:
     return "".join(text.split())
 
 
-def _json(content: Any) -> str:
-    return json.dumps(content, ensure_ascii=False)
+_json = partial(json.dumps, ensure_ascii=False)
 
 
 def with_strings(conversation: Sequence[Message], role: str) -> list[Message]:
@@ -88,8 +88,9 @@ def typed_turn(role: str, *pieces: Piece) -> Message:
 
 def images_in_texts(turns: Script, image: str) -> list[Message]:
     """The conversation, in which each turn is one text. image: stands for an image."""
-    texts = ((role, "".join(piece if isinstance(piece, str) else image for piece in own)) for role, own in turns)
-    return [typed_turn(role, text) for role, text in texts]
+    return [
+        typed_turn(role, "".join(piece if isinstance(piece, str) else image for piece in own)) for role, own in turns
+    ]
 
 
 def script(prompt: Prompt) -> Script:

@@ -14,7 +14,7 @@ from typing import Any
 
 from icl import EmptyBlocks, LRUByteCache, ModelError, Part, Prompt, Turn, jinja2, transformers
 from icl.models.chat_messages import check_markers, marker_pattern
-from icl.models.hf import TextProcessor, argument_names, image_placeholder, set_day
+from icl.models.hf import TextProcessor, argument_names, compiled, image_placeholder
 from icl.models.hf.conversations import (
     Message,
     Piece,
@@ -144,8 +144,7 @@ class PromptRenderer:
 
     def _block(self, prompt: Prompt) -> ReasoningMarkers:
         """Markers of the block in which the model reasons about a prompt."""
-        opened = self.opened_block(replace(prompt, answer_start=""))
-        return self.facts.block or opened or REASONING_MARKERS[0]
+        return self.facts.block or self.opened_block(replace(prompt, answer_start="")) or REASONING_MARKERS[0]
 
     def opened_block(self, prompt: Prompt) -> ReasoningMarkers | None:
         """Markers of the reasoning block in which the rendered prompt ends, or None."""
@@ -155,8 +154,7 @@ class PromptRenderer:
         """The text with each placeholder replaced by the processor's text for that image."""
         if not replacements:
             return text
-        texts, _ = self.processor.get_text_with_replacements([text], list(replacements))
-        return str(texts[0])
+        return str(self.processor.get_text_with_replacements([text], list(replacements))[0][0])
 
     def ids(self, text: str) -> tuple[int, ...]:
         """Token ids, cached. A start token is added only if the text does not begin with it."""
@@ -196,7 +194,8 @@ class PromptRenderer:
     def _rendered(self, turns: Script) -> str:
         text = self._written(turns, answers=True)
         self._check_slots(turns, text)
-        self._check_order(turns, text)
+        if problem := self._order_problem(turns, text):
+            raise ModelError(problem)
         return self._filled(turns, text)
 
     def _found_start(self, turns: Script) -> str:
@@ -217,9 +216,13 @@ class PromptRenderer:
 
     def _tokenized(self, text: str) -> tuple[int, ...]:
         start = self.tokenizer.bos_token
-        plain = start is not None and text.startswith(start)
-        adds = self.processor.adds_special_tokens if self.text_only else not plain
-        return tuple(self.tokenizer(text, add_special_tokens=adds, verbose=False)["input_ids"])
+        adds = self.processor.adds_special_tokens if self.text_only else start is None or not text.startswith(start)
+        if getattr(type(self.tokenizer), "_encode_plus", None) is not transformers.TokenizersBackend._encode_plus:
+            return tuple(self.tokenizer(text, add_special_tokens=adds, verbose=False)["input_ids"])
+        backend = self.tokenizer.backend_tokenizer  # takes half the time of the tokenizer, which asks for offsets
+        backend.no_padding()
+        backend.no_truncation()
+        return tuple(backend.encode_batch_fast([text], add_special_tokens=adds)[0].ids)
 
     def _option_ids(self, tail: str, option: str) -> tuple[int, ...]:
         """tail: the text after the last image. No token crosses the image's placeholder."""
@@ -258,8 +261,7 @@ class PromptRenderer:
     @cached_property
     def _image_text(self) -> str:
         """The placeholder with the white space that the template writes after an image."""
-        probe: Script = (("user", (None, ANSWER)),)
-        gap = self._with_items(probe, answers=True).partition(self.slot)[2].partition(ANSWER)[0]
+        gap = self._with_items((("user", (None, ANSWER)),), answers=True).partition(self.slot)[2].partition(ANSWER)[0]
         return self.slot if gap.strip() else self.slot + gap
 
     def _with_items(self, turns: Script, answers: bool) -> str:
@@ -301,8 +303,7 @@ class PromptRenderer:
         without_system = tuple(turn for turn in turns if turn[0] != "system")
         if len(without_system) < len(turns) and self._attempted(messages(without_system), answers=True) is not None:
             return " It takes them without the system turn: use `instruction_text` of the composer instead."
-        has_turns = any(role == "assistant" for role, _ in turns)
-        if has_turns and self.facts.accepts_images and not self.facts.accepts_turns:
+        if "assistant" in dict(turns) and self.facts.accepts_images and not self.facts.accepts_turns:
             return " It takes no answers as turns: use a composer of a single user turn, such as `interleaved`."
         return ""
 
@@ -332,9 +333,21 @@ class PromptRenderer:
         if self.text_only:
             conversation = as_strings(conversation)
         try:
-            text = None if self.trusted else self.render_limited(conversation, answers)
-            if text is None or overrides_rendering(self.processor):
-                set_day(self.template, self.day.isoformat())
+            values = {
+                **self.tokenizer.special_tokens_map,
+                **self.arguments,
+                "messages": conversation,
+                "add_generation_prompt": answers,
+                "tools": None,
+                "documents": None,
+            }
+            text = (
+                str(compiled(self.template, self.day.isoformat()).render(values))
+                if self.trusted
+                else self.render_limited(conversation, answers)
+            )
+            if overrides_rendering(self.processor):
+                compiled(self.template, self.day.isoformat())
                 text = str(
                     self.processor.apply_chat_template(conversation, add_generation_prompt=answers, **self.arguments)
                 )
@@ -382,10 +395,6 @@ class PromptRenderer:
         if any(self.slot in text for text in texts):
             return "; a text of the prompt contains the placeholder itself. Remove it from the data"
         return "; the chat template writes more than one for each" if more else "; the chat template omits some"
-
-    def _check_order(self, turns: Script, text: str) -> None:
-        if problem := self._order_problem(turns, text):
-            raise ModelError(problem)
 
     def _order_problem(self, turns: Script, text: str) -> str:
         """A sentence on the first piece that the text does not have in its place; '' if all are there."""

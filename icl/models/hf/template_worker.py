@@ -38,7 +38,7 @@ def render(request: dict[str, Any]) -> dict[str, Any]:
     try:
         if "conversation" not in request:
             return {"arguments": arguments(request["template"])}
-        set_day(request["template"], request["day"])
+        compiled(request["template"], request["day"])
         texts, _ = render_jinja_template(
             conversations=[request["conversation"]],
             chat_template=request["template"],
@@ -55,11 +55,13 @@ def render(request: dict[str, Any]) -> dict[str, Any]:
     return {"text": texts[0]}
 
 
-def set_day(template: str, day: str) -> None:
-    """Makes a template write the date of a day (2026-12-01), in place of the date on which it is rendered."""
+def compiled(template: str, day: str) -> Any:
+    """The template, which from now on writes the date of a day (2026-12-01), not the date on which it is rendered."""
     from transformers.utils.chat_template_utils import _compile_jinja_template
 
-    _compile_jinja_template(template).environment.globals["strftime_now"] = datetime.fromisoformat(day).strftime
+    program = _compile_jinja_template(template)
+    program.environment.globals["strftime_now"] = datetime.fromisoformat(day).strftime
+    return program
 
 
 def arguments(template: str) -> list[str]:
