@@ -1,5 +1,6 @@
 """A run directory names an address and an environment variable. What reads the run contacts and reads neither."""
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,13 @@ from icl.untrusted import untrusted
 SECRET = "secret-of-this-machine"
 
 
-@pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
     """The stranger's server. The stranger's run names an environment variable of the reader."""
-    monkeypatch.setenv("VARIABLE", SECRET)
-    yield (made := Server())
-    made.stop()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VARIABLE", SECRET)
+        yield (made := Server())
+        made.stop()
 
 
 def remote(server: Server) -> dict[str, Any]:
@@ -33,11 +35,9 @@ def forget(server: Server) -> None:
         requests.clear()
 
 
-@pytest.fixture(params=["model", "axis", "judge"])
-def received(request: pytest.FixtureRequest, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+@pytest.fixture(scope="module", params=["model", "axis", "judge"])
+def owned(request: pytest.FixtureRequest, server: Server, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that its owner computed with the server: its cells, scores and card fit together."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("ICL_CACHE", str(tmp_path / "cache"))
     study: dict[str, Any] = {
         "name": "received",
         "task": {"name": "existence", "queries": 3, "pool_size": 4},
@@ -50,11 +50,22 @@ def received(request: pytest.FixtureRequest, server: Server, tmp_path: Path, mon
     }
     if request.param == "axis":
         study["grid"]["model.url"] = [server.url]
-    folder = icl.run(study, runs=tmp_path, quiet=True).path
-    assert main(["report", str(folder), "--as", "card"]) == 0
-    assert any(SECRET in str(headers) for headers in server.headers)
     forget(server)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ICL_CACHE", str(tmp_path_factory.mktemp("cache")))
+        folder = icl.run(study, runs=tmp_path_factory.mktemp("runs"), quiet=True).path
+        assert main(["report", str(folder), "--as", "card"]) == 0
+    assert any(SECRET in str(headers) for headers in server.headers)
     return folder
+
+
+@pytest.fixture
+def received(owned: Path, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the run, and a reader without a cache."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ICL_CACHE", str(tmp_path / "cache"))
+    forget(server)
+    return shutil.copytree(owned, tmp_path / owned.name)
 
 
 @pytest.mark.parametrize(
@@ -78,7 +89,7 @@ def test_a_command_that_reads_a_run_contacts_no_address_of_it(
     assert SECRET not in "".join(capsys.readouterr())
 
 
-@pytest.mark.parametrize("received", ["model", "axis"], indirect=True)
+@pytest.mark.parametrize("owned", ["model", "axis"], indirect=True)
 def test_verify_contacts_the_address_with_trust(received: Path, server: Server) -> None:
     main(["check", str(received), "--quiet", "--trust"])
     assert any(SECRET in str(headers) for headers in server.headers)
