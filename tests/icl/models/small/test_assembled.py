@@ -2,6 +2,7 @@
 
 import socket
 from collections.abc import Iterator
+from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,11 @@ def refuse(*args: object) -> None:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """transformers parses the GGUF file for the config, the weights and the tokenizer, here once for all."""
+    import gguf
+
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gguf, "GGUFReader", lru_cache(gguf.GGUFReader))
         patch.setenv("ICL_CACHE", str(tmp_path_factory.mktemp("cache")))
         patch.setattr(socket.socket, "connect", refuse)
         yield checkpoint_folder()
