@@ -12,7 +12,9 @@ import resource
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
+from multiprocessing import forkserver
 
+import psutil
 import pytest
 
 # Set before anything imports huggingface_hub, which reads it once: a lookup without a network retries for two minutes.
@@ -90,9 +92,10 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 
 def cpu_seconds() -> float:
-    """The CPU seconds of this process, of the children that have ended, and of forked commands."""
+    """The CPU seconds of this process and of the children that have ended, also of those of the fork server."""
     usages = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    forked = sys.modules["forked"].used_seconds[0] if "forked" in sys.modules else 0.0
+    server = forkserver._forkserver._forkserver_pid  # type: ignore[attr-defined]
+    forked = sum(psutil.Process(server).cpu_times()[:4]) if server else 0.0
     return sum(usage.ru_utime + usage.ru_stime for usage in usages) + forked
 
 

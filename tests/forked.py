@@ -8,21 +8,16 @@ killed needs a real one.
 import atexit
 import multiprocessing
 import os
-import resource
 import runpy
 import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 LIBRARIES = ["torch", "transformers", "transformers.modeling_utils", "transformers.masking_utils", "pandas", "pyarrow"]
 LIBRARIES += ["scipy.stats", "typer", "rich.console", "ruamel.yaml", "huggingface_hub", "PIL.Image", "pytest"]
-
-used_seconds = [0.0]
-"""The CPU seconds of forked processes, which the system does not count as those of children (tests/conftest.py)."""
 
 
 def call_forked(
@@ -42,8 +37,6 @@ def call_forked(
         if process.exitcode is None:
             process.kill()
             raise subprocess.TimeoutExpired(command, limit)
-        with suppress(OSError):  # of a process that was killed
-            used_seconds[0] += float(Path(logs, "seconds").read_text())
         texts = [Path(logs, name).read_text(encoding="utf-8") for name in ("out", "err")]
         return subprocess.CompletedProcess(command, process.exitcode, *texts)
 
@@ -71,5 +64,3 @@ def _run(command: list[str], folder: str, environment: dict[str, str], logs: str
             runpy.run_module(program, run_name="__main__")
     finally:
         atexit._run_exitfuncs()
-        usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-        Path(logs, "seconds").write_text(str(sum(usage.ru_utime + usage.ru_stime for usage in usages)))

@@ -6,6 +6,7 @@ ICL_TEST_RUNNER=2 chooses vLLM's second model runner, and ICL_TEST_ASYNC=1 plans
 
 import gc
 import importlib.util
+import multiprocessing
 import os
 import sys
 from collections.abc import Iterator
@@ -61,14 +62,24 @@ def garbage_of_engines_alone() -> Iterator[None]:
         yield
 
 
+def importing_vllm() -> Any:
+    """Forks processes from one that has imported vLLM, and nothing else of the tests."""
+    context: Any = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["vllm.entrypoints.launchers.api_server.entry", "vllm.v1.engine.core"])
+    return context
+
+
 @pytest.fixture
 def engine_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Engines run in processes of their own, as on a GPU.
 
-    They are new interpreters. A fork of this process waits forever in its first parallel operation, because the threads
-    of OpenMP that a model has started here do not exist in it.
+    They are forked from one that has imported vLLM, and with `ICL_TEST_MATRIX` new interpreters, as `vllm serve` starts
+    them. A fork of this process waits forever in its first parallel operation, because the threads of OpenMP that a
+    model has started here do not exist in it.
     """
     monkeypatch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "1")
+    if not {"ICL_TEST_MATRIX", "ICL_TEST_RUNNER"} & set(os.environ):
+        monkeypatch.setattr("vllm.v1.engine.utils.get_mp_context", importing_vllm)
 
 
 def allow_async() -> None:

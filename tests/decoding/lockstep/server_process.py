@@ -4,7 +4,6 @@ import atexit
 import json
 import multiprocessing
 import os
-import resource
 import runpy
 import socket
 import subprocess
@@ -19,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import forked
+from environment import importing_vllm
 
 from experiments.cli.serve import server
 
@@ -72,13 +71,6 @@ class Server:
         return values
 
 
-def importing_vllm() -> Any:
-    """Forks processes from one that has imported vLLM, and nothing else of the tests."""
-    context: Any = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["vllm.entrypoints.launchers.api_server.entry", "vllm.v1.engine.core"])
-    return context
-
-
 class ForkedServer:
     """A server, and its engine, forked from a process that has imported vLLM, which saves 20 CPU seconds a start.
 
@@ -88,8 +80,7 @@ class ForkedServer:
 
     def __init__(self, arguments: list[str], environment: dict[str, str], log: Path) -> None:
         context = importing_vllm()
-        self._seconds = log.with_suffix(".seconds")
-        self._process = context.Process(target=_serve, args=(arguments, environment, str(log), str(self._seconds)))
+        self._process = context.Process(target=_serve, args=(arguments, environment, str(log)))
         self._process.start()
         self.pid, self.terminate, self.kill = self._process.pid, self._process.terminate, self._process.kill
 
@@ -98,13 +89,10 @@ class ForkedServer:
 
     def wait(self, timeout: float) -> int | None:
         self._process.join(timeout)
-        if self._seconds.exists():
-            forked.used_seconds[0] += float(self._seconds.read_text())
-            self._seconds.unlink()
         return self._process.exitcode
 
 
-def _serve(arguments: list[str], environment: dict[str, str], log: str, seconds: str) -> None:
+def _serve(arguments: list[str], environment: dict[str, str], log: str) -> None:
     import setproctitle
 
     setproctitle.getproctitle()  # finds the place of the title, which it cannot once the environment has moved
@@ -120,8 +108,6 @@ def _serve(arguments: list[str], environment: dict[str, str], log: str, seconds:
         runpy.run_module(arguments[1], run_name="__main__", alter_sys=True)
     finally:
         atexit._run_exitfuncs()
-        usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-        Path(seconds).write_text(str(sum(usage.ru_utime + usage.ru_stime for usage in usages)))
 
 
 @contextmanager

@@ -12,8 +12,8 @@ import pytest
 pytest.importorskip("vllm", reason="needs vLLM, which lives in an environment of its own (tests/vllm_env.sh)")
 
 import checkpoints
+import environment
 import groups
-import server_process
 import transformers
 
 from decoding.arms.arm import parse_arm
@@ -68,7 +68,7 @@ def test_greedy_answers_of_the_small_model_are_those_of_generate() -> None:
     The checkpoint is that of the cache: tests/icl/models/small assembles it anew.
     """
     folder = checkpoint_folder()
-    with ProcessPoolExecutor(1, server_process.importing_vllm()) as other:
+    with ProcessPoolExecutor(1, environment.importing_vllm()) as other:
         answers = other.submit(groups.greedy_tokens, folder, 6, 21).result()
     stops = set(transformers.GenerationConfig.from_pretrained(folder).eos_token_id)
     expected = greedy(folder, PROMPTS[:6], 8)
