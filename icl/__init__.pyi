@@ -36,6 +36,7 @@ from icl.images import decode_image as decode_image
 from icl.images import open_image_file as open_image_file
 from icl.libraries import PIL as PIL
 from icl.libraries import alt as alt
+from icl.libraries import av as av
 from icl.libraries import datasets as datasets
 from icl.libraries import faiss as faiss
 from icl.libraries import filelock as filelock

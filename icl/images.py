@@ -7,6 +7,7 @@ feature cache and in the leak check of a pool.
 
 import hashlib
 import io
+import stat
 import struct
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
@@ -207,10 +208,7 @@ def _rgb(image: Image) -> "PIL.Image.Image":
 
 def open_image_file(path: str) -> "PIL.Image.Image":
     """Open an image file with Pillow. Raises ValueError for a folder, and for a pipe or device, which may never end."""
-    import stat
-    from os import stat as stat_of
-
-    if not stat.S_ISREG(stat_of(path).st_mode):
+    if not stat.S_ISREG(Path(path).stat().st_mode):
         raise ValueError("it is a pipe, a device or a folder, not a file")
     return decode_image(path)
 

@@ -11,7 +11,7 @@ from typing import Any
 
 ALIASES = {"alt": "altair", "np": "numpy", "pa": "pyarrow", "pd": "pandas"}
 LIBRARIES = (
-    "PIL", "datasets", "faiss", "filelock", "httpx2", "huggingface_hub", "jinja2", "openai", "pydantic",
+    "PIL", "av", "datasets", "faiss", "filelock", "httpx2", "huggingface_hub", "jinja2", "openai", "pydantic",
     "pydantic_core", "ray", "rich", "ruamel", "safetensors", "scipy", "torch", "transformers", "vllm",
 )  # fmt: skip
 

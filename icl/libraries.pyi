@@ -1,4 +1,5 @@
 import altair as alt
+import av as av
 import datasets as datasets
 import datasets.config
 import datasets.exceptions
@@ -58,6 +59,7 @@ import vllm as vllm
 __all__ = [
     "PIL",
     "alt",
+    "av",
     "datasets",
     "faiss",
     "filelock",

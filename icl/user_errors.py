@@ -59,7 +59,8 @@ def convert_user_errors(*components: Any) -> Iterator[None]:
 def error_message(error: BaseException, *components: Any) -> str | None:
     """A sentence about an exception of user code; None if no user code is involved."""
     what = f"{type(error).__name__}: {error}".rstrip(".: ")
-    theirs = [type(component) for component in components if not _is_toolkit_class(type(component))]
+    classes = map(type, components)
+    theirs = [cls for cls in classes if cls.__module__ != "builtins" and not is_builtin(cls)]
     files = {getattr(sys.modules.get(cls.__module__), "__file__", None) for cls in theirs}
     for frame, line in reversed(list(traceback.walk_tb(error.__traceback__))):
         if _is_user_file(frame.f_code.co_filename) or frame.f_code.co_filename in files:
@@ -92,10 +93,6 @@ class TracebackLog:
                 file.write(f"{message}\n{trace}\n")
         except OSError:
             return  # the sample has the message
-
-
-def _is_toolkit_class(cls: type[Any]) -> bool:
-    return cls.__module__ == "builtins" or is_builtin(cls)
 
 
 def _call_name(frame: FrameType) -> str:

@@ -13,6 +13,16 @@ from retrievers import FittedSimilarity, ModalityRetriever, Neighbors, fit_simil
 from retrievers.base import EXCLUDE_LEAKS, LeakPolicy, Resources, RetrievedDemos
 
 
+def check_two_labels(pool: Pool, name: str, instead: str) -> None:
+    """Raises PlanError if all members have one label."""
+    labels = {example.class_name for example in pool.examples}
+    if len(labels) < 2:
+        raise PlanError(
+            f"retriever '{name}' needs a pool with two labels or more, and all {len(pool)} examples have "
+            f"{next(iter(labels), 'none')!r}. Use '{instead}', or add labels to the examples."
+        )
+
+
 @component("retriever", "balanced")
 @dataclass(frozen=True)
 class Balanced:
@@ -32,14 +42,10 @@ class Balanced:
 
     def fit(self, pool: Pool, resources: Resources) -> "FittedBalanced":
         """Raises PlanError if the pool has a single label."""
+        check_two_labels(pool, "balanced", "random")
         by_label: dict[str, list[Example]] = {}
         for example in pool.examples:
             by_label.setdefault(example.class_name, []).append(example)
-        if len(by_label) < 2:
-            raise PlanError(
-                f"retriever 'balanced' needs a pool with two labels or more, and all {len(pool)} examples have "
-                f"{next(iter(by_label), 'none')!r}. Use 'random', or add labels to the examples."
-            )
         pools = {label: Pool(tuple(members)) for label, members in by_label.items()}
         return FittedBalanced(pool, pools, resources.seed)
 
@@ -154,7 +160,7 @@ class HardNegative(ModalityRetriever):
 
     def fit(self, pool: Pool, resources: Resources) -> FittedSimilarity:
         """Raises PlanError if the pool has a single label."""
-        check_two_labels(pool, "hard_negative")
+        check_two_labels(pool, "hard_negative", "knn")
         return fit_similarity(self, pool, resources)
 
     def num_candidates(self, k: int) -> int:
@@ -169,16 +175,6 @@ class HardNegative(ModalityRetriever):
         same = [i for i in range(1, len(neighbors)) if neighbors.example(i).class_name == label]
         selected = [0, *others[: k - 1]]
         return [*neighbors.retrieved(selected), *neighbors.retrieved(same[: k - len(selected)], MARK)]
-
-
-def check_two_labels(pool: Pool, name: str) -> None:
-    """Raises PlanError if all members have one label."""
-    labels = {example.class_name for example in pool.examples}
-    if len(labels) < 2:
-        raise PlanError(
-            f"retriever '{name}' needs a pool with two labels or more, and all {len(pool)} examples have "
-            f"{next(iter(labels), 'none')!r}. Use 'knn', or add labels to the examples."
-        )
 
 
 @component("retriever", "contrastive_pair")
@@ -202,7 +198,7 @@ class ContrastivePair(ModalityRetriever):
 
     def fit(self, pool: Pool, resources: Resources) -> FittedSimilarity:
         """Raises PlanError if the pool has a single label."""
-        check_two_labels(pool, "contrastive_pair")
+        check_two_labels(pool, "contrastive_pair", "knn")
         return fit_similarity(self, pool, resources)
 
     def select(self, neighbors: Neighbors, k: int) -> Sequence[RetrievedExample]:

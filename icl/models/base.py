@@ -8,15 +8,25 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
-from icl import REASONING_MARKERS, Example, Generation, ICLError, ModelError, Prompt, Tensor, check_member_names, models
+from icl import (
+    REASONING_MARKERS,
+    Example,
+    Generation,
+    ICLError,
+    Image,
+    ModelError,
+    Prompt,
+    ReasoningMarkers,
+    Tensor,
+    TokenPart,
+    check_member_names,
+    models,
+)
 from icl.memory import first_line, is_out_of_memory
+from icl.models import hf
 from icl.user_errors import convert_user_errors
-
-if TYPE_CHECKING:
-    from icl import Image, ReasoningMarkers, TokenPart
-    from icl.models.hf import MemoryPlan, RequestSize, TemplateFacts
 
 MAX_NEW_TOKENS = 16
 """Default length limit of an answer. Most answers are a few words."""
@@ -162,11 +172,11 @@ class Model(ABC):
         """Bytes of a GPU of `total` bytes that the model needs once it is loaded, available before `load`."""
         return 0.0
 
-    def memory_plan(self, request: "RequestSize", device: float) -> "MemoryPlan | None":
+    def memory_plan(self, request: "hf.RequestSize", device: float) -> "hf.MemoryPlan | None":
         """What the model needs on a device of so many bytes, available before `load`. None if nothing is known."""
         return None
 
-    def check_memory(self, requests: "Iterable[RequestSize]") -> None:  # noqa: B027
+    def check_memory(self, requests: "Iterable[hf.RequestSize]") -> None:  # noqa: B027
         """Raise ModelError if one of the model's requests cannot fit into the free memory, before `load`.
 
         Args:
@@ -229,12 +239,12 @@ class Model(ABC):
         return {}
 
     @property
-    def template_facts(self) -> "TemplateFacts | None":
+    def template_facts(self) -> "hf.TemplateFacts | None":
         """What the chat template of the model does, or None if it is not known. Raises ModelError."""
         return None
 
     @property
-    def reasoning_block(self) -> "ReasoningMarkers | None":
+    def reasoning_block(self) -> ReasoningMarkers | None:
         """The markers of the reasoning block that the model's chat template writes, or None if it is not known."""
         return None
 
@@ -242,7 +252,7 @@ class Model(ABC):
         """The prompt as the model's processor writes it, with one placeholder for each image. None if unknown."""
         return None
 
-    def tokens_of_image(self, image: "Image") -> tuple[int, int] | None:
+    def tokens_of_image(self, image: Image) -> tuple[int, int] | None:
         """Tokens of an image alone in a prompt, and those under the checkpoint's own settings. None if unknown."""
         return None
 

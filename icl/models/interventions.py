@@ -26,14 +26,9 @@ Positions belong to tokens of a prompt, never to columns of a batch: rows are pa
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple, Protocol, runtime_checkable
+from typing import ClassVar, Literal, NamedTuple, Protocol, runtime_checkable
 
-from icl import ConfigError, canonical_digest
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from icl.types import Prompt
+from icl import ConfigError, Prompt, Tensor, canonical_digest
 
 SiteKind = Literal[
     "embedding",
@@ -139,7 +134,7 @@ class Intervention(Protocol):
     @property
     def where(self) -> Where: ...
 
-    def edit(self, site: Site, x: "Tensor", rows: Sequence[int]) -> "Tensor":
+    def edit(self, site: Site, x: Tensor, rows: Sequence[int]) -> Tensor:
         """The new states.
 
         Args:
@@ -166,7 +161,7 @@ class ScoreIntervention(Intervention, Protocol):
 class KeyedIntervention(ScoreIntervention, Protocol):
     """An intervention at sites `scores` that needs to know which keys it acts on, such as to rank them."""
 
-    def edit_keys(self, site: Site, x: "Tensor", keys: "Tensor") -> "Tensor":
+    def edit_keys(self, site: Site, x: Tensor, keys: Tensor) -> Tensor:
         """The new scores, in place of `edit`.
 
         Args:
@@ -184,7 +179,7 @@ class StepwiseIntervention(ScoreIntervention, Protocol):
     A session reads the tokens of such rows one by one, because each strength depends on the token before.
     """
 
-    def strengths(self, logits: "Tensor", steps: Sequence[int]) -> "Tensor":
+    def strengths(self, logits: Tensor, steps: Sequence[int]) -> Tensor:
         """The strength for each token: [n].
 
         Args:
@@ -193,7 +188,7 @@ class StepwiseIntervention(ScoreIntervention, Protocol):
         """
         ...
 
-    def edit_by(self, site: Site, x: "Tensor", strengths: "Tensor") -> "Tensor":
+    def edit_by(self, site: Site, x: Tensor, strengths: Tensor) -> Tensor:
         """The new scores, in place of `edit`. x: [n, H, keys]. strengths: [n]."""
         ...
 
@@ -202,11 +197,11 @@ class StepwiseIntervention(ScoreIntervention, Protocol):
 class SideAttention(ScoreIntervention, Protocol):
     """An intervention at sites `scores` that leaves attention as it is and receives what other weights would give."""
 
-    def side_weights(self, site: Site, x: "Tensor", keys: "Tensor") -> "Tensor":
+    def side_weights(self, site: Site, x: Tensor, keys: Tensor) -> Tensor:
         """The other weights [n, H, keys], which need not sum to one. Arguments as in `KeyedIntervention.edit_keys`."""
         ...
 
-    def receive(self, site: Site, heads: "Tensor") -> None:
+    def receive(self, site: Site, heads: Tensor) -> None:
         """Receives the sums of values under these weights [n, H, v], in float32."""
         ...
 
@@ -223,7 +218,7 @@ class StateObserver(Protocol):
     sites: tuple[Site, ...]
     where: Where
 
-    def see(self, site: Site, x: "Tensor", rows: Sequence[int]) -> None:
+    def see(self, site: Site, x: Tensor, rows: Sequence[int]) -> None:
         """Receives states as `Intervention.edit`. Tokens of one row arrive in order, possibly in several calls."""
         ...
 
@@ -290,7 +285,7 @@ class PartEdit:
     def where(self) -> Where:
         return self.inner.where
 
-    def edit(self, site: Site, x: "Tensor", rows: Sequence[int]) -> "Tensor":
+    def edit(self, site: Site, x: Tensor, rows: Sequence[int]) -> Tensor:
         return self.inner.edit(site, x, rows)
 
 
@@ -310,7 +305,7 @@ class MovedStates:
     source: Site
     target: Site
     where: Where
-    _states: "dict[str, Tensor]" = field(default_factory=dict)
+    _states: dict[str, Tensor] = field(default_factory=dict)
 
     neutral: ClassVar[bool] = False
 
@@ -322,18 +317,18 @@ class MovedStates:
     def digest(self) -> str:
         return canonical_digest(["moved states", repr(self.sites), repr(self.where)])[:32]
 
-    def edit(self, site: Site, x: "Tensor", rows: Sequence[int]) -> "Tensor":
+    def edit(self, site: Site, x: Tensor, rows: Sequence[int]) -> Tensor:
         if site == self.source:
             self._states["now"] = x
         return self._states["now"].to(x.device)
 
 
-def acts_in_part(prompt: "Prompt") -> bool:
+def acts_in_part(prompt: Prompt) -> bool:
     """Whether an intervention of the prompt acts in one part of the output alone."""
     return any(isinstance(one, PartEdit) for one in prompt.interventions)
 
 
-def steer(prompt: "Prompt", *interventions: Intervention) -> "Prompt":
+def steer(prompt: Prompt, *interventions: Intervention) -> Prompt:
     """The prompt, read under further interventions. They act in this order. Neutral ones are left out."""
     active = tuple(one for one in interventions if not one.neutral)
     return replace(prompt, interventions=(*prompt.interventions, *active)) if active else prompt

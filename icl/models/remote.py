@@ -342,8 +342,6 @@ class Remote(Model):
         )
 
     def tracer(self) -> RemoteTracer:
-        from icl.models.remote_tracing import RemoteTracer
-
         return RemoteTracer(self)
 
     def unload(self) -> None:

@@ -8,15 +8,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from importlib.metadata import distributions
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from icl import torch
+from icl import Tensor, np, torch
 from icl.models.base import Request
 from icl.types import Prompt
-
-if TYPE_CHECKING:
-    import numpy as np
-    from torch import Tensor
 
 STEPS = 12
 """Greedy tokens of a trace, at most."""
@@ -127,7 +123,7 @@ class SessionTracer(Tracer):
         return greedy_trace(self.model, steps, text=self.model.render(prompt))
 
 
-def top_logprobs(logits: "Tensor") -> dict[int, float]:
+def top_logprobs(logits: Tensor) -> dict[int, float]:
     """The TOP likeliest tokens with their log-probabilities, the likeliest first. logits: [V]."""
     values, ids = logits.float().log_softmax(-1).topk(min(TOP, len(logits)))
     return dict(zip(ids.tolist(), values.tolist(), strict=True))
@@ -161,7 +157,7 @@ def margin(step: Mapping[Any, float]) -> float:
     return best - others[0] if others else 0.0
 
 
-def to_array(values: "Tensor") -> "np.ndarray":
+def to_array(values: Tensor) -> "np.ndarray":
     """float32 on the host, without leading axes of size one, which backends add or leave out."""
     array: np.ndarray = values.detach().float().cpu().numpy()
     while array.ndim > 1 and array.shape[0] == 1:

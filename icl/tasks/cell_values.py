@@ -18,6 +18,7 @@ from icl import (
     SEARCH_FOLDERS,
     DataError,
     Image,
+    av,
     datasets,
     decode_image,
     open_image_file,
@@ -261,8 +262,6 @@ def video_frames(path: Path, count: int, origin: str) -> tuple[Image, ...]:
 @lru_cache(maxsize=8)
 def _decoded(path: str, count: int) -> "tuple[PIL.Image.Image, ...]":
     """The chosen frames. Raises ValueError if the file is no video, or has no frame."""
-    import av
-
     try:
         with av.open(path) as container:
             total = int(container.streams.video[0].frames) or _count(path)
@@ -283,7 +282,5 @@ def _decoded(path: str, count: int) -> "tuple[PIL.Image.Image, ...]":
 
 def _count(path: str) -> int:
     """The number of frames of a file whose header does not give it."""
-    import av
-
     with av.open(path) as container:
         return sum(1 for _ in container.decode(video=0))

@@ -66,11 +66,7 @@ def _file_digest(file: Path, size: int, mtime_ns: int) -> str:
     blob = file.resolve().name
     if file.is_symlink() and len(blob) == 64 and set(blob) <= set("0123456789abcdef"):
         return blob  # the name of a large file in the hub's cache is its sha256
-    with file.open("rb") as opened:
-        digest = sha256()
-        while piece := opened.read(1 << 22):
-            digest.update(piece)
-    return digest.hexdigest()
+    return models.checksum(file)
 
 
 # Where the checkpoint of an embedder runs, and in which dtype.

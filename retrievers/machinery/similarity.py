@@ -224,7 +224,7 @@ class VectorIndex:
             chunk = queries[start : start + CHUNK]
             rows, scores = self._ranked(chunk, k + SLACK)
             for i in range(len(chunk)):
-                is_allowed = allowed[start + i] if allowed else _allow_all
+                is_allowed = allowed[start + i] if allowed else lambda _row: True
                 hits.append(self._filtered(chunk[i : i + 1], rows[i], scores[i], k, is_allowed))
         return hits or [[] for _ in queries]
 
@@ -404,10 +404,6 @@ def _proposed(queries: Vectors, vectors: Vectors, m: int) -> NDArray[np.int64]:
         finally:
             faiss.cvar.distance_compute_blas_threshold = default
     return np.asarray(rows, dtype=np.int64)
-
-
-def _allow_all(row: int) -> bool:
-    return True
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -43,6 +43,7 @@ from icl.models.hf.image_settings import setting_notes as setting_notes
 from icl.models.hf.language_model import EncodedPrompt as EncodedPrompt
 from icl.models.hf.language_model import LanguageModel as LanguageModel
 from icl.models.hf.language_model import keep_columns as keep_columns
+from icl.models.hf.language_model import option_logprobs as option_logprobs
 from icl.models.hf.memory import DEFAULT_BUDGETS as DEFAULT_BUDGETS
 from icl.models.hf.memory import TOWER_IMAGES as TOWER_IMAGES
 from icl.models.hf.memory import MemoryNeeds as MemoryNeeds

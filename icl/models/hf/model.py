@@ -5,16 +5,30 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import date
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast, get_args
+from typing import Any, ClassVar, Literal, cast, get_args
 
-from icl import END, LogitModel, LRUByteCache, Prompt, Session, Tensor, Where, canonical_digest, np, steer, torch
+from icl import (
+    END,
+    Image,
+    Intervention,
+    LogitModel,
+    LRUByteCache,
+    Prompt,
+    ReasoningMarkers,
+    Session,
+    Site,
+    StateObserver,
+    Tensor,
+    Where,
+    canonical_digest,
+    np,
+    steer,
+    torch,
+)
 from icl.errors import ConfigError, ModelError, did_you_mean
 from icl.models import hf
 from icl.models.hf.device_placement import TYPES
 from icl.registry import Count, NonNegative, PositiveInt, component, later_parameter
-
-if TYPE_CHECKING:
-    from icl import Image, Intervention, ReasoningMarkers, Site, StateObserver
 
 CHOICE_KEYS = ("dtype", "quantize", "compute_dtype")
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
@@ -354,7 +368,7 @@ class HF(LogitModel):
         return hf.kept_facts([self.checkpoint.digest, self.template], lambda: self.renderer.facts)
 
     @property
-    def reasoning_block(self) -> "ReasoningMarkers | None":
+    def reasoning_block(self) -> ReasoningMarkers | None:
         return self.renderer.facts.block
 
     def render(self, prompt: Prompt) -> str:
@@ -377,7 +391,7 @@ class HF(LogitModel):
             return ids
         return self.ids(prompt)
 
-    def tokens_of_image(self, image: "Image") -> tuple[int, int] | None:
+    def tokens_of_image(self, image: Image) -> tuple[int, int] | None:
         """As `Model.tokens_of_image`. None if the processor does not report what it writes for an image."""
         counts = []
         for model in (self, replace(self, image_processor={})) if self.image_processor else (self,):
@@ -409,7 +423,7 @@ class HF(LogitModel):
         early_exits: bool = False,
         prefix_source: Session | None = None,
         interventions: "Sequence[Intervention | None] | None" = None,
-        observe: "StateObserver | None" = None,
+        observe: StateObserver | None = None,
     ) -> "hf.HFSession":
         """As `LogitModel.open`.
 
@@ -472,7 +486,7 @@ class HF(LogitModel):
         """
         return hf.image_logits(self.engine.prompt_encoder, prompt, layer, names)
 
-    def patch_grid(self, image: "Image") -> tuple[int, int]:
+    def patch_grid(self, image: Image) -> tuple[int, int]:
         """Rows and columns of an image's tokens, if each stands for one patch of a grid over the whole image.
 
         Measured once for each size of images (`icl.models.hf.patch_grid`). Raises ModelError if they do not.

@@ -21,19 +21,16 @@ its last call (`rope_deltas`) is never read.
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from icl import ModelError, RowIndex, Session, copied_to_device
+from icl.models import hf
 from icl.models.hf import ForwardEdits, RowEdit, SharedPrefixLayer, concat_rows, layers
 from icl.models.hf.layers import mask_of_chunk, mask_of_rows, mask_of_step, pad_chunks
-from icl.models.interventions import StepwiseIntervention
-
-if TYPE_CHECKING:
-    from icl.models.hf import EncodedImage, LanguageModel, StepGraph
-    from icl.models.interventions import TokenPart
+from icl.models.interventions import StepwiseIntervention, TokenPart
 
 
 class HFSession:
@@ -55,7 +52,7 @@ class HFSession:
 
     def __init__(
         self,
-        runner: "LanguageModel",
+        runner: "hf.LanguageModel",
         cache: Any,
         lengths: Sequence[int],
         position: Tensor,
@@ -76,7 +73,7 @@ class HFSession:
             keys: `EncodedPrompt.key` of each row's prompt.
         """
         self.runner, self._cache, self.position, self.layer_logits = runner, cache, position, layer_logits
-        self.graph: StepGraph | None = None
+        self.graph: hf.StepGraph | None = None
         self.lengths, self.width, self.keys = list(lengths), width, tuple(keys)
         self.early_exits = layer_logits.ndim == 3
         self.edits: list[tuple[RowEdit, ...]] = [()] * len(self.lengths)
@@ -197,7 +194,7 @@ class HFSession:
                 layer.copy_if_few(spare)
         return self
 
-    def advance(self, tokens: Tensor, parts: Sequence["TokenPart"] = ()) -> None:
+    def advance(self, tokens: Tensor, parts: Sequence[TokenPart] = ()) -> None:
         self.position = self.position + 1
         edits = ForwardEdits.place(
             self.edits, self.lengths, [1] * len(self.lengths), parts=[[part] for part in parts], logits=self.logits
@@ -217,7 +214,7 @@ class HFSession:
             layers.crop_windows(self.cache.layers)
         runner.counters.decode_tokens += len(tokens)
 
-    def extend(self, chunks: Sequence[Sequence[int]], parts: Sequence[Sequence["TokenPart"]] = ()) -> None:
+    def extend(self, chunks: Sequence[Sequence[int]], parts: Sequence[Sequence[TokenPart]] = ()) -> None:
         self.runner.counters.decode_tokens += sum(map(len, chunks))
         tokens, lengths = pad_chunks(chunks, self.position.device)
         steps = torch.arange(1, tokens.shape[1] + 1, device=tokens.device)
@@ -229,9 +226,9 @@ class HFSession:
         lengths: Sequence[int],
         positions: Tensor,
         token_types: Tensor | None = None,
-        images: Sequence[Sequence["EncodedImage"]] = (),
+        images: Sequence[Sequence["hf.EncodedImage"]] = (),
         *,
-        parts: Sequence[Sequence["TokenPart"]] = (),
+        parts: Sequence[Sequence[TokenPart]] = (),
     ) -> None:
         """Append `tokens[r, :lengths[r]]` to each row r, in place.
 
@@ -290,16 +287,12 @@ class HFSession:
                 layers.trim(layer, self.width)
 
     def suffix_logprobs(self, suffixes: Sequence[Sequence[Sequence[int]]]) -> list[list[Tensor]]:
-        from icl.models.hf.language_model import option_logprobs
-
-        return option_logprobs(self, suffixes)
+        return hf.option_logprobs(self, suffixes)
 
     def suffix_early_exit_logits(self, suffixes: Sequence[Sequence[Sequence[int]]]) -> list[list[Tensor]]:
-        from icl.models.hf.language_model import option_logprobs
-
         return [
             [logprob_rows[:, 1:].transpose(0, 1) for logprob_rows in row]
-            for row in option_logprobs(self, suffixes, early_exits=True)
+            for row in hf.option_logprobs(self, suffixes, early_exits=True)
         ]
 
     def _selected(self, rows: Sequence[int]) -> "HFSession":
@@ -324,9 +317,9 @@ class HFSession:
         lengths: Sequence[int],
         positions: Tensor,
         token_types: Tensor | None,
-        images: Sequence[Sequence["EncodedImage"]],
+        images: Sequence[Sequence["hf.EncodedImage"]],
         *,
-        parts: Sequence[Sequence["TokenPart"]],
+        parts: Sequence[Sequence[TokenPart]],
     ) -> None:
         groups = [[row for row, length in enumerate(lengths) if length == size] for size in sorted(set(lengths))]
         done = []

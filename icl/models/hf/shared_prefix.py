@@ -18,7 +18,7 @@ afterwards. What stays in memory is one bank and the own slots.
 The bank is never written to. New rows own the memory that they write to.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -290,14 +290,10 @@ def _joined_prefixes(parts: Sequence[SharedPrefixLayer], own: int, prefix_slots:
     if len(banks) == 1:
         made = replace(banks[0], places=tuple(places), prefix_slots=prefix_slots)
     else:
-        keys, values = (torch.cat([_pad_left(bank, width) for bank in of]) for of in _keys_and_values(banks))
+        keys = torch.cat([_pad_left(bank.keys, width) for bank in banks])
+        values = torch.cat([_pad_left(bank.values, width) for bank in banks])
         made = SharedPrefix(keys, values, tuple(places), prefix_slots)
     return made if made.saves_memory else None
-
-
-def _keys_and_values(banks: Sequence[SharedPrefix]) -> Iterator[list[Tensor]]:
-    yield [bank.keys for bank in banks]
-    yield [bank.values for bank in banks]
 
 
 def _pad_left(slots: Tensor, width: int) -> Tensor:

@@ -12,17 +12,13 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import date
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from icl.errors import ModelError
 from icl.limited_process import TIMED_OUT, LimitedProcess
-from icl.models import check_read
+from icl.models import check_read, hf
 from icl.models.hf import Message, as_strings, typed_turn
 from icl.models.hf.template_worker import SECONDS
-
-if TYPE_CHECKING:
-    from icl.models.hf.rendering import PromptRenderer
-
 
 WORKER = Path(__file__).with_name("template_worker.py")
 
@@ -108,7 +104,7 @@ PROBES: tuple[list[Message], ...] = (
 """Conversations with the turns that composers write. An argument without effect on them has none in a run."""
 
 
-def argument_names(renderer: "PromptRenderer") -> tuple[str, ...]:
+def argument_names(renderer: "hf.PromptRenderer") -> tuple[str, ...]:
     """The names that a config can set. Special tokens are the tokenizer's. Raises ModelError."""
     try:
         names = PROCESS.arguments(renderer.template)
@@ -118,7 +114,7 @@ def argument_names(renderer: "PromptRenderer") -> tuple[str, ...]:
     return tuple(name for name in names if name not in tokens)
 
 
-def check_arguments(renderer: "PromptRenderer") -> None:
+def check_arguments(renderer: "hf.PromptRenderer") -> None:
     """Raise ModelError if the template does not read an argument, or refuses its value."""
     try:
         json.dumps(renderer.arguments)
@@ -128,39 +124,26 @@ def check_arguments(renderer: "PromptRenderer") -> None:
         ) from error
     check_read(renderer.arguments, argument_names(renderer), "model.template", f"the chat template of {renderer.name}")
     for probe in PROBES:
-        refusal = _refusal(renderer, probe, renderer.arguments)
-        if refusal and not _refusal(renderer, probe, {}):
+        _, refusal = _outcome(renderer, probe, renderer.arguments)
+        if refusal and not _outcome(renderer, probe, {})[1]:
             written = ", ".join(f"{name}: {value!r}" for name, value in renderer.arguments.items())
             raise ModelError(f"model.template: the chat template of {renderer.name} refuses {{{written}}}: {refusal}")
 
 
-def argument_notes(renderer: "PromptRenderer") -> Iterator[str]:
+def argument_notes(renderer: "hf.PromptRenderer") -> Iterator[str]:
     """A sentence for each argument without which the template writes the same."""
     for name, value in renderer.arguments.items():
         without = {other: its_value for other, its_value in renderer.arguments.items() if other != name}
-        if all(_written(renderer, probe, renderer.arguments) == _written(renderer, probe, without) for probe in PROBES):
+        if all(_outcome(renderer, probe, renderer.arguments) == _outcome(renderer, probe, without) for probe in PROBES):
             yield f"template: {name}: {value!r} has no effect, the chat template writes the same prompts without it"
 
 
-def _refusal(renderer: "PromptRenderer", probe: list[Message], arguments: Mapping[str, Any]) -> str:
-    """Why the template refuses a conversation under some arguments, or ''."""
-    try:
-        _render(renderer, probe, arguments)
-    except TemplateRefusedError as error:
-        return str(error)
-    return ""
-
-
-def _written(renderer: "PromptRenderer", probe: list[Message], arguments: Mapping[str, Any]) -> str:
-    """What the template writes under some arguments, or why it refuses."""
-    try:
-        return _render(renderer, probe, arguments)
-    except TemplateRefusedError as error:
-        return str(error)
-
-
-def _render(renderer: "PromptRenderer", probe: list[Message], arguments: Mapping[str, Any]) -> str:
+def _outcome(renderer: "hf.PromptRenderer", probe: list[Message], arguments: Mapping[str, Any]) -> tuple[str, str]:
+    """What the template writes of a conversation under some arguments, and why it refuses; one of them is ''."""
     if renderer.text_only:
         texts = ([item for item in turn["content"] if item["type"] == "text"] for turn in probe)
         probe = as_strings([{**turn, "content": content} for turn, content in zip(probe, texts, strict=True)])
-    return renderer.render_limited(probe, answers=True, arguments=arguments)
+    try:
+        return renderer.render_limited(probe, answers=True, arguments=arguments), ""
+    except TemplateRefusedError as error:
+        return "", str(error)

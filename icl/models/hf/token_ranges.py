@@ -6,7 +6,6 @@ tokens of a text are the tokens that change if the text is replaced.
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import torch
 
@@ -23,12 +22,10 @@ from icl import (
     canonical_digest,
     spans,
 )
+from icl.models import hf
 from icl.models.hf import ALL_KEYS, EncodedPrompt, KeyRanges, RowEdit, common_prefix_length
 from icl.models.hf.image_encoder import Acts, TowerEdit
 from icl.models.interventions import PartEdit, ScoreIntervention
-
-if TYPE_CHECKING:
-    from icl.models.hf import DecoderSites, PromptEncoder
 
 OTHERS = (".", "Z")
 """Texts that replace a part, to find its tokens. No word begins with the tokens of both."""
@@ -37,7 +34,9 @@ EDIT_BITS = 40
 """Entries of a prompt's key below this bit name tokens and images. Those above name interventions."""
 
 
-def part_tokens(encoder: "PromptEncoder", prompt: Prompt, encoded: EncodedPrompt, name: str) -> list[tuple[int, int]]:
+def part_tokens(
+    encoder: "hf.PromptEncoder", prompt: Prompt, encoded: EncodedPrompt, name: str
+) -> list[tuple[int, int]]:
     """The token ranges (first, after the last) of a part: one for a text or a patch, one for each row of an image.
 
     Args:
@@ -62,7 +61,7 @@ def part_tokens(encoder: "PromptEncoder", prompt: Prompt, encoded: EncodedPrompt
     return [text_tokens(encoder, prompt, encoded, name)]
 
 
-def text_tokens(encoder: "PromptEncoder", prompt: Prompt, encoded: EncodedPrompt, name: str) -> tuple[int, int]:
+def text_tokens(encoder: "hf.PromptEncoder", prompt: Prompt, encoded: EncodedPrompt, name: str) -> tuple[int, int]:
     """(first, after the last) token of a text. For the arguments see `part_tokens`."""
 
     def other(text: str) -> Prompt:
@@ -83,7 +82,9 @@ def _runs(tokens: Sequence[int]) -> list[tuple[int, int]]:
     return list(zip(starts, ends, strict=True))
 
 
-def addressed(encoder: "PromptEncoder", prompt: Prompt, encoded: EncodedPrompt, where: Where) -> list[tuple[int, int]]:
+def addressed(
+    encoder: "hf.PromptEncoder", prompt: Prompt, encoded: EncodedPrompt, where: Where
+) -> list[tuple[int, int]]:
     """The tokens of the prompt that an intervention addresses. Raises ModelError as `part_tokens`."""
     size = len(encoded)
     if where.part == "answer":
@@ -93,7 +94,9 @@ def addressed(encoder: "PromptEncoder", prompt: Prompt, encoded: EncodedPrompt, 
     return [(0, size)] if where.span == "all" else span_tokens(encoder, prompt, encoded, where.span)
 
 
-def span_tokens(encoder: "PromptEncoder", prompt: Prompt, encoded: EncodedPrompt, span: str) -> list[tuple[int, int]]:
+def span_tokens(
+    encoder: "hf.PromptEncoder", prompt: Prompt, encoded: EncodedPrompt, span: str
+) -> list[tuple[int, int]]:
     """The runs of tokens of a part, or of each part of a group, in their order. Raises ModelError as `part_tokens`."""
     if span not in spans.GROUPS:
         return part_tokens(encoder, prompt, encoded, span)
@@ -105,7 +108,7 @@ def span_tokens(encoder: "PromptEncoder", prompt: Prompt, encoded: EncodedPrompt
 
 
 def tokens_by_span(
-    encoder: "PromptEncoder", prompts: Sequence[Prompt], spans: Sequence[str]
+    encoder: "hf.PromptEncoder", prompts: Sequence[Prompt], spans: Sequence[str]
 ) -> list[dict[str, list[tuple[int, int]]]]:
     """The tokens of some spans of each prompt. Raises ModelError as `part_tokens`."""
     bare = [replace(prompt, interventions=()) for prompt in prompts]
@@ -115,7 +118,7 @@ def tokens_by_span(
     ]
 
 
-def key_ranges(encoder: "PromptEncoder", prompt: Prompt, encoded: EncodedPrompt, keys: Keys) -> KeyRanges:
+def key_ranges(encoder: "hf.PromptEncoder", prompt: Prompt, encoded: EncodedPrompt, keys: Keys) -> KeyRanges:
     """The tokens of the keys that an intervention edits. Raises ModelError as `part_tokens`."""
     if not keys.spans:
         return KeyRanges(None, keys.own)
@@ -131,7 +134,7 @@ def key_ranges(encoder: "PromptEncoder", prompt: Prompt, encoded: EncodedPrompt,
 
 
 def row_edit(
-    encoder: "PromptEncoder", acts: Intervention | StateObserver, prompt: Prompt, encoded: EncodedPrompt, row: int
+    encoder: "hf.PromptEncoder", acts: Intervention | StateObserver, prompt: Prompt, encoded: EncodedPrompt, row: int
 ) -> RowEdit:
     """An intervention or an observer on a prompt. For the arguments and errors see `with_edits`."""
     if isinstance(acts, PartEdit):
@@ -151,7 +154,7 @@ def row_edit(
 
 
 def with_edits(
-    encoder: "PromptEncoder", prompt: Prompt, encoded: EncodedPrompt, row: int, observe: StateObserver | None = None
+    encoder: "hf.PromptEncoder", prompt: Prompt, encoded: EncodedPrompt, row: int, observe: StateObserver | None = None
 ) -> EncodedPrompt:
     """The encoded prompt with its interventions, and an observer after them.
 
@@ -183,7 +186,7 @@ def with_edits(
     return replace(encoded, key=(*encoded.key[:first], *tail), edits=edits)
 
 
-def resolved_sites(sites: "DecoderSites", acts: Intervention | StateObserver) -> tuple[tuple[Site, Site], ...]:
+def resolved_sites(sites: "hf.DecoderSites", acts: Intervention | StateObserver) -> tuple[tuple[Site, Site], ...]:
     """Each site with a layer number from 0, and as it stands. Edits at one place at once would replace each other.
 
     Raises:
@@ -212,7 +215,7 @@ def acts_in_tower(acts: Acts) -> bool:
     return kinds == {True}
 
 
-def with_tower_edits(reader: "PromptEncoder", prompt: Prompt) -> Prompt:
+def with_tower_edits(reader: "hf.PromptEncoder", prompt: Prompt) -> Prompt:
     """The prompt with its interventions in the tower as edits of its images. Raises ModelError as `with_tower_edit`.
 
     An intervention in one part of the output does not act there.
@@ -224,7 +227,7 @@ def with_tower_edits(reader: "PromptEncoder", prompt: Prompt) -> Prompt:
     return replace(prompt, interventions=tuple(one for one in prompt.interventions if one not in inside))
 
 
-def with_tower_edit(reader: "PromptEncoder", prompt: Prompt, images: Sequence[str], acts: Acts, name: str) -> Prompt:
+def with_tower_edit(reader: "hf.PromptEncoder", prompt: Prompt, images: Sequence[str], acts: Acts, name: str) -> Prompt:
     """The prompt with an edit of some images. Raises ModelError if the tower lacks a site, or its passes are unknown.
 
     Args:
@@ -245,7 +248,7 @@ def with_tower_edit(reader: "PromptEncoder", prompt: Prompt, images: Sequence[st
     return prompt.map(change)
 
 
-def addressed_images(reader: "PromptEncoder", prompt: Prompt, where: Where) -> list[str]:
+def addressed_images(reader: "hf.PromptEncoder", prompt: Prompt, where: Where) -> list[str]:
     """Names of the images of a span, or of all images for the span `all`. Raises ModelError for spans of texts."""
     names = [part.name for part in prompt.parts() if part.image is not None]
     chosen = [one for one in names if where.span in ("all", one) or spans.in_group(one, where.span)]

@@ -3,13 +3,11 @@
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from icl import Image, ModelError, Prompt, vllm
 from icl.models.hf.conventions import image_placeholder
-
-if TYPE_CHECKING:
-    from icl.models.hf.model import HF
+from icl.models.hf.model import HF
 
 
 @dataclass(frozen=True)
@@ -89,7 +87,7 @@ class InputBuilder:
     named by the digest of the edited image.
     """
 
-    def __init__(self, hf: "HF", llm: Any, image_processor: Mapping[str, Any] | None = None) -> None:
+    def __init__(self, hf: HF, llm: Any, image_processor: Mapping[str, Any] | None = None) -> None:
         """
         Args:
             hf: Renders and tokenizes. Its weights are not loaded.
@@ -100,11 +98,7 @@ class InputBuilder:
 
     def of(self, prompt: Prompt) -> Any:
         """The input of a prompt. Raises ImageError, and ModelError if vLLM refuses the prompt."""
-        try:
-            (engine_input,) = self.llm.renderer.render_cmpl([self._parsed(prompt)])
-        except (vllm.exceptions.VLLMError, ValueError) as error:
-            raise self._refused(error) from error
-        return self._checked(prompt, engine_input)
+        return self._checked(prompt, self._processed(prompt))
 
     async def of_async(self, prompt: Prompt) -> Any:
         """The input of a prompt for a server, where requests may overtake one another on their way to the engine.
@@ -124,16 +118,18 @@ class InputBuilder:
 
         It is not submitted, so it leaves vLLM's cache of processed images as it is. Raises as `of`.
         """
+        return self._processed(prompt, skip_mm_cache=True)
+
+    def _processed(self, prompt: Prompt, **arguments: Any) -> Any:
         try:
-            (engine_input,) = self.llm.renderer.render_cmpl([self._parsed(prompt)], skip_mm_cache=True)
+            (engine_input,) = self.llm.renderer.render_cmpl([self._parsed(prompt)], **arguments)
         except (vllm.exceptions.VLLMError, ValueError) as error:
             raise self._refused(error) from error
         return engine_input
 
     def _parsed(self, prompt: Prompt) -> Any:
-        from vllm.renderers.inputs.preprocess import parse_model_prompt
-
-        return parse_model_prompt(self.llm.model_config, self._unprocessed(prompt))
+        parse = vllm.renderers.inputs.preprocess.parse_model_prompt
+        return parse(self.llm.model_config, self._unprocessed(prompt))
 
     def _refused(self, error: Exception) -> ModelError:
         return ModelError(f"{self.hf.path}: vLLM does not accept this prompt: {error}")
@@ -198,7 +194,7 @@ class InputBuilder:
             items[place] = type(item)({**item, "pixel_values": replace(element, data=values)})
 
 
-def blocks(hf: "HF", prompt: "Prompt", size: int) -> list[int]:
+def blocks(hf: HF, prompt: "Prompt", size: int) -> list[int]:
     """A number for each block of `size` tokens that the engine's prefix cache can reuse.
 
     Equal numbers mean equal tokens and images up to the end of the block. The last token of a prompt is always

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from icl import (
     SMALL_SOURCE_BYTES,
@@ -27,11 +27,8 @@ from icl import (
 from icl.models.cached_checkpoint import cached_checkpoint
 from icl.models.hf.adapter import CONFIG, LoraAdapter
 from icl.models.hf.checkpoint import WEIGHTS, Checkpoint
+from icl.models.hf.model import HF
 from icl.models.hf.prequantized import method
-
-if TYPE_CHECKING:
-    from icl.models.hf.model import HF
-
 
 ADAPTER_ID = 1
 """vLLM's id of the only adapter of an engine."""
@@ -58,7 +55,7 @@ def arguments(adapter: LoraAdapter) -> dict[str, Any]:
     return {"enable_lora": True, "max_loras": 1, "max_lora_rank": max_rank}
 
 
-def check(adapter: LoraAdapter, hf: "HF") -> None:
+def check(adapter: LoraAdapter, hf: HF) -> None:
     """Raises ModelError if the adapter is of another model. Reads no weights of the model."""
     with torch.device("meta"):
         skeleton = transformers.AutoModelForImageTextToText.from_config(
@@ -135,16 +132,6 @@ def merged(checkpoint: Checkpoint, adapter: LoraAdapter, precision: str) -> Path
         ) from error
 
 
-def _check_unchanged(*sources: Checkpoint | LoraAdapter) -> None:
-    """Raises ModelError if base or adapter changed on disk, so that the folder's name would be wrong."""
-    for source in sources:
-        if replace(source).digest != source.digest:
-            raise ModelError(
-                f"model.merge: {source.path} was changed while this ran, so what was merged is not what was planned. "
-                "Start again once it is written."
-            )
-
-
 def _write(checkpoint: Checkpoint, adapter: LoraAdapter, precision: str, work: Path) -> None:
     dtype = "auto" if precision == "auto" else getattr(torch, precision)
     merged_model = adapter.apply_to(checkpoint.weights(dtype=dtype), checkpoint.path, merge=True)
@@ -168,7 +155,12 @@ def _write(checkpoint: Checkpoint, adapter: LoraAdapter, precision: str, work: P
         for path in source.glob(pattern):
             if path.is_file() and not path.name.endswith(".index.json"):
                 shutil.copyfile(path, work / path.name)
-    _check_unchanged(checkpoint, adapter)
+    for read in (checkpoint, adapter):  # the folder's name would be wrong
+        if replace(read).digest != read.digest:
+            raise ModelError(
+                f"model.merge: {read.path} was changed while this ran, so what was merged is not what was planned. "
+                "Start again once it is written."
+            )
 
 
 def _weight_names(folder: Path) -> Iterator[str]:
