@@ -293,8 +293,6 @@ class _GuessingSession:
 
 def guessed_pool() -> Pool:
     """A pool of twelve examples with colored images and two answers."""
-    return Pool(tuple(Example(f"pool-{i}", (_colored(i),), f"what is {i}?", (YES_NO[i % 2],)) for i in range(12)))
-
-
-def _colored(number: int) -> Image:
-    return Image.from_pil(PIL.Image.new("RGB", (5, 5), (250, 20 * number, 7)), f"pool-{number}")
+    return Pool(
+        tuple(Example(f"pool-{i}", (_image(f"pool-{i}"),), f"what is {i}?", (YES_NO[i % 2],)) for i in range(12))
+    )

@@ -11,10 +11,10 @@ import numpy as np
 from icl import ConfigError, DataError, Example, PositiveInt, StreamKey, component, parameter
 from icl.tasks.base import Pool, SharedPoolTask, nested_choice
 from icl.tasks.drawings.table import (
+    DemoSources,
     DrawingRecord,
     NounSet,
     SplitBy,
-    demo_sources,
     drawings_folder,
     is_for_queries,
     of_styles,
@@ -34,7 +34,7 @@ QUESTIONS: Mapping[Answer, str] = {
 
 @component("task", "drawings")
 @dataclass(frozen=True)
-class DrawingsTask(SharedPoolTask):
+class DrawingsTask(DemoSources, SharedPoolTask):
     """Naming of real drawings: the noun by k options or openly, the category of the noun, or the title as a caption.
 
     What does a drawing show: its noun, its category or its title, on drawings of many hands.
@@ -102,10 +102,6 @@ class DrawingsTask(SharedPoolTask):
     def _pool(self) -> Pool:
         return Pool(tuple(self._example(one) for one in self._sides[1]))
 
-    def facts(self, demos: Sequence[Example]) -> Mapping[str, list[str]]:
-        """Who made the demonstrations' drawings."""
-        return demo_sources(demos)
-
     @cached_property
     def _names(self) -> tuple[str, ...]:
         return tuple(sorted({one.noun for one in self._sides[1]}))
@@ -149,7 +145,7 @@ Names = Literal["made_up", "swapped", "real"]
 
 @component("task", "drawings-binding")
 @dataclass(frozen=True)
-class DrawingsBindingTask:
+class DrawingsBindingTask(DemoSources):
     """Names for the nouns of real drawings, new for every query, as in VL-ICL's fast binding (Zong et al., ICLR 2025).
 
     Fast binding of names to real drawings: made-up names, swapped real names, or the real ones.
@@ -198,10 +194,6 @@ class DrawingsBindingTask:
     @property
     def pool_size(self) -> int:
         return self.ways * self.support
-
-    def facts(self, demos: Sequence[Example]) -> Mapping[str, list[str]]:
-        """Who made the demonstrations' drawings."""
-        return demo_sources(demos)
 
 
 class _Episode:
@@ -281,7 +273,7 @@ QUESTION = "Which image shows another kind of thing than the others? Answer with
 
 @component("task", "drawings-odd-one-out")
 @dataclass(frozen=True)
-class DrawingsOddOneOutTask(SharedPoolTask):
+class DrawingsOddOneOutTask(DemoSources, SharedPoolTask):
     """Several drawings of one category and one of another: the answer is the number of the odd one.
 
     Categories are WordNet's: animal, artifact, body part, food, natural object, plant. Drawings of queries and of the
@@ -315,10 +307,6 @@ class DrawingsOddOneOutTask(SharedPoolTask):
     @property
     def pool_size(self) -> int:
         return self.pool_limit
-
-    def facts(self, demos: Sequence[Example]) -> Mapping[str, list[str]]:
-        """Who made the demonstrations' drawings."""
-        return demo_sources(demos)
 
     def _questions(self, limit: int, side: str, of_queries: bool) -> tuple[Example, ...]:
         drawings = of_styles(with_noun(read_drawings(drawings_folder(self.folder)), "all"), self.styles, "styles")

@@ -151,6 +151,9 @@ def public_facts(drawing: DrawingRecord) -> Mapping[str, str]:
     return {"style": drawing.style, "source": drawing.source}
 
 
-def demo_sources(demos: Sequence[Example]) -> Mapping[str, list[str]]:
-    """Who made each demonstration's drawings, for the leakage audit."""
-    return {"demo_sources": [str(demo.meta["source"]) for demo in demos]}
+class DemoSources:
+    """Base class of tasks with drawings, whose samples record who made them."""
+
+    def facts(self, demos: Sequence[Example]) -> Mapping[str, list[str]]:
+        """Who made each demonstration's drawings, for the leakage audit."""
+        return {"demo_sources": [str(demo.meta["source"]) for demo in demos]}
