@@ -31,7 +31,8 @@ SLOW_TESTS := tests/journeys tests/icl/models/hf tests/experiments/launch tests/
 # What also takes about 2 CPU seconds a file or more (CI prints the slowest). `make test-fast` keeps those that check most, and so
 # takes 150 CPU seconds, and 10 in each process for the import of the tests.
 SLOW_FILES := tests/decoding/engine/test_deferred_branches.py tests/decoding/test_logits_processors.py \
-	tests/experiments/cli/test_column_guess.py tests/experiments/cli/test_import.py tests/experiments/cli/test_label.py \
+	tests/decoding/test_whole_passes.py tests/experiments/cli/test_column_guess.py tests/experiments/cli/test_import.py \
+	tests/experiments/cli/test_judge.py tests/experiments/cli/test_label.py \
 	tests/experiments/cli/test_main.py tests/experiments/cli/test_new.py tests/experiments/cli/test_try.py \
 	tests/experiments/config/test_yaml_document.py tests/experiments/diff/test_command.py \
 	tests/experiments/diff/test_named_stages.py tests/experiments/grid/test_template_notes.py \
