@@ -33,10 +33,13 @@ from experiments.stats.arms import unread_column as unread_column
 from experiments.stats.arms import varying_axes as varying_axes
 from experiments.stats.bounds import NARROW as NARROW
 from experiments.stats.bounds import is_wide as is_wide
+from experiments.stats.bounds import pair_ends as pair_ends
+from experiments.stats.bounds import unread_text as unread_text
 from experiments.stats.compare import BASELINE as BASELINE
 from experiments.stats.compare import verdicts as verdicts
 from experiments.stats.decoding_effects import DecodingEffect as DecodingEffect
 from experiments.stats.decoding_effects import trace_means as trace_means
+from experiments.stats.exchanges import differences_at_look as differences_at_look
 from experiments.stats.findings import Finding as Finding
 from experiments.stats.findings import InterventionControls as InterventionControls
 from experiments.stats.findings import reference_decoding as reference_decoding
@@ -69,6 +72,7 @@ from experiments.stats.pairs import UnpairedError as UnpairedError
 from experiments.stats.pairs import align_pairs as align_pairs
 from experiments.stats.pairs import corrected_interval as corrected_interval
 from experiments.stats.pairs import corrected_tests as corrected_tests
+from experiments.stats.pairs import end_next_to_zero as end_next_to_zero
 from experiments.stats.pairs import paired_test as paired_test
 from experiments.stats.run_level_frames import RUN_LEVEL as RUN_LEVEL
 from experiments.stats.run_level_frames import SAMPLE as SAMPLE

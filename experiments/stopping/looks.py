@@ -28,8 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import StringConstraints
 
-from experiments.stats.bounds import pair_ends, unread_text
-from experiments.stats.exchanges import differences_at_look
+from experiments import stats  # read late: a run without `stop` needs no statistics
 from experiments.stopping.plan import REMEDY, PlannedComparison, StopPlan
 from experiments.stopping.rule import (
     ComparisonTest,
@@ -122,7 +121,7 @@ class Samples:
         part = {key: line[key] for key in keys if key in line}
         failed = bool(line.get("failed"))
         if not failed and self.metric in line.get("unread", ()):
-            part["unread"] = unread_text(line.get("output", ""), line.get("gold"), line.get("options"))
+            part["unread"] = stats.unread_text(line.get("output", ""), line.get("gold"), line.get("options"))
         return part | {"failed": failed, "score": None if failed else line.get("scores", {}).get(self.metric)}
 
 
@@ -307,7 +306,7 @@ class Family:
                     pairs.append((reference, arm, *texts))
                     unread += sum(map(bool, texts))
             for part, end in zip(
-                (sums, high_sums), pair_ends(*np.array(pairs, dtype=object).reshape(-1, 4).T), strict=True
+                (sums, high_sums), stats.pair_ends(*np.array(pairs, dtype=object).reshape(-1, 4).T), strict=True
             ):
                 part.append(round(float(end.sum()), ROUNDING))
             counts.append(len(pairs))
@@ -360,7 +359,7 @@ class Family:
             for seed, (reference, arm) in enumerate(zip(one.reference, one.arm, strict=True))
         ]
         names = [name for name, _ in places]
-        return differences_at_look(samples.run_level, cells, names, rows, self.plan.stop.seed)
+        return stats.differences_at_look(samples.run_level, cells, names, rows, self.plan.stop.seed)
 
 
 def _joined(entries: Sequence[LookEntry], *, high: bool = False) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -22,8 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BeforeValidator
 
+from experiments import stats  # read late: a run without `stop` needs no statistics
 from experiments.config.keys import StopSpec
-from experiments.stats.pairs import end_next_to_zero
 from experiments.stopping.sequential import (
     Floats,
     SignWalk,
@@ -225,7 +225,7 @@ def between(low: LookResult, high: LookResult) -> LookResult:
 
     p, side, z and the difference are those of the end next to 0, and say nothing if 0 lies between the ends.
     """
-    end = end_next_to_zero(low, high) or replace(low, p=1.0, side=0, z=0.0)
+    end = stats.end_next_to_zero(low, high) or replace(low, p=1.0, side=0, z=0.0)
     if end.side * end.difference < 0:  # p fell at an earlier look, for the other sign
         end = replace(end, p=1.0, side=0)
     difference = end.difference if low.difference * high.difference > 0 else 0.0
