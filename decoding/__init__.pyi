@@ -31,6 +31,7 @@ from decoding.base import InitialStepState as InitialStepState
 from decoding.base import Note as Note
 from decoding.base import ObservingGenerate as ObservingGenerate
 from decoding.base import PlausibleStrategy as PlausibleStrategy
+from decoding.base import UnitSumStrategy as UnitSumStrategy
 from decoding.base import unit_strength as unit_strength
 from decoding.base import zero_strength as zero_strength
 from decoding.conformance import StrategyFacts, check_strategy

@@ -342,6 +342,15 @@ class ContrastStrategy(Strategy):
         return scores
 
 
+class UnitSumStrategy(Strategy):
+    """Base of strategies with weights that vary, by step, row or token, and always sum to one."""
+
+    weights: ClassVar[None] = None
+
+    def strength(self, logits: Tensor, step: int) -> Tensor:
+        return unit_strength(logits)
+
+
 class StatefulStrategy(Strategy):
     """Base of strategies that define `combine_stateful`. `combine` calls it with initial states."""
 

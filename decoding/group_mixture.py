@@ -6,7 +6,7 @@ from typing import Any, Literal, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from decoding.base import Generate, Note, StatefulStrategy, StepState, Traits, unit_strength
+from decoding.base import Generate, Note, StatefulStrategy, StepState, Traits, UnitSumStrategy
 from decoding.prompt_edits import keep_demonstrations, question_text
 from icl import LRUByteCache, PlanError, Prompt, Query, Tensor, build
 
@@ -19,7 +19,7 @@ GroupWeights = tuple[Sequence[Sequence[int]], Sequence[float]]
 """A note: the numbers of the demonstrations of each group, and the weight of each group. The weights sum to one."""
 
 
-class GroupMixture(StatefulStrategy):
+class GroupMixture(UnitSumStrategy, StatefulStrategy):
     """Base of mixtures of groups of demonstrations whose weights come from vectors of the demonstrations.
 
         scores = sum_n w_n l(y | group n, query)
@@ -40,14 +40,6 @@ class GroupMixture(StatefulStrategy):
     def groups_and_weights(self, prompt: Prompt) -> GroupWeights:
         """The groups of the prompt's demonstrations, and their weights, which sum to one."""
         raise NotImplementedError
-
-    @property
-    def weights(self) -> None:
-        """None, because they depend on the number of demonstrations."""
-        return None
-
-    def strength(self, logits: Tensor, step: int) -> Tensor:
-        return unit_strength(logits)
 
     def prepare(self, prompts: Sequence[Prompt], generate: Generate) -> list[Note]:
         """The groups of each prompt and their weights.

@@ -188,9 +188,10 @@ class Arm:
     @cached_property
     def config(self) -> dict[str, Any]:
         """The canonical config node: everything that affects the answers, so without the label."""
+        is_greedy = self.sampler.deterministic and getattr(self.sampler, "beams", 1) == 1
         node = {
             "strategy": describe(self.strategy),
-            "sampler": {"name": "greedy"} if _is_greedy(self.sampler) else describe(self.sampler),
+            "sampler": {"name": "greedy"} if is_greedy else describe(self.sampler),
         }
         if self.normalize != "sum":
             node["normalize"] = self.normalize
@@ -203,12 +204,12 @@ class Arm:
     @cached_property
     def digest(self) -> str:
         """sha256 (16 hex digits) of the canonical node."""
-        return _digest(self.config)
+        return canonical_digest(self.config, ascii_only=False)[:16]
 
     @cached_property
     def strategy_digest(self) -> str:
         """sha256 (16 hex digits) of the strategy's canonical node, which determines option scores."""
-        return _digest(self.config["strategy"])
+        return canonical_digest(self.config["strategy"], ascii_only=False)[:16]
 
 
 def parse_arm(node: Any, where: str = "") -> Arm:
@@ -311,10 +312,6 @@ def _build_sampler(name: str, sampling: Any, where: str) -> Sampler:
     return strategy.sampler
 
 
-def _is_greedy(sampler: Sampler) -> bool:
-    return sampler.deterministic and getattr(sampler, "beams", 1) == 1
-
-
 def _default_label(arm: Arm) -> str:
     """'vcd', 'vcd(alpha=0.5)', 'mask_only(vcd)', 'vcd, temperature=0.7'."""
     parts = [_component_label(arm.strategy)]
@@ -359,10 +356,6 @@ def _value_label(value: Any) -> str:
     if is_dataclass(value):
         return f"{{{', '.join(_parameter_labels(value))}}}"
     return f"{value:g}" if isinstance(value, float) else truncate(str(value))
-
-
-def _digest(node: Any) -> str:
-    return canonical_digest(node, ascii_only=False)[:16]
 
 
 def _join(where: str, key: str) -> str:

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 from decoding.base import Strategy
 from decoding.formulas.distributions import mean_logprobs
 from decoding.interventions.vector_file import SUFFIX, FittedTensors, find_fitted_file, read_vector_file
-from icl import ConfigError, DataError, Prompt, Tensor, location, torch
+from icl import ConfigError, DataError, Prompt, Tensor, describe, location, torch
 
 FORMAT = "mm-icl fitted strategy, 1"
 MAX_ROUNDS = 10
@@ -46,7 +46,6 @@ class Calibrated(Protocol):
 
     def calibration_strategies(self, shots: int) -> tuple[Strategy, ...]:
         """The strategies that supply option scores to the fit. shots: demonstrations per prompt."""
-        ...
 
 
 @runtime_checkable
@@ -60,7 +59,6 @@ class Fittable(Calibrated, Protocol):
             logprobs: Option scores of the calibration strategies, [queries, strategies, options] log-probabilities.
             gold: Index of each right option; empty without `needs_labels`.
         """
-        ...
 
 
 @runtime_checkable
@@ -69,13 +67,10 @@ class FitsOnPrompts(Calibrated, Protocol):
 
     def fit_on_prompts(self, logprobs: Tensor, gold: Sequence[int], prompts: Sequence[Prompt]) -> FittedTensors:
         """The tensors, and the parameters that they were fitted with. prompts: of the queries of `logprobs`."""
-        ...
 
 
 def write_parameter_file(strategy: Strategy, path: Path, how: Mapping[str, Any] | None = None) -> None:
     """Writes the parameters of a strategy as JSON. how: the setting in which they were fitted."""
-    from icl.registry import describe
-
     node = describe(strategy)
     content = {"format": FORMAT, "strategy": node.pop("name"), "parameters": node, "fitted_on": dict(how or {})}
     path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

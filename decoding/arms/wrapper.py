@@ -2,10 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import ClassVar
 
 from decoding import AblatedPart, Sampler, remove_part
-from decoding.base import Generate, Note, StatefulStrategy, StepState, Traits, unit_strength
+from decoding.base import Generate, Note, StatefulStrategy, StepState, Traits, UnitSumStrategy
 from icl import Prompt, Strategy, Tensor
 
 
@@ -71,10 +70,5 @@ class AblationContrast(Strategy):
         return prompt, remove_part(prompt, self.without)
 
 
-class AdaptiveAblationContrast(AblationContrast):
+class AdaptiveAblationContrast(UnitSumStrategy, AblationContrast):
     """Base of ablation contrasts with weights that vary by row or by token and sum to one."""
-
-    weights: ClassVar[None] = None
-
-    def strength(self, logits: Tensor, step: int) -> Tensor:
-        return unit_strength(logits)

@@ -13,9 +13,13 @@ class WrappingControl(StrategyWrapper):
 
     A subclass defines `combine_stateful`. Only the reference is read, so a control costs one branch, unless the mask or
     the control itself needs the other branches.
+
+    Attributes:
+        keeps_order: Whether the control keeps the order of the reference's tokens.
     """
 
     of: Strategy
+    keeps_order: ClassVar[bool] = False
 
     @property
     def needs_all_branches(self) -> bool:
@@ -28,7 +32,7 @@ class WrappingControl(StrategyWrapper):
 
     @property
     def traits(self) -> Traits:
-        traits = replace(super().traits, is_control=True, preserves_argmax=False)
+        traits = replace(super().traits, is_control=True, preserves_argmax=self.keeps_order)
         if self.needs_all_branches:
             return traits
         return replace(

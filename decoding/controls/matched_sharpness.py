@@ -1,10 +1,10 @@
 """Controls that are as sharp as a method, by a temperature alone."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
-from decoding import Arm, ControlTarget, StepState, Strategy, Traits, WrappingControl, constant_strength, min_strength
+from decoding import Arm, ControlTarget, StepState, Strategy, WrappingControl, constant_strength, min_strength
 from decoding.formulas.distributions import entropy
 from icl import ConfigError, NestedComponent, Tensor, component, torch, widened
 
@@ -25,10 +25,7 @@ class TemperatureMatched(WrappingControl):
     of: Annotated[Strategy, NestedComponent("strategy")]  # strategy whose temperature is used
 
     control_rank: ClassVar[int] = 20
-
-    @property
-    def traits(self) -> Traits:
-        return replace(super().traits, preserves_argmax=True)
+    keeps_order: ClassVar[bool] = True
 
     @classmethod
     def control_for(cls, target: ControlTarget) -> Arm | None:
@@ -82,12 +79,9 @@ class EntropyMatched(WrappingControl):
     of: Annotated[Strategy, NestedComponent("strategy")]  # strategy whose entropy is matched
 
     control_rank: ClassVar[int] = 30
+    keeps_order: ClassVar[bool] = True
     weights: ClassVar[None] = None
     needs_all_branches: ClassVar[bool] = True
-
-    @property
-    def traits(self) -> Traits:
-        return replace(super().traits, preserves_argmax=True)
 
     @classmethod
     def control_for(cls, target: ControlTarget) -> Arm | None:
@@ -96,8 +90,7 @@ class EntropyMatched(WrappingControl):
         return target.with_strategy(EntropyMatched(target.strategy)) if is_suitable else None
 
     def strength(self, logits: Tensor, step: int) -> Tensor:
-        sharpness: Tensor = 1 / self._temperature(logits, self.of.combine(logits, step))
-        return sharpness
+        return 1 / self._temperature(logits, self.of.combine(logits, step))
 
     def combine_stateful(self, logits: Tensor, step: int, states: Sequence[StepState]) -> Tensor:
         target = self.of.combine_stateful(logits, step, states)
@@ -146,5 +139,4 @@ def temperature_of_entropy(logits: Tensor, target: Tensor) -> Tensor:
         end = torch.where(at_x > target, low, high)  # where the entropy is that of all temperatures in between
         step = (target / at_x).log() * at_x / variance
         x = torch.where(step.isnan(), end, torch.minimum(torch.maximum(x + step, low), high))
-    temperature: Tensor = x.exp()
-    return temperature
+    return x.exp()

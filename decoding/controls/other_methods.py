@@ -5,7 +5,7 @@ from typing import Annotated, ClassVar
 
 from annotated_types import Ge
 
-from decoding import Arm, ControlTarget, Note, Sampler, Sampling, Strategy, Traits, unit_strength, wrap_question
+from decoding import Arm, ControlTarget, Note, Sampler, Sampling, Strategy, Traits, UnitSumStrategy, wrap_question
 from decoding.arms.inspection import branch_count
 from icl import Count, Fraction, Positive, Prompt, Tensor, component, parameter, torch
 
@@ -103,7 +103,7 @@ class SelfConsistency(Strategy):
 
 @component("strategy", "olm")
 @dataclass(frozen=True)
-class OLM(Strategy):
+class OLM(UnitSumStrategy):
     """Control: prefers one option if it and its best rival are both likely. For option scoring only.
 
     Output layer modification (OLM, Yin et al., NeurIPS 2025, 2504.10020): answers yes if yes and no are both likely.
@@ -117,16 +117,11 @@ class OLM(Strategy):
     Differs from the released code in the tokens of yes and no, which are all spellings of the options of a task.
     """
 
-    weights: ClassVar[None] = None
-
     favored: Count = 0  # index of the preferred option; 0 is yes for [yes, no]
     total: Fraction = 0.2  # minimal sum of the two probabilities
     margin: Fraction = 0.5  # maximal difference of the two probabilities
 
     traits = Traits(combines_options=True, requires_options=True, sums_first_tokens=True, is_control=True)
-
-    def strength(self, logits: Tensor, step: int) -> Tensor:
-        return unit_strength(logits)
 
     def combine(self, logits: Tensor, step: int) -> Tensor:
         options = logits[0]

@@ -1,11 +1,11 @@
 """Controls that keep the branches of a method, and replace its combination."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 from decoding import AllBranchesControl, Arm, ControlTarget, WrappingControl, constant_weights, has_negative_weight
-from decoding.base import StepState, Strategy, Traits, unit_strength
+from decoding.base import StepState, Strategy, unit_strength
 from decoding.formulas.distributions import constants_like
 from icl import ConfigError, NestedComponent, Tensor, component
 
@@ -126,10 +126,7 @@ class MaskOnly(WrappingControl):
     of: Annotated[Strategy, NestedComponent("strategy")]  # strategy whose mask is used
 
     control_rank: ClassVar[int] = 10
-
-    @property
-    def traits(self) -> Traits:
-        return replace(super().traits, preserves_argmax=True)
+    keeps_order: ClassVar[bool] = True
 
     @classmethod
     def control_for(cls, target: ControlTarget) -> Arm | None:

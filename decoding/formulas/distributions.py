@@ -15,18 +15,14 @@ from icl import PlanError, Tensor, copied_to_device, torch
 
 def mean_logprobs(logits: Tensor) -> Tensor:
     """Logarithm of the mean probability over the first dimension, [N, B, V] -> [B, V]. Nothing underflows."""
-    import math
-
-    mean: Tensor = logits.log_softmax(-1).logsumexp(0) - math.log(len(logits))
-    return mean
+    return logits.log_softmax(-1).logsumexp(0) - math.log(len(logits))
 
 
 def kl_divergence(p: Tensor, q: Tensor) -> Tensor:
     """Kullback-Leibler divergence, sum p log(p / q)."""
     p_probs = p.softmax(-1)
     log_ratio = torch.where(p_probs > 0, p.log_softmax(-1) - q.log_softmax(-1), 0.0)
-    divergence: Tensor = (p_probs * log_ratio).sum(-1, keepdim=True).clamp(min=0)
-    return divergence
+    return (p_probs * log_ratio).sum(-1, keepdim=True).clamp(min=0)
 
 
 def jensen_shannon(p: Tensor, q: Tensor) -> Tensor:
@@ -42,16 +38,14 @@ def reversed_jensen_shannon(p: Tensor, q: Tensor) -> Tensor:
     p_logprobs, q_logprobs = p.log_softmax(-1), q.log_softmax(-1)
     average = (p_logprobs.exp() + q_logprobs.exp()) / 2
     log_ratio = average.log() - (p_logprobs + q_logprobs) / 2
-    divergence: Tensor = torch.where(average > 0, average * log_ratio, 0.0).sum(-1, keepdim=True).clamp(min=0)
-    return divergence
+    return torch.where(average > 0, average * log_ratio, 0.0).sum(-1, keepdim=True).clamp(min=0)
 
 
 def bounded_divergence(p: Tensor, q: Tensor, kappa: float) -> Tensor:
     """CODE's bounded divergence (Kim et al. 2024, 2406.01920), in [0, 1]: .5 sum (p + q) log2(|p - q|^kappa + 1)."""
     p_probs, q_probs = p.softmax(-1), q.softmax(-1)
     distance = torch.log2((p_probs - q_probs).abs() ** kappa + 1)
-    divergence: Tensor = (((p_probs + q_probs) * distance).sum(-1, keepdim=True) / 2).clamp(0, 1)
-    return divergence
+    return (((p_probs + q_probs) * distance).sum(-1, keepdim=True) / 2).clamp(0, 1)
 
 
 def entropy(scores: Tensor) -> Tensor:

@@ -26,7 +26,6 @@ class Sampler(Protocol):
     @property
     def deterministic(self) -> bool:
         """Whether equal scores always give equal tokens."""
-        ...
 
     def choose(self, scores: Tensor, keys: Sequence[StreamKey], step: int) -> Tensor:
         """One token per row.
@@ -39,7 +38,6 @@ class Sampler(Protocol):
         Returns:
             [B] int64.
         """
-        ...
 
 
 @component("sampler", "greedy")

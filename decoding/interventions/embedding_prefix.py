@@ -59,8 +59,7 @@ def bridged(vectors: Tensor, mean: Tensor, noise: Tensor | None = None) -> Tenso
 
 def prefix(affine: Tensor, vector: Tensor) -> Tensor:
     """Virtual tokens [count, d] of a vector [e] under a map [1 + e, count, d], whose first row is the intercept."""
-    tokens: Tensor = affine[0] + torch.einsum("e,ecd->cd", vector.to(affine), affine[1:])
-    return tokens
+    return affine[0] + torch.einsum("e,ecd->cd", vector.to(affine), affine[1:])
 
 
 @component("intervention", "embedding_prefix")

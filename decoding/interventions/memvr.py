@@ -48,8 +48,7 @@ EACH = Where(part="both")
 
 def uncertainty(logits: Tensor) -> Tensor:
     """Entropy of the largest logits [n, V] as a share of its maximum: [n]."""
-    share: Tensor = entropy(logits.topk(TOP, -1).values)[:, 0] / math.log(TOP)
-    return share
+    return entropy(logits.topk(TOP, -1).values)[:, 0] / math.log(TOP)
 
 
 def retraced(x: Tensor, output: Tensor, features: Tensor, ratio: float) -> Tensor:
@@ -63,8 +62,7 @@ def retraced(x: Tensor, output: Tensor, features: Tensor, ratio: float) -> Tenso
     """
     looked = x @ features.T @ features
     scale = output.abs().mean(-1, keepdim=True) / looked.abs().mean(-1, keepdim=True).clamp(min=1e-12)
-    mixed: Tensor = (1 - ratio) * output + ratio * scale * looked
-    return mixed
+    return (1 - ratio) * output + ratio * scale * looked
 
 
 @dataclass(frozen=True, eq=False)

@@ -59,8 +59,7 @@ def grounding(logits: Tensor) -> Tensor:
 def visual_grounding_entropy(logits: Tensor, supported: Tensor, alpha: float) -> Tensor:
     """VGE of predictions [n, V], given the image's support [V]: [n] in [0, 1]. alpha: weight of the entropy."""
     share = entropy(logits)[:, 0] / torch.tensor(float(logits.shape[-1])).log()
-    own: Tensor = alpha * share + (1 - alpha) * (1 - supported[logits.argmax(-1)])
-    return own
+    return alpha * share + (1 - alpha) * (1 - supported[logits.argmax(-1)])
 
 
 def amplified(scores: Tensor, image: Tensor, text: Tensor, factors: Tensor, text_factor: float) -> Tensor:

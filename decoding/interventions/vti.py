@@ -132,8 +132,7 @@ def direction_edit(part: str, directions: Tensor, layers: list[int], lam: float)
 
 def direction(differences: Tensor) -> Tensor:
     """Mean and first principal direction of [n, layers, d], added: [layers, d]."""
-    added: Tensor = differences.mean(0) + principal_direction(differences)
-    return added
+    return differences.mean(0) + principal_direction(differences)
 
 
 def image_direction(differences: Tensor, grouping: str = "layers") -> Tensor:
@@ -162,8 +161,7 @@ def answer_differences(data: FitData) -> Tensor:
             raise DataError(f"query '{one.id}': no other source has a wrong answer for it. Use sources that differ.")
         wrong.append(answer)
     sites = data.model.sites.all("residual")
-    differences: Tensor = data.answer_states(sites)[1] - data.answer_states(sites, wrong)[1]
-    return differences
+    return data.answer_states(sites)[1] - data.answer_states(sites, wrong)[1]
 
 
 def image_differences(data: FitData, method: VTI) -> Tensor:

@@ -326,7 +326,7 @@ async def extended_response(
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
     if any(output.finish == "abort" for output in outputs):
-        raise HTTPError(503, "the engine ended the request, because it is stopping or the request was aborted.")
+        raise ended_error("abort", None)
     records = await server.take_records([group.name for group in groups if group.name])
     remaining = iter(outputs)
     group_outputs = [(group, [next(remaining) for _ in group.requests]) for group in groups]

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
-from decoding import Note, StatefulStrategy, StepState, Strategy, Traits, unit_strength
+from decoding import Note, StatefulStrategy, StepState, Strategy, Traits, UnitSumStrategy
 from decoding.prompt_edits import demonstrations, keep_demonstrations
 from icl import (
     ConfigError,
@@ -38,8 +38,7 @@ from icl import (
 def margins(logits: Tensor) -> Tensor:
     """Difference of the two best log-probabilities: [..., V] -> [...]."""
     best = logits.log_softmax(-1).topk(min(2, logits.shape[-1]), -1).values
-    difference: Tensor = best[..., 0] - best[..., -1]
-    return difference
+    return best[..., 0] - best[..., -1]
 
 
 def information(logits: Tensor) -> Tensor:
@@ -53,13 +52,12 @@ def first_clear(values: Tensor, margin: float) -> Tensor:
     """The first rung at or above the margin, else the last one: margins [rungs, B] -> [B] indices."""
     clear = values >= margin
     clear[-1] = True
-    chosen: Tensor = clear.int().argmax(0)
-    return chosen
+    return clear.int().argmax(0)
 
 
 @component("strategy", "adaptive_shots")
 @dataclass(frozen=True)
-class AdaptiveShots(StatefulStrategy):
+class AdaptiveShots(UnitSumStrategy, StatefulStrategy):
     """The scores under the smallest number of demonstrations at which the best token or option is clear."""
 
     ladder: tuple[Count, ...] = (0, 1, 2, 4)  # numbers of shots to try before all of them, ascending
@@ -70,8 +68,6 @@ class AdaptiveShots(StatefulStrategy):
 
     needs_labels: ClassVar[bool] = True
     clear_by: Literal["margin", "entropy"] = later_parameter("margin")  # best against second, or all together
-
-    weights: ClassVar[None] = None
 
     def __post_init__(self) -> None:
         if list(self.ladder) != sorted(set(self.ladder)):
@@ -86,9 +82,6 @@ class AdaptiveShots(StatefulStrategy):
     def clarity(self, logits: Tensor) -> Tensor:
         """How clear the answer is, in nats: [..., V] -> [...]."""
         return margins(logits) if self.clear_by == "margin" else information(logits)
-
-    def strength(self, logits: Tensor, step: int) -> Tensor:
-        return unit_strength(logits)
 
     def calibration_strategies(self, shots: int) -> tuple[Strategy, ...]:
         """One strategy per rung that always takes it, then all demonstrations. Raises ConfigError at 0 shots."""
@@ -125,8 +118,7 @@ class AdaptiveShots(StatefulStrategy):
                 if 0 not in state.memory:
                     state.memory[0] = rung if self.choice == "margin" else self._drawn_rung(state, len(rungs))
         chosen = copied_to_device([state.memory[0] for state in states], torch.long, logits.device)
-        scores: Tensor = rungs[chosen, torch.arange(len(states), device=logits.device)]
-        return scores
+        return rungs[chosen, torch.arange(len(states), device=logits.device)]
 
     def _drawn_rung(self, state: StepState, count: int) -> int:
         shares = self.shares or (1 / count,) * count

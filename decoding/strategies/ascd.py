@@ -146,8 +146,7 @@ class ASCD(PlausibleStrategy):
 
     def combine(self, logits: Tensor, step: int) -> Tensor:
         """logits: [3, B, V] float32 -> scores [B, V]."""
-        scores: Tensor = (1 + self.alpha) * logits[1] - self.alpha * logits[2]
-        return scores
+        return (1 + self.alpha) * logits[1] - self.alpha * logits[2]
 
     def _heads(self, attention: Mapping[int, Tensor], runs: Sequence[tuple[int, int]]) -> Heads:
         columns = [token for begin, end in runs for token in range(begin, end)]

@@ -57,5 +57,4 @@ class CHASD(StrategyWrapper, GatedStrategy):
         return self.method.combine_stateful(logits, step, states).where(gate, logits[0])
 
     def _is_open(self, reference: Tensor) -> Tensor:
-        is_open: Tensor = reference.softmax(-1).amax(-1, keepdim=True) < self.threshold
-        return is_open
+        return reference.softmax(-1).amax(-1, keepdim=True) < self.threshold

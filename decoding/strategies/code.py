@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, cast
 
-from decoding import Generate, Note, Strategy, Traits, bounded_divergence, unit_strength
+from decoding import Generate, Note, Traits, UnitSumStrategy, bounded_divergence
 from decoding.prompt_edits import replace_images
 from icl import NonNegative, Part, PlanError, PositiveInt, Prompt, Tensor, Turn, component, spans, torch
 from icl.types import Where
@@ -31,7 +31,7 @@ INSTRUCTION = (
 
 @component("strategy", "code")
 @dataclass(frozen=True)
-class CODE(Strategy):
+class CODE(UnitSumStrategy):
     """Contrast with the prompt in which the model's own description replaces the image.
 
     Presets. evaluation: argument of the script. fallback: default of the function, so small that D is close to 1.
@@ -45,10 +45,6 @@ class CODE(Strategy):
 
     traits = Traits(needs=frozenset({"generate", "logits"}), masks_in_combine=True)
     presets: ClassVar[dict[str, dict[str, float]]] = {"evaluation": {"kappa": 0.7}, "fallback": {"kappa": 0.2}}
-    weights: ClassVar[None] = None
-
-    def strength(self, logits: Tensor, step: int) -> Tensor:
-        return unit_strength(logits)
 
     def prepare(self, prompts: Sequence[Prompt], generate: Generate) -> Sequence[Mapping[str, str]]:
         """For each prompt: name of an image's part -> its description. Each distinct image is described once."""

@@ -11,9 +11,8 @@ No released code was compared.
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
 
-from decoding import Note, Strategy, Traits, entropy, unit_strength
+from decoding import Note, Traits, UnitSumStrategy, entropy
 from icl import PositiveInt, Prompt, Site, Tensor, Where, component, steer, torch
 from icl.models.interventions import MovedStates
 
@@ -23,22 +22,17 @@ EVERY = Where(part="both")
 
 def valley(entropies: Tensor) -> Tensor:
     """How often a search from the last layer moves to the layer before: [1 + depth, B], last layer first -> [B]."""
-    moves: Tensor = (entropies[1:] < entropies[:-1]).long().cumprod(0).sum(0)
-    return moves
+    return (entropies[1:] < entropies[:-1]).long().cumprod(0).sum(0)
 
 
 @component("strategy", "confident_layer")
 @dataclass(frozen=True)
-class ConfidentLayer(Strategy):
+class ConfidentLayer(UnitSumStrategy):
     """The logits of the layer at which entropy, followed down from the last layer, stops falling."""
 
     depth: PositiveInt = 3  # most layers below the last one that the search reaches
 
-    weights: ClassVar[None] = None
     traits = Traits(needs=frozenset({"logits", "interventions"}))
-
-    def strength(self, logits: Tensor, step: int) -> Tensor:
-        return unit_strength(logits)
 
     def branches(self, prompt: Prompt, note: Note = None) -> tuple[Prompt, ...]:
         """The prompt, and the prompt read up to each layer below the last one, nearest first."""

@@ -26,7 +26,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Annotated, ClassVar, Literal
 
-from decoding import Note, PlausibleStrategy, Traits, remove_query_image, unit_strength, weight_per_row
+from decoding import Note, PlausibleStrategy, Traits, UnitSumStrategy, remove_query_image, weight_per_row
 from decoding.interventions.attention_edits import Choice, chosen_keys, cut, random_order
 from icl import Keys, Prompt, Site, Tensor, Where, canonical_digest, steer
 from icl.edits import Edit, ShuffledPatches
@@ -92,10 +92,8 @@ class LeastAttended:
 
 @component("strategy", "crops")
 @dataclass(frozen=True)
-class CRoPS(PlausibleStrategy):
+class CRoPS(UnitSumStrategy, PlausibleStrategy):
     """Contrast with the prompt without the image and with an edited image, stronger at later tokens."""
-
-    weights: ClassVar[None] = None
 
     alpha: NonNegative = 1.0  # strength of the contrast with the edited image
     rate: Positive = 0.01  # growth of the first negative per token; the released value
@@ -110,9 +108,6 @@ class CRoPS(PlausibleStrategy):
     @property
     def traits(self) -> Traits:
         return Traits(needs=frozenset({"logits"} if self.negatives == "inputs" else {"logits", "interventions"}))
-
-    def strength(self, logits: Tensor, step: int) -> Tensor:
-        return unit_strength(logits)
 
     def branches(self, prompt: Prompt, note: Note = None) -> tuple[Prompt, Prompt, Prompt]:
         text = remove_query_image(prompt)

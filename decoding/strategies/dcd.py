@@ -83,8 +83,7 @@ class DCD(GatedStrategy):
 
     def strength(self, logits: Tensor, step: int) -> Tensor:
         image_weight, text_weight = self._weights(logits, self.gate(logits, step))
-        total: Tensor = (image_weight + text_weight).where(self._differ(logits), 1.0)
-        return total
+        return (image_weight + text_weight).where(self._differ(logits), 1.0)
 
     def _weights(self, logits: Tensor, gate: Tensor) -> tuple[Tensor, Tensor]:
         image, text = _confidence(logits)

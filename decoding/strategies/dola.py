@@ -15,7 +15,7 @@ matrix with the embeddings have no layer 0.
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from decoding import PlausibleStrategy, Traits, jensen_shannon, zero_strength
 from decoding.formulas.distributions import reversed_jensen_shannon
@@ -34,12 +34,8 @@ class DoLa(PlausibleStrategy):
     beta: Fraction = 0.1  # minimal probability relative to the best token; 0 masks nothing
     divergence: Literal["jensen_shannon", "released"] = "jensen_shannon"  # chooses the early layer
 
+    weights: ClassVar[None] = None  # the subtracted layer varies
     traits = Traits(needs=frozenset({"hidden_states", "logits"}), reads_early_exits=True, fallback="ced")
-
-    @property
-    def weights(self) -> None:
-        """None, because the subtracted layer varies."""
-        return None
 
     def strength(self, logits: Tensor, step: int) -> Tensor:
         return zero_strength(logits)
@@ -50,8 +46,7 @@ class DoLa(PlausibleStrategy):
         divergence = jensen_shannon if self.divergence == "jensen_shannon" else reversed_jensen_shannon
         chosen = torch.stack([divergence(last, layer)[:, 0] for layer in early]).argmax(0)
         rows = torch.arange(last.shape[0], device=last.device)
-        scores: Tensor = last.log_softmax(-1) - early[chosen, rows].log_softmax(-1)
-        return scores
+        return last.log_softmax(-1) - early[chosen, rows].log_softmax(-1)
 
     def _candidates(self, early: Tensor) -> Tensor:
         half = len(early) // 2

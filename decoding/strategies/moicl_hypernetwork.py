@@ -175,8 +175,7 @@ def network_weights(x: Tensor, hidden: Tensor, bias: Tensor, output: Tensor) -> 
         output: b, [H].
     """
     outputs = torch.tanh(x @ hidden.T + bias) @ output
-    weights: Tensor = (1 + outputs - outputs.mean(-1, keepdim=True)) / x.shape[-2]
-    return weights
+    return (1 + outputs - outputs.mean(-1, keepdim=True)) / x.shape[-2]
 
 
 def fit_network(

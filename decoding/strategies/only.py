@@ -75,8 +75,7 @@ def text_heads(weights: Tensor, image: Tensor, shuffle: Tensor | None = None) ->
 
 def _entropy(weights: Tensor) -> Tensor:
     shares = weights / weights.sum(-1, keepdim=True)
-    entropies: Tensor = -(shares * (shares + 1e-6).log()).sum(-1)
-    return entropies
+    return -(shares * (shares + 1e-6).log()).sum(-1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -170,8 +169,7 @@ class ONLY(GatedStrategy, PlausibleStrategy):
     def gate(self, logits: Tensor, step: int) -> Tensor:
         """Whether the other branch is close to the prompt."""
         distance = logits[0].softmax(-1) - self._other(logits).softmax(-1)
-        close: Tensor = distance.abs().sum(-1, keepdim=True) < self.gamma
-        return close
+        return distance.abs().sum(-1, keepdim=True) < self.gamma
 
     def gated_scores(self, logits: Tensor, step: int, gate: Tensor, states: Sequence[StepState]) -> Tensor:
         """logits: [2, B, V] float32 -> scores [B, V]."""

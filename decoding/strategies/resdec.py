@@ -33,8 +33,7 @@ def residual_guidance(logprobs: Tensor, candidates: Tensor, is_anchored: bool = 
     pool = logprobs[:, candidates]
     first = int(jensen_shannon(pool[1:], pool[:-1]).argmin()) if is_anchored else 0
     confidences = -pool[1 + first :].mean(-1, keepdim=True)
-    guidance: Tensor = (confidences * logprobs[1 + first :]).sum(0) / confidences.sum()
-    return guidance
+    return (confidences * logprobs[1 + first :]).sum(0) / confidences.sum()
 
 
 @component("strategy", "resdec")

@@ -47,8 +47,7 @@ Choice = Literal["model", "random", "noise", "crop", "mask", "inversion", "mirro
 def sparsity_mask(reference: Tensor, gamma: float) -> Tensor:
     """p(v) >= sigmoid(-gamma H(p)) max p, H in bits: logits [B, V] -> [B, V] bool. The best token always stays."""
     share = (-gamma * entropy(reference) / math.log(2)).sigmoid()
-    mask: Tensor = reference >= reference.amax(-1, keepdim=True) + share.log()
-    return mask
+    return reference >= reference.amax(-1, keepdim=True) + share.log()
 
 
 class ChosenChange(ContrastStrategy):

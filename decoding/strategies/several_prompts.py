@@ -14,7 +14,7 @@ from decoding import (
     StepState,
     Strategy,
     Traits,
-    unit_strength,
+    UnitSumStrategy,
 )
 from decoding.arms.fitting import fit_mixture_weights
 from decoding.formulas.distributions import constants_like, steps_per_row
@@ -44,7 +44,7 @@ NEG_INF = -float("inf")
 
 @component("strategy", "nbce")
 @dataclass(frozen=True)
-class NBCE(StatefulStrategy):
+class NBCE(UnitSumStrategy, StatefulStrategy):
     """Window of demonstrations with minimal entropy, contrasted with the prompt without demonstrations.
 
     Naive Bayes context extension (Su et al., NAACL 2024, 2403.17552): windows of demonstrations, pooled at each step.
@@ -60,8 +60,6 @@ class NBCE(StatefulStrategy):
     Differs from the released code in the windows, which are groups of demonstrations (there parts of a long text).
     """
 
-    weights: ClassVar[None] = None
-
     beta: NonNegative = 0.25  # strength of the contrast with the empty context
     windows: Count = 0  # windows of consecutive demonstrations; 0: one per demonstration
     pooling: Literal["min_entropy", "mean"] = "min_entropy"  # how windows are pooled
@@ -70,9 +68,6 @@ class NBCE(StatefulStrategy):
 
     traits = Traits(keeps_state=True, masks_in_combine=True)
 
-    def strength(self, logits: Tensor, step: int) -> Tensor:
-        return unit_strength(logits)
-
     def branches(self, prompt: Prompt, note: Note = None) -> tuple[Prompt, ...]:
         """The prompt, its windows, the query alone."""
         return prompt, *demonstration_windows(prompt, self.windows), remove_demonstrations(prompt)
@@ -80,8 +75,7 @@ class NBCE(StatefulStrategy):
     def combine_stateful(self, logits: Tensor, step: int, states: Sequence[StepState]) -> Tensor:
         logprobs = logits[1:].log_softmax(-1)
         if self.pooling == "mean":
-            mean: Tensor = (1 + self.beta) * logprobs[:-1].mean(0) - self.beta * logprobs[-1]
-            return mean
+            return (1 + self.beta) * logprobs[:-1].mean(0) - self.beta * logprobs[-1]
         cut = self._cut(logprobs)
         window, empty = self._pool(cut[:-1], step, states), cut[-1]
         scores: Tensor = (1 + self.beta) * window - self.beta * empty
@@ -107,8 +101,7 @@ class NBCE(StatefulStrategy):
         chosen: Tensor = entropies.argmin(0)
         for row, state in enumerate(states):
             state.memory[steps[row]] = chosen[row]  # stays on the device, so that the host need not wait for it
-        window: Tensor = windows[chosen, torch.arange(len(chosen), device=windows.device)]
-        return window
+        return windows[chosen, torch.arange(len(chosen), device=windows.device)]
 
 
 @component("strategy", "moicl")
@@ -139,6 +132,7 @@ class MoICL(Strategy):
     seed: int = later_parameter(0)  # random seed of the mask before its first step
 
     needs_labels: ClassVar[bool] = True
+    weights: ClassVar[None] = None  # they depend on the number of demonstrations
 
     def __post_init__(self) -> None:
         if self.selection != "largest" and not self.top_k:
@@ -161,11 +155,6 @@ class MoICL(Strategy):
         weights = fit_mixture_weights(logprobs, gold, top_k, start, step=float(self.selection == "learned"))
         return replace(self, groups=groups, group_weights=weights)
 
-    @property
-    def weights(self) -> None:
-        """None, because they depend on the number of demonstrations."""
-        return None
-
     def strength(self, logits: Tensor, step: int) -> Tensor:
         return logits.new_full((logits.shape[1], 1), sum(self.effective_weights(len(logits) - 1)))
 
@@ -185,8 +174,7 @@ class MoICL(Strategy):
     def combine(self, logits: Tensor, step: int) -> Tensor:
         experts = logits[1:].log_softmax(-1)
         weights = constants_like(self.effective_weights(len(experts)), logits)
-        scores: Tensor = (weights[:, None, None] * experts).sum(0)
-        return scores
+        return (weights[:, None, None] * experts).sum(0)
 
 
 @component("strategy", "parallel_icl")

@@ -52,8 +52,7 @@ class VDD(PlausibleStrategy):
         return prompt, *prior_prompts(prompt, self.prior, self.noise_step)
 
     def combine(self, logits: Tensor, step: int) -> Tensor:
-        scores: Tensor = (1 + self.alpha) * logits[0] - self.alpha * logits[1:].mean(0)
-        return scores
+        return (1 + self.alpha) * logits[0] - self.alpha * logits[1:].mean(0)
 
 
 @component("strategy", "vdd_post_hoc")
@@ -87,5 +86,4 @@ class VDDPostHoc(Strategy):
 
     def combine(self, logits: Tensor, step: int) -> Tensor:
         prior = logits[1:].softmax(-1).mean(0)
-        scores: Tensor = logits[0].log_softmax(-1) - (prior + self.smoothing).log()
-        return scores
+        return logits[0].log_softmax(-1) - (prior + self.smoothing).log()

@@ -10,8 +10,8 @@ from decoding import (
     ContrastStrategy,
     Note,
     PlausibleStrategy,
+    UnitSumStrategy,
     remove_query_image,
-    unit_strength,
     weight_per_row,
 )
 from decoding.branch import WHOLE
@@ -119,7 +119,7 @@ class CRG(ContrastStrategy):
 
 @component("strategy", "m3id")
 @dataclass(frozen=True)
-class M3ID(PlausibleStrategy):
+class M3ID(UnitSumStrategy, PlausibleStrategy):
     """Contrast with the prompt without the image, stronger with every token.
 
     Multi-modal mutual information decoding (Favero et al., CVPR 2024, 2403.14003): a contrast that grows with length.
@@ -147,10 +147,6 @@ class M3ID(PlausibleStrategy):
         "ritual": {"decay": 0.02, "beta": 0.1, "first_step": 0},
     }
     neutral_parameters: ClassVar[dict[str, float]] = {"decay": 0.0}
-    weights: ClassVar[None] = None
-
-    def strength(self, logits: Tensor, step: int) -> Tensor:
-        return unit_strength(logits)
 
     def branches(self, prompt: Prompt, note: Note = None) -> tuple[Prompt, Prompt]:
         return prompt, remove_query_image(prompt)

@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from decoding import Note, Strategy, entropy, remove_demonstrations, remove_query_image, unit_strength, wrap_question
+from decoding import Note, UnitSumStrategy, entropy, remove_demonstrations, remove_query_image, wrap_question
 from icl import ConfigError, PlanError, PositiveInt, Prompt, Query, Tensor, build, component, later_parameter, torch
 from icl import parameter_files as files
 from icl.lru_cache_bytes import LRUByteCache
@@ -29,7 +29,7 @@ _VECTORS = LRUByteCache[tuple[str, str], Any](64 * 2**20, lambda vectors: vector
 
 @component("strategy", "xmore")
 @dataclass(frozen=True)
-class XMoRe(Strategy):
+class XMoRe(UnitSumStrategy):
     """Mixture of two views, the image and retrieved texts, weighted by their confidence."""
 
     by: Literal["entropy", "inverse", "confidence", "normalized"] = "entropy"  # ~ exp(-H), 1 / H, max p, 1 - H / ln V
@@ -42,7 +42,6 @@ class XMoRe(Strategy):
     embedder: Any = later_parameter("encoder")  # embedder of images and captions: its name, or a mapping
     code: str = later_parameter("")  # digest of the file, set automatically
     _captions: ClassVar[tuple[str, ...]] = ()
-    weights: ClassVar[None] = None
 
     def __post_init__(self) -> None:
         if self.captions is None:
@@ -61,9 +60,6 @@ class XMoRe(Strategy):
         if isinstance(self.embedder, Mapping):  # a strategy can be hashed
             object.__setattr__(self, "embedder", embedder)
 
-    def strength(self, logits: Tensor, step: int) -> Tensor:
-        return unit_strength(logits)
-
     def branches(self, prompt: Prompt, note: Note = None) -> tuple[Prompt, ...]:
         """The prompt, and the two views; or the prompt, and the one with the captions."""
         if self.captions is None:
@@ -77,8 +73,7 @@ class XMoRe(Strategy):
         views = logits[1:].log_softmax(-1)
         if len(views) == 1:
             return views[0]
-        scores: Tensor = torch.logsumexp(views + self._view_weights(views).log(), 0)
-        return scores
+        return torch.logsumexp(views + self._view_weights(views).log(), 0)
 
     def _view_weights(self, views: Tensor) -> Tensor:
         """Weights that sum to one: log-probabilities [2, B, V] -> [2, B, 1]."""
@@ -90,8 +85,7 @@ class XMoRe(Strategy):
             weights = views.amax(-1, keepdim=True).exp()
         else:
             weights = 1 / entropy(views).clamp(min=1e-6)
-        normalized: Tensor = weights / weights.sum(0)
-        return normalized
+        return weights / weights.sum(0)
 
     def _chosen(self, prompt: Prompt) -> list[str]:
         """The captions of a prompt, the nearest last."""

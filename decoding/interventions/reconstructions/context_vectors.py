@@ -115,5 +115,4 @@ def pooled(pooler: Tensor, states: Tensor | None) -> Tensor:
 def unit_rms(states: Tensor) -> Tensor:
     """States [t, d], each divided by its root mean square, float32."""
     states = states.float()
-    units: Tensor = states / states.square().mean(-1, keepdim=True).sqrt().clamp(min=1e-6)
-    return units
+    return states / states.square().mean(-1, keepdim=True).sqrt().clamp(min=1e-6)

@@ -19,13 +19,13 @@ from dataclasses import dataclass, replace
 from math import log
 from typing import ClassVar, Literal
 
-from decoding import Note, PlausibleStrategy, Traits, jensen_shannon, unit_strength
+from decoding import Note, PlausibleStrategy, Traits, UnitSumStrategy, jensen_shannon
 from icl import Fraction, NonNegative, Part, PlanError, Prompt, Tensor, component, torch
 
 
 @component("strategy", "cicd")
 @dataclass(frozen=True)
-class CICD(PlausibleStrategy):
+class CICD(UnitSumStrategy, PlausibleStrategy):
     """Contrast with the prompt that shows the image of another sample; reconstructed from the abstract."""
 
     alpha: NonNegative = 1.0  # strength of the contrast; 0 is the reference under the mask
@@ -33,11 +33,7 @@ class CICD(PlausibleStrategy):
     select: Literal["none", "difference", "agreement"] = "difference"  # where the contrast is strong
 
     neutral_parameters: ClassVar[dict[str, float]] = {"alpha": 0.0}
-    weights: ClassVar[None] = None
     traits = Traits(reads_paired_prompt=True)
-
-    def strength(self, logits: Tensor, step: int) -> Tensor:
-        return unit_strength(logits)
 
     def branches(self, prompt: Prompt, note: Note = None) -> tuple[Prompt, Prompt]:
         """The prompt, and the prompt with the other sample's images, repeated if they are fewer.
@@ -62,8 +58,7 @@ class CICD(PlausibleStrategy):
         """logits: [2, B, V] float32 -> scores [B, V]."""
         divergence = jensen_shannon(logits[0], logits[1]) / log(2)
         factors = {"none": torch.ones_like(divergence), "difference": divergence, "agreement": 1 - divergence}
-        scores: Tensor = logits[0] + self.alpha * factors[self.select] * (logits[0] - logits[1])
-        return scores
+        return logits[0] + self.alpha * factors[self.select] * (logits[0] - logits[1])
 
 
 def _query_images(prompt: Prompt) -> list[Part]:

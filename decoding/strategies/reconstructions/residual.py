@@ -30,8 +30,7 @@ def residual(logprobs: Tensor, divergences: Tensor, stable: bool = True) -> Tens
     if stable:  # no weight of 0 for the others, because 0 * -inf is no number
         logprobs = logprobs[divergences <= divergences.median()]
     weights = logprobs.amax(-1).exp()
-    scores: Tensor = (weights[:, None] * logprobs).sum(0) / weights.sum()
-    return scores
+    return (weights[:, None] * logprobs).sum(0) / weights.sum()
 
 
 @component("strategy", "residual")

@@ -42,8 +42,7 @@ REQUEST = (
 def entropy_plausibility_mask(reference: Tensor, beta: float) -> Tensor:
     """p(v) >= beta (1 - H(p) / ln V) max p: logits [B, V] -> [B, V] bool. The best token always stays."""
     share = (beta * (1 - entropy(reference) / math.log(reference.shape[-1]))).clamp(min=1e-12, max=1.0)
-    mask: Tensor = reference >= reference.amax(-1, keepdim=True) + share.log()
-    return mask
+    return reference >= reference.amax(-1, keepdim=True) + share.log()
 
 
 @component("strategy", "savcd")
