@@ -50,13 +50,11 @@ def analyze(view: RunView) -> DataFrame:
             wide = wide.assign(zero=zero).dropna()
             if len(wide):
                 table_rows.append({**setting, "shots": shots, **_verdict(wide, view.better == "lower")})
-    note = "gain and blanked: against 0 shots, in pairs; admitted: demonstrations help, and not with blank images"
-    signed = tuple(f"{name}{end}" for name in ("gain", "blanked") for end in ("", "_low", "_high"))
     return make_table(
         table_rows,
         f"Admission of tasks for in-context learning ({view.measure})",
-        note=note,
-        signed=signed,
+        note="gain and blanked: against 0 shots, in pairs; admitted: demonstrations help, and not with blank images",
+        signed=tuple(f"{name}{end}" for name in ("gain", "blanked") for end in ("", "_low", "_high")),
         missing=f"{view.path}: no setting was run at 0 shots, at k shots and with blank images. {ADVICE}",
     )
 

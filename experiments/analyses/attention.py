@@ -34,11 +34,10 @@ def analyze(view: RunView, queries: int = QUERIES) -> DataFrame:
     """One row per setting, layer and span. Raises PlanError, ConfigError or ModelError without readable attention."""
     arms = run_prompts(view, "interventions", queries, with_demos=False)
     rows = [row for setting, prompts in arms for row in _rows(setting, prompts)]
-    note = "attention: mean over heads and prompts, sums to 1 in a layer; tokens: share of the prompt; n: prompts"
     return make_table(
         rows,
         "Attention of the last token of the prompt",
-        note=note,
+        note="attention: mean over heads and prompts, sums to 1 in a layer; tokens: share of the prompt; n: prompts",
         figure={"x": "layer", "y": ("attention",), "by": "span", "measure": "attention", "n": "prompts"},
     )
 

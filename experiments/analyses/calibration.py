@@ -39,11 +39,10 @@ def analyze(view: RunView) -> DataFrame:
         rows = [row for row in to_records(samples) if len(row_probabilities(row)) > 1 and text_items(row, "gold")]
         if rows:
             table_rows.append({**setting, **_measured(rows), "n": len(rows)})
-    note = f"ece: {BINS} equal bins; brier: summed over options; risk_50: over the more confident half"
     return make_table(
         table_rows,
         "Are the option probabilities calibrated?",
-        note=note,
+        note=f"ece: {BINS} equal bins; brier: summed over options; risk_50: over the more confident half",
         signed=("over",),
         missing=f"{view.path}: no options were scored. Run it with answer_mode: options, on a task with options.",
     )

@@ -119,9 +119,12 @@ def analyze(view: RunView) -> DataFrame:
     groups = caption_groups(view)
     lines = [row for group in groups for row in group.rows]
     reference = ", ".join(f"{axis} {value}" for axis, value in groups[0].to.items()) or "none"
-    note = f"reference: {reference}; chair: lower is better"
-    signed = ("at_length", "low", "high", "beyond", "beyond_low", "beyond_high")
-    return make_table(lines, "Hallucination at equal length and at equal recall", note=note, signed=signed)
+    return make_table(
+        lines,
+        "Hallucination at equal length and at equal recall",
+        note=f"reference: {reference}; chair: lower is better",
+        signed=("at_length", "low", "high", "beyond", "beyond_low", "beyond_high"),
+    )
 
 
 def caption_groups(view: RunView) -> list[CaptionGroup]:
@@ -219,9 +222,7 @@ def _chair_difference(sums: Floats) -> Floats:
 
 
 def _beyond(sums: Floats) -> Floats:
-    flat = sums.reshape(-1, sums.shape[-1])
-    values = [_beyond_of(row) for row in flat]
-    return np.array(values, dtype=np.float64).reshape(sums.shape[:-1])
+    return np.apply_along_axis(_beyond_of, -1, sums)
 
 
 def _beyond_of(row: Floats) -> float:

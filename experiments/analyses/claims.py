@@ -21,24 +21,35 @@ def analyze(view: RunView) -> DataFrame:
     if view.is_sequential:
         raise ConfigError(f"{view.path}: {view.sequential_note}")
     judged = judge_claims(view)
-    if not judged:
-        raise ConfigError(
-            f"{view.path}: the experiment file of this run has no key `claims`. `icl ls configs debunk` has an example."
-        )
     nan = float("nan")
     rows = []
     for one in judged:
         result = one.comparison.result
-        row: dict[str, Any] = {"claim": one.claim.claim, "where": one.comparison.subject, "metric": one.metric}
-        verdict = f"{one.verdict}: {one.reason}" if one.reason else one.verdict
-        row |= {"difference": result.difference if result else nan}
-        row |= {"low": result.low if result else nan, "high": result.high if result else nan}
-        row |= {"p": one.comparison.p if result else nan, "n": result.pairs if result else 0}
-        rows.append({**row, "verdict": verdict, "source": one.claim.source})
+        rows.append(
+            {
+                "claim": one.claim.claim,
+                "where": one.comparison.subject,
+                "metric": one.metric,
+                "difference": result.difference if result else nan,
+                "low": result.low if result else nan,
+                "high": result.high if result else nan,
+                "p": one.comparison.p if result else nan,
+                "n": result.pairs if result else 0,
+                "verdict": f"{one.verdict}: {one.reason}" if one.reason else one.verdict,
+                "source": one.claim.source,
+            }
+        )
     metrics = {one.metric for one in judged if one.comparison.result}
     figure: dict[str, Any] | None = None  # differences of several metrics have no common scale
     if len(metrics) == 1:
         measure = f"difference of {' '.join(metrics)}, the arm minus the other"
         figure = {"x": "claim", "y": ["difference"], "by": "where", "measure": measure, "n": "pairs"}
-    note = "p: corrected over all comparisons of the report"
-    return make_table(rows, "Claims", note=note, signed=("difference", "low", "high"), figure=figure)
+    return make_table(
+        rows,
+        "Claims",
+        note="p: corrected over all comparisons of the report",
+        signed=("difference", "low", "high"),
+        missing=f"{view.path}: the experiment file of this run has no key `claims`. `icl ls configs debunk` has an "
+        "example.",
+        figure=figure,
+    )

@@ -37,11 +37,14 @@ def analyze(view: RunView) -> DataFrame:
         table_rows.append({**setting, "place": "any", **_any(rows, predictions, demo_answers, right)})
         for place in range(1, max(map(len, demo_answers)) + 1):
             table_rows.append({**setting, "place": str(place), **_at(place, rows, predictions, demo_answers, right)})
-    note = (
-        "place: 1 is next to the query; copied: if the answer of the place occurs once in the prompt; copied all: "
-        "in all prompts; copied wrong: in all prompts, among wrong answers; chance: with other queries' prompts"
+    return make_table(
+        table_rows,
+        "Answers copied from demonstrations, by place from the query",
+        note=(
+            "place: 1 is next to the query; copied: if the answer of the place occurs once in the prompt; copied all: "
+            "in all prompts; copied wrong: in all prompts, among wrong answers; chance: with other queries' prompts"
+        ),
     )
-    return make_table(table_rows, "Answers copied from demonstrations, by place from the query", note=note)
 
 
 def _any(

@@ -65,8 +65,12 @@ def analyze(view: RunView, embedder: str = "") -> DataFrame:
             }
             for name, scores in right.items()
         ]
-    note = "held-out images; gain: over the classifier; below: under the head on corrected labels"
-    return make_table(rows, "A head tuned on corrected labels", note=note, signed=("gain", "below"))
+    return make_table(
+        rows,
+        "A head tuned on corrected labels",
+        note="held-out images; gain: over the classifier; below: under the head on corrected labels",
+        signed=("gain", "below"),
+    )
 
 
 def _right(labels: Sequence[str], true: Sequence[str]) -> Any:

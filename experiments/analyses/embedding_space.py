@@ -12,14 +12,13 @@ question and its answer. A gap says nothing about retrieval by itself ("It's Not
 it with the precision of `retrieval`. Vectors come from the cache of embeddings.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from experiments import RunView, answered_samples, build_retriever, make_table, read_cells
-from icl import ConfigError, DataFrame, Embedder, PlanError, Pool, build
+from icl import DataFrame, Embedder, PlanError, Pool, build, class_name
 from retrievers import SimilarityRetriever, TextField, VectorIndex, Vectors, demo_text, for_text, open_source, reads
 
 
@@ -37,7 +36,7 @@ def analyze(view: RunView) -> DataFrame:
         diagnosis = diagnose(task.pool(task.queries[0].id), retriever.embedder)
         rows[key] = {
             "task": task.title,
-            "encoder": getattr(type(retriever.embedder), "component", ("", type(retriever.embedder).__name__))[1],
+            "encoder": class_name(type(retriever.embedder)),
             "gap": diagnosis.gap,
             "alignment": diagnosis.alignment,
             "uniform_img": diagnosis.uniformity_images,
@@ -47,9 +46,12 @@ def analyze(view: RunView) -> DataFrame:
             "images": diagnosis.images,
             "texts": diagnosis.texts,
         }
-    if not rows:
-        raise ConfigError(f"{view.path}: no retriever of the run compares vectors. Use knn or another similarity.")
-    return make_table(list(rows.values()), "Spaces of the encoders", note="alignment, uniformity: smaller is better")
+    return make_table(
+        list(rows.values()),
+        "Spaces of the encoders",
+        note="alignment, uniformity: smaller is better",
+        missing=f"{view.path}: no retriever of the run compares vectors. Use knn or another similarity.",
+    )
 
 
 # Properties of an embedding space: modality gap, alignment, uniformity, hubness, near-duplicates.
@@ -154,8 +156,8 @@ def diagnose(
     both = images is not None and texts is not None and images.shape[1] == texts.shape[1]
     duplicates = near_duplicates(images, threshold) if images is not None else []
     return Diagnosis(
-        _count(images),
-        _count(texts),
+        0 if images is None else len(images),
+        0 if texts is None else len(texts),
         modality_gap(images, texts) if both and images is not None and texts is not None else None,
         alignment(images, texts) if both and images is not None and texts is not None else None,
         uniformity(images) if images is not None and len(images) > 1 else None,
@@ -163,7 +165,3 @@ def diagnose(
         hubness(images) if images is not None and len(images) > 10 else None,
         tuple((examples[i].id, examples[j].id, score) for i, j, score in duplicates),
     )
-
-
-def _count(rows: Sequence[Any] | Vectors | None) -> int:
-    return 0 if rows is None else len(rows)

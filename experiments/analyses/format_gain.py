@@ -30,11 +30,15 @@ def analyze(view: RunView) -> DataFrame:
     if len(references) == 1:
         for row in rows:
             del row["against"]
-    signed = ("gain_strict", "gain_lenient", "format_gain", "low", "high")
     note = "p after Holm"
     if any("unread" in row for row in rows):
         note += "; with unread outputs low and high are the range over all readings, without sampling error"
-    return make_table(rows, "How much of the gain is format", note=note, signed=signed)
+    return make_table(
+        rows,
+        "How much of the gain is format",
+        note=note,
+        signed=("gain_strict", "gain_lenient", "format_gain", "low", "high"),
+    )
 
 
 def _references(view: RunView) -> list[dict[str, Any]]:

@@ -104,11 +104,10 @@ def analyze(
         rows += ({**setting, **row} for row in _rows(model, prompts, ready, golds, maps, share=share))
         if not figure or len(prompts[0].prompt.images) > figure[-1]["images"]:
             figure = [cell for i in range(min(REPORTED, len(prompts))) for cell in _cells(prompts[i], i, maps)]
-    note = "effect: p of the answer, marked patches cut less as many random ones; intervals are not corrected"
     table = make_table(
         rows,
         "Maps of images, and their cuts",
-        note=note,
+        note="effect: p of the answer, marked patches cut less as many random ones; intervals are not corrected",
         signed=("effect", "effect_low", "effect_high"),
         figure={"x": "map", "y": ("effect",), "by": "cut", "measure": "effect on p", "n": "prompts"},
     )

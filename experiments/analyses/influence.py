@@ -66,12 +66,11 @@ def analyze(view: RunView, queries: int = QUERIES) -> DataFrame:
                     "n": len(chosen),
                 }
             )
-    note = "in nats: positive if the demonstration makes the answer more probable"
     signed = tuple(f"{name}{end}" for name in ("gold", "answer", "replaced") for end in ("", "_low", "_high"))
     return make_table(
         table_rows,
         "Influence of single demonstrations",
-        note=note,
+        note="in nats: positive if the demonstration makes the answer more probable",
         signed=(*signed, "low", "high"),
         missing=f"{view.path}: no prompt has demonstrations whose influence could be measured.",
         figure={
@@ -153,20 +152,16 @@ def _log_likelihoods(one: RunPrompt, prompts: Sequence[Prompt], answer: str) -> 
 def _groups(samples: Sequence[Sequence[Influence]]) -> Iterator[tuple[str, list[Influence]]]:
     """(name, demonstrations) of each row of a setting."""
     every = [one for sample in samples for one in sample]
-    halves = [_halves(sample) for sample in samples]
+    halves, places = [_halves(sample) for sample in samples], sorted({one.place for one in every})
     groups = {
         "any": every,
-        **{f"place {place + 1}": [one for one in every if one.place == place] for place in _places(every)},
+        **{f"place {place + 1}": [one for one in every if one.place == place] for place in places},
         "gold answer": [one for one in every if one.is_gold],
         "another answer": [one for one in every if not one.is_gold],
         "nearer half": [one for near, _ in halves for one in near],
         "farther half": [one for _, far in halves for one in far],
     }
     return ((name, chosen) for name, chosen in groups.items() if chosen)
-
-
-def _places(every: Sequence[Influence]) -> list[int]:
-    return sorted({one.place for one in every})
 
 
 def _halves(sample: Sequence[Influence]) -> tuple[Sequence[Influence], Sequence[Influence]]:

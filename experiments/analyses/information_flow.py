@@ -40,11 +40,10 @@ def analyze(view: RunView, queries: int = QUERIES) -> DataFrame:
     """One row per setting and layer. Raises PlanError, ConfigError or ModelError without readable attention."""
     arms = run_prompts(view, "interventions", queries)
     rows = [row for setting, prompts in arms for row in _rows(setting, prompts)]
-    note = "collect, read: saliency over that of other pairs; effect: answers cut less other tokens cut, in pairs"
     return make_table(
         rows,
         "Information flow through the answers",
-        note=note,
+        note="collect, read: saliency over that of other pairs; effect: answers cut less other tokens cut, in pairs",
         signed=("effect", "effect_low", "effect_high"),
         figure={
             "x": "layer",

@@ -31,7 +31,7 @@ class Probe:
 
     def probabilities(self, rows: Vectors) -> Floats:
         """Class probabilities: [N, D] unit rows -> [N, C]."""
-        return np.exp(_log_softmax(SCALE * rows @ self.weights.T))
+        return np.exp(scipy.special.log_softmax(SCALE * rows @ self.weights.T, axis=1))
 
     def predict(self, rows: Vectors) -> list[str]:
         """The most probable class of each row; of equals, the first."""
@@ -69,7 +69,7 @@ def fit_probe(
         weights = flat.reshape(shape)
         total, gradient = DECAY * float((weights**2).sum()), 2 * DECAY * weights
         for rows, targets in data:
-            logprobs, indices = _log_softmax(SCALE * rows @ weights.T), np.arange(len(rows))
+            logprobs, indices = scipy.special.log_softmax(SCALE * rows @ weights.T, axis=1), np.arange(len(rows))
             total -= float(logprobs[indices, targets].mean()) / len(data)
             errors = np.exp(logprobs)
             errors[indices, targets] -= 1
@@ -104,8 +104,3 @@ def cross_validated(rows: Vectors, labels: Sequence[str], folds: Sequence[int]) 
         probe = fit_probe(unit[fitted], [label for label, chosen in zip(labels, fitted, strict=True) if chosen])
         predicted[~fitted] = probe.predict(unit[~fitted])
     return list(predicted)
-
-
-def _log_softmax(logits: Floats) -> Floats:
-    shifted = logits - logits.max(axis=1, keepdims=True)
-    return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True)))

@@ -61,13 +61,11 @@ def analyze(view: RunView) -> DataFrame:
         for name, values in importance.items():
             line |= prefixed_interval(values, clusters, name)
         table_rows.append({**line, **{name: shares.count(name) / len(shares) for name in CLASSES}, "n": len(shares)})
-    signed = tuple(f"mis_{name}{end}" for name in ("image", "text") for end in ("", "_low", "_high"))
-    note = "shares of samples: which modality a right answer needs; either: one alone does; unanswered: none does"
     return make_table(
         table_rows,
         f"What answers need ({view.measure})",
-        note=note,
-        signed=signed,
+        note="shares of samples: which modality a right answer needs; either: one alone does; unanswered: none does",
+        signed=tuple(f"mis_{name}{end}" for name in ("image", "text") for end in ("", "_low", "_high")),
         missing=f"{view.path}: no setting was run with both modalities, without images and without questions. "
         "In grid, transforms: [[], [{name: images, how: removed, where: query}], [{name: questions, how: "
         "removed, where: query}]].",

@@ -34,11 +34,10 @@ def analyze(view: RunView) -> DataFrame:
         table_rows.append(
             {**{axis: arm[axis] for axis in named}, **means, **tested, "share": share, "n": int(row["pairs"])}
         )
-    note = "share: of the gain over 0 shots that the change takes away; – without a gain. p after Holm"
     return make_table(
         table_rows,
         f"The cost of each change of the demonstrations ({view.measure})",
-        note=note,
+        note="share: of the gain over 0 shots that the change takes away; – without a gain. p after Holm",
         signed=("drop", "low", "high", "share"),
     )
 

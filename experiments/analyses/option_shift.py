@@ -36,11 +36,10 @@ def analyze(view: RunView) -> DataFrame:
         questions = _questions(to_records(samples))
         if questions:
             table_rows.append({**setting, **shift_statistics(questions)})
-    note = "consistent: right under every shift of the options; sd: of accuracy over the position of the gold answer"
     return make_table(
         table_rows,
         "Does an answer depend on the position of its option?",
-        note=note,
+        note="consistent: right under every shift of the options; sd: of accuracy over the position of the gold answer",
         missing=f"{view.path}: no question has samples for every shift of its options. For questions with three, in "
         "grid, transforms: [[{name: option_list, shift: 0}], [{name: option_list, shift: 1}], "
         "[{name: option_list, shift: 2}]].",

@@ -25,7 +25,7 @@ from experiments import RunView, answered_samples, interval_columns, make_table
 from experiments.analyses.recovery import ALL_TASKS, label_without_task
 from experiments.config.keys import NO_INTERVENTION
 from experiments.stats import Pairs, as_sequence, corrected_tests, read_answer, text_items, to_records
-from icl import ConfigError, DataFrame, normalize_text
+from icl import DataFrame, normalize_text
 
 QUERY = ("query", "seed", "shots")
 """The columns that an answer with an intervention and one without have in common."""
@@ -65,20 +65,20 @@ class FollowedTask:
 def analyze(view: RunView) -> DataFrame:
     """One row per pair of tasks and intervention. Raises ConfigError without vectors of another task of the run."""
     every = list(_pairs(answered_samples(view, with_demos=False)))
-    if not every:
-        raise ConfigError(
-            f"{view.path}: no intervention has vectors of another task with the same queries. Run tasks that differ in "
-            "their answers alone, and name each file of vectors by words of its task's label, such as plus.safetensors."
-        )
     every += _pooled(every)
     tests = corrected_tests([Pairs(one.scores[:, 2], one.scores[:, 0], one.clusters) for one in every])
     rows = [
         one.row() | {"more": test.difference, "more_low": test.low, "more_high": test.high, "p": test.p}
         for one, test in zip(every, tests, strict=True)
     ]
-    note = "follows: answers of the task `of`; without: no intervention; more: difference, p and interval after Holm"
     return make_table(
-        rows, "Do answers follow another task's vector?", note=note, signed=("more", "more_low", "more_high")
+        rows,
+        "Do answers follow another task's vector?",
+        note="follows: answers of the task `of`; without: no intervention; more: difference, p and interval after Holm",
+        signed=("more", "more_low", "more_high"),
+        missing=f"{view.path}: no intervention has vectors of another task with the same queries. Run tasks that "
+        "differ in their answers alone, and name each file of vectors by words of its task's label, such as "
+        "plus.safetensors.",
     )
 
 

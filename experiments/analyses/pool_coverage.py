@@ -22,7 +22,7 @@ from experiments import answered_samples, interval_columns, iter_settings, make_
 from experiments.results.run_view import RunView
 from experiments.stats import demos_of, text_items, to_records, unit_labels
 from icl import DataError, DataFrame, Example, Pool, Query, normalize_text
-from retrievers import EXCLUDE_LEAKS, Vectors, split_words
+from retrievers import EXCLUDE_LEAKS, Encoder, Vectors, shared_cache, split_words
 
 
 def analyze(view: RunView) -> DataFrame:
@@ -96,8 +96,6 @@ def mean_pairwise_distance(rows: Sequence[Vectors]) -> float:
 
 
 def _vectors(members: Sequence[Example]) -> Vectors:
-    from retrievers import Encoder, shared_cache
-
     return shared_cache(Encoder(), None).embed_images(members)
 
 

@@ -42,7 +42,7 @@ def analyze(view: RunView, queries: int = IMAGES) -> DataFrame:
     for model, cells in load_models(view, answered_samples(view, with_demos=False), "interventions"):
         for task in {cell.labels["task"]: cell.task for cell in cells}.values():
             examples = labeled_images(task, queries)
-            if len(_labels(examples)) < 2:
+            if len({normalize_text(example.class_name) for example in examples}) < 2:
                 problems.append(f"{task.title} has fewer than two labels with {FOLDS} images of different groups each")
                 continue
             setting = {"task": task.title, "model": str(cells[0].labels["model"])}
@@ -50,12 +50,11 @@ def analyze(view: RunView, queries: int = IMAGES) -> DataFrame:
     note = "share of images whose label a linear probe gives, on folds that it was not fitted on; shuffled: the control"
     if problems:
         note += f"; left out: {'; '.join(dict.fromkeys(problems))}"
-    signed = ("difference", "difference_low", "difference_high")
     return make_table(
         table_rows,
         "Classes before and after the projector",
         note=note,
-        signed=signed,
+        signed=("difference", "difference_low", "difference_high"),
         missing=f"{view.path}: {'; '.join(dict.fromkeys(problems))}. Probes need a task whose pool has images of "
         "classes.",
         figure={
@@ -97,10 +96,6 @@ def assign_folds(labels: Sequence[str], groups: Sequence[str], order: Sequence[i
 
 def _group(example: Example) -> str:
     return example.group or example.id
-
-
-def _labels(examples: Sequence[Example]) -> set[str]:
-    return {normalize_text(example.class_name) for example in examples}
 
 
 def _rows(model: HF, title: str, examples: Sequence[Example]) -> Iterator[dict[str, Any]]:

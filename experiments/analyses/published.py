@@ -27,18 +27,13 @@ from experiments.stats.arms import (
     resolve_setting,
     varying_axes,
 )
-from icl import ConfigError, DataFrame, ICLError, pd
+from icl import DataFrame, ICLError, pd
 
 
 def analyze(view: RunView) -> DataFrame:
     """One row per published number and model. Raises ConfigError if the file has no published numbers."""
     declared = [PublishedSpec(**node) for node in (view.info.get("config") or {}).get("published") or ()]
     numbers = [one for spec in declared for one in published_numbers(view, spec)]
-    if not numbers:
-        raise ConfigError(
-            f"{view.path}: the experiment file of this run has no key `published`. `icl ls configs papers/vcd` has "
-            "an example."
-        )
     nan = float("nan")
     rows = []
     for one in numbers:
@@ -58,9 +53,14 @@ def analyze(view: RunView) -> DataFrame:
             }
         )
     every = ("published", "here", "low", "high", "difference")
-    signed = every if any(one.spec.minus for one in numbers) else ("difference",)
-    note = "difference: here minus published; no test. Sources are in the report"
-    return make_table(rows, "Published numbers", note=note, signed=signed)
+    return make_table(
+        rows,
+        "Published numbers",
+        note="difference: here minus published; no test. Sources are in the report",
+        signed=every if any(one.spec.minus for one in numbers) else ("difference",),
+        missing=f"{view.path}: the experiment file of this run has no key `published`. `icl ls configs papers/vcd` has "
+        "an example.",
+    )
 
 
 @dataclass(frozen=True)

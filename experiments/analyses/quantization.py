@@ -46,11 +46,16 @@ def compare_precisions(view: RunView, full: str, costs: Mapping[str, Mapping[str
             row |= {key: float(getattr(tested[model], key)) for key in ("difference", "low", "high", "p")}
         row["agreement"] = _agreement(view, model, full, on)
         table_rows.append({**row, **costs.get(model, {}), "n": len(own)})
-    note = (
-        f"against {full}; agreement: share of the same answers; kl in nats, of the first token; peak of the process, "
-        "or of a GPU's allocations; tokens/s of greedy decoding, on this machine; p and interval after Holm; n samples"
+    frame = make_table(
+        table_rows,
+        "What fewer bits change",
+        note=(
+            f"against {full}; agreement: share of the same answers; kl in nats, of the first token; peak of the "
+            "process, or of a GPU's allocations; tokens/s of greedy decoding, on this machine; p and interval after "
+            "Holm; n samples"
+        ),
+        signed=("difference", "low", "high"),
     )
-    frame = make_table(table_rows, "What fewer bits change", note=note, signed=("difference", "low", "high"))
     frame.attrs["heads"] = {"weights_mib": "weights, MiB", "peak_mib": "peak, MiB", "tokens_s": "tokens/s"}
     return frame
 

@@ -36,16 +36,14 @@ def analyze(view: RunView) -> DataFrame:
         row |= {"change": result.difference, "change_low": result.low, "change_high": result.high, "p": result.p}
     for row in statistics:
         del row["pairs"]
-    signed = ("gain", "low", "high", "change", "change_low", "change_high")
-    note = (
-        f"gain in {view.measure}, over all other settings; change: against the gain of {full}; p and interval of "
-        "the change after Holm; n pairs of samples"
-    )
     return make_table(
         statistics,
         "Gains with fewer bits",
-        note=note,
-        signed=signed,
+        note=(
+            f"gain in {view.measure}, over all other settings; change: against the gain of {full}; p and interval of "
+            "the change after Holm; n pairs of samples"
+        ),
+        signed=("gain", "low", "high", "change", "change_low", "change_high"),
         missing=f"{view.path}: no gain can be computed. Run shots above 0, a retriever besides random, or two "
         "decodings.",
     )

@@ -37,5 +37,10 @@ def analyze(view: RunView) -> DataFrame:
     for row, end in zip(table_rows, ends, strict=True):
         result: Any = gains_at_end[end]
         row |= {"gain": result["difference"], "p": result["p_corrected"], "low": result["low"], "high": result["high"]}
-    note = "gain: at the most shots, against 0; efficiency: mean gain over the axis of shots; p and interval after Holm"
-    return make_table(table_rows, "Shot curves", note=note, signed=("gain", "low", "high", "efficiency", "headroom"))
+    return make_table(
+        table_rows,
+        "Shot curves",
+        note="gain: at the most shots, against 0; efficiency: mean gain over the axis of shots; p and interval after "
+        "Holm",
+        signed=("gain", "low", "high", "efficiency", "headroom"),
+    )

@@ -113,24 +113,6 @@ class StoredResult:
     outdated: str
 
 
-class _Options(BaseModel):
-    model_config = ConfigDict(strict=True)
-
-    name: str
-    metric: str
-    to: list[str]
-    by: list[str]
-    queries: int | None
-    parameters: list[str] = []
-
-
-class _Basis(BaseModel):
-    model_config = ConfigDict(strict=True)
-
-    cells: dict[str, str]
-    compare: str
-
-
 class _ImageCell(BaseModel):
     """An image of the figure, in a row of a panel. png: the image itself, so that a page loads nothing."""
 
@@ -159,8 +141,8 @@ class _Result(BaseModel):
 
     model_config = ConfigDict(strict=True)
 
-    options: _Options
-    basis: _Basis
+    options: AnalysisOptions
+    basis: Basis
     version: str
     doc: str
     attributes: _Attributes
@@ -212,7 +194,7 @@ def store_result(run: Path, options: AnalysisOptions, basis: Basis, table: DataF
     attributes = {name: table.attrs[name] for name in ATTRIBUTES if name in table.attrs}
     content = {
         "format": FORMAT,
-        "options": _plain(asdict(options)),
+        "options": asdict(options),
         "basis": asdict(basis),
         "version": icl.__version__,
         "doc": doc,
@@ -221,7 +203,7 @@ def store_result(run: Path, options: AnalysisOptions, basis: Basis, table: DataF
         "rows": [[_cell(value) for value in row] for row in table.itertuples(index=False, name=None)],
     }
     try:
-        _Result.model_validate(content)
+        _Result.model_validate({**content, "options": options, "basis": basis})
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"])).replace("attributes", "attrs", 1)
@@ -259,8 +241,8 @@ def copy_results(run: Path, copy: Path, change: Callable[[Any], Any]) -> None:
     basis, basis_of_copy = read_basis(run), asdict(read_basis(copy))
     for path in files:
         result = _read(path)
-        if not _basis(result).outdated_by(basis):
-            content = {"format": FORMAT, **change(result.model_dump()), "basis": basis_of_copy}
+        if not result.basis.outdated_by(basis):
+            content = {"format": FORMAT, **change(_plain(result.model_dump())), "basis": basis_of_copy}
             write_json(copy / FOLDER / path.name, content)
 
 
@@ -272,20 +254,13 @@ def _read(path: Path) -> _Result:
     content = read_mapping(path, REMEDY) or {}
     if (number := content.get("format")) != FORMAT:
         raise StoreError(f"{path} has format {number!r:.40}; this version reads format {FORMAT}. {REMEDY}")
-    check_shape(_Result, content, path, REMEDY)
-    return _Result.model_validate(content)
-
-
-def _basis(result: _Result) -> Basis:
-    return Basis(result.basis.cells, result.basis.compare)
+    return check_shape(_Result, content, path, REMEDY)
 
 
 def _stored_result(result: _Result, now: Basis) -> StoredResult:
     table = pd.DataFrame(result.rows, columns=result.columns)
     table.attrs |= result.attributes.model_dump()
-    own = result.options
-    options = AnalysisOptions(own.name, own.metric, tuple(own.to), tuple(own.by), own.queries, tuple(own.parameters))
-    return StoredResult(options, table, result.doc, result.version, _basis(result).outdated_by(now))
+    return StoredResult(result.options, table, result.doc, result.version, result.basis.outdated_by(now))
 
 
 def _plain(value: Any) -> Any:

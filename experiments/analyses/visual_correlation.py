@@ -47,12 +47,11 @@ def analyze(view: RunView, queries: int = QUERIES) -> DataFrame:
         raise ConfigError(f"{view.path}: no answer in a prompt has an image whose effect could be measured{why}.")
     note = "in nats a token; weight: of CAL's loss, 1 as in an ordinary one; n: tokens"
     note += f"; {dropped}" if dropped else ""
-    signed = ("no_image", "low", "high", "other_image", "other_image_low", "other_image_high", "logprob")
     return make_table(
         table_rows,
         "Visual correlation of answer tokens",
         note=note,
-        signed=signed,
+        signed=("no_image", "low", "high", "other_image", "other_image_low", "other_image_high", "logprob"),
         figure={
             "x": "answer",
             "y": ("no_image", "other_image"),

@@ -55,12 +55,11 @@ def analyze(view: RunView) -> DataFrame:
         )
     for row, result in zip(table_rows, corrected_tests(every, ("the vote", "the model")), strict=True):
         row |= {"beyond": result.difference, "beyond_low": result.low, "beyond_high": result.high, "p": result.p}
-    signed = ("beyond", "beyond_low", "beyond_high")
     return make_table(
         table_rows,
         "The model and the vote of its demonstrations",
         note="p and interval of beyond after Holm",
-        signed=signed,
+        signed=("beyond", "beyond_low", "beyond_high"),
     )
 
 

@@ -12,7 +12,9 @@ import typer
 
 from experiments.cli.main import checked_path
 from experiments.cli.options import Overrides
+from experiments.terminal.progress import spinner
 from icl import ConfigError, Example, ICLError, Image, Pool, build, did_you_mean, strip_control_characters
+from icl.tasks.presets import CHECKS, PRESETS, record_check
 from retrievers import Embedder, open_source
 
 ROLES, COLUMN = ("question", "image", "answer", "options", "id", "group"), {"group": "pair"}
@@ -38,7 +40,6 @@ def drawings(
 
     `icl data drawings` fetches everything (400 MB); `--sets openclipart` public-domain drawings alone (31 MB).
     """
-    from experiments.terminal.progress import spinner
     from icl.tasks.drawings.install import install_drawings
     from icl.tasks.drawings.table import SOURCES
 
@@ -75,7 +76,6 @@ def check(
     cannot be used, if a column that is mapped is absent or empty in all rows, or if an image cannot be opened.
     """
     from experiments.cli.column_guess import guess_task, with_overrides
-    from icl.tasks.presets import CHECKS, PRESETS, record_check
 
     if not (is_preset := data in PRESETS) and not checked_path(data).exists():
         raise ConfigError(
@@ -151,8 +151,6 @@ def _print_problems(problems: Sequence[str], total: int) -> None:
 
 def _preset_task(preset: str, path: Path | None) -> dict[str, Any]:
     """The task of a preset, on its data set of the hub or on these files."""
-    from icl.tasks.presets import PRESETS
-
     if path is None and "path" not in PRESETS[preset]:
         raise ConfigError(f"preset '{preset}' reads your own files, not a data set of the hub: add --path FILE.")
     place = {} if path is None else {"path": str(checked_path(path).absolute())}
@@ -197,8 +195,6 @@ def _print_line(what: str, text: str) -> None:
 
 def preset_row(name: str) -> str:
     """The row of a preset in the table of docs/data.md."""
-    from icl.tasks.presets import CHECKS, PRESETS
-
     one, path = CHECKS.get(name, {}), PRESETS[name].get("path")
     if "date" in one:
         checked = f"{one['date']}, {one['revision'] or 'local files'}"

@@ -22,6 +22,7 @@ from packaging.version import InvalidVersion, Version
 
 from experiments.cli.options import Overrides, complete_config
 from icl import ConfigError, ModelError, cache_folder, huggingface_hub, strip_control_characters, torch
+from icl.models.hf.model import HF, Quantize
 from icl.models.vllm.model import DEVICE_FILES, DEVICES
 
 if TYPE_CHECKING:
@@ -325,6 +326,9 @@ def _gib(size: int) -> str:
 
 def inspect_machine() -> Machine:
     """The facts about this machine, in seconds."""
+    from icl.models.small.folder import check_packages
+
+    quantizations: tuple[Quantize, ...] = ("nf4", "int8")
     driver, gpus = _gpus()
     packages = tuple(_packages())
     has_bitsandbytes = any(package.name == "bitsandbytes" and package.installed for package in packages)
@@ -340,9 +344,11 @@ def inspect_machine() -> Machine:
         torch_hip=build.hip,
         torch_archs=tuple((torch._C._cuda_getArchFlags() or "").split()) if build.cuda else (),
         memory=_memory(),
-        quantization={name: _quantization_problem(name) for name in ("nf4", "int8")} if has_bitsandbytes else {},
+        quantization={name: _problem(HF(quantize=name).quantization.check) for name in quantizations}
+        if has_bitsandbytes
+        else {},
         folders=tuple(_folder(name, path) for name, path in _folders()),
-        small=_small_problem(),
+        small=_problem(check_packages),
         graphs=_graphs_problem("tiny") if gpus else "",
     )
 
@@ -406,23 +412,10 @@ def _memory() -> int | None:
         return None
 
 
-def _quantization_problem(name: str) -> str:
-    """The sentence of a run that asks for this quantization on this machine, or ''."""
-    from icl.models.hf.model import HF
-
+def _problem(check: Callable[[], object]) -> str:
+    """The sentence of a run that fails in this check, or ''."""
     try:
-        HF(quantize=name).quantization.check()  # type: ignore[arg-type]  # a name of the table above
-    except ModelError as error:
-        return str(error)
-    return ""
-
-
-def _small_problem() -> str:
-    """The sentence of a run with `model.path: small` that lacks a package or has other weights, or ''."""
-    from icl.models.small.folder import check_packages
-
-    try:
-        check_packages()
+        check()
     except ModelError as error:
         return str(error)
     return ""
@@ -430,13 +423,7 @@ def _small_problem() -> str:
 
 def _graphs_problem(path: str) -> str:
     """The sentence of a run of this checkpoint with `cuda_graphs: true` that cannot load it, or ''."""
-    from icl.models.hf.model import HF
-
-    try:
-        HF(path=path, cuda_graphs=True).load()
-    except ModelError as error:
-        return str(error)
-    return ""
+    return _problem(HF(path=path, cuda_graphs=True).load)
 
 
 def _folders() -> Iterator[tuple[str, Path]]:

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from icl import ConfigError, did_you_mean, strip_control_characters
+from icl import ConfigError, build, did_you_mean, strip_control_characters
 
 FORMATS = ("custom_generate", "control_vector", "easysteer")
 
@@ -49,7 +49,6 @@ def command(
 def _files(form: str, node: Any, to: Path) -> dict[Path, bytes]:
     """Relative path -> content. Raises ConfigError if the component cannot be exported."""
     from decoding import custom_generate_files, find_vector_file, parse_arm, read_vector_file, vector_files
-    from icl import build
 
     if form == "custom_generate":
         return {name: text.encode() for name, text in custom_generate_files(parse_arm(node, "COMPONENT")).items()}

@@ -13,9 +13,10 @@ from decoding import Arm, FittedTensors, write_parameter_file
 from decoding.interventions.vector_file import SUFFIX, write_vector_file
 from experiments.cli.main import INTERRUPTED
 from experiments.cli.options import ConfigFile, Overrides, Quiet, RunsFolder
-from experiments.config import Config, TuningControl
+from experiments.config import Config, TuningControl, load_config
 from experiments.report.figure import Figure, Line, check_figure_file, dashed_lines, encode_lines
 from experiments.store.store import report_write_errors
+from experiments.terminal.progress import spinner
 from icl import ConfigError, StoreError, alt, filelock, pd
 
 if TYPE_CHECKING:
@@ -73,7 +74,6 @@ def command(
     what was interrupted. `model: {name: hf, adapter: adapters/tune_binding/tuned}` loads the adapter. With
     `tune.parameters: vectors`, the tensors of an intervention train, as in `icl fit tune_m2iv`.
     """
-    from experiments.config.config import load_config
     from experiments.running.feedback import names_learning_retriever
     from experiments.running.fit import SeveralSettingsError, names_intervention
 
@@ -119,7 +119,6 @@ def _fit_retriever(config: Config, out: Path | None) -> None:
     """Fits and writes the head of a retriever, with the feedback beside it."""
 
     from experiments.running.feedback import fit_retriever
-    from experiments.terminal.progress import spinner
 
     path = out or Path("learned.safetensors")
     if path.suffix != ".safetensors":
@@ -148,7 +147,6 @@ def _fit_retriever(config: Config, out: Path | None) -> None:
 def _fit_vectors(config: Config, out: Path | None, sources: int | None) -> None:
     """Fits and writes the vectors of an intervention."""
     from experiments.running.fit import fit_vectors
-    from experiments.terminal.progress import spinner
 
     if out is not None and out.suffix != SUFFIX:
         raise ConfigError(f"--out: {out} must end in {SUFFIX}. A JSON file of the same name is written beside it.")
@@ -185,7 +183,6 @@ def _train(
 ) -> None:  # fmt: skip
     """Trains the adapters of a file with `tune`, and runs its study with each of them."""
     from experiments.cli.run import run_config
-    from experiments.terminal.progress import spinner
     from experiments.tuning.checkpoint import CURVE
     from experiments.tuning.tune import TUNED, evaluation_config, tune
 

@@ -15,7 +15,15 @@ from experiments.cli.options import Metric, Quiet, Trust, model_node
 from experiments.config.yaml_document import parse_override
 from experiments.report.sample_browser import image_path
 from experiments.report.sample_detail import printable_text
-from experiments.results.labeling import Output, Queue, describe_labels, judge_error, require_queue
+from experiments.results.labeling import (
+    Output,
+    Queue,
+    describe_labels,
+    export_outputs,
+    import_labels,
+    judge_error,
+    require_queue,
+)
 from experiments.results.loaded_run import Run, load_run
 from experiments.results.view_run import NO_REFERENCE, view_run
 from experiments.running.judging import (
@@ -144,12 +152,8 @@ def command(
     if export is not None and read is not None:
         raise ConfigError("--export and --import cannot be combined: fill the column 'right' of the file in between.")
     if export is not None:
-        from experiments.results.labeling import export_outputs
-
         print(f"wrote {format_count(export_outputs(export, work.missing()), 'output')}   {export}")
     elif read is not None:
-        from experiments.results.labeling import import_labels
-
         print(f"read {format_count(import_labels(read, work.run.path, work.queue, work.by, work.look), 'label')}")
         work.print_state()
     else:

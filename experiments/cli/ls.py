@@ -165,7 +165,7 @@ def _print_components(kind: str, name: str, width: int) -> None:
         for line in _table([*_abilities()], width):
             print(line)
         for name, cls in _loadable():
-            if bits := _quantizations(cls):
+            if bits := ", ".join(cls.quantizations):
                 print(f"  quantized, {name}: {bits}")
     print(f"\n`icl ls {kind} NAME` shows one with its parameters.")
 
@@ -209,7 +209,7 @@ def _abilities() -> Iterator[tuple[str, ...]]:
             "strategies": has & {"strategies", "logits"},
             "hidden_states": has & {"hidden_states"},
             "adapters": cls.supports_adapters,
-            "quantized": _quantizations(cls),
+            "quantized": cls.quantizations,
         }
         served = cls.abilities_when_served
         yield name, *("yes" if can[column] else "served" if column in served else "-" for column in COLUMNS[1:])
@@ -219,10 +219,6 @@ def _loadable() -> Iterator[tuple[str, type[Any]]]:
     for name in entries("model"):
         with suppress(ConfigError):  # its row has the reason
             yield name, resolve("model", name)
-
-
-def _quantizations(cls: type[Any]) -> str:
-    return ", ".join(cls.quantizations)
 
 
 def _table(rows: list[tuple[str, ...]], width: int) -> Iterator[str]:

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from icl import ConfigError, did_you_mean
+from icl.lazy_exports import PACKAGES
 
 TEMPLATES = Path(__file__).parent / "templates"
 """One file per kind, such as strategy.py.txt. `$name` stands for the name of the file, `$Name` for the class."""
@@ -82,12 +83,6 @@ def _path(name: str, suffix: str) -> Path:
     stem = path.stem
     if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", stem) or keyword.iskeyword(stem):
         raise ConfigError(f"{name!r} names a file and a class: letters, digits and '_' only, a letter first.")
-    if suffix == ".py" and (stem in sys.stdlib_module_names or _is_package(stem)):
+    if suffix == ".py" and (stem in sys.stdlib_module_names or stem in PACKAGES):
         raise ConfigError(f"{path.name} would shadow the module '{stem}'. Choose another name.")
     return path
-
-
-def _is_package(name: str) -> bool:
-    from icl.lazy_exports import PACKAGES
-
-    return name in PACKAGES

@@ -112,7 +112,12 @@ def _print_outcome(done: "RunOutcome", quiet: bool, observation: "Observation") 
     for warning in filter(None, [*done.warnings, dropped_cells_note(Store(done.folder))]):
         print(warning, file=sys.stderr)
     if done.jobs:
-        _print_jobs(done.folder, done.jobs)
+        count = len(done.jobs)
+        print(f"submitted    {count} job{'s' * (count > 1)}: {', '.join(done.jobs)}   {done.folder}")
+        print(
+            f"`icl show {done.folder} --follow` shows their progress. After they have ended, run the same command "
+            "again."
+        )
         return
     if not done.computed and not done.missing:
         print(f"nothing to do ({done.samples:,} samples present)   {done.folder}")
@@ -127,12 +132,6 @@ def _print_outcome(done: "RunOutcome", quiet: bool, observation: "Observation") 
 def _print_note(text: str) -> None:
     """Prints an observer's failure, which --quiet does not hide."""
     print(strip_control_characters(text), file=sys.stderr)
-
-
-def _print_jobs(folder: Path, jobs: tuple[str, ...]) -> None:
-    """Prints the names of the jobs and the next command."""
-    print(f"submitted    {len(jobs)} job{'s' * (len(jobs) > 1)}: {', '.join(jobs)}   {folder}")
-    print(f"`icl show {folder} --follow` shows their progress. After they have ended, run the same command again.")
 
 
 def _show_results(folder: Path, quiet: bool, observation: "Observation") -> None:

@@ -43,7 +43,15 @@ def experiment_schema() -> dict[str, Any]:
     _describe(ExperimentKeys, properties)
     for key in ("grid", "zip"):
         properties[key] |= {
-            "properties": {axis: _axis_schema(properties[axis]) for axis in AXES},
+            "properties": {
+                axis: {
+                    "type": "array",
+                    "minItems": 1,
+                    "items": properties[axis],
+                    "description": properties[axis]["description"],
+                }
+                for axis in AXES
+            },
             "patternProperties": {rf"^({'|'.join(COMPONENT_KINDS)})\..+$": {"type": "array", "minItems": 1}},
             "additionalProperties": False,
         }
@@ -57,10 +65,6 @@ def _with_references(node: Any) -> Any:
         named = {key: value for key, value in node.items() if key != "title" or isinstance(value, dict)}
         return kind | {key: _with_references(value) for key, value in named.items()}
     return [*map(_with_references, node)] if isinstance(node, list) else node
-
-
-def _axis_schema(value: dict[str, Any]) -> dict[str, Any]:
-    return {"type": "array", "minItems": 1, "items": value, "description": value["description"]}
 
 
 def _describe(cls: type[Any], properties: dict[str, Any]) -> None:

@@ -98,7 +98,7 @@ def compare(a: Side, b: Side, tolerance: float | None = None) -> tuple[Limits, l
     limits = Limits(usual if tolerance is None else tolerance, eps, frozenset(tokens))
     of_b = {entry.name: entry for entry in b.entries}
     pairs = [(entry, of_b[entry.name]) for entry in a.entries if entry.name in of_b]
-    return limits, [PromptComparison(x.name, x.cause, compare_entries(x, y, limits)) for x, y in pairs]
+    return limits, [PromptComparison(x.name, x.cause, _outcomes(x, y, limits)) for x, y in pairs]
 
 
 def check_comparable(a: Side, b: Side) -> None:
@@ -118,8 +118,7 @@ def check_comparable(a: Side, b: Side) -> None:
         )
 
 
-def compare_entries(a: Entry, b: Entry, limits: Limits) -> dict[Stage, Outcome]:
-    """Stage -> outcome, in order."""
+def _outcomes(a: Entry, b: Entry, limits: Limits) -> dict[Stage, Outcome]:
     outcomes = {Stage.PROMPT: _scripts(a.script, b.script)}
     return outcomes | {stage: function(a.trace, b.trace, limits) for stage, function in STAGES.items()}
 
@@ -240,8 +239,7 @@ def _by_channel(values: "np.ndarray") -> "np.ndarray | None":
         values = values.reshape(len(values), 3, 1, -1)
     if values.ndim < 3 or values.shape[-3] != 3:
         return None
-    channels: np.ndarray = values.swapaxes(0, -3).reshape(3, -1)
-    return channels
+    return values.swapaxes(0, -3).reshape(3, -1)
 
 
 def _features(a: Trace, b: Trace, limits: Limits) -> Outcome:

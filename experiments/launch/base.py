@@ -59,20 +59,16 @@ class WorkerGroup(Protocol):
     @property
     def jobs(self) -> Mapping[str, str]:
         """worker -> name of its job, such as a process id."""
-        ...
 
     @property
     def cancel_command(self) -> str:
         """The command that ends the workers; empty if they end with the process that started them."""
-        ...
 
     def poll(self) -> Mapping[str, WorkerStatus]:
         """worker -> status. Called every few seconds. Raises ICLError."""
-        ...
 
     def detach(self) -> str:
         """Called when the following process stops. Ends the workers, or returns a sentence on what they do next."""
-        ...
 
 
 class Launcher(Protocol):
@@ -84,24 +80,19 @@ class Launcher(Protocol):
     @property
     def workers(self) -> int:
         """How many workers share the grid. 0: the process itself computes everything."""
-        ...
 
     @property
     def wait(self) -> bool:
         """Whether the process that starts the workers follows them to their end."""
-        ...
 
     def check(self) -> None:
         """Raises ConfigError or PlanError if nothing can be launched from here. Called before any data is read."""
-        ...
 
     def start(self, launch: "Launch") -> WorkerGroup:
         """Starts `launch.workers`. Raises PlanError with the cluster's message if it refuses them."""
-        ...
 
     def reattach(self, launch: "Launch") -> WorkerGroup | None:
         """The workers that an earlier process started; None if they end with that process."""
-        ...
 
 
 HEARTBEAT_SECONDS = 5.0

@@ -14,7 +14,7 @@ from typing import Any
 from experiments.grid.grid import Cell, Grid
 from experiments.observers.base import ObservedState, Observer
 from experiments.store import Store, describe_metrics, read_mapping, scored_sample, write_json
-from icl import DataFrame, StoreError, canonical_digest, describe
+from icl import DataFrame, StoreError, canonical_digest, class_name, describe
 from icl.metrics.run_level import run_statistic
 
 logger = logging.getLogger(f"icl.{__name__}")
@@ -111,17 +111,13 @@ class Observation:
                 self.active.remove(observer)
                 problem = " ".join(f"{type(error).__name__}: {error}".rstrip(".: ").split())
                 self.note(
-                    f"observer '{_name(observer)}' failed in {method}: {problem[:400]}. The run goes on without it; "
-                    "the same command reports the finished run to it again."
+                    f"observer '{class_name(type(observer))}' failed in {method}: {problem[:400]}. The run goes on "
+                    "without it; the same command reports the finished run to it again."
                 )
 
 
-def _name(observer: Observer) -> str:
-    return str(getattr(type(observer), "component", ("", type(observer).__name__))[1])
-
-
 def _identity(observer: Observer) -> str:
-    return f"{_name(observer)} {canonical_digest(describe(observer))[:16]}"
+    return f"{class_name(type(observer))} {canonical_digest(describe(observer))[:16]}"
 
 
 def _varying_labels(cells: Sequence[Cell]) -> list[str]:

@@ -4,8 +4,9 @@ Tokens are counted on a random choice of each task's queries and scaled to all q
 sample on its own. The others count each distinct prompt once, as the runner prefills it.
 """
 
+import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -163,7 +164,7 @@ def make_plan(
     all_queries = {id(task): task.queries[:limit] for task in grid.tasks}
     parts = [(task, sample_queries(all_queries[id(task)], SAMPLED_QUERIES), _groups(grid, task)) for task in grid.tasks]
     notes |= dict.fromkeys(note for task in grid.tasks for note in _image_notes(task.title, all_queries[id(task)]))
-    progress = CountingProgress(report, sum(len(queries) * len(groups) for _, queries, groups in parts))
+    num_rows, done = sum(len(queries) * len(groups) for _, queries, groups in parts), itertools.count()
     prefix_reuse, largest = PrefixReuse(), LargestRequests()
     token_counts = {id(model): TokenCounts(model) for model in grid.models}
     for task, queries, groups in parts:
@@ -183,7 +184,7 @@ def make_plan(
                 prompts,
                 unlisted,
                 largest,
-                progress,
+                lambda: report("counting", next(done), num_rows),
                 tokens=token_counts[id(group[0].model)],
             )
             group_work = _count(group, queries, retrievals[id(group[0].model)], counters)
@@ -265,22 +266,9 @@ def _with_placeholders(cells: Sequence[Cell]) -> tuple[list[Cell], list[str]]:
     return replaced, list(notes)
 
 
-@dataclass
-class CountingProgress:
-    """A report of how many rows of prompts were counted."""
-
-    report: ReportProgress
-    of: int
-    done: int = 0
-
-    def step(self) -> None:
-        self.report("counting", self.done, self.of)
-        self.done += 1
-
-
 @dataclass(frozen=True)
 class PlanCounters:
-    """The counters that the groups of a task share."""
+    """The counters that the groups of a task share. report_row: called for each row of prompts."""
 
     plain: "DistinctImages"
     edited: "DistinctImages"
@@ -291,7 +279,7 @@ class PlanCounters:
     prompts: PromptNotes
     unlisted: UnlistedOptions
     largest: LargestRequests
-    progress: CountingProgress
+    report_row: Callable[[], None]
     tokens: TokenCounts
 
 
@@ -311,7 +299,7 @@ def _count(
     """Counts the prompts of cells of one task, model and number of shots."""
     work = WorkEstimate()
     for index, row in enumerate(build_contexts(retrieval, prompt_specs(cells), queries)):
-        counters.progress.step()
+        counters.report_row()
         tokens: dict[str, int] = {}
         context_images: set[str] = set()
         for item in (render(one, counters.tokens) for one in row):

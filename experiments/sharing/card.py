@@ -11,8 +11,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
-
 from experiments.config.yaml_document import to_flow_yaml
 from experiments.report.sections.controls import controls_frame
 from experiments.results import Run, RunView
@@ -28,7 +26,7 @@ from experiments.stats import (
 )
 from experiments.stats.formatting import format_range
 from experiments.store import IMPORTED, MERGED, Store, json_round_trip, read_invocations, read_mapping
-from experiments.store.json_shapes import check_shape, excerpt
+from experiments.store.json_shapes import Shape, check_shape, excerpt
 from experiments.store.labels import LABELS, Labels, read_labels
 from icl import DataFrame, StoreError, __version__, canonical_bytes, canonical_digest
 
@@ -53,9 +51,7 @@ CELL_NAME = re.compile(r"[0-9a-f]{1,64}")
 REMEDY = "Write it again with `icl report RUN --as card`."
 
 
-class _CellShape(BaseModel):
-    model_config = ConfigDict(strict=True, extra="allow", protected_namespaces=())
-
+class _CellShape(Shape):
     labels: dict[str, Any]
     seed: int | None
     model_digest: str | None
@@ -64,17 +60,13 @@ class _CellShape(BaseModel):
     short: str
 
 
-class _EnvironmentShape(BaseModel):
-    model_config = ConfigDict(strict=True, extra="allow")
-
+class _EnvironmentShape(Shape):
     versions: dict[str, str]
     devices: list[str]
 
 
-class CardShape(BaseModel):
+class CardShape(Shape):
     """The shape of card.json, as far as `icl check` reads it."""
-
-    model_config = ConfigDict(strict=True, extra="allow")
 
     cells: dict[str, _CellShape]
     environments: list[_EnvironmentShape]
@@ -300,14 +292,16 @@ def _body(card: Mapping[str, Any]) -> Iterator[str]:
         yield f"**{format_count(ignored, 'line')} of the run {'is' if ignored == 1 else 'are'} damaged and ignored.**"
     if card["origin"] != "computed":
         yield f"The run was {card['origin']}, so no config computes its samples."
-    yield from ("", "## Scores", "", _fixed(card), "")
+    fixed = ", ".join(f"{axis} {_escape(value)}" for axis, value in card["fixed"].items())
+    yield from ("", "## Scores", "", f"In all cells: {fixed}.", "")
     yield from _score_tables(card)
     if card["controls"]:
         yield from ("## Controls", "")
         yield from _table(CONTROL_COLUMNS, card["controls"])
     if card["findings"]:
         yield from ("## What it shows", "", *(f"- {_escape(sentence)}" for sentence in card["findings"]), "")
-    yield from ("## What was run", "", "```yaml", *_config(card["config"]), "```", "")
+    config = [f"{key}: {to_flow_yaml(value)}" for key, value in card["config"].items()]
+    yield from ("## What was run", "", "```yaml", *config, "```", "")
     yield from ("## Environment", "")
     for one in card["environments"]:
         yield f"- {_escape(describe(one))}"
@@ -368,15 +362,6 @@ def _estimate(row: Mapping[str, Any]) -> str:
 
 def _size(row: Mapping[str, Any]) -> str:
     return f"{row['samples']:,}" + (f" ({row['missing']:,} missing)" if row["missing"] else "")
-
-
-def _fixed(card: Mapping[str, Any]) -> str:
-    return "In all cells: " + ", ".join(f"{axis} {_escape(value)}" for axis, value in card["fixed"].items()) + "."
-
-
-def _config(config: Mapping[str, Any]) -> Iterator[str]:
-    for key, value in config.items():
-        yield f"{key}: {to_flow_yaml(value)}"
 
 
 def _table(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:

@@ -10,7 +10,7 @@ import os
 import platform
 import re
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -250,7 +250,7 @@ def copy_scrubbed(run: Run, folder: Path, images: bool = False) -> Run:
     records = [
         {key: record[key] for key in PROCESS_KEYS if key in record} for record in read_invocations(source).values()
     ]
-    write_text(invocations_file(target), _lines(records))
+    write_text(invocations_file(target), "".join(json.dumps(one, ensure_ascii=False) + "\n" for one in records))
     for digest in map(str, info.get("cells", [])):
         if (description := source.read_cell(digest)) is not None:
             target.write_cell(digest, scrubber.metadata(description))
@@ -290,10 +290,6 @@ def _copy_images(run: Run, folder: Path) -> None:
     for path in image_files(run.path):
         if path.stem in named:
             shutil.copyfile(path, folder / path.name)
-
-
-def _lines(records: Iterable[Mapping[str, Any]]) -> str:
-    return "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
 
 
 def _is_absolute(text: str) -> bool:

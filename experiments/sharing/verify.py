@@ -36,7 +36,7 @@ from icl import Example, StoreError
 from icl.metrics.reading import folded_answers
 
 TOLERANCE = 1e-6
-"""The largest difference of a score or an end of an interval between two versions of numpy."""
+"""The largest difference of a score or an end of an interval: two versions of numpy may round otherwise."""
 MAX_NAMED = 5
 """Samples of a cell that are named."""
 DERIVED = {
@@ -153,7 +153,6 @@ def _short(value: Any) -> str:
     return text if len(text) <= 80 else f"{text[:79]}…"
 
 
-SCORE_TOLERANCE = 1e-6
 CHECKED_ELSEWHERE = ("metrics", "data")
 """Keys of cell.json that another version may write otherwise: `wrong_scores` and `grid_of` check their content."""
 Sample = Mapping[str, Any]
@@ -347,7 +346,7 @@ def wrong_scores(run: Run, grid: Grid) -> Iterator[str]:
                 yield f"{where}: the stored answer is marked unread for {flags[0]}, and it is for {flags[1]}"
             for name, value in json_round_trip(right).items():
                 stored = sample.get("scores", {}).get(name)
-                if stored is None or abs(stored - value) > SCORE_TOLERANCE:
+                if stored is None or abs(stored - value) > TOLERANCE:
                     yield f"{where}: the stored {name} is {stored}, and the stored answer scores {value}"
 
 

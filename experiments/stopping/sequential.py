@@ -163,8 +163,7 @@ def lattice(sums: ArrayLike, first: int) -> Whole:
     sizes = np.abs(values)
     largest = sizes[:first].max(initial=0.0) or next(iter(sizes[sizes > 0]), 0.0)
     whole = np.floor(sizes / (largest / GRID_STEPS) + 0.5) if largest else np.zeros(len(values))
-    rounded: Whole = (np.sign(values) * whole).astype(np.int64)
-    return rounded
+    return (np.sign(values) * whole).astype(np.int64)
 
 
 @lru_cache(maxsize=256)
@@ -219,8 +218,7 @@ def zero_mean_p(values: ArrayLike) -> Floats:
     x = np.asarray(values, dtype=np.float64)[:, None]
     logs = np.concatenate([np.cumsum(np.log1p(sign * BETS * x), axis=0) for sign in (1, -1)], axis=1)
     wealth = np.logaddexp.reduce(logs, axis=1) - np.log(2 * len(BETS))
-    p: Floats = np.exp(-np.maximum.accumulate(np.maximum(wealth, 0.0)))
-    return p
+    return np.exp(-np.maximum.accumulate(np.maximum(wealth, 0.0)))
 
 
 def holm_decided(p: ArrayLike, family: int, alpha: float = 0.05) -> NDArray[np.bool_]:

@@ -294,11 +294,6 @@ def learning_rate(step: int, steps: int, top: float, warmup: float) -> float:
     return top * (steps - step) / max(1, steps - rising)
 
 
-def is_finite(value: Tensor) -> bool:
-    """Whether a loss or a gradient norm is a number."""
-    return bool(torch.isfinite(value).all())
-
-
 def end_token(model: HF) -> int:
     """The token that ends an answer: the tokenizer's own, if it ends answers of this model."""
     own = model.tokenizer.eos_token_id

@@ -17,7 +17,7 @@ from torch import Tensor
 from experiments.config.keys import TuneSpec
 from experiments.tuning.checkpoint import CURVE, Curve, TrainingFolder, report_write_errors
 from experiments.tuning.episodes import Episode, Episodes
-from experiments.tuning.objectives import chunk_loss, encode_images_repeatably, encode_step, is_finite, learning_rate
+from experiments.tuning.objectives import chunk_loss, encode_images_repeatably, encode_step, learning_rate
 from experiments.tuning.projector import NewProjector, TrainedProjector
 from experiments.tuning.trained_parts import TrainedLora, TrainedPart, TrainedVectors
 from icl import ModelError, StreamKey, report_out_of_memory
@@ -164,7 +164,7 @@ def _dev_loss(model: HF, part: TrainedPart, spec: TuneSpec, dev: Episodes) -> fl
 
 def _check(value: Tensor, what: str, step: int, saved: int | None, folder: Path) -> None:
     """Raises ModelError if a loss or gradient is not a number."""
-    if is_finite(value):
+    if bool(value.isfinite()):
         return
     left = "No adapter was written" if saved is None else f"The adapter in {folder} is that of step {saved}"
     raise ModelError(

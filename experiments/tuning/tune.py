@@ -178,7 +178,8 @@ def training_cell(config: Config, spec: TuneSpec, control: str | None, more: Seq
                     f"setting, and this axis has {len(values)} values. Choose one: grid.{axis}=[…]"
                 )
             grid[axis] = list(values)
-    shots = max(_shots_list(spec), default=_most_shots(config))
+    of_file = [config.shots, *config.grid.get("shots", ()), *config.zip.get("shots", ())]
+    shots = max(_shots_list(spec) or of_file)
     transforms: list[Any] = [*grid.pop("transforms", [config.transforms])[0], *more]
     if control == TuningControl.SHUFFLED:
         transforms.append({"name": "answers", "how": "permuted"})
@@ -303,11 +304,6 @@ def _shots_list(spec: TuneSpec) -> tuple[int, ...]:
     if spec.shots is None:
         return ()
     return (spec.shots,) if isinstance(spec.shots, int) else spec.shots
-
-
-def _most_shots(config: Config) -> int:
-    values = [config.shots, *config.grid.get("shots", ()), *config.zip.get("shots", ())]
-    return int(max(values))
 
 
 def _trainable(config: Config, cell: Cell) -> HF:
