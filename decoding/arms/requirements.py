@@ -69,14 +69,14 @@ def unsupported_reason(strategy: Strategy | Arm, abilities: Set[str], score: str
     if not missing:
         return None
     what = _join_words(NEED_NAMES.get(need, need) for need in missing)
-    has = f"it gives {_join_words(sorted(abilities))}" if abilities else "it gives nothing"
+    given = f"it gives {_join_words(sorted(abilities))}" if abilities else "it gives nothing"
     alternative = _alternative(arm.strategy, abilities, score)
     instead = f"{alternative} runs on it; " if alternative else ""
-    models = _capable_models(needs)
+    models = [name for name in entries("model") if (has := _abilities(name)) and not _missing(needs, has)]
     run = f"'{arm.label}' runs with model {_join_words(models, 'or')}." if models else "no backend here gives that."
     return (
         f"decoding '{arm.label}' {'with option scoring ' if score == 'options' else ''}needs {what}, which this model "
-        f"cannot give ({has}). {instead}{run}"
+        f"cannot give ({given}). {instead}{run}"
     )
 
 
@@ -168,11 +168,6 @@ def _alternative(strategy: Strategy, abilities: Set[str], score: str) -> str:
     ):
         return f"'{strategy.traits.fallback}', which is most similar,"
     return "'greedy' with answer_mode: generate" if "generate" in abilities else ""
-
-
-def _capable_models(needs: Set[str]) -> list[str]:
-    """Names of the models that declare abilities for all needs on their class."""
-    return [name for name in entries("model") if (has := _abilities(name)) and not _missing(needs, has)]
 
 
 def _abilities(name: str) -> Set[str]:

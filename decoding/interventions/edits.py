@@ -5,18 +5,14 @@ add        x + s v
 heads      the rows of x [n, H, e] of some heads are replaced, or get a vector added
 """
 
+import hashlib
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from icl import END, ModelError, Site, Tensor, Where, canonical_digest, torch
-
-if TYPE_CHECKING:
-    import torch
-
-    from icl.models.hf.model import HF
-
+from icl.models.hf.model import HF
 
 How = Literal["replace", "add"]
 
@@ -133,8 +129,6 @@ class HeadEdit:
 
 def tensor_digest(tensor: Tensor) -> str:
     """A digest of the values of a tensor, as float32."""
-    import hashlib
-
     return hashlib.sha256(tensor.float().cpu().contiguous().numpy().tobytes()).hexdigest()
 
 
@@ -233,7 +227,7 @@ class DirectionEdit:
         return turned(x, unit, self.lam, self.evenly)
 
 
-def directions_by_site(model: "HF", vectors: Tensor) -> dict[Site, Tensor]:
+def directions_by_site(model: HF, vectors: Tensor) -> dict[Site, Tensor]:
     """The direction of each layer at its site `mlp`: vectors [layers, d]. Directions of length 0 are left out."""
     sites = model.sites.all("mlp")
     return {site: vectors[site.layer] for site in sites if float(vectors[site.layer].norm()) > 0}

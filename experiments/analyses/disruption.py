@@ -37,7 +37,11 @@ def analyze(view: RunView) -> DataFrame:
     for setting, samples in iter_settings(view, rows, without=("retriever",)):
         for _, own in samples.groupby(BASE, sort=False):
             whole = {_key(row): row for row in to_records(own[own[PLACE] < 0])}
-            swapped = [row for row in to_records(own[own[PLACE] >= 0]) if _swapped(row) and _key(row) in whole]
+            swapped = [
+                row
+                for row in to_records(own[own[PLACE] >= 0])
+                if any(SWAPPED in mark for mark in text_items(row, "marks")) and _key(row) in whole
+            ]
             if not swapped:
                 continue
             label = next(iter(whole.values()))["retriever"]
@@ -68,11 +72,6 @@ def _gap(swapped: Sequence[Row], whole: Sequence[Row], metric: str) -> dict[str,
 
 def _key(row: Row) -> tuple[Any, Any]:
     return row["query"], row["seed"]
-
-
-def _swapped(row: Row) -> bool:
-    """Whether a demonstration was swapped."""
-    return any(SWAPPED in mark for mark in text_items(row, "marks"))
 
 
 def _parts(cell: Mapping[str, Any]) -> tuple[str, int]:

@@ -164,9 +164,10 @@ def _print_components(kind: str, name: str, width: int) -> None:
         print("served: if the server is `icl serve`.")
         for line in _table([*_abilities()], width):
             print(line)
-        for name, cls in _loadable():
-            if bits := ", ".join(cls.quantizations):
-                print(f"  quantized, {name}: {bits}")
+        for name in entries("model"):
+            with suppress(ConfigError):  # its row has the reason
+                if bits := ", ".join(resolve("model", name).quantizations):
+                    print(f"  quantized, {name}: {bits}")
     print(f"\n`icl ls {kind} NAME` shows one with its parameters.")
 
 
@@ -213,12 +214,6 @@ def _abilities() -> Iterator[tuple[str, ...]]:
         }
         served = cls.abilities_when_served
         yield name, *("yes" if can[column] else "served" if column in served else "-" for column in COLUMNS[1:])
-
-
-def _loadable() -> Iterator[tuple[str, type[Any]]]:
-    for name in entries("model"):
-        with suppress(ConfigError):  # its row has the reason
-            yield name, resolve("model", name)
 
 
 def _table(rows: list[tuple[str, ...]], width: int) -> Iterator[str]:

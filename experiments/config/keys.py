@@ -191,15 +191,12 @@ Expectation = Literal["better", "worse", "higher", "lower"]
 Objective = Literal["sft", "dpo", "realign", "distill", "cal", "cal_permuted"]
 Mixing = Literal["mixed", "sequential"]
 Parameters = Literal["lora", "projector", "new_projector", "vectors"]
-ShotsList = Annotated[tuple[Shots, ...], MinLen(1)]
 Modules = Annotated[tuple[Text, ...], MinLen(1)]
 BuildableTransforms = Annotated[
     list[Annotated[Any, Node("transform"), AfterValidator(_buildable_transform)]], BeforeValidator(_none_as_empty)
 ]
-BuiltTask = Annotated[Any, Node("task", built=True)]
 BuiltTasks = Annotated[Any, Node("task", built=True, many=True)]
 BuiltRetriever = Annotated[Any, Node("retriever", built=True)]
-BuiltIntervention = Annotated[Any, Node("intervention", built=True)]
 Relations = tuple[BuiltRetriever, ...]
 Launcher = Annotated[Any, Node("launcher"), BeforeValidator(_named_launcher)]
 
@@ -291,15 +288,15 @@ class TuneSpec(FileKeys):
     transforms: tuple[
         BuildableTransforms, ...
     ] = ()  # several tasks: the transforms of each, after the file's; empty: none
-    dev: BuiltTask = None  # task whose loss is measured at every checkpoint
+    dev: Annotated[Any, Node("task", built=True)] = None  # task whose loss is measured at every checkpoint
     objective: Objective = "sft"  # sft: cross-entropy of the answer; dpo: against a wrong one, and sft;
     # realign: Re-Align; distill: without demonstrations, towards the base model with them, and sft; cal: sft with
     # more weight on tokens that depend on the query's image; cal_permuted: its control, with moved weights
     nearest: BuiltRetriever = "knn"  # realign: ranks the other images of the query's pool
     parameters: Parameters = "lora"  # lora: matrices in the decoder; projector: all weights of the model's own
     # projector; new_projector: the same from random first weights; vectors: the tensors of tune.intervene
-    intervene: BuiltIntervention = "m2iv"  # vectors: the intervention that trains
-    shots: Shots | ShotsList | None = (
+    intervene: Annotated[Any, Node("intervention", built=True)] = "m2iv"  # vectors: the intervention that trains
+    shots: Shots | Annotated[tuple[Shots, ...], MinLen(1)] | None = (
         None  # shots of an episode, or a list to draw from for each episode; null: the largest number of the file
     )
     relations: Relations = ()  # retrievers; each episode draws one of them; empty: the retriever of the file

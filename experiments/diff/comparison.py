@@ -12,15 +12,12 @@ import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from experiments.diff.recording import Entry, Script, Side
 from icl import PlanError, np, rich, strip_control_characters
 from icl.models.tracing import WEIGHTS, Stage, Trace
 from icl.probe.distances import FLOOR, NOISE_FACTOR, Answer, distance
-
-if TYPE_CHECKING:
-    import numpy as np
 
 EPSILON = {"bfloat16": 2**-8, "float16": 2**-11}
 KERNELS = 8

@@ -222,14 +222,14 @@ _Paired = dict[str, dict[str, tuple[Log, list[LoggedSample]]]]
 _RESERVED = frozenset({*AXES, "unit", "decided_by", *(f.name for f in fields(Sample))})
 
 
-@dataclass
+@dataclass(frozen=True)
 class ImportedRun:
     """What was written: numbers of cells and samples, metrics, and sentences on what was left out."""
 
     metrics: tuple[str, ...]
-    cells: int = 0
-    samples: int = 0
-    notes: list[str] = field(default_factory=list)
+    cells: int
+    samples: int
+    notes: Sequence[str]
 
 
 def write_imported_run(
@@ -260,7 +260,6 @@ def write_imported_run(
     metrics = {name: node for name, node in metrics.items() if name in scored}
     if group:
         _check_column(group, paired)
-    done = ImportedRun(tuple(metrics), notes=notes)
     reference = next(iter(logs))
     with write_lock(folder):
         store, cells = Store(folder), dict[str, int]()
@@ -279,8 +278,7 @@ def write_imported_run(
                 "sessions": [{"state": "finished"}],
             }
         )
-    done.cells, done.samples = len(cells), sum(cells.values())
-    return done
+    return ImportedRun(tuple(metrics), len(cells), sum(cells.values()), notes)
 
 
 def _by_task(logs: Mapping[str, Sequence[Log]], notes: list[str]) -> dict[str, dict[str, Log]]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, cast
 
 from experiments.observers.base import ObservedState, Observer
-from experiments.stats import markdown_text
+from experiments.stats import markdown_table, markdown_text
 from icl import ConfigError, component, pd
 
 PROCESS_COUNTS = ("LOCAL_RANK", "WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
@@ -117,7 +117,8 @@ class TensorBoard(AccelerateTracker):
         return {"run_name": "tensorboard", "logging_dir": str(run / "trackers")}
 
     def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-        self.tracker.tracker.add_text(name, markdown_table(columns, rows))
+        cells = [["" if value is None else markdown_text(str(value)) for value in row] for row in rows]
+        self.tracker.tracker.add_text(name, markdown_table(columns, cells))
 
 
 @component("observer", "trackio")
@@ -211,13 +212,6 @@ def clean_key(text: str) -> str:
     """The text with the characters that MLflow allows in a key: 'mask_only vcd' for 'mask_only(vcd)'."""
     plain = text.replace("(", " ").replace(")", "")
     return "".join(c if c.isascii() and (c.isalnum() or c in "_-. /") else "_" for c in plain)
-
-
-def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """A table as Markdown."""
-    cells = [["" if value is None else markdown_text(str(value)) for value in row] for row in rows]
-    lines = [list(columns), ["---"] * len(columns), *cells]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def _text(value: Any) -> str:

@@ -69,18 +69,17 @@ class EncodedStep:
         return sum(len(read) for read, _ in chain(self.chosen, *self.alternatives))
 
 
-Encode = Callable[["HF", "TrainedPart", Sequence["Episode"]], EncodedStep]
-"""The episodes, which have equally many alternatives, as model inputs. Raises ModelError."""
-Loss = Callable[[LanguageModel, "TrainedPart", TuneSpec, EncodedStep, slice], Tensor]
-"""The share of the step's loss that some of its episodes have, a scalar with gradients."""
-
-
 @dataclass(frozen=True)
 class Objective:
-    """A value of `tune.objective`."""
+    """A value of `tune.objective`.
 
-    encode: Encode
-    loss: Loss
+    Attributes:
+        encode: The episodes, which have equally many alternatives, as model inputs. Raises ModelError.
+        loss: The share of the step's loss that some of its episodes have, a scalar with gradients.
+    """
+
+    encode: Callable[[HF, TrainedPart, Sequence[Episode]], EncodedStep]
+    loss: Callable[[LanguageModel, TrainedPart, TuneSpec, EncodedStep, slice], Tensor]
 
 
 def encode_step(model: HF, part: TrainedPart, spec: TuneSpec, episodes: Sequence[Episode]) -> EncodedStep:
