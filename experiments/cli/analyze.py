@@ -53,8 +53,7 @@ def command(
         analyze = with_parameters(analyze, name, dict(map(parse_override, parameters)))
     if queries is not None:
         analyze = with_queries(analyze, name, queries)
-    with spinner() as report_progress:
-        report_progress("reading", 0, 0)
+    with spinner("reading") as report_progress:
         opened = loaded_run.load_run(run, trust)
         basis = read_basis(opened.path)
         view = view_run(opened, metric or None, parse_settings(to or [], "--to"))

@@ -521,8 +521,7 @@ def backends(
         if path is not None:
             with report_write_errors(path):
                 path.parent.mkdir(parents=True, exist_ok=True)
-    with spinner() as report:
-        report("starting", 0, 0)  # imports take longer than reading the file
+    with spinner("starting") as report:  # imports take longer than reading the file
         from experiments.diff.recording import save as save_side
 
         if save is not None:

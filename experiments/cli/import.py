@@ -52,8 +52,7 @@ def command(
 
 def _merge(out: Path, runs: list[Path]) -> None:
 
-    with spinner() as report_progress:
-        report_progress("merging", 0, 0)
+    with spinner("merging"):
         done = merge_runs(out, runs)
     print(f"{'; '.join(sentence.rstrip('.') for sentence in describe_merge(done))}   {out}")
 

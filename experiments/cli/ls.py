@@ -228,8 +228,7 @@ def _print_runs(folder: Path) -> None:
     from experiments.results.run_list import list_runs
     from experiments.terminal.progress import spinner
 
-    with spinner() as report_progress:
-        report_progress("reading", 0, 0)
+    with spinner("reading"):
         runs = list_runs(folder)
     if not runs:
         print(f"{folder} has no runs.")

@@ -52,8 +52,7 @@ def command(
     from experiments.terminal.progress import spinner
 
     check_format(kind, None)
-    with spinner() as report_progress:
-        report_progress("starting", 0, 0)  # imports take longer than reading the file
+    with spinner("starting") as report_progress:  # imports take longer than reading the file
         from experiments.config.config import load_config
         from experiments.report.rendering import render_body
         from experiments.report.sections.fixed_set import fixed_set_section

@@ -46,8 +46,7 @@ def command(
     """
     from experiments.terminal.progress import spinner
 
-    with spinner() as report_progress:
-        report_progress("starting", 0, 0)  # imports take longer than reading the file
+    with spinner("starting") as report_progress:  # imports take longer than reading the file
         from experiments.config.config import load_config
         from experiments.grid import check_data, check_requirements, check_sizes, expand, loading_problems
         from experiments.planning.plan import make_plan

@@ -37,8 +37,7 @@ def command(
     target = find_target(to, public)
     with TemporaryDirectory(prefix="icl-push-", ignore_cleanup_errors=True) as temporary:
         folder = Path(temporary) / (loaded.path.name or "run")
-        with spinner() as report_progress:
-            report_progress("writing", 0, 0)
+        with spinner("writing"):
             files = stage(loaded, folder, images)
         print(f"push         {loaded.path} → {target.describe()}")
         _print_files(files)

@@ -73,8 +73,7 @@ def command(
         return
     if len(metric or ()) > 1:
         raise ConfigError("--metric: a report has one metric. Several are for --as leaderboard.")
-    with spinner() as report_progress:
-        report_progress("reading", 0, 0)
+    with spinner("reading") as report_progress:
         run, merged = _merge(runs, out)
         view = view_of(run, "".join(metric or ()), to, by, trust=trust)
         report_progress("writing", 0, 0)
@@ -107,8 +106,7 @@ def _merge(runs: list[Path], out: Path | None) -> tuple[Path, list[str]]:
 
 def _write_card(run: Path, out: Path | None, trust: bool) -> None:
 
-    with spinner() as report_progress:
-        report_progress("reading", 0, 0)
+    with spinner("reading"):
         loaded = loaded_run.load_run(run, trust)
         card = make_card(loaded)
     folder = out or loaded.path
@@ -126,8 +124,7 @@ def _write_leaderboard(
     runs: Sequence[Path], metrics: Sequence[str], by: list[str], margin: float, out: Path, *, trust: bool
 ) -> None:
 
-    with spinner() as report_progress:
-        report_progress("reading", 0, 0)
+    with spinner("reading") as report_progress:
         views, repeated = distinct_runs([view_run(loaded_run.load_run(run, trust)) for run in runs])
         report_progress("comparing", 0, 0)
         views = [split_by_columns(view, by) for view in views] if by else views

@@ -150,8 +150,7 @@ def _show_results(folder: Path, quiet: bool, observation: "Observation") -> None
 
     problem: ICLError | None = None
     try:
-        with spinner() as report_progress:
-            report_progress("reading", 0, 0)
+        with spinner("reading") as report_progress:
             view = view_run(load_run(folder, trust=True))
             report_progress("reporting", 0, 0)
             try:

@@ -405,8 +405,8 @@ EVERY = 0.1
 
 
 @contextmanager
-def spinner(out: TextIO | None = None) -> Iterator[ReportProgress]:
-    """Shows a line within `with spinner() as report_progress: report_progress("reading", 3, 10)`.
+def spinner(what: str = "", *, out: TextIO | None = None) -> Iterator[ReportProgress]:
+    """Shows a line within `with spinner("reading") as report_progress: report_progress("counting", 3, 10)`.
 
     On a terminal one line is rewritten, without rich, which takes time to import. A log gets a line from time to time.
     """
@@ -428,6 +428,8 @@ def spinner(out: TextIO | None = None) -> Iterator[ReportProgress]:
         else:
             print(f"{what:<12} {done:,}/{of:,}" if of else what, file=stream, flush=True)
 
+    if what:
+        report_progress(what, 0, 0)
     try:
         yield report_progress
     finally:

@@ -47,7 +47,7 @@ def test_a_record_contains_no_terminal_control_characters(capsys: pytest.Capture
 def test_a_record_clears_the_spinner_line(monkeypatch: pytest.MonkeyPatch) -> None:
     screen = Screen()
     monkeypatch.setattr(sys, "stderr", screen)
-    with verbose_logging(1), spinner(screen) as report_progress:
+    with verbose_logging(1), spinner(out=screen) as report_progress:
         report_progress("reading", 0, 0)
         logging.getLogger("icl.x").info("opened")
         report_progress("counting", 0, 0)

@@ -29,7 +29,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 def test_a_terminal_shows_one_line_that_is_removed_at_the_end(clock: list[float]) -> None:
     out = Screen()
-    with spinner(out) as report_progress:
+    with spinner(out=out) as report_progress:
         report_progress("reading", 0, 0)
         for i in range(100):
             clock[0] += 0.05
@@ -44,7 +44,7 @@ def test_a_terminal_shows_one_line_that_is_removed_at_the_end(clock: list[float]
 
 def test_the_line_is_removed_after_an_error() -> None:
     def broken(out: Screen) -> None:
-        with spinner(out) as report_progress:
+        with spinner(out=out) as report_progress:
             report_progress("reading", 0, 0)
             raise ValueError("x")
 
@@ -56,7 +56,7 @@ def test_the_line_is_removed_after_an_error() -> None:
 
 def test_a_log_has_a_line_per_interval(clock: list[float]) -> None:
     out = io.StringIO()
-    with spinner(out) as report_progress:
+    with spinner(out=out) as report_progress:
         for i in range(40):
             clock[0] += 1
             report_progress("counting", i, 40)
@@ -84,7 +84,7 @@ def test_a_short_plan_reports_no_progress_without_a_terminal(
 
 def test_the_next_phase_is_printed_at_once(clock: list[float]) -> None:
     out = Screen()
-    with spinner(out) as report_progress:
+    with spinner(out=out) as report_progress:
         report_progress("starting", 0, 0)
         report_progress("reading", 0, 0)
         report_progress("reading", 1, 9)
