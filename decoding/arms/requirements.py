@@ -69,14 +69,14 @@ def unsupported_reason(strategy: Strategy | Arm, abilities: Set[str], score: str
     if not missing:
         return None
     what = _join_words(NEED_NAMES.get(need, need) for need in missing)
-    given = f"it gives {_join_words(sorted(abilities))}" if abilities else "it gives nothing"
+    abilities_text = f"it gives {_join_words(sorted(abilities))}" if abilities else "it gives nothing"
     alternative = _alternative(arm.strategy, abilities, score)
     instead = f"{alternative} runs on it; " if alternative else ""
     models = [name for name in entries("model") if (has := _abilities(name)) and not _missing(needs, has)]
     run = f"'{arm.label}' runs with model {_join_words(models, 'or')}." if models else "no backend here gives that."
     return (
         f"decoding '{arm.label}' {'with option scoring ' if score == 'options' else ''}needs {what}, which this model "
-        f"cannot give ({given}). {instead}{run}"
+        f"cannot give ({abilities_text}). {instead}{run}"
     )
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from decoding.prompt_edits import demonstrations, remove_demonstrations, replace_answers
-from icl import END, DataError, Intervention, PlanError, Prompt, Site, Tensor, Where, steer, torch
+from icl import DataError, Intervention, PlanError, Prompt, Site, Tensor, Where, steer, torch
 from icl.metrics import is_accepted
 from icl.models.hf.model import HF
 
@@ -81,9 +81,9 @@ class FitData:
         if same := {one.id for one in self.sources} & {one.id for one in self.choice}:
             raise DataError(f"query '{min(same)}' is a source and also chooses parameters. The parts must be disjoint.")
 
-    def states(self, prompts: Sequence[Prompt], sites: Sequence[Site], where: Where = END) -> Tensor:
-        """States of each prompt at its last token, or at another one: [prompts, sites, ...]. Raises ModelError."""
-        observed = self.model.observe(prompts, sites, where)
+    def states(self, prompts: Sequence[Prompt], sites: Sequence[Site]) -> Tensor:
+        """States of each prompt at its last token: [prompts, sites, ...]. Raises ModelError."""
+        observed = self.model.observe(prompts, sites)
         return torch.stack([torch.stack([own[site][-1] for site in sites]) for own in observed])
 
     def mean_states(self, sites: Sequence[Site]) -> dict[str, Tensor]:

@@ -130,29 +130,26 @@ CONFIG_KEY = "strategy_models"
 """The key of vLLM's `additional_config` with the names and their nodes."""
 
 
-@dataclass(frozen=True)
-class StrategyModels:
-    """Model name -> node of the strategy that answers under it, for clients that cannot send `vllm_xargs`.
+def with_strategy_of_model(body: Any, nodes: Mapping[str, Any]) -> Any:
+    """The body of a request with the strategy of its model; any other body as it is.
 
-    `icl serve tiny --as tiny-vcd='{name: vcd, alpha: 0.5}'` serves the checkpoint under two names. A chat request to
-    `tiny-vcd` is decoded by vcd, and both names are in `/v1/models`.
+    `icl serve tiny --as tiny-vcd='{name: vcd, alpha: 0.5}'` serves the checkpoint under two names, for clients that
+    cannot send `vllm_xargs`. A chat request to `tiny-vcd` is decoded by vcd, and both names are in `/v1/models`.
+
+    Args:
+        body: The body.
+        nodes: Model name -> node of the strategy that answers under it.
+
+    Raises:
+        ConfigError: The request names another strategy.
     """
-
-    nodes: Mapping[str, Any]
-
-    def expand(self, body: Any) -> Any:
-        """The body of a request with the strategy of its model; any other body as it is.
-
-        Raises:
-            ConfigError: The request names another strategy.
-        """
-        model = body.get("model") if isinstance(body, dict) else None
-        if not isinstance(model, str) or model not in self.nodes:
-            return body
-        extra = body.get("vllm_xargs") or {}
-        if not isinstance(extra, dict) or "strategy" in extra:
-            raise ConfigError(f"the model '{model}' has a strategy. Remove vllm_xargs.strategy, or use another model.")
-        return body | {"vllm_xargs": extra | {"strategy": self.nodes[model]}}
+    model = body.get("model") if isinstance(body, dict) else None
+    if not isinstance(model, str) or model not in nodes:
+        return body
+    extra = body.get("vllm_xargs") or {}
+    if not isinstance(extra, dict) or "strategy" in extra:
+        raise ConfigError(f"the model '{model}' has a strategy. Remove vllm_xargs.strategy, or use another model.")
+    return body | {"vllm_xargs": extra | {"strategy": nodes[model]}}
 
 
 def check_strategy_model(name: str, node: Any) -> None:

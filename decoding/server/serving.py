@@ -15,7 +15,7 @@ import itertools
 import os
 import threading
 import time
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from typing import Any
@@ -30,7 +30,7 @@ from decoding.lockstep.request_metadata import (
     ThinkingLimits,
     serialize,
 )
-from decoding.server import CONFIG_KEY, LOADING, HTTPError, Placement, StrategyModels, StrategyServer, TrackedSend, http
+from decoding.server import CONFIG_KEY, LOADING, HTTPError, Placement, StrategyServer, TrackedSend, http
 from decoding.server.request_parsing import (
     ExtendedOptions,
     StrategyRequest,
@@ -38,6 +38,7 @@ from decoding.server.request_parsing import (
     names_group,
     names_strategy,
     parse_request,
+    with_strategy_of_model,
 )
 from icl import ConfigError, ICLError, __version__, entries
 from icl.models import icl_server
@@ -99,9 +100,10 @@ class StrategyMiddleware:
             self.strategy_server = StrategyServer(scope["app"].state)
         return self.strategy_server
 
-    def _strategy_models(self, scope: Any) -> StrategyModels:
+    def _strategy_models(self, scope: Any) -> Mapping[str, Any]:
         config = scope["app"].state.vllm_config.additional_config or {}
-        return StrategyModels(config.get(CONFIG_KEY, {}))
+        nodes: Mapping[str, Any] = config.get(CONFIG_KEY, {})
+        return nodes
 
     async def _send_info(self, scope: Any, send: Any) -> None:
         server = self._server(scope)
@@ -112,7 +114,7 @@ class StrategyMiddleware:
             "strategies": list(entries("strategy")),
             "adapters": server.adapters,
             "template": await asyncio.to_thread(argument_names, server.hf.renderer),
-            "strategy_models": list(self._strategy_models(scope).nodes),
+            "strategy_models": list(self._strategy_models(scope)),
         }
         await http.send_json(send, 200, info)
 
@@ -131,7 +133,7 @@ class StrategyMiddleware:
             raise HTTPError(400, GROUP_NAME_REFUSED)
         by_model = not names_strategy(body)
         try:
-            body = self._strategy_models(scope).expand(body)
+            body = with_strategy_of_model(body, self._strategy_models(scope))
         except ConfigError as error:
             raise HTTPError(400, str(error)) from error
         if not names_strategy(body):

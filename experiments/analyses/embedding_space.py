@@ -12,7 +12,6 @@ question and its answer. A gap says nothing about retrieval by itself ("It's Not
 it with the precision of `retrieval`. Vectors come from the cache of embeddings.
 """
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -33,18 +32,10 @@ def analyze(view: RunView) -> DataFrame:
         key = (task.title, retriever.embedder.digest)
         if key in rows:
             continue
-        diagnosis = diagnose(task.pool(task.queries[0].id), retriever.embedder)
         rows[key] = {
             "task": task.title,
             "encoder": class_name(type(retriever.embedder)),
-            "gap": diagnosis.gap,
-            "alignment": diagnosis.alignment,
-            "uniform_img": diagnosis.uniformity_images,
-            "uniform_txt": diagnosis.uniformity_texts,
-            "hubness": diagnosis.hubness_images,
-            "duplicates": len(diagnosis.near_duplicates),
-            "images": diagnosis.images,
-            "texts": diagnosis.texts,
+            **diagnose(task.pool(task.queries[0].id), retriever.embedder),
         }
     return make_table(
         list(rows.values()),
@@ -127,25 +118,12 @@ def _check_comparable(one: Vectors, other: Vectors) -> None:
         raise PlanError(f"rows with {one.shape[1]} and {other.shape[1]} dimensions are not in one space.")
 
 
-@dataclass(frozen=True)
-class Diagnosis:
-    """The measures of `diagnose`. None: the embedder reads only one modality, or the pool is too small."""
+def diagnose(pool: Pool, embedder: Embedder, text: TextField = "both") -> dict[str, Any]:
+    """The columns of an embedder on a pool. The pairs are the images and the texts of the kind `text`.
 
-    images: int
-    texts: int
-    gap: float | None
-    alignment: float | None
-    uniformity_images: float | None
-    uniformity_texts: float | None
-    hubness_images: float | None
-    near_duplicates: tuple[tuple[str, str, float], ...]
-
-
-def diagnose(
-    pool: Pool, embedder: Embedder, text: TextField = "both", threshold: float = 0.95, cache: str | None = None
-) -> Diagnosis:
-    """Measure an embedder on a pool. The pairs are the images and the texts of the kind `text`."""
-    source, modalities = open_source(for_text(embedder, text), cache, pool), reads(embedder)
+    None: the embedder reads only one modality, or the pool is too small.
+    """
+    source, modalities = open_source(for_text(embedder, text), None, pool), reads(embedder)
     examples = [example for example in pool.examples if example.images]
     images = source.embed_images(examples) if "image" in modalities and examples else None
     texts = (
@@ -154,14 +132,13 @@ def diagnose(
         else None
     )
     both = images is not None and texts is not None and images.shape[1] == texts.shape[1]
-    duplicates = near_duplicates(images, threshold) if images is not None else []
-    return Diagnosis(
-        0 if images is None else len(images),
-        0 if texts is None else len(texts),
-        modality_gap(images, texts) if both and images is not None and texts is not None else None,
-        alignment(images, texts) if both and images is not None and texts is not None else None,
-        uniformity(images) if images is not None and len(images) > 1 else None,
-        uniformity(texts) if texts is not None and len(texts) > 1 else None,
-        hubness(images) if images is not None and len(images) > 10 else None,
-        tuple((examples[i].id, examples[j].id, score) for i, j, score in duplicates),
-    )
+    return {
+        "gap": modality_gap(images, texts) if both and images is not None and texts is not None else None,
+        "alignment": alignment(images, texts) if both and images is not None and texts is not None else None,
+        "uniform_img": uniformity(images) if images is not None and len(images) > 1 else None,
+        "uniform_txt": uniformity(texts) if texts is not None and len(texts) > 1 else None,
+        "hubness": hubness(images) if images is not None and len(images) > 10 else None,
+        "duplicates": 0 if images is None else len(near_duplicates(images)),
+        "images": 0 if images is None else len(images),
+        "texts": 0 if texts is None else len(texts),
+    }

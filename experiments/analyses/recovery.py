@@ -221,8 +221,8 @@ def recovery(before: Any, after: Any, steered: Any, clusters: Any) -> dict[str, 
     return {"recovery": ratio, "low": min(interval[0], ratio), "high": max(interval[1], ratio)}
 
 
-def fieller_interval(own: Any, gain: Any, clusters: Any, level: float = 0.95) -> tuple[float, float] | None:
-    """The interval of the mean of `own` over the mean of `gain`, both [n]; None if it has no end."""
+def fieller_interval(own: Any, gain: Any, clusters: Any) -> tuple[float, float] | None:
+    """The 95 % interval of the mean of `own` over the mean of `gain`, both [n]; None if it has no end."""
     codes, both = cluster_codes(clusters), np.stack([gain, own], axis=1)
     sums = np.stack([cluster_sums(column, codes)[0] for column in both.T], axis=1)
     sizes = np.bincount(codes).astype(np.float64)
@@ -230,7 +230,7 @@ def fieller_interval(own: Any, gain: Any, clusters: Any, level: float = 0.95) ->
     number, count = len(both) + 2, len(sizes) + 2
     means = (both.sum(axis=0) + more.sum(axis=0) / 2) / number
     spread = np.concatenate([sums - sizes[:, None] * means, (more - means) / 2**0.5])
-    quantile = t_quantile(sizes, level)
+    quantile = t_quantile(sizes, 0.95)
     a, b, _, c = (np.outer(means, means) - quantile**2 * count / (count - 1) * spread.T @ spread / number**2).ravel()
     if a <= 0:
         return None

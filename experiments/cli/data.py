@@ -14,7 +14,7 @@ from experiments.cli.main import checked_path
 from experiments.cli.options import Overrides
 from experiments.terminal.progress import spinner
 from icl import ConfigError, Example, ICLError, Image, Pool, build, did_you_mean, strip_control_characters
-from icl.tasks.presets import CHECKS, PRESETS, record_check
+from icl.tasks import presets
 from retrievers import Embedder, open_source
 
 ROLES, COLUMN = ("question", "image", "answer", "options", "id", "group"), {"group": "pair"}
@@ -77,9 +77,10 @@ def check(
     """
     from experiments.cli.column_guess import guess_task, with_overrides
 
-    if not (is_preset := data in PRESETS) and not checked_path(data).exists():
+    if not (is_preset := data in presets.PRESETS) and not checked_path(data).exists():
         raise ConfigError(
-            f"there is no file, folder or preset '{data}'.{did_you_mean(data, PRESETS)} Presets: {', '.join(PRESETS)}."
+            f"there is no file, folder or preset '{data}'.{did_you_mean(data, presets.PRESETS)} Presets: "
+            f"{', '.join(presets.PRESETS)}."
         )
     guess = None if is_preset else guess_task(Path(data), Path())
     start = {"task": _preset_task(data, path) if guess is None else guess.task}
@@ -89,7 +90,7 @@ def check(
             f"icl data check reads the keys of the task alone, such as task.columns.answer. Remove {others[0]}."
         )
     node = keys["task"]
-    columns = {**(PRESETS[data]["columns"] if is_preset else {}), **node.get("columns", {})}
+    columns = {**(presets.PRESETS[data]["columns"] if is_preset else {}), **node.get("columns", {})}
     if not is_preset and (record or path):
         raise ConfigError("--record and --path need a preset. Name a preset, or remove the option.")
     for note in guess.notes if guess and not overrides else ():
@@ -110,14 +111,14 @@ def check(
         read, problems = (task.queries, []) if is_part else _read_all(task)
         _print_problems(problems, len(read) + len(problems))
         empty = _print_roles(task, read, columns, "usable rows" if problems else "rows")
-    earlier = CHECKS.get(data, {}).get("columns", data_columns) if is_preset else data_columns
+    earlier = presets.CHECKS.get(data, {}).get("columns", data_columns) if is_preset else data_columns
     _print_line("unused", ", ".join(name for name in data_columns if name not in named))
     _print_line("new", ", ".join(name for name in data_columns if name not in earlier))
     _print_line("gone", ", ".join(name for name in earlier if name not in data_columns))
     if absent:
         raise typer.Exit(1)
     if record:
-        record_check(data, task.data_revision, task.data_columns)
+        presets.record_check(data, task.data_revision, task.data_columns)
         print(f"recorded     {preset_row(data)}")
     _print_line("empty", f"{', '.join(empty)}: set `columns`, or leave these roles out." if empty else "")
     with_image = [one for one in read if one.images]
@@ -151,7 +152,7 @@ def _print_problems(problems: Sequence[str], total: int) -> None:
 
 def _preset_task(preset: str, path: Path | None) -> dict[str, Any]:
     """The task of a preset, on its data set of the hub or on these files."""
-    if path is None and "path" not in PRESETS[preset]:
+    if path is None and "path" not in presets.PRESETS[preset]:
         raise ConfigError(f"preset '{preset}' reads your own files, not a data set of the hub: add --path FILE.")
     place = {} if path is None else {"path": str(checked_path(path).absolute())}
     return {"name": "hub", "preset": preset, **place}
@@ -195,7 +196,7 @@ def _print_line(what: str, text: str) -> None:
 
 def preset_row(name: str) -> str:
     """The row of a preset in the table of docs/data.md."""
-    one, path = CHECKS.get(name, {}), PRESETS[name].get("path")
+    one, path = presets.CHECKS.get(name, {}), presets.PRESETS[name].get("path")
     if "date" in one:
         checked = f"{one['date']}, {one['revision'] or 'local files'}"
     else:
@@ -289,14 +290,13 @@ def blind_pairs(
     high: float = 0.95,
     low: float = 0.6,
     disjoint: bool = False,
-    cache: str | None = None,
 ) -> list[BlindPair]:
     """Find all blind pairs. Raises ConfigError if `high` is below `low`."""
     if high < low:
         raise ConfigError(f"a pair is above {high} for one encoder and below {low} for the other: high is below low.")
     pool = Pool(tuple(examples))
     blind_rows, reference_rows = (
-        open_source(embedder, cache, pool).embed_images(examples) for embedder in (blind, reference)
+        open_source(embedder, None, pool).embed_images(examples) for embedder in (blind, reference)
     )
     pairs: list[BlindPair] = []
     for start in range(0, len(examples), BLOCK):

@@ -340,7 +340,7 @@ class Forecast:
 
 
 @lru_cache(maxsize=256)
-def forecast_walk(theta: float, times: tuple[float, ...], family: int, spec: StopSpec, runs: int = RUNS) -> Forecast:
+def forecast_walk(theta: float, times: tuple[float, ...], family: int, spec: StopSpec) -> Forecast:
     """The forecast of one comparison, tested at level / family as the first of its family is.
 
     Args:
@@ -348,10 +348,9 @@ def forecast_walk(theta: float, times: tuple[float, ...], family: int, spec: Sto
         times: The shares of the clusters at the looks, the last of them 1.
         family: The number of comparisons.
         spec: The rule.
-        runs: The number of simulated walks.
     """
     level, t = spec.level / family, np.array(times)
-    steps = np.random.default_rng(0).normal(size=(runs, len(t))) * np.sqrt(np.diff(t, prepend=0.0))
+    steps = np.random.default_rng(0).normal(size=(RUNS, len(t))) * np.sqrt(np.diff(t, prepend=0.0))
     z = np.cumsum(steps, axis=1) / np.sqrt(t) + theta * np.sqrt(t)
     decided = np.abs(z) >= np.array(z_boundaries(times, level, spec.spend))
     ended = decided.copy()
@@ -362,7 +361,7 @@ def forecast_walk(theta: float, times: tuple[float, ...], family: int, spec: Sto
     first = ended.argmax(axis=1)
     critical = normal_quantile(1 - level / 2)
     fixed = float(scipy.special.ndtr(theta - critical) + scipy.special.ndtr(-theta - critical))
-    return Forecast(float(t[first].mean()), float(np.mean(decided[np.arange(runs), first])), fixed)
+    return Forecast(float(t[first].mean()), float(np.mean(decided[np.arange(RUNS), first])), fixed)
 
 
 def drift(effect: float, clusters: int, discordance: float) -> float:

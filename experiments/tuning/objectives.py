@@ -197,7 +197,7 @@ LOWEST, HIGHEST = 1.0, 5.0
 """Bounds of CAL's scores in the paper. With 1 as lower bound no token is dropped."""
 
 
-def cal_weights(scores: Tensor, counts: Tensor, lowest: float = LOWEST, highest: float = HIGHEST) -> Tensor:
+def cal_weights(scores: Tensor, counts: Tensor) -> Tensor:
     """The weight of each token in the loss of its row, from how much it depends on the image.
 
     CAL (Xiao et al., NeurIPS 2024, 2405.17871):
@@ -208,13 +208,11 @@ def cal_weights(scores: Tensor, counts: Tensor, lowest: float = LOWEST, highest:
     Args:
         scores: [R, T] visual correlation of each token in nats.
         counts: [R, T] bool, the tokens of answers. Others have no weight and are no neighbors.
-        lowest: Lower bound of the scores.
-        highest: Upper bound of the scores.
 
     Returns:
         [R, T]. Each row with a token sums to one.
     """
-    bounded = torch.where(counts, scores.clamp(lowest, highest), 0.0)
+    bounded = torch.where(counts, scores.clamp(LOWEST, HIGHEST), 0.0)
     pooled = [F.avg_pool1d(x[:, None], 3, stride=1, padding=1)[:, 0] for x in (bounded, counts.to(scores.dtype))]
     means = torch.where(counts, pooled[0] / pooled[1].clamp(min=1 / 3), 0.0)
     return means / means.sum(-1, keepdim=True).clamp(min=torch.finfo(means.dtype).tiny)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from decoding.arms.arm import parse_arm
-from decoding.server.request_parsing import StrategyModels, check_strategy_model, parse_request, parse_strategy
+from decoding.server.request_parsing import check_strategy_model, parse_request, parse_strategy, with_strategy_of_model
 from icl.errors import ConfigError, PlanError
 
 
@@ -122,28 +122,28 @@ def test_a_client_that_counts_votes_may_ask_for_each_answer() -> None:
     assert parse_request(body("self_consistency", icl={"trace": True})).arm.strategy.traits.num_samples == 2
 
 
-MODELS = StrategyModels({"tiny-vcd": {"name": "vcd", "alpha": 0.5}, "tiny-greedy": "greedy"})
+MODELS = {"tiny-vcd": {"name": "vcd", "alpha": 0.5}, "tiny-greedy": "greedy"}
 
 
 @pytest.mark.parametrize("body", [None, [], {"model": "tiny"}, {"model": 3}, {"vllm_xargs": {"strategy": "vcd"}}])
 def test_requests_for_other_models_stay_as_they_are(body: Any) -> None:
-    assert MODELS.expand(body) is body
+    assert with_strategy_of_model(body, MODELS) is body
 
 
 def test_a_request_for_such_a_model_has_its_strategy_with_its_parameters() -> None:
-    expanded = MODELS.expand({"model": "tiny-vcd", "temperature": 0})
+    expanded = with_strategy_of_model({"model": "tiny-vcd", "temperature": 0}, MODELS)
     assert expanded["model"] == "tiny-vcd"
     assert (
         parse_strategy(expanded).strategy == parse_strategy({"vllm_xargs": {"strategy": "vcd", "alpha": 0.5}}).strategy
     )
-    assert parse_strategy(MODELS.expand({"model": "tiny-greedy"})).label == "greedy"
+    assert parse_strategy(with_strategy_of_model({"model": "tiny-greedy"}, MODELS)).label == "greedy"
 
 
 def test_a_request_may_change_a_parameter_and_not_the_strategy() -> None:
-    arm = parse_strategy(MODELS.expand({"model": "tiny-vcd", "vllm_xargs": {"beta": 0.3}}))
+    arm = parse_strategy(with_strategy_of_model({"model": "tiny-vcd", "vllm_xargs": {"beta": 0.3}}, MODELS))
     assert (arm.strategy.alpha, arm.strategy.beta) == (0.5, 0.3)  # type: ignore[attr-defined]  # vcd's parameters
     with pytest.raises(ConfigError, match=r"the model 'tiny-vcd' has a strategy\. Remove vllm_xargs.strategy"):
-        MODELS.expand({"model": "tiny-vcd", "vllm_xargs": {"strategy": "cad"}})
+        with_strategy_of_model({"model": "tiny-vcd", "vllm_xargs": {"strategy": "cad"}}, MODELS)
 
 
 @pytest.mark.parametrize(

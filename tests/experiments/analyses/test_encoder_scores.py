@@ -19,7 +19,7 @@ from experiments.analyses.encoder_scores import (
 from experiments.report.sections.analyses import analysis_section, figure_spec, measured_points
 from icl.errors import ConfigError, PlanError
 from icl.images import Image
-from icl.registry import build
+from icl.registry import build, class_name
 from retrievers.base import normalize_rows
 from retrievers.embedders.sentence_encoders import MiniLM
 from retrievers.machinery.embeddings import demo_text
@@ -67,7 +67,8 @@ def test_only_cells_that_retrieve_by_image_count_for_an_encoder() -> None:
         "random": {"task": TASK, "retriever": {"name": "random"}},
     }
     arms = encoder_scores._arms(cells)
-    assert [(one.name, one.cells) for one in arms] == [("encoder", ["image", "default"]), ("pixels", ["pixels"])]
+    encoders = [(class_name(type(one.embedder)), one.cells) for one in arms]
+    assert encoders == [("encoder", ["image", "default"]), ("pixels", ["pixels"])]
 
 
 def test_correlations_are_over_the_encoders_that_have_a_score() -> None:
