@@ -38,7 +38,8 @@ def part_notes(frame: DataFrame, store: Store) -> list[str]:
     for axis in ("intervene", "decoding"):
         if axis not in frame or "cell" not in frame:
             continue
-        for label, rows in frame[frame["failed"].isna()].groupby(axis, sort=False):
+        columns = [axis, "cell", *(["thinking"] if "thinking" in frame else [])]  # of a large run no other is copied
+        for label, rows in frame.loc[frame["failed"].isna(), columns].groupby(axis, sort=False):
             node = (store.read_cell(str(rows["cell"].iloc[0])) or {}).get(axis) or {}
             part = str(node.get("acts_in", "both"))
             num = int((rows["thinking"].astype(object).fillna("") == "").sum()) if "thinking" in rows else len(rows)

@@ -1,5 +1,6 @@
 import json
 
+import numpy as np
 import pytest
 from written_run import GREEDY, VCD
 
@@ -18,6 +19,17 @@ def test_a_view_reads_axes_scores_and_reference_from_the_run(viewed):
     assert (view.metric, view.to, view.correct) == ("lenient", {"decoding": "greedy"}, "holm")
     assert (view.metrics, view.baselines) == (("lenient", "strict"), ("vote",))
     assert view.fixed["model"] == "tiny"
+
+
+def test_scores_share_the_memory_of_samples_and_change_alone(written):
+    view = view_run(written(queries=3))
+    for name in ("lenient", "retriever"):
+        assert np.shares_memory(view.scores[name].to_numpy(), view.frame[name].to_numpy())
+    before = view.frame["lenient"].copy()
+    view.scores["lenient"] = 0.5
+    view.scores.loc[0, "strict"] = 0.25
+    assert view.frame["lenient"].equals(before)
+    assert view.frame["strict"][0] != 0.25
 
 
 def test_controls_are_known_by_what_they_wrap(viewed):
