@@ -22,6 +22,7 @@ from decoding.arms.requirements import unsupported_reason as unsupported_reason
 from decoding.arms.wrapper import AblationContrast as AblationContrast
 from decoding.arms.wrapper import AdaptiveAblationContrast as AdaptiveAblationContrast
 from decoding.arms.wrapper import GatedStrategy as GatedStrategy
+from decoding.arms.wrapper import MaskingWrapper as MaskingWrapper
 from decoding.arms.wrapper import StrategyWrapper
 from decoding.base import Beams as Beams
 from decoding.base import ContrastStrategy as ContrastStrategy

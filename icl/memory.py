@@ -230,7 +230,7 @@ class RowIndex:
 
 
 class StepIndices:
-    """Row numbers on the device of a session. Numbers that the previous step used are not copied again.
+    """Numbers on the device of a session, of rows for example. Those that the previous step used are not copied again.
 
     Attributes:
         device: The device of the logits.
@@ -238,19 +238,22 @@ class StepIndices:
 
     def __init__(self, device: "torch.device") -> None:
         self.device = device
-        self._used: dict[tuple[int, ...], Tensor] = {}
-        self._before: dict[tuple[int, ...], Tensor] = {}
+        self._used: dict[tuple[Any, ...], Tensor] = {}
+        self._before: dict[tuple[Any, ...], Tensor] = {}
 
-    def of(self, rows: Sequence[int]) -> Tensor:
-        """[R] int64 on the device."""
-        key = tuple(rows)
-        index = self._used.get(key)
-        if index is None:
-            index = self._before.get(key)
-        if index is None:
-            index = copied_to_device(key, torch.long, self.device)
-        self._used[key] = index
-        return index
+    def of(self, numbers: Sequence[float], dtype: "torch.dtype | None" = None) -> Tensor:
+        """[R] on the device, int64 by default."""
+        key = (dtype, *numbers)
+        if key not in self._used:
+            before = self._before.get(key)
+            self._used[key] = copied_to_device(numbers, dtype or torch.long, self.device) if before is None else before
+        return self._used[key]
+
+    def select(self, tensor: Tensor, rows: Sequence[int]) -> Tensor:
+        """These rows of a tensor. Adjacent ones are not copied."""
+        if list(rows) == list(range(rows[0], rows[0] + len(rows))):
+            return tensor[rows[0] : rows[0] + len(rows)] if len(rows) < len(tensor) else tensor
+        return tensor.index_select(0, self.of(rows))
 
     def next_step(self) -> None:
         """Forgets the numbers that this step did not use."""

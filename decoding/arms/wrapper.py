@@ -42,6 +42,13 @@ class StrategyWrapper(StatefulStrategy):
         return self.inner.strength(logits, step) if fixed is None else logits.new_full((logits.shape[1], 1), fixed)
 
 
+class MaskingWrapper(StrategyWrapper):
+    """A wrapper with the mask of `inner`. The engine knows it, and so computes the masks of many arms at once."""
+
+    def mask(self, reference: Tensor) -> Tensor | None:
+        return self.inner.mask(reference)
+
+
 class GatedStrategy(StatefulStrategy):
     """Base of strategies that score each row by a decision: `gate` makes it, `gated_scores` uses it."""
 

@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import ClassVar
 
-from decoding import Note, StepState, StrategyWrapper, Traits, constant_weights, logits_count
+from decoding import MaskingWrapper, Note, StepState, Traits, constant_weights, logits_count
 from icl import Prompt, Strategy, Tensor
 
 
-class WrappingControl(StrategyWrapper):
+class WrappingControl(MaskingWrapper):
     """Base of controls with the sampler, preparation and mask of the strategy `of`.
 
     A subclass defines `combine_stateful`. Only the reference is read, so a control costs one branch, unless the mask or
@@ -51,9 +51,6 @@ class WrappingControl(StrategyWrapper):
     def branches(self, prompt: Prompt, note: Note = None) -> tuple[Prompt, ...]:
         branches = super().branches(prompt, note)
         return branches if self.needs_all_branches else branches[:1]
-
-    def mask(self, reference: Tensor) -> Tensor | None:
-        return self.of.mask(reference)
 
     def apply_inner_mask(self, logits: Tensor, step: int, states: Sequence[StepState], scores: Tensor) -> Tensor:
         """The scores with -inf where the combined scores of `of` are -inf."""

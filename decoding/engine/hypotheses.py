@@ -412,34 +412,37 @@ class StepBatch:
 
 
 def reference_batches(
-    session: Session, group: DecodingGroup, indices: StepIndices, *, may_defer: bool
+    session: Session, groups: Sequence[DecodingGroup], indices: StepIndices, *, may_defer: bool
 ) -> list[StepBatch]:
-    """The batches of a group that the session's own rows allow.
+    """The batches of all groups that the session's own rows allow.
 
     Args:
         session: The running session.
-        group: The group.
+        groups: The groups.
         indices: Row numbers on the device.
         may_defer: Whether hypotheses can lack the rows of their contrast branches. The reference then stands in for
             them, and `is_decided` says where this is right.
     """
+    parts: list[tuple[DecodingGroup, bool, bool, list[Hypothesis]]] = []
+    for group in groups:
+        for is_outside, hypotheses in _by_part(group):
+            may_lack = may_defer and len(hypotheses[0].prompts) > 1  # one branch cannot be deferred
+            for is_deferred in (False, True):
+                own = [h for h in hypotheses if (may_lack and h.lacks_branch_rows) == is_deferred]
+                parts += [(group, is_outside, is_deferred, own)] if own else []
+    rows = [
+        [[h.rows[0] for h in own]] * len(own[0].prompts) if is_deferred else branch_rows(own)
+        for _, _, is_deferred, own in parts
+    ]
     batches = []
-    for is_outside, hypotheses in _by_part(group):
-        deferred: list[Hypothesis] = []
-        in_session = hypotheses
-        if may_defer and len(hypotheses[0].prompts) > 1:  # one branch cannot be deferred
-            deferred = [h for h in hypotheses if h.lacks_branch_rows]
-            in_session = [h for h in hypotheses if not h.lacks_branch_rows]
-        if in_session:
-            logits = gather_logits(session.logits, branch_rows(in_session), indices)
-            batches.append(StepBatch(group, in_session, logits, is_outside=is_outside))
-        if deferred:
-            reference = gather_logits(session.logits, [[h.rows[0] for h in deferred]], indices)
-            is_decided = None if is_outside else group.strategy.reference_decides(reference[0])
-            if is_outside or is_decided is not None:
-                logits = reference.expand(len(deferred[0].prompts), -1, -1)
-                batches.append(StepBatch(group, deferred, logits, is_decided, is_outside))
-    return [with_early_exits(session, batch, indices) for batch in batches]
+    for (group, is_outside, is_deferred, own), logits in zip(
+        parts, gather_logits(session.logits, rows, indices), strict=True
+    ):
+        is_decided = group.strategy.reference_decides(logits[0]) if is_deferred and not is_outside else None
+        if is_decided is not None or is_outside or not is_deferred:
+            batch = StepBatch(group, own, logits, is_decided, is_outside)
+            batches.append(with_early_exits(session, batch, indices))
+    return batches
 
 
 def _by_part(group: DecodingGroup) -> list[tuple[bool, list[Hypothesis]]]:
@@ -465,14 +468,13 @@ def branch_rows(hypotheses: Sequence[Hypothesis]) -> list[list[int]]:
     return [[h.rows[b] for h in hypotheses] for b in range(len(hypotheses[0].rows))]
 
 
-def gather_logits(logits: Tensor, rows: list[list[int]], indices: StepIndices) -> Tensor:
-    """Logits of rows: [R, V] and [n][B] row numbers -> [n, B, V] float32. Adjacent rows are not copied."""
-    flat = [row for branch in rows for row in branch]
-    if flat == list(range(flat[0], flat[0] + len(flat))):
-        selected = logits[flat[0] : flat[0] + len(flat)]
-    else:
-        selected = logits.index_select(0, indices.of(flat))
-    return selected.float().view(len(rows), len(rows[0]), -1)
+def gather_logits(logits: Tensor, parts: Sequence[list[list[int]]], indices: StepIndices) -> list[Tensor]:
+    """Logits of rows: [R, V], and [n][B] row numbers of each part -> [n, B, V] float32 of each part."""
+    sizes = [len(rows) * len(rows[0]) for rows in parts]
+    selected = indices.select(logits, [row for rows in parts for branch in rows for row in branch]).float()
+    return [
+        own.view(len(rows), len(rows[0]), -1) for rows, own in zip(parts, torch.split(selected, sizes), strict=True)
+    ]
 
 
 def gather_early_exits(session: Session, rows: Tensor) -> Tensor:

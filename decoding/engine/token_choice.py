@@ -12,12 +12,13 @@ from typing import Any
 
 import torch
 
-from decoding import LogitsProcessorConfig, Sampling, has_reference_scores
+from decoding import LogitsProcessorConfig, Sampler, Sampling, has_reference_scores
 from decoding.engine import TRACE_FIELDS, LoopStep, StepBatch, StepTrace, step_traces, trace_numbers, trace_tensors
 from decoding.engine.decoding_step import (
     NEG_INF,
     combine_together,
     fault_message,
+    joined,
     unusable_message,
     zero_unusable_rows,
 )
@@ -35,18 +36,19 @@ class StepChoice:
         batch: Chooses.
         step: The step.
         number: Number of the chosen token, from 0.
+        best: The best combined score of each row, [B].
         tokens: Chosen tokens on the device, [B] int64, or None if the host chooses.
-        scores: Combined scores, [B, V].
+        scores: Combined scores after the logits processors, [B, V].
         tensors: What the host reads, name -> [B, K].
         numbers: What it has read, name -> rows.
     """
 
-    def __init__(self, batch: StepBatch, step: LoopStep, scores: Tensor, faults: Tensor) -> None:
-        """scores: combined, [B, V]. faults: the numbers of `fault_message`, [B, 1 + 2n]."""
+    def __init__(self, batch: StepBatch, step: LoopStep, combined: tuple[Tensor, Tensor, Tensor]) -> None:
+        """combined: of `combine_branches_on_device`."""
         self.batch, self.step, self.number = batch, step, step.of(batch.group)
         self.tokens: Tensor | None = None
-        self.scores = scores
-        self.tensors: dict[str, Tensor] = {"faults": faults}
+        self.scores, is_faulty, self.best = combined
+        self.tensors: dict[str, Tensor] = {"is_faulty": is_faulty[:, None]}
         self.numbers: dict[str, Rows] = {}
         if batch.is_decided is not None:
             self.tensors["is_decided"] = batch.is_decided[:, None]
@@ -76,11 +78,11 @@ class StepChoice:
         return "is_decided" not in self.numbers or bool(self.numbers["is_decided"][row][0])
 
     def fault(self, row: int) -> str:
-        """Why the scores of a row cannot be used, or ''."""
-        strategy, logits = self.batch.strategy, self.batch.logits
-        message = fault_message(strategy, self.number, self.numbers["faults"][row], logits, row)
-        if message or "best" not in self.numbers:
-            return message
+        """Why the scores of a row cannot be used, or ''. Reads the device again only if they cannot."""
+        if self.numbers["is_faulty"][row][0]:
+            return fault_message(self.batch.strategy, self.number, self.best, self.batch.logits, row)
+        if "best" not in self.numbers:
+            return ""
         (best,) = self.numbers["best"][row]
         return unusable_message(best, f"step {self.number}: the scores after the logits processors")
 
@@ -92,16 +94,26 @@ class StepChoice:
 class TokenChoice(StepChoice):
     """One token for each hypothesis of a batch, chosen by the group's sampler."""
 
-    def __init__(self, batch: StepBatch, step: LoopStep, scores: Tensor, faults: Tensor) -> None:
-        super().__init__(batch, step, scores, faults)
+    def __init__(self, batch: StepBatch, step: LoopStep, combined: tuple[Tensor, Tensor, Tensor]) -> None:
+        super().__init__(batch, step, combined)
         self.scores = self.process(self.scores)
-        self.tokens = _sampled(batch, self.scores, step)
         thinking = [(i, h.thinking) for i, h in enumerate(batch.hypotheses) if h.thinking is not None]
         self.forced = {i: one.forced[0] for i, one in thinking if one.forced}
-        for i, token in self.forced.items():
-            self.tokens[i] = token
-        self.tensors["tokens"] = self.tokens[:, None]
         self.trace_steps()
+
+    def uniform_numbers(self) -> Tensor:
+        """The uniform number of each row, [B, 1]."""
+        running = self.batch.group.hypotheses
+        left, keys = max(h.max_new_tokens - len(h.tokens) for h in running), [h.key for h in self.batch.hypotheses]
+        numbers = self.batch.group.uniform_numbers
+        return numbers.at(self.number, keys, [h.key for h in running], left, self.step.indices)
+
+    def take(self, tokens: Tensor) -> None:
+        """Takes the sampled tokens [B], except where another one is forced."""
+        for i, token in self.forced.items():
+            tokens[i] = token
+        self.tokens = tokens
+        self.tensors["tokens"] = tokens[:, None]
 
     def record(self) -> None:
         group, hypotheses = self.batch.group, self.batch.hypotheses
@@ -137,13 +149,30 @@ class TokenChoice(StepChoice):
 
 def choose(batches: Sequence[StepBatch], step: LoopStep) -> list[StepChoice]:
     """The choices of all batches at a step, after one read."""
-    combined = combine_together([(one.strategy, one.logits, step.of(one.group), one.hypotheses) for one in batches])
+    together = [(one.strategy, one.logits, step.of(one.group), one.hypotheses) for one in batches]
     choices: list[StepChoice] = [
-        (BeamChoice if batch.group.search else TokenChoice)(batch, step, scores, faults)
-        for batch, (scores, _, faults) in zip(batches, combined, strict=True)
+        (BeamChoice if batch.group.search else TokenChoice)(batch, step, combined)
+        for batch, combined in zip(batches, combine_together(together, step.indices), strict=True)
     ]
+    _sample(choices)
     _read(choices)
     return choices
+
+
+def _sample(choices: Sequence[StepChoice]) -> None:
+    """Samples the tokens of all choices of single tokens, at once where the sampler and the number are equal."""
+    by_sampler: dict[tuple[Sampler, int], list[TokenChoice]] = {}
+    for choice in choices:
+        if isinstance(choice, TokenChoice):
+            by_sampler.setdefault((choice.batch.group.sampler, choice.number), []).append(choice)
+    for (sampler, number), own in by_sampler.items():
+        scores = joined([one.scores for one in own])
+        if isinstance(sampler, Sampling) and not sampler.deterministic:
+            tokens = sampler.invert(scores, joined([one.uniform_numbers() for one in own]))
+        else:
+            tokens = sampler.choose(scores, [h.key for one in own for h in one.batch.hypotheses], number)
+        for one, part in zip(own, torch.split(tokens, [len(one.scores) for one in own]), strict=True):
+            one.take(part)
 
 
 def _read(choices: Sequence[StepChoice]) -> None:
@@ -158,7 +187,7 @@ def _read(choices: Sequence[StepChoice]) -> None:
     }
     if traced:
         first, *others = traced.values()
-        numbers = trace_numbers(*(map(torch.cat, zip(first, *others, strict=True)) if others else first))
+        numbers = trace_numbers(*(map(joined, zip(first, *others, strict=True)) if others else first))
         for one, own in zip(traced, torch.split(numbers, [len(one.scores) for one in traced]), strict=True):
             one.tensors["trace"] = own
     read = iter(read_together([tensor for choice in choices for tensor in choice.tensors.values()]))
@@ -173,18 +202,6 @@ def _are_reference(batch: StepBatch) -> bool:  # whether scores are the logits o
 def decided_hypotheses(choices: Sequence[StepChoice]) -> Iterator[Hypothesis]:
     """The hypotheses with a decided choice."""
     return (h for choice in choices for i, h in enumerate(choice.batch.hypotheses) if choice.is_decided(i))
-
-
-def _sampled(batch: StepBatch, scores: Tensor, step: LoopStep) -> Tensor:
-    """The tokens that the sampler chooses, [B]."""
-    sampler, keys = batch.group.sampler, [h.key for h in batch.hypotheses]
-    if not isinstance(sampler, Sampling) or sampler.deterministic:
-        return sampler.choose(scores, keys, step.of(batch.group))
-    running = batch.group.hypotheses
-    left = max(h.max_new_tokens - len(h.tokens) for h in running)
-    keys_of_group = [h.key for h in running]
-    uniform = batch.group.uniform_numbers.at(step.of(batch.group), keys, keys_of_group, left, step.indices)
-    return sampler.invert(scores, uniform)
 
 
 def _may_stop(hypothesis: Hypothesis) -> bool:
@@ -231,9 +248,9 @@ class BeamCandidate:
 class BeamChoice(StepChoice):
     """The best candidates of each answer. The host selects which of them end and which continue."""
 
-    def __init__(self, batch: StepBatch, step: LoopStep, scores: Tensor, faults: Tensor) -> None:
+    def __init__(self, batch: StepBatch, step: LoopStep, combined: tuple[Tensor, Tensor, Tensor]) -> None:
         """Computes the candidates on the device. batch: all running beams of a group."""
-        super().__init__(batch, step, scores, faults)
+        super().__init__(batch, step, combined)
         assert batch.group.search is not None
         self.search = batch.group.search
         logprobs = self.process(self.scores.log_softmax(-1))

@@ -149,7 +149,7 @@ class TokenLoop:
         while self.num_running > least:
             step, running = LoopStep(self.number, indices, self.stop_tokens, self.trace), self.running
             may_defer = deferred is not None
-            batches = [b for g in running for b in reference_batches(self.session, g, indices, may_defer=may_defer)]
+            batches = reference_batches(self.session, running, indices, may_defer=may_defer)
             choices = choose(batches, step)
             if deferred is not None and any(h.lacks_branch_rows for g in running for h in g.hypotheses):
                 decided = {id(h) for h in decided_hypotheses(choices)}
@@ -267,11 +267,12 @@ class DeferredBranches:
     def _branch_logits(self, session: Session, group: "DecodingGroup", hypotheses: Sequence[Hypothesis]) -> Tensor:
         """Logits of all branches, [n, B, V]."""
         if not group.is_gated:
-            return gather_logits(session.logits, branch_rows(hypotheses), self.indices)
+            (logits,) = gather_logits(session.logits, [branch_rows(hypotheses)], self.indices)
+            return logits
         assert self.gated_session is not None
-        reference = gather_logits(session.logits, [[h.rows[0] for h in hypotheses]], self.indices)
+        (reference,) = gather_logits(session.logits, [[[h.rows[0] for h in hypotheses]]], self.indices)
         rows = [[self.gated_rows[id(h)][b] for h in hypotheses] for b in range(len(hypotheses[0].prompts) - 1)]
-        return torch.cat([reference, gather_logits(self.gated_session.logits, rows, self.indices)])
+        return torch.cat([reference, *gather_logits(self.gated_session.logits, [rows], self.indices)])
 
     def _add_lazy_rows(
         self, session: Session, groups: Sequence["DecodingGroup"], hypotheses: Sequence[Hypothesis]

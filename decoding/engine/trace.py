@@ -78,12 +78,11 @@ def trace_tensors(
     """What the step traces of all rows are made of, on the device: tensors [B, K] for `step_traces`."""
     distributions = torch.cat([logits, scores[None]])
     best = distributions.softmax(-1).topk(min(top, distributions.shape[-1]), dim=-1)
-    divergences = [jensen_shannon(logits[0], other) for other in logits[1:]]
     return [
         best.values.transpose(0, 1).flatten(1),
         best.indices.transpose(0, 1).flatten(1),
-        torch.cat([entropy(one) for one in distributions], 1),
-        torch.cat(divergences, 1) if divergences else scores[:, :0],
+        entropy(distributions)[..., 0].T,
+        jensen_shannon(logits[0], logits[1:])[..., 0].T,
         *_weight_equations(strategy, logits, step, states),
     ]
 

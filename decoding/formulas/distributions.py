@@ -1,9 +1,10 @@
 """Masks, divergences and entropy of next-token distributions, and steps of rows.
 
-Distributions are logits, [B, V]. Divergences are [B, 1] float32 in nats, unless stated otherwise. A token that neither
-distribution can produce (-inf in both) adds nothing. Plausibility masks say which tokens stay possible, computed from
-the reference branch alone: [B, V] bool, True where a token survives. Raw logits and log-probabilities give the same
-mask, because a constant per row cancels. Every mask keeps the best token of each row, so at least one token survives.
+Distributions are logits, [..., B, V]. Divergences are [..., B, 1] float32 in nats, unless stated otherwise. A token
+that neither distribution can produce (-inf in both) adds nothing. Plausibility masks say which tokens stay possible,
+computed from the reference branch alone: [B, V] bool, True where a token survives. Raw logits and log-probabilities
+give the same mask, because a constant per row cancels. Every mask keeps the best token of each row, so at least one
+token survives.
 """
 
 import math
@@ -27,9 +28,11 @@ def kl_divergence(p: Tensor, q: Tensor) -> Tensor:
 
 def jensen_shannon(p: Tensor, q: Tensor) -> Tensor:
     """Jensen-Shannon divergence, at most log 2: the mean KL divergence of p and q from their average."""
-    average = (p.softmax(-1) + q.softmax(-1)) / 2
-    average_entropy = torch.special.entr(average).sum(-1, keepdim=True)
-    divergence: Tensor = (average_entropy - (entropy(p) + entropy(q)) / 2).clamp(min=0)
+    p_probs, q_probs = p.softmax(-1), q.softmax(-1)
+    average, p_entropy, q_entropy = (
+        torch.special.entr(one).sum(-1, keepdim=True) for one in ((p_probs + q_probs) / 2, p_probs, q_probs)
+    )
+    divergence: Tensor = (average - (p_entropy + q_entropy) / 2).clamp(min=0)
     return divergence
 
 
@@ -49,7 +52,7 @@ def bounded_divergence(p: Tensor, q: Tensor, kappa: float) -> Tensor:
 
 
 def entropy(scores: Tensor) -> Tensor:
-    """Entropy of softmax(scores): [B, V] -> [B, 1]. A score of -inf has no probability."""
+    """Entropy of softmax(scores): [..., B, V] -> [..., B, 1]. A score of -inf has no probability."""
     total: Tensor = torch.special.entr(scores.softmax(-1)).sum(-1, keepdim=True)
     return total
 
@@ -66,7 +69,12 @@ def plausibility_mask(reference: Tensor, beta: float) -> Tensor | None:
     """
     if beta == 0:
         return None
-    return reference >= reference.amax(-1, keepdim=True) + math.log(beta)
+    return is_plausible(reference, reference.amax(-1, keepdim=True), math.log(beta))
+
+
+def is_plausible(reference: Tensor, best: Tensor, log_beta: float | Tensor) -> Tensor:
+    """`plausibility_mask` for one logarithm of beta or one per row, -inf for 0. best: the best logits, [B, 1]."""
+    return reference >= best + log_beta
 
 
 def kth_plausibility_mask(reference: Tensor, alpha: float, k: int) -> Tensor | None:

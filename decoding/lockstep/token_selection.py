@@ -132,8 +132,8 @@ def _tokens(
         )
         for row in references
     ]
-    combined, is_faulty, numbers = combine_branches_on_device(strategy, branch_logits, step, states)
-    values = [numbers]
+    combined, is_faulty, best = combine_branches_on_device(strategy, branch_logits, step, states)
+    values = [is_faulty[:, None]]
     is_limited = load_tokenizer is not None and any(row.branch.thinking for row in references)
     per_branch: list[Tensor] = []
     if references[0].branch.scores_options:
@@ -152,13 +152,13 @@ def _tokens(
         if top := max(row.branch.top for row in references):
             clean = branch_logits.masked_fill(is_faulty[None, :, None], 0.0)
             per_branch = trace_tensors(strategy, clean, combined, step=cast(int, step), states=states, top=top)
-    num_branches, num_fault_values = len(branch_logits), numbers.shape[1]
+    num_branches = len(branch_logits)
     end = sum(value.shape[1] for value in values)
 
     def write(rows: list[list[float]]) -> None:
         for i, (row, numbers) in enumerate(zip(references, rows, strict=True)):
-            message = fault_message(strategy, row.step, numbers[:num_fault_values], branch_logits, i)
-            _record(row, message, numbers[num_fault_values:end])
+            message = fault_message(strategy, row.step, best, branch_logits, i) if numbers[0] else ""
+            _record(row, message, numbers[1:end])
             if is_limited and row.branch.thinking is not None:
                 RECORD_STORE.of(row.branch.group).output.read(row.step, int(numbers[end]), row.branch.thinking)
         if per_branch:

@@ -44,7 +44,7 @@ class DoLa(PlausibleStrategy):
         """Scores [B, V] from logits [1 + early layers, B, V]: the last layer, then early layers, lowest first."""
         last, early = logits[0], self._candidates(logits[1:])
         divergence = jensen_shannon if self.divergence == "jensen_shannon" else reversed_jensen_shannon
-        chosen = torch.stack([divergence(last, layer)[:, 0] for layer in early]).argmax(0)
+        chosen = divergence(last, early)[..., 0].argmax(0)
         rows = torch.arange(last.shape[0], device=last.device)
         return last.log_softmax(-1) - early[chosen, rows].log_softmax(-1)
 

@@ -146,8 +146,11 @@ class SharedPrefixLayer(DynamicLayer):  # type: ignore[misc]
     def select(self, rows: RowIndex) -> None:
         """Keep, repeat or reorder rows. The new ones have spare slots, so that the next step copies nothing."""
         index, own, before = rows.on(self.keys.device), self.keys.shape[2], (self.keys, self.values)
-        slots = own + _spare_slots(own)
-        self.buffers = tuple(old.new_empty(len(index), old.shape[1], slots, old.shape[3]) for old in before)
+        shapes = [(len(index), old.shape[1], own + _spare_slots(own), old.shape[3]) for old in before]
+        if shapes[0] == shapes[1]:
+            self.buffers = before[0].new_empty(2, *shapes[0]).unbind()
+        else:
+            self.buffers = tuple(old.new_empty(shape) for old, shape in zip(before, shapes, strict=True))
         self.keys, self.values = (
             torch.index_select(old, 0, index, out=buffer[:, :, :own])
             for old, buffer in zip(before, self.buffers, strict=True)

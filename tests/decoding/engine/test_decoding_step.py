@@ -43,8 +43,15 @@ def test_batches_that_are_combined_together_have_the_scores_and_faults_of_each_a
         for branches in ((1, 2) if place < 2 else (1 if NODES[place - 2] == "greedy" else 2,))
     ]
     for batch, together in zip(batches, combine_together(batches), strict=True):
-        for one, other in zip(together, combine_branches_on_device(*batch), strict=True):
-            torch.testing.assert_close(one, other, rtol=0, atol=0, equal_nan=True)
+        strategy, logits, step, _ = batch
+        (scores, is_faulty, best), (alone, *others) = together, combine_branches_on_device(*batch)
+        assert torch.equal(scores, alone)
+        assert torch.equal(is_faulty, others[0])
+        torch.testing.assert_close(best[~is_faulty], others[1][~is_faulty], rtol=0, atol=0)
+        for row in is_faulty.nonzero()[:, 0].tolist():
+            messages = {fault_message(strategy, step, one, logits, row) for one in (best, others[1])}
+            assert len(messages) == 1
+            assert "" not in messages
 
 
 @pytest.mark.parametrize("branches", [1, 2])
@@ -56,6 +63,6 @@ def test_scores_of_the_reference_need_no_rule(branches: int) -> None:
     assert torch.equal(scores, expected)
     assert {row: text.replace("Plain", "Strategy") for row, text in messages.items()} == faults
     assert len(faults) >= 4
-    _, is_faulty, numbers = combine_branches_on_device(Strategy(), logits, 4)
-    flags = [bool(fault_message(Strategy(), 4, row, logits, i)) for i, row in enumerate(numbers.tolist())]
-    assert flags == is_faulty.tolist()
+    _, is_faulty, _ = combine_branches_on_device(Strategy(), logits, 4)
+    assert is_faulty.nonzero()[:, 0].tolist() == list(faults)
+    assert all(faults.values())

@@ -18,7 +18,7 @@ import torch
 from decoding.arms.arm import Arm, parse_arm
 from decoding.arms.inspection import branch_count
 from decoding.base import Strategy
-from decoding.engine.decoding_step import masked_scores
+from decoding.engine.decoding_step import combine_branches
 from decoding.engine.engine import run_requests
 from decoding.engine.requests import DecodingRequest
 from decoding.export.custom_generate import GENERATED, LIBRARIES, README, custom_generate_files, sampler_arguments
@@ -111,8 +111,9 @@ def test_a_strategy_is_exported_with_its_formula_or_refused_with_a_reason(name: 
         processor = module.Branches(None, module.STRATEGY, [], 2)
         processor.branches = [SimpleNamespace(next_logits=lambda token, one=one: one) for one in logits[1:]]
         scores = processor(torch.ones(8, 2 + step, dtype=torch.long), logits[0])
-        banned = logits[0] == -float("inf")
-        assert torch.equal(scores, masked_scores(arm.strategy, logits, step, (), banned))
+        expected, faults = combine_branches(arm.strategy, logits, step)
+        assert not faults
+        assert torch.equal(scores, expected)
 
 
 def test_parameters_and_a_wrapped_strategy_are_those_of_the_node(loaded: Load) -> None:
