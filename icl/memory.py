@@ -71,8 +71,11 @@ def first_line(error: BaseException) -> str:
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
-def causes(error: BaseException | None, contexts: bool = False) -> Iterator[BaseException]:
-    """The error, its `__cause__`, and so on. Each is visited once. contexts: what was handled counts as a cause."""
+def causes(error: BaseException | None, *, contexts: bool = False) -> Iterator[BaseException]:
+    """The error, its `__cause__`, and so on. Each is visited once.
+
+    contexts: also follow `__context__`, the error that was being handled.
+    """
     visited = set[int]()
     while error is not None and id(error) not in visited:
         visited.add(id(error))

@@ -72,7 +72,8 @@ def unsupported_reason(strategy: Strategy | Arm, abilities: Set[str], score: str
     abilities_text = f"it gives {_join_words(sorted(abilities))}" if abilities else "it gives nothing"
     alternative = _alternative(arm.strategy, abilities, score)
     instead = f"{alternative} runs on it; " if alternative else ""
-    models = [name for name in entries("model") if (has := _abilities(name)) and not _missing(needs, has)]
+    declared = {name: _abilities(name) for name in entries("model")}  # of a missing library nothing
+    models = [name for name, own in declared.items() if own and not _missing(needs, own)]
     run = f"'{arm.label}' runs with model {_join_words(models, 'or')}." if models else "no backend here gives that."
     return (
         f"decoding '{arm.label}' {'with option scoring ' if score == 'options' else ''}needs {what}, which this model "

@@ -152,7 +152,8 @@ def _log_likelihoods(one: RunPrompt, prompts: Sequence[Prompt], answer: str) -> 
 def _groups(samples: Sequence[Sequence[Influence]]) -> Iterator[tuple[str, list[Influence]]]:
     """(name, demonstrations) of each row of a setting."""
     every = [one for sample in samples for one in sample]
-    halves, places = [_halves(sample) for sample in samples], sorted({one.place for one in every})
+    halves = [_halves(sample) for sample in samples]
+    places = sorted({one.place for one in every})
     groups = {
         "any": every,
         **{f"place {place + 1}": [one for one in every if one.place == place] for place in places},

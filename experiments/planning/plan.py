@@ -164,7 +164,12 @@ def make_plan(
     all_queries = {id(task): task.queries[:limit] for task in grid.tasks}
     parts = [(task, sample_queries(all_queries[id(task)], SAMPLED_QUERIES), _groups(grid, task)) for task in grid.tasks]
     notes |= dict.fromkeys(note for task in grid.tasks for note in _image_notes(task.title, all_queries[id(task)]))
-    num_rows, done = sum(len(queries) * len(groups) for _, queries, groups in parts), itertools.count()
+    num_rows = sum(len(queries) * len(groups) for _, queries, groups in parts)
+    counted_rows = itertools.count()
+
+    def report_row() -> None:
+        report("counting", next(counted_rows), num_rows)
+
     prefix_reuse, largest = PrefixReuse(), LargestRequests()
     token_counts = {id(model): TokenCounts(model) for model in grid.models}
     for task, queries, groups in parts:
@@ -184,7 +189,7 @@ def make_plan(
                 prompts,
                 unlisted,
                 largest,
-                lambda: report("counting", next(done), num_rows),
+                report_row,
                 tokens=token_counts[id(group[0].model)],
             )
             group_work = _count(group, queries, retrievals[id(group[0].model)], counters)

@@ -42,7 +42,8 @@ def sections(view: RunView) -> list[Section]:
         *costs_sections(view),
     ]
     some = [one for one in made if one]
-    names = file_names([one.name for one in some])  # a section of its own name keeps the figure that it has drawn
+    names = file_names([one.name for one in some])
+    # A new section draws its figure again, so only where a name changes.
     return [one if one.name == name else replace(one, name=name) for one, name in zip(some, names, strict=True)]
 
 

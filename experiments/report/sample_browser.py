@@ -31,7 +31,7 @@ FIELDS = (
     "query", "seed", "prompt", "demos", "images", "image_of", "question", "gold", "output", "option_scores", "meta",
     "dropped", "finish", "thinking", "failed", "steps",
 )  # fmt: skip
-"""The columns of a sample that the page has, besides axes, metrics, baselines, and with steps its trace."""
+"""Columns that `_sample`, `_context` and `_steps` read, besides axes, metrics and baselines, and `trace` with steps."""
 
 
 @dataclass

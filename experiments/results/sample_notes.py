@@ -38,7 +38,7 @@ def part_notes(frame: DataFrame, store: Store) -> list[str]:
     for axis in ("intervene", "decoding"):
         if axis not in frame or "cell" not in frame:
             continue
-        columns = [axis, "cell", *(["thinking"] if "thinking" in frame else [])]  # of a large run no other is copied
+        columns = [axis, "cell", *(["thinking"] if "thinking" in frame else [])]  # a copy of all would take much memory
         for label, rows in frame.loc[frame["failed"].isna(), columns].groupby(axis, sort=False):
             node = (store.read_cell(str(rows["cell"].iloc[0])) or {}).get(axis) or {}
             part = str(node.get("acts_in", "both"))

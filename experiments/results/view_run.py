@@ -152,7 +152,8 @@ def _scores(samples: DataFrame, axes: Sequence[str], metrics: Sequence[str], att
     judged = [column for name, columns in baseline_columns.items() for column in (name, *columns) if column in samples]
     own = [name(metric) for metric in metrics for name in (unread_column, *(column.of for column in LabelColumn))]
     optional = [name for name in (EQUIVALENCE, SAMPLE, *own) if name in samples]
-    scores = samples[list(dict.fromkeys(["query", "seed", UNIT, *optional, *axes, *metrics, *judged]))]
+    names = list(dict.fromkeys(["query", "seed", UNIT, *optional, *axes, *metrics, *judged]))
+    scores = samples[names].copy(deep=False)  # shares columns (pandas 3): those of a large run take 300 MB
     scores.attrs = attrs | {key: samples.attrs[key] for key in (RUN_LEVEL,) if key in samples.attrs}
     scores["failed"] = samples["failed"].notna() if "failed" in samples else False
     for axis, value in (("task", "task"), ("shots", 0)):

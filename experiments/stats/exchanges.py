@@ -209,7 +209,8 @@ def _exchanges(
     differing, width = np.flatnonzero(differs), max(len(stratum.worst) for stratum in strata)
     num_exchanges = min(num_exchanges, FEWER_EXCHANGES) if width > MANY_SUMS else num_exchanges
     repeats = 1 if differs.all() else ceil(num_exchanges / 2 ** min(len(differing), 30))
-    generator, step = StreamKey(0, "").numpy("clusters without a difference"), max(1, MAX_ENTRIES // width)
+    generator = StreamKey(0, "").numpy("clusters without a difference")
+    step = max(1, MAX_ENTRIES // width)
     for chosen in subsets(len(differing), num_exchanges):
         for start in range(0, len(chosen), step):
             exchanged = chosen[start : start + step]

@@ -11,7 +11,8 @@ by their numbers of samples. Samples of one cluster are not independent, such as
 Two kinds of statistics need another step 3:
 
     proportions  (F1, AUC, groups) Wilson's interval (`intervals`; Dean and Pagano 2015) at the effective sample size
-                 T (1 - T) / V. This size is multiplied by (z / t)^2 if a cluster has several samples that can change T.
+                 T (1 - T) / V. This size is multiplied by (z / t)^2, with z the
+                 normal quantile, if a cluster has several samples that can change T.
     no spread    V is 0, there is one cluster, or a proportion is exactly 0 or 1. To get each end, add z^2 clusters of
                  the worst (or best) samples and compute T again; z is 1.96 at 95 %. For a proportion of 0 or 1 this is
                  Wilson.

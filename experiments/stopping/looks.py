@@ -28,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import StringConstraints
 
-from experiments import stats  # read late: a run without `stop` needs no statistics
+from experiments import stats  # its modules load at first use: a run without `stop` needs none
 from experiments.stopping.plan import REMEDY, PlannedComparison, StopPlan
 from experiments.stopping.rule import (
     ComparisonTest,

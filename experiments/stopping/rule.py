@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BeforeValidator
 
-from experiments import stats  # read late: a run without `stop` needs no statistics
+from experiments import stats  # its modules load at first use: a run without `stop` needs none
 from experiments.config.keys import StopSpec
 from experiments.stopping.sequential import (
     Floats,

@@ -56,7 +56,7 @@ class CellTable:
         damaged: The places of lines that are not complete samples of the cell.
     """
 
-    # seed: of its cell.json. room: the bytes that the cache may take in memory
+    # seed: the seed in the cell's cell.json. room: the bytes that the cache may take in memory
     def __init__(self, store: Store, digest: str, seed: int | None, *, from_lines: bool = False, room: int = 0) -> None:
         self.store, self.digest, self.seed, self.room = store, digest, seed, room
         path = store.cell_folder(digest) / CACHE
@@ -142,14 +142,14 @@ class SampleTable:
         self,
         store: Store,
         digests: Sequence[str],
-        cells: Mapping[str, Mapping[str, Any]] | None = None,
+        descriptions: Mapping[str, Mapping[str, Any]] | None = None,
         *,
         from_lines: bool = False,
     ) -> None:
         self.cells: list[CellTable] = []
-        room, contents = HELD_BYTES, cells or {}
+        room = HELD_BYTES
         for digest in digests:
-            seed = (contents.get(digest) or store.read_cell(digest) or {}).get("seed")
+            seed = ((descriptions or {}).get(digest) or store.read_cell(digest) or {}).get("seed")
             self.cells.append(cell := CellTable(store, digest, seed, from_lines=from_lines, room=room))
             room -= 0 if isinstance(cell.source, Path) else cell.source.size
         self.starts = np.cumsum([0, *map(len, self.cells)])
@@ -196,17 +196,12 @@ class SampleTable:
         """
         valid = rows >= 0
         own = rows if valid.all() else rows[valid]
-        read = (
-            self.read(others, own) if (others := [n for n in names if not shared or n not in SMALL]) else pa.table({})
-        )
-        columns = {
-            name: _decode(
-                (read[name] if name in others else self.small[name].take(pa.array(own))).combine_chunks(),
-                self.columns[name],
-                shared,
-            )
-            for name in names
-        }
+        others = [name for name in names if not shared or name not in SMALL]
+        small = [name for name in names if name not in others]
+        tables = [self.read(others, own)] if others else []
+        tables += [self.small.select(small).take(pa.array(own))] if small else []
+        read = {name: table[name].combine_chunks() for table in tables for name in table.column_names}
+        columns = {name: _decode(read[name], self.columns[name], shared) for name in names}
         if valid.all():
             return columns
         places = np.cumsum(valid) - 1

@@ -78,7 +78,8 @@ class Lenient:
         return self.answer == "auto"
 
     def score(self, generation: Generation, example: Example) -> float | None:
-        example = in_texts(example)  # the names of `metrics` load late, because patterns take time to compile
+        example = in_texts(example)
+        # Read through `metrics`, which loads them late: their patterns take time to compile.
         if metrics.asks_yes_no(example):
             answer = metrics.read_yes_no(generation.text, self.answer, example.options, example.question)
             return float(answer in [normalize_vqa(text) for text in example.answers])

@@ -89,7 +89,7 @@ from icl.models.hf.template_process import TemplateRefusedError as TemplateRefus
 from icl.models.hf.template_process import argument_names as argument_names
 from icl.models.hf.template_process import argument_notes as argument_notes
 from icl.models.hf.template_process import check_arguments as check_arguments
-from icl.models.hf.template_worker import compiled as compiled
+from icl.models.hf.template_worker import with_day as with_day
 from icl.models.hf.text_processor import AnswerDecoder as AnswerDecoder
 from icl.models.hf.text_processor import TextProcessor as TextProcessor
 from icl.models.hf.text_processor import is_plain_text as is_plain_text

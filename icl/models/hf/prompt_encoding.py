@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from icl import Image, ModelError, Part, Prompt, StateObserver, Turn, moved_to_device, transformers
-from icl.models.hf import EncodedImage, EncodedPrompt, LanguageModel, TemplateRefusedError, compiled, messages, script
+from icl.models.hf import EncodedImage, EncodedPrompt, LanguageModel, TemplateRefusedError, messages, script, with_day
 from icl.models.hf.conventions import image_placeholder, image_token_problem, takes_interleaved_images
 from icl.models.hf.image_encoder import ImageEncoder, on_model
 from icl.models.hf.image_processing import ImageProcessor, pixel_name, without_pixel_edits
@@ -209,7 +209,7 @@ def process_prompt(renderer: PromptRenderer, prompt: Prompt) -> dict[str, Any]:
         if not renderer.trusted:  # the template receives the same conversation below, with names instead of images
             names = [f"<{type(image).__name__}>" for image in images]
             renderer.render_limited(_with_images(prompt, names), answers=True)
-        compiled(renderer.template, renderer.day.isoformat())
+        with_day(renderer.template, renderer.day.isoformat())
         return dict(
             renderer.processor.apply_chat_template(
                 _with_images(prompt, images),

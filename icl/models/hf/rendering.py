@@ -14,7 +14,7 @@ from typing import Any
 
 from icl import EmptyBlocks, LRUByteCache, ModelError, Part, Prompt, Turn, jinja2, transformers
 from icl.models.chat_messages import check_markers, marker_pattern
-from icl.models.hf import TextProcessor, argument_names, compiled, image_placeholder
+from icl.models.hf import TextProcessor, argument_names, image_placeholder, with_day
 from icl.models.hf.conversations import (
     Message,
     Piece,
@@ -154,7 +154,8 @@ class PromptRenderer:
         """The text with each placeholder replaced by the processor's text for that image."""
         if not replacements:
             return text
-        return str(self.processor.get_text_with_replacements([text], list(replacements))[0][0])
+        texts, _ = self.processor.get_text_with_replacements([text], list(replacements))
+        return str(texts[0])
 
     def ids(self, text: str) -> tuple[int, ...]:
         """Token ids, cached. A start token is added only if the text does not begin with it."""
@@ -216,10 +217,14 @@ class PromptRenderer:
 
     def _tokenized(self, text: str) -> tuple[int, ...]:
         start = self.tokenizer.bos_token
-        adds = self.processor.adds_special_tokens if self.text_only else start is None or not text.startswith(start)
-        if getattr(type(self.tokenizer), "_encode_plus", None) is not transformers.TokenizersBackend._encode_plus:
+        has_start = start is not None and text.startswith(start)
+        adds = self.processor.adds_special_tokens if self.text_only else not has_start
+        own, usual = type(self.tokenizer), transformers.TokenizersBackend
+        if (own.__call__, getattr(own, "_encode_plus", None)) != (usual.__call__, usual._encode_plus):
             return tuple(self.tokenizer(text, add_special_tokens=adds, verbose=False)["input_ids"])
-        backend = self.tokenizer.backend_tokenizer  # takes half the time of the tokenizer, which asks for offsets
+        # The usual class asks the same backend, with these settings, but also for offsets: twice the time.
+        backend = self.tokenizer.backend_tokenizer
+        backend.encode_special_tokens = self.tokenizer.split_special_tokens
         backend.no_padding()
         backend.no_truncation()
         return tuple(backend.encode_batch_fast([text], add_special_tokens=adds)[0].ids)
@@ -261,7 +266,8 @@ class PromptRenderer:
     @cached_property
     def _image_text(self) -> str:
         """The placeholder with the white space that the template writes after an image."""
-        gap = self._with_items((("user", (None, ANSWER)),), answers=True).partition(self.slot)[2].partition(ANSWER)[0]
+        probe: Script = (("user", (None, ANSWER)),)
+        gap = self._with_items(probe, answers=True).partition(self.slot)[2].partition(ANSWER)[0]
         return self.slot if gap.strip() else self.slot + gap
 
     def _with_items(self, turns: Script, answers: bool) -> str:
@@ -303,7 +309,8 @@ class PromptRenderer:
         without_system = tuple(turn for turn in turns if turn[0] != "system")
         if len(without_system) < len(turns) and self._attempted(messages(without_system), answers=True) is not None:
             return " It takes them without the system turn: use `instruction_text` of the composer instead."
-        if "assistant" in dict(turns) and self.facts.accepts_images and not self.facts.accepts_turns:
+        has_answers = any(role == "assistant" for role, _ in turns)
+        if has_answers and self.facts.accepts_images and not self.facts.accepts_turns:
             return " It takes no answers as turns: use a composer of a single user turn, such as `interleaved`."
         return ""
 
@@ -341,13 +348,9 @@ class PromptRenderer:
                 "tools": None,
                 "documents": None,
             }
-            text = (
-                str(compiled(self.template, self.day.isoformat()).render(values))
-                if self.trusted
-                else self.render_limited(conversation, answers)
-            )
+            template = with_day(self.template, self.day.isoformat())
+            text = str(template.render(values)) if self.trusted else self.render_limited(conversation, answers)
             if overrides_rendering(self.processor):
-                compiled(self.template, self.day.isoformat())
                 text = str(
                     self.processor.apply_chat_template(conversation, add_generation_prompt=answers, **self.arguments)
                 )

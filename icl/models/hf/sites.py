@@ -29,7 +29,7 @@ How they are found, without a list of architectures:
                  own output.
 
 A probe pass is a forward pass on a few tokens of text; hooks record the inputs and outputs of each layer and its
-children. If it fails (a model that needs an image), the decoder keeps only `embedding` and `heads`.
+children. If the pass fails (a model that needs an image), the decoder keeps only `embedding` and `heads`.
 
 The vision tower has two sites: `vision` is the output of a layer and `vision_mlp` is m. Its layers are the longest list
 of modules of one class that all run when an image is read, and whose inputs and outputs all have one shape, with a

@@ -38,7 +38,7 @@ def render(request: dict[str, Any]) -> dict[str, Any]:
     try:
         if "conversation" not in request:
             return {"arguments": arguments(request["template"])}
-        compiled(request["template"], request["day"])
+        with_day(request["template"], request["day"])
         texts, _ = render_jinja_template(
             conversations=[request["conversation"]],
             chat_template=request["template"],
@@ -55,8 +55,8 @@ def render(request: dict[str, Any]) -> dict[str, Any]:
     return {"text": texts[0]}
 
 
-def compiled(template: str, day: str) -> Any:
-    """The template, which from now on writes the date of a day (2026-12-01), not the date on which it is rendered."""
+def with_day(template: str, day: str) -> Any:
+    """The compiled template, which from now on, wherever it is used, writes this date (2026-12-01) as that of today."""
     from transformers.utils.chat_template_utils import _compile_jinja_template
 
     program = _compile_jinja_template(template)

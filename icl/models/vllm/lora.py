@@ -155,10 +155,10 @@ def _write(checkpoint: Checkpoint, adapter: LoraAdapter, precision: str, work: P
         for path in source.glob(pattern):
             if path.is_file() and not path.name.endswith(".index.json"):
                 shutil.copyfile(path, work / path.name)
-    for read in (checkpoint, adapter):  # the folder's name would be wrong
-        if replace(read).digest != read.digest:
+    for part in (checkpoint, adapter):  # if one has changed on disk, the folder's name would be wrong
+        if replace(part).digest != part.digest:
             raise ModelError(
-                f"model.merge: {read.path} was changed while this ran, so what was merged is not what was planned. "
+                f"model.merge: {part.path} was changed while this ran, so what was merged is not what was planned. "
                 "Start again once it is written."
             )
 

@@ -63,7 +63,7 @@ def garbage_of_engines_alone() -> Iterator[None]:
 
 
 def importing_vllm() -> Any:
-    """Forks processes from one that has imported vLLM, and nothing else of the tests."""
+    """A context whose processes are forked from one that has imported vLLM, and nothing else of the tests."""
     context: Any = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["vllm.entrypoints.launchers.api_server.entry", "vllm.v1.engine.core"])
     return context
@@ -73,9 +73,9 @@ def importing_vllm() -> Any:
 def engine_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Engines run in processes of their own, as on a GPU.
 
-    They are forked from one that has imported vLLM, and with `ICL_TEST_MATRIX` new interpreters, as `vllm serve` starts
-    them. A fork of this process waits forever in its first parallel operation, because the threads of OpenMP that a
-    model has started here do not exist in it.
+    They are forked from a process that has imported vLLM. With `ICL_TEST_MATRIX` or `ICL_TEST_RUNNER` they are new
+    interpreters, as under `vllm serve`. A fork of this process waits forever in its first parallel operation, because
+    the threads of OpenMP that a model has started here do not exist in it.
     """
     monkeypatch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "1")
     if not {"ICL_TEST_MATRIX", "ICL_TEST_RUNNER"} & set(os.environ):

@@ -132,6 +132,16 @@ def odd(writer, tmp_path_factory):
         ("html", "The same by strict accuracy", None),
         ("html", "Wall time of all sessions: 2:10", None),
     ],
+    ids=[
+        "queries of a part",
+        "unfinished arm",
+        "figures stay",
+        "another metric",
+        "lower is better",
+        "direction in the data",
+        "second metric",
+        "wall time",
+    ],
 )
 def test_the_page_says(which, words, count, request):
     times = request.getfixturevalue(which).count(words)

@@ -1,5 +1,6 @@
 import base64
 import io
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -53,6 +54,23 @@ def test_question_and_images_of_a_sample_are_as_its_prompt_shows_them(mapping, t
     assert {context["question"] for context in shelf.contexts} == {"Which color?"}
     assert [[len(demo[-1]) for demo in context["demos"]] for context in shelf.contexts] == [[0, 0]] * 6
     assert [len(context["query"]) for context in shelf.contexts] == [1] * 6
+
+
+def test_the_page_reads_each_column_that_a_sample_shows(viewed, monkeypatch):
+    view = viewed(queries=6)
+    more = {
+        "option_scores": [{"red": -0.5}],
+        "dropped": 1,
+        "finish": "length",
+        "thinking": "a red one",
+        "meta": [{"a": 1}],
+    }
+    columns = {name: value * len(view.frame) if isinstance(value, list) else value for name, value in more.items()}
+    full = replace(view, frame=view.frame.assign(**columns))
+    chosen = collect_samples(full).json(full)
+    assert {"options", "meta", "dropped", "finish", "thinking"} <= set(chosen["samples"]["columns"])
+    monkeypatch.setattr(sample_browser, "FIELDS", tuple(full.frame))
+    assert collect_samples(full).json(full) == chosen
 
 
 def test_prompts_and_images_are_carried_once(viewed):
