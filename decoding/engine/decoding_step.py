@@ -77,6 +77,8 @@ def combine_together(
         batches: The batches.
         indices: Numbers on the device. None: they are copied.
     """
+    if not batches:
+        return []
     rows, is_alone = joined([logits.flatten(0, 1) for _, logits, _, _ in batches]), len(batches) == 1
     indices = StepIndices(rows.device) if indices is None else indices
     strategies, sizes = [strategy for strategy, _, _, _ in batches], [logits.shape[1] for _, logits, _, _ in batches]

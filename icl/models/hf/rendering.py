@@ -348,9 +348,12 @@ class PromptRenderer:
                 "tools": None,
                 "documents": None,
             }
-            template = with_day(self.template, self.day.isoformat())
-            text = str(template.render(values)) if self.trusted else self.render_limited(conversation, answers)
+            if self.trusted:
+                text = str(with_day(self.template, self.day.isoformat()).render(values))
+            else:  # first within limits, which refuse what a stranger's template must not do
+                text = self.render_limited(conversation, answers)
             if overrides_rendering(self.processor):
+                with_day(self.template, self.day.isoformat())
                 text = str(
                     self.processor.apply_chat_template(conversation, add_generation_prompt=answers, **self.arguments)
                 )
