@@ -29,7 +29,7 @@ SLOW_TESTS := tests/journeys tests/icl/models/hf tests/experiments/launch tests/
 	tests/hostile
 
 # What also takes about 2 CPU seconds a file or more (CI prints the slowest). `make test-fast` keeps those that check most, and so
-# takes 150 CPU seconds, and 10 in each process for the import of the tests.
+# takes 140 CPU seconds, and about 15 in each process to import and report the tests.
 SLOW_FILES := tests/decoding/engine/test_deferred_branches.py tests/decoding/test_logits_processors.py \
 	tests/decoding/test_whole_passes.py tests/experiments/cli/test_column_guess.py tests/experiments/cli/test_import.py \
 	tests/experiments/cli/test_judge.py tests/experiments/cli/test_label.py \

@@ -200,7 +200,7 @@ class LoopWork:
 
     Attributes:
         forwards: Forward passes over all rows of the session.
-        rows: Rows in those passes.
+        rows: Rows in those passes that a hypothesis reads.
         rows_without_sharing: Rows that the passes would have had if no hypotheses shared a row.
         deferred_prefills: Contrast prompts prefilled inside the loop.
     """

@@ -17,8 +17,9 @@ Only 3. waits for the device. The tokens of 5. are gathered on the device:
                                  3.                       3.
 
 Hypotheses that read the same prompt and chose the same tokens are in the same state, so they share a row. A row is
-copied only when their tokens differ, and rows that no hypothesis needs are dropped. Below, `P` is the prompt, `N` the
-prompt with a noised image, and letters are tokens:
+copied only when their tokens differ. Rows that no hypothesis needs are dropped once they are an eighth of all rows,
+because that copies the caches of all others. Below, `P` is the prompt, `N` the prompt with a noised image, and letters
+are tokens:
 
     arm         branch       step 0    step 1    step 2
     greedy      reference    P         P a       P a b
@@ -37,7 +38,7 @@ contrast branches are read:
 The last two are drawn step by step in `decoding.engine.token_loop`.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
 
@@ -165,7 +166,8 @@ class TokenLoop:
                 )
             self.running = [group for group in running if group.hypotheses]
             if self.running:
-                _advance_session(self.session, self.running, choices, indices, work)
+                keeps_ended = self.num_running > least  # rows that join take the places of those that have ended
+                _advance_session(self.session, self.running, choices, indices, work, keeps_ended=keeps_ended)
             indices.next_step()
             self.number += 1
         if deferred is not None:
@@ -179,13 +181,19 @@ def _advance_session(
     choices: Sequence[StepChoice],
     indices: StepIndices,
     work: LoopWork,
+    *,
+    keeps_ended: bool,
 ) -> None:
     """Feeds the last token of every hypothesis to its rows. Hypotheses with equal row and token share the new row.
 
     So they do only if an intervention would edit the token alike, which may depend on the reasoning that they can have.
+    If `keeps_ended`, a few rows of ended hypotheses stay and read any token.
     """
     hypotheses = [h for group in groups for h in group.hypotheses]
     source = {(row, h.tokens[-1], h.last_part): h for h in hypotheses for row in h.rows}
+    work.rows += len(source)
+    if keeps_ended:
+        source |= _ended_rows(session, source)
     row_tokens = sorted(source)
     new_row = {key: i for i, key in enumerate(row_tokens)}
     for hypothesis in hypotheses:
@@ -210,7 +218,26 @@ def _advance_session(
     else:
         session.advance(tokens)
     work.forwards += 1
-    work.rows += len(old_rows)
+
+
+RowToken = tuple[int, int, TokenPart]
+"""A row, the token that it reads, and the part of the output that the token leads on to."""
+
+
+def _ended_rows(session: Session, source: Mapping[RowToken, Hypothesis]) -> dict[RowToken, Hypothesis]:
+    """The rows that no hypothesis reads, with the token of another row, if they can stay in the session.
+
+    They cannot if they are an eighth of all rows, or if the others are copied anyway. Nor can a row that is longer than
+    all others, which could leave the model's context.
+    """
+    running = {row for row, _, _ in source}
+    ended = sorted(set(range(len(session))) - running)
+    if not 0 < 8 * len(ended) < len(session) or len(running) < len(source):
+        return {}
+    if max(session.lengths[row] for row in ended) > max(session.lengths[row] for row in running):
+        return {}
+    first = min(source)
+    return {(row, *first[1:]): source[first] for row in ended}
 
 
 RowState = tuple[str, tuple[int, ...], tuple[TokenPart, ...]]

@@ -334,6 +334,11 @@ class Session(Protocol):
 
     def __len__(self) -> int: ...
 
+    @property
+    def lengths(self) -> Sequence[int]:
+        """[R], the number of tokens of each row."""
+        ...
+
     def take(self, rows: "Tensor") -> "Session":
         """Select, drop, repeat or reorder rows, as a new session.
 

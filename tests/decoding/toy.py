@@ -45,6 +45,10 @@ class ToySession:
     def __len__(self) -> int:
         return len(self.rows)
 
+    @property
+    def lengths(self) -> list[int]:
+        return [self.model.count_tokens(row.prompt) + len(row.tokens) for row in self.rows]
+
     def take(self, rows: Tensor) -> "ToySession":
         self.model.counts["take"] += 1
         rows_taken = [Row(self.rows[r].prompt, list(self.rows[r].tokens)) for r in rows.tolist()]

@@ -95,6 +95,34 @@ def test_finished_rows_are_not_forwarded() -> None:
     assert model.counts["rows"] == 2 * (2 + 1 + 1)  # the last token of an answer is never read
 
 
+def test_rows_of_ended_answers_leave_by_eighths() -> None:
+    model, prompts, limits = Toy(stop_bias=-99.0), [prompt(i) for i in range(24)], list(range(2, 26))
+    together = run(model, GreedyDecoding(), prompts, limits)
+    copies, rows = model.counts["take"], model.counts["rows"]
+    assert [one.tokens for one in together] == [
+        run(model, GreedyDecoding(), [p], [limit])[0].tokens for p, limit in zip(prompts, limits, strict=True)
+    ]
+    read = sum(limit - 1 for limit in limits)
+    assert copies < 16  # of 23 ends
+    assert read < rows < read * 8 / 7
+
+
+@pytest.mark.parametrize(("shots", "rows"), [(0, 16), (4, 15)])
+def test_an_ended_row_that_is_longer_than_all_others_leaves_at_once(shots: int, rows: int) -> None:
+    model = Toy(stop_bias=-99.0)
+    run(model, GreedyDecoding(), [prompt(0, shots=shots), *(prompt(i) for i in range(1, 16))], [1] + [9] * 15)
+    assert model.counts["rows"] == rows * 8
+
+
+def test_no_ended_row_is_left_when_new_rows_may_join() -> None:
+    model = Toy(stop_bias=-99.0)
+    hypotheses = [Hypothesis([i], 1 if i == 0 else 9, prompt(i).key) for i in range(16)]
+    group = DecodingGroup(GreedyDecoding(), Greedy(), list(hypotheses))
+    loop = TokenLoop(model.open([prompt(i) for i in range(16)]), [group], model.stop_tokens)
+    loop.run(least=15)
+    assert len(loop.session) == loop.num_running == 15
+
+
 def test_equal_states_share_a_row_until_they_differ() -> None:
     model = Toy(stop_bias=-99.0)
     p = prompt(1)
