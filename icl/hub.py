@@ -58,14 +58,11 @@ def hub_problem(error: BaseException, name: str, revision: str | None = None, ki
         )
     elif broken is not None:
         says = (
-            f"a file of {what} did not arrive whole, and nothing of it is used ({first_line(broken).rstrip('.')}). Run "
+            f"a file of {what} did not arrive whole, and nothing of it is used ({first_line(broken)}). Run "
             "the command again: it downloads what is missing."
         )
     elif any(isinstance(one, errors.FileMetadataError) for one in chain):
-        says = (
-            f"{constants.ENDPOINT} does not answer like a hub ({first_line(error).rstrip('.')}). Check HF_ENDPOINT and "
-            "proxies."
-        )
+        says = f"{constants.ENDPOINT} does not answer like a hub ({first_line(error)}). Check HF_ENDPOINT and proxies."
     return says
 
 
@@ -110,7 +107,7 @@ def _answer_problem(error: BaseException, what: str, page: str, revision: str | 
         reasons[status] = (
             f"the hub {constants.ENDPOINT} has an error of its own ({status}) at the {what}. Try again later."
         )
-    return reasons.get(status, f"the hub refuses the {what}: {first_line(error).rstrip('.')}.")
+    return reasons.get(status, f"the hub refuses the {what}: {first_line(error)}.")
 
 
 MAX_ASKED, MAX_WAIT = 3, 60

@@ -63,12 +63,12 @@ def report_out_of_memory(what: str, remedy: str) -> Iterator[None]:
     except Exception as error:
         if not is_out_of_memory(error):
             raise
-        raise ModelError(f"{what} does not fit into memory: {first_line(error)} Use {remedy}.") from error
+        raise ModelError(f"{what} does not fit into memory: {first_line(error)}. Use {remedy}.") from error
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's message, or the name of its type if the message is empty."""
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    """The first line of an error's message without a period at its end, or the name of its type if there is none."""
+    return next((line.strip().rstrip(".") for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 def causes(error: BaseException | None, *, contexts: bool = False) -> Iterator[BaseException]:

@@ -121,7 +121,7 @@ def _check_comparable(one: Vectors, other: Vectors) -> None:
 def diagnose(pool: Pool, embedder: Embedder, text: TextField = "both") -> dict[str, Any]:
     """The columns of an embedder on a pool. The pairs are the images and the texts of the kind `text`.
 
-    None: the embedder reads only one modality, or the pool is too small.
+    A value is None if the embedder reads only one modality, or if the pool is too small.
     """
     source, modalities = open_source(for_text(embedder, text), None, pool), reads(embedder)
     examples = [example for example in pool.examples if example.images]

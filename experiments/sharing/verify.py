@@ -38,7 +38,7 @@ from icl.metrics.reading import folded_answers
 TOLERANCE = 1e-6
 """The largest difference of a score or an end of an interval: two versions of numpy may round otherwise."""
 MAX_NAMED = 5
-"""Samples of a cell that are named."""
+"""The most samples of a cell that a message names."""
 DERIVED = {
     "scores": "a score",
     "controls": "a verdict about controls",

@@ -408,7 +408,8 @@ EVERY = 0.1
 def spinner(what: str = "", *, out: TextIO | None = None) -> Iterator[ReportProgress]:
     """Shows a line within `with spinner("reading") as report_progress: report_progress("counting", 3, 10)`.
 
-    On a terminal one line is rewritten, without rich, which takes time to import. A log gets a line from time to time.
+    On a terminal one line is rewritten, without rich, because importing it takes time. A log gets a line from time to
+    time.
     """
     stream = out or sys.stderr
     is_terminal = stream.isatty()

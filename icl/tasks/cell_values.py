@@ -203,7 +203,10 @@ class RelativePaths:
 
 
 def read_text(path: Path, benchmark: str, advice: str) -> str:
-    """The text of a released file. Raises DataError. advice: where the release is, and what to give."""
+    """The text of a released file. Raises DataError.
+
+    advice: where the release is, and what to give.
+    """
     try:
         return path.read_text(encoding="utf-8")
     except OSError as error:
@@ -211,7 +214,7 @@ def read_text(path: Path, benchmark: str, advice: str) -> str:
 
 
 def read_json_lines(path: Path, keys: Sequence[str], benchmark: str, advice: str) -> list[Mapping[str, Any]]:
-    """The objects of a released file of JSON lines. Raises DataError, as for a line without one of the keys."""
+    """The objects of a released file of JSON lines. Raises DataError, also for a line without one of the keys."""
     rows = list[Mapping[str, Any]]()
     for number, line in enumerate(read_text(path, benchmark, advice).splitlines(), 1):
         if not line.strip():

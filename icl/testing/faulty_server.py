@@ -106,7 +106,7 @@ def _parts(message: Body) -> list[Part]:
     return content if isinstance(content, list) else []
 
 
-def _keep(messages: Iterable[Body], chosen: Iterable[Part]) -> None:
+def _keep_images(messages: Iterable[Body], chosen: Iterable[Part]) -> None:
     ids = {id(part) for part in chosen}
     for message in messages:
         if isinstance(message["content"], list):
@@ -125,7 +125,7 @@ def _put(parts: Iterable[Part], urls: Iterable[str]) -> None:
 
 def keep(choose: Callable[[list[Part]], Iterable[Part]]) -> Edit:
     """An edit that keeps the chosen images."""
-    return lambda _, body: _keep(body["messages"], choose(images(body["messages"])))
+    return lambda _, body: _keep_images(body["messages"], choose(images(body["messages"])))
 
 
 def put(choose: Callable[[list[str]], list[str]]) -> Edit:
@@ -138,7 +138,7 @@ def put(choose: Callable[[list[str]], list[str]]) -> Edit:
     return edit
 
 
-def paint(change: Callable[[Image.Image], Image.Image]) -> Edit:
+def paint(edit_pixels: Callable[[Image.Image], Image.Image]) -> Edit:
     """An edit of the pixels of each image."""
 
     def edit(_memory: Memory, body: Body) -> None:
@@ -147,7 +147,7 @@ def paint(change: Callable[[Image.Image], Image.Image]) -> Edit:
             if url.startswith("data:"):
                 out = io.BytesIO()
                 image = Image.open(io.BytesIO(base64.b64decode(url.split(",", 1)[1])))
-                change(image).save(out, "PNG", compress_level=1)
+                edit_pixels(image).save(out, "PNG", compress_level=1)
                 part["image_url"] = {"url": "data:image/png;base64," + base64.b64encode(out.getvalue()).decode()}
 
     return edit
@@ -162,8 +162,8 @@ def drop_turns(role: str) -> Edit:
     return edit
 
 
-def change(**settings: Any) -> Edit:
-    """An edit of the settings of a request."""
+def set_fields(**settings: Any) -> Edit:
+    """An edit that sets fields of a request."""
     return lambda _, body: body.update(settings)
 
 
@@ -242,21 +242,21 @@ def _busy_dropped(memory: Memory, body: Body) -> None:
         memory.count += 1
         dropped = memory.busy > 1 and memory.count % 4 == 0
     if dropped:
-        _keep(body["messages"], [])
+        _keep_images(body["messages"], [])
 
 
 def _sometimes_dropped(memory: Memory, body: Body) -> None:
     with memory.lock:
         chosen = [part for part in images(body["messages"]) if memory.rng.random() > 0.05]
-    _keep(body["messages"], chosen)
+    _keep_images(body["messages"], chosen)
 
 
 def _earlier_dropped(_memory: Memory, body: Body) -> None:
-    _keep(body["messages"], images(body["messages"][-1:]))
+    _keep_images(body["messages"], images(body["messages"][-1:]))
 
 
 def _first_turn_only(_memory: Memory, body: Body) -> None:
-    _keep(body["messages"], images(body["messages"][:2]))
+    _keep_images(body["messages"], images(body["messages"][:2]))
 
 
 def _images_first(_memory: Memory, body: Body) -> None:
@@ -301,7 +301,7 @@ def _assistant_images_dropped(_memory: Memory, body: Body) -> None:
 
 def _stream_drops(_memory: Memory, body: Body) -> None:
     if body.get("stream"):
-        _keep(body["messages"], images(body["messages"])[-1:])
+        _keep_images(body["messages"], images(body["messages"])[-1:])
 
 
 def _seed_ignored(memory: Memory, body: Body) -> None:
@@ -421,10 +421,10 @@ FAULTS = {
             "",
         ),
         Fault("stream_drops", "A stream keeps the last image alone", _stream_drops, "stream"),
-        Fault("stop_ignored", "Stop strings are ignored", change(stop=None), "sampling"),
+        Fault("stop_ignored", "Stop strings are ignored", set_fields(stop=None), "sampling"),
         Fault("seed_ignored", "Seeds are ignored", _seed_ignored, "sampling"),
-        Fault("n_ignored", "There is one answer, whatever n", change(n=1), "sampling"),
-        Fault("temperature_ignored", "All answers are greedy", change(temperature=0), "sampling"),
+        Fault("n_ignored", "There is one answer, whatever n", set_fields(n=1), "sampling"),
+        Fault("temperature_ignored", "All answers are greedy", set_fields(temperature=0), "sampling"),
         Fault("never_greedy", "Temperature 0 is replaced by 1", _never_greedy, "logprobs"),
     )
 }

@@ -60,7 +60,7 @@ def run_within_limit(
             if count == 1:
                 limit.forget_since(before)
                 raise ModelError(
-                    f"out of memory with a batch of one of the {what}: {first_line(error)} Use fewer shots, "
+                    f"out of memory with a batch of one of the {what}: {first_line(error)}. Use fewer shots, "
                     "smaller images, a lower dtype or a larger device."
                 ) from error
         else:

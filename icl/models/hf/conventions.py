@@ -174,7 +174,7 @@ def reading_config(config: Any) -> Any:
 
 
 def _model_mappings() -> tuple[Any, Any]:
-    """Class of a config -> class of its model: of the models that read images, and of those with other media."""
+    """The classes of models by the class of their config: models that read images, and those with other media."""
     return transformers.AutoModelForImageTextToText._model_mapping, transformers.AutoModelForMultimodalLM._model_mapping
 
 

@@ -200,7 +200,7 @@ def _check_ready(path: str, checkpoint: Checkpoint, already: str, place: str) ->
     except FAILURES as error:
         raise ModelError(
             f"model.path: {path} is quantized ({already}), but this machine cannot run it: "
-            f"{first_line(error).removesuffix('.')}. Or use the checkpoint in full precision, with `quantize` if it is "
+            f"{first_line(error)}. Or use the checkpoint in full precision, with `quantize` if it is "
             "too large."
         ) from error
 
@@ -230,7 +230,7 @@ def _problem(quantize: str, place: str) -> str:
         with torch.no_grad():
             outputs = fix_layers(layer).to(place)(inputs)
     except FAILURES as error:
-        return f"{first_line(error).removesuffix('.')}."
+        return f"{first_line(error)}."
     return "" if bool(outputs.isfinite().all()) else "a product of finite numbers is not finite."
 
 

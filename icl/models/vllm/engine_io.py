@@ -114,7 +114,7 @@ class InputBuilder:
         return await asyncio.to_thread(self._checked, prompt, engine_input)
 
     def processed(self, prompt: Prompt) -> Any:
-        """What vLLM's own processor makes of a prompt, with its images, whatever the backend `hf` makes of it.
+        """What vLLM's own processor makes of a prompt and its images, independent of the backend `hf`.
 
         It is not submitted, so it leaves vLLM's cache of processed images as it is. Raises as `of`.
         """

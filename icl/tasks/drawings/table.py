@@ -152,7 +152,7 @@ def public_facts(drawing: DrawingRecord) -> Mapping[str, str]:
 
 
 class DemoSources:
-    """Base class of tasks with drawings, whose samples record who made them."""
+    """Base class of tasks with drawings. Their samples record who made the drawings."""
 
     def facts(self, demos: Sequence[Example]) -> Mapping[str, list[str]]:
         """Who made each demonstration's drawings, for the leakage audit."""
