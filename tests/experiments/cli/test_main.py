@@ -14,6 +14,7 @@ import pytest
 
 import icl as icl_package
 from experiments.cli.main import commands
+from icl.lazy_exports import PACKAGES, ROOT
 from icl.registry import entries
 
 ICL = Callable[..., Any]
@@ -162,16 +163,24 @@ TINY = """
 """
 
 
+def times(*folders: Path) -> dict[str, int]:
+    """The last change of each file that a stored summary depends on."""
+    files = [path for folder in folders for path in folder.rglob("*") if "__pycache__" not in path.parts]
+    return {str(path): path.stat().st_ctime_ns for path in files if path.is_file() and path.name[0] != "."}
+
+
 def test_a_finished_run_prints_its_table_without_model_samples_or_statistics(
-    icl: ICL, grid: Callable[[str], str]
+    icl: ICL, grid: Callable[[str], str], tmp_path: Path
 ) -> None:
     first = icl("run", grid(TINY))
+    before = times(tmp_path / "runs", *(ROOT / package for package in PACKAGES))
     code = (
         "import sys; from experiments.cli.main import main; status = main(['run', 'grid.yaml'])\n"
         "print(status, sorted({'torch', 'transformers', 'pandas', 'scipy', 'pyarrow', 'matplotlib', 'httpx2'}"
         " & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert times(tmp_path / "runs", *(ROOT / package for package in PACKAGES)) == before
     head, *table, last = done.stdout.splitlines()
     assert head == "nothing to do (4 samples present)   runs/tiny"
     assert table == first.out.splitlines()
