@@ -170,20 +170,23 @@ def times(*folders: Path) -> dict[str, int]:
 
 
 def test_a_finished_run_prints_its_table_without_model_samples_or_statistics(
-    icl: ICL, grid: Callable[[str], str], tmp_path: Path
+    grid: Callable[[str], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = icl("run", grid(TINY))
-    before = times(tmp_path / "runs", *(ROOT / package for package in PACKAGES))
+    """Both runs are processes of their own, as users start them."""
+    monkeypatch.chdir(tmp_path)
     code = (
-        "import sys; from experiments.cli.main import main; status = main(['run', 'grid.yaml'])\n"
+        f"import sys; from experiments.cli.main import main; status = main(['run', {grid(TINY)!r}])\n"
         "print(status, sorted({'torch', 'transformers', 'pandas', 'scipy', 'pyarrow', 'matplotlib', 'httpx2'}"
         " & set(sys.modules)))"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    run = partial(subprocess.run, [sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    *first, _ = run().stdout.splitlines()
+    before = times(tmp_path / "runs", *(ROOT / package for package in PACKAGES))
+    done = run()
     assert times(tmp_path / "runs", *(ROOT / package for package in PACKAGES)) == before
     head, *table, last = done.stdout.splitlines()
     assert head == "nothing to do (4 samples present)   runs/tiny"
-    assert table == first.out.splitlines()
+    assert table == first
     assert last == "0 []"
 
 
