@@ -186,8 +186,8 @@ def test_jobs_are_submitted_watched_followed_again_and_refused_to_others(
 
 
 def test_a_job_that_is_signaled_requeues_itself(slurm: Cluster, icl_here: Go, tmp_path: Path) -> None:
-    """Slurm starts a requeued job after two minutes. Here it is started at once."""
-    table(icl_here("run", "grid.yaml", "--runs", "warned", "launcher=slurm", "launcher.wait=false", slow=0.05))
+    """Slurm starts a requeued job after two minutes. Here it is started at once, and ends after the second signal."""
+    table(icl_here("run", "grid.yaml", "--runs", "warned", "launcher=slurm", "launcher.wait=false", slow=0.1))
     folder = tmp_path / "warned" / "t"
     until(lambda: lines(folder) >= 20)
     launch = Launch.read(folder)
